@@ -1,0 +1,25 @@
+//! A256KW: AES key wrap (RFC 3394) under a 256-bit KEK.
+
+use aes::cipher::KeyInit;
+use aes_kw::KwAes256;
+
+use super::{Cek, CheckFailed, EncryptedKey, Kek};
+
+/// Wraps a content key.
+pub fn wrap_key(kek: &Kek, cek: &Cek) -> EncryptedKey {
+    let mut out = vec![0; cek.as_bytes().len() + 8];
+    KwAes256::new(kek.as_bytes().into())
+        .wrap_key(cek.as_bytes(), &mut out)
+        .expect("a content key is a multiple of eight bytes and the buffer eight bytes longer");
+    out
+}
+
+/// Unwraps a content key of 32 or 64 bytes; anything else is no content key of DIDComm's.
+pub fn unwrap_key(kek: &Kek, encrypted_key: &[u8]) -> Result<Cek, CheckFailed> {
+    if ![40, 72].contains(&encrypted_key.len()) {
+        return Err(CheckFailed);
+    }
+    let mut out = zeroize::Zeroizing::new(vec![0; encrypted_key.len() - 8]);
+    KwAes256::new(kek.as_bytes().into()).unwrap_key(encrypted_key, &mut out).map_err(|_| CheckFailed)?;
+    Ok(Cek::new(std::mem::take(&mut *out)))
+}

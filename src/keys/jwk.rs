@@ -1,0 +1,87 @@
+//! Public JSON Web Keys (RFC 7517) of our curves.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{Curve, KeyError, PublicKey};
+
+/// The public members of an EC or OKP JWK, as they stand in a document or an `epk`. Others are ignored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Jwk {
+    /// `EC` or `OKP`.
+    pub kty: String,
+    /// The curve's name.
+    pub crv: String,
+    /// The x coordinate, or the whole OKP key; base64url without padding.
+    pub x: String,
+    /// The y coordinate of an EC key; base64url without padding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub y: Option<String>,
+}
+
+impl Jwk {
+    /// The thumbprint of RFC 7638 with SHA-256: base64url, 43 characters.
+    pub fn thumbprint(&self) -> String {
+        // Members in lexicographic order; names and base64url need no escapes.
+        let y = self.y.as_ref().map(|y| format!(r#","y":"{y}""#)).unwrap_or_default();
+        let json = format!(r#"{{"crv":"{}","kty":"{}","x":"{}"{y}}}"#, self.crv, self.kty, self.x);
+        URL_SAFE_NO_PAD.encode(Sha256::digest(json.as_bytes()))
+    }
+}
+
+impl PublicKey {
+    /// The key as a JWK, coordinates at full length.
+    pub fn to_jwk(&self) -> Jwk {
+        let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let (kty, x, y) = match self.coordinates() {
+            Some((x, y)) => ("EC", encode(x), Some(encode(y))),
+            None => ("OKP", encode(self.as_bytes()), None),
+        };
+        Jwk { kty: kty.to_owned(), crv: self.curve().name().to_owned(), x, y }
+    }
+
+    /// The key that a JWK holds.
+    pub fn from_jwk(jwk: &Jwk) -> Result<Self, KeyError> {
+        let curve = Curve::ALL
+            .into_iter()
+            .find(|curve| curve.name() == jwk.crv)
+            .ok_or_else(|| KeyError::Unsupported(jwk.crv.clone()))?;
+        let decode = |text: &str, name| URL_SAFE_NO_PAD.decode(text).map_err(|_| KeyError::Malformed(name));
+        let x = decode(&jwk.x, "x")?;
+        match (jwk.kty.as_str(), curve) {
+            ("OKP", Curve::X25519 | Curve::Ed25519) => Self::from_bytes(curve, &x),
+            ("EC", Curve::P256 | Curve::P384 | Curve::P521 | Curve::Secp256k1) => {
+                let y = decode(jwk.y.as_deref().ok_or(KeyError::MissingMember("y"))?, "y")?;
+                Self::from_coordinates(curve, &x, &y)
+            }
+            _ => Err(KeyError::Unsupported(format!("{} {}", jwk.kty, jwk.crv))),
+        }
+    }
+
+    /// The RFC 7638 thumbprint of the key's JWK.
+    pub fn thumbprint(&self) -> String {
+        self.to_jwk().thumbprint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 8037 appendix A.2 and A.3.
+    #[test]
+    fn thumbprint_of_rfc_8037() {
+        let jwk: Jwk =
+            serde_json::from_str(r#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#)
+                .unwrap();
+        assert_eq!(jwk.thumbprint(), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
+        assert_eq!(PublicKey::from_jwk(&jwk).unwrap().to_jwk(), jwk);
+    }
+
+    #[test]
+    fn kty_and_crv_must_agree() {
+        let jwk = Jwk { kty: "EC".into(), crv: "X25519".into(), x: URL_SAFE_NO_PAD.encode([9; 32]), y: None };
+        assert_eq!(PublicKey::from_jwk(&jwk), Err(KeyError::Unsupported("EC X25519".into())));
+    }
+}

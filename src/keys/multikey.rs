@@ -1,0 +1,67 @@
+//! Multikeys: a multicodec prefix and the key, in base58btc (W3C Controlled Identifiers 1.0 section 2.2.2, did:key 1.0).
+
+use super::{Curve, KeyError, PublicKey};
+
+/// The multicodec of each curve's public key, as the unsigned varint that stands on the wire.
+fn codec(curve: Curve) -> [u8; 2] {
+    match curve {
+        Curve::X25519 => [0xec, 0x01],
+        Curve::Ed25519 => [0xed, 0x01],
+        Curve::Secp256k1 => [0xe7, 0x01],
+        Curve::P256 => [0x80, 0x24],
+        Curve::P384 => [0x81, 0x24],
+        Curve::P521 => [0x82, 0x24],
+    }
+}
+
+impl PublicKey {
+    /// `z` and base58btc; NIST and secp256k1 points compressed.
+    pub fn to_multikey(&self) -> String {
+        let mut bytes = codec(self.curve()).to_vec();
+        match self.coordinates() {
+            Some((x, y)) => {
+                bytes.push(2 + (y[y.len() - 1] & 1));
+                bytes.extend_from_slice(x);
+            }
+            None => bytes.extend_from_slice(self.as_bytes()),
+        }
+        format!("z{}", bs58::encode(bytes).into_string())
+    }
+
+    /// The key of a multikey; only base58btc (`z`) is allowed, as did:key and did:peer demand.
+    pub fn from_multikey(text: &str) -> Result<Self, KeyError> {
+        let base58 = text.strip_prefix('z').ok_or(KeyError::Malformed("the multikey's multibase prefix"))?;
+        // base58 decoding is quadratic: nothing longer than an uncompressed P-521 key is worth it.
+        if base58.len() > 200 {
+            return Err(KeyError::Malformed("the multikey"));
+        }
+        let bytes = bs58::decode(base58).into_vec().map_err(|_| KeyError::Malformed("the multikey's base58"))?;
+        let (prefix, point) = bytes.split_at_checked(2).ok_or(KeyError::Malformed("the multikey"))?;
+        let curve = Curve::ALL
+            .into_iter()
+            .find(|curve| codec(*curve) == prefix)
+            .ok_or_else(|| KeyError::Unsupported(format!("multicodec {prefix:02x?}")))?;
+        Self::from_bytes(curve, point)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// did:key 1.0, test vectors: one of each kind.
+    #[test]
+    fn did_key_vectors() {
+        for (curve, multikey) in [
+            (Curve::Ed25519, "z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp"),
+            (Curve::X25519, "z6LSeu9HkTHSfLLeUs2nnzUSNedgDUevfNQgQjQC23ZCit6F"),
+            (Curve::Secp256k1, "zQ3shokFTS3brHcDQrn82RUDfCZESWL1ZdCEJwekUDPQiYBme"),
+            (Curve::P256, "zDnaerDaTF5BXEavCrfRZEk316dpbLsfPDZ3WJ5hRTPFU2169"),
+            (Curve::P384, "z82Lm1MpAkeJcix9K8TMiLd5NMAhnwkjjCBeWHXyu3U4oT2MVJJKXkcVBgjGhnLBn2Kaau9"),
+        ] {
+            let key = PublicKey::from_multikey(multikey).unwrap();
+            assert_eq!(key.curve(), curve);
+            assert_eq!(key.to_multikey(), multikey);
+        }
+    }
+}

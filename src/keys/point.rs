@@ -1,0 +1,113 @@
+//! The checks that make bytes a point.
+
+use p256::elliptic_curve::sec1::ToSec1Point;
+
+use super::{Curve, KeyError};
+
+/// Any SEC 1 form in, the uncompressed one out; on the curve and not at infinity.
+///
+/// Uncompressed points, as JWKs carry them, cost the curve equation only.
+pub(super) fn sec1(curve: Curve, bytes: &[u8]) -> Result<Box<[u8]>, KeyError> {
+    macro_rules! check {
+        ($curve:ident) => {{
+            let key = $curve::PublicKey::from_sec1_bytes(bytes).map_err(|_| KeyError::NotOnCurve(curve))?;
+            Ok(key.to_sec1_point(false).as_bytes().into())
+        }};
+    }
+    let n = curve.coordinate_length();
+    if bytes.len() != 1 + n && bytes.len() != 1 + 2 * n {
+        return Err(KeyError::Length { curve, length: bytes.len() });
+    }
+    match curve {
+        Curve::P256 => check!(p256),
+        Curve::P384 => check!(p384),
+        Curve::P521 => check!(p521),
+        Curve::Secp256k1 => check!(k256),
+        Curve::X25519 | Curve::Ed25519 => Err(KeyError::NotOnCurve(curve)),
+    }
+}
+
+/// A `u` that is not of low order.
+///
+/// RFC 7748 section 6.1 lets a receiver look for the all-zero result; the result may stay inside a token, so the inputs
+/// that give it are refused instead. These are all of them, the last bit of the last byte being ignored by X25519.
+pub(super) fn x25519(bytes: &[u8]) -> Result<Box<[u8]>, KeyError> {
+    let u: [u8; 32] = exact(Curve::X25519, bytes)?;
+    let mut masked = u;
+    masked[31] &= 0x7f;
+    if X25519_LOW_ORDER.contains(&masked) {
+        return Err(KeyError::LowOrder(Curve::X25519));
+    }
+    Ok(u.into())
+}
+
+/// A compressed Edwards point of large order.
+pub(super) fn ed25519(bytes: &[u8]) -> Result<Box<[u8]>, KeyError> {
+    let point: [u8; 32] = exact(Curve::Ed25519, bytes)?;
+    let key = ed25519_dalek::VerifyingKey::from_bytes(&point).map_err(|_| KeyError::NotOnCurve(Curve::Ed25519))?;
+    if key.is_weak() {
+        return Err(KeyError::LowOrder(Curve::Ed25519));
+    }
+    Ok(point.into())
+}
+
+fn exact(curve: Curve, bytes: &[u8]) -> Result<[u8; 32], KeyError> {
+    bytes.try_into().map_err(|_| KeyError::Length { curve, length: bytes.len() })
+}
+
+const fn le(first: u8, middle: u8, last: u8) -> [u8; 32] {
+    let mut bytes = [middle; 32];
+    bytes[0] = first;
+    bytes[31] = last;
+    bytes
+}
+
+/// 0; 1; the two of order 8; p - 1; and p and p + 1, which are 0 and 1 again.
+const X25519_LOW_ORDER: [[u8; 32]; 7] = [
+    le(0, 0, 0),
+    le(1, 0, 0),
+    [
+        0xe0, 0xeb, 0x7a, 0x7c, 0x3b, 0x41, 0xb8, 0xae, 0x16, 0x56, 0xe3, 0xfa, 0xf1, 0x9f, 0xc4, 0x6a, 0xda, 0x09,
+        0x8d, 0xeb, 0x9c, 0x32, 0xb1, 0xfd, 0x86, 0x62, 0x05, 0x16, 0x5f, 0x49, 0xb8, 0x00,
+    ],
+    [
+        0x5f, 0x9c, 0x95, 0xbc, 0xa3, 0x50, 0x8c, 0x24, 0xb1, 0xd0, 0xb1, 0x55, 0x9c, 0x83, 0xef, 0x5b, 0x04, 0x44,
+        0x5c, 0xc4, 0x58, 0x1c, 0x8e, 0x86, 0xd8, 0x22, 0x4e, 0xdd, 0xd0, 0x9f, 0x11, 0x57,
+    ],
+    le(0xec, 0xff, 0x7f),
+    le(0xed, 0xff, 0x7f),
+    le(0xee, 0xff, 0x7f),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The list is right if a throw-away scalar (clamped, so a multiple of 8) takes each to zero, and says so.
+    #[test]
+    fn every_low_order_u_gives_zero_and_is_refused() {
+        for low in X25519_LOW_ORDER {
+            for top in [0, 0x80] {
+                let mut u = low;
+                u[31] |= top;
+                assert_eq!(x25519_dalek::x25519([0x5a; 32], u), [0; 32]);
+                assert_eq!(x25519(&u), Err(KeyError::LowOrder(Curve::X25519)));
+            }
+        }
+        let mut nine = [0; 32];
+        nine[0] = 9;
+        assert!(x25519(&nine).is_ok());
+    }
+
+    #[test]
+    fn a_point_off_its_curve_is_refused() {
+        for curve in [Curve::P256, Curve::P384, Curve::P521, Curve::Secp256k1] {
+            let mut point = vec![1u8; curve.point_length()];
+            point[0] = 4;
+            assert_eq!(sec1(curve, &point), Err(KeyError::NotOnCurve(curve)));
+            assert!(matches!(sec1(curve, &[0]), Err(KeyError::Length { .. })), "infinity");
+        }
+        assert_eq!(ed25519(&le(1, 0, 0)), Err(KeyError::LowOrder(Curve::Ed25519)));
+        assert_eq!(ed25519(&le(2, 0, 0)), Err(KeyError::NotOnCurve(Curve::Ed25519)));
+    }
+}

@@ -1,0 +1,15 @@
+//! Claviger: DIDComm v2 whose private keys never leave the hardware.
+//!
+//! Every private-key operation passes one trait, [`secrets::Secrets`]; nothing else in the crate ever holds a
+//! long-term private key, nor a shared secret or key-encryption key made with one.
+//!
+//! Imports run strictly downwards: [`didcomm`] stands on [`jose`], which stands on [`did`] and [`secrets`], which stand
+//! on [`crypto`] and [`keys`].
+#![forbid(unsafe_code)]
+
+pub mod crypto;
+// pub mod did;
+// pub mod didcomm;
+// pub mod jose;
+pub mod keys;
+pub mod secrets;

@@ -1,0 +1,2 @@
+//! The `claviger` command.
+fn main() {}
