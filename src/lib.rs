@@ -9,7 +9,7 @@
 
 pub mod crypto;
 // pub mod did;
-// pub mod didcomm;
+pub mod didcomm;
 pub mod jose;
 pub mod keys;
 pub mod secrets;
