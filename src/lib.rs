@@ -8,7 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod crypto;
-// pub mod did;
+pub mod did;
 pub mod didcomm;
 pub mod jose;
 pub mod keys;

@@ -112,7 +112,12 @@ impl Attachment {
     pub(super) fn check(&self, number: usize) -> Result<(), MessageError> {
         let id = || self.id.clone().unwrap_or_else(|| number.to_string());
         let data = &self.data;
-        if data.jws.is_none() && data.hash.is_none() && data.links.is_none() && data.base64.is_none() && data.json.is_none() {
+        if data.jws.is_none()
+            && data.hash.is_none()
+            && data.links.is_none()
+            && data.base64.is_none()
+            && data.json.is_none()
+        {
             return Err(MessageError::AttachmentData(id()));
         }
         data.check_hash().map_err(|error| MessageError::AttachmentHash { id: id(), error })
@@ -245,7 +250,9 @@ mod tests {
         let z = AttachmentData::multihash(content);
         let raw = bs58::decode(&z[1..]).into_vec().unwrap();
         let hex: String = raw.iter().map(|byte| format!("{byte:02x}")).collect();
-        for hash in [z.clone(), z[1..].to_owned(), hex.clone(), format!("f{hex}"), format!("u{}", URL_SAFE_NO_PAD.encode(&raw))] {
+        for hash in
+            [z.clone(), z[1..].to_owned(), hex.clone(), format!("f{hex}"), format!("u{}", URL_SAFE_NO_PAD.encode(&raw))]
+        {
             let good = Attachment::base64(content).hash(&hash).finalize();
             assert!(good.check(0).is_ok(), "{hash}");
             let bad = Attachment::base64(b"Claviger").hash(&hash).finalize();

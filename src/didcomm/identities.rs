@@ -57,8 +57,7 @@ impl Identities {
         documents: impl IntoIterator<Item = Document>,
     ) -> (Self, Vec<String>) {
         let held = secrets.keys();
-        let mut identities =
-            Self { secrets: Arc::new(secrets), held, documents: HashMap::new(), keys: HashMap::new() };
+        let mut identities = Self { secrets: Arc::new(secrets), held, documents: HashMap::new(), keys: HashMap::new() };
         let missing = documents.into_iter().flat_map(|document| identities.add(document)).collect();
         (identities, missing)
     }
@@ -89,7 +88,13 @@ impl Identities {
         missing
     }
 
-    fn add_key(&mut self, document: &Document, method: &VerificationMethod, key: PublicKey, relationship: Relationship) {
+    fn add_key(
+        &mut self,
+        document: &Document,
+        method: &VerificationMethod,
+        key: PublicKey,
+        relationship: Relationship,
+    ) {
         for name in kids(document.id(), &method.id) {
             let own = self.keys.entry(name).or_insert_with(|| OwnKey {
                 kid: method.id.clone(),

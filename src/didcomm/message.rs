@@ -137,7 +137,8 @@ impl Message {
         if !map.get("id").and_then(Value::as_str).is_some_and(|id| !id.is_empty()) {
             return Err(MessageError::NoId);
         }
-        let message: Self = serde_json::from_value(Value::Object(map)).map_err(|e| MessageError::Header(e.to_string()))?;
+        let message: Self =
+            serde_json::from_value(Value::Object(map)).map_err(|e| MessageError::Header(e.to_string()))?;
         message.check()?;
         Ok(message)
     }
@@ -256,7 +257,8 @@ mod tests {
 
     #[test]
     fn a_message_keeps_what_it_does_not_know() {
-        let text = r#"{"id":"1","type":"https://example.org/a/1.0/b","body":{"x":1},"accept-lang":["de"],"y":{"z":[]}}"#;
+        let text =
+            r#"{"id":"1","type":"https://example.org/a/1.0/b","body":{"x":1},"accept-lang":["de"],"y":{"z":[]}}"#;
         let message = parse(text).unwrap();
         assert_eq!(message.accept_lang.as_deref(), Some(&["de".to_owned()][..]));
         assert_eq!(message.extra_headers["y"], serde_json::json!({"z": []}));
@@ -269,7 +271,10 @@ mod tests {
         assert!(matches!(parse(r#"{"type":"https://example.org/a/1.0/b"}"#), Err(MessageError::NoId)));
         assert!(matches!(parse(r#"{"id":"","type":"https://example.org/a/1.0/b"}"#), Err(MessageError::NoId)));
         assert!(matches!(parse(r#"{"id":"1","type":"b"}"#), Err(MessageError::Type(_))));
-        assert!(matches!(parse(r#"{"id":"1","type":"https://example.org/a/1.0/b","body":[]}"#), Err(MessageError::Body)));
+        assert!(matches!(
+            parse(r#"{"id":"1","type":"https://example.org/a/1.0/b","body":[]}"#),
+            Err(MessageError::Body)
+        ));
         assert!(matches!(parse(r#"{"id":"1","type":"a/1.0/b","to":"did:example:bob"}"#), Err(MessageError::Header(_))));
         assert!(matches!(parse(r#"{"id":"1","id":"2","type":"a/1.0/b"}"#), Err(MessageError::Header(_))));
         let with = |data: &str| parse(&format!(r#"{{"id":"1","type":"a/1.0/b","attachments":[{{"data":{data}}}]}}"#));

@@ -142,8 +142,7 @@ impl Message {
         let messaging_service = match route {
             Some(route) if options.forward => {
                 let headers = self.forward_headers(options);
-                packed =
-                    wrap_in_forward(&packed, headers.as_ref(), to_did, &route.keys, options.enc, resolver).await?;
+                packed = wrap_in_forward(&packed, headers.as_ref(), to_did, &route.keys, options.enc, resolver).await?;
                 Some(route.service)
             }
             route => route.map(|route| route.service),
@@ -192,9 +191,7 @@ impl Message {
     fn check_to(&self, to: &str, signed: bool) -> Result<(), Error> {
         match &self.to {
             Some(named) if named.iter().any(|did| same_did(did, to)) => Ok(()),
-            Some(named) => {
-                Err(Error::Header { header: "to", found: format!("{named:?}"), expected: to.to_owned() })
-            }
+            Some(named) => Err(Error::Header { header: "to", found: format!("{named:?}"), expected: to.to_owned() }),
             None if signed => Err(Error::Header { header: "to", found: "nothing".into(), expected: to.to_owned() }),
             None => Ok(()),
         }
@@ -248,10 +245,9 @@ fn agreement_keys<'a>(document: &'a Document, to: &str) -> Result<Vec<Recipient<
     let keys: Vec<Recipient<'a>> = if is_did(to) {
         document.methods(Relationship::KeyAgreement).filter_map(usable).collect()
     } else {
-        let method = document.method(to, Relationship::KeyAgreement).ok_or_else(|| Error::NotAuthorised {
-            kid: to.to_owned(),
-            relationship: Relationship::KeyAgreement,
-        })?;
+        let method = document
+            .method(to, Relationship::KeyAgreement)
+            .ok_or_else(|| Error::NotAuthorised { kid: to.to_owned(), relationship: Relationship::KeyAgreement })?;
         if let Err(error) = &method.key {
             return Err(Error::Key { kid: method.id.clone(), error: error.clone() });
         }
@@ -316,7 +312,8 @@ impl Route {
         };
         let mut services = document.didcomm_services().filter(|service| id.is_none_or(|id| service.id == id));
         let Some((service, endpoint)) = services.find_map(|service| Some((service, usable_endpoint(service)?))) else {
-            return id.map_or(Ok(None), |id| Err(refuse(id, "it is absent, or has no endpoint that speaks didcomm/v2")));
+            return id
+                .map_or(Ok(None), |id| Err(refuse(id, "it is absent, or has no endpoint that speaks didcomm/v2")));
         };
         let mut keys = endpoint.routing_keys.clone();
         let mut uri = endpoint.uri.clone();

@@ -7,8 +7,8 @@ use std::{
 
 use serde_json::Value;
 
-use super::{Error, Forward, FromPrior, Identities, Layer, Message, OwnKey, PriorDid, Provenance, Warning, same_did};
 use super::error::FromPriorError;
+use super::{Error, Forward, FromPrior, Identities, Layer, Message, OwnKey, PriorDid, Provenance, Warning, same_did};
 use crate::{
     did::{Document, Relationship, Resolver, did_of},
     jose::{self, Envelope, JoseError, Jwe, Jws, KeyAgreement, Limits},
@@ -301,13 +301,13 @@ pub(super) async fn resolve_key(
     relationship: Relationship,
 ) -> Result<PublicKey, Error> {
     let did = did_of(kid).ok_or_else(|| Error::KeyId(kid.to_owned()))?;
-    find_key(&resolver.resolve(did).await?, kid, relationship)
+    let document = resolver.resolve(did).await?;
+    find_key(&document, kid, relationship)
 }
 
 fn find_key(document: &Document, kid: &str, relationship: Relationship) -> Result<PublicKey, Error> {
-    let method = document
-        .method(kid, relationship)
-        .ok_or_else(|| Error::NotAuthorised { kid: kid.to_owned(), relationship })?;
+    let method =
+        document.method(kid, relationship).ok_or_else(|| Error::NotAuthorised { kid: kid.to_owned(), relationship })?;
     method.key.clone().map_err(|error| Error::Key { kid: kid.to_owned(), error })
 }
 

@@ -14,8 +14,8 @@ use async_trait::async_trait;
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    Allow, Context, HeldKey, HeldKeys, KeyState, Policy, Secrets, SecretsError, Signature, ToSign, Token, TokenError, Unwrap,
-    Wrap, policy::Policies, signing::signing_input,
+    Allow, Context, HeldKey, HeldKeys, KeyState, Policy, Secrets, SecretsError, Signature, ToSign, Token, TokenError,
+    Unwrap, Wrap, policy::Policies, signing::signing_input,
 };
 use crate::{
     crypto::{Cek, EncryptedKey},
