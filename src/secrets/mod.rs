@@ -7,6 +7,7 @@
 //! A key is its public half: nothing here knows a DID.
 
 mod error;
+mod import;
 mod keyring;
 #[cfg(feature = "pkcs11")]
 pub mod pkcs11;
@@ -15,6 +16,7 @@ mod signing;
 mod token;
 
 pub use error::{SecretsError, TokenError};
+pub use import::ImportError;
 pub use keyring::{Keyring, KeyringBuilder};
 pub use policy::{Allow, Policy};
 pub use signing::{Claims, Signature, ToSign};
