@@ -11,6 +11,6 @@
 pub mod crypto;
 // pub mod did;
 // pub mod didcomm;
-// pub mod jose;
+pub mod jose;
 pub mod keys;
 pub mod secrets;
