@@ -13,7 +13,6 @@ use super::failure::{Failure, Status};
 
 pub const BOLD: Style = Style::new().bold();
 pub const DIM: Style = Style::new().dimmed();
-pub const GOOD: Style = AnsiColor::Green.on_default();
 pub const BAD: Style = AnsiColor::Red.on_default().bold();
 pub const WARN: Style = AnsiColor::Yellow.on_default();
 pub const NAME: Style = AnsiColor::Cyan.on_default();

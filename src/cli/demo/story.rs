@@ -28,8 +28,8 @@ pub async fn tell(module: &Path, out: &Out) -> Result<(), Failure> {
     page.title("Two agents talk, and no private key leaves its token")?;
     page.text(
         "Alice, Bob and a mediator have a token each: here SoftHSM, which is PKCS#11 in software; in earnest, an HSM. \
-         The tokens make the private keys, and do with them all that is to be done. This program has the public keys \
-         and, of the message in hand, its content key and its text.",
+         A token makes its private keys and does all the work with them. This program has the public keys and, of the \
+         message in hand, the content key and the text.",
     )?;
     let cast = Cast::gather(module, &mut page).await?;
     cast.alice_to_bob(&mut page).await?;
@@ -78,7 +78,7 @@ impl Cast {
             let info = &agent.info;
             page.row(&capital(agent.name), &format!("{}, serial number {}", info.model, info.serial))?;
         }
-        page.row("PINs", "made at random, and in no file: the tokens are gone when this ends")?;
+        page.row("Their PINs", "are random and in no file; the tokens are gone when this ends")?;
         page.record("tokens", cast.all().map(|agent| json!({ "name": agent.name, "token": agent.info })).collect());
 
         page.step("Keys, made inside the tokens, and DIDs of their public halves")?;
@@ -89,10 +89,8 @@ impl Cast {
             }
             page.row("", &format!("{BOLD}{}{BOLD:#}", short(&agent.did)))?;
         }
-        page.row(
-            "In Bob's DID",
-            "is where his messages are to be left: with the mediator, encrypted to its key as well",
-        )?;
+        page.blank()?;
+        page.row("Bob's DID says", "where to leave messages for him: with the mediator, wrapped for its key as well")?;
         for custody in cast.custody() {
             page.row("Custody", &format!("{custody}: {}", custody_words(custody)))?;
         }
@@ -115,8 +113,8 @@ impl Cast {
         let message = chat("The key stays where it is.").from(&alice.did).to(&bob.did).finalize();
         let sent = self.send(&message, alice, Some(alice), bob, true).await?;
         let (read, provenance) = self.tell_of(page, &message, &sent, alice, bob).await?;
-        page.row("Bob knows", "it is Alice who sent it: authcrypt has proved it to him, and to him alone")?;
-        page.row("", "it is Alice who wrote it: her signature proves that to anyone he shows it to")?;
+        page.row("Bob knows", "that Alice sent it: authcrypt proves it to him, and to him alone;")?;
+        page.row("", "that Alice wrote it: her signature proves it to anyone he shows it to")?;
         record(page, &read, &provenance);
         Ok(())
     }
@@ -127,7 +125,7 @@ impl Cast {
         let message = chat("Mine too.").to(&alice.did).finalize();
         let sent = self.send(&message, bob, None, alice, true).await?;
         let (read, provenance) = self.tell_of(page, &message, &sent, bob, alice).await?;
-        page.row("Alice knows", "only she could read it. Not who sent it: nothing in it says or proves that")?;
+        page.row("Alice knows", "that only she could read it; not who sent it, for nothing in it says so")?;
         record(page, &read, &provenance);
         Ok(())
     }
@@ -139,6 +137,10 @@ impl Cast {
         let sent = self.forward(&message).await?;
         page.row("Alice writes", &quoted(&message))?;
         tell_operations(page, alice, &sent.did)?;
+        page.row(
+            "This program",
+            "encrypts to Bob with a new content key, which the agreed key wraps; then to the mediator",
+        )?;
         page.row("On the wire", &format!("anoncrypt( forward( authcrypt( message ) ) ), {}", bytes(&sent.packed)))?;
 
         let (outer, outer_provenance) = self.read(&sent.packed, mediator).await?;
@@ -148,14 +150,14 @@ impl Cast {
             .ok_or_else(|| Failure::new("failed", "the mediator got something else than a forward"))??;
         let inner = forward.forwarded.first().ok_or_else(|| Failure::new("failed", "the forward was empty"))?;
         page.row("Mediator reads", &format!("\"Pass the enclosed on to {}\"", short(&forward.next)))?;
-        page.row("Mediator knows", "neither who sent it nor what it says")?;
+        page.row("Mediator knows", "for whom it is, and which key it is from, but not what it says (--protect-sender would hide the key as well)")?;
         page.row("On the wire", &format!("authcrypt( message ), {}", bytes(inner)))?;
 
         let (read, provenance) = self.read(inner, bob).await?;
         let did = bob.operations();
         tell_operations(page, bob, &did)?;
         page.row("Bob reads", &quoted(&read))?;
-        page.row("Bob knows", "it is from Alice, whichever way it came")?;
+        page.row("Bob knows", "that Alice sent it, whichever way it came")?;
         page.record("forward", json!({ "message": outer, "provenance": outer_provenance }));
         page.record(
             "operations",
@@ -206,8 +208,9 @@ impl Cast {
         tell_operations(page, sender, &sent.did)?;
         if sent.did.is_empty() {
             let whose = possessive(sender.name);
-            page.row(&format!("{whose} token"), "does nothing: an ephemeral key, made for this message, is enough")?;
+            page.row(&format!("{whose} token"), "is not asked: a key made for this one message is enough")?;
         }
+        page.row("This program", "encrypts with a new content key, which the agreed key wraps")?;
         let (read, provenance) = self.read(&sent.packed, reader).await?;
         page.row("On the wire", &format!("{}, {}", envelope(&provenance), bytes(&sent.packed)))?;
         let did = reader.operations();
@@ -237,19 +240,17 @@ fn tell_operations(page: &Page<'_>, agent: &Agent, operations: &[Operation]) -> 
         let text = match operation.kind {
             Kind::Sign => {
                 let alg = curve.signature_algorithm().map_or("", |algorithm| algorithm.name());
-                format!("signs it with its {curve} key ({alg})")
+                format!("signs it: {alg}")
             }
-            Kind::Wrap => format!("agrees on a key, {curve} with ECDH-1PU, and so wraps the content key"),
+            Kind::Wrap => format!("agrees on a key with the reader's: {curve}, ECDH-1PU,"),
             Kind::Unwrap { authenticated: true } => {
-                format!(
-                    "agrees on the same key from the other side, and so unwraps the content key ({curve}, ECDH-1PU)"
-                )
+                format!("agrees on the same key with the sender's: {curve}, ECDH-1PU,")
             }
             Kind::Unwrap { authenticated: false } => {
-                format!("agrees on a key with the ephemeral one, and so unwraps the content key ({curve}, ECDH-ES)")
+                format!("agrees on the same key with the message's: {curve}, ECDH-ES,")
             }
         };
-        let custody = custody_of(agent, operation).map(|custody| format!("; {custody}")).unwrap_or_default();
+        let custody = custody_of(agent, operation).map(|custody| format!(" custody {custody}")).unwrap_or_default();
         page.timed(&format!("{} token", possessive(agent.name)), &format!("{text}{custody}"), operation.took)?;
     }
     Ok(())

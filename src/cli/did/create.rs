@@ -232,7 +232,7 @@ fn told(document: &Document, keys: &[Chosen], out: &Out) -> Result<(), Failure> 
     for chosen in keys {
         let HeldKey { public, token, .. } = &chosen.held;
         let uses: Vec<&str> = chosen.relationships.iter().map(|relationship| relationship.name()).collect();
-        out.say(&format!("{:<9} {} in the token {token:?}, for {}", public.curve(), public, uses.join(" and ")));
+        out.say(&format!("{:<9} {} in the token {token:?}, for {}", public.curve().name(), public, uses.join(" and ")));
     }
     if let Some(short) = peer::short_form(document.id()) {
         out.say(&format!("Its short form, for peers that have seen the long one: {short}"));
