@@ -17,7 +17,7 @@ use claviger::{
     secrets::{Allow, Custody, Policy},
 };
 
-use super::{failure::Failure, output};
+use super::failure::Failure;
 
 /// What claviger.toml says. Paths are absolute, or relative to the working folder as it is.
 #[derive(Debug, Default)]
@@ -293,14 +293,4 @@ pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let likeness = |known: &&str| strsim::jaro_winkler(name, known);
     let best = known.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
     (likeness(&best) > 0.8).then_some(best)
-}
-
-/// A line that is said once, of a URI with the PIN in it.
-pub fn warn_of_pin_value(token: &TokenConfig, json: bool) {
-    if token.uri.contains("pin-value=") {
-        output::warn(
-            &format!("the PIN of the token {:?} stands in its URI: prefer pin-source=file:PATH", token.name),
-            json,
-        );
-    }
 }

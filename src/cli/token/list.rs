@@ -152,7 +152,8 @@ fn of_the_machine(config: &Config, out: &Out) -> Result<(), Failure> {
 /// The lines of a token for claviger.toml.
 fn paste(module: &std::path::Path, token: &SeenToken) -> String {
     let info = &token.info;
-    let what = format!("# {} {}, serial {}, slot {}", info.manufacturer, info.model, info.serial, token.slot_id);
+    let serial = if info.serial.is_empty() { String::new() } else { format!(", serial {}", info.serial) };
+    let what = format!("# {} {}{serial}, slot {}", info.manufacturer, info.model, token.slot_id);
     if !token.initialized {
         let slot = token.slot_id;
         return format!(
