@@ -44,7 +44,8 @@ fn assert_absent(folder: &str, words: &[&str], except: &[&str]) {
 #[test]
 fn imports_run_downwards() {
     let floors = ["keys", "crypto", "secrets", "did", "jose", "didcomm", "cli"];
-    for (height, floor) in floors.iter().enumerate() {
+    // Nothing stands above the last.
+    for (height, floor) in floors[..floors.len() - 1].iter().enumerate() {
         let mut above: Vec<String> = floors[height + 1..].iter().map(|above| format!("crate::{above}::")).collect();
         // `did` and `secrets` stand side by side.
         if *floor == "did" {
