@@ -9,8 +9,8 @@
 #![deny(unsafe_code)]
 
 pub mod crypto;
-// pub mod did;
-// pub mod didcomm;
+pub mod did;
+pub mod didcomm;
 pub mod jose;
 pub mod keys;
 pub mod secrets;

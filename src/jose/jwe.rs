@@ -5,9 +5,9 @@ use sha2::{Digest, Sha256};
 
 use super::{JoseError, Limits, b64, json};
 use crate::{
-    crypto::ContentEncryption,
+    crypto::{CheckFailed, ContentEncryption},
     keys::{Jwk, PublicKey},
-    secrets::{Context, Secrets, Sender, Unwrap},
+    secrets::{Context, Secrets, SecretsError, Sender, TokenError, Unwrap},
 };
 
 /// How the content key is agreed on.
@@ -107,7 +107,11 @@ impl Jwe {
             apv: self.apv.clone(),
             encrypted_key: slot.encrypted_key.clone(),
         };
-        let cek = secrets.unwrap_cek(key, &request, cx).await?;
+        let cek = secrets.unwrap_cek(key, &request, cx).await.map_err(|error| match error {
+            // One opaque error, whether the content key did not unwrap or the content did not open.
+            SecretsError::Token { error: TokenError::Unwrap, .. } => JoseError::Decrypt(CheckFailed),
+            error => JoseError::Secrets(error),
+        })?;
         Ok(self.enc.open(&cek, self.protected.as_bytes(), &self.iv, &self.ciphertext, &self.tag)?)
     }
 

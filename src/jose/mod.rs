@@ -22,5 +22,5 @@ pub use jwe::{Jwe, KeyAgreement};
 pub use jws::Jws;
 pub use jwt::Jwt;
 
-pub(crate) use b64::{decode as base64url_decode, encode as base64url_encode};
+pub(crate) use json::object as json_object;
 pub(crate) use jws::general_json;
