@@ -8,8 +8,8 @@
 #![forbid(unsafe_code)]
 
 pub mod crypto;
-// pub mod did;
-// pub mod didcomm;
-// pub mod jose;
+pub mod did;
+pub mod didcomm;
+pub mod jose;
 pub mod keys;
 pub mod secrets;

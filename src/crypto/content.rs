@@ -62,11 +62,20 @@ impl ContentEncryption {
         }
     }
 
-    fn iv_length(self) -> usize {
+    /// The length of the nonce, in bytes.
+    pub fn iv_length(self) -> usize {
         match self {
             Self::A256CbcHs512 => 16,
             Self::A256Gcm => 12,
             Self::Xc20P => 24,
+        }
+    }
+
+    /// The length of the authentication tag, in bytes.
+    pub fn tag_length(self) -> usize {
+        match self {
+            Self::A256CbcHs512 => 32,
+            Self::A256Gcm | Self::Xc20P => 16,
         }
     }
 

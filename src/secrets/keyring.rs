@@ -14,8 +14,8 @@ use async_trait::async_trait;
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    Allow, Context, HeldKey, KeyState, Policy, Secrets, SecretsError, Signature, ToSign, Token, TokenError, Unwrap,
-    Wrap, policy::Policies, signing::signing_input,
+    Allow, Context, HeldKey, HeldKeys, KeyState, Policy, Secrets, SecretsError, Signature, ToSign, Token, TokenError,
+    Unwrap, Wrap, policy::Policies, signing::signing_input,
 };
 use crate::{
     crypto::{Cek, EncryptedKey},
@@ -35,7 +35,7 @@ pub struct Keyring {
     /// For each public key the tokens that hold it, in configured order, as indices into `tokens`.
     routes: HashMap<PublicKey, Vec<usize>>,
     policies: Policies,
-    keys: watch::Sender<Arc<[HeldKey]>>,
+    keys: watch::Sender<HeldKeys>,
 }
 
 /// A token and the way to its threads.
@@ -234,7 +234,7 @@ impl Keyring {
 
 #[async_trait]
 impl Secrets for Keyring {
-    fn keys(&self) -> watch::Receiver<Arc<[HeldKey]>> {
+    fn keys(&self) -> watch::Receiver<HeldKeys> {
         self.keys.subscribe()
     }
 

@@ -22,7 +22,7 @@ pub use policy::{Allow, Policy};
 pub use signing::{Claims, Signature, ToSign};
 pub use token::{Custodian, ImportKey, KeyUse, NewKey, Token, TokenInfo};
 
-use std::{fmt, str::FromStr, sync::Arc, time::Instant};
+use std::{collections::HashMap, fmt, ops::Deref, str::FromStr, sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -41,7 +41,7 @@ use crate::{
 #[async_trait]
 pub trait Secrets: Send + Sync {
     /// What is held, now and as it changes.
-    fn keys(&self) -> watch::Receiver<Arc<[HeldKey]>>;
+    fn keys(&self) -> watch::Receiver<HeldKeys>;
 
     /// A signature in JOSE form, over an input that the callee builds from what is to be signed.
     async fn sign(&self, key: &PublicKey, what: &ToSign<'_>, cx: &Context) -> Result<Signature, SecretsError>;
@@ -51,6 +51,25 @@ pub trait Secrets: Send + Sync {
 
     /// The content key wrapped for every recipient of an authcrypt JWE, in their order, in one call.
     async fn wrap_cek(&self, key: &PublicKey, request: &Wrap, cx: &Context) -> Result<Vec<EncryptedKey>, SecretsError>;
+}
+
+#[async_trait]
+impl<S: Secrets + ?Sized> Secrets for Arc<S> {
+    fn keys(&self) -> watch::Receiver<HeldKeys> {
+        (**self).keys()
+    }
+
+    async fn sign(&self, key: &PublicKey, what: &ToSign<'_>, cx: &Context) -> Result<Signature, SecretsError> {
+        (**self).sign(key, what, cx).await
+    }
+
+    async fn unwrap_cek(&self, key: &PublicKey, request: &Unwrap, cx: &Context) -> Result<Cek, SecretsError> {
+        (**self).unwrap_cek(key, request, cx).await
+    }
+
+    async fn wrap_cek(&self, key: &PublicKey, request: &Wrap, cx: &Context) -> Result<Vec<EncryptedKey>, SecretsError> {
+        (**self).wrap_cek(key, request, cx).await
+    }
 }
 
 /// A received content key and what its KEK is made from.
@@ -142,6 +161,38 @@ impl HeldKey {
             asks_pin: false,
             asks_touch: false,
         }
+    }
+}
+
+/// The keys that are held: a list in configured order, and an index by public half.
+#[derive(Debug, Clone, Default)]
+pub struct HeldKeys(Arc<(Vec<HeldKey>, HashMap<PublicKey, usize>)>);
+
+impl HeldKeys {
+    /// The held key with this public half; of several the first that is ready, or else the first.
+    pub fn get(&self, key: &PublicKey) -> Option<&HeldKey> {
+        self.0.1.get(key).map(|&index| &self.0.0[index])
+    }
+}
+
+impl From<Vec<HeldKey>> for HeldKeys {
+    fn from(keys: Vec<HeldKey>) -> Self {
+        let mut index = HashMap::new();
+        for (position, key) in keys.iter().enumerate() {
+            let best = index.entry(key.public.clone()).or_insert(position);
+            if keys[*best].state != KeyState::Ready && key.state == KeyState::Ready {
+                *best = position;
+            }
+        }
+        Self(Arc::new((keys, index)))
+    }
+}
+
+impl Deref for HeldKeys {
+    type Target = [HeldKey];
+
+    fn deref(&self) -> &[HeldKey] {
+        &self.0.0
     }
 }
 

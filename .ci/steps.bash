@@ -1,0 +1,95 @@
+# The steps of .ci/run that are more than one command. To be sourced by it.
+
+cache=${CLAVIGER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/claviger}
+export PATH=$cache/tools/bin:$PATH
+
+clock() { printf '%d:%02d' $(($1 / 60)) $(($1 % 60)); }
+
+# step TITLE COMMAND...
+# The command stands alone on its line: within `if` or `&&` bash would let its failures pass.
+step() {
+    title=$1 start=$SECONDS
+    shift
+    printf '\n== %s\n' "$title"
+    "$@"
+    printf '== %s: %s\n' "$title" "$(clock $((SECONDS - start)))"
+    title=
+}
+trap '[[ -z ${title:-} ]] || echo "== Failed: $title, after $(clock $((SECONDS - start)))"' EXIT
+
+facts() {
+    rustc --version
+    cargo --version
+    sed -n 's/^PRETTY_NAME=//p' /etc/os-release
+    echo "$(nproc) cores, $(cc --version | head -n 1)"
+    echo "SoftHSM $(softhsm2-util --version), $(softhsm/module)"
+    echo "Kryoptic $(sed -n '/^name = "kryoptic-lib"/{n;s/.*"\(.*\)"/\1/p}' tests/kryoptic/Cargo.lock)"
+}
+
+format() {
+    cargo fmt --all --check
+    for package in tests/interop tests/kryoptic fuzz; do
+        cargo fmt --check --manifest-path "$package/Cargo.toml"
+    done
+}
+
+# tool NAME VERSION: any version that is there will do; this one is known to.
+tool() {
+    command -v "$1" >/dev/null || env -u CARGO_TARGET_DIR cargo install --quiet --locked --root "$cache/tools" "$1@$2"
+    cargo "${1#cargo-}" --version
+}
+
+tools() {
+    tool cargo-deny 0.20.2
+    tool cargo-hack 0.6.46
+    tool cargo-fuzz 0.13.2
+}
+
+# The database is fetched from the network, which a machine may not have; that it could not be looked at is said.
+advisories() {
+    if timeout 120 cargo deny --locked fetch db >/dev/null 2>&1; then
+        cargo deny --locked --all-features check advisories
+    else
+        echo 'Skipped: the advisory database cannot be reached from this machine'
+    fi
+}
+
+product() {
+    local all links min
+    all=$(cargo tree --locked --package claviger --all-features --edges normal,build --prefix none --format '{p}' |
+        awk '{ sub(/^v/, "", $2); print $1 "@" $2 }' | sort -u)
+    links=$(grep -E '^(claviger-testkit|didcomm|openssl-sys)@' <<<"$all" || true)
+    if [[ $links ]]; then
+        echo "The product links $links" >&2
+        return 1
+    fi
+    # Only the newest toolchain may be there, so what the dependencies state stands in for a build with the oldest.
+    min=$(cargo metadata --locked --no-deps --format-version 1 |
+        jq -r '.packages[] | select(.name == "claviger") | .rust_version')
+    cargo metadata --locked --all-features --format-version 1 --filter-platform "$(rustc -vV | sed -n 's/^host: //p')" |
+        jq -r '.packages[] | select(.rust_version) | "\(.name)@\(.version) \(.rust_version)"' | sort |
+        join - <(echo "$all") | while read -r package needs; do
+            if [[ $(printf '%s\n' "$needs" "$min.99" | sort -V | tail -n 1) != "$min.99" ]]; then
+                echo "$package needs Rust $needs; Cargo.toml says $min" >&2
+                exit 1
+            fi
+        done
+    echo "$(wc -l <<<"$all") packages, none of them the testkit, all content with Rust $min"
+}
+
+kryoptic() { tests/kryoptic/build; }
+
+published() {
+    local log
+    log=$(mktemp)
+    cargo publish --workspace --dry-run --locked 2>&1 | tee "$log"
+    if grep '^warning' "$log" | grep -v 'aborting upload due to dry run'; then return 1; fi
+}
+
+interop() {
+    CLAVIGER_TEST_SOFTHSM=$(softhsm/module)
+    CLAVIGER_TEST_KRYOPTIC=$(tests/kryoptic/build)
+    export CLAVIGER_TEST_SOFTHSM CLAVIGER_TEST_KRYOPTIC
+    cargo clippy --locked --all-targets --manifest-path tests/interop/Cargo.toml -- -D warnings
+    cargo test --locked --manifest-path tests/interop/Cargo.toml
+}

@@ -1,0 +1,63 @@
+# `make` lists what there is. CARGO_TARGET_DIR is honoured, as cargo does.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.PHONY: help demo test bench fuzz lint clean rust
+.DEFAULT_GOAL := help
+
+FUZZ_SECONDS ?= 60
+
+# The suites make their own tokens; they are told only where the modules are. An assignment of its own
+# for each, since `export NAME=$(...)` would hide that the command failed.
+define modules
+softhsm/install kryoptic
+CLAVIGER_TEST_SOFTHSM=$$(softhsm/module)
+CLAVIGER_TEST_KRYOPTIC=$$(tests/kryoptic/build)
+export CLAVIGER_TEST_SOFTHSM CLAVIGER_TEST_KRYOPTIC
+endef
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1 \2/p' $(firstword $(MAKEFILE_LIST)) |
+	while read -r target does; do printf 'make %-6s %s\n' "$$target" "$$does"; done
+
+# A debug build: it is there in half the time of a release build, and the tokens do the arithmetic.
+demo: rust ## Alice and Bob talk, each with keys in a token of their own
+	@softhsm/install
+	cargo run --locked --bin claviger -- demo
+
+test: rust ## every test, on SoftHSM and on Kryoptic
+	@$(modules)
+	cargo test --workspace --locked --all-features
+
+bench: rust ## the figures of docs/performance.md, side by side with didcomm 0.4.1
+	@$(modules)
+	cargo bench --locked --manifest-path tests/interop/Cargo.toml -- $(BENCH_FLAGS)
+
+# The address sanitizer is a nightly flag; RUSTC_BOOTSTRAP lets the one stable toolchain take it.
+fuzz: rust ## every fuzz target, FUZZ_SECONDS (60) each; needs cargo-fuzz
+	@softhsm/install fuzz
+	command -v cargo-fuzz >/dev/null || { echo 'cargo-fuzz is missing: cargo install --locked cargo-fuzz' >&2; exit 1; }
+	targets=$$(cargo fuzz list)
+	for target in $$targets; do
+		echo "== fuzz $$target, $(FUZZ_SECONDS) s"
+		RUSTC_BOOTSTRAP=1 cargo fuzz run "$$target" -- -max_total_time=$(FUZZ_SECONDS) -timeout=10
+	done
+
+lint: rust ## format, clippy and documentation, warnings as errors
+	@cargo fmt --all --check
+	cargo clippy --workspace --locked --all-targets --all-features -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --locked --no-deps --all-features
+
+clean: rust ## what was built here; the cache with Kryoptic stays
+	@cargo clean
+	for package in tests/interop tests/kryoptic fuzz; do
+		if [[ -e $$package/Cargo.toml ]]; then cargo clean --manifest-path "$$package/Cargo.toml"; fi
+	done
+
+rust:
+	@if ! command -v cargo >/dev/null; then
+		echo 'Rust is missing. https://rustup.rs installs it; so does, on Debian 13 and Ubuntu 24.04,' >&2
+		echo '  sudo apt-get install rustup && rustup default stable' >&2
+		echo 'Just installed? Open a new shell, or: . ~/.cargo/env' >&2
+		exit 1
+	fi

@@ -1,0 +1,98 @@
+//! Documents of our own.
+
+use serde_json::{Map, Value, json};
+
+use super::{Document, DocumentError, Relationship, Service};
+use crate::keys::PublicKey;
+
+/// Makes a document of our own: keys as `Multikey`, in the order given.
+#[derive(Debug, Clone, Default)]
+pub struct DocumentBuilder {
+    also_known_as: Vec<String>,
+    methods: Vec<(String, PublicKey, Vec<Relationship>)>,
+    services: Vec<Service>,
+}
+
+impl DocumentBuilder {
+    /// Adds a key, whose fragment is given without `#`, in these relationships.
+    pub fn method(mut self, fragment: &str, key: &PublicKey, relationships: &[Relationship]) -> Self {
+        self.methods.push((fragment.to_owned(), key.clone(), relationships.to_vec()));
+        self
+    }
+
+    /// Adds a service. If its id is empty it is `#service`, and then `#service-1` and so on, as did:peer:2 has it.
+    pub fn service(mut self, service: Service) -> Self {
+        self.services.push(service);
+        self
+    }
+
+    /// Adds another name of the subject.
+    pub fn also_known_as(mut self, name: impl Into<String>) -> Self {
+        self.also_known_as.push(name.into());
+        self
+    }
+
+    /// The document of `did`, all its ids absolute.
+    ///
+    /// # Errors
+    /// If `did` is no DID, two methods have one id, or it is over the limits of [`Document::from_value`].
+    pub fn build(&self, did: &str) -> Result<Document, DocumentError> {
+        Document::from_value(self.value(Some(did)))
+    }
+
+    /// The document without its DID, all its ids relative: what [`peer::create_4`](crate::did::peer::create_4) takes.
+    pub fn input(&self) -> Value {
+        self.value(None)
+    }
+
+    fn value(&self, did: Option<&str>) -> Value {
+        let prefix = did.unwrap_or_default();
+        let mut document = Map::new();
+        document.insert("@context".to_owned(), json!(CONTEXT));
+        if let Some(did) = did {
+            document.insert("id".to_owned(), did.into());
+        }
+        if !self.also_known_as.is_empty() {
+            document.insert("alsoKnownAs".to_owned(), json!(self.also_known_as));
+        }
+        let methods = self.methods.iter().map(|(fragment, key, _)| {
+            let mut method = json!({ "id": format!("{prefix}#{fragment}"), "type": "Multikey" });
+            if let Some(did) = did {
+                method["controller"] = did.into();
+            }
+            method["publicKeyMultibase"] = key.to_multikey().into();
+            method
+        });
+        document.insert("verificationMethod".to_owned(), methods.collect());
+        for relationship in Relationship::ALL {
+            let standing = self.methods.iter().filter(|(_, _, relationships)| relationships.contains(&relationship));
+            let ids: Vec<Value> = standing.map(|(fragment, ..)| format!("{prefix}#{fragment}").into()).collect();
+            if !ids.is_empty() {
+                document.insert(relationship.name().to_owned(), ids.into());
+            }
+        }
+        if !self.services.is_empty() {
+            let mut names = ServiceNames::default();
+            let services = self.services.iter().map(|service| {
+                let id = if service.id.is_empty() { names.next_name() } else { service.id.clone() };
+                service.to_value(&super::absolute(prefix, &id))
+            });
+            document.insert("service".to_owned(), services.collect());
+        }
+        Value::Object(document)
+    }
+}
+
+/// The contexts of a document whose keys are multikeys (Controlled Identifiers 1.0 section 2.2.2).
+pub(in crate::did) const CONTEXT: [&str; 2] = ["https://www.w3.org/ns/did/v1", "https://w3id.org/security/multikey/v1"];
+
+/// `#service`, `#service-1`, `#service-2` ...: the ids of services that have none (did:peer:2, "Resolving").
+#[derive(Default)]
+pub(in crate::did) struct ServiceNames(usize);
+
+impl ServiceNames {
+    pub(in crate::did) fn next_name(&mut self) -> String {
+        self.0 += 1;
+        if self.0 == 1 { "#service".to_owned() } else { format!("#service-{}", self.0 - 1) }
+    }
+}

@@ -1,0 +1,70 @@
+//! did:key: a DID that is a public key (did:key 0.7).
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::{Document, ResolveError, document::CONTEXT, resolver::shortened};
+use crate::keys::{Curve, KeyError, PublicKey};
+
+/// The `did:key` of a key, with its document: the very one that a peer gets by resolving it.
+///
+/// For an Ed25519 key it therefore has the X25519 key that peers derive from it in `keyAgreement`, and **no token holds
+/// that one**: PKCS#11 has no such conversion of a private key. Who wants to receive encrypted messages with keys in
+/// hardware takes a `did:key` on P-256, P-384 or P-521, which both signs and agrees, or a `did:peer` with a key for
+/// each.
+pub fn create(key: &PublicKey) -> Document {
+    document(&format!("did:key:{}", key.to_multikey()), key)
+}
+
+/// The X25519 key that a peer derives from an Ed25519 key to encrypt to it; none of another curve.
+///
+/// It is the same point in Montgomery form (RFC 7748 section 4.1; did:key, "Derive Encryption Key Algorithm").
+pub fn derived_key_agreement(key: &PublicKey) -> Option<PublicKey> {
+    let bytes = key.as_bytes().try_into().ok().filter(|_| key.curve() == Curve::Ed25519)?;
+    let point = ed25519_dalek::VerifyingKey::from_bytes(bytes).ok()?.to_montgomery();
+    PublicKey::from_bytes(Curve::X25519, point.as_bytes()).ok()
+}
+
+pub(super) fn resolve(did: &str) -> Result<Arc<Document>, ResolveError> {
+    let multikey = did.strip_prefix("did:key:").ok_or_else(|| ResolveError::unsupported_method(did))?;
+    let key = canonical(multikey).map_err(|source| ResolveError::Key { did: shortened(did), source })?;
+    Ok(Arc::new(document(did, &key)))
+}
+
+/// The key of a multikey in its one canonical form, so that no key has two DIDs.
+pub(super) fn canonical(multikey: &str) -> Result<PublicKey, KeyError> {
+    let key = PublicKey::from_multikey(multikey)?;
+    if key.to_multikey() == multikey { Ok(key) } else { Err(KeyError::Malformed("the multikey, not compressed,")) }
+}
+
+/// The document of a DID that is one key: did:key "Document Creation Algorithm", also for did:peer:0.
+pub(super) fn document(did: &str, key: &PublicKey) -> Document {
+    let method = |key: &PublicKey| {
+        let multikey = key.to_multikey();
+        let id = format!("{did}#{multikey}");
+        json!({ "id": id, "type": "Multikey", "controller": did, "publicKeyMultibase": multikey })
+    };
+    let own = method(key);
+    let id = own["id"].clone();
+    let mut methods = vec![own];
+    let agreement = match key.curve() {
+        Curve::Ed25519 => derived_key_agreement(key).map(|key| {
+            let derived = method(&key);
+            let id = derived["id"].clone();
+            methods.push(derived);
+            id
+        }),
+        curve => curve.agrees().then(|| id.clone()),
+    };
+    let mut document = json!({ "@context": CONTEXT, "id": did, "verificationMethod": Value::Array(methods) });
+    if key.curve() != Curve::X25519 {
+        for relationship in ["authentication", "assertionMethod", "capabilityInvocation", "capabilityDelegation"] {
+            document[relationship] = json!([id]);
+        }
+    }
+    if let Some(agreement) = agreement {
+        document["keyAgreement"] = json!([agreement]);
+    }
+    Document::from_value(document).expect("the document of a key and a DID is well-formed")
+}

@@ -1,0 +1,162 @@
+//! did:peer:2: keys and services written out in the DID (Peer DID Method Specification, "Method 2").
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde_json::{Value, json};
+
+use super::{PeerError, check_length};
+use crate::{
+    did::{
+        Document, DocumentError, Relationship, Service,
+        document::{CONTEXT, MAX_ENTRIES, ServiceNames},
+        key,
+    },
+    keys::PublicKey,
+};
+
+/// A `did:peer:2` of these keys, each in its relationship, and these services.
+///
+/// The keys get the fragments `key-1`, `key-2` ... in this order; one that is to stand in two relationships is given
+/// twice. A service's id begins with `#`, or is empty and made here. Prefer a key of its own for each relationship.
+///
+/// # Errors
+/// If no key is given, a service's id is not relative, or it the DID is over 20 KiB.
+pub fn create_2(keys: &[(Relationship, PublicKey)], services: &[Service]) -> Result<Document, PeerError> {
+    if keys.is_empty() {
+        return Err(PeerError::Input("a did:peer:2 needs a key"));
+    }
+    let mut elements = String::new();
+    for (relationship, key) in keys {
+        elements += &format!(".{}{}", purpose(*relationship), key.to_multikey());
+    }
+    let mut names = ServiceNames::default();
+    for service in services {
+        let id = if service.id.is_empty() { names.next_name() } else { service.id.clone() };
+        if !id.starts_with('#') {
+            return Err(PeerError::Input("the id of a did:peer:2's service must begin with `#`"));
+        }
+        let value = Turn::Short.apply(service.to_value(&id));
+        elements += &format!(".S{}", URL_SAFE_NO_PAD.encode(value.to_string()));
+    }
+    resolve(&format!("did:peer:2{elements}"), &elements)
+}
+
+pub(super) fn resolve(did: &str, elements: &str) -> Result<Document, PeerError> {
+    check_length(did)?;
+    let elements = elements.strip_prefix('.').ok_or(PeerError::Purpose)?;
+    let mut methods = Vec::new();
+    let mut relationships: Vec<(Relationship, Vec<Value>)> = Vec::new();
+    let mut services = Services::default();
+    for element in elements.split('.') {
+        let (code, content) = element.split_at_checked(1).ok_or(PeerError::Purpose)?;
+        if code == "S" {
+            services.add(content)?;
+            continue;
+        }
+        let relationship =
+            Relationship::ALL.into_iter().find(|known| purpose(*known) == code).ok_or(PeerError::Purpose)?;
+        key::canonical(content)?;
+        if methods.len() == MAX_ENTRIES {
+            return Err(DocumentError::TooMany {
+                member: "verificationMethod",
+                length: MAX_ENTRIES + 1,
+                limit: MAX_ENTRIES,
+            }
+            .into());
+        }
+        let id = format!("#key-{}", methods.len() + 1);
+        methods.push(json!({ "id": id, "type": "Multikey", "controller": did, "publicKeyMultibase": content }));
+        match relationships.iter_mut().find(|(known, _)| *known == relationship) {
+            Some((_, ids)) => ids.push(id.into()),
+            None => relationships.push((relationship, vec![id.into()])),
+        }
+    }
+    let mut document = json!({ "@context": CONTEXT, "id": did, "verificationMethod": methods });
+    for (relationship, ids) in relationships {
+        document[relationship.name()] = ids.into();
+    }
+    if !services.services.is_empty() {
+        document["service"] = services.services.into();
+    }
+    Ok(Document::of_did(document)?)
+}
+
+/// Whether the libraries of peers name the keys of this DID by the keys themselves.
+pub(in crate::did) fn has_legacy_fragments(did: &str) -> bool {
+    did.starts_with("did:peer:2")
+}
+
+/// The specification's table "Purpose Codes".
+fn purpose(relationship: Relationship) -> &'static str {
+    match relationship {
+        Relationship::AssertionMethod => "A",
+        Relationship::KeyAgreement => "E",
+        Relationship::Authentication => "V",
+        Relationship::CapabilityInvocation => "I",
+        Relationship::CapabilityDelegation => "D",
+    }
+}
+
+/// The services read so far.
+#[derive(Default)]
+struct Services {
+    services: Vec<Value>,
+    names: ServiceNames,
+}
+
+impl Services {
+    /// Reads one element. Before the clarifications several services stood in one, as an array.
+    fn add(&mut self, content: &str) -> Result<(), PeerError> {
+        let json = URL_SAFE_NO_PAD.decode(content).map_err(|_| PeerError::Service)?;
+        let value = serde_json::from_slice(&json).map_err(|_| PeerError::Service)?;
+        let values = if let Value::Array(values) = value { values } else { vec![value] };
+        for value in values {
+            let Value::Object(mut service) = Turn::Long.apply(value) else {
+                return Err(PeerError::Service);
+            };
+            if !service.contains_key("id") {
+                service.insert("id".to_owned(), self.names.next_name().into());
+            }
+            self.services.push(service.into());
+        }
+        Ok(())
+    }
+}
+
+/// The specification's table "Common String Abbreviations": names of members, and one value of `type`.
+const MEMBERS: [(&str, &str); 4] = [("type", "t"), ("serviceEndpoint", "s"), ("routingKeys", "r"), ("accept", "a")];
+const KINDS: [(&str, &str); 1] = [("DIDCommMessaging", "dm")];
+
+/// Whether a text takes the place of its abbreviation, or the other way round.
+#[derive(Clone, Copy)]
+enum Turn {
+    Long,
+    Short,
+}
+
+impl Turn {
+    /// `value` with its members turned at every depth, and the values of `type` as well.
+    fn apply(self, value: Value) -> Value {
+        match value {
+            Value::Object(members) => Value::Object(members.into_iter().map(|member| self.member(member)).collect()),
+            Value::Array(values) => values.into_iter().map(|value| self.apply(value)).collect(),
+            other => other,
+        }
+    }
+
+    fn member(self, (name, value): (String, Value)) -> (String, Value) {
+        let name = self.text(&MEMBERS, name);
+        let value = match value {
+            Value::String(kind) if name == "type" || name == "t" => self.text(&KINDS, kind).into(),
+            other => self.apply(other),
+        };
+        (name, value)
+    }
+
+    fn text(self, table: &[(&str, &str)], text: String) -> String {
+        let turned = table.iter().find_map(|(long, short)| match self {
+            Turn::Long => (*short == text).then_some(long),
+            Turn::Short => (*long == text).then_some(short),
+        });
+        turned.map_or(text, |turned| (*turned).to_owned())
+    }
+}

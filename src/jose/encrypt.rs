@@ -1,0 +1,114 @@
+//! Making a JWE.
+
+use serde_json::{Value, json};
+
+use super::{JoseError, KeyAgreement, b64, jwe::apv_of};
+use crate::{
+    crypto::{Cek, ContentEncryption, EncryptedKey, EphemeralKey, KdfInfo, Sealed, SharedSecret, concat_kdf, wrap_key},
+    keys::PublicKey,
+    secrets::{Context, Secrets, Wrap},
+};
+
+/// One who can open a message.
+#[derive(Debug, Clone, Copy)]
+pub struct Recipient<'a> {
+    /// The key's DID URL.
+    pub kid: &'a str,
+    /// The key; all recipients' are on one curve.
+    pub key: &'a PublicKey,
+}
+
+/// Encrypts for the recipients with ECDH-ES+A256KW. No private key of ours is needed.
+pub fn anoncrypt(plaintext: &[u8], enc: ContentEncryption, recipients: &[Recipient<'_>]) -> Result<String, JoseError> {
+    let draft = Draft::new(enc, None, recipients)?;
+    let info = KdfInfo { apu: &[], apv: &draft.apv, tag: None };
+    let keys = draft.ze.iter().map(|ze| wrap_key(&concat_kdf(&[ze], &info), &draft.cek)).collect();
+    let sealed = draft.seal(plaintext);
+    Ok(draft.serialize(recipients, keys, &sealed))
+}
+
+/// Encrypts for the recipients with ECDH-1PU+A256KW as the holder of `sender`, whose DID URL is `skid`.
+///
+/// One call of [`Secrets::wrap_cek`], whatever the number of recipients. The content is encrypted first, since its tag
+/// enters the KDF.
+pub async fn authcrypt(
+    plaintext: &[u8],
+    skid: &str,
+    sender: &PublicKey,
+    recipients: &[Recipient<'_>],
+    secrets: &(impl Secrets + ?Sized),
+    cx: &Context,
+) -> Result<String, JoseError> {
+    let mut draft = Draft::new(ContentEncryption::A256CbcHs512, Some(skid), recipients)?;
+    let sealed = draft.seal(plaintext);
+    let request = Wrap {
+        cek: draft.cek.clone(),
+        apu: skid.as_bytes().to_vec(),
+        apv: draft.apv.clone(),
+        tag: sealed.tag.clone(),
+        recipients: recipients.iter().map(|to| to.key.clone()).zip(std::mem::take(&mut draft.ze)).collect(),
+    };
+    let keys = secrets.wrap_cek(sender, &request, cx).await?;
+    Ok(draft.serialize(recipients, keys, &sealed))
+}
+
+/// What stands before the content is encrypted.
+struct Draft {
+    enc: ContentEncryption,
+    protected: String,
+    apv: Vec<u8>,
+    cek: Cek,
+    /// The ephemeral key's shared secret with each recipient.
+    ze: Vec<SharedSecret>,
+}
+
+impl Draft {
+    fn new(enc: ContentEncryption, skid: Option<&str>, recipients: &[Recipient<'_>]) -> Result<Self, JoseError> {
+        let curve = recipients.first().ok_or(JoseError::NoRecipient)?.key.curve();
+        let ephemeral = EphemeralKey::generate(curve).ok_or_else(|| JoseError::Algorithm(curve.name().to_owned()))?;
+        let ze: Result<Vec<_>, _> = recipients
+            .iter()
+            .map(|Recipient { kid, key }| {
+                ephemeral.agree(key).ok_or_else(|| JoseError::Curve {
+                    kid: (*kid).to_owned(),
+                    curve: key.curve(),
+                    expected: curve,
+                })
+            })
+            .collect();
+        let apv = apv_of(recipients.iter().map(|recipient| recipient.kid));
+        let alg = if skid.is_some() { KeyAgreement::Ecdh1Pu } else { KeyAgreement::EcdhEs };
+        let mut header = json!({
+            "typ": "application/didcomm-encrypted+json",
+            "alg": alg.name(),
+            "enc": enc.name(),
+            "apv": b64::encode(&apv),
+            "epk": ephemeral.public().to_jwk(),
+        });
+        if let Some(skid) = skid {
+            header["skid"] = skid.into();
+            header["apu"] = b64::encode(skid).into();
+        }
+        Ok(Self { enc, protected: b64::encode(header.to_string()), apv, cek: Cek::generate(enc), ze: ze? })
+    }
+
+    fn seal(&self, plaintext: &[u8]) -> Sealed {
+        self.enc.seal(&self.cek, self.protected.as_bytes(), plaintext)
+    }
+
+    fn serialize(&self, recipients: &[Recipient<'_>], keys: Vec<EncryptedKey>, sealed: &Sealed) -> String {
+        let recipients: Vec<Value> = recipients
+            .iter()
+            .zip(keys)
+            .map(|(to, key)| json!({"header": {"kid": to.kid}, "encrypted_key": b64::encode(key)}))
+            .collect();
+        json!({
+            "ciphertext": b64::encode(&sealed.ciphertext),
+            "protected": self.protected,
+            "recipients": recipients,
+            "tag": b64::encode(&sealed.tag),
+            "iv": b64::encode(&sealed.iv),
+        })
+        .to_string()
+    }
+}

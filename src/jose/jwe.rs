@@ -1,0 +1,272 @@
+//! A received JWE in General JSON (RFC 7516 section 7.2.1), checked as far as it can be without a key.
+
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+use super::{JoseError, Limits, b64, json};
+use crate::{
+    crypto::{CheckFailed, ContentEncryption},
+    keys::{Jwk, PublicKey},
+    secrets::{Context, Secrets, SecretsError, Sender, TokenError, Unwrap},
+};
+
+/// How the content key is agreed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum KeyAgreement {
+    /// ECDH-ES+A256KW (RFC 7518 section 4.6): anoncrypt.
+    EcdhEs,
+    /// ECDH-1PU+A256KW (draft-madden-jose-ecdh-1pu-04): authcrypt.
+    Ecdh1Pu,
+}
+
+impl KeyAgreement {
+    /// `alg` as it stands in the header.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::EcdhEs => "ECDH-ES+A256KW",
+            Self::Ecdh1Pu => "ECDH-1PU+A256KW",
+        }
+    }
+}
+
+/// An encrypted message: its headers are sound, its recipients are those it was made for.
+#[derive(Debug)]
+pub struct Jwe {
+    alg: KeyAgreement,
+    enc: ContentEncryption,
+    epk: PublicKey,
+    skid: Option<String>,
+    apu: Vec<u8>,
+    apv: Vec<u8>,
+    /// The protected header as it came: the AAD.
+    protected: String,
+    recipients: Vec<JweRecipient>,
+    iv: Vec<u8>,
+    ciphertext: Vec<u8>,
+    tag: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct JweRecipient {
+    kid: String,
+    encrypted_key: Vec<u8>,
+}
+
+impl Jwe {
+    /// The `alg`.
+    pub fn algorithm(&self) -> KeyAgreement {
+        self.alg
+    }
+
+    /// The `enc`.
+    pub fn encryption(&self) -> ContentEncryption {
+        self.enc
+    }
+
+    /// The message's ephemeral key, whose curve is that of all keys it concerns.
+    pub fn ephemeral_key(&self) -> &PublicKey {
+        &self.epk
+    }
+
+    /// The sender's key id; there for authcrypt, and only then.
+    pub fn sender_kid(&self) -> Option<&str> {
+        self.skid.as_deref()
+    }
+
+    /// The recipients' key ids, in their order.
+    pub fn recipient_kids(&self) -> impl Iterator<Item = &str> {
+        self.recipients.iter().map(|recipient| recipient.kid.as_str())
+    }
+
+    /// Opens it as one recipient: `kid` names the slot, `key` is the held key for it, `sender` the key of the `skid`.
+    ///
+    /// One call of [`Secrets::unwrap_cek`]; none if a curve does not fit.
+    pub async fn decrypt(
+        &self,
+        kid: &str,
+        key: &PublicKey,
+        sender: Option<&PublicKey>,
+        secrets: &(impl Secrets + ?Sized),
+        cx: &Context,
+    ) -> Result<Vec<u8>, JoseError> {
+        let slot =
+            self.recipients.iter().find(|recipient| recipient.kid == kid).ok_or(JoseError::Missing("recipients"))?;
+        self.check_curve(kid, key)?;
+        let sender = match (self.alg, sender) {
+            (KeyAgreement::EcdhEs, None) => None,
+            (KeyAgreement::Ecdh1Pu, Some(key)) => {
+                self.check_curve(self.skid.as_deref().unwrap_or_default(), key)?;
+                Some(Sender { key: key.clone(), tag: self.tag.clone() })
+            }
+            _ => return Err(JoseError::Missing("skid")),
+        };
+        let request = Unwrap {
+            epk: self.epk.clone(),
+            sender,
+            apu: self.apu.clone(),
+            apv: self.apv.clone(),
+            encrypted_key: slot.encrypted_key.clone(),
+        };
+        let cek = secrets.unwrap_cek(key, &request, cx).await.map_err(|error| match error {
+            // One opaque error, whether the content key did not unwrap or the content did not open.
+            SecretsError::Token { error: TokenError::Unwrap, .. } => JoseError::Decrypt(CheckFailed),
+            error => JoseError::Secrets(error),
+        })?;
+        Ok(self.enc.open(&cek, self.protected.as_bytes(), &self.iv, &self.ciphertext, &self.tag)?)
+    }
+
+    fn check_curve(&self, kid: &str, key: &PublicKey) -> Result<(), JoseError> {
+        if key.curve() == self.epk.curve() {
+            return Ok(());
+        }
+        Err(JoseError::Curve { kid: kid.to_owned(), curve: key.curve(), expected: self.epk.curve() })
+    }
+
+    pub(super) fn from_object(mut map: Map<String, Value>, limits: &Limits) -> Result<Self, JoseError> {
+        let protected = json::take_string(&mut map, "protected")?.ok_or(JoseError::Missing("protected"))?;
+        let mut header = json::object("protected header", &b64::decode("protected", &protected)?)?;
+        if map.contains_key("aad") {
+            // DIDComm has none, and a peer that writes one would see it unread.
+            return Err(JoseError::Refused("aad".to_owned()));
+        }
+        if let Some(unprotected) = map.remove("unprotected") {
+            no_parameter_twice(&header, as_header("unprotected", &unprotected)?)?;
+        }
+        let recipients = recipients(&mut map, &header, limits)?;
+
+        let alg = algorithm(&mut header)?;
+        let enc = encryption(&mut header, alg)?;
+        refuse_extensions(&header)?;
+        let epk: Jwk = serde_json::from_value(header.remove("epk").ok_or(JoseError::Missing("epk"))?)
+            .map_err(|_| JoseError::Member("epk"))?;
+        let epk = PublicKey::from_jwk(&epk).map_err(JoseError::EphemeralKey)?;
+        if !epk.curve().agrees() {
+            return Err(JoseError::Algorithm(epk.curve().name().to_owned()));
+        }
+        let (skid, apu) = sender(&mut header, alg)?;
+        let apv = json::take_string(&mut header, "apv")?.ok_or(JoseError::Missing("apv"))?;
+        let apv = b64::decode("apv", &apv)?;
+        if apv != apv_of(recipients.iter().map(|recipient| recipient.kid.as_str())) {
+            return Err(JoseError::Apv);
+        }
+        if recipients.iter().any(|recipient| recipient.encrypted_key.len() != enc.key_length() + 8) {
+            return Err(JoseError::Length("encrypted_key"));
+        }
+
+        let mut bytes = |name| b64::decode(name, &json::take_string(&mut map, name)?.ok_or(JoseError::Missing(name))?);
+        let (iv, ciphertext, tag) = (bytes("iv")?, bytes("ciphertext")?, bytes("tag")?);
+        if iv.len() != enc.iv_length() {
+            return Err(JoseError::Length("iv"));
+        }
+        if tag.len() != enc.tag_length() {
+            return Err(JoseError::Length("tag"));
+        }
+        Ok(Self { alg, enc, epk, skid, apu, apv, protected, recipients, iv, ciphertext, tag })
+    }
+}
+
+/// The hash of the recipients' key ids (DIDComm v2.1, "ECDH-1PU key wrapping and common protected headers").
+pub(super) fn apv_of<'a>(kids: impl Iterator<Item = &'a str>) -> Vec<u8> {
+    let mut kids: Vec<&str> = kids.collect();
+    kids.sort_unstable();
+    Sha256::digest(kids.join(".").as_bytes()).to_vec()
+}
+
+fn recipients(
+    map: &mut Map<String, Value>,
+    protected: &Map<String, Value>,
+    limits: &Limits,
+) -> Result<Vec<JweRecipient>, JoseError> {
+    let Some(Value::Array(items)) = map.remove("recipients") else {
+        return Err(JoseError::Missing("recipients"));
+    };
+    if items.is_empty() {
+        return Err(JoseError::Missing("recipients"));
+    }
+    if items.len() > limits.recipients {
+        return Err(JoseError::TooManyRecipients { count: items.len(), limit: limits.recipients });
+    }
+    let mut recipients: Vec<JweRecipient> = Vec::with_capacity(items.len());
+    for item in items {
+        let Value::Object(mut item) = item else { return Err(JoseError::Member("recipients")) };
+        let header = item.remove("header").ok_or(JoseError::Missing("header"))?;
+        let header = as_header("header", &header)?;
+        no_parameter_twice(protected, header)?;
+        refuse_extensions(header)?;
+        let kid = match header.get("kid") {
+            Some(Value::String(kid)) => kid.clone(),
+            Some(_) => return Err(JoseError::Member("kid")),
+            None => return Err(JoseError::Missing("kid")),
+        };
+        let encrypted_key =
+            json::take_string(&mut item, "encrypted_key")?.ok_or(JoseError::Missing("encrypted_key"))?;
+        if recipients.iter().any(|other| other.kid == kid) {
+            return Err(JoseError::RecipientTwice(kid));
+        }
+        recipients.push(JweRecipient { kid, encrypted_key: b64::decode("encrypted_key", &encrypted_key)? });
+    }
+    Ok(recipients)
+}
+
+fn as_header<'a>(name: &'static str, value: &'a Value) -> Result<&'a Map<String, Value>, JoseError> {
+    value.as_object().ok_or(JoseError::Member(name))
+}
+
+/// The header parameter names of the JOSE headers must be disjoint; and what must be protected stands nowhere else.
+fn no_parameter_twice(protected: &Map<String, Value>, other: &Map<String, Value>) -> Result<(), JoseError> {
+    for name in other.keys() {
+        if protected.contains_key(name) {
+            return Err(JoseError::Twice(name.clone()));
+        }
+        if ["alg", "enc", "epk", "apu", "apv", "skid", "typ"].contains(&name.as_str()) {
+            return Err(JoseError::Refused(name.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// No extension is understood, so none may be critical; DIDComm compresses nothing; passwords wrap nothing.
+pub(super) fn refuse_extensions(header: &Map<String, Value>) -> Result<(), JoseError> {
+    match ["crit", "zip", "p2c", "p2s", "b64"].into_iter().find(|name| header.contains_key(*name)) {
+        Some(name) => Err(JoseError::Refused(name.to_owned())),
+        None => Ok(()),
+    }
+}
+
+fn algorithm(header: &mut Map<String, Value>) -> Result<KeyAgreement, JoseError> {
+    let alg = json::take_string(header, "alg")?.ok_or(JoseError::Missing("alg"))?;
+    [KeyAgreement::EcdhEs, KeyAgreement::Ecdh1Pu]
+        .into_iter()
+        .find(|known| known.name() == alg)
+        .ok_or(JoseError::Algorithm(alg))
+}
+
+fn encryption(header: &mut Map<String, Value>, alg: KeyAgreement) -> Result<ContentEncryption, JoseError> {
+    let enc = json::take_string(header, "enc")?.ok_or(JoseError::Missing("enc"))?;
+    let enc = enc.parse().map_err(|_| JoseError::Encryption(enc))?;
+    if alg == KeyAgreement::Ecdh1Pu && enc != ContentEncryption::A256CbcHs512 {
+        return Err(JoseError::AuthcryptEncryption(enc));
+    }
+    Ok(enc)
+}
+
+/// `skid` and the decoded `apu`. For authcrypt both name the sender's key, and `apu` serves where `skid` is absent; an
+/// anonymous message has no `skid`, and its `apu`, if any, only enters the KDF.
+fn sender(header: &mut Map<String, Value>, alg: KeyAgreement) -> Result<(Option<String>, Vec<u8>), JoseError> {
+    let skid = json::take_string(header, "skid")?;
+    let apu = json::take_string(header, "apu")?;
+    match (alg, skid, apu) {
+        (KeyAgreement::EcdhEs, Some(_), _) => Err(JoseError::Refused("skid".to_owned())),
+        (KeyAgreement::EcdhEs, None, None) => Ok((None, Vec::new())),
+        (KeyAgreement::EcdhEs, None, Some(apu)) => Ok((None, b64::decode("apu", &apu)?)),
+        (KeyAgreement::Ecdh1Pu, _, None) => Err(JoseError::Missing("apu")),
+        (KeyAgreement::Ecdh1Pu, skid, Some(apu)) => {
+            let apu = b64::decode("apu", &apu)?;
+            let named = std::str::from_utf8(&apu).map_err(|_| JoseError::Apu)?;
+            if skid.as_ref().is_some_and(|skid| skid != named) {
+                return Err(JoseError::Apu);
+            }
+            Ok((Some(named.to_owned()), apu))
+        }
+    }
+}
