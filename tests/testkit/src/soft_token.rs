@@ -68,7 +68,13 @@ impl SoftToken {
             counters: Counters::default(),
             control: Control::default(),
         };
-        Self { shared: Arc::new(shared), custody: Custody::SharedSecretInProcess, concurrency: 1, zs_kept: 0, lacks: Vec::new() }
+        Self {
+            shared: Arc::new(shared),
+            custody: Custody::SharedSecretInProcess,
+            concurrency: 1,
+            zs_kept: 0,
+            lacks: Vec::new(),
+        }
     }
 
     /// Has the keys that are made or imported from now on report a custody. It is not true, of course.

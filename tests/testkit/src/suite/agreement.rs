@@ -177,7 +177,7 @@ pub fn wraps_for_the_same_recipient_twice(token: &dyn Custodian, capabilities: &
     for curve in capabilities.agreeing() {
         let key = Temporary::generate(token, curve);
         let (one, other) = (PrivateKey::generate(curve), PrivateKey::generate(curve));
-        check_wraps(token, key.public(), &[&one, &other, &one]);
+        check_wraps(token, key.public(), &[&one, &one, &other]);
         check_wraps(token, key.public(), &[&one]);
     }
 }
