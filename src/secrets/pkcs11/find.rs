@@ -65,6 +65,25 @@ pub(super) fn find(session: &Session, uri: &Uri) -> Outcome<Vec<Found>> {
     Ok(found)
 }
 
+/// One pair whose objects are known.
+pub(super) fn look_at(session: &Session, private: ObjectHandle, public: ObjectHandle) -> Outcome<Option<Found>> {
+    let publics = read_public(session, public)?.map(|(id, key)| (id, vec![(key, public)]));
+    read_private(session, private, &publics.into_iter().collect())
+}
+
+/// Whether a public key is in the token, by its point: two searches, however many keys there are.
+pub(super) fn holds(session: &Session, key: &PublicKey) -> Outcome<bool> {
+    for point in [key.as_bytes().to_vec(), curves::octet_string(key.as_bytes())] {
+        let template = [Attribute::Class(ObjectClass::PUBLIC_KEY), Attribute::Token(true), Attribute::EcPoint(point)];
+        for object in session.find_objects(&template).during("C_FindObjects")? {
+            if read_public(session, object)?.is_some_and(|(_, found)| found == *key) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
 /// CKA_ID and the key of a public object; none if it is none of ours.
 pub(super) fn read_public(session: &Session, object: ObjectHandle) -> Outcome<Option<(Vec<u8>, PublicKey)>> {
     let (mut id, mut params, mut point) = (Vec::new(), Vec::new(), Vec::new());

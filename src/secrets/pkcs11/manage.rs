@@ -10,7 +10,7 @@ use super::{
     Pkcs11Token,
     ckr::{During, Fault, Kind, Outcome},
     curves::{self, ec_params, key_types, octet_string},
-    find::{Found, find, read_public},
+    find::{find, holds, look_at, read_public},
     prove::Prover,
     session::Live,
     token::Entry,
@@ -34,8 +34,7 @@ impl Custodian for Pkcs11Token {
             return Err(TokenError::Config("the private key has the wrong length for its curve".into()));
         }
         let mut live = self.open_session(true)?;
-        let held = find(&live.session, &super::Uri::default())?;
-        if held.iter().any(|found| found.halves.iter().any(|(public, _)| *public == key.public)) {
+        if holds(&live.session, &key.public)? {
             return Err(TokenError::Config(format!(
                 "the token {:?} holds the key {} already",
                 self.name(),
@@ -110,10 +109,8 @@ impl Pkcs11Token {
             }
         }
         // Read back: a token may ignore the template.
-        let found = find(&live.session, &super::Uri::default())?;
-        let found = found.into_iter().find(|found| found.private == pair.private);
-        let found: Found =
-            found.ok_or_else(|| TokenError::KnownAnswer("the new private key cannot be found".into()))?;
+        let found = look_at(&live.session, pair.private, pair.public)?;
+        let found = found.ok_or_else(|| TokenError::KnownAnswer("the new private key cannot be read".into()))?;
         if !found.halves.iter().any(|(half, _)| *half == public) {
             return Err(TokenError::KnownAnswer("the halves of the new key do not pair".into()).into());
         }

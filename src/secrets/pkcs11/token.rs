@@ -15,7 +15,7 @@ use super::{
     agree::{self, Method, OurKey},
     ckr::{During, Fault, Outcome},
     find::{Found, find},
-    login::log_in,
+    login::{is_logged_in, log_in},
     module::Module,
     prove::Prover,
     session::{Kept, Lease, Live, Pool},
@@ -146,6 +146,9 @@ impl Pkcs11Token {
         let before = self.found();
         if before.epoch > seen {
             return Ok((before, Vec::new()));
+        }
+        if lock(&self.place).1.login_required && !is_logged_in(&live.session)? {
+            return Err(Fault::logged_out());
         }
         let mut keys = Keys { epoch: before.epoch + 1, ..Keys::default() };
         let mut inventory = Vec::new();
