@@ -1,0 +1,107 @@
+//! People to test with: keys in software tokens, documents that name them, and a resolver that counts.
+#![allow(dead_code)] // Each suite uses a part of it.
+
+pub mod forge;
+
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use claviger::{
+    did::{Document, LocalResolver, Relationship, ResolveError, Resolver, Service},
+    didcomm::{Error, Identities, Message, Provenance, UnpackOptions},
+    keys::{Curve, PublicKey},
+    secrets::Keyring,
+};
+use claviger_testkit::SoftToken;
+use serde_json::json;
+
+/// The type of the messages that tests send.
+pub const LUNCH: &str = "https://example.org/lets_do_lunch/1.0/proposal";
+
+/// Someone with keys in a software token and a document that names them.
+pub struct Person {
+    pub did: String,
+    pub document: Document,
+    pub token: SoftToken,
+    pub me: Identities,
+    /// The keys `#agree-1`, `#agree-2` ... in `keyAgreement`.
+    pub agree: Vec<PublicKey>,
+    /// The keys `#sign-1`, `#sign-2` ... in `authentication`.
+    pub sign: Vec<PublicKey>,
+}
+
+impl Person {
+    /// `did:example:NAME`, with a key on each of these curves.
+    pub async fn new(name: &str, agree: &[Curve], sign: &[Curve]) -> Self {
+        Self::with_service(name, agree, sign, None).await
+    }
+
+    /// The same, reached at a service.
+    pub async fn with_service(name: &str, agree: &[Curve], sign: &[Curve], service: Option<Service>) -> Self {
+        let did = format!("did:example:{name}");
+        let token = SoftToken::new(name);
+        let agree: Vec<PublicKey> = agree.iter().map(|curve| token.make(*curve)).collect();
+        let sign: Vec<PublicKey> = sign.iter().map(|curve| token.make(*curve)).collect();
+        let mut builder = Document::builder();
+        for (number, key) in agree.iter().enumerate() {
+            builder = builder.method(&format!("agree-{}", number + 1), key, &[Relationship::KeyAgreement]);
+        }
+        for (number, key) in sign.iter().enumerate() {
+            builder = builder.method(&format!("sign-{}", number + 1), key, &[Relationship::Authentication]);
+        }
+        let document = service.into_iter().fold(builder, |builder, service| builder.service(service)).build(&did);
+        let document = document.expect("a sound document");
+        let me = identities(&token, [document.clone()]).await;
+        Self { did, document, token, me, agree, sign }
+    }
+
+    /// The DID URL of one of its keys.
+    pub fn kid(&self, fragment: &str) -> String {
+        format!("{}#{fragment}", self.did)
+    }
+
+    pub async fn unpack(&self, packed: &str, resolver: &dyn Resolver) -> Result<(Message, Provenance), Error> {
+        Message::unpack(packed, resolver, &self.me, &UnpackOptions::default()).await
+    }
+}
+
+/// The DIDs of these documents, whose keys are in a token.
+pub async fn identities(token: &SoftToken, documents: impl IntoIterator<Item = Document>) -> Identities {
+    let keyring = Keyring::start([token.clone()]).await.expect("a software token starts");
+    Identities::new(keyring, documents).await.expect("the token holds the keys")
+}
+
+/// A message from one to another.
+pub fn lunch(from: &Person, to: &Person) -> Message {
+    Message::build(Message::new_id(), LUNCH, json!({"at": "noon"})).from(&*from.did).to(&*to.did).finalize()
+}
+
+/// Resolves the documents of people, did:key and did:peer, and keeps a list of what it was asked.
+#[derive(Default)]
+pub struct Directory {
+    inner: LocalResolver,
+    asked: Mutex<Vec<String>>,
+}
+
+impl Directory {
+    pub fn of(people: &[&Person]) -> Self {
+        Self::with(people.iter().map(|person| person.document.clone()))
+    }
+
+    pub fn with(documents: impl IntoIterator<Item = Document>) -> Self {
+        Self { inner: LocalResolver::new().with_documents(documents), asked: Mutex::default() }
+    }
+
+    /// The DIDs it was asked for since the last call.
+    pub fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut self.asked.lock().unwrap())
+    }
+}
+
+#[async_trait]
+impl Resolver for Directory {
+    async fn resolve(&self, did: &str) -> Result<Arc<Document>, ResolveError> {
+        self.asked.lock().unwrap().push(did.to_owned());
+        self.inner.resolve(did).await
+    }
+}
