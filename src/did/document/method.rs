@@ -82,7 +82,8 @@ fn jwk(_: &str, value: &Value) -> Result<PublicKey, KeyError> {
         return Err(KeyError::Unsupported(kty.chars().take(20).collect()));
     }
     let member = |name| match members.get(name) {
-        Some(Value::String(text)) => Ok(text.clone()),
+        // RFC 7515 has no padding; the older did:peer libraries wrote it.
+        Some(Value::String(text)) => Ok(text.trim_end_matches('=').to_owned()),
         Some(_) => Err(KeyError::Malformed("publicKeyJwk")),
         None => Err(KeyError::MissingMember(name)),
     };

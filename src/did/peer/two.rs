@@ -82,7 +82,7 @@ pub(super) fn resolve(did: &str, elements: &str) -> Result<Document, PeerError> 
 
 /// Whether the libraries of peers name the keys of this DID by the keys themselves.
 pub(in crate::did) fn has_legacy_fragments(did: &str) -> bool {
-    did.starts_with("did:peer:2")
+    did.starts_with("did:peer:2") || did.starts_with("did:peer:0")
 }
 
 /// The specification's table "Purpose Codes".
