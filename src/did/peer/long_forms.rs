@@ -93,10 +93,11 @@ impl LongFormFolder {
     fn store(&self, name: &str, long: &str) -> io::Result<()> {
         {
             let mut names = self.names();
-            if names.contains(name) && self.load(name).is_some() {
+            let known = names.contains(name);
+            if known && self.load(name).is_some() {
                 return Ok(());
             }
-            if names.len() >= self.limit {
+            if !known && names.len() >= self.limit {
                 return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "the folder is full"));
             }
             names.insert(name.to_owned());

@@ -146,10 +146,19 @@ impl Turn {
     fn member(self, (name, value): (String, Value)) -> (String, Value) {
         let name = self.text(&MEMBERS, name);
         let value = match value {
-            Value::String(kind) if name == "type" || name == "t" => self.text(&KINDS, kind).into(),
+            kinds if name == "type" || name == "t" => self.kinds(kinds),
             other => self.apply(other),
         };
         (name, value)
+    }
+
+    /// The value of `type`: a string, or several.
+    fn kinds(self, value: Value) -> Value {
+        match value {
+            Value::String(kind) => self.text(&KINDS, kind).into(),
+            Value::Array(kinds) => kinds.into_iter().map(|kind| self.kinds(kind)).collect(),
+            other => other,
+        }
     }
 
     fn text(self, table: &[(&str, &str)], text: String) -> String {
