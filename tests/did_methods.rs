@@ -191,6 +191,12 @@ async fn a_did_peer_2_that_is_not_well_made() {
             other => assert!(elements.contains('!') && matches!(other, Err(ResolveError::NotADid(_))), "{elements}"),
         }
     }
+    // A key of a kind that is not supported leaves the others as they are.
+    let bls = "zUC7K4ndUaGZgV7Cp2yJy6JtMoUHY6u7tkcSYUvPrEidqBmLCTLmi6d5WvwnUqejscAkERJ3bfjEiSYtdPkRSE8kSa11hFBr4sTgnbZ95SJj19PN2jdvJjyzpSZgxkyyxNnBNnY";
+    let document = resolve(&format!("did:peer:2.A{bls}.E{key}")).await.unwrap();
+    assert!(document.methods(Relationship::AssertionMethod).next().unwrap().key.is_err());
+    assert_eq!(ids(&document, Relationship::KeyAgreement), [format!("{}#key-2", document.id())]);
+
     let long = format!("did:peer:2{}", format!(".E{key}").repeat(1000));
     assert!(matches!(resolve(&long).await, Err(ResolveError::Peer { source: PeerError::TooLong { .. }, .. })));
     for did in

@@ -81,7 +81,7 @@ impl LongFormFolder {
         fs::create_dir_all(&folder)?;
         let names = fs::read_dir(&folder)?
             .filter_map(|entry| entry.map(|entry| entry.file_name().into_string().ok()).transpose())
-            .filter(|name| name.as_ref().map_or(true, |name| name.starts_with("4z")))
+            .filter(|name| name.as_ref().map_or(true, |name| file_name(&format!("did:peer:{name}")).is_some()))
             .collect::<io::Result<_>>()?;
         Ok(Self { folder, limit, memory: LongFormsInMemory::default(), names: Mutex::new(names) })
     }
