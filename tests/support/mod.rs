@@ -113,6 +113,7 @@ fn make(module: Module, path: &Path, folder: &Path, label: &str) -> ((String, St
 }
 
 /// What a test has when it runs in a process of its own.
+#[derive(Debug, Clone)]
 pub struct Here {
     /// The token's URI.
     pub uri: String,
@@ -120,6 +121,13 @@ pub struct Here {
     pub folder: PathBuf,
     /// The module.
     pub module: PathBuf,
+}
+
+impl Here {
+    /// Another token in the same process. It must be made before the module is loaded.
+    pub fn add(&self, module: Module, label: &str) -> String {
+        make(module, &self.module, &self.folder, label).1
+    }
 }
 
 /// Runs the body of the test that calls this in a process of its own, on a fresh token labelled `demo`.
