@@ -139,10 +139,10 @@ fn read_private(
     let Some(curve) = curves::curve(&params) else { return Ok(None) };
     let same_id = publics.get(&id).into_iter().flatten().filter(|(key, _)| key.curve() == curve);
     let mut halves: Vec<_> = same_id.map(|(key, object)| (key.clone(), Some(*object))).collect();
-    if let Some(own) = curves::read_point(curve, &own_point) {
-        if !halves.iter().any(|(key, _)| *key == own) {
-            halves.push((own, None));
-        }
+    if let Some(own) = curves::read_point(curve, &own_point)
+        && !halves.iter().any(|(key, _)| *key == own)
+    {
+        halves.push((own, None));
     }
     // Only P-256 has a choice. ykcs11 says CKA_DERIVE = false of keys that derive, so the flags decide nothing else.
     let usage = match (KeyUse::of(curve), derives, signs) {

@@ -110,10 +110,10 @@ impl<'a> Prover<'a> {
                 }
             }
         };
-        if let Some(method) = self.methods.get(&curve) {
-            if ask(*method, true)? {
-                return Ok(Some(*method));
-            }
+        if let Some(method) = self.methods.get(&curve)
+            && ask(*method, true)?
+        {
+            return Ok(Some(*method));
         }
         let mut tiers = self.tiers.to_vec();
         tiers.sort();

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     crypto::{Cek, EncryptedKey},
     keys::PublicKey,
-    secrets::{Custody, HeldKey, Token, TokenError, TokenInfo, Unwrap, Wrap},
+    secrets::{HeldKey, Token, TokenError, TokenInfo, Unwrap, Wrap},
 };
 
 /// A token behind a PKCS#11 module, opened and logged in.
@@ -281,12 +281,14 @@ impl Token for Pkcs11Token {
 
     fn keys(&self) -> Result<Vec<HeldKey>, TokenError> {
         let (keys, _) = self.find_again()?;
-        if let Some(minimum) = self.options.minimum_custody {
-            if let Some(low) = keys.iter().find(|key| key.custody.is_some_and(|custody| custody < minimum)) {
+        let minimum = self.options.minimum_custody;
+        for key in &keys {
+            if let (Some(custody), Some(minimum)) = (key.custody, minimum)
+                && custody < minimum
+            {
                 return Err(TokenError::Custody(format!(
-                    "the key {} is served with custody {}, and minimum_custody is {minimum}",
-                    low.public,
-                    low.custody.unwrap_or(Custody::SharedSecretInProcess),
+                    "the key {} is served with custody {custody}, and minimum_custody is {minimum}",
+                    key.public
                 )));
             }
         }
