@@ -105,3 +105,68 @@ impl Resolver for Directory {
         self.inner.resolve(did).await
     }
 }
+
+/// Alice writes to Bob, and Mallory would like to.
+pub struct Stage {
+    pub alice: Person,
+    pub bob: Person,
+    pub mallory: Person,
+    pub directory: Directory,
+}
+
+impl Stage {
+    /// Each has two X25519 keys and one on each NIST curve, and a key for each signature.
+    pub async fn new() -> Self {
+        const AGREE: [Curve; 5] = [Curve::X25519, Curve::X25519, Curve::P256, Curve::P384, Curve::P521];
+        const SIGN: [Curve; 3] = [Curve::Ed25519, Curve::P256, Curve::Secp256k1];
+        let person = |name| Person::new(name, &AGREE, &SIGN);
+        let (alice, bob, mallory) = (person("alice").await, person("bob").await, person("mallory").await);
+        let directory = Directory::of(&[&alice, &bob, &mallory]);
+        Self { alice, bob, mallory, directory }
+    }
+
+    /// Bob's keys by their numbers, with their ids.
+    pub fn bobs(&self, numbers: &[usize]) -> Vec<(String, PublicKey)> {
+        let key = |number: &usize| (self.bob.kid(&format!("agree-{number}")), self.bob.agree[number - 1].clone());
+        numbers.iter().map(key).collect()
+    }
+
+    /// A message of Alice's to Bob, as JSON.
+    pub fn plaintext(&self) -> serde_json::Value {
+        serde_json::to_value(lunch(&self.alice, &self.bob)).unwrap()
+    }
+
+    pub async fn opened(&self, packed: impl ToString) -> (Message, Provenance) {
+        self.bob.unpack(&packed.to_string(), &self.directory).await.expect("it opens")
+    }
+
+    /// Why Bob refuses it.
+    pub async fn refused(&self, packed: impl ToString) -> Error {
+        self.bob.unpack(&packed.to_string(), &self.directory).await.expect_err("it is refused")
+    }
+
+    /// Why Bob refuses it, before his token is asked for anything and before anyone is resolved.
+    pub async fn refused_at_sight(&self, packed: impl ToString) -> Error {
+        self.directory.asked();
+        let error = self.refused_by_software(packed).await;
+        assert_eq!(self.directory.asked(), [""; 0], "{error}");
+        error
+    }
+
+    /// Why Bob refuses it, before his token is asked for anything.
+    pub async fn refused_by_software(&self, packed: impl ToString) -> Error {
+        let before = self.bob.token.counts();
+        let error = self.refused(packed).await;
+        assert_eq!(self.bob.token.counts(), before, "{error}");
+        error
+    }
+}
+
+/// The error is this one.
+#[macro_export]
+macro_rules! assert_error {
+    ($error:expr, $($pattern:tt)+) => {{
+        let error = $error;
+        assert!(matches!(&error, $($pattern)+), "{error:?} is not {}", stringify!($($pattern)+));
+    }};
+}
