@@ -63,8 +63,8 @@ impl Jws {
         if is_jwt(&header) {
             return Err(JoseError::Refused("typ".to_owned()));
         }
-        let algorithm = algorithm(&mut header)?;
         let kid = kid(&mut header, signer.remove("header"))?;
+        let algorithm = algorithm(&mut header)?;
         let signature = json::take_string(&mut signer, "signature")?.ok_or(JoseError::Missing("signature"))?;
         let signature = b64::decode("signature", &signature)?;
         if signature.len() != SignatureAlgorithm::LENGTH {
