@@ -4,6 +4,7 @@
 pub mod forge;
 mod modules;
 
+#[allow(unused_imports)] // A suite that needs no module.
 pub use modules::*;
 
 use std::sync::{Arc, Mutex};
