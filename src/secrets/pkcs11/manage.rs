@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     keys::{Curve, PublicKey},
-    secrets::{Custodian, HeldKey, ImportKey, KeyUse, NewKey, Token, TokenError},
+    secrets::{Custodian, Custody, HeldKey, ImportKey, KeyUse, NewKey, Token, TokenError},
 };
 
 impl Custodian for Pkcs11Token {
@@ -50,21 +50,40 @@ impl Custodian for Pkcs11Token {
 
     fn delete(&self, key: &PublicKey) -> Result<(), TokenError> {
         let _changing = lock(&self.changing);
-        let live = self.open_session(true)?;
-        let mut gone = false;
+        let mut live = self.open_session(true)?;
+        let (mut gone, mut unproved) = (false, None);
         for found in find(&live.session, &self.uri)? {
-            let Some((_, public)) = found.halves.iter().find(|(half, _)| half == key) else { continue };
+            if !found.halves.iter().any(|(half, _)| half == key) {
+                continue;
+            }
+            // An id can lie, and what it would cost here cannot be brought back: the pair is proved first.
+            let proved = Prover::new(&self.module.raw, &Custody::ALL).prove(&mut live, key, found.private, found.usage);
+            match proved {
+                Ok(_) => {}
+                Err(Fault::Token(error)) => {
+                    unproved = Some(error);
+                    continue;
+                }
+                Err(fault) => return Err(fault.into()),
+            }
             // Before, so that nobody is given it; and after, for a finding that saw it in between.
             self.forget(key);
             // The private half first: if the token stops in between, what is left does no harm.
             live.session.destroy_object(found.private).during("C_DestroyObject")?;
-            if let Some(public) = public {
-                live.session.destroy_object(*public).during("C_DestroyObject")?;
+            for public in found.halves.iter().filter(|(half, _)| half == key).filter_map(|(_, object)| *object) {
+                live.session.destroy_object(public).during("C_DestroyObject")?;
             }
             self.forget(key);
             gone = true;
         }
-        if gone { Ok(()) } else { Err(TokenError::KeyGone) }
+        match unproved {
+            _ if gone => Ok(()),
+            Some(error) => Err(TokenError::KnownAnswer(format!(
+                "the private key that has the id of {key} is not proved to be its other half ({error}), so it is not \
+                 deleted: use the tools that came with the token"
+            ))),
+            None => Err(TokenError::KeyGone),
+        }
     }
 
     fn inventory(&self) -> Result<Vec<HeldKey>, TokenError> {

@@ -62,6 +62,13 @@ pub(super) struct Keys {
     by_public: HashMap<PublicKey, Arc<Entry>>,
 }
 
+/// What one finding gives.
+struct Looked {
+    by_public: HashMap<PublicKey, Arc<Entry>>,
+    /// All pairs, those too that are not to be used.
+    inventory: Vec<HeldKey>,
+}
+
 /// A key that may be used.
 pub(super) struct Entry {
     /// Its own, never used again: what is kept by it cannot be another key's.
@@ -164,7 +171,7 @@ impl Pkcs11Token {
             if lock(&self.place).1.login_required && !is_logged_in(&live.session)? {
                 return Err(Fault::logged_out());
             }
-            let (by_public, inventory) = looked;
+            let Looked { by_public, inventory } = looked;
             let mut found = self.keys.write().unwrap_or_else(|poisoned| poisoned.into_inner());
             if found.epoch == before.epoch {
                 let epoch = Epoch { findings: before.epoch.findings + 1, ..before.epoch };
@@ -174,8 +181,7 @@ impl Pkcs11Token {
         }
     }
 
-    /// The keys that may be used, and all that are there.
-    fn look(&self, live: &mut Live) -> Outcome<(HashMap<PublicKey, Arc<Entry>>, Vec<HeldKey>)> {
+    fn look(&self, live: &mut Live) -> Outcome<Looked> {
         let (mut by_public, mut inventory) = (HashMap::new(), Vec::new());
         let mut prover = Prover::new(&self.module.raw, &self.options.tiers);
         for found in find(&live.session, &self.uri)? {
@@ -186,7 +192,7 @@ impl Pkcs11Token {
                 inventory.push(found.held(public, &self.name));
             }
         }
-        Ok((by_public, inventory))
+        Ok(Looked { by_public, inventory })
     }
 
     /// A key that may be used, or none and a word in the log.
