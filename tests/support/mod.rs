@@ -1,158 +1,176 @@
-//! Throw-away tokens of real modules, for any integration test: `mod support;`.
-//!
-//! A module reads its configuration from the environment when it is initialised, once in a process, and Rust's tests
-//! share one process. So a test that opens a token in its own process runs again in a child, with the environment of a
-//! fresh token: see [`on`]. A test that only starts programs gives them [`TestToken::env`].
-#![allow(dead_code)] // Each test uses its part.
+//! People to test with: keys in software tokens, documents that name them, and a resolver that counts.
+#![allow(dead_code)] // Each suite uses a part of it.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
+pub mod forge;
+mod modules;
+
+#[allow(unused_imports)] // A suite that needs no module.
+pub use modules::*;
+
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use claviger::{
+    did::{Document, LocalResolver, Relationship, ResolveError, Resolver, Service},
+    didcomm::{Error, Identities, Message, Provenance, UnpackOptions},
+    keys::{Curve, PublicKey},
+    secrets::Keyring,
 };
+use claviger_testkit::SoftToken;
+use serde_json::json;
 
-/// A PKCS#11 module.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Module {
-    /// `CLAVIGER_TEST_SOFTHSM`, or where a distribution puts it.
-    SoftHsm,
-    /// `CLAVIGER_TEST_KRYOPTIC`, as `tests/kryoptic/build` prints it.
-    Kryoptic,
+/// The type of the messages that tests send.
+pub const LUNCH: &str = "https://example.org/lets_do_lunch/1.0/proposal";
+
+/// Someone with keys in a software token and a document that names them.
+pub struct Person {
+    pub did: String,
+    pub document: Document,
+    pub token: SoftToken,
+    pub me: Identities,
+    /// The keys `#agree-1`, `#agree-2` ... in `keyAgreement`.
+    pub agree: Vec<PublicKey>,
+    /// The keys `#sign-1`, `#sign-2` ... in `authentication`.
+    pub sign: Vec<PublicKey>,
 }
 
-impl Module {
-    /// Where it is. None, and a line that says so, if it is missing and may be.
-    pub fn path(self) -> Option<PathBuf> {
-        let variable = match self {
-            Module::SoftHsm => "CLAVIGER_TEST_SOFTHSM",
-            Module::Kryoptic => "CLAVIGER_TEST_KRYOPTIC",
-        };
-        let found = match (std::env::var_os(variable), self) {
-            (Some(path), _) => Some(PathBuf::from(path)).filter(|path| path.is_file()),
-            (None, Module::SoftHsm) => {
-                let output = Command::new(root().join("softhsm/module")).output().expect("softhsm/module runs");
-                output.status.success().then(|| String::from_utf8(output.stdout).unwrap().trim_end().into())
-            }
-            (None, Module::Kryoptic) => None,
-        };
-        if found.is_none() {
-            let set = |name, value: Option<&str>| {
-                std::env::var(name).is_ok_and(|is| value.map_or(!is.is_empty() && is != "false", |value| is == value))
-            };
-            let required = set("CLAVIGER_REQUIRE_TOKENS", Some("1")) || set("CI", None);
-            assert!(!required, "{self:?} is missing, and CI or CLAVIGER_REQUIRE_TOKENS wants it: set {variable}");
-            eprintln!("skipped: {self:?} is missing; set {variable} to its module");
+impl Person {
+    /// `did:example:NAME`, with a key on each of these curves.
+    pub async fn new(name: &str, agree: &[Curve], sign: &[Curve]) -> Self {
+        Self::with_service(name, agree, sign, None).await
+    }
+
+    /// The same, reached at a service.
+    pub async fn with_service(name: &str, agree: &[Curve], sign: &[Curve], service: Option<Service>) -> Self {
+        let did = format!("did:example:{name}");
+        let token = SoftToken::new(name);
+        let agree: Vec<PublicKey> = agree.iter().map(|curve| token.make(*curve)).collect();
+        let sign: Vec<PublicKey> = sign.iter().map(|curve| token.make(*curve)).collect();
+        let mut builder = Document::builder();
+        for (number, key) in agree.iter().enumerate() {
+            builder = builder.method(&format!("agree-{}", number + 1), key, &[Relationship::KeyAgreement]);
         }
-        found
+        for (number, key) in sign.iter().enumerate() {
+            builder = builder.method(&format!("sign-{}", number + 1), key, &[Relationship::Authentication]);
+        }
+        let document = service.into_iter().fold(builder, |builder, service| builder.service(service)).build(&did);
+        let document = document.expect("a sound document");
+        let me = identities(&token, [document.clone()]).await;
+        Self { did, document, token, me, agree, sign }
+    }
+
+    /// The DID URL of one of its keys.
+    pub fn kid(&self, fragment: &str) -> String {
+        format!("{}#{fragment}", self.did)
+    }
+
+    pub async fn unpack(&self, packed: &str, resolver: &dyn Resolver) -> Result<(Message, Provenance), Error> {
+        Message::unpack(packed, resolver, &self.me, &UnpackOptions::default()).await
     }
 }
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+/// The DIDs of these documents, whose keys are in a token.
+pub async fn identities(token: &SoftToken, documents: impl IntoIterator<Item = Document>) -> Identities {
+    let keyring = Keyring::start([token.clone()]).await.expect("a software token starts");
+    Identities::new(keyring, documents).await.expect("the token holds the keys")
 }
 
-/// A token in a temporary folder, which goes when this is dropped.
-pub struct TestToken {
-    folder: tempfile::TempDir,
-    module: Module,
-    /// What leads the module to the token: a variable and its value.
-    pub env: (String, String),
-    /// The token's URI, with its module and its PIN's file.
-    pub uri: String,
-    /// Its label.
-    pub label: String,
+/// A message from one to another.
+pub fn lunch(from: &Person, to: &Person) -> Message {
+    Message::build(Message::new_id(), LUNCH, json!({"at": "noon"})).from(&*from.did).to(&*to.did).finalize()
 }
 
-impl TestToken {
-    /// A token of a module; none if the module is missing and may be.
-    pub fn new(module: Module, label: &str) -> Option<Self> {
-        let path = module.path()?;
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let (env, uri) = make(module, &path, folder.path(), label);
-        Some(Self { folder, module, env, uri, label: label.to_owned() })
+/// Resolves the documents of people, did:key and did:peer, and keeps a list of what it was asked.
+#[derive(Default)]
+pub struct Directory {
+    inner: LocalResolver,
+    asked: Mutex<Vec<String>>,
+}
+
+impl Directory {
+    pub fn of(people: &[&Person]) -> Self {
+        Self::with(people.iter().map(|person| person.document.clone()))
     }
 
-    /// A SoftHSM token.
-    pub fn softhsm(label: &str) -> Option<Self> {
-        Self::new(Module::SoftHsm, label)
+    pub fn with(documents: impl IntoIterator<Item = Document>) -> Self {
+        Self { inner: LocalResolver::new().with_documents(documents), asked: Mutex::default() }
     }
 
-    /// A Kryoptic token.
-    pub fn kryoptic(label: &str) -> Option<Self> {
-        Self::new(Module::Kryoptic, label)
-    }
-
-    /// Another token behind the same configuration; its URI.
-    pub fn add(&self, label: &str) -> String {
-        let path = self.module.path().expect("it was there before");
-        make(self.module, &path, self.folder.path(), label).1
-    }
-
-    /// The folder that it is in.
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-
-    /// The file that its PIN is in.
-    pub fn pin_file(&self) -> PathBuf {
-        self.folder.path().join(format!("{}.pin", self.label))
+    /// The DIDs it was asked for since the last call.
+    pub fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut self.asked.lock().unwrap())
     }
 }
 
-fn make(module: Module, path: &Path, folder: &Path, label: &str) -> ((String, String), String) {
-    let script = match module {
-        Module::SoftHsm => "softhsm/token",
-        Module::Kryoptic => "softhsm/kryoptic-token",
-    };
-    let output = Command::new(root().join(script)).arg(folder).arg(label).output().expect("the script runs");
-    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
-    let output = String::from_utf8(output.stdout).expect("UTF-8");
-    let (export, uri) = output.trim_end().split_once('\n').expect("two lines");
-    let (name, value) = export.strip_prefix("export ").and_then(|export| export.split_once('=')).expect("export A=B");
-    assert!(uri.contains("module-path="), "{uri} names a module, {path:?}");
-    ((name.to_owned(), value.to_owned()), uri.to_owned())
-}
-
-/// What a test has when it runs in a process of its own.
-#[derive(Debug, Clone)]
-pub struct Here {
-    /// The token's URI.
-    pub uri: String,
-    /// The folder of its configuration.
-    pub folder: PathBuf,
-    /// The module.
-    pub module: PathBuf,
-}
-
-impl Here {
-    /// Another token in the same process. It must be made before the module is loaded.
-    pub fn add(&self, module: Module, label: &str) -> String {
-        make(module, &self.module, &self.folder, label).1
+#[async_trait]
+impl Resolver for Directory {
+    async fn resolve(&self, did: &str) -> Result<Arc<Document>, ResolveError> {
+        self.asked.lock().unwrap().push(did.to_owned());
+        self.inner.resolve(did).await
     }
 }
 
-/// Runs the body of the test that calls this in a process of its own, on a fresh token labelled `demo`.
-///
-/// The test is started again, alone, with the token in its environment; there this calls `body`.
-pub fn on(module: Module, body: impl FnOnce(Here)) {
-    const URI: &str = "CLAVIGER_TEST_HERE";
-    if let (Ok(uri), Some(path)) = (std::env::var(URI), module.path()) {
-        let folder = std::env::var_os("CLAVIGER_TEST_FOLDER").expect("set with the URI");
-        return body(Here { uri, folder: folder.into(), module: path });
+/// Alice writes to Bob, and Mallory would like to.
+pub struct Stage {
+    pub alice: Person,
+    pub bob: Person,
+    pub mallory: Person,
+    pub directory: Directory,
+}
+
+impl Stage {
+    /// Each has two X25519 keys and one on each NIST curve, and a key for each signature.
+    pub async fn new() -> Self {
+        const AGREE: [Curve; 5] = [Curve::X25519, Curve::X25519, Curve::P256, Curve::P384, Curve::P521];
+        const SIGN: [Curve; 3] = [Curve::Ed25519, Curve::P256, Curve::Secp256k1];
+        let person = |name| Person::new(name, &AGREE, &SIGN);
+        let (alice, bob, mallory) = (person("alice").await, person("bob").await, person("mallory").await);
+        let directory = Directory::of(&[&alice, &bob, &mallory]);
+        Self { alice, bob, mallory, directory }
     }
-    let Some(token) = TestToken::new(module, "demo") else { return };
-    let thread = std::thread::current();
-    let test = thread.name().expect("libtest names a test's thread after it, unless --test-threads=1");
-    let output = Command::new(std::env::current_exe().expect("this program"))
-        .args([test, "--exact", "--nocapture"])
-        .env(&token.env.0, &token.env.1)
-        .env(URI, &token.uri)
-        .env("CLAVIGER_TEST_FOLDER", token.folder())
-        .output()
-        .expect("this program starts again");
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{test} on {module:?} ({}):\n{out}\n{err}", output.status);
-    if std::env::var_os("SHOW").is_some() {
-        println!("{out}");
+
+    /// Bob's keys by their numbers, with their ids.
+    pub fn bobs(&self, numbers: &[usize]) -> Vec<(String, PublicKey)> {
+        let key = |number: &usize| (self.bob.kid(&format!("agree-{number}")), self.bob.agree[number - 1].clone());
+        numbers.iter().map(key).collect()
     }
-    assert!(out.contains("1 passed"), "{test} was not found by its name:\n{out}");
+
+    /// A message of Alice's to Bob, as JSON.
+    pub fn plaintext(&self) -> serde_json::Value {
+        serde_json::to_value(lunch(&self.alice, &self.bob)).unwrap()
+    }
+
+    pub async fn opened(&self, packed: impl ToString) -> (Message, Provenance) {
+        self.bob.unpack(&packed.to_string(), &self.directory).await.expect("it opens")
+    }
+
+    /// Why Bob refuses it.
+    pub async fn refused(&self, packed: impl ToString) -> Error {
+        self.bob.unpack(&packed.to_string(), &self.directory).await.expect_err("it is refused")
+    }
+
+    /// Why Bob refuses it, before his token is asked for anything and before anyone is resolved.
+    pub async fn refused_at_sight(&self, packed: impl ToString) -> Error {
+        self.directory.asked();
+        let error = self.refused_by_software(packed).await;
+        assert_eq!(self.directory.asked(), [""; 0], "{error}");
+        error
+    }
+
+    /// Why Bob refuses it, before his token is asked for anything.
+    pub async fn refused_by_software(&self, packed: impl ToString) -> Error {
+        let before = self.bob.token.counts();
+        let error = self.refused(packed).await;
+        assert_eq!(self.bob.token.counts(), before, "{error}");
+        error
+    }
+}
+
+/// The error is this one.
+#[macro_export]
+macro_rules! assert_error {
+    ($error:expr, $($pattern:tt)+) => {{
+        let error = $error;
+        assert!(matches!(&error, $($pattern)+), "{error:?} is not {}", stringify!($($pattern)+));
+    }};
 }
