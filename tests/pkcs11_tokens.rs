@@ -322,6 +322,12 @@ fn hostile_keys(here: Here) {
         assert_eq!(token.unwrap_cek(&key.public, &message(&key.public, None).request), Err(TokenError::KeyGone));
         assert_eq!(token.sign(&key.public, b""), Err(TokenError::KeyGone));
     }
+    for label in ["a", "b"] {
+        let wrong = inventory.iter().find(|key| key.label.as_deref() == Some(label)).unwrap();
+        let kept = token.delete(&wrong.public);
+        assert!(matches!(kept, Err(TokenError::KnownAnswer(_))), "it is the other's private key: {kept:?}");
+    }
+    assert_eq!(token.inventory().unwrap().len(), 5);
     let readable = inventory.iter().find(|key| key.label.as_deref() == Some("readable")).unwrap();
     let allowing =
         OpenOptions::new().allow_unprotected(["extractable".to_owned(), readable.public.to_multikey()]).open(&here.uri);

@@ -151,8 +151,5 @@ pub fn on(module: Module, body: impl FnOnce(Here)) {
         .expect("this program starts again");
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{test} on {module:?} ({}):\n{out}\n{err}", output.status);
-    if std::env::var_os("SHOW").is_some() {
-        println!("{out}");
-    }
     assert!(out.contains("1 passed"), "{test} was not found by its name:\n{out}");
 }

@@ -154,7 +154,8 @@ fn read_private(
     Ok(Some(Found { private: object, halves, curve, label, usage, origin, protected, always_authenticate }))
 }
 
-/// The attributes that an object has. One that cannot be read at all is passed over, unless the session is at fault.
+/// The attributes that an object has. One that cannot be read at all is passed over, unless the session is at fault: it
+/// may have been deleted since it was found.
 fn read(session: &Session, object: ObjectHandle, wanted: &[AttributeType]) -> Outcome<Vec<Attribute>> {
     match session.get_attributes(object, wanted).during("C_GetAttributeValue") {
         Ok(attributes) => Ok(attributes),
