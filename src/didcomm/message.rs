@@ -156,7 +156,7 @@ impl Message {
 
     /// The message that an object is; its headers and attachments are checked.
     pub fn from_object(map: Map<String, Value>) -> Result<Self, MessageError> {
-        if !map.get("id").and_then(Value::as_str).is_some_and(|id| !id.is_empty()) {
+        if map.get("id").and_then(Value::as_str).is_none_or(str::is_empty) {
             return Err(MessageError::NoId);
         }
         let message: Self =
