@@ -72,9 +72,20 @@ pub async fn wrap_in_forward(
         let mut forward =
             Message::build(Message::new_id(), FORWARD, json!({"next": next})).attachment(attachment).finalize();
         forward.to = did_of(key).map(|did| vec![did.to_owned()]);
-        forward.extra_headers = headers.cloned().unwrap_or_default();
+        let forward = with_headers(&forward, headers)?;
         packed = anoncrypt_to(forward.to_json().as_bytes(), key, enc, resolver).await?.0;
         next = key;
     }
     Ok(packed)
+}
+
+/// The forward with more headers, of which none may take the place of one that it has.
+fn with_headers(forward: &Message, headers: Option<&Map<String, Value>>) -> Result<Message, Error> {
+    let Ok(Value::Object(mut map)) = serde_json::to_value(forward) else { unreachable!("a message is an object") };
+    for (name, value) in headers.into_iter().flatten() {
+        if map.insert(name.clone(), value.clone()).is_some() {
+            return Err(Error::Forward("a header given for it is one that it has already"));
+        }
+    }
+    Ok(Message::from_object(map)?)
 }

@@ -48,7 +48,8 @@ impl FromPrior {
         if !is_did(&iss) || !super::same_did(issuer, &iss) {
             return Err(Error::FromPrior(FromPriorError::Issuer));
         }
-        let key = resolve_key(resolver, jwt.kid(), Relationship::Authentication).await?;
+        let owner = super::resolvable(&iss, jwt.kid());
+        let key = resolve_key(resolver, owner, jwt.kid(), Relationship::Authentication).await?;
         let verified = claims(jwt.verify(&key)?)?;
         Ok((verified, jwt.kid().to_owned()))
     }

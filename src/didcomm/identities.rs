@@ -125,9 +125,11 @@ impl Identities {
         self.documents.iter().filter(|(name, document)| *name == document.id()).map(|(_, document)| document)
     }
 
-    /// Our key with this DID URL, if it stands in the relationship.
+    /// Our key with this DID URL, if it stands in the relationship. Of a did:peer:2, a fragment as libraries older than
+    /// the clarifications write it is found too ([`Document::method`]).
     pub fn key(&self, kid: &str, relationship: Relationship) -> Option<&OwnKey> {
-        self.keys.get(kid).filter(|own| match relationship {
+        let legacy = || self.keys.get(&self.document(did::did_of(kid)?)?.method(kid, relationship)?.id);
+        self.keys.get(kid).or_else(legacy).filter(|own| match relationship {
             Relationship::KeyAgreement => own.agreement,
             Relationship::Authentication => own.authentication,
             _ => false,

@@ -97,6 +97,28 @@ pub enum MessageError {
     },
 }
 
+/// The headers that have a field: one in `extra_headers` as well would stand twice in the JSON.
+const FIELDS: [&str; 18] = [
+    "id",
+    "typ",
+    "type",
+    "body",
+    "from",
+    "to",
+    "thid",
+    "pthid",
+    "created_time",
+    "expires_time",
+    "from_prior",
+    "please_ack",
+    "ack",
+    "lang",
+    "accept-lang",
+    "return_route",
+    "return_route_thread",
+    "attachments",
+];
+
 fn empty_object() -> Value {
     Value::Object(Map::new())
 }
@@ -134,7 +156,7 @@ impl Message {
 
     /// The message that an object is; its headers and attachments are checked.
     pub fn from_object(map: Map<String, Value>) -> Result<Self, MessageError> {
-        if !map.get("id").and_then(Value::as_str).is_some_and(|id| !id.is_empty()) {
+        if map.get("id").and_then(Value::as_str).is_none_or(str::is_empty) {
             return Err(MessageError::NoId);
         }
         let message: Self =
@@ -164,6 +186,9 @@ impl Message {
         }
         if !self.body.is_object() {
             return Err(MessageError::Body);
+        }
+        if let Some(name) = self.extra_headers.keys().find(|name| FIELDS.contains(&name.as_str())) {
+            return Err(MessageError::Header(format!("{name:?} has a field, and stands in extra_headers")));
         }
         for (number, attachment) in self.attachments.iter().flatten().enumerate() {
             attachment.check(number)?;

@@ -39,3 +39,10 @@ fn same_did(a: &str, b: &str) -> bool {
     let short = |did| crate::did::peer::short_form(did).unwrap_or(did);
     a == b || (a.starts_with("did:peer:4") && b.starts_with("did:peer:4") && short(a) == short(b))
 }
+
+/// Of a DID and a key id of that same DID, the one to resolve: of a did:peer:4 the long form, which needs not to have been
+/// seen before, whichever of the two is in it.
+fn resolvable<'a>(did: &'a str, kid: &'a str) -> &'a str {
+    let named = crate::did::did_of(kid).unwrap_or(kid);
+    if did.len() > named.len() { did } else { named }
+}

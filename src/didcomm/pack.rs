@@ -95,7 +95,7 @@ impl Message {
         me: &Identities,
         options: &PackEncryptedOptions,
     ) -> Result<(String, PackEncryptedMetadata), Error> {
-        self.check()?;
+        self.check_sendable()?;
         let to_did = did_of(to).ok_or_else(|| Error::KeyId(to.to_owned()))?;
         self.check_to(to_did, sign_by.is_some())?;
         if options.protect_sender && from.is_none() {
@@ -153,15 +153,28 @@ impl Message {
     /// Signs without encrypting. `sign_by` is our DID or one of its authentication keys; `from` of the message must name
     /// that DID.
     pub async fn pack_signed(&self, sign_by: &str, me: &Identities) -> Result<(String, PackSignedMetadata), Error> {
-        self.check()?;
+        self.check_sendable()?;
         let (packed, sign_by_kid) = self.sign(sign_by, me, &self.context(None)).await?;
         Ok((packed, PackSignedMetadata { sign_by_kid }))
     }
 
     /// The plaintext, checked.
     pub fn pack_plaintext(&self) -> Result<String, Error> {
-        self.check()?;
+        self.check_sendable()?;
         Ok(self.to_json())
+    }
+
+    /// Sound in itself, and addressed with DIDs, which have no path, query or fragment (v2.1 "Message Headers").
+    fn check_sendable(&self) -> Result<(), Error> {
+        self.check()?;
+        let from = self.from.iter().map(|from| ("from", from));
+        let to = self.to.iter().flatten().map(|to| ("to", to));
+        match from.chain(to).find(|(_, did)| !is_did(did)) {
+            Some((header, found)) => {
+                Err(Error::Header { header, found: found.clone(), expected: "DIDs, without a fragment".into() })
+            }
+            None => Ok(()),
+        }
     }
 
     async fn sign(&self, sign_by: &str, me: &Identities, cx: &Context) -> Result<(String, String), Error> {
@@ -324,7 +337,7 @@ impl Route {
                 .didcomm_services()
                 .find_map(usable_endpoint)
                 .ok_or_else(|| refuse(&service.id, "its mediator has no DIDCommMessaging service"))?;
-            if is_did(&outer.uri) {
+            if did_of(&outer.uri).is_some() {
                 return Err(refuse(&service.id, "its mediator's endpoint is a DID again"));
             }
             let inner = std::mem::replace(&mut keys, outer.routing_keys.clone());

@@ -101,6 +101,7 @@ pub enum Warning {
     ForbiddenNesting,
     /// `expires_time` has passed.
     Expired,
-    /// `from_prior` came without authcrypt by its `sub`: it must not change anything.
+    /// `from_prior` came without authcrypt by its `sub`, or, if it ends a relationship, not encrypted at all: it must not
+    /// change anything.
     UnauthenticatedFromPrior,
 }

@@ -8,7 +8,9 @@ use std::{
 use serde_json::Value;
 
 use super::error::FromPriorError;
-use super::{Error, Forward, FromPrior, Identities, Layer, Message, OwnKey, PriorDid, Provenance, Warning, same_did};
+use super::{
+    Error, Forward, FromPrior, Identities, Layer, Message, OwnKey, PriorDid, Provenance, Warning, resolvable, same_did,
+};
 use crate::{
     did::{Document, Relationship, Resolver, did_of},
     jose::{self, Envelope, JoseError, Jwe, Jws, KeyAgreement, Limits},
@@ -139,8 +141,13 @@ impl Opener<'_> {
         if ours.is_empty() {
             return Err(Error::NotForUs(jwe.recipient_kids().map(str::to_owned).collect()));
         }
+        // Before the sender is resolved, which may ask a server of a stranger's choice.
+        let curve = jwe.ephemeral_key().curve();
+        if let Some(own) = ours.first().filter(|_| ours.iter().all(|own| own.key.curve() != curve)) {
+            return Err(JoseError::Curve { kid: own.kid.clone(), curve: own.key.curve(), expected: curve }.into());
+        }
         let sender = match jwe.sender_kid() {
-            Some(skid) => Some(self.key(skid, Relationship::KeyAgreement).await?),
+            Some(skid) => Some(self.key(skid, skid, Relationship::KeyAgreement).await?),
             None => None,
         };
         let (plaintext, own, kid) = self.try_keys(jwe, sender.as_ref()).await?;
@@ -194,11 +201,12 @@ impl Opener<'_> {
         Err(failure.unwrap_or(JoseError::NoRecipient).into())
     }
 
-    /// Our own documents come first: a message from ourselves needs no network.
-    async fn key(&self, kid: &str, relationship: Relationship) -> Result<PublicKey, Error> {
-        match did_of(kid).and_then(|did| self.me.document(did)) {
+    /// A key in the document of `owner`, a DID or DID URL. Our own documents come first: a message from ourselves needs
+    /// no network.
+    async fn key(&self, owner: &str, kid: &str, relationship: Relationship) -> Result<PublicKey, Error> {
+        match did_of(owner).and_then(|did| self.me.document(did)) {
             Some(own) => find_key(own, kid, relationship),
-            None => resolve_key(self.resolver, kid, relationship).await,
+            None => resolve_key(self.resolver, owner, kid, relationship).await,
         }
     }
 
@@ -207,10 +215,16 @@ impl Opener<'_> {
         // `kid` may stand unprotected: it must be a key of `from` before anything is resolved, else any relay makes us
         // ask a server of its choice (v2.1 "Message Signing"; affinidi-messaging 0.15.8).
         let claimed = jose::json_object("payload", jws.unverified_payload())?;
+        // A signature is innermost; whatever else is in it has no `from` of its own to check.
+        for (member, inner) in [("ciphertext", "encrypted"), ("payload", "signed")] {
+            if claimed.contains_key(member) {
+                return Err(Error::Nesting { outer: "signed", inner });
+            }
+        }
         let from = claimed.get("from").and_then(Value::as_str);
         let from = from.ok_or_else(|| Error::FromAbsent(jws.kid().to_owned()))?;
         check_same(from, jws.kid())?;
-        let key = self.key(jws.kid(), Relationship::Authentication).await?;
+        let key = self.key(resolvable(from, jws.kid()), jws.kid(), Relationship::Authentication).await?;
         let payload = jws.verify(&key)?.to_vec();
 
         seen.provenance.layers.push(Layer::Signed { alg: jws.algorithm(), kid: jws.kid().to_owned() });
@@ -285,8 +299,9 @@ impl Opener<'_> {
             (None, None) => {}
             (None, Some(_)) => return Err(Error::FromPrior(FromPriorError::Ending)),
         }
-        // An ending has no new DID, and so can have no authcrypt.
-        if claims.sub.is_some() && !authcrypt {
+        // An ending has no new DID, and so can have no authcrypt; encrypted it must be all the same.
+        let carried = if claims.sub.is_some() { authcrypt } else { provenance.encrypted };
+        if !carried {
             provenance.warnings.push(Warning::UnauthenticatedFromPrior);
         }
         provenance.from_prior = Some(PriorDid { iss: claims.iss, sub: claims.sub, iat: claims.iat, kid });
@@ -294,13 +309,14 @@ impl Opener<'_> {
     }
 }
 
-/// A key by its DID URL, if it stands in the relationship in the document of its own DID.
+/// A key by its DID URL, if it stands in the relationship in the document of `owner`, a DID or DID URL.
 pub(super) async fn resolve_key(
     resolver: &dyn Resolver,
+    owner: &str,
     kid: &str,
     relationship: Relationship,
 ) -> Result<PublicKey, Error> {
-    let did = did_of(kid).ok_or_else(|| Error::KeyId(kid.to_owned()))?;
+    let did = did_of(owner).ok_or_else(|| Error::KeyId(owner.to_owned()))?;
     let document = resolver.resolve(did).await?;
     find_key(&document, kid, relationship)
 }

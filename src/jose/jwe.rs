@@ -129,10 +129,13 @@ impl Jwe {
             // DIDComm has none, and a peer that writes one would see it unread.
             return Err(JoseError::Refused("aad".to_owned()));
         }
-        if let Some(unprotected) = map.remove("unprotected") {
-            no_parameter_twice(&header, as_header("unprotected", &unprotected)?)?;
-        }
-        let recipients = recipients(&mut map, &header, limits)?;
+        let unprotected = match map.remove("unprotected") {
+            None => Map::new(),
+            Some(Value::Object(unprotected)) => unprotected,
+            Some(_) => return Err(JoseError::Member("unprotected")),
+        };
+        check_unprotected(&unprotected, &[&header])?;
+        let recipients = recipients(&mut map, &[&header, &unprotected], limits)?;
 
         let alg = algorithm(&mut header)?;
         let enc = encryption(&mut header, alg)?;
@@ -161,6 +164,10 @@ impl Jwe {
         if tag.len() != enc.tag_length() {
             return Err(JoseError::Length("tag"));
         }
+        // Padded to whole blocks; a token need not be asked for the key of anything else.
+        if enc == ContentEncryption::A256CbcHs512 && (ciphertext.is_empty() || !ciphertext.len().is_multiple_of(16)) {
+            return Err(JoseError::Length("ciphertext"));
+        }
         Ok(Self { alg, enc, epk, skid, apu, apv, protected, recipients, iv, ciphertext, tag })
     }
 }
@@ -174,7 +181,7 @@ pub(super) fn apv_of<'a>(kids: impl Iterator<Item = &'a str>) -> Vec<u8> {
 
 fn recipients(
     map: &mut Map<String, Value>,
-    protected: &Map<String, Value>,
+    shared: &[&Map<String, Value>],
     limits: &Limits,
 ) -> Result<Vec<JweRecipient>, JoseError> {
     let Some(Value::Array(items)) = map.remove("recipients") else {
@@ -189,15 +196,13 @@ fn recipients(
     let mut recipients: Vec<JweRecipient> = Vec::with_capacity(items.len());
     for item in items {
         let Value::Object(mut item) = item else { return Err(JoseError::Member("recipients")) };
-        let header = item.remove("header").ok_or(JoseError::Missing("header"))?;
-        let header = as_header("header", &header)?;
-        no_parameter_twice(protected, header)?;
-        refuse_extensions(header)?;
-        let kid = match header.get("kid") {
-            Some(Value::String(kid)) => kid.clone(),
-            Some(_) => return Err(JoseError::Member("kid")),
-            None => return Err(JoseError::Missing("kid")),
+        let mut header = match item.remove("header") {
+            Some(Value::Object(header)) => header,
+            Some(_) => return Err(JoseError::Member("header")),
+            None => return Err(JoseError::Missing("header")),
         };
+        check_unprotected(&header, shared)?;
+        let kid = json::take_string(&mut header, "kid")?.ok_or(JoseError::Missing("kid"))?;
         let encrypted_key =
             json::take_string(&mut item, "encrypted_key")?.ok_or(JoseError::Missing("encrypted_key"))?;
         if recipients.iter().any(|other| other.kid == kid) {
@@ -208,21 +213,18 @@ fn recipients(
     Ok(recipients)
 }
 
-fn as_header<'a>(name: &'static str, value: &'a Value) -> Result<&'a Map<String, Value>, JoseError> {
-    value.as_object().ok_or(JoseError::Member(name))
-}
-
-/// The header parameter names of the JOSE headers must be disjoint; and what must be protected stands nowhere else.
-fn no_parameter_twice(protected: &Map<String, Value>, other: &Map<String, Value>) -> Result<(), JoseError> {
-    for name in other.keys() {
-        if protected.contains_key(name) {
+/// The header parameter names of the JOSE headers must be disjoint; what must be protected stands nowhere else; and an
+/// extension is one wherever it stands.
+fn check_unprotected(header: &Map<String, Value>, others: &[&Map<String, Value>]) -> Result<(), JoseError> {
+    for name in header.keys() {
+        if others.iter().any(|other| other.contains_key(name)) {
             return Err(JoseError::Twice(name.clone()));
         }
         if ["alg", "enc", "epk", "apu", "apv", "skid", "typ"].contains(&name.as_str()) {
             return Err(JoseError::Refused(name.clone()));
         }
     }
-    Ok(())
+    refuse_extensions(header)
 }
 
 /// No extension is understood, so none may be critical; DIDComm compresses nothing; passwords wrap nothing.

@@ -59,8 +59,12 @@ impl Jws {
         let protected = json::take_string(&mut signer, "protected")?.ok_or(JoseError::Missing("protected"))?;
         let mut header = json::object("protected header", &b64::decode("protected", &protected)?)?;
         refuse_extensions(&header)?;
-        let algorithm = algorithm(&mut header)?;
+        // What is signed as a JWT, a `from_prior` say, is no message, whatever its claims look like.
+        if is_jwt(&header) {
+            return Err(JoseError::Refused("typ".to_owned()));
+        }
         let kid = kid(&mut header, signer.remove("header"))?;
+        let algorithm = algorithm(&mut header)?;
         let signature = json::take_string(&mut signer, "signature")?.ok_or(JoseError::Missing("signature"))?;
         let signature = b64::decode("signature", &signature)?;
         if signature.len() != SignatureAlgorithm::LENGTH {
@@ -92,6 +96,12 @@ pub(crate) fn general_json(kid: &str, signature: &Signature) -> String {
 pub(super) fn algorithm(header: &mut Map<String, Value>) -> Result<SignatureAlgorithm, JoseError> {
     let alg = json::take_string(header, "alg")?.ok_or(JoseError::Missing("alg"))?;
     alg.parse().map_err(|_| JoseError::Algorithm(alg))
+}
+
+/// Whether a header says that it is a JWT's. Media types are compared without case (RFC 7515 section 4.1.9).
+pub(super) fn is_jwt(header: &Map<String, Value>) -> bool {
+    let typ = header.get("typ").and_then(Value::as_str).unwrap_or_default();
+    typ.eq_ignore_ascii_case("JWT") || typ.eq_ignore_ascii_case("application/jwt")
 }
 
 /// A key signs with the one algorithm of its curve, whatever a header says.

@@ -31,7 +31,7 @@ impl Jwt {
         let input = text[..header.len() + 1 + claims.len()].to_owned();
         let mut header = json::object("JWT header", &b64::decode("JWT header", header)?)?;
         refuse_extensions(&header)?;
-        if !header.get("typ").and_then(Value::as_str).is_some_and(|typ| typ.eq_ignore_ascii_case("JWT")) {
+        if !jws::is_jwt(&header) {
             return Err(JoseError::Member("typ"));
         }
         let algorithm = jws::algorithm(&mut header)?;

@@ -24,8 +24,10 @@ pub(super) struct Failure {
 /// What is to be done about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// The session, the login or a handle is no longer valid: open, log in and find again, once.
+    /// The session or the login is no longer valid: open, log in and find again, once.
     Lost,
+    /// A handle is no longer valid: the object was deleted, by another program maybe, or its session is lost.
+    Stale,
     /// The token is not there.
     Gone,
     /// The PIN was refused, or cannot be used.
@@ -34,11 +36,9 @@ pub(super) enum Kind {
     Unsupported,
     /// What was given to the call is wrong.
     Input,
-    /// Says nothing: a hostile point gives CKR_GENERAL_ERROR on SoftHSM 2.6.1 and CKR_DEVICE_ERROR on Kryoptic 1.5.4, a
+    /// Says nothing of who is at fault: a hostile point gives CKR_GENERAL_ERROR on SoftHSM 2.6.1 and CKR_DEVICE_ERROR on Kryoptic 1.5.4, a
     /// sick device gives the same.
     Vague,
-    /// A vague one, and the token failed a question that cannot be at fault too: a new session may cure it.
-    Sick,
     /// Anything else: memory, a full token, a missing random generator.
     Device,
 }
@@ -73,13 +73,8 @@ impl Failure {
 fn kind(code: &RvError) -> Kind {
     use RvError::*;
     match code {
-        SessionHandleInvalid
-        | SessionClosed
-        | UserNotLoggedIn
-        | ObjectHandleInvalid
-        | KeyHandleInvalid
-        | UnwrappingKeyHandleInvalid
-        | WrappingKeyHandleInvalid => Kind::Lost,
+        SessionHandleInvalid | SessionClosed | UserNotLoggedIn => Kind::Lost,
+        ObjectHandleInvalid | KeyHandleInvalid | UnwrappingKeyHandleInvalid | WrappingKeyHandleInvalid => Kind::Stale,
         TokenNotPresent | DeviceRemoved | SlotIdInvalid | TokenNotRecognized | CryptokiNotInitialized => Kind::Gone,
         PinIncorrect | PinInvalid | PinLenRange | PinExpired | PinLocked | PinTooWeak | UserPinNotInitialized => {
             Kind::Pin
@@ -153,7 +148,7 @@ impl From<Failure> for TokenError {
             Kind::Gone => TokenError::Away(format!("the token is gone ({failure})")),
             Kind::Pin => TokenError::Pin(format!("the token does not take the PIN ({failure})")),
             Kind::Unsupported => TokenError::Unsupported(failure.to_string()),
-            Kind::Lost | Kind::Input | Kind::Vague | Kind::Sick | Kind::Device => {
+            Kind::Lost | Kind::Stale | Kind::Input | Kind::Vague | Kind::Device => {
                 TokenError::Device { operation: failure.operation, reason: failure.code }
             }
         }
@@ -176,6 +171,12 @@ impl From<TokenError> for Fault {
 }
 
 impl Fault {
+    /// A login that is gone, found out by looking.
+    pub(super) fn logged_out() -> Self {
+        let code = name(&RvError::UserNotLoggedIn);
+        Fault::Call(Failure { operation: "C_GetSessionInfo", code, kind: Kind::Lost })
+    }
+
     pub(super) fn kind(&self) -> Option<Kind> {
         match self {
             Fault::Call(failure) => Some(failure.kind),
@@ -188,9 +189,10 @@ impl Fault {
         matches!(self.kind(), Some(Kind::Lost | Kind::Gone))
     }
 
-    /// A failure that a new session may cure.
+    /// A failure that a new session may cure. A vague one may be: Kryoptic 1.5.4 signs no more after a logout, with
+    /// CKR_GENERAL_ERROR.
     pub(super) fn curable(&self) -> bool {
-        self.no_answer() || self.kind() == Some(Kind::Sick)
+        self.no_answer() || matches!(self.kind(), Some(Kind::Stale | Kind::Vague))
     }
 }
 

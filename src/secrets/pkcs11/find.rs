@@ -65,6 +65,25 @@ pub(super) fn find(session: &Session, uri: &Uri) -> Outcome<Vec<Found>> {
     Ok(found)
 }
 
+/// One pair whose objects are known.
+pub(super) fn look_at(session: &Session, private: ObjectHandle, public: ObjectHandle) -> Outcome<Option<Found>> {
+    let publics = read_public(session, public)?.map(|(id, key)| (id, vec![(key, public)]));
+    read_private(session, private, &publics.into_iter().collect())
+}
+
+/// Whether a public key is in the token, by its point: two searches, however many keys there are.
+pub(super) fn holds(session: &Session, key: &PublicKey) -> Outcome<bool> {
+    for point in [key.as_bytes().to_vec(), curves::octet_string(key.as_bytes())] {
+        let template = [Attribute::Class(ObjectClass::PUBLIC_KEY), Attribute::Token(true), Attribute::EcPoint(point)];
+        for object in session.find_objects(&template).during("C_FindObjects")? {
+            if read_public(session, object)?.is_some_and(|(_, found)| found == *key) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
 /// CKA_ID and the key of a public object; none if it is none of ours.
 pub(super) fn read_public(session: &Session, object: ObjectHandle) -> Outcome<Option<(Vec<u8>, PublicKey)>> {
     let (mut id, mut params, mut point) = (Vec::new(), Vec::new(), Vec::new());
@@ -120,10 +139,10 @@ fn read_private(
     let Some(curve) = curves::curve(&params) else { return Ok(None) };
     let same_id = publics.get(&id).into_iter().flatten().filter(|(key, _)| key.curve() == curve);
     let mut halves: Vec<_> = same_id.map(|(key, object)| (key.clone(), Some(*object))).collect();
-    if let Some(own) = curves::read_point(curve, &own_point) {
-        if !halves.iter().any(|(key, _)| *key == own) {
-            halves.push((own, None));
-        }
+    if let Some(own) = curves::read_point(curve, &own_point)
+        && !halves.iter().any(|(key, _)| *key == own)
+    {
+        halves.push((own, None));
     }
     // Only P-256 has a choice. ykcs11 says CKA_DERIVE = false of keys that derive, so the flags decide nothing else.
     let usage = match (KeyUse::of(curve), derives, signs) {
@@ -135,7 +154,8 @@ fn read_private(
     Ok(Some(Found { private: object, halves, curve, label, usage, origin, protected, always_authenticate }))
 }
 
-/// The attributes that an object has. One that cannot be read at all is passed over, unless the session is at fault.
+/// The attributes that an object has. One that cannot be read at all is passed over, unless the session is at fault: it
+/// may have been deleted since it was found.
 fn read(session: &Session, object: ObjectHandle, wanted: &[AttributeType]) -> Outcome<Vec<Attribute>> {
     match session.get_attributes(object, wanted).during("C_GetAttributeValue") {
         Ok(attributes) => Ok(attributes),

@@ -34,6 +34,12 @@ struct Login {
 
 static LOGINS: LazyLock<Mutex<HashMap<Identity, Login>>> = LazyLock::new(Mutex::default);
 
+/// Whether a session sees private objects. One that does not finds none, without an error.
+pub(super) fn is_logged_in(session: &Session) -> Outcome<bool> {
+    let state = session.get_session_info().during("C_GetSessionInfo")?.session_state();
+    Ok(matches!(state, SessionState::RoUser | SessionState::RwUser))
+}
+
 /// Logs in, unless the process is. `vouched`: a person says that the PIN is right now.
 pub(super) fn log_in(
     module: &Module,
@@ -50,9 +56,7 @@ pub(super) fn log_in(
     let identity = (module.path.clone(), token.info.serial.clone(), label.clone());
     let login = logins.entry(identity).or_default();
 
-    let state = session.get_session_info().during("C_GetSessionInfo")?.session_state();
-    let logged_in = matches!(state, SessionState::RoUser | SessionState::RwUser);
-    if logged_in && login.ours || !token.login_required && !token.pin_set {
+    if !token.login_required && !token.pin_set || login.ours && is_logged_in(session)? {
         return Ok(());
     }
     if login.refused && !vouched {

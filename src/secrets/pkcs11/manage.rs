@@ -10,19 +10,21 @@ use super::{
     Pkcs11Token,
     ckr::{During, Fault, Kind, Outcome},
     curves::{self, ec_params, key_types, octet_string},
-    find::{Found, find, read_public},
+    find::{find, holds, look_at, read_public},
+    object::Object,
     prove::Prover,
     session::Live,
-    token::Entry,
+    token::{Entry, lock},
 };
 use crate::{
     keys::{Curve, PublicKey},
-    secrets::{Custodian, HeldKey, ImportKey, KeyUse, NewKey, Token, TokenError},
+    secrets::{Custodian, Custody, HeldKey, ImportKey, KeyUse, NewKey, Token, TokenError},
 };
 
 impl Custodian for Pkcs11Token {
     fn generate(&self, key: &NewKey) -> Result<HeldKey, TokenError> {
         check_use(key.usage, key.curve)?;
+        let _changing = lock(&self.changing);
         let mut live = self.open_session(true)?;
         let pair = generate(&live, key)?;
         Ok(self.finish(&mut live, pair, None, key.usage)?)
@@ -33,9 +35,9 @@ impl Custodian for Pkcs11Token {
         if key.private.len() != key.public.curve().coordinate_length() {
             return Err(TokenError::Config("the private key has the wrong length for its curve".into()));
         }
+        let _changing = lock(&self.changing);
         let mut live = self.open_session(true)?;
-        let held = find(&live.session, &super::Uri::default())?;
-        if held.iter().any(|found| found.halves.iter().any(|(public, _)| *public == key.public)) {
+        if holds(&live.session, &key.public)? {
             return Err(TokenError::Config(format!(
                 "the token {:?} holds the key {} already",
                 self.name(),
@@ -47,19 +49,41 @@ impl Custodian for Pkcs11Token {
     }
 
     fn delete(&self, key: &PublicKey) -> Result<(), TokenError> {
-        let live = self.open_session(true)?;
-        let mut gone = false;
+        let _changing = lock(&self.changing);
+        let mut live = self.open_session(true)?;
+        let (mut gone, mut unproved) = (false, None);
         for found in find(&live.session, &self.uri)? {
-            let Some((_, public)) = found.halves.iter().find(|(half, _)| half == key) else { continue };
+            if !found.halves.iter().any(|(half, _)| half == key) {
+                continue;
+            }
+            // An id can lie, and what it would cost here cannot be brought back: the pair is proved first.
+            let proved = Prover::new(&self.module.raw, &Custody::ALL).prove(&mut live, key, found.private, found.usage);
+            match proved {
+                Ok(_) => {}
+                Err(Fault::Token(error)) => {
+                    unproved = Some(error);
+                    continue;
+                }
+                Err(fault) => return Err(fault.into()),
+            }
+            // Before, so that nobody is given it; and after, for a finding that saw it in between.
             self.forget(key);
             // The private half first: if the token stops in between, what is left does no harm.
             live.session.destroy_object(found.private).during("C_DestroyObject")?;
-            if let Some(public) = public {
-                live.session.destroy_object(*public).during("C_DestroyObject")?;
+            for public in found.halves.iter().filter(|(half, _)| half == key).filter_map(|(_, object)| *object) {
+                live.session.destroy_object(public).during("C_DestroyObject")?;
             }
+            self.forget(key);
             gone = true;
         }
-        if gone { Ok(()) } else { Err(TokenError::KeyGone) }
+        match unproved {
+            _ if gone => Ok(()),
+            Some(error) => Err(TokenError::KnownAnswer(format!(
+                "the private key that has the id of {key} is not proved to be its other half ({error}), so it is not \
+                 deleted: use the tools that came with the token"
+            ))),
+            None => Err(TokenError::KeyGone),
+        }
     }
 
     fn inventory(&self) -> Result<Vec<HeldKey>, TokenError> {
@@ -110,10 +134,8 @@ impl Pkcs11Token {
             }
         }
         // Read back: a token may ignore the template.
-        let found = find(&live.session, &super::Uri::default())?;
-        let found = found.into_iter().find(|found| found.private == pair.private);
-        let found: Found =
-            found.ok_or_else(|| TokenError::KnownAnswer("the new private key cannot be found".into()))?;
+        let found = look_at(&live.session, pair.private, pair.public)?;
+        let found = found.ok_or_else(|| TokenError::KnownAnswer("the new private key cannot be read".into()))?;
         if !found.halves.iter().any(|(half, _)| *half == public) {
             return Err(TokenError::KnownAnswer("the halves of the new key do not pair".into()).into());
         }
@@ -141,7 +163,7 @@ fn key_id(public: &PublicKey) -> Vec<u8> {
 fn generate(live: &Live, key: &NewKey) -> Outcome<Pair> {
     // Unique until the point is known.
     let id = uuid::Uuid::new_v4().as_bytes().to_vec();
-    first_that_works(key.curve, |key_type| {
+    first_that_works(live, key.curve, |key_type| {
         let public = public_template(key_type, key.curve, key.usage, &id, key.label.as_ref());
         let private = private_template(key_type, key.usage, &id, key.label.as_ref());
         let mechanism = curves::generator(key_type);
@@ -152,7 +174,7 @@ fn generate(live: &Live, key: &NewKey) -> Outcome<Pair> {
 
 fn import(live: &Live, key: &mut ImportKey) -> Outcome<Pair> {
     let (curve, id) = (key.public.curve(), key_id(&key.public));
-    first_that_works(curve, |key_type| {
+    first_that_works(live, curve, |key_type| {
         let mut template = private_template(key_type, key.usage, &id, key.label.as_ref());
         template.push(Attribute::Class(ObjectClass::PRIVATE_KEY));
         template.push(Attribute::EcParams(ec_params(curve).to_vec()));
@@ -187,18 +209,38 @@ fn put_public(live: &Live, key_type: KeyType, key: &ImportKey, id: &[u8]) -> Out
     put(first).or_else(|fault| if fault.no_answer() { Err(fault) } else { put(second) })
 }
 
-/// Tries the key types that a token may know the curve by. What it says of the first is what is told if none works.
-fn first_that_works<T>(curve: Curve, make: impl FnMut(KeyType) -> Outcome<T>) -> Outcome<T> {
-    let mut first = None;
+/// Tries the key types that a token may know the curve by. If none works, that is told which says more than that the
+/// type is not known.
+fn first_that_works<T>(live: &Live, curve: Curve, make: impl FnMut(KeyType) -> Outcome<T>) -> Outcome<T> {
+    let mut told = Fault::Token(TokenError::Unsupported(format!("the curve {curve}")));
     for result in key_types(curve).iter().copied().map(make) {
         match result {
             Err(Fault::Call(failure)) if !matches!(failure.kind, Kind::Lost | Kind::Gone | Kind::Pin) => {
-                first.get_or_insert(Fault::Call(failure));
+                if failure.kind != Kind::Unsupported || matches!(told, Fault::Token(_)) {
+                    told = Fault::Call(failure);
+                }
             }
             result => return result,
         }
     }
-    Err(first.unwrap_or_else(|| TokenError::Unsupported(format!("the curve {curve}")).into()))
+    Err(whose_fault(live, curve, told))
+}
+
+/// Kryoptic 1.5.4 answers a curve that it does not know with CKR_GENERAL_ERROR, as a sick token would. So a curve that
+/// every token has is tried as well, as session objects: if that works, it is the curve.
+fn whose_fault(live: &Live, curve: Curve, fault: Fault) -> Fault {
+    if fault.kind() != Some(Kind::Vague) || curve == Curve::P256 {
+        return fault;
+    }
+    let public = [Attribute::Token(false), Attribute::EcParams(ec_params(Curve::P256).to_vec())];
+    let private = [Attribute::Token(false), Attribute::Private(true), Attribute::Sensitive(true)];
+    match live.session.generate_key_pair(&curves::generator(KeyType::EC), &public, &private) {
+        Ok((public, private)) => {
+            drop([public, private].map(|handle| Object::new(&live.session, handle)));
+            TokenError::Unsupported(format!("the curve {curve} ({fault})")).into()
+        }
+        Err(_) => fault,
+    }
 }
 
 fn private_template(key_type: KeyType, usage: KeyUse, id: &[u8], label: Option<&Arc<str>>) -> Vec<Attribute> {

@@ -110,10 +110,10 @@ impl<'a> Prover<'a> {
                 }
             }
         };
-        if let Some(method) = self.methods.get(&curve) {
-            if ask(*method, true)? {
-                return Ok(Some(*method));
-            }
+        if let Some(method) = self.methods.get(&curve)
+            && ask(*method, true)?
+        {
+            return Ok(Some(*method));
         }
         let mut tiers = self.tiers.to_vec();
         tiers.sort();
@@ -136,7 +136,7 @@ fn answers(raw: &Raw, live: &mut Live, key: OurKey<'_>, peers: &Peers, short: bo
     let (apu, apv, tag) = (b"known".to_vec(), b"answer".to_vec(), vec![0x5a; 32]);
     let Peers { ephemeral, other } = peers;
     let agree = |with: &EphemeralKey, to| with.agree(to).expect("a key of the same curve");
-    let (ze, zs) = (agree(ephemeral, key.public), agree(other, key.public));
+    let ze = agree(ephemeral, key.public);
 
     let cek = Cek::generate(ContentEncryption::A256Gcm);
     let kek = crypto::concat_kdf(&[&ze], &KdfInfo { apu: b"", apv: &apv, tag: None });
@@ -153,6 +153,7 @@ fn answers(raw: &Raw, live: &mut Live, key: OurKey<'_>, peers: &Peers, short: bo
     if short {
         return Ok(true);
     }
+    let zs = agree(other, key.public);
     let info = KdfInfo { apu: &apu, apv: &apv, tag: Some(&tag) };
     let cek = Cek::generate(ContentEncryption::A256CbcHs512);
     request.encrypted_key = crypto::wrap_key(&crypto::concat_kdf(&[&ze, &zs], &info), &cek);

@@ -11,15 +11,15 @@ use std::{
 
 use cryptoki::{object::ObjectHandle, session::Session};
 
-use super::object::Object;
+use super::{object::Object, token::Epoch};
 use crate::keys::PublicKey;
 
 /// A session and what is kept in it.
 pub(super) struct Live {
     pub(super) session: Session,
     pub(super) kept: Kept,
-    /// Of which finding of the keys its handles are.
-    pub(super) epoch: u64,
+    /// Of which keys it is.
+    pub(super) epoch: Epoch,
 }
 
 /// The sessions that are idle, as many as are allowed; one that is none is yet to be opened.

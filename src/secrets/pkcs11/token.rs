@@ -15,7 +15,7 @@ use super::{
     agree::{self, Method, OurKey},
     ckr::{During, Fault, Outcome},
     find::{Found, find},
-    login::log_in,
+    login::{is_logged_in, log_in},
     module::Module,
     prove::Prover,
     session::{Kept, Lease, Live, Pool},
@@ -24,7 +24,7 @@ use super::{
 use crate::{
     crypto::{Cek, EncryptedKey},
     keys::PublicKey,
-    secrets::{Custody, HeldKey, Token, TokenError, TokenInfo, Unwrap, Wrap},
+    secrets::{HeldKey, Token, TokenError, TokenInfo, Unwrap, Wrap},
 };
 
 /// A token behind a PKCS#11 module, opened and logged in.
@@ -41,15 +41,32 @@ pub struct Pkcs11Token {
     keys: RwLock<Arc<Keys>>,
     /// One thread finds the keys at a time.
     finding: Mutex<()>,
+    /// One thread changes keys at a time.
+    pub(super) changing: Mutex<()>,
     vouched: AtomicBool,
+}
+
+/// Of when the keys are. What a session keeps is of one epoch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Epoch {
+    /// How often they were found; 0 is never.
+    findings: u64,
+    /// How many were made or deleted here: a finding during which one was is not to be trusted.
+    changes: u64,
 }
 
 /// The keys, as they were found last.
 #[derive(Default)]
 pub(super) struct Keys {
-    /// Which finding it was; 0 is none.
-    epoch: u64,
+    epoch: Epoch,
     by_public: HashMap<PublicKey, Arc<Entry>>,
+}
+
+/// What one finding gives.
+struct Looked {
+    by_public: HashMap<PublicKey, Arc<Entry>>,
+    /// All pairs, those too that are not to be used.
+    inventory: Vec<HeldKey>,
 }
 
 /// A key that may be used.
@@ -82,6 +99,7 @@ impl Pkcs11Token {
             place: Mutex::new(place),
             keys: RwLock::default(),
             finding: Mutex::default(),
+            changing: Mutex::default(),
             options,
         };
         let mut lease = token.pool.lease();
@@ -101,7 +119,7 @@ impl Pkcs11Token {
         // A person's word is good for one try.
         let vouched = self.vouched.swap(false, Ordering::Relaxed);
         log_in(&self.module, &place.1, &session, &self.uri, &self.options, vouched)?;
-        Ok(Live { session, kept: Kept::new(self.options.kept_secrets), epoch: 0 })
+        Ok(Live { session, kept: Kept::new(self.options.kept_secrets), epoch: Epoch::default() })
     }
 
     /// Does an operation with a session and the keys found. If the session, the login or a handle is lost, all three are
@@ -114,7 +132,7 @@ impl Pkcs11Token {
                 none => none.insert(self.open_session(false)?),
             };
             let mut keys = self.found();
-            if keys.epoch == 0 {
+            if keys.epoch.findings == 0 {
                 keys = self.find_keys(live, 0)?.0;
             }
             if live.epoch != keys.epoch {
@@ -126,9 +144,9 @@ impl Pkcs11Token {
         match attempt(&mut lease) {
             Err(fault) if fault.curable() => {
                 tracing::warn!(token = %self.name, %fault, "opening the session again");
-                let epoch = lease.live.take().map_or(0, |live| live.epoch);
+                let findings = lease.live.take().map_or(0, |live| live.epoch.findings);
                 let mut live = self.open_session(false)?;
-                self.find_keys(&mut live, epoch)?;
+                self.find_keys(&mut live, findings)?;
                 lease.live = Some(live);
                 Ok(attempt(&mut lease)?)
             }
@@ -143,29 +161,38 @@ impl Pkcs11Token {
     /// Finds the keys and proves them, unless another thread has done so since the finding `seen`.
     fn find_keys(&self, live: &mut Live, seen: u64) -> Outcome<(Arc<Keys>, Vec<HeldKey>)> {
         let _finding = lock(&self.finding);
-        let before = self.found();
-        if before.epoch > seen {
-            return Ok((before, Vec::new()));
-        }
-        let mut keys = Keys { epoch: before.epoch + 1, ..Keys::default() };
-        let mut inventory = Vec::new();
-        let mut prover = Prover::new(&self.module.raw, &self.options.tiers);
-        for found in find(&live.session, &self.uri)? {
-            let (held, entry) = match self.admit(live, &mut prover, &found)? {
-                Some(entry) => (entry.held.clone(), Some(entry)),
-                None => match found.halves.first() {
-                    Some((public, _)) => (found.held(public, &self.name), None),
-                    None => continue,
-                },
-            };
-            inventory.push(held);
-            if let Some(entry) = entry {
-                keys.by_public.entry(entry.held.public.clone()).or_insert(Arc::new(entry));
+        loop {
+            let before = self.found();
+            if before.epoch.findings > seen {
+                return Ok((before, Vec::new()));
+            }
+            let looked = self.look(live)?;
+            // After it, as a login may end while objects are looked at.
+            if lock(&self.place).1.login_required && !is_logged_in(&live.session)? {
+                return Err(Fault::logged_out());
+            }
+            let Looked { by_public, inventory } = looked;
+            let mut found = self.keys.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+            if found.epoch == before.epoch {
+                let epoch = Epoch { findings: before.epoch.findings + 1, ..before.epoch };
+                *found = Arc::new(Keys { epoch, by_public });
+                return Ok((found.clone(), inventory));
             }
         }
-        let keys = Arc::new(keys);
-        *self.keys.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = keys.clone();
-        Ok((keys, inventory))
+    }
+
+    fn look(&self, live: &mut Live) -> Outcome<Looked> {
+        let (mut by_public, mut inventory) = (HashMap::new(), Vec::new());
+        let mut prover = Prover::new(&self.module.raw, &self.options.tiers);
+        for found in find(&live.session, &self.uri)? {
+            if let Some(entry) = self.admit(live, &mut prover, &found)? {
+                inventory.push(entry.held.clone());
+                by_public.entry(entry.held.public.clone()).or_insert(Arc::new(entry));
+            } else if let Some((public, _)) = found.halves.first() {
+                inventory.push(found.held(public, &self.name));
+            }
+        }
+        Ok(Looked { by_public, inventory })
     }
 
     /// A key that may be used, or none and a word in the log.
@@ -230,24 +257,25 @@ impl Pkcs11Token {
     /// Adds a key that was made just now, if the keys have been found before.
     pub(super) fn add(&self, entry: Entry) {
         self.change(|keys| {
-            keys.by_public.insert(entry.held.public.clone(), Arc::new(entry));
+            keys.insert(entry.held.public.clone(), Arc::new(entry));
         });
     }
 
     /// Forgets a key that was deleted just now; what is kept of it in sessions goes at their next use.
     pub(super) fn forget(&self, public: &PublicKey) {
         self.change(|keys| {
-            keys.by_public.remove(public);
+            keys.remove(public);
         });
     }
 
-    fn change(&self, change: impl FnOnce(&mut Keys)) {
+    fn change(&self, change: impl FnOnce(&mut HashMap<PublicKey, Arc<Entry>>)) {
         let mut keys = self.keys.write().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if keys.epoch > 0 {
-            let mut changed = Keys { epoch: keys.epoch + 1, by_public: keys.by_public.clone() };
-            change(&mut changed);
-            *keys = Arc::new(changed);
+        let epoch = Epoch { changes: keys.epoch.changes + 1, ..keys.epoch };
+        let mut changed = Keys { epoch, by_public: keys.by_public.clone() };
+        if epoch.findings > 0 {
+            change(&mut changed.by_public);
         }
+        *keys = Arc::new(changed);
     }
 }
 
@@ -278,12 +306,14 @@ impl Token for Pkcs11Token {
 
     fn keys(&self) -> Result<Vec<HeldKey>, TokenError> {
         let (keys, _) = self.find_again()?;
-        if let Some(minimum) = self.options.minimum_custody {
-            if let Some(low) = keys.iter().find(|key| key.custody.is_some_and(|custody| custody < minimum)) {
+        let minimum = self.options.minimum_custody;
+        for key in &keys {
+            if let (Some(custody), Some(minimum)) = (key.custody, minimum)
+                && custody < minimum
+            {
                 return Err(TokenError::Custody(format!(
-                    "the key {} is served with custody {}, and minimum_custody is {minimum}",
-                    low.public,
-                    low.custody.unwrap_or(Custody::SharedSecretInProcess),
+                    "the key {} is served with custody {custody}, and minimum_custody is {minimum}",
+                    key.public
                 )));
             }
         }
@@ -309,7 +339,7 @@ impl Token for Pkcs11Token {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     // What a panicking thread left behind is whole: every change is one assignment.
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

@@ -159,16 +159,12 @@ impl<'s> Device<'s> {
 /// A derivation failed: is it the point, or the token? A code that may mean either is decided by `control`, the same
 /// with a point that cannot be at fault.
 fn whose_fault(fault: Fault, control: impl FnOnce() -> Option<Fault>) -> Fault {
-    let Fault::Call(mut failure) = fault else { return fault };
+    let Fault::Call(failure) = fault else { return fault };
     match failure.kind {
         Kind::Input => Fault::Token(TokenError::PeerKey(failure.to_string())),
         Kind::Vague => match control() {
             None => Fault::Token(TokenError::PeerKey(failure.to_string())),
-            Some(Fault::Call(control)) if control.kind == Kind::Vague => {
-                failure.kind = Kind::Sick;
-                Fault::Call(failure)
-            }
-            Some(control) => control,
+            Some(fault) => fault,
         },
         _ => Fault::Call(failure),
     }

@@ -1,0 +1,176 @@
+//! People to test with: keys in software tokens, documents that name them, and a resolver that counts.
+#![allow(dead_code)] // Each suite uses a part of it.
+
+pub mod forge;
+mod modules;
+
+#[allow(unused_imports)] // A suite that needs no module.
+pub use modules::*;
+
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use claviger::{
+    did::{Document, LocalResolver, Relationship, ResolveError, Resolver, Service},
+    didcomm::{Error, Identities, Message, Provenance, UnpackOptions},
+    keys::{Curve, PublicKey},
+    secrets::Keyring,
+};
+use claviger_testkit::SoftToken;
+use serde_json::json;
+
+/// The type of the messages that tests send.
+pub const LUNCH: &str = "https://example.org/lets_do_lunch/1.0/proposal";
+
+/// Someone with keys in a software token and a document that names them.
+pub struct Person {
+    pub did: String,
+    pub document: Document,
+    pub token: SoftToken,
+    pub me: Identities,
+    /// The keys `#agree-1`, `#agree-2` ... in `keyAgreement`.
+    pub agree: Vec<PublicKey>,
+    /// The keys `#sign-1`, `#sign-2` ... in `authentication`.
+    pub sign: Vec<PublicKey>,
+}
+
+impl Person {
+    /// `did:example:NAME`, with a key on each of these curves.
+    pub async fn new(name: &str, agree: &[Curve], sign: &[Curve]) -> Self {
+        Self::with_service(name, agree, sign, None).await
+    }
+
+    /// The same, reached at a service.
+    pub async fn with_service(name: &str, agree: &[Curve], sign: &[Curve], service: Option<Service>) -> Self {
+        let did = format!("did:example:{name}");
+        let token = SoftToken::new(name);
+        let agree: Vec<PublicKey> = agree.iter().map(|curve| token.make(*curve)).collect();
+        let sign: Vec<PublicKey> = sign.iter().map(|curve| token.make(*curve)).collect();
+        let mut builder = Document::builder();
+        for (number, key) in agree.iter().enumerate() {
+            builder = builder.method(&format!("agree-{}", number + 1), key, &[Relationship::KeyAgreement]);
+        }
+        for (number, key) in sign.iter().enumerate() {
+            builder = builder.method(&format!("sign-{}", number + 1), key, &[Relationship::Authentication]);
+        }
+        let document = service.into_iter().fold(builder, |builder, service| builder.service(service)).build(&did);
+        let document = document.expect("a sound document");
+        let me = identities(&token, [document.clone()]).await;
+        Self { did, document, token, me, agree, sign }
+    }
+
+    /// The DID URL of one of its keys.
+    pub fn kid(&self, fragment: &str) -> String {
+        format!("{}#{fragment}", self.did)
+    }
+
+    pub async fn unpack(&self, packed: &str, resolver: &dyn Resolver) -> Result<(Message, Provenance), Error> {
+        Message::unpack(packed, resolver, &self.me, &UnpackOptions::default()).await
+    }
+}
+
+/// The DIDs of these documents, whose keys are in a token.
+pub async fn identities(token: &SoftToken, documents: impl IntoIterator<Item = Document>) -> Identities {
+    let keyring = Keyring::start([token.clone()]).await.expect("a software token starts");
+    Identities::new(keyring, documents).await.expect("the token holds the keys")
+}
+
+/// A message from one to another.
+pub fn lunch(from: &Person, to: &Person) -> Message {
+    Message::build(Message::new_id(), LUNCH, json!({"at": "noon"})).from(&*from.did).to(&*to.did).finalize()
+}
+
+/// Resolves the documents of people, did:key and did:peer, and keeps a list of what it was asked.
+#[derive(Default)]
+pub struct Directory {
+    inner: LocalResolver,
+    asked: Mutex<Vec<String>>,
+}
+
+impl Directory {
+    pub fn of(people: &[&Person]) -> Self {
+        Self::with(people.iter().map(|person| person.document.clone()))
+    }
+
+    pub fn with(documents: impl IntoIterator<Item = Document>) -> Self {
+        Self { inner: LocalResolver::new().with_documents(documents), asked: Mutex::default() }
+    }
+
+    /// The DIDs it was asked for since the last call.
+    pub fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut self.asked.lock().unwrap())
+    }
+}
+
+#[async_trait]
+impl Resolver for Directory {
+    async fn resolve(&self, did: &str) -> Result<Arc<Document>, ResolveError> {
+        self.asked.lock().unwrap().push(did.to_owned());
+        self.inner.resolve(did).await
+    }
+}
+
+/// Alice writes to Bob, and Mallory would like to.
+pub struct Stage {
+    pub alice: Person,
+    pub bob: Person,
+    pub mallory: Person,
+    pub directory: Directory,
+}
+
+impl Stage {
+    /// Each has two X25519 keys and one on each NIST curve, and a key for each signature.
+    pub async fn new() -> Self {
+        const AGREE: [Curve; 5] = [Curve::X25519, Curve::X25519, Curve::P256, Curve::P384, Curve::P521];
+        const SIGN: [Curve; 3] = [Curve::Ed25519, Curve::P256, Curve::Secp256k1];
+        let person = |name| Person::new(name, &AGREE, &SIGN);
+        let (alice, bob, mallory) = (person("alice").await, person("bob").await, person("mallory").await);
+        let directory = Directory::of(&[&alice, &bob, &mallory]);
+        Self { alice, bob, mallory, directory }
+    }
+
+    /// Bob's keys by their numbers, with their ids.
+    pub fn bobs(&self, numbers: &[usize]) -> Vec<(String, PublicKey)> {
+        let key = |number: &usize| (self.bob.kid(&format!("agree-{number}")), self.bob.agree[number - 1].clone());
+        numbers.iter().map(key).collect()
+    }
+
+    /// A message of Alice's to Bob, as JSON.
+    pub fn plaintext(&self) -> serde_json::Value {
+        serde_json::to_value(lunch(&self.alice, &self.bob)).unwrap()
+    }
+
+    pub async fn opened(&self, packed: impl ToString) -> (Message, Provenance) {
+        self.bob.unpack(&packed.to_string(), &self.directory).await.expect("it opens")
+    }
+
+    /// Why Bob refuses it.
+    pub async fn refused(&self, packed: impl ToString) -> Error {
+        self.bob.unpack(&packed.to_string(), &self.directory).await.expect_err("it is refused")
+    }
+
+    /// Why Bob refuses it, before his token is asked for anything and before anyone is resolved.
+    pub async fn refused_at_sight(&self, packed: impl ToString) -> Error {
+        self.directory.asked();
+        let error = self.refused_by_software(packed).await;
+        assert_eq!(self.directory.asked(), [""; 0], "{error}");
+        error
+    }
+
+    /// Why Bob refuses it, before his token is asked for anything.
+    pub async fn refused_by_software(&self, packed: impl ToString) -> Error {
+        let before = self.bob.token.counts();
+        let error = self.refused(packed).await;
+        assert_eq!(self.bob.token.counts(), before, "{error}");
+        error
+    }
+}
+
+/// The error is this one.
+#[macro_export]
+macro_rules! assert_error {
+    ($error:expr, $($pattern:tt)+) => {{
+        let error = $error;
+        assert!(matches!(&error, $($pattern)+), "{error:?} is not {}", stringify!($($pattern)+));
+    }};
+}
