@@ -5,6 +5,8 @@
 mod appendix;
 #[path = "cli/demo.rs"]
 mod demo;
+#[path = "cli/documentation.rs"]
+mod documentation;
 #[path = "cli/messages.rs"]
 mod messages;
 #[path = "cli/support.rs"]

@@ -174,10 +174,11 @@ impl Config {
                 let said = format!("{}: two [[token]] have the name {:?}", name(self.file.as_deref()), token.name);
                 return Err(Failure::words("bad-config", said).hint("give each token a name of its own"));
             }
-            if let Some(profile) = &token.profile {
-                if !self.profile_folders().any(|folder| folder.join(format!("{profile}.toml")).is_file()) {
-                    tracing::info!(token = %token.name, "no hsm-config/{profile}.toml: the profile is not used");
-                }
+            let found = |profile: &&String| {
+                self.profile_folders().any(|folder| folder.join(format!("{profile}.toml")).is_file())
+            };
+            if let Some(profile) = token.profile.as_ref().filter(|profile| !found(profile)) {
+                tracing::warn!(token = %token.name, "there is no hsm-config/{profile}.toml: no profile is used");
             }
         }
         Ok(())
@@ -260,12 +261,12 @@ fn name(path: Option<&Path>) -> String {
 fn refuse(path: Option<&Path>, error: figment::Error) -> Failure {
     let from_environment = error.metadata.as_ref().is_some_and(|metadata| metadata.name.contains("environment"));
     let file = name(path.filter(|_| !from_environment));
-    let place = if error.path.is_empty() { String::new() } else { format!(" in `{}`", error.path.join(".")) };
+    let place = if error.path.is_empty() { String::new() } else { format!("`{}`: ", error.path.join(".")) };
     let (said, known, found) = match &error.kind {
         Kind::UnknownField(found, known) => (format!("there is no member {found:?}"), *known, found.as_str()),
-        Kind::UnknownVariant(found, known) => (format!("{found:?} is no value{place}"), *known, found.as_str()),
+        Kind::UnknownVariant(found, known) => (format!("{place}{found:?} is no value of it"), *known, found.as_str()),
         Kind::MissingField(field) => (format!("the member {field:?} is missing"), &[][..], ""),
-        kind => (format!("{}{place}", kind.to_string().trim_end()), &[][..], ""),
+        kind => (format!("{place}{}", kind.to_string().trim_end()), &[][..], ""),
     };
     let failure = Failure::words("bad-config", format!("{file}: {said}"));
     match (nearest(found, known), known) {

@@ -41,8 +41,11 @@ fn each_command_says_what_its_transcript_says() {
     assert!(wrong.is_empty() || update, "{wrong}");
 }
 
+/// Told of a command, what was wanted and what came.
+type Differs<'a> = dyn FnMut(&str, &[String], &[String]) + 'a;
+
 /// Runs the commands of a transcript, and writes it again with what came out.
-fn replay(home: &Home, text: &str, differs: &mut dyn FnMut(&str, &[String], &[String])) -> String {
+fn replay(home: &Home, text: &str, differs: &mut Differs<'_>) -> String {
     let mut written = String::new();
     let mut lines = text.lines().peekable();
     while let Some(line) = lines.next() {

@@ -54,7 +54,7 @@ fn configured(config: &Config, token: &TokenConfig, uri: &Uri) -> Row {
     let name = token.name.clone();
     if attended {
         let asks =
-            Failure::new("pin-needed", format!("the token {name:?} asks a person for its PIN: keys not counted"));
+            Failure::not_ready("pin-needed", format!("the token {name:?} asks a person for its PIN: keys not counted"));
         return match seen(config, uri) {
             Ok(info) => Row { name, info, state: Err(asks) },
             Err(failure) => Row { name, info: Default::default(), state: Err(failure) },
