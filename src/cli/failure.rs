@@ -74,7 +74,10 @@ impl Failure {
 
     /// What a token says while it is opened, or when it is asked for something.
     pub fn of_token(name: &str, error: &TokenError) -> Self {
-        let said = format!("the token {name:?}: {error}");
+        let mut said = error.to_string();
+        if !said.starts_with("the token ") {
+            said = format!("the token {name:?}: {said}");
+        }
         match error {
             TokenError::Away(_) => {
                 Self::not_ready("token-absent", said).hint("`claviger token list` shows the tokens that are there")

@@ -12,7 +12,9 @@ fn a_wrong_pin_is_tried_once_and_then_not_until_a_person_vouches() {
     home.write("user.pin", PIN);
     // SoftHSM says that a wrong PIN was given; the right one is not tried either.
     assert_eq!(home.run("--json key list").error(3), "pin-refused");
-    assert_eq!(home.run("--json token list").json()[0]["pin"], "pin-refused");
+    let listed = home.run("--json token list").json();
+    assert_eq!((&listed[0]["pin"], &listed[0]["keys"]), (&"count-low".into(), &serde_json::Value::Null));
+    assert_eq!(listed[0]["error"]["code"], "pin-refused");
     home.run("token unlock soft").done();
     home.run("key list").done();
 }
@@ -139,5 +141,29 @@ fn a_closed_pipe() {
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{words:?}");
         assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{words:?}");
+    }
+}
+
+/// Two tokens: the one that does not hold the key is not opened once the key is found, and passed over if it is away.
+#[test]
+fn only_the_tokens_that_are_needed_are_opened() {
+    let Some(home) = Home::with_token() else { return };
+    let did = home.did("--method peer:2 --token soft");
+    let module = softhsm().unwrap();
+    let other = |name: &str| {
+        let module = module.display();
+        format!(
+            "[[token]]\nname = {name:?}\nuri = \"pkcs11:token={name}?module-path={module}&pin-source=file:none.pin\"\n"
+        )
+    };
+    let own = std::fs::read_to_string(home.path().join("claviger.toml")).unwrap();
+    let (state, own) = own.split_at(own.find("[[token]]").unwrap());
+    let message = plaintext(Some(&did), Some(&did), "x");
+    for config in [format!("{state}{own}{}", other("behind")), format!("{state}{}{own}", other("before"))] {
+        home.write("claviger.toml", &config);
+        let packed = home.feed(&format!("pack --from {did} --sign-by {did} --to {did}"), &message);
+        home.feed("unpack", packed.done()).json();
+        assert_eq!(home.run("--json key list").error(3), "token-absent", "this needs them all");
+        assert_eq!(home.run("--json key generate --alg P-256").error(2), "token-unnamed");
     }
 }
