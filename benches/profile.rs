@@ -1,8 +1,8 @@
 //! Where the time of a message goes, beside the token's own derivations.
 //!
 //! Every round does each step once, so what else the machine does falls on all of them alike: ratios of the medians
-//! hold on a busy machine too. Criterion measures one thing after another and cannot do this. Each party's steps are
-//! printed as a table.
+//! hold on a busy machine too. Criterion measures one thing after another and cannot do this. Each step stands behind
+//! another one, with colder caches than in a loop of its own.
 
 #[path = "setup/mod.rs"]
 mod setup;
@@ -16,7 +16,7 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use claviger::{
-    crypto::{Cek, ContentEncryption, EphemeralKey, KdfInfo, concat_kdf},
+    crypto::{Cek, ContentEncryption, EncryptedKey, EphemeralKey, KdfInfo, concat_kdf},
     did::{Relationship, Resolver},
     didcomm::{Identities, Message},
     jose::{Envelope, Limits},
@@ -79,11 +79,20 @@ impl Profile<'_> {
         let plain = std::str::from_utf8(&plain).expect("JSON").to_owned();
         let mut new = packed.iter().cycle();
 
+        let idle = self.idle_keyring(curve);
+        let jwk = opened.epk.to_jwk();
+
         let mut steps = Steps::default();
         for _ in 0..rounds() {
+            self.raw.derive_and_destroy();
             steps.time("one raw derivation", || self.raw.derive_and_destroy());
             steps.time("one raw derivation and read", || self.raw.derive_read_and_destroy());
             steps.time("parse the envelope", || Envelope::parse(packed[0].as_bytes(), &limits).is_ok());
+            steps.time("- of that, JSON alone", || serde_json::from_str::<Value>(&packed[0]).is_ok());
+            steps.time("- of that, the ephemeral key's check", || PublicKey::from_jwk(&jwk).is_ok());
+            steps.time("the way to a thread and back", || {
+                self.runtime.block_on(idle.unwrap_cek(&own, &request, &cx)).is_ok()
+            });
             steps.time("the token, called directly", || self.token.unwrap_cek(&own, &request).is_ok());
             steps.time("the token, through the keyring", || self.unwrap(me, &own, &request, &cx));
             steps.time("open the content", || opened.open(&cek));
@@ -94,6 +103,14 @@ impl Profile<'_> {
             steps.time("`didcomm`", || self.runtime.block_on(self.didcomm.unpack(&theirs[0])));
         }
         steps.print(&format!("{}: authcrypt unpack {curve}", self.party.name));
+    }
+
+    /// A keyring whose token holds the same key and does nothing with it.
+    fn idle_keyring(&self, curve: Curve) -> Keyring {
+        let Kind::Claviger { me: identities, .. } = &self.party.kind else { unreachable!("of a device") };
+        let kid = format!("{}#key-1", me(curve, 1));
+        let own = identities.key(&kid, Relationship::KeyAgreement).expect("ours").key.clone();
+        self.runtime.block_on(Keyring::start([Idle(own)])).expect("it starts")
     }
 
     fn unwrap(&self, me: &Identities, key: &PublicKey, request: &Unwrap, cx: &Context) -> bool {
@@ -125,6 +142,7 @@ impl Profile<'_> {
 
         let mut steps = Steps::default();
         for _ in 0..rounds() {
+            self.raw.derive_and_destroy();
             steps.time("one raw derivation", || self.raw.derive_and_destroy());
             steps.time("make the ephemeral key", || EphemeralKey::generate(curve).is_some());
             steps.time("Ze", || ephemeral.agree(&theirs).is_some());
@@ -141,6 +159,35 @@ impl Profile<'_> {
             steps.time("`didcomm`", || self.runtime.block_on(self.didcomm.pack(&letters[0], Some(&from))));
         }
         steps.print(&format!("{}: authcrypt pack {curve}", self.party.name));
+    }
+}
+
+/// A token that does nothing, to measure the way to it.
+struct Idle(PublicKey);
+
+impl Token for Idle {
+    fn name(&self) -> &str {
+        "idle"
+    }
+
+    fn info(&self) -> TokenInfo {
+        TokenInfo::default()
+    }
+
+    fn keys(&self) -> Result<Vec<HeldKey>, TokenError> {
+        Ok(vec![HeldKey::new(self.0.clone(), "idle", KeyUse::Agreement)])
+    }
+
+    fn sign(&self, _: &PublicKey, _: &[u8]) -> Result<Vec<u8>, TokenError> {
+        Err(TokenError::KeyGone)
+    }
+
+    fn unwrap_cek(&self, _: &PublicKey, _: &Unwrap) -> Result<Cek, TokenError> {
+        Ok(Cek::new(vec![0; 64]))
+    }
+
+    fn wrap_cek(&self, _: &PublicKey, _: &Wrap) -> Result<Vec<EncryptedKey>, TokenError> {
+        Err(TokenError::KeyGone)
     }
 }
 
