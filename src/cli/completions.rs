@@ -1,6 +1,7 @@
 //! `claviger completions`.
 
 use clap_complete::Shell;
+use serde_json::json;
 
 use super::{failure::Failure, output::Out};
 
@@ -14,5 +15,6 @@ pub struct Args {
 pub fn run(args: &Args, command: &mut clap::Command, out: &Out) -> Result<(), Failure> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, command, "claviger", &mut script);
-    out.line(String::from_utf8_lossy(&script).trim_end())
+    let script = String::from_utf8_lossy(&script);
+    if out.json { out.document(&json!({ "completions": script })) } else { out.line(script.trim_end()) }
 }

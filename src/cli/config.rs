@@ -9,6 +9,7 @@ use figment::{
     Figment,
     error::Kind,
     providers::{Env, Format, Toml},
+    value::{Dict, Value},
 };
 use serde::Deserialize;
 
@@ -123,7 +124,9 @@ fn policy(allow: &Option<Vec<Allowed>>, minimum_custody: Option<Custody>) -> Pol
 }
 
 /// The sections that the environment may name; other variables that begin with CLAVIGER_ are not ours to judge.
-const SECTIONS: [&str; 4] = ["state_dir", "token", "key", "did"];
+const SECTIONS: [&str; 4] = ["state_dir", "did", "token", "key"];
+/// Those that are tables or values; of the others there are several, each with a name.
+const SINGLE: [&str; 2] = ["state_dir", "did"];
 
 impl Config {
     /// The configuration that `--config` names, or the first that is found; without any, an empty one.
@@ -134,10 +137,15 @@ impl Config {
         };
         let wrong = |error: figment::Error| refuse(path.as_deref(), error);
         let mut figment = Figment::from(Toml::string(&text));
-        for section in SECTIONS {
+        for section in SINGLE {
             figment = figment.merge(Env::prefixed("CLAVIGER_").split("__").filter(move |name| {
                 name.as_str().split('.').next().is_some_and(|first| first.eq_ignore_ascii_case(section))
             }));
+        }
+        for (section, named_by) in [("token", "name"), ("key", "key")] {
+            if let Some(entries) = overridden(&text, section, named_by)? {
+                figment = figment.merge((section, entries));
+            }
         }
         warn_of_misspelt_variables();
         let file: File = figment.extract().map_err(wrong)?;
@@ -220,6 +228,35 @@ impl Config {
         Failure::words("no-token", said)
             .hint("`claviger token list` shows the tokens of this machine, with lines to paste into claviger.toml")
     }
+}
+
+/// The entries of `[[token]]` or `[[key]]` with what the environment says of them, by their name:
+/// `CLAVIGER_TOKEN__SOFT__URI`. None if it says nothing.
+fn overridden(text: &str, section: &str, named_by: &str) -> Result<Option<Vec<Dict>>, Failure> {
+    let prefix = format!("CLAVIGER_{}__", section.to_ascii_uppercase());
+    let said: Vec<(String, String)> = env::vars_os()
+        .filter_map(|(name, value)| Some((name.to_str()?.strip_prefix(&prefix)?.to_owned(), value.into_string().ok()?)))
+        .collect();
+    if said.is_empty() {
+        return Ok(None);
+    }
+    // A mistake in the file is told when all of it is read.
+    let mut entries: Vec<Dict> = Figment::from(Toml::string(text)).extract_inner(section).unwrap_or_default();
+    // Shells take no dashes in the name of a variable.
+    let plain = |name: &str| name.replace('-', "_").to_ascii_lowercase();
+    for (name, value) in said {
+        let Some((entry, member)) = name.split_once("__") else { continue };
+        let is_named = |dict: &&mut Dict| {
+            dict.get(named_by).and_then(Value::as_str).is_some_and(|name| plain(name) == plain(entry))
+        };
+        let Some(dict) = entries.iter_mut().find(is_named) else {
+            let said = format!("{prefix}{name} in the environment: no [[{section}]] has that {named_by}");
+            return Err(Failure::words("bad-config", said));
+        };
+        let value = value.parse().expect("any text is a value");
+        dict.insert(member.to_ascii_lowercase(), value);
+    }
+    Ok(Some(entries))
 }
 
 /// The file to read, and its text. One that was named must be there.

@@ -190,7 +190,6 @@ impl From<ResolveError> for Failure {
     fn from(error: ResolveError) -> Self {
         let said = error.to_string();
         match error {
-            ResolveError::NotADid(_) => Self::words("bad-did", said),
             ResolveError::LongFormUnknown(_) => Self::new("did-long-form-unknown", said)
                 .hint("`claviger did resolve` with its long form keeps that for next time"),
             ResolveError::UnsupportedMethod(_) => Self::new("did-method-unsupported", said)

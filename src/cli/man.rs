@@ -3,13 +3,15 @@
 use std::io;
 
 use clap_mangen::Man;
+use serde_json::json;
 
 use super::{failure::Failure, output::Out};
 
 pub fn run(command: &clap::Command, out: &Out) -> Result<(), Failure> {
     let mut page = Vec::new();
     write(command, &mut page).map_err(|error| Failure::io("the manual page", &error))?;
-    out.line(String::from_utf8_lossy(&page).trim_end())
+    let page = String::from_utf8_lossy(&page);
+    if out.json { out.document(&json!({ "man": page })) } else { out.line(page.trim_end()) }
 }
 
 fn write(command: &clap::Command, page: &mut Vec<u8>) -> io::Result<()> {

@@ -104,3 +104,28 @@ pub fn short(id: &str) -> String {
     let tail: String = did.chars().skip(did.chars().count() - 6).collect();
     format!("{head}...{tail}{fragment}")
 }
+
+/// How many messages of `--lines` failed. Each has its line, and the exit status says whether all were done.
+#[derive(Default)]
+pub struct Tally {
+    failed: usize,
+    token_not_ready: bool,
+}
+
+impl Tally {
+    pub fn add<T>(&mut self, result: &Result<T, Failure>) {
+        if let Err(failure) = result {
+            self.failed += 1;
+            self.token_not_ready |= failure.status == Status::TokenNotReady;
+        }
+    }
+
+    pub fn end(self) -> Result<(), Failure> {
+        if self.failed == 0 {
+            return Ok(());
+        }
+        let failure = Failure::new("lines-failed", format!("{} failed: see the lines", count(self.failed, "message")));
+        let status = if self.token_not_ready { Status::TokenNotReady } else { failure.status };
+        Err(Failure { status, ..failure })
+    }
+}

@@ -12,7 +12,7 @@ use super::{
     config::Config,
     failure::Failure,
     input,
-    output::{Out, short},
+    output::{Out, Tally, short},
     own::{Own, Wanted, check_did},
     wait,
 };
@@ -71,7 +71,7 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
 async fn lines(args: &Args, own: &mut Own<'_>, out: &Out) -> Result<(), Failure> {
     // Opened at the first message that is worth it.
     let mut me = None;
-    let mut failed = 0;
+    let mut tally = Tally::default();
     for line in input::lines() {
         let result = match line.and_then(|line| args.message(&line)) {
             Ok(message) => {
@@ -85,10 +85,10 @@ async fn lines(args: &Args, own: &mut Own<'_>, out: &Out) -> Result<(), Failure>
             Err(failure) => Err(failure),
         };
         let line = result.map(|packed| json!({ "packed": packed.text }));
-        failed += usize::from(line.is_err());
+        tally.add(&line);
         out.json_line(&line.unwrap_or_else(|failure| failure.to_json()))?;
     }
-    super::unpack::all_done(failed)
+    tally.end()
 }
 
 impl Args {

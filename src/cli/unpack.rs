@@ -13,7 +13,7 @@ use super::{
     config::Config,
     failure::Failure,
     input,
-    output::{Out, count, short},
+    output::{Out, Tally, short},
     own::{Own, Wanted},
     wait,
 };
@@ -59,17 +59,17 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
 }
 
 async fn lines(opener: &mut Opener<'_>, out: &Out) -> Result<(), Failure> {
-    let mut failed = 0;
+    let mut tally = Tally::default();
     for line in input::lines() {
         let result = match line {
             Ok(line) => opener.open(&line).await.map(|opened| opened.to_json()),
             Err(failure) if failure.code == "io" => return Err(failure),
             Err(failure) => Err(failure),
         };
-        failed += usize::from(result.is_err());
+        tally.add(&result);
         out.json_line(&result.unwrap_or_else(|failure| failure.to_json()))?;
     }
-    all_done(failed)
+    tally.end()
 }
 
 /// A message, and how it was protected.
@@ -87,14 +87,6 @@ fn forwarded(message: &Message, out: &Out) -> Result<(), Failure> {
         .ok_or_else(|| Failure::new("not-a-forward", format!("the message is no forward, but {}", message.type_)))??;
     out.say(&format!("to be sent on to {}", short(&forward.next)));
     forward.forwarded.iter().try_for_each(|packed| out.line(packed))
-}
-
-/// The end of `--lines`: each line has had its result, and the status says whether all were done.
-pub fn all_done(failed: usize) -> Result<(), Failure> {
-    match failed {
-        0 => Ok(()),
-        failed => Err(Failure::new("lines-failed", format!("{} failed; its line says why", count(failed, "message")))),
-    }
 }
 
 /// Unpacks messages, and opens tokens when the first needs one.

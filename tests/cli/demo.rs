@@ -6,13 +6,11 @@ use crate::support::{Home, softhsm};
 
 #[test]
 fn it_tells_the_whole_conversation() {
-    if softhsm().is_none() {
-        return;
-    }
+    let Some(module) = softhsm() else { return };
     let home = Home::new();
     let mut command = home.command(env!("CARGO_BIN_EXE_claviger"));
     // As on a machine where SoftHSM was never used.
-    let output = command.arg("demo").env_remove("SOFTHSM2_CONF").output().unwrap();
+    let output = command.args(["demo", "--module"]).arg(&module).env_remove("SOFTHSM2_CONF").output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
     let told = String::from_utf8(output.stdout).unwrap();
@@ -24,7 +22,7 @@ fn it_tells_the_whole_conversation() {
     let widest = story.lines().map(|line| line.chars().count()).max().unwrap();
     assert!(widest <= 80, "{widest}");
 
-    let told = home.run("--json demo").json();
+    let told = home.run(&format!("--json demo --module {}", module.display())).json();
     let steps = told["steps"].as_array().unwrap();
     assert_eq!(steps.len(), 5);
     let envelopes = |step: &Value| -> Vec<String> {
@@ -46,11 +44,9 @@ fn it_tells_the_whole_conversation() {
 
 #[test]
 fn its_commands_by_hand_work_as_they_stand() {
-    if softhsm().is_none() {
-        return;
-    }
+    let Some(module) = softhsm() else { return };
     let home = Home::new();
-    let told = home.run("--json demo").json();
+    let told = home.run(&format!("--json demo --module {}", module.display())).json();
     home.write("by-hand.sh", told["by_hand"].as_str().unwrap());
     let output = home.command("sh").args(["-eu", "by-hand.sh"]).env_remove("SOFTHSM2_CONF").output().unwrap();
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

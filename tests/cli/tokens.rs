@@ -167,3 +167,14 @@ fn only_the_tokens_that_are_needed_are_opened() {
         assert_eq!(home.run("--json key generate --alg P-256").error(2), "token-unnamed");
     }
 }
+
+/// A DID whose document cannot be kept is not made, and its keys are not left behind.
+#[test]
+fn nothing_is_left_of_a_did_that_cannot_be_kept() {
+    let Some(home) = Home::with_token() else { return };
+    home.write("file", "");
+    let config = std::fs::read_to_string(home.path().join("claviger.toml")).unwrap();
+    home.write("claviger.toml", &config.replace("\"state\"", "\"file/state\""));
+    assert_eq!(home.run("--json did create --method peer:2").error(1), "io");
+    assert_eq!(home.run("--json key list").json(), serde_json::json!([]));
+}

@@ -22,16 +22,19 @@ use super::{failure::Failure, output::Out, token::softhsm, wait};
 /// authcrypted message, an anoncrypted reply, and a forward. Nothing is left behind.
 #[derive(clap::Args)]
 pub struct Args {
+    /// SoftHSM's PKCS#11 module, if it is not at one of its usual places
+    #[arg(long, value_name = "FILE")]
+    module: Option<PathBuf>,
     /// The folder of the tokens: what the demo gives itself when it starts itself again
     #[arg(long, hide = true, value_name = "DIR")]
     stage: Option<PathBuf>,
 }
 
 pub fn run(args: &Args, out: &Out) -> Result<(), Failure> {
-    let module = softhsm().ok_or_else(missing)?;
+    let module = args.module.clone().or_else(softhsm).filter(|module| module.is_file()).ok_or_else(missing)?;
     match &args.stage {
         Some(_) => wait(story::tell(&module, out)),
-        None => start_again(out),
+        None => start_again(&module, out),
     }
 }
 
@@ -41,13 +44,13 @@ fn missing() -> Failure {
 }
 
 /// Runs the demo in a process of its own that finds its tokens in a new folder, which is removed after.
-fn start_again(out: &Out) -> Result<(), Failure> {
+fn start_again(module: &Path, out: &Out) -> Result<(), Failure> {
     let failed = |error: &std::io::Error| Failure::io("the demo's temporary folder", error);
     let stage = tempfile::Builder::new().prefix("claviger-demo-").tempdir().map_err(|error| failed(&error))?;
     let configuration = prepare(stage.path()).map_err(|error| failed(&error))?;
     let program = env::current_exe().map_err(|error| Failure::io("this program", &error))?;
     let mut command = Command::new(program);
-    command.args(out.json.then_some("--json")).arg("demo").arg("--stage").arg(stage.path());
+    command.args(out.json.then_some("--json")).arg("demo").arg("--stage").arg(stage.path()).arg("--module").arg(module);
     command.env("SOFTHSM2_CONF", configuration);
     let status = command.status().map_err(|error| Failure::io("the demo's own process", &error))?;
     match status.code() {

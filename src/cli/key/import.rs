@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use claviger::secrets::{Custodian, ImportKey, Token};
+use claviger::secrets::{Custodian, ImportKey, Token, TokenError};
 
 use crate::cli::{
     config::Config,
@@ -42,8 +42,12 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
                 0 => "nothing was imported".to_owned(),
                 done => format!("{} before it were imported", count(done, "key")),
             };
-            // The configuration is not to blame for a key that is there already.
-            Failure::new("not-imported", format!("{} (the key {public}; {done})", failure.message))
+            let message = format!("{} (the key {public}; {done})", failure.message);
+            match error {
+                // The configuration is not to blame for a key that is there already.
+                TokenError::Config(_) => Failure::new("not-imported", message),
+                _ => Failure { message, ..failure },
+            }
         })?;
         imported.push(held);
     }

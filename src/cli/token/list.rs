@@ -147,10 +147,11 @@ fn paste(module: &std::path::Path, token: &SeenToken) -> String {
     let what = format!("# {} {}{serial}, slot {}", info.manufacturer, info.model, token.slot_id);
     if !token.initialized {
         let slot = token.slot_id;
+        let mut uri = uri(module, token);
+        uri.token = Some("NAME".to_owned());
         return format!(
-            "{what}: not initialised\n#   [[token]] as below with token=NAME, then `claviger token init NAME --slot-id {slot}`\n\
-             #   uri = \"pkcs11:token=NAME?module-path={}&pin-source=prompt\"\n",
-            module.display()
+            "{what}: not initialised. With these lines `claviger token init NAME --slot-id {slot}` does it.\n# [[token]]\n\
+             # name = \"NAME\"\n# uri = \"{uri}\"\n"
         );
     }
     let pin = match token.pin {

@@ -38,9 +38,8 @@ pub fn installed() -> Vec<PathBuf> {
 
 /// SoftHSM's.
 pub fn softhsm() -> Option<PathBuf> {
-    let named = std::env::var_os("CLAVIGER_TEST_SOFTHSM").map(PathBuf::from);
-    let usual = KNOWN.iter().filter(|pattern| pattern.ends_with("softhsm2.so")).flat_map(|pattern| expand(pattern));
-    named.into_iter().chain(usual).find(|path| path.is_file())
+    let mut usual = KNOWN.iter().filter(|pattern| pattern.ends_with("softhsm2.so")).flat_map(|pattern| expand(pattern));
+    usual.find(|path| path.is_file())
 }
 
 fn expand(pattern: &str) -> Vec<PathBuf> {
