@@ -141,7 +141,7 @@ pub fn on(module: Module, body: impl FnOnce(Here)) {
     }
     let Some(token) = TestToken::new(module, "demo") else { return };
     let thread = std::thread::current();
-    let test = thread.name().expect("libtest names a test's thread after it, unless --test-threads=1");
+    let test = thread.name().expect("libtest names a test's thread after it");
     let output = Command::new(std::env::current_exe().expect("this program"))
         .args([test, "--exact", "--nocapture"])
         .env(&token.env.0, &token.env.1)

@@ -9,6 +9,7 @@ use cryptoki::object::ObjectHandle;
 use super::{
     agree::{self, Method, OurKey, PointForm},
     ckr::{Fault, Outcome},
+    object::SeenBy,
     raw::Raw,
     session::{Kept, Live},
     sign::sign,
@@ -118,8 +119,8 @@ impl<'a> Prover<'a> {
         let mut tiers = self.tiers.to_vec();
         tiers.sort();
         for custody in tiers.into_iter().rev() {
-            for point in [PointForm::Raw, PointForm::Der] {
-                let method = Method { custody, point };
+            for (point, fleeting) in variants(custody) {
+                let method = Method { custody, point, fleeting };
                 if ask(method, false)? {
                     self.methods.entry(curve).or_insert(method);
                     return Ok(Some(method));
@@ -128,6 +129,17 @@ impl<'a> Prover<'a> {
         }
         Ok(None)
     }
+}
+
+/// The ways of a tier, the best first.
+fn variants(custody: Custody) -> impl Iterator<Item = (PointForm, SeenBy)> {
+    // With the KDF in the token too, Z is joined with others and nothing is gained.
+    let fleeting = match custody {
+        Custody::KekInToken => &[SeenBy::LoggedIn][..],
+        Custody::KekInProcess | Custody::SharedSecretInProcess => &[SeenBy::All, SeenBy::LoggedIn],
+    };
+    let with = |point| fleeting.iter().map(move |seen_by| (point, *seen_by));
+    [PointForm::Raw, PointForm::Der].into_iter().flat_map(with)
 }
 
 /// Whether the token gives the right content keys: of ECDH-ES; and, unless `short`, of ECDH-1PU with Zs derived and with

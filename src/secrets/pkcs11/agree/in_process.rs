@@ -21,7 +21,7 @@ pub(super) fn unwrap(
     info: &KdfInfo<'_>,
     wrapped: &[u8],
 ) -> Outcome<Cek> {
-    let ze = token.derive_sensitive(key, epk)?;
+    let ze = token.derive_sensitive(key, epk, key.method.fleeting)?;
     let kek = kek(token, &1u32.to_be_bytes(), [Some(ze.handle()), zs], info)?;
     Ok(crypto::unwrap_key(&kek, wrapped).map_err(|_| TokenError::Unwrap)?)
 }

@@ -18,7 +18,7 @@ use crate::{
         TokenError,
         pkcs11::{
             ckr::{During, Fault, Kind, Outcome},
-            object::{Object, readable, sensitive},
+            object::{Object, SeenBy, readable, sensitive},
         },
     },
 };
@@ -32,9 +32,14 @@ pub(super) fn unwrap(
     wrapped: &[u8],
 ) -> Outcome<Cek> {
     let kek = match zs {
-        None => token.derive(key, epk, EcKdf::sha256_sp800(&info.other_info()), &sensitive(KeyType::AES, Some(32)))?,
+        None => token.derive(
+            key,
+            epk,
+            EcKdf::sha256_sp800(&info.other_info()),
+            &sensitive(KeyType::AES, Some(32), SeenBy::LoggedIn),
+        )?,
         Some(zs) => {
-            let ze = token.derive_sensitive(key, epk)?;
+            let ze = token.derive_sensitive(key, epk, key.method.fleeting)?;
             let z = join(token, Mechanism::ConcatenateBaseAndKey(zs), ze.handle())?;
             let start = 1u32.to_be_bytes();
             let started =
@@ -69,7 +74,7 @@ pub(super) fn round_and(ze: &SharedSecret) -> Zeroizing<Vec<u8>> {
 
 fn join<'s>(token: Device<'s>, mechanism: Mechanism<'_>, base: ObjectHandle) -> Outcome<Object<'s>> {
     // Without a length: the whole of both parts.
-    let template = sensitive(KeyType::GENERIC_SECRET, None);
+    let template = sensitive(KeyType::GENERIC_SECRET, None, SeenBy::LoggedIn);
     let handle = token.session.derive_key(&mechanism, base, &template).during("C_DeriveKey")?;
     Ok(Object::new(token.session, handle))
 }
@@ -79,7 +84,7 @@ fn hash<'s>(token: Device<'s>, base: ObjectHandle, info: &KdfInfo<'_>) -> Outcom
     let other_info = info.other_info();
     let data = KeyDerivationStringData::new(&other_info);
     let input = join(token, Mechanism::ConcatenateBaseAndData(data), base)?;
-    let template = sensitive(KeyType::AES, Some(32));
+    let template = sensitive(KeyType::AES, Some(32), SeenBy::LoggedIn);
     let kek = token.raw.sha256_key_derivation(token.session, input.handle(), &template).during("C_DeriveKey")?;
     Ok(Object::new(token.session, kek))
 }
@@ -91,8 +96,10 @@ fn get_cek(token: Device<'_>, kek: &Object<'_>, wrapped: &[u8]) -> Outcome<Cek> 
         return Err(TokenError::Unwrap.into());
     }
     // C_UnwrapKey takes no CKA_VALUE_LEN: the length is that of what was wrapped (PKCS#11 v3.1 section 6.13.4).
-    let template: Vec<_> =
-        readable(length).into_iter().filter(|attribute| !matches!(attribute, Attribute::ValueLen(_))).collect();
+    let template: Vec<_> = readable(length, SeenBy::LoggedIn)
+        .into_iter()
+        .filter(|attribute| !matches!(attribute, Attribute::ValueLen(_)))
+        .collect();
     let cek = token.session.unwrap_key(&Mechanism::AesKeyWrap, kek.handle(), wrapped, &template);
     // The KEK has just been made, so it is the wrapped key that is wrong, however the module puts it.
     let cek = cek.during("C_UnwrapKey").map_err(|fault| match fault.kind() {

@@ -26,7 +26,7 @@ use cryptoki::{
 use super::{
     ckr::{During, Fault, Kind, Outcome},
     curves::octet_string,
-    object::{Object, sensitive},
+    object::{Object, SeenBy, sensitive},
     raw::Raw,
     session::{Kept, Live},
 };
@@ -41,6 +41,8 @@ use crate::{
 pub(super) struct Method {
     pub(super) custody: Custody,
     pub(super) point: PointForm,
+    /// For a Z that lives as long as one operation. Some tokens want every secret private.
+    pub(super) fleeting: SeenBy,
 }
 
 /// How the peer's point is written for the token (PKCS#11 v3.1 section 6.3.19: raw must, DER may be accepted).
@@ -131,9 +133,9 @@ impl<'s> Device<'s> {
     }
 
     /// Z as an object that stays in the token.
-    fn derive_sensitive(self, key: OurKey<'_>, peer: &PublicKey) -> Outcome<Object<'s>> {
+    fn derive_sensitive(self, key: OurKey<'_>, peer: &PublicKey, seen_by: SeenBy) -> Outcome<Object<'s>> {
         let length = peer.curve().coordinate_length();
-        self.derive(key, peer, EcKdf::null(), &sensitive(KeyType::GENERIC_SECRET, Some(length)))
+        self.derive(key, peer, EcKdf::null(), &sensitive(KeyType::GENERIC_SECRET, Some(length), seen_by))
     }
 
     /// Does something with the Zs of our key and a peer's, derived now or kept from before, and keeps it if that
@@ -149,7 +151,7 @@ impl<'s> Device<'s> {
         if let Some(zs) = kept.find(key.number, peer) {
             return operation(Some(zs));
         }
-        let zs = self.derive_sensitive(key, peer)?;
+        let zs = self.derive_sensitive(key, peer, SeenBy::LoggedIn)?;
         let result = operation(Some(zs.handle()))?;
         kept.keep(key.number, peer, zs, self.session);
         Ok(result)
