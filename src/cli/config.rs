@@ -17,7 +17,7 @@ use claviger::{
     secrets::{Allow, Custody, Policy},
 };
 
-use super::{failure::Failure, output};
+use super::failure::Failure;
 
 /// What claviger.toml says. Paths are absolute, or relative to the working folder as it is.
 #[derive(Debug, Default)]
@@ -174,10 +174,11 @@ impl Config {
                 let said = format!("{}: two [[token]] have the name {:?}", name(self.file.as_deref()), token.name);
                 return Err(Failure::words("bad-config", said).hint("give each token a name of its own"));
             }
-            if let Some(profile) = &token.profile {
-                if !self.profile_folders().any(|folder| folder.join(format!("{profile}.toml")).is_file()) {
-                    tracing::info!(token = %token.name, "no hsm-config/{profile}.toml: the profile is not used");
-                }
+            let found = |profile: &&String| {
+                self.profile_folders().any(|folder| folder.join(format!("{profile}.toml")).is_file())
+            };
+            if let Some(profile) = token.profile.as_ref().filter(|profile| !found(profile)) {
+                tracing::warn!(token = %token.name, "there is no hsm-config/{profile}.toml: no profile is used");
             }
         }
         Ok(())
@@ -260,12 +261,12 @@ fn name(path: Option<&Path>) -> String {
 fn refuse(path: Option<&Path>, error: figment::Error) -> Failure {
     let from_environment = error.metadata.as_ref().is_some_and(|metadata| metadata.name.contains("environment"));
     let file = name(path.filter(|_| !from_environment));
-    let place = if error.path.is_empty() { String::new() } else { format!(" in `{}`", error.path.join(".")) };
+    let place = if error.path.is_empty() { String::new() } else { format!("`{}`: ", error.path.join(".")) };
     let (said, known, found) = match &error.kind {
         Kind::UnknownField(found, known) => (format!("there is no member {found:?}"), *known, found.as_str()),
-        Kind::UnknownVariant(found, known) => (format!("{found:?} is no value{place}"), *known, found.as_str()),
+        Kind::UnknownVariant(found, known) => (format!("{place}{found:?} is no value of it"), *known, found.as_str()),
         Kind::MissingField(field) => (format!("the member {field:?} is missing"), &[][..], ""),
-        kind => (format!("{}{place}", kind.to_string().trim_end()), &[][..], ""),
+        kind => (format!("{place}{}", kind.to_string().trim_end()), &[][..], ""),
     };
     let failure = Failure::words("bad-config", format!("{file}: {said}"));
     match (nearest(found, known), known) {
@@ -293,14 +294,4 @@ pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let likeness = |known: &&str| strsim::jaro_winkler(name, known);
     let best = known.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
     (likeness(&best) > 0.8).then_some(best)
-}
-
-/// A line that is said once, of a URI with the PIN in it.
-pub fn warn_of_pin_value(token: &TokenConfig, json: bool) {
-    if token.uri.contains("pin-value=") {
-        output::warn(
-            &format!("the PIN of the token {:?} stands in its URI: prefer pin-source=file:PATH", token.name),
-            json,
-        );
-    }
 }

@@ -44,7 +44,8 @@ impl Failure {
         Self { status: Status::WrongWords, ..Self::new(code, message) }
     }
 
-    fn token(code: &'static str, message: impl Into<String>) -> Self {
+    /// The token is absent, locked, or has no PIN.
+    pub fn not_ready(code: &'static str, message: impl Into<String>) -> Self {
         Self { status: Status::TokenNotReady, ..Self::new(code, message) }
     }
 
@@ -73,12 +74,15 @@ impl Failure {
 
     /// What a token says while it is opened, or when it is asked for something.
     pub fn of_token(name: &str, error: &TokenError) -> Self {
-        let said = format!("the token {name:?}: {error}");
+        let mut said = error.to_string();
+        if !said.starts_with("the token ") {
+            said = format!("the token {name:?}: {said}");
+        }
         match error {
             TokenError::Away(_) => {
-                Self::token("token-absent", said).hint("`claviger token list` shows the tokens that are there")
+                Self::not_ready("token-absent", said).hint("`claviger token list` shows the tokens that are there")
             }
-            TokenError::Pin(_) => Self::token("pin-refused", said).hint(format!(
+            TokenError::Pin(_) => Self::not_ready("pin-refused", said).hint(format!(
                 "look at the `pin-source` of the token's URI; `claviger token unlock {name}` then tries the PIN once more"
             )),
             TokenError::Config(_) => Self::words("token-misconfigured", said),
@@ -118,7 +122,7 @@ impl From<SecretsError> for Failure {
                 Self::new("key-not-held", said).hint("`claviger key list` shows the keys of the configured tokens")
             }
             SecretsError::NotAllowed { .. } => Self::new("not-allowed", said),
-            SecretsError::Busy { .. } | SecretsError::Deadline { .. } => Self::token("token-busy", said),
+            SecretsError::Busy { .. } | SecretsError::Deadline { .. } => Self::not_ready("token-busy", said),
             _ => Self::new("token-failed", said),
         }
     }

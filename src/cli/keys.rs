@@ -64,7 +64,7 @@ impl KeyName {
 
     /// That no token has it.
     pub fn unknown(text: &str) -> Failure {
-        Failure::new("key-unknown", format!("no open token holds a key {text:?}"))
+        Failure::new("key-unknown", format!("no token holds a key {text:?}"))
             .hint("`claviger key list` shows the keys; a key is named by name, multikey, JWK thumbprint or DID URL")
     }
 }

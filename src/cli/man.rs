@@ -35,10 +35,17 @@ fn of_each(command: &clap::Command, page: &mut Vec<u8>) -> io::Result<()> {
         let about = command.get_long_about().or(command.get_about()).map(ToString::to_string).unwrap_or_default();
         page.extend_from_slice(format!("{}\n", about.replace('\\', "\\\\")).as_bytes());
         let mut options = Vec::new();
-        Man::new(command.clone()).render_options_section(&mut options)?;
+        // Said once, at the top.
+        let own = command.clone().mut_args(|arg| {
+            let everywhere = arg.is_global_set() || arg.get_id() == "help";
+            arg.hide(everywhere)
+        });
+        Man::new(own).render_options_section(&mut options)?;
         // Its own section here, not one of the page.
-        let options = String::from_utf8_lossy(&options).replace(".SH OPTIONS\n", "").replace(".SH ARGUMENTS\n", "");
-        page.extend_from_slice(options.as_bytes());
+        let options = String::from_utf8_lossy(&options).into_owned();
+        for line in options.lines().filter(|line| !line.starts_with(".SH")) {
+            page.extend_from_slice(format!("{line}\n").as_bytes());
+        }
     }
     Ok(())
 }

@@ -37,13 +37,13 @@ use output::Out;
 #[command(name = "claviger", version, max_term_width = 100, disable_help_subcommand = true)]
 struct Cli {
     /// The configuration; else $CLAVIGER_CONFIG, ./claviger.toml, or the user's or the system's folder
-    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(long, value_name = "FILE", global = true, help_heading = "Everywhere")]
     config: Option<PathBuf>,
     /// One JSON document on stdout; an error is one on stderr
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Everywhere")]
     json: bool,
     /// Says more on stderr; twice, still more
-    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    #[arg(short, long, action = clap::ArgAction::Count, global = true, help_heading = "Everywhere")]
     verbose: u8,
     #[command(subcommand)]
     command: Command,
@@ -51,7 +51,6 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Two agents, two tokens, a conversation, shown step by step
     Demo(demo::Args),
     /// The tokens: list, initialise, examine
     #[command(subcommand)]
@@ -62,11 +61,8 @@ enum Command {
     /// DIDs: create our own, resolve anyone's
     #[command(subcommand)]
     Did(did::Command),
-    /// Packs the plaintext message on stdin
     Pack(pack::Args),
-    /// Unpacks the packed message on stdin
     Unpack(unpack::Args),
-    /// Prints the completions for a shell
     Completions(completions::Args),
     /// Prints the manual page
     Man,

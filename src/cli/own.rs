@@ -82,7 +82,7 @@ impl<'a> Own<'a> {
     pub fn agreement_keys<'k>(&self, kids: impl Iterator<Item = &'k str>) -> Vec<PublicKey> {
         let find = |kid: &str| {
             let methods = self.documents.iter().filter_map(|it| it.method(kid, Relationship::KeyAgreement));
-            methods.filter_map(|method| method.key.as_ref().ok()).cloned().next()
+            methods.filter_map(|method| method.key.as_ref().ok()).next().cloned()
         };
         kids.filter_map(find).collect()
     }

@@ -14,12 +14,7 @@ use std::{
     process::Command,
 };
 
-use super::{
-    failure::{Failure, Status},
-    output::Out,
-    token::softhsm,
-    wait,
-};
+use super::{failure::Failure, output::Out, token::softhsm, wait};
 
 /// Two agents, two tokens, a conversation, shown step by step.
 ///
@@ -41,7 +36,7 @@ pub fn run(args: &Args, out: &Out) -> Result<(), Failure> {
 }
 
 fn missing() -> Failure {
-    Failure { status: Status::TokenNotReady, ..Failure::new("softhsm-missing", "SoftHSM is not installed") }
+    Failure::not_ready("softhsm-missing", "SoftHSM is not installed")
         .hint("apt-get install softhsm2 (Debian, Ubuntu), dnf install softhsm (Fedora), brew install softhsm (macOS)")
 }
 

@@ -7,9 +7,7 @@ use super::{config::Config, failure::Failure, output::Out};
 
 #[derive(clap::Subcommand)]
 pub enum Command {
-    /// Makes a DID of ours, with the keys it is not given
     Create(create::Args),
-    /// Prints the document of a DID
     Resolve(resolve::Args),
 }
 

@@ -82,7 +82,7 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     let usage = args.usage.map_or(KeyUse::of(curve), KeyUse::from);
     if !usage.fits(curve) {
         let can = if curve.agrees() { "agrees on keys and does not sign" } else { "signs and does not agree on keys" };
-        return Err(Failure::words("use-unfit", format!("a {curve} key {can}"))
+        return Err(Failure::words("use-unfit", format!("a key on {curve} {can}"))
             .hint("P-256 does both; separate keys are better, X25519 and Ed25519"));
     }
     let token = tokens::open(config, config.token(args.token.as_deref())?)?;

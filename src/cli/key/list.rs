@@ -31,6 +31,8 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     for token in tokens {
         keys.extend(tokens::inventory(&*tokens::open(config, token)?)?);
     }
+    // Tokens give them in no order.
+    keys.sort_by_cached_key(|held| (held.token.clone(), held.label.is_none(), held.label.clone(), held.public.clone()));
     if out.json {
         let rows = keys.iter().map(|held| {
             let mut row = to_json(held);

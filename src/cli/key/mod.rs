@@ -9,13 +9,9 @@ use super::{config::Config, failure::Failure, output::Out};
 
 #[derive(clap::Subcommand)]
 pub enum Command {
-    /// Makes a key pair in a token
     Generate(generate::Args),
-    /// Imports private keys that were made outside
     Import(import::Args),
-    /// Lists the keys
     List(list::Args),
-    /// Deletes a key pair
     Delete(delete::Args),
 }
 

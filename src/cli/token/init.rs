@@ -6,7 +6,7 @@ use serde_json::json;
 
 use claviger::secrets::{
     TokenError,
-    pkcs11::{InitToken, Pin, init_token},
+    pkcs11::{self, InitToken, Pin, Uri, init_token},
 };
 
 use crate::cli::{config::Config, failure::Failure, output::Out, pin, tokens};
@@ -36,10 +36,11 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
         |what: &str| Failure::words("token-misconfigured", format!("the URI of the token {:?} {what}", args.name));
     let module = uri.module_path.as_ref().ok_or_else(|| misconfigured("has no module-path=FILE"))?;
     let label = uri.token.clone().ok_or_else(|| misconfigured("has no token=LABEL to give it"))?;
+    let slot_id = slot(args, &uri, &config.base.join(module))?;
     let user_source = uri.pin_source.as_deref().unwrap_or("prompt");
     let request = InitToken {
         module: config.base.join(module),
-        slot_id: args.slot_id.or(uri.slot_id),
+        slot_id,
         user_pin: match &uri.pin_value {
             Some(pin) => pin.clone(),
             None => pin::new(user_source, &config.base, &format!("new PIN of the token {:?}", args.name))?,
@@ -59,6 +60,22 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
         }));
     }
     Ok(())
+}
+
+/// The slot: the one named, or that of the token which the URI or --erase names already, so that no second token gets
+/// its label. None leaves the choice of an empty one to the library.
+fn slot(args: &Args, uri: &Uri, module: &Path) -> Result<Option<u64>, Failure> {
+    let label = args.erase.as_ref().or(uri.token.as_ref());
+    let seen = pkcs11::tokens(module).map_err(|error| Failure::of_token(&args.name, &error))?;
+    let same = seen.iter().find(|token| token.initialized && Some(&token.info.label) == label);
+    match (args.slot_id.or(uri.slot_id), same) {
+        (Some(slot), Some(token)) if slot != token.slot_id => {
+            let said = format!("the token {token} has that label already");
+            Err(Failure::new("not-initialised", said).hint("give the new one another label: token=LABEL in its URI"))
+        }
+        (Some(slot), _) => Ok(Some(slot)),
+        (None, same) => Ok(same.map(|token| token.slot_id)),
+    }
 }
 
 /// The security officer's PIN: a new one, or that of the token which is to be erased. As all arguments, a file is

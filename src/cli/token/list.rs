@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use claviger::secrets::{
-    Token,
+    Token, TokenInfo,
     pkcs11::{self, PinState, SeenToken, Uri},
 };
 
@@ -32,7 +32,7 @@ pub fn run(config: &Config, out: &Out) -> Result<(), Failure> {
     }
     out.line(&table.render())?;
     for row in &rows {
-        if let Err(failure) = &row.state {
+        if let Err(failure) = &row.keys {
             out.say(&format!("{DIM}{}{DIM:#}", failure.message));
         }
     }
@@ -42,60 +42,51 @@ pub fn run(config: &Config, out: &Out) -> Result<(), Failure> {
 /// A configured token.
 struct Row {
     name: String,
-    info: claviger::secrets::TokenInfo,
+    info: TokenInfo,
+    /// What it says of its PIN; none if it is not there.
+    pin: Option<PinState>,
     /// How many keys it holds, once logged in.
-    state: Result<usize, Failure>,
+    keys: Result<usize, Failure>,
 }
 
-/// Logs in, for the keys are seen by none else; that a PIN was refused is seen as well, and not tried again.
+/// Logs in, for the keys are seen by none else. That the PIN is refused is seen then as well; it is not tried again.
 fn configured(config: &Config, token: &TokenConfig, uri: &Uri) -> Row {
+    let name = token.name.clone();
     // A person is not asked for a list.
     let attended = uri.pin_value.is_none() && uri.pin_source.as_deref().is_none_or(pin::asks);
-    let name = token.name.clone();
-    if attended {
-        let asks =
-            Failure::new("pin-needed", format!("the token {name:?} asks a person for its PIN: keys not counted"));
-        return match seen(config, uri) {
-            Ok(info) => Row { name, info, state: Err(asks) },
-            Err(failure) => Row { name, info: Default::default(), state: Err(failure) },
-        };
-    }
-    match tokens::open(config, token) {
-        Ok(opened) => Row { name, info: opened.info(), state: tokens::inventory(&opened).map(|keys| keys.len()) },
-        Err(failure) => Row { name, info: seen(config, uri).unwrap_or_default(), state: Err(failure) },
-    }
+    let opened = if attended {
+        let said = format!("the token {name:?} asks a person for its PIN: its keys are not counted");
+        Err(Failure::not_ready("pin-needed", said))
+    } else {
+        tokens::open(config, token)
+    };
+    let info = opened.as_ref().ok().map(|opened| opened.info());
+    let keys = opened.and_then(|opened| Ok(tokens::inventory(&opened)?.len()));
+    let seen = seen(config, uri);
+    let pin = seen.as_ref().map(|seen| seen.pin);
+    let info = info.or(seen.map(|seen| seen.info)).unwrap_or_default();
+    Row { name, info, pin, keys }
 }
 
 /// What a token shows without a login.
-fn seen(config: &Config, uri: &Uri) -> Result<claviger::secrets::TokenInfo, Failure> {
-    let absent = || Failure::new("token-absent", format!("no token matches {uri}"));
-    let module = uri.module_path.as_ref().ok_or_else(absent)?;
-    let tokens = pkcs11::tokens(config.base.join(module)).map_err(|error| Failure::of_token(module, &error))?;
+fn seen(config: &Config, uri: &Uri) -> Option<SeenToken> {
+    let tokens = pkcs11::tokens(config.base.join(uri.module_path.as_ref()?)).ok()?;
     let fits = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|wanted| wanted == is);
-    let found = tokens.into_iter().find(|token| {
-        token.initialized && fits(&uri.token, &token.info.label) && fits(&uri.serial, &token.info.serial)
-    });
-    found.map(|token| token.info).ok_or_else(absent)
+    tokens
+        .into_iter()
+        .find(|token| token.initialized && fits(&uri.token, &token.info.label) && fits(&uri.serial, &token.info.serial))
 }
 
 impl Row {
-    /// The state of the PIN, and the number of keys.
-    fn words(&self) -> (String, String) {
-        match &self.state {
-            Ok(keys) => ("ready".to_owned(), keys.to_string()),
-            Err(failure) => (failure.code.to_owned(), String::new()),
-        }
-    }
-
     fn cells(&self) -> [String; 7] {
         let info = &self.info;
-        let (pin, keys) = self.words();
+        let pin = json!(self.pin).as_str().unwrap_or_default().to_owned();
+        let keys = self.keys.as_ref().map(ToString::to_string).unwrap_or_default();
         let model = [info.manufacturer.as_str(), &info.model].join(" ").trim().to_owned();
         [self.name.clone(), info.label.clone(), info.serial.clone(), model, info.firmware.clone(), pin, keys]
     }
 
     fn to_json(&self) -> Value {
-        let (state, _) = self.words();
         json!({
             "name": self.name,
             "label": self.info.label,
@@ -103,9 +94,9 @@ impl Row {
             "manufacturer": self.info.manufacturer,
             "model": self.info.model,
             "firmware": self.info.firmware,
-            "pin": state,
-            "keys": self.state.as_ref().ok(),
-            "error": self.state.as_ref().err().map(|failure| failure.to_json()["error"].clone()),
+            "pin": self.pin,
+            "keys": self.keys.as_ref().ok(),
+            "error": self.keys.as_ref().err().map(|failure| failure.to_json()["error"].clone()),
         })
     }
 }
@@ -152,7 +143,8 @@ fn of_the_machine(config: &Config, out: &Out) -> Result<(), Failure> {
 /// The lines of a token for claviger.toml.
 fn paste(module: &std::path::Path, token: &SeenToken) -> String {
     let info = &token.info;
-    let what = format!("# {} {}, serial {}, slot {}", info.manufacturer, info.model, info.serial, token.slot_id);
+    let serial = if info.serial.is_empty() { String::new() } else { format!(", serial {}", info.serial) };
+    let what = format!("# {} {}{serial}, slot {}", info.manufacturer, info.model, token.slot_id);
     if !token.initialized {
         let slot = token.slot_id;
         return format!(

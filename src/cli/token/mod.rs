@@ -14,11 +14,8 @@ use super::{config::Config, failure::Failure, output::Out};
 pub enum Command {
     /// Lists the tokens; without a configuration those of this machine
     List,
-    /// Initialises an empty token
     Init(init::Args),
-    /// Tries the PIN once more after a refusal: you vouch for it
     Unlock(unlock::Args),
-    /// Tests what a token can do, and how fast
     Doctor(doctor::Args),
 }
 
