@@ -8,7 +8,6 @@ mod support;
 use std::{path::PathBuf, process::Command};
 
 use claviger::{
-    crypto::EphemeralKey,
     keys::{Curve, PublicKey},
     secrets::{
         Custodian, Custody, HeldKey, KeyUse, Keyring, NewKey, Policy, SecretsError, Token, TokenError,
@@ -81,7 +80,7 @@ fn opens(token: &dyn Token, key: &PublicKey, sender: Option<&PrivateKey>) -> boo
 
 /// Wraps for some recipients, each of whom reads it.
 fn wraps(token: &dyn Token, key: &PublicKey, recipients: &[PrivateKey]) {
-    let (ephemeral, cek, parties) = (EphemeralKey::generate(key.curve()).unwrap(), fresh_cek(), Parties::example());
+    let (ephemeral, cek, parties) = (PrivateKey::generate(key.curve()), fresh_cek(), Parties::example());
     let wrap = wrap_for(recipients.iter().map(PrivateKey::public), &ephemeral, &cek, &parties);
     let wrapped = token.wrap_cek(key, &wrap).unwrap();
     for (recipient, encrypted_key) in recipients.iter().zip(&wrapped) {
