@@ -7,8 +7,8 @@ use std::{
 
 use async_trait::async_trait;
 use quick_cache::{
-    Weighter,
-    sync::{Cache, EntryAction, EntryResult},
+    DefaultHashBuilder, OptionsBuilder, Weighter,
+    sync::{Cache, DefaultLifecycle, EntryAction, EntryResult},
 };
 
 use super::{Document, ResolveError, Resolver, is_did};
@@ -64,8 +64,15 @@ impl<R: Resolver> Cached<R> {
 
     /// A cache with these limits.
     pub fn with_limits(inner: R, limits: CacheLimits) -> Self {
-        // The number of entries is an estimate, for the size of the tables.
-        let entries = Cache::with_weighter((limits.bytes / 8192) as usize + 1, limits.bytes, Weight);
+        // The number of entries is an estimate, for the size of the tables. Four shards, as each has to have room for the
+        // largest document, and not more where there are more processors.
+        let options = OptionsBuilder::new()
+            .estimated_items_capacity((limits.bytes / 8192) as usize + 1)
+            .weight_capacity(limits.bytes)
+            .shards(4)
+            .build()
+            .expect("both capacities are given");
+        let entries = Cache::with_options(options, Weight, DefaultHashBuilder::default(), DefaultLifecycle::default());
         Self { inner, limits, entries }
     }
 

@@ -5,7 +5,12 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, mpsc},
+    panic::{self, AssertUnwindSafe},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -36,6 +41,8 @@ pub struct Keyring {
     routes: HashMap<PublicKey, Vec<usize>>,
     policies: Policies,
     keys: watch::Sender<HeldKeys>,
+    /// Whether any key was ever away.
+    some_away: AtomicBool,
 }
 
 /// A token and the way to its threads.
@@ -107,7 +114,13 @@ impl KeyringBuilder {
             keys.extend(held);
             tokens.push(Worker::start(token, queue));
         }
-        Ok(Keyring { tokens, routes, policies, keys: watch::Sender::new(keys.into()) })
+        Ok(Keyring {
+            tokens,
+            routes,
+            policies,
+            keys: watch::Sender::new(keys.into()),
+            some_away: AtomicBool::new(false),
+        })
     }
 }
 
@@ -143,7 +156,8 @@ impl Worker {
                     loop {
                         // The lock is held while waiting, not while working.
                         let Ok(job) = receiver.lock().expect("no holder panics").recv() else { return };
-                        job(&*token);
+                        // A token's code that panics fails its request; the thread is there for the next one.
+                        let _ = panic::catch_unwind(AssertUnwindSafe(|| job(&*token)));
                     }
                 })
                 .expect("the system has a thread to spare at start");
@@ -171,7 +185,12 @@ impl Worker {
         })?;
         match tokio::time::timeout_at(deadline.into(), answer).await {
             Ok(Ok(result)) => result.map_err(|error| SecretsError::Token { token: self.name.clone(), error }),
-            // The job was dropped unanswered: its deadline passed in the queue.
+            // Dropped unanswered before its deadline: the token's code panicked.
+            Ok(Err(_)) if Instant::now() < deadline => Err(SecretsError::Token {
+                token: self.name.clone(),
+                error: TokenError::Device { operation: "the operation", reason: "the token's code panicked".into() },
+            }),
+            // The deadline passed in the queue, or while the token worked.
             Ok(Err(_)) | Err(_) => Err(SecretsError::Deadline { token: self.name.clone() }),
         }
     }
@@ -213,22 +232,31 @@ impl Keyring {
                 away = Some(result);
                 continue;
             }
+            // What serves is there again. Looking for it takes time that few requests need to spend.
+            if result.is_ok() && self.some_away.load(Ordering::Relaxed) {
+                self.mark(&worker.name, key, KeyState::Ready);
+            }
             return result;
         }
         away.unwrap_or_else(|| Err(SecretsError::NotHeld(key.clone())))
     }
 
-    /// Tells those who watch that a key's state has changed.
+    /// Tells those who watch that a key's state has changed, if it has.
     fn mark(&self, token: &str, key: &PublicKey, state: KeyState) {
-        tracing::warn!(token, %key, ?state, "a key's state has changed");
-        self.keys.send_if_modified(|keys| {
-            let mut changed: Vec<HeldKey> = keys.to_vec();
-            for held in changed.iter_mut().filter(|held| *held.token == *token && held.public == *key) {
-                held.state = state;
-            }
+        if state == KeyState::Away {
+            self.some_away.store(true, Ordering::Relaxed);
+        }
+        let changed = self.keys.send_if_modified(|keys| {
+            let differs = |held: &HeldKey| *held.token == *token && held.public == *key && held.state != state;
+            let Some(position) = keys.iter().position(differs) else { return false };
+            let mut changed = keys.to_vec();
+            changed[position].state = state;
             *keys = changed.into();
             true
         });
+        if changed {
+            tracing::warn!(token, %key, ?state, "a key's state has changed");
+        }
     }
 }
 

@@ -2,6 +2,10 @@
 #![allow(dead_code)] // Each suite uses a part of it.
 
 pub mod forge;
+mod modules;
+
+#[allow(unused_imports)] // A suite that needs no module.
+pub use modules::*;
 
 use std::sync::{Arc, Mutex};
 

@@ -36,10 +36,13 @@ impl VerificationMethod {
     }
 }
 
+/// Reads the key of one member; the type of the method comes first.
+type Reader = fn(&str, &Value) -> Result<PublicKey, KeyError>;
+
 /// The key of the members that hold one. There should be one such member; if there are more they must agree, so that no
 /// two readers see different keys.
 fn key(kind: &str, members: &Map<String, Value>) -> Result<PublicKey, KeyError> {
-    let readers: [(&str, fn(&str, &Value) -> Result<PublicKey, KeyError>); 3] =
+    let readers: [(&str, Reader); 3] =
         [("publicKeyJwk", jwk), ("publicKeyMultibase", multibase), ("publicKeyBase58", base58)];
     let mut key: Option<PublicKey> = None;
     for (member, read) in readers {
@@ -82,7 +85,8 @@ fn jwk(_: &str, value: &Value) -> Result<PublicKey, KeyError> {
         return Err(KeyError::Unsupported(kty.chars().take(20).collect()));
     }
     let member = |name| match members.get(name) {
-        Some(Value::String(text)) => Ok(text.clone()),
+        // RFC 7515 has no padding; the older did:peer libraries wrote it.
+        Some(Value::String(text)) => Ok(text.trim_end_matches('=').to_owned()),
         Some(_) => Err(KeyError::Malformed("publicKeyJwk")),
         None => Err(KeyError::MissingMember(name)),
     };

@@ -166,7 +166,7 @@ impl Document {
     /// About how much memory it takes, in bytes.
     pub(super) fn weight(&self) -> usize {
         let methods = self.methods.iter().map(|method| method.id.len() + method.controller.len() + 400);
-        4 * self.bytes + methods.sum::<usize>()
+        2 * self.bytes + methods.sum::<usize>()
     }
 
     /// The methods that stand in a relationship, embedded or referenced, in the order of the document.
@@ -182,7 +182,7 @@ impl Document {
     /// The method with this absolute id, *if it stands in the relationship*: a key that stands in another is none here.
     ///
     /// The id of a `did:peer:4` may be in its long or its short form, whichever the document is in; and of a
-    /// `did:peer:2` a fragment that is the key itself, or its first eight characters, is found as well, as libraries
+    /// `did:peer` 0 or 2 a fragment that is the key itself, or its first eight characters, is found as well, as libraries
     /// older than the specification's clarifications write it.
     pub fn method(&self, id: &str, relationship: Relationship) -> Option<&VerificationMethod> {
         if let Some(method) = self.methods(relationship).find(|method| method.id == id) {

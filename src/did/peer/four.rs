@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{MAX_LENGTH, PeerError, check_length};
+use super::{MAX_LENGTH, PeerError, base58, check_length};
 use crate::did::{Document, DocumentError, Relationship, document::MAX_EXPANDED};
 
 /// The varint of the multicodec `json`, 0x0200.
@@ -79,7 +79,7 @@ fn hash(encoded: &str) -> String {
 /// The input document of a long form.
 fn decoded(long: &str) -> Result<Map<String, Value>, PeerError> {
     let encoded = long.rsplit_once(":z").map(|(_, encoded)| encoded).ok_or(PeerError::Encoding)?;
-    let bytes = bs58::decode(encoded).into_vec().map_err(|_| PeerError::Encoding)?;
+    let bytes = base58::decode(encoded).ok_or(PeerError::Encoding)?;
     let json = bytes.strip_prefix(&JSON).ok_or(PeerError::Encoding)?;
     match serde_json::from_slice(json) {
         Ok(Value::Object(members)) => Ok(members),

@@ -81,7 +81,7 @@ impl LongFormFolder {
         fs::create_dir_all(&folder)?;
         let names = fs::read_dir(&folder)?
             .filter_map(|entry| entry.map(|entry| entry.file_name().into_string().ok()).transpose())
-            .filter(|name| name.as_ref().map_or(true, |name| name.starts_with("4z")))
+            .filter(|name| name.as_ref().map_or(true, |name| file_name(&format!("did:peer:{name}")).is_some()))
             .collect::<io::Result<_>>()?;
         Ok(Self { folder, limit, memory: LongFormsInMemory::default(), names: Mutex::new(names) })
     }
@@ -93,10 +93,11 @@ impl LongFormFolder {
     fn store(&self, name: &str, long: &str) -> io::Result<()> {
         {
             let mut names = self.names();
-            if names.contains(name) && self.load(name).is_some() {
+            let known = names.contains(name);
+            if known && self.load(name).is_some() {
                 return Ok(());
             }
-            if names.len() >= self.limit {
+            if !known && names.len() >= self.limit {
                 return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "the folder is full"));
             }
             names.insert(name.to_owned());

@@ -1,5 +1,6 @@
 //! did:peer, numalgo 0, 2 and 4 (Peer DID Method Specification).
 
+mod base58;
 mod four;
 mod long_forms;
 mod two;

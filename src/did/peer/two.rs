@@ -10,7 +10,7 @@ use crate::{
         document::{CONTEXT, MAX_ENTRIES, ServiceNames},
         key,
     },
-    keys::PublicKey,
+    keys::{KeyError, PublicKey},
 };
 
 /// A `did:peer:2` of these keys, each in its relationship, and these services.
@@ -19,7 +19,7 @@ use crate::{
 /// twice. A service's id begins with `#`, or is empty and made here. Prefer a key of its own for each relationship.
 ///
 /// # Errors
-/// If no key is given, a service's id is not relative, or it the DID is over 20 KiB.
+/// If no key is given, a service's id is not relative, or the DID is over 20 KiB.
 pub fn create_2(keys: &[(Relationship, PublicKey)], services: &[Service]) -> Result<Document, PeerError> {
     if keys.is_empty() {
         return Err(PeerError::Input("a did:peer:2 needs a key"));
@@ -54,7 +54,10 @@ pub(super) fn resolve(did: &str, elements: &str) -> Result<Document, PeerError> 
         }
         let relationship =
             Relationship::ALL.into_iter().find(|known| purpose(*known) == code).ok_or(PeerError::Purpose)?;
-        key::canonical(content)?;
+        // A key of another kind spoils neither the others nor their numbers; its method keeps the reason.
+        if let Err(error @ (KeyError::Malformed(_) | KeyError::Length { .. })) = key::canonical(content) {
+            return Err(error.into());
+        }
         if methods.len() == MAX_ENTRIES {
             return Err(DocumentError::TooMany {
                 member: "verificationMethod",
@@ -82,7 +85,7 @@ pub(super) fn resolve(did: &str, elements: &str) -> Result<Document, PeerError> 
 
 /// Whether the libraries of peers name the keys of this DID by the keys themselves.
 pub(in crate::did) fn has_legacy_fragments(did: &str) -> bool {
-    did.starts_with("did:peer:2")
+    did.starts_with("did:peer:2") || did.starts_with("did:peer:0")
 }
 
 /// The specification's table "Purpose Codes".
@@ -146,10 +149,19 @@ impl Turn {
     fn member(self, (name, value): (String, Value)) -> (String, Value) {
         let name = self.text(&MEMBERS, name);
         let value = match value {
-            Value::String(kind) if name == "type" || name == "t" => self.text(&KINDS, kind).into(),
+            kinds if name == "type" || name == "t" => self.kinds(kinds),
             other => self.apply(other),
         };
         (name, value)
+    }
+
+    /// The value of `type`: a string, or several.
+    fn kinds(self, value: Value) -> Value {
+        match value {
+            Value::String(kind) => self.text(&KINDS, kind).into(),
+            Value::Array(kinds) => kinds.into_iter().map(|kind| self.kinds(kind)).collect(),
+            other => other,
+        }
     }
 
     fn text(self, table: &[(&str, &str)], text: String) -> String {

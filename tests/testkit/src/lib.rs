@@ -1,12 +1,15 @@
 //! For those who test what stands on [`claviger`] without hardware, and for those who write a token of their own.
 //!
 //! - [`SoftToken`] is a token in software that counts what it is asked, and slows, fails and goes away on demand.
-//! - [`PrivateKey`] is a key in memory, the reference a token is compared with.
+//! - [`token_suite!`] and [`suite`] are what every token must do.
+//! - [`PrivateKey`] and [`reference`](mod@reference) compute in software what a token is compared with.
 
 mod control;
 mod counts;
+pub mod reference;
 mod soft_token;
 mod software;
+pub mod suite;
 
 pub use control::Hold;
 pub use counts::Counts;

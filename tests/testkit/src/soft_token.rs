@@ -42,6 +42,7 @@ pub struct SoftToken {
     concurrency: usize,
     /// How many Zs are kept; none by default.
     zs_kept: usize,
+    lacks: Vec<Curve>,
 }
 
 struct Shared {
@@ -67,7 +68,13 @@ impl SoftToken {
             counters: Counters::default(),
             control: Control::default(),
         };
-        Self { shared: Arc::new(shared), custody: Custody::SharedSecretInProcess, concurrency: 1, zs_kept: 0 }
+        Self {
+            shared: Arc::new(shared),
+            custody: Custody::SharedSecretInProcess,
+            concurrency: 1,
+            zs_kept: 0,
+            lacks: Vec::new(),
+        }
     }
 
     /// Has the keys that are made or imported from now on report a custody. It is not true, of course.
@@ -86,6 +93,12 @@ impl SoftToken {
     /// known sender then costs one derivation, and one to a known recipient none.
     pub fn keeping_zs(mut self, pairs: usize) -> Self {
         self.zs_kept = pairs;
+        self
+    }
+
+    /// Lacks a curve: keys on it are neither made nor imported.
+    pub fn lacking(mut self, curve: Curve) -> Self {
+        self.lacks.push(curve);
         self
     }
 
@@ -166,6 +179,13 @@ impl SoftToken {
         }
         state.keys.push((held.clone(), Arc::new(key)));
         Ok(held)
+    }
+
+    fn can_hold(&self, usage: KeyUse, curve: Curve) -> Result<(), TokenError> {
+        if usage.fits(curve) && !self.lacks.contains(&curve) {
+            return Ok(());
+        }
+        Err(TokenError::Unsupported(format!("a key on {curve} for {usage:?}")))
     }
 
     fn derive(&self, key: &PrivateKey, peer: &PublicKey) -> Result<SharedSecret, TokenError> {
@@ -249,13 +269,13 @@ fn kek_1pu(ze: &SharedSecret, zs: &SharedSecret, apu: &[u8], apv: &[u8], tag: &[
 impl Custodian for SoftToken {
     fn generate(&self, key: &NewKey) -> Result<HeldKey, TokenError> {
         self.here()?;
-        fits(key.usage, key.curve)?;
+        self.can_hold(key.usage, key.curve)?;
         self.add(PrivateKey::generate(key.curve), key.usage, key.label.clone(), Origin::Generated)
     }
 
     fn import(&self, key: ImportKey) -> Result<HeldKey, TokenError> {
         self.here()?;
-        fits(key.usage, key.public.curve())?;
+        self.can_hold(key.usage, key.public.curve())?;
         let private = PrivateKey::from_bytes(key.public.curve(), &key.private)
             .ok_or_else(|| TokenError::Config("the private key is none of its curve".into()))?;
         if *private.public() != key.public {
@@ -277,13 +297,6 @@ impl Custodian for SoftToken {
         self.here()?;
         Ok(self.state().keys.iter().map(|(held, _)| held.clone()).collect())
     }
-}
-
-fn fits(usage: KeyUse, curve: Curve) -> Result<(), TokenError> {
-    if usage.fits(curve) {
-        return Ok(());
-    }
-    Err(TokenError::Unsupported(format!("a key on {curve} for {usage:?}")))
 }
 
 /// The Zs that are kept, by our key and the peer's.

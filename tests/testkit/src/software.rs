@@ -49,6 +49,10 @@ impl PrivateKey {
 
     /// A key from its bytes as [`ImportKey::private`] has them; none if they are no scalar of the curve.
     pub fn from_bytes(curve: Curve, bytes: &[u8]) -> Option<Self> {
+        // `from_slice` pads short ones.
+        if bytes.len() != curve.coordinate_length() {
+            return None;
+        }
         let seed = || <[u8; 32]>::try_from(bytes).ok().map(Zeroizing::new);
         Some(Self::new(match curve {
             Curve::X25519 => Secret::X25519((*seed()?).into()),

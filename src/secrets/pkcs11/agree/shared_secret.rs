@@ -1,0 +1,56 @@
+//! `SharedSecretInProcess`: Z is read out, used and wiped. Every token that derives can do this.
+
+use cryptoki::mechanism::elliptic_curve::EcKdf;
+use zeroize::Zeroize;
+
+use super::{Device, OurKey};
+use crate::{
+    crypto::{self, Cek, EncryptedKey, KdfInfo, SharedSecret},
+    keys::PublicKey,
+    secrets::{
+        TokenError,
+        pkcs11::{
+            ckr::{During, Outcome},
+            object::readable,
+        },
+    },
+};
+
+pub(super) fn unwrap(
+    token: Device<'_>,
+    key: OurKey<'_>,
+    epk: &PublicKey,
+    sender: Option<&PublicKey>,
+    info: &KdfInfo<'_>,
+    wrapped: &[u8],
+) -> Outcome<Cek> {
+    let ze = read_z(token, key, epk)?;
+    let zs = sender.map(|sender| read_z(token, key, sender)).transpose()?;
+    let z: Vec<_> = [&ze].into_iter().chain(&zs).collect();
+    Ok(crypto::unwrap_key(&crypto::concat_kdf(&z, info), wrapped).map_err(|_| TokenError::Unwrap)?)
+}
+
+pub(super) fn wrap(
+    token: Device<'_>,
+    key: OurKey<'_>,
+    recipient: &PublicKey,
+    ze: &SharedSecret,
+    info: &KdfInfo<'_>,
+    cek: &Cek,
+) -> Outcome<EncryptedKey> {
+    let zs = read_z(token, key, recipient)?;
+    Ok(crypto::wrap_key(&crypto::concat_kdf(&[ze, &zs], info), cek))
+}
+
+fn read_z(token: Device<'_>, key: OurKey<'_>, peer: &PublicKey) -> Outcome<SharedSecret> {
+    let length = peer.curve().coordinate_length();
+    let object = token.derive(key, peer, EcKdf::null(), &readable(length))?;
+    let mut z = vec![0; length];
+    match token.raw.read_value(token.session, object.handle(), &mut z) {
+        Ok(()) => Ok(SharedSecret::new(z)),
+        Err(error) => {
+            z.zeroize();
+            Err(error).during("C_GetAttributeValue")
+        }
+    }
+}

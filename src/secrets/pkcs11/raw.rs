@@ -1,0 +1,107 @@
+//! The few calls that `cryptoki` 0.12 cannot make, or only with copies of secrets left behind. The crate's only unsafe
+//! code.
+//!
+//! - CKM_SHA256_KEY_DERIVATION: cryptoki's `MechanismType` has no way to name it (`new_vendor_defined` wants a number
+//!   above CKM_VENDOR_DEFINED).
+//! - C_GetAttributeValue of a CKA_VALUE, C_DigestFinal: into a buffer of ours that is wiped, and in one call, where
+//!   cryptoki asks for the length first and leaves its buffer unwiped.
+#![allow(unsafe_code)]
+
+use std::path::Path;
+
+use cryptoki::{
+    context::Function,
+    error::{Error, Result, Rv, RvError},
+    object::{Attribute, ObjectHandle},
+    session::Session,
+};
+use cryptoki_sys::{
+    CK_ATTRIBUTE, CK_FUNCTION_LIST, CK_MECHANISM, CK_UNAVAILABLE_INFORMATION, CKA_VALUE, CKM_SHA256_KEY_DERIVATION,
+};
+
+/// The functions of a loaded module.
+pub(super) struct Raw {
+    functions: CK_FUNCTION_LIST,
+    /// Keeps the module loaded as long as the pointers into it live.
+    _library: cryptoki_sys::Pkcs11,
+}
+
+impl Raw {
+    /// The functions of the module at `path`, the same that a `cryptoki` context loaded: loading a file again gives the
+    /// library that is loaded already, with its state (dlopen(3)).
+    pub(super) fn load(path: &Path) -> Result<Self> {
+        // SAFETY: loading a library runs its initialisers. It is the module that the operator configured, and it is
+        // loaded into this process already.
+        let library = unsafe { cryptoki_sys::Pkcs11::new(path) }.map_err(Error::LibraryLoading)?;
+        if library.C_GetFunctionList.is_err() {
+            return Err(Error::MissingSymbol("C_GetFunctionList"));
+        }
+        let mut list = std::ptr::null_mut();
+        // SAFETY: `list` is a valid place for one pointer. C_GetFunctionList may be called at any time (PKCS#11 v3.1
+        // section 5.4.4).
+        Rv::from(unsafe { library.C_GetFunctionList(&mut list) }).into_result(Function::GetFunctionList)?;
+        if list.is_null() {
+            return Err(Error::NullFunctionPointer);
+        }
+        // SAFETY: CKR_OK means that `list` points to the module's CK_FUNCTION_LIST, which lives as long as the module is
+        // loaded; it is read, bytes and all, only here. The structure is plain data.
+        let functions = unsafe { list.read_unaligned() };
+        Ok(Self { functions, _library: library })
+    }
+
+    /// A secret derived from `base` by hashing its whole value (PKCS#11 v3.1 section 6.22.6).
+    pub(super) fn sha256_key_derivation(
+        &self,
+        session: &Session,
+        base: ObjectHandle,
+        template: &[Attribute],
+    ) -> Result<ObjectHandle> {
+        let derive = self.functions.C_DeriveKey.ok_or(Error::NullFunctionPointer)?;
+        let mut mechanism =
+            CK_MECHANISM { mechanism: CKM_SHA256_KEY_DERIVATION, pParameter: std::ptr::null_mut(), ulParameterLen: 0 };
+        let mut template: Vec<CK_ATTRIBUTE> = template.iter().map(CK_ATTRIBUTE::from).collect();
+        let mut handle = 0;
+        // SAFETY: mechanism, template and handle live through the call, and the lengths are theirs. The values that the
+        // template points to are borrowed from the caller's attributes, which outlive it; the module only reads them.
+        // `session` is not Sync, so no other thread uses its handle meanwhile.
+        let code = unsafe {
+            derive(
+                session.handle(),
+                &mut mechanism,
+                base.handle(),
+                template.as_mut_ptr(),
+                template.len().try_into()?,
+                &mut handle,
+            )
+        };
+        Rv::from(code).into_result(Function::DeriveKey)?;
+        // SAFETY: the module has just given the handle out. A wrong one could only make later calls fail.
+        Ok(unsafe { ObjectHandle::new_from_raw(handle) })
+    }
+
+    /// Reads CKA_VALUE, which must have exactly the length of `value`.
+    pub(super) fn read_value(&self, session: &Session, object: ObjectHandle, value: &mut [u8]) -> Result<()> {
+        let read = self.functions.C_GetAttributeValue.ok_or(Error::NullFunctionPointer)?;
+        let length = value.len().try_into()?;
+        let mut template = CK_ATTRIBUTE { type_: CKA_VALUE, pValue: value.as_mut_ptr().cast(), ulValueLen: length };
+        // SAFETY: one attribute, whose pointer and length are those of `value`, borrowed mutably through the call.
+        let code = unsafe { read(session.handle(), object.handle(), &mut template, 1) };
+        Rv::from(code).into_result(Function::GetAttributeValue)?;
+        match template.ulValueLen {
+            // Some modules answer CKR_OK for a sensitive value and give none.
+            CK_UNAVAILABLE_INFORMATION => Err(Error::Pkcs11(RvError::AttributeSensitive, Function::GetAttributeValue)),
+            read if read == length => Ok(()),
+            _ => Err(Error::InvalidValue),
+        }
+    }
+
+    /// Ends a digest, which must have exactly the length of `digest`.
+    pub(super) fn digest_final(&self, session: &Session, digest: &mut [u8; 32]) -> Result<()> {
+        let end = self.functions.C_DigestFinal.ok_or(Error::NullFunctionPointer)?;
+        let mut length = 32;
+        // SAFETY: `digest` has the 32 bytes that `length` says, borrowed mutably through the call.
+        let code = unsafe { end(session.handle(), digest.as_mut_ptr(), &mut length) };
+        Rv::from(code).into_result(Function::DigestFinal)?;
+        if length == 32 { Ok(()) } else { Err(Error::InvalidValue) }
+    }
+}

@@ -1,0 +1,236 @@
+//! The local resolver, the cache, and what they keep.
+
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use claviger::{
+    did::{
+        CacheLimits, Cached, Document, DocumentError, LoadError, LocalResolver, Relationship, ResolveError, Resolver,
+        key, local,
+        peer::{LongFormFolder, LongForms, Peer4, create_4},
+        read_documents,
+    },
+    keys::PublicKey,
+};
+use serde_json::json;
+
+fn document(did: &str) -> Document {
+    Document::from_value(json!({ "id": did })).unwrap()
+}
+
+fn peer4(name: &str) -> Peer4 {
+    let key = PublicKey::from_multikey("z6LSbysY2xFMRpGMhb7tFTLMpeuPRaqaWM1yECx2AtzE3KCc").unwrap();
+    create_4(&Document::builder().method(name, &key, &[Relationship::KeyAgreement]).input()).unwrap()
+}
+
+/// Counts its calls; says what it is told to.
+struct Scripted {
+    calls: AtomicUsize,
+    says: fn(&str) -> Result<Document, ResolveError>,
+}
+
+#[async_trait]
+impl Resolver for Scripted {
+    async fn resolve(&self, did: &str) -> Result<Arc<Document>, ResolveError> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        (self.says)(did).map(Arc::new)
+    }
+}
+
+fn scripted(says: fn(&str) -> Result<Document, ResolveError>, limits: CacheLimits) -> Cached<Scripted> {
+    Cached::with_limits(Scripted { calls: AtomicUsize::new(0), says }, limits)
+}
+
+fn calls(cached: &Cached<Scripted>) -> usize {
+    cached.inner().calls.load(Ordering::SeqCst)
+}
+
+#[tokio::test]
+async fn documents_given_are_found_and_others_are_not() {
+    let resolver = LocalResolver::new().with_documents([document("did:example:a")]);
+    assert_eq!(resolver.resolve("did:example:a").await.unwrap().id(), "did:example:a");
+    assert!(matches!(resolver.resolve("did:example:b").await, Err(ResolveError::UnsupportedMethod(_))));
+    for not in ["did:example:a#key-1", "did:example", "", "did:example:a "] {
+        assert!(matches!(resolver.resolve(not).await, Err(ResolveError::NotADid(_))), "{not}");
+    }
+}
+
+/// threats.md, "DID document poisoning".
+#[tokio::test]
+async fn a_document_never_stands_for_a_did_that_is_its_own_document() {
+    let did = "did:key:z6LSbysY2xFMRpGMhb7tFTLMpeuPRaqaWM1yECx2AtzE3KCc";
+    let resolver = LocalResolver::new().with_documents([document(did)]);
+    let key = PublicKey::from_multikey(&did[8..]).unwrap();
+    assert_eq!(*resolver.resolve(did).await.unwrap(), key::create(&key));
+    let broken = "did:key:z6LS";
+    let resolver = LocalResolver::new().with_documents([document(broken)]);
+    assert!(matches!(resolver.resolve(broken).await, Err(ResolveError::Key { .. })));
+}
+
+#[tokio::test]
+async fn a_document_of_another_did_is_refused() {
+    let cached = scripted(|_| Ok(document("did:example:mallory")), CacheLimits::default());
+    for _ in 0..2 {
+        let error = cached.resolve("did:example:alice").await.unwrap_err();
+        assert!(matches!(error, ResolveError::Document { source: DocumentError::WrongId { .. }, .. }), "{error}");
+    }
+    assert_eq!(calls(&cached), 1);
+    assert!(document("did:example:a").of("did:example:b").is_err());
+}
+
+#[tokio::test]
+async fn a_document_is_resolved_once_until_it_is_old() {
+    let limits = CacheLimits { ttl: Duration::from_millis(300), ..CacheLimits::default() };
+    let cached = scripted(|did| Ok(document(did)), limits);
+    let many = (0..20).map(|_| cached.resolve("did:example:a"));
+    let first = Arc::as_ptr(&cached.resolve("did:example:a").await.unwrap());
+    for one in many {
+        assert_eq!(Arc::as_ptr(&one.await.unwrap()), first);
+    }
+    assert_eq!(calls(&cached), 1);
+    tokio::time::sleep(Duration::from_millis(350)).await;
+    cached.resolve("did:example:a").await.unwrap();
+    assert_eq!(calls(&cached), 2);
+    cached.forget("did:example:a");
+    cached.resolve("did:example:a").await.unwrap();
+    assert_eq!(calls(&cached), 3);
+}
+
+#[tokio::test]
+async fn of_many_at_once_one_asks() {
+    let cached = Arc::new(scripted(|did| Ok(document(did)), CacheLimits::default()));
+    let tasks: Vec<_> = (0..50)
+        .map(|_| {
+            let cached = cached.clone();
+            tokio::spawn(async move { cached.resolve("did:example:a").await.unwrap() })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_eq!(calls(&cached), 1);
+}
+
+/// One that gives up, as at a deadline, does not leave the others waiting.
+#[tokio::test]
+async fn one_that_gives_up_blocks_nobody() {
+    let cached = scripted(|did| Ok(document(did)), CacheLimits::default());
+    let gave_up = tokio::time::timeout(Duration::from_millis(1), cached.resolve("did:example:a")).await;
+    assert!(gave_up.is_err());
+    assert!(cached.resolve("did:example:a").await.is_ok());
+}
+
+#[tokio::test]
+async fn a_failure_is_remembered_for_a_while() {
+    let limits = CacheLimits { negative_ttl: Duration::from_millis(200), ..CacheLimits::default() };
+    let cached = scripted(|did| Err(ResolveError::not_found(did)), limits);
+    for _ in 0..3 {
+        assert!(matches!(cached.resolve("did:example:a").await, Err(ResolveError::NotFound(_))));
+    }
+    assert_eq!(calls(&cached), 1);
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    assert!(cached.resolve("did:example:a").await.is_err());
+    assert_eq!(calls(&cached), 2);
+    // What is no DID is never asked for, nor kept.
+    assert!(matches!(cached.resolve("nonsense").await, Err(ResolveError::NotADid(_))));
+    assert_eq!(calls(&cached), 2);
+}
+
+#[tokio::test]
+async fn the_cache_is_bounded() {
+    let cached = scripted(|did| Ok(document(did)), CacheLimits { bytes: 8192, ..CacheLimits::default() });
+    let dids: Vec<_> = (0..50).map(|n| format!("did:example:{n}")).collect();
+    for did in dids.iter().chain(&dids) {
+        cached.resolve(did).await.unwrap();
+    }
+    assert!(calls(&cached) > 60, "fifty do not fit: {}", calls(&cached));
+}
+
+#[tokio::test]
+async fn a_short_form_is_found_as_soon_as_its_long_form_was_seen() {
+    let (resolver, peer) = (local(), peer4("key-1"));
+    for _ in 0..2 {
+        assert!(matches!(resolver.resolve(peer.short.id()).await, Err(ResolveError::LongFormUnknown(_))));
+    }
+    resolver.resolve(peer.long.id()).await.unwrap();
+    assert_eq!(*resolver.resolve(peer.short.id()).await.unwrap(), peer.short);
+}
+
+#[tokio::test]
+async fn a_documents_other_form_is_known() {
+    let (one, two) = (peer4("one"), peer4("two"));
+    let resolver = LocalResolver::new().with_documents([one.long.clone(), two.short.clone()]);
+    assert!(resolver.resolve(one.short.id()).await.is_ok());
+    assert!(resolver.resolve(two.short.id()).await.is_ok());
+    assert!(resolver.resolve(two.long.id()).await.is_ok());
+}
+
+#[tokio::test]
+async fn long_forms_outlive_the_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || Arc::new(LongFormFolder::open(folder.path().join("long"), 2).unwrap());
+    let (one, two, three) = (peer4("one"), peer4("two"), peer4("three"));
+    let resolver = LocalResolver::new().with_long_forms(open());
+    for peer in [&one, &two, &three] {
+        resolver.resolve(peer.long.id()).await.unwrap();
+        assert!(resolver.resolve(peer.short.id()).await.is_ok());
+    }
+    // The folder was full, so the third was kept in memory only.
+    let again = LocalResolver::new().with_long_forms(open());
+    assert_eq!(*again.resolve(one.short.id()).await.unwrap(), one.short);
+    assert!(again.resolve(two.short.id()).await.is_ok());
+    assert!(matches!(again.resolve(three.short.id()).await, Err(ResolveError::LongFormUnknown(_))));
+
+    // A damaged file is no long form, and is written anew when the long form comes again.
+    let file = folder.path().join("long").join(one.short.id().strip_prefix("did:peer:").unwrap());
+    fs::write(&file, two.long.id()).unwrap();
+    let third = open();
+    assert_eq!(third.recall(one.short.id()), None);
+    third.remember(one.long.id());
+    assert_eq!(fs::read_to_string(&file).unwrap(), one.long.id());
+    assert_eq!(third.recall("did:peer:4z/../../etc/passwd"), None);
+}
+
+/// A store that lies is found out: the hash is looked at again.
+#[tokio::test]
+async fn a_long_form_of_another_is_refused() {
+    struct Liar(String);
+    impl LongForms for Liar {
+        fn remember(&self, _: &str) {}
+        fn recall(&self, _: &str) -> Option<String> {
+            Some(self.0.clone())
+        }
+    }
+    let (one, two) = (peer4("one"), peer4("two"));
+    let resolver = LocalResolver::new().with_long_forms(Arc::new(Liar(two.long.id().to_owned())));
+    assert!(matches!(resolver.resolve(one.short.id()).await, Err(ResolveError::Peer { .. })));
+}
+
+#[test]
+fn documents_are_read_from_a_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let put = |name: &str, content: &str| fs::write(folder.path().join(name), content).unwrap();
+    put("b.json", r#"{"id":"did:example:b"}"#);
+    put("a.json", r#"{ "id" : "did:example:a" }"#);
+    put("a-again.json", r#"{"id":"did:example:a"}"#);
+    put("readme.txt", "not read");
+    let read = || read_documents(folder.path());
+    let ids: Vec<_> = read().unwrap().iter().map(|(_, document)| document.id().to_owned()).collect();
+    assert_eq!(ids, ["did:example:a", "did:example:b"]);
+    assert_eq!(read_documents(&folder.path().join("b.json")).unwrap().len(), 1);
+
+    put("c.json", r#"{"id":"did:example:a","x":1}"#);
+    assert!(matches!(read(), Err(LoadError::Twice { path, .. }) if path.ends_with("c.json")));
+    put("c.json", "{");
+    let error = read().unwrap_err();
+    assert!(error.to_string().contains("c.json"), "{error}");
+    assert!(matches!(read_documents(&folder.path().join("none")), Err(LoadError::Read { .. })));
+}

@@ -1,0 +1,51 @@
+//! Many threads on one token.
+
+use std::thread;
+
+use claviger::{keys::Curve, secrets::Custodian};
+
+use super::{Capabilities, agreement, signing, temporary::Temporary};
+
+const THREADS: usize = 8;
+const ROUNDS: usize = 10;
+
+/// One key of each curve, and all threads use all of them.
+pub fn keys_serve_many_threads(token: &dyn Custodian, capabilities: &Capabilities) {
+    let keys: Vec<_> = capabilities.curves().map(|curve| Temporary::generate(token, curve)).collect();
+    thread::scope(|scope| {
+        for first in 0..THREADS {
+            let keys = &keys;
+            scope.spawn(move || {
+                for round in 0..ROUNDS {
+                    // Each thread begins elsewhere.
+                    use_once(token, &keys[(first + round) % keys.len()]);
+                }
+            });
+        }
+    });
+}
+
+/// Each thread makes, uses and deletes its own keys, while the others do.
+pub fn keys_come_and_go_while_others_work(token: &dyn Custodian, capabilities: &Capabilities) {
+    let curves: Vec<Curve> = capabilities.curves().collect();
+    thread::scope(|scope| {
+        for first in 0..THREADS {
+            let curves = &curves;
+            scope.spawn(move || {
+                for round in 0..ROUNDS {
+                    let key = Temporary::generate(token, curves[(first + round) % curves.len()]);
+                    use_once(token, &key);
+                }
+            });
+        }
+    });
+}
+
+fn use_once(token: &dyn Custodian, key: &Temporary<'_>) {
+    if key.held.usage.agrees() {
+        agreement::check_unwraps(token, key.public());
+    }
+    if key.held.usage.signs() {
+        signing::check_signs(token, key.public(), b"input");
+    }
+}

@@ -1,0 +1,98 @@
+//! Signatures: what a token signs, software verifies.
+
+use claviger::{
+    crypto::verify,
+    keys::{Curve, PublicKey, SignatureAlgorithm},
+    secrets::{Custodian, TokenError},
+};
+
+use super::{Capabilities, temporary::Temporary};
+use crate::PrivateKey;
+
+/// Half of secp256k1's order, rounded down: the largest s that is low (SEC 1 leaves both, most libraries take this one).
+const HALF_ORDER: [u8; 32] = [
+    0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x5d, 0x57, 0x6e,
+    0x73, 0x57, 0xa4, 0x50, 0x1d, 0xdf, 0xe9, 0x2f, 0x46, 0x68, 0x1b, 0x20, 0xa0,
+];
+
+/// Inputs of no, one, some and 65,536 bytes, those around a block and around a length byte too.
+pub fn verifies(token: &dyn Custodian, capabilities: &Capabilities) {
+    for curve in capabilities.signing() {
+        let key = Temporary::generate(token, curve);
+        for length in [0, 1, 55, 56, 64, 127, 128, 255, 256, 4096, 65_536] {
+            if !too_long(capabilities, curve, length) {
+                let input: Vec<u8> = (0..length).map(|byte| byte as u8).collect();
+                check_signs(token, key.public(), &input);
+            }
+        }
+    }
+}
+
+/// What the token cannot take is said to be too long, and no signature of a part of it.
+pub fn refuses_an_input_that_is_too_long(token: &dyn Custodian, capabilities: &Capabilities) {
+    let Some(longest) = capabilities.longest_eddsa else { return };
+    if capabilities.lacks.contains(&Curve::Ed25519) {
+        return;
+    }
+    let key = Temporary::generate(token, Curve::Ed25519);
+    check_signs(token, key.public(), &vec![1; longest]);
+    let refused = token.sign(key.public(), &vec![1; longest + 1]);
+    assert!(matches!(refused, Err(TokenError::Unsupported(_))), "{refused:?}");
+}
+
+/// Ed25519 is deterministic, so an imported key signs as software does.
+pub fn gives_ed25519_signatures_that_are_those_of_rfc_8032(token: &dyn Custodian, capabilities: &Capabilities) {
+    if capabilities.lacks.contains(&Curve::Ed25519) || !capabilities.imports {
+        return;
+    }
+    let private = PrivateKey::generate(Curve::Ed25519);
+    let key = Temporary::import(token, &private);
+    for input in [&b""[..], b"1", &[7; 1000]] {
+        assert_eq!(token.sign(key.public(), input).ok(), private.sign(input));
+    }
+}
+
+/// `r || s` at full length; one signature in 128 has one that begins with a zero byte.
+pub fn gives_64_bytes_though_r_or_s_is_short(token: &dyn Custodian, capabilities: &Capabilities) {
+    for curve in capabilities.signing().filter(|curve| *curve != Curve::Ed25519) {
+        let key = Temporary::generate(token, curve);
+        let mut short = 0;
+        // Without a short one among 5,000, something else is wrong: the odds are 10^-17.
+        for number in 0..5000u32 {
+            let signature = check_signs(token, key.public(), &number.to_be_bytes());
+            short += usize::from(signature[0] == 0 || signature[32] == 0);
+            if short == 2 {
+                break;
+            }
+        }
+        assert!(short > 0, "{curve}: no signature has a short r or s");
+    }
+}
+
+/// Other implementations refuse a high s on secp256k1.
+pub fn gives_a_low_s_on_secp256k1(token: &dyn Custodian, capabilities: &Capabilities) {
+    if capabilities.lacks.contains(&Curve::Secp256k1) {
+        return;
+    }
+    let key = Temporary::generate(token, Curve::Secp256k1);
+    for number in 0..64u8 {
+        let signature = check_signs(token, key.public(), &[number]);
+        assert!(signature[32..] <= HALF_ORDER[..], "a high s");
+    }
+}
+
+/// The key's signature, which is of its length and over this input alone.
+pub(super) fn check_signs(token: &dyn Custodian, key: &PublicKey, input: &[u8]) -> Vec<u8> {
+    let curve = key.curve();
+    let signature =
+        token.sign(key, input).unwrap_or_else(|error| panic!("sign {} bytes on {curve}: {error}", input.len()));
+    assert_eq!(signature.len(), SignatureAlgorithm::LENGTH, "{curve}");
+    assert!(verify(key, input, &signature).is_ok(), "{curve}, {} bytes", input.len());
+    let longer = [input, b"x"].concat();
+    assert!(verify(key, &longer, &signature).is_err(), "{curve}: it is a signature over something else too");
+    signature
+}
+
+fn too_long(capabilities: &Capabilities, curve: Curve, length: usize) -> bool {
+    curve == Curve::Ed25519 && capabilities.longest_eddsa.is_some_and(|longest| length > longest)
+}
