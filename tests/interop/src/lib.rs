@@ -21,6 +21,8 @@ use resolvers::{Documents, Secrets};
 
 pub use didcomm;
 
+pub mod tokens;
+
 mod documents;
 mod resolvers;
 

@@ -1,0 +1,297 @@
+//! The configuration: claviger.toml, each value of which the environment can override.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+use figment::{
+    Figment,
+    error::Kind,
+    providers::{Env, Format, Toml},
+};
+use serde::Deserialize;
+
+use claviger::{
+    keys::PublicKey,
+    secrets::{Allow, Custody, Policy},
+};
+
+use super::failure::Failure;
+
+/// What claviger.toml says. Paths are absolute, or relative to the working folder as it is.
+#[derive(Debug, Default)]
+pub struct Config {
+    /// Where it was read from; none if there is no such file.
+    pub file: Option<PathBuf>,
+    /// What its relative paths start from.
+    pub base: PathBuf,
+    /// Where what must outlive a command is kept.
+    pub state_dir: PathBuf,
+    /// The tokens, in the order in which they are asked.
+    pub tokens: Vec<TokenConfig>,
+    /// The rules of single keys.
+    pub keys: Vec<(PublicKey, Policy)>,
+    /// Files and folders with DID documents.
+    pub documents: Vec<PathBuf>,
+}
+
+/// A `[[token]]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenConfig {
+    /// Its name in commands and errors.
+    pub name: String,
+    /// RFC 7512.
+    pub uri: String,
+    /// A file of hsm-config/.
+    profile: Option<String>,
+    minimum_custody: Option<Custody>,
+    allow: Option<Vec<Allowed>>,
+    /// Keys that may be used though they could leave the token, by label or multikey.
+    #[serde(default)]
+    pub allow_unprotected: Vec<String>,
+    /// How many operations may be under way at once.
+    pub sessions: Option<usize>,
+}
+
+impl TokenConfig {
+    /// A token that no configuration names.
+    pub fn of_uri(uri: &str) -> Self {
+        Self {
+            name: "token".to_owned(),
+            uri: uri.to_owned(),
+            profile: None,
+            minimum_custody: None,
+            allow: None,
+            allow_unprotected: Vec::new(),
+            sessions: None,
+        }
+    }
+
+    /// The rules for its keys.
+    pub fn policy(&self) -> Policy {
+        policy(&self.allow, self.minimum_custody)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    state_dir: Option<PathBuf>,
+    #[serde(default)]
+    token: Vec<TokenConfig>,
+    #[serde(default)]
+    key: Vec<KeyConfig>,
+    #[serde(default)]
+    did: DidConfig,
+}
+
+/// A `[[key]]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeyConfig {
+    /// Its multikey.
+    key: String,
+    minimum_custody: Option<Custody>,
+    allow: Option<Vec<Allowed>>,
+}
+
+/// The `[did]`.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DidConfig {
+    #[serde(default)]
+    documents: Vec<PathBuf>,
+}
+
+/// A word of `allow`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(try_from = "String")]
+struct Allowed(Allow);
+
+impl TryFrom<String> for Allowed {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        name.parse().map(Self)
+    }
+}
+
+fn policy(allow: &Option<Vec<Allowed>>, minimum_custody: Option<Custody>) -> Policy {
+    Policy { allow: allow.as_ref().map(|allow| allow.iter().map(|it| it.0).collect()), minimum_custody }
+}
+
+/// The sections that the environment may name; other variables that begin with CLAVIGER_ are not ours to judge.
+const SECTIONS: [&str; 4] = ["state_dir", "token", "key", "did"];
+
+impl Config {
+    /// The configuration that `--config` names, or the first that is found; without any, an empty one.
+    pub fn load(named: Option<&Path>) -> Result<Self, Failure> {
+        let (path, text) = match find(named)? {
+            Some((path, text)) => (Some(path), text),
+            None => (None, String::new()),
+        };
+        let wrong = |error: figment::Error| refuse(path.as_deref(), error);
+        let mut figment = Figment::from(Toml::string(&text));
+        for section in SECTIONS {
+            figment = figment.merge(Env::prefixed("CLAVIGER_").split("__").filter(move |name| {
+                name.as_str().split('.').next().is_some_and(|first| first.eq_ignore_ascii_case(section))
+            }));
+        }
+        warn_of_misspelt_variables();
+        let file: File = figment.extract().map_err(wrong)?;
+        Self::new(path, file)
+    }
+
+    fn new(path: Option<PathBuf>, file: File) -> Result<Self, Failure> {
+        // A file in the working folder has no folder in its path.
+        let base = path.as_deref().and_then(Path::parent).map(Path::to_owned).unwrap_or_default();
+        let keys = file.key.iter().map(|key| match PublicKey::from_multikey(&key.key) {
+            Ok(public) => Ok((public, policy(&key.allow, key.minimum_custody))),
+            Err(_) => {
+                let said = format!("{}: {:?} in [[key]] is no multikey", name(path.as_deref()), key.key);
+                Err(Failure::words("bad-config", said)
+                    .hint("`claviger key list --json` shows the multikey of each key"))
+            }
+        });
+        let config = Self {
+            state_dir: file.state_dir.map_or_else(default_state_dir, |folder| base.join(folder)),
+            documents: file.did.documents.iter().map(|path| base.join(path)).collect(),
+            keys: keys.collect::<Result<_, _>>()?,
+            tokens: file.token,
+            file: path,
+            base,
+        };
+        config.check_tokens()?;
+        Ok(config)
+    }
+
+    fn check_tokens(&self) -> Result<(), Failure> {
+        for (index, token) in self.tokens.iter().enumerate() {
+            let twice = self.tokens[..index].iter().any(|other| other.name == token.name);
+            if token.name.is_empty() || twice {
+                let said = format!("{}: two [[token]] have the name {:?}", name(self.file.as_deref()), token.name);
+                return Err(Failure::words("bad-config", said).hint("give each token a name of its own"));
+            }
+            let found = |profile: &&String| {
+                self.profile_folders().any(|folder| folder.join(format!("{profile}.toml")).is_file())
+            };
+            if let Some(profile) = token.profile.as_ref().filter(|profile| !found(profile)) {
+                tracing::warn!(token = %token.name, "there is no hsm-config/{profile}.toml: no profile is used");
+            }
+        }
+        Ok(())
+    }
+
+    /// Where profiles of devices are looked for.
+    fn profile_folders(&self) -> impl Iterator<Item = PathBuf> {
+        let system = ["/etc/claviger/hsm-config", "/usr/share/claviger/hsm-config"].map(PathBuf::from);
+        [self.base.join("hsm-config")].into_iter().chain(system)
+    }
+
+    /// The token of a name; without one the only token.
+    pub fn token(&self, name: Option<&str>) -> Result<&TokenConfig, Failure> {
+        let names: Vec<&str> = self.tokens.iter().map(|token| token.name.as_str()).collect();
+        let failure = match (name, self.tokens.as_slice()) {
+            (_, []) => return Err(self.no_token()),
+            (None, [only]) => return Ok(only),
+            (None, _) => {
+                return Err(Failure::words("token-unnamed", "several tokens are configured: name one with --token")
+                    .hint(format!("there are: {}", names.join(", "))));
+            }
+            (Some(name), tokens) => match tokens.iter().find(|token| token.name == name) {
+                Some(token) => return Ok(token),
+                None => Failure::words("token-unknown", format!("no [[token]] has the name {name:?}")),
+            },
+        };
+        Err(failure.hint(nearest(name.unwrap_or_default(), &names).map_or_else(
+            || format!("there are: {}", names.join(", ")),
+            |near| format!("is it {near:?}? There are: {}", names.join(", ")),
+        )))
+    }
+
+    /// That no token is configured, and how to configure one.
+    pub fn no_token(&self) -> Failure {
+        let said = match &self.file {
+            Some(file) => format!("{} names no [[token]]", file.display()),
+            None => "there is no configuration that names a token".to_owned(),
+        };
+        Failure::words("no-token", said)
+            .hint("`claviger token list` shows the tokens of this machine, with lines to paste into claviger.toml")
+    }
+}
+
+/// The file to read, and its text. One that was named must be there.
+fn find(named: Option<&Path>) -> Result<Option<(PathBuf, String)>, Failure> {
+    let named = named.map(Path::to_owned).or_else(|| env::var_os("CLAVIGER_CONFIG").map(PathBuf::from));
+    let read = |path: PathBuf| match std::fs::read_to_string(&path) {
+        Ok(text) => Ok((path, text)),
+        Err(error) => {
+            let said = format!("the configuration {}: {error}", path.display());
+            Err(Failure::words("config-unreadable", said))
+        }
+    };
+    if let Some(path) = named {
+        return read(path).map(Some);
+    }
+    let user = folder("XDG_CONFIG_HOME", ".config").map(|folder| folder.join("claviger/claviger.toml"));
+    let usual = [Some("claviger.toml".into()), user, Some("/etc/claviger/claviger.toml".into())];
+    usual.into_iter().flatten().find(|path: &PathBuf| path.exists()).map(read).transpose()
+}
+
+/// The user's state folder; that of a service.
+fn default_state_dir() -> PathBuf {
+    let service = env::var_os("STATE_DIRECTORY").map(PathBuf::from);
+    let user = || folder("XDG_STATE_HOME", ".local/state").map(|folder| folder.join("claviger"));
+    service.or_else(user).unwrap_or_else(|| "/var/lib/claviger".into())
+}
+
+/// A folder of the XDG base directory specification: an absolute one in the variable, or one in the home folder.
+fn folder(variable: &str, in_home: &str) -> Option<PathBuf> {
+    let named = env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    named.or_else(|| env::var_os("HOME").filter(|home| !home.is_empty()).map(|home| Path::new(&home).join(in_home)))
+}
+
+fn name(path: Option<&Path>) -> String {
+    path.map_or_else(|| "the environment".to_owned(), |path| path.display().to_string())
+}
+
+/// What is wrong with the configuration, and the nearest name to a wrong one.
+fn refuse(path: Option<&Path>, error: figment::Error) -> Failure {
+    let from_environment = error.metadata.as_ref().is_some_and(|metadata| metadata.name.contains("environment"));
+    let file = name(path.filter(|_| !from_environment));
+    let place = if error.path.is_empty() { String::new() } else { format!("`{}`: ", error.path.join(".")) };
+    let (said, known, found) = match &error.kind {
+        Kind::UnknownField(found, known) => (format!("there is no member {found:?}"), *known, found.as_str()),
+        Kind::UnknownVariant(found, known) => (format!("{place}{found:?} is no value of it"), *known, found.as_str()),
+        Kind::MissingField(field) => (format!("the member {field:?} is missing"), &[][..], ""),
+        kind => (format!("{place}{}", kind.to_string().trim_end()), &[][..], ""),
+    };
+    let failure = Failure::words("bad-config", format!("{file}: {said}"));
+    match (nearest(found, known), known) {
+        (Some(near), _) => failure.hint(format!("is it {near:?}?")),
+        (None, []) => failure,
+        (None, known) => failure.hint(format!("there are: {}", known.join(", "))),
+    }
+}
+
+/// A variable that is nearly one of ours: a misspelt one would go unseen.
+fn warn_of_misspelt_variables() {
+    for (variable, _) in env::vars_os() {
+        let Some(rest) = variable.to_str().and_then(|name| name.strip_prefix("CLAVIGER_")) else { continue };
+        let first = rest.split("__").next().unwrap_or_default().to_ascii_lowercase();
+        let known = SECTIONS.contains(&first.as_str()) || first == "config";
+        if let Some(near) = nearest(&first, &SECTIONS).filter(|_| !known && first.len() > 2) {
+            let near = near.to_ascii_uppercase();
+            tracing::warn!("CLAVIGER_{rest} in the environment is not used; is it CLAVIGER_{near}?");
+        }
+    }
+}
+
+/// The known name that is most like this one, if one is.
+pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    let likeness = |known: &&str| strsim::jaro_winkler(name, known);
+    let best = known.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
+    (likeness(&best) > 0.8).then_some(best)
+}

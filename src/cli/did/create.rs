@@ -1,0 +1,300 @@
+//! `claviger did create`.
+
+use std::sync::Arc;
+
+use clap::ValueEnum;
+use serde_json::{Value, json};
+
+use claviger::{
+    did::{Document, Relationship, Service, did_of, key, peer},
+    keys::{Curve, PublicKey},
+    secrets::{Custodian, HeldKey, KeyUse, NewKey, Token, TokenError, pkcs11::Pkcs11Token},
+};
+
+use crate::cli::{
+    config::Config,
+    failure::Failure,
+    keys::{KeyName, to_json},
+    output::Out,
+    own::Own,
+    state::State,
+    tokens, wait,
+};
+
+/// Makes a DID of ours and keeps its document.
+///
+/// The keys it is not given are made: X25519 and Ed25519 where the token can, else P-256 for both; for --method key one
+/// P-256 key that does both.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The DID method
+    #[arg(long)]
+    method: Method,
+    /// The token in which keys are made or found, by its name in the configuration
+    #[arg(long, value_name = "NAME")]
+    token: Option<String>,
+    /// A key to encrypt to; may be given several times
+    #[arg(long, value_name = "KEY")]
+    agreement: Vec<String>,
+    /// A key to sign with; may be given several times
+    #[arg(long, value_name = "KEY")]
+    authentication: Vec<String>,
+    /// Where messages are to be sent; may be given several times
+    #[arg(long, value_name = "URI")]
+    service: Vec<String>,
+    /// A mediator's key to wrap for, or its DID, the one next to the sender first; may be given several times
+    #[arg(long, value_name = "KEY", requires = "service")]
+    routing_key: Vec<String>,
+    /// A name for the keys that are made
+    #[arg(long)]
+    name: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Method {
+    /// One key is the DID
+    Key,
+    /// Keys and services in the DID
+    #[value(name = "peer:2")]
+    Peer2,
+    /// A document in the DID, and a short form
+    #[value(name = "peer:4")]
+    Peer4,
+}
+
+pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
+    if args.method == Method::Key && !args.service.is_empty() {
+        return Err(Failure::words("bad-arguments", "a did:key has no services").hint("--method peer:2 has"));
+    }
+    let given = args.given()?;
+    let routing_keys = args.routing_keys()?;
+    let configured = config.token(args.token.as_deref())?;
+    let mut own = Own::load(config)?;
+    let given = wait(resolved(given, &own))?;
+
+    let mut maker = Maker { token: tokens::open(config, configured)?, label: args.name.clone(), made: Vec::new() };
+    let made = keys(args, &mut maker, given).and_then(|keys| {
+        let services: Vec<Service> =
+            args.service.iter().map(|uri| Service::didcomm(uri, routing_keys.iter().cloned())).collect();
+        let document = document(args.method, &keys, &services)?;
+        // What is too large to be read again is not kept.
+        Document::from_value(document.as_value().clone())
+            .map_err(|error| Failure::new("did-not-made", format!("the DID cannot be used: {error}")))?;
+        State::new(config.state_dir.clone()).add_document(&document)?;
+        Ok((document, keys))
+    });
+    let (document, keys) = match made {
+        Ok(made) => made,
+        Err(failure) => {
+            maker.undo();
+            return Err(failure);
+        }
+    };
+    own.documents.push(document);
+    told(own.documents.last().expect("it was put there"), &keys, out)
+}
+
+/// A key that goes into the DID.
+struct Chosen {
+    held: HeldKey,
+    relationships: Vec<Relationship>,
+}
+
+/// A KEY and the text it was read from.
+type Given = (KeyName, String);
+
+impl Args {
+    fn given(&self) -> Result<[Vec<Given>; 2], Failure> {
+        let parse = |names: &[String]| -> Result<Vec<Given>, Failure> {
+            names.iter().map(|text| Ok((KeyName::parse(text)?, text.clone()))).collect()
+        };
+        Ok([parse(&self.agreement)?, parse(&self.authentication)?])
+    }
+
+    /// Routing keys as a document names them: DIDs and DID URLs; a multikey is its did:key's.
+    fn routing_keys(&self) -> Result<Vec<String>, Failure> {
+        let named = self.routing_key.iter().map(|text| {
+            if did_of(text).is_some() {
+                return Ok(text.clone());
+            }
+            match PublicKey::from_multikey(text) {
+                Ok(_) => Ok(format!("did:key:{text}#{text}")),
+                Err(_) => Err(Failure::words("bad-key-name", format!("{text:?} is no mediator's key"))
+                    .hint("a routing key is a DID, a DID URL or a multikey")),
+            }
+        });
+        named.collect()
+    }
+}
+
+async fn resolved(given: [Vec<Given>; 2], own: &Own<'_>) -> Result<[Vec<Given>; 2], Failure> {
+    let mut resolved = [Vec::new(), Vec::new()];
+    for (names, into) in given.into_iter().zip(&mut resolved) {
+        for (name, text) in names {
+            // An imported key's name may be a DID URL that resolves to nothing.
+            into.push((name.clone().resolve(own).await.unwrap_or(name), text));
+        }
+    }
+    Ok(resolved)
+}
+
+/// The keys of the DID: those given, and those made because none was.
+fn keys(args: &Args, maker: &mut Maker, given: [Vec<Given>; 2]) -> Result<Vec<Chosen>, Failure> {
+    let inventory = match &given {
+        [agreement, authentication] if agreement.is_empty() && authentication.is_empty() => Vec::new(),
+        _ => tokens::inventory(&maker.token)?,
+    };
+    let mut chosen: Vec<Chosen> = Vec::new();
+    let needed = [(Relationship::KeyAgreement, KeyUse::Agreement), (Relationship::Authentication, KeyUse::Signing)];
+    for ((relationship, usage), names) in needed.into_iter().zip(&given) {
+        for (name, text) in names {
+            let held = name.find(text, &inventory)?.ok_or_else(|| KeyName::unknown(text))?;
+            let fits = if usage == KeyUse::Agreement { held.usage.agrees() } else { held.usage.signs() };
+            if !fits {
+                let said = format!("the key {text} is not for {}", relationship.name());
+                return Err(Failure::words("use-unfit", said).hint("`claviger key list` shows the use of each key"));
+            }
+            match chosen.iter_mut().find(|chosen| chosen.held.public == held.public) {
+                Some(chosen) => chosen.relationships.push(relationship),
+                None => chosen.push(Chosen { held: held.clone(), relationships: vec![relationship] }),
+            }
+        }
+    }
+    if args.method == Method::Key {
+        return one_key(maker, chosen);
+    }
+    let [agreement, authentication] = &given;
+    let mut made = maker.missing(agreement.is_empty(), authentication.is_empty())?;
+    // keyAgreement first, as did:peer:2 numbers them.
+    let agrees = |chosen: &Chosen| chosen.relationships.contains(&Relationship::KeyAgreement);
+    made.extend(chosen);
+    made.sort_by_key(|chosen| !agrees(chosen));
+    Ok(made)
+}
+
+/// The key of a did:key.
+fn one_key(maker: &mut Maker, mut chosen: Vec<Chosen>) -> Result<Vec<Chosen>, Failure> {
+    if chosen.len() > 1 {
+        return Err(Failure::words("bad-arguments", "a did:key is one key: give the same one for both, or one"));
+    }
+    if chosen.is_empty() {
+        let held = maker.make(Curve::P256, KeyUse::Both)?;
+        chosen.push(Chosen { held, relationships: vec![Relationship::KeyAgreement, Relationship::Authentication] });
+    }
+    Ok(chosen)
+}
+
+fn document(method: Method, keys: &[Chosen], services: &[Service]) -> Result<Document, Failure> {
+    match method {
+        Method::Key => Ok(key::create(&keys[0].held.public)),
+        Method::Peer2 => {
+            let each = keys.iter().flat_map(|chosen| {
+                chosen.relationships.iter().map(|relationship| (*relationship, chosen.held.public.clone()))
+            });
+            Ok(peer::create_2(&each.collect::<Vec<_>>(), services)?)
+        }
+        Method::Peer4 => {
+            let mut builder = Document::builder();
+            for (index, chosen) in keys.iter().enumerate() {
+                builder = builder.method(&format!("key-{}", index + 1), &chosen.held.public, &chosen.relationships);
+            }
+            let builder = services.iter().cloned().fold(builder, |builder, service| builder.service(service));
+            Ok(peer::create_4(&builder.input())?.long)
+        }
+    }
+}
+
+fn told(document: &Document, keys: &[Chosen], out: &Out) -> Result<(), Failure> {
+    let kids = |chosen: &Chosen| crate::cli::keys::kids(std::slice::from_ref(document), &chosen.held.public);
+    let sole = keys.len() == 1 && document.id().starts_with("did:key:");
+    if sole && keys[0].held.public.curve() == Curve::Ed25519 {
+        out.warn(
+            "peers derive an X25519 key from this Ed25519 one to encrypt to, and no token holds that: this DID signs, and \
+             cannot read what is encrypted to it. did:peer has a key for each, and so has a did:key on P-256",
+        );
+    }
+    if out.json {
+        let keys = keys.iter().map(|chosen| {
+            let mut key = to_json(&chosen.held);
+            key["kids"] = json!(kids(chosen));
+            key
+        });
+        let mut made = json!({
+            "did": document.id(),
+            "document": document.as_value(),
+            "keys": Value::Array(keys.collect()),
+        });
+        if let Some(short) = peer::short_form(document.id()) {
+            made["short"] = short.into();
+        }
+        return out.document(&made);
+    }
+    for chosen in keys {
+        let HeldKey { public, token, .. } = &chosen.held;
+        let uses: Vec<&str> = chosen.relationships.iter().map(|relationship| relationship.name()).collect();
+        out.say(&format!("{:<9} {} in the token {token:?}, for {}", public.curve().name(), public, uses.join(" and ")));
+    }
+    if let Some(short) = peer::short_form(document.id()) {
+        out.say(&format!("Its short form, for peers that have seen the long one: {short}"));
+    }
+    out.line(document.id())
+}
+
+/// Makes keys, and takes them back if nothing comes of it.
+struct Maker {
+    token: Arc<Pkcs11Token>,
+    label: Option<String>,
+    made: Vec<PublicKey>,
+}
+
+impl Maker {
+    fn make(&mut self, curve: Curve, usage: KeyUse) -> Result<HeldKey, Failure> {
+        self.try_make(curve, usage).map_err(|error| Failure::of_token(self.token.name(), &error))
+    }
+
+    fn try_make(&mut self, curve: Curve, usage: KeyUse) -> Result<HeldKey, TokenError> {
+        let label = self.label.as_deref().map(Into::into);
+        let held = self.token.generate(&NewKey { curve, usage, label })?;
+        self.made.push(held.public.clone());
+        Ok(held)
+    }
+
+    /// A key for each purpose that has none: on the 25519 curves if the token can do all that is needed, else on P-256.
+    fn missing(&mut self, agreement: bool, authentication: bool) -> Result<Vec<Chosen>, Failure> {
+        let wanted = [
+            (agreement, Relationship::KeyAgreement, KeyUse::Agreement, Curve::X25519),
+            (authentication, Relationship::Authentication, KeyUse::Signing, Curve::Ed25519),
+        ];
+        let wanted: Vec<_> = wanted.into_iter().filter(|(wanted, ..)| *wanted).collect();
+        let mut made = Vec::new();
+        for (_, relationship, usage, curve) in &wanted {
+            match self.try_make(*curve, *usage) {
+                Ok(held) => made.push(Chosen { held, relationships: vec![*relationship] }),
+                Err(error @ (TokenError::Pin(_) | TokenError::Away(_))) => {
+                    return Err(Failure::of_token(self.token.name(), &error));
+                }
+                Err(error) => {
+                    tracing::info!(token = self.token.name(), %curve, %error, "P-256 is taken instead");
+                    break;
+                }
+            }
+        }
+        if made.len() == wanted.len() {
+            return Ok(made);
+        }
+        self.undo();
+        let keys = wanted.iter().map(|(_, relationship, usage, _)| {
+            Ok(Chosen { held: self.make(Curve::P256, *usage)?, relationships: vec![*relationship] })
+        });
+        keys.collect()
+    }
+
+    /// Deletes what was made.
+    fn undo(&mut self) {
+        for key in std::mem::take(&mut self.made) {
+            if let Err(error) = self.token.delete(&key) {
+                tracing::warn!(token = self.token.name(), %key, %error, "an unused key stays in the token");
+            }
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! `claviger key delete`.
+
+use std::io::{self, BufRead, Write};
+
+use serde_json::json;
+
+use claviger::secrets::{Custodian, HeldKey, Token};
+
+use crate::cli::{
+    config::Config,
+    failure::Failure,
+    keys::{KeyName, kids, to_json},
+    output::Out,
+    own::Own,
+    tokens, wait,
+};
+
+/// Deletes a key pair. What was encrypted to it can never be read again.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The key: its name, multikey, JWK thumbprint or DID URL
+    key: String,
+    /// Does not ask
+    #[arg(long, short)]
+    yes: bool,
+}
+
+pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
+    let name = KeyName::parse(&args.key)?;
+    if config.tokens.is_empty() {
+        return Err(config.no_token());
+    }
+    let own = Own::load(config)?;
+    // A key may be named by a DID URL that is its label only: then it resolves to nothing.
+    let resolved = wait(name.clone().resolve(&own));
+    let name = match resolved {
+        Ok(name) => name,
+        Err(_) => name,
+    };
+    for configured in &config.tokens {
+        let token = tokens::open(config, configured)?;
+        let keys = tokens::inventory(&token)?;
+        let Some(held) = name.find(&args.key, &keys)? else { continue };
+        if !args.yes {
+            confirm(held, &kids(&own.documents, &held.public))?;
+        }
+        token.delete(&held.public).map_err(|error| Failure::of_token(token.name(), &error))?;
+        out.say(&format!("Deleted from the token {:?}: {}", token.name(), held.public));
+        if out.json {
+            return out.document(&json!({ "deleted": to_json(held) }));
+        }
+        return Ok(());
+    }
+    Err(KeyName::unknown(&args.key))
+}
+
+/// Asks, and says what hangs on it.
+fn confirm(held: &HeldKey, kids: &[String]) -> Result<(), Failure> {
+    let mut stderr = anstream::stderr().lock();
+    let label = held.label.as_deref().map(|label| format!(" {label:?}")).unwrap_or_default();
+    let _ = writeln!(stderr, "The key{label} {} ({}) in the token {:?}", held.public, held.public.curve(), held.token);
+    for kid in kids {
+        let _ = writeln!(stderr, "  is used as {kid}");
+    }
+    let _ = write!(stderr, "What was encrypted to it can never be read again. Delete it? [y/N] ");
+    let _ = stderr.flush();
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer).map_err(|error| Failure::io("stdin", &error))?;
+    match answer.trim().to_ascii_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        _ => {
+            Err(Failure::new("not-confirmed", "not confirmed: nothing was deleted")
+                .hint("--yes deletes without asking"))
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! How a key is named on the command line: by its name, multikey, JWK thumbprint or DID URL.
+
+use serde_json::{Value, json};
+
+use claviger::{
+    did::{DidUrl, Document, Relationship, Resolver},
+    keys::PublicKey,
+    secrets::HeldKey,
+};
+
+use super::{failure::Failure, own::Own};
+
+/// A KEY of the command line, its syntax looked at.
+#[derive(Debug, Clone, PartialEq)]
+pub enum KeyName {
+    Public(PublicKey),
+    DidUrl(DidUrl),
+    /// A name or a thumbprint.
+    Text(String),
+}
+
+impl KeyName {
+    pub fn parse(text: &str) -> Result<Self, Failure> {
+        if text.starts_with("did:") {
+            let url = DidUrl::parse(text).ok().filter(|url| url.fragment().is_some());
+            let wrong = || Failure::words("bad-key-name", format!("{text:?} is no DID URL of a key: DID#FRAGMENT"));
+            return url.map(Self::DidUrl).ok_or_else(wrong);
+        }
+        Ok(PublicKey::from_multikey(text).map_or_else(|_| Self::Text(text.to_owned()), Self::Public))
+    }
+
+    /// The name by which a token could know it: a DID URL is turned to its key, without asking a token.
+    pub async fn resolve(self, own: &Own<'_>) -> Result<Self, Failure> {
+        let Self::DidUrl(url) = &self else { return Ok(self) };
+        let document = own.resolver.resolve(url.did()).await?;
+        let method = Relationship::ALL.into_iter().find_map(|relationship| document.method(url.as_str(), relationship));
+        match method.map(|method| method.key.clone()) {
+            Some(Ok(key)) => Ok(Self::Public(key)),
+            Some(Err(error)) => Err(Failure::new("key-refused", format!("the key {url}: {error}"))),
+            None => Err(Failure::new("key-unknown", format!("the document of {} has no key {url}", url.did()))),
+        }
+    }
+
+    /// Whether it names this key. An imported key's name may be a DID URL.
+    pub fn names(&self, held: &HeldKey) -> bool {
+        match self {
+            Self::Public(key) => held.public == *key,
+            Self::DidUrl(url) => held.label.as_deref() == Some(url.as_str()),
+            Self::Text(text) => held.label.as_deref() == Some(text) || held.public.thumbprint() == *text,
+        }
+    }
+
+    /// The one key of these that it names.
+    pub fn find<'k>(&self, text: &str, keys: &'k [HeldKey]) -> Result<Option<&'k HeldKey>, Failure> {
+        let mut named = keys.iter().filter(|held| self.names(held));
+        match (named.next(), named.next()) {
+            (Some(first), Some(second)) if first.public != second.public => {
+                let said = format!("{text:?} names several keys: {} and {}", first.public, second.public);
+                Err(Failure::words("key-ambiguous", said).hint("name it by its multikey"))
+            }
+            (first, _) => Ok(first),
+        }
+    }
+
+    /// That no token has it.
+    pub fn unknown(text: &str) -> Failure {
+        Failure::new("key-unknown", format!("no token holds a key {text:?}"))
+            .hint("`claviger key list` shows the keys; a key is named by name, multikey, JWK thumbprint or DID URL")
+    }
+}
+
+/// A held key as programs read it.
+pub fn to_json(held: &HeldKey) -> Value {
+    json!({
+        "name": held.label,
+        "key": held.public.to_multikey(),
+        "jwk": held.public.to_jwk(),
+        "thumbprint": held.public.thumbprint(),
+        "algorithm": held.public.curve().name(),
+        "use": held.usage,
+        "token": &*held.token,
+        "origin": held.origin,
+        "custody": held.custody,
+        "protected": held.protected,
+    })
+}
+
+/// The DID URLs under which documents at hand name a key.
+pub fn kids(documents: &[Document], key: &PublicKey) -> Vec<String> {
+    let methods = documents.iter().flat_map(|document| document.all_methods());
+    methods.filter(|method| method.key.as_ref() == Ok(key)).map(|method| method.id.clone()).collect()
+}

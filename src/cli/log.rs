@@ -1,0 +1,62 @@
+//! What the library logs, as sentences on stderr: its warnings always, more with `--verbose`.
+
+use std::fmt::Write;
+
+use tracing::{
+    Event, Level, Subscriber,
+    field::{Field, Visit},
+    level_filters::LevelFilter,
+};
+use tracing_subscriber::{Layer, layer::Context, layer::SubscriberExt};
+
+use super::output;
+
+pub fn start(verbose: u8, json: bool) {
+    let level = match verbose {
+        0 => LevelFilter::WARN,
+        1 => LevelFilter::INFO,
+        2 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    };
+    let subscriber = tracing_subscriber::registry().with(Lines { json }.with_filter(level));
+    // It fails only if there is one already, and there is none.
+    let _ = tracing::subscriber::set_global_default(subscriber);
+}
+
+struct Lines {
+    json: bool,
+}
+
+impl<S: Subscriber> Layer<S> for Lines {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut line = Line::default();
+        event.record(&mut line);
+        let fields = if line.fields.is_empty() { String::new() } else { format!(" ({})", line.fields) };
+        let text = format!("{}{fields}", line.message);
+        if *event.metadata().level() <= Level::WARN {
+            output::warn(&text, self.json);
+        } else if !self.json {
+            let _ = std::io::Write::write_fmt(&mut anstream::stderr(), format_args!("{text}\n"));
+        }
+    }
+}
+
+/// An event: its message, and its fields behind it.
+#[derive(Default)]
+struct Line {
+    message: String,
+    fields: String,
+}
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        let written = match field.name() {
+            "message" => write!(self.message, "{value:?}"),
+            name => {
+                let separator = if self.fields.is_empty() { "" } else { ", " };
+                write!(self.fields, "{separator}{name} {value:?}")
+            }
+        };
+        written.expect("a string takes what is written");
+    }
+}

@@ -1,0 +1,88 @@
+//! PINs that the library does not read itself: those that a token is initialised with, and those of a person.
+
+use std::{
+    env, fs, io,
+    path::{Path, PathBuf},
+};
+
+use zeroize::Zeroizing;
+
+use claviger::secrets::pkcs11::{Pin, PinPrompt, PinState};
+
+use super::failure::Failure;
+
+/// A PIN to be set: a person types it twice.
+pub fn new(source: &str, base: &Path, what: &str) -> Result<Pin, Failure> {
+    if !asks(source) {
+        return present(source, base, what);
+    }
+    let pin = ask(&format!("{}: ", capital(what)))?;
+    if ask("The same again: ")? == pin {
+        return Ok(pin);
+    }
+    Err(Failure::new("pin-mismatch", "the two PINs differ: nothing was done"))
+}
+
+/// A PIN that there is, by its `pin-source`.
+pub fn present(source: &str, base: &Path, what: &str) -> Result<Pin, Failure> {
+    if asks(source) {
+        return ask(&format!("{}: ", capital(what)));
+    }
+    let path = path(source, base)?;
+    let failed = |error: &io::Error| Failure::io(format!("{what}, {}", path.display()), error);
+    let bytes = Zeroizing::new(fs::read(&path).map_err(|error| failed(&error))?);
+    let text = std::str::from_utf8(&bytes).map_err(|_| failed(&io::Error::other("it is not UTF-8")))?;
+    let pin = text.strip_suffix('\n').unwrap_or(text);
+    let pin = pin.strip_suffix('\r').unwrap_or(pin);
+    if pin.is_empty() {
+        return Err(failed(&io::Error::other("it is empty")));
+    }
+    Ok(Pin::new(pin))
+}
+
+/// Whether a person is asked.
+pub fn asks(source: &str) -> bool {
+    ["prompt", "terminal", "pinentry"].contains(&source)
+}
+
+fn path(source: &str, base: &Path) -> Result<PathBuf, Failure> {
+    let wrong = |said: String| Failure::words("bad-pin-source", said);
+    match source.split_once(':') {
+        Some(("file", path)) => Ok(base.join(path.strip_prefix("//").filter(|it| it.starts_with('/')).unwrap_or(path))),
+        Some(("credential", name)) if !name.is_empty() && !name.contains('/') && !name.starts_with('.') => {
+            let folder = env::var_os("CREDENTIALS_DIRECTORY")
+                .ok_or_else(|| wrong(format!("there is no credential {name:?}: CREDENTIALS_DIRECTORY is not set")))?;
+            Ok(PathBuf::from(folder).join(name))
+        }
+        None if !source.is_empty() && !source.starts_with('|') => Ok(base.join(source)),
+        _ => Err(wrong("a PIN's source is file:PATH, credential:NAME or prompt".to_owned())),
+    }
+}
+
+/// Asks for the PIN of a token: what the library calls when its source is a person.
+pub fn prompt(name: &str, prompt: &PinPrompt) -> io::Result<Pin> {
+    let tries = match prompt.state {
+        PinState::CountLow => ", which was refused before",
+        PinState::FinalTry => ", which has ONE TRY LEFT",
+        PinState::Ready | PinState::Locked => "",
+    };
+    let label = if prompt.label == name { String::new() } else { format!(" ({:?})", prompt.label) };
+    read(&format!("PIN of {name}{label}, serial {}{tries}: ", prompt.serial))
+        .map_err(|error| io::Error::new(error.kind(), format!("there is no terminal to ask at ({error})")))
+}
+
+fn ask(question: &str) -> Result<Pin, Failure> {
+    read(question).map_err(|error| {
+        Failure::io("there is no terminal to ask for a PIN at", &error).hint("a source file:PATH needs none")
+    })
+}
+
+/// At the terminal, not on stdin, which may have a message; nothing is echoed.
+fn read(question: &str) -> io::Result<Pin> {
+    rpassword::prompt_password(question).map(Pin::new)
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}

@@ -1,0 +1,172 @@
+//! `claviger token list`.
+
+use serde_json::{Value, json};
+
+use claviger::secrets::{
+    Token, TokenInfo,
+    pkcs11::{self, PinState, SeenToken, Uri},
+};
+
+use super::modules;
+use crate::cli::{
+    config::{Config, TokenConfig},
+    failure::Failure,
+    output::{DIM, Out},
+    pin,
+    table::Table,
+    tokens,
+};
+
+pub fn run(config: &Config, out: &Out) -> Result<(), Failure> {
+    if config.tokens.is_empty() {
+        return of_the_machine(config, out);
+    }
+    let uris = config.tokens.iter().map(tokens::check_uri).collect::<Result<Vec<_>, _>>()?;
+    let rows: Vec<Row> = config.tokens.iter().zip(uris).map(|(token, uri)| configured(config, token, &uri)).collect();
+    if out.json {
+        return out.document(&rows.iter().map(Row::to_json).collect::<Vec<_>>());
+    }
+    let mut table = Table::new(&["NAME", "LABEL", "SERIAL", "MODEL", "FIRMWARE", "PIN", "KEYS"]);
+    for row in &rows {
+        table.row(row.cells());
+    }
+    out.line(&table.render())?;
+    for row in &rows {
+        if let Err(failure) = &row.keys {
+            out.say(&format!("{DIM}{}{DIM:#}", failure.message));
+        }
+    }
+    Ok(())
+}
+
+/// A configured token.
+struct Row {
+    name: String,
+    info: TokenInfo,
+    /// What it says of its PIN; none if it is not there.
+    pin: Option<PinState>,
+    /// How many keys it holds, once logged in.
+    keys: Result<usize, Failure>,
+}
+
+/// Logs in, for the keys are seen by none else. That the PIN is refused is seen then as well; it is not tried again.
+fn configured(config: &Config, token: &TokenConfig, uri: &Uri) -> Row {
+    let name = token.name.clone();
+    // A person is not asked for a list.
+    let attended = uri.pin_value.is_none() && uri.pin_source.as_deref().is_none_or(pin::asks);
+    let opened = if attended {
+        let said = format!("the token {name:?} asks a person for its PIN: its keys are not counted");
+        Err(Failure::not_ready("pin-needed", said))
+    } else {
+        tokens::open(config, token)
+    };
+    let info = opened.as_ref().ok().map(|opened| opened.info());
+    let keys = opened.and_then(|opened| Ok(tokens::inventory(&opened)?.len()));
+    let seen = seen(config, uri);
+    let pin = seen.as_ref().map(|seen| seen.pin);
+    let info = info.or(seen.map(|seen| seen.info)).unwrap_or_default();
+    Row { name, info, pin, keys }
+}
+
+/// What a token shows without a login.
+fn seen(config: &Config, uri: &Uri) -> Option<SeenToken> {
+    let tokens = pkcs11::tokens(config.base.join(uri.module_path.as_ref()?)).ok()?;
+    let fits = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|wanted| wanted == is);
+    tokens
+        .into_iter()
+        .find(|token| token.initialized && fits(&uri.token, &token.info.label) && fits(&uri.serial, &token.info.serial))
+}
+
+impl Row {
+    fn cells(&self) -> [String; 7] {
+        let info = &self.info;
+        let pin = json!(self.pin).as_str().unwrap_or_default().to_owned();
+        let keys = self.keys.as_ref().map(ToString::to_string).unwrap_or_default();
+        let model = [info.manufacturer.as_str(), &info.model].join(" ").trim().to_owned();
+        [self.name.clone(), info.label.clone(), info.serial.clone(), model, info.firmware.clone(), pin, keys]
+    }
+
+    fn to_json(&self) -> Value {
+        json!({
+            "name": self.name,
+            "label": self.info.label,
+            "serial": self.info.serial,
+            "manufacturer": self.info.manufacturer,
+            "model": self.info.model,
+            "firmware": self.info.firmware,
+            "pin": self.pin,
+            "keys": self.keys.as_ref().ok(),
+            "error": self.keys.as_ref().err().map(|failure| failure.to_json()["error"].clone()),
+        })
+    }
+}
+
+/// Without a configuration: what the modules of this machine have, with lines to paste.
+fn of_the_machine(config: &Config, out: &Out) -> Result<(), Failure> {
+    let mut found = Vec::new();
+    for module in modules::installed() {
+        match pkcs11::tokens(&module) {
+            Ok(tokens) => found.extend(tokens.into_iter().map(|token| (module.clone(), token))),
+            Err(error) => tracing::info!(%error, "a module is passed over"),
+        }
+    }
+    if out.json {
+        let rows = found.iter().map(|(module, token)| {
+            json!({
+                "module": module,
+                "slot": token.slot_id,
+                "label": token.info.label,
+                "serial": token.info.serial,
+                "manufacturer": token.info.manufacturer,
+                "model": token.info.model,
+                "firmware": token.info.firmware,
+                "initialized": token.initialized,
+                "pin": token.pin,
+                "uri": uri(module, token).to_string(),
+            })
+        });
+        return out.document(&rows.collect::<Vec<_>>());
+    }
+    out.say(match &config.file {
+        Some(_) => "The configuration names no token. On this machine there are:",
+        None => "There is no configuration yet. On this machine there are:",
+    });
+    if found.is_empty() {
+        out.say("no PKCS#11 tokens. `apt-get install softhsm2` gives one in software, to try things out.");
+    }
+    for (module, token) in &found {
+        out.line(&paste(module, token))?;
+    }
+    Ok(())
+}
+
+/// The lines of a token for claviger.toml.
+fn paste(module: &std::path::Path, token: &SeenToken) -> String {
+    let info = &token.info;
+    let serial = if info.serial.is_empty() { String::new() } else { format!(", serial {}", info.serial) };
+    let what = format!("# {} {}{serial}, slot {}", info.manufacturer, info.model, token.slot_id);
+    if !token.initialized {
+        let slot = token.slot_id;
+        return format!(
+            "{what}: not initialised\n#   [[token]] as below with token=NAME, then `claviger token init NAME --slot-id {slot}`\n\
+             #   uri = \"pkcs11:token=NAME?module-path={}&pin-source=prompt\"\n",
+            module.display()
+        );
+    }
+    let pin = match token.pin {
+        PinState::Ready => "",
+        PinState::CountLow => "; a wrong PIN was given",
+        PinState::FinalTry => "; ITS PIN HAS ONE TRY LEFT",
+        PinState::Locked => "; its PIN is locked",
+    };
+    format!("{what}{pin}\n[[token]]\nname = {:?}\nuri = \"{}\"\n", info.label, uri(module, token))
+}
+
+fn uri(module: &std::path::Path, token: &SeenToken) -> Uri {
+    let mut uri = Uri::default();
+    uri.token = Some(token.info.label.clone()).filter(|label| !label.is_empty());
+    uri.serial = Some(token.info.serial.clone()).filter(|serial| !serial.is_empty());
+    uri.module_path = module.to_str().map(str::to_owned);
+    uri.pin_source = Some("prompt".to_owned());
+    uri
+}

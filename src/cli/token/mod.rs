@@ -1,0 +1,30 @@
+//! `claviger token`.
+
+mod doctor;
+mod init;
+mod list;
+mod modules;
+mod unlock;
+
+pub use modules::softhsm;
+
+use super::{config::Config, failure::Failure, output::Out};
+
+#[derive(clap::Subcommand)]
+pub enum Command {
+    /// Lists the tokens; without a configuration those of this machine
+    List,
+    Init(init::Args),
+    Unlock(unlock::Args),
+    Doctor(doctor::Args),
+}
+
+/// A configuration is read only by the commands that need one.
+pub fn run(command: &Command, config: &dyn Fn() -> Result<Config, Failure>, out: &Out) -> Result<(), Failure> {
+    match command {
+        Command::List => list::run(&config()?, out),
+        Command::Init(args) => init::run(args, &config()?, out),
+        Command::Unlock(args) => unlock::run(args, &config()?, out),
+        Command::Doctor(args) => doctor::run(args, &config()?, out),
+    }
+}

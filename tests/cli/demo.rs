@@ -1,0 +1,65 @@
+//! The demo, and its commands done by hand.
+
+use serde_json::Value;
+
+use crate::support::{Home, softhsm};
+
+#[test]
+fn it_tells_the_whole_conversation() {
+    if softhsm().is_none() {
+        return;
+    }
+    let home = Home::new();
+    let mut command = home.command(env!("CARGO_BIN_EXE_claviger"));
+    // As on a machine where SoftHSM was never used.
+    let output = command.arg("demo").env_remove("SOFTHSM2_CONF").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert!(!told.contains('\x1b'), "no colour but on a terminal");
+    for words in ["Alice", "Bob", "Mediator", "kek-in-process", "authcrypt( signed( message ) )", "by hand"] {
+        assert!(told.contains(words), "{words}");
+    }
+    let story = told.split("The same by hand").next().unwrap();
+    let widest = story.lines().map(|line| line.chars().count()).max().unwrap();
+    assert!(widest <= 80, "{widest}");
+
+    let told = home.run("--json demo").json();
+    let steps = told["steps"].as_array().unwrap();
+    assert_eq!(steps.len(), 5);
+    let envelopes = |step: &Value| -> Vec<String> {
+        let layers = step["provenance"]["layers"].as_array().unwrap().iter();
+        layers.map(|layer| layer["envelope"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(envelopes(&steps[2]), ["authcrypt", "signed"]);
+    assert_eq!(envelopes(&steps[3]), ["anoncrypt"]);
+    assert_eq!(envelopes(&steps[4]), ["authcrypt"]);
+    let operations = |step: &Value, agent: usize| -> Vec<String> {
+        let operations = step["operations"][agent]["operations"].as_array().unwrap().iter();
+        operations.map(|operation| operation["operation"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(operations(&steps[2], 0), ["sign", "wrap-cek"]);
+    assert_eq!(operations(&steps[2], 1), ["unwrap-cek"]);
+    assert_eq!(operations(&steps[3], 0), [""; 0]);
+    assert_eq!(operations(&steps[4], 1), ["unwrap-cek"]);
+}
+
+#[test]
+fn its_commands_by_hand_work_as_they_stand() {
+    if softhsm().is_none() {
+        return;
+    }
+    let home = Home::new();
+    let told = home.run("--json demo").json();
+    home.write("by-hand.sh", told["by_hand"].as_str().unwrap());
+    let output = home.command("sh").args(["-eu", "by-hand.sh"]).env_remove("SOFTHSM2_CONF").output().unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{stdout}{stderr}");
+    let documents = serde_json::Deserializer::from_str(&stdout).into_iter::<Value>();
+    let read: Vec<Value> = documents.map(|document| document.unwrap()["message"]["body"].clone()).collect();
+    assert_eq!(read.len(), 4, "{stdout}");
+    assert_eq!(read[0]["content"], "The key stays where it is.");
+    assert_eq!(read[1]["content"], "Mine too.");
+    assert!(read[2]["next"].is_string());
+    assert_eq!(read[3]["content"], "See you at eight.");
+}

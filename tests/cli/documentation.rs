@@ -1,0 +1,71 @@
+//! What docs/cli.md and the examples say is so.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use crate::support::Home;
+
+fn read(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+}
+
+/// All that is in the folder's files.
+fn sources(folder: &Path) -> String {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.map(|path| if path.is_dir() { sources(&path) } else { fs::read_to_string(path).unwrap() }).collect()
+}
+
+/// The first string literal behind each of these places, if it looks like a code.
+fn codes<'a>(text: &'a str, before: &str) -> impl Iterator<Item = &'a str> {
+    text.split(before).skip(1).filter_map(|rest| {
+        let code = rest.trim_start().strip_prefix('"')?.split('"').next()?;
+        (!code.is_empty() && code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-')).then_some(code)
+    })
+}
+
+#[test]
+fn every_error_code_is_documented_and_no_other() {
+    let sources = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli"));
+    let failure = read("src/cli/failure.rs");
+    let mut made: BTreeSet<&str> = BTreeSet::new();
+    for before in ["Failure::new(", "Failure::words(", "Failure::not_ready("] {
+        made.extend(codes(&sources, before));
+    }
+    for before in ["Self::new(", "Self::words(", "Self::not_ready(", " new(", "=> "] {
+        made.extend(codes(&failure, before));
+    }
+    let documentation = read("docs/cli.md");
+    let table = documentation.split("| code | status |").nth(1).unwrap();
+    let documented: BTreeSet<&str> =
+        table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    assert_eq!(made, documented);
+}
+
+#[test]
+fn every_command_is_documented_and_in_the_manual() {
+    let documentation = read("docs/cli.md");
+    let home = Home::new();
+    let manual = home.run("man").done().to_owned();
+    for command in
+        ["token list", "token init", "token unlock", "token doctor", "key generate", "key import", "key list"]
+            .into_iter()
+            .chain(["key delete", "did create", "did resolve", "pack", "unpack", "demo", "completions"])
+    {
+        assert!(documentation.contains(&format!("`{command}")), "{command}");
+        assert!(manual.contains(&format!("\"CLAVIGER {}\"", command.to_uppercase())), "{command}");
+        assert!(home.run(&format!("{command} --help")).done().contains("Usage:"), "{command}");
+    }
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        assert!(home.run(&format!("completions {shell}")).done().contains("claviger"), "{shell}");
+    }
+}
+
+#[test]
+fn the_example_configuration_is_read() {
+    let home = Home::new();
+    home.write("claviger.toml", &read("examples/claviger.toml"));
+    home.run("did resolve did:key:z6LSeu9HkTHSfLLeUs2nnzUSNedgDUevfNQgQjQC23ZCit6F").done();
+    // Its rules are found, and so its token is looked for.
+    let code =
+        home.run("--json key list").error(if Path::new("/usr/lib/softhsm/libsofthsm2.so").is_file() { 3 } else { 2 });
+    assert!(["token-absent", "token-misconfigured"].contains(&code.as_str()), "{code}");
+}

@@ -1,0 +1,134 @@
+//! Packing and unpacking between two agents with a token each.
+
+use serde_json::Value;
+
+use crate::support::{Home, plaintext};
+
+fn two() -> Option<(Home, Home)> {
+    Some((Home::with_token()?, Home::with_token()?))
+}
+
+#[test]
+fn what_is_packed_is_unpacked_by_each_content_encryption() {
+    let Some((alice, bob)) = two() else { return };
+    for method in ["peer:2", "peer:4", "key"] {
+        let from = alice.did(&format!("--method {method}"));
+        let to = bob.did(&format!("--method {method}"));
+        for enc in ["A256CBC-HS512", "A256GCM", "XC20P"] {
+            let message = plaintext(None, Some(&to), enc);
+            let packed = alice.feed(&format!("pack --to {to} --enc {enc}"), &message);
+            let read = bob.feed("unpack", packed.done()).json();
+            assert_eq!(read["message"].to_string(), message);
+            let provenance = &read["provenance"];
+            assert_eq!(provenance["layers"][0]["enc"], enc);
+            assert_eq!((&provenance["encrypted"], &provenance["authenticated"]), (&true.into(), &false.into()));
+
+            // Authcrypt inside, and `enc` is that of the anoncrypt around it.
+            let message = plaintext(Some(&from), Some(&to), enc);
+            let packed = alice.feed(&format!("pack --to {to} --from {from} --protect-sender --enc {enc}"), &message);
+            let read = bob.feed("unpack", packed.done()).json();
+            assert_eq!(read["message"].to_string(), message);
+            assert_eq!(read["provenance"]["layers"][0]["enc"], enc);
+            assert_eq!(read["provenance"]["layers"][1]["enc"], "A256CBC-HS512");
+            assert_eq!(read["provenance"]["anonymous_sender"], true);
+            assert_eq!(read["provenance"]["authenticated"], true);
+        }
+        let wrong = format!("--json pack --to {to} --from {from} --enc XC20P");
+        assert_eq!(alice.feed(&wrong, "{}").error(2), "combination-forbidden");
+
+        let message = plaintext(Some(&from), Some(&to), "signed");
+        let packed = alice.feed(&format!("pack --sign-by {from}"), &message);
+        let read = bob.feed("unpack", packed.done()).json();
+        assert_eq!(read["message"].to_string(), message);
+        assert_eq!(
+            (&read["provenance"]["non_repudiation"], &read["provenance"]["encrypted"]),
+            (&true.into(), &false.into())
+        );
+    }
+}
+
+#[test]
+fn a_short_did_is_known_once_its_long_form_was_seen() {
+    let Some((alice, bob)) = two() else { return };
+    let long = bob.did("--method peer:4");
+    let short = long.rsplit_once(':').unwrap().0;
+    assert_eq!(alice.run(&format!("--json did resolve {short}")).error(1), "did-long-form-unknown");
+    alice.run(&format!("did resolve {long}")).done();
+    assert_eq!(alice.run(&format!("--json did resolve {short}")).json()["id"], short);
+    let packed = alice.feed(&format!("pack --to {short}"), &plaintext(None, Some(short), "hello"));
+    assert_eq!(bob.feed("unpack", packed.done()).json()["message"]["body"]["text"], "hello");
+}
+
+#[test]
+fn lines_go_on_after_a_bad_one() {
+    let Some((alice, bob)) = two() else { return };
+    let (from, to) = (alice.did("--method peer:2"), bob.did("--method peer:2"));
+    let lines = format!(
+        "{}\nnot json\n\n{}\n",
+        plaintext(Some(&from), Some(&to), "one"),
+        plaintext(Some("did:example:mallory"), Some(&to), "two")
+    );
+    let ran = alice.feed(&format!("pack --lines --from {from} --to {to}"), &lines);
+    assert_eq!(ran.status(), 1);
+    let results: Vec<Value> = ran.stdout().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let packed = results[0]["packed"].as_str().unwrap();
+    assert_eq!(
+        (&results[1]["error"]["code"], &results[2]["error"]["code"]),
+        (&"bad-message".into(), &"header-mismatch".into())
+    );
+
+    let huge = "x".repeat(3_000_000);
+    let ran = bob.feed("unpack --lines", &format!("{huge}\n{packed}\n{packed}"));
+    let results: Vec<Value> = ran.stdout().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(results.len(), 3);
+    assert_eq!(results[0]["error"]["code"], "message-too-large");
+    assert_eq!(results[1], results[2]);
+    assert_eq!(results[1]["message"]["body"]["text"], "one");
+}
+
+#[test]
+fn a_mediator_sees_the_next_and_no_more() {
+    let Some((alice, bob)) = two() else { return };
+    let Some(mediator) = Home::with_token() else { return };
+    let routing = mediator.did("--method peer:2");
+    let to = bob.did(&format!("--method peer:2 --service https://mediator.example/ --routing-key {routing}"));
+    let from = alice.did("--method peer:2");
+    let packed = alice.feed(&format!("pack --from {from} --to {to}"), &plaintext(Some(&from), Some(&to), "x"));
+    assert!(packed.stderr().contains("https://mediator.example/"));
+    assert_eq!(bob.feed("--json unpack", packed.done()).error(1), "not-for-us");
+
+    let forward = mediator.feed("unpack", packed.done()).json();
+    assert_eq!(forward["message"]["body"]["next"], *to);
+    let inner = mediator.feed("unpack --forwarded", packed.done());
+    assert_eq!(bob.feed("unpack", inner.done()).json()["message"]["body"]["text"], "x");
+    assert_eq!(bob.feed("--json unpack --forwarded", inner.done()).error(1), "not-a-forward");
+
+    let direct =
+        alice.feed(&format!("pack --no-forward --from {from} --to {to}"), &plaintext(Some(&from), Some(&to), "x"));
+    assert_eq!(bob.feed("unpack", direct.done()).json()["provenance"]["authenticated"], true);
+}
+
+/// Packing for others and resolving touch no token: a PIN that is wrong is not even read.
+#[test]
+fn no_token_is_touched_without_need() {
+    let Some((alice, bob)) = two() else { return };
+    let to = bob.did("--method peer:2");
+    let ours = alice.did("--method peer:2");
+    std::fs::remove_file(alice.path().join("user.pin")).unwrap();
+    alice.feed(&format!("pack --to {to}"), &plaintext(None, Some(&to), "x")).done();
+    alice.run(&format!("did resolve {to}")).done();
+    let foreign = bob.feed(&format!("pack --to {to}"), &plaintext(None, Some(&to), "x"));
+    assert_eq!(alice.feed("--json unpack", foreign.done()).error(1), "not-for-us");
+    assert_eq!(alice.feed("--json unpack", "{\"ciphertext\": 1}").error(1), "envelope-malformed");
+    assert_eq!(alice.feed(&format!("--json pack --from {ours} --to did:nonsense"), "{}").error(2), "bad-did");
+    assert_eq!(alice.feed(&format!("--json pack --from {ours} --to {to}"), "{").error(1), "bad-message");
+    assert_eq!(
+        alice.feed(&format!("--json pack --from {ours} --to did:key:zzz"), &plaintext(None, None, "x")).error(1),
+        "did-unresolved"
+    );
+    // And this does need it.
+    assert_eq!(
+        alice.feed(&format!("--json pack --from {ours} --to {to}"), &plaintext(None, None, "x")).error(3),
+        "pin-refused"
+    );
+}
