@@ -8,7 +8,7 @@ use serde::{
 };
 use serde_json::{Map, Value};
 
-use super::JoseError;
+use super::{JoseError, quoted};
 
 /// Parses one JSON document that is an object. Nesting is bounded by `serde_json` at 128.
 pub(crate) fn object(name: &'static str, bytes: &[u8]) -> Result<Map<String, Value>, JoseError> {
@@ -77,7 +77,7 @@ impl<'de> Visitor<'de> for StrictVisitor {
         let mut map = Map::new();
         while let Some((name, Strict(value))) = members.next_entry::<String, Strict>()? {
             if map.contains_key(&name) {
-                return Err(A::Error::custom(format_args!("the member {name:?} stands twice")));
+                return Err(A::Error::custom(format_args!("the member {} stands twice", quoted(&name))));
             }
             map.insert(name, value);
         }
