@@ -8,7 +8,7 @@ use serde::{
 };
 use serde_json::{Map, Value, map::Entry};
 
-use super::JoseError;
+use super::{JoseError, quoted};
 
 /// Parses one JSON document that is an object. Nesting is bounded by `serde_json` at 128.
 pub(crate) fn object(name: &'static str, bytes: &[u8]) -> Result<Map<String, Value>, JoseError> {
@@ -79,7 +79,7 @@ impl<'de> Visitor<'de> for StrictVisitor {
             match map.entry(name) {
                 Entry::Vacant(place) => place.insert(value),
                 Entry::Occupied(there) => {
-                    return Err(A::Error::custom(format_args!("the member {:?} stands twice", there.key())));
+                    return Err(A::Error::custom(format_args!("the member {} stands twice", quoted(there.key()))));
                 }
             };
         }
