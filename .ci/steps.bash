@@ -83,7 +83,10 @@ published() {
     local log
     log=$(mktemp)
     cargo publish --workspace --dry-run --locked 2>&1 | tee "$log"
-    if grep '^warning' "$log" | grep -v 'aborting upload due to dry run'; then return 1; fi
+    # The tests stay at home: they need tokens, vectors and peers.
+    if grep '^warning' "$log" | grep -v -e 'aborting upload due to dry run' -e '^warning: ignoring test'; then
+        return 1
+    fi
 }
 
 interop() {

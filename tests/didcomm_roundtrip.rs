@@ -10,7 +10,7 @@ use claviger::{
         Warning,
     },
     jose::JoseError,
-    keys::{Curve, SignatureAlgorithm},
+    keys::{Curve, KeyError, SignatureAlgorithm},
     secrets::{Keyring, SecretsError, TokenError},
 };
 use claviger_testkit::{Counts, SoftToken};
@@ -272,6 +272,52 @@ async fn the_recipients_order_decides_the_curve() {
         let (_, metadata) =
             message.pack_encrypted(&bob.did, None, None, &directory, &alice.me, &options).await.unwrap();
         assert_eq!(metadata.to_kids, [bob.kid("agree-1")]);
+    }
+}
+
+// Conformance 33, 76: what of a document cannot be used does not keep the rest from it.
+#[tokio::test]
+async fn a_recipients_unusable_keys_are_passed_over() {
+    let stage = Stage::new().await;
+    let key = stage.bob.agree[2].to_multikey();
+    let document = json!({
+        "id": stage.bob.did,
+        "keyAgreement": [
+            {"id": "#x448", "type": "JsonWebKey2020", "publicKeyJwk": {"kty": "OKP", "crv": "X448", "x": "AAAA"}},
+            {"id": "#low", "type": "JsonWebKey2020", "publicKeyJwk": {"kty": "OKP", "crv": "X25519", "x": "A".repeat(43)}},
+            {"id": "#signs", "type": "Multikey", "publicKeyMultibase": stage.bob.sign[0].to_multikey()},
+            {"id": "#agree-3", "type": "Multikey", "publicKeyMultibase": key},
+        ],
+        "service": [{"id": "#v1", "type": "did-communication", "serviceEndpoint": "https://v1.example.org"}],
+    });
+    let directory = Directory::with([Document::from_value(document).unwrap()]);
+    let (message, options) = (lunch(&stage.alice, &stage.bob), PackEncryptedOptions::default());
+    let pack = async |to: &str| {
+        message.pack_encrypted(to, Some(&stage.alice.did), None, &directory, &stage.alice.me, &options).await
+    };
+    let (packed, metadata) = pack(&stage.bob.did).await.unwrap();
+    assert_eq!(metadata.to_kids, [stage.bob.kid("agree-3")]);
+    assert_eq!(metadata.messaging_service, None);
+    stage.opened(packed).await;
+    // Asked for by name, each says why.
+    assert_error!(pack(&stage.bob.kid("x448")).await.unwrap_err(), Error::Key { error: KeyError::Unsupported(_), .. });
+    assert_error!(pack(&stage.bob.kid("low")).await.unwrap_err(), Error::Key { error: KeyError::LowOrder(_), .. });
+    assert_error!(pack(&stage.bob.kid("signs")).await.unwrap_err(), Error::NoRecipientKey(_));
+}
+
+// Conformance 45: nonce, ephemeral key and content key are fresh for every message, the same one too.
+#[tokio::test]
+async fn nothing_is_used_twice() {
+    let stage = Stage::new().await;
+    for authcrypt in [true, false] {
+        let mut seen = std::collections::HashSet::new();
+        for _ in 0..8 {
+            let (packed, _) = pack(&stage, &stage.bob.did, authcrypt, None, &Default::default()).await.unwrap();
+            let value: Value = serde_json::from_str(&packed).unwrap();
+            for part in [&value["iv"], &value["ciphertext"], &value["tag"], &protected(&packed)["epk"]["x"]] {
+                assert!(seen.insert(part.to_string()), "{part} again");
+            }
+        }
     }
 }
 

@@ -217,3 +217,40 @@ async fn a_stranger_costs_nothing() {
     let packed = Jwe::authcrypt(&stage.alice, &to).seal(stage.plaintext().to_string());
     assert_error!(stage.refused_at_sight(packed).await, Error::NotForUs(_));
 }
+
+/// A stranger fills no log, and writes no line of his own into it.
+#[tokio::test]
+async fn errors_quote_strangers_in_short() {
+    let stage = Stage::new().await;
+    let long = format!("line\nbreak\u{1b}[31m{}", "x".repeat(10_000));
+    let mut texts = Vec::new();
+    for member in ["from", "id", "type", "to", "created_time", "from_prior"] {
+        let mut text = stage.plaintext();
+        text[member] = long.clone().into();
+        let sealed = [
+            Jwe::authcrypt(&stage.alice, &stage.bobs(&[1])).seal(text.to_string()),
+            signed(&stage.alice, text.to_string()),
+        ];
+        for packed in sealed {
+            texts.extend(stage.bob.unpack(&packed.to_string(), &stage.directory).await.err());
+        }
+    }
+    for name in ["alg", "enc", "skid", "typ"] {
+        let mut jwe = Jwe::anoncrypt(&stage.bobs(&[1]));
+        jwe.header[name] = long.clone().into();
+        texts.extend(stage.bob.unpack(&jwe.seal("{}").to_string(), &stage.directory).await.err());
+    }
+    let mut jwe = Jwe::anoncrypt(&stage.bobs(&[1]));
+    jwe.recipients[0].header["kid"] = long.clone().into();
+    jwe.fit_apv();
+    texts.push(stage.refused(jwe.seal("{}")).await);
+    jwe.recipients[0].header[&long] = 1.into();
+    jwe.header[&long] = 1.into();
+    texts.push(stage.refused(jwe.seal("{}")).await);
+    let twice = format!(r#"{{{0}:1,{0}:2}}"#, json!(long));
+    texts.push(stage.refused(twice).await);
+    assert!(texts.len() > 12, "{}", texts.len());
+    for text in texts.iter().map(ToString::to_string) {
+        assert!(text.len() < 1000 && !text.contains(['\n', '\u{1b}']), "{text}");
+    }
+}

@@ -45,7 +45,9 @@ async fn a_stolen_one_does_not_name_the_thief() {
     let mut text = rotation.message(&stolen);
     text["from"] = stage.mallory.did.clone().into();
     let jwe = Jwe::authcrypt(&stage.mallory, &stage.bobs(&[1]));
+    stage.directory.asked();
     assert_error!(stage.refused(jwe.seal(text.to_string())).await, Error::FromPrior(FromPriorError::Subject));
+    assert_eq!(stage.directory.asked(), ["did:example:mallory"], "the old DID is not resolved for it");
     // With Alice's `from` it is not authcrypt by Alice.
     let jwe = Jwe::authcrypt(&stage.mallory, &stage.bobs(&[1]));
     assert_error!(stage.refused(jwe.seal(rotation.message(&stolen).to_string())).await, Error::From { .. });

@@ -13,7 +13,7 @@ mod through;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use claviger::{
-    crypto::{Cek, ContentEncryption, EphemeralKey, KdfInfo, Kek, SharedSecret, concat_kdf, unwrap_key, wrap_key},
+    crypto::{Cek, ContentEncryption, KdfInfo, Kek, SharedSecret, concat_kdf, unwrap_key, wrap_key},
     keys::{Jwk, PublicKey},
     secrets::{Custodian, ImportKey},
 };
@@ -114,7 +114,7 @@ fn appendix_b_through(token: &dyn Custodian) {
         assert_eq!(token.unwrap_cek(&key, &message).unwrap(), cek, "{name} reads");
 
         // What Alice wraps is what the KEK of the draft's Z wraps, bit for bit: AES key wrap has no nonce.
-        let mut wrap = wrap_for([], &EphemeralKey::generate(epk.curve()).unwrap(), &cek, &parties);
+        let mut wrap = wrap_for([], &PrivateKey::generate(epk.curve()), &cek, &parties);
         wrap.recipients.push((key, ze));
         assert_eq!(token.wrap_cek(&alice, &wrap).unwrap(), [message.encrypted_key], "for {name}");
     }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use claviger::{
-    crypto::{self, EphemeralKey},
+    crypto,
     keys::{Curve, PublicKey},
     secrets::{
         Allow, Context, Custody, KeyState, KeyUse, Keyring, Policy, Secrets, SecretsError, ToSign, Token, TokenError,
@@ -50,7 +50,7 @@ mod outcomes {
         let message = message_to(&key, Some(&peer), &cek, &parties);
         assert_eq!(keyring.unwrap_cek(&key, &message, &cx).await.unwrap(), cek);
 
-        let ephemeral = EphemeralKey::generate(Curve::P256).unwrap();
+        let ephemeral = PrivateKey::generate(Curve::P256);
         let wrapped =
             keyring.wrap_cek(&key, &wrap_for([peer.public()], &ephemeral, &cek, &parties), &cx).await.unwrap();
         assert_eq!(read(&peer, ephemeral.public(), Some(&key), &parties, &wrapped[0]), Some(cek));
@@ -137,7 +137,7 @@ mod outcomes {
             let error = keyring.unwrap_cek(key, request, &cx).await.unwrap_err();
             assert!(matches!(error, SecretsError::Request(_)), "{error:?}");
         }
-        let ephemeral = EphemeralKey::generate(Curve::P384).unwrap();
+        let ephemeral = PrivateKey::generate(Curve::P384);
         let wrap = wrap_for([p384.public()], &ephemeral, &cek, &parties);
         assert!(matches!(keyring.wrap_cek(&p256, &wrap, &cx).await, Err(SecretsError::Request(_))));
         assert!(matches!(keyring.sign(&p256, &ToSign::Message(b"{}"), &cx).await, Err(SecretsError::Request(_))));
@@ -299,7 +299,7 @@ mod rules {
     async fn allowed(keyring: &Keyring, key: &PublicKey) -> Vec<Allow> {
         let cx = Context::default();
         let (cek, parties) = (fresh_cek(), Parties::example());
-        let ephemeral = EphemeralKey::generate(Curve::P256).unwrap();
+        let ephemeral = PrivateKey::generate(Curve::P256);
         let claims =
             claviger::secrets::Claims { iss: "did:example:old".into(), sub: Some("did:example:new".into()), iat: None };
         let from_prior = ToSign::FromPrior { kid: "did:example:old#1", claims: &claims };
@@ -498,7 +498,7 @@ mod derivations {
             keyring.unwrap_cek(&key, &message_to(&key, Some(&sender), &cek, &parties), &cx).await.unwrap();
             authcrypt_in[time] = since(before);
             let before = token.counts();
-            let ephemeral = EphemeralKey::generate(Curve::P256).unwrap();
+            let ephemeral = PrivateKey::generate(Curve::P256);
             let wrap = wrap_for(peers.iter().map(PrivateKey::public), &ephemeral, &cek, &parties);
             keyring.wrap_cek(&key, &wrap, &cx).await.unwrap();
             authcrypt_out[time] = since(before);

@@ -1,51 +1,28 @@
 //! The key pair of one message (RFC 7518 section 4.6: fresh for each). Its private half is the only one in the crate.
+//!
+//! On `aws-lc-rs`: every message that is packed pays for these two operations, and on P-256 they take it a third of what
+//! RustCrypto's constant-time arithmetic takes (docs/performance.md). AWS-LC wipes what it frees.
 
-use getrandom::{SysRng, rand_core::UnwrapErr};
-
-use p256::elliptic_curve::sec1::ToSec1Point;
+use aws_lc_rs::agreement::{self, Algorithm, PrivateKey, UnparsedPublicKey};
 
 use super::SharedSecret;
 use crate::keys::{Curve, PublicKey};
 
 /// A key pair that lives as long as one message is made.
 pub struct EphemeralKey {
-    secret: Secret,
+    private: PrivateKey,
     public: PublicKey,
-}
-
-enum Secret {
-    X25519(x25519_dalek::StaticSecret),
-    P256(p256::SecretKey),
-    P384(p384::SecretKey),
-    P521(p521::SecretKey),
 }
 
 impl EphemeralKey {
     /// A fresh pair on a curve that agrees on keys; none for the others.
     pub fn generate(curve: Curve) -> Option<Self> {
-        // The operating system's generator; it failing is no state to go on in.
-        let mut rng = UnwrapErr(SysRng);
-        macro_rules! nist {
-            ($curve:ident, $variant:ident) => {{
-                use $curve::elliptic_curve::Generate;
-                let secret = $curve::SecretKey::generate_from_rng(&mut rng);
-                let point = secret.public_key().to_sec1_point(false).as_bytes().to_vec();
-                (Secret::$variant(secret), point)
-            }};
-        }
-        let (secret, point) = match curve {
-            Curve::X25519 => {
-                let secret = x25519_dalek::StaticSecret::random_from_rng(&mut rng);
-                let point = x25519_dalek::PublicKey::from(&secret).as_bytes().to_vec();
-                (Secret::X25519(secret), point)
-            }
-            Curve::P256 => nist!(p256, P256),
-            Curve::P384 => nist!(p384, P384),
-            Curve::P521 => nist!(p521, P521),
-            Curve::Ed25519 | Curve::Secp256k1 => return None,
-        };
-        let public = PublicKey::from_bytes(curve, &point).expect("a generated point is valid");
-        Some(Self { secret, public })
+        let algorithm = algorithm(curve)?;
+        // It fails only without randomness, which is no state to go on in.
+        let private = PrivateKey::generate(algorithm).expect("the operating system has randomness");
+        let point = private.compute_public_key().expect("a private key has a public one");
+        let public = PublicKey::from_bytes(curve, point.as_ref()).expect("a generated point is valid");
+        Some(Self { private, public })
     }
 
     /// The public half: the message's `epk`.
@@ -58,23 +35,18 @@ impl EphemeralKey {
         if recipient.curve() != self.public.curve() {
             return None;
         }
-        macro_rules! nist {
-            ($curve:ident, $secret:expr) => {{
-                let peer = $curve::PublicKey::from_sec1_bytes(recipient.as_bytes()).ok()?;
-                let z = $curve::ecdh::diffie_hellman($secret.to_nonzero_scalar(), peer.as_affine());
-                Some(SharedSecret::new(z.raw_secret_bytes().to_vec()))
-            }};
-        }
-        match &self.secret {
-            Secret::X25519(secret) => {
-                let point: [u8; 32] = recipient.as_bytes().try_into().ok()?;
-                let z = secret.diffie_hellman(&point.into());
-                Some(SharedSecret::new(z.as_bytes().to_vec()))
-            }
-            Secret::P256(secret) => nist!(p256, secret),
-            Secret::P384(secret) => nist!(p384, secret),
-            Secret::P521(secret) => nist!(p521, secret),
-        }
+        let peer = UnparsedPublicKey::new(algorithm(recipient.curve())?, recipient.as_bytes());
+        agreement::agree(&self.private, peer, (), |z| Ok(SharedSecret::new(z.to_vec()))).ok()
+    }
+}
+
+fn algorithm(curve: Curve) -> Option<&'static Algorithm> {
+    match curve {
+        Curve::X25519 => Some(&agreement::X25519),
+        Curve::P256 => Some(&agreement::ECDH_P256),
+        Curve::P384 => Some(&agreement::ECDH_P384),
+        Curve::P521 => Some(&agreement::ECDH_P521),
+        Curve::Ed25519 | Curve::Secp256k1 => None,
     }
 }
 

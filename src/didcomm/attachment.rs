@@ -195,10 +195,10 @@ fn hex(text: &str) -> Option<Vec<u8>> {
 pub struct AttachmentBuilder(Attachment);
 
 macro_rules! members {
-    ($($(#[$doc:meta])* $name:ident: $type:ty;)*) => {$(
+    ($($(#[$doc:meta])* $name:ident: $type:ty => $value:expr;)*) => {$(
         $(#[$doc])*
-        pub fn $name(mut self, $name: impl Into<$type>) -> Self {
-            self.0.$name = Some($name.into());
+        pub fn $name(mut self, $name: $type) -> Self {
+            self.0.$name = Some($value);
             self
         }
     )*};
@@ -207,19 +207,19 @@ macro_rules! members {
 impl AttachmentBuilder {
     members! {
         /// Sets the id.
-        id: String;
+        id: impl Into<String> => id.into();
         /// Sets the description.
-        description: String;
+        description: impl Into<String> => description.into();
         /// Sets the file name.
-        filename: String;
+        filename: impl Into<String> => filename.into();
         /// Sets the media type.
-        media_type: String;
+        media_type: impl Into<String> => media_type.into();
         /// Sets the format.
-        format: String;
+        format: impl Into<String> => format.into();
         /// Sets the time of the last change, in seconds since 1970.
-        lastmod_time: u64;
+        lastmod_time: u64 => lastmod_time;
         /// Sets the length in bytes.
-        byte_count: u64;
+        byte_count: u64 => byte_count;
     }
 
     /// Sets the detached JWS over the content.

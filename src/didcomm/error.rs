@@ -5,7 +5,7 @@ use std::fmt;
 use super::MessageError;
 use crate::{
     did::{Relationship, ResolveError},
-    jose::JoseError,
+    jose::{JoseError, quoted},
     keys::KeyError,
     secrets::SecretsError,
 };
@@ -20,7 +20,7 @@ pub enum Error {
     #[error(transparent)]
     Envelope(#[from] JoseError),
     /// No recipient of the message is one of our keys.
-    #[error("the message is for none of our keys: it is for {}", .0.join(", "))]
+    #[error("the message is for none of our keys: {} recipients, the first {}", .0.len(), quoted(.0.first().map_or("", String::as_str)))]
     NotForUs(Vec<String>),
     /// The layers are in an order that DIDComm forbids (v2.1 "Media Types", combinations).
     #[error("a {inner} envelope inside a {outer} one is forbidden")]
@@ -34,10 +34,10 @@ pub enum Error {
     #[error(transparent)]
     Resolve(#[from] ResolveError),
     /// A key id is no DID URL.
-    #[error("the key id {0:?} is no DID URL")]
+    #[error("the key id {} is no DID URL", quoted(.0))]
     KeyId(String),
     /// A key does not stand where its use demands.
-    #[error("the key {kid} does not stand in {} of its document", relationship.name())]
+    #[error("the key {} does not stand in {} of its document", quoted(kid), relationship.name())]
     NotAuthorised {
         /// The key.
         kid: String,
@@ -45,7 +45,7 @@ pub enum Error {
         relationship: Relationship,
     },
     /// A key of a document is broken or of an unknown type.
-    #[error("the key {kid} is refused: {error}")]
+    #[error("the key {} is refused: {error}", quoted(kid))]
     Key {
         /// The key.
         kid: String,
@@ -56,10 +56,10 @@ pub enum Error {
     #[error(transparent)]
     Message(#[from] MessageError),
     /// An authenticated message says not who it is from.
-    #[error("the message was made by {0}, and has no from")]
+    #[error("the message was made by {}, and has no from", quoted(.0))]
     FromAbsent(String),
     /// `from` is not the DID of the key that encrypted or signed.
-    #[error("the message says it is from {from}, and was made by {kid}")]
+    #[error("the message says it is from {}, and was made by {}", quoted(from), quoted(kid))]
     From {
         /// The header.
         from: String,
@@ -153,7 +153,7 @@ pub enum FromPriorError {
 impl fmt::Display for FromPriorError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Claims(reason) => write!(f, "{reason}"),
+            Self::Claims(reason) => write!(f, "its claims are wrong: {}", quoted(reason)),
             Self::Issuer => f.write_str("its kid is no key of its iss"),
             Self::Subject => f.write_str("its sub is not the message's from"),
             Self::Ending => f.write_str("it has no sub, which ends a relationship, and the message has a from"),

@@ -1,5 +1,7 @@
 //! `from_prior`: a JWT by which a DID names its successor (DIDComm v2.1 "DID Rotation").
 
+use serde_json::Value;
+
 use super::{Error, FromPrior, Identities, error::FromPriorError, unpack::resolve_key};
 use crate::{
     did::{Relationship, Resolver, did_of, is_did},
@@ -37,20 +39,36 @@ impl FromPrior {
 
     /// Verifies a JWT: the claims, and the old DID's key that signed. `kid` must be an authentication key of `iss`.
     pub async fn unpack(jwt: &str, resolver: &dyn Resolver) -> Result<(Self, String), Error> {
+        Unverified::parse(jwt)?.verify(resolver).await
+    }
+}
+
+/// A `from_prior` whose form was checked, and nothing else.
+pub(super) struct Unverified {
+    jwt: Jwt,
+    /// What it claims: for finding out whether it is worth resolving anyone.
+    pub claims: FromPrior,
+}
+
+impl Unverified {
+    pub fn parse(jwt: &str) -> Result<Self, Error> {
         let jwt = Jwt::parse(jwt)?;
-        let claims = |map: &serde_json::Map<_, _>| -> Result<Self, Error> {
-            serde_json::from_value(serde_json::Value::Object(map.clone()))
-                .map_err(|error| Error::FromPrior(FromPriorError::Claims(error.to_string())))
-        };
-        let iss = claims(jwt.unverified_claims())?.iss;
+        let claims = Value::Object(jwt.unverified_claims().clone());
+        let claims: FromPrior = serde_json::from_value(claims)
+            .map_err(|error| Error::FromPrior(FromPriorError::Claims(error.to_string())))?;
         // Before anything is resolved: else a stranger's JWT makes us ask a server of its choice.
         let issuer = did_of(jwt.kid()).ok_or_else(|| Error::KeyId(jwt.kid().to_owned()))?;
-        if !is_did(&iss) || !super::same_did(issuer, &iss) {
+        if !is_did(&claims.iss) || !super::same_did(issuer, &claims.iss) {
             return Err(Error::FromPrior(FromPriorError::Issuer));
         }
-        let owner = super::resolvable(&iss, jwt.kid());
-        let key = resolve_key(resolver, owner, jwt.kid(), Relationship::Authentication).await?;
-        let verified = claims(jwt.verify(&key)?)?;
-        Ok((verified, jwt.kid().to_owned()))
+        Ok(Self { jwt, claims })
+    }
+
+    pub async fn verify(self, resolver: &dyn Resolver) -> Result<(FromPrior, String), Error> {
+        let kid = self.jwt.kid();
+        let owner = super::resolvable(&self.claims.iss, kid);
+        let key = resolve_key(resolver, owner, kid, Relationship::Authentication).await?;
+        self.jwt.verify(&key)?;
+        Ok((self.claims, kid.to_owned()))
     }
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{Attachment, MessageType, PLAIN, attachment::HashError};
+use crate::jose::quoted;
 
 /// A plaintext message. Every header of the specification has a field; the others are kept in `extra_headers`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -76,19 +77,19 @@ pub enum MessageError {
     #[error("the message has no id")]
     NoId,
     /// Its `type` is no message type URI.
-    #[error("the message type {0:?} is no message type URI")]
+    #[error("the message type {} is no message type URI", quoted(.0))]
     Type(String),
     /// Its body is no JSON object.
     #[error("the body of the message is no JSON object")]
     Body,
     /// A header has the wrong type.
-    #[error("a header of the message has the wrong type: {0}")]
+    #[error("a header of the message is wrong: {}", quoted(.0))]
     Header(String),
     /// An attachment has no data.
-    #[error("the attachment {0:?} has no data: jws, hash, links, base64 or json")]
+    #[error("the attachment {} has no data: jws, hash, links, base64 or json", quoted(.0))]
     AttachmentData(String),
     /// An attachment's hash is wrong, or absent where it must be there.
-    #[error("the attachment {id:?}: {error}")]
+    #[error("the attachment {}: {error}", quoted(id))]
     AttachmentHash {
         /// The attachment's id, or its number.
         id: String,

@@ -7,9 +7,9 @@ use std::{
 
 use serde_json::Value;
 
-use super::error::FromPriorError;
 use super::{
-    Error, Forward, FromPrior, Identities, Layer, Message, OwnKey, PriorDid, Provenance, Warning, resolvable, same_did,
+    Error, Forward, Identities, Layer, Message, OwnKey, PriorDid, Provenance, Warning, error::FromPriorError,
+    from_prior::Unverified, resolvable, same_did,
 };
 use crate::{
     did::{Document, Relationship, Resolver, did_of},
@@ -292,13 +292,14 @@ impl Opener<'_> {
         authcrypt: bool,
         provenance: &mut Provenance,
     ) -> Result<(), Error> {
-        let (claims, kid) = FromPrior::unpack(jwt, self.resolver).await?;
-        match (&claims.sub, &message.from) {
+        let prior = Unverified::parse(jwt)?;
+        match (&prior.claims.sub, &message.from) {
             (Some(sub), Some(from)) if same_did(sub, from) => {}
             (Some(_), _) => return Err(Error::FromPrior(FromPriorError::Subject)),
             (None, None) => {}
             (None, Some(_)) => return Err(Error::FromPrior(FromPriorError::Ending)),
         }
+        let (claims, kid) = prior.verify(self.resolver).await?;
         // An ending has no new DID, and so can have no authcrypt; encrypted it must be all the same.
         let carried = if claims.sub.is_some() { authcrypt } else { provenance.encrypted };
         if !carried {

@@ -52,16 +52,16 @@ pub enum JoseError {
     #[error("{0:?} has the wrong length")]
     Length(&'static str),
     /// A header parameter that we do not understand and must not ignore, or that must not stand here.
-    #[error("the header parameter {0:?} is refused")]
+    #[error("the header parameter {} is refused", quoted(.0))]
     Refused(String),
     /// A header parameter stands in two headers (RFC 7516 section 7.2.1).
-    #[error("the header parameter {0:?} stands twice")]
+    #[error("the header parameter {} stands twice", quoted(.0))]
     Twice(String),
     /// The algorithm is none of ours.
-    #[error("the algorithm {0:?} is not allowed")]
+    #[error("the algorithm {} is not allowed", quoted(.0))]
     Algorithm(String),
     /// The content encryption is none of ours.
-    #[error("the content encryption {0:?} is not allowed")]
+    #[error("the content encryption {} is not allowed", quoted(.0))]
     Encryption(String),
     /// ECDH-1PU with key wrapping needs A256CBC-HS512 (draft-madden-jose-ecdh-1pu-04 section 2.1).
     #[error("authcrypt with {0} is not allowed: it needs A256CBC-HS512")]
@@ -76,13 +76,13 @@ pub enum JoseError {
     #[error("the apv does not fit the recipients")]
     Apv,
     /// One key id stands for two recipients.
-    #[error("the recipient {0:?} stands twice")]
+    #[error("the recipient {} stands twice", quoted(.0))]
     RecipientTwice(String),
     /// There is no recipient, or no signature, or more than one signature.
     #[error("the message has {0} signatures; one is meaningful")]
     Signatures(usize),
     /// A key is on another curve than the message's ephemeral key.
-    #[error("the key {kid:?} is on {curve}, and the message on {expected}")]
+    #[error("the key {} is on {curve}, and the message on {expected}", quoted(kid))]
     Curve {
         /// The key's id.
         kid: String,
@@ -111,4 +111,12 @@ pub enum JoseError {
     /// The token, or the way to it.
     #[error(transparent)]
     Secrets(#[from] SecretsError),
+}
+
+/// What a stranger wrote, for a log: at most 100 characters of it, and escaped.
+pub(crate) fn quoted(text: &str) -> String {
+    match text.char_indices().nth(100) {
+        None => format!("{text:?}"),
+        Some((end, _)) => format!("{:?}...", &text[..end]),
+    }
 }

@@ -6,9 +6,9 @@ use serde::{
     Deserialize, Deserializer,
     de::{Error, MapAccess, SeqAccess, Visitor},
 };
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, map::Entry};
 
-use super::JoseError;
+use super::{JoseError, quoted};
 
 /// Parses one JSON document that is an object. Nesting is bounded by `serde_json` at 128.
 pub(crate) fn object(name: &'static str, bytes: &[u8]) -> Result<Map<String, Value>, JoseError> {
@@ -76,10 +76,12 @@ impl<'de> Visitor<'de> for StrictVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Strict, A::Error> {
         let mut map = Map::new();
         while let Some((name, Strict(value))) = members.next_entry::<String, Strict>()? {
-            if map.contains_key(&name) {
-                return Err(A::Error::custom(format_args!("the member {name:?} stands twice")));
-            }
-            map.insert(name, value);
+            match map.entry(name) {
+                Entry::Vacant(place) => place.insert(value),
+                Entry::Occupied(there) => {
+                    return Err(A::Error::custom(format_args!("the member {} stands twice", quoted(there.key()))));
+                }
+            };
         }
         Ok(Strict(map.into()))
     }

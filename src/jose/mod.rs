@@ -22,5 +22,6 @@ pub use jwe::{Jwe, KeyAgreement};
 pub use jws::Jws;
 pub use jwt::Jwt;
 
+pub(crate) use error::quoted;
 pub(crate) use json::object as json_object;
 pub(crate) use jws::general_json;

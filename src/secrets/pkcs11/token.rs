@@ -161,6 +161,7 @@ impl Pkcs11Token {
     /// Finds the keys and proves them, unless another thread has done so since the finding `seen`.
     fn find_keys(&self, live: &mut Live, seen: u64) -> Outcome<(Arc<Keys>, Vec<HeldKey>)> {
         let _finding = lock(&self.finding);
+        let mut still = None;
         loop {
             let before = self.found();
             if before.epoch.findings > seen {
@@ -178,6 +179,9 @@ impl Pkcs11Token {
                 *found = Arc::new(Keys { epoch, by_public });
                 return Ok((found.clone(), inventory));
             }
+            drop(found);
+            // Those who make keys would go on for ever; they wait for the second look. None of them waits for a finding.
+            still.get_or_insert_with(|| lock(&self.changing));
         }
     }
 

@@ -1,10 +1,7 @@
 //! Both ends of a key agreement in software: what a token is asked, and what it must answer.
 
 use claviger::{
-    crypto::{
-        Cek, ContentEncryption, EncryptedKey, EphemeralKey, KdfInfo, Kek, SharedSecret, concat_kdf, unwrap_key,
-        wrap_key,
-    },
+    crypto::{Cek, ContentEncryption, EncryptedKey, KdfInfo, Kek, SharedSecret, concat_kdf, unwrap_key, wrap_key},
     keys::PublicKey,
     secrets::{Sender, Unwrap, Wrap},
 };
@@ -43,7 +40,7 @@ pub fn fresh_cek() -> Cek {
 
 /// A content key on its way to `recipient`: by ECDH-1PU from a sender, else by ECDH-ES.
 pub fn message_to(recipient: &PublicKey, sender: Option<&PrivateKey>, cek: &Cek, parties: &Parties) -> Unwrap {
-    let ephemeral = EphemeralKey::generate(recipient.curve()).expect("the recipient's curve agrees on keys");
+    let ephemeral = PrivateKey::generate(recipient.curve());
     let ze = ephemeral.agree(recipient).expect("one curve");
     let zs = sender.map(|sender| sender.agree(recipient).expect("one curve"));
     message_with(&ze, zs.as_ref(), ephemeral.public(), sender.map(PrivateKey::public), cek, parties)
@@ -70,7 +67,7 @@ pub fn message_with(
 /// A content key for a token to wrap, and the ephemeral key that its recipients read it with.
 pub fn wrap_for<'a>(
     recipients: impl IntoIterator<Item = &'a PublicKey>,
-    ephemeral: &EphemeralKey,
+    ephemeral: &PrivateKey,
     cek: &Cek,
     parties: &Parties,
 ) -> Wrap {

@@ -1,7 +1,7 @@
 //! Key agreement: what a token unwraps and wraps is what software wraps and unwraps.
 
 use claviger::{
-    crypto::{Cek, ContentEncryption, EncryptedKey, EphemeralKey},
+    crypto::{Cek, ContentEncryption, EncryptedKey},
     keys::PublicKey,
     secrets::{Custodian, Sender, TokenError, Unwrap},
 };
@@ -77,7 +77,7 @@ pub fn unwraps_where_z_begins_with_zero(token: &dyn Custodian, capabilities: &Ca
         let cek = fresh_cek();
 
         let (ephemeral, ze) = loop {
-            let ephemeral = EphemeralKey::generate(curve).expect("the curve agrees");
+            let ephemeral = PrivateKey::generate(curve);
             let ze = ephemeral.agree(key.public()).expect("one curve");
             if ze.as_bytes()[0] == 0 {
                 break (ephemeral, ze);
@@ -194,8 +194,7 @@ pub fn wraps_for_nobody(token: &dyn Custodian, capabilities: &Capabilities) {
 pub fn wraps_and_unwraps_to_itself(token: &dyn Custodian, capabilities: &Capabilities) {
     for curve in capabilities.agreeing() {
         let key = Temporary::generate(token, curve);
-        let (ephemeral, cek, parties) =
-            (EphemeralKey::generate(curve).expect("it agrees"), fresh_cek(), Parties::example());
+        let (ephemeral, cek, parties) = (PrivateKey::generate(curve), fresh_cek(), Parties::example());
         let wrap = wrap_for([key.public()], &ephemeral, &cek, &parties);
         let mut wrapped = token.wrap_cek(key.public(), &wrap).expect("a wrapped key");
         let message = Unwrap {
@@ -221,13 +220,13 @@ pub(super) fn check_unwraps(token: &dyn Custodian, key: &PublicKey) {
 }
 
 pub(super) fn wrap_one(token: &dyn Custodian, key: &PublicKey) -> Result<Vec<EncryptedKey>, TokenError> {
-    let ephemeral = EphemeralKey::generate(key.curve()).expect("it agrees");
+    let ephemeral = PrivateKey::generate(key.curve());
     let recipient = PrivateKey::generate(key.curve());
     token.wrap_cek(key, &wrap_for([recipient.public()], &ephemeral, &fresh_cek(), &Parties::example()))
 }
 
 fn check_wraps(token: &dyn Custodian, key: &PublicKey, recipients: &[&PrivateKey]) {
-    let ephemeral = EphemeralKey::generate(key.curve()).expect("it agrees");
+    let ephemeral = PrivateKey::generate(key.curve());
     let (cek, parties) = (fresh_cek(), Parties::example());
     let wrap = wrap_for(recipients.iter().map(|recipient| recipient.public()), &ephemeral, &cek, &parties);
     let wrapped = token.wrap_cek(key, &wrap).unwrap_or_else(|error| panic!("wrap on {}: {error}", key.curve()));

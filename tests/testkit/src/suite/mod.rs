@@ -98,7 +98,7 @@ macro_rules! checks {
         /// `token_suite!(open, capabilities, reopen)`.
         ///
         /// `open` is an expression that gives a [`Custodian`](claviger::secrets::Custodian), evaluated in each test;
-        /// one behind a pointer is given as `*pointer`. `capabilities` gives [`Capabilities`](suite::Capabilities),
+        /// one behind a pointer is given as `*pointer`. `capabilities` gives `suite::Capabilities`,
         /// everything by default. `reopen` is a closure that opens the same token once more, for tokens that keep keys
         /// when they are closed. Call it once a module.
         ///

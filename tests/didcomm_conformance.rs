@@ -1,0 +1,49 @@
+//! `docs/conformance.md` tells the truth: every test it names exists, and every number a test names is in it.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+fn read(file: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[test]
+fn every_test_that_is_named_exists() {
+    let table = read("docs/conformance.md");
+    let names: Vec<(&str, &str)> =
+        table.split('`').filter(|word| !word.contains(' ')).filter_map(|word| word.split_once("::")).collect();
+    assert!(names.len() > 80, "{}", names.len());
+    for (file, test) in names.into_iter().filter(|name| *name != ("file", "test")) {
+        assert!(read(&format!("tests/{file}.rs")).contains(&format!("fn {test}(")), "{file}::{test}");
+    }
+}
+
+#[test]
+fn every_line_of_envelopes_has_its_row() {
+    let table = read("docs/conformance.md");
+    let rows: Vec<Vec<&str>> = table
+        .lines()
+        .map(|line| line.split('|').map(str::trim).collect())
+        .filter(|row: &Vec<_>| row.len() == 6)
+        .collect();
+    let number = |row: &Vec<&str>| row[1].split(' ').next().unwrap().parse::<u32>().ok();
+    let numbered: BTreeSet<u32> = rows.iter().filter_map(number).collect();
+    assert_eq!(numbered, (1..=77).collect());
+    for row in rows.iter().filter(|row| number(row).is_some()) {
+        assert_eq!(row[3].is_empty(), row[4] == "agent", "{row:?}");
+    }
+    // And the numbers in comments are among them.
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "rs") {
+            for line in fs::read_to_string(&path).unwrap().lines() {
+                let Some((_, named)) = line.split_once("// Conformance ") else { continue };
+                let named = named.split([':', ';']).next().unwrap().trim_end_matches('.');
+                for number in named.split(", ").filter_map(|number| number.parse::<u32>().ok()) {
+                    // Those above belong to what the daemon adds.
+                    assert!(numbered.contains(&number) || number > 77, "{}: {line}", path.display());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! The real module, loaded once and never unloaded.
+
+use std::{path::PathBuf, sync::OnceLock};
+
+use cryptoki_sys::{CK_FUNCTION_LIST, CKR_OK};
+
+/// Its functions. Without a real module there is nothing to test: the process ends.
+pub(crate) fn functions() -> &'static CK_FUNCTION_LIST {
+    static FUNCTIONS: OnceLock<CK_FUNCTION_LIST> = OnceLock::new();
+    FUNCTIONS.get_or_init(|| {
+        let path = std::env::var_os("CLAVIGER_FAULT_MODULE")
+            .map_or_else(|| PathBuf::from("/usr/lib/softhsm/libsofthsm2.so"), PathBuf::from);
+        // SAFETY: loading a library runs its initialisers; it is the module that the test named.
+        let library = match unsafe { cryptoki_sys::Pkcs11::new(&path) } {
+            Ok(library) => Box::leak(Box::new(library)),
+            Err(error) => crate::control::give_up(&format!("{}: {error}", path.display())),
+        };
+        let mut list = std::ptr::null_mut();
+        // SAFETY: `list` is a valid place for one pointer; the function may be called at any time.
+        let code = unsafe { library.C_GetFunctionList(&mut list) };
+        if code != CKR_OK || list.is_null() {
+            crate::control::give_up(&format!("{}: C_GetFunctionList failed: {code:#x}", path.display()));
+        }
+        // SAFETY: the module's list is valid while the module is loaded, and it was leaked. It is plain data.
+        unsafe { list.read_unaligned() }
+    })
+}
