@@ -45,8 +45,6 @@ pub const PEERS: usize = 300;
 pub const KEYS: usize = 100;
 
 /// Runs a bench in a process of its own with fresh tokens, as modules read their configuration from the environment.
-///
-/// `crowded` keys are to be in one more SoftHSM token.
 pub fn with_tokens(bench: impl FnOnce(&Runtime, &Tokens)) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     if std::env::var_os(READY).is_some() {
