@@ -69,7 +69,7 @@ impl Identities {
         let mut ours = false;
         for relationship in [Relationship::KeyAgreement, Relationship::Authentication] {
             for method in document.methods(relationship) {
-                match own_key(&held, method) {
+                match own_key(&held, method, relationship) {
                     Some(key) => {
                         ours = true;
                         self.add_key(&document, method, key, relationship);
@@ -152,9 +152,12 @@ impl Identities {
     }
 }
 
-/// The method's key if a token holds it for any use.
-fn own_key(held: &HeldKeys, method: &VerificationMethod) -> Option<PublicKey> {
-    method.key.as_ref().ok().filter(|key| held.get(key).is_some()).cloned()
+/// The method's key if a token holds it for what the relationship needs: found out now, not at the first message.
+fn own_key(held: &HeldKeys, method: &VerificationMethod, relationship: Relationship) -> Option<PublicKey> {
+    let key = method.key.as_ref().ok()?;
+    let usage = held.get(key)?.usage;
+    let fits = if relationship == Relationship::KeyAgreement { usage.agrees() } else { usage.signs() };
+    fits.then(|| key.clone())
 }
 
 /// A DID and, of a did:peer:4 in long form, its short form: peers use either.

@@ -31,10 +31,13 @@ use crate::{
 const QUEUE: usize = 1024;
 /// The deadline of a request that brings none.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// How long a keyring that is dropped waits for its threads.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// [`Secrets`] over tokens in this process.
 ///
-/// It stops its threads when it is dropped; an operation under way is finished first.
+/// It stops its threads when it is dropped, and waits up to two seconds for operations under way: a process that exits
+/// while a thread is in a PKCS#11 module may crash in the module's own clean-up (SoftHSM 2.6.1 does).
 pub struct Keyring {
     tokens: Vec<Worker>,
     /// For each public key the tokens that hold it, in configured order, as indices into `tokens`.
@@ -50,6 +53,8 @@ struct Worker {
     token: Arc<dyn Token>,
     name: Arc<str>,
     queue: mpsc::SyncSender<Job>,
+    /// Disconnected once every thread has let go of the token.
+    ended: Mutex<mpsc::Receiver<()>>,
 }
 
 type Job = Box<dyn FnOnce(&dyn Token) + Send>;
@@ -148,22 +153,30 @@ impl Worker {
     fn start(token: Arc<dyn Token>, queue: usize) -> Self {
         let (sender, receiver) = mpsc::sync_channel::<Job>(queue);
         let receiver = Arc::new(Mutex::new(receiver));
+        let (end, ended) = mpsc::channel::<()>();
         for number in 0..token.concurrency().max(1) {
-            let (token, receiver) = (token.clone(), receiver.clone());
+            let (token, receiver, end) = (token.clone(), receiver.clone(), end.clone());
             thread::Builder::new()
                 .name(format!("{} {number}", token.name()))
                 .spawn(move || {
-                    loop {
-                        // The lock is held while waiting, not while working.
-                        let Ok(job) = receiver.lock().expect("no holder panics").recv() else { return };
+                    // The lock is held while waiting, not while working.
+                    while let Ok(job) = { receiver.lock().expect("no holder panics").recv() } {
                         // A token's code that panics fails its request; the thread is there for the next one.
                         let _ = panic::catch_unwind(AssertUnwindSafe(|| job(&*token)));
                     }
+                    // In this order: the token may be closed by this, and that is what is waited for.
+                    drop(token);
+                    drop(end);
                 })
                 .expect("the system has a thread to spare at start");
         }
         let name = token.name().into();
-        Self { token, name, queue: sender }
+        Self { token, name, queue: sender, ended: Mutex::new(ended) }
+    }
+
+    /// Lets go of the token, and returns what to wait on until its threads have too.
+    fn stop(self) -> mpsc::Receiver<()> {
+        self.ended.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Does an operation on the token's thread, unless its deadline has passed or its caller has gone by then.
@@ -192,6 +205,16 @@ impl Worker {
             }),
             // The deadline passed in the queue, or while the token worked.
             Ok(Err(_)) | Err(_) => Err(SecretsError::Deadline { token: self.name.clone() }),
+        }
+    }
+}
+
+impl Drop for Keyring {
+    fn drop(&mut self) {
+        let ends: Vec<_> = self.tokens.drain(..).map(Worker::stop).collect();
+        let until = Instant::now() + FAREWELL;
+        for end in ends {
+            let _ = end.recv_timeout(until.saturating_duration_since(Instant::now()));
         }
     }
 }
