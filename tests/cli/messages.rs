@@ -132,3 +132,18 @@ fn no_token_is_touched_without_need() {
         "pin-refused"
     );
 }
+
+/// Each line has its error, and the end says that it was the token's doing.
+#[test]
+fn lines_without_the_token() {
+    let Some((alice, bob)) = two() else { return };
+    let to = bob.did("--method peer:2");
+    let packed = alice.feed(&format!("pack --to {to}"), &plaintext(None, Some(&to), "x"));
+    let line = packed.done().trim_end();
+    std::fs::remove_file(bob.path().join("user.pin")).unwrap();
+    let ran = bob.feed("--json unpack --lines", &format!("{line}\nnonsense\n{line}\n"));
+    assert_eq!(ran.status(), 3);
+    let codes: Vec<Value> = ran.stdout().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let codes: Vec<&Value> = codes.iter().map(|result| &result["error"]["code"]).collect();
+    assert_eq!(codes, ["pin-refused", "envelope-malformed", "pin-refused"]);
+}
