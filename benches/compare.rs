@@ -7,16 +7,23 @@
 #[path = "setup/mod.rs"]
 mod setup;
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    cell::Cell,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use claviger::keys::Curve;
 use criterion::{BenchmarkGroup, Criterion, measurement::WallTime};
+use futures_util::future::join_all;
 use serde_json::Value;
 use setup::{CURVES, KEYS, Kind, Letter, PEERS, Party, Peers, Raw, crowd, me, peer, quick, smoke};
 use tokio::runtime::Runtime;
 
 /// Keys in the crowded token.
 const CROWD: usize = 1000;
+/// Messages under way at once.
+const LANES: usize = 32;
 
 fn main() -> ExitCode {
     setup::with_tokens(|runtime, tokens| {
@@ -80,6 +87,10 @@ impl Bench<'_> {
                 (Kind::Claviger { .. }, true) => {
                     self.unpack_one(&mut group, &format!("{}, known sender", party.name), party, &packed[..1]);
                     self.unpack_one(&mut group, &format!("{}, new sender", party.name), party, &packed);
+                    for (case, packed) in [("known sender", &packed[..1]), ("new sender", &packed)] {
+                        let name = format!("{}, {case}, {LANES} at once", party.name);
+                        self.unpack_at_once(&mut group, &name, party, packed);
+                    }
                 }
                 _ => self.unpack_one(&mut group, &party.name, party, &packed[..1]),
             }
@@ -91,6 +102,26 @@ impl Bench<'_> {
         let mut turn = packed.iter().cycle();
         group.bench_function(name, |bencher| {
             bencher.iter(|| self.runtime.block_on(party.unpack(turn.next().expect("a cycle has no end"))));
+        });
+    }
+
+    /// The messages in turn, so many under way at any time: what a message costs when the token is never idle.
+    fn unpack_at_once(&self, group: &mut Group<'_>, name: &str, party: &Party, packed: &[String]) {
+        let next = Cell::new(0);
+        group.bench_function(name, |bencher| {
+            bencher.iter_custom(|messages| {
+                let left = Cell::new(messages);
+                let lane = || async {
+                    while left.get() > 0 {
+                        left.set(left.get() - 1);
+                        next.set((next.get() + 1) % packed.len());
+                        party.unpack(&packed[next.get()]).await;
+                    }
+                };
+                let start = Instant::now();
+                self.runtime.block_on(join_all((0..LANES).map(|_| lane())));
+                start.elapsed()
+            });
         });
     }
 
