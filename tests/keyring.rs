@@ -267,7 +267,7 @@ mod waiting {
     #[tokio::test(flavor = "current_thread")]
     async fn the_runtime_keeps_its_beat() {
         let (token, key, keyring) = one_key().await;
-        token.delay(Duration::from_millis(500));
+        token.delay(Duration::from_secs(1));
         let mut beats = 0;
         let mut timer = tokio::time::interval(Duration::from_millis(10));
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -279,8 +279,8 @@ mod waiting {
                 result = &mut request => break assert!(result.is_ok()),
             }
         }
-        // 50 on a machine with nothing else to do; a blocked thread has one.
-        assert!(beats >= 20, "{beats} beats of 10 ms in 500 ms");
+        // 100 on a machine with nothing else to do; a blocked thread has one.
+        assert!(beats >= 10, "{beats} beats of 10 ms in a second");
     }
 }
 
