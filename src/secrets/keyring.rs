@@ -8,7 +8,7 @@ use std::{
     panic::{self, AssertUnwindSafe},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         mpsc,
     },
     thread,
@@ -31,6 +31,11 @@ use crate::{
 const QUEUE: usize = 1024;
 /// The deadline of a request that brings none.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// A token that is usually quicker than this is waited for awake: putting a thread to sleep and waking it costs as much
+/// as such an operation (some 100 microseconds on an idle virtual machine).
+const QUICK: Duration = Duration::from_micros(500);
+/// How long a quick token's thread stays awake for the next request.
+const AWAKE: Duration = Duration::from_micros(100);
 /// How long a keyring that is dropped waits for its threads.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -53,11 +58,52 @@ struct Worker {
     token: Arc<dyn Token>,
     name: Arc<str>,
     queue: mpsc::SyncSender<Job>,
+    pace: Arc<Pace>,
     /// Disconnected once every thread has let go of the token.
     ended: Mutex<mpsc::Receiver<()>>,
 }
 
 type Job = Box<dyn FnOnce(&dyn Token) + Send>;
+
+/// How long a token usually takes, and how many wait for it.
+#[derive(Default)]
+struct Pace {
+    /// Nanoseconds of an operation, the last eight or so; 0 before the first.
+    usual: AtomicU64,
+    waiting: AtomicUsize,
+}
+
+impl Pace {
+    fn took(&self, time: Duration) {
+        let time = time.as_nanos().try_into().unwrap_or(u64::MAX) / 8;
+        let usual = self.usual.load(Ordering::Relaxed);
+        let usual = if usual == 0 { time.saturating_mul(8) } else { (usual - usual / 8).saturating_add(time) };
+        self.usual.store(usual, Ordering::Relaxed);
+    }
+
+    /// The usual time, of a token that is quick.
+    fn quick(&self) -> Option<Duration> {
+        let usual = Duration::from_nanos(self.usual.load(Ordering::Relaxed));
+        (!usual.is_zero() && usual < QUICK).then_some(usual)
+    }
+}
+
+/// One that waits for a token.
+struct Waiting<'p>(&'p Pace);
+
+impl<'p> Waiting<'p> {
+    /// And whether nobody else does.
+    fn new(pace: &'p Pace) -> (Self, bool) {
+        let others = pace.waiting.fetch_add(1, Ordering::Relaxed);
+        (Self(pace), others == 0)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// Tokens, with the rules for them.
 #[derive(Default)]
@@ -154,13 +200,15 @@ impl Worker {
         let (sender, receiver) = mpsc::sync_channel::<Job>(queue);
         let receiver = Arc::new(Mutex::new(receiver));
         let (end, ended) = mpsc::channel::<()>();
+        let pace = Arc::<Pace>::default();
         for number in 0..token.concurrency().max(1) {
             let (token, receiver, end) = (token.clone(), receiver.clone(), end.clone());
+            let pace = pace.clone();
             thread::Builder::new()
                 .name(format!("{} {number}", token.name()))
                 .spawn(move || {
                     // The lock is held while waiting, not while working.
-                    while let Ok(job) = { receiver.lock().expect("no holder panics").recv() } {
+                    while let Some(job) = { next(&receiver.lock().expect("no holder panics"), &pace) } {
                         // A token's code that panics fails its request; the thread is there for the next one.
                         let _ = panic::catch_unwind(AssertUnwindSafe(|| job(&*token)));
                     }
@@ -171,7 +219,7 @@ impl Worker {
                 .expect("the system has a thread to spare at start");
         }
         let name = token.name().into();
-        Self { token, name, queue: sender, ended: Mutex::new(ended) }
+        Self { token, name, queue: sender, pace, ended: Mutex::new(ended) }
     }
 
     /// Lets go of the token, and returns what to wait on until its threads have too.
@@ -186,17 +234,29 @@ impl Worker {
         operation: impl FnOnce(&dyn Token) -> Result<T, TokenError> + Send + 'static,
     ) -> Result<T, SecretsError> {
         let deadline = cx.deadline.unwrap_or_else(|| Instant::now() + DEADLINE);
-        let (reply, answer) = oneshot::channel();
+        let (reply, mut answer) = oneshot::channel();
+        let pace = self.pace.clone();
         let job = move |token: &dyn Token| {
-            if !reply.is_closed() && Instant::now() < deadline {
-                let _ = reply.send(operation(token));
+            let begun = Instant::now();
+            if !reply.is_closed() && begun < deadline {
+                let result = operation(token);
+                pace.took(begun.elapsed());
+                let _ = reply.send(result);
             }
         };
+        let (_waiting, alone) = Waiting::new(&self.pace);
         self.queue.try_send(Box::new(job)).map_err(|error| match error {
             mpsc::TrySendError::Full(_) => SecretsError::Busy { token: self.name.clone() },
             mpsc::TrySendError::Disconnected(_) => SecretsError::Stopped,
         })?;
-        match tokio::time::timeout_at(deadline.into(), answer).await {
+        if let Some(usual) = self.pace.quick().filter(|_| alone) {
+            // Other tasks and timers of the runtime run between two looks.
+            let until = (Instant::now() + 2 * usual).min(deadline);
+            while answer.is_empty() && !answer.is_terminated() && Instant::now() < until {
+                tokio::task::yield_now().await;
+            }
+        }
+        match tokio::time::timeout_at(deadline.into(), &mut answer).await {
             Ok(Ok(result)) => result.map_err(|error| SecretsError::Token { token: self.name.clone(), error }),
             // Dropped unanswered before its deadline: the token's code panicked.
             Ok(Err(_)) if Instant::now() < deadline => Err(SecretsError::Token {
@@ -207,6 +267,21 @@ impl Worker {
             Ok(Err(_)) | Err(_) => Err(SecretsError::Deadline { token: self.name.clone() }),
         }
     }
+}
+
+/// The next request; none when the keyring is gone.
+fn next(queue: &mpsc::Receiver<Job>, pace: &Pace) -> Option<Job> {
+    if pace.quick().is_some() {
+        let until = Instant::now() + AWAKE;
+        while Instant::now() < until {
+            match queue.try_recv() {
+                Ok(job) => return Some(job),
+                Err(mpsc::TryRecvError::Empty) => std::hint::spin_loop(),
+                Err(mpsc::TryRecvError::Disconnected) => return None,
+            }
+        }
+    }
+    queue.recv().ok()
 }
 
 impl Drop for Keyring {
