@@ -33,7 +33,7 @@ const QUEUE: usize = 1024;
 const DEADLINE: Duration = Duration::from_secs(30);
 /// A token that is usually quicker than this is waited for awake: putting a thread to sleep and waking it costs as much
 /// as such an operation (some 100 microseconds on an idle virtual machine).
-const QUICK: Duration = Duration::from_micros(500);
+const QUICK: Duration = Duration::from_millis(1);
 /// How long a quick token's thread stays awake for the next request.
 const AWAKE: Duration = Duration::from_micros(100);
 /// How long a keyring that is dropped waits for its threads.
