@@ -194,18 +194,8 @@ fn hex(text: &str) -> Option<Vec<u8>> {
 #[must_use]
 pub struct AttachmentBuilder(Attachment);
 
-macro_rules! members {
-    ($($(#[$doc:meta])* $name:ident: $type:ty => $value:expr;)*) => {$(
-        $(#[$doc])*
-        pub fn $name(mut self, $name: $type) -> Self {
-            self.0.$name = Some($value);
-            self
-        }
-    )*};
-}
-
 impl AttachmentBuilder {
-    members! {
+    setters! {
         /// Sets the id.
         id: impl Into<String> => id.into();
         /// Sets the description.

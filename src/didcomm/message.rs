@@ -213,18 +213,8 @@ impl Message {
 #[must_use]
 pub struct MessageBuilder(Message);
 
-macro_rules! headers {
-    ($($(#[$doc:meta])* $name:ident: $type:ty => $value:expr;)*) => {$(
-        $(#[$doc])*
-        pub fn $name(mut self, $name: $type) -> Self {
-            self.0.$name = Some($value);
-            self
-        }
-    )*};
-}
-
 impl MessageBuilder {
-    headers! {
+    setters! {
         /// Sets the sender's DID.
         from: impl Into<String> => from.into();
         /// Sets the thread.

@@ -5,6 +5,17 @@
 //!
 //! This module knows no transport, no store and no token.
 
+/// Methods of a builder, each setting an optional member of what it builds.
+macro_rules! setters {
+    ($($(#[$doc:meta])* $name:ident: $type:ty => $value:expr;)*) => {$(
+        $(#[$doc])*
+        pub fn $name(mut self, $name: $type) -> Self {
+            self.0.$name = Some($value);
+            self
+        }
+    )*};
+}
+
 mod attachment;
 mod error;
 mod forward;
