@@ -2,18 +2,23 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: help demo test bench fuzz lint clean rust
+.PHONY: help demo test gate soak bench fuzz lint clean rust
 .DEFAULT_GOAL := help
 
 FUZZ_SECONDS ?= 60
 
+# What a debug build spends its time in while a token works. All else stays as `make test` has built it.
+optimised = $(foreach package,claviger claviger-fault-module cryptoki tokio,--config profile.dev.package.$(package).opt-level=1)
+
 # The suites make their own tokens; they are told only where the modules are. An assignment of its own
 # for each, since `export NAME=$(...)` would hide that the command failed.
 define modules
-softhsm/install kryoptic
+softhsm/install kryoptic devices yubikey
 CLAVIGER_TEST_SOFTHSM=$$(softhsm/module)
 CLAVIGER_TEST_KRYOPTIC=$$(tests/kryoptic/build)
-export CLAVIGER_TEST_SOFTHSM CLAVIGER_TEST_KRYOPTIC
+CLAVIGER_TEST_TPM2=$$(softhsm/module tpm2)
+CLAVIGER_TEST_NSS=$$(softhsm/module nss)
+export CLAVIGER_TEST_SOFTHSM CLAVIGER_TEST_KRYOPTIC CLAVIGER_TEST_TPM2 CLAVIGER_TEST_NSS
 endef
 
 help: ## this list
@@ -25,9 +30,17 @@ demo: rust ## Alice and Bob talk, each with keys in a token of their own
 	@softhsm/install
 	cargo run --locked --bin claviger -- demo
 
-test: rust ## every test, on SoftHSM and on Kryoptic
+test: rust ## every test, on SoftHSM, Kryoptic, tpm2-pkcs11, NSS softokn and virtual YubiKeys
 	@$(modules)
 	cargo test --workspace --locked --all-features
+
+gate: rust ## the memory of an agent and its keeper at work, read from outside 1,000 times
+	@$(modules)
+	CLAVIGER_GATE_SNAPSHOTS=1000 cargo test --locked --all-features --test memory_gate
+
+soak: rust ## what takes minutes: 640,000 operations on a token that fails, 1,000,000 derivations
+	@$(modules)
+	CLAVIGER_SOAK=whole cargo test --locked --all-features $(optimised) --test soak -- --nocapture --test-threads=1
 
 bench: rust ## the figures of docs/performance.md, side by side with didcomm 0.4.1
 	@$(modules)

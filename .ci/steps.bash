@@ -85,7 +85,7 @@ published() {
     cargo publish --workspace --dry-run --locked 2>&1 | tee "$log"
     # The tests and the testkit's profile stay at home: they need tokens, vectors and peers.
     if grep '^warning' "$log" | grep -v -e 'aborting upload due to dry run' -e '^warning: ignoring test' \
-        -e 'profile package spec `claviger-testkit`'; then
+        -e 'profile package spec `claviger-\(testkit\|virtual-yubikey\)`'; then
         return 1
     fi
 }

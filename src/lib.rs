@@ -13,4 +13,6 @@ pub mod did;
 pub mod didcomm;
 pub mod jose;
 pub mod keys;
+#[cfg(feature = "keeper")]
+pub mod process;
 pub mod secrets;

@@ -5,6 +5,8 @@
 mod appendix;
 #[path = "cli/demo.rs"]
 mod demo;
+#[path = "cli/doctor.rs"]
+mod doctor;
 #[path = "cli/documentation.rs"]
 mod documentation;
 #[path = "cli/messages.rs"]

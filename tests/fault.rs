@@ -5,13 +5,11 @@
 #[allow(unused)]
 mod support;
 
-use std::{path::PathBuf, process::Command};
-
 use claviger::{
     keys::{Curve, PublicKey},
     secrets::{
-        Custodian, Custody, HeldKey, KeyUse, Keyring, NewKey, Policy, SecretsError, Token, TokenError,
-        pkcs11::{OpenOptions, PinSource, Pkcs11Token, open},
+        Custodian, Custody, KeyUse, Keyring, NewKey, Policy, SecretsError, Token, TokenError,
+        pkcs11::{OpenOptions, Pkcs11Token},
     },
 };
 use claviger_fault_module::Shim;
@@ -20,53 +18,9 @@ use claviger_testkit::{
     reference::{Parties, fresh_cek, message_to, read, wrap_for},
 };
 use cryptoki::{context::Pkcs11, mechanism::MechanismType};
-use support::{Module, TestToken};
+use support::{Module, faulty::behind_the_shim};
 
 const ECDH1_DERIVE: u64 = 0x1050;
-
-/// A token behind the shim.
-struct Faulty {
-    uri: String,
-    shim: Shim,
-}
-
-impl Faulty {
-    fn open(&self) -> Pkcs11Token {
-        open(&self.uri, PinSource::uri()).expect("a token")
-    }
-
-    /// The keys that may be used, by a token that was opened under these orders.
-    fn keys_under(&self, orders: &[&str]) -> Vec<HeldKey> {
-        self.shim.order(orders);
-        self.open().keys().expect("a token that serves")
-    }
-}
-
-/// Runs the body of the test that calls this in a process of its own, on a fresh token behind the shim: the module reads
-/// its environment once in a process.
-fn behind_the_shim(module: Module, body: impl FnOnce(Faulty)) {
-    const URI: &str = "CLAVIGER_TEST_FAULTY";
-    if let (Ok(uri), Some(control)) = (std::env::var(URI), std::env::var_os("CLAVIGER_FAULT_CONTROL")) {
-        return body(Faulty { uri, shim: Shim::new(PathBuf::from(control)) });
-    }
-    let (Some(path), Some(token)) = (module.path(), TestToken::new(module, "demo")) else { return };
-    let (start, rest) = token.uri.split_once("module-path=").expect("the URI names a module");
-    let end = rest.find('&').map_or("", |at| &rest[at..]);
-    let uri = format!("{start}module-path={}{end}", Shim::module().display());
-    let thread = std::thread::current();
-    let test = thread.name().expect("libtest names a test's thread after it");
-    let output = Command::new(std::env::current_exe().expect("this program"))
-        .args([test, "--exact", "--nocapture"])
-        .env(&token.env.0, &token.env.1)
-        .env("CLAVIGER_FAULT_MODULE", path)
-        .env("CLAVIGER_FAULT_CONTROL", token.folder().join("fault"))
-        .env(URI, uri)
-        .output()
-        .expect("this program starts again");
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{test} on {module:?} ({}):\n{out}\n{err}", output.status);
-    assert!(out.contains("1 passed"), "{test} was not found by its name:\n{out}");
-}
 
 fn generate(token: &Pkcs11Token, curve: Curve) -> PublicKey {
     token.generate(&NewKey { curve, usage: KeyUse::of(curve), label: None }).expect("a new key").public
@@ -315,7 +269,7 @@ mod costs {
             let key = generate(&token, Curve::P256);
             let sender = PrivateKey::generate(Curve::P256);
             assert!(opens(&token, &key, Some(&sender)));
-            let live = || faulty.shim.calls("C_DeriveKey") - faulty.shim.calls("C_DestroyObject");
+            let live = || faulty.shim.live_objects();
             let (before, calls) = (live(), faulty.shim.calls("C_DeriveKey"));
             for _ in 0..20 {
                 let mallory = PrivateKey::generate(Curve::P256);
@@ -328,6 +282,119 @@ mod costs {
             let calls = faulty.shim.calls("C_DeriveKey");
             assert!(opens(&token, &key, Some(&sender)));
             assert_eq!(faulty.shim.calls("C_DeriveKey") - calls, 1, "the sender is still known");
+        });
+    }
+}
+
+/// A token that is sick for a moment: nothing is taken for what it is not.
+mod moments {
+    use super::*;
+
+    fn device_failed<T: std::fmt::Debug>(result: Result<T, TokenError>) {
+        assert!(matches!(result, Err(TokenError::Device { .. })), "{result:?}");
+    }
+
+    /// An honest peer is not blamed for a code that may mean anything.
+    #[test]
+    fn are_not_the_peers_fault() {
+        behind_the_shim(Module::Kryoptic, |faulty| {
+            faulty.shim.order(&[]);
+            let token = faulty.open();
+            let key = generate(&token, Curve::P256);
+            let sender = PrivateKey::generate(Curve::P256);
+            for order in ["fail C_DeriveKey 0x30 at 1", "fail C_DeriveKey 0x5 at 2", "fail C_UnwrapKey 0x30 at 1"] {
+                faulty.shim.order(&[order]);
+                assert!(opens(&token, &key, Some(&sender)), "{order}");
+                assert!(opens(&token, &key, None), "{order}");
+            }
+            faulty.shim.order(&["fail C_UnwrapKey 0x30"]);
+            let message = message_to(&key, None, &fresh_cek(), &Parties::example());
+            assert_eq!(token.unwrap_cek(&key, &message), Err(TokenError::Unwrap), "this one is hostile");
+        });
+    }
+
+    /// A key whose proof fails when the session is opened again is neither lost nor served with less custody.
+    #[test]
+    fn unlearn_nothing() {
+        behind_the_shim(Module::SoftHsm, |faulty| {
+            faulty.shim.order(&[]);
+            let token = faulty.open();
+            let key = generate(&token, Curve::P256);
+            assert!(opens(&token, &key, None));
+            let read_out = faulty.shim.calls("C_GetAttributeValue");
+            let failures = [
+                "fail C_DigestKey 0x31 at 1",
+                "fail C_DeriveKey 0x31 at 2",
+                "fail C_GetAttributeValue 0x30 at 1",
+                "fail C_GetAttributeValue 0x31 at 2",
+            ];
+            for failure in failures {
+                faulty.shim.order(&["fail C_DeriveKey 0xb3 at 1", failure]);
+                let answer = token.unwrap_cek(&key, &message_to(&key, None, &fresh_cek(), &Parties::example()));
+                assert!(answer.is_ok(), "{failure}: {answer:?}");
+                faulty.shim.order(&[]);
+                assert!(token.sign(&key, b"it still signs").is_ok(), "{failure}");
+                let read_by_finding = faulty.shim.calls("C_GetAttributeValue");
+                assert!(opens(&token, &key, None), "{failure}");
+                assert_eq!(faulty.shim.calls("C_GetAttributeValue"), read_by_finding, "{failure}: Z is not read");
+            }
+            // A key that only signs is asked for a signature when it is found again.
+            let signs = generate(&token, Curve::Ed25519);
+            assert!(token.sign(&signs, b"before").is_ok());
+            faulty.shim.order(&["fail C_Sign 0xb3 at 1", "fail C_Sign 0x31 at 2"]);
+            // The shim leaves the operation that it fails open in the session, which that costs; the key stays known.
+            let calls = faulty.shim.calls("C_Sign");
+            let signed = token.sign(&signs, b"meanwhile");
+            assert!(matches!(signed, Err(TokenError::SessionLost { .. })), "{signed:?}");
+            assert_eq!(faulty.shim.calls("C_Sign") - calls, 2, "both orders were met");
+            faulty.shim.order(&[]);
+            assert!(token.sign(&signs, b"after").is_ok() && opens(&token, &key, None));
+            assert!(faulty.shim.calls("C_GetAttributeValue") > read_out, "the keys were found again");
+        });
+    }
+
+    /// A process that begins at such a moment, as one that takes over may, learns of each key what it can do.
+    #[test]
+    fn are_outlived_at_the_start() {
+        behind_the_shim(Module::SoftHsm, |faulty| {
+            faulty.shim.order(&[]);
+            generate(&faulty.open(), Curve::P256);
+            let well = faulty.keys_under(&[]);
+            assert_eq!((well.len(), well[0].usage, well[0].custody), (1, KeyUse::Both, Some(Custody::KekInProcess)));
+            let calls = ["C_SignInit", "C_Sign", "C_DeriveKey", "C_DigestInit", "C_DigestKey", "C_DigestFinal"];
+            for call in calls {
+                for code in ["0x5", "0x30", "0x31"] {
+                    let order = format!("fail {call} {code} at 1");
+                    assert_eq!(faulty.keys_under(&[&order]), well, "{order}");
+                }
+            }
+        });
+    }
+
+    /// A hash that was left open does not stop all that come after it.
+    #[test]
+    fn leave_no_operation_open() {
+        behind_the_shim(Module::SoftHsm, |faulty| {
+            faulty.shim.order(&[]);
+            let token = faulty.open();
+            let key = generate(&token, Curve::P256);
+            assert!(opens(&token, &key, None));
+            faulty.shim.order(&["fail C_DigestFinal 0x31 at 1"]);
+            device_failed(token.unwrap_cek(&key, &message_to(&key, None, &fresh_cek(), &Parties::example())));
+            assert!(opens(&token, &key, None));
+        });
+    }
+
+    /// What one failing call left in the token is destroyed by another.
+    #[test]
+    fn leave_no_object_behind() {
+        behind_the_shim(Module::SoftHsm, |faulty| {
+            faulty.shim.order(&[]);
+            let token = faulty.open();
+            let key = generate(&token, Curve::P256);
+            faulty.shim.order(&["fail C_DestroyObject 0x30 at 1"]);
+            assert!(opens(&token, &key, None));
+            assert_eq!((faulty.shim.calls_and_failures().1, faulty.shim.live_objects()), (1, 0));
         });
     }
 }

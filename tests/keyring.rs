@@ -1,520 +1,59 @@
-//! The keyring over software tokens: what it promises whoever asks for a key.
+//! The keyring: what every [`Secrets`] promises, and what is its own.
 
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
-use claviger::{
-    crypto,
-    keys::{Curve, PublicKey},
-    secrets::{
-        Allow, Context, Custody, KeyState, KeyUse, Keyring, Policy, Secrets, SecretsError, ToSign, Token, TokenError,
-    },
-};
-use claviger_testkit::{
-    Counts, PrivateKey, SoftToken,
-    reference::{Parties, fresh_cek, message_to, read, wrap_for},
-};
+use claviger::secrets::{Keyring, KeyringBuilder, Policy, Secrets, SecretsError, Token, TokenError};
+use claviger_testkit::SoftToken;
 
-const MESSAGE: ToSign<'_> = ToSign::Message(br#"{"id":"1","type":"https://example.org/test/1.0/note","body":{}}"#);
-/// Longer than anything takes that is not stuck.
-const SOON: Duration = Duration::from_secs(20);
+/// [`Keyring`] as the suite starts it.
+struct Ring(KeyringBuilder);
 
-/// A token with one P-256 key, and a keyring over it.
-async fn one_key() -> (SoftToken, PublicKey, Keyring) {
-    let token = SoftToken::new("one");
-    let key = token.make(Curve::P256);
-    let keyring = Keyring::start([token.clone()]).await.unwrap();
-    (token, key, keyring)
-}
+impl Ring {
+    const SIGNS_ROTATIONS: bool = true;
 
-fn within(time: Duration) -> Context {
-    Context { deadline: Some(Instant::now() + time), ..Context::default() }
-}
-
-fn import(token: &SoftToken, private: &PrivateKey) {
-    use claviger::secrets::Custodian;
-    token.import(private.to_import(KeyUse::of(private.public().curve()), None)).unwrap();
-}
-
-mod outcomes {
-    use super::*;
-
-    #[tokio::test]
-    async fn done() {
-        let (token, key, keyring) = one_key().await;
-        let cx = Context::default();
-        let signature = keyring.sign(&key, &MESSAGE, &cx).await.unwrap();
-        let input = format!("{}.{}", signature.protected, signature.payload);
-        assert!(crypto::verify(&key, input.as_bytes(), &signature.signature).is_ok());
-
-        let (cek, parties, peer) = (fresh_cek(), Parties::example(), PrivateKey::generate(Curve::P256));
-        let message = message_to(&key, Some(&peer), &cek, &parties);
-        assert_eq!(keyring.unwrap_cek(&key, &message, &cx).await.unwrap(), cek);
-
-        let ephemeral = PrivateKey::generate(Curve::P256);
-        let wrapped =
-            keyring.wrap_cek(&key, &wrap_for([peer.public()], &ephemeral, &cek, &parties), &cx).await.unwrap();
-        assert_eq!(read(&peer, ephemeral.public(), Some(&key), &parties, &wrapped[0]), Some(cek));
-        assert_eq!(token.counts(), Counts { derivations: 3, signatures: 1, unwraps: 1, wraps: 1 });
+    async fn start<T: Token + 'static>(tokens: impl IntoIterator<Item = T>) -> Result<Arc<dyn Secrets>, SecretsError> {
+        tokens.into_iter().fold(Self::builder(), Self::token).ready().await
     }
 
-    #[tokio::test]
-    async fn not_held() {
-        let (token, _, keyring) = one_key().await;
-        let foreign = PrivateKey::generate(Curve::P256).public().clone();
-        let error = keyring.sign(&foreign, &MESSAGE, &Context::default()).await.unwrap_err();
-        assert!(matches!(error, SecretsError::NotHeld(key) if key == foreign));
-        assert_eq!(token.counts(), Counts::default());
+    fn builder() -> Self {
+        Self(Keyring::builder())
     }
 
-    #[tokio::test]
-    async fn held_and_failed() {
-        let (token, key, keyring) = one_key().await;
-        let broken = TokenError::Device { operation: "C_Sign", reason: "CKR_DEVICE_ERROR".into() };
-        token.fail_next(1, broken.clone());
-        let error = keyring.sign(&key, &MESSAGE, &Context::default()).await.unwrap_err();
-        assert!(matches!(error, SecretsError::Token { token, error } if *token == *"one" && error == broken));
-        assert!(keyring.sign(&key, &MESSAGE, &Context::default()).await.is_ok(), "one failure is one failure");
+    fn token(self, token: impl Token + 'static) -> Self {
+        Self(self.0.token(token))
     }
 
-    /// A token's code that panics fails one request, and serves the next.
-    #[tokio::test]
-    async fn held_and_panicked() {
-        struct Panics(SoftToken, std::sync::atomic::AtomicBool);
-        impl Token for Panics {
-            fn name(&self) -> &str {
-                self.0.name()
-            }
-            fn info(&self) -> claviger::secrets::TokenInfo {
-                self.0.info()
-            }
-            fn keys(&self) -> Result<Vec<claviger::secrets::HeldKey>, TokenError> {
-                self.0.keys()
-            }
-            fn sign(&self, key: &PublicKey, input: &[u8]) -> Result<Vec<u8>, TokenError> {
-                assert!(self.1.swap(true, std::sync::atomic::Ordering::SeqCst), "the first time");
-                self.0.sign(key, input)
-            }
-            fn unwrap_cek(
-                &self,
-                key: &PublicKey,
-                request: &claviger::secrets::Unwrap,
-            ) -> Result<crypto::Cek, TokenError> {
-                self.0.unwrap_cek(key, request)
-            }
-            fn wrap_cek(
-                &self,
-                key: &PublicKey,
-                request: &claviger::secrets::Wrap,
-            ) -> Result<Vec<crypto::EncryptedKey>, TokenError> {
-                self.0.wrap_cek(key, request)
-            }
-        }
-        let token = SoftToken::new("panics");
-        let key = token.make(Curve::Ed25519);
-        let keyring = Keyring::start([Panics(token, false.into())]).await.unwrap();
-        let error = keyring.sign(&key, &MESSAGE, &Context::default()).await.unwrap_err();
-        assert!(matches!(error, SecretsError::Token { error: TokenError::Device { .. }, .. }), "{error:?}");
-        assert!(keyring.sign(&key, &MESSAGE, &Context::default()).await.is_ok());
+    fn token_policy(self, token: &str, policy: Policy) -> Self {
+        Self(self.0.token_policy(token, policy))
     }
 
-    /// What has no meaning does not reach the token.
-    #[tokio::test]
-    async fn a_request_that_is_wrong() {
-        let token = SoftToken::new("one");
-        let (p256, ed25519) = (token.make(Curve::P256), token.make(Curve::Ed25519));
-        let keyring = Keyring::start([token.clone()]).await.unwrap();
-        let cx = Context::default();
-        let p384 = PrivateKey::generate(Curve::P384);
-        let (cek, parties) = (fresh_cek(), Parties::example());
+    fn key_policy(self, key: claviger::keys::PublicKey, policy: Policy) -> Self {
+        Self(self.0.key_policy(key, policy))
+    }
 
-        let other_curve = message_to(p384.public(), None, &cek, &parties);
-        let mut other_sender = message_to(&p256, Some(&PrivateKey::generate(Curve::P256)), &cek, &parties);
-        other_sender.sender.as_mut().unwrap().key = p384.public().clone();
-        let mut short = message_to(&p256, None, &cek, &parties);
-        short.encrypted_key.pop();
-        for (key, request) in [(&p256, &other_curve), (&p256, &other_sender), (&p256, &short), (&ed25519, &other_curve)]
-        {
-            let error = keyring.unwrap_cek(key, request, &cx).await.unwrap_err();
-            assert!(matches!(error, SecretsError::Request(_)), "{error:?}");
-        }
-        let ephemeral = PrivateKey::generate(Curve::P384);
-        let wrap = wrap_for([p384.public()], &ephemeral, &cek, &parties);
-        assert!(matches!(keyring.wrap_cek(&p256, &wrap, &cx).await, Err(SecretsError::Request(_))));
-        assert!(matches!(keyring.sign(&p256, &ToSign::Message(b"{}"), &cx).await, Err(SecretsError::Request(_))));
-        assert_eq!(token.counts(), Counts::default());
+    fn queue(self, requests: usize) -> Self {
+        Self(self.0.queue(requests))
+    }
+
+    async fn ready(self) -> Result<Arc<dyn Secrets>, SecretsError> {
+        Ok(Arc::new(self.0.start().await?))
     }
 }
 
-mod waiting {
-    use std::{
-        future::{Future, poll_fn},
-        pin::Pin,
-        task::Poll,
-    };
+#[path = "secrets/suite.rs"]
+mod suite;
 
-    use super::*;
-
-    /// Begins a request, so that it stands in the token's queue, and does not wait for it.
-    async fn begin<T>(request: &mut Pin<Box<impl Future<Output = T>>>) {
-        poll_fn(|cx| {
-            assert!(request.as_mut().poll(cx).is_pending(), "nothing answers while the token is held");
-            Poll::Ready(())
-        })
-        .await;
-    }
-
-    /// One request at the token and one in the queue; there is no room for a third.
-    #[tokio::test]
-    async fn a_full_queue_is_busy_and_recovers() {
-        let token = SoftToken::new("slow");
-        let key = token.make(Curve::Ed25519);
-        let keyring = Keyring::builder().token(token.clone()).queue(1).start().await.unwrap();
-        let cx = Context::default();
-        let hold = token.hold();
-        let mut first = Box::pin(keyring.sign(&key, &MESSAGE, &cx));
-        begin(&mut first).await;
-        assert!(hold.wait_for(1, SOON), "the first is at the token");
-        let mut second = Box::pin(keyring.sign(&key, &MESSAGE, &cx));
-        begin(&mut second).await;
-        let third = keyring.sign(&key, &MESSAGE, &cx).await;
-        assert!(matches!(third, Err(SecretsError::Busy { token }) if *token == *"slow"));
-        drop(hold);
-        assert!(first.await.is_ok());
-        assert!(second.await.is_ok());
-        assert!(keyring.sign(&key, &MESSAGE, &cx).await.is_ok(), "there is room again");
-        assert_eq!(token.counts().signatures, 3, "what was refused did not reach the token");
-    }
-
-    #[tokio::test]
-    async fn what_waits_beyond_its_deadline_is_not_begun() {
-        let (token, key, keyring) = one_key().await;
-        let cx = Context::default();
-        let hold = token.hold();
-        let mut first = Box::pin(keyring.sign(&key, &MESSAGE, &cx));
-        begin(&mut first).await;
-        assert!(hold.wait_for(1, SOON));
-        let begun = Instant::now();
-        let late = keyring.sign(&key, &MESSAGE, &within(Duration::from_millis(30))).await;
-        assert!(matches!(late, Err(SecretsError::Deadline { token }) if *token == *"one"));
-        assert!(begun.elapsed() < SOON, "it is told at its deadline, not when the token answers");
-        drop(hold);
-        assert!(first.await.is_ok());
-        // The queue is in order: when this is done, the late one has had its turn.
-        assert!(keyring.sign(&key, &MESSAGE, &cx).await.is_ok());
-        assert_eq!(token.counts().signatures, 2);
-    }
-
-    #[tokio::test]
-    async fn what_comes_after_its_deadline_is_not_begun() {
-        let (token, key, keyring) = one_key().await;
-        let past = Context { deadline: Some(Instant::now()), ..Context::default() };
-        assert!(matches!(keyring.sign(&key, &MESSAGE, &past).await, Err(SecretsError::Deadline { .. })));
-        assert!(keyring.sign(&key, &MESSAGE, &Context::default()).await.is_ok());
-        assert_eq!(token.counts().signatures, 1);
-    }
-
-    #[tokio::test]
-    async fn what_is_dropped_is_not_performed() {
-        let (token, key, keyring) = one_key().await;
-        let cx = Context::default();
-        let hold = token.hold();
-        let mut first = Box::pin(keyring.sign(&key, &MESSAGE, &cx));
-        begin(&mut first).await;
-        assert!(hold.wait_for(1, SOON));
-        let mut abandoned = Box::pin(keyring.sign(&key, &MESSAGE, &cx));
-        begin(&mut abandoned).await;
-        drop(abandoned);
-        drop(hold);
-        assert!(first.await.is_ok());
-        assert!(keyring.sign(&key, &MESSAGE, &cx).await.is_ok());
-        assert_eq!(token.counts().signatures, 2);
-    }
-
-    #[tokio::test]
-    async fn a_token_gets_as_many_threads_as_it_takes() {
-        let token = SoftToken::new("wide").with_concurrency(3);
-        let key = token.make(Curve::Ed25519);
-        let keyring = Keyring::start([token.clone()]).await.unwrap();
-        let cx = Context::default();
-        let hold = token.hold();
-        let mut requests: Vec<_> = (0..4).map(|_| Box::pin(keyring.sign(&key, &MESSAGE, &cx))).collect();
-        for request in &mut requests {
-            begin(request).await;
-        }
-        assert!(hold.wait_for(3, SOON), "three at once");
-        assert!(!hold.wait_for(4, Duration::from_millis(50)), "and no more");
-        drop(hold);
-        for request in requests {
-            assert!(request.await.is_ok());
-        }
-    }
-
-    #[tokio::test]
-    async fn one_token_does_not_wait_for_another() {
-        let (slow, quick) = (SoftToken::new("slow"), SoftToken::new("quick"));
-        let (slow_key, quick_key) = (slow.make(Curve::Ed25519), quick.make(Curve::Ed25519));
-        let keyring = Keyring::start([slow.clone(), quick]).await.unwrap();
-        let cx = Context::default();
-        let hold = slow.hold();
-        let mut waits = Box::pin(keyring.sign(&slow_key, &MESSAGE, &cx));
-        begin(&mut waits).await;
-        assert!(keyring.sign(&quick_key, &MESSAGE, &cx).await.is_ok());
-        drop(hold);
-        assert!(waits.await.is_ok());
-    }
-
-    /// A token that takes its time leaves the caller's only thread free.
-    #[tokio::test(flavor = "current_thread")]
-    async fn the_runtime_keeps_its_beat() {
-        let (token, key, keyring) = one_key().await;
-        token.delay(Duration::from_secs(1));
-        let mut beats = 0;
-        let mut timer = tokio::time::interval(Duration::from_millis(10));
-        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let cx = Context::default();
-        let mut request = Box::pin(keyring.sign(&key, &MESSAGE, &cx));
-        loop {
-            tokio::select! {
-                _ = timer.tick() => beats += 1,
-                result = &mut request => break assert!(result.is_ok()),
-            }
-        }
-        // 100 on a machine with nothing else to do; a blocked thread has one.
-        assert!(beats >= 10, "{beats} beats of 10 ms in a second");
-    }
-}
-
-mod rules {
-    use super::*;
-
-    fn allow(what: &[Allow]) -> Policy {
-        Policy { allow: Some(what.to_vec()), ..Policy::default() }
-    }
-
-    fn at_least(custody: Custody) -> Policy {
-        Policy { minimum_custody: Some(custody), ..Policy::default() }
-    }
-
-    /// The names of what is allowed, found by trying all.
-    async fn allowed(keyring: &Keyring, key: &PublicKey) -> Vec<Allow> {
-        let cx = Context::default();
-        let (cek, parties) = (fresh_cek(), Parties::example());
-        let ephemeral = PrivateKey::generate(Curve::P256);
-        let claims =
-            claviger::secrets::Claims { iss: "did:example:old".into(), sub: Some("did:example:new".into()), iat: None };
-        let from_prior = ToSign::FromPrior { kid: "did:example:old#1", claims: &claims };
-        let results = [
-            (Allow::Unwrap, keyring.unwrap_cek(key, &message_to(key, None, &cek, &parties), &cx).await.err()),
-            (Allow::Wrap, keyring.wrap_cek(key, &wrap_for([key], &ephemeral, &cek, &parties), &cx).await.err()),
-            (Allow::SignMessage, keyring.sign(key, &MESSAGE, &cx).await.err()),
-            (Allow::SignFromPrior, keyring.sign(key, &from_prior, &cx).await.err()),
-        ];
-        let mut allowed = Vec::new();
-        for (what, error) in results {
-            match error {
-                None => allowed.push(what),
-                Some(SecretsError::NotAllowed { key: refused, operation }) => {
-                    assert_eq!((&refused, operation), (key, what.name()));
-                }
-                Some(error) => panic!("{error}"),
-            }
-        }
-        allowed
-    }
-
-    #[tokio::test]
-    async fn a_key_does_what_it_is_allowed() {
-        let token = SoftToken::new("ruled");
-        let (by_token, by_key) = (token.make(Curve::P256), token.make(Curve::P256));
-        let keyring = Keyring::builder()
-            .token(token.clone())
-            .token_policy("ruled", allow(&[Allow::Unwrap, Allow::SignMessage]))
-            .key_policy(by_key.clone(), allow(&[Allow::Wrap, Allow::SignFromPrior]))
-            .start()
-            .await
-            .unwrap();
-        assert_eq!(allowed(&keyring, &by_token).await, [Allow::Unwrap, Allow::SignMessage]);
-        assert_eq!(allowed(&keyring, &by_key).await, [Allow::Wrap, Allow::SignFromPrior]);
-        let counts = token.counts();
-        assert_eq!((counts.unwraps, counts.wraps, counts.signatures), (1, 1, 2), "the rest did not reach the token");
-
-        let (_, key, without_rules) = one_key().await;
-        assert_eq!(allowed(&without_rules, &key).await, Allow::ALL);
-        let nothing = Keyring::builder().token(token).token_policy("ruled", allow(&[])).start().await.unwrap();
-        assert_eq!(allowed(&nothing, &by_token).await, []);
-    }
-
-    #[tokio::test]
-    async fn custody_below_the_minimum_is_refused_at_start() {
-        let start = |policy_of_token: Option<Custody>, policy_of_key: Option<Custody>| async move {
-            let token = SoftToken::new("tier").reporting_custody(Custody::KekInProcess);
-            let key = token.make(Curve::X25519);
-            let mut builder = Keyring::builder().token(token);
-            if let Some(minimum) = policy_of_token {
-                builder = builder.token_policy("tier", at_least(minimum));
-            }
-            if let Some(minimum) = policy_of_key {
-                builder = builder.key_policy(key, at_least(minimum));
-            }
-            builder.start().await.map(|_| ())
-        };
-        let refused = |result: Result<(), SecretsError>| match result {
-            Err(SecretsError::Token { token, error: TokenError::Custody(reason) }) => {
-                assert_eq!(*token, *"tier");
-                assert!(reason.contains("kek-in-process") && reason.contains("kek-in-token"), "{reason}");
-            }
-            other => panic!("{other:?}"),
-        };
-        assert!(start(None, None).await.is_ok());
-        assert!(start(Some(Custody::SharedSecretInProcess), None).await.is_ok());
-        assert!(start(Some(Custody::KekInProcess), None).await.is_ok());
-        refused(start(Some(Custody::KekInToken), None).await);
-        refused(start(None, Some(Custody::KekInToken)).await);
-        assert!(start(Some(Custody::KekInToken), Some(Custody::KekInProcess)).await.is_ok(), "a key's own comes first");
-    }
-
-    /// A key that only signs has no shared secret to keep.
-    #[tokio::test]
-    async fn a_signing_key_has_no_minimum() {
-        let token = SoftToken::new("signs");
-        token.make(Curve::Ed25519);
-        let builder = Keyring::builder().token(token).token_policy("signs", at_least(Custody::KekInToken));
-        assert!(builder.start().await.is_ok());
-    }
-}
-
-mod fail_over {
-    use claviger::secrets::Custodian;
-
-    use super::*;
-
-    /// One key in three tokens, and a keyring over them in this order.
-    async fn three() -> ([SoftToken; 3], PublicKey, Keyring) {
-        let private = PrivateKey::generate(Curve::P256);
-        let tokens = ["first", "second", "third"].map(SoftToken::new);
-        for token in &tokens {
-            import(token, &private);
-        }
-        let keyring = Keyring::start(tokens.clone()).await.unwrap();
-        (tokens, private.public().clone(), keyring)
-    }
-
-    fn signatures(tokens: &[SoftToken; 3]) -> [u64; 3] {
-        [0, 1, 2].map(|index| tokens[index].counts().signatures)
-    }
-
-    #[tokio::test]
-    async fn goes_in_configured_order_and_comes_back() {
-        let (tokens, key, keyring) = three().await;
-        let cx = Context::default();
-        let state = |keyring: &Keyring, token: &str| {
-            let keys = keyring.keys().borrow().clone();
-            keys.iter().find(|held| *held.token == *token).unwrap().state
-        };
-        keyring.sign(&key, &MESSAGE, &cx).await.unwrap();
-        assert_eq!(signatures(&tokens), [1, 0, 0]);
-
-        let mut watch = keyring.keys();
-        watch.mark_unchanged();
-        tokens[0].set_away(true);
-        keyring.sign(&key, &MESSAGE, &cx).await.unwrap();
-        assert_eq!(signatures(&tokens), [2, 1, 0]);
-        assert!(watch.has_changed().unwrap(), "those who watch are told");
-        assert_eq!((state(&keyring, "first"), state(&keyring, "second")), (KeyState::Away, KeyState::Ready));
-        assert_eq!(*keyring.keys().borrow().get(&key).unwrap().token, *"second", "the first that is ready");
-
-        tokens[1].set_away(true);
-        keyring.sign(&key, &MESSAGE, &cx).await.unwrap();
-        assert_eq!(signatures(&tokens), [3, 2, 1]);
-
-        tokens[2].set_away(true);
-        let error = keyring.sign(&key, &MESSAGE, &cx).await.unwrap_err();
-        assert!(matches!(error, SecretsError::Token { error: TokenError::Away(_), .. }), "{error:?}");
-
-        tokens[0].set_away(false);
-        keyring.sign(&key, &MESSAGE, &cx).await.unwrap();
-        assert_eq!(signatures(&tokens), [5, 3, 2]);
-        assert_eq!(state(&keyring, "first"), KeyState::Ready, "what serves is ready");
-    }
-
-    #[tokio::test]
-    async fn goes_on_when_a_key_was_taken_away() {
-        let (tokens, key, keyring) = three().await;
-        tokens[0].delete(&key).unwrap();
-        assert!(keyring.sign(&key, &MESSAGE, &Context::default()).await.is_ok());
-        assert_eq!(signatures(&tokens), [1, 1, 0]);
-    }
-
-    /// A hostile message is as hostile on the next token, and a failing device must not be hidden by another.
-    #[tokio::test]
-    async fn does_not_go_on_for_other_failures() {
-        let (tokens, key, keyring) = three().await;
-        let cx = Context::default();
-        let foreign = PrivateKey::generate(Curve::P256);
-        let hostile = message_to(foreign.public(), None, &fresh_cek(), &Parties::example());
-        let error = keyring.unwrap_cek(&key, &hostile, &cx).await.unwrap_err();
-        assert!(matches!(error, SecretsError::Token { error: TokenError::Unwrap, .. }), "{error:?}");
-
-        tokens[0].fail_next(1, TokenError::Pin("the PIN is locked".into()));
-        assert!(keyring.sign(&key, &MESSAGE, &cx).await.is_err());
-        assert_eq!(tokens[1].counts(), Counts::default());
-        assert!(keyring.keys().borrow().iter().all(|held| held.state == KeyState::Ready));
-    }
-
-    #[tokio::test]
-    async fn a_token_that_is_away_at_start_is_an_error() {
-        let token = SoftToken::new("gone");
-        token.set_away(true);
-        let error = Keyring::start([token]).await.err();
-        assert!(matches!(error, Some(SecretsError::Token { error: TokenError::Away(_), .. })), "{error:?}");
-    }
-}
-
-/// What a message costs, in derivations, with a token that keeps Zs and with one that does not.
-mod derivations {
-    use super::*;
-
-    struct Costs {
-        anoncrypt_in: u64,
-        authcrypt_in: [u64; 2],
-        authcrypt_out: [u64; 2],
-    }
-
-    /// Of the first and of the second message with the same peer; out to three recipients.
-    async fn costs(token: SoftToken) -> Costs {
-        let key = token.make(Curve::P256);
-        let keyring = Keyring::start([token.clone()]).await.unwrap();
-        let (cx, parties, cek) = (Context::default(), Parties::example(), fresh_cek());
-        let peers: Vec<_> = (0..3).map(|_| PrivateKey::generate(Curve::P256)).collect();
-        let sender = PrivateKey::generate(Curve::P256);
-        let before = token.counts();
-        let since = |counts: Counts| (token.counts() - counts).derivations;
-
-        keyring.unwrap_cek(&key, &message_to(&key, None, &cek, &parties), &cx).await.unwrap();
-        let anoncrypt_in = since(before);
-        let (mut authcrypt_in, mut authcrypt_out) = ([0; 2], [0; 2]);
-        for time in 0..2 {
-            let before = token.counts();
-            keyring.unwrap_cek(&key, &message_to(&key, Some(&sender), &cek, &parties), &cx).await.unwrap();
-            authcrypt_in[time] = since(before);
-            let before = token.counts();
-            let ephemeral = PrivateKey::generate(Curve::P256);
-            let wrap = wrap_for(peers.iter().map(PrivateKey::public), &ephemeral, &cek, &parties);
-            keyring.wrap_cek(&key, &wrap, &cx).await.unwrap();
-            authcrypt_out[time] = since(before);
-        }
-        Costs { anoncrypt_in, authcrypt_in, authcrypt_out }
-    }
-
-    #[tokio::test]
-    async fn with_zs_kept() {
-        let costs = costs(SoftToken::new("keeps").keeping_zs(16)).await;
-        assert_eq!((costs.anoncrypt_in, costs.authcrypt_in, costs.authcrypt_out), (1, [2, 1], [3, 0]));
-    }
-
-    #[tokio::test]
-    async fn with_nothing_kept() {
-        let costs = costs(SoftToken::new("forgets")).await;
-        assert_eq!((costs.anoncrypt_in, costs.authcrypt_in, costs.authcrypt_out), (1, [2, 2], [3, 3]));
-    }
+#[tokio::test]
+async fn a_token_that_is_away_at_start_is_an_error_unless_one_is_patient() {
+    let token = SoftToken::new("gone");
+    token.make(claviger::keys::Curve::P256);
+    token.set_away(true);
+    let error = Keyring::start([token.clone()]).await.err();
+    assert!(matches!(error, Some(SecretsError::Token { error: TokenError::Away(_), .. })), "{error:?}");
+    let keyring = Keyring::builder().token(token.clone()).patient().start().await.unwrap();
+    assert!(matches!(keyring.status()[0].trouble, Some((TokenError::Away(_), _))));
+    assert!(keyring.keys().borrow().is_empty());
+    token.set_away(false);
+    keyring.keys().wait_for(|keys| keys.len() == 1).await.unwrap();
+    assert!(keyring.status()[0].trouble.is_none());
 }

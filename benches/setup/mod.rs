@@ -16,6 +16,7 @@ use claviger::{
     keys::{Curve, PublicKey},
     secrets::{
         Custodian, KeyUse, Keyring, NewKey, Token,
+        keeper::{Connect, KeeperClient},
         pkcs11::{OpenOptions, Pkcs11Token, Uri},
     },
 };
@@ -46,7 +47,7 @@ pub const KEYS: usize = 100;
 
 /// Runs a bench in a process of its own with fresh tokens, as modules read their configuration from the environment.
 pub fn with_tokens(bench: impl FnOnce(&Runtime, &Tokens)) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     if std::env::var_os(READY).is_some() {
         bench(&runtime, &Tokens::from_environment());
         return ExitCode::SUCCESS;
@@ -267,6 +268,17 @@ impl Party {
         });
         let resolver = LocalResolver::new().with_documents(peers.documents.iter().map(read));
         (Self { name: name.to_owned(), kind: Kind::Claviger { me, resolver }, documents }, token)
+    }
+
+    /// The same DIDs by way of a keeper.
+    pub fn kept(runtime: &Runtime, of: &Self, connect: Connect, peers: &Peers) -> Self {
+        let me = runtime.block_on(async {
+            let keeper = KeeperClient::start("bench", connect).await.expect("a keeper");
+            Identities::new(keeper, of.documents.values().map(read)).await.expect("its token holds them")
+        });
+        let resolver = LocalResolver::new().with_documents(peers.documents.iter().map(read));
+        let kind = Kind::Claviger { me, resolver };
+        Self { name: format!("{}, keeper", of.name), kind, documents: of.documents.clone() }
     }
 
     /// The same in a token with so many keys more.

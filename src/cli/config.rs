@@ -2,9 +2,12 @@
 
 use std::{
     env,
+    num::NonZeroU32,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
+use claviger::secrets::keeper::KeeperOptions;
 use figment::{
     Figment,
     error::Kind,
@@ -15,7 +18,7 @@ use serde::Deserialize;
 
 use claviger::{
     keys::PublicKey,
-    secrets::{Allow, Custody, Policy},
+    secrets::{Allow, Custody, Policy, pkcs11::Profile},
 };
 
 use super::failure::Failure;
@@ -35,18 +38,25 @@ pub struct Config {
     pub keys: Vec<(PublicKey, Policy)>,
     /// Files and folders with DID documents.
     pub documents: Vec<PathBuf>,
+    /// How keepers keep.
+    pub keeper: KeeperConfig,
+    /// The arguments that stand before every command, for the processes that this one starts.
+    pub flags: Vec<String>,
 }
 
 /// A `[[token]]`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenConfig {
     /// Its name in commands and errors.
     pub name: String,
-    /// RFC 7512.
+    /// RFC 7512; none if its keeper is a process of its own.
+    #[serde(default)]
     pub uri: String,
-    /// A file of hsm-config/.
-    profile: Option<String>,
+    /// Where the keeper listens that holds it: unix:PATH.
+    pub keeper: Option<String>,
+    /// What is peculiar to the device: a name of hsm-config/.
+    pub profile: Option<String>,
     minimum_custody: Option<Custody>,
     allow: Option<Vec<Allowed>>,
     /// Keys that may be used though they could leave the token, by label or multikey.
@@ -56,12 +66,20 @@ pub struct TokenConfig {
     pub sessions: Option<usize>,
 }
 
+/// Its URI may have a PIN in it.
+impl std::fmt::Debug for TokenConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TokenConfig").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
 impl TokenConfig {
     /// A token that no configuration names.
     pub fn of_uri(uri: &str) -> Self {
         Self {
             name: "token".to_owned(),
             uri: uri.to_owned(),
+            keeper: None,
             profile: None,
             minimum_custody: None,
             allow: None,
@@ -86,6 +104,8 @@ struct File {
     key: Vec<KeyConfig>,
     #[serde(default)]
     did: DidConfig,
+    #[serde(default)]
+    keeper: KeeperConfig,
 }
 
 /// A `[[key]]`.
@@ -106,6 +126,38 @@ struct DidConfig {
     documents: Vec<PathBuf>,
 }
 
+/// The `[keeper]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeeperConfig {
+    /// Whether modules, PINs and software tokens' keys are in the process that needs them, without a keeper.
+    #[serde(default)]
+    pub in_process: bool,
+    /// Operations a second for each key, at most; 0 for no limit.
+    rate: Option<u32>,
+    /// After so many seconds an operation has hung.
+    hang_seconds: Option<u64>,
+    /// The file of the audit.
+    audit: Option<PathBuf>,
+    /// The users whose processes may use the keys of a keeper that listens.
+    pub agents: Option<Vec<String>>,
+    /// The users who may make and delete its keys too.
+    pub custodians: Option<Vec<String>>,
+}
+
+impl KeeperConfig {
+    pub fn rate(&self) -> Option<NonZeroU32> {
+        match self.rate {
+            None => KeeperOptions::default().rate,
+            Some(rate) => NonZeroU32::new(rate),
+        }
+    }
+
+    pub fn hang(&self) -> Duration {
+        self.hang_seconds.map_or(KeeperOptions::default().hang, Duration::from_secs)
+    }
+}
+
 /// A word of `allow`.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(try_from = "String")]
@@ -124,9 +176,9 @@ fn policy(allow: &Option<Vec<Allowed>>, minimum_custody: Option<Custody>) -> Pol
 }
 
 /// The sections that the environment may name; other variables that begin with CLAVIGER_ are not ours to judge.
-const SECTIONS: [&str; 4] = ["state_dir", "did", "token", "key"];
+const SECTIONS: [&str; 5] = ["state_dir", "did", "keeper", "token", "key"];
 /// Those that are tables or values; of the others there are several, each with a name.
-const SINGLE: [&str; 2] = ["state_dir", "did"];
+const SINGLE: [&str; 3] = ["state_dir", "did", "keeper"];
 
 impl Config {
     /// The configuration that `--config` names, or the first that is found; without any, an empty one.
@@ -168,6 +220,8 @@ impl Config {
             documents: file.did.documents.iter().map(|path| base.join(path)).collect(),
             keys: keys.collect::<Result<_, _>>()?,
             tokens: file.token,
+            keeper: file.keeper,
+            flags: Vec::new(),
             file: path,
             base,
         };
@@ -182,20 +236,47 @@ impl Config {
                 let said = format!("{}: two [[token]] have the name {:?}", name(self.file.as_deref()), token.name);
                 return Err(Failure::words("bad-config", said).hint("give each token a name of its own"));
             }
-            let found = |profile: &&String| {
-                self.profile_folders().any(|folder| folder.join(format!("{profile}.toml")).is_file())
-            };
-            if let Some(profile) = token.profile.as_ref().filter(|profile| !found(profile)) {
-                tracing::warn!(token = %token.name, "there is no hsm-config/{profile}.toml: no profile is used");
+            if token.uri.is_empty() == token.keeper.is_none() {
+                let said =
+                    format!("{}: the token {:?} wants a uri, or a keeper", name(self.file.as_deref()), token.name);
+                return Err(Failure::words("bad-config", said).hint(
+                    "`uri` names the token by its module; `keeper` names the socket of a process that holds it",
+                ));
+            }
+            if let Some(profile) = &token.profile {
+                self.check_profile(token, profile)?;
             }
         }
         Ok(())
     }
 
-    /// Where profiles of devices are looked for.
-    fn profile_folders(&self) -> impl Iterator<Item = PathBuf> {
-        let system = ["/etc/claviger/hsm-config", "/usr/share/claviger/hsm-config"].map(PathBuf::from);
-        [self.base.join("hsm-config")].into_iter().chain(system)
+    /// Whether tokens are opened in the process that needs them; that is warned of.
+    pub fn in_process(&self) -> bool {
+        if self.keeper.in_process {
+            tracing::warn!(
+                "in_process = true: the PKCS#11 module, the PIN and a software token's keys are in this process's memory"
+            );
+        }
+        self.keeper.in_process
+    }
+
+    /// The file of the audit.
+    pub fn audit(&self) -> PathBuf {
+        self.keeper.audit.as_ref().map_or_else(|| self.state_dir.join("audit.jsonl"), |path| self.base.join(path))
+    }
+
+    fn check_profile(&self, token: &TokenConfig, profile: &str) -> Result<(), Failure> {
+        let names = Profile::names(Some(&self.base)).map_err(|error| Failure::of_token(&token.name, &error))?;
+        if names.iter().any(|name| name == profile) {
+            return Ok(());
+        }
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let said =
+            format!("{}: the token {:?}: there is no profile {profile:?}", name(self.file.as_deref()), token.name);
+        Err(Failure::words("bad-config", said).hint(match nearest(profile, &names) {
+            Some(near) => format!("is it {near:?}?"),
+            None => format!("there are: {}", names.join(", ")),
+        }))
     }
 
     /// The token of a name; without one the only token.

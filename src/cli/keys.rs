@@ -80,6 +80,8 @@ pub fn to_json(held: &HeldKey) -> Value {
         "use": held.usage,
         "token": &*held.token,
         "origin": held.origin,
+        "always_sensitive": held.always_sensitive,
+        "never_extractable": held.never_extractable,
         "custody": held.custody,
         "protected": held.protected,
     })

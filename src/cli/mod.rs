@@ -10,6 +10,7 @@ mod demo;
 mod did;
 mod failure;
 mod input;
+mod keeper;
 mod key;
 mod keys;
 mod log;
@@ -28,6 +29,7 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use claviger::process::hygiene::harden;
 use config::Config;
 use failure::Failure;
 use output::Out;
@@ -63,6 +65,7 @@ enum Command {
     Did(did::Command),
     Pack(pack::Args),
     Unpack(unpack::Args),
+    Keeper(keeper::Args),
     Completions(completions::Args),
     /// Prints the manual page
     Man,
@@ -83,6 +86,8 @@ pub fn main() -> ExitCode {
         Err(error) => return out.failed(&failure::wrong_words(&error, out.json)),
     };
     log::start(cli.verbose, out.json);
+    // Before anything is read: what does not hold here, `token doctor` says.
+    harden();
     match run(cli, &out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => out.failed(&failure),
@@ -90,7 +95,12 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli, out: &Out) -> Result<(), Failure> {
-    let config = || Config::load(cli.config.as_deref());
+    let config = || {
+        let mut config = Config::load(cli.config.as_deref())?;
+        config.flags.extend(cli.json.then(|| "--json".to_owned()));
+        config.flags.extend(std::iter::repeat_n("--verbose".to_owned(), cli.verbose.into()));
+        Ok(config)
+    };
     match cli.command {
         Command::Demo(args) => demo::run(&args, out),
         Command::Completions(args) => completions::run(&args, &mut Cli::command(), out),
@@ -100,11 +110,12 @@ fn run(cli: Cli, out: &Out) -> Result<(), Failure> {
         Command::Did(command) => did::run(&command, &config()?, out),
         Command::Pack(args) => pack::run(&args, &config()?, out),
         Command::Unpack(args) => unpack::run(&args, &config()?, out),
+        Command::Keeper(args) => keeper::run(&args, &config()?, out),
     }
 }
 
 /// Runs what waits for tokens and resolvers.
 fn wait<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     runtime.map_err(|error| Failure::io("the runtime", &error))?.block_on(future)
 }

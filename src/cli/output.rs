@@ -3,7 +3,10 @@
 //! Rules for talking to people: say what happened and what comes next, in sentences; no colour but on a terminal
 //! (anstream looks, and honours NO_COLOR); never a PIN, never a private key.
 
-use std::{io::Write, process::ExitCode};
+use std::{
+    io::{IsTerminal, Write},
+    process::ExitCode,
+};
 
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
@@ -88,6 +91,33 @@ fn one_line(value: &impl Serialize) -> String {
 fn indented(value: &impl Serialize) -> String {
     serde_json::to_string_pretty(value).expect("what we print is JSON")
 }
+
+/// What is done now: one line on stderr, drawn anew, and only on a terminal.
+pub struct Progress {
+    shown: bool,
+}
+
+impl Progress {
+    pub fn new(out: &Out) -> Self {
+        Self { shown: !out.json && std::io::stderr().is_terminal() }
+    }
+
+    pub fn tell(&self, text: &str) {
+        if self.shown {
+            let mut stderr = std::io::stderr().lock();
+            let _ = write!(stderr, "{ERASE}{text}").and_then(|()| stderr.flush());
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.tell("");
+    }
+}
+
+/// To the line's start, and what stands there away (ECMA-48, EL).
+const ERASE: &str = "\r\x1b[K";
 
 /// `1 key`, `2 keys`.
 pub fn count(number: usize, what: &str) -> String {

@@ -1,19 +1,26 @@
 //! What is ours: the documents at hand, and the tokens behind them when a command needs their keys.
 
+use std::sync::Arc;
+
 use claviger::{
     did::{Cached, Document, LocalResolver, Relationship, Resolver, did_of, is_did, read_documents},
     didcomm::Identities,
     keys::PublicKey,
-    secrets::{Keyring, Secrets},
+    process::sandbox::Sandbox,
+    secrets::{
+        Keyring, Secrets,
+        keeper::{Role, Supervisor},
+    },
 };
 
-use super::{config::Config, failure::Failure, state::State, tokens};
+use super::{config::Config, failure::Failure, keeper, state::State, tokens};
 
 /// The documents and the resolver. Whether a document's DID is ours only a token can tell.
 pub struct Own<'a> {
     config: &'a Config,
     pub documents: Vec<Document>,
     pub resolver: Cached<LocalResolver>,
+    supervisor: Option<Arc<Supervisor>>,
 }
 
 /// The keys that a command needs.
@@ -37,16 +44,40 @@ impl<'a> Own<'a> {
             }
         }
         let local = LocalResolver::new().with_long_forms(state.long_forms()).with_documents(documents.clone());
-        Ok(Self { config, documents, resolver: Cached::new(local) })
+        Ok(Self { config, documents, resolver: Cached::new(local), supervisor: None })
+    }
+
+    /// Starts what starts keepers, and closes this process in: from then on it reads what strangers wrote. To be called
+    /// before it has a second thread.
+    ///
+    /// With `in_process` it stays open, since the module must be loaded and the PIN be read here.
+    pub fn close_in(&mut self) -> Result<(), Failure> {
+        if self.config.in_process() {
+            return Ok(());
+        }
+        if !self.config.tokens.is_empty() {
+            self.supervisor = Some(keeper::supervisor(self.config, Role::Agent)?);
+        }
+        let long_forms = State::new(self.config.state_dir.clone()).long_forms_folder();
+        let sandbox = if long_forms.is_dir() { Sandbox::new().write(long_forms) } else { Sandbox::new() };
+        match sandbox.enforce() {
+            Ok(report) => {
+                for finding in report.findings.iter().filter(|finding| !finding.holds) {
+                    tracing::info!(name = finding.name, why = finding.why, "this kernel does not close the process in");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the process is not closed in"),
+        }
+        Ok(())
     }
 
     /// Our DIDs, on the tokens that hold the wanted keys. Nothing wanted: no token is opened.
     pub async fn identities(&self, wanted: &Wanted) -> Result<Identities, Failure> {
-        let keyring = match wanted {
-            Wanted::All(keys) | Wanted::Any(keys) if keys.is_empty() => Keyring::builder().start().await?,
-            _ => tokens::keyring(self.config, |keyring| wanted.found(keyring)).await?,
+        let secrets = match wanted {
+            Wanted::All(keys) | Wanted::Any(keys) if keys.is_empty() => Arc::new(Keyring::builder().start().await?),
+            _ => tokens::secrets(self.config, self.supervisor.as_ref(), |secrets| wanted.found(secrets)).await?,
         };
-        let (identities, missing) = Identities::partial(keyring, self.documents.clone());
+        let (identities, missing) = Identities::partial(secrets, self.documents.clone());
         if !missing.is_empty() {
             tracing::debug!(missing = missing.len(), "methods of documents at hand that no open token holds");
         }
@@ -89,8 +120,8 @@ impl<'a> Own<'a> {
 }
 
 impl Wanted {
-    fn found(&self, keyring: &Keyring) -> bool {
-        let held = keyring.keys().borrow().clone();
+    fn found(&self, secrets: &dyn Secrets) -> bool {
+        let held = secrets.keys().borrow().clone();
         match self {
             Self::All(keys) => keys.iter().all(|key| held.get(key).is_some()),
             Self::Any(keys) => keys.iter().any(|key| held.get(key).is_some()),

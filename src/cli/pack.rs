@@ -54,6 +54,7 @@ fn enc(name: &str) -> Result<ContentEncryption, String> {
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     args.check()?;
     let mut own = Own::load(config)?;
+    own.close_in()?;
     if args.lines {
         return wait(lines(args, &mut own, out));
     }

@@ -66,9 +66,22 @@ pub fn prompt(name: &str, prompt: &PinPrompt) -> io::Result<Pin> {
         PinState::FinalTry => ", which has ONE TRY LEFT",
         PinState::Ready | PinState::Locked => "",
     };
+    let tries = match prompt.tries_left {
+        Some(left) if prompt.state != PinState::Ready => format!("{tries} ({left} tries left)"),
+        Some(left) => format!(", {left} tries left"),
+        None => tries.to_owned(),
+    };
     let label = if prompt.label == name { String::new() } else { format!(" ({:?})", prompt.label) };
     read(&format!("PIN of {name}{label}, serial {}{tries}: ", prompt.serial))
         .map_err(|error| io::Error::new(error.kind(), format!("there is no terminal to ask at ({error})")))
+}
+
+/// Tells the person at the terminal that a touch is wanted: for eyes only, and never on stdout.
+#[cfg(feature = "yubikey")]
+pub fn touch(name: &str, touch: &claviger::secrets::piv::TouchPrompt) {
+    let which = if touch.of > 1 { format!(" (touch {} of {})", touch.number, touch.of) } else { String::new() };
+    let again = if touch.again { "It waits: touch" } else { "Touch" };
+    eprintln!("{again} the YubiKey {name}, serial {}{which}.", touch.serial);
 }
 
 fn ask(question: &str) -> Result<Pin, Failure> {

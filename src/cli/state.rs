@@ -54,9 +54,14 @@ impl State {
         Ok(path)
     }
 
+    /// The folder of long forms.
+    pub fn long_forms_folder(&self) -> PathBuf {
+        self.folder.join("long-forms")
+    }
+
     /// Where long forms are kept: the state folder, or memory if that cannot be written.
     pub fn long_forms(&self) -> Arc<dyn LongForms> {
-        match LongFormFolder::open(self.folder.join("long-forms"), LONG_FORMS) {
+        match LongFormFolder::open(self.long_forms_folder(), LONG_FORMS) {
             Ok(folder) => Arc::new(folder),
             Err(error) => {
                 tracing::debug!(folder = %self.folder.display(), %error, "long forms are not kept");

@@ -1,90 +1,277 @@
-//! The configured tokens, opened when they are needed and not before.
+//! The configured tokens, reached when they are needed and not before: by way of a keeper, or in this process.
 
 use std::sync::Arc;
 
-use claviger::secrets::{
-    Custodian, HeldKey, Keyring, Token,
-    pkcs11::{OpenOptions, Pkcs11Token, Uri},
+#[cfg(feature = "yubikey")]
+use claviger::secrets::piv;
+use claviger::{
+    keys::PublicKey,
+    secrets::{
+        Custodian, HeldKey, ImportKey, Keyring, NewKey, Secrets, Several, TokenError,
+        keeper::{KeeperClient, KeeperCustodian, Process, Role, Supervisor, spawn},
+        pkcs11::{OpenOptions, Pkcs11Token, Profile, Uri},
+    },
 };
 
 use super::{
     config::{Config, TokenConfig},
     failure::Failure,
-    pin,
+    keeper, pin,
 };
 
-/// Opens a token and logs in.
-pub fn open(config: &Config, token: &TokenConfig) -> Result<Arc<Pkcs11Token>, Failure> {
-    open_with(config, token, false)
+/// Opens a token in this process and logs in: what a keeper does, and who examines a token.
+pub struct Opener {
+    uri: String,
+    way: Way,
 }
 
-/// The same; if `vouched`, a person says that the PIN is right now.
-pub fn open_with(config: &Config, token: &TokenConfig, vouched: bool) -> Result<Arc<Pkcs11Token>, Failure> {
+enum Way {
+    Pkcs11(Box<OpenOptions>),
+    #[cfg(feature = "yubikey")]
+    YubiKey(Box<piv::OpenOptions>),
+}
+
+impl Opener {
+    pub fn new(config: &Config, token: &TokenConfig) -> Result<Self, Failure> {
+        let way = match is_yubikey(token) {
+            false => Way::Pkcs11(Box::new(options(config, token)?)),
+            #[cfg(feature = "yubikey")]
+            true => Way::YubiKey(Box::new(yubikey_options(config, token)?)),
+            #[cfg(not(feature = "yubikey"))]
+            true => return Err(no_yubikeys(token)),
+        };
+        Ok(Self { uri: token.uri.clone(), way })
+    }
+
+    /// The token; if `vouched`, a person says that the PIN is right now.
+    pub fn open(&self, vouched: bool) -> Result<Arc<dyn Custodian>, TokenError> {
+        match &self.way {
+            Way::Pkcs11(options) => Ok(Arc::new((**options).clone().vouched(vouched).open(&self.uri)?)),
+            #[cfg(feature = "yubikey")]
+            Way::YubiKey(options) => {
+                Ok(Arc::new((**options).clone().vouched(vouched).open(&self.uri, piv::PcscReaders)?))
+            }
+        }
+    }
+}
+
+/// Opens a token in this process.
+pub fn open_here(config: &Config, token: &TokenConfig, vouched: bool) -> Result<Arc<dyn Custodian>, Failure> {
+    Opener::new(config, token)?.open(vouched).map_err(|error| Failure::of_token(&token.name, &error))
+}
+
+/// Opens a token behind a PKCS#11 module in this process.
+pub fn open_module(config: &Config, token: &TokenConfig) -> Result<Arc<Pkcs11Token>, Failure> {
+    let opened = options(config, token)?.open(&token.uri);
+    opened.map(Arc::new).map_err(|error| Failure::of_token(&token.name, &error))
+}
+
+/// Whether it is a YubiKey by its URI; a keeper's token is what the keeper says.
+pub fn is_yubikey(token: &TokenConfig) -> bool {
+    token.keeper.is_none() && token.uri.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("yubikey:"))
+}
+
+/// How a YubiKey is opened, its URI looked at.
+#[cfg(feature = "yubikey")]
+pub fn yubikey_options(config: &Config, token: &TokenConfig) -> Result<piv::OpenOptions, Failure> {
+    check_yubikey_uri(token)?;
+    let (name, told) = (token.name.clone(), token.name.clone());
+    Ok(piv::OpenOptions::new()
+        .name(&token.name)
+        .base_dir(&config.base)
+        .pin_guard(config.state_dir.join("pin-guard"))
+        .prompt(move |prompt| pin::prompt(&name, prompt))
+        .touch(move |touch| pin::touch(&told, touch)))
+}
+
+/// The URI of a YubiKey, looked at before any reader is.
+#[cfg(feature = "yubikey")]
+pub fn check_yubikey_uri(token: &TokenConfig) -> Result<piv::Uri, Failure> {
+    token.uri.parse().map_err(|error| {
+        Failure::words("token-misconfigured", format!("the URI of the token {:?}: {error}", token.name))
+    })
+}
+
+#[cfg(not(feature = "yubikey"))]
+fn no_yubikeys(token: &TokenConfig) -> Failure {
+    let said = format!("the token {:?}: this program was built without YubiKeys", token.name);
+    Failure::words("token-misconfigured", said)
+        .hint("build it with the feature `yubikey`, or use pkcs11:?module-name=ykcs11")
+}
+
+/// How a token is opened, its URI looked at.
+pub fn options(config: &Config, token: &TokenConfig) -> Result<OpenOptions, Failure> {
     check_uri(token)?;
+    let name = token.name.clone();
     let mut options = OpenOptions::new()
         .name(&token.name)
         .base_dir(&config.base)
+        .pin_guard(config.state_dir.join("pin-guard"))
         .allow_unprotected(&token.allow_unprotected)
-        .sessions(token.sessions.unwrap_or(1))
-        .vouched(vouched);
-    let name = token.name.clone();
-    options = options.prompt(move |prompt| pin::prompt(&name, prompt));
-    options.open(&token.uri).map(Arc::new).map_err(|error| Failure::of_token(&token.name, &error))
+        .prompt(move |prompt| pin::prompt(&name, prompt));
+    if let Some(sessions) = token.sessions {
+        options = options.sessions(sessions);
+    }
+    if let Some(profile) = &token.profile {
+        let profile = Profile::named(profile, Some(&config.base));
+        options = options.profile(profile.map_err(|error| Failure::of_token(&token.name, &error))?);
+    }
+    Ok(options)
 }
 
-/// The URI of a token, looked at before any module is loaded.
+/// The URI of a PKCS#11 token, looked at before any module is loaded.
 pub fn check_uri(token: &TokenConfig) -> Result<Uri, Failure> {
-    if token.uri.starts_with("yubikey:") {
-        let said = format!("the token {:?}: this program cannot open yubikey: URIs", token.name);
-        return Err(Failure::words("token-misconfigured", said)
-            .hint("a YubiKey is reached by its PKCS#11 module: pkcs11:?module-name=ykcs11"));
+    if let Some(address) = &token.keeper {
+        let said = format!("the token {:?} is kept by the keeper at {address}", token.name);
+        return Err(
+            Failure::words("token-elsewhere", said).hint("run this as the keeper's user, with its configuration")
+        );
+    }
+    if is_yubikey(token) {
+        let said = format!("the token {:?} is a YubiKey: this is for PKCS#11 tokens", token.name);
+        return Err(Failure::words("token-misconfigured", said).hint("`ykman piv` does it, by the maker of the key"));
     }
     token.uri.parse().map_err(|error| {
         Failure::words("token-misconfigured", format!("the URI of the token {:?}: {error}", token.name))
     })
 }
 
-/// Opens tokens in configured order until `enough` says so of their keys, and starts a keyring on them.
+/// The URI of a token that is opened by a keeper of ours.
+fn check(token: &TokenConfig) -> Result<(), Failure> {
+    if token.keeper.is_some() {
+        return Ok(());
+    }
+    match is_yubikey(token) {
+        false => check_uri(token).map(drop),
+        #[cfg(feature = "yubikey")]
+        true => check_yubikey_uri(token).map(drop),
+        #[cfg(not(feature = "yubikey"))]
+        true => Err(no_yubikeys(token)),
+    }
+}
+
+/// A token in the hands of its custodian.
+pub enum Opened {
+    Here(Arc<dyn Custodian>),
+    /// Behind a keeper, which may be one of our own: then that is waited for when we let go.
+    Keeper(Box<KeeperCustodian>, #[expect(dead_code, reason = "dropped, and nothing else")] Option<Process>),
+}
+
+/// Opens a token to manage its keys.
+pub fn open(config: &Config, token: &TokenConfig) -> Result<Opened, Failure> {
+    if token.keeper.is_none() && config.in_process() {
+        return open_here(config, token, false).map(Opened::Here);
+    }
+    let failed = |error: TokenError| Failure::of_token(&token.name, &error);
+    let away =
+        |error: std::io::Error| failed(TokenError::Away(format!("the keeper of the token {:?}: {error}", token.name)));
+    let (stream, process) = match &token.keeper {
+        Some(address) => (keeper::connect(address).map_err(away)?, None),
+        None => {
+            check(token)?;
+            let (stream, process) = spawn(keeper::command(config, &token.name, Role::Custodian)).map_err(away)?;
+            (stream, Some(process))
+        }
+    };
+    let custodian = KeeperCustodian::new(&token.name, stream).map_err(failed)?;
+    match custodian.trouble() {
+        Some(error) => Err(failed(error.clone())),
+        None => Ok(Opened::Keeper(Box::new(custodian), process)),
+    }
+}
+
+impl Opened {
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Here(token) => token.name(),
+            Self::Keeper(keeper, _) => keeper.name(),
+        }
+    }
+
+    pub fn generate(&self, key: &NewKey) -> Result<HeldKey, TokenError> {
+        match self {
+            Self::Here(token) => token.generate(key),
+            Self::Keeper(keeper, _) => keeper.generate(key),
+        }
+    }
+
+    pub fn import(&self, key: ImportKey) -> Result<HeldKey, TokenError> {
+        match self {
+            Self::Here(token) => token.import(key),
+            Self::Keeper(keeper, _) => keeper.import(&key),
+        }
+    }
+
+    pub fn delete(&self, key: &PublicKey) -> Result<(), TokenError> {
+        match self {
+            Self::Here(token) => token.delete(key),
+            Self::Keeper(keeper, _) => keeper.delete(key),
+        }
+    }
+
+    /// Every key of the token, those too that would be refused for use.
+    pub fn inventory(&self) -> Result<Vec<HeldKey>, Failure> {
+        let keys = match self {
+            Self::Here(token) => token.inventory(),
+            Self::Keeper(keeper, _) => keeper.inventory(),
+        };
+        keys.map_err(|error| Failure::of_token(self.name(), &error))
+    }
+}
+
+/// Reaches tokens in configured order until `enough` says so of their keys.
 ///
 /// A token that is not ready is passed over, for another may hold the key; if in the end it is missing, it is told.
-pub async fn keyring(config: &Config, enough: impl Fn(&Keyring) -> bool) -> Result<Keyring, Failure> {
-    let mut opened: Vec<Arc<Pkcs11Token>> = Vec::new();
+/// `supervisor` starts their keepers, or connects to those that listen; without one they are opened in this process.
+pub async fn secrets(
+    config: &Config,
+    supervisor: Option<&Arc<Supervisor>>,
+    enough: impl Fn(&dyn Secrets) -> bool,
+) -> Result<Arc<dyn Secrets>, Failure> {
+    let mut reached: Vec<Arc<dyn Secrets>> = Vec::new();
     let mut not_ready = None;
     for token in &config.tokens {
-        match open(config, token) {
-            Ok(token) => opened.push(token),
+        match reach(config, token, supervisor).await {
+            Ok(token) => reached.push(token),
+            // A configuration that cannot be is not passed over.
+            Err(failure) if failure.code == "custody-too-low" => return Err(failure),
             Err(failure) => {
                 not_ready.get_or_insert(failure);
                 continue;
             }
         }
-        let keyring = start(config, &opened).await?;
-        if enough(&keyring) {
-            return Ok(keyring);
+        let all = Several::new(reached.clone());
+        if enough(&all) {
+            return Ok(Arc::new(all));
         }
     }
     match not_ready {
         Some(failure) => Err(failure),
-        None => start(config, &opened).await,
+        None => Ok(Arc::new(Several::new(reached))),
     }
 }
 
-/// A keyring over opened tokens, with the configured rules.
-pub async fn start(config: &Config, tokens: &[Arc<Pkcs11Token>]) -> Result<Keyring, Failure> {
-    let mut builder = Keyring::builder();
-    for token in tokens {
-        builder = builder.shared_token(token.clone());
-        if let Some(configured) = config.tokens.iter().find(|configured| configured.name == token.name()) {
-            builder = builder.token_policy(token.name(), configured.policy());
-        }
+/// One token: in this process, or by way of its keeper.
+async fn reach(
+    config: &Config,
+    token: &TokenConfig,
+    supervisor: Option<&Arc<Supervisor>>,
+) -> Result<Arc<dyn Secrets>, Failure> {
+    let Some(supervisor) = supervisor else { return start_here(config, token).await };
+    check(token)?;
+    let client = KeeperClient::start(&token.name, supervisor.connect(&token.name)).await?;
+    match client.trouble() {
+        Some(error) => Err(Failure::of_token(&token.name, &error)),
+        None => Ok(Arc::new(client)),
     }
+}
+
+/// A keyring in this process, with the configured rules.
+async fn start_here(config: &Config, token: &TokenConfig) -> Result<Arc<dyn Secrets>, Failure> {
+    let opened = open_here(config, token, false)?;
+    let mut builder = Keyring::builder().shared_token(opened).token_policy(&token.name, token.policy());
     for (key, policy) in &config.keys {
         builder = builder.key_policy(key.clone(), policy.clone());
     }
-    Ok(builder.start().await?)
-}
-
-/// Every key of a token, those too that would be refused for use.
-pub fn inventory(token: &Pkcs11Token) -> Result<Vec<HeldKey>, Failure> {
-    token.inventory().map_err(|error| Failure::of_token(token.name(), &error))
+    Ok(Arc::new(builder.start().await?))
 }

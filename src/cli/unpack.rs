@@ -36,7 +36,8 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
-    let own = Own::load(config)?;
+    let mut own = Own::load(config)?;
+    own.close_in()?;
     let mut opener = Opener {
         own: &own,
         me: None,

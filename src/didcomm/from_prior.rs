@@ -33,7 +33,7 @@ impl FromPrior {
             return Err(Error::FromPrior(FromPriorError::Issuer));
         }
         let what = ToSign::FromPrior { kid: &key.kid, claims: self };
-        let signature = me.secrets().sign(&key.key, &what, &Context::default()).await?;
+        let signature = me.secrets().sign(&key.key, &what, &Context::default().for_kid(&key.kid)).await?;
         Ok((signature.compact(), key.kid.clone()))
     }
 

@@ -185,7 +185,8 @@ impl Message {
             .find(|key| key.key.curve().signature_algorithm().is_some())
             .ok_or_else(|| Error::NotOurs { name: sign_by.to_owned(), relationship: "authentication" })?;
         let payload = self.to_json();
-        let signature = me.secrets().sign(&key.key, &ToSign::Message(payload.as_bytes()), cx).await?;
+        let signature =
+            me.secrets().sign(&key.key, &ToSign::Message(payload.as_bytes()), &cx.for_kid(&key.kid)).await?;
         Ok((jose::general_json(&key.kid, &signature), key.kid.clone()))
     }
 
@@ -221,7 +222,7 @@ impl Message {
     }
 
     fn context(&self, deadline: Option<Instant>) -> Context {
-        Context { message_id: Some(self.id.as_str().into()), deadline }
+        Context { message_id: Some(self.id.as_str().into()), deadline, ..Context::default() }
     }
 
     /// A forward lives no longer than what it carries.

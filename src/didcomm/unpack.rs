@@ -179,7 +179,7 @@ impl Opener<'_> {
         jwe: &Jwe,
         sender: Option<&PublicKey>,
     ) -> Result<(Vec<u8>, &'k OwnKey, String), Error> {
-        let cx = Context { message_id: None, deadline: self.options.deadline };
+        let cx = Context { deadline: self.options.deadline, ..Context::default() };
         let cost = if sender.is_some() { 2 } else { 1 };
         let mut budget = DERIVATIONS;
         let mut failure = None;

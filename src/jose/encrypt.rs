@@ -48,7 +48,7 @@ pub async fn authcrypt(
         tag: sealed.tag.clone(),
         recipients: recipients.iter().map(|to| to.key.clone()).zip(std::mem::take(&mut draft.ze)).collect(),
     };
-    let keys = secrets.wrap_cek(sender, &request, cx).await?;
+    let keys = secrets.wrap_cek(sender, &request, &cx.for_kid(skid)).await?;
     Ok(draft.serialize(recipients, keys, &sealed))
 }
 

@@ -7,17 +7,27 @@
 //! A key is its public half: nothing here knows a DID.
 
 mod error;
+mod failover;
 mod import;
+#[cfg(feature = "keeper")]
+pub mod keeper;
 mod keyring;
+mod late;
+#[cfg(any(feature = "pkcs11", feature = "yubikey"))]
+pub mod pin;
+#[cfg(feature = "yubikey")]
+pub mod piv;
 #[cfg(feature = "pkcs11")]
 pub mod pkcs11;
 mod policy;
 mod signing;
 mod token;
 
-pub use error::{SecretsError, TokenError};
+pub use error::{Cause, SecretsError, TokenError};
+pub use failover::Several;
 pub use import::ImportError;
-pub use keyring::{Keyring, KeyringBuilder};
+pub use keyring::{Keyring, KeyringBuilder, TokenStatus};
+pub use late::Late;
 pub use policy::{Allow, Policy};
 pub use signing::{Claims, Signature, ToSign};
 pub use token::{Custodian, ImportKey, KeyUse, NewKey, Token, TokenInfo};
@@ -114,10 +124,19 @@ pub struct Wrap {
 /// For whom and until when an operation is done.
 #[derive(Debug, Clone, Default)]
 pub struct Context {
+    /// The key id under which the key was asked for, as the caller says: it stands in the audit.
+    pub kid: Option<Arc<str>>,
     /// The `id` of the message, when it is known: it stands in the log and the audit.
     pub message_id: Option<Arc<str>>,
     /// An operation that has not begun by then is not begun.
     pub deadline: Option<Instant>,
+}
+
+impl Context {
+    /// The same, for a key that was asked for under this id.
+    pub fn for_kid(&self, kid: &str) -> Self {
+        Self { kid: Some(kid.into()), ..self.clone() }
+    }
 }
 
 /// A key that a token holds.
@@ -138,6 +157,10 @@ pub struct HeldKey {
     pub origin: Origin,
     /// Whether it is sensitive and not extractable, as the token says.
     pub protected: bool,
+    /// Whether it was sensitive all its life (CKA_ALWAYS_SENSITIVE); none if the token does not say.
+    pub always_sensitive: Option<bool>,
+    /// Whether it was never extractable (CKA_NEVER_EXTRACTABLE); none if the token does not say.
+    pub never_extractable: Option<bool>,
     /// Whether it can be used now.
     pub state: KeyState,
     /// Whether an operation asks a person for a PIN.
@@ -157,6 +180,8 @@ impl HeldKey {
             custody: None,
             origin: Origin::Unknown,
             protected: true,
+            always_sensitive: None,
+            never_extractable: None,
             state: KeyState::Ready,
             asks_pin: false,
             asks_touch: false,

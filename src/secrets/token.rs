@@ -30,6 +30,16 @@ pub trait Token: Send + Sync {
         1
     }
 
+    /// Whether only a new process sees it again, once it was away.
+    fn needs_new_process(&self) -> bool {
+        false
+    }
+
+    /// Whether its module has used up what only a new process gives back.
+    fn is_used_up(&self) -> bool {
+        false
+    }
+
     /// The keys it holds that may be used, each proved by a known answer. Called once at start, and again when the
     /// token has come back.
     fn keys(&self) -> Result<Vec<HeldKey>, TokenError>;
@@ -57,6 +67,17 @@ pub trait Custodian: Token {
 
     /// Every key pair in the token, those too that the program would refuse to use.
     fn inventory(&self) -> Result<Vec<HeldKey>, TokenError>;
+
+    /// Forgets the PIN now. It is not used again, by any process that shares the guard of PINs, until a person vouches
+    /// for it.
+    fn lock(&self) -> Result<(), TokenError> {
+        Err(TokenError::Unsupported("it has no PIN to forget".into()))
+    }
+
+    /// A person vouches for the PIN: it is tried once, though it was refused, or the token locked, before.
+    fn unlock(&self) -> Result<(), TokenError> {
+        Err(TokenError::Unsupported("it has no PIN to vouch for".into()))
+    }
 }
 
 /// What a token is, in its own words.

@@ -18,7 +18,8 @@ fn sources(folder: &Path) -> String {
 fn codes<'a>(text: &'a str, before: &str) -> impl Iterator<Item = &'a str> {
     text.split(before).skip(1).filter_map(|rest| {
         let code = rest.trim_start().strip_prefix('"')?.split('"').next()?;
-        (!code.is_empty() && code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-')).then_some(code)
+        let of_code = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        (code.starts_with(|first: char| first.is_ascii_lowercase()) && code.bytes().all(of_code)).then_some(code)
     })
 }
 
@@ -35,6 +36,20 @@ fn every_error_code_is_documented_and_no_other() {
     }
     let documentation = read("docs/cli.md");
     let table = documentation.split("| code | status |").nth(1).unwrap();
+    let documented: BTreeSet<&str> =
+        table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    assert_eq!(made, documented);
+}
+
+#[test]
+fn every_finding_is_documented_and_no_other() {
+    let findings = read("src/cli/token/doctor/findings.rs");
+    let mut made: BTreeSet<&str> = BTreeSet::new();
+    for before in [".add(", " of(", "=> (", "true => (", "=> "] {
+        made.extend(codes(&findings, before));
+    }
+    let documentation = read("docs/cli.md");
+    let table = documentation.split("| finding | level |").nth(1).unwrap().split("\n\n").next().unwrap();
     let documented: BTreeSet<&str> =
         table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
     assert_eq!(made, documented);

@@ -1,6 +1,8 @@
 //! People to test with: keys in software tokens, documents that name them, and a resolver that counts.
 #![allow(dead_code)] // Each suite uses a part of it.
 
+#[cfg(feature = "pkcs11")]
+pub mod faulty;
 pub mod forge;
 mod modules;
 

@@ -17,6 +17,10 @@ pub enum Module {
     SoftHsm,
     /// `CLAVIGER_TEST_KRYOPTIC`, as `tests/kryoptic/build` prints it.
     Kryoptic,
+    /// tpm2-pkcs11 in a software TPM: `CLAVIGER_TEST_TPM2`, or where a distribution puts it.
+    Tpm2,
+    /// NSS softokn: `CLAVIGER_TEST_NSS`, or where a distribution puts it.
+    Nss,
 }
 
 impl Module {
@@ -25,14 +29,19 @@ impl Module {
         let variable = match self {
             Module::SoftHsm => "CLAVIGER_TEST_SOFTHSM",
             Module::Kryoptic => "CLAVIGER_TEST_KRYOPTIC",
+            Module::Tpm2 => "CLAVIGER_TEST_TPM2",
+            Module::Nss => "CLAVIGER_TEST_NSS",
+        };
+        let usual = |word: &str| {
+            let output = Command::new(root().join("softhsm/module")).arg(word).output().expect("softhsm/module runs");
+            output.status.success().then(|| PathBuf::from(String::from_utf8(output.stdout).unwrap().trim_end()))
         };
         let found = match (std::env::var_os(variable), self) {
             (Some(path), _) => Some(PathBuf::from(path)).filter(|path| path.is_file()),
-            (None, Module::SoftHsm) => {
-                let output = Command::new(root().join("softhsm/module")).output().expect("softhsm/module runs");
-                output.status.success().then(|| String::from_utf8(output.stdout).unwrap().trim_end().into())
-            }
+            (None, Module::SoftHsm) => usual("softhsm"),
             (None, Module::Kryoptic) => None,
+            (None, Module::Tpm2) => usual("tpm2"),
+            (None, Module::Nss) => usual("nss"),
         };
         if found.is_none() {
             let set = |name, value: Option<&str>| {
@@ -56,6 +65,8 @@ pub struct TestToken {
     module: Module,
     /// What leads the module to the token: a variable and its value.
     pub env: (String, String),
+    /// More of them; tpm2-pkcs11 has three.
+    pub more_env: Vec<(String, String)>,
     /// The token's URI, with its module and its PIN's file.
     pub uri: String,
     /// Its label.
@@ -67,8 +78,9 @@ impl TestToken {
     pub fn new(module: Module, label: &str) -> Option<Self> {
         let path = module.path()?;
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let (env, uri) = make(module, &path, folder.path(), label);
-        Some(Self { folder, module, env, uri, label: label.to_owned() })
+        let (mut more_env, uri) = make(module, &path, folder.path(), label);
+        let env = more_env.pop().expect("a variable leads to the token");
+        Some(Self { folder, module, env, more_env, uri, label: label.to_owned() })
     }
 
     /// A SoftHSM token.
@@ -98,18 +110,37 @@ impl TestToken {
     }
 }
 
-fn make(module: Module, path: &Path, folder: &Path, label: &str) -> ((String, String), String) {
+impl Drop for TestToken {
+    fn drop(&mut self) {
+        if self.module == Module::Tpm2 {
+            let stopped = Command::new(root().join("softhsm/tpm2-token")).arg("stop").arg(self.folder.path()).status();
+            assert!(stopped.is_ok_and(|status| status.success()) || std::thread::panicking(), "the TPM still runs");
+        }
+    }
+}
+
+/// Makes a token; the variables that lead to it, and its URI.
+fn make(module: Module, path: &Path, folder: &Path, label: &str) -> (Vec<(String, String)>, String) {
     let script = match module {
         Module::SoftHsm => "softhsm/token",
         Module::Kryoptic => "softhsm/kryoptic-token",
+        Module::Tpm2 => "softhsm/tpm2-token",
+        Module::Nss => "softhsm/nss-token",
     };
     let output = Command::new(root().join(script)).arg(folder).arg(label).output().expect("the script runs");
     assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
     let output = String::from_utf8(output.stdout).expect("UTF-8");
-    let (export, uri) = output.trim_end().split_once('\n').expect("two lines");
-    let (name, value) = export.strip_prefix("export ").and_then(|export| export.split_once('=')).expect("export A=B");
+    let (exports, uri) = output.trim_end().rsplit_once('\n').expect("two lines or more");
     assert!(uri.contains("module-path="), "{uri} names a module, {path:?}");
-    ((name.to_owned(), value.to_owned()), uri.to_owned())
+    (exports.lines().map(exported).collect(), uri.to_owned())
+}
+
+/// The variable of a line `export A=B`, its value as a shell reads it.
+fn exported(line: &str) -> (String, String) {
+    let (name, _) = line.strip_prefix("export ").and_then(|export| export.split_once('=')).expect("export A=B");
+    let command = format!("{line}; printf %s \"${name}\"");
+    let output = Command::new("bash").arg("-c").arg(command).output().expect("bash runs");
+    (name.to_owned(), String::from_utf8(output.stdout).expect("UTF-8"))
 }
 
 /// What a test has when it runs in a process of its own.
@@ -145,6 +176,7 @@ pub fn on(module: Module, body: impl FnOnce(Here)) {
     let output = Command::new(std::env::current_exe().expect("this program"))
         .args([test, "--exact", "--nocapture"])
         .env(&token.env.0, &token.env.1)
+        .envs(token.more_env.iter().cloned())
         .env(URI, &token.uri)
         .env("CLAVIGER_TEST_FOLDER", token.folder())
         .output()
@@ -152,4 +184,6 @@ pub fn on(module: Module, body: impl FnOnce(Here)) {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{test} on {module:?} ({}):\n{out}\n{err}", output.status);
     assert!(out.contains("1 passed"), "{test} was not found by its name:\n{out}");
+    // For who wants to see what was measured.
+    print!("{out}");
 }

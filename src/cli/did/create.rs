@@ -1,14 +1,12 @@
 //! `claviger did create`.
 
-use std::sync::Arc;
-
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use claviger::{
     did::{Document, Relationship, Service, did_of, key, peer},
     keys::{Curve, PublicKey},
-    secrets::{Custodian, HeldKey, KeyUse, NewKey, Token, TokenError, pkcs11::Pkcs11Token},
+    secrets::{HeldKey, KeyUse, NewKey, TokenError},
 };
 
 use crate::cli::{
@@ -18,7 +16,8 @@ use crate::cli::{
     output::Out,
     own::Own,
     state::State,
-    tokens, wait,
+    tokens::{self, Opened},
+    wait,
 };
 
 /// Makes a DID of ours and keeps its document.
@@ -142,7 +141,7 @@ async fn resolved(given: [Vec<Given>; 2], own: &Own<'_>) -> Result<[Vec<Given>; 
 fn keys(args: &Args, maker: &mut Maker, given: [Vec<Given>; 2]) -> Result<Vec<Chosen>, Failure> {
     let inventory = match &given {
         [agreement, authentication] if agreement.is_empty() && authentication.is_empty() => Vec::new(),
-        _ => tokens::inventory(&maker.token)?,
+        _ => maker.token.inventory()?,
     };
     let mut chosen: Vec<Chosen> = Vec::new();
     let needed = [(Relationship::KeyAgreement, KeyUse::Agreement), (Relationship::Authentication, KeyUse::Signing)];
@@ -242,7 +241,7 @@ fn told(document: &Document, keys: &[Chosen], out: &Out) -> Result<(), Failure> 
 
 /// Makes keys, and takes them back if nothing comes of it.
 struct Maker {
-    token: Arc<Pkcs11Token>,
+    token: Opened,
     label: Option<String>,
     made: Vec<PublicKey>,
 }

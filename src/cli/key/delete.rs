@@ -4,7 +4,7 @@ use std::io::{self, BufRead, Write};
 
 use serde_json::json;
 
-use claviger::secrets::{Custodian, HeldKey, Token};
+use claviger::secrets::HeldKey;
 
 use crate::cli::{
     config::Config,
@@ -39,7 +39,7 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     };
     for configured in &config.tokens {
         let token = tokens::open(config, configured)?;
-        let keys = tokens::inventory(&token)?;
+        let keys = token.inventory()?;
         let Some(held) = name.find(&args.key, &keys)? else { continue };
         if !args.yes {
             confirm(held, &kids(&own.documents, &held.public))?;

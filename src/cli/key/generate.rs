@@ -4,7 +4,7 @@ use clap::ValueEnum;
 
 use claviger::{
     keys,
-    secrets::{Custodian, KeyUse, NewKey, Token},
+    secrets::{KeyUse, NewKey},
 };
 
 use crate::cli::{config::Config, failure::Failure, keys::to_json, output::Out, tokens};

@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use claviger::secrets::{Custodian, ImportKey, Token, TokenError};
+use claviger::secrets::{ImportKey, TokenError};
 
 use crate::cli::{
     config::Config,

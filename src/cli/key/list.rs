@@ -2,6 +2,8 @@
 
 use serde_json::json;
 
+use claviger::secrets::{HeldKey, Origin};
+
 use crate::cli::{
     config::Config,
     failure::Failure,
@@ -12,7 +14,8 @@ use crate::cli::{
     tokens,
 };
 
-/// Lists the keys in the tokens, with the DIDs that use each.
+/// Lists the keys in the tokens, with the DIDs that use each, and what the token vouches for: that a key was made in it,
+/// that it was never readable (always sensitive) and that it never could leave (never extractable).
 #[derive(clap::Args)]
 pub struct Args {
     /// Only this token, by its name in the configuration
@@ -29,10 +32,11 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     let own = Own::load(config)?;
     let mut keys = Vec::new();
     for token in tokens {
-        keys.extend(tokens::inventory(&*tokens::open(config, token)?)?);
+        keys.extend(tokens::open(config, token)?.inventory()?);
     }
     // Tokens give them in no order.
     keys.sort_by_cached_key(|held| (held.token.clone(), held.label.is_none(), held.label.clone(), held.public.clone()));
+    warn(&keys, out);
     if out.json {
         let rows = keys.iter().map(|held| {
             let mut row = to_json(held);
@@ -41,7 +45,18 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
         });
         return out.document(&rows.collect::<Vec<_>>());
     }
-    let mut table = Table::new(&["NAME", "KEY", "ALGORITHM", "USE", "TOKEN", "ORIGIN", "CUSTODY", "DIDS"]);
+    let mut table = Table::new(&[
+        "NAME",
+        "KEY",
+        "ALGORITHM",
+        "USE",
+        "TOKEN",
+        "ORIGIN",
+        "SENSITIVE",
+        "EXTRACTABLE",
+        "CUSTODY",
+        "DIDS",
+    ]);
     for held in &keys {
         let kids: Vec<String> = kids(&own.documents, &held.public).iter().map(|kid| short(kid)).collect();
         let word = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
@@ -57,6 +72,8 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
             word(json!(held.usage)),
             held.token.to_string(),
             word(json!(held.origin)),
+            evidence(held.always_sensitive, "always", "not-always"),
+            evidence(held.never_extractable, "never", "not-never"),
             custody,
             kids.join(","),
         ]);
@@ -66,4 +83,42 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
         return Ok(());
     }
     out.line(&table.render())
+}
+
+fn evidence(says: Option<bool>, yes: &str, no: &str) -> String {
+    says.map(|says| if says { yes } else { no }).unwrap_or_default().to_owned()
+}
+
+/// Says which keys lack what: once for all that lack the same.
+fn warn(keys: &[HeldKey], out: &Out) {
+    let of = |lacks: fn(&HeldKey) -> bool| {
+        let named = keys.iter().filter(|held| lacks(held));
+        named.map(|held| held.label.clone().unwrap_or_else(|| held.public.to_multikey())).collect::<Vec<_>>()
+    };
+    for (names, what) in [
+        (of(|held| !held.protected), "can leave the token now: extractable, or not sensitive"),
+        (
+            of(|held| held.origin == Origin::Imported),
+            "existed outside the token before they were imported: a copy may exist, and no token can prove otherwise",
+        ),
+        (
+            of(|held| {
+                let denied = [held.always_sensitive, held.never_extractable].contains(&Some(false));
+                held.protected && held.origin != Origin::Imported && denied
+            }),
+            "could leave the token at some time, so a copy may exist: make new ones in their place",
+        ),
+        (
+            of(|held| {
+                let says =
+                    held.origin != Origin::Unknown && held.always_sensitive.and(held.never_extractable).is_some();
+                held.protected && held.origin != Origin::Imported && !says
+            }),
+            "the token does not say whether they could ever leave it",
+        ),
+    ] {
+        if !names.is_empty() {
+            out.warn(&format!("{}: {what}", names.join(", ")));
+        }
+    }
 }

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use claviger::secrets::{
-    Token, TokenInfo,
-    pkcs11::{self, PinState, SeenToken, Uri},
+    TokenInfo,
+    pkcs11::{self, PinMemory, PinOutcome, PinState, SeenToken, Uri},
 };
 
 use super::modules;
@@ -21,9 +21,14 @@ pub fn run(config: &Config, out: &Out) -> Result<(), Failure> {
     if config.tokens.is_empty() {
         return of_the_machine(config, out);
     }
-    let uris = config.tokens.iter().map(tokens::check_uri).collect::<Result<Vec<_>, _>>()?;
-    let rows: Vec<Row> = config.tokens.iter().zip(uris).map(|(token, uri)| configured(config, token, &uri)).collect();
+    let rows = config.tokens.iter().map(|token| match tokens::is_yubikey(token) {
+        #[cfg(feature = "yubikey")]
+        true => yubikey(config, token),
+        _ => Ok(configured(config, token, &tokens::check_uri(token)?)),
+    });
+    let rows = rows.collect::<Result<Vec<Row>, Failure>>()?;
     if out.json {
+        rows.iter().for_each(|row| row.warn(out));
         return out.document(&rows.iter().map(Row::to_json).collect::<Vec<_>>());
     }
     let mut table = Table::new(&["NAME", "LABEL", "SERIAL", "MODEL", "FIRMWARE", "PIN", "KEYS"]);
@@ -35,6 +40,7 @@ pub fn run(config: &Config, out: &Out) -> Result<(), Failure> {
         if let Err(failure) = &row.keys {
             out.say(&format!("{DIM}{}{DIM:#}", failure.message));
         }
+        row.warn(out);
     }
     Ok(())
 }
@@ -45,6 +51,8 @@ struct Row {
     info: TokenInfo,
     /// What it says of its PIN; none if it is not there.
     pin: Option<PinState>,
+    /// What the PIN's guard remembers; none if the token is not there.
+    remembered: Option<PinMemory>,
     /// How many keys it holds, once logged in.
     keys: Result<usize, Failure>,
 }
@@ -58,14 +66,34 @@ fn configured(config: &Config, token: &TokenConfig, uri: &Uri) -> Row {
         let said = format!("the token {name:?} asks a person for its PIN: its keys are not counted");
         Err(Failure::not_ready("pin-needed", said))
     } else {
-        tokens::open(config, token)
+        tokens::open_here(config, token, false)
     };
     let info = opened.as_ref().ok().map(|opened| opened.info());
-    let keys = opened.and_then(|opened| Ok(tokens::inventory(&opened)?.len()));
+    let keys = opened.and_then(|opened| match opened.inventory() {
+        Ok(keys) => Ok(keys.len()),
+        Err(error) => Err(Failure::of_token(&name, &error)),
+    });
     let seen = seen(config, uri);
     let pin = seen.as_ref().map(|seen| seen.pin);
+    // What cannot be read was told when the token was not opened.
+    let remembered = seen.as_ref().and_then(|seen| tokens::options(config, token).ok()?.pin_memory(&seen.info).ok()?);
     let info = info.or(seen.map(|seen| seen.info)).unwrap_or_default();
-    Row { name, info, pin, keys }
+    Row { name, info, pin, remembered, keys }
+}
+
+/// A YubiKey shows its keys without a login.
+#[cfg(feature = "yubikey")]
+fn yubikey(config: &Config, token: &TokenConfig) -> Result<Row, Failure> {
+    use claviger::secrets::{Custodian, Token, piv::PcscReaders};
+    let name = token.name.clone();
+    let options = tokens::yubikey_options(config, token)?;
+    let failed = |error| Failure::of_token(&name, &error);
+    let opened = options.clone().open(&token.uri, PcscReaders);
+    let pin = opened.as_ref().ok().and_then(|opened| opened.pin_state().ok());
+    let info = opened.as_ref().map(|opened| opened.info()).unwrap_or_default();
+    let remembered = opened.as_ref().ok().and_then(|_| options.pin_memory(&info).ok()?);
+    let keys = opened.and_then(|opened| opened.inventory()).map(|keys| keys.len()).map_err(failed);
+    Ok(Row { name, info, pin, remembered, keys })
 }
 
 /// What a token shows without a login.
@@ -80,10 +108,23 @@ fn seen(config: &Config, uri: &Uri) -> Option<SeenToken> {
 impl Row {
     fn cells(&self) -> [String; 7] {
         let info = &self.info;
-        let pin = json!(self.pin).as_str().unwrap_or_default().to_owned();
+        let pin = match self.trouble() {
+            Some(trouble) => trouble.word.to_owned(),
+            None => json!(self.pin).as_str().unwrap_or_default().to_owned(),
+        };
         let keys = self.keys.as_ref().map(ToString::to_string).unwrap_or_default();
         let model = [info.manufacturer.as_str(), &info.model].join(" ").trim().to_owned();
         [self.name.clone(), info.label.clone(), info.serial.clone(), model, info.firmware.clone(), pin, keys]
+    }
+
+    fn trouble(&self) -> Option<PinTrouble> {
+        PinTrouble::of(&self.name, self.pin?, self.remembered.as_ref(), self.keys.is_ok())
+    }
+
+    fn warn(&self, out: &Out) {
+        if let Some(trouble) = self.trouble() {
+            out.warn(&format!("{}: {}", trouble.said, trouble.hint));
+        }
     }
 
     fn to_json(&self) -> Value {
@@ -95,9 +136,50 @@ impl Row {
             "model": self.info.model,
             "firmware": self.info.firmware,
             "pin": self.pin,
+            "last_try": self.remembered.as_ref().map(|memory| memory.state),
             "keys": self.keys.as_ref().ok(),
             "error": self.keys.as_ref().err().map(|failure| failure.to_json()["error"].clone()),
         })
+    }
+}
+
+/// Why no PIN is tried.
+pub struct PinTrouble {
+    /// In a word.
+    pub word: &'static str,
+    pub said: String,
+    /// What to do.
+    pub hint: String,
+}
+
+impl PinTrouble {
+    /// By what the token shows, what the PIN's guard remembers, and whether the token was opened.
+    pub fn of(name: &str, shown: PinState, remembered: Option<&PinMemory>, opened: bool) -> Option<Self> {
+        let once = format!("`claviger token unlock {name}` tries it once");
+        let (word, said, hint) = match (shown, remembered.map(|memory| memory.state)) {
+            (PinState::Locked, _) => {
+                ("LOCKED", format!("THE PIN OF {name} IS LOCKED"), "its security officer sets a new one".to_owned())
+            }
+            (_, Some(PinOutcome::Locked)) => (
+                "LOCKED-HERE",
+                format!("{name} was locked by `claviger token lock`"),
+                format!("`claviger token unlock {name}` ends that"),
+            ),
+            (_, Some(PinOutcome::Refused)) => (
+                "REFUSED",
+                format!("THE PIN OF {name} WAS REFUSED and is not tried again"),
+                format!("mend its source, or {once}"),
+            ),
+            (_, Some(PinOutcome::Trying)) if !opened => {
+                ("UNFINISHED", format!("what came of the last try of the PIN of {name} is not known"), once)
+            }
+            (PinState::FinalTry, _) => ("FINAL-TRY", format!("THE PIN OF {name} HAS ONE TRY LEFT"), once),
+            (PinState::CountLow, _) => {
+                ("COUNT-LOW", format!("a wrong PIN was given to {name} since the last right one"), once)
+            }
+            (PinState::Ready, _) => return None,
+        };
+        Some(Self { word, said, hint })
     }
 }
 

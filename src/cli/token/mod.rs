@@ -2,7 +2,8 @@
 
 mod doctor;
 mod init;
-mod list;
+pub mod list;
+mod lock;
 mod modules;
 mod unlock;
 
@@ -16,6 +17,7 @@ pub enum Command {
     List,
     Init(init::Args),
     Unlock(unlock::Args),
+    Lock(lock::Args),
     Doctor(doctor::Args),
 }
 
@@ -25,6 +27,8 @@ pub fn run(command: &Command, config: &dyn Fn() -> Result<Config, Failure>, out:
         Command::List => list::run(&config()?, out),
         Command::Init(args) => init::run(args, &config()?, out),
         Command::Unlock(args) => unlock::run(args, &config()?, out),
+        Command::Lock(args) => lock::run(args, &config()?, out),
+        Command::Doctor(args) if args.sandbox => doctor::try_sandbox(out),
         Command::Doctor(args) => doctor::run(args, &config()?, out),
     }
 }

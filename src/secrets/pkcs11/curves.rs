@@ -16,25 +16,16 @@ pub(super) fn ec_params(curve: Curve) -> &'static [u8] {
     }
 }
 
+/// X25519 as PKCS#11 3.0 allows it too, and as ykcs11 alone takes it.
+pub(super) const X25519_NAME: &[u8] = b"\x13\x0acurve25519";
+
 /// The curve that a token's CKA_EC_PARAMS name: an OID, or the PrintableString that PKCS#11 3.0 allows and ykcs11
 /// writes.
 pub(super) fn curve(params: &[u8]) -> Option<Curve> {
     match params {
         b"\x13\x0cedwards25519" => Some(Curve::Ed25519),
-        b"\x13\x0acurve25519" => Some(Curve::X25519),
+        X25519_NAME => Some(Curve::X25519),
         oid => Curve::ALL.into_iter().find(|curve| ec_params(*curve) == oid),
-    }
-}
-
-/// The key types that a token may know a curve's keys by, the one of the specification first.
-///
-/// SoftHSM has X25519 as CKK_EC_EDWARDS. **CKK_EC with the parameters of a 25519 curve is never sent: SoftHSM 2.6.1
-/// crashes on it.**
-pub(super) fn key_types(curve: Curve) -> &'static [KeyType] {
-    match curve {
-        Curve::X25519 => &[KeyType::EC_MONTGOMERY, KeyType::EC_EDWARDS],
-        Curve::Ed25519 => &[KeyType::EC_EDWARDS],
-        Curve::P256 | Curve::P384 | Curve::P521 | Curve::Secp256k1 => &[KeyType::EC],
     }
 }
 

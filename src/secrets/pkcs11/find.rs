@@ -10,7 +10,7 @@ use cryptoki::{
 
 use super::{
     Uri,
-    ckr::{During, Outcome},
+    ckr::{During, Fault, Kind, Outcome},
     curves,
 };
 use crate::{
@@ -31,6 +31,9 @@ pub(super) struct Found {
     pub(super) origin: Origin,
     /// Sensitive and not extractable, as the token says.
     pub(super) protected: bool,
+    /// CKA_ALWAYS_SENSITIVE and CKA_NEVER_EXTRACTABLE, of those that say so.
+    pub(super) always_sensitive: Option<bool>,
+    pub(super) never_extractable: Option<bool>,
     /// CKA_ALWAYS_AUTHENTICATE: a PIN for each operation.
     pub(super) always_authenticate: bool,
 }
@@ -41,6 +44,8 @@ impl Found {
         held.label.clone_from(&self.label);
         held.origin = self.origin;
         held.protected = self.protected;
+        held.always_sensitive = self.always_sensitive;
+        held.never_extractable = self.never_extractable;
         held.asks_pin = self.always_authenticate;
         held
     }
@@ -113,6 +118,8 @@ fn read_private(
         AttributeType::Derive,
         AttributeType::Sign,
         AttributeType::Local,
+        AttributeType::AlwaysSensitive,
+        AttributeType::NeverExtractable,
         AttributeType::AlwaysAuthenticate,
         // Not an attribute of a private key; some have it, and those need no public object.
         AttributeType::EcPoint,
@@ -120,6 +127,7 @@ fn read_private(
     let (mut id, mut params, mut own_point, mut label) = (Vec::new(), Vec::new(), Vec::new(), None);
     let (mut sensitive, mut extractable) = (false, true);
     let (mut derives, mut signs, mut always_authenticate) = (false, false, false);
+    let (mut always_sensitive, mut never_extractable) = (None, None);
     let mut origin = Origin::Unknown;
     for attribute in read(session, object, &wanted)? {
         match attribute {
@@ -131,6 +139,8 @@ fn read_private(
             Attribute::Derive(value) => derives = value,
             Attribute::Sign(value) => signs = value,
             Attribute::Local(value) => origin = if value { Origin::Generated } else { Origin::Imported },
+            Attribute::AlwaysSensitive(value) => always_sensitive = Some(value),
+            Attribute::NeverExtractable(value) => never_extractable = Some(value),
             Attribute::AlwaysAuthenticate(value) => always_authenticate = value,
             Attribute::EcPoint(value) => own_point = value,
             _ => {}
@@ -151,17 +161,35 @@ fn read_private(
         (widest, ..) => widest,
     };
     let protected = sensitive && !extractable;
-    Ok(Some(Found { private: object, halves, curve, label, usage, origin, protected, always_authenticate }))
+    Ok(Some(Found {
+        private: object,
+        halves,
+        curve,
+        label,
+        usage,
+        origin,
+        protected,
+        always_sensitive,
+        never_extractable,
+        always_authenticate,
+    }))
 }
 
+/// How often an object is read before it counts as one that cannot be.
+const TRIES: usize = 3;
+
 /// The attributes that an object has. One that cannot be read at all is passed over, unless the session is at fault: it
-/// may have been deleted since it was found.
+/// may have been deleted since it was found. A token that is sick for a moment is asked again, else a key would be lost.
 fn read(session: &Session, object: ObjectHandle, wanted: &[AttributeType]) -> Outcome<Vec<Attribute>> {
-    match session.get_attributes(object, wanted).during("C_GetAttributeValue") {
-        Ok(attributes) => Ok(attributes),
-        Err(fault) if fault.no_answer() => Err(fault),
-        Err(fault) => {
-            tracing::debug!(?fault, "an object of the token cannot be read");
+    let mut attempts = (0..TRIES).map(|_| session.get_attributes(object, wanted).during("C_GetAttributeValue"));
+    let sick = |answer: &Outcome<_>| {
+        answer.as_ref().is_err_and(|fault: &Fault| matches!(fault.kind(), Some(Kind::Vague | Kind::Device)))
+    };
+    match attempts.find(|answer| !sick(answer)) {
+        Some(Ok(attributes)) => Ok(attributes),
+        Some(Err(fault)) if fault.no_answer() => Err(fault),
+        passed_over => {
+            tracing::debug!(fault = ?passed_over.and_then(Result::err), "an object of the token cannot be read");
             Ok(Vec::new())
         }
     }

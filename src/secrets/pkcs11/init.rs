@@ -39,7 +39,7 @@ pub fn init_token(request: &InitToken) -> Result<SeenToken, TokenError> {
             "{label:?} is no label of a token: 1 to 32 bytes, no blank at the end"
         )));
     }
-    let module = Module::load(&request.module)?;
+    let module = Module::load(&request.module, None)?;
     let (slot, token) = choose(&module, request.slot_id)?;
     check_empty(&module, slot, &token, request.erase.as_deref())?;
 

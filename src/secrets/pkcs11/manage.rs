@@ -9,9 +9,10 @@ use zeroize::Zeroize;
 use super::{
     Pkcs11Token,
     ckr::{During, Fault, Kind, Outcome},
-    curves::{self, ec_params, key_types, octet_string},
+    curves::{self, octet_string},
     find::{find, holds, look_at, read_public},
     object::Object,
+    profile::Profile,
     prove::Prover,
     session::Live,
     token::{Entry, lock},
@@ -24,14 +25,16 @@ use crate::{
 impl Custodian for Pkcs11Token {
     fn generate(&self, key: &NewKey) -> Result<HeldKey, TokenError> {
         check_use(key.usage, key.curve)?;
+        self.profile.check_makes_keys()?;
         let _changing = lock(&self.changing);
         let mut live = self.open_session(true)?;
-        let pair = generate(&live, key)?;
+        let pair = generate(&live, &self.profile, key, Lives::InToken)?;
         Ok(self.finish(&mut live, pair, None, key.usage)?)
     }
 
     fn import(&self, mut key: ImportKey) -> Result<HeldKey, TokenError> {
         check_use(key.usage, key.public.curve())?;
+        self.profile.check_makes_keys()?;
         if key.private.len() != key.public.curve().coordinate_length() {
             return Err(TokenError::Config("the private key has the wrong length for its curve".into()));
         }
@@ -44,7 +47,7 @@ impl Custodian for Pkcs11Token {
                 key.public
             )));
         }
-        let pair = import(&live, &mut key)?;
+        let pair = import(&live, &self.profile, &mut key)?;
         Ok(self.finish(&mut live, pair, Some(&key.public), key.usage)?)
     }
 
@@ -57,7 +60,7 @@ impl Custodian for Pkcs11Token {
                 continue;
             }
             // An id can lie, and what it would cost here cannot be brought back: the pair is proved first.
-            let proved = Prover::new(&self.module.raw, &Custody::ALL).prove(&mut live, key, found.private, found.usage);
+            let proved = Prover::new(self.driver(), &Custody::ALL).prove(&mut live, key, found.private, found.usage);
             match proved {
                 Ok(_) => {}
                 Err(Fault::Token(error)) => {
@@ -89,6 +92,16 @@ impl Custodian for Pkcs11Token {
     fn inventory(&self) -> Result<Vec<HeldKey>, TokenError> {
         Ok(self.find_again()?.1)
     }
+
+    /// All programs that share [`OpenOptions::pin_guard`](super::OpenOptions::pin_guard) log out too, within about a
+    /// second; without it, this process alone.
+    fn lock(&self) -> Result<(), TokenError> {
+        self.lock_now()
+    }
+
+    fn unlock(&self) -> Result<(), TokenError> {
+        self.unlock_now()
+    }
 }
 
 fn check_use(usage: KeyUse, curve: Curve) -> Result<(), TokenError> {
@@ -100,9 +113,17 @@ fn check_use(usage: KeyUse, curve: Curve) -> Result<(), TokenError> {
 }
 
 /// A pair that was made just now, and is destroyed unless it proves good.
-struct Pair {
-    private: ObjectHandle,
-    public: ObjectHandle,
+pub(super) struct Pair {
+    pub(super) private: ObjectHandle,
+    pub(super) public: ObjectHandle,
+}
+
+/// How long a pair is there (CKA_TOKEN).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lives {
+    InToken,
+    /// As long as the session.
+    InSession,
 }
 
 impl Pkcs11Token {
@@ -142,12 +163,13 @@ impl Pkcs11Token {
         if !found.protected {
             return Err(TokenError::Unprotected(public.to_multikey()).into());
         }
-        let proved = Prover::new(&self.module.raw, &self.options.tiers).prove(live, &public, pair.private, usage)?;
+        let proved =
+            Prover::new(self.driver(), &self.profile.agreement.tiers).prove(live, &public, pair.private, usage)?;
         if usage.agrees() && !proved.usage.agrees() || usage.signs() && !proved.usage.signs() {
             let reason = format!("the new key does not do all of {usage:?}, only {:?}", proved.usage);
             return Err(TokenError::KnownAnswer(reason).into());
         }
-        let mut held = found.held(&public, self.name());
+        let mut held = self.held(&found, &public);
         held.usage = proved.usage;
         held.custody = proved.method.map(|method| method.custody);
         self.add(Entry::new(pair.private, proved.method, held.clone()));
@@ -160,24 +182,24 @@ fn key_id(public: &PublicKey) -> Vec<u8> {
     Sha256::digest(public.as_bytes())[..20].to_vec()
 }
 
-fn generate(live: &Live, key: &NewKey) -> Outcome<Pair> {
+pub(super) fn generate(live: &Live, profile: &Profile, key: &NewKey, lives: Lives) -> Outcome<Pair> {
     // Unique until the point is known.
     let id = uuid::Uuid::new_v4().as_bytes().to_vec();
-    first_that_works(live, key.curve, |key_type| {
-        let public = public_template(key_type, key.curve, key.usage, &id, key.label.as_ref());
-        let private = private_template(key_type, key.usage, &id, key.label.as_ref());
+    first_that_works(live, profile, key.curve, |key_type| {
+        let public = public_template(profile, lives, key_type, key.curve, key.usage, &id, key.label.as_ref());
+        let private = private_template(profile, lives, key_type, key.usage, &id, key.label.as_ref());
         let mechanism = curves::generator(key_type);
         let made = live.session.generate_key_pair(&mechanism, &public, &private).during("C_GenerateKeyPair");
         made.map(|(public, private)| Pair { private, public })
     })
 }
 
-fn import(live: &Live, key: &mut ImportKey) -> Outcome<Pair> {
+fn import(live: &Live, profile: &Profile, key: &mut ImportKey) -> Outcome<Pair> {
     let (curve, id) = (key.public.curve(), key_id(&key.public));
-    first_that_works(live, curve, |key_type| {
-        let mut template = private_template(key_type, key.usage, &id, key.label.as_ref());
+    first_that_works(live, profile, curve, |key_type| {
+        let mut template = private_template(profile, Lives::InToken, key_type, key.usage, &id, key.label.as_ref());
         template.push(Attribute::Class(ObjectClass::PRIVATE_KEY));
-        template.push(Attribute::EcParams(ec_params(curve).to_vec()));
+        template.push(Attribute::EcParams(profile.ec_params(curve)));
         // The raw scalar, and no point: SoftHSM takes DER or seed || public too, and fails when the key is used.
         template.push(Attribute::Value(key.private.to_vec()));
         let private = live.session.create_object(&template).during("C_CreateObject");
@@ -185,7 +207,7 @@ fn import(live: &Live, key: &mut ImportKey) -> Outcome<Pair> {
             value.zeroize();
         }
         let private = private?;
-        match put_public(live, key_type, key, &id) {
+        match put_public(live, profile, key_type, key, &id) {
             Ok(public) => Ok(Pair { private, public }),
             Err(fault) => {
                 live.session.destroy_object(private).during("C_DestroyObject")?;
@@ -196,9 +218,10 @@ fn import(live: &Live, key: &mut ImportKey) -> Outcome<Pair> {
 }
 
 /// The public half as an object, its point in the first form that the token takes.
-fn put_public(live: &Live, key_type: KeyType, key: &ImportKey, id: &[u8]) -> Outcome<ObjectHandle> {
+fn put_public(live: &Live, profile: &Profile, key_type: KeyType, key: &ImportKey, id: &[u8]) -> Outcome<ObjectHandle> {
     let put = |point: Vec<u8>| {
-        let mut template = public_template(key_type, key.public.curve(), key.usage, id, key.label.as_ref());
+        let (curve, label) = (key.public.curve(), key.label.as_ref());
+        let mut template = public_template(profile, Lives::InToken, key_type, curve, key.usage, id, label);
         template.push(Attribute::Class(ObjectClass::PUBLIC_KEY));
         template.push(Attribute::EcPoint(point));
         live.session.create_object(&template).during("C_CreateObject")
@@ -211,9 +234,14 @@ fn put_public(live: &Live, key_type: KeyType, key: &ImportKey, id: &[u8]) -> Out
 
 /// Tries the key types that a token may know the curve by. If none works, that is told which says more than that the
 /// type is not known.
-fn first_that_works<T>(live: &Live, curve: Curve, make: impl FnMut(KeyType) -> Outcome<T>) -> Outcome<T> {
+fn first_that_works<T>(
+    live: &Live,
+    profile: &Profile,
+    curve: Curve,
+    make: impl FnMut(KeyType) -> Outcome<T>,
+) -> Outcome<T> {
     let mut told = Fault::Token(TokenError::Unsupported(format!("the curve {curve}")));
-    for result in key_types(curve).iter().copied().map(make) {
+    for result in profile.key_types(curve).into_iter().map(make) {
         match result {
             Err(Fault::Call(failure)) if !matches!(failure.kind, Kind::Lost | Kind::Gone | Kind::Pin) => {
                 if failure.kind != Kind::Unsupported || matches!(told, Fault::Token(_)) {
@@ -223,28 +251,37 @@ fn first_that_works<T>(live: &Live, curve: Curve, make: impl FnMut(KeyType) -> O
             result => return result,
         }
     }
-    Err(whose_fault(live, curve, told))
+    Err(whose_fault(live, profile, curve, told))
 }
 
-/// Kryoptic 1.5.4 answers a curve that it does not know with CKR_GENERAL_ERROR, as a sick token would. So a curve that
-/// every token has is tried as well, as session objects: if that works, it is the curve.
-fn whose_fault(live: &Live, curve: Curve, fault: Fault) -> Fault {
-    if fault.kind() != Some(Kind::Vague) || curve == Curve::P256 {
-        return fault;
-    }
-    let public = [Attribute::Token(false), Attribute::EcParams(ec_params(Curve::P256).to_vec())];
-    let private = [Attribute::Token(false), Attribute::Private(true), Attribute::Sensitive(true)];
-    match live.session.generate_key_pair(&curves::generator(KeyType::EC), &public, &private) {
-        Ok((public, private)) => {
-            drop([public, private].map(|handle| Object::new(&live.session, handle)));
-            TokenError::Unsupported(format!("the curve {curve} ({fault})")).into()
-        }
-        Err(_) => fault,
-    }
+/// A token may answer a curve that it does not know as if it were sick (CKR_GENERAL_ERROR, Kryoptic 1.5.4), or as if what
+/// it was given were wrong (CKR_DOMAIN_PARAMS_INVALID, NSS 3.87). So a pair of session objects is made: on a curve that
+/// every token has, which a sick one cannot; on this curve, whose parameters are right.
+fn whose_fault(live: &Live, profile: &Profile, curve: Curve, fault: Fault) -> Fault {
+    let makes = |curve| {
+        let key_type = profile.key_types(curve)[0];
+        let public = [Attribute::Token(false), Attribute::EcParams(profile.ec_params(curve))];
+        let private = [Attribute::Token(false), Attribute::Private(true), Attribute::Sensitive(true)];
+        let made = live.session.generate_key_pair(&curves::generator(key_type), &public, &private);
+        made.map(|(public, private)| drop([public, private].map(|handle| Object::new(&live.session, handle)))).is_ok()
+    };
+    let lacks = match fault.kind() {
+        Some(Kind::Vague) => curve != Curve::P256 && makes(Curve::P256),
+        Some(Kind::Input) => !makes(curve),
+        _ => false,
+    };
+    if lacks { TokenError::Unsupported(format!("the curve {curve} ({fault})")).into() } else { fault }
 }
 
-fn private_template(key_type: KeyType, usage: KeyUse, id: &[u8], label: Option<&Arc<str>>) -> Vec<Attribute> {
-    let mut template = common_template(key_type, id, label);
+fn private_template(
+    profile: &Profile,
+    lives: Lives,
+    key_type: KeyType,
+    usage: KeyUse,
+    id: &[u8],
+    label: Option<&Arc<str>>,
+) -> Vec<Attribute> {
+    let mut template = common_template(lives, key_type, id, label);
     template.extend([
         Attribute::Private(true),
         Attribute::Sensitive(true),
@@ -252,27 +289,30 @@ fn private_template(key_type: KeyType, usage: KeyUse, id: &[u8], label: Option<&
         Attribute::Derive(usage.agrees()),
         Attribute::Sign(usage.signs()),
     ]);
-    template
+    profile.omit.private_key.from(template)
 }
 
 fn public_template(
+    profile: &Profile,
+    lives: Lives,
     key_type: KeyType,
     curve: Curve,
     usage: KeyUse,
     id: &[u8],
     label: Option<&Arc<str>>,
 ) -> Vec<Attribute> {
-    let mut template = common_template(key_type, id, label);
+    let mut template = common_template(lives, key_type, id, label);
     template.extend([
         Attribute::Private(false),
-        Attribute::EcParams(ec_params(curve).to_vec()),
+        Attribute::EcParams(profile.ec_params(curve)),
         Attribute::Verify(usage.signs()),
     ]);
-    template
+    profile.omit.public_key.from(template)
 }
 
-fn common_template(key_type: KeyType, id: &[u8], label: Option<&Arc<str>>) -> Vec<Attribute> {
-    let mut template = vec![Attribute::Token(true), Attribute::KeyType(key_type), Attribute::Id(id.to_vec())];
+fn common_template(lives: Lives, key_type: KeyType, id: &[u8], label: Option<&Arc<str>>) -> Vec<Attribute> {
+    let mut template =
+        vec![Attribute::Token(lives == Lives::InToken), Attribute::KeyType(key_type), Attribute::Id(id.to_vec())];
     template.extend(label.map(|label| Attribute::Label(label.as_bytes().to_vec())));
     template
 }

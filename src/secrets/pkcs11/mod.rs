@@ -8,13 +8,14 @@
 mod agree;
 mod ckr;
 mod curves;
+mod examine;
 mod find;
 mod init;
 mod login;
 mod manage;
 mod module;
 mod object;
-mod pin;
+mod profile;
 mod prove;
 mod raw;
 mod session;
@@ -24,13 +25,17 @@ mod uri;
 
 use std::path::{Path, PathBuf};
 
+pub use agree::PointForm;
+pub use examine::{Examination, Examined, Listed, Look, ProfileBy, Step, TestKey};
 pub use init::{InitToken, init_token};
-pub use module::{PinState, SeenToken};
-pub use pin::{Pin, PinPrompt, PinSource, Prompt};
+pub use module::SeenToken;
+pub use profile::{Basis, Profile, Verdict};
+pub use prove::{Answer, Tried};
 pub use token::Pkcs11Token;
 pub use uri::{Uri, UriError};
 
-use super::{Custody, TokenError};
+pub use super::pin::{Pin, PinMemory, PinOutcome, PinPlace, PinPrompt, PinSource, PinState, Prompt};
+use super::{Custody, TokenError, TokenInfo, pin::Guard};
 
 /// Opens the token that a `pkcs11:` URI (RFC 7512) names, with the options' defaults. See [`OpenOptions::open`].
 pub fn open(uri: &str, pin: PinSource) -> Result<Pkcs11Token, TokenError> {
@@ -42,7 +47,7 @@ pub fn open(uri: &str, pin: PinSource) -> Result<Pkcs11Token, TokenError> {
 /// # Errors
 /// [`TokenError::Config`] if the module cannot be loaded, [`TokenError::Device`] if it fails.
 pub fn tokens(module: impl AsRef<Path>) -> Result<Vec<SeenToken>, TokenError> {
-    let tokens = module::Module::load(module.as_ref())?.tokens()?;
+    let tokens = module::Module::load(module.as_ref(), None)?.tokens()?;
     Ok(tokens.into_iter().map(|(_, token)| token).collect())
 }
 
@@ -53,11 +58,13 @@ pub struct OpenOptions {
     pin: PinSource,
     prompt: Option<Prompt>,
     base_dir: Option<PathBuf>,
+    pin_guard: Option<PathBuf>,
     minimum_custody: Option<Custody>,
     allow_unprotected: Vec<String>,
-    tiers: Vec<Custody>,
-    sessions: usize,
-    kept_secrets: usize,
+    profile: Option<Profile>,
+    tiers: Option<Vec<Custody>>,
+    sessions: Option<usize>,
+    kept_secrets: Option<usize>,
     vouched: bool,
 }
 
@@ -68,18 +75,20 @@ impl Default for OpenOptions {
             pin: PinSource::uri(),
             prompt: None,
             base_dir: None,
+            pin_guard: None,
             minimum_custody: None,
             allow_unprotected: Vec::new(),
-            tiers: Custody::ALL.to_vec(),
-            sessions: 1,
-            kept_secrets: 256,
+            profile: None,
+            tiers: None,
+            sessions: None,
+            kept_secrets: None,
             vouched: false,
         }
     }
 }
 
 impl OpenOptions {
-    /// The defaults: PIN from the URI, every custody tier, one session, 256 shared secrets kept in it.
+    /// The defaults: PIN from the URI, and the rest as the profile says that the token's manufacturer and model choose.
     pub fn new() -> Self {
         Self::default()
     }
@@ -108,6 +117,15 @@ impl OpenOptions {
         self
     }
 
+    /// The folder in which is remembered that a PIN was refused, for all programs that share it and across restarts: no
+    /// one tries it again until a person acts. It is made if it is not there, for its owner alone. Remembered are the
+    /// token and the PIN's source, with what came of the last try; nothing of the PIN. If it cannot be written to, no PIN
+    /// is tried. Without a folder this process alone remembers.
+    pub fn pin_guard(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.pin_guard = Some(folder.into());
+        self
+    }
+
     /// The custody below which a key that agrees makes [`Token::keys`](super::Token::keys) fail.
     pub fn minimum_custody(mut self, minimum: Custody) -> Self {
         self.minimum_custody = Some(minimum);
@@ -120,23 +138,31 @@ impl OpenOptions {
         self
     }
 
-    /// The custody tiers to try; all if not said. The highest that gives right answers is used, key by key.
-    pub fn tiers(mut self, tiers: impl IntoIterator<Item = Custody>) -> Self {
-        self.tiers = tiers.into_iter().collect();
+    /// What is peculiar to the device; chosen by the module's and the token's manufacturer and the token's model if not
+    /// said. What the other options say comes before it.
+    pub fn profile(mut self, profile: Profile) -> Self {
+        self.profile = Some(profile);
         self
     }
 
-    /// How many operations may be under way at once, each with a session: 1 if not said. SoftHSM and Kryoptic gain
+    /// The custody tiers to try; those of the profile if not said. The highest that gives right answers is used, key by key.
+    pub fn tiers(mut self, tiers: impl IntoIterator<Item = Custody>) -> Self {
+        self.tiers = Some(tiers.into_iter().collect());
+        self
+    }
+
+    /// How many operations may be under way at once, each with a session: as the profile has it if not said,
+    /// which is 1 mostly. SoftHSM and Kryoptic gain
     /// nothing from more (a lock in the module); an HSM on the network does.
     pub fn sessions(mut self, sessions: usize) -> Self {
-        self.sessions = sessions.max(1);
+        self.sessions = Some(sessions.max(1));
         self
     }
 
     /// How many shared secrets with peers are kept in the token for each session, as sensitive session objects of 32 to
-    /// 66 bytes: 256 if not said, 0 for none. Each saves the derivation that ECDH-1PU makes with that peer's key.
+    /// 66 bytes: as the profile has it if not said (256 mostly), 0 for none. Each saves the derivation that ECDH-1PU makes with that peer's key.
     pub fn kept_secrets(mut self, secrets: usize) -> Self {
-        self.kept_secrets = secrets;
+        self.kept_secrets = Some(secrets);
         self
     }
 
@@ -147,6 +173,20 @@ impl OpenOptions {
         self
     }
 
+    /// The profile for a token, with what is said here in its place.
+    fn profile_of(&self, module: &module::Module, token: &SeenToken) -> Result<Profile, TokenError> {
+        let mut profile = match &self.profile {
+            Some(profile) => profile.clone(),
+            None => Profile::of(&module.manufacturer, &token.info, self.base_dir.as_deref())?,
+        };
+        profile.sessions.usual = profile.sessions(self.sessions)?;
+        if let Some(tiers) = &self.tiers {
+            profile.agreement.tiers.clone_from(tiers);
+        }
+        profile.agreement.kept_secrets = self.kept_secrets.unwrap_or(profile.agreement.kept_secrets);
+        Ok(profile)
+    }
+
     /// Loads the module, finds the token and logs in.
     ///
     /// # Errors
@@ -155,7 +195,39 @@ impl OpenOptions {
     /// - [`TokenError::Away`]: no token matches; those that are there are listed.
     /// - [`TokenError::Pin`]: there is no PIN, it is refused, or it is not to be tried.
     pub fn open(self, uri: &str) -> Result<Pkcs11Token, TokenError> {
-        let parsed = uri.parse().map_err(|error: UriError| TokenError::Config(format!("the PKCS#11 URI: {error}")))?;
-        Pkcs11Token::open(parsed, self)
+        Pkcs11Token::open(parse(uri)?, self)
     }
+
+    /// Has no program use the token's PIN until a person vouches for it ([`vouched`](Self::vouched)), without a login.
+    /// Those that share [`pin_guard`](Self::pin_guard) do nothing more with it from about a second later on, and log out when they are next asked.
+    ///
+    /// # Errors
+    /// As of [`open`](Self::open); [`TokenError::Config`] if there is no folder for the guard.
+    pub fn lock(&self, uri: &str) -> Result<(), TokenError> {
+        if self.pin_guard.is_none() {
+            return Err(TokenError::Config(
+                "to lock a token for all programs, name the folder of the PIN's guard".into(),
+            ));
+        }
+        let uri = parse(uri)?;
+        let module = module::Module::of(&uri, self.base_dir.as_deref())?;
+        let (_, token) = module.find(&uri)?;
+        login::Door { module: &module, token: &token, uri: &uri, options: self }.mark_locked()
+    }
+
+    /// What [`pin_guard`](Self::pin_guard) remembers of a token's PIN; none without a folder.
+    ///
+    /// # Errors
+    /// [`TokenError::Pin`] if it cannot be read.
+    pub fn pin_memory(&self, token: &TokenInfo) -> Result<Option<PinMemory>, TokenError> {
+        self.guard(token).map(|guard| guard.read()).transpose()
+    }
+
+    fn guard(&self, token: &TokenInfo) -> Option<Guard> {
+        self.pin_guard.as_ref().map(|folder| Guard::new(folder, token))
+    }
+}
+
+fn parse(uri: &str) -> Result<Uri, TokenError> {
+    uri.parse().map_err(|error: UriError| TokenError::Config(format!("the PKCS#11 URI: {error}")))
 }

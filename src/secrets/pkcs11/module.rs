@@ -2,24 +2,32 @@
 
 use std::{
     collections::HashMap,
+    ffi::CString,
+    os::unix::ffi::OsStringExt,
     path::{Path, PathBuf},
     sync::{Arc, LazyLock, Mutex},
 };
 
 use cryptoki::{
-    context::{CInitializeArgs, CInitializeFlags, Pkcs11},
+    context::Pkcs11,
     error::{Error, RvError},
     slot::Slot,
 };
 
-use super::{Uri, ckr::During, raw::Raw};
-use crate::secrets::{TokenError, TokenInfo};
+use super::{
+    Profile, Uri,
+    ckr::During,
+    raw::{self, Raw},
+};
+use crate::secrets::{TokenError, TokenInfo, pin::PinState};
 
 /// A loaded module.
 pub(super) struct Module {
     pub(super) context: Pkcs11,
     pub(super) raw: Raw,
     pub(super) path: PathBuf,
+    /// CK_INFO.manufacturerID.
+    pub(super) manufacturer: String,
 }
 
 /// One context for each canonical path. Nothing is ever taken out: C_Finalize at exit crashes SoftHSM (its issues 635
@@ -27,8 +35,8 @@ pub(super) struct Module {
 static MODULES: LazyLock<Mutex<HashMap<PathBuf, Arc<Module>>>> = LazyLock::new(Mutex::default);
 
 impl Module {
-    /// The module at a path, loaded now or before.
-    pub(super) fn load(path: &Path) -> Result<Arc<Self>, TokenError> {
+    /// The module at a path, loaded now or before. `base` is the folder of the configuration.
+    pub(super) fn load(path: &Path, base: Option<&Path>) -> Result<Arc<Self>, TokenError> {
         let failed = |reason: String| TokenError::Config(format!("the PKCS#11 module {}: {reason}", path.display()));
         let canonical = path.canonicalize().map_err(|error| failed(error.to_string()))?;
         let mut modules = MODULES.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -36,12 +44,25 @@ impl Module {
             return Ok(module.clone());
         }
         let context = Pkcs11::new(&canonical).map_err(|error| failed(error.to_string()))?;
-        match context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
+        let variable = Profile::parameters(&canonical, base)?;
+        let parameters = variable.as_deref().and_then(std::env::var_os).map(|text| CString::new(text.into_vec()));
+        let parameters = parameters.transpose().expect("no environment variable has a zero byte");
+        match raw::initialize(&context, parameters.as_deref()) {
             Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
-            Err(error) => return Err(failed(error.to_string())),
+            Err(error) => {
+                let wants = variable.map(|it| format!(" (it reads the environment variable {it})"));
+                let said = format!("{error}{}", wants.unwrap_or_default());
+                return Err(if may_start_later(&error) {
+                    TokenError::Away(format!("the PKCS#11 module {} does not start: {said}", path.display()))
+                } else {
+                    failed(said)
+                });
+            }
         }
         let raw = Raw::load(&canonical).map_err(|error| failed(error.to_string()))?;
-        let module = Arc::new(Self { context, raw, path: canonical.clone() });
+        let info = context.get_library_info().map_err(|error| failed(error.to_string()))?;
+        let manufacturer = clean(info.manufacturer_id());
+        let module = Arc::new(Self { context, raw, path: canonical.clone(), manufacturer });
         modules.insert(canonical, module.clone());
         Ok(module)
     }
@@ -49,8 +70,8 @@ impl Module {
     /// The module that a URI names.
     pub(super) fn of(uri: &Uri, base: Option<&Path>) -> Result<Arc<Self>, TokenError> {
         match (&uri.module_path, &uri.module_name) {
-            (Some(path), _) => Self::load(&base.map_or_else(|| path.into(), |base| base.join(path))),
-            (None, Some(name)) => Self::load(&find(name)?),
+            (Some(path), _) => Self::load(&base.map_or_else(|| path.into(), |base| base.join(path)), base),
+            (None, Some(name)) => Self::load(&find(name)?, base),
             (None, None) => Err(TokenError::Config(format!(
                 "the URI {uri} names no module: add ?module-path=FILE, the PKCS#11 library that came with the token"
             ))),
@@ -91,6 +112,24 @@ impl Module {
     }
 }
 
+/// Whether C_Initialize failed for what may pass: SoftHSM 2.6.1 says CKR_GENERAL_ERROR when its folder of tokens is not
+/// there, and a network HSM's module when it does not reach its device. What it was given is wrong for ever.
+fn may_start_later(error: &Error) -> bool {
+    use RvError::*;
+    let Error::Pkcs11(code, _) = error else { return false };
+    matches!(
+        code,
+        GeneralError
+            | FunctionFailed
+            | DeviceError
+            | DeviceMemory
+            | DeviceRemoved
+            | HostMemory
+            | TokenNotPresent
+            | VendorDefined(_)
+    )
+}
+
 fn list<'a>(tokens: impl Iterator<Item = &'a (Slot, SeenToken)>) -> String {
     let tokens: Vec<_> = tokens.map(|(_, token)| token.to_string()).collect();
     tokens.join(", ")
@@ -116,20 +155,6 @@ pub struct SeenToken {
     pub pin: PinState,
 }
 
-/// What a token says of the tries that its user's PIN has left, best first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum PinState {
-    /// Nothing is wrong.
-    Ready,
-    /// A wrong PIN was given since the last right one (CKF_USER_PIN_COUNT_LOW). SoftHSM 2.6.1 says so after one.
-    CountLow,
-    /// One more wrong PIN locks it (CKF_USER_PIN_FINAL_TRY).
-    FinalTry,
-    /// It is locked (CKF_USER_PIN_LOCKED).
-    Locked,
-}
-
 impl SeenToken {
     fn new(slot: Slot, info: &cryptoki::slot::TokenInfo) -> Self {
         let pin = match () {
@@ -138,8 +163,6 @@ impl SeenToken {
             () if info.user_pin_count_low() => PinState::CountLow,
             () => PinState::Ready,
         };
-        // Blank-padded by the specification, zero-padded by some.
-        let clean = |text: &str| text.trim_end_matches(['\0', ' ']).to_owned();
         Self {
             slot_id: slot.id(),
             info: TokenInfo {
@@ -172,6 +195,11 @@ impl std::fmt::Display for SeenToken {
         let TokenInfo { label, serial, manufacturer, model, .. } = &self.info;
         write!(f, "{label:?} (serial {serial}, {manufacturer} {model}, slot {})", self.slot_id)
     }
+}
+
+/// Blank-padded by the specification, zero-padded by some.
+fn clean(text: &str) -> String {
+    text.trim_end_matches(['\0', ' ']).to_owned()
 }
 
 /// Where modules are installed: p11-kit's folders, and SoftHSM's own. `*` stands for any one folder.
@@ -241,7 +269,7 @@ mod tests {
         for name in ["", "../x", "no-such-module"] {
             assert!(matches!(find(name), Err(TokenError::Config(reason)) if reason.contains(name)), "{name}");
         }
-        let error = Module::load(Path::new("/nonexistent/module.so")).err().unwrap();
+        let error = Module::load(Path::new("/nonexistent/module.so"), None).err().unwrap();
         assert!(error.to_string().contains("/nonexistent/module.so"));
         assert!(matches!(Module::of(&Uri::default(), None), Err(TokenError::Config(_))));
     }

@@ -3,14 +3,15 @@
 //!
 //! - CKM_SHA256_KEY_DERIVATION: cryptoki's `MechanismType` has no way to name it (`new_vendor_defined` wants a number
 //!   above CKM_VENDOR_DEFINED).
+//! - C_Initialize with a text for the module in pReserved, which NSS softokn wants.
 //! - C_GetAttributeValue of a CKA_VALUE, C_DigestFinal: into a buffer of ours that is wiped, and in one call, where
 //!   cryptoki asks for the length first and leaves its buffer unwiped.
 #![allow(unsafe_code)]
 
-use std::path::Path;
+use std::{ffi::CStr, path::Path, ptr::NonNull};
 
 use cryptoki::{
-    context::Function,
+    context::{CInitializeArgs, CInitializeFlags, Function, Pkcs11},
     error::{Error, Result, Rv, RvError},
     object::{Attribute, ObjectHandle},
     session::Session,
@@ -18,6 +19,21 @@ use cryptoki::{
 use cryptoki_sys::{
     CK_ATTRIBUTE, CK_FUNCTION_LIST, CK_MECHANISM, CK_UNAVAILABLE_INFORMATION, CKA_VALUE, CKM_SHA256_KEY_DERIVATION,
 };
+
+/// Initialises a module, with a text of its own kind if it wants one.
+///
+/// NSS 3.87 has a member LibraryParameters, a C string, where the specification has pReserved (NSS, lib/util/pkcs11t.h:
+/// CK_C_INITIALIZE_ARGS); without it C_Initialize answers CKR_ARGUMENTS_BAD. What the specification calls a reserved
+/// member NSS reads behind the structure, but never uses.
+pub(super) fn initialize(context: &Pkcs11, parameters: Option<&CStr>) -> Result<()> {
+    let flags = CInitializeFlags::OS_LOCKING_OK;
+    context.initialize(match parameters {
+        None => CInitializeArgs::new(flags),
+        // SAFETY: the pointer is that of a C string which lives through the call; the module only reads it. A module
+        // that knows no parameters must refuse any pointer here (PKCS#11 v3.1 section 5.4.1).
+        Some(text) => unsafe { CInitializeArgs::new_with_reserved(flags, NonNull::from(text).cast()) },
+    })
+}
 
 /// The functions of a loaded module.
 pub(super) struct Raw {

@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Condvar, Mutex},
+    sync::{Condvar, Mutex, MutexGuard},
 };
 
 use cryptoki::{object::ObjectHandle, session::Session};
@@ -20,43 +20,102 @@ pub(super) struct Live {
     pub(super) kept: Kept,
     /// Of which keys it is.
     pub(super) epoch: Epoch,
+    /// It was logged in to anew: handles of private objects that were found before may be no more (SoftHSM 2.6.1).
+    pub(super) new_login: bool,
 }
 
-/// The sessions that are idle, as many as are allowed; one that is none is yet to be opened.
+/// The sessions, as many as are allowed; one that is none is yet to be opened.
 pub(super) struct Pool {
-    idle: Mutex<Vec<Option<Live>>>,
+    places: Mutex<Places>,
     returned: Condvar,
+}
+
+struct Places {
+    idle: Vec<Option<Live>>,
+    /// How many sessions are at work.
+    working: usize,
 }
 
 impl Pool {
     pub(super) fn new(sessions: usize) -> Self {
         let idle = std::iter::repeat_with(|| None).take(sessions.max(1)).collect();
-        Self { idle: Mutex::new(idle), returned: Condvar::new() }
+        Self { places: Mutex::new(Places { idle, working: 0 }), returned: Condvar::new() }
     }
 
-    /// A place in the pool, waited for. The last one used comes first: its kept Zs are the likeliest.
+    /// A place in the pool, waited for. An open session comes before one that is yet to be opened, and of those the one
+    /// used last: its kept Zs are the likeliest.
     pub(super) fn lease(&self) -> Lease<'_> {
-        let mut idle = self.idle.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut places = self.places();
         loop {
-            if let Some(live) = idle.pop() {
-                return Lease { pool: self, live };
+            let open = places.idle.iter().rposition(Option::is_some);
+            if let Some(position) = open.or(places.idle.len().checked_sub(1)) {
+                let live = places.idle.swap_remove(position);
+                places.working += usize::from(live.is_some());
+                return Lease { pool: self, counted: live.is_some(), live };
             }
-            idle = self.returned.wait(idle).unwrap_or_else(|poisoned| poisoned.into_inner());
+            places = self.wait(places);
         }
+    }
+
+    /// An open session, waited for as long as there is one at work. For when the token gives no more of them.
+    pub(super) fn lease_open(&self) -> Option<Lease<'_>> {
+        let mut places = self.places();
+        loop {
+            if let Some(position) = places.idle.iter().rposition(Option::is_some) {
+                let live = places.idle.swap_remove(position);
+                places.working += 1;
+                return Some(Lease { pool: self, counted: true, live });
+            }
+            if places.working == 0 {
+                return None;
+            }
+            places = self.wait(places);
+        }
+    }
+
+    /// Closes the sessions that are idle; whether there were any.
+    pub(super) fn close_idle(&self) -> bool {
+        let mut places = self.places();
+        let closed: Vec<_> = places.idle.iter_mut().filter_map(Option::take).collect();
+        // A module may take its time to close one.
+        drop(places);
+        !closed.is_empty()
+    }
+
+    fn places(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn wait<'p>(&self, places: MutexGuard<'p, Places>) -> MutexGuard<'p, Places> {
+        self.returned.wait(places).unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
 /// A place in the pool for the time of one operation.
 pub(super) struct Lease<'p> {
     pool: &'p Pool,
+    /// Among those at work.
+    counted: bool,
     pub(super) live: Option<Live>,
+}
+
+impl Lease<'_> {
+    /// Puts a session here that was opened now.
+    pub(super) fn put(&mut self, live: Live) -> &mut Live {
+        if !std::mem::replace(&mut self.counted, true) {
+            self.pool.places().working += 1;
+        }
+        self.live.insert(live)
+    }
 }
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        let mut idle = self.pool.idle.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        idle.push(self.live.take());
-        self.pool.returned.notify_one();
+        let mut places = self.pool.places();
+        places.idle.push(self.live.take());
+        places.working -= usize::from(self.counted);
+        // Not all who wait take any place.
+        self.pool.returned.notify_all();
     }
 }
 

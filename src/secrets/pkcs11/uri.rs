@@ -7,7 +7,7 @@ use std::{fmt, str::FromStr};
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
-use super::Pin;
+use crate::secrets::pin::{InUri, Pin};
 
 /// A token, and perhaps its module, its PIN's source and some of its keys.
 ///
@@ -100,6 +100,11 @@ impl FromStr for Uri {
 }
 
 impl Uri {
+    /// What it says of the PIN.
+    pub(super) fn pin(&self) -> InUri<'_> {
+        InUri { source: self.pin_source.as_deref(), value: self.pin_value.as_ref() }
+    }
+
     fn read(
         &mut self,
         attribute: &str,

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::OnceLock};
 
-use cryptoki_sys::{CK_FUNCTION_LIST, CKR_OK};
+use cryptoki_sys::{CK_FUNCTION_LIST, CK_MECHANISM, CK_MECHANISM_TYPE, CKR_OK};
 
 /// Its functions. Without a real module there is nothing to test: the process ends.
 pub(crate) fn functions() -> &'static CK_FUNCTION_LIST {
@@ -24,4 +24,22 @@ pub(crate) fn functions() -> &'static CK_FUNCTION_LIST {
         // SAFETY: the module's list is valid while the module is loaded, and it was leaked. It is plain data.
         unsafe { list.read_unaligned() }
     })
+}
+
+/// The real function of this name, called with these arguments unless the call is refused.
+macro_rules! real {
+    ($call:expr, $name:ident($($argument:expr),*)) => {
+        $call.refused().unwrap_or_else(|| match $crate::real::functions().$name {
+            // SAFETY: the caller's arguments as they came, to the function that they are for.
+            Some(function) => unsafe { function($($argument),*) },
+            None => CKR_FUNCTION_NOT_SUPPORTED,
+        })
+    };
+}
+pub(crate) use real;
+
+/// A mechanism's type, for the trace.
+pub(crate) fn kind(mechanism: *const CK_MECHANISM) -> Option<CK_MECHANISM_TYPE> {
+    // SAFETY: null or the caller's mechanism, which lives through the call.
+    unsafe { mechanism.as_ref() }.map(|mechanism| mechanism.mechanism)
 }

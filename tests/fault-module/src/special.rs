@@ -7,7 +7,12 @@ use std::slice;
 
 use cryptoki_sys::*;
 
-use crate::{control::Call, real};
+use crate::{
+    call::{Call, Place},
+    function::Function,
+    life::{done, made},
+    real::{self, kind, real},
+};
 
 pub(crate) fn install(functions: &mut CK_FUNCTION_LIST) {
     functions.C_GetMechanismList = functions.C_GetMechanismList.map(|_| C_GetMechanismList as _);
@@ -18,19 +23,8 @@ pub(crate) fn install(functions: &mut CK_FUNCTION_LIST) {
     functions.C_DeriveKey = functions.C_DeriveKey.map(|_| C_DeriveKey as _);
 }
 
-/// The real function of this name, called with these arguments unless the call is refused.
-macro_rules! real {
-    ($call:expr, $name:ident($($argument:expr),*)) => {
-        $call.refused().unwrap_or_else(|| match real::functions().$name {
-            // SAFETY: the caller's arguments as they came, to the function that they are for.
-            Some(function) => unsafe { function($($argument),*) },
-            None => CKR_FUNCTION_NOT_SUPPORTED,
-        })
-    };
-}
-
 unsafe extern "C" fn C_GetMechanismList(slot: CK_SLOT_ID, list: *mut CK_MECHANISM_TYPE, count: *mut CK_ULONG) -> CK_RV {
-    let call = Call::begin("C_GetMechanismList");
+    let call = Call::begin(const { Function::named("C_GetMechanismList") }, Place::Slot);
     let claims = call.claims();
     if list.is_null() || claims.is_empty() {
         let code = real!(call, C_GetMechanismList(slot, list, count));
@@ -65,7 +59,7 @@ unsafe extern "C" fn C_GetAttributeValue(
     template: *mut CK_ATTRIBUTE,
     count: CK_ULONG,
 ) -> CK_RV {
-    let call = Call::begin("C_GetAttributeValue");
+    let call = Call::begin(const { Function::named("C_GetAttributeValue") }, Place::Session(session));
     let code = real!(call, C_GetAttributeValue(session, object, template, count));
     if code == CKR_OK && call.is_wrong() {
         // SAFETY: the real function has taken the template, so it is one of `count` attributes.
@@ -79,7 +73,7 @@ unsafe extern "C" fn C_GetAttributeValue(
 }
 
 unsafe extern "C" fn C_DigestFinal(session: CK_SESSION_HANDLE, digest: *mut CK_BYTE, length: *mut CK_ULONG) -> CK_RV {
-    let call = Call::begin("C_DigestFinal");
+    let call = Call::begin(const { Function::named("C_DigestFinal") }, Place::Session(session));
     let code = real!(call, C_DigestFinal(session, digest, length));
     wrong_if_ordered(&call, code, digest, length);
     call.end(code)
@@ -92,7 +86,7 @@ unsafe extern "C" fn C_Sign(
     signature: *mut CK_BYTE,
     length: *mut CK_ULONG,
 ) -> CK_RV {
-    let call = Call::begin("C_Sign");
+    let call = Call::begin(const { Function::named("C_Sign") }, Place::Session(session));
     let code = real!(call, C_Sign(session, data, data_length, signature, length));
     wrong_if_ordered(&call, code, signature, length);
     call.end(code)
@@ -106,7 +100,7 @@ unsafe extern "C" fn C_WrapKey(
     wrapped: *mut CK_BYTE,
     length: *mut CK_ULONG,
 ) -> CK_RV {
-    let mut call = Call::begin("C_WrapKey");
+    let mut call = Call::begin(const { Function::named("C_WrapKey") }, Place::Session(session));
     call.mechanism = kind(mechanism);
     let code = real!(call, C_WrapKey(session, mechanism, wrapping, key, wrapped, length));
     wrong_if_ordered(&call, code, wrapped, length);
@@ -122,10 +116,13 @@ unsafe extern "C" fn C_DeriveKey(
     count: CK_ULONG,
     key: *mut CK_OBJECT_HANDLE,
 ) -> CK_RV {
-    let mut call = Call::begin("C_DeriveKey");
+    let mut call = Call::begin(const { Function::named("C_DeriveKey") }, Place::Session(session));
     call.mechanism = kind(mechanism);
     let code = real!(call, C_DeriveKey(session, mechanism, base, template, count, key));
     if code != CKR_OK || !call.is_wrong() {
+        if done(&call, code) {
+            made(session, template, count, key);
+        }
         return call.end(code);
     }
     // SAFETY: the real function has taken the template, so it is one of `count` attributes.
@@ -147,6 +144,9 @@ unsafe extern "C" fn C_DeriveKey(
         destroy(session, *key);
         create(session, other.as_mut_ptr(), other.len() as CK_ULONG, key)
     };
+    if code == CKR_OK {
+        made(session, template, count, key);
+    }
     call.end(code)
 }
 
@@ -157,14 +157,9 @@ fn length_in(template: &[CK_ATTRIBUTE]) -> Option<usize> {
     Some(length as usize)
 }
 
-fn kind(mechanism: *const CK_MECHANISM) -> Option<CK_MECHANISM_TYPE> {
-    // SAFETY: null or the caller's mechanism, which lives through the call.
-    unsafe { mechanism.as_ref() }.map(|mechanism| mechanism.mechanism)
-}
-
 fn wrong_if_ordered(call: &Call, code: CK_RV, output: *mut CK_BYTE, length: *const CK_ULONG) {
     // A null output asks for the length only.
-    if code == CKR_OK && call.is_wrong() && !output.is_null() && call.refused().is_none() {
+    if code == CKR_OK && call.is_wrong() && !output.is_null() {
         // SAFETY: the real function has written the length there.
         flip(output, unsafe { *length });
     }

@@ -173,6 +173,8 @@ impl SoftToken {
         held.label = label.map(|label| label.to_string());
         held.custody = usage.agrees().then_some(self.custody);
         held.origin = origin;
+        held.always_sensitive = Some(origin == Origin::Generated);
+        held.never_extractable = Some(origin == Origin::Generated);
         let mut state = self.state();
         if state.keys.iter().any(|(there, _)| there.public == held.public) {
             return Err(TokenError::Config(format!("the key {} is in the token already", held.public)));

@@ -97,7 +97,7 @@ impl Token for Broken {
         }
         self.token.unwrap_cek(key, &request).map_err(|error| match error {
             TokenError::Unwrap if self.has(Fault::CallsABadMessageADeviceError) => {
-                TokenError::Device { operation: "C_UnwrapKey", reason: "CKR_GENERAL_ERROR".into() }
+                TokenError::Device { operation: "C_UnwrapKey".into(), reason: "CKR_GENERAL_ERROR".into() }
             }
             other => other,
         })
@@ -119,7 +119,7 @@ impl Custodian for Broken {
         let made = self.token.generate(key).map(|held| self.told(held));
         match made {
             Err(TokenError::Unsupported(reason)) if self.has(Fault::CallsLackingACurveADeviceError) => {
-                Err(TokenError::Device { operation: "C_GenerateKeyPair", reason })
+                Err(TokenError::Device { operation: "C_GenerateKeyPair".into(), reason })
             }
             other => other,
         }

@@ -39,7 +39,7 @@ pub(super) fn wrap(
 
 /// SHA-256 of a prefix, secrets in the token and OtherInfo.
 fn kek(token: Device<'_>, prefix: &[u8], secrets: [Option<ObjectHandle>; 2], info: &KdfInfo<'_>) -> Outcome<Kek> {
-    let Device { session, raw } = token;
+    let Device { session, driver } = token;
     session.digest_init(&Mechanism::Sha256).during("C_DigestInit")?;
     let mut digest = Zeroizing::new([0; 32]);
     let hash = || {
@@ -49,7 +49,7 @@ fn kek(token: Device<'_>, prefix: &[u8], secrets: [Option<ObjectHandle>; 2], inf
     };
     let hashed = hash();
     // Also after a failure: a digest left open would make the session's next one fail.
-    let ended = raw.digest_final(session, &mut digest).during("C_DigestFinal");
+    let ended = driver.raw.digest_final(session, &mut digest).during("C_DigestFinal");
     hashed.and(ended)?;
     Ok(Kek::new(*digest))
 }

@@ -10,7 +10,7 @@ use cryptoki::{
 };
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{Device, OurKey};
+use super::{Device, OurKey, TRIES, is_vague};
 use crate::{
     crypto::{Cek, EncryptedKey, KdfInfo, SharedSecret},
     keys::PublicKey,
@@ -36,7 +36,7 @@ pub(super) fn unwrap(
             key,
             epk,
             EcKdf::sha256_sp800(&info.other_info()),
-            &sensitive(KeyType::AES, Some(32), SeenBy::LoggedIn),
+            sensitive(KeyType::AES, Some(32), SeenBy::LoggedIn),
         )?,
         Some(zs) => {
             let ze = token.derive_sensitive(key, epk, key.method.fleeting)?;
@@ -74,7 +74,7 @@ pub(super) fn round_and(ze: &SharedSecret) -> Zeroizing<Vec<u8>> {
 
 fn join<'s>(token: Device<'s>, mechanism: Mechanism<'_>, base: ObjectHandle) -> Outcome<Object<'s>> {
     // Without a length: the whole of both parts.
-    let template = sensitive(KeyType::GENERIC_SECRET, None, SeenBy::LoggedIn);
+    let template = token.driver.profile.omit.secret.from(sensitive(KeyType::GENERIC_SECRET, None, SeenBy::LoggedIn));
     let handle = token.session.derive_key(&mechanism, base, &template).during("C_DeriveKey")?;
     Ok(Object::new(token.session, handle))
 }
@@ -84,8 +84,8 @@ fn hash<'s>(token: Device<'s>, base: ObjectHandle, info: &KdfInfo<'_>) -> Outcom
     let other_info = info.other_info();
     let data = KeyDerivationStringData::new(&other_info);
     let input = join(token, Mechanism::ConcatenateBaseAndData(data), base)?;
-    let template = sensitive(KeyType::AES, Some(32), SeenBy::LoggedIn);
-    let kek = token.raw.sha256_key_derivation(token.session, input.handle(), &template).during("C_DeriveKey")?;
+    let template = token.driver.profile.omit.secret.from(sensitive(KeyType::AES, Some(32), SeenBy::LoggedIn));
+    let kek = token.driver.raw.sha256_key_derivation(token.session, input.handle(), &template).during("C_DeriveKey")?;
     Ok(Object::new(token.session, kek))
 }
 
@@ -96,19 +96,29 @@ fn get_cek(token: Device<'_>, kek: &Object<'_>, wrapped: &[u8]) -> Outcome<Cek> 
         return Err(TokenError::Unwrap.into());
     }
     // C_UnwrapKey takes no CKA_VALUE_LEN: the length is that of what was wrapped (PKCS#11 v3.1 section 6.13.4).
-    let template: Vec<_> = readable(length, SeenBy::LoggedIn)
+    let template: Vec<_> = token
+        .driver
+        .profile
+        .omit
+        .secret
+        .from(readable(length, SeenBy::LoggedIn))
         .into_iter()
         .filter(|attribute| !matches!(attribute, Attribute::ValueLen(_)))
         .collect();
-    let cek = token.session.unwrap_key(&Mechanism::AesKeyWrap, kek.handle(), wrapped, &template);
-    // The KEK has just been made, so it is the wrapped key that is wrong, however the module puts it.
-    let cek = cek.during("C_UnwrapKey").map_err(|fault| match fault.kind() {
-        Some(Kind::Input | Kind::Vague | Kind::Unsupported) => Fault::Token(TokenError::Unwrap),
+    let ask = || {
+        let cek = token.session.unwrap_key(&Mechanism::AesKeyWrap, kek.handle(), wrapped, &template);
+        cek.during("C_UnwrapKey")
+    };
+    // The KEK has just been made, so it is the wrapped key that is wrong, however the module puts it; unless the token
+    // was sick for a moment.
+    let answer = (1..TRIES).map(|_| ask()).find(|answer| !is_vague(answer)).unwrap_or_else(ask);
+    let cek = answer.map_err(|fault| match fault.kind() {
+        Some(Kind::Peer | Kind::Input | Kind::Vague | Kind::Unsupported) => Fault::Token(TokenError::Unwrap),
         _ => fault,
     })?;
     let cek = Object::new(token.session, cek);
     let mut value = vec![0; length];
-    match token.raw.read_value(token.session, cek.handle(), &mut value) {
+    match token.driver.raw.read_value(token.session, cek.handle(), &mut value) {
         Ok(()) => Ok(Cek::new(value)),
         Err(error) => {
             value.zeroize();
@@ -119,7 +129,7 @@ fn get_cek(token: Device<'_>, kek: &Object<'_>, wrapped: &[u8]) -> Outcome<Cek> 
 
 /// A content key as an object that C_WrapKey takes. It is ours already, in the clear: nothing is lost if it can be read.
 pub(super) fn put_cek<'s>(token: Device<'s>, cek: &Cek) -> Outcome<Object<'s>> {
-    let mut template = vec![
+    let mut template = token.driver.profile.omit.secret.from(vec![
         Attribute::Class(ObjectClass::SECRET_KEY),
         Attribute::KeyType(KeyType::GENERIC_SECRET),
         Attribute::Token(false),
@@ -127,7 +137,7 @@ pub(super) fn put_cek<'s>(token: Device<'s>, cek: &Cek) -> Outcome<Object<'s>> {
         Attribute::Sensitive(false),
         Attribute::Extractable(true),
         Attribute::Value(cek.as_bytes().to_vec()),
-    ];
+    ]);
     let created = token.session.create_object(&template).during("C_CreateObject");
     if let Some(Attribute::Value(value)) = template.last_mut() {
         value.zeroize();

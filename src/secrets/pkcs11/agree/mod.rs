@@ -27,6 +27,7 @@ use super::{
     ckr::{During, Fault, Kind, Outcome},
     curves::octet_string,
     object::{Object, SeenBy, sensitive},
+    profile::Profile,
     raw::Raw,
     session::{Kept, Live},
 };
@@ -46,8 +47,9 @@ pub(super) struct Method {
 }
 
 /// How the peer's point is written for the token (PKCS#11 v3.1 section 6.3.19: raw must, DER may be accepted).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum PointForm {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PointForm {
     /// As it is. DER fails for X25519 on Kryoptic 1.5.4.
     Raw,
     /// As a DER OCTET STRING, which is all that some take.
@@ -63,15 +65,22 @@ pub(super) struct OurKey<'a> {
     pub(super) method: Method,
 }
 
+/// What a token is spoken to with.
+#[derive(Clone, Copy)]
+pub(super) struct Driver<'a> {
+    pub(super) raw: &'a Raw,
+    pub(super) profile: &'a Profile,
+}
+
 /// ECDH with `epk` (and with the sender), KDF, key unwrap.
-pub(super) fn unwrap(raw: &Raw, live: &mut Live, key: OurKey<'_>, request: &Unwrap) -> Outcome<Cek> {
+pub(super) fn unwrap(driver: Driver<'_>, live: &mut Live, key: OurKey<'_>, request: &Unwrap) -> Outcome<Cek> {
     let info = KdfInfo {
         apu: &request.apu,
         apv: &request.apv,
         tag: request.sender.as_ref().map(|sender| sender.tag.as_slice()),
     };
     let sender = request.sender.as_ref().map(|sender| &sender.key);
-    let token = Device { raw, session: &live.session };
+    let token = Device { driver, session: &live.session };
     let wrapped = &request.encrypted_key;
     match key.method.custody {
         Custody::SharedSecretInProcess => shared_secret::unwrap(token, key, &request.epk, sender, &info, wrapped),
@@ -84,10 +93,10 @@ pub(super) fn unwrap(raw: &Raw, live: &mut Live, key: OurKey<'_>, request: &Unwr
 }
 
 /// For each recipient ECDH with it, KDF behind its Ze, key wrap.
-pub(super) fn wrap(raw: &Raw, live: &mut Live, key: OurKey<'_>, request: &Wrap) -> Outcome<Vec<EncryptedKey>> {
+pub(super) fn wrap(driver: Driver<'_>, live: &mut Live, key: OurKey<'_>, request: &Wrap) -> Outcome<Vec<EncryptedKey>> {
     let info = KdfInfo { apu: &request.apu, apv: &request.apv, tag: Some(&request.tag) };
     let Live { session, kept, .. } = live;
-    let token = Device { raw, session };
+    let token = Device { driver, session };
     // The content key goes into the token once for all recipients.
     let cek = match key.method.custody {
         Custody::KekInToken => Some(in_token::put_cek(token, &request.cek)?),
@@ -106,13 +115,31 @@ pub(super) fn wrap(raw: &Raw, live: &mut Live, key: OurKey<'_>, request: &Wrap) 
 /// A session and the functions behind it.
 #[derive(Clone, Copy)]
 struct Device<'s> {
-    raw: &'s Raw,
+    driver: Driver<'s>,
     session: &'s Session,
 }
 
 impl<'s> Device<'s> {
     /// Z of our key and a peer's, by a KDF of the mechanism.
-    fn derive(self, key: OurKey<'_>, peer: &PublicKey, kdf: EcKdf<'_>, template: &[Attribute]) -> Outcome<Object<'s>> {
+    fn derive(
+        self,
+        key: OurKey<'_>,
+        peer: &PublicKey,
+        kdf: EcKdf<'_>,
+        template: Vec<Attribute>,
+    ) -> Outcome<Object<'s>> {
+        let template = self.driver.profile.omit.secret.from(template);
+        self.derive_as(key, peer, kdf, &template)
+    }
+
+    /// The same, in the device's dialect already.
+    fn derive_as(
+        self,
+        key: OurKey<'_>,
+        peer: &PublicKey,
+        kdf: EcKdf<'_>,
+        template: &[Attribute],
+    ) -> Outcome<Object<'s>> {
         let der;
         let point = match key.method.point {
             PointForm::Raw => peer.as_bytes(),
@@ -122,20 +149,21 @@ impl<'s> Device<'s> {
             }
         };
         let mechanism = Mechanism::Ecdh1Derive(Ecdh1DeriveParams::new(kdf, point));
-        match self.session.derive_key(&mechanism, key.private, template).during("C_DeriveKey") {
-            Ok(handle) => Ok(Object::new(self.session, handle)),
+        let derive = || Ok(Object::new(self.session, self.session.derive_key(&mechanism, key.private, template)?));
+        match derive().during("C_DeriveKey") {
             // Asked again with our own point, which cannot be at fault.
             Err(fault) if peer != key.public => {
-                Err(whose_fault(fault, || self.derive(key, key.public, kdf, template).err()))
+                let control = || self.derive_as(key, key.public, kdf, template).err();
+                whose_fault(fault, control, || derive().during("C_DeriveKey"))
             }
-            Err(fault) => Err(fault),
+            result => result,
         }
     }
 
     /// Z as an object that stays in the token.
     fn derive_sensitive(self, key: OurKey<'_>, peer: &PublicKey, seen_by: SeenBy) -> Outcome<Object<'s>> {
         let length = peer.curve().coordinate_length();
-        self.derive(key, peer, EcKdf::null(), &sensitive(KeyType::GENERIC_SECRET, Some(length), seen_by))
+        self.derive(key, peer, EcKdf::null(), sensitive(KeyType::GENERIC_SECRET, Some(length), seen_by))
     }
 
     /// Does something with the Zs of our key and a peer's, derived now or kept from before, and keeps it if that
@@ -158,16 +186,31 @@ impl<'s> Device<'s> {
     }
 }
 
+/// How often a peer's input must fail, with a code that may mean anything, before it is the peer's fault.
+const TRIES: usize = 3;
+
 /// A derivation failed: is it the point, or the token? A code that may mean either is decided by `control`, the same
-/// with a point that cannot be at fault.
-fn whose_fault(fault: Fault, control: impl FnOnce() -> Option<Fault>) -> Fault {
-    let Fault::Call(failure) = fault else { return fault };
+/// with a point that cannot be at fault, and by asking again: the token may have been sick for a moment.
+fn whose_fault<T>(
+    fault: Fault,
+    control: impl FnOnce() -> Option<Fault>,
+    mut again: impl FnMut() -> Outcome<T>,
+) -> Outcome<T> {
+    let Fault::Call(failure) = fault else { return Err(fault) };
     match failure.kind {
-        Kind::Input => Fault::Token(TokenError::PeerKey(failure.to_string())),
+        Kind::Peer | Kind::Input => Err(Fault::Token(TokenError::PeerKey(failure.to_string()))),
         Kind::Vague => match control() {
-            None => Fault::Token(TokenError::PeerKey(failure.to_string())),
-            Some(fault) => fault,
+            None => {
+                let answer = (1..TRIES).map(|_| again()).find(|answer| !is_vague(answer));
+                answer.unwrap_or_else(|| Err(Fault::Token(TokenError::PeerKey(failure.to_string()))))
+            }
+            Some(fault) => Err(fault),
         },
-        _ => Fault::Call(failure),
+        _ => Err(Fault::Call(failure)),
     }
+}
+
+/// The call failed, and the code does not say whose fault it is.
+fn is_vague<T>(answer: &Outcome<T>) -> bool {
+    answer.as_ref().is_err_and(|fault| fault.kind() == Some(Kind::Vague))
 }

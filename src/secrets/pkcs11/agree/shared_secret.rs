@@ -44,9 +44,9 @@ pub(super) fn wrap(
 
 fn read_z(token: Device<'_>, key: OurKey<'_>, peer: &PublicKey) -> Outcome<SharedSecret> {
     let length = peer.curve().coordinate_length();
-    let object = token.derive(key, peer, EcKdf::null(), &readable(length, key.method.fleeting))?;
+    let object = token.derive(key, peer, EcKdf::null(), readable(length, key.method.fleeting))?;
     let mut z = vec![0; length];
-    match token.raw.read_value(token.session, object.handle(), &mut z) {
+    match token.driver.raw.read_value(token.session, object.handle(), &mut z) {
         Ok(()) => Ok(SharedSecret::new(z)),
         Err(error) => {
             z.zeroize();

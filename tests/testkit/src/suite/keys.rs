@@ -238,6 +238,10 @@ fn check_facts(
 fn check_origin(capabilities: &Capabilities, held: &HeldKey, origin: Origin) {
     let expected = if capabilities.tells_origin { origin } else { Origin::Unknown };
     assert_eq!(held.origin, expected, "{}", held.public.curve());
+    // A token need not say it, and must not say what is not so (PKCS#11 v3.1 section 4.9).
+    let wrong = Some(origin != Origin::Generated);
+    assert_ne!(held.always_sensitive, wrong, "{} {origin:?}: always sensitive", held.public.curve());
+    assert_ne!(held.never_extractable, wrong, "{} {origin:?}: never extractable", held.public.curve());
 }
 
 /// It does all that it was made for.

@@ -1,0 +1,241 @@
+//! `claviger token doctor`.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use serde_json::{Value, json};
+
+use claviger_fault_module::Shim;
+
+use crate::support::{Home, PIN, Ran, softhsm};
+
+/// The report of the only token.
+#[track_caller]
+fn report(ran: &Ran) -> Value {
+    let document: Value = serde_json::from_str(ran.stdout()).unwrap_or_else(|error| panic!("{error}: {ran:?}"));
+    let reports = document.as_array().unwrap();
+    assert_eq!(reports.len(), 1);
+    reports[0].clone()
+}
+
+/// The findings with this id: level, what it is about.
+fn found(report: &Value, id: &str) -> Vec<(String, Vec<String>)> {
+    let findings = report["findings"].as_array().unwrap();
+    let with_id = findings.iter().filter(|finding| finding["id"] == id);
+    with_id
+        .map(|finding| {
+            assert!(!finding["message"].as_str().unwrap().is_empty());
+            let about = finding["about"].as_array().unwrap().iter().map(|it| it.as_str().unwrap().to_owned());
+            (finding["level"].as_str().unwrap().to_owned(), about.collect())
+        })
+        .collect()
+}
+
+fn one(level: &str, about: &[&str]) -> Vec<(String, Vec<String>)> {
+    vec![(level.to_owned(), about.iter().map(ToString::to_string).collect())]
+}
+
+/// The files of the token, and what is in them. SoftHSM 2.6.1 counts each login in the first eight bytes of
+/// `token.object`.
+fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let each = entries.flat_map(|path| {
+        if path.is_dir() {
+            return files(&path).into_iter().collect::<Vec<_>>();
+        }
+        let logins = if path.ends_with("token.object") { 8 } else { 0 };
+        vec![(path.display().to_string(), fs::read(&path).unwrap().split_off(logins))]
+    });
+    each.collect()
+}
+
+#[test]
+fn it_says_what_each_algorithm_is_good_for_and_changes_nothing() {
+    let Some(home) = Home::with_token() else { return };
+    home.run("key generate --token soft --alg X25519 --name mine").done();
+    let keys = home.run("--json key list").json();
+    let before = files(&home.path().join("tokens"));
+    assert!(before.len() > 3);
+    let ran = home.run("--json token doctor soft");
+    let told = report(&ran);
+    assert_eq!((ran.status(), ran.stderr()), (0, ""));
+    let algorithms = told["algorithms"].as_array().unwrap().iter();
+    let verdicts: Vec<_> = algorithms
+        .map(|it| json!([it["algorithm"], it["verdict"], it["custody"], it["point"], it["tested_with"]]))
+        .collect();
+    let agrees = |curve| json!([curve, "authcrypt", "kek-in-process", "raw", "session-key"]);
+    let signs = |curve| json!([curve, "sign-only", null, null, "session-key"]);
+    let expected =
+        [agrees("X25519"), agrees("P-256"), agrees("P-384"), agrees("P-521"), signs("Ed25519"), signs("secp256k1")];
+    assert_eq!(verdicts, expected);
+    assert_eq!(
+        told.as_object().unwrap().keys().collect::<Vec<_>>(),
+        [
+            "name",
+            "token",
+            "module",
+            "profile",
+            "pin",
+            "sessions",
+            "session_keys",
+            "algorithms",
+            "refused",
+            "findings",
+            "process",
+            "changed",
+            "error",
+        ]
+    );
+    assert_eq!((&told["session_keys"], &told["changed"], &told["error"]), (&json!(true), &json!(false), &Value::Null));
+    assert_eq!((&told["profile"]["name"], &told["profile"]["by"]), (&json!("softhsm"), &json!("match")));
+    assert_eq!(found(&told, "custody"), one("good", &["X25519", "P-256", "P-384", "P-521"]));
+    let hygiene = told["process"]["hygiene"].as_array().unwrap();
+    assert!(hygiene.iter().any(|measure| measure == &json!({ "name": "not dumpable", "holds": true })), "{hygiene:?}");
+    let process = found(&told, "process");
+    let lacking = hygiene.iter().filter(|measure| measure["holds"] == false).count();
+    assert_eq!(process.iter().filter(|(level, _)| level == "warning").count(), lacking);
+    assert!(!found(&told, "sandbox").is_empty());
+    assert!(files(&home.path().join("tokens")) == before);
+    assert_eq!(home.run("--json key list").json(), keys);
+}
+
+#[test]
+fn a_token_that_no_configuration_names() {
+    let Some(home) = Home::with_token() else { return };
+    let uri = format!("pkcs11:token=soft?module-path={}&pin-value={PIN}", softhsm().unwrap().display());
+    home.write("claviger.toml", "");
+    let told = report(&home.run(&format!("--json token doctor --uri {uri}")));
+    assert_eq!(told["token"]["label"], "soft");
+    assert_eq!(found(&told, "pin-in-uri"), one("warning", &[]));
+    assert_eq!(home.run("--json token doctor").error(2), "no-token");
+}
+
+/// What can be said without a login is said, and no PIN is tried that would not be tried otherwise.
+#[test]
+fn a_token_whose_pin_is_refused() {
+    let Some(home) = Home::with_token() else { return };
+    home.write("user.pin", "wrong");
+    for _ in 0..2 {
+        let ran = home.run("--json token doctor");
+        let told = report(&ran);
+        assert_eq!(ran.status(), 3);
+        assert!(ran.stderr().lines().last().unwrap().contains(r#""code":"pin-refused""#), "{}", ran.stderr());
+        assert_eq!((&told["error"]["code"], &told["changed"]), (&json!("pin-refused"), &Value::Null));
+        assert_eq!((&told["token"]["label"], &told["profile"]["name"]), (&json!("soft"), &json!("softhsm")));
+        assert_eq!((&told["pin"]["state"], &told["pin"]["last_try"]), (&json!("count-low"), &json!("refused")));
+        assert_eq!(found(&told, "pin-refused"), one("bad", &[]));
+        assert_eq!(told["algorithms"], json!([]));
+    }
+    home.write("user.pin", PIN);
+    home.run("token lock soft").done();
+    let ran = home.run("--json token doctor");
+    assert_eq!((ran.status(), found(&report(&ran), "pin-locked-here")), (3, one("bad", &[])));
+    home.run("token unlock soft").done();
+    let ran = home.run("--json token doctor");
+    assert_eq!((ran.status(), report(&ran)["pin"]["last_try"].clone()), (0, json!("accepted")));
+}
+
+#[test]
+fn a_token_that_is_not_there() {
+    let Some(home) = Home::with_token() else { return };
+    let config = fs::read_to_string(home.path().join("claviger.toml")).unwrap();
+    home.write("claviger.toml", &config.replace("token=soft", "token=lost"));
+    let ran = home.run("--json token doctor");
+    let told = report(&ran);
+    assert_eq!((ran.status(), &told["token"], &told["error"]["code"]), (3, &Value::Null, &json!("token-absent")));
+}
+
+/// Keys that are not as they should be, a PIN that others may read, a profile and a minimum that are not met.
+#[test]
+fn what_is_not_as_it_should_be() {
+    let Some(home) = Home::with_token() else { return };
+    let set = |mode| {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        fs::set_permissions(home.path().join("user.pin"), mode).unwrap();
+    };
+    set(0o644);
+    // RFC 8037, appendix A.1.
+    home.write(
+        "key.jwk",
+        r#"{"kty":"OKP","crv":"Ed25519","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A",
+            "x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo","kid":"brought"}"#,
+    );
+    home.run("key import --token soft --jwk key.jwk").done();
+    let profile = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("hsm-config/softhsm.toml")).unwrap();
+    let profile = profile
+        .replace("basis = \"measured\"", "basis = \"read\"")
+        .replace("P-521 = \"authcrypt\"", "P-521 = \"sign-only\"")
+        .replace("secp256k1 = \"sign-only\"", "secp256k1 = \"authcrypt\"")
+        .replace("\"kek-in-process\", ", "");
+    fs::create_dir(home.path().join("hsm-config")).unwrap();
+    home.write("hsm-config/mine.toml", &profile);
+    home.configure(&softhsm().unwrap(), "profile = \"mine\"\nminimum_custody = \"kek-in-process\"\n");
+    let told = report(&home.run("--json token doctor"));
+    let agreeing = ["X25519", "P-256", "P-384", "P-521"];
+    assert_eq!(found(&told, "pin-file-readable"), one("warning", &[]));
+    assert_eq!(found(&told, "key-imported"), one("note", &["brought"]));
+    assert_eq!(found(&told, "key-was-exposed"), [], "it was told that it was imported");
+    assert_eq!(told["profile"]["by"], "name");
+    assert_eq!(found(&told, "profile-not-measured"), one("note", &[]));
+    assert_eq!(found(&told, "verdict-better"), one("note", &["P-521"]));
+    assert_eq!(found(&told, "verdict-worse"), one("warning", &["secp256k1"]));
+    assert_eq!(found(&told, "custody"), one("note", &agreeing));
+    assert_eq!(found(&told, "custody-below-minimum"), one("bad", &agreeing));
+    set(0o600);
+    fs::remove_dir_all(home.path().join("hsm-config")).unwrap();
+    home.configure(&softhsm().unwrap(), "");
+    let told = report(&home.run("--json token doctor"));
+    for id in ["pin-file-readable", "profile-not-measured", "verdict-better", "verdict-worse", "custody-below-minimum"]
+    {
+        assert_eq!(found(&told, id), [], "{id}");
+    }
+}
+
+/// What a token makes of its work, behind `tests/fault-module`.
+#[test]
+fn a_token_that_is_slow_or_lies() {
+    let Some(home) = Home::with_token() else { return };
+    home.run("key generate --token soft --alg P-256 --name mine").done();
+    home.configure(&Shim::module(), "");
+    let shim = Shim::new(home.path().join("fault"));
+    let told = |orders: &[&str]| {
+        shim.order(orders);
+        let mut command = home.command(env!("CARGO_BIN_EXE_claviger"));
+        command
+            .env("CLAVIGER_FAULT_MODULE", softhsm().unwrap())
+            .env("CLAVIGER_FAULT_CONTROL", home.path().join("fault"));
+        let output = command.args(["--json", "token", "doctor"]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+        document[0].clone()
+    };
+    let level = |report: &Value, id| {
+        let found = found(report, id).into_iter();
+        found.map(|(level, about)| format!("{level} {}", about.join(" "))).collect::<Vec<_>>()
+    };
+
+    let report = told(&["delay C_Sign 60"]);
+    assert_eq!(level(&report, "slow"), ["warning P-256", "warning Ed25519", "warning secp256k1"]);
+
+    let report = told(&["wrong C_Sign"]);
+    assert_eq!(level(&report, "wrong-answer"), ["bad P-256", "bad Ed25519", "bad secp256k1"]);
+    assert_eq!(level(&report, "does-not-sign"), ["warning P-256"]);
+    assert_eq!(level(&report, "verdict-worse"), ["warning Ed25519", "warning secp256k1"]);
+
+    // CKR_MECHANISM_PARAM_INVALID.
+    let report = told(&["fail C_DeriveKey 0x71"]);
+    assert_eq!(level(&report, "mechanism-fails").len(), 4);
+    assert_eq!(level(&report, "no-x25519"), ["warning X25519"]);
+    assert_eq!(level(&report, "custody"), [""; 0]);
+
+    // CKR_TEMPLATE_INCONSISTENT.
+    let report = told(&["fail C_GenerateKeyPair 0xd1"]);
+    assert_eq!(level(&report, "no-session-keys"), ["note "]);
+    let verdicts: Vec<_> = report["algorithms"].as_array().unwrap().iter().map(|it| &it["verdict"]).collect();
+    assert_eq!(verdicts, [&Value::Null, &json!("authcrypt"), &Value::Null, &Value::Null, &Value::Null, &Value::Null]);
+    assert_eq!(report["algorithms"][1]["tested_with"], "held-key");
+
+    // CKR_KEY_FUNCTION_NOT_PERMITTED, of the key that is held.
+    let report = told(&["fail C_SignInit 0x68", "fail C_DeriveKey 0x68"]);
+    assert_eq!(level(&report, "key-fails"), ["bad mine"]);
+    assert_eq!(report["refused"].as_array().unwrap().len(), 1);
+}

@@ -1,0 +1,205 @@
+//! What can be ordered. The table is in the crate's head.
+
+use std::{
+    str::FromStr,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use cryptoki_sys::{CK_MECHANISM_TYPE, CK_RV, CK_ULONG};
+
+use crate::function::Function;
+
+/// One line of the control file. Empty lines and those that begin with `#` are none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Order {
+    Claim(CK_MECHANISM_TYPE),
+    Wrong(Function),
+    At(Act, Target, When),
+    Gone,
+    Dead,
+}
+
+/// What happens instead of a call, or before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Act {
+    Skip,
+    Fail(CK_RV),
+    Delay(Duration),
+    Hang,
+    Crash,
+}
+
+/// To which functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Target {
+    One(Function),
+    /// `*`: those that open a session or work in one, but those that set a PIN.
+    Sessions,
+}
+
+/// To which of its calls, counted from 1 since the order was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum When {
+    Always,
+    At(u64),
+    From(u64),
+    OneIn { calls: u64, seed: u64 },
+}
+
+impl When {
+    /// Whether it is the nth call's turn.
+    fn due(self, nth: u64) -> bool {
+        match self {
+            Self::Always => true,
+            Self::At(at) => nth == at,
+            Self::From(from) => nth >= from,
+            Self::OneIn { calls, seed } => scrambled(seed, nth).is_multiple_of(calls),
+        }
+    }
+}
+
+/// The nth number of a seed: no state, so threads need no lock, and a seed gives the same calls each time. The seed is
+/// scrambled on its own, else the turns of the next seed would be those of this one, one call earlier.
+fn scrambled(seed: u64, nth: u64) -> u64 {
+    split_mix(split_mix(seed).wrapping_add(nth))
+}
+
+fn split_mix(number: u64) -> u64 {
+    let mut z = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// An order, and how many calls it has seen.
+pub(crate) struct Standing {
+    pub(crate) order: Order,
+    seen: AtomicU64,
+}
+
+impl Standing {
+    pub(crate) fn new(order: Order) -> Self {
+        Self { order, seen: AtomicU64::new(0) }
+    }
+
+    /// What is to be done at this call. To be asked once for a call, since it counts.
+    pub(crate) fn due(&self, function: Function, in_session: bool) -> Option<Act> {
+        let Order::At(act, target, when) = self.order else { return None };
+        let meant = match target {
+            Target::One(one) => one == function,
+            Target::Sessions => in_session,
+        };
+        (meant && when.due(self.seen.fetch_add(1, Ordering::Relaxed) + 1)).then_some(act)
+    }
+}
+
+impl FromStr for Order {
+    type Err = String;
+
+    fn from_str(line: &str) -> Result<Self, Self::Err> {
+        let words: Vec<_> = line.split_whitespace().collect();
+        parse(&words).ok_or_else(|| format!("{line:?} is no order"))
+    }
+}
+
+fn parse(words: &[&str]) -> Option<Order> {
+    let (act, target, when) = match *words {
+        ["claim", mechanism] => return number(mechanism).map(Order::Claim),
+        ["wrong", function] if CAN_BE_WRONG.contains(&function) => return Function::find(function).map(Order::Wrong),
+        ["gone"] => return Some(Order::Gone),
+        ["dead"] => return Some(Order::Dead),
+        ["skip", function, ref when @ ..] => (Act::Skip, function, when),
+        ["fail", function, code, ref when @ ..] => (Act::Fail(number(code)?), function, when),
+        ["delay", function, time, ref when @ ..] => {
+            (Act::Delay(Duration::from_millis(time.parse().ok()?)), function, when)
+        }
+        ["hang", function, ref when @ ..] => (Act::Hang, function, when),
+        ["crash", function, ref when @ ..] => (Act::Crash, function, when),
+        _ => return None,
+    };
+    let target = if target == "*" { Target::Sessions } else { Target::One(Function::find(target)?) };
+    let count = |text: &str| text.parse().ok().filter(|count| *count > 0);
+    let when = match *when {
+        [] => When::Always,
+        ["at", nth] => When::At(count(nth)?),
+        ["from", nth] => When::From(count(nth)?),
+        ["one-in", calls] => When::OneIn { calls: count(calls)?, seed: 0 },
+        ["one-in", calls, "seed", seed] => When::OneIn { calls: count(calls)?, seed: seed.parse().ok()? },
+        _ => return None,
+    };
+    Some(Order::At(act, target, when))
+}
+
+fn number(text: &str) -> Option<CK_ULONG> {
+    match text.strip_prefix("0x") {
+        Some(hex) => CK_ULONG::from_str_radix(hex, 16).ok(),
+        None => text.parse().ok(),
+    }
+}
+
+/// The functions whose answers `wrong` can change.
+const CAN_BE_WRONG: [&str; 5] = ["C_DeriveKey", "C_DigestFinal", "C_GetAttributeValue", "C_Sign", "C_WrapKey"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIGN: Function = Function::named("C_Sign");
+
+    #[test]
+    fn orders_are_read_strictly() {
+        let of = |act, when| Ok(Order::At(act, Target::One(SIGN), when));
+        assert_eq!("claim 0x393".parse(), Ok(Order::Claim(0x393)));
+        assert_eq!("wrong C_Sign".parse(), Ok(Order::Wrong(SIGN)));
+        assert_eq!("skip  C_Sign".parse(), of(Act::Skip, When::Always));
+        assert_eq!("fail C_Sign 48".parse(), of(Act::Fail(0x30), When::Always));
+        assert_eq!("fail C_Sign 0x30 at 3".parse(), of(Act::Fail(0x30), When::At(3)));
+        assert_eq!("hang C_Sign from 2".parse(), of(Act::Hang, When::From(2)));
+        assert_eq!("crash C_Sign".parse(), of(Act::Crash, When::Always));
+        let random = When::OneIn { calls: 100, seed: 7 };
+        assert_eq!("delay C_Sign 5 one-in 100 seed 7".parse(), of(Act::Delay(Duration::from_millis(5)), random));
+        let everywhere = Order::At(Act::Fail(5), Target::Sessions, When::OneIn { calls: 9, seed: 0 });
+        assert_eq!("fail * 0x5 one-in 9".parse(), Ok(everywhere));
+        assert_eq!(("gone".parse(), "dead".parse()), (Ok(Order::Gone), Ok(Order::Dead)));
+        let wrong = [
+            "wrong C_Login",
+            "wrong *",
+            "claim",
+            "claim x",
+            "fail C_Sign",
+            "fail C_Sing 1",
+            "do it",
+            "skip C_Sign b",
+            "gone now",
+            "fail C_Sign 1 at 0",
+            "fail C_Sign 1 at",
+            "fail C_Sign 1 one-in 0",
+            "fail C_Sign 1 at 1 at 2",
+        ];
+        for wrong in wrong {
+            assert!(wrong.parse::<Order>().is_err(), "{wrong}");
+        }
+    }
+
+    /// The calls, by their numbers, of the first hundred at which this order has its turn.
+    fn turns(order: &str) -> Vec<u64> {
+        let standing = Standing::new(order.parse().unwrap());
+        (1..=100).filter(|_| standing.due(SIGN, true).is_some()).collect()
+    }
+
+    #[test]
+    fn orders_have_their_turn() {
+        assert_eq!(turns("fail C_Sign 1 at 3"), [3]);
+        assert_eq!(turns("fail * 1 from 98"), [98, 99, 100]);
+        assert_eq!(turns("fail C_Login 1"), [0; 0]);
+        assert_eq!(turns("fail C_Sign 1").len(), 100);
+        let (one, again, other) =
+            (turns("skip * one-in 5"), turns("skip * one-in 5 seed 0"), turns("skip * one-in 5 seed 1"));
+        assert_eq!(one, again);
+        assert!(other.iter().filter(|turn| one.contains(&(*turn + 1))).count() < other.len() / 2, "{one:?} {other:?}");
+        assert!((10..=30).contains(&one.len()), "{one:?}");
+        let outside = Standing::new("fail * 1".parse().unwrap());
+        assert_eq!(outside.due(SIGN, false), None);
+    }
+}

@@ -1,0 +1,271 @@
+//! A folder with a token and a configuration, and the keepers that are started from it.
+
+use std::{
+    fs,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use claviger::{
+    keys::{Curve, PublicKey},
+    secrets::{
+        Context, HeldKey, ImportKey, KeyState, KeyUse, NewKey, Secrets, SecretsError, ToSign, TokenError,
+        keeper::{Connect, KeeperClient, KeeperCustodian, Process, Supervisor, spawn},
+    },
+};
+use claviger_fault_module::Shim;
+use claviger_testkit::reference::{Parties, fresh_cek, message_to};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::support::{Module, TestToken, faulty::through_the_shim};
+
+/// Longer than anything takes that is not stuck, on a machine that has much else to do.
+pub const SOON: Duration = Duration::from_secs(30);
+pub const MESSAGE: ToSign<'_> = ToSign::Message(br#"{"id":"1","type":"https://example.org/test/1.0/note","body":{}}"#);
+
+/// The token `demo`, behind the shim, as a configuration names it.
+pub struct Home {
+    token: TestToken,
+    pub shim: Shim,
+    /// With the shim for its module.
+    pub uri: String,
+    module: PathBuf,
+}
+
+/// Runs `body` on a home whose `[keeper]` has these members, and sees to it that every process has ended.
+pub fn kept(module: Module, keeper: &str, body: impl AsyncFnOnce(&Home)) {
+    kept_on(threads(), module, keeper, body);
+}
+
+/// The same on a runtime of the test's choice.
+pub fn kept_on(runtime: Runtime, module: Module, keeper: &str, body: impl AsyncFnOnce(&Home)) {
+    let Some(home) = Home::new(module, keeper) else { return };
+    runtime.block_on(body(&home));
+    // With it go the clients, and so the connections of the keepers.
+    drop(runtime);
+    home.ends();
+}
+
+pub fn threads() -> Runtime {
+    Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+impl Home {
+    /// None if the module is missing, and may be.
+    pub fn new(module: Module, keeper: &str) -> Option<Self> {
+        let (path, token) = (module.path()?, TestToken::new(module, "demo")?);
+        let (shim, uri) = (Shim::new(token.folder().join("fault")), through_the_shim(&token.uri));
+        let home = Self { token, shim, uri, module: path };
+        home.configure("claviger.toml", &format!("uri = {:?}", home.uri), keeper);
+        Some(home)
+    }
+
+    /// Writes a configuration of the token, with these members in `[[token]]` and in `[keeper]`.
+    pub fn configure(&self, file: &str, token: &str, keeper: &str) {
+        let text = format!("state_dir = \"state\"\n[[token]]\nname = \"demo\"\n{token}\n[keeper]\n{keeper}\n");
+        fs::write(self.folder().join(file), text).unwrap();
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.token.folder()
+    }
+
+    pub fn pin_file(&self) -> PathBuf {
+        self.token.pin_file()
+    }
+
+    /// `claviger` with words that are separated by blanks. What it says on stderr is in the log.
+    pub fn command(&self, words: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_claviger"));
+        command.env_clear().env(&self.token.env.0, &self.token.env.1).env("HOME", self.folder());
+        command.env("CLAVIGER_FAULT_MODULE", &self.module).env("CLAVIGER_FAULT_CONTROL", self.folder().join("fault"));
+        command.arg("--config").arg(self.folder().join("claviger.toml")).args(words.split_whitespace());
+        let log = fs::OpenOptions::new().append(true).create(true).open(self.folder().join("log")).unwrap();
+        command.stdin(Stdio::null()).stderr(log);
+        command
+    }
+
+    /// Runs it to its end.
+    pub fn run(&self, words: &str) -> Output {
+        self.command(words).stderr(Stdio::piped()).output().unwrap()
+    }
+
+    /// The same with stdin.
+    pub fn fed(&self, words: &str, stdin: &str) -> Output {
+        let input = self.folder().join("stdin");
+        fs::write(&input, stdin).unwrap();
+        self.command(words).stdin(fs::File::open(input).unwrap()).stderr(Stdio::piped()).output().unwrap()
+    }
+
+    /// What the processes said on stderr.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder().join("log")).unwrap_or_default()
+    }
+
+    /// A custodian of the token, by way of a keeper of its own.
+    pub fn custodian(&self) -> (KeeperCustodian, Process) {
+        let (stream, process) = spawn(self.command("keeper --token demo --connection custodian")).unwrap();
+        (KeeperCustodian::new("demo", stream).unwrap(), process)
+    }
+
+    /// A new key in the token.
+    pub fn make(&self, curve: Curve) -> PublicKey {
+        self.custodian().0.generate(&NewKey { curve, usage: KeyUse::of(curve), label: None }).unwrap().public
+    }
+
+    /// A key from outside.
+    pub fn import(&self, key: &ImportKey) -> HeldKey {
+        self.custodian().0.import(key).unwrap()
+    }
+
+    /// What starts keepers for an agent, as the command line has it.
+    pub fn supervisor(&self) -> Arc<Supervisor> {
+        Supervisor::start(self.command("keeper --supervise agent")).unwrap()
+    }
+
+    /// An agent's end, with keepers that are started for it.
+    pub async fn client(&self) -> Arc<KeeperClient> {
+        Arc::new(KeeperClient::start("demo", self.supervisor().connect("demo")).await.unwrap())
+    }
+
+    /// A keeper that listens, until the process is dropped.
+    pub fn listen(&self) -> Listening {
+        let address = self.address();
+        let child = self.command(&format!("keeper --listen {address}")).spawn().unwrap();
+        let listening = Listening { child, path: self.folder().join("socket") };
+        let end = Instant::now() + SOON;
+        while UnixStream::connect(&listening.path).is_err() {
+            assert!(Instant::now() < end, "no keeper listens:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        listening
+    }
+
+    /// Where a keeper of this home listens.
+    pub fn address(&self) -> String {
+        format!("unix:{}", self.folder().join("socket").display())
+    }
+
+    /// The processes that hold the token now.
+    pub fn keepers(&self) -> Vec<u32> {
+        let holds = |words: &str| words.contains("--connection") || words.contains("--listener");
+        self.processes().filter(|(_, words)| holds(words)).map(|(id, _)| id).collect()
+    }
+
+    /// Kills them, without a word.
+    pub fn kill_keepers(&self) {
+        self.keepers().into_iter().for_each(kill);
+    }
+
+    /// The program's processes that were started in this folder. One that has ended, and was not waited for, has no
+    /// words any more.
+    fn processes(&self) -> impl Iterator<Item = (u32, String)> {
+        let folder = self.folder().display().to_string();
+        fs::read_dir("/proc").unwrap().flatten().filter_map(move |entry| {
+            let id = entry.file_name().to_str()?.parse().ok()?;
+            let words = String::from_utf8(fs::read(entry.path().join("cmdline")).ok()?).ok()?;
+            (words.contains("claviger") && words.contains(&folder)).then_some((id, words))
+        })
+    }
+
+    /// Everything that was started ends once nobody needs it.
+    pub fn ends(&self) {
+        let end = Instant::now() + SOON;
+        while let Some((id, words)) = self.processes().next() {
+            assert!(Instant::now() < end, "process {id} does not end: {words:?}\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the processes said:\n{}", self.log());
+            // Its supervisors first: they would start others.
+            let mut left: Vec<_> = self.processes().collect();
+            left.sort_by_key(|(_, words)| !words.contains("--supervise") && !words.contains("--listen\0"));
+            left.into_iter().for_each(|(id, _)| kill(id));
+        }
+    }
+}
+
+/// `claviger keeper --listen`.
+pub struct Listening {
+    child: Child,
+    pub path: PathBuf,
+}
+
+impl Listening {
+    /// An agent's end, connected by the path.
+    pub async fn client(&self) -> Arc<KeeperClient> {
+        let path = self.path.clone();
+        Arc::new(KeeperClient::start("demo", Connect::new(move || UnixStream::connect(&path))).await.unwrap())
+    }
+
+    /// The process that starts the keeper.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn custodian(&self) -> Result<KeeperCustodian, TokenError> {
+        KeeperCustodian::new("demo", UnixStream::connect(&self.path).unwrap())
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub fn kill(process: u32) {
+    // It may have ended just now.
+    let _ = Command::new("kill").args(["-9", &process.to_string()]).stderr(Stdio::null()).status().unwrap();
+}
+
+/// Opens a message that is made for the key. What comes out is right, or an error.
+pub async fn open_message(secrets: &dyn Secrets, key: &PublicKey, cx: &Context) -> Result<(), SecretsError> {
+    let cek = fresh_cek();
+    let request = message_to(key, None, &cek, &Parties::example());
+    let opened = secrets.unwrap_cek(key, &request, cx).await?;
+    assert_eq!(opened, cek, "a wrong result");
+    Ok(())
+}
+
+/// How long it takes until it serves. What fails before is worth a retry, and is told soon.
+pub async fn serves(secrets: &dyn Secrets, key: &PublicKey) -> Duration {
+    let begun = Instant::now();
+    loop {
+        let asked = Instant::now();
+        match open_message(secrets, key, &Context::default()).await {
+            Ok(()) => return begun.elapsed(),
+            Err(error) => assert!(error.is_retryable(), "{error}"),
+        }
+        assert!(asked.elapsed() < SOON, "a failure that was not told for {:?}", asked.elapsed());
+        assert!(begun.elapsed() < 2 * SOON, "it does not serve again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The state of a key.
+pub fn state(secrets: &dyn Secrets, key: &PublicKey) -> Option<KeyState> {
+    secrets.keys().borrow().get(key).map(|held| held.state)
+}
+
+/// Waits, and lets others work.
+pub async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let end = Instant::now() + 2 * SOON;
+    while !is_so() {
+        assert!(Instant::now() < end, "{what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+pub fn within(time: Duration) -> Context {
+    Context { deadline: Some(Instant::now() + time), ..Context::default() }
+}

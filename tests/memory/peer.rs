@@ -1,0 +1,246 @@
+//! Who writes to the agent, and knows every secret of both sides.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io::{BufRead, BufReader, Write},
+    process::{Child, ChildStdin, ChildStdout},
+    sync::{Condvar, Mutex},
+};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use claviger::{
+    crypto::{Cek, KdfInfo, Kek, SharedSecret, concat_kdf, unwrap_key},
+    did::{Document, LocalResolver, Relationship, peer},
+    didcomm::{Identities, Message, UnpackOptions},
+    keys::{Curve, Jwk, PublicKey},
+    secrets::{Custodian, KeyUse, Keyring},
+};
+use claviger_testkit::{PrivateKey, SoftToken};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha512};
+
+use super::Needles;
+
+/// The keys of each side. The first are for key agreement.
+pub const CURVES: [Curve; 4] = [Curve::X25519, Curve::P256, Curve::P384, Curve::Ed25519];
+const AGREE: usize = 3;
+/// The name of what the agent may have, and must while it works.
+pub const IN_HAND: &str = "plaintext of a message in hand";
+/// Messages that are remembered: those under way, and as many that are finished.
+const REMEMBERED: usize = 32;
+
+/// Keys that are known, and the DID that names them.
+pub struct Party {
+    pub keys: Vec<PrivateKey>,
+    pub document: Document,
+}
+
+impl Party {
+    pub fn new() -> Self {
+        let keys: Vec<PrivateKey> = CURVES.map(PrivateKey::generate).into();
+        let named = keys.iter().enumerate().map(|(number, key)| {
+            let relationship = if number < AGREE { Relationship::KeyAgreement } else { Relationship::Authentication };
+            (relationship, key.public().clone())
+        });
+        let document = peer::create_2(&named.collect::<Vec<_>>(), &[]).expect("four keys make a DID");
+        Self { keys, document }
+    }
+
+    /// The key of a key id.
+    fn key(&self, kid: &str) -> &PrivateKey {
+        let public = self.document.methods(Relationship::KeyAgreement).find(|method| method.id == kid);
+        let public = public.and_then(|method| method.key.as_ref().ok()).expect("one of its keys");
+        self.keys.iter().find(|key| key.public() == public).expect("its private half")
+    }
+
+    /// The ids of its agreement keys.
+    fn kids(&self) -> Vec<String> {
+        self.document.methods(Relationship::KeyAgreement).map(|method| method.id.clone()).collect()
+    }
+}
+
+/// The secrets of one message, as its recipient computes them.
+struct Opened {
+    ze: SharedSecret,
+    kek: Kek,
+    cek: Cek,
+}
+
+fn open(packed: &str, recipient: &Party, sender: &Party) -> Opened {
+    let jwe: Value = serde_json::from_str(packed).expect("a JWE");
+    let bytes = |value: &Value| URL_SAFE_NO_PAD.decode(value.as_str().expect("base64url")).expect("base64url");
+    let header: Value = serde_json::from_slice(&bytes(&jwe["protected"])).expect("a header");
+    let slot = &jwe["recipients"][0];
+    let private = recipient.key(slot["header"]["kid"].as_str().expect("a key id"));
+    let epk: Jwk = serde_json::from_value(header["epk"].clone()).expect("a JWK");
+    let epk = PublicKey::from_jwk(&epk).expect("a public key");
+    let ze = private.agree(&epk).expect("one curve");
+    let zs = private.agree(sender.key(header["skid"].as_str().expect("a key id")).public()).expect("one curve");
+    let (apu, apv, tag) = (bytes(&header["apu"]), bytes(&header["apv"]), bytes(&jwe["tag"]));
+    let kek = concat_kdf(&[&ze, &zs], &KdfInfo { apu: &apu, apv: &apv, tag: Some(&tag) });
+    let cek = unwrap_key(&kek, &bytes(&slot["encrypted_key"])).expect("it opens");
+    Opened { ze, kek, cek }
+}
+
+/// What the agent must never have: its scalars, the PIN, and each Zs. And the scalars alone, for the keeper.
+pub fn lasting(agent: &Party, peer: &Party, pin: &str) -> (Needles, Needles) {
+    let (mut all, mut scalars) = (Needles::default(), Needles::default());
+    for key in &agent.keys {
+        let curve = key.public().curve();
+        scalars.add(format!("{curve} scalar"), &key.to_bytes());
+        if curve == Curve::Ed25519 {
+            // What the seed becomes (RFC 8032 section 5.1.5), before its bits are set.
+            let expanded = Sha512::digest(&*key.to_bytes());
+            scalars.add("Ed25519 expanded", &expanded);
+        }
+    }
+    all.extend(&scalars);
+    all.add("PIN", pin.as_bytes());
+    for (ours, theirs) in agent.keys.iter().zip(&peer.keys).take(AGREE) {
+        let zs = ours.agree(theirs.public()).expect("one curve");
+        all.add(format!("{} Zs", ours.public().curve()), zs.as_bytes());
+    }
+    (all, scalars)
+}
+
+/// What is under way between the two.
+pub struct Traffic {
+    agent: Party,
+    peer: Party,
+    me: Identities,
+    state: Mutex<State>,
+    moved: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// What is not the agent's to have, of the last messages.
+    forbidden: VecDeque<Needles>,
+    /// The content keys of messages under way, by their ids.
+    open: HashMap<String, Cek>,
+    answered: usize,
+    stopped: bool,
+}
+
+impl Traffic {
+    pub async fn new(agent: Party, peer: Party) -> Self {
+        let token = SoftToken::new("peer");
+        for key in &peer.keys {
+            token.import(key.to_import(KeyUse::of(key.public().curve()), None)).expect("it takes any key");
+        }
+        let keyring = Keyring::start([token]).await.expect("a software token starts");
+        let me = Identities::new(keyring, [peer.document.clone()]).await.expect("the token holds the keys");
+        Self { agent, peer, me, state: Mutex::default(), moved: Condvar::new() }
+    }
+
+    /// Waits until fewer messages are under way, or it is stopped.
+    fn stopped_before_there_is_room(&self, under_way: usize) -> bool {
+        let state = self.state.lock().expect("no panic");
+        self.moved.wait_while(state, |state| state.open.len() >= under_way && !state.stopped).expect("no panic").stopped
+    }
+
+    /// Writes to the agent, with so many messages under way, until it is stopped.
+    pub async fn write(&self, mut agent: ChildStdin, under_way: usize) {
+        let (theirs, ours) = (self.agent.kids(), self.peer.kids());
+        for number in 0.. {
+            if self.stopped_before_there_is_room(under_way) {
+                return;
+            }
+            let curve = number % AGREE;
+            let body = json!({"answer": ours[curve], "signed": number % 2 == 0});
+            let message = Message::build(Message::new_id(), "https://example.org/gate/1.0/ask", body)
+                .from(self.peer.document.id())
+                .to(self.agent.document.id())
+                .finalize();
+            let from = Some(self.peer.document.id());
+            let resolver = LocalResolver::new();
+            let packed =
+                message.pack_encrypted(&theirs[curve], from, None, &resolver, &self.me, &Default::default()).await;
+            let (packed, _) = packed.expect("it is packed");
+
+            let opened = open(&packed, &self.agent, &self.peer);
+            let mut needles = Needles::default();
+            needles.add("Ze of a message received", opened.ze.as_bytes());
+            needles.add("KEK of a message received", opened.kek.as_bytes());
+            let mut state = self.state.lock().expect("no panic");
+            state.forbid(needles);
+            state.open.insert(message.id.clone(), opened.cek);
+            drop(state);
+            // It is gone if it has panicked, which its reader tells better.
+            if writeln!(agent, "{packed}").is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Reads what the agent answers, to the end.
+    pub async fn read(&self, agent: BufReader<ChildStdout>) {
+        for packed in agent.lines() {
+            let packed = packed.expect("a line");
+            let (message, provenance) =
+                Message::unpack(&packed, &LocalResolver::new(), &self.me, &UnpackOptions::default())
+                    .await
+                    .expect("it opens");
+            assert!(provenance.authenticated);
+            let opened = open(&packed, &self.peer, &self.agent);
+            let mut state = self.state.lock().expect("no panic");
+            let received = state.open.remove(message.thread()).expect("an answer to one of these");
+            let mut needles = Needles::default();
+            needles.add("KEK of a message sent", opened.kek.as_bytes());
+            needles.add("CEK of a message sent", opened.cek.as_bytes());
+            needles.add("CEK of a message received", received.as_bytes());
+            state.forbid(needles);
+            state.answered += 1;
+            self.moved.notify_all();
+        }
+        self.stop();
+        self.moved.notify_all();
+    }
+
+    pub fn stop(&self) {
+        self.state.lock().expect("no panic").stopped = true;
+        self.moved.notify_all();
+    }
+
+    /// Waits until more have been answered than these; how many, what the agent must not have now, and what it may: the
+    /// plaintexts. None at the end.
+    pub fn since(&self, answered: usize) -> Option<(usize, Needles, Needles)> {
+        let mut state = self.state.lock().expect("no panic");
+        while state.answered <= answered && !state.stopped {
+            state = self.moved.wait(state).expect("no panic");
+        }
+        if state.stopped {
+            return None;
+        }
+        let mut needles = Needles::default();
+        state.forbidden.iter().for_each(|message| needles.extend(message));
+        let mut in_hand = Needles::default();
+        state.open.keys().for_each(|id| in_hand.add(IN_HAND, id.as_bytes()));
+        Some((state.answered, needles, in_hand))
+    }
+}
+
+impl State {
+    fn forbid(&mut self, needles: Needles) {
+        self.forbidden.push_back(needles);
+        if self.forbidden.len() > 2 * REMEMBERED {
+            self.forbidden.pop_front();
+        }
+    }
+}
+
+/// An agent's process, which does not outlive its test.
+pub struct Running(pub Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It ends by itself when its input does.
+        if !std::thread::panicking() {
+            let status = self.0.wait().expect("it can be waited for");
+            assert!(status.success(), "the agent: {status}");
+            return;
+        }
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

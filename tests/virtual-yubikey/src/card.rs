@@ -1,0 +1,196 @@
+//! The card: which command is whose.
+
+use std::{sync::Arc, time::Instant};
+
+use crate::{
+    apdu::{Command, Transport, with_status},
+    attestation::{self, Factory},
+    counts::Counters,
+    faults::{Faults, Plugging, Unplugged},
+    firmware::Firmware,
+    management::{MANAGEMENT_KEY, Management},
+    objects::Objects,
+    pin::{PIN, PUK, Pins},
+    slots::Slots,
+    status::{Status, Stop},
+};
+
+const SELECT: u8 = 0xA4;
+const GET_RESPONSE: u8 = 0xC0;
+const VERIFY: u8 = 0x20;
+
+/// The PIV application (NIST SP 800-73-4 part 1 section 2.2), of which a caller may leave the end out.
+const PIV: [u8; 11] = [0xA0, 0x00, 0x00, 0x03, 0x08, 0x00, 0x00, 0x10, 0x00, 0x01, 0x00];
+
+/// Its answer to SELECT (SP 800-73-4 part 2 table 3): the application's version, and whose numbers it uses.
+const PIV_SELECTED: &[u8] =
+    &[0x61, 0x11, 0x4F, 0x06, 0x00, 0x00, 0x10, 0x00, 0x01, 0x00, 0x79, 0x07, 0x4F, 0x05, 0xA0, 0x00, 0x00, 0x03, 0x08];
+
+/// Yubico's management application. Its answer to SELECT names the firmware, which is all that is played of it.
+const YUBICO_MANAGEMENT: [u8; 8] = [0xA0, 0x00, 0x00, 0x05, 0x27, 0x47, 0x11, 0x17];
+
+pub(crate) struct Card {
+    pub(crate) firmware: Firmware,
+    serial: u32,
+    pub(crate) faults: Faults,
+    pub(crate) counters: Arc<Counters>,
+    /// Since when it has had power.
+    plugging: Option<Plugging>,
+    transport: Transport,
+    piv_selected: bool,
+    pub(crate) pins: Pins,
+    pub(crate) management: Management,
+    pub(crate) slots: Slots,
+    objects: Objects,
+    /// The last touch.
+    pub(crate) touched: Option<Instant>,
+}
+
+impl Card {
+    pub(crate) fn new(
+        firmware: Firmware,
+        serial: u32,
+        factory: &Factory,
+        faults: Faults,
+        counters: Arc<Counters>,
+    ) -> Self {
+        Self {
+            firmware,
+            serial,
+            faults,
+            plugging: None,
+            transport: Transport::default(),
+            piv_selected: false,
+            pins: Pins::factory(counters.clone()),
+            management: Management::factory(firmware),
+            slots: Slots::factory(firmware, factory.key.clone()),
+            objects: Objects::factory(&factory.certificate),
+            touched: None,
+            counters,
+        }
+    }
+
+    /// One APDU, at the end of which the card must be the one that was plugged in at its beginning.
+    pub(crate) fn transmit(&mut self, apdu: &[u8]) -> Result<Vec<u8>, Unplugged> {
+        let plugging = self.faults.plugging()?;
+        if self.plugging != Some(plugging) {
+            self.plugging = Some(plugging);
+            self.touched = None;
+            self.reset();
+        }
+        self.counters.apdus.up();
+        let answer = match self.answer(apdu, plugging) {
+            Ok(answer) => answer,
+            Err(Stop::Refused(status)) => with_status(Vec::new(), status),
+            Err(Stop::Unplugged) => return Err(Unplugged),
+        };
+        if self.faults.plugging()? == plugging { Ok(answer) } else { Err(Unplugged) }
+    }
+
+    pub(crate) fn reset(&mut self) {
+        self.transport.clear();
+        self.piv_selected = false;
+        self.forget_proofs();
+    }
+
+    pub(crate) fn pin_tries_left(&self) -> u8 {
+        self.pins.pin_tries_left()
+    }
+
+    fn forget_proofs(&mut self) {
+        self.pins.forget_verification();
+        self.management.forget_authentication();
+    }
+
+    fn answer(&mut self, apdu: &[u8], plugging: Plugging) -> Result<Vec<u8>, Stop> {
+        let part = Command::parse(apdu)?;
+        if part.ins == GET_RESPONSE {
+            let ordered = self.faults.take_answer(part.ins);
+            return Ok(ordered.map_or_else(|| self.transport.more(&part), |status| with_status(Vec::new(), status)));
+        }
+        let Some(command) = self.transport.gather(part)? else { return Ok(with_status(Vec::new(), Status::SUCCESS)) };
+        let result = match (self.faults.take_answer(command.ins), command.ins) {
+            (Some(status), _) => Err(status.into()),
+            (None, SELECT) => self.select(&command).map_err(Stop::from),
+            (None, _) if self.piv_selected => self.piv(&command, plugging),
+            (None, _) => Err(Status::NO_INSTRUCTION.into()),
+        };
+        if command.ins != VERIFY {
+            self.pins.another_command_came();
+        }
+        Ok(self.transport.answer(&command, result?))
+    }
+
+    fn select(&mut self, command: &Command) -> Result<Vec<u8>, Status> {
+        self.counters.selects.up();
+        let aid = &command.data[..];
+        if aid.len() >= 5 && PIV.starts_with(aid) {
+            // Selected again, it keeps what was proven (SP 800-73-4 part 2 section 3.1.1).
+            self.piv_selected = true;
+            return Ok(PIV_SELECTED.to_vec());
+        }
+        if aid.starts_with(&YUBICO_MANAGEMENT) {
+            self.reset();
+            return Ok(format!("Virtual mgr - FW version {}", self.firmware).into_bytes());
+        }
+        // What is not there leaves the application selected that is (the same section).
+        Err(Status::NOT_FOUND)
+    }
+
+    fn piv(&mut self, command: &Command, plugging: Plugging) -> Result<Vec<u8>, Stop> {
+        let answer = match command.ins {
+            VERIFY => self.pins.verify(command),
+            0x24 => self.pins.change(command),
+            0x2C => self.pins.unblock(command),
+            0x47 => self.with_management_key().and_then(|card| card.slots.generate(command)),
+            0x87 => return self.general_authenticate(command, plugging),
+            0xCB => self.objects.read(command, self.pins.is_verified()),
+            0xDB => self.with_management_key().and_then(|card| card.objects.write(command)),
+            // Yubico's own, from here on.
+            0xF6 if self.firmware.is_5_7() => {
+                self.with_management_key().and_then(|card| card.slots.move_or_delete(command))
+            }
+            0xF7 if self.firmware.has_metadata() => self.metadata(command.p2),
+            0xF8 => Ok(self.serial.to_be_bytes().to_vec()),
+            0xF9 => attestation::attest(self.firmware, self.serial, command.p1, &self.slots, &self.objects),
+            0xFA => self.set_pin_tries(command),
+            0xFB => self.reset_application(),
+            0xFD => Ok(self.firmware.bytes().to_vec()),
+            0xFE => self.with_management_key().and_then(|card| card.slots.import(command)),
+            0xFF => self.with_management_key().and_then(|card| card.management.set(command)),
+            _ => Err(Status::NO_INSTRUCTION),
+        };
+        Ok(answer?)
+    }
+
+    fn with_management_key(&mut self) -> Result<&mut Self, Status> {
+        if self.management.is_authenticated() { Ok(self) } else { Err(Status::SECURITY) }
+    }
+
+    fn metadata(&self, slot: u8) -> Result<Vec<u8>, Status> {
+        match slot {
+            PIN | PUK => Ok(self.pins.metadata(slot)),
+            MANAGEMENT_KEY => Ok(self.management.metadata()),
+            _ => self.slots.metadata(slot),
+        }
+    }
+
+    fn set_pin_tries(&mut self, command: &Command) -> Result<Vec<u8>, Status> {
+        if !self.pins.is_verified() {
+            return Err(Status::SECURITY);
+        }
+        self.with_management_key()?.pins.set_tries(command)
+    }
+
+    /// Yubico's RESET: only when PIN and PUK are blocked, so that nobody does it by mistake.
+    fn reset_application(&mut self) -> Result<Vec<u8>, Status> {
+        if !self.pins.are_both_blocked() {
+            return Err(Status::CONDITIONS);
+        }
+        self.pins = Pins::factory(self.counters.clone());
+        self.management = Management::factory(self.firmware);
+        self.slots.reset();
+        self.objects.reset();
+        Ok(Vec::new())
+    }
+}

@@ -1,0 +1,61 @@
+//! The firmware, which decides what a YubiKey can.
+
+use std::{fmt, str::FromStr};
+
+/// Which firmware is played.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Firmware {
+    /// 5 for all that this crate plays.
+    pub major: u8,
+    /// What decides about algorithms and commands.
+    pub minor: u8,
+    /// Corrections.
+    pub patch: u8,
+}
+
+impl Firmware {
+    /// The widest spread: P-256 and P-384, a management key of 3DES.
+    pub const V5_4_3: Self = Self { major: 5, minor: 4, patch: 3 };
+    /// The first with Ed25519, X25519 and MOVE KEY, and a management key of AES-192.
+    pub const V5_7_1: Self = Self { major: 5, minor: 7, patch: 1 };
+
+    /// GET METADATA, since 5.3.
+    pub(crate) fn has_metadata(self) -> bool {
+        self.is_at_least(5, 3)
+    }
+
+    /// Management keys of AES, since 5.4.
+    pub(crate) fn has_aes(self) -> bool {
+        self.is_at_least(5, 4)
+    }
+
+    /// Ed25519 and X25519, MOVE KEY, AES-192 as the default of the management key: all since 5.7.
+    pub(crate) fn is_5_7(self) -> bool {
+        self.is_at_least(5, 7)
+    }
+
+    pub(crate) fn bytes(self) -> [u8; 3] {
+        [self.major, self.minor, self.patch]
+    }
+
+    fn is_at_least(self, major: u8, minor: u8) -> bool {
+        (self.major, self.minor) >= (major, minor)
+    }
+}
+
+impl fmt::Display for Firmware {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
+    }
+}
+
+impl FromStr for Firmware {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no firmware; write it as 5.7.1");
+        let numbers: Vec<u8> = text.split('.').map(str::parse).collect::<Result<_, _>>().map_err(|_| wrong())?;
+        let [major, minor, patch] = numbers[..] else { return Err(wrong()) };
+        Ok(Self { major, minor, patch })
+    }
+}

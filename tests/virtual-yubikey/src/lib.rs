@@ -1,0 +1,122 @@
+//! A virtual YubiKey: its PIV application in software, with faults on demand. For tests, since its keys are in memory.
+//!
+//! A test speaks to it in process, one APDU at a time, and needs neither pcscd nor root:
+//!
+//! ```
+//! use claviger_virtual_yubikey::{Firmware, VirtualYubiKey};
+//!
+//! let yubikey = VirtualYubiKey::new(Firmware::V5_7_1, 1111);
+//! let select = [0, 0xA4, 4, 0, 5, 0xA0, 0, 0, 3, 8];
+//! assert!(yubikey.transmit(&select)?.ends_with(&[0x90, 0x00]));
+//! assert_eq!(yubikey.transmit(&[0, 0xF8, 0, 0])?, [0, 0, 4, 0x57, 0x90, 0x00]);
+//! yubikey.faults().unplug();
+//! assert!(yubikey.transmit(&select).is_err());
+//! # Ok::<(), claviger_virtual_yubikey::Unplugged>(())
+//! ```
+//!
+//! The binary `virtual-yubikey` puts the same behind pcscd, for what speaks PC/SC.
+//!
+//! The commands are those of NIST SP 800-73-4 part 2, and Yubico's own as the manual of its .NET SDK describes them
+//! (<https://docs.yubico.com/yesdk/users-manual/application-piv/commands.html>). Absent: RSA, biometry, secure
+//! messaging, and every application but PIV.
+
+mod apdu;
+mod attestation;
+mod authenticate;
+mod card;
+mod counts;
+mod faults;
+mod firmware;
+mod keys;
+mod management;
+mod objects;
+pub mod pcscd;
+mod pin;
+pub mod reader;
+mod slots;
+mod status;
+mod tlv;
+
+pub use counts::Counts;
+pub use faults::{Faults, Touch, Unplugged};
+pub use firmware::Firmware;
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use card::Card;
+
+/// What the reader is told first of a YubiKey 5 (its answer to reset, ISO/IEC 7816-3 section 8).
+pub const ATR: &[u8] = &[
+    0x3B, 0xFD, 0x13, 0x00, 0x00, 0x81, 0x31, 0xFE, 0x15, 0x80, 0x73, 0xC0, 0x21, 0xC0, 0x57, 0x59, 0x75, 0x62, 0x69,
+    0x4B, 0x65, 0x79, 0x40,
+];
+
+/// A virtual YubiKey; clones are the same one.
+#[derive(Clone)]
+pub struct VirtualYubiKey(Arc<Inner>);
+
+struct Inner {
+    firmware: Firmware,
+    serial: u32,
+    root: Vec<u8>,
+    faults: Faults,
+    counters: Arc<counts::Counters>,
+    card: Mutex<Card>,
+}
+
+impl VirtualYubiKey {
+    /// One that is factory fresh: PIN 123456, PUK 12345678, the default management key, an attestation key, no other.
+    pub fn new(firmware: Firmware, serial: u32) -> Self {
+        let faults = Faults::default();
+        let counters = Arc::<counts::Counters>::default();
+        let factory = attestation::Factory::new();
+        let card = Card::new(firmware, serial, &factory, faults.clone(), counters.clone());
+        Self(Arc::new(Inner { firmware, serial, root: factory.root, faults, counters, card: Mutex::new(card) }))
+    }
+
+    /// The serial number, as it is printed on the case.
+    pub fn serial(&self) -> u32 {
+        self.0.serial
+    }
+
+    /// The firmware that is played.
+    pub fn firmware(&self) -> Firmware {
+        self.0.firmware
+    }
+
+    /// One APDU in, the response with its status word out, as a card reader passes it. It fails if the YubiKey is not
+    /// there, also if it is unplugged while it works. Commands of several threads are done one after the other.
+    pub fn transmit(&self, apdu: &[u8]) -> Result<Vec<u8>, Unplugged> {
+        self.card().transmit(apdu)
+    }
+
+    /// What a reset of the card does: verified PIN, authentication, selection and chained data are gone, keys stay. It
+    /// waits for the command that is at work.
+    pub fn reset(&self) {
+        self.card().reset();
+    }
+
+    /// The way to break it. Usable while a command is at work.
+    pub fn faults(&self) -> Faults {
+        self.0.faults.clone()
+    }
+
+    /// How often each thing happened since the start. Readable while a command is at work.
+    pub fn counts(&self) -> Counts {
+        self.0.counters.now()
+    }
+
+    /// How many wrong PINs it still takes. It waits for the command that is at work.
+    pub fn pin_tries_left(&self) -> u8 {
+        self.card().pin_tries_left()
+    }
+
+    /// The root certificate (DER) that its attestation chain ends in.
+    pub fn attestation_root(&self) -> Vec<u8> {
+        self.0.root.clone()
+    }
+
+    fn card(&self) -> MutexGuard<'_, Card> {
+        self.0.card.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}

@@ -1,0 +1,104 @@
+//! pcscd with a virtual reader, for tests over the real PC/SC. It wants root, and Debian's packages pcscd and
+//! vsmartcard-vpcd.
+
+use std::{
+    fs,
+    io::Write,
+    os::unix::{fs::MetadataExt, net::UnixStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// The driver of the reader, as Debian's vsmartcard-vpcd has it.
+const DRIVER: &str = "/usr/lib/pcsc/drivers/serial/libifdvpcd.so";
+/// What a YubiKey's own reader calls itself.
+const READER: &str = "Yubico YubiKey OTP+FIDO+CCID";
+/// Where vpcd listens for its first card; the second's is the next.
+pub const PORT: u16 = 0x8c7b;
+/// Where pcscd does.
+const SOCKET: &str = "/run/pcscd/pcscd.comm";
+/// Longer than anything here takes.
+const SOON: Duration = Duration::from_secs(20);
+
+/// A pcscd of our own, with one virtual reader for two cards. Dropped, it ends.
+pub struct Pcscd {
+    process: Child,
+    _readers: tempfile::NamedTempFile,
+}
+
+impl Pcscd {
+    /// Starts it, and waits until it answers. Where [`is_here`] says so, it can be.
+    ///
+    /// # Panics
+    /// If it cannot be started, or does not answer.
+    pub fn start() -> Self {
+        let mut readers = tempfile::NamedTempFile::new().expect("a file for the readers");
+        let reader = format!(
+            "FRIENDLYNAME \"{READER}\"\nDEVICENAME /dev/null:{PORT:#X}\nLIBPATH {DRIVER}\nCHANNELID {PORT:#X}\n"
+        );
+        readers.write_all(reader.as_bytes()).expect("a file for the readers");
+        let mut command = Command::new(pcscd().expect("pcscd is here"));
+        command.arg("--foreground").arg("--config").arg(readers.path()).stdout(Stdio::null()).stderr(Stdio::null());
+        let service = Self { process: command.spawn().expect("pcscd starts"), _readers: readers };
+        until("pcscd answers", || UnixStream::connect(SOCKET).is_ok());
+        service
+    }
+
+    /// Ends it; its socket goes with it.
+    pub fn stop(&mut self) {
+        let _ = Command::new("kill").arg(self.process.id().to_string()).status();
+        let _ = self.process.wait();
+    }
+}
+
+impl Drop for Pcscd {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Whether [`Pcscd::start`] can be called. If not, it is said why; where tokens must be there, it is a failure.
+///
+/// # Panics
+/// If it cannot, and `CLAVIGER_REQUIRE_TOKENS` is set.
+pub fn is_here() -> bool {
+    let Some(missing) = missing() else { return true };
+    assert!(std::env::var_os("CLAVIGER_REQUIRE_TOKENS").is_none(), "{missing}");
+    eprintln!("skipped: {missing}");
+    false
+}
+
+/// What is missing here, in words; none if nothing is.
+fn missing() -> Option<String> {
+    let root = fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
+    match () {
+        () if pcscd().is_none() => Some("pcscd is missing: apt-get install pcscd".into()),
+        () if !Path::new(DRIVER).exists() => Some("vsmartcard-vpcd is missing: apt-get install vsmartcard-vpcd".into()),
+        () if !root => Some("pcscd is started by root".into()),
+        () if Path::new("/run/pcscd/pcscd.pid").exists() && is_running() => Some("another pcscd runs here".into()),
+        () => None,
+    }
+}
+
+fn pcscd() -> Option<PathBuf> {
+    ["/usr/sbin/pcscd", "/usr/local/sbin/pcscd"].map(PathBuf::from).into_iter().find(|path| path.exists())
+}
+
+fn is_running() -> bool {
+    let pid = fs::read_to_string("/run/pcscd/pcscd.pid").unwrap_or_default();
+    Path::new("/proc").join(pid.trim()).join("comm").exists()
+}
+
+/// Waits until something is so.
+///
+/// # Panics
+/// After 20 seconds.
+pub fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + SOON;
+    while !done() {
+        assert!(Instant::now() < end, "{what}: not in time");
+        thread::sleep(Duration::from_millis(50));
+    }
+}

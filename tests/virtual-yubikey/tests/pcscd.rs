@@ -1,0 +1,146 @@
+//! Behind the real pcscd, by vsmartcard's reader: what the product does over PC/SC.
+//!
+//! One pcscd and two readers serve all of it, so it is one test. It wants root, as pcscd does, and Debian's packages
+//! pcscd and vsmartcard-vpcd; without them it is said to be skipped, and is an error if `CLAVIGER_REQUIRE_TOKENS=1`.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use claviger::{
+    keys::Curve,
+    secrets::{
+        Custodian, Custody, KeyUse, NewKey, SecretsError, Token, TokenError,
+        pin::{Pin, PinSource},
+        piv::{OpenOptions, PcscReaders, YubiKey},
+    },
+};
+use claviger_testkit::{
+    PrivateKey,
+    reference::{Parties, fresh_cek, message_to},
+    suite::{self, Capabilities},
+};
+use claviger_virtual_yubikey::pcscd::{PORT, Pcscd, is_here, until};
+
+#[test]
+fn yubikeys_behind_pcscd() {
+    if is_here() {
+        behind_pcscd();
+    }
+}
+
+fn behind_pcscd() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut service = Pcscd::start();
+    let new = VirtualYubiKey::plug_in("5.7.1", 1111, PORT, folder.path());
+    let old = VirtualYubiKey::plug_in("5.4.3", 2222, PORT + 1, folder.path());
+
+    // Two are here, and none is named.
+    until(
+        "both are seen",
+        || matches!(open_as("yubikey:"), Err(TokenError::Config(said)) if said.contains("1111") && said.contains("2222")),
+    );
+    let error = open_as("yubikey:serial=3333").err().unwrap();
+    assert!(error.to_string().contains("insert the YubiKey with serial 3333 (here is"), "{error}");
+
+    let yubikeys = Capabilities { longest_eddsa: Some(3000), ..Capabilities::all() }
+        .without(Curve::P521)
+        .without(Curve::Secp256k1)
+        .with_custody(Custody::SharedSecretInProcess);
+    suite::run(&open(1111), &yubikeys);
+    suite::run(&open(2222), &yubikeys.without(Curve::Ed25519).without(Curve::X25519));
+
+    let token = open(1111);
+    let key = token.generate(&NewKey { curve: Curve::P256, usage: KeyUse::Both, label: None }).unwrap().public;
+    let (cek, sender) = (fresh_cek(), PrivateKey::generate(Curve::P256));
+    let message = message_to(&key, Some(&sender), &cek, &Parties::example());
+    let opens = || token.unwrap_cek(&key, &message);
+    assert_eq!(opens().unwrap(), cek);
+
+    // Pulled and put back; the one beside it serves on.
+    new.unplug();
+    until("it is gone", || opens().is_err());
+    let error = opens().unwrap_err();
+    assert!(matches!(error, TokenError::Away(_)), "{error:?}");
+    assert!(SecretsError::Token { token: "desk".into(), error }.is_retryable());
+    assert!(open(2222).keys().is_ok());
+    new.plug_in_again();
+    until("it is back", || opens().as_ref() == Ok(&cek));
+
+    // Another program has it for itself: it is told, and not fought.
+    let context = pcsc::Context::establish(pcsc::Scope::User).unwrap();
+    let held = context.list_readers_owned().unwrap().into_iter().find_map(|reader| {
+        let card = context.connect(&reader, pcsc::ShareMode::Shared, pcsc::Protocols::T1).ok()?;
+        (reader.to_string_lossy().ends_with("00 00")).then_some((reader, card))
+    });
+    let (reader, card) = held.expect("the first slot of the first reader");
+    card.disconnect(pcsc::Disposition::LeaveCard).map_err(|(_, error)| error).unwrap();
+    drop(token);
+    let alone = context.connect(&reader, pcsc::ShareMode::Exclusive, pcsc::Protocols::T1).unwrap();
+    let error = open_as("yubikey:serial=1111").err().unwrap();
+    assert!(error.to_string().contains("another program has"), "{error}");
+    alone.disconnect(pcsc::Disposition::LeaveCard).map_err(|(_, error)| error).unwrap();
+
+    // pcscd ends, and begins again.
+    let token = open(1111);
+    let opens = || token.unwrap_cek(&key, &message);
+    assert_eq!(opens().unwrap(), cek);
+    service.stop();
+    let error = opens().unwrap_err();
+    assert!(matches!(error, TokenError::Away(_)), "{error:?}");
+    let error = open_as("yubikey:serial=1111").err().unwrap();
+    assert!(error.to_string().contains("install and start pcscd"), "{error}");
+    service = Pcscd::start();
+    until("it serves again", || opens().as_ref() == Ok(&cek));
+    drop((new, old, service));
+}
+
+fn open_as(uri: &str) -> Result<YubiKey, TokenError> {
+    OpenOptions::new().pin(PinSource::value(Pin::new("123456"))).open(uri, PcscReaders)
+}
+
+fn open(serial: u32) -> YubiKey {
+    let mut opened = None;
+    until("it is in its reader", || {
+        opened = open_as(&format!("yubikey:serial={serial}")).ok();
+        opened.is_some()
+    });
+    opened.unwrap()
+}
+
+/// The binary of this package, in a reader.
+struct VirtualYubiKey {
+    process: Child,
+    control: PathBuf,
+}
+
+impl VirtualYubiKey {
+    fn plug_in(firmware: &str, serial: u32, port: u16, folder: &Path) -> Self {
+        let control = folder.join(format!("unplug-{serial}"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_virtual-yubikey"));
+        command.args([firmware, &serial.to_string(), &port.to_string(), "--control"]).arg(&control);
+        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = String::new();
+        BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut said).unwrap();
+        assert_eq!(said.trim(), "ready");
+        Self { process, control }
+    }
+
+    fn unplug(&self) {
+        fs::write(&self.control, "").unwrap();
+    }
+
+    fn plug_in_again(&self) {
+        fs::remove_file(&self.control).unwrap();
+    }
+}
+
+impl Drop for VirtualYubiKey {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
