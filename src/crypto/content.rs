@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::Sha512;
 use subtle::ConstantTimeEq;
 
-use super::{Cek, CheckFailed};
+use super::{Cek, CheckFailed, stack::wiped};
 
 /// A content encryption, by its JWE `enc`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -83,7 +83,7 @@ impl ContentEncryption {
     pub fn seal(self, cek: &Cek, aad: &[u8], plaintext: &[u8]) -> Sealed {
         let mut iv = vec![0; self.iv_length()];
         super::ephemeral::fill_random(&mut iv);
-        let (ciphertext, tag) = match self {
+        let (ciphertext, tag) = wiped(|| match self {
             Self::A256CbcHs512 => {
                 let (mac_key, enc_key) = halves(cek);
                 let cipher = cbc::Encryptor::<aes::Aes256>::new_from_slices(enc_key, &iv).expect("32 and 16 bytes");
@@ -93,7 +93,7 @@ impl ContentEncryption {
             }
             Self::A256Gcm => aead_seal::<Aes256Gcm>(cek, &iv, aad, plaintext),
             Self::Xc20P => aead_seal::<XChaCha20Poly1305>(cek, &iv, aad, plaintext),
-        };
+        });
         Sealed { iv, ciphertext, tag }
     }
 
@@ -102,7 +102,7 @@ impl ContentEncryption {
         if cek.as_bytes().len() != self.key_length() || iv.len() != self.iv_length() {
             return Err(CheckFailed);
         }
-        match self {
+        wiped(|| match self {
             Self::A256CbcHs512 => {
                 let (mac_key, enc_key) = halves(cek);
                 if !bool::from(hs512_tag(mac_key, aad, iv, ciphertext).ct_eq(tag)) {
@@ -113,7 +113,7 @@ impl ContentEncryption {
             }
             Self::A256Gcm => aead_open::<Aes256Gcm>(cek, iv, aad, ciphertext, tag),
             Self::Xc20P => aead_open::<XChaCha20Poly1305>(cek, iv, aad, ciphertext, tag),
-        }
+        })
     }
 }
 

@@ -3,13 +3,12 @@
 use aes::cipher::KeyInit;
 use aes_kw::KwAes256;
 
-use super::{Cek, CheckFailed, EncryptedKey, Kek};
+use super::{Cek, CheckFailed, EncryptedKey, Kek, stack::wiped};
 
 /// Wraps a content key.
 pub fn wrap_key(kek: &Kek, cek: &Cek) -> EncryptedKey {
     let mut out = vec![0; cek.as_bytes().len() + 8];
-    KwAes256::new(kek.as_bytes().into())
-        .wrap_key(cek.as_bytes(), &mut out)
+    wiped(|| KwAes256::new(kek.as_bytes().into()).wrap_key(cek.as_bytes(), &mut out).map(drop))
         .expect("a content key is a multiple of eight bytes and the buffer eight bytes longer");
     out
 }
@@ -20,6 +19,7 @@ pub fn unwrap_key(kek: &Kek, encrypted_key: &[u8]) -> Result<Cek, CheckFailed> {
         return Err(CheckFailed);
     }
     let mut out = zeroize::Zeroizing::new(vec![0; encrypted_key.len() - 8]);
-    KwAes256::new(kek.as_bytes().into()).unwrap_key(encrypted_key, &mut out).map_err(|_| CheckFailed)?;
+    wiped(|| KwAes256::new(kek.as_bytes().into()).unwrap_key(encrypted_key, &mut out).map(drop))
+        .map_err(|_| CheckFailed)?;
     Ok(Cek::new(std::mem::take(&mut *out)))
 }

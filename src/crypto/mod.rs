@@ -7,6 +7,7 @@ mod ephemeral;
 mod kdf;
 mod key_wrap;
 mod secret;
+mod stack;
 mod verify;
 
 pub use content::{ContentEncryption, Sealed};
