@@ -12,9 +12,10 @@ use std::{
 use claviger::{
     keys::{Curve, PublicKey},
     secrets::{
-        Context, Custodian, Custody, KeyUse, Keyring, NewKey, Secrets, SecretsError, Token, TokenError, Unwrap,
+        Context, Custodian, Custody, KeyUse, Keyring, NewKey, PinPolicy, Place, Secrets, SecretsError, Token,
+        TokenError, TouchPolicy, Unwrap,
         pin::{Pin, PinSource},
-        piv::{OpenOptions, PinPolicy, Place, TouchPolicy, YubiKey},
+        piv::{OpenOptions, YubiKey},
     },
 };
 use claviger_testkit::{
@@ -150,14 +151,14 @@ mod pin {
     fn always_is_always() {
         let plugged = Plugged::new(Firmware::V5_4_3, 1111);
         let token = plugged.open();
-        let key = make(&token, Place { pin: PinPolicy::Always, ..Place::default() });
+        let key = make(&token, Place { pin: Some(PinPolicy::Always), ..Place::default() });
         for (authenticated, verifies) in [(false, 1), (true, 2)] {
             let before = plugged.card.counts().verifies;
             token.unwrap_cek(&key, &mail(&key, authenticated)).unwrap();
             assert_eq!(plugged.card.counts().verifies - before, verifies);
         }
         let before = plugged.card.counts().verifies;
-        let never = make(&token, Place { pin: PinPolicy::Never, ..Place::default() });
+        let never = make(&token, Place { pin: Some(PinPolicy::Never), ..Place::default() });
         token.unwrap_cek(&never, &mail(&never, true)).unwrap();
         assert_eq!(plugged.card.counts().verifies, before);
     }
@@ -219,8 +220,8 @@ mod touch {
     fn always_is_two_for_a_message_from_a_sender_and_cached_is_one() {
         let plugged = Plugged::new(Firmware::V5_7_1, 1111);
         let (token, told) = telling(&plugged);
-        let always = make(&token, Place { touch: TouchPolicy::Always, ..Place::default() });
-        let cached = make(&token, Place { touch: TouchPolicy::Cached, ..Place::default() });
+        let always = make(&token, Place { touch: Some(TouchPolicy::Always), ..Place::default() });
+        let cached = make(&token, Place { touch: Some(TouchPolicy::Cached), ..Place::default() });
         plugged.card.faults().touch_counts_for(Duration::ZERO);
         assert_eq!(token.keys().unwrap().len(), 2);
         assert!(told.lock().unwrap().is_empty(), "nobody is asked at the start");
@@ -241,7 +242,7 @@ mod touch {
     fn one_that_does_not_come_is_told_apart_from_a_pin() {
         let plugged = Plugged::new(Firmware::V5_7_1, 1111);
         let (token, told) = telling(&plugged);
-        let key = make(&token, Place { touch: TouchPolicy::Always, ..Place::default() });
+        let key = make(&token, Place { touch: Some(TouchPolicy::Always), ..Place::default() });
         plugged.card.faults().touch(Touch::Never);
         plugged.card.faults().touch_timeout(Duration::from_millis(5200));
         let before = plugged.card.counts();
@@ -298,25 +299,12 @@ mod slots {
         let (token, other) = (plugged.open(), plugged.open());
         let slot = "82".parse().ok();
         let key = make(&token, Place { slot, ..Place::default() });
-        make(&other, Place { slot, force: true, touch: TouchPolicy::Always, ..Place::default() });
+        make(&other, Place { slot, force: true, touch: Some(TouchPolicy::Always), ..Place::default() });
         let before = plugged.card.counts();
         assert_eq!(token.unwrap_cek(&key, &mail(&key, true)).unwrap_err(), TokenError::KeyGone);
         assert_eq!(token.sign(&key, b"x").unwrap_err(), TokenError::KeyGone);
         let after = plugged.card.counts();
         assert_eq!((after.verifies, after.touches), (before.verifies, before.touches), "it costs no PIN and no touch");
-    }
-
-    #[test]
-    fn an_attestation_is_of_a_key_that_was_made_here() {
-        let plugged = Plugged::new(Firmware::V5_7_1, 1111);
-        let token = plugged.open();
-        let key = make(&token, Place::default());
-        let (statement, signer) = token.attest(&key).unwrap();
-        assert!(!statement.is_empty() && !signer.is_empty() && statement != signer);
-        let private = PrivateKey::generate(Curve::P256);
-        let import = private.to_import(KeyUse::Both, None);
-        let imported = token.import(import).unwrap().public;
-        assert!(matches!(token.attest(&imported), Err(TokenError::Unsupported(_))));
     }
 }
 

@@ -21,7 +21,9 @@ const MESSAGE: &str = r#"{"id":"1","type":"https://example.org/lunch/1.0/proposa
 #[test]
 fn a_desk() {
     if is_here() {
+        // One after the other: a machine has one pcscd.
         at_the_desk();
+        out_of_the_box();
     }
 }
 
@@ -59,7 +61,7 @@ fn at_the_desk() {
     assert_eq!([told(1, "serial"), told(1, "firmware"), told(1, "pin")], ["2222", "5.4.3", "ready"]);
     assert_eq!(rows[0]["keys"], 0);
 
-    // Curve 25519 where the firmware has it, else P-256.
+    // Curve 25519 where the firmware has it, else P-256; a YubiKey signs with P-256.
     for (name, agreement) in [("desk", "X25519"), ("old", "P-256")] {
         let made = desk.json(&format!("did create --method peer:2 --token {name}"));
         let did = made["did"].as_str().unwrap();
@@ -114,6 +116,137 @@ fn at_the_desk() {
 
     let everything = fs::read_to_string(folder.path().join("said")).unwrap();
     assert!(everything.len() > 1000 && !everything.contains(PIN) && !everything.contains("081547"));
+}
+
+/// Two cards from the factory are set up, and serve one DID.
+fn out_of_the_box() {
+    let folder = tempfile::tempdir().unwrap();
+    let desk = Desk(folder.path());
+    let write = |name: &str, content: &str| fs::write(folder.path().join(name), content).unwrap();
+    write("pin", PIN);
+    write("puk", "81504711");
+    let _pcscd = Pcscd::start();
+    let cards = [(Firmware::V5_7_1, 3333), (Firmware::V5_4_3, 4444)]
+        .map(|(firmware, serial)| VirtualYubiKey::new(firmware, serial));
+    let readers = [0, 1].map(|at: u16| InReader::plug_in(&cards[usize::from(at)], PORT + at));
+
+    // Without a configuration they are shown, and how to go on.
+    until("both are in their readers", || {
+        let rows = desk.json("token list");
+        let serials: Vec<&str> = rows.as_array().unwrap().iter().filter_map(|row| row["serial"].as_str()).collect();
+        serials.contains(&"3333") && serials.contains(&"4444")
+    });
+    let listed = desk.run("token list", "");
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert!(listed.contains("serial 3333: as it came from the factory"), "{listed}");
+    assert!(listed.contains("uri = \"yubikey:serial=4444?pin-source=prompt\""), "{listed}");
+
+    let token = |name: &str, serial: u32| {
+        format!("[[token]]\nname = \"{name}\"\nuri = \"yubikey:serial={serial}?pin-source=file:pin\"\n")
+    };
+    write("claviger.toml", &format!("state_dir = \"state\"\n{}{}", token("desk", 3333), token("spare", 4444)));
+    for name in ["desk", "spare"] {
+        let done = desk.run(&format!("token init {name} --puk-source file:puk"), "");
+        assert!(done.status.success() && said(&done).contains("set up a second one"), "{}", said(&done));
+        let again = desk.run(&format!("--json token init {name} --puk-source file:puk"), "");
+        assert_eq!(again.status.code(), Some(1));
+        assert!(
+            said(&again).contains("not-initialised") && said(&again).contains("a PIN of its own"),
+            "{}",
+            said(&again)
+        );
+    }
+    assert_eq!(desk.run("token init desk --erase desk", "").status.code(), Some(2));
+
+    // A key in each, on the curve that both have; either opens what comes.
+    let made = desk.json("did create --method peer:2 --token desk --token spare --name us");
+    let keys: Vec<[&str; 3]> = made["keys"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|key| ["token", "algorithm", "use"].map(|member| key[member].as_str().unwrap()))
+        .collect();
+    let mut expected = [["desk", "P-256", "agreement"], ["spare", "P-256", "agreement"]].to_vec();
+    expected.extend([["desk", "P-256", "signing"], ["spare", "P-256", "signing"]]);
+    assert_eq!(keys, expected);
+    let did = made["did"].as_str().unwrap();
+    let packed = desk.run(&format!("pack --to {did} --from {did}"), MESSAGE);
+    assert!(packed.status.success(), "{}", said(&packed));
+    let packed = String::from_utf8(packed.stdout).unwrap();
+    let jwe: Value = serde_json::from_str(&packed).unwrap();
+    assert_eq!(jwe["recipients"].as_array().unwrap().len(), 2);
+    for (away, here) in [(0, "spare"), (1, "desk")] {
+        readers[away].unplug(true);
+        until("it is seen that one is gone", || {
+            let rows = desk.json("token list");
+            rows.as_array().unwrap().iter().filter(|row| row["error"].is_null()).count() == 1
+        });
+        let unpacked = desk.run("unpack", &packed);
+        assert!(unpacked.status.success(), "by {here}: {}", said(&unpacked));
+        // A list shows what there is, and says that it is not all.
+        let listed = desk.run("--json key list", "");
+        assert!(listed.status.code() == Some(3) && said(&listed).contains("insert the YubiKey"), "{}", said(&listed));
+        let keys: Value = serde_json::from_slice(&listed.stdout).unwrap();
+        assert!(keys.as_array().unwrap().iter().all(|key| key["token"] == here));
+        readers[away].unplug(false);
+        until("it is back", || {
+            let rows = desk.json("token list");
+            rows.as_array().unwrap().iter().all(|row| row["error"].is_null())
+        });
+    }
+
+    // A slot and its policies.
+    let place = "--token desk --alg P-256 --slot 9d --pin-policy always --touch-policy cached --name consent";
+    let made = desk.json(&format!("key generate {place}"));
+    assert_eq!((&made["slot"], &made["name"]), (&"9d".into(), &"consent".into()));
+    let again = desk.run(&format!("key generate {place}"), "");
+    assert!(said(&again).contains("slot 9d is not empty: use --force to overwrite it"), "{}", said(&again));
+    let made = desk.json(&format!("key generate {place} --force"));
+    let key = made["key"].as_str().unwrap();
+    let rows = desk.json("token list");
+    assert_eq!((&rows[0]["keys"], &rows[0]["pin_tries"], &rows[0]["form"]), (&3.into(), &3.into(), &"USB-A".into()));
+    let slots = rows[0]["slots"].as_array().unwrap();
+    assert!(slots.iter().any(|slot| slot["slot"] == "9d" && slot["key"] == key && slot["touch"] == true));
+    let listed = desk.run("token list", "");
+    assert!(String::from_utf8_lossy(&listed.stdout).contains("ready, 3 tries left"));
+    assert!(said(&listed).contains("desk slot 9d: P-256, both, consent, wants a touch"), "{}", said(&listed));
+    let unfit = desk.run("key generate --token desk --alg P-256 --slot f9", "");
+    assert_eq!(unfit.status.code(), Some(2));
+
+    // What proves it, to whom trusts the maker of this virtual card.
+    let refused = desk.run("--json key attest consent", "");
+    assert!(!refused.status.success() && said(&refused).contains("attestation-refused"), "{}", said(&refused));
+    write("root.pem", &pem(&cards[0].attestation_root()));
+    let attested = desk.json("key attest consent --root root.pem");
+    let told = ["serial", "firmware", "form", "slot", "pin_policy", "touch_policy", "root"];
+    assert_eq!(
+        told.map(|member| attested[member].as_str().unwrap()),
+        ["3333", "5.7.1", "USB-A", "9d", "always", "cached", "Virtual YubiKey PIV Root CA"]
+    );
+    let printed = desk.run("key attest consent --root root.pem", "");
+    // The first is made anew each time, the card's own is the same.
+    let (printed, chain) = (String::from_utf8(printed.stdout).unwrap(), attested["chain"].as_array().unwrap());
+    assert_eq!((printed.matches("BEGIN CERTIFICATE").count(), chain.len()), (2, 2));
+    assert!(printed.ends_with(chain[1].as_str().unwrap()), "{printed}");
+
+    // Two DIDs with one key can be linked.
+    let shared = desk.run("did create --method key --token desk --agreement consent --authentication consent", "");
+    assert!(shared.status.success() && !said(&shared).contains("link them"), "{}", said(&shared));
+    let shared = desk.run("did create --method peer:2 --token desk --agreement consent", "");
+    assert!(shared.status.success() && said(&shared).contains("link them"), "{}", said(&shared));
+
+    let no_key = desk.run("key generate --token desk --alg P-256 --management-key file:pin", "");
+    assert!(no_key.status.code() == Some(2) && said(&no_key).contains("hexadecimal digits"), "{}", said(&no_key));
+    let everything = fs::read_to_string(folder.path().join("said")).unwrap();
+    assert!(!everything.contains(PIN) && !everything.contains("81504711"));
+}
+
+/// RFC 7468.
+fn pem(der: &[u8]) -> String {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    let text = STANDARD.encode(der);
+    let lines: Vec<&str> = text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }
 
 /// A card whose PIN a person has chosen.

@@ -84,6 +84,7 @@ pub fn to_json(held: &HeldKey) -> Value {
         "never_extractable": held.never_extractable,
         "custody": held.custody,
         "protected": held.protected,
+        "slot": held.slot.map(|slot| slot.to_string()),
     })
 }
 

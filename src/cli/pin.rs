@@ -18,13 +18,37 @@ pub fn new(source: &str, base: &Path, what: &str) -> Result<Pin, Failure> {
     }
     let pin = ask(&format!("{}: ", capital(what)))?;
     if ask("The same again: ")? == pin {
-        return Ok(pin);
+        return Ok(Pin::new(pin.as_str()));
     }
     Err(Failure::new("pin-mismatch", "the two PINs differ: nothing was done"))
 }
 
 /// A PIN that there is, by its `pin-source`.
 pub fn present(source: &str, base: &Path, what: &str) -> Result<Pin, Failure> {
+    secret(source, base, what).map(|secret| Pin::new(secret.as_str()))
+}
+
+/// A key of 16, 24 or 32 bytes that is written in hexadecimal, by its source. As all arguments, a file is relative to the
+/// working folder.
+pub fn hexadecimal(source: &str, what: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let text = secret(source, Path::new(""), what)?;
+    let digits = text.trim().as_bytes();
+    let value = |digit: u8| char::from(digit).to_digit(16).map(|value| value as u8);
+    // At its full size from the start, so that no copy is left behind when it grows.
+    let mut key = Zeroizing::new(Vec::with_capacity(digits.len() / 2));
+    for pair in digits.chunks(2) {
+        if let [Some(high), Some(low)] = [value(pair[0]), pair.get(1).copied().and_then(value)] {
+            key.push(high << 4 | low);
+        }
+    }
+    if ![32, 48, 64].contains(&digits.len()) || key.len() * 2 != digits.len() {
+        let said = format!("{what} has 32, 48 or 64 hexadecimal digits, and this has not");
+        return Err(Failure::words("bad-arguments", said));
+    }
+    Ok(key)
+}
+
+fn secret(source: &str, base: &Path, what: &str) -> Result<Zeroizing<String>, Failure> {
     if asks(source) {
         return ask(&format!("{}: ", capital(what)));
     }
@@ -37,7 +61,7 @@ pub fn present(source: &str, base: &Path, what: &str) -> Result<Pin, Failure> {
     if pin.is_empty() {
         return Err(failed(&io::Error::other("it is empty")));
     }
-    Ok(Pin::new(pin))
+    Ok(Zeroizing::new(pin.to_owned()))
 }
 
 /// Whether a person is asked.
@@ -73,6 +97,7 @@ pub fn prompt(name: &str, prompt: &PinPrompt) -> io::Result<Pin> {
     };
     let label = if prompt.label == name { String::new() } else { format!(" ({:?})", prompt.label) };
     read(&format!("PIN of {name}{label}, serial {}{tries}: ", prompt.serial))
+        .map(|pin| Pin::new(pin.as_str()))
         .map_err(|error| io::Error::new(error.kind(), format!("there is no terminal to ask at ({error})")))
 }
 
@@ -84,15 +109,15 @@ pub fn touch(name: &str, touch: &claviger::secrets::piv::TouchPrompt) {
     eprintln!("{again} the YubiKey {name}, serial {}{which}.", touch.serial);
 }
 
-fn ask(question: &str) -> Result<Pin, Failure> {
+fn ask(question: &str) -> Result<Zeroizing<String>, Failure> {
     read(question).map_err(|error| {
         Failure::io("there is no terminal to ask for a PIN at", &error).hint("a source file:PATH needs none")
     })
 }
 
 /// At the terminal, not on stdin, which may have a message; nothing is echoed.
-fn read(question: &str) -> io::Result<Pin> {
-    rpassword::prompt_password(question).map(Pin::new)
+fn read(question: &str) -> io::Result<Zeroizing<String>> {
+    rpassword::prompt_password(question).map(Zeroizing::new)
 }
 
 fn capital(text: &str) -> String {

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use zeroize::Zeroizing;
+
 #[cfg(feature = "yubikey")]
 use claviger::secrets::piv;
 use claviger::{
     keys::PublicKey,
     secrets::{
-        Custodian, HeldKey, ImportKey, Keyring, NewKey, Secrets, Several, TokenError,
+        Custodian, HeldKey, ImportKey, Keyring, NewKey, Place, Secrets, Several, TokenError, TokenInfo,
         keeper::{KeeperClient, KeeperCustodian, Process, Role, Supervisor, spawn},
         pkcs11::{OpenOptions, Pkcs11Token, Profile, Uri},
     },
@@ -15,8 +17,10 @@ use claviger::{
 
 use super::{
     config::{Config, TokenConfig},
-    failure::Failure,
-    keeper, pin,
+    failure::{Failure, Status},
+    keeper,
+    keys::KeyName,
+    pin,
 };
 
 /// Opens a token in this process and logs in: what a keeper does, and who examines a token.
@@ -151,16 +155,58 @@ fn check(token: &TokenConfig) -> Result<(), Failure> {
 }
 
 /// A token in the hands of its custodian.
-pub enum Opened {
+pub struct Opened {
+    custodian: Reached,
+    /// What every change wants, of a YubiKey that was set up elsewhere.
+    management_key: Option<Zeroizing<Vec<u8>>>,
+}
+
+enum Reached {
     Here(Arc<dyn Custodian>),
     /// Behind a keeper, which may be one of our own: then that is waited for when we let go.
     Keeper(Box<KeeperCustodian>, #[expect(dead_code, reason = "dropped, and nothing else")] Option<Process>),
 }
 
-/// Opens a token to manage its keys.
+/// The management key, of a YubiKey that was set up elsewhere.
+#[derive(clap::Args)]
+pub struct Management {
+    /// Where the management key of a YubiKey comes from that has one of its own and does not keep it behind its PIN:
+    /// prompt, file:PATH or credential:NAME, in hexadecimal
+    #[arg(long, value_name = "SOURCE")]
+    management_key: Option<String>,
+}
+
+/// Opens a token to look at its keys.
 pub fn open(config: &Config, token: &TokenConfig) -> Result<Opened, Failure> {
+    reach_custodian(config, token).map(|custodian| Opened { custodian, management_key: None })
+}
+
+/// The first token, in configured order, that holds the key which is named. One that is not ready is passed over; if no
+/// other holds the key, that is told.
+pub fn holding(config: &Config, name: &KeyName, text: &str) -> Result<(Opened, HeldKey), Failure> {
+    if config.tokens.is_empty() {
+        return Err(config.no_token());
+    }
+    let mut not_ready = None;
+    for token in &config.tokens {
+        match open(config, token).and_then(|token| token.inventory().map(|keys| (token, keys))) {
+            Ok((token, keys)) => {
+                if let Some(held) = name.find(text, &keys)? {
+                    return Ok((token, held.clone()));
+                }
+            }
+            Err(failure) if failure.status == Status::TokenNotReady => {
+                not_ready.get_or_insert(failure);
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    Err(not_ready.unwrap_or_else(|| KeyName::unknown(text)))
+}
+
+fn reach_custodian(config: &Config, token: &TokenConfig) -> Result<Reached, Failure> {
     if token.keeper.is_none() && config.in_process() {
-        return open_here(config, token, false).map(Opened::Here);
+        return open_here(config, token, false).map(Reached::Here);
     }
     let failed = |error: TokenError| Failure::of_token(&token.name, &error);
     let away =
@@ -176,46 +222,88 @@ pub fn open(config: &Config, token: &TokenConfig) -> Result<Opened, Failure> {
     let custodian = KeeperCustodian::new(&token.name, stream).map_err(failed)?;
     match custodian.trouble() {
         Some(error) => Err(failed(error.clone())),
-        None => Ok(Opened::Keeper(Box::new(custodian), process)),
+        None => Ok(Reached::Keeper(Box::new(custodian), process)),
     }
 }
 
 impl Opened {
     pub fn name(&self) -> &str {
-        match self {
-            Self::Here(token) => token.name(),
-            Self::Keeper(keeper, _) => keeper.name(),
+        match &self.custodian {
+            Reached::Here(token) => token.name(),
+            Reached::Keeper(keeper, _) => keeper.name(),
         }
     }
 
-    pub fn generate(&self, key: &NewKey) -> Result<HeldKey, TokenError> {
-        match self {
-            Self::Here(token) => token.generate(key),
-            Self::Keeper(keeper, _) => keeper.generate(key),
+    /// What it is.
+    pub fn info(&self) -> TokenInfo {
+        match &self.custodian {
+            Reached::Here(token) => token.info(),
+            Reached::Keeper(keeper, _) => keeper.info(),
+        }
+    }
+
+    /// The management key for the changes to come.
+    pub fn with(mut self, management: &Management) -> Result<Self, Failure> {
+        self.management_key = management.read(self.name())?;
+        Ok(self)
+    }
+
+    /// Gives the token what the next change wants.
+    fn prepare(&self) -> Result<(), TokenError> {
+        match (&self.management_key, &self.custodian) {
+            (None, _) => Ok(()),
+            (Some(key), Reached::Here(token)) => token.manage_with(key.clone()),
+            (Some(key), Reached::Keeper(keeper, _)) => keeper.manage_with(key),
+        }
+    }
+
+    pub fn generate(&self, key: &NewKey, place: Place) -> Result<HeldKey, TokenError> {
+        self.prepare()?;
+        match &self.custodian {
+            Reached::Here(token) => token.generate_in(key, place),
+            Reached::Keeper(keeper, _) => keeper.generate_in(key, place),
         }
     }
 
     pub fn import(&self, key: ImportKey) -> Result<HeldKey, TokenError> {
-        match self {
-            Self::Here(token) => token.import(key),
-            Self::Keeper(keeper, _) => keeper.import(&key),
+        self.prepare()?;
+        match &self.custodian {
+            Reached::Here(token) => token.import(key),
+            Reached::Keeper(keeper, _) => keeper.import(&key),
         }
     }
 
     pub fn delete(&self, key: &PublicKey) -> Result<(), TokenError> {
-        match self {
-            Self::Here(token) => token.delete(key),
-            Self::Keeper(keeper, _) => keeper.delete(key),
+        self.prepare()?;
+        match &self.custodian {
+            Reached::Here(token) => token.delete(key),
+            Reached::Keeper(keeper, _) => keeper.delete(key),
+        }
+    }
+
+    /// What proves that a key was made in the token.
+    #[cfg(feature = "yubikey")]
+    pub fn attest(&self, key: &PublicKey) -> Result<Vec<Vec<u8>>, TokenError> {
+        match &self.custodian {
+            Reached::Here(token) => token.attest(key),
+            Reached::Keeper(keeper, _) => keeper.attest(key),
         }
     }
 
     /// Every key of the token, those too that would be refused for use.
     pub fn inventory(&self) -> Result<Vec<HeldKey>, Failure> {
-        let keys = match self {
-            Self::Here(token) => token.inventory(),
-            Self::Keeper(keeper, _) => keeper.inventory(),
+        let keys = match &self.custodian {
+            Reached::Here(token) => token.inventory(),
+            Reached::Keeper(keeper, _) => keeper.inventory(),
         };
         keys.map_err(|error| Failure::of_token(self.name(), &error))
+    }
+}
+
+impl Management {
+    fn read(&self, token: &str) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
+        let what = format!("the management key of the token {token:?}");
+        self.management_key.as_ref().map(|source| pin::hexadecimal(source, &what)).transpose()
     }
 }
 

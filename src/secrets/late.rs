@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, Mutex, RwLock};
 
-use super::{Custodian, HeldKey, ImportKey, NewKey, Token, TokenError, TokenInfo, Unwrap, Wrap};
+use zeroize::Zeroizing;
+
+use super::{Custodian, HeldKey, ImportKey, NewKey, Place, Token, TokenError, TokenInfo, Unwrap, Wrap};
 use crate::{
     crypto::{Cek, EncryptedKey},
     keys::PublicKey,
@@ -99,6 +101,10 @@ impl Custodian for Late {
         self.opened(false)?.generate(key)
     }
 
+    fn generate_in(&self, key: &NewKey, place: Place) -> Result<HeldKey, TokenError> {
+        self.opened(false)?.generate_in(key, place)
+    }
+
     fn import(&self, key: ImportKey) -> Result<HeldKey, TokenError> {
         self.opened(false)?.import(key)
     }
@@ -109,6 +115,14 @@ impl Custodian for Late {
 
     fn inventory(&self) -> Result<Vec<HeldKey>, TokenError> {
         self.opened(false)?.inventory()
+    }
+
+    fn attest(&self, key: &PublicKey) -> Result<Vec<Vec<u8>>, TokenError> {
+        self.opened(false)?.attest(key)
+    }
+
+    fn manage_with(&self, key: Zeroizing<Vec<u8>>) -> Result<(), TokenError> {
+        self.opened(false)?.manage_with(key)
     }
 
     fn lock(&self) -> Result<(), TokenError> {

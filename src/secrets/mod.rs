@@ -19,6 +19,7 @@ pub mod pin;
 pub mod piv;
 #[cfg(feature = "pkcs11")]
 pub mod pkcs11;
+mod place;
 mod policy;
 mod signing;
 mod token;
@@ -28,6 +29,7 @@ pub use failover::Several;
 pub use import::ImportError;
 pub use keyring::{Keyring, KeyringBuilder, TokenStatus};
 pub use late::Late;
+pub use place::{PinPolicy, Place, Slot, TouchPolicy};
 pub use policy::{Allow, Policy};
 pub use signing::{Claims, Signature, ToSign};
 pub use token::{Custodian, ImportKey, KeyUse, NewKey, Token, TokenInfo};
@@ -167,6 +169,8 @@ pub struct HeldKey {
     pub asks_pin: bool,
     /// Whether an operation asks a person for a touch.
     pub asks_touch: bool,
+    /// The slot it is in, of a token that has some.
+    pub slot: Option<Slot>,
 }
 
 impl HeldKey {
@@ -185,6 +189,7 @@ impl HeldKey {
             state: KeyState::Ready,
             asks_pin: false,
             asks_touch: false,
+            slot: None,
         }
     }
 }

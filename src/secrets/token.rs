@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{HeldKey, TokenError, Unwrap, Wrap};
+use super::{HeldKey, Place, TokenError, Unwrap, Wrap};
 use crate::{
     crypto::{Cek, EncryptedKey},
     keys::{Curve, PublicKey},
@@ -59,6 +59,14 @@ pub trait Custodian: Token {
     /// A key pair made in the token.
     fn generate(&self, key: &NewKey) -> Result<HeldKey, TokenError>;
 
+    /// A key pair made in a slot of one's choice, with policies of PIN and touch.
+    fn generate_in(&self, key: &NewKey, place: Place) -> Result<HeldKey, TokenError> {
+        if place == Place::default() {
+            return self.generate(key);
+        }
+        Err(TokenError::Unsupported("it has no slots, nor policies of PIN and touch".into()))
+    }
+
     /// A key pair from outside, stored sensitive and not extractable, used once to check it.
     fn import(&self, key: ImportKey) -> Result<HeldKey, TokenError>;
 
@@ -67,6 +75,17 @@ pub trait Custodian: Token {
 
     /// Every key pair in the token, those too that the program would refuse to use.
     fn inventory(&self) -> Result<Vec<HeldKey>, TokenError>;
+
+    /// What proves that a key was made in the token: X.509 certificates in DER, the key's own first, each signed by the
+    /// next. They may tell which device it is.
+    fn attest(&self, _key: &PublicKey) -> Result<Vec<Vec<u8>>, TokenError> {
+        Err(TokenError::Unsupported("it attests no keys".into()))
+    }
+
+    /// The management key for the next change, of a token that wants one for changes and does not know it itself.
+    fn manage_with(&self, _key: Zeroizing<Vec<u8>>) -> Result<(), TokenError> {
+        Err(TokenError::Unsupported("it has no management key".into()))
+    }
 
     /// Forgets the PIN now. It is not used again, by any process that shares the guard of PINs, until a person vouches
     /// for it.
@@ -93,6 +112,8 @@ pub struct TokenInfo {
     pub model: String,
     /// Its firmware, or the module's version.
     pub firmware: String,
+    /// The longest input that it signs with Ed25519, in bytes; none if there is no such limit.
+    pub longest_eddsa: Option<usize>,
 }
 
 /// What a key is for.

@@ -6,32 +6,33 @@ use serde_json::{Value, json};
 use claviger::{
     did::{Document, Relationship, Service, did_of, key, peer},
     keys::{Curve, PublicKey},
-    secrets::{HeldKey, KeyUse, NewKey, TokenError},
+    secrets::{HeldKey, KeyUse, NewKey, Place, TokenError},
 };
 
 use crate::cli::{
-    config::Config,
+    config::{Config, TokenConfig},
     failure::Failure,
     keys::{KeyName, to_json},
-    output::Out,
+    output::{Out, short},
     own::Own,
     state::State,
-    tokens::{self, Opened},
+    tokens::{self, Management, Opened},
     wait,
 };
 
 /// Makes a DID of ours and keeps its document.
 ///
-/// The keys it is not given are made: X25519 and Ed25519 where the token can, else P-256 for both; for --method key one
-/// P-256 key that does both.
+/// The keys it is not given are made: X25519 and Ed25519 where the token can, else P-256 for both; a YubiKey signs with P-256.
+/// For --method key it is one P-256 key that does both.
 #[derive(clap::Args)]
 pub struct Args {
     /// The DID method
     #[arg(long)]
     method: Method,
-    /// The token in which keys are made or found, by its name in the configuration
+    /// The token in which keys are made or found, by its name in the configuration; given several times, keys are made in
+    /// each, and either opens what is encrypted to the DID
     #[arg(long, value_name = "NAME")]
-    token: Option<String>,
+    token: Vec<String>,
     /// A key to encrypt to; may be given several times
     #[arg(long, value_name = "KEY")]
     agreement: Vec<String>,
@@ -47,6 +48,8 @@ pub struct Args {
     /// A name for the keys that are made
     #[arg(long)]
     name: Option<String>,
+    #[command(flatten)]
+    management: Management,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -67,11 +70,12 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     }
     let given = args.given()?;
     let routing_keys = args.routing_keys()?;
-    let configured = config.token(args.token.as_deref())?;
+    let configured = args.tokens(config)?;
     let mut own = Own::load(config)?;
     let given = wait(resolved(given, &own))?;
 
-    let mut maker = Maker { token: tokens::open(config, configured)?, label: args.name.clone(), made: Vec::new() };
+    let opened = configured.into_iter().map(|token| tokens::open(config, token)?.with(&args.management));
+    let mut maker = Maker { tokens: opened.collect::<Result<_, _>>()?, label: args.name.clone(), made: Vec::new() };
     let made = keys(args, &mut maker, given).and_then(|keys| {
         let services: Vec<Service> =
             args.service.iter().map(|uri| Service::didcomm(uri, routing_keys.iter().cloned())).collect();
@@ -89,6 +93,7 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
             return Err(failure);
         }
     };
+    warn_of_shared(&keys, &own.documents, out);
     own.documents.push(document);
     told(own.documents.last().expect("it was put there"), &keys, out)
 }
@@ -108,6 +113,26 @@ impl Args {
             names.iter().map(|text| Ok((KeyName::parse(text)?, text.clone()))).collect()
         };
         Ok([parse(&self.agreement)?, parse(&self.authentication)?])
+    }
+
+    /// The tokens, each once.
+    fn tokens<'a>(&self, config: &'a Config) -> Result<Vec<&'a TokenConfig>, Failure> {
+        if self.method == Method::Key && self.token.len() > 1 {
+            return Err(Failure::words("bad-arguments", "a did:key is one key, in one token")
+                .hint("--method peer:2 has a key in each"));
+        }
+        if self.token.is_empty() {
+            return config.token(None).map(|only| vec![only]);
+        }
+        let mut tokens: Vec<&TokenConfig> = Vec::new();
+        for name in &self.token {
+            let token = config.token(Some(name))?;
+            if tokens.iter().any(|known| known.name == token.name) {
+                return Err(Failure::words("bad-arguments", format!("the token {name:?} is named twice")));
+            }
+            tokens.push(token);
+        }
+        Ok(tokens)
     }
 
     /// Routing keys as a document names them: DIDs and DID URLs; a multikey is its did:key's.
@@ -141,7 +166,7 @@ async fn resolved(given: [Vec<Given>; 2], own: &Own<'_>) -> Result<[Vec<Given>; 
 fn keys(args: &Args, maker: &mut Maker, given: [Vec<Given>; 2]) -> Result<Vec<Chosen>, Failure> {
     let inventory = match &given {
         [agreement, authentication] if agreement.is_empty() && authentication.is_empty() => Vec::new(),
-        _ => maker.token.inventory()?,
+        _ => maker.inventory()?,
     };
     let mut chosen: Vec<Chosen> = Vec::new();
     let needed = [(Relationship::KeyAgreement, KeyUse::Agreement), (Relationship::Authentication, KeyUse::Signing)];
@@ -177,7 +202,7 @@ fn one_key(maker: &mut Maker, mut chosen: Vec<Chosen>) -> Result<Vec<Chosen>, Fa
         return Err(Failure::words("bad-arguments", "a did:key is one key: give the same one for both, or one"));
     }
     if chosen.is_empty() {
-        let held = maker.make(Curve::P256, KeyUse::Both)?;
+        let held = maker.make(0, Curve::P256, KeyUse::Both)?;
         chosen.push(Chosen { held, relationships: vec![Relationship::KeyAgreement, Relationship::Authentication] });
     }
     Ok(chosen)
@@ -239,60 +264,82 @@ fn told(document: &Document, keys: &[Chosen], out: &Out) -> Result<(), Failure> 
     out.line(document.id())
 }
 
+/// Whoever sees two DIDs with one key knows that they are of one owner.
+fn warn_of_shared(keys: &[Chosen], documents: &[Document], out: &Out) {
+    for chosen in keys {
+        let public = &chosen.held.public;
+        let others = crate::cli::keys::kids(documents, public);
+        if let Some(other) = others.first() {
+            out.warn(&format!("the key {public} is {} as well: who sees both DIDs can link them", short(other)));
+        }
+    }
+}
+
 /// Makes keys, and takes them back if nothing comes of it.
 struct Maker {
-    token: Opened,
+    tokens: Vec<Opened>,
     label: Option<String>,
-    made: Vec<PublicKey>,
+    /// What was made, and in which token.
+    made: Vec<(usize, PublicKey)>,
 }
 
 impl Maker {
-    fn make(&mut self, curve: Curve, usage: KeyUse) -> Result<HeldKey, Failure> {
-        self.try_make(curve, usage).map_err(|error| Failure::of_token(self.token.name(), &error))
+    fn make(&mut self, at: usize, curve: Curve, usage: KeyUse) -> Result<HeldKey, Failure> {
+        self.try_make(at, curve, usage).map_err(|error| Failure::of_token(self.tokens[at].name(), &error))
     }
 
-    fn try_make(&mut self, curve: Curve, usage: KeyUse) -> Result<HeldKey, TokenError> {
+    fn try_make(&mut self, at: usize, curve: Curve, usage: KeyUse) -> Result<HeldKey, TokenError> {
         let label = self.label.as_deref().map(Into::into);
-        let held = self.token.generate(&NewKey { curve, usage, label })?;
-        self.made.push(held.public.clone());
+        let held = self.tokens[at].generate(&NewKey { curve, usage, label }, Place::default())?;
+        self.made.push((at, held.public.clone()));
         Ok(held)
     }
 
-    /// A key for each purpose that has none: on the 25519 curves if the token can do all that is needed, else on P-256.
+    /// The keys of all its tokens.
+    fn inventory(&self) -> Result<Vec<HeldKey>, Failure> {
+        let keys = self.tokens.iter().map(Opened::inventory).collect::<Result<Vec<_>, _>>()?;
+        Ok(keys.into_iter().flatten().collect())
+    }
+
+    /// In each token a key for each purpose that has none: on the 25519 curves if all of them can do all that is needed,
+    /// else on P-256. A token that signs only short inputs with Ed25519 signs with P-256.
     fn missing(&mut self, agreement: bool, authentication: bool) -> Result<Vec<Chosen>, Failure> {
+        let short = self.tokens.iter().any(|token| token.info().longest_eddsa.is_some());
+        let signs = if short { Curve::P256 } else { Curve::Ed25519 };
         let wanted = [
             (agreement, Relationship::KeyAgreement, KeyUse::Agreement, Curve::X25519),
-            (authentication, Relationship::Authentication, KeyUse::Signing, Curve::Ed25519),
+            (authentication, Relationship::Authentication, KeyUse::Signing, signs),
         ];
         let wanted: Vec<_> = wanted.into_iter().filter(|(wanted, ..)| *wanted).collect();
+        let all: Vec<_> = (0..self.tokens.len()).flat_map(|at| wanted.iter().map(move |wanted| (at, wanted))).collect();
         let mut made = Vec::new();
-        for (_, relationship, usage, curve) in &wanted {
-            match self.try_make(*curve, *usage) {
+        for (at, (_, relationship, usage, curve)) in &all {
+            match self.try_make(*at, *curve, *usage) {
                 Ok(held) => made.push(Chosen { held, relationships: vec![*relationship] }),
                 Err(error @ (TokenError::Pin(_) | TokenError::Away(_))) => {
-                    return Err(Failure::of_token(self.token.name(), &error));
+                    return Err(Failure::of_token(self.tokens[*at].name(), &error));
                 }
                 Err(error) => {
-                    tracing::info!(token = self.token.name(), %curve, %error, "P-256 is taken instead");
+                    tracing::info!(token = self.tokens[*at].name(), %curve, %error, "P-256 is taken instead");
                     break;
                 }
             }
         }
-        if made.len() == wanted.len() {
+        if made.len() == all.len() {
             return Ok(made);
         }
         self.undo();
-        let keys = wanted.iter().map(|(_, relationship, usage, _)| {
-            Ok(Chosen { held: self.make(Curve::P256, *usage)?, relationships: vec![*relationship] })
+        let keys = all.iter().map(|(at, (_, relationship, usage, _))| {
+            Ok(Chosen { held: self.make(*at, Curve::P256, *usage)?, relationships: vec![*relationship] })
         });
         keys.collect()
     }
 
     /// Deletes what was made.
     fn undo(&mut self) {
-        for key in std::mem::take(&mut self.made) {
-            if let Err(error) = self.token.delete(&key) {
-                tracing::warn!(token = self.token.name(), %key, %error, "an unused key stays in the token");
+        for (at, key) in std::mem::take(&mut self.made) {
+            if let Err(error) = self.tokens[at].delete(&key) {
+                tracing::warn!(token = self.tokens[at].name(), %key, %error, "an unused key stays in the token");
             }
         }
     }

@@ -12,7 +12,8 @@ use crate::cli::{
     keys::{KeyName, kids, to_json},
     output::Out,
     own::Own,
-    tokens, wait,
+    tokens::{self, Management},
+    wait,
 };
 
 /// Deletes a key pair. What was encrypted to it can never be read again.
@@ -23,13 +24,12 @@ pub struct Args {
     /// Does not ask
     #[arg(long, short)]
     yes: bool,
+    #[command(flatten)]
+    management: Management,
 }
 
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     let name = KeyName::parse(&args.key)?;
-    if config.tokens.is_empty() {
-        return Err(config.no_token());
-    }
     let own = Own::load(config)?;
     // A key may be named by a DID URL that is its label only: then it resolves to nothing.
     let resolved = wait(name.clone().resolve(&own));
@@ -37,21 +37,17 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
         Ok(name) => name,
         Err(_) => name,
     };
-    for configured in &config.tokens {
-        let token = tokens::open(config, configured)?;
-        let keys = token.inventory()?;
-        let Some(held) = name.find(&args.key, &keys)? else { continue };
-        if !args.yes {
-            confirm(held, &kids(&own.documents, &held.public))?;
-        }
-        token.delete(&held.public).map_err(|error| Failure::of_token(token.name(), &error))?;
-        out.say(&format!("Deleted from the token {:?}: {}", token.name(), held.public));
-        if out.json {
-            return out.document(&json!({ "deleted": to_json(held) }));
-        }
-        return Ok(());
+    let (token, held) = tokens::holding(config, &name, &args.key)?;
+    if !args.yes {
+        confirm(&held, &kids(&own.documents, &held.public))?;
     }
-    Err(KeyName::unknown(&args.key))
+    let token = token.with(&args.management)?;
+    token.delete(&held.public).map_err(|error| Failure::of_token(token.name(), &error))?;
+    out.say(&format!("Deleted from the token {:?}: {}", token.name(), held.public));
+    if out.json {
+        return out.document(&json!({ "deleted": to_json(&held) }));
+    }
+    Ok(())
 }
 
 /// Asks, and says what hangs on it.

@@ -4,10 +4,16 @@ use clap::ValueEnum;
 
 use claviger::{
     keys,
-    secrets::{KeyUse, NewKey},
+    secrets::{KeyUse, NewKey, PinPolicy, Place, Slot, TouchPolicy},
 };
 
-use crate::cli::{config::Config, failure::Failure, keys::to_json, output::Out, tokens};
+use crate::cli::{
+    config::Config,
+    failure::Failure,
+    keys::to_json,
+    output::Out,
+    tokens::{self, Management},
+};
 
 /// Makes a key pair in a token; its private half never leaves it.
 #[derive(clap::Args)]
@@ -24,6 +30,62 @@ pub struct Args {
     /// A name for people
     #[arg(long)]
     name: Option<String>,
+    /// The slot of a YubiKey: 9a, 9c, 9d, 9e, or 82 to 95; without it the first of 82 to 95 that is empty
+    #[arg(long)]
+    slot: Option<Slot>,
+    /// When a YubiKey's key wants the PIN; once if not said
+    #[arg(long, value_name = "POLICY")]
+    pin_policy: Option<WantsPin>,
+    /// When a YubiKey's key wants a touch; never if not said
+    #[arg(long, value_name = "POLICY")]
+    touch_policy: Option<WantsTouch>,
+    /// Overwrites what is in the slot
+    #[arg(long, requires = "slot")]
+    force: bool,
+    #[command(flatten)]
+    management: Management,
+}
+
+/// When a key wants a PIN.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum WantsPin {
+    /// Not at all
+    Never,
+    /// Once, until the YubiKey is unplugged or reset
+    Once,
+    /// Right before each operation
+    Always,
+}
+
+/// When a key wants a touch.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum WantsTouch {
+    /// Not at all: for what nobody sits at
+    Never,
+    /// For each operation; a message from a sender takes two
+    Always,
+    /// Unless there was one in the last 15 seconds
+    Cached,
+}
+
+impl From<WantsPin> for PinPolicy {
+    fn from(wants: WantsPin) -> Self {
+        match wants {
+            WantsPin::Never => Self::Never,
+            WantsPin::Once => Self::Once,
+            WantsPin::Always => Self::Always,
+        }
+    }
+}
+
+impl From<WantsTouch> for TouchPolicy {
+    fn from(wants: WantsTouch) -> Self {
+        match wants {
+            WantsTouch::Never => Self::Never,
+            WantsTouch::Always => Self::Always,
+            WantsTouch::Cached => Self::Cached,
+        }
+    }
 }
 
 /// A curve by its JWK name.
@@ -85,14 +147,21 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
         return Err(Failure::words("use-unfit", format!("a key on {curve} {can}"))
             .hint("P-256 does both; separate keys are better, X25519 and Ed25519"));
     }
-    let token = tokens::open(config, config.token(args.token.as_deref())?)?;
+    let token = tokens::open(config, config.token(args.token.as_deref())?)?.with(&args.management)?;
     let new = NewKey { curve, usage, label: args.name.as_deref().map(Into::into) };
-    let held = token.generate(&new).map_err(|error| Failure::of_token(token.name(), &error))?;
+    let place = Place {
+        slot: args.slot,
+        force: args.force,
+        pin: args.pin_policy.map(Into::into),
+        touch: args.touch_policy.map(Into::into),
+    };
+    let held = token.generate(&new, place).map_err(|error| Failure::of_token(token.name(), &error))?;
     if out.json {
         return out.document(&to_json(&held));
     }
     let custody = held.custody.map(|custody| format!(", custody {custody}")).unwrap_or_default();
-    out.say(&format!("Made in the token {:?}{custody}; the private half does not leave it.", token.name()));
+    let slot = held.slot.map(|slot| format!(", slot {slot}")).unwrap_or_default();
+    out.say(&format!("Made in the token {:?}{slot}{custody}; the private half does not leave it.", token.name()));
     out.line(&serde_json::to_string(&held.public.to_jwk()).expect("a JWK is JSON"))?;
     out.line(&held.public.to_multikey())
 }

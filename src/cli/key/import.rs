@@ -12,7 +12,7 @@ use crate::cli::{
     failure::Failure,
     keys::to_json,
     output::{Out, count},
-    tokens,
+    tokens::{self, Management},
 };
 
 /// Imports private keys that were made outside: a JWK, an array of them, or a JWK set.
@@ -27,12 +27,14 @@ pub struct Args {
     /// The file with the JWK or the JWKs
     #[arg(long, value_name = "FILE")]
     jwk: PathBuf,
+    #[command(flatten)]
+    management: Management,
 }
 
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     let configured = config.token(args.token.as_deref())?;
     let keys = read(args)?;
-    let token = tokens::open(config, configured)?;
+    let token = tokens::open(config, configured)?.with(&args.management)?;
     let mut imported = Vec::new();
     for key in keys {
         let public = key.public.clone();

@@ -6,7 +6,7 @@ use claviger::secrets::{HeldKey, Origin};
 
 use crate::cli::{
     config::Config,
-    failure::Failure,
+    failure::{Failure, Status},
     keys::{kids, to_json},
     output::{Out, short},
     own::Own,
@@ -30,10 +30,26 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
         None => config.tokens.iter().collect(),
     };
     let own = Own::load(config)?;
-    let mut keys = Vec::new();
+    let (mut keys, mut not_ready) = (Vec::new(), None);
+    let several = tokens.len() > 1;
     for token in tokens {
-        keys.extend(tokens::open(config, token)?.inventory()?);
+        match tokens::open(config, token).and_then(|token| token.inventory()) {
+            Ok(held) => keys.extend(held),
+            // One of several YubiKeys lies in a drawer: what there is is listed, and that it is not all is told at the end.
+            Err(failure) if several && failure.status == Status::TokenNotReady => {
+                not_ready.get_or_insert(failure);
+            }
+            Err(failure) => return Err(failure),
+        }
     }
+    match not_ready {
+        Some(failure) if keys.is_empty() => Err(failure),
+        Some(failure) => listed(keys, &own, out).and(Err(failure)),
+        None => listed(keys, &own, out),
+    }
+}
+
+fn listed(mut keys: Vec<HeldKey>, own: &Own<'_>, out: &Out) -> Result<(), Failure> {
     // Tokens give them in no order.
     keys.sort_by_cached_key(|held| (held.token.clone(), held.label.is_none(), held.label.clone(), held.public.clone()));
     warn(&keys, out);
@@ -45,18 +61,14 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
         });
         return out.document(&rows.collect::<Vec<_>>());
     }
-    let mut table = Table::new(&[
-        "NAME",
-        "KEY",
-        "ALGORITHM",
-        "USE",
-        "TOKEN",
-        "ORIGIN",
-        "SENSITIVE",
-        "EXTRACTABLE",
-        "CUSTODY",
-        "DIDS",
-    ]);
+    // Only YubiKeys have slots.
+    let slots = keys.iter().any(|held| held.slot.is_some());
+    let mut head =
+        vec!["NAME", "KEY", "ALGORITHM", "USE", "TOKEN", "ORIGIN", "SENSITIVE", "EXTRACTABLE", "CUSTODY", "DIDS"];
+    if slots {
+        head.insert(5, "SLOT");
+    }
+    let mut table = Table::new(&head);
     for held in &keys {
         let kids: Vec<String> = kids(&own.documents, &held.public).iter().map(|kid| short(kid)).collect();
         let word = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
@@ -65,7 +77,7 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
             Some(custody) => custody.to_string(),
             None => String::new(),
         };
-        table.row([
+        let mut row = vec![
             held.label.clone().unwrap_or_default(),
             held.public.to_multikey(),
             held.public.curve().to_string(),
@@ -76,7 +88,11 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
             evidence(held.never_extractable, "never", "not-never"),
             custody,
             kids.join(","),
-        ]);
+        ];
+        if slots {
+            row.insert(5, held.slot.map(|slot| slot.to_string()).unwrap_or_default());
+        }
+        table.row(row);
     }
     if keys.is_empty() {
         out.say("No keys. `claviger key generate` or `claviger did create` makes some.");

@@ -1,5 +1,7 @@
 //! `claviger key`.
 
+#[cfg(feature = "yubikey")]
+mod attest;
 mod delete;
 mod generate;
 mod import;
@@ -13,6 +15,8 @@ pub enum Command {
     Import(import::Args),
     List(list::Args),
     Delete(delete::Args),
+    #[cfg(feature = "yubikey")]
+    Attest(attest::Args),
 }
 
 pub fn run(command: &Command, config: &Config, out: &Out) -> Result<(), Failure> {
@@ -21,5 +25,7 @@ pub fn run(command: &Command, config: &Config, out: &Out) -> Result<(), Failure>
         Command::Import(args) => import::run(args, config, out),
         Command::List(args) => list::run(args, config, out),
         Command::Delete(args) => delete::run(args, config, out),
+        #[cfg(feature = "yubikey")]
+        Command::Attest(args) => attest::run(args, config, out),
     }
 }

@@ -14,6 +14,9 @@ use crate::cli::{config::Config, failure::Failure, output::Out, pin, tokens};
 /// Initialises the empty token that a [[token]] names: its label, the security officer's PIN and the user's PIN.
 ///
 /// Label, module and the user's PIN are those of its URI. A token that holds or may hold anything is refused.
+///
+/// A YubiKey that comes from the factory gets the PIN of its URI, a PUK, and a random management key that it keeps behind
+/// the PIN. One that holds keys, or has a PIN of its own, is not touched.
 #[derive(clap::Args)]
 pub struct Args {
     /// The token's name in the configuration
@@ -21,8 +24,8 @@ pub struct Args {
     /// The slot; without it the one slot whose token is not initialised
     #[arg(long, value_name = "N")]
     slot_id: Option<u64>,
-    /// Where the security officer's PIN comes from: file:PATH, credential:NAME or prompt
-    #[arg(long, value_name = "SOURCE", default_value = "prompt")]
+    /// Where the security officer's PIN comes from, of a YubiKey the PUK: file:PATH, credential:NAME or prompt
+    #[arg(long, visible_alias = "puk-source", value_name = "SOURCE", default_value = "prompt")]
     so_pin_source: String,
     /// Erases the token of this label, and every key in it
     #[arg(long, value_name = "LABEL")]
@@ -31,6 +34,14 @@ pub struct Args {
 
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     let configured = config.token(Some(&args.name))?;
+    #[cfg(feature = "yubikey")]
+    if tokens::is_yubikey(configured) {
+        if args.slot_id.is_some() || args.erase.is_some() {
+            let said = "--slot-id and --erase are for PKCS#11 tokens: a YubiKey is emptied by `ykman piv reset`";
+            return Err(Failure::words("bad-arguments", said));
+        }
+        return super::piv::init(configured, &args.so_pin_source, config, out);
+    }
     let uri = tokens::check_uri(configured)?;
     let misconfigured =
         |what: &str| Failure::words("token-misconfigured", format!("the URI of the token {:?} {what}", args.name));

@@ -3,11 +3,13 @@
 use serde_json::{Value, json};
 
 use claviger::secrets::{
-    TokenInfo,
+    HeldKey, TokenInfo,
     pkcs11::{self, PinMemory, PinOutcome, PinState, SeenToken, Uri},
 };
 
 use super::modules;
+#[cfg(feature = "yubikey")]
+use super::piv;
 use crate::cli::{
     config::{Config, TokenConfig},
     failure::Failure,
@@ -23,7 +25,7 @@ pub fn run(config: &Config, out: &Out) -> Result<(), Failure> {
     }
     let rows = config.tokens.iter().map(|token| match tokens::is_yubikey(token) {
         #[cfg(feature = "yubikey")]
-        true => yubikey(config, token),
+        true => piv::row(config, token),
         _ => Ok(configured(config, token, &tokens::check_uri(token)?)),
     });
     let rows = rows.collect::<Result<Vec<Row>, Failure>>()?;
@@ -37,8 +39,9 @@ pub fn run(config: &Config, out: &Out) -> Result<(), Failure> {
     }
     out.line(&table.render())?;
     for row in &rows {
-        if let Err(failure) = &row.keys {
-            out.say(&format!("{DIM}{}{DIM:#}", failure.message));
+        match &row.keys {
+            Ok(keys) => row.say_slots(keys, out),
+            Err(failure) => out.say(&format!("{DIM}{}{DIM:#}", failure.message)),
         }
         row.warn(out);
     }
@@ -46,15 +49,19 @@ pub fn run(config: &Config, out: &Out) -> Result<(), Failure> {
 }
 
 /// A configured token.
-struct Row {
-    name: String,
-    info: TokenInfo,
+pub struct Row {
+    pub name: String,
+    pub info: TokenInfo,
     /// What it says of its PIN; none if it is not there.
-    pin: Option<PinState>,
+    pub pin: Option<PinState>,
+    /// How many tries its PIN has left, if it says so.
+    pub tries: Option<u8>,
     /// What the PIN's guard remembers; none if the token is not there.
-    remembered: Option<PinMemory>,
-    /// How many keys it holds, once logged in.
-    keys: Result<usize, Failure>,
+    pub remembered: Option<PinMemory>,
+    /// The keys it holds, once logged in.
+    pub keys: Result<Vec<HeldKey>, Failure>,
+    /// What a YubiKey looks like, if it says so.
+    pub form: Option<String>,
 }
 
 /// Logs in, for the keys are seen by none else. That the PIN is refused is seen then as well; it is not tried again.
@@ -69,31 +76,13 @@ fn configured(config: &Config, token: &TokenConfig, uri: &Uri) -> Row {
         tokens::open_here(config, token, false)
     };
     let info = opened.as_ref().ok().map(|opened| opened.info());
-    let keys = opened.and_then(|opened| match opened.inventory() {
-        Ok(keys) => Ok(keys.len()),
-        Err(error) => Err(Failure::of_token(&name, &error)),
-    });
+    let keys = opened.and_then(|opened| opened.inventory().map_err(|error| Failure::of_token(&name, &error)));
     let seen = seen(config, uri);
     let pin = seen.as_ref().map(|seen| seen.pin);
     // What cannot be read was told when the token was not opened.
     let remembered = seen.as_ref().and_then(|seen| tokens::options(config, token).ok()?.pin_memory(&seen.info).ok()?);
     let info = info.or(seen.map(|seen| seen.info)).unwrap_or_default();
-    Row { name, info, pin, remembered, keys }
-}
-
-/// A YubiKey shows its keys without a login.
-#[cfg(feature = "yubikey")]
-fn yubikey(config: &Config, token: &TokenConfig) -> Result<Row, Failure> {
-    use claviger::secrets::{Custodian, Token, piv::PcscReaders};
-    let name = token.name.clone();
-    let options = tokens::yubikey_options(config, token)?;
-    let failed = |error| Failure::of_token(&name, &error);
-    let opened = options.clone().open(&token.uri, PcscReaders);
-    let pin = opened.as_ref().ok().and_then(|opened| opened.pin_state().ok());
-    let info = opened.as_ref().map(|opened| opened.info()).unwrap_or_default();
-    let remembered = opened.as_ref().ok().and_then(|_| options.pin_memory(&info).ok()?);
-    let keys = opened.and_then(|opened| opened.inventory()).map(|keys| keys.len()).map_err(failed);
-    Ok(Row { name, info, pin, remembered, keys })
+    Row { name, info, pin, tries: None, remembered, keys, form: None }
 }
 
 /// What a token shows without a login.
@@ -112,8 +101,17 @@ impl Row {
             Some(trouble) => trouble.word.to_owned(),
             None => json!(self.pin).as_str().unwrap_or_default().to_owned(),
         };
-        let keys = self.keys.as_ref().map(ToString::to_string).unwrap_or_default();
-        let model = [info.manufacturer.as_str(), &info.model].join(" ").trim().to_owned();
+        let pin = match self.tries {
+            Some(tries) => {
+                format!("{pin}, {} left", if tries == 1 { "1 try".into() } else { format!("{tries} tries") })
+            }
+            None => pin,
+        };
+        let keys = self.keys.as_ref().map(|keys| keys.len().to_string()).unwrap_or_default();
+        let mut model = [info.manufacturer.as_str(), &info.model].join(" ").trim().to_owned();
+        if let Some(form) = &self.form {
+            model = format!("{model} ({form})");
+        }
         [self.name.clone(), info.label.clone(), info.serial.clone(), model, info.firmware.clone(), pin, keys]
     }
 
@@ -127,8 +125,23 @@ impl Row {
         }
     }
 
+    /// What is in the slots of a YubiKey.
+    fn say_slots(&self, keys: &[HeldKey], out: &Out) {
+        for held in keys {
+            let Some(slot) = held.slot else { continue };
+            let (curve, label) = (held.public.curve(), held.label.as_deref().unwrap_or("-"));
+            let usage = json!(held.usage);
+            let touch = if held.asks_touch { ", wants a touch" } else { "" };
+            out.say(&format!(
+                "  {} slot {slot}: {curve}, {}, {label}{touch}",
+                self.name,
+                usage.as_str().unwrap_or_default()
+            ));
+        }
+    }
+
     fn to_json(&self) -> Value {
-        json!({
+        let mut row = json!({
             "name": self.name,
             "label": self.info.label,
             "serial": self.info.serial,
@@ -137,9 +150,27 @@ impl Row {
             "firmware": self.info.firmware,
             "pin": self.pin,
             "last_try": self.remembered.as_ref().map(|memory| memory.state),
-            "keys": self.keys.as_ref().ok(),
+            "keys": self.keys.as_ref().ok().map(Vec::len),
             "error": self.keys.as_ref().err().map(|failure| failure.to_json()["error"].clone()),
-        })
+        });
+        if let Some(tries) = self.tries {
+            row["pin_tries"] = tries.into();
+            row["form"] = json!(self.form);
+            let keys = self.keys.iter().flatten();
+            row["slots"] = keys
+                .map(|held| {
+                    json!({
+                        "slot": held.slot.map(|slot| slot.to_string()),
+                        "name": held.label,
+                        "key": held.public.to_multikey(),
+                        "algorithm": held.public.curve().name(),
+                        "use": held.usage,
+                        "touch": held.asks_touch,
+                    })
+                })
+                .collect();
+        }
+        row
     }
 }
 
@@ -192,6 +223,10 @@ fn of_the_machine(config: &Config, out: &Out) -> Result<(), Failure> {
             Err(error) => tracing::info!(%error, "a module is passed over"),
         }
     }
+    #[cfg(feature = "yubikey")]
+    let yubikeys = piv::here();
+    #[cfg(not(feature = "yubikey"))]
+    let yubikeys: Vec<(Value, String)> = Vec::new();
     if out.json {
         let rows = found.iter().map(|(module, token)| {
             json!({
@@ -207,17 +242,20 @@ fn of_the_machine(config: &Config, out: &Out) -> Result<(), Failure> {
                 "uri": uri(module, token).to_string(),
             })
         });
-        return out.document(&rows.collect::<Vec<_>>());
+        return out.document(&rows.chain(yubikeys.into_iter().map(|(row, _)| row)).collect::<Vec<_>>());
     }
     out.say(match &config.file {
         Some(_) => "The configuration names no token. On this machine there are:",
         None => "There is no configuration yet. On this machine there are:",
     });
-    if found.is_empty() {
+    if found.is_empty() && yubikeys.is_empty() {
         out.say("no PKCS#11 tokens. `apt-get install softhsm2` gives one in software, to try things out.");
     }
     for (module, token) in &found {
         out.line(&paste(module, token))?;
+    }
+    for (_, lines) in &yubikeys {
+        out.line(lines)?;
     }
     Ok(())
 }

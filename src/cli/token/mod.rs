@@ -5,6 +5,8 @@ mod init;
 pub mod list;
 mod lock;
 mod modules;
+#[cfg(feature = "yubikey")]
+mod piv;
 mod unlock;
 
 pub use modules::softhsm;

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     keys::PublicKey,
-    secrets::{HeldKey, ImportKey, NewKey, SecretsError, TokenError, TokenInfo},
+    secrets::{HeldKey, ImportKey, NewKey, Place, SecretsError, TokenError, TokenInfo},
 };
 
 /// A token's custodian by way of its keeper. One thing is asked at a time, and blocks.
@@ -66,7 +66,12 @@ impl KeeperCustodian {
 
     /// A key pair made in the token.
     pub fn generate(&self, key: &NewKey) -> Result<HeldKey, TokenError> {
-        self.key(Ask::Generate { curve: key.curve, usage: key.usage, label: key.label.as_deref() })
+        self.generate_in(key, Place::default())
+    }
+
+    /// A key pair made in a slot of one's choice, with policies of PIN and touch.
+    pub fn generate_in(&self, key: &NewKey, place: Place) -> Result<HeldKey, TokenError> {
+        self.key(Ask::Generate { curve: key.curve, usage: key.usage, label: key.label.as_deref(), place })
     }
 
     /// A key pair from outside. It passes to the keeper in the clear, over the socket.
@@ -86,6 +91,19 @@ impl KeeperCustodian {
             Answer::Keys(keys) => Some(keys.into_iter().map(Held::read).collect()),
             _ => None,
         })
+    }
+
+    /// What proves that a key was made in the token: X.509 certificates in DER, the key's own first.
+    pub fn attest(&self, key: &PublicKey) -> Result<Vec<Vec<u8>>, TokenError> {
+        self.ask(Ask::Attest { key: key.into() }, |answer| match answer {
+            Answer::Certificates(chain) => Some(Ok(chain.into_iter().map(<[u8]>::to_vec).collect())),
+            _ => None,
+        })
+    }
+
+    /// The management key for the next change. It passes to the keeper in the clear, over the socket.
+    pub fn manage_with(&self, key: &[u8]) -> Result<(), TokenError> {
+        self.done(Ask::Manage(key))
     }
 
     /// Forgets the PIN now; it is not used again until [`KeeperCustodian::unlock`].

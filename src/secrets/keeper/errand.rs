@@ -23,6 +23,7 @@ pub(super) enum Done {
     EncryptedKeys(Vec<EncryptedKey>),
     Key(Box<HeldKey>),
     Keys(Vec<HeldKey>),
+    Certificates(Vec<Vec<u8>>),
     Nothing,
 }
 
@@ -143,8 +144,8 @@ impl Errand<'_> {
         let label = |label: Option<&str>| label.map(Into::into);
         let public = |key: Key<'_>| key.read();
         let (operation, key, result) = match ask {
-            Ask::Generate { curve, usage, label: name } => {
-                let made = token.generate(&NewKey { curve, usage, label: label(name) });
+            Ask::Generate { curve, usage, label: name, place } => {
+                let made = token.generate_in(&NewKey { curve, usage, label: label(name) }, place);
                 let key = made.as_ref().ok().map(|held| held.public.clone());
                 ("generate", key, made.map(|held| Done::Key(Box::new(held))))
             }
@@ -158,6 +159,14 @@ impl Errand<'_> {
                 let key = public(key)?;
                 let deleted = token.delete(&key);
                 ("delete", Some(key), deleted.map(|()| Done::Nothing))
+            }
+            Ask::Attest { key } => {
+                let key = public(key)?;
+                let attested = token.attest(&key);
+                ("attest", Some(key), attested.map(Done::Certificates))
+            }
+            Ask::Manage(key) => {
+                return token.manage_with(Zeroizing::new(key.to_vec())).map(|()| Done::Nothing).map_err(failed);
             }
             Ask::Inventory => return token.inventory().map(Done::Keys).map_err(failed),
             Ask::Lock => ("lock", None, token.lock().map(|()| Done::Nothing)),
@@ -180,9 +189,11 @@ impl Errand<'_> {
             result => result,
         };
         match (&result, &key) {
-            (Ok(Done::Key(held)), _) => {
-                self.keeper.keyring.change(&self.keeper.name, |keys| keys.push((**held).clone()))
-            }
+            (Ok(Done::Key(held)), _) => self.keeper.keyring.change(&self.keeper.name, |keys| {
+                // What was in its slot was overwritten.
+                keys.retain(|key| key.slot.is_none() || key.slot != held.slot);
+                keys.push((**held).clone());
+            }),
             (Ok(Done::Nothing), Some(key)) if operation == "delete" => {
                 self.keeper.keyring.change(&self.keeper.name, |keys| keys.retain(|held| held.public != *key));
             }

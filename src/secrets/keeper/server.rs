@@ -349,6 +349,7 @@ impl Keeper {
             Ok(Done::EncryptedKeys(keys)) => Ok(Answer::EncryptedKeys(keys.iter().map(|key| &key[..]).collect())),
             Ok(Done::Key(held)) => Ok(Answer::Key((&**held).into())),
             Ok(Done::Keys(keys)) => Ok(Answer::Keys(keys.iter().map(Held::from).collect())),
+            Ok(Done::Certificates(chain)) => Ok(Answer::Certificates(chain.iter().map(Vec::as_slice).collect())),
             Ok(Done::Nothing) => Ok(Answer::Done),
             Err(error) => Err(Failure::from(error.clone())),
         };

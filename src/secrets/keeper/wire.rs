@@ -14,8 +14,8 @@ use crate::{
     crypto::{Cek, SharedSecret},
     keys::{Curve, PublicKey},
     secrets::{
-        Allow, Claims, Context, Custody, HeldKey, KeyState, KeyUse, Origin, SecretsError, Sender, ToSign, TokenError,
-        TokenInfo, Unwrap, Wrap,
+        Allow, Claims, Context, Custody, HeldKey, KeyState, KeyUse, Origin, Place, SecretsError, Sender, Slot, ToSign,
+        TokenError, TokenInfo, Unwrap, Wrap,
     },
 };
 
@@ -92,6 +92,7 @@ pub(super) enum Ask<'a> {
         curve: Curve,
         usage: KeyUse,
         label: Option<&'a str>,
+        place: Place,
     },
     Import {
         #[serde(borrow)]
@@ -105,6 +106,12 @@ pub(super) enum Ask<'a> {
         key: Key<'a>,
     },
     Inventory,
+    Attest {
+        #[serde(borrow)]
+        key: Key<'a>,
+    },
+    /// The management key for the next change.
+    Manage(&'a [u8]),
     Lock,
     Unlock,
     /// Lets the agent sign one rotation with this key.
@@ -147,6 +154,8 @@ pub(super) enum Answer<'a> {
     EncryptedKeys(Vec<&'a [u8]>),
     Key(Held),
     Keys(Vec<Held>),
+    /// DER.
+    Certificates(Vec<&'a [u8]>),
     Done,
 }
 
@@ -195,6 +204,7 @@ pub(super) struct Held {
     state: KeyState,
     asks_pin: bool,
     asks_touch: bool,
+    slot: Option<Slot>,
 }
 
 impl From<&HeldKey> for Held {
@@ -214,6 +224,7 @@ impl From<&HeldKey> for Held {
             state: *state,
             asks_pin: *asks_pin,
             asks_touch: *asks_touch,
+            slot: held.slot,
         }
     }
 }
@@ -231,6 +242,7 @@ impl Held {
             state: self.state,
             asks_pin: self.asks_pin,
             asks_touch: self.asks_touch,
+            slot: self.slot,
             ..HeldKey::new(public, self.token, self.usage)
         })
     }

@@ -18,6 +18,8 @@ pub struct Firmware {
 impl Firmware {
     /// The first that tells what is in its slots (GET METADATA). An older one is not served.
     pub const METADATA: Self = Self { major: 5, minor: 3, patch: 0 };
+    /// The first whose management key may be one of AES.
+    pub const AES: Self = Self { major: 5, minor: 4, patch: 2 };
     /// The first with Ed25519, X25519, and keys that can be moved and deleted.
     pub const CURVE_25519: Self = Self { major: 5, minor: 7, patch: 0 };
 }

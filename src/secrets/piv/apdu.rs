@@ -20,6 +20,8 @@ pub(super) struct Status(pub(super) u16);
 impl Status {
     /// No PIN, or no touch came: a card says the same of both.
     pub(super) const NOT_SATISFIED: Self = Self(0x6982);
+    /// It has a rule of its own that stands against it.
+    pub(super) const CONDITIONS: Self = Self(0x6985);
     /// No such object.
     pub(super) const NOT_FOUND: Self = Self(0x6a82);
     /// No such key.

@@ -7,73 +7,36 @@ use super::{
     algorithm::{Firmware, curve},
     apdu::{Command, Fault, Outcome, Status, send},
     management::ManagementKey,
-    slot::Slot,
     tlv::{find, tlv},
     transport::{Exchange, TransportError},
 };
 use crate::{
     crypto::SharedSecret,
     keys::{Curve, PublicKey},
-    secrets::{Origin, TokenError, pin::Pin},
+    secrets::{Origin, PinPolicy, Slot, TokenError, TouchPolicy, pin::Pin},
 };
 
 /// The PIV applet's identifier.
 const APPLET: [u8; 5] = [0xa0, 0, 0, 3, 8];
-/// The PIN's reference (NIST SP 800-73-4 part 1 table 4b).
-const PIN: u8 = 0x80;
+/// What a person knows, by its reference (NIST SP 800-73-4 part 1 table 4b).
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Reference {
+    /// What the keys are used with.
+    Pin = 0x80,
+    /// What sets a new PIN where the old one is locked.
+    Puk = 0x81,
+}
+
+const PIN: u8 = Reference::Pin as u8;
 /// The management key's.
 const MANAGEMENT: u8 = 0x9b;
 
-/// When a key wants a PIN.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum PinPolicy {
-    /// Not at all.
-    Never,
-    /// Once, until the card is reset or unplugged.
-    #[default]
-    Once,
-    /// Right before each operation.
-    Always,
-}
-
-/// When a key wants a touch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum TouchPolicy {
-    /// Not at all.
-    #[default]
-    Never,
-    /// For each operation.
-    Always,
-    /// Unless there was one in the last 15 seconds.
-    Cached,
-}
-
-impl PinPolicy {
-    fn number(self) -> u8 {
-        match self {
-            Self::Never => 1,
-            Self::Once => 2,
-            Self::Always => 3,
-        }
-    }
-}
-
-impl TouchPolicy {
-    fn number(self) -> u8 {
-        match self {
-            Self::Never => 1,
-            Self::Always => 2,
-            Self::Cached => 3,
-        }
-    }
-}
-
-/// The tries that a PIN has.
+/// The tries that a PIN or a PUK has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tries {
     pub(super) most: u8,
     pub(super) left: u8,
-    /// Whether it is the PIN that every YubiKey comes with.
+    /// Whether it is the one that every YubiKey comes with.
     pub(super) factory: bool,
 }
 
@@ -111,9 +74,9 @@ impl<'a> Card<'a> {
         send(self.exchange, command, data)
     }
 
-    /// The tries of the PIN. Not by an empty VERIFY: that says nothing of them once the PIN is verified.
-    pub(super) fn tries(&mut self) -> Outcome<Tries> {
-        let said = self.send(Command { name: "GET METADATA", ins: 0xf7, p1: 0, p2: PIN }, &[])?;
+    /// The tries of the PIN, or of the PUK. Not by an empty VERIFY: that says nothing of them once the PIN is verified.
+    pub(super) fn tries(&mut self, of: Reference) -> Outcome<Tries> {
+        let said = self.send(Command { name: "GET METADATA", ins: 0xf7, p1: 0, p2: of as u8 }, &[])?;
         match (find(&said, 0x05), find(&said, 0x06)) {
             (Some([factory]), Some([most, left])) => Ok(Tries { most: *most, left: *left, factory: *factory != 0 }),
             _ => Err(malformed("GET METADATA")),
@@ -131,8 +94,20 @@ impl<'a> Card<'a> {
 
     /// Verifies a PIN. A wrong one is [`Fault::Status`] with the tries that are left.
     pub(super) fn verify(&mut self, pin: &Pin) -> Outcome<()> {
-        let padded = padded(pin)?;
+        let padded = padded(pin, "PIN")?;
         self.send(Command { name: "VERIFY", ins: 0x20, p1: 0, p2: PIN }, &*padded).map(drop)
+    }
+
+    /// Changes the PIN or the PUK (NIST SP 800-73-4 part 2 section 3.2.2). A wrong old one costs a try.
+    pub(super) fn change(&mut self, which: Reference, old: &Pin, new: &Pin) -> Outcome<()> {
+        let name = match which {
+            Reference::Pin => "PIN",
+            Reference::Puk => "PUK",
+        };
+        let mut both = Zeroizing::new([0; 16]);
+        both[..8].copy_from_slice(&*padded(old, name)?);
+        both[8..].copy_from_slice(&*padded(new, name)?);
+        self.send(Command { name: "CHANGE REFERENCE DATA", ins: 0x24, p1: 0, p2: which as u8 }, &*both).map(drop)
     }
 
     /// Selects another applet, so that neither the management key nor the PIN stays proved.
@@ -167,17 +142,8 @@ impl<'a> Card<'a> {
         Ok(Some(Metadata {
             public,
             algorithm: *algorithm,
-            pin: match pin {
-                1 => PinPolicy::Never,
-                2 => PinPolicy::Once,
-                // Also what newer firmware may say that this program does not know.
-                _ => PinPolicy::Always,
-            },
-            touch: match touch {
-                1 => TouchPolicy::Never,
-                3 => TouchPolicy::Cached,
-                _ => TouchPolicy::Always,
-            },
+            pin: pin_policy(*pin),
+            touch: touch_policy(*touch),
             origin: match origin {
                 1 => Origin::Generated,
                 2 => Origin::Imported,
@@ -197,6 +163,16 @@ impl<'a> Card<'a> {
             Err(fault) if fault.is(Status::NOT_FOUND) => Ok(None),
             Err(fault) => Err(fault),
         }
+    }
+
+    /// The data object with a slot's certificate; none if it is not there or empty.
+    pub(super) fn certificate(&mut self, slot: Slot) -> Outcome<Option<Zeroizing<Vec<u8>>>> {
+        self.object(&certificate_of(slot))
+    }
+
+    /// Writes a slot's certificate; an empty one deletes it.
+    pub(super) fn put_certificate(&mut self, slot: Slot, value: &[u8]) -> Outcome<()> {
+        self.put_object(&certificate_of(slot), value)
     }
 
     /// Writes a data object; an empty one deletes it.
@@ -228,6 +204,15 @@ impl<'a> Card<'a> {
         };
         let response = find(&said, 0x7c).and_then(|said| find(said, 0x82)).ok_or_else(|| malformed(command.name))?;
         if *key.encrypt(algorithm, &challenge)? == *response { Ok(()) } else { Err(key.refused().into()) }
+    }
+
+    /// Sets the management key, which asks for no touch.
+    pub(super) fn set_management_key(&mut self, algorithm: u8, key: &ManagementKey) -> Outcome<()> {
+        let key = key.as_bytes();
+        let mut data = Zeroizing::new(Vec::with_capacity(3 + key.len()));
+        data.extend_from_slice(&[algorithm, MANAGEMENT, key.len() as u8]);
+        data.extend_from_slice(key);
+        self.send(Command { name: "SET MANAGEMENT KEY", ins: 0xff, p1: 0xff, p2: 0xff }, &data).map(drop)
     }
 
     /// Whether the management key is the one that every YubiKey comes with.
@@ -317,12 +302,25 @@ impl<'a> Card<'a> {
     }
 }
 
-/// A PIN of 6 to 8 bytes, padded with FF (NIST SP 800-73-4 part 1 section 5.1 and table 4b).
-fn padded(pin: &Pin) -> Result<Zeroizing<[u8; 8]>, TokenError> {
+/// The tag of the data object with a slot's certificate (NIST SP 800-73-4 part 1 table 3).
+fn certificate_of(slot: Slot) -> [u8; 3] {
+    let last = match slot.number() {
+        0x9a => 0x05,
+        0x9c => 0x0a,
+        0x9d => 0x0b,
+        0x9e => 0x01,
+        // 82 to 95 are 5FC10D to 5FC120.
+        retired => retired - 0x82 + 0x0d,
+    };
+    [0x5f, 0xc1, last]
+}
+
+/// A PIN or PUK of 6 to 8 bytes, padded with FF (NIST SP 800-73-4 part 1 section 5.1 and table 4b).
+pub(super) fn padded(pin: &Pin, name: &str) -> Result<Zeroizing<[u8; 8]>, TokenError> {
     let bytes = pin.as_bytes();
     if !(6..=8).contains(&bytes.len()) {
         return Err(TokenError::Pin(format!(
-            "the PIN of a YubiKey has 6 to 8 characters; this one, which was not tried, has {}",
+            "the {name} of a YubiKey has 6 to 8 characters; this one, which was not tried, has {}",
             bytes.len()
         )));
     }
@@ -332,11 +330,50 @@ fn padded(pin: &Pin) -> Result<Zeroizing<[u8; 8]>, TokenError> {
 }
 
 fn policies(pin: PinPolicy, touch: TouchPolicy) -> Vec<u8> {
-    let mut policies = tlv(&[0xaa], &[pin.number()]).to_vec();
-    policies.extend_from_slice(&tlv(&[0xab], &[touch.number()]));
+    let pin = match pin {
+        PinPolicy::Never => 1,
+        PinPolicy::Once => 2,
+        PinPolicy::Always => 3,
+    };
+    let touch = match touch {
+        TouchPolicy::Never => 1,
+        TouchPolicy::Always => 2,
+        TouchPolicy::Cached => 3,
+    };
+    let mut policies = tlv(&[0xaa], &[pin]).to_vec();
+    policies.extend_from_slice(&tlv(&[0xab], &[touch]));
     policies
+}
+
+/// A policy by its number; one that is not known is taken for the strictest.
+pub(super) fn pin_policy(number: u8) -> PinPolicy {
+    match number {
+        1 => PinPolicy::Never,
+        2 => PinPolicy::Once,
+        _ => PinPolicy::Always,
+    }
+}
+
+/// A policy by its number; one that is not known is taken for the strictest.
+pub(super) fn touch_policy(number: u8) -> TouchPolicy {
+    match number {
+        1 => TouchPolicy::Never,
+        3 => TouchPolicy::Cached,
+        _ => TouchPolicy::Always,
+    }
 }
 
 fn malformed(operation: &'static str) -> Fault {
     Fault::Lost(TransportError::Reset(format!("the card's answer to {operation} cannot be read")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_objects_of_slots() {
+        let last = |slot: &str| certificate_of(slot.parse().unwrap())[2];
+        assert_eq!([last("9a"), last("9d"), last("82"), last("95")], [0x05, 0x0b, 0x0d, 0x20]);
+    }
 }

@@ -126,6 +126,13 @@ impl BuilderProfile for Names {
     }
 }
 
+/// The key of a certificate, if it is of a kind that a YubiKey makes and this program uses.
+pub(super) fn public_key(info: &SubjectPublicKeyInfoOwned) -> Option<PublicKey> {
+    let bytes = info.subject_public_key.as_bytes()?;
+    let of = |curve| PublicKey::from_bytes(curve, bytes).ok().filter(|key| spki(key).as_ref() == Ok(info));
+    [Curve::P256, Curve::P384, Curve::Ed25519, Curve::X25519].into_iter().find_map(of)
+}
+
 /// RFC 5480 for NIST curves, RFC 8410 for curve 25519.
 fn spki(public: &PublicKey) -> Result<SubjectPublicKeyInfoOwned, x509_cert::der::Error> {
     const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");

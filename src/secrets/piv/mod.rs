@@ -12,13 +12,16 @@
 
 mod algorithm;
 mod apdu;
+mod attestation;
 mod card;
 mod certificate;
+mod form;
+mod manage;
 mod management;
 mod operate;
 mod options;
 mod readers;
-mod slot;
+mod setup;
 mod tlv;
 mod token;
 mod touch;
@@ -27,12 +30,11 @@ mod unlock;
 mod uri;
 
 pub use algorithm::Firmware;
-pub use card::{PinPolicy, TouchPolicy};
-pub use management::ManagementKey;
+pub use attestation::{Attestation, AttestationError};
+pub use form::Form;
 pub use options::OpenOptions;
 pub use readers::PcscReaders;
-pub use slot::Slot;
-pub use token::{Place, YubiKey};
+pub use token::YubiKey;
 pub use touch::TouchPrompt;
 pub use transport::{Exchange, Readers, Transport, TransportError};
 pub use uri::{Uri, UriError};

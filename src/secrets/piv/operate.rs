@@ -8,18 +8,17 @@ use subtle::ConstantTimeEq;
 
 use super::{
     apdu::{Fault, Outcome, Status},
-    card::{PinPolicy, TouchPolicy},
     token::{SlotKey, State, Unlocked, YubiKey},
     touch::TouchPrompt,
 };
 use crate::{
     crypto::{self, Cek, EncryptedKey, EphemeralKey, KdfInfo, SharedSecret},
     keys::{PublicKey, SignatureAlgorithm},
-    secrets::{TokenError, Unwrap, Wrap},
+    secrets::{PinPolicy, TokenError, TouchPolicy, Unwrap, Wrap},
 };
 
 /// The longest input of an Ed25519 signature, in bytes: all of it goes into one command, which takes 3,072.
-const LONGEST_EDDSA: usize = 3000;
+pub(super) const LONGEST_EDDSA: usize = 3000;
 /// So long a touch counts for a key that caches it: 15 seconds on the card, and one for the way.
 const CACHED: Duration = Duration::from_secs(14);
 

@@ -3,7 +3,6 @@
 use std::{path::PathBuf, sync::Arc};
 
 use super::{
-    management::ManagementKey,
     token::YubiKey,
     touch::{TouchPrompt, Touches},
     transport::Readers,
@@ -22,7 +21,6 @@ pub struct OpenOptions {
     pub(super) prompt: Option<Prompt>,
     pub(super) base_dir: Option<PathBuf>,
     pub(super) pin_guard: Option<PathBuf>,
-    pub(super) management_key: Option<Arc<ManagementKey>>,
     pub(super) touches: Touches,
     pub(super) vouched: bool,
 }
@@ -35,7 +33,6 @@ impl Default for OpenOptions {
             prompt: None,
             base_dir: None,
             pin_guard: None,
-            management_key: None,
             touches: Touches::default(),
             vouched: false,
         }
@@ -82,12 +79,6 @@ impl OpenOptions {
     /// one this object alone remembers.
     pub fn pin_guard(mut self, folder: impl Into<PathBuf>) -> Self {
         self.pin_guard = Some(folder.into());
-        self
-    }
-
-    /// The management key, of a card that has one of its own and does not keep it behind its PIN.
-    pub fn management_key(mut self, key: ManagementKey) -> Self {
-        self.management_key = Some(Arc::new(key));
         self
     }
 

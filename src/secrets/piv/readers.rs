@@ -20,28 +20,22 @@ const NAME: &str = "yubikey";
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PcscReaders;
 
+impl PcscReaders {
+    /// The serial numbers of the YubiKeys that are there.
+    ///
+    /// # Errors
+    /// [`TransportError`] if the PC/SC service, or one of them, does not answer.
+    pub fn serials(&self) -> Result<Vec<u32>, TransportError> {
+        match Seen::now()? {
+            Seen { cards, trouble: None } => Ok(cards.iter().map(|(serial, _)| *serial).collect()),
+            Seen { trouble: Some(error), .. } => Err(error),
+        }
+    }
+}
+
 impl Readers for PcscReaders {
     fn connect(&self, serial: Option<u32>) -> Result<Box<dyn Transport>, TransportError> {
-        // After a restart of pcscd only a new context works (pcsc-lite 1.9.9).
-        let context = Context::establish(Scope::User).map_err(|error| said("the PC/SC service", error))?;
-        let mut seen = Vec::new();
-        let mut trouble = None;
-        for reader in readers(&context)? {
-            let mut card = match PcscCard::connect(&context, &reader) {
-                Ok(card) => card,
-                // An empty reader.
-                Err(TransportError::Away(_)) => continue,
-                Err(error) => {
-                    trouble = Some(error);
-                    continue;
-                }
-            };
-            match card.serial() {
-                Ok(found) => seen.push((found, card)),
-                Err(TransportError::Away(_)) => {}
-                Err(error) => trouble = Some(error),
-            }
-        }
+        let Seen { cards: mut seen, trouble } = Seen::now()?;
         let at = match serial {
             Some(serial) => seen.iter().position(|(found, _)| *found == serial),
             None if seen.len() > 1 => {
@@ -62,6 +56,39 @@ impl Readers for PcscReaders {
                 false => format!("insert the YubiKey with serial {serial} (here is {})", serials(&seen)),
             })),
         }
+    }
+}
+
+/// The YubiKeys that are there.
+struct Seen {
+    /// Each with its serial number.
+    cards: Vec<(u32, PcscCard)>,
+    /// What went wrong with one that did not answer.
+    trouble: Option<TransportError>,
+}
+
+impl Seen {
+    fn now() -> Result<Self, TransportError> {
+        // After a restart of pcscd only a new context works (pcsc-lite 1.9.9).
+        let context = Context::establish(Scope::User).map_err(|error| said("the PC/SC service", error))?;
+        let (mut cards, mut trouble) = (Vec::new(), None);
+        for reader in readers(&context)? {
+            let mut card = match PcscCard::connect(&context, &reader) {
+                Ok(card) => card,
+                // An empty reader.
+                Err(TransportError::Away(_)) => continue,
+                Err(error) => {
+                    trouble = Some(error);
+                    continue;
+                }
+            };
+            match card.serial() {
+                Ok(found) => cards.push((found, card)),
+                Err(TransportError::Away(_)) => {}
+                Err(error) => trouble = Some(error),
+            }
+        }
+        Ok(Self { cards, trouble })
     }
 }
 

@@ -3,14 +3,15 @@
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use super::{
-    algorithm::{Firmware, identifier},
+    algorithm::Firmware,
     apdu::{Fault, Outcome},
-    card::{Card, Metadata, PinPolicy, TouchPolicy, Tries},
+    attestation,
+    card::{Card, Metadata, Reference, Tries},
     certificate,
+    form::Form,
     management::ManagementKey,
     operate,
     options::OpenOptions,
-    slot::Slot,
     touch::Touches,
     transport::{Exchange, Readers, Transport},
     unlock::{Door, Tried, Try},
@@ -18,25 +19,13 @@ use super::{
 };
 use crate::{
     crypto::{Cek, EncryptedKey},
-    keys::{Curve, PublicKey},
+    keys::PublicKey,
     secrets::{
-        Custodian, Custody, HeldKey, ImportKey, KeyUse, NewKey, Origin, Token, TokenError, TokenInfo, Unwrap, Wrap,
+        Custodian, Custody, HeldKey, KeyUse, Origin, PinPolicy, Slot, Token, TokenError, TokenInfo, TouchPolicy,
+        Unwrap, Wrap,
         pin::{Guard, PinMemory, PinState},
     },
 };
-
-/// Where a new key goes, and what it wants of a person.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Place {
-    /// The slot; the first retired one that is empty if not said.
-    pub slot: Option<Slot>,
-    /// Whether what is in the slot may be overwritten.
-    pub force: bool,
-    /// When it wants the PIN.
-    pub pin: PinPolicy,
-    /// When it wants a touch.
-    pub touch: TouchPolicy,
-}
 
 /// A key in a slot.
 #[derive(Debug, Clone)]
@@ -68,7 +57,9 @@ pub(super) struct State {
     link: Option<Box<dyn Transport>>,
     pub(super) keys: Vec<SlotKey>,
     /// Of the PIN, where there is no guard, and of typed ones.
-    memory: Option<PinMemory>,
+    pub(super) memory: Option<PinMemory>,
+    /// For the next change, from a person.
+    pub(super) management_key: Option<ManagementKey>,
 }
 
 /// A step towards an operation.
@@ -116,6 +107,7 @@ impl YubiKey {
             manufacturer: "Yubico".into(),
             model: "YubiKey PIV".into(),
             firmware: firmware.to_string(),
+            longest_eddsa: Some(operate::LONGEST_EDDSA),
         };
         let token = Self {
             name: options.name.as_deref().unwrap_or(&info.label).into(),
@@ -140,7 +132,7 @@ impl YubiKey {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    fn info_now(&self) -> TokenInfo {
+    pub(super) fn info_now(&self) -> TokenInfo {
         self.info.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
 
@@ -205,7 +197,7 @@ impl YubiKey {
     }
 
     /// Does something with the PIN verified, if it is wanted; `first` is looked at before, in the same transaction.
-    fn unlocked<T>(
+    pub(super) fn unlocked<T>(
         &self,
         state: &mut State,
         policy: PinPolicy,
@@ -223,7 +215,7 @@ impl YubiKey {
             if policy == PinPolicy::Never || (policy == PinPolicy::Once && !vouched && card.is_verified()?) {
                 return work(&mut Unlocked { card, each: None, fresh: false }).map(Step::Done);
             }
-            card.tries().map(Step::WantsPin)
+            card.tries(Reference::Pin).map(Step::WantsPin)
         })?;
         let tries = match step {
             Step::Done(done) => return Ok(done),
@@ -233,7 +225,7 @@ impl YubiKey {
         let mut outcome = Tried::Not;
         let result = self.transaction(state, |card| {
             first(card)?;
-            if !tried.fits(card.tries()?) {
+            if !tried.fits(card.tries(Reference::Pin)?) {
                 let reason = "another program tried a PIN just now: try again".into();
                 return Err(TokenError::Device { operation: "VERIFY".into(), reason }.into());
             }
@@ -247,7 +239,7 @@ impl YubiKey {
         result
     }
 
-    fn door<'a>(&'a self, info: &'a TokenInfo) -> Door<'a> {
+    pub(super) fn door<'a>(&'a self, info: &'a TokenInfo) -> Door<'a> {
         Door {
             info,
             name: &self.name,
@@ -293,7 +285,7 @@ impl YubiKey {
         let Some(Metadata { public: Some(public), algorithm, pin, touch, origin }) = card.metadata(slot)? else {
             return Ok(None);
         };
-        let note = card.object(&slot.object())?.and_then(|object| certificate::read(&object, &public));
+        let note = card.certificate(slot)?.and_then(|object| certificate::read(&object, &public));
         if note.as_ref().is_some_and(|note| note.deleted) {
             return Ok(None);
         }
@@ -307,6 +299,7 @@ impl YubiKey {
             never_extractable: Some(origin == Origin::Generated),
             asks_pin: pin == PinPolicy::Always || (pin == PinPolicy::Once && self.asks_a_person()),
             asks_touch: touch != TouchPolicy::Never,
+            slot: Some(slot),
             ..HeldKey::new(public, self.name.clone(), usage)
         };
         Ok(Some(SlotKey { slot, algorithm, pin, touch, held }))
@@ -321,168 +314,26 @@ impl YubiKey {
         Ok(found.clone())
     }
 
-    /// Does something with the management key proved.
-    fn managed<T>(
-        &self,
-        state: &mut State,
-        mut work: impl FnMut(&mut Card<'_>) -> Outcome<T>,
-    ) -> Result<T, TokenError> {
-        let given = self.options.management_key.clone();
-        let factory = self.transaction(state, |card| card.has_factory_management_key())?;
-        let (key, policy) = match (given, factory) {
-            (Some(key), _) => (Some(key), PinPolicy::Never),
-            (None, true) => {
-                tracing::warn!(
-                    token = &*self.name,
-                    "the card has the management key that every YubiKey comes with: `ykman piv access change-management-key --generate \
-                     --protect` changes it"
-                );
-                (Some(Arc::new(ManagementKey::factory())), PinPolicy::Never)
-            }
-            (None, false) => (None, PinPolicy::Once),
-        };
-        self.unlocked(
-            state,
-            policy,
-            false,
-            |_| Ok(()),
-            |unlocked| {
-                let card = &mut *unlocked.card;
-                let done = match &key {
-                    Some(key) => card.authenticate(key),
-                    None => match ManagementKey::protected(card)? {
-                        Some(key) => card.authenticate(&key),
-                        None => Err(TokenError::Config(
-                            "the card has a management key of its own, and does not keep it behind its PIN: give it"
-                                .into(),
-                        )
-                        .into()),
-                    },
-                }
-                .and_then(|()| work(card));
-                // Nobody finds the card with its management key proved.
-                card.deselect()?;
-                done
-            },
-        )
-    }
-
-    /// What the card says of the tries that its PIN has left.
+    /// What the card says of its PIN, and how many tries that has left.
     ///
     /// # Errors
     /// [`TokenError::Away`] if the card is not there.
-    pub fn pin_state(&self) -> Result<PinState, TokenError> {
-        self.transaction(&mut self.lock_state(), |card| card.tries()).map(Tries::state)
+    pub fn pin_state(&self) -> Result<(PinState, u8), TokenError> {
+        let tries = self.transaction(&mut self.lock_state(), |card| card.tries(Reference::Pin))?;
+        Ok((tries.state(), tries.left))
     }
 
-    /// A key pair made in a slot.
+    /// What the card looks like; none unless it holds a key that was made in it, whose attestation says so. To ask the card
+    /// itself would take another applet, and have it forget that its PIN was verified.
     ///
     /// # Errors
-    /// [`TokenError::Unsupported`] if the firmware has no such key, [`TokenError::Config`] if the slot is not empty.
-    pub fn generate_in(&self, key: &NewKey, place: Place) -> Result<HeldKey, TokenError> {
-        let algorithm = self.algorithm(key.curve, key.usage)?;
+    /// [`TokenError::Away`] if the card is not there.
+    pub fn form(&self) -> Result<Option<Form>, TokenError> {
         let state = &mut *self.lock_state();
-        let made = self.managed(state, |card| {
-            let slot = self.free(card, place)?;
-            let public = card.generate(slot, key.curve, algorithm, place.pin, place.touch)?;
-            card.put_object(&slot.object(), &certificate::write(&public, key.label.as_ref(), key.usage)?)?;
-            self.slot_key(card, slot)
-        })?;
-        self.made(state, made)
-    }
-
-    /// A key pair from outside, put into a slot.
-    ///
-    /// # Errors
-    /// As of [`generate_in`](Self::generate_in); [`TokenError::KnownAnswer`] if the halves do not match.
-    pub fn import_in(&self, key: ImportKey, place: Place) -> Result<HeldKey, TokenError> {
-        let curve = key.public.curve();
-        let algorithm = self.algorithm(curve, key.usage)?;
-        let state = &mut *self.lock_state();
-        if self.read_slots(state)?.iter().any(|it| it.held.public == key.public) {
-            return Err(TokenError::Config("the key is on the card already".into()));
-        }
-        let made = self.managed(state, |card| {
-            let slot = self.free(card, place)?;
-            card.import(slot, curve, algorithm, &key.private, place.pin, place.touch)?;
-            if card.metadata(slot)?.and_then(|metadata| metadata.public).as_ref() != Some(&key.public) {
-                self.empty(card, slot, curve, algorithm)?;
-                return Err(TokenError::KnownAnswer("the private half is not that of the public one".into()).into());
-            }
-            card.put_object(&slot.object(), &certificate::write(&key.public, key.label.as_ref(), key.usage)?)?;
-            self.slot_key(card, slot)
-        })?;
-        self.made(state, made)
-    }
-
-    /// What the card says of a key that was made in it: the attestation certificate of its slot, and that of the key
-    /// F9 which signed it, both DER (<https://docs.yubico.com/yesdk/users-manual/application-piv/attestation.html>).
-    /// They show the card's serial number.
-    ///
-    /// # Errors
-    /// [`TokenError::KeyGone`] if the key is not there, [`TokenError::Unsupported`] if it was not made in the card.
-    pub fn attest(&self, key: &PublicKey) -> Result<(Vec<u8>, Vec<u8>), TokenError> {
-        let state = &mut *self.lock_state();
-        let found = self.read_slots(state)?.into_iter().find(|it| it.held.public == *key);
-        let found = found.ok_or(TokenError::KeyGone)?;
-        if found.held.origin == Origin::Imported {
-            let said = "a key that was imported has no attestation: it existed outside";
-            return Err(TokenError::Unsupported(said.into()));
-        }
-        self.transaction(state, |card| card.attest(found.slot))
-    }
-
-    fn made(&self, state: &mut State, made: Option<SlotKey>) -> Result<HeldKey, TokenError> {
-        let key = made.ok_or_else(|| TokenError::KnownAnswer("a key was made and is not there".into()))?;
-        state.keys.retain(|it| it.slot != key.slot);
-        state.keys.push(key.clone());
-        Ok(key.held)
-    }
-
-    fn algorithm(&self, curve: Curve, usage: KeyUse) -> Result<u8, TokenError> {
-        if !usage.fits(curve) {
-            return Err(TokenError::Unsupported(format!("{curve} keys do not serve {usage:?}")));
-        }
-        identifier(curve, self.firmware)
-    }
-
-    /// Empties a slot.
-    fn empty(&self, card: &mut Card<'_>, slot: Slot, curve: Curve, algorithm: u8) -> Outcome<()> {
-        if self.firmware >= Firmware::CURVE_25519 {
-            card.delete(slot)?;
-            return card.put_object(&slot.object(), &[]);
-        }
-        // Firmware before 5.7 cannot delete: the key is overwritten by one that no one has use for.
-        let nobody = card.generate(slot, curve, algorithm, PinPolicy::Always, TouchPolicy::Always)?;
-        card.put_object(&slot.object(), &certificate::deleted(&nobody)?)
-    }
-
-    /// A slot that may be written: neither key nor certificate is lost unawares.
-    fn free(&self, card: &mut Card<'_>, place: Place) -> Outcome<Slot> {
-        let mut is_free = |slot: Slot| -> Outcome<bool> {
-            let (metadata, object) = (card.metadata(slot)?, card.object(&slot.object())?);
-            let deleted = |object: &[u8]| {
-                let public = metadata.as_ref().and_then(|metadata| metadata.public.as_ref());
-                public.and_then(|public| certificate::read(object, public)).is_some_and(|note| note.deleted)
-            };
-            Ok(match &object {
-                Some(object) => deleted(object),
-                None => metadata.is_none(),
-            })
-        };
-        if let Some(slot) = place.slot {
-            if place.force || is_free(slot)? {
-                return Ok(slot);
-            }
-            let said = format!("slot {slot} is not empty: use --force to overwrite it");
-            return Err(TokenError::Config(said).into());
-        }
-        for slot in Slot::retired() {
-            if is_free(slot)? {
-                return Ok(slot);
-            }
-        }
-        Err(TokenError::Config("every retired slot of the card, 82 to 95, has a key or a certificate".into()).into())
+        let keys = self.read_slots(state)?;
+        let Some(made) = keys.iter().find(|key| key.held.origin == Origin::Generated) else { return Ok(None) };
+        let (own, _) = self.transaction(state, |card| card.attest(made.slot))?;
+        Ok(attestation::form(&own))
     }
 }
 
@@ -521,46 +372,5 @@ impl Token for YubiKey {
         let state = &mut *self.lock_state();
         let key = self.find(state, key, KeyUse::agrees)?;
         operate::wrap(self, state, &key, request)
-    }
-}
-
-impl Custodian for YubiKey {
-    fn generate(&self, key: &NewKey) -> Result<HeldKey, TokenError> {
-        self.generate_in(key, Place::default())
-    }
-
-    fn import(&self, key: ImportKey) -> Result<HeldKey, TokenError> {
-        self.import_in(key, Place::default())
-    }
-
-    fn delete(&self, key: &PublicKey) -> Result<(), TokenError> {
-        let state = &mut *self.lock_state();
-        let found = self.read_slots(state)?.into_iter().find(|it| it.held.public == *key);
-        let found = found.ok_or(TokenError::KeyGone)?;
-        let (slot, curve) = (found.slot, key.curve());
-        self.managed(state, |card| self.empty(card, slot, curve, found.algorithm))?;
-        state.keys.retain(|it| it.held.public != *key);
-        Ok(())
-    }
-
-    fn inventory(&self) -> Result<Vec<HeldKey>, TokenError> {
-        let state = &mut *self.lock_state();
-        Ok(self.read_slots(state)?.into_iter().map(|key| key.held).collect())
-    }
-
-    fn lock(&self) -> Result<(), TokenError> {
-        let state = &mut *self.lock_state();
-        self.door(&self.info_now()).mark_locked(&mut state.memory)?;
-        match self.transaction(state, |card| card.log_out()) {
-            // A card that is not there forgets by itself.
-            Err(TokenError::Away(_)) => Ok(()),
-            result => result,
-        }
-    }
-
-    fn unlock(&self) -> Result<(), TokenError> {
-        let state = &mut *self.lock_state();
-        self.unlocked(state, PinPolicy::Once, true, |_| Ok(()), |_| Ok(()))?;
-        self.door(&self.info_now()).clear(&mut state.memory)
     }
 }

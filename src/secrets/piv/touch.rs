@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Slot;
+use crate::secrets::Slot;
 
 /// After so long a person is told again; the card waits for 15 seconds.
 const AGAIN: Duration = Duration::from_secs(5);

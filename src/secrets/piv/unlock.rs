@@ -93,7 +93,8 @@ impl<'a> Door<'a> {
         if tries.factory {
             tracing::warn!(
                 token = self.name,
-                "the card has the PIN that every YubiKey comes with: `ykman piv access change-pin` changes it"
+                "the card has the PIN that every YubiKey comes with: `claviger token init` changes it on a card without keys, else \
+                 `ykman piv access change-pin`"
             );
         }
         let prompt = PinPrompt {

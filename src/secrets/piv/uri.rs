@@ -4,8 +4,7 @@ use std::{fmt, str::FromStr};
 
 use percent_encoding::percent_decode_str;
 
-use super::Slot;
-use crate::secrets::pin::InUri;
+use crate::secrets::{Slot, pin::InUri};
 
 /// A YubiKey, perhaps one of its slots, and where its PIN is found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

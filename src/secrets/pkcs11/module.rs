@@ -166,6 +166,7 @@ impl SeenToken {
         Self {
             slot_id: slot.id(),
             info: TokenInfo {
+                longest_eddsa: None,
                 label: clean(info.label()),
                 serial: clean(info.serial_number()),
                 manufacturer: clean(info.manufacturer_id()),

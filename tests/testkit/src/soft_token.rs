@@ -214,6 +214,7 @@ impl Token for SoftToken {
 
     fn info(&self) -> TokenInfo {
         TokenInfo {
+            longest_eddsa: None,
             label: self.shared.name.to_string(),
             serial: "0".into(),
             manufacturer: "Claviger".into(),

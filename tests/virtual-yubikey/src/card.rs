@@ -84,6 +84,7 @@ impl Card {
             Err(Stop::Refused(status)) => with_status(Vec::new(), status),
             Err(Stop::Unplugged) => return Err(Unplugged),
         };
+        self.faults.done();
         if self.faults.plugging()? == plugging { Ok(answer) } else { Err(Unplugged) }
     }
 

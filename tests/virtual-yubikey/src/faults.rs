@@ -46,6 +46,8 @@ struct State {
     /// How often it was unplugged. A command that began before the last time has lost its card, even if it is back.
     unplugs: u64,
     unplug_in_operation: bool,
+    /// How many APDUs are still answered.
+    unplug_after: Option<u64>,
     operations_take: Duration,
     touch: Touch,
     touch_timeout: Duration,
@@ -59,6 +61,7 @@ impl Default for State {
             plugged: true,
             unplugs: 0,
             unplug_in_operation: false,
+            unplug_after: None,
             operations_take: Duration::ZERO,
             touch: Touch::After(Duration::ZERO),
             touch_timeout: Duration::from_secs(15),
@@ -82,6 +85,11 @@ impl Faults {
     /// The next private-key operation never answers: the YubiKey is unplugged after the touch and before the result.
     pub fn unplug_in_operation(&self) {
         self.change(|state| state.unplug_in_operation = true);
+    }
+
+    /// So many more APDUs are answered. The one after them is done, and its answer is lost: the YubiKey is unplugged.
+    pub fn unplug_after(&self, apdus: u64) {
+        self.change(|state| state.unplug_after = Some(apdus));
     }
 
     /// Has each private-key operation take this much longer, besides waiting for a touch.
@@ -114,6 +122,19 @@ impl Faults {
     pub(crate) fn plugging(&self) -> Result<Plugging, Unplugged> {
         let state = self.state();
         if state.plugged { Ok(Plugging(state.unplugs)) } else { Err(Unplugged) }
+    }
+
+    /// An APDU was done, and its answer is under way.
+    pub(crate) fn done(&self) {
+        let mut state = self.state();
+        match state.unplug_after {
+            Some(0) => {
+                state.unplug_after = None;
+                state.unplug();
+            }
+            Some(left) => state.unplug_after = Some(left - 1),
+            None => {}
+        }
     }
 
     /// Waits for a touch, and says whether it came.

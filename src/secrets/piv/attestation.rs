@@ -1,0 +1,212 @@
+//! Whether Yubico stands behind what a YubiKey says of a key, and what that is
+//! (<https://docs.yubico.com/yesdk/users-manual/application-piv/attestation.html>).
+//!
+//! `yubico/` has Yubico's roots and intermediates. A key that was made in a slot is attested by the key F9 of the same
+//! YubiKey, whose certificate is Yubico's: by its PIV root up to firmware 5.7.3, by way of two intermediates from 5.7.4 on.
+
+use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, UnixTime, pem::PemObject};
+use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert, aws_lc_rs as algorithms};
+use x509_cert::{
+    Certificate,
+    der::{
+        Decode,
+        asn1::{ObjectIdentifier, OctetStringRef},
+        pem::{LineEnding, encode_string},
+    },
+};
+
+use super::{algorithm::Firmware, card, certificate, form::Form};
+use crate::{
+    keys::PublicKey,
+    secrets::{PinPolicy, Slot, TouchPolicy},
+};
+
+const ROOTS: &[u8] = include_bytes!("yubico/roots.pem");
+const INTERMEDIATES: &[u8] = include_bytes!("yubico/intermediates.pem");
+
+/// What Yubico's certificates are signed with, and what an attestation key of one's own may be. One of its intermediates
+/// leaves the parameters of RSA out.
+const ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
+    algorithms::RSA_PKCS1_2048_8192_SHA256,
+    algorithms::RSA_PKCS1_2048_8192_SHA256_ABSENT_PARAMS,
+    algorithms::RSA_PKCS1_2048_8192_SHA512,
+    algorithms::ECDSA_P256_SHA256,
+    algorithms::ECDSA_P384_SHA384,
+];
+
+/// What a YubiKey says of a key that was made in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Attestation {
+    /// The key.
+    pub public: PublicKey,
+    /// Where it is.
+    pub slot: Slot,
+    /// The YubiKey's serial number.
+    pub serial: Option<u32>,
+    /// The YubiKey's firmware, when the key was attested.
+    pub firmware: Firmware,
+    /// What the YubiKey looks like.
+    pub form: Option<Form>,
+    /// When the key wants the PIN.
+    pub pin: PinPolicy,
+    /// When it wants a touch.
+    pub touch: TouchPolicy,
+    /// The certificates from the key's own to the one below the root, DER.
+    pub chain: Vec<Vec<u8>>,
+    /// The root that stands behind it, by its common name.
+    pub root: String,
+}
+
+/// Why an attestation proves nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AttestationError {
+    /// A certificate cannot be read, or lacks what an attestation has.
+    #[error("the attestation cannot be read: {0}")]
+    Malformed(&'static str),
+    /// No root that is known stands behind it.
+    #[error("no root that is known stands behind the attestation: {0}")]
+    Untrusted(String),
+}
+
+impl Attestation {
+    /// Reads and verifies the certificates that [`Custodian::attest`](crate::secrets::Custodian::attest) returned: the key's
+    /// own first, up to one of Yubico's roots, or of `roots` (DER), for those who put an attestation key of their own into F9.
+    ///
+    /// # Errors
+    /// [`AttestationError`]
+    pub fn verify(chain: &[Vec<u8>], roots: &[Vec<u8>]) -> Result<Self, AttestationError> {
+        Self::verify_at(chain, roots, UnixTime::now())
+    }
+
+    fn verify_at(chain: &[Vec<u8>], roots: &[Vec<u8>], now: UnixTime) -> Result<Self, AttestationError> {
+        let untrusted = |error: webpki::Error| AttestationError::Untrusted(error.to_string());
+        let (own, above) = chain.split_first().ok_or(AttestationError::Malformed("it has no certificate"))?;
+        let mut known: Vec<CertificateDer<'_>> = shipped(ROOTS);
+        known.extend(roots.iter().map(|root| CertificateDer::from(root.as_slice())));
+        let anchors: Vec<_> =
+            known.iter().map(anchor_from_trusted_cert).collect::<Result<_, _>>().map_err(untrusted)?;
+        let mut between: Vec<CertificateDer<'_>> = shipped(INTERMEDIATES);
+        between.extend(above.iter().map(|above| CertificateDer::from(above.as_slice())));
+        let certificate = CertificateDer::from(own.as_slice());
+        let end = EndEntityCert::try_from(&certificate).map_err(untrusted)?;
+        let path = end
+            .verify_for_usage(ALGORITHMS, &anchors, &between, now, KeyUsage::client_auth(), None, None)
+            .map_err(untrusted)?;
+        let chain = [own.clone()].into_iter().chain(path.intermediate_certificates().map(|above| above.der().to_vec()));
+        let anchor = path.anchor();
+        let root = anchors.iter().position(|other| other.subject == anchor.subject).map(|at| &known[at]);
+        let root = root.and_then(|root| common_name(&Certificate::from_der(root).ok()?)).unwrap_or_default();
+        read(own, chain.collect(), root)
+    }
+}
+
+impl Attestation {
+    /// [`chain`](Self::chain) as PEM (RFC 7468 section 5).
+    pub fn chain_pem(&self) -> Vec<String> {
+        let written = self.chain.iter().map(|der| encode_string("CERTIFICATE", LineEnding::LF, der));
+        written.map(|pem| pem.expect("bytes can be written as PEM")).collect()
+    }
+}
+
+/// Certificates of `yubico/`.
+fn shipped(pem: &'static [u8]) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).collect()
+}
+
+/// What the YubiKey looks like that attests a key, for whoever believes it.
+pub(super) fn form(own: &[u8]) -> Option<Form> {
+    extension(&Certificate::from_der(own).ok()?, 9)?.first().copied().map(Form::new)
+}
+
+fn common_name(certificate: &Certificate) -> Option<String> {
+    let name = certificate.tbs_certificate().subject().common_name().ok()??;
+    Some(name.value().into_owned())
+}
+
+fn read(own: &[u8], chain: Vec<Vec<u8>>, root: String) -> Result<Attestation, AttestationError> {
+    use AttestationError::Malformed;
+    let certificate = Certificate::from_der(own).map_err(|_| Malformed("it is no certificate"))?;
+    let public = certificate::public_key(certificate.tbs_certificate().subject_public_key_info())
+        .ok_or(Malformed("its key is of a kind that is not used here"))?;
+    let slot = common_name(&certificate)
+        .and_then(|name| name.strip_prefix("YubiKey PIV Attestation ")?.parse().ok())
+        .ok_or(Malformed("it names no slot"))?;
+    let extension = |last| extension(&certificate, last);
+    let firmware = extension(3).and_then(|value| Some(Firmware::from(*value.first_chunk::<3>()?)));
+    let policies = extension(8).and_then(|value| value.first_chunk::<2>().copied());
+    let [pin, touch] = policies.ok_or(Malformed("it says nothing of PIN and touch"))?;
+    Ok(Attestation {
+        public,
+        slot,
+        serial: extension(7).and_then(|value| u32::from_der(value).ok()),
+        firmware: firmware.ok_or(Malformed("it says nothing of the firmware"))?,
+        form: form(own),
+        pin: card::pin_policy(pin),
+        touch: card::touch_policy(touch),
+        chain,
+        root,
+    })
+}
+
+/// A value of Yubico's arc 1.3.6.1.4.1.41482.3.
+fn extension(certificate: &Certificate, last: u32) -> Option<&[u8]> {
+    const ARC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.41482.3");
+    let id = ARC.push_arc(last).ok()?;
+    let extensions = certificate.tbs_certificate().extensions()?;
+    let value = extensions.iter().find(|extension| extension.extn_id == id)?.extn_value.as_bytes();
+    // Firmware up to 5.7.3 writes the bytes as they are, later firmware wraps some once more.
+    Some(<&OctetStringRef>::from_der(value).map_or(value, OctetStringRef::as_bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use sha2::{Digest, Sha256};
+
+    use super::*;
+
+    /// As Yubico publishes them, and others who have checked them.
+    #[test]
+    fn the_certificates_that_are_shipped() {
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let seen = [ROOTS, INTERMEDIATES].into_iter().flat_map(shipped).map(|der| hex(&Sha256::digest(&der)));
+        assert_eq!(
+            seen.collect::<Vec<_>>(),
+            [
+                "63ece914e54dd87915f34033c85af4c0696ba1512f8add66ced738331207b546",
+                "62760c6a6ef91679f454c8902b80fd009825b3f25da90f1fbace2ec6586cd5a8",
+                "4698a1d3389c3ec60016c216250f1d0439922832d65142327436376dc2942b55",
+                "d4cc3f456fdaf4e7812a21aab1dfe9d8e27d24e2fd2d6f21c9940109f0daa754",
+                "6de693f05376f5d8ca29069261e1c8626c75d503bd2edbfd75354cad1f722870",
+                "2d55b7998f4e42569d6d8fa382b6dc77d1dacf07358b19701163892922b17052",
+                "0c90b7d184a36edf50a35f9be935f0c5689bfdcfe5bdd073366cafb49061a440",
+            ]
+        );
+        for text in [ROOTS, INTERMEDIATES].map(|pem| std::str::from_utf8(pem).unwrap()) {
+            let said = text.lines().filter_map(|line| line.strip_prefix("# SHA-256 "));
+            let is = shipped(text.as_bytes()).into_iter().map(|der| hex(&Sha256::digest(&der)));
+            assert_eq!(said.map(str::to_owned).collect::<Vec<_>>(), is.collect::<Vec<_>>());
+        }
+    }
+
+    /// Each intermediate leads to a root, so that an attestation below it would: webpki has no other way to say so.
+    #[test]
+    fn every_intermediate_is_signed_by_one_above() {
+        let all: Vec<_> = [ROOTS, INTERMEDIATES].into_iter().flat_map(shipped).collect();
+        let read = |der: &CertificateDer<'_>| Certificate::from_der(der).unwrap();
+        for der in shipped(INTERMEDIATES) {
+            let certificate = read(&der);
+            let issuer = all
+                .iter()
+                .map(read)
+                .find(|above| above.tbs_certificate().subject() == certificate.tbs_certificate().issuer());
+            let issuer = issuer.expect("its issuer is there");
+            let key = issuer.tbs_certificate().subject_public_key_info().subject_public_key.raw_bytes();
+            let signed =
+                aws_lc_rs::signature::UnparsedPublicKey::new(&aws_lc_rs::signature::RSA_PKCS1_2048_8192_SHA256, key);
+            let tbs = x509_cert::der::Encode::to_der(certificate.tbs_certificate()).unwrap();
+            signed.verify(&tbs, certificate.signature().raw_bytes()).expect("it is signed by it");
+        }
+    }
+}
