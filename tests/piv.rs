@@ -364,7 +364,7 @@ mod coming_and_going {
         let token = Arc::new(plugged.open());
         let key = make(&token, Place::default());
         let keyring = Arc::new(Keyring::builder().shared_token(token.clone()).start().await.unwrap());
-        plugged.card.faults().operations_take(Duration::from_millis(15));
+        plugged.card.faults().operations_take(Duration::from_millis(150));
         let before = plugged.card.counts().operations;
         let order = Arc::new(Mutex::new(Vec::new()));
         let request = mail(&key, false);
@@ -386,10 +386,18 @@ mod coming_and_going {
             tasks.push((number, task));
             tokio::task::yield_now().await;
         }
-        // Meanwhile the token says what it is.
+        // Meanwhile the token says what it is, and another program, as `token list` is one, reads what the card holds.
         let begun = Instant::now();
         assert_eq!(token.info().serial, "1111");
         assert!(keyring.status()[0].trouble.is_none() && begun.elapsed() < Duration::from_millis(100));
+        let other = plugged.clone();
+        let listed = tokio::task::spawn_blocking(move || {
+            let token = other.open();
+            (token.inventory().unwrap().len(), token.pin_state().unwrap().1)
+        });
+        let listed = tokio::time::timeout(Duration::from_secs(5), listed).await.expect("it need not wait for them all");
+        assert_eq!(listed.unwrap(), (1, 3));
+        assert!(plugged.card.counts().operations - before < 80, "the queue is not empty yet");
         let mut done = 0;
         for (number, task) in tasks {
             match (number % 10, task.await) {
