@@ -6,6 +6,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 FUZZ_SECONDS ?= 60
+TOKEN ?= softhsm
 
 # What a debug build spends its time in while a token works. All else stays as `make test` has built it.
 optimised = $(foreach package,claviger claviger-fault-module cryptoki tokio,--config profile.dev.package.$(package).opt-level=1)
@@ -26,9 +27,23 @@ help: ## this list
 	while read -r target does; do printf 'make %-6s %s\n' "$$target" "$$does"; done
 
 # A debug build: it is there in half the time of a release build, and the tokens do the arithmetic.
-demo: rust ## Alice and Bob talk, each with keys in a token of their own
-	@softhsm/install
-	cargo run --locked --bin claviger -- demo
+demo: rust ## Alice and Bob talk, each with keys in a token of their own; TOKEN=yubikey: in virtual YubiKeys (as root)
+	@case '$(TOKEN)' in
+	softhsm)
+		softhsm/install
+		cargo run --locked --bin claviger -- demo
+		;;
+	yubikey)
+		softhsm/install yubikey
+		cargo build --locked --bin claviger
+		cargo run --locked --package claviger-virtual-yubikey -- run 5.7.1:1111 5.4.3:2222 -- \
+			cargo run --quiet --locked --bin claviger -- demo --yubikey 1111 --yubikey 2222
+		;;
+	*)
+		echo 'make demo: TOKEN is softhsm or yubikey' >&2
+		exit 2
+		;;
+	esac
 
 test: rust ## every test, on SoftHSM, Kryoptic, tpm2-pkcs11, NSS softokn and virtual YubiKeys
 	@$(modules)

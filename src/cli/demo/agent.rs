@@ -15,11 +15,13 @@ use claviger::{
     keys::{Curve, PublicKey},
     secrets::{
         Custodian, HeldKey, KeyUse, Keyring, NewKey, Token, TokenError, TokenInfo, Unwrap, Wrap,
-        pkcs11::{InitToken, OpenOptions, Pin, PinSource, Pkcs11Token, Uri, init_token},
+        pkcs11::{InitToken, OpenOptions, Pin, PinSource, Uri, init_token},
     },
 };
 
 use crate::cli::failure::Failure;
+#[cfg(feature = "yubikey")]
+use crate::cli::pin;
 
 /// One who takes part.
 pub struct Agent {
@@ -29,12 +31,15 @@ pub struct Agent {
     pub keys: Vec<HeldKey>,
     pub me: Identities,
     witness: Arc<Witness>,
+    _made: Made,
 }
 
 /// A new token, not yet with a DID.
 pub struct Seat {
     name: &'static str,
-    token: Pkcs11Token,
+    token: Arc<dyn Custodian>,
+    /// Whether the token is here longer than the demo.
+    lasts: bool,
 }
 
 impl Seat {
@@ -56,17 +61,38 @@ impl Seat {
         uri.serial = Some(seen.info.serial);
         uri.module_path = module.to_str().map(str::to_owned);
         let options = OpenOptions::new().name(name).pin(PinSource::value(pin));
-        Ok(Self { name, token: options.open(&uri.to_string()).map_err(failed)? })
+        let token = Arc::new(options.open(&uri.to_string()).map_err(failed)?);
+        Ok(Self { name, token, lasts: false })
     }
 
-    /// Makes keys in the token, and a did:peer:2 of them.
-    pub async fn settle(self, services: &[Service]) -> Result<Agent, Failure> {
-        let make = |curve, usage| {
-            let new = NewKey { curve, usage, label: Some(self.name.into()) };
-            self.token.generate(&new).map_err(|error| Failure::of_token(self.name, &error))
+    /// A YubiKey. The PIN of one that comes from the factory is known; that of another a person types.
+    #[cfg(feature = "yubikey")]
+    pub fn take_yubikey(name: &'static str, serial: u32) -> Result<Self, Failure> {
+        use claviger::secrets::piv::{self, PcscReaders};
+        let failed = |error| Failure::of_token(name, &error);
+        let uri = format!("yubikey:serial={serial}");
+        let open = |options: piv::OpenOptions| {
+            options.name(name).touch(move |touch| pin::touch(name, touch)).open(&uri, PcscReaders).map_err(failed)
         };
-        let agreement = make(Curve::X25519, KeyUse::Agreement)?;
-        let signing = make(Curve::Ed25519, KeyUse::Signing)?;
+        let typed = open(piv::OpenOptions::new().prompt(move |prompt| pin::prompt(name, prompt)))?;
+        let token = match typed.check_fresh() {
+            Ok(()) => open(piv::OpenOptions::new().pin(PinSource::value(Pin::new("123456"))))?,
+            Err(_) => typed,
+        };
+        Ok(Self { name, token: Arc::new(token), lasts: true })
+    }
+
+    /// Makes keys in the token, on one curve for all who take part, and a did:peer:2 of them.
+    pub async fn settle(self, curves: [Curve; 2], services: &[Service]) -> Result<Agent, Failure> {
+        let mut made = Made { token: self.token.clone(), keys: Vec::new(), remove: self.lasts };
+        let mut make = |curve, usage| {
+            let new = NewKey { curve, usage, label: Some(self.name.into()) };
+            let held = self.token.generate(&new).map_err(|error| Failure::of_token(self.name, &error))?;
+            made.keys.push(held.public.clone());
+            Ok::<_, Failure>(held)
+        };
+        let agreement = make(curves[0], KeyUse::Agreement)?;
+        let signing = make(curves[1], KeyUse::Signing)?;
         let document: Document = peer::create_2(
             &[
                 (Relationship::KeyAgreement, agreement.public.clone()),
@@ -83,6 +109,7 @@ impl Seat {
             keys: vec![agreement, signing],
             me: Identities::new(keyring, [document]).await?,
             witness,
+            _made: made,
         })
     }
 }
@@ -113,9 +140,26 @@ pub enum Kind {
     },
 }
 
+/// The keys that were made, which do not stay in a token that does.
+struct Made {
+    token: Arc<dyn Custodian>,
+    keys: Vec<PublicKey>,
+    remove: bool,
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for key in self.keys.iter().filter(|_| self.remove) {
+            if let Err(error) = self.token.delete(key) {
+                tracing::warn!(token = self.token.name(), %key, %error, "a key of the demo stays in the token");
+            }
+        }
+    }
+}
+
 /// A token, and what it was asked to do.
 struct Witness {
-    token: Pkcs11Token,
+    token: Arc<dyn Custodian>,
     seen: Mutex<Vec<Operation>>,
 }
 

@@ -19,12 +19,17 @@ use super::{failure::Failure, output::Out, token::softhsm, wait};
 /// Two agents, two tokens, a conversation, shown step by step.
 ///
 /// Alice, Bob and a mediator get throw-away SoftHSM tokens in a temporary folder, and exchange a signed and
-/// authcrypted message, an anoncrypted reply, and a forward. Nothing is left behind.
+/// authcrypted message, an anoncrypted reply, and a forward. Nothing is left behind: the keys that are made in a YubiKey are
+/// deleted at the end.
 #[derive(clap::Args)]
 pub struct Args {
     /// SoftHSM's PKCS#11 module, if it is not at one of its usual places
     #[arg(long, value_name = "FILE")]
     module: Option<PathBuf>,
+    /// The serial number of a YubiKey for Alice; given again, of one for Bob
+    #[cfg(feature = "yubikey")]
+    #[arg(long, value_name = "SERIAL")]
+    yubikey: Vec<u32>,
     /// The folder of the tokens: what the demo gives itself when it starts itself again
     #[arg(long, hide = true, value_name = "DIR")]
     stage: Option<PathBuf>,
@@ -32,9 +37,28 @@ pub struct Args {
 
 pub fn run(args: &Args, out: &Out) -> Result<(), Failure> {
     let module = args.module.clone().or_else(softhsm).filter(|module| module.is_file()).ok_or_else(missing)?;
+    let yubikeys = args.yubikeys()?;
     match &args.stage {
-        Some(_) => wait(story::tell(&module, out)),
-        None => start_again(&module, out),
+        Some(_) => wait(story::tell(&module, &yubikeys, out)),
+        None => start_again(&module, &yubikeys, out),
+    }
+}
+
+impl Args {
+    #[cfg(feature = "yubikey")]
+    fn yubikeys(&self) -> Result<Vec<u32>, Failure> {
+        match &self.yubikey[..] {
+            [first, second] if first == second => {
+                Err(Failure::words("bad-arguments", "Alice and Bob have a YubiKey each, not the same one"))
+            }
+            [_, _, _, ..] => Err(Failure::words("bad-arguments", "two YubiKeys are enough: Alice's and Bob's")),
+            serials => Ok(serials.to_vec()),
+        }
+    }
+
+    #[cfg(not(feature = "yubikey"))]
+    fn yubikeys(&self) -> Result<Vec<u32>, Failure> {
+        Ok(Vec::new())
     }
 }
 
@@ -44,13 +68,14 @@ fn missing() -> Failure {
 }
 
 /// Runs the demo in a process of its own that finds its tokens in a new folder, which is removed after.
-fn start_again(module: &Path, out: &Out) -> Result<(), Failure> {
+fn start_again(module: &Path, yubikeys: &[u32], out: &Out) -> Result<(), Failure> {
     let failed = |error: &std::io::Error| Failure::io("the demo's temporary folder", error);
     let stage = tempfile::Builder::new().prefix("claviger-demo-").tempdir().map_err(|error| failed(&error))?;
     let configuration = prepare(stage.path()).map_err(|error| failed(&error))?;
     let program = env::current_exe().map_err(|error| Failure::io("this program", &error))?;
     let mut command = Command::new(program);
     command.args(out.json.then_some("--json")).arg("demo").arg("--stage").arg(stage.path()).arg("--module").arg(module);
+    command.args(yubikeys.iter().map(|serial| format!("--yubikey={serial}")));
     command.env("SOFTHSM2_CONF", configuration);
     let status = command.status().map_err(|error| Failure::io("the demo's own process", &error))?;
     match status.code() {

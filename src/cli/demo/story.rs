@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use claviger::{
     did::{Cached, LocalResolver, Service, local},
     didcomm::{Forward, Layer, Message, PackEncryptedOptions, Provenance, UnpackOptions},
+    keys::Curve,
     secrets::{Custody, HeldKey},
 };
 
@@ -23,19 +24,28 @@ use crate::cli::{
 /// The message type of a chat (Basic Message Protocol 2.0).
 const CHAT: &str = "https://didcomm.org/basicmessage/2.0/message";
 
-pub async fn tell(module: &Path, out: &Out) -> Result<(), Failure> {
+pub async fn tell(module: &Path, yubikeys: &[u32], out: &Out) -> Result<(), Failure> {
     let mut page = Page::new(out);
     page.title("Two agents talk, and no private key leaves its token")?;
-    page.text(
-        "Alice, Bob and a mediator have a token each: here SoftHSM, which is PKCS#11 in software; in earnest, an HSM. \
-         A token makes its private keys and does all the work with them. This program has the public keys and, of the \
-         message in hand, the content key and the text.",
-    )?;
-    let cast = Cast::gather(module, &mut page).await?;
+    page.text(&format!(
+        "Alice, Bob and a mediator have a token each: {} A token makes its private keys and does all the work with \
+             them. This program has the public keys and, of the message in hand, the content key and the text.",
+        match yubikeys.len() {
+            0 => "here SoftHSM, which is PKCS#11 in software; in earnest, an HSM.",
+            1 => "Alice a YubiKey, the others SoftHSM, which is PKCS#11 in software.",
+            _ => "Alice and Bob a YubiKey, the mediator SoftHSM, which is PKCS#11 in software.",
+        }
+    ))?;
+    let cast = Cast::gather(module, yubikeys, &mut page).await?;
     cast.alice_to_bob(&mut page).await?;
     cast.bob_to_alice(&mut page).await?;
     cast.through_the_mediator(&mut page).await?;
 
+    if !yubikeys.is_empty() {
+        page.title("The same by hand")?;
+        page.text("docs/yubikey.md goes from the box to a DID on two YubiKeys; the keys made here are deleted again.")?;
+        return page.end("");
+    }
     let script = by_hand::script(module);
     page.title("The same by hand")?;
     page.text("In a shell, in an empty folder. The tokens stay there, until you delete the folder.")?;
@@ -59,26 +69,36 @@ struct Sent {
 }
 
 impl Cast {
-    async fn gather(module: &Path, page: &mut Page<'_>) -> Result<Self, Failure> {
-        page.step("Three tokens, new and empty")?;
+    async fn gather(module: &Path, yubikeys: &[u32], page: &mut Page<'_>) -> Result<Self, Failure> {
+        page.step(if yubikeys.is_empty() { "Three tokens, new and empty" } else { "Three tokens" })?;
         let mut seats = Vec::new();
-        for name in ["alice", "bob", "mediator"] {
-            seats.push(Seat::take(name, module)?);
+        for (at, name) in ["alice", "bob", "mediator"].into_iter().enumerate() {
+            seats.push(match yubikeys.get(at) {
+                #[cfg(feature = "yubikey")]
+                Some(serial) => Seat::take_yubikey(name, *serial)?,
+                _ => Seat::take(name, module)?,
+            });
         }
+        // Every YubiKey has P-256, and who talks has a curve in common.
+        let curves = if yubikeys.is_empty() { [Curve::X25519, Curve::Ed25519] } else { [Curve::P256, Curve::P256] };
         let [alice, bob, mediator] = <[Seat; 3]>::try_from(seats).unwrap_or_else(|_| unreachable!("three were taken"));
 
         // The mediator comes first: Bob's DID names it.
-        let mediator = mediator.settle(&[]).await?;
-        let alice = alice.settle(&[]).await?;
+        let mediator = mediator.settle(curves, &[]).await?;
+        let alice = alice.settle(curves, &[]).await?;
         let service = Service::didcomm("https://mediator.example/", [mediator.did.clone()]);
-        let bob = bob.settle(&[service]).await?;
+        let bob = bob.settle(curves, &[service]).await?;
         let cast = Self { alice, bob, mediator, resolver: local() };
 
         for agent in cast.all() {
             let info = &agent.info;
             page.row(&capital(agent.name), &format!("{}, serial number {}", info.model, info.serial))?;
         }
-        page.row("Their PINs", "are random and in no file; the tokens are gone when this ends")?;
+        let pins = match yubikeys.is_empty() {
+            true => "are random and in no file; the tokens are gone when this ends",
+            false => "SoftHSM's are random and in no file; a YubiKey has its own",
+        };
+        page.row("Their PINs", pins)?;
         page.record("tokens", cast.all().map(|agent| json!({ "name": agent.name, "token": agent.info })).collect());
 
         page.step("Keys, made inside the tokens, and DIDs of their public halves")?;

@@ -27,7 +27,7 @@ impl YubiKey {
         // Given for one change: a keeper that listens has others to serve.
         let given = state.management_key.take();
         let factory = given.is_none() && self.transaction(state, |card| card.has_factory_management_key())?;
-        if factory {
+        if factory && !std::mem::replace(&mut state.warned, true) {
             tracing::warn!(
                 token = self.name(),
                 "the card has the management key that every YubiKey comes with: `claviger token init` changes it on a card \

@@ -60,6 +60,8 @@ pub(super) struct State {
     pub(super) memory: Option<PinMemory>,
     /// For the next change, from a person.
     pub(super) management_key: Option<ManagementKey>,
+    /// Whether it was said that the management key is the factory's.
+    pub(super) warned: bool,
 }
 
 /// A step towards an operation.

@@ -2,20 +2,25 @@
 //!
 //! vsmartcard's vpcd, a reader of pcscd's, listens on PORT of 127.0.0.1 (35963 is its first). As long as FILE is there,
 //! the YubiKey is unplugged. Each time it is in the reader, the line `ready` is printed. It ends when it is killed.
+//!
+//! `virtual-yubikey run FIRMWARE:SERIAL [FIRMWARE:SERIAL] -- COMMAND...`: starts pcscd, plugs one or two in, and runs the
+//! command; its exit status is the command's.
 
 use std::{
     net::{Ipv4Addr, TcpStream},
     path::{Path, PathBuf},
-    process::ExitCode,
+    process::{Command, ExitCode},
     thread,
 };
 
 use claviger_virtual_yubikey::{
     VirtualYubiKey,
-    reader::{GLANCE, serve},
+    pcscd::{PORT, Pcscd, missing},
+    reader::{GLANCE, InReader, serve},
 };
 
-const USAGE: &str = "usage: virtual-yubikey FIRMWARE SERIAL PORT [--control FILE]";
+const USAGE: &str = "usage: virtual-yubikey FIRMWARE SERIAL PORT [--control FILE]
+       virtual-yubikey run FIRMWARE:SERIAL [FIRMWARE:SERIAL] -- COMMAND...";
 
 struct Arguments {
     yubikey: VirtualYubiKey,
@@ -25,6 +30,11 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [run, rest @ ..] = &arguments[..]
+        && run == "run"
+    {
+        return run_behind_pcscd(rest);
+    }
     let Some(Arguments { yubikey, port, control }) = parse(&arguments) else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
@@ -45,6 +55,38 @@ fn main() -> ExitCode {
         // vpcd takes the next connection only when it has noticed that this one ended.
         thread::sleep(GLANCE);
     }
+}
+
+fn run_behind_pcscd(arguments: &[String]) -> ExitCode {
+    let Some((cards, [program, words @ ..])) = parse_run(arguments) else {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    if let Some(missing) = missing() {
+        eprintln!("virtual-yubikey: {missing}");
+        return ExitCode::from(3);
+    }
+    let _pcscd = Pcscd::start();
+    let _readers: Vec<InReader> = (PORT..).zip(&cards).map(|(port, card)| InReader::plug_in(card, port)).collect();
+    // Until the reader has seen them: pcscd looks every 0.4 seconds.
+    thread::sleep(10 * GLANCE);
+    match Command::new(program).args(words).status() {
+        Ok(status) => ExitCode::from(status.code().and_then(|code| code.try_into().ok()).unwrap_or(1)),
+        Err(error) => {
+            eprintln!("virtual-yubikey: {program}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn parse_run(arguments: &[String]) -> Option<(Vec<VirtualYubiKey>, &[String])> {
+    let end = arguments.iter().position(|word| word == "--")?;
+    let cards = arguments[..end].iter().map(|card| {
+        let (firmware, serial) = card.split_once(':')?;
+        Some(VirtualYubiKey::new(firmware.parse().ok()?, serial.parse().ok()?))
+    });
+    let cards = cards.collect::<Option<Vec<_>>>().filter(|cards| (1..=2).contains(&cards.len()))?;
+    Some((cards, &arguments[end + 1..]))
 }
 
 fn parse(arguments: &[String]) -> Option<Arguments> {

@@ -70,8 +70,8 @@ pub fn is_here() -> bool {
     false
 }
 
-/// What is missing here, in words; none if nothing is.
-fn missing() -> Option<String> {
+/// Why [`Pcscd::start`] cannot be called here, in words; none if it can.
+pub fn missing() -> Option<String> {
     let root = fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
     match () {
         () if pcscd().is_none() => Some("pcscd is missing: apt-get install pcscd".into()),
