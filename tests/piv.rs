@@ -237,6 +237,44 @@ mod touch {
         assert_eq!(plugged.card.counts().touches, 3);
     }
 
+    /// Who is asked is told what for: it goes with the request through the keyring.
+    #[tokio::test]
+    async fn a_person_is_told_what_for() {
+        let plugged = Plugged::new(Firmware::V5_7_1, 1111);
+        let told = Arc::<Mutex<Vec<String>>>::default();
+        let (of_pin, of_touch) = (told.clone(), told.clone());
+        let say = |purpose: &Option<claviger::secrets::Purpose>| match purpose {
+            Some(purpose) => purpose.to_string(),
+            None => "nothing".to_owned(),
+        };
+        let token = plugged.open_with(
+            OpenOptions::new()
+                .prompt(move |prompt| {
+                    of_pin.lock().unwrap().push(format!("PIN {}", say(&prompt.purpose)));
+                    Ok(Pin::new(PIN))
+                })
+                .touch(move |prompt| of_touch.lock().unwrap().push(format!("touch {}", say(&prompt.purpose)))),
+        );
+        let key = make(&token, Place { touch: Some(TouchPolicy::Always), ..Place::default() });
+        plugged.card.reset();
+        let keyring = Keyring::start([token]).await.unwrap();
+        let peer = |peer: &str| Context { peer: Some(peer.into()), ..Context::default() };
+        keyring.unwrap_cek(&key, &mail(&key, false), &peer("did:example:alice")).await.unwrap();
+        keyring.unwrap_cek(&key, &mail(&key, false), &Context::default()).await.unwrap();
+        let payload = br#"{"id":"1","type":"https://example.org/1.0/x","body":{}}"#;
+        let what = claviger::secrets::ToSign::Message(payload);
+        keyring.sign(&key, &what, &peer("did:example:bob")).await.unwrap();
+        assert_eq!(
+            *told.lock().unwrap(),
+            [
+                "PIN to read a message that says it is from did:example:alice",
+                "touch to read a message that says it is from did:example:alice",
+                "touch to read a message that does not say who it is from",
+                "touch to sign a message to did:example:bob",
+            ]
+        );
+    }
+
     /// The card says of it what it says of a missing PIN, and it is not taken for that: no PIN is given again.
     #[test]
     fn one_that_does_not_come_is_told_apart_from_a_pin() {

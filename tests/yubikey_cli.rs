@@ -86,8 +86,21 @@ fn at_the_desk() {
         let waits = desk.run("unpack", &packed);
         assert_eq!(waits.status.code(), Some(3), "{}", said(&waits));
         assert!(said(&waits).contains("insert the YubiKey with serial 1111"), "{}", said(&waits));
-        new.unplug(false);
-        until("it is back", || desk.run("unpack", &packed).status.success());
+        // Who is willing to wait is told for which one, and is served when it comes.
+        let short = desk.run("--wait 1 key generate --token desk --alg P-256", "");
+        assert_eq!(short.status.code(), Some(3));
+        assert!(said(&short).contains("it is waited for, 1 second at most"), "{}", said(&short));
+        let waited = std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| desk.run("--wait 20 unpack", &packed));
+            std::thread::sleep(std::time::Duration::from_secs(1));
+            new.unplug(false);
+            waiting.join().unwrap()
+        });
+        assert!(
+            waited.status.success() && said(&waited).contains("it is waited for, 20 seconds at most"),
+            "{}",
+            said(&waited)
+        );
         // Locked and unlocked, by way of the guard.
         assert!(desk.run("token lock desk", "").status.success());
         assert_eq!(desk.run("unpack", &packed).status.code(), Some(3));
@@ -230,10 +243,18 @@ fn out_of_the_box() {
     assert!(printed.ends_with(chain[1].as_str().unwrap()), "{printed}");
 
     // Two DIDs with one key can be linked.
-    let shared = desk.run("did create --method key --token desk --agreement consent --authentication consent", "");
-    assert!(shared.status.success() && !said(&shared).contains("link them"), "{}", said(&shared));
+    let consent = desk.run("did create --method key --token desk --agreement consent --authentication consent", "");
+    assert!(consent.status.success() && !said(&consent).contains("link them"), "{}", said(&consent));
     let shared = desk.run("did create --method peer:2 --token desk --agreement consent", "");
     assert!(shared.status.success() && said(&shared).contains("link them"), "{}", said(&shared));
+
+    // Who is asked for a touch is told what for, and from whom the message says that it is.
+    let consent = String::from_utf8(consent.stdout).unwrap();
+    let packed = desk.run(&format!("pack --to {} --from {did}", consent.trim()), MESSAGE);
+    let unpacked = desk.run("unpack", &String::from_utf8(packed.stdout).unwrap());
+    assert!(unpacked.status.success(), "{}", said(&unpacked));
+    let asked = "Touch the YubiKey desk, serial 3333 to read a message that says it is from did:peer:2.";
+    assert!(said(&unpacked).contains(asked), "{}", said(&unpacked));
 
     let no_key = desk.run("key generate --token desk --alg P-256 --management-key file:pin", "");
     assert!(no_key.status.code() == Some(2) && said(&no_key).contains("hexadecimal digits"), "{}", said(&no_key));

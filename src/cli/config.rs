@@ -42,6 +42,8 @@ pub struct Config {
     pub keeper: KeeperConfig,
     /// The arguments that stand before every command, for the processes that this one starts.
     pub flags: Vec<String>,
+    /// How long is waited for a YubiKey that is not plugged in.
+    pub wait: Option<Duration>,
 }
 
 /// A `[[token]]`.
@@ -222,6 +224,7 @@ impl Config {
             tokens: file.token,
             keeper: file.keeper,
             flags: Vec::new(),
+            wait: None,
             file: path,
             base,
         };

@@ -18,6 +18,7 @@ mod man;
 mod output;
 mod own;
 mod pack;
+mod patience;
 mod pin;
 mod state;
 mod table;
@@ -25,7 +26,7 @@ mod token;
 mod tokens;
 mod unpack;
 
-use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -47,6 +48,9 @@ struct Cli {
     /// Says more on stderr; twice, still more
     #[arg(short, long, action = clap::ArgAction::Count, global = true, help_heading = "Everywhere")]
     verbose: u8,
+    /// Waits so many seconds for a YubiKey that is not plugged in; at a terminal 60 if not said, else none
+    #[arg(long, value_name = "SECONDS", global = true, help_heading = "Everywhere")]
+    wait: Option<u32>,
     #[command(subcommand)]
     command: Command,
 }
@@ -97,6 +101,7 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli, out: &Out) -> Result<(), Failure> {
     let config = || {
         let mut config = Config::load(cli.config.as_deref())?;
+        config.wait = cli.wait.map(|seconds| Duration::from_secs(seconds.into()));
         config.flags.extend(cli.json.then(|| "--json".to_owned()));
         config.flags.extend(std::iter::repeat_n("--verbose".to_owned(), cli.verbose.into()));
         Ok(config)

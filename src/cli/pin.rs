@@ -96,7 +96,8 @@ pub fn prompt(name: &str, prompt: &PinPrompt) -> io::Result<Pin> {
         None => tries.to_owned(),
     };
     let label = if prompt.label == name { String::new() } else { format!(" ({:?})", prompt.label) };
-    read(&format!("PIN of {name}{label}, serial {}{tries}: ", prompt.serial))
+    let purpose = prompt.purpose.as_ref().map(|purpose| format!(", {purpose}")).unwrap_or_default();
+    read(&format!("PIN of {name}{label}, serial {}{tries}{purpose}: ", prompt.serial))
         .map(|pin| Pin::new(pin.as_str()))
         .map_err(|error| io::Error::new(error.kind(), format!("there is no terminal to ask at ({error})")))
 }
@@ -106,7 +107,8 @@ pub fn prompt(name: &str, prompt: &PinPrompt) -> io::Result<Pin> {
 pub fn touch(name: &str, touch: &claviger::secrets::piv::TouchPrompt) {
     let which = if touch.of > 1 { format!(" (touch {} of {})", touch.number, touch.of) } else { String::new() };
     let again = if touch.again { "It waits: touch" } else { "Touch" };
-    eprintln!("{again} the YubiKey {name}, serial {}{which}.", touch.serial);
+    let purpose = touch.purpose.as_ref().map(|purpose| format!(" {purpose}")).unwrap_or_default();
+    eprintln!("{again} the YubiKey {name}, serial {}{purpose}{which}.", touch.serial);
 }
 
 fn ask(question: &str) -> Result<Zeroizing<String>, Failure> {

@@ -20,6 +20,7 @@ use super::{
     failure::{Failure, Status},
     keeper,
     keys::KeyName,
+    patience::Patience,
     pin,
 };
 
@@ -181,6 +182,17 @@ pub fn open(config: &Config, token: &TokenConfig) -> Result<Opened, Failure> {
     reach_custodian(config, token).map(|custodian| Opened { custodian, management_key: None })
 }
 
+/// The same, for a command that can do nothing without it: one that is not plugged in is waited for.
+pub fn open_patiently(config: &Config, token: &TokenConfig) -> Result<Opened, Failure> {
+    let mut patience = Patience::new(config);
+    loop {
+        match open(config, token) {
+            Err(failure) if patience.again(token, &failure) => {}
+            result => return result,
+        }
+    }
+}
+
 /// The first token, in configured order, that holds the key which is named. One that is not ready is passed over; if no
 /// other holds the key, that is told.
 pub fn holding(config: &Config, name: &KeyName, text: &str) -> Result<(Opened, HeldKey), Failure> {
@@ -309,33 +321,41 @@ impl Management {
 
 /// Reaches tokens in configured order until `enough` says so of their keys.
 ///
-/// A token that is not ready is passed over, for another may hold the key; if in the end it is missing, it is told.
+/// A token that is not ready is passed over, for another may hold the key; if in the end it is missing, it is told, or waited
+/// for.
 /// `supervisor` starts their keepers, or connects to those that listen; without one they are opened in this process.
 pub async fn secrets(
     config: &Config,
     supervisor: Option<&Arc<Supervisor>>,
     enough: impl Fn(&dyn Secrets) -> bool,
 ) -> Result<Arc<dyn Secrets>, Failure> {
+    let mut patience = Patience::new(config);
     let mut reached: Vec<Arc<dyn Secrets>> = Vec::new();
-    let mut not_ready = None;
-    for token in &config.tokens {
-        match reach(config, token, supervisor).await {
-            Ok(token) => reached.push(token),
-            // A configuration that cannot be is not passed over.
-            Err(failure) if failure.code == "custody-too-low" => return Err(failure),
-            Err(failure) => {
-                not_ready.get_or_insert(failure);
-                continue;
+    let mut missing: Vec<&TokenConfig> = config.tokens.iter().collect();
+    loop {
+        let mut not_ready = Vec::new();
+        for token in std::mem::take(&mut missing) {
+            match reach(config, token, supervisor).await {
+                Ok(token) => reached.push(token),
+                // A configuration that cannot be is not passed over.
+                Err(failure) if failure.code == "custody-too-low" => return Err(failure),
+                Err(failure) => {
+                    not_ready.push((token, failure));
+                    continue;
+                }
+            }
+            let all = Several::new(reached.clone());
+            if enough(&all) {
+                return Ok(Arc::new(all));
             }
         }
-        let all = Several::new(reached.clone());
-        if enough(&all) {
-            return Ok(Arc::new(all));
+        missing = not_ready.iter().map(|(token, _)| *token).collect();
+        let waits = not_ready.iter().any(|(token, failure)| patience.again(token, failure));
+        match not_ready.into_iter().next() {
+            Some(_) if waits => {}
+            Some((_, failure)) => return Err(failure),
+            None => return Ok(Arc::new(Several::new(reached))),
         }
-    }
-    match not_ready {
-        Some(failure) => Err(failure),
-        None => Ok(Arc::new(Several::new(reached))),
     }
 }
 

@@ -222,7 +222,8 @@ impl Message {
     }
 
     fn context(&self, deadline: Option<Instant>) -> Context {
-        Context { message_id: Some(self.id.as_str().into()), deadline, ..Context::default() }
+        let peer = self.to.as_ref().and_then(|to| to.first()).map(|to| to.as_str().into());
+        Context { message_id: Some(self.id.as_str().into()), peer, deadline, ..Context::default() }
     }
 
     /// A forward lives no longer than what it carries.

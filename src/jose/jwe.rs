@@ -107,7 +107,9 @@ impl Jwe {
             apv: self.apv.clone(),
             encrypted_key: slot.encrypted_key.clone(),
         };
-        let cek = secrets.unwrap_cek(key, &request, &cx.for_kid(kid)).await.map_err(|error| match error {
+        let peer = self.skid.as_deref().map(|skid| skid.split('#').next().unwrap_or_default().into());
+        let cx = Context { peer, ..cx.for_kid(kid) };
+        let cek = secrets.unwrap_cek(key, &request, &cx).await.map_err(|error| match error {
             // One opaque error, whether the content key did not unwrap or the content did not open.
             SecretsError::Token { error: TokenError::Unwrap, .. } => JoseError::Decrypt(CheckFailed),
             error => JoseError::Secrets(error),

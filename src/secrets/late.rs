@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use zeroize::Zeroizing;
 
-use super::{Custodian, HeldKey, ImportKey, NewKey, Place, Token, TokenError, TokenInfo, Unwrap, Wrap};
+use super::{Custodian, HeldKey, ImportKey, NewKey, Place, Purpose, Token, TokenError, TokenInfo, Unwrap, Wrap};
 use crate::{
     crypto::{Cek, EncryptedKey},
     keys::PublicKey,
@@ -77,6 +77,12 @@ impl Token for Late {
 
     fn is_used_up(&self) -> bool {
         self.token().is_ok_and(|token| token.is_used_up())
+    }
+
+    fn is_for(&self, purpose: &Purpose) {
+        if let Ok(token) = self.token() {
+            token.is_for(purpose);
+        }
     }
 
     fn keys(&self) -> Result<Vec<HeldKey>, TokenError> {

@@ -21,6 +21,7 @@ pub mod piv;
 pub mod pkcs11;
 mod place;
 mod policy;
+mod purpose;
 mod signing;
 mod token;
 
@@ -31,6 +32,7 @@ pub use keyring::{Keyring, KeyringBuilder, TokenStatus};
 pub use late::Late;
 pub use place::{PinPolicy, Place, Slot, TouchPolicy};
 pub use policy::{Allow, Policy};
+pub use purpose::Purpose;
 pub use signing::{Claims, Signature, ToSign};
 pub use token::{Custodian, ImportKey, KeyUse, NewKey, Token, TokenInfo};
 
@@ -130,6 +132,8 @@ pub struct Context {
     pub kid: Option<Arc<str>>,
     /// The `id` of the message, when it is known: it stands in the log and the audit.
     pub message_id: Option<Arc<str>>,
+    /// The DID at the other end, as the message or the caller says: a person who is asked for a PIN or a touch is told it.
+    pub peer: Option<Arc<str>>,
     /// An operation that has not begun by then is not begun.
     pub deadline: Option<Instant>,
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{HeldKey, Place, TokenError, Unwrap, Wrap};
+use super::{HeldKey, Place, Purpose, TokenError, Unwrap, Wrap};
 use crate::{
     crypto::{Cek, EncryptedKey},
     keys::{Curve, PublicKey},
@@ -39,6 +39,9 @@ pub trait Token: Send + Sync {
     fn is_used_up(&self) -> bool {
         false
     }
+
+    /// What the next operation is for, which a token tells the person whom it asks for a PIN or a touch.
+    fn is_for(&self, _purpose: &Purpose) {}
 
     /// The keys it holds that may be used, each proved by a known answer. Called once at start, and again when the
     /// token has come back.

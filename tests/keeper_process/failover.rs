@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use claviger::{
@@ -77,8 +77,13 @@ fn failed_over(what: &str, fault: impl Fn(&Home)) {
         let (first, second) = (used(&one), used(&two));
         until("the first serves", || used(&one) > first + 100).await;
         assert_eq!(used(&two), second, "the second is not asked while the first is there");
-        fault(&one);
-        until("the second serves", || used(&two) > second + 100).await;
+        let faulty = Instant::now();
+        while used(&two) <= second + 100 {
+            assert!(faulty.elapsed() < SOON, "the second serves");
+            // A keeper that was killed is back so soon that on a busy machine the second has hardly begun: then once more.
+            fault(&one);
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
         one.shim.order(&[]);
         let back = Instant::now();
         let first = used(&one);

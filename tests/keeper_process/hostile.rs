@@ -29,8 +29,8 @@ use crate::{
 
 /// `Hello` of an agent.
 const HELLO: [u8; 2] = [1, 0];
-/// Where a request's `ask` begins: `Asked::Request`, the id 9, no deadline, no kid, no message id.
-const REQUEST: [u8; 5] = [0, 9, 0, 0, 0];
+/// Where a request's `ask` begins: `Asked::Request`, the id 9, no deadline, no kid, no message id, no peer.
+const REQUEST: [u8; 6] = [0, 9, 0, 0, 0, 0];
 /// `Said::Answer` to 9, `Err`, and which `Failure` it is.
 const FAILED: [u8; 3] = [4, 9, 1];
 const REFUSED: u8 = 2;
@@ -168,7 +168,7 @@ fn what_is_no_request_ends_its_connection() {
             ("an unknown question", &[&REQUEST[..], &[200, 1]].concat()),
             ("more than a request", &[&REQUEST[..], &[6, 0]].concat()),
             ("a length beyond the frame", &[0, 9, 0, 1, 0xff, 0xff, 0xff, 0xff, 0x0f]),
-            ("a kid that is no UTF-8", &[0, 9, 0, 1, 1, 0xff, 0, 6]),
+            ("a kid that is no UTF-8", &[0, 9, 0, 1, 1, 0xff, 0, 0, 6]),
             ("hello again", &HELLO[..1]),
         ] {
             let mut stranger = Stranger::agent(path);
@@ -199,7 +199,7 @@ fn what_must_not_be_done_is_refused_before_the_token() {
             .find(|point| PublicKey::from_bytes(Curve::P256, point).is_err())
             .unwrap();
         let custodial = [6, 7, 8].map(|ask| ("what a custodian asks", [&REQUEST[..], &[ask]].concat(), REFUSED));
-        let late = [&[0, 9, 1, 1, 0, 0][..], &unwrap(&p256, p256.as_bytes())[REQUEST.len()..]].concat();
+        let late = [&[0, 9, 1, 1, 0, 0, 0][..], &unwrap(&p256, p256.as_bytes())[REQUEST.len()..]].concat();
         let cases = [
             ("an ephemeral key off its curve", unwrap(&p256, &off_curve), REFUSED),
             ("one of another length", unwrap(&p256, &[4; 12]), REFUSED),

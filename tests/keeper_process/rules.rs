@@ -34,7 +34,7 @@ fn each_operation_has_its_line() {
         let cx = Context {
             kid: Some("did:example:bob#key-1".into()),
             message_id: Some("a \"message\"\n{}".into()),
-            deadline: None,
+            ..Context::default()
         };
         open_message(&client, &key, &cx).await.unwrap();
         client.sign(&key, &MESSAGE, &cx).await.unwrap();

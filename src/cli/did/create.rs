@@ -74,7 +74,7 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     let mut own = Own::load(config)?;
     let given = wait(resolved(given, &own))?;
 
-    let opened = configured.into_iter().map(|token| tokens::open(config, token)?.with(&args.management));
+    let opened = configured.into_iter().map(|token| tokens::open_patiently(config, token)?.with(&args.management));
     let mut maker = Maker { tokens: opened.collect::<Result<_, _>>()?, label: args.name.clone(), made: Vec::new() };
     let made = keys(args, &mut maker, given).and_then(|keys| {
         let services: Vec<Service> =

@@ -34,7 +34,7 @@ pub struct Args {
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     let configured = config.token(args.token.as_deref())?;
     let keys = read(args)?;
-    let token = tokens::open(config, configured)?.with(&args.management)?;
+    let token = tokens::open_patiently(config, configured)?.with(&args.management)?;
     let mut imported = Vec::new();
     for key in keys {
         let public = key.public.clone();

@@ -312,6 +312,7 @@ impl Shared {
             deadline: Some(to_clock(deadline)),
             kid: cx.kid.as_deref(),
             message_id: cx.message_id.as_deref(),
+            peer: cx.peer.as_deref(),
             ask,
         };
         let frame = frame(&Asked::Request(request)).map_err(|_| SecretsError::Request("it is too long"))?;

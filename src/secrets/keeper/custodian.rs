@@ -137,7 +137,7 @@ impl KeeperCustodian {
         let mut talk = self.talk.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let id = talk.next;
         talk.next += 1;
-        let request = Request { id, deadline: None, kid: None, message_id: None, ask };
+        let request = Request { id, deadline: None, kid: None, message_id: None, peer: None, ask };
         talk.send(&Asked::Request(request)).map_err(lost)?;
         loop {
             let content = talk.receive().map_err(lost)?;

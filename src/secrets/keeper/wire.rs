@@ -54,6 +54,8 @@ pub(super) struct Request<'a> {
     pub(super) deadline: Option<u64>,
     pub(super) kid: Option<&'a str>,
     pub(super) message_id: Option<&'a str>,
+    /// The DID at the other end.
+    pub(super) peer: Option<&'a str>,
     #[serde(borrow)]
     pub(super) ask: Ask<'a>,
 }
@@ -106,12 +108,6 @@ pub(super) enum Ask<'a> {
         key: Key<'a>,
     },
     Inventory,
-    Attest {
-        #[serde(borrow)]
-        key: Key<'a>,
-    },
-    /// The management key for the next change.
-    Manage(&'a [u8]),
     Lock,
     Unlock,
     /// Lets the agent sign one rotation with this key.
@@ -119,6 +115,12 @@ pub(super) enum Ask<'a> {
         #[serde(borrow)]
         key: Key<'a>,
     },
+    Attest {
+        #[serde(borrow)]
+        key: Key<'a>,
+    },
+    /// The management key for the next change.
+    Manage(&'a [u8]),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -410,6 +412,7 @@ impl Request<'_> {
         Context {
             kid: self.kid.map(Into::into),
             message_id: self.message_id.map(Into::into),
+            peer: self.peer.map(Into::into),
             deadline: self.deadline.map(from_clock),
         }
     }

@@ -19,8 +19,8 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::{
-    Allow, Context, HeldKey, HeldKeys, KeyState, Policy, Secrets, SecretsError, Signature, ToSign, Token, TokenError,
-    TokenInfo, Unwrap, Wrap, failover::next_may_serve, policy::Policies, signing::signing_input,
+    Allow, Context, HeldKey, HeldKeys, KeyState, Policy, Purpose, Secrets, SecretsError, Signature, ToSign, Token,
+    TokenError, TokenInfo, Unwrap, Wrap, failover::next_may_serve, policy::Policies, signing::signing_input,
 };
 use crate::{
     crypto::{Cek, EncryptedKey},
@@ -253,7 +253,12 @@ impl Keyring {
                 failed.get_or_insert(SecretsError::Token { token: worker.name.clone(), error });
                 continue;
             }
-            let result = worker.call(cx, operation.clone()).await;
+            let (operation, purpose) = (operation.clone(), Purpose { operation: allow, peer: cx.peer.clone() });
+            let told = move |token: &dyn Token| {
+                token.is_for(&purpose);
+                operation(token)
+            };
+            let result = worker.call(cx, told).await;
             self.inner.judge(index, key, &result);
             let asks = |held: &HeldKey| held.public == *key && (held.asks_pin || held.asks_touch);
             match result {

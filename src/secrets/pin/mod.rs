@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 pub(super) use guard::{Guard, Held, Refusal};
 pub use guard::{PinMemory, PinOutcome};
 
-use super::TokenError;
+use super::{Purpose, TokenError};
 
 /// A file longer than this, in bytes, holds no PIN.
 const LONGEST: u64 = 1024;
@@ -78,6 +78,8 @@ pub struct PinPrompt {
     pub state: PinState,
     /// How many tries are left, if the token says so.
     pub tries_left: Option<u8>,
+    /// What it is wanted for, if that is known.
+    pub purpose: Option<Purpose>,
 }
 
 /// What a token says of the tries that its user's PIN has left, best first.
@@ -401,7 +403,13 @@ mod tests {
     use super::*;
 
     fn read(source: &PinSource, uri: InUri<'_>, base: Option<&Path>) -> Result<Pin, TokenError> {
-        let prompt = PinPrompt { label: "demo".into(), serial: "1".into(), state: PinState::Ready, tries_left: None };
+        let prompt = PinPrompt {
+            label: "demo".into(),
+            serial: "1".into(),
+            state: PinState::Ready,
+            tries_left: None,
+            purpose: None,
+        };
         source.find(uri, base, None, "demo")?.read(&prompt)
     }
 

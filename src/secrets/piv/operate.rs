@@ -14,7 +14,7 @@ use super::{
 use crate::{
     crypto::{self, Cek, EncryptedKey, EphemeralKey, KdfInfo, SharedSecret},
     keys::{PublicKey, SignatureAlgorithm},
-    secrets::{PinPolicy, TokenError, TouchPolicy, Unwrap, Wrap},
+    secrets::{PinPolicy, Purpose, TokenError, TouchPolicy, Unwrap, Wrap},
 };
 
 /// The longest input of an Ed25519 signature, in bytes: all of it goes into one command, which takes 3,072.
@@ -64,8 +64,9 @@ pub(super) fn sign(token: &YubiKey, state: &mut State, key: &SlotKey, input: &[u
             return Err(TokenError::Unsupported(format!("{} does not sign", public.curve())));
         }
     };
+    let purpose = state.purpose.clone();
     let said = token.using(state, key, |unlocked| {
-        touched(token, unlocked, key, (1, 1), |card| card.sign(key.slot, key.algorithm, to_card))
+        touched(token, unlocked, key, (1, 1, &purpose), |card| card.sign(key.slot, key.algorithm, to_card))
     })?;
     let signature = match public.curve().signature_algorithm() {
         Some(SignatureAlgorithm::Es256) => DerSignature::try_from(&said[..])
@@ -111,22 +112,23 @@ fn derive(
     if peers.is_empty() {
         return Ok(Vec::new());
     }
+    let purpose = state.purpose.clone();
     token.using(state, key, |unlocked| {
         let mut z = Vec::with_capacity(peers.len());
         for (at, peer) in peers.iter().enumerate() {
-            let which = (at + 1, peers.len());
+            let which = (at + 1, peers.len(), &purpose);
             z.push(touched(token, unlocked, key, which, |card| card.agree(key.slot, key.algorithm, peer))?);
         }
         Ok(z)
     })
 }
 
-/// One use of a key. A person is told if it wants a touch, and which of how many.
+/// One use of a key. A person is told if it wants a touch, which of how many, and what for.
 fn touched<T>(
     token: &YubiKey,
     unlocked: &mut Unlocked<'_, '_>,
     key: &SlotKey,
-    (number, of): (usize, usize),
+    (number, of, purpose): (usize, usize, &Option<Purpose>),
     work: impl FnOnce(&mut super::card::Card<'_>) -> Outcome<T>,
 ) -> Outcome<T> {
     let prompt = match key.touch {
@@ -140,7 +142,7 @@ fn touched<T>(
     let result = match prompt {
         None => work(card),
         Some((number, of)) => {
-            let prompt = TouchPrompt { serial: token.serial(), number, of, again: false };
+            let prompt = TouchPrompt { serial: token.serial(), number, of, again: false, purpose: purpose.clone() };
             let result = token.touches().around(prompt, || work(card));
             if result.is_ok() {
                 token.touches().came(key.slot, Instant::now());

@@ -21,8 +21,8 @@ use crate::{
     crypto::{Cek, EncryptedKey},
     keys::PublicKey,
     secrets::{
-        Custodian, Custody, HeldKey, KeyUse, Origin, PinPolicy, Slot, Token, TokenError, TokenInfo, TouchPolicy,
-        Unwrap, Wrap,
+        Custodian, Custody, HeldKey, KeyUse, Origin, PinPolicy, Purpose, Slot, Token, TokenError, TokenInfo,
+        TouchPolicy, Unwrap, Wrap,
         pin::{Guard, PinMemory, PinState},
     },
 };
@@ -60,6 +60,8 @@ pub(super) struct State {
     pub(super) memory: Option<PinMemory>,
     /// For the next change, from a person.
     pub(super) management_key: Option<ManagementKey>,
+    /// What the operation at hand is for.
+    pub(super) purpose: Option<Purpose>,
     /// Whether it was said that the management key is the factory's.
     pub(super) warned: bool,
 }
@@ -223,7 +225,7 @@ impl YubiKey {
             Step::Done(done) => return Ok(done),
             Step::WantsPin(tries) => tries,
         };
-        let tried = door.prepare(&mut state.memory, tries, vouched)?;
+        let tried = door.prepare(&mut state.memory, tries, vouched, state.purpose.clone())?;
         let mut outcome = Tried::Not;
         let result = self.transaction(state, |card| {
             first(card)?;
@@ -307,13 +309,22 @@ impl YubiKey {
         Ok(Some(SlotKey { slot, algorithm, pin, touch, held }))
     }
 
-    /// The key for an operation.
-    fn find(&self, state: &State, key: &PublicKey, may: impl Fn(KeyUse) -> bool) -> Result<SlotKey, TokenError> {
-        let found = state.keys.iter().find(|it| it.held.public == *key).ok_or(TokenError::KeyGone)?;
-        if !may(found.held.usage) {
-            return Err(TokenError::Unsupported("the key was not made for this".into()));
-        }
-        Ok(found.clone())
+    /// Does something with a key that may do it.
+    fn operation<T>(
+        &self,
+        key: &PublicKey,
+        may: impl Fn(KeyUse) -> bool,
+        work: impl FnOnce(&mut State, &SlotKey) -> Result<T, TokenError>,
+    ) -> Result<T, TokenError> {
+        let state = &mut *self.lock_state();
+        let found = state.keys.iter().find(|it| it.held.public == *key).ok_or(TokenError::KeyGone).cloned();
+        let done = found.and_then(|found| match may(found.held.usage) {
+            true => work(state, &found),
+            false => Err(TokenError::Unsupported("the key was not made for this".into())),
+        });
+        // It was for this one.
+        state.purpose = None;
+        done
     }
 
     /// What the card says of its PIN, and how many tries that has left.
@@ -358,21 +369,19 @@ impl Token for YubiKey {
         Ok(state.keys.iter().map(|key| key.held.clone()).collect())
     }
 
+    fn is_for(&self, purpose: &Purpose) {
+        self.lock_state().purpose = Some(purpose.clone());
+    }
+
     fn sign(&self, key: &PublicKey, input: &[u8]) -> Result<Vec<u8>, TokenError> {
-        let state = &mut *self.lock_state();
-        let key = self.find(state, key, KeyUse::signs)?;
-        operate::sign(self, state, &key, input)
+        self.operation(key, KeyUse::signs, |state, key| operate::sign(self, state, key, input))
     }
 
     fn unwrap_cek(&self, key: &PublicKey, request: &Unwrap) -> Result<Cek, TokenError> {
-        let state = &mut *self.lock_state();
-        let key = self.find(state, key, KeyUse::agrees)?;
-        operate::unwrap(self, state, &key, request)
+        self.operation(key, KeyUse::agrees, |state, key| operate::unwrap(self, state, key, request))
     }
 
     fn wrap_cek(&self, key: &PublicKey, request: &Wrap) -> Result<Vec<EncryptedKey>, TokenError> {
-        let state = &mut *self.lock_state();
-        let key = self.find(state, key, KeyUse::agrees)?;
-        operate::wrap(self, state, &key, request)
+        self.operation(key, KeyUse::agrees, |state, key| operate::wrap(self, state, key, request))
     }
 }

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::secrets::Slot;
+use crate::secrets::{Purpose, Slot};
 
 /// After so long a person is told again; the card waits for 15 seconds.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -24,6 +24,8 @@ pub struct TouchPrompt {
     pub of: usize,
     /// Whether it was said before.
     pub again: bool,
+    /// What it is wanted for, if that is known.
+    pub purpose: Option<Purpose>,
 }
 
 type Tell = Arc<dyn Fn(&TouchPrompt) + Send + Sync>;

@@ -11,7 +11,7 @@ use super::{
     card::{Card, Tries},
 };
 use crate::secrets::{
-    TokenError, TokenInfo,
+    Purpose, TokenError, TokenInfo,
     pin::{Guard, Held, InUri, Pin, PinMemory, PinOutcome, PinPrompt, PinSource, PinState, Prompt, Refusal, SourceId},
 };
 
@@ -77,6 +77,7 @@ impl<'a> Door<'a> {
         memory: &mut Option<PinMemory>,
         tries: Tries,
         vouched: bool,
+        purpose: Option<Purpose>,
     ) -> Result<Try<'a>, TokenError> {
         let found = self.source.find(self.in_uri, self.base, self.prompt, &self.info.label)?;
         let source = found.id()?;
@@ -102,6 +103,7 @@ impl<'a> Door<'a> {
             serial: self.info.serial.clone(),
             state: tries.state(),
             tries_left: Some(tries.left),
+            purpose,
         };
         let pin = found.read(&prompt)?;
         match &held {

@@ -101,7 +101,7 @@ impl Door<'_> {
         };
         let info = &self.token.info;
         let (label, serial) = (info.label.clone(), info.serial.clone());
-        let prompt = PinPrompt { label, serial, state: shown, tries_left: None };
+        let prompt = PinPrompt { label, serial, state: shown, tries_left: None, purpose: None };
         let pin = found.map(|found| found.read(&prompt)).transpose()?;
         remember(login, held.as_ref(), &trying)?;
         let result = session.login(UserType::User, pin.as_ref().map(|pin| pin.secret()));
