@@ -10,6 +10,8 @@ use std::{
 };
 
 use claviger::{
+    did,
+    didcomm::{self, Identities, Message, UnpackOptions},
     keys::{Curve, PublicKey},
     secrets::{
         Context, Custodian, Custody, KeyUse, Keyring, NewKey, PinPolicy, Place, Secrets, SecretsError, Token,
@@ -19,7 +21,7 @@ use claviger::{
     },
 };
 use claviger_testkit::{
-    PrivateKey,
+    PrivateKey, SoftToken,
     reference::{Parties, fresh_cek, message_to},
     suite::{self, Capabilities},
 };
@@ -273,6 +275,42 @@ mod touch {
                 "touch to sign a message to did:example:bob",
             ]
         );
+    }
+
+    /// Whom one does not know is not one for whom a person gets up.
+    #[tokio::test]
+    async fn a_stranger_may_not_have_a_person_asked() {
+        let plugged = Plugged::new(Firmware::V5_7_1, 1111);
+        let token = plugged.open();
+        let key = make(&token, Place { touch: Some(TouchPolicy::Always), ..Place::default() });
+        let document = did::key::create(&key);
+        let bob = document.id().to_owned();
+        let me = Identities::new(Keyring::start([token]).await.unwrap(), [document]).await.unwrap();
+        let (alice, from_alice) = claviger_testkit::identity_in(&SoftToken::new("alice")).await;
+        let message = Message::build("1", "https://example.org/1.0/x", serde_json::json!({}))
+            .from(alice.id())
+            .to(&bob)
+            .finalize();
+        let resolver = did::LocalResolver::new();
+        let pack = async |from| {
+            message.pack_encrypted(&bob, from, None, &resolver, &from_alice, &Default::default()).await.unwrap().0
+        };
+        let (named, anonymous) = (pack(Some(alice.id())).await, pack(None).await);
+        let touches = || plugged.card.counts().touches;
+        let open = async |packed: &str, known: Option<&[&str]>| {
+            let prompt_for = known.map(|known| known.iter().map(|did| (*did).to_owned()).collect());
+            let options = UnpackOptions { prompt_for, ..UnpackOptions::default() };
+            Message::unpack(packed, &resolver, &me, &options).await
+        };
+        for (packed, known) in [(&named, &[][..]), (&named, &[bob.as_str()]), (&anonymous, &[alice.id()])] {
+            let error = open(packed, Some(known)).await.unwrap_err();
+            assert!(matches!(error, didcomm::Error::Stranger { .. }), "{error:?}");
+        }
+        assert_eq!(touches(), 0);
+        open(&named, Some(&[alice.id()])).await.unwrap();
+        assert_eq!(touches(), 2);
+        open(&anonymous, None).await.unwrap();
+        assert_eq!(touches(), 3);
     }
 
     /// The card says of it what it says of a missing PIN, and it is not taken for that: no PIN is given again.

@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    io::Write,
+    io::{BufRead, BufReader, Write},
     path::Path,
     process::{Command, Output, Stdio},
 };
@@ -251,15 +251,67 @@ fn out_of_the_box() {
     // Who is asked for a touch is told what for, and from whom the message says that it is.
     let consent = String::from_utf8(consent.stdout).unwrap();
     let packed = desk.run(&format!("pack --to {} --from {did}", consent.trim()), MESSAGE);
-    let unpacked = desk.run("unpack", &String::from_utf8(packed.stdout).unwrap());
+    let unpacked = desk.run("unpack", std::str::from_utf8(&packed.stdout).unwrap());
     assert!(unpacked.status.success(), "{}", said(&unpacked));
     let asked = "Touch the YubiKey desk, serial 3333 to read a message that says it is from did:peer:2.";
     assert!(said(&unpacked).contains(asked), "{}", said(&unpacked));
+
+    at_a_desktop(&desk, &cards[0], &String::from_utf8(packed.stdout).unwrap());
 
     let no_key = desk.run("key generate --token desk --alg P-256 --management-key file:pin", "");
     assert!(no_key.status.code() == Some(2) && said(&no_key).contains("hexadecimal digits"), "{}", said(&no_key));
     let everything = fs::read_to_string(folder.path().join("said")).unwrap();
     assert!(!everything.contains(PIN) && !everything.contains("81504711"));
+}
+
+/// Where there is no terminal: the PIN by the session's pinentry, a touch by its notifications.
+fn at_a_desktop(desk: &Desk<'_>, card: &VirtualYubiKey, packed: &str) {
+    let file = |name: &str| desk.0.join(name);
+    let configuration = fs::read_to_string(file("claviger.toml")).unwrap();
+    let asked = configuration.replacen("pin-source=file:pin", "pin-source=pinentry", 1);
+    fs::write(file("claviger.toml"), asked).unwrap();
+    // One that answers by itself, by the protocol (Assuan), and writes down what it is told.
+    let script = "#!/bin/sh\necho OK\nwhile read -r line; do echo \"$line\" >> asked\n\
+                  case $line in GETPIN*) echo D 471108;; esac; echo OK; done\n";
+    fs::create_dir(file("bin")).unwrap();
+    fs::write(file("bin/pinentry"), script).unwrap();
+    fs::set_permissions(file("bin/pinentry"), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    // A session's bus, and who sees all that passes there.
+    let mut bus = Command::new("dbus-daemon")
+        .args(["--session", "--nofork", "--print-address"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("dbus-daemon is installed");
+    let mut address = String::new();
+    BufReader::new(bus.stdout.take().unwrap()).read_line(&mut address).unwrap();
+    let seen = fs::File::create(file("seen")).unwrap();
+    let mut monitor = Command::new("dbus-monitor");
+    monitor.args(["--address", address.trim(), "interface='org.freedesktop.Notifications'"]).stdout(seen);
+    let mut monitor = monitor.spawn().expect("dbus-monitor is installed");
+    until("the monitor has begun", || fs::read_to_string(file("seen")).unwrap().contains("NameLost"));
+
+    card.reset();
+    let path = format!("{}:/usr/bin:/bin", file("bin").display());
+    let session = [("PATH", path.as_str()), ("DBUS_SESSION_BUS_ADDRESS", address.trim())];
+    let unpacked = desk.run_in(&session, "unpack", packed);
+    assert!(unpacked.status.success(), "{}", said(&unpacked));
+    let told = fs::read_to_string(file("asked")).unwrap();
+    let what_for = "to read a message that says it is from did:peer:2.";
+    assert!(
+        told.contains("SETDESC PIN of desk") && told.contains("3 tries left, ") && told.contains(what_for),
+        "{told}"
+    );
+    until("there is a notification", || {
+        let seen = fs::read_to_string(file("seen")).unwrap();
+        seen.contains("member=Notify")
+            && seen.contains("string \"Touch the YubiKey\"")
+            && seen.contains(&format!("YubiKey desk, serial 3333 {what_for}"))
+    });
+    for process in [&mut monitor, &mut bus] {
+        let _ = process.kill();
+        let _ = process.wait();
+    }
+    fs::write(file("claviger.toml"), configuration).unwrap();
 }
 
 /// RFC 7468.
@@ -287,8 +339,13 @@ struct Desk<'a>(&'a Path);
 impl Desk<'_> {
     /// `claviger` with words that are separated by blanks. All that it says is kept.
     fn run(&self, words: &str, stdin: &str) -> Output {
+        self.run_in(&[], words, stdin)
+    }
+
+    fn run_in(&self, environment: &[(&str, &str)], words: &str, stdin: &str) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_claviger"));
         command.env_clear().env("HOME", self.0).current_dir(self.0).args(words.split_whitespace());
+        command.envs(environment.iter().copied());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         // It may end without reading.

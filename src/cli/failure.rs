@@ -165,6 +165,7 @@ impl From<Error> for Failure {
             Error::To { .. } | Error::ToAbsent => new("to-mismatch"),
             Error::FromPrior(_) => new("from-prior-refused"),
             Error::ForwardLoop | Error::Forward(_) => new("forward-refused"),
+            Error::Stranger { .. } => new("stranger").hint("--known DID names one for whom a person is asked"),
             Error::NoTokenHolds(_) => new("key-not-held"),
             Error::NotOurs { .. } => {
                 new("not-ours").hint("`claviger key list` shows our keys, and the DIDs they serve")

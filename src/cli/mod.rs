@@ -7,6 +7,7 @@
 mod completions;
 mod config;
 mod demo;
+mod desktop;
 mod did;
 mod failure;
 mod input;

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use claviger::secrets::pkcs11::{Pin, PinPrompt, PinState};
 
-use super::failure::Failure;
+use super::{desktop, failure::Failure};
 
 /// A PIN to be set: a person types it twice.
 pub fn new(source: &str, base: &Path, what: &str) -> Result<Pin, Failure> {
@@ -83,8 +83,22 @@ fn path(source: &str, base: &Path) -> Result<PathBuf, Failure> {
     }
 }
 
+/// Where a person is asked first; if that is not there, the other is tried.
+#[derive(Clone, Copy, PartialEq)]
+pub enum At {
+    Terminal,
+    Desktop,
+}
+
+impl At {
+    /// As the `pin-source` says.
+    pub fn of(source: Option<&str>) -> Self {
+        if source == Some("pinentry") { Self::Desktop } else { Self::Terminal }
+    }
+}
+
 /// Asks for the PIN of a token: what the library calls when its source is a person.
-pub fn prompt(name: &str, prompt: &PinPrompt) -> io::Result<Pin> {
+pub fn prompt(name: &str, at: At, prompt: &PinPrompt) -> io::Result<Pin> {
     let tries = match prompt.state {
         PinState::CountLow => ", which was refused before",
         PinState::FinalTry => ", which has ONE TRY LEFT",
@@ -97,18 +111,32 @@ pub fn prompt(name: &str, prompt: &PinPrompt) -> io::Result<Pin> {
     };
     let label = if prompt.label == name { String::new() } else { format!(" ({:?})", prompt.label) };
     let purpose = prompt.purpose.as_ref().map(|purpose| format!(", {purpose}")).unwrap_or_default();
-    read(&format!("PIN of {name}{label}, serial {}{tries}{purpose}: ", prompt.serial))
-        .map(|pin| Pin::new(pin.as_str()))
-        .map_err(|error| io::Error::new(error.kind(), format!("there is no terminal to ask at ({error})")))
+    let question = format!("PIN of {name}{label}, serial {}{tries}{purpose}", prompt.serial);
+    let terminal = || read(&format!("{question}: ")).map(|pin| Pin::new(pin.as_str()));
+    let window = || desktop::ask_pin(&question, "PIN:");
+    let first = if at == At::Terminal { terminal() } else { window() };
+    let pin = first.or_else(|error| {
+        // Who was asked has answered.
+        if error.kind() == io::ErrorKind::InvalidInput {
+            return Err(error);
+        }
+        let second = if at == At::Terminal { window() } else { terminal() };
+        second.map_err(|other| {
+            io::Error::new(other.kind(), format!("there is no terminal and no pinentry to ask at ({error}; {other})"))
+        })
+    })?;
+    Ok(pin)
 }
 
-/// Tells the person at the terminal that a touch is wanted: for eyes only, and never on stdout.
+/// Tells a person that a touch is wanted: at the terminal, for eyes only and never on stdout, or by a notification.
 #[cfg(feature = "yubikey")]
 pub fn touch(name: &str, touch: &claviger::secrets::piv::TouchPrompt) {
     let which = if touch.of > 1 { format!(" (touch {} of {})", touch.number, touch.of) } else { String::new() };
     let again = if touch.again { "It waits: touch" } else { "Touch" };
     let purpose = touch.purpose.as_ref().map(|purpose| format!(" {purpose}")).unwrap_or_default();
     eprintln!("{again} the YubiKey {name}, serial {}{purpose}{which}.", touch.serial);
+    let summary = if touch.again { "It waits: touch the YubiKey" } else { "Touch the YubiKey" };
+    desktop::notify(summary, &format!("YubiKey {name}, serial {}{purpose}{which}", touch.serial));
 }
 
 fn ask(question: &str) -> Result<Zeroizing<String>, Failure> {
@@ -119,10 +147,33 @@ fn ask(question: &str) -> Result<Zeroizing<String>, Failure> {
 
 /// At the terminal, not on stdin, which may have a message; nothing is echoed.
 fn read(question: &str) -> io::Result<Zeroizing<String>> {
-    rpassword::prompt_password(question).map(Zeroizing::new)
+    rpassword::prompt_password(question).map(Zeroizing::new).and_then(|typed| typed_by_hand(&typed).map(|()| typed))
+}
+
+/// Fails for what a YubiKey types when it is touched where nothing asked for that: 44 letters of its own alphabet.
+pub fn typed_by_hand(text: &str) -> io::Result<()> {
+    const OTP: usize = 44;
+    if text.len() == OTP && text.bytes().all(|letter| b"cbdefghijklnrtuv".contains(&letter)) {
+        let said = "that is what a YubiKey types when it is touched by accident: touch it only when it asks for it";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, said));
+    }
+    Ok(())
 }
 
 fn capital(text: &str) -> String {
     let mut letters = text.chars();
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_touch_by_accident_is_no_pin() {
+        assert!(typed_by_hand("cccccccfhcbelrhifnjrrddcgrburluurftrgfdrdifj").is_err());
+        for pin in ["471108", "cccccccfhcbe", "accccccfhcbelrhifnjrrddcgrburluurftrgfdrdifj", ""] {
+            assert!(typed_by_hand(pin).is_ok(), "{pin}");
+        }
+    }
 }

@@ -79,13 +79,13 @@ pub fn is_yubikey(token: &TokenConfig) -> bool {
 /// How a YubiKey is opened, its URI looked at.
 #[cfg(feature = "yubikey")]
 pub fn yubikey_options(config: &Config, token: &TokenConfig) -> Result<piv::OpenOptions, Failure> {
-    check_yubikey_uri(token)?;
+    let at = pin::At::of(check_yubikey_uri(token)?.pin_source.as_deref());
     let (name, told) = (token.name.clone(), token.name.clone());
     Ok(piv::OpenOptions::new()
         .name(&token.name)
         .base_dir(&config.base)
         .pin_guard(config.state_dir.join("pin-guard"))
-        .prompt(move |prompt| pin::prompt(&name, prompt))
+        .prompt(move |prompt| pin::prompt(&name, at, prompt))
         .touch(move |touch| pin::touch(&told, touch)))
 }
 
@@ -106,14 +106,14 @@ fn no_yubikeys(token: &TokenConfig) -> Failure {
 
 /// How a token is opened, its URI looked at.
 pub fn options(config: &Config, token: &TokenConfig) -> Result<OpenOptions, Failure> {
-    check_uri(token)?;
+    let at = pin::At::of(check_uri(token)?.pin_source.as_deref());
     let name = token.name.clone();
     let mut options = OpenOptions::new()
         .name(&token.name)
         .base_dir(&config.base)
         .pin_guard(config.state_dir.join("pin-guard"))
         .allow_unprotected(&token.allow_unprotected)
-        .prompt(move |prompt| pin::prompt(&name, prompt));
+        .prompt(move |prompt| pin::prompt(&name, at, prompt));
     if let Some(sessions) = token.sessions {
         options = options.sessions(sessions);
     }

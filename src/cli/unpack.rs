@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use claviger::{
-    did::Relationship,
+    did::{Relationship, is_did},
     didcomm::{Error, Forward, Identities, Message, Provenance, UnpackOptions},
     jose::{Envelope, Limits},
     keys::PublicKey,
@@ -33,6 +33,9 @@ pub struct Args {
     /// Refuses nestings that DIDComm advises against or forbids, which are warnings otherwise
     #[arg(long)]
     strict: bool,
+    /// Has a person asked for a PIN or a touch only for messages that say they are from this DID; may be given several times
+    #[arg(long, value_name = "DID")]
+    known: Vec<String>,
 }
 
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
@@ -45,6 +48,7 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
         options: UnpackOptions {
             unwrap_forward: !args.no_forward,
             strict_nesting: args.strict,
+            prompt_for: args.known()?,
             ..UnpackOptions::default()
         },
     };
@@ -57,6 +61,15 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
         return forwarded(&opened.0, out);
     }
     out.document(&opened.to_json())
+}
+
+impl Args {
+    fn known(&self) -> Result<Option<Vec<String>>, Failure> {
+        if let Some(text) = self.known.iter().find(|text| !is_did(text)) {
+            return Err(Failure::words("bad-did", format!("--known {text:?}: it is no DID")));
+        }
+        Ok((!self.known.is_empty()).then(|| self.known.clone()))
+    }
 }
 
 async fn lines(opener: &mut Opener<'_>, out: &Out) -> Result<(), Failure> {

@@ -88,6 +88,13 @@ pub enum Error {
     /// Ours: a method of our document whose key no token holds.
     #[error("no token holds the key of {0}")]
     NoTokenHolds(String),
+    /// A stranger's: the key asks a person for a PIN or a touch, and the message does not say that it is from one of those for
+    /// whom that is done ([`UnpackOptions::prompt_for`](super::UnpackOptions::prompt_for)).
+    #[error("{kid} asks a person, and is not asked for a message that does not say it is from one who is known")]
+    Stranger {
+        /// The key's DID URL.
+        kid: String,
+    },
     /// Ours: the DID or key is none of ours.
     #[error("{name} is none of our {relationship} keys, or its token is away")]
     NotOurs {

@@ -35,11 +35,20 @@ pub struct UnpackOptions {
     pub limits: Limits,
     /// When to give up asking the token.
     pub deadline: Option<Instant>,
+    /// Who may have a person asked for a PIN or a touch: messages that say that they are from one of these DIDs. An envelope
+    /// that does not say who it is from, as an anoncrypt, may not. Everyone may, if this is not said.
+    pub prompt_for: Option<Vec<String>>,
 }
 
 impl Default for UnpackOptions {
     fn default() -> Self {
-        Self { unwrap_forward: true, strict_nesting: false, limits: Limits::default(), deadline: None }
+        Self {
+            unwrap_forward: true,
+            strict_nesting: false,
+            limits: Limits::default(),
+            deadline: None,
+            prompt_for: None,
+        }
     }
 }
 
@@ -182,11 +191,15 @@ impl Opener<'_> {
         let cx = Context { deadline: self.options.deadline, ..Context::default() };
         let cost = if sender.is_some() { 2 } else { 1 };
         let mut budget = DERIVATIONS;
-        let mut failure = None;
+        let (mut failure, mut stranger) = (None, None);
         for kid in jwe.recipient_kids() {
             let Some(own) = self.me.key(kid, Relationship::KeyAgreement) else { continue };
             if budget < cost {
                 break;
+            }
+            if !self.may_ask(jwe, own) {
+                stranger = Some(Error::Stranger { kid: kid.to_owned() });
+                continue;
             }
             match jwe.decrypt(kid, &own.key, sender, self.me.secrets(), &cx).await {
                 Ok(plaintext) => return Ok((plaintext, own, kid.to_owned())),
@@ -198,7 +211,19 @@ impl Opener<'_> {
                 }
             }
         }
-        Err(failure.unwrap_or(JoseError::NoRecipient).into())
+        Err(match (failure, stranger) {
+            (Some(failure), _) => failure.into(),
+            (None, Some(stranger)) => stranger,
+            (None, None) => JoseError::NoRecipient.into(),
+        })
+    }
+
+    /// Whether a key may be asked for: one that asks a person is not, for a stranger.
+    fn may_ask(&self, jwe: &Jwe, own: &OwnKey) -> bool {
+        let Some(known) = &self.options.prompt_for else { return true };
+        let asks = self.me.held(&own.key).is_some_and(|held| held.asks_pin || held.asks_touch);
+        let sender = jwe.sender_kid().and_then(did_of);
+        !asks || sender.is_some_and(|sender| known.iter().any(|known| same_did(known, sender)))
     }
 
     /// A key in the document of `owner`, a DID or DID URL. Our own documents come first: a message from ourselves needs

@@ -74,7 +74,7 @@ impl Seat {
         let open = |options: piv::OpenOptions| {
             options.name(name).touch(move |touch| pin::touch(name, touch)).open(&uri, PcscReaders).map_err(failed)
         };
-        let typed = open(piv::OpenOptions::new().prompt(move |prompt| pin::prompt(name, prompt)))?;
+        let typed = open(piv::OpenOptions::new().prompt(move |prompt| pin::prompt(name, pin::At::Terminal, prompt)))?;
         let token = match typed.check_fresh() {
             Ok(()) => open(piv::OpenOptions::new().pin(PinSource::value(Pin::new("123456"))))?,
             Err(_) => typed,
