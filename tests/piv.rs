@@ -14,7 +14,7 @@ use claviger::{
     didcomm::{self, Identities, Message, UnpackOptions},
     keys::{Curve, PublicKey},
     secrets::{
-        Context, Custodian, Custody, KeyUse, Keyring, NewKey, PinPolicy, Place, Secrets, SecretsError, Token,
+        Context, Custodian, Custody, KeyUse, Keyring, Late, NewKey, PinPolicy, Place, Secrets, SecretsError, Token,
         TokenError, TouchPolicy, Unwrap,
         pin::{Pin, PinSource},
         piv::{OpenOptions, YubiKey},
@@ -400,6 +400,27 @@ mod coming_and_going {
         }
         plugged.card.faults().plug_in();
         token.unwrap_cek(&key, &mail(&key, true)).unwrap();
+    }
+
+    /// An agent starts without its card, says which one it waits for, and goes on when that comes.
+    #[tokio::test]
+    async fn one_that_is_not_there_at_start_is_waited_for() {
+        let plugged = Plugged::new(Firmware::V5_7_1, 1111);
+        let key = make(&plugged.open(), Place::default());
+        plugged.card.faults().unplug();
+        let readers = plugged.clone();
+        let open =
+            move |_| Ok(Arc::new(with_pin(PIN).open("yubikey:serial=1111", readers.clone())?) as Arc<dyn Custodian>);
+        let keyring = Keyring::builder().token(Late::new("desk", 1, open)).patient().start().await.unwrap();
+        let (trouble, _) = keyring.status().remove(0).trouble.expect("it is not there");
+        assert!(trouble.to_string().contains("insert the YubiKey with serial 1111"), "{trouble}");
+        let message = mail(&key, true);
+        assert!(keyring.unwrap_cek(&key, &message, &Context::default()).await.is_err());
+        plugged.card.faults().plug_in();
+        let mut keys = keyring.keys();
+        let came = keys.wait_for(|keys| keys.get(&key).is_some());
+        tokio::time::timeout(Duration::from_secs(5), came).await.expect("within five seconds").unwrap();
+        keyring.unwrap_cek(&key, &message, &Context::default()).await.unwrap();
     }
 
     /// The reader has another card: it is not given the PIN.

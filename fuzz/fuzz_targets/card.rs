@@ -25,17 +25,36 @@ const VERIFY: u8 = 0x20;
 const VERSION: u8 = 0xfd;
 const SERIAL: u8 = 0xf8;
 
-/// What is left to answer, and whether a PIN was not taken.
+/// A card, whose state all that speak to it share.
 #[derive(Clone, Default)]
-struct Card(Arc<Mutex<(Vec<u8>, bool)>>);
+struct Card(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    /// Firmware 5.7.1, else 5.4.3.
+    is_new: bool,
+    /// What is left to answer.
+    rest: Vec<u8>,
+    /// Whether a PIN was not taken.
+    refused: bool,
+}
+
+impl Card {
+    /// Answers from the start again.
+    fn answers(&self, bytes: &[u8]) {
+        let state = &mut *self.0.lock().expect("one thread");
+        state.is_new = bytes.first().is_some_and(|first| first & 1 == 1);
+        state.rest = bytes.get(1..).unwrap_or_default().to_vec();
+    }
+}
 
 impl Exchange for Card {
     fn transmit(&mut self, command: &[u8]) -> Result<Zeroizing<Vec<u8>>, TransportError> {
-        let (rest, refused) = &mut *self.0.lock().expect("one thread");
+        let State { is_new, rest, refused } = &mut *self.0.lock().expect("one thread");
         let answer = match command[1] {
             SELECT => vec![0x90, 0x00],
             // Else it would not be taken for one that serves.
-            VERSION if rest.len() % 2 == 0 => vec![5, 7, 1, 0x90, 0x00],
+            VERSION if *is_new => vec![5, 7, 1, 0x90, 0x00],
             VERSION => vec![5, 4, 3, 0x90, 0x00],
             SERIAL => vec![0, 0, 0x04, 0x57, 0x90, 0x00],
             _ => next(rest),
@@ -48,10 +67,11 @@ impl Exchange for Card {
     }
 }
 
-/// Each answer is behind its length; most are said to be right, so that more of them are looked at.
+/// Each answer is behind its length, of two bytes; without the upper bit it gets the status word of success.
 fn next(rest: &mut Vec<u8>) -> Vec<u8> {
-    let Some((length, content)) = rest.split_first() else { return vec![0x6a, 0x82] };
-    let (length, is_right) = (usize::from(length & 0x7f).min(content.len()), length & 0x80 == 0);
+    let Some((length, content)) = rest.split_first_chunk::<2>() else { return vec![0x6a, 0x82] };
+    let length = u16::from_be_bytes(*length);
+    let (length, is_right) = (usize::from(length & 0x7fff).min(content.len()), length & 0x8000 == 0);
     let mut answer = content[..length].to_vec();
     *rest = content[length..].to_vec();
     if is_right {
@@ -75,7 +95,7 @@ impl Readers for Card {
 
 fuzz_target!(|bytes: &[u8]| {
     let card = Card::default();
-    let answers = |bytes: &[u8]| card.0.lock().expect("one thread").0 = bytes.to_vec();
+    let answers = |bytes: &[u8]| card.answers(bytes);
     answers(bytes);
     let pin = PinSource::value(Pin::new("471108"));
     let Ok(token) = OpenOptions::new().pin(pin).open("yubikey:serial=1111", card.clone()) else { return };

@@ -77,10 +77,6 @@ impl Attestation {
     /// # Errors
     /// [`AttestationError`]
     pub fn verify(chain: &[Vec<u8>], roots: &[Vec<u8>]) -> Result<Self, AttestationError> {
-        Self::verify_at(chain, roots, UnixTime::now())
-    }
-
-    fn verify_at(chain: &[Vec<u8>], roots: &[Vec<u8>], now: UnixTime) -> Result<Self, AttestationError> {
         let untrusted = |error: webpki::Error| AttestationError::Untrusted(error.to_string());
         let (own, above) = chain.split_first().ok_or(AttestationError::Malformed("it has no certificate"))?;
         let mut known: Vec<CertificateDer<'_>> = shipped(ROOTS);
@@ -92,7 +88,7 @@ impl Attestation {
         let certificate = CertificateDer::from(own.as_slice());
         let end = EndEntityCert::try_from(&certificate).map_err(untrusted)?;
         let path = end
-            .verify_for_usage(ALGORITHMS, &anchors, &between, now, KeyUsage::client_auth(), None, None)
+            .verify_for_usage(ALGORITHMS, &anchors, &between, UnixTime::now(), KeyUsage::client_auth(), None, None)
             .map_err(untrusted)?;
         let chain = [own.clone()].into_iter().chain(path.intermediate_certificates().map(|above| above.der().to_vec()));
         let anchor = path.anchor();
@@ -100,9 +96,7 @@ impl Attestation {
         let root = root.and_then(|root| common_name(&Certificate::from_der(root).ok()?)).unwrap_or_default();
         read(own, chain.collect(), root)
     }
-}
 
-impl Attestation {
     /// [`chain`](Self::chain) as PEM (RFC 7468 section 5).
     pub fn chain_pem(&self) -> Vec<String> {
         let written = self.chain.iter().map(|der| encode_string("CERTIFICATE", LineEnding::LF, der));

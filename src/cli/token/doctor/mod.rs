@@ -51,7 +51,16 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
         (Some(token), _) => vec![token],
         (None, Some(name)) => vec![config.token(Some(name))?],
         (None, None) if config.tokens.is_empty() => return Err(config.no_token()),
-        (None, None) => config.tokens.iter().collect(),
+        (None, None) => {
+            // Told apart only where nobody has named one: they show without an examination what they can do.
+            let (modules, yubikeys): (Vec<&TokenConfig>, Vec<_>) =
+                config.tokens.iter().partition(|token| !tokens::is_yubikey(token));
+            for token in yubikeys.iter().filter(|_| !modules.is_empty()) {
+                let said = "is a YubiKey, and is not examined: `claviger token list` shows its PIN and keys";
+                out.warn(&format!("the token {:?} {said}", token.name));
+            }
+            if modules.is_empty() { yubikeys } else { modules }
+        }
     };
     for token in &configured {
         tokens::check_uri(token)?;
