@@ -80,7 +80,13 @@ product() {
 kryoptic() { tests/kryoptic/build; }
 
 published() {
-    local log
+    local log stale
+    # Cargo takes a version in a registry for one that never changes, in its own for this step too: what an earlier run left
+    # would be taken for what is packaged now.
+    stale=("${CARGO_HOME:-$HOME/.cargo}"/registry/src/-*/claviger*)
+    if [[ -e ${stale[0]} ]]; then
+        rm -rf "${stale[@]}" "$CARGO_TARGET_DIR"/debug/.fingerprint/claviger*
+    fi
     log=$(mktemp)
     cargo publish --workspace --dry-run --locked 2>&1 | tee "$log"
     # The tests and the testkit's profile stay at home: they need tokens, vectors and peers.
