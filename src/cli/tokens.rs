@@ -134,7 +134,9 @@ pub fn check_uri(token: &TokenConfig) -> Result<Uri, Failure> {
     }
     if is_yubikey(token) {
         let said = format!("the token {:?} is a YubiKey: this is for PKCS#11 tokens", token.name);
-        return Err(Failure::words("token-misconfigured", said).hint("`claviger token list` shows a YubiKey's PIN and keys"));
+        return Err(
+            Failure::words("token-misconfigured", said).hint("`claviger token list` shows a YubiKey's PIN and keys")
+        );
     }
     token.uri.parse().map_err(|error| {
         Failure::words("token-misconfigured", format!("the URI of the token {:?}: {error}", token.name))
