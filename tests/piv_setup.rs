@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 const FIRMWARES: [Firmware; 2] = [Firmware::V5_4_3, Firmware::V5_7_1];
 const PIN: &str = "471108";
 const PUK: &str = "81504711";
+const OTHER_PUK: &str = "90210815";
 
 fn new_key() -> NewKey {
     NewKey { curve: Curve::P256, usage: KeyUse::Both, label: None }
@@ -37,7 +38,7 @@ fn open(plugged: &Plugged, pin: &str) -> YubiKey {
 fn set_up(plugged: &Plugged) -> YubiKey {
     let token = open(plugged, PIN);
     token.check_fresh().unwrap();
-    token.set_up(&Pin::new(PIN), &Pin::new(PUK)).unwrap();
+    assert!(token.set_up(&Pin::new(PIN), &Pin::new(PUK)).unwrap(), "the PUK is set");
     token
 }
 
@@ -132,10 +133,20 @@ fn what_was_cut_short_is_done_again() {
             }
             cut += 1;
             plugged.card.faults().plug_in();
-            // The last command may have been done though nobody heard of it.
-            if let Err(error) = token.set_up(&Pin::new(PIN), &Pin::new(PUK)) {
-                assert!(error.to_string().contains("a PIN of its own already"), "{after}: {error}");
-            }
+            // With another PUK: whether that is the card's is told.
+            let is_set = match token.set_up(&Pin::new(PIN), &Pin::new(OTHER_PUK)) {
+                Ok(is_set) => is_set,
+                // The last command may have been done though nobody heard of it.
+                Err(error) => {
+                    assert!(error.to_string().contains("a PIN of its own already"), "{after}: {error}");
+                    false
+                }
+            };
+            let puk = if is_set { OTHER_PUK } else { PUK };
+            select(&plugged);
+            let unblocked = command(&plugged, 0x2c, 0, 0x80, &[padded(puk), padded(PIN)].concat());
+            assert_eq!(unblocked, [0x90, 0x00], "{after}: {puk} is the PUK");
+            plugged.card.reset();
             make(&token);
             assert_eq!([0x80, 0x81, 0x9b].map(|reference| is_factory(&plugged, reference)), [false; 3], "{after}");
         }
@@ -162,6 +173,13 @@ fn a_management_key_of_its_own_is_given_for_each_change() {
     token.manage_with(Zeroizing::new(own.to_vec())).unwrap();
     make(&token);
     assert!(token.delete(&key).is_err(), "it was given for one change");
+    // A change that comes to nothing is one too.
+    for nothing in [Curve::Secp256k1, Curve::P521] {
+        token.manage_with(Zeroizing::new(own.to_vec())).unwrap();
+        let new = NewKey { curve: nothing, usage: KeyUse::of(nothing), label: None };
+        assert!(token.generate(&new).is_err());
+        assert!(token.delete(&key).is_err(), "it is not left for who comes next");
+    }
     token.manage_with(Zeroizing::new(own.to_vec())).unwrap();
     token.delete(&key).unwrap();
     assert!(token.manage_with(Zeroizing::new(vec![1; 23])).is_err());
@@ -179,6 +197,35 @@ fn set_management_key(plugged: &Plugged, key: &[u8; 24]) {
     assert_eq!(command(plugged, 0x87, 0x0a, 0x9b, &answer), [0x90, 0x00]);
     assert_eq!(command(plugged, 0xff, 0xff, 0xff, &[&[0x0a, 0x9b, 24], &key[..]].concat()), [0x90, 0x00]);
     plugged.card.reset();
+}
+
+/// Before anything is overwritten.
+#[test]
+fn a_name_that_a_card_cannot_keep_is_refused() {
+    let plugged = Plugged::new(Firmware::V5_7_1, 1111);
+    let token = plugged.open();
+    let slot = Some("82".parse().unwrap());
+    let first = token.generate_in(&new_key(), Place { slot, ..Place::default() }).unwrap().public;
+    for label in ["Claviger: deleted", "Claviger", &"x".repeat(1025)] {
+        let new = NewKey { label: Some(label.into()), ..new_key() };
+        assert!(token.generate_in(&new, Place { slot, force: true, ..Place::default() }).is_err(), "{label}");
+    }
+    assert_eq!(token.inventory().unwrap()[0].public, first);
+}
+
+/// A token that is one slot makes its keys there, and nowhere else.
+#[test]
+fn a_slot_of_the_uri_is_the_only_one() {
+    let plugged = Plugged::new(Firmware::V5_7_1, 1111);
+    let options = || OpenOptions::new().pin(PinSource::value(Pin::new(plugged::PIN)));
+    let token = options().open("yubikey:serial=1111;slot=9d", plugged.clone()).unwrap();
+    let key = make(&token);
+    assert_eq!(token.inventory().unwrap()[0].slot, "9d".parse().ok());
+    assert!(token.generate(&new_key()).unwrap_err().to_string().contains("slot 9d is not empty"));
+    let place = Place { slot: "82".parse().ok(), force: true, ..Place::default() };
+    assert!(token.generate_in(&new_key(), place).is_err());
+    assert_eq!(plugged.open().inventory().unwrap().len(), 1);
+    token.delete(&key).unwrap();
 }
 
 mod attestation {

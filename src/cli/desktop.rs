@@ -15,12 +15,18 @@ use secrecy::ExposeSecret;
 
 use super::pin::typed_by_hand;
 
+/// So long a window waits for a PIN, in seconds: who asked for it waits no longer, and others wait behind it.
+const PATIENCE: u16 = 60;
+
 /// Asks for a PIN in a window, or where else the pinentry of this session asks.
 pub fn ask_pin(description: &str, prompt: &str) -> io::Result<Pin> {
     let mut input = PassphraseInput::with_default_binary().ok_or_else(|| {
         io::Error::new(io::ErrorKind::NotFound, "there is no pinentry: apt-get install pinentry-gnome3")
     })?;
-    let typed = input.with_title("Claviger").with_description(description).with_prompt(prompt).interact();
+    // A request of the protocol has at most 1,000 bytes, which the crate insists on.
+    let description: String = description.chars().take(200).collect();
+    input.with_title("Claviger").with_description(&description).with_prompt(prompt).with_timeout(PATIENCE);
+    let typed = input.interact();
     let typed = typed.map_err(|error| match error {
         pinentry::Error::Cancelled => io::Error::new(io::ErrorKind::InvalidInput, "it was cancelled"),
         error => io::Error::other(format!("pinentry: {error}")),

@@ -18,6 +18,11 @@ const AT_A_TERMINAL: Duration = Duration::from_secs(60);
 /// How often it is looked for.
 const GLANCE: Duration = Duration::from_millis(500);
 
+/// Whether it is a YubiKey that is not plugged in.
+pub fn is_absent(token: &TokenConfig, failure: &Failure) -> bool {
+    failure.code == "token-absent" && is_yubikey(token)
+}
+
 /// How long is still waited, and whether it was said.
 pub struct Patience {
     until: Option<Instant>,
@@ -36,7 +41,7 @@ impl Patience {
     /// has been told.
     pub fn again(&mut self, token: &TokenConfig, failure: &Failure) -> bool {
         let left = self.until.map(|until| until.saturating_duration_since(Instant::now())).unwrap_or_default();
-        if failure.code != "token-absent" || !is_yubikey(token) || left.is_zero() {
+        if !is_absent(token, failure) || left.is_zero() {
             return false;
         }
         if !std::mem::replace(&mut self.said, true) {

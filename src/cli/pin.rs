@@ -140,8 +140,9 @@ pub fn touch(name: &str, touch: &claviger::secrets::piv::TouchPrompt) {
 }
 
 fn ask(question: &str) -> Result<Zeroizing<String>, Failure> {
-    read(question).map_err(|error| {
-        Failure::io("there is no terminal to ask for a PIN at", &error).hint("a source file:PATH needs none")
+    read(question).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidInput => Failure::io("what was typed", &error),
+        _ => Failure::io("there is no terminal to ask for a PIN at", &error).hint("a source file:PATH needs none"),
     })
 }
 

@@ -20,7 +20,7 @@ use super::{
     failure::{Failure, Status},
     keeper,
     keys::KeyName,
-    patience::Patience,
+    patience::{Patience, is_absent},
     pin,
 };
 
@@ -257,9 +257,9 @@ impl Opened {
     }
 
     /// The management key for the changes to come.
-    pub fn with(mut self, management: &Management) -> Result<Self, Failure> {
-        self.management_key = management.read(self.name())?;
-        Ok(self)
+    pub fn with(mut self, management_key: Option<&Zeroizing<Vec<u8>>>) -> Self {
+        self.management_key = management_key.cloned();
+        self
     }
 
     /// Gives the token what the next change wants.
@@ -315,9 +315,9 @@ impl Opened {
 }
 
 impl Management {
-    fn read(&self, token: &str) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
-        let what = format!("the management key of the token {token:?}");
-        self.management_key.as_ref().map(|source| pin::hexadecimal(source, &what)).transpose()
+    /// Before any token is opened.
+    pub fn read(&self) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
+        self.management_key.as_ref().map(|source| pin::hexadecimal(source, "the management key")).transpose()
     }
 }
 
@@ -334,15 +334,21 @@ pub async fn secrets(
     let mut patience = Patience::new(config);
     let mut reached: Vec<Arc<dyn Secrets>> = Vec::new();
     let mut missing: Vec<&TokenConfig> = config.tokens.iter().collect();
+    let mut failed = None;
     loop {
-        let mut not_ready = Vec::new();
+        let mut absent = Vec::new();
         for token in std::mem::take(&mut missing) {
             match reach(config, token, supervisor).await {
                 Ok(token) => reached.push(token),
                 // A configuration that cannot be is not passed over.
                 Err(failure) if failure.code == "custody-too-low" => return Err(failure),
+                Err(failure) if is_absent(token, &failure) => {
+                    absent.push((token, failure));
+                    continue;
+                }
+                // It is not asked for again: a person may have been asked for its PIN.
                 Err(failure) => {
-                    not_ready.push((token, failure));
+                    failed.get_or_insert(failure);
                     continue;
                 }
             }
@@ -351,11 +357,11 @@ pub async fn secrets(
                 return Ok(Arc::new(all));
             }
         }
-        missing = not_ready.iter().map(|(token, _)| *token).collect();
-        let waits = not_ready.iter().any(|(token, failure)| patience.again(token, failure));
-        match not_ready.into_iter().next() {
-            Some(_) if waits => {}
-            Some((_, failure)) => return Err(failure),
+        missing = absent.iter().map(|(token, _)| *token).collect();
+        let waits = absent.iter().any(|(token, failure)| patience.again(token, failure));
+        match failed.take().or_else(|| absent.into_iter().next().map(|(_, failure)| failure)) {
+            Some(failure) if waits => failed = Some(failure).filter(|failure| failure.code != "token-absent"),
+            Some(failure) => return Err(failure),
             None => return Ok(Arc::new(Several::new(reached))),
         }
     }

@@ -108,7 +108,7 @@ impl Message {
             ));
         }
         let document = self.recipient_document(to_did, resolver, me).await?;
-        let cx = self.context(options.deadline);
+        let cx = self.context(Some(to_did), options.deadline);
 
         let (mut packed, sign_by_kid) = match sign_by {
             Some(sign_by) => {
@@ -154,7 +154,7 @@ impl Message {
     /// that DID.
     pub async fn pack_signed(&self, sign_by: &str, me: &Identities) -> Result<(String, PackSignedMetadata), Error> {
         self.check_sendable()?;
-        let (packed, sign_by_kid) = self.sign(sign_by, me, &self.context(None)).await?;
+        let (packed, sign_by_kid) = self.sign(sign_by, me, &self.context(None, None)).await?;
         Ok((packed, PackSignedMetadata { sign_by_kid }))
     }
 
@@ -221,8 +221,9 @@ impl Message {
         Err(Error::Header { header: "from", found, expected: did.to_owned() })
     }
 
-    fn context(&self, deadline: Option<Instant>) -> Context {
-        let peer = self.to.as_ref().and_then(|to| to.first()).map(|to| to.as_str().into());
+    /// For a recipient; a signed message has those that it names, the first of which stands for them.
+    fn context(&self, to: Option<&str>, deadline: Option<Instant>) -> Context {
+        let peer = to.or_else(|| self.to.as_ref()?.first().map(String::as_str)).map(Into::into);
         Context { message_id: Some(self.id.as_str().into()), peer, deadline, ..Context::default() }
     }
 

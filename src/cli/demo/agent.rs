@@ -14,7 +14,7 @@ use claviger::{
     didcomm::Identities,
     keys::{Curve, PublicKey},
     secrets::{
-        Custodian, HeldKey, KeyUse, Keyring, NewKey, Token, TokenError, TokenInfo, Unwrap, Wrap,
+        Custodian, HeldKey, KeyUse, Keyring, NewKey, Purpose, Token, TokenError, TokenInfo, Unwrap, Wrap,
         pkcs11::{InitToken, OpenOptions, Pin, PinSource, Uri, init_token},
     },
 };
@@ -188,6 +188,10 @@ impl Token for Witness {
 
     fn info(&self) -> TokenInfo {
         self.token.info()
+    }
+
+    fn is_for(&self, purpose: &Purpose) {
+        self.token.is_for(purpose);
     }
 
     fn keys(&self) -> Result<Vec<HeldKey>, TokenError> {

@@ -74,7 +74,10 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     let mut own = Own::load(config)?;
     let given = wait(resolved(given, &own))?;
 
-    let opened = configured.into_iter().map(|token| tokens::open_patiently(config, token)?.with(&args.management));
+    let management_key = args.management.read()?;
+    let opened = configured
+        .into_iter()
+        .map(|token| Ok::<_, Failure>(tokens::open_patiently(config, token)?.with(management_key.as_ref())));
     let mut maker = Maker { tokens: opened.collect::<Result<_, _>>()?, label: args.name.clone(), made: Vec::new() };
     let made = keys(args, &mut maker, given).and_then(|keys| {
         let services: Vec<Service> =

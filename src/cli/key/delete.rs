@@ -31,6 +31,7 @@ pub struct Args {
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     let name = KeyName::parse(&args.key)?;
     let own = Own::load(config)?;
+    let management_key = args.management.read()?;
     // A key may be named by a DID URL that is its label only: then it resolves to nothing.
     let resolved = wait(name.clone().resolve(&own));
     let name = match resolved {
@@ -41,7 +42,7 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     if !args.yes {
         confirm(&held, &kids(&own.documents, &held.public))?;
     }
-    let token = token.with(&args.management)?;
+    let token = token.with(management_key.as_ref());
     token.delete(&held.public).map_err(|error| Failure::of_token(token.name(), &error))?;
     out.say(&format!("Deleted from the token {:?}: {}", token.name(), held.public));
     if out.json {

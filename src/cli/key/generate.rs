@@ -147,7 +147,9 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
         return Err(Failure::words("use-unfit", format!("a key on {curve} {can}"))
             .hint("P-256 does both; separate keys are better, X25519 and Ed25519"));
     }
-    let token = tokens::open_patiently(config, config.token(args.token.as_deref())?)?.with(&args.management)?;
+    let configured = config.token(args.token.as_deref())?;
+    let management_key = args.management.read()?;
+    let token = tokens::open_patiently(config, configured)?.with(management_key.as_ref());
     let new = NewKey { curve, usage, label: args.name.as_deref().map(Into::into) };
     let place = Place {
         slot: args.slot,

@@ -34,7 +34,8 @@ pub struct Args {
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     let configured = config.token(args.token.as_deref())?;
     let keys = read(args)?;
-    let token = tokens::open_patiently(config, configured)?.with(&args.management)?;
+    let management_key = args.management.read()?;
+    let token = tokens::open_patiently(config, configured)?.with(management_key.as_ref());
     let mut imported = Vec::new();
     for key in keys {
         let public = key.public.clone();

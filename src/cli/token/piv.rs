@@ -82,26 +82,33 @@ pub fn init(token: &TokenConfig, puk_source: &str, config: &Config, out: &Out) -
         let said = format!("the YubiKey of the token {:?} was not set up: {error}", token.name);
         match error {
             TokenError::Config(_) => Failure::new("not-initialised", said).hint(
-                "nothing was changed. What a key opens is lost with it: `ykman piv reset` empties a card for good, if that is meant",
+                "a card that is in use serves as it is. What its keys open is lost with them: `ykman piv reset` empties it for \
+                 good, if that is meant",
             ),
-            TokenError::Pin(_) => Failure::new("not-initialised", said).hint("nothing was changed: choose another"),
+            TokenError::Pin(_) => Failure::new("not-initialised", said)
+                .hint("choose another one; the same command goes on where it was cut short"),
             error => Failure { message: said, ..Failure::of_token(&token.name, error) }
-                .hint("the same again goes on where it was cut short"),
+                .hint("the same again goes on where it was cut short, and says so if it was all done"),
         }
     };
-    let yubikey: YubiKey =
-        tokens::yubikey_options(config, token)?.open(&token.uri, PcscReaders).map_err(|error| failed(&error))?;
+    let opened = tokens::yubikey_options(config, token)?.open(&token.uri, PcscReaders);
+    let yubikey: YubiKey = opened.map_err(|error| Failure::of_token(&token.name, &error))?;
     // Before a person is asked for anything.
     yubikey.check_fresh().map_err(|error| failed(&error))?;
     let info = yubikey.info();
     let of = |what: &str| format!("{what} of the YubiKey {}, 6 to 8 characters", info.serial);
     let pin = pin::new(uri.pin_source.as_deref().unwrap_or("prompt"), &config.base, &of("new PIN"))?;
     let puk = pin::new(puk_source, Path::new(""), &of("new PUK, which sets a new PIN where the old one is locked,"))?;
-    yubikey.set_up(&pin, &puk).map_err(|error| failed(&error))?;
+    let puk_is_set = yubikey.set_up(&pin, &puk).map_err(|error| failed(&error))?;
     out.say(&format!(
-        "The YubiKey {} has your PIN and PUK now, and a random management key that it keeps behind the PIN.",
+        "The YubiKey {} has your PIN now, and a random management key that it keeps behind the PIN.",
         info.serial
     ));
+    if puk_is_set {
+        out.say("It has your PUK, which sets a new PIN where the old one is locked.");
+    } else {
+        out.warn("its PUK was set before, and is still that one: not the one that was given now");
+    }
     out.say(
         "What is encrypted to its keys is lost with it, for they cannot be copied: set up a second one, and name both in \
          `claviger did create --token ... --token ...`.",

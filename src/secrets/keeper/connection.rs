@@ -40,6 +40,8 @@ pub(super) struct Connection {
     out: Mutex<()>,
     pub(super) peer: Peer,
     pub(super) role: Role,
+    /// For the next change that it asks for, and for no other's.
+    pub(super) management_key: Mutex<Option<Zeroizing<Vec<u8>>>>,
 }
 
 /// What was read and has not had its turn.
@@ -71,7 +73,17 @@ impl Connection {
         stream.set_read_timeout(None)?;
         let peer = Peer::of(&stream);
         let role = hello.role;
-        Ok((Self { stream, waiting: Mutex::new(waiting), out: Mutex::default(), peer, role }, hello))
+        Ok((
+            Self {
+                stream,
+                waiting: Mutex::new(waiting),
+                out: Mutex::default(),
+                peer,
+                role,
+                management_key: Mutex::default(),
+            },
+            hello,
+        ))
     }
 
     /// The next request, if one has come.

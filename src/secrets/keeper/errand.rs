@@ -143,6 +143,12 @@ impl Errand<'_> {
         let failed = |error| SecretsError::Token { token: self.keeper.name.clone(), error };
         let label = |label: Option<&str>| label.map(Into::into);
         let public = |key: Key<'_>| key.read();
+        let given = || self.connection.management_key.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        // Of this connection, for this change and the undoing of it.
+        let changes = matches!(ask, Ask::Generate { .. } | Ask::Import { .. } | Ask::Delete { .. });
+        let management_key = if changes { given().take() } else { None };
+        let manage = || management_key.as_ref().map_or(Ok(()), |key| token.manage_with(key.clone()));
+        manage().map_err(failed)?;
         let (operation, key, result) = match ask {
             Ask::Generate { curve, usage, label: name, place } => {
                 let made = token.generate_in(&NewKey { curve, usage, label: label(name) }, place);
@@ -166,7 +172,8 @@ impl Errand<'_> {
                 ("attest", Some(key), attested.map(Done::Certificates))
             }
             Ask::Manage(key) => {
-                return token.manage_with(Zeroizing::new(key.to_vec())).map(|()| Done::Nothing).map_err(failed);
+                *given() = Some(Zeroizing::new(key.to_vec()));
+                return Ok(Done::Nothing);
             }
             Ask::Inventory => return token.inventory().map(Done::Keys).map_err(failed),
             Ask::Lock => ("lock", None, token.lock().map(|()| Done::Nothing)),
@@ -183,7 +190,12 @@ impl Errand<'_> {
         let result = match result {
             // It would be refused at the next start, and the whole token with it.
             Ok(Done::Key(held)) => match self.keeper.keyring.is_below_minimum(&held) {
-                Some(error) => token.delete(&held.public).and(Err(error)),
+                Some(error) => {
+                    if let Err(left) = manage().and_then(|()| token.delete(&held.public)) {
+                        tracing::error!(token = &*self.keeper.name, error = %left, "a key below minimum_custody stays in the token");
+                    }
+                    Err(error)
+                }
                 None => Ok(Done::Key(held)),
             },
             result => result,

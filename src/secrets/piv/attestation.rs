@@ -130,7 +130,8 @@ fn read(own: &[u8], chain: Vec<Vec<u8>>, root: String) -> Result<Attestation, At
     let extension = |last| extension(&certificate, last);
     let firmware = extension(3).and_then(|value| Some(Firmware::from(*value.first_chunk::<3>()?)));
     let policies = extension(8).and_then(|value| value.first_chunk::<2>().copied());
-    let [pin, touch] = policies.ok_or(Malformed("it says nothing of PIN and touch"))?;
+    let policies = policies.filter(|policies| policies.iter().all(|policy| (1..=3).contains(policy)));
+    let [pin, touch] = policies.ok_or(Malformed("what it says of PIN and touch is not known"))?;
     Ok(Attestation {
         public,
         slot,

@@ -34,6 +34,8 @@ const NAMELESS: &str = "Claviger";
 /// Of a key that was deleted on a card that cannot delete: what is in the slot has no meaning.
 const DELETED: &str = "Claviger: deleted";
 const YEARS: u64 = 20;
+/// In bytes; a card's object has some 3,000.
+const LONGEST_LABEL: usize = 1024;
 
 /// What a slot's certificate says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +44,19 @@ pub(super) struct Note {
     pub(super) usage: KeyUse,
     /// Whether the key was deleted on a card that cannot delete.
     pub(super) deleted: bool,
+}
+
+/// Fails for a name that a slot's certificate cannot have: before anything is overwritten.
+pub(super) fn check_label(label: Option<&str>) -> Result<(), TokenError> {
+    match label {
+        Some(label) if label == DELETED || label == NAMELESS => {
+            Err(TokenError::Config(format!("{label:?} is no name for a key: it means something else on a card")))
+        }
+        Some(label) if label.len() > LONGEST_LABEL => {
+            Err(TokenError::Config(format!("a key's name has at most {LONGEST_LABEL} bytes on a card")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The content of a slot's object for a key.

@@ -22,10 +22,13 @@ impl YubiKey {
     fn managed<T>(
         &self,
         state: &mut State,
+        given: Option<ManagementKey>,
         mut work: impl FnMut(&mut Card<'_>) -> Outcome<T>,
     ) -> Result<T, TokenError> {
-        // Given for one change: a keeper that listens has others to serve.
-        let given = state.management_key.take();
+        let info = self.info_now();
+        self.door(&info).check_lock(state.memory.as_ref())?;
+        // What another thread asks for is not what a PIN is wanted for here.
+        state.purpose = None;
         let factory = given.is_none() && self.transaction(state, |card| card.has_factory_management_key())?;
         if factory && !std::mem::replace(&mut state.warned, true) {
             tracing::warn!(
@@ -57,7 +60,7 @@ impl YubiKey {
                 }
                 .and_then(|()| work(card));
                 // Nobody finds the card with its management key proved.
-                card.deselect()?;
+                forget(card);
                 done
             },
         )
@@ -67,6 +70,8 @@ impl YubiKey {
         let key = made.ok_or_else(|| TokenError::KnownAnswer("a key was made and is not there".into()))?;
         state.keys.retain(|it| it.slot != key.slot);
         state.keys.push(key.clone());
+        // A touch for what was there is none for this.
+        self.touches().forget(key.slot);
         Ok(key.held)
     }
 
@@ -89,9 +94,21 @@ impl YubiKey {
     }
 }
 
-/// A slot that may be written: neither key nor certificate is lost unawares.
-fn free(card: &mut Card<'_>, place: Place) -> Outcome<Slot> {
-    if let Some(slot) = place.slot {
+/// Has the card forget what was proved to it. What was done is done, if that fails.
+pub(super) fn forget(card: &mut Card<'_>) {
+    if let Err(fault) = card.deselect() {
+        tracing::warn!(error = %TokenError::from(fault), "the card may still have its management key proved: unplug it");
+    }
+}
+
+/// A slot that may be written: neither key nor certificate is lost unawares. `only` is the one that the token's URI names.
+fn free(card: &mut Card<'_>, place: Place, only: Option<Slot>) -> Outcome<Slot> {
+    if let (Some(slot), Some(only)) = (place.slot, only)
+        && slot != only
+    {
+        return Err(TokenError::Config(format!("the URI names the slot {only} alone, and {slot} is another")).into());
+    }
+    if let Some(slot) = place.slot.or(only) {
         if place.force || is_free(card, slot)? {
             return Ok(slot);
         }
@@ -120,11 +137,13 @@ impl Custodian for YubiKey {
     }
 
     fn generate_in(&self, key: &NewKey, place: Place) -> Result<HeldKey, TokenError> {
-        let algorithm = self.algorithm(key.curve, key.usage)?;
-        let (pin, touch) = (place.pin.unwrap_or_default(), place.touch.unwrap_or_default());
         let state = &mut *self.lock_state();
-        let made = self.managed(state, |card| {
-            let slot = free(card, place)?;
+        let given = state.management_key.take();
+        let algorithm = self.algorithm(key.curve, key.usage)?;
+        certificate::check_label(key.label.as_deref())?;
+        let (pin, touch) = (place.pin.unwrap_or_default(), place.touch.unwrap_or_default());
+        let made = self.managed(state, given, |card| {
+            let slot = free(card, place, self.uri.slot)?;
             let public = card.generate(slot, key.curve, algorithm, pin, touch)?;
             card.put_certificate(slot, &certificate::write(&public, key.label.as_ref(), key.usage)?)?;
             self.slot_key(card, slot)
@@ -133,14 +152,16 @@ impl Custodian for YubiKey {
     }
 
     fn import(&self, key: ImportKey) -> Result<HeldKey, TokenError> {
+        let state = &mut *self.lock_state();
+        let given = state.management_key.take();
         let curve = key.public.curve();
         let algorithm = self.algorithm(curve, key.usage)?;
-        let state = &mut *self.lock_state();
+        certificate::check_label(key.label.as_deref())?;
         if self.read_slots(state)?.iter().any(|it| it.held.public == key.public) {
             return Err(TokenError::Config("the key is on the card already".into()));
         }
-        let made = self.managed(state, |card| {
-            let slot = free(card, Place::default())?;
+        let made = self.managed(state, given, |card| {
+            let slot = free(card, Place::default(), self.uri.slot)?;
             card.import(slot, curve, algorithm, &key.private, PinPolicy::default(), TouchPolicy::default())?;
             if card.metadata(slot)?.and_then(|metadata| metadata.public).as_ref() != Some(&key.public) {
                 self.empty(card, slot, curve, algorithm)?;
@@ -154,10 +175,11 @@ impl Custodian for YubiKey {
 
     fn delete(&self, key: &PublicKey) -> Result<(), TokenError> {
         let state = &mut *self.lock_state();
+        let given = state.management_key.take();
         let found = self.read_slots(state)?.into_iter().find(|it| it.held.public == *key);
         let found = found.ok_or(TokenError::KeyGone)?;
         let (slot, curve) = (found.slot, key.curve());
-        self.managed(state, |card| self.empty(card, slot, curve, found.algorithm))?;
+        self.managed(state, given, |card| self.empty(card, slot, curve, found.algorithm))?;
         state.keys.retain(|it| it.held.public != *key);
         Ok(())
     }
@@ -195,6 +217,7 @@ impl Custodian for YubiKey {
 
     fn unlock(&self) -> Result<(), TokenError> {
         let state = &mut *self.lock_state();
+        state.purpose = None;
         self.unlocked(state, PinPolicy::Once, true, |_| Ok(()), |_| Ok(()))?;
         self.door(&self.info_now()).clear(&mut state.memory)
     }

@@ -21,14 +21,14 @@ const NAME: &str = "yubikey";
 pub struct PcscReaders;
 
 impl PcscReaders {
-    /// The serial numbers of the YubiKeys that are there.
+    /// The serial numbers of the YubiKeys that are there; one that does not answer is passed over.
     ///
     /// # Errors
-    /// [`TransportError`] if the PC/SC service, or one of them, does not answer.
+    /// [`TransportError`] if the PC/SC service, or the only one, does not answer.
     pub fn serials(&self) -> Result<Vec<u32>, TransportError> {
         match Seen::now()? {
-            Seen { cards, trouble: None } => Ok(cards.iter().map(|(serial, _)| *serial).collect()),
-            Seen { trouble: Some(error), .. } => Err(error),
+            Seen { cards, trouble: Some(error) } if cards.is_empty() => Err(error),
+            Seen { cards, .. } => Ok(cards.iter().map(|(serial, _)| *serial).collect()),
         }
     }
 }
@@ -44,7 +44,8 @@ impl Readers for PcscReaders {
                     serials(&seen)
                 )));
             }
-            None => (!seen.is_empty()).then_some(0),
+            // One that does not answer may be the one that is meant: the PIN is not for the other.
+            None => (!seen.is_empty() && trouble.is_none()).then_some(0),
         };
         match (at, trouble, serial) {
             (Some(at), ..) => Ok(Box::new(seen.swap_remove(at).1)),

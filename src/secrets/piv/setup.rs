@@ -4,7 +4,7 @@ use super::{
     algorithm::Firmware,
     apdu::{Fault, Outcome, Status},
     card::{Card, Reference, padded},
-    manage::is_free,
+    manage::{forget, is_free},
     management::ManagementKey,
     token::YubiKey,
 };
@@ -32,11 +32,12 @@ impl YubiKey {
     /// Gives a card without keys a PIN and a PUK of 6 to 8 characters, and a random management key that the card keeps
     /// behind the PIN, as `ykman piv access change-management-key --generate --protect` does.
     ///
-    /// The PIN comes last, so that what was cut short can be done again; a PUK that was set by then stays.
+    /// The PIN comes last, so that what was cut short can be done again. A PUK that was set by then stays: whether this one
+    /// is the card's now is returned.
     ///
     /// # Errors
     /// [`TokenError::Config`] if the card holds keys or has a PIN of its own; [`TokenError::Pin`] if the new ones cannot be.
-    pub fn set_up(&self, pin: &Pin, puk: &Pin) -> Result<(), TokenError> {
+    pub fn set_up(&self, pin: &Pin, puk: &Pin) -> Result<bool, TokenError> {
         for (code, factory, name) in [(pin, FACTORY_PIN, "PIN"), (puk, FACTORY_PUK, "PUK")] {
             padded(code, name)?;
             if *code == Pin::new(factory) {
@@ -44,29 +45,37 @@ impl YubiKey {
             }
         }
         let state = &mut *self.lock_state();
-        self.transaction(state, |card| {
+        let puk_is_set = self.transaction(state, |card| {
             let fresh = look(card)?;
-            let factory_pin = Pin::new(FACTORY_PIN);
-            card.verify(&factory_pin)?;
-            if fresh.management_key {
-                let key = ManagementKey::random()?;
-                card.authenticate(&ManagementKey::factory())?;
-                // Kept before it is the card's: one that nobody knows would be lost.
-                key.protect(card)?;
-                let algorithm = if self.firmware >= Firmware::AES { 0x0a } else { 0x03 };
-                card.set_management_key(algorithm, &key)?;
-            }
-            let kept = ManagementKey::protected(card)?.ok_or_else(|| {
-                TokenError::KnownAnswer("the management key was written behind the PIN and is not there".into())
-            })?;
-            card.authenticate(&kept)?;
-            if fresh.puk {
-                card.change(Reference::Puk, &Pin::new(FACTORY_PUK), puk).map_err(refused)?;
-            }
-            card.change(Reference::Pin, &factory_pin, pin).map_err(refused)?;
-            card.deselect()
+            let done = self.change_all(card, &fresh, pin, puk);
+            forget(card);
+            done.map(|()| fresh.puk)
         })?;
-        self.door(&self.info()).clear(&mut state.memory)
+        if let Err(error) = self.door(&self.info()).clear(&mut state.memory) {
+            tracing::warn!(token = self.name(), %error, "the card is set up; that its PIN was refused before is still remembered");
+        }
+        Ok(puk_is_set)
+    }
+
+    fn change_all(&self, card: &mut Card<'_>, fresh: &Fresh, pin: &Pin, puk: &Pin) -> Outcome<()> {
+        let factory_pin = Pin::new(FACTORY_PIN);
+        card.verify(&factory_pin)?;
+        if fresh.management_key {
+            let key = ManagementKey::random()?;
+            card.authenticate(&ManagementKey::factory())?;
+            // Kept before it is the card's: one that nobody knows would be lost.
+            key.protect(card)?;
+            let algorithm = if self.firmware >= Firmware::AES { 0x0a } else { 0x03 };
+            card.set_management_key(algorithm, &key)?;
+        }
+        let kept = ManagementKey::protected(card)?.ok_or_else(|| {
+            TokenError::KnownAnswer("the management key was written behind the PIN and is not there".into())
+        })?;
+        card.authenticate(&kept)?;
+        if fresh.puk {
+            card.change(Reference::Puk, &Pin::new(FACTORY_PUK), puk).map_err(refused)?;
+        }
+        card.change(Reference::Pin, &factory_pin, pin).map_err(refused)
     }
 }
 

@@ -64,6 +64,11 @@ impl Touches {
         self.last().insert(slot, when);
     }
 
+    /// The key in a slot is another now.
+    pub(super) fn forget(&self, slot: Slot) {
+        self.last().remove(&slot);
+    }
+
     /// Whether one came so lately.
     pub(super) fn within(&self, slot: Slot, time: Duration) -> bool {
         self.last().get(&slot).is_some_and(|last| last.elapsed() < time)
