@@ -8,6 +8,8 @@
 // One small module, `secrets::pkcs11::raw`, is let off.
 #![deny(unsafe_code)]
 
+#[cfg(feature = "agent")]
+pub mod agent;
 pub mod crypto;
 pub mod did;
 pub mod didcomm;

@@ -43,7 +43,7 @@ fn assert_absent(folder: &str, words: &[&str], except: &[&str]) {
 /// A module uses only what stands below it.
 #[test]
 fn imports_run_downwards() {
-    let floors = ["process", "keys", "crypto", "secrets", "did", "jose", "didcomm", "cli"];
+    let floors = ["process", "keys", "crypto", "secrets", "did", "jose", "didcomm", "agent", "cli"];
     // Nothing stands above the last.
     for (height, floor) in floors[..floors.len() - 1].iter().enumerate() {
         let mut above: Vec<String> = floors[height + 1..].iter().map(|above| format!("crate::{above}::")).collect();
@@ -61,6 +61,14 @@ fn imports_run_downwards() {
 fn token_libraries_are_named_below_secrets_only() {
     let libraries = ["cryptoki::", "cryptoki_sys::", "pcsc::", "yubikey::", "libloading::"];
     assert_absent("", &libraries, &["src/secrets/pkcs11/", "src/secrets/piv/readers.rs"]);
+}
+
+/// Only the daemon and the command line name a database, a transport or a web library.
+#[test]
+fn the_network_and_the_store_are_named_by_the_daemon_only() {
+    let libraries =
+        ["rusqlite", "axum", "hyper", "rustls::", "tungstenite", "TcpStream", "TcpListener", "prometheus_client"];
+    assert_absent("", &libraries, &["src/agent/", "src/cli/"]);
 }
 
 /// No private scalar but a message's ephemeral key, the one key that a person imports, and the one that signs a slot's

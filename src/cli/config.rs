@@ -21,7 +21,10 @@ use claviger::{
     secrets::{Allow, Custody, Policy, pkcs11::Profile},
 };
 
-use super::failure::Failure;
+use super::{
+    failure::Failure,
+    serve::config::{AgentSection, ApiSection, DaemonConfig, HttpSection, NetSection, OpsSection, StoreSection},
+};
 
 /// What claviger.toml says. Paths are absolute, or relative to the working folder as it is.
 #[derive(Debug, Default)]
@@ -40,6 +43,8 @@ pub struct Config {
     pub documents: Vec<PathBuf>,
     /// How keepers keep.
     pub keeper: KeeperConfig,
+    /// What only the daemon reads.
+    pub daemon: DaemonConfig,
     /// The arguments that stand before every command, for the processes that this one starts.
     pub flags: Vec<String>,
     /// How long is waited for a YubiKey that is not plugged in.
@@ -108,6 +113,18 @@ struct File {
     did: DidConfig,
     #[serde(default)]
     keeper: KeeperConfig,
+    #[serde(default)]
+    agent: AgentSection,
+    #[serde(default)]
+    http: HttpSection,
+    #[serde(default)]
+    net: NetSection,
+    #[serde(default)]
+    store: StoreSection,
+    #[serde(default)]
+    api: ApiSection,
+    #[serde(default)]
+    ops: OpsSection,
 }
 
 /// A `[[key]]`.
@@ -178,9 +195,10 @@ fn policy(allow: &Option<Vec<Allowed>>, minimum_custody: Option<Custody>) -> Pol
 }
 
 /// The sections that the environment may name; other variables that begin with CLAVIGER_ are not ours to judge.
-const SECTIONS: [&str; 5] = ["state_dir", "did", "keeper", "token", "key"];
+const SECTIONS: [&str; 11] =
+    ["state_dir", "did", "keeper", "agent", "http", "net", "store", "api", "ops", "token", "key"];
 /// Those that are tables or values; of the others there are several, each with a name.
-const SINGLE: [&str; 3] = ["state_dir", "did", "keeper"];
+const SINGLE: [&str; 9] = ["state_dir", "did", "keeper", "agent", "http", "net", "store", "api", "ops"];
 
 impl Config {
     /// The configuration that `--config` names, or the first that is found; without any, an empty one.
@@ -223,6 +241,14 @@ impl Config {
             keys: keys.collect::<Result<_, _>>()?,
             tokens: file.token,
             keeper: file.keeper,
+            daemon: DaemonConfig {
+                agent: file.agent,
+                http: file.http,
+                net: file.net,
+                store: file.store,
+                api: file.api,
+                ops: file.ops,
+            },
             flags: Vec::new(),
             wait: None,
             file: path,

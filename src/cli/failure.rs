@@ -7,6 +7,7 @@ use std::{fmt::Display, io};
 use serde_json::{Value, json};
 
 use claviger::{
+    agent::store::StoreError,
     did::{LoadError, ResolveError, peer::PeerError},
     didcomm::{Error, MessageError},
     jose::JoseError,
@@ -177,6 +178,32 @@ impl From<Error> for Failure {
             Error::Combination(_) => Self::words("combination-forbidden", said),
             Error::Service { .. } => new("service-unusable").hint("--no-forward packs for the recipient alone"),
             _ => new("failed"),
+        }
+    }
+}
+
+impl Failure {
+    /// What a running agent has answered.
+    pub fn of_agent(code: &str, message: String) -> Self {
+        let code = match code {
+            "store-full" => "store-full",
+            "store-unavailable" | "store-unusable" => "store-unusable",
+            "not-found" => "not-found",
+            "bad-message" => "bad-message",
+            _ => "agent-refuses",
+        };
+        Self::new(code, message)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let said = error.to_string();
+        match error {
+            StoreError::InUse(_) => Self::new("agent-there", said).hint("one agent has one store: end the other first"),
+            StoreError::TooNew { .. } => Self::new("store-too-new", said),
+            StoreError::Full(_) => Self::new("store-full", said),
+            _ => Self::new("store-unusable", said),
         }
     }
 }

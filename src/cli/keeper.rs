@@ -273,7 +273,7 @@ fn may_connect(config: &Config) -> Result<impl Fn(&Peer, Role) -> bool + Send + 
 }
 
 /// A user's number, by number or by name in /etc/passwd.
-fn user(name: &str) -> Result<u32, Failure> {
+pub fn user(name: &str) -> Result<u32, Failure> {
     if let Ok(number) = name.parse() {
         return Ok(number);
     }

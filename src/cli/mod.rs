@@ -4,6 +4,7 @@
 //! 3 the token was not ready. Arguments, configuration, message and DIDs are checked before any token is touched, and
 //! only those tokens are opened that the command needs.
 
+mod app;
 mod completions;
 mod config;
 mod demo;
@@ -21,6 +22,7 @@ mod own;
 mod pack;
 mod patience;
 mod pin;
+mod serve;
 mod state;
 mod table;
 mod token;
@@ -70,6 +72,14 @@ enum Command {
     Did(did::Command),
     Pack(pack::Args),
     Unpack(unpack::Args),
+    Serve(serve::Args),
+    Send(app::SendArgs),
+    Ping(app::PingArgs),
+    Inbox(app::InboxArgs),
+    Invite(app::InviteArgs),
+    Accept(app::AcceptArgs),
+    Connections(app::ConnectionsArgs),
+    Status(app::StatusArgs),
     Keeper(keeper::Args),
     Completions(completions::Args),
     /// Prints the manual page
@@ -90,7 +100,10 @@ pub fn main() -> ExitCode {
         }
         Err(error) => return out.failed(&failure::wrong_words(&error, out.json)),
     };
-    log::start(cli.verbose, out.json);
+    match &cli.command {
+        Command::Serve(args) => args.start_log(cli.verbose),
+        _ => log::start(cli.verbose, out.json),
+    }
     // Before anything is read: what does not hold here, `token doctor` says.
     harden();
     match run(cli, &out) {
@@ -116,6 +129,14 @@ fn run(cli: Cli, out: &Out) -> Result<(), Failure> {
         Command::Did(command) => did::run(&command, &config()?, out),
         Command::Pack(args) => pack::run(&args, &config()?, out),
         Command::Unpack(args) => unpack::run(&args, &config()?, out),
+        Command::Serve(args) => serve::run(&args, &config()?, out),
+        Command::Send(args) => app::run(&app::Words::Send(args), &config()?, out),
+        Command::Ping(args) => app::run(&app::Words::Ping(args), &config()?, out),
+        Command::Inbox(args) => app::run(&app::Words::Inbox(args), &config()?, out),
+        Command::Invite(args) => app::run(&app::Words::Invite(args), &config()?, out),
+        Command::Accept(args) => app::run(&app::Words::Accept(args), &config()?, out),
+        Command::Connections(args) => app::run(&app::Words::Connections(args), &config()?, out),
+        Command::Status(args) => app::run(&app::Words::Status(args), &config()?, out),
         Command::Keeper(args) => keeper::run(&args, &config()?, out),
     }
 }

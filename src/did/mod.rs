@@ -6,6 +6,7 @@
 //!
 //! This module knows public keys only. It makes no key, knows no token, and opens no socket.
 
+mod by_method;
 mod cached;
 mod document;
 pub mod key;
@@ -13,7 +14,9 @@ mod local;
 pub mod peer;
 mod resolver;
 mod url;
+pub mod web;
 
+pub use by_method::ByMethod;
 pub use cached::{CacheLimits, Cached};
 pub use document::{
     Document, DocumentBuilder, DocumentError, Relationship, Service, ServiceEndpoint, VerificationMethod,

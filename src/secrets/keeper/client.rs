@@ -99,18 +99,19 @@ impl KeeperClient {
 
     /// The same with so many requests under way at most, beyond which they fail with [`SecretsError::Busy`].
     pub async fn start_with(name: &str, connect: Connect, queue: usize) -> Result<Self, SecretsError> {
-        let shared = Arc::new(Shared {
-            name: name.into(),
-            keys: watch::Sender::default(),
-            state: Mutex::default(),
-            link: Mutex::default(),
-            next: AtomicU64::new(1),
-            queue,
-            pace: Pace::default(),
-        });
+        let shared = Arc::new(Shared::new(name, queue));
         let link = shared.connect(&connect).await.map_err(|error| SecretsError::Token { token: name.into(), error })?;
-        let task = tokio::spawn(live(Arc::downgrade(&shared), connect, link));
+        let task = tokio::spawn(live(Arc::downgrade(&shared), connect, Some(link)));
         Ok(Self { shared, task })
+    }
+
+    /// The same for one who does not depend on it: a keeper that is not there yet is asked for until it is, and until then no
+    /// key is held.
+    pub fn start_late(name: &str, connect: Connect) -> Self {
+        let shared = Arc::new(Shared::new(name, QUEUE));
+        shared.lost();
+        let task = tokio::spawn(live(Arc::downgrade(&shared), connect, None));
+        Self { shared, task }
     }
 
     /// What the token is.
@@ -135,18 +136,19 @@ impl Drop for KeeperClient {
     }
 }
 
-/// Goes from one keeper to the next.
-async fn live(shared: Weak<Shared>, connect: Connect, mut link: Arc<Link>) {
+/// Goes from one keeper to the next; the first may be there already.
+async fn live(shared: Weak<Shared>, connect: Connect, mut link: Option<Arc<Link>>) {
     let mut pause = FIRST_PAUSE;
     loop {
-        let begun = Instant::now();
-        match take_over(&shared, &link, &connect).await {
-            Some(next) => {
-                link = next;
+        if let Some(now) = link {
+            let begun = Instant::now();
+            link = take_over(&shared, &now, &connect).await;
+            if link.is_some() {
                 continue;
             }
-            None if begun.elapsed() > LIVED || link.ending.load(Ordering::Acquire) => pause = FIRST_PAUSE,
-            None => {}
+            if begun.elapsed() > LIVED || now.ending.load(Ordering::Acquire) {
+                pause = FIRST_PAUSE;
+            }
         }
         link = loop {
             // Full jitter: the agents of a keeper that was restarted do not come all at once.
@@ -154,7 +156,7 @@ async fn live(shared: Weak<Shared>, connect: Connect, mut link: Arc<Link>) {
             pause = (2 * pause).min(LONGEST_PAUSE);
             let Some(shared) = shared.upgrade() else { return };
             match shared.connect(&connect).await {
-                Ok(link) => break link,
+                Ok(link) => break Some(link),
                 Err(error) => {
                     tracing::warn!(token = &*shared.name, %error, "no keeper yet");
                     shared.troubled(error);
@@ -224,6 +226,18 @@ fn jitter() -> f64 {
 }
 
 impl Shared {
+    fn new(name: &str, queue: usize) -> Self {
+        Self {
+            name: name.into(),
+            keys: watch::Sender::default(),
+            state: Mutex::default(),
+            link: Mutex::default(),
+            next: AtomicU64::new(1),
+            queue,
+            pace: Pace::default(),
+        }
+    }
+
     /// A new connection, on which the keeper has said welcome.
     async fn connect(self: &Arc<Self>, connect: &Connect) -> Result<Arc<Link>, TokenError> {
         let away = |error: io::Error| TokenError::Away(format!("the keeper of the token {:?}: {error}", self.name));

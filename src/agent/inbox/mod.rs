@@ -1,0 +1,187 @@
+//! The inbox: a message is checked without a token, kept, and only then taken over; afterwards it is opened and handled.
+//!
+//! What was taken over is never lost: it waits in the store until it was handled, refused for good, or is too old.
+
+mod handle;
+mod verdict;
+mod worker;
+
+pub use worker::{Fate, ReturnRoute};
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering},
+};
+
+use sha2::{Digest, Sha256};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::{
+    books::Books,
+    clock::now,
+    metrics::Metrics,
+    ours::Ours,
+    protocol::{Features, Registry, cascade::ProblemLimits},
+    store::{Arrival, Change, Envelope as Waiting, Millis, Receipt, StoreError},
+};
+use crate::{
+    did::Resolver,
+    jose::{Envelope, JoseError, Limits},
+};
+
+/// Messages that wait in memory for a worker, at most; more wait in the store alone.
+const QUEUE: usize = 1024;
+
+/// How the inbox works.
+#[derive(Debug, Clone)]
+pub struct InboxOptions {
+    /// How large a message may be.
+    pub limits: Limits,
+    /// Messages that are opened at once, at most: 64.
+    pub workers: usize,
+    /// The age beyond which a message that does not expire is refused: 30 days. So long it is remembered that one was handled.
+    pub longest_age: Millis,
+    /// How long a reply is tried, in milliseconds: 7 days.
+    pub life: Millis,
+    /// How many problems a thread may have.
+    pub problems: ProblemLimits,
+    /// Whether a person is asked for a PIN or a touch for a message from someone with whom there is no connection yet.
+    pub prompt_strangers: bool,
+}
+
+const DAY: Millis = 24 * 60 * 60 * 1000;
+
+impl Default for InboxOptions {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            workers: 64,
+            longest_age: 30 * DAY,
+            life: 7 * DAY,
+            problems: ProblemLimits::default(),
+            prompt_strangers: false,
+        }
+    }
+}
+
+/// Takes messages over, and has them handled.
+pub struct Inbox {
+    parts: Parts,
+    queue: mpsc::Sender<Job>,
+    jobs: Mutex<Option<mpsc::Receiver<Job>>>,
+    /// More waits in the store than in the queue.
+    backlog: AtomicBool,
+    /// Rings when something may be tried that could not before.
+    bell: Notify,
+}
+
+/// Who is told of changes.
+pub(super) type After = Box<dyn Fn(&[Change]) + Send + Sync>;
+
+/// What an inbox stands on.
+pub(super) struct Parts {
+    pub books: Arc<Books>,
+    pub ours: Arc<Ours>,
+    pub resolver: Arc<dyn Resolver>,
+    pub registry: Arc<Registry>,
+    pub metrics: Arc<Metrics>,
+    pub features: Features,
+    pub options: InboxOptions,
+    /// Is told of changes once they are made.
+    pub after: After,
+}
+
+/// One envelope on its way to be opened, and who waits for what becomes of it.
+struct Job {
+    envelope: Waiting,
+    fate: Option<oneshot::Sender<Fate>>,
+}
+
+/// Why a message was not taken over. The peer is told little of it.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// It is malformed: the peer is to blame, and sending it again does not help.
+    #[error(transparent)]
+    Malformed(#[from] JoseError),
+    /// It is larger than what is taken.
+    #[error("the message has more than {0} bytes")]
+    TooLarge(usize),
+    /// None of its recipients is one of our keys.
+    #[error("the message is for none of our keys")]
+    NotForUs,
+    /// It is not encrypted.
+    #[error("only encrypted messages are taken")]
+    NotEncrypted,
+    /// It cannot be kept now.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Inbox {
+    /// One that has not begun to work.
+    pub(super) fn new(parts: Parts) -> Self {
+        let (queue, jobs) = mpsc::channel(QUEUE);
+        Self { parts, queue, jobs: Mutex::new(Some(jobs)), backlog: AtomicBool::new(true), bell: Notify::new() }
+    }
+
+    /// Takes a message over: returns once it is kept, and whoever sent it may forget it.
+    ///
+    /// If it asks for replies on its connection, that is told on the channel once it is opened; else that is dropped.
+    ///
+    /// # Errors
+    /// Why it was not taken: then nothing of it is kept.
+    pub async fn take(&self, packed: Vec<u8>) -> Result<oneshot::Receiver<Fate>, Refusal> {
+        let recipient = self.check(&packed)?;
+        let received = now();
+        let digest: [u8; 32] = Sha256::digest(&packed).into();
+        let arrival = Arrival { packed: packed.clone(), digest, recipient: recipient.clone(), received };
+        let (fate, told) = oneshot::channel();
+        match self.parts.books.store().receive(arrival).await? {
+            Receipt::New(id) => {
+                let envelope = Waiting { id, packed, recipient, received, tries: 0 };
+                if self.queue.try_send(Job { envelope, fate: Some(fate) }).is_err() {
+                    self.more();
+                }
+            }
+            // The peer did not hear that it was taken. It is tried when its time comes, or was handled.
+            Receipt::Waiting(_) | Receipt::Concluded => tracing::debug!("a message came again"),
+        }
+        Ok(told)
+    }
+
+    /// All that can be wrong without a key. The DID of ours that it is for.
+    fn check(&self, packed: &[u8]) -> Result<String, Refusal> {
+        let limit = self.parts.options.limits.bytes;
+        if packed.len() > limit {
+            return Err(Refusal::TooLarge(limit));
+        }
+        let Envelope::Encrypted(jwe) = Envelope::parse(packed, &self.parts.options.limits)? else {
+            return Err(Refusal::NotEncrypted);
+        };
+        let mut wrong_curve = None;
+        for kid in jwe.recipient_kids() {
+            let Some((did, key)) = self.parts.ours.recipient(kid) else { continue };
+            if key.curve() == jwe.ephemeral_key().curve() {
+                return Ok(did);
+            }
+            wrong_curve = Some(JoseError::Curve {
+                kid: kid.to_owned(),
+                curve: key.curve(),
+                expected: jwe.ephemeral_key().curve(),
+            });
+        }
+        Err(wrong_curve.map_or(Refusal::NotForUs, Refusal::Malformed))
+    }
+
+    /// Whether messages are opened now, or wait for a token.
+    pub fn is_ready(&self) -> bool {
+        self.parts.books.is_unlocked() && !self.parts.ours.ready_agreement_keys().is_empty()
+    }
+
+    /// There is more in the store than in the queue.
+    fn more(&self) {
+        self.backlog.store(true, Ordering::Release);
+        self.bell.notify_one();
+    }
+}

@@ -1,0 +1,405 @@
+//! The daemon: an agent that loses nothing.
+//!
+//! [`Agent::builder`] puts it together, [`Agent::run`] has it work: what came is kept before its sender is told so, opened
+//! when a token is ready, handed to its [`Protocol`] or to the application, and what is to be sent is
+//! kept before it is sent. The [`Store`] is where all of that stands.
+
+pub mod api;
+mod books;
+mod clock;
+mod inbox;
+mod invitations;
+pub mod metrics;
+pub mod net;
+mod ours;
+mod outbox;
+pub mod protocol;
+mod routes;
+mod seal;
+mod server;
+pub mod store;
+
+pub use books::{Content, Intent};
+pub use inbox::{InboxOptions, Refusal};
+pub use invitations::{Accepted, Wanted};
+pub use ours::Ours;
+pub use outbox::{OutboxOptions, SendError, Transport, Transports};
+pub use server::{Server, ServerOptions, ServerTls, TlsError};
+
+use std::{io, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{broadcast, watch},
+    task::JoinSet,
+};
+
+use crate::{
+    did::{Document, Resolver},
+    didcomm::Message,
+    secrets::Secrets,
+};
+use books::Books;
+use clock::now;
+use inbox::Inbox;
+use invitations::Invitations;
+use metrics::Metrics;
+use net::HttpClient;
+use outbox::Outbox;
+use protocol::{Features, NotAPiuri, Protocol, Registry};
+use routes::Routes;
+use store::{Change, Commit, Committed, Delivery, DeliveryQuery, Outgoing, Retention, Store, StoreError};
+
+/// How an agent works.
+#[derive(Debug, Clone, Default)]
+pub struct AgentOptions {
+    /// Of what comes.
+    pub inbox: InboxOptions,
+    /// Of what is sent.
+    pub outbox: OutboxOptions,
+    /// Of its public side.
+    pub server: ServerOptions,
+    /// How long things are kept.
+    pub retention: Retention,
+    /// Goal codes that it knows, for discover-features.
+    pub goal_codes: Vec<String>,
+}
+
+/// A DIDComm agent.
+pub struct Agent {
+    books: Arc<Books>,
+    ours: Arc<Ours>,
+    inbox: Arc<Inbox>,
+    outbox: Arc<Outbox>,
+    routes: Arc<Routes>,
+    metrics: Arc<Metrics>,
+    invitations: Arc<Invitations>,
+    resolver: Arc<dyn Resolver>,
+    http: Option<HttpClient>,
+    events: broadcast::Sender<Event>,
+    options: AgentOptions,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A message is there for the application.
+    Delivered(Delivery),
+}
+
+/// Puts an [`Agent`] together.
+#[must_use]
+pub struct AgentBuilder {
+    secrets: Arc<dyn Secrets>,
+    documents: Vec<Document>,
+    resolver: Arc<dyn Resolver>,
+    store: Arc<dyn Store>,
+    transports: Transports,
+    http: Option<HttpClient>,
+    protocols: Vec<Arc<dyn Protocol>>,
+    options: AgentOptions,
+}
+
+/// Why a message is not put into the outbox.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotSent {
+    /// The caller's: the message cannot be sent.
+    #[error("{0}")]
+    Message(String),
+    /// The store's.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Events that a slow reader may be behind; then it reads the inbox.
+const EVENTS: usize = 1024;
+/// How often a token is asked for the store's key, unless it says before that it is back.
+const UNLOCK: Duration = Duration::from_secs(5);
+/// How often what is past its time is forgotten, and how much at once.
+const SWEEP: Duration = Duration::from_secs(60);
+const SWEPT: usize = 1000;
+
+impl Agent {
+    /// An agent with these DIDs of ours, whose keys `secrets` holds.
+    pub fn builder(
+        secrets: Arc<dyn Secrets>,
+        documents: Vec<Document>,
+        resolver: Arc<dyn Resolver>,
+        store: Arc<dyn Store>,
+    ) -> AgentBuilder {
+        AgentBuilder {
+            secrets,
+            documents,
+            resolver,
+            store,
+            transports: Transports::default(),
+            http: None,
+            protocols: protocol::built_in(&protocol::Options::default()),
+            options: AgentOptions::default(),
+        }
+    }
+
+    /// Works until `shutdown` says so; then ends what was begun.
+    ///
+    /// # Errors
+    /// If a listening socket cannot be used.
+    pub async fn run(self: &Arc<Self>, servers: Vec<Server>, shutdown: watch::Receiver<bool>) -> io::Result<()> {
+        let shared = Arc::new(server::Shared {
+            inbox: self.inbox.clone(),
+            outbox: self.outbox.clone(),
+            routes: self.routes.clone(),
+            ours: self.ours.clone(),
+            invitations: self.invitations.clone(),
+            metrics: self.metrics.clone(),
+            budget: server::Budget::new(self.options.server.rate_per_address),
+            max_bytes: self.options.inbox.limits.bytes,
+            shutdown: shutdown.clone(),
+            options: self.options.server.clone(),
+        });
+        let mut public = JoinSet::new();
+        for server in servers {
+            public.spawn(server.run(shared.clone(), shutdown.clone()));
+        }
+        let mut work = JoinSet::new();
+        work.spawn(self.clone().unlock(shutdown.clone()));
+        work.spawn(self.clone().sweep(shutdown.clone()));
+        work.spawn(self.inbox.clone().work(shutdown.clone()));
+        work.spawn(self.outbox.clone().work(shutdown.clone()));
+        let mut result = Ok(());
+        while let Some(ended) = public.join_next().await {
+            if let Ok(Err(error)) = ended {
+                result = Err(error);
+            }
+        }
+        while work.join_next().await.is_some() {}
+        result
+    }
+
+    /// Has a token open the store's seal, as soon as one is ready.
+    async fn unlock(self: Arc<Self>, mut shutdown: watch::Receiver<bool>) {
+        let mut said = String::new();
+        let mut keys = self.ours.secrets().keys();
+        while let Err(why) = self.books.unlock(&self.ours).await {
+            if why != said {
+                tracing::warn!("what lies in the store is sealed: {why}");
+                said = why;
+            }
+            tokio::select! {
+                () = told_to_end(&mut shutdown) => return,
+                () = tokio::time::sleep(UNLOCK) => {}
+                Ok(()) = keys.changed() => self.ours.refresh(),
+            }
+        }
+    }
+
+    /// Forgets what is past its time.
+    async fn sweep(self: Arc<Self>, mut shutdown: watch::Receiver<bool>) {
+        loop {
+            match self.books.store().sweep(now(), &self.options.retention, SWEPT).await {
+                // There is more.
+                Ok(gone) if gone >= SWEPT => tokio::task::yield_now().await,
+                Ok(_) => {
+                    tokio::select! {
+                        () = told_to_end(&mut shutdown) => return,
+                        () = tokio::time::sleep(SWEEP) => {}
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "what is past its time stays in the store for now");
+                    tokio::select! {
+                        () = told_to_end(&mut shutdown) => return,
+                        () = tokio::time::sleep(SWEEP) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Puts a message into the outbox: it is kept when this returns, and sent soon. Returns its id there.
+    ///
+    /// # Errors
+    /// If it cannot be sent whatever happens, or cannot be kept.
+    pub async fn send(&self, intent: &Intent) -> Result<String, NotSent> {
+        let message = &intent.message;
+        message.pack_plaintext().map_err(|error| NotSent::Message(error.to_string()))?;
+        if message.to.as_ref().is_none_or(|to| to.len() != 1) {
+            return Err(NotSent::Message("a message is for one DID: send it to each by itself".to_owned()));
+        }
+        if let Some(from) = &message.from
+            && self.ours.document(from).is_none()
+        {
+            return Err(NotSent::Message(format!("{from} is none of our DIDs")));
+        }
+        if message.from.is_none() && (intent.sign || intent.protect_sender) {
+            return Err(NotSent::Message("an anonymous message is neither signed nor has a sender to hide".to_owned()));
+        }
+        let (id, change) = self.books.outgoing(intent, self.options.outbox.life)?;
+        self.commit(vec![change]).await?;
+        Ok(id)
+    }
+
+    /// Makes changes that belong together.
+    async fn commit(&self, changes: Vec<Change>) -> Result<Committed, StoreError> {
+        let committed = self.books.store().commit(Commit { changes: changes.clone(), ..Commit::default() }).await?;
+        if committed == Committed::Done {
+            self.outbox.notice(&changes);
+        }
+        Ok(committed)
+    }
+
+    /// The application's messages, with their content as far as it was not acknowledged.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn deliveries(&self, query: DeliveryQuery) -> Result<Vec<(Delivery, Option<Content>)>, StoreError> {
+        let deliveries = self.books.store().deliveries(query).await?;
+        deliveries.into_iter().map(|delivery| Ok((delivery.clone(), self.books.content(&delivery)?))).collect()
+    }
+
+    /// The application has these: their content is forgotten. Returns how many there were.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn acknowledge(&self, ids: &[String]) -> Result<usize, StoreError> {
+        self.books.store().acknowledge(ids).await
+    }
+
+    /// How far a message of the outbox is.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn sending(&self, id: &str) -> Result<Option<Outgoing>, StoreError> {
+        self.books.store().sending(id).await
+    }
+
+    /// What happens from now on.
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+
+    /// Our DIDs.
+    pub fn ours(&self) -> &Arc<Ours> {
+        &self.ours
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        self.books.store()
+    }
+
+    /// Whether a token is there that opens messages, and has opened the store's seal.
+    pub fn is_token_ready(&self) -> bool {
+        self.inbox.is_ready()
+    }
+
+    /// The figures, as Prometheus reads them.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn metrics(&self) -> Result<String, StoreError> {
+        Ok(self.metrics.text(&self.books.store().usage().await?, now()))
+    }
+
+    /// A message of ours to a peer, made now.
+    pub fn message(kind: &str, body: serde_json::Value) -> crate::didcomm::MessageBuilder {
+        Message::build(Message::new_id(), kind, body).created_time(now().unsigned_abs() / 1000)
+    }
+}
+
+/// Returns when it is time to end.
+async fn told_to_end(shutdown: &mut watch::Receiver<bool>) {
+    // Who would say so has gone: that is the same.
+    let _ = shutdown.wait_for(|now| *now).await;
+}
+
+impl AgentBuilder {
+    /// Adds a protocol; one of the application's comes before a built-in one for the same messages.
+    pub fn protocol(mut self, protocol: impl Protocol) -> Self {
+        self.protocols.push(Arc::new(protocol));
+        self
+    }
+
+    /// How short URLs of invitations are followed; without, they are not.
+    pub fn http(mut self, client: HttpClient) -> Self {
+        self.http = Some(client);
+        self
+    }
+
+    /// How messages are sent.
+    pub fn transports(mut self, transports: Transports) -> Self {
+        self.transports = transports;
+        self
+    }
+
+    /// How it works.
+    pub fn options(mut self, options: AgentOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// The agent.
+    ///
+    /// # Errors
+    /// If the identifier of a protocol is none.
+    pub fn build(self) -> Result<Arc<Agent>, NotAPiuri> {
+        let Self { secrets, documents, resolver, store, transports, http, protocols, options } = self;
+        let books = Arc::new(Books::new(store));
+        let ours = Arc::new(Ours::new(secrets, documents));
+        let routes = Arc::new(Routes::default());
+        let metrics = Arc::new(Metrics::new());
+        let registry = Arc::new(Registry::new(protocols)?);
+        let features = Features {
+            protocols: registry.protocols(),
+            goal_codes: options.goal_codes.clone(),
+            headers: Vec::new(),
+            max_receive_bytes: u64::try_from(options.inbox.limits.bytes).ok(),
+        };
+        let outbox = Arc::new(Outbox::new(
+            books.clone(),
+            ours.clone(),
+            resolver.clone(),
+            routes.clone(),
+            transports,
+            options.outbox.clone(),
+        ));
+        let (events, _) = broadcast::channel(EVENTS);
+        let after = {
+            let (outbox, events) = (outbox.clone(), events.clone());
+            move |changes: &[Change]| {
+                outbox.notice(changes);
+                for change in changes {
+                    if let Change::Deliver(delivery) = change {
+                        // Nobody may listen.
+                        let _ = events.send(Event::Delivered(delivery.clone()));
+                    }
+                }
+            }
+        };
+        let inbox = Arc::new(Inbox::new(inbox::Parts {
+            books: books.clone(),
+            ours: ours.clone(),
+            resolver: resolver.clone(),
+            registry: registry.clone(),
+            metrics: metrics.clone(),
+            features,
+            options: options.inbox.clone(),
+            after: Box::new(after),
+        }));
+        outbox.hears(Arc::downgrade(&inbox));
+        let public_url = options.server.public_url.clone();
+        let invitations = Arc::new(Invitations { books: books.clone(), public_url });
+        Ok(Arc::new(Agent {
+            books,
+            ours,
+            inbox,
+            outbox,
+            routes,
+            metrics,
+            invitations,
+            resolver,
+            http,
+            events,
+            options,
+        }))
+    }
+}

@@ -1,0 +1,134 @@
+//! Our DIDs, as a daemon has them: known by their documents, also while their tokens are away.
+
+use std::{collections::HashMap, sync::Arc};
+
+use tokio::sync::watch;
+
+use crate::{
+    did::{Document, Relationship, did_of, peer::short_form},
+    didcomm::Identities,
+    keys::PublicKey,
+    secrets::{KeyState, Secrets},
+};
+
+/// Our DIDs and the tokens behind them.
+pub struct Ours {
+    secrets: Arc<dyn Secrets>,
+    documents: watch::Sender<Arc<Documents>>,
+    identities: watch::Sender<Arc<Identities>>,
+}
+
+/// The documents of our DIDs, by each of their names.
+#[derive(Default)]
+struct Documents {
+    all: Vec<Document>,
+    by_name: HashMap<String, usize>,
+}
+
+impl Ours {
+    /// Our DIDs by their documents, the newest of a DID first.
+    pub fn new(secrets: Arc<dyn Secrets>, documents: Vec<Document>) -> Self {
+        let documents = Documents::new(documents);
+        let (identities, _) = Identities::partial(secrets.clone(), documents.all.clone());
+        Self {
+            secrets,
+            documents: watch::Sender::new(Arc::new(documents)),
+            identities: watch::Sender::new(Arc::new(identities)),
+        }
+    }
+
+    /// The tokens.
+    pub fn secrets(&self) -> &Arc<dyn Secrets> {
+        &self.secrets
+    }
+
+    /// Our DIDs with those keys that a token has shown.
+    pub fn identities(&self) -> Arc<Identities> {
+        self.identities.borrow().clone()
+    }
+
+    /// Our DIDs, each once, in the order they were given.
+    pub fn dids(&self) -> Vec<String> {
+        self.documents.borrow().all.iter().map(|document| document.id().to_owned()).collect()
+    }
+
+    /// The document of a DID of ours.
+    pub fn document(&self, did: &str) -> Option<Document> {
+        let documents = self.documents.borrow();
+        documents.find(did).cloned()
+    }
+
+    /// The DID of ours, and the key, that a key id of an envelope names.
+    pub fn recipient(&self, kid: &str) -> Option<(String, PublicKey)> {
+        let documents = self.documents.borrow();
+        let document = documents.find(did_of(kid)?)?;
+        let key = document.method(kid, Relationship::KeyAgreement)?.key.clone().ok()?;
+        Some((document.id().to_owned(), key))
+    }
+
+    /// Adds a DID, or a new document of one.
+    pub fn add(&self, document: Document) {
+        let mut all = self.documents.borrow().all.clone();
+        all.insert(0, document);
+        self.documents.send_replace(Arc::new(Documents::new(all)));
+        self.refresh();
+    }
+
+    /// Looks again which keys the tokens hold.
+    pub fn refresh(&self) {
+        let all = self.documents.borrow().all.clone();
+        let (identities, _) = Identities::partial(self.secrets.clone(), all);
+        self.identities.send_replace(Arc::new(identities));
+    }
+
+    /// The methods of our documents whose keys no token has shown, by their ids.
+    pub fn missing(&self) -> Vec<String> {
+        Identities::partial(self.secrets.clone(), self.documents.borrow().all.clone()).1
+    }
+
+    /// Our key agreement keys that a token is ready to use.
+    pub fn ready_agreement_keys(&self) -> Vec<PublicKey> {
+        let held = self.secrets.keys().borrow().clone();
+        let documents = self.documents.borrow();
+        let methods = documents.all.iter().flat_map(|document| document.methods(Relationship::KeyAgreement));
+        let mut keys: Vec<PublicKey> = Vec::new();
+        for key in methods.filter_map(|method| method.key.as_ref().ok()) {
+            let ready = held.get(key).is_some_and(|held| held.state == KeyState::Ready);
+            if ready && !keys.contains(key) {
+                keys.push(key.clone());
+            }
+        }
+        keys
+    }
+
+    /// Follows the tokens: keys that are shown later are ours from then on. It ends when the tokens do.
+    pub async fn follow(&self) {
+        let mut keys = self.secrets.keys();
+        while keys.changed().await.is_ok() {
+            keys.borrow_and_update();
+            self.refresh();
+        }
+    }
+}
+
+impl Documents {
+    fn new(all: Vec<Document>) -> Self {
+        let mut by_name = HashMap::new();
+        for (place, document) in all.iter().enumerate() {
+            for name in [Some(document.id()), short_form(document.id())].into_iter().flatten() {
+                by_name.entry(name.to_owned()).or_insert(place);
+            }
+        }
+        Self { all, by_name }
+    }
+
+    fn find(&self, did: &str) -> Option<&Document> {
+        let place = self.by_name.get(did).or_else(|| self.by_name.get(short_form(did)?))?;
+        self.all.get(*place)
+    }
+}
+
+/// The name under which a DID is remembered: of a did:peer:4 the short form, else itself.
+pub fn canonical(did: &str) -> &str {
+    short_form(did).unwrap_or(did)
+}

@@ -1,0 +1,128 @@
+//! From what is to be sent to what goes on the wire.
+
+use serde::de::DeserializeOwned;
+
+use super::{Outbox, SendError};
+use crate::{
+    agent::{
+        ours::canonical,
+        protocol::{
+            Records,
+            connections::{CONNECTION, Connection, MOVED, Moved},
+        },
+        store::{Outgoing, StoreError},
+    },
+    did::ResolveError,
+    didcomm::{Error, Message, PackEncryptedOptions},
+    jose::JoseError,
+    secrets::{SecretsError, TokenError},
+};
+
+/// Changes of a peer's DID that are followed, at most.
+const MOVES: usize = 16;
+
+/// A packed message, and where it goes.
+pub(super) struct Packed {
+    pub text: String,
+    /// The endpoint that the peer's document names, if it names one.
+    pub uri: Option<String>,
+}
+
+/// Why a message was not packed.
+pub(super) enum NotPacked {
+    /// A token of ours does not do it now: it is waited for.
+    Token(String),
+    /// Another reason, which passes or not.
+    Other(SendError),
+}
+
+impl Outbox {
+    /// Encrypts a message, with forwards around it unless it goes back on the peer's own connection. `tries` chooses among
+    /// the peer's endpoints: after a failure another one has its turn (routing 2.0 "Failover").
+    pub(super) async fn pack(&self, outgoing: &Outgoing, back: bool) -> Result<Packed, NotPacked> {
+        let intent = match self.books.intent(outgoing) {
+            Ok(intent) => intent,
+            Err(StoreError::Unavailable(why)) => return Err(NotPacked::Token(why)),
+            Err(error) => return Err(lasting(error.to_string())),
+        };
+        let mut message = intent.message;
+        let from = message.from.clone();
+        if let Some(from) = &from {
+            self.follow_connection(from, outgoing, &mut message).await?;
+        }
+        let me = self.ours.identities();
+        let sign_by = from.as_deref().filter(|_| intent.sign);
+        let to = message.to.as_ref().and_then(|to| to.first()).cloned().unwrap_or_else(|| outgoing.peer.clone());
+        let mut options = PackEncryptedOptions {
+            forward: !back,
+            protect_sender: intent.protect_sender,
+            ..PackEncryptedOptions::default()
+        };
+        if !back && outgoing.tries > 0 {
+            options.messaging_service = self.another_service(&to, outgoing.tries).await;
+        }
+        let packed = message.pack_encrypted(&to, from.as_deref(), sign_by, &self.resolver, &me, &options).await;
+        match packed {
+            Ok((text, metadata)) => {
+                Ok(Packed { text, uri: metadata.messaging_service.map(|service| service.service_endpoint) })
+            }
+            Err(error) => Err(self.not_packed(&error, from.as_deref())),
+        }
+    }
+
+    /// What is remembered of the peer: that it has another DID by now, that it has ended the relationship, or does not know
+    /// yet that our DID is another.
+    async fn follow_connection(&self, from: &str, outgoing: &Outgoing, message: &mut Message) -> Result<(), NotPacked> {
+        let mut theirs = outgoing.peer.clone();
+        for _ in 0..MOVES {
+            let Some(moved) = self.remembered::<Moved>(MOVED, &Connection::key(from, &theirs)).await? else { break };
+            theirs = moved.to;
+        }
+        if canonical(&theirs) != outgoing.peer {
+            message.to = Some(vec![theirs.clone()]);
+        }
+        let connection = self.remembered::<Connection>(CONNECTION, &Connection::key(from, &theirs)).await?;
+        let Some(connection) = connection else { return Ok(()) };
+        if connection.ended.is_some() {
+            return Err(lasting("the peer has ended the relationship".to_owned()));
+        }
+        if message.from_prior.is_none() {
+            message.from_prior = connection.from_prior;
+        }
+        Ok(())
+    }
+
+    async fn remembered<T: DeserializeOwned>(&self, kind: &str, key: &str) -> Result<Option<T>, NotPacked> {
+        let record = self.books.read(kind, key).await;
+        let record = record.map_err(|error| NotPacked::Other(SendError::passing(error.to_string())))?;
+        let read = record.map(|(value, _)| serde_json::from_value(value)).transpose();
+        read.map_err(|error| lasting(format!("the {kind} is damaged: {error}")))
+    }
+
+    async fn another_service(&self, to: &str, tries: u32) -> Option<String> {
+        let document = self.resolver.resolve(crate::did::did_of(to)?).await.ok()?;
+        let services: Vec<&str> = document.didcomm_services().map(|service| service.id.as_str()).collect();
+        let count = services.len().max(1);
+        services.get(tries as usize % count).map(|id| (*id).to_owned()).filter(|_| count > 1)
+    }
+
+    fn not_packed(&self, error: &Error, from: Option<&str>) -> NotPacked {
+        let said = error.to_string();
+        match error {
+            Error::Envelope(JoseError::Secrets(SecretsError::Token { error: TokenError::PeerKey(_), .. })) => {
+                lasting(said)
+            }
+            Error::Envelope(JoseError::Secrets(_)) => NotPacked::Token(said),
+            // Ours, and no token is ready that holds its keys.
+            Error::NotOurs { .. } if from.is_some_and(|from| self.ours.document(from).is_some()) => {
+                NotPacked::Token(said)
+            }
+            Error::Resolve(ResolveError::Unavailable { .. }) => NotPacked::Other(SendError::passing(said)),
+            _ => lasting(said),
+        }
+    }
+}
+
+fn lasting(reason: String) -> NotPacked {
+    NotPacked::Other(SendError::lasting(reason))
+}

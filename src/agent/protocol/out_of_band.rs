@@ -1,0 +1,397 @@
+//! Out of band 2.0 (DIDComm v2.1 "Out Of Band Messages"): an invitation, as JSON, as a URL and as a picture.
+//!
+//! Whoever sees one can read it: it is to hold nothing private, and a DID in it is to be changed over a secure connection
+//! if privacy is wanted ("Privacy Considerations").
+
+use async_trait::async_trait;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use qrcode::{
+    EcLevel, QrCode,
+    render::{svg, unicode::Dense1x2},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::{Fault, Problem, Protocol, Received, Turn};
+use crate::{
+    did::is_did,
+    didcomm::{Attachment, Message, MessageError, MessageType},
+};
+
+/// The type of an invitation.
+pub const INVITATION: &str = "https://didcomm.org/out-of-band/2.0/invitation";
+/// How long an invitation may be, as JSON or as a URL, in bytes.
+pub const MAX_LENGTH: usize = 64 * 1024;
+/// How many attachments it may have.
+const MAX_ATTACHMENTS: usize = 16;
+
+/// An invitation.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Invitation {
+    /// Its id, which is the `pthid` of the response.
+    pub id: String,
+    /// The DID of who invites.
+    pub from: String,
+    /// What for, for software: the inviter's own word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goal_code: Option<String>,
+    /// What for, for people: the inviter's own word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goal: Option<String>,
+    /// The profiles of DIDComm that the endpoint supports, best first, such as `didcomm/v2`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accept: Vec<String>,
+    /// Messages of which one is to be acted upon, best first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attachments: Vec<Attachment>,
+    /// When it was made: seconds since 1970, UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_time: Option<u64>,
+    /// When the inviter gives it up: seconds since 1970, UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_time: Option<u64>,
+    /// The language of the goal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lang: Option<String>,
+}
+
+/// What was found in a text.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Found {
+    /// The invitation.
+    Invitation(Box<Invitation>),
+    /// A URL with `_oobid`, where the invitation has to be fetched by HTTP GET ("Short URL Message Retrieval"). What comes
+    /// of it, the address of a redirect or the body, is read in the same way.
+    Fetch(String),
+}
+
+/// Why a text holds no invitation.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvitationError {
+    /// It is too long.
+    #[error("the invitation is longer than {MAX_LENGTH} bytes, or has more than {MAX_ATTACHMENTS} attachments")]
+    TooLong,
+    /// It is neither JSON nor a URL with `_oob` or `_oobid`.
+    #[error("there is neither an invitation nor a URL with _oob= or _oobid=")]
+    NotFound,
+    /// What stands in `_oob` is not base64url.
+    #[error("what stands in _oob is no base64url of a text")]
+    Base64,
+    /// It is no message.
+    #[error(transparent)]
+    Message(#[from] MessageError),
+    /// It is another message.
+    #[error("it is a message of another type than an invitation")]
+    Type,
+    /// `from` is no DID.
+    #[error("from is no DID, and an invitation must have one")]
+    From,
+    /// A member of the body has the wrong type.
+    #[error("{0} of the invitation is malformed")]
+    Member(&'static str),
+    /// It does not fit into a QR code.
+    #[error("the text is too long for a QR code: publish the invitation under a short URL")]
+    Picture,
+}
+
+impl Invitation {
+    /// An invitation by a DID.
+    pub fn new(from: impl Into<String>) -> Self {
+        let accept = vec!["didcomm/v2".to_owned()];
+        Self { id: Message::new_id(), from: from.into(), accept, ..Default::default() }
+    }
+
+    /// Finds an invitation in what a person scanned or pasted: a URL, or the message itself.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn find(text: &str) -> Result<Found, InvitationError> {
+        let text = text.trim();
+        if text.len() > MAX_LENGTH {
+            return Err(InvitationError::TooLong);
+        }
+        if text.starts_with('{') {
+            return Self::from_json(text).map(Box::new).map(Found::Invitation);
+        }
+        if let Some(encoded) = parameter(text, "_oob") {
+            return Self::from_encoded(encoded).map(Box::new).map(Found::Invitation);
+        }
+        let fetched = |text: &str| text.starts_with("https://") || text.starts_with("http://");
+        match parameter(text, "_oobid") {
+            Some(id) if !id.is_empty() && fetched(text) => Ok(Found::Fetch(text.to_owned())),
+            _ => Err(InvitationError::NotFound),
+        }
+    }
+
+    /// Reads a message as an invitation.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn from_message(message: &Message) -> Result<Self, InvitationError> {
+        let kind = MessageType::parse(INVITATION).ok_or(InvitationError::Type)?;
+        if !message.message_type().is_some_and(|other| other.is(&kind)) {
+            return Err(InvitationError::Type);
+        }
+        let from = message.from.clone().filter(|from| is_did(from)).ok_or(InvitationError::From)?;
+        let attachments = message.attachments.clone().unwrap_or_default();
+        if attachments.len() > MAX_ATTACHMENTS {
+            return Err(InvitationError::TooLong);
+        }
+        let text = |name: &'static str| match message.body.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => value.as_str().map(|text| Some(text.to_owned())).ok_or(InvitationError::Member(name)),
+        };
+        let accept = match message.body.get("accept") {
+            None | Some(Value::Null) => Vec::new(),
+            Some(value) => serde_json::from_value(value.clone()).map_err(|_| InvitationError::Member("accept"))?,
+        };
+        Ok(Self {
+            id: message.id.clone(),
+            from,
+            goal_code: text("goal_code")?,
+            goal: text("goal")?,
+            accept,
+            attachments,
+            created_time: message.created_time,
+            expires_time: message.expires_time,
+            lang: message.lang.clone(),
+        })
+    }
+
+    /// The message.
+    pub fn to_message(&self) -> Message {
+        let mut body = Map::new();
+        for (name, text) in [("goal_code", &self.goal_code), ("goal", &self.goal)] {
+            if let Some(text) = text {
+                body.insert(name.to_owned(), json!(text));
+            }
+        }
+        if !self.accept.is_empty() {
+            body.insert("accept".to_owned(), json!(self.accept));
+        }
+        let mut message = Message::build(&self.id, INVITATION, body.into()).from(&self.from).finalize();
+        // Short, so that the picture stays readable.
+        message.typ = None;
+        message.created_time = self.created_time;
+        message.expires_time = self.expires_time;
+        message.lang.clone_from(&self.lang);
+        message.attachments = (!self.attachments.is_empty()).then(|| self.attachments.clone());
+        message
+    }
+
+    /// The URL with the invitation in it, without padding and whitespace. `base` is a page for people who have no agent;
+    /// it may have parameters of its own.
+    pub fn to_url(&self, base: &str) -> String {
+        let encoded = URL_SAFE_NO_PAD.encode(self.to_message().to_json());
+        let (base, fragment) = base.split_at(base.find('#').unwrap_or(base.len()));
+        let joint = match base.split_once('?') {
+            None => "?",
+            Some((_, "")) => "",
+            Some(_) => "&",
+        };
+        format!("{base}{joint}_oob={encoded}{fragment}")
+    }
+
+    fn from_json(text: &str) -> Result<Self, InvitationError> {
+        Self::from_message(&Message::from_json(text)?)
+    }
+
+    /// Padding is read too, percent-encoded or not.
+    fn from_encoded(encoded: &str) -> Result<Self, InvitationError> {
+        let encoded = encoded.replace("%3D", "=").replace("%3d", "=");
+        let bytes = URL_SAFE_NO_PAD.decode(encoded.trim_end_matches('=')).map_err(|_| InvitationError::Base64)?;
+        let json = String::from_utf8(bytes).map_err(|_| InvitationError::Base64)?;
+        Self::from_json(&json)
+    }
+}
+
+/// A parameter of a URL's query.
+fn parameter<'a>(url: &'a str, name: &str) -> Option<&'a str> {
+    let (url, _) = url.split_once('#').unwrap_or((url, ""));
+    let (_, query) = url.split_once('?')?;
+    query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+}
+
+/// A QR code for a terminal with light text on a dark ground, two modules in each character.
+///
+/// # Errors
+/// If the text is too long for one.
+pub fn qr_text(text: &str) -> Result<String, InvitationError> {
+    // What is light is drawn, hence the dark pixel for it.
+    Ok(qr(text)?.render::<Dense1x2>().dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build())
+}
+
+/// A QR code as SVG.
+///
+/// # Errors
+/// If the text is too long for one.
+pub fn qr_svg(text: &str) -> Result<String, InvitationError> {
+    Ok(qr(text)?.render::<svg::Color<'_>>().min_dimensions(256, 256).build())
+}
+
+fn qr(text: &str) -> Result<QrCode, InvitationError> {
+    // A screen is not scratched: the lowest level makes the largest modules.
+    QrCode::with_error_correction_level(text, EcLevel::L).map_err(|_| InvitationError::Picture)
+}
+
+/// Hands invitations to the application: whether to accept one is not the agent's to decide.
+#[derive(Debug, Clone, Copy)]
+pub struct OutOfBand;
+
+#[async_trait]
+impl Protocol for OutOfBand {
+    fn piuri(&self) -> &str {
+        "https://didcomm.org/out-of-band/2.0"
+    }
+
+    fn roles(&self) -> &[&str] {
+        &["sender", "receiver"]
+    }
+
+    async fn handle(&self, received: &Received, turn: &mut Turn<'_>) -> Result<(), Fault> {
+        if !received.is("invitation") {
+            return Err(received.unknown().into());
+        }
+        if let Err(error) = Invitation::from_message(&received.message) {
+            tracing::info!(%error, sender = received.theirs, "an invitation is malformed");
+            return Err(Problem::new("e.m.msg.bad-invitation", "The invitation is malformed.").into());
+        }
+        turn.deliver();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::agent::protocol::testing::{ALICE, World, from};
+
+    /// The example of the specification.
+    const URL: &str = "https://example.com/path?_oob=eyJ0eXBlIjoiaHR0cHM6Ly9kaWRjb21tLm9yZy9vdXQtb2YtYmFuZC8yLjAvaW52aXRhdGlvbiIsImlkIjoiNjkyMTJhM2EtZDA2OC00ZjlkLWEyZGQtNDc0MWJjYTg5YWYzIiwiZnJvbSI6ImRpZDpleGFtcGxlOmFsaWNlIiwiYm9keSI6eyJnb2FsX2NvZGUiOiIiLCJnb2FsIjoiIn0sImF0dGFjaG1lbnRzIjpbeyJpZCI6InJlcXVlc3QtMCIsIm1lZGlhX3R5cGUiOiJhcHBsaWNhdGlvbi9qc29uIiwiZGF0YSI6eyJqc29uIjoiPGpzb24gb2YgcHJvdG9jb2wgbWVzc2FnZT4ifX1dfQ";
+
+    fn found(text: &str) -> Invitation {
+        match Invitation::find(text) {
+            Ok(Found::Invitation(invitation)) => *invitation,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_example_is_read() {
+        let attachment =
+            Attachment::json(json!("<json of protocol message>")).id("request-0").media_type("application/json");
+        let expected = Invitation {
+            id: "69212a3a-d068-4f9d-a2dd-4741bca89af3".into(),
+            from: "did:example:alice".into(),
+            goal_code: Some(String::new()),
+            goal: Some(String::new()),
+            attachments: vec![attachment.finalize()],
+            ..Default::default()
+        };
+        assert_eq!(found(URL), expected);
+        assert_eq!(found(&format!("  {URL}==#x\n")), expected);
+        assert_eq!(found(&format!("{}&coupon=1", URL.replace("?_oob", "?a=b&_oob"))), expected);
+        assert_eq!(found(&format!("{URL}%3D%3d&_oobid=1")), expected);
+        assert_eq!(found(&expected.to_message().to_json()), expected);
+    }
+
+    #[test]
+    fn the_url_has_no_padding_and_keeps_its_base() {
+        let mut invitation = Invitation::new(ALICE);
+        for (base, start, end) in [
+            ("https://example.com/x", "https://example.com/x?_oob=", ""),
+            ("https://example.com/x?a=b", "https://example.com/x?a=b&_oob=", ""),
+            ("https://example.com/x?#top", "https://example.com/x?_oob=", "#top"),
+        ] {
+            for goal in ["", "a", "ab", "abc"] {
+                invitation.goal = Some(goal.into());
+                let url = invitation.to_url(base);
+                assert!(url.starts_with(start) && url.ends_with(end), "{url}");
+                assert!(!url[start.len()..].contains(['=', ' ', '+', '/']), "{url}");
+                assert_eq!(found(&url), invitation);
+            }
+        }
+    }
+
+    #[test]
+    fn a_short_url_is_to_be_fetched() {
+        let url = "https://example.com/path?_oobid=5f0e3ffb-3f92-4648-9868-0d6f8889e6f3";
+        assert_eq!(Invitation::find(url).unwrap(), Found::Fetch(url.to_owned()));
+        for text in
+            ["", "https://example.com", "https://example.com/?_oobid=", "file:///x?_oobid=1", "x_oob=1", "?_oobx=1"]
+        {
+            assert!(matches!(Invitation::find(text), Err(InvitationError::NotFound)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_invitation_says_why() {
+        let message = |from: Value, kind: &str, body: Value| {
+            Invitation::find(&json!({"id": "1", "type": kind, "from": from, "body": body}).to_string())
+        };
+        assert!(matches!(message(json!("alice"), INVITATION, json!({})), Err(InvitationError::From)));
+        assert!(matches!(message(Value::Null, INVITATION, json!({})), Err(InvitationError::From)));
+        let ping = "https://didcomm.org/trust-ping/2.0/ping";
+        assert!(matches!(message(json!(ALICE), ping, json!({})), Err(InvitationError::Type)));
+        let old = "https://didcomm.org/out-of-band/1.1/invitation";
+        assert!(matches!(message(json!(ALICE), old, json!({})), Err(InvitationError::Type)));
+        for (body, name) in [(json!({"goal": 1}), "goal"), (json!({"accept": "didcomm/v2"}), "accept")] {
+            let error = message(json!(ALICE), INVITATION, body).unwrap_err();
+            assert!(matches!(error, InvitationError::Member(member) if member == name), "{error}");
+        }
+        assert!(matches!(Invitation::find("https://example.com?_oob=!"), Err(InvitationError::Base64)));
+        assert!(matches!(Invitation::find("https://example.com?_oob=_w"), Err(InvitationError::Base64)));
+        assert!(matches!(Invitation::find(r#"{"id":"1","id":"1"}"#), Err(InvitationError::Message(_))));
+        assert!(matches!(Invitation::find(&"x".repeat(MAX_LENGTH + 1)), Err(InvitationError::TooLong)));
+        let data = json!({"data": {"json": 1}});
+        let many = json!({"id": "1", "type": INVITATION, "from": ALICE, "body": {}, "attachments": vec![data; 17]});
+        assert!(matches!(Invitation::find(&many.to_string()), Err(InvitationError::TooLong)));
+    }
+
+    #[test]
+    fn it_is_a_picture() {
+        let url = Invitation::new(ALICE).to_url("https://example.com/");
+        let picture = qr_text(&url).unwrap();
+        assert!(picture.lines().count() > 20 && picture.chars().all(|c| " ▀▄█\n".contains(c)));
+        // The margin is light, which is what is drawn.
+        assert!(picture.starts_with("████"));
+        assert!(qr_svg(&url).unwrap().contains("<svg"));
+        assert!(matches!(qr_text(&"x".repeat(3000)), Err(InvitationError::Picture)));
+    }
+
+    #[tokio::test]
+    async fn one_in_an_envelope_is_the_applications() {
+        let world = World::default();
+        let invitation = from(ALICE, INVITATION, json!({"goal": "To talk"}));
+        let outcome = world.handle(&OutOfBand, &invitation).await.unwrap();
+        assert!(outcome.delivered && outcome.sent.is_empty() && outcome.written.is_empty());
+        let bad = from(ALICE, INVITATION, json!({"goal": 1}));
+        assert_eq!(world.problem(&OutOfBand, &bad).await, "e.m.msg.bad-invitation");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics(text: String, query in "[a-zA-Z0-9_=%&?#-]{0,100}") {
+            let _ = Invitation::find(&text);
+            let _ = Invitation::find(&format!("https://example.com/?_oob={text}"));
+            let _ = Invitation::find(&format!("https://example.com/?_oob={}", URL_SAFE_NO_PAD.encode(&text)));
+            let _ = Invitation::find(&format!("https://example.com/?{query}"));
+        }
+
+        #[test]
+        fn a_url_is_read_as_it_was_written(
+            goal in proptest::option::of(any::<String>()),
+            accept in prop::collection::vec("[a-z0-9/;=]{1,20}", 0..3),
+            content in prop::collection::vec(any::<String>(), 0..3),
+            expires_time: Option<u64>,
+            base in "https://[a-z]{1,10}/[a-z]{0,5}(\\?[a-z]=[a-z0-9%]{0,5})?(#[a-z_=&?]{0,9})?",
+        ) {
+            let attachments = content.iter().map(|text| Attachment::json(json!({ "x": text })).finalize()).collect();
+            let invitation = Invitation { goal, accept, attachments, expires_time, ..Invitation::new(ALICE) };
+            prop_assert_eq!(found(&invitation.to_url(&base)), invitation);
+        }
+    }
+}

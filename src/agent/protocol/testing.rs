@@ -1,0 +1,135 @@
+//! A world for the protocols' tests: records in memory, and messages from peers.
+
+use std::{collections::HashMap, sync::Mutex};
+
+use async_trait::async_trait;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use super::{Effect, Fault, Features, Protocol, Received, Records, Turn};
+use crate::{
+    agent::store::{Millis, StoreError},
+    didcomm::{Message, MessageBuilder, Provenance},
+};
+
+pub const OURS: &str = "did:example:ours";
+pub const ALICE: &str = "did:example:alice";
+pub const BOB: &str = "did:example:bob";
+pub const NOW: Millis = 1_700_000_000_000;
+
+#[derive(Default)]
+pub struct World {
+    pub features: Features,
+    pub records: Mutex<HashMap<(String, String), (Value, i64)>>,
+    /// What `Records::handled` knows: the peer and the id.
+    pub handled: Vec<(String, String)>,
+}
+
+/// What became of a turn.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    pub sent: Vec<Message>,
+    pub delivered: bool,
+    /// The kinds of the records that were written.
+    pub written: Vec<String>,
+}
+
+/// A message from an authenticated peer to [`OURS`].
+pub fn from(theirs: &str, kind: &str, body: Value) -> Received {
+    from_with(theirs, kind, body, |message| message)
+}
+
+pub fn from_with(
+    theirs: &str,
+    kind: &str,
+    body: Value,
+    more: impl FnOnce(MessageBuilder) -> MessageBuilder,
+) -> Received {
+    let message = Message::build(Message::new_id(), kind, body).from(theirs).to(OURS);
+    let provenance = Provenance { encrypted: true, authenticated: true, ..Default::default() };
+    Received {
+        message: more(message).finalize(),
+        provenance,
+        ours: OURS.to_owned(),
+        theirs: Some(theirs.to_owned()),
+        time: NOW,
+    }
+}
+
+/// The same without a proof of who sent it.
+pub fn anonymous(kind: &str, body: Value) -> Received {
+    let mut received = from(ALICE, kind, body);
+    received.theirs = None;
+    received.provenance.authenticated = false;
+    received
+}
+
+impl World {
+    pub fn turn<'a>(&'a self, received: &'a Received) -> Turn<'a> {
+        Turn::new(received, self, &self.features)
+    }
+
+    /// Hands a message to a protocol, and commits.
+    pub async fn handle(&self, protocol: &dyn Protocol, received: &Received) -> Result<Outcome, Fault> {
+        let mut turn = self.turn(received);
+        protocol.handle(received, &mut turn).await?;
+        Ok(self.commit(turn))
+    }
+
+    /// The code of the problem that a protocol has with a message.
+    pub async fn problem(&self, protocol: &dyn Protocol, received: &Received) -> String {
+        match self.handle(protocol, received).await {
+            Err(Fault::Problem(problem)) => problem.code,
+            other => panic!("no problem: {other:?}"),
+        }
+    }
+
+    /// Does what a turn wants, as the store does it.
+    pub fn commit(&self, turn: Turn<'_>) -> Outcome {
+        let mut outcome = Outcome::default();
+        for effect in turn.effects() {
+            match effect {
+                Effect::Send(message) => outcome.sent.push(*message),
+                Effect::Deliver => outcome.delivered = true,
+                Effect::Put { kind, key, value, revision, .. } => {
+                    outcome.written.push(kind.clone());
+                    let mut records = self.records.lock().unwrap();
+                    let entry = records.entry((kind, key)).or_insert((Value::Null, 0));
+                    assert_eq!(entry.1, revision, "it was not read before it was written");
+                    *entry = (value, revision + 1);
+                }
+                Effect::Delete { kind, key } => drop(self.records.lock().unwrap().remove(&(kind, key))),
+            }
+        }
+        outcome
+    }
+
+    pub fn record<T: DeserializeOwned>(&self, kind: &str, key: &str) -> Option<T> {
+        let records = self.records.lock().unwrap();
+        let (value, _) = records.get(&(kind.to_owned(), key.to_owned()))?;
+        Some(serde_json::from_value(value.clone()).unwrap())
+    }
+
+    pub fn set(&self, kind: &str, key: &str, value: &impl Serialize) {
+        let value = serde_json::to_value(value).unwrap();
+        let mut records = self.records.lock().unwrap();
+        let entry = records.entry((kind.to_owned(), key.to_owned())).or_insert((Value::Null, 0));
+        *entry = (value, entry.1 + 1);
+    }
+
+    pub fn count(&self, kind: &str) -> usize {
+        self.records.lock().unwrap().keys().filter(|(other, _)| other == kind).count()
+    }
+}
+
+#[async_trait]
+impl Records for World {
+    async fn read(&self, kind: &str, key: &str) -> Result<Option<(Value, i64)>, StoreError> {
+        Ok(self.records.lock().unwrap().get(&(kind.to_owned(), key.to_owned())).cloned())
+    }
+
+    async fn handled(&self, _: &str, theirs: &str, message: &str) -> Result<Option<i64>, StoreError> {
+        let place = self.handled.iter().position(|(peer, id)| peer == theirs && id == message);
+        Ok(place.map(|place| place as i64))
+    }
+}

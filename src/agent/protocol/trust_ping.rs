@@ -1,0 +1,85 @@
+//! Trust ping 2.0 (DIDComm v2.1 "Trust Ping Protocol 2.0"): whether the other side is there and can be understood.
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+
+use super::{Fault, Problem, Protocol, Received, Turn};
+
+/// The type of a ping.
+pub const PING: &str = "https://didcomm.org/trust-ping/2.0/ping";
+/// The type of what answers it.
+pub const PING_RESPONSE: &str = "https://didcomm.org/trust-ping/2.0/ping-response";
+
+/// Answers pings; the answers to our own go to the application.
+#[derive(Debug, Clone, Copy)]
+pub struct TrustPing;
+
+#[async_trait]
+impl Protocol for TrustPing {
+    fn piuri(&self) -> &str {
+        "https://didcomm.org/trust-ping/2.0"
+    }
+
+    fn roles(&self) -> &[&str] {
+        &["sender", "receiver"]
+    }
+
+    async fn handle(&self, received: &Received, turn: &mut Turn<'_>) -> Result<(), Fault> {
+        if received.is("ping") {
+            // "assuming that response_requested is not false": anything else asks.
+            if received.message.body.get("response_requested") != Some(&Value::Bool(false)) {
+                turn.answer(PING_RESPONSE, json!({}), |message| message);
+            }
+            Ok(())
+        } else if received.is("ping-response") {
+            if received.message.thid.is_none() {
+                return Err(Problem::new("e.m.msg.no-thid", "A ping-response names its ping in thid.").into());
+            }
+            turn.deliver();
+            Ok(())
+        } else {
+            Err(received.unknown().into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::protocol::testing::{ALICE, OURS, World, anonymous, from, from_with};
+
+    #[tokio::test]
+    async fn a_ping_is_answered_if_it_asks() {
+        let world = World::default();
+        for body in [json!({}), json!({"response_requested": true}), json!({"response_requested": null})] {
+            let ping = from(ALICE, PING, body);
+            let outcome = world.handle(&TrustPing, &ping).await.unwrap();
+            let [answer] = &outcome.sent[..] else { panic!("{outcome:?}") };
+            assert_eq!(answer.type_, PING_RESPONSE);
+            assert_eq!(answer.thid.as_deref(), Some(ping.message.id.as_str()));
+            assert_eq!((answer.from.as_deref(), answer.to.as_deref()), (Some(OURS), Some(&[ALICE.to_owned()][..])));
+            assert!(!outcome.delivered);
+        }
+        let silent = from(ALICE, PING, json!({"response_requested": false}));
+        assert!(world.handle(&TrustPing, &silent).await.unwrap().sent.is_empty());
+        assert!(world.handle(&TrustPing, &anonymous(PING, json!({}))).await.unwrap().sent.is_empty());
+        assert!(!TrustPing.reads_anonymous());
+    }
+
+    #[tokio::test]
+    async fn a_later_minor_version_is_answered_in_ours() {
+        let ping = from(ALICE, "https://didcomm.org/TrustPing/2.7/Ping", json!({}));
+        assert_eq!(World::default().handle(&TrustPing, &ping).await.unwrap().sent[0].type_, PING_RESPONSE);
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_the_applications() {
+        let world = World::default();
+        let answer = from_with(ALICE, PING_RESPONSE, json!({}), |message| message.thid("1"));
+        let outcome = world.handle(&TrustPing, &answer).await.unwrap();
+        assert!(outcome.delivered && outcome.sent.is_empty());
+        assert_eq!(world.problem(&TrustPing, &from(ALICE, PING_RESPONSE, json!({}))).await, "e.m.msg.no-thid");
+        let other = from(ALICE, "https://didcomm.org/trust-ping/2.0/pong", json!({}));
+        assert_eq!(world.problem(&TrustPing, &other).await, "e.m.msg.unknown-type");
+    }
+}

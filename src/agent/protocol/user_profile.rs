@@ -1,0 +1,307 @@
+//! User profile 1.0 (didcomm.org/user-profile/1.0): a name, a picture, a few words about oneself.
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::{Fault, Problem, Protocol, Received, Turn, connections::connection};
+use crate::{
+    agent::store::Millis,
+    didcomm::{Attachment, Message},
+};
+
+/// The type of a profile.
+pub const PROFILE: &str = "https://didcomm.org/user-profile/1.0/profile";
+/// The type of what asks for one.
+pub const REQUEST_PROFILE: &str = "https://didcomm.org/user-profile/1.0/request-profile";
+/// The kind of the records of profiles: a peer's by its DID, ours by [`own_key`] or [`OWN`].
+pub const RECORD: &str = "profile";
+/// The key of our profile for the DIDs that have none of their own.
+pub const OWN: &str = "own";
+
+/// How long a text may be, and how large a picture with its attachment, in bytes.
+const MAX_TEXT: usize = 1024;
+const MAX_PICTURE: usize = 64 * 1024;
+/// The names of the fields.
+const NAME: &str = "displayName";
+const PICTURE: &str = "displayPicture";
+const DESCRIPTION: &str = "description";
+
+/// The key of our profile under one DID of ours.
+pub fn own_key(ours: &str) -> String {
+    format!("{OWN}:{ours}")
+}
+
+/// A profile that is remembered. A peer's is its own word.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Profile {
+    /// The name that is shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub display_name: Option<String>,
+    /// The picture: embedded, or a link, which is not followed here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub display_picture: Option<Attachment>,
+    /// A few words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// The language of the texts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lang: Option<String>,
+    /// When it was changed.
+    pub time: Millis,
+}
+
+/// Remembers the profiles of peers, and gives them ours if they ask and there is one.
+#[derive(Debug, Clone, Copy)]
+pub struct UserProfile;
+
+#[async_trait]
+impl Protocol for UserProfile {
+    fn piuri(&self) -> &str {
+        "https://didcomm.org/user-profile/1.0"
+    }
+
+    fn roles(&self) -> &[&str] {
+        &["sender", "receiver"]
+    }
+
+    async fn handle(&self, received: &Received, turn: &mut Turn<'_>) -> Result<(), Fault> {
+        let body = &received.message.body;
+        if received.is("profile") {
+            remember(received, turn).await?;
+            turn.deliver();
+            if body.get("send_back_yours") == Some(&Value::Bool(true)) && !is_reply(received, turn).await? {
+                send_ours(received, &[NAME, PICTURE, DESCRIPTION], turn).await?;
+            }
+            Ok(())
+        } else if received.is("request-profile") {
+            let query = body.get("query").and_then(Value::as_array);
+            let asked = |name: &&str| query.is_none_or(|query| query.iter().any(|asked| asked == name));
+            let fields: Vec<&str> = [NAME, PICTURE, DESCRIPTION].into_iter().filter(asked).collect();
+            send_ours(received, &fields, turn).await
+        } else {
+            Err(received.unknown().into())
+        }
+    }
+}
+
+/// Takes what the peer's profile says anew. "Any absent field means that there is no change on that field."
+async fn remember(received: &Received, turn: &mut Turn<'_>) -> Result<(), Fault> {
+    let Some(fields) = received.message.body.get("profile").and_then(Value::as_object) else {
+        return Err(Problem::new("e.m.msg.no-profile", "The message has no object body.profile.").into());
+    };
+    let Some(theirs) = &received.theirs else { return Ok(()) };
+    let mut profile: Profile = turn.get(RECORD, theirs).await?.unwrap_or_default();
+    if let Some(name) = text(fields, NAME)? {
+        profile.display_name = name.map(str::to_owned);
+    }
+    if let Some(description) = text(fields, DESCRIPTION)? {
+        profile.description = description.map(str::to_owned);
+    }
+    if let Some(reference) = text(fields, PICTURE)? {
+        profile.display_picture = reference.map(|reference| picture(&received.message, reference)).transpose()?;
+    }
+    if let Some(lang) = &received.message.lang {
+        profile.lang = Some(super::start_of(lang, 35).to_owned());
+    }
+    profile.time = received.time;
+    turn.put(RECORD, theirs, &profile, None);
+    Ok(())
+}
+
+/// A field: absent, to be removed ("explicitly set to null or an empty string"), or a text.
+fn text<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<Option<Option<&'a str>>, Problem> {
+    match fields.get(name) {
+        None => Ok(None),
+        Some(Value::Null) => Ok(Some(None)),
+        Some(Value::String(text)) if text.len() <= MAX_TEXT => {
+            Ok(Some(Some(text.as_str()).filter(|it| !it.is_empty())))
+        }
+        Some(Value::String(_)) => Err(Problem::new("e.m.me.res.storage.too-long", "{1} is longer than {2} bytes.")
+            .arg(name)
+            .arg(MAX_TEXT.to_string())),
+        Some(_) => Err(Problem::new("e.m.msg.bad-field", "{1} is no text.").arg(name)),
+    }
+}
+
+/// The attachment that `#item1` means. Its id is in `@id` in the text's own example.
+fn picture(message: &Message, reference: &str) -> Result<Attachment, Problem> {
+    let id = reference.strip_prefix('#').unwrap_or(reference);
+    let is_meant = |attachment: &&Attachment| {
+        let other = attachment.extra.get("@id").and_then(Value::as_str);
+        attachment.id.as_deref().or(other) == Some(id)
+    };
+    let Some(attachment) = message.attachments.iter().flatten().find(is_meant) else {
+        return Err(Problem::new("e.m.msg.no-picture", "There is no attachment that displayPicture names."));
+    };
+    if serde_json::to_vec(attachment).map_or(true, |json| json.len() > MAX_PICTURE) {
+        return Err(Problem::new("e.m.me.res.storage.picture-too-big", "The picture is larger than {1} bytes.")
+            .arg(MAX_PICTURE.to_string()));
+    }
+    Ok(attachment.clone())
+}
+
+/// Whether a profile answers something of ours, so that it must not ask for ours in turn: it grew out of another message.
+/// The invitation that all began with does not count.
+async fn is_reply(received: &Received, turn: &mut Turn<'_>) -> Result<bool, Fault> {
+    let Some(pthid) = &received.message.pthid else { return Ok(received.message.thread() != received.message.id) };
+    let invitation = connection(received, turn).await?.and_then(|connection| connection.invitation);
+    Ok(!invitation.is_some_and(|invitation| invitation.eq_ignore_ascii_case(pthid)))
+}
+
+/// Sends these fields of our profile, if we have one. It begins a thread that grew out of the received message.
+async fn send_ours(received: &Received, fields: &[&str], turn: &mut Turn<'_>) -> Result<(), Fault> {
+    let Some(theirs) = &received.theirs else { return Ok(()) };
+    let ours = match turn.get::<Profile>(RECORD, &own_key(&received.ours)).await? {
+        Some(profile) => Some(profile),
+        None => turn.get::<Profile>(RECORD, OWN).await?,
+    };
+    let Some(ours) = ours.filter(|_| !fields.is_empty()) else { return Ok(()) };
+    turn.send(message(&ours, &received.ours, theirs, fields, &received.message.id));
+    Ok(())
+}
+
+/// The message of a profile; `pthid` is the message that asked for it. What is asked for and not there is null, in case
+/// it was there before.
+fn message(profile: &Profile, ours: &str, theirs: &str, fields: &[&str], pthid: &str) -> Message {
+    let mut body = Map::new();
+    let mut picture = None;
+    for &field in fields {
+        let value = match field {
+            NAME => json!(profile.display_name),
+            DESCRIPTION => json!(profile.description),
+            _ => {
+                picture = profile.display_picture.clone();
+                json!(picture.as_ref().map(|_| "#picture"))
+            }
+        };
+        body.insert(field.to_owned(), value);
+    }
+    let mut message =
+        Message::build(Message::new_id(), PROFILE, json!({ "profile": body })).from(ours).to(theirs).pthid(pthid);
+    if let Some(lang) = &profile.lang {
+        message = message.lang(lang);
+    }
+    if let Some(mut picture) = picture {
+        picture.id = Some("picture".to_owned());
+        message = message.attachment(picture);
+    }
+    message.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::protocol::{
+        connections::{CONNECTION, Connection},
+        testing::{ALICE, NOW, OURS, World, from, from_with},
+    };
+
+    fn profile(fields: Value) -> Received {
+        from(ALICE, PROFILE, json!({ "profile": fields }))
+    }
+
+    fn theirs(world: &World) -> Profile {
+        world.record(RECORD, ALICE).unwrap()
+    }
+
+    fn own(name: &str) -> Profile {
+        let picture = Attachment::base64("png").media_type("image/png").finalize();
+        Profile {
+            display_name: Some(name.into()),
+            display_picture: Some(picture),
+            lang: Some("en".into()),
+            ..Default::default()
+        }
+    }
+
+    /// The example of the text, with its `@id`.
+    #[tokio::test]
+    async fn a_profile_is_remembered_and_changed() {
+        let world = World::default();
+        let mut first =
+            profile(json!({"displayName": "John Doe", "displayPicture": "#item1", "description": "My bio"}));
+        let mut attachment = Attachment::base64("png").media_type("image/png").finalize();
+        attachment.extra.insert("@id".into(), json!("item1"));
+        first.message.attachments = Some(vec![attachment.clone()]);
+        let outcome = world.handle(&UserProfile, &first).await.unwrap();
+        assert!(outcome.delivered && outcome.sent.is_empty());
+        let expected = Profile {
+            display_name: Some("John Doe".into()),
+            display_picture: Some(attachment),
+            description: Some("My bio".into()),
+            lang: None,
+            time: NOW,
+        };
+        assert_eq!(theirs(&world), expected);
+
+        world.handle(&UserProfile, &profile(json!({"displayPicture": null, "description": ""}))).await.unwrap();
+        assert_eq!(theirs(&world), Profile { display_picture: None, description: None, ..expected });
+    }
+
+    #[tokio::test]
+    async fn what_is_malformed_or_too_big_is_reported() {
+        let world = World::default();
+        for (received, code) in [
+            (from(ALICE, PROFILE, json!({})), "e.m.msg.no-profile"),
+            (profile(json!({"displayName": 1})), "e.m.msg.bad-field"),
+            (profile(json!({"description": "x".repeat(1025)})), "e.m.me.res.storage.too-long"),
+            (profile(json!({"displayPicture": "#1"})), "e.m.msg.no-picture"),
+        ] {
+            assert_eq!(world.problem(&UserProfile, &received).await, code);
+        }
+        let mut big = profile(json!({"displayPicture": "1"}));
+        big.message.attachments = Some(vec![Attachment::base64(vec![0; MAX_PICTURE]).id("1").finalize()]);
+        assert_eq!(world.problem(&UserProfile, &big).await, "e.m.me.res.storage.picture-too-big");
+        assert_eq!(world.count(RECORD), 0);
+    }
+
+    #[tokio::test]
+    async fn ours_is_sent_back_if_asked_for() {
+        let world = World::default();
+        let body = json!({"profile": {}, "send_back_yours": true});
+        let asking = from(ALICE, PROFILE, body.clone());
+        assert!(world.handle(&UserProfile, &asking).await.unwrap().sent.is_empty());
+
+        world.set(RECORD, OWN, &own("Everyone's"));
+        let outcome = world.handle(&UserProfile, &asking).await.unwrap();
+        let [sent] = &outcome.sent[..] else { panic!("{outcome:?}") };
+        let picture = "#picture";
+        let fields = json!({"displayName": "Everyone's", "displayPicture": picture, "description": null});
+        assert_eq!((sent.type_.as_str(), &sent.body), (PROFILE, &json!({ "profile": fields })));
+        assert_eq!((sent.pthid.as_deref(), &sent.thid), (Some(asking.message.id.as_str()), &None));
+        assert_eq!(sent.attachments.as_ref().unwrap()[0].id.as_deref(), Some("picture"));
+        assert_eq!(sent.lang.as_deref(), Some("en"));
+
+        // A reply never gets a reply, whatever it asks.
+        let reply = from_with(ALICE, PROFILE, body.clone(), |message| message.pthid(&sent.id));
+        assert!(world.handle(&UserProfile, &reply).await.unwrap().sent.is_empty());
+        let reply = from_with(ALICE, PROFILE, body.clone(), |message| message.thid(&sent.id));
+        assert!(world.handle(&UserProfile, &reply).await.unwrap().sent.is_empty());
+        // What grew out of the invitation is no reply.
+        let invited = Connection { invitation: Some("oob".into()), ..Connection::new(OURS, ALICE, NOW) };
+        world.set(CONNECTION, &Connection::key(OURS, ALICE), &invited);
+        let first = from_with(ALICE, PROFILE, body, |message| message.pthid("OOB"));
+        assert_eq!(world.handle(&UserProfile, &first).await.unwrap().sent.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_request_gets_what_it_names() {
+        let world = World::default();
+        world.set(RECORD, OWN, &own("Everyone's"));
+        world.set(RECORD, &own_key(OURS), &own("This DID's"));
+        for (body, fields) in [
+            (json!({"query": ["displayName", "shoeSize"]}), json!({"displayName": "This DID's"})),
+            (json!({"query": ["description"]}), json!({"description": null})),
+            (json!({}), json!({"displayName": "This DID's", "displayPicture": "#picture", "description": null})),
+        ] {
+            let request = from(ALICE, REQUEST_PROFILE, body);
+            let outcome = world.handle(&UserProfile, &request).await.unwrap();
+            assert_eq!(outcome.sent[0].body, json!({ "profile": fields }));
+            assert_eq!(outcome.sent[0].pthid, Some(request.message.id));
+        }
+        let nothing = from(ALICE, REQUEST_PROFILE, json!({"query": []}));
+        assert!(world.handle(&UserProfile, &nothing).await.unwrap().sent.is_empty());
+    }
+}

@@ -1,0 +1,61 @@
+//! `[ops]`: whether the daemon lives, is ready, and how much there is of what.
+//!
+//! It is ready when the store takes messages: with the token away ciphertext waits, so the node stays in service.
+
+use std::{net::TcpListener, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use claviger::agent::Agent;
+use tokio::sync::watch;
+
+/// A store that does not answer by then is not ready.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub async fn serve(listener: TcpListener, agent: Arc<Agent>, mut shutdown: watch::Receiver<bool>) {
+    let router = Router::new()
+        .route("/live", get(|| async { "alive\n" }))
+        .route("/ready", get(ready))
+        .route("/ready/token", get(token))
+        .route("/metrics", get(metrics))
+        .with_state(agent);
+    let listener = listener.set_nonblocking(true).and_then(|()| tokio::net::TcpListener::from_std(listener));
+    let served = match listener {
+        Ok(listener) => {
+            let ended = async move { drop(shutdown.wait_for(|now| *now).await) };
+            axum::serve(listener, router).with_graceful_shutdown(ended).await
+        }
+        Err(error) => Err(error),
+    };
+    if let Err(error) = served {
+        tracing::error!(%error, "health and figures are not served");
+    }
+}
+
+async fn ready(State(agent): State<Arc<Agent>>) -> Response {
+    match tokio::time::timeout(PATIENCE, agent.store().probe()).await {
+        Ok(Ok(())) => "ready\n".into_response(),
+        Ok(Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {error}\n")).into_response(),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "not ready: the store does not answer\n").into_response(),
+    }
+}
+
+async fn token(State(agent): State<Arc<Agent>>) -> Response {
+    match agent.is_token_ready() {
+        true => "ready\n".into_response(),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "no token is ready: messages wait\n").into_response(),
+    }
+}
+
+async fn metrics(State(agent): State<Arc<Agent>>) -> Response {
+    const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    match agent.metrics().await {
+        Ok(text) => ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response(),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
+    }
+}

@@ -1,0 +1,355 @@
+//! `claviger serve`: the daemon.
+
+pub mod config;
+mod health;
+mod logging;
+mod notify;
+
+use std::{
+    fs, io,
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use claviger::{
+    agent::{
+        Agent, AgentOptions, Server, ServerOptions, ServerTls, Transports,
+        api::{self, Access, ApiListener, BearerToken},
+        net::{Guard, HttpClient, Roots, WebSocketClient},
+        store::{Retention, SqliteOptions, SqliteStore, Store},
+    },
+    did::{ByMethod, Cached, Document, LocalResolver, Resolver, web::WebResolver},
+    jose::Limits,
+    process::sandbox::Sandbox,
+    secrets::{
+        Secrets, Several,
+        keeper::{KeeperClient, Role, Supervisor},
+    },
+};
+use config::ApiAddress;
+use notify::Notifier;
+use serde_json::json;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+
+use super::{
+    config::Config,
+    failure::Failure,
+    keeper,
+    output::{Out, short},
+    own::Own,
+    state::State,
+};
+
+/// Runs the agent: receives, answers, sends and retries, until it is told to end.
+///
+/// What came is kept before its sender is told so, and opened when the token is ready. SIGTERM ends it once what was begun
+/// is done.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Looks whether it could run, and says so, without running
+    #[arg(long)]
+    check: bool,
+    /// How the log is written: for people, or one JSON document a line
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    log: logging::Format,
+}
+
+impl Args {
+    /// A daemon's log is another than that of a command.
+    pub fn start_log(&self, verbose: u8) {
+        logging::start(self.log, verbose);
+    }
+}
+
+const DAY: i64 = 24 * 60 * 60 * 1000;
+
+pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
+    config.daemon.check()?;
+    let own = Own::load(config)?;
+    // Those made here are ours whether their token is there or not; others, if a token shows their keys.
+    let documents = own.documents.clone();
+    if documents.is_empty() {
+        let said = "there is no DID of ours to serve";
+        return Err(Failure::words("no-did", said)
+            .hint("`claviger init` makes a first one; `claviger did create --method peer:2 --service URL` one more"));
+    }
+    if config.tokens.is_empty() {
+        return Err(config.no_token());
+    }
+    if config.in_process() {
+        let said = "in_process = true: a daemon that anyone may connect to does not hold keys in its own process";
+        return Err(
+            Failure::words("bad-config", said).hint("leave it out of [keeper]: keepers are started by themselves")
+        );
+    }
+    let prepared = Prepared::new(config)?;
+    if args.check {
+        return checked(config, &prepared, &documents, out);
+    }
+    // Before the process has a second thread and before it closes itself in.
+    let supervisor = keeper::supervisor(config, Role::Agent)?;
+    prepared.close_in(config)?;
+    let store = SqliteStore::open(&config.store_path(), store_options(config))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::io("the runtime", &error))?;
+    runtime.block_on(prepared.serve(config, documents, supervisor, Arc::new(store), out))
+}
+
+/// What is opened before the process closes itself in.
+struct Prepared {
+    public: Vec<TcpListener>,
+    ops: Option<TcpListener>,
+    api: (ApiListener, Access),
+    tls: Option<Arc<ServerTls>>,
+    roots: Roots,
+    guard: Guard,
+    notifier: Notifier,
+}
+
+impl Prepared {
+    fn new(config: &Config) -> Result<Self, Failure> {
+        let daemon = &config.daemon;
+        let tls = match (&daemon.http.tls_certificate, &daemon.http.tls_key) {
+            (Some(certificate), Some(key)) => {
+                let tls = ServerTls::open(config.base.join(certificate), config.base.join(key));
+                Some(Arc::new(tls.map_err(|error| Failure::words("bad-certificate", error.to_string()))?))
+            }
+            _ => None,
+        };
+        Ok(Self {
+            public: daemon.http.listen.0.iter().map(|address| listen(*address)).collect::<Result<_, _>>()?,
+            ops: daemon.ops.listen.map(listen).transpose()?,
+            api: application(config)?,
+            tls,
+            roots: roots(config)?,
+            guard: guard(config)?,
+            notifier: Notifier::open(),
+        })
+    }
+
+    /// Lets the agent do what a daemon does, and nothing else, for good.
+    fn close_in(&self, config: &Config) -> Result<(), Failure> {
+        let store = config.store_path();
+        let folder = store.parent().unwrap_or(Path::new("."));
+        let long_forms = State::new(config.state_dir.clone()).long_forms_folder();
+        for folder in [folder, &long_forms] {
+            make_private(folder).map_err(|error| Failure::io(folder.display(), &error))?;
+        }
+        let mut sandbox = Sandbox::new().write(folder).write(long_forms).name_resolution();
+        for path in self.tls.iter().flat_map(|tls| tls.folders()) {
+            sandbox = sandbox.read(path);
+        }
+        let report = sandbox.enforce().map_err(|error| Failure::new("not-closed-in", error.to_string()))?;
+        for finding in report.findings.iter().filter(|finding| !finding.holds) {
+            tracing::warn!(name = finding.name, why = finding.why, "this kernel does not close the process in");
+        }
+        Ok(())
+    }
+
+    async fn serve(
+        self,
+        config: &Config,
+        documents: Vec<Document>,
+        supervisor: Arc<Supervisor>,
+        store: Arc<dyn Store>,
+        out: &Out,
+    ) -> Result<(), Failure> {
+        let client = HttpClient::new(self.guard.clone(), &self.roots);
+        let agent = Agent::builder(
+            secrets(config, &supervisor),
+            documents.clone(),
+            resolver(config, documents, client.clone()),
+            store.clone(),
+        );
+        let http = client.clone();
+        let sockets = WebSocketClient::new(self.guard, &self.roots);
+        let agent = agent
+            .transports(Transports::default().with(client).with(sockets))
+            .http(http)
+            .options(options(config))
+            .build();
+        let agent = agent.map_err(|error| Failure::new("failed", error.to_string()))?;
+        let (stop, shutdown) = watch::channel(false);
+        let mut servers = Vec::new();
+        for listener in self.public {
+            let address = listener.local_addr().map_err(|error| Failure::io("the listening socket", &error))?;
+            out.say(&format!("Peers are served on {address}{}.", if self.tls.is_some() { " with TLS" } else { "" }));
+            servers.push(Server::new(listener, self.tls.clone()));
+        }
+        if let Some(tls) = &self.tls {
+            tokio::spawn(tls.clone().follow());
+        }
+        if let Some(listener) = self.ops {
+            let address = listener.local_addr().map_err(|error| Failure::io("the listening socket", &error))?;
+            out.say(&format!("Health and figures are on {address}."));
+            tokio::spawn(health::serve(listener, agent.clone(), shutdown.clone()));
+        }
+        let (listener, access) = self.api;
+        let served = tokio::spawn(api::serve(listener, access, agent.clone(), shutdown.clone()));
+        tokio::spawn(signals(stop, self.tls));
+        self.notifier.ready();
+        let ended = tokio::select! {
+            ended = agent.run(servers, shutdown) => ended,
+            () = self.notifier.live(agent.clone()) => Ok(()),
+        };
+        self.notifier.stopping();
+        if let Ok(Err(error)) = served.await {
+            tracing::error!(%error, "the application's side");
+        }
+        // What was begun is done: nothing is lost if this is not reached.
+        store.close().await?;
+        ended.map_err(|error| Failure::io("the server", &error))
+    }
+}
+
+/// Ends the agent when it is told to; once more, and it is not waited for.
+async fn signals(stop: watch::Sender<bool>, tls: Option<Arc<ServerTls>>) {
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
+    else {
+        tracing::error!("signals cannot be heard: only SIGKILL ends this process");
+        return;
+    };
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = hangup.recv() => {
+                match tls.as_ref().map(|tls| tls.reload()) {
+                    Some(Ok(true)) => tracing::info!("a new certificate is used"),
+                    Some(Err(error)) => tracing::warn!(%error, "the new certificate is not used"),
+                    _ => {}
+                }
+                continue;
+            }
+        }
+        if stop.send_replace(true) {
+            std::process::exit(1);
+        }
+        tracing::info!("what was begun is ended; once more ends at once");
+    }
+}
+
+/// The tokens by way of their keepers, which may not be there yet.
+fn secrets(config: &Config, supervisor: &Arc<Supervisor>) -> Arc<dyn Secrets> {
+    let each = config.tokens.iter().map(|token| {
+        Arc::new(KeeperClient::start_late(&token.name, supervisor.connect(&token.name))) as Arc<dyn Secrets>
+    });
+    Arc::new(Several::new(each))
+}
+
+fn resolver(config: &Config, documents: Vec<Document>, client: HttpClient) -> Arc<dyn Resolver> {
+    let state = State::new(config.state_dir.clone());
+    let local = LocalResolver::new().with_long_forms(state.long_forms()).with_documents(documents);
+    let plain = config.daemon.net.did_web_plain_http_for.clone();
+    Arc::new(Cached::new(ByMethod::new(local).with("web", WebResolver::new(client).plain_http_for(plain))))
+}
+
+fn options(config: &Config) -> AgentOptions {
+    let daemon = &config.daemon;
+    let agent = &daemon.agent;
+    let mut options = AgentOptions::default();
+    options.inbox.limits = Limits { bytes: agent.max_message_bytes, ..Limits::default() };
+    options.inbox.workers = agent.workers;
+    options.inbox.longest_age = DAY * i64::from(agent.longest_age_days);
+    options.inbox.life = DAY * i64::from(agent.send_for_days);
+    options.inbox.prompt_strangers = agent.prompt_strangers;
+    options.outbox.life = options.inbox.life;
+    options.goal_codes.clone_from(&agent.goal_codes);
+    options.server = ServerOptions {
+        connections: daemon.http.connections,
+        per_address: daemon.http.connections_per_address,
+        rate_per_address: daemon.http.rate_per_address,
+        header_time: Duration::from_secs(daemon.http.header_seconds),
+        body_time: Duration::from_secs(daemon.http.body_seconds),
+        public_url: daemon.http.public_url.clone(),
+        ..ServerOptions::default()
+    };
+    options.retention = Retention {
+        deliveries: DAY * i64::from(daemon.store.unread_days),
+        history: DAY * i64::from(daemon.store.history_days),
+        ..Retention::default()
+    };
+    options
+}
+
+fn store_options(config: &Config) -> SqliteOptions {
+    SqliteOptions { max_envelope_bytes: config.daemon.store.max_waiting_bytes, ..SqliteOptions::default() }
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).map_err(|error| {
+        Failure::io(address, &error).hint("`listen` in the configuration: another program may have the port")
+    })
+}
+
+/// The application's side: on a Unix socket for processes of some users, or on the loopback interface for who has the token.
+fn application(config: &Config) -> Result<(ApiListener, Access), Failure> {
+    let section = &config.daemon.api;
+    match config.api_address() {
+        ApiAddress::Unix(path) => {
+            if let Some(folder) = path.parent() {
+                make_private(folder).map_err(|error| Failure::io(folder.display(), &error))?;
+            }
+            let listener = ApiListener::unix(&path).map_err(|error| Failure::new("io", error.to_string()))?;
+            let mut users = vec![0, rustix::process::getuid().as_raw()];
+            for name in &section.users {
+                users.push(keeper::user(name)?);
+            }
+            Ok((listener, Access::Users(users)))
+        }
+        ApiAddress::Tcp(text) => {
+            let wrong = |said: String| Failure::words("bad-config", said);
+            let address = text.parse().map_err(|_| {
+                wrong(format!("listen in [api]: {text:?} is neither unix:PATH nor an address of the loopback interface with a port"))
+            })?;
+            let Some(file) = &section.token_file else {
+                return Err(wrong(
+                    "[api] listens on the loopback interface, where any program can connect, and has no token_file"
+                        .to_owned(),
+                )
+                .hint("`openssl rand -hex 32 > api.token; chmod 600 api.token` makes one; a Unix socket needs none"));
+            };
+            let path = config.base.join(file);
+            let token = BearerToken::read(&path);
+            let token = token.map_err(|error| wrong(format!("token_file in [api], {}: {error}", path.display())))?;
+            let listener = ApiListener::loopback(address).map_err(|error| Failure::io(address, &error))?;
+            Ok((listener, Access::Token(token)))
+        }
+    }
+}
+
+fn make_private(folder: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+fn roots(config: &Config) -> Result<Roots, Failure> {
+    let ca = config.daemon.net.ca.as_ref().map(|ca| config.base.join(ca));
+    Roots::load(ca.as_deref()).map_err(|error| Failure::words("bad-certificate", error.to_string()))
+}
+
+fn guard(config: &Config) -> Result<Guard, Failure> {
+    Guard::allowing(&config.daemon.net.allow_private)
+        .map_err(|error| Failure::words("bad-config", format!("allow_private in [net]: {error}")))
+}
+
+/// Says what it would do.
+fn checked(config: &Config, prepared: &Prepared, documents: &[Document], out: &Out) -> Result<(), Failure> {
+    for document in documents {
+        out.say(&format!("A DID of ours: {}", short(document.id())));
+    }
+    if prepared.public.is_empty() {
+        out.say("It listens on no port: messages come by way of a mediator.");
+    }
+    out.document(&json!({
+        "dids": documents.iter().map(Document::id).collect::<Vec<_>>(),
+        "listens": prepared.public.iter().filter_map(|it| it.local_addr().ok()).map(|it| it.to_string()).collect::<Vec<_>>(),
+        "store": config.store_path(),
+    }))
+}

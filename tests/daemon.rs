@@ -1,0 +1,10 @@
+//! The daemon as a process of its own, with its keepers and real tokens.
+#![cfg(feature = "cli")]
+
+#[path = "daemon/conversation.rs"]
+mod conversation;
+#[path = "daemon/daemon.rs"]
+mod daemon;
+#[path = "cli/support.rs"]
+#[allow(dead_code, reason = "the command line's suite uses all of it")]
+mod support;

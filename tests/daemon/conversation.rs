@@ -1,0 +1,76 @@
+//! Two daemons meet and talk.
+
+use crate::daemon::Daemon;
+
+#[test]
+fn they_meet_by_an_invitation_and_talk() {
+    let (Some(alice), Some(bob)) = (Daemon::running(""), Daemon::running("")) else { return };
+    let invitation = alice.json(&["invite", "--goal", "lunch", "--goal-code", "org.example.lunch"]);
+    let url = invitation["url"].as_str().unwrap();
+    assert!(url.starts_with(&format!("http://127.0.0.1:{}/?_oob=", alice.port)), "{url}");
+    assert!(invitation["svg"].as_str().unwrap().contains("<svg"));
+
+    let accepted = bob.json(&["accept", url, "--label", "Alice"]);
+    assert_eq!((&accepted["theirs"], &accepted["goal"]), (&alice.did.clone().into(), &"lunch".into()));
+    alice.until("Bob is known", |alice| {
+        let known = alice.json(&["connections"]);
+        known["connections"][0]["theirs"] == bob.did && known["connections"][0]["invitation"] == invitation["id"]
+    });
+    assert_eq!(bob.json(&["connections"])["connections"][0]["label"], "Alice");
+
+    let pong = bob.json(&["ping", &alice.did]);
+    assert_eq!(pong["did"], alice.did);
+    bob.json(&["send", "--to", &alice.did, "lunch at noon?", "--within", "30"]);
+    alice.until("it came", |alice| alice.texts() == ["lunch at noon?"]);
+    let page = alice.json(&["inbox"]);
+    let message = &page["messages"][0];
+    assert_eq!((&message["sender"], &message["recipient"]), (&bob.did.clone().into(), &alice.did.clone().into()));
+    assert_eq!(message["provenance"]["authenticated"], true);
+    assert_eq!(message["provenance"]["layers"][0]["custody"], "kek-in-process");
+
+    // It comes again until it is acknowledged.
+    assert_eq!(alice.json(&["inbox", "--acknowledge"])["messages"].as_array().unwrap().len(), 1);
+    assert_eq!(alice.json(&["inbox"])["messages"].as_array().unwrap().len(), 0);
+}
+
+/// What one of them has is there after it was ended and started again, in the middle of what it did.
+#[test]
+fn what_was_begun_goes_on_after_a_restart() {
+    let (Some(mut alice), Some(mut bob)) = (Daemon::running(""), Daemon::running("")) else { return };
+    alice.kill();
+    for number in 0..5 {
+        bob.json(&["send", "--to", &alice.did, &number.to_string()]);
+    }
+    bob.until("it was tried", |bob| bob.log().contains("not sent yet"));
+    bob.stop();
+    alice.start();
+    bob.start();
+    alice.until("all came", |alice| {
+        let mut texts = alice.texts();
+        texts.sort();
+        texts == ["0", "1", "2", "3", "4"]
+    });
+    alice.kill();
+    alice.start();
+    assert_eq!(alice.texts().len(), 5);
+}
+
+/// Without its token a daemon takes messages over, and opens them when the token is back.
+#[test]
+fn with_the_token_away_ciphertext_waits() {
+    let (Some(mut alice), Some(bob)) = (Daemon::new(""), Daemon::running("")) else { return };
+    let (tokens, away) = (alice.home.path().join("tokens"), alice.home.path().join("away"));
+    std::fs::rename(&tokens, &away).unwrap();
+    std::fs::create_dir(&tokens).unwrap();
+    alice.start_without_token();
+    assert!(alice.ask("/ready/token").starts_with("HTTP/1.1 503"));
+    for number in 0..3 {
+        bob.json(&["send", "--to", &alice.did, &number.to_string(), "--within", "30"]);
+    }
+    assert_eq!(alice.figure("claviger_waiting{queue=\"inbox\"}"), 3.0);
+    std::fs::remove_dir(&tokens).unwrap();
+    std::fs::rename(&away, &tokens).unwrap();
+    alice.until("all were opened", |alice| {
+        alice.ask("/ready/token").starts_with("HTTP/1.1 200") && alice.texts().len() == 3
+    });
+}
