@@ -10,7 +10,8 @@ fn it_tells_the_whole_conversation() {
     let home = Home::new();
     let mut command = home.command(env!("CARGO_BIN_EXE_claviger"));
     // As on a machine where SoftHSM was never used.
-    let output = command.args(["demo", "--module"]).arg(&module).env_remove("SOFTHSM2_CONF").output().unwrap();
+    let output =
+        command.args(["demo", "--envelopes", "--module"]).arg(&module).env_remove("SOFTHSM2_CONF").output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
     let told = String::from_utf8(output.stdout).unwrap();
@@ -22,7 +23,7 @@ fn it_tells_the_whole_conversation() {
     let widest = story.lines().map(|line| line.chars().count()).max().unwrap();
     assert!(widest <= 80, "{widest}");
 
-    let told = home.run(&format!("--json demo --module {}", module.display())).json();
+    let told = home.run(&format!("--json demo --envelopes --module {}", module.display())).json();
     let steps = told["steps"].as_array().unwrap();
     assert_eq!(steps.len(), 5);
     let envelopes = |step: &Value| -> Vec<String> {
@@ -46,7 +47,7 @@ fn it_tells_the_whole_conversation() {
 fn its_commands_by_hand_work_as_they_stand() {
     let Some(module) = softhsm() else { return };
     let home = Home::new();
-    let told = home.run(&format!("--json demo --module {}", module.display())).json();
+    let told = home.run(&format!("--json demo --envelopes --module {}", module.display())).json();
     home.write("by-hand.sh", told["by_hand"].as_str().unwrap());
     let output = home.command("sh").args(["-eu", "by-hand.sh"]).env_remove("SOFTHSM2_CONF").output().unwrap();
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -58,4 +59,28 @@ fn its_commands_by_hand_work_as_they_stand() {
     assert_eq!(read[1]["content"], "Mine too.");
     assert!(read[2]["next"].is_string());
     assert_eq!(read[3]["content"], "See you at eight.");
+}
+
+#[test]
+fn two_daemons_meet_and_talk() {
+    let Some(module) = softhsm() else { return };
+    let home = Home::new();
+    let mut command = home.command(env!("CARGO_BIN_EXE_claviger"));
+    let output = command.args(["demo", "--module"]).arg(&module).env_remove("SOFTHSM2_CONF").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let told = String::from_utf8(output.stdout).unwrap();
+    for words in ["claviger invite", "claviger accept", "answered after", "kill -9", "Are you there?", "by hand"] {
+        assert!(told.contains(words), "{words}");
+    }
+    let told = home.run(&format!("--json demo --module {}", module.display())).json();
+    let steps = told["steps"].as_array().unwrap();
+    assert_eq!(steps.len(), 5);
+    assert_eq!(steps[3]["message"]["message"]["body"]["content"], "The key stays where it is.");
+    assert_eq!(steps[4]["message"]["sender"], told["steps"][0]["dids"][0]);
+
+    home.write("by-hand.sh", told["by_hand"].as_str().unwrap());
+    let output = home.command("sh").args(["-eu", "by-hand.sh"]).env_remove("SOFTHSM2_CONF").output().unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{stdout}{stderr}");
+    assert!(stdout.contains("The key stays where it is."), "{stdout}{stderr}");
 }

@@ -2,7 +2,7 @@
 
 use std::{env, path::Path};
 
-/// The commands; bash and dash take them.
+/// What `--envelopes` shows; bash and dash take it.
 pub fn script(module: &Path) -> String {
     let module = module.display();
     let path = path_line().unwrap_or_default();
@@ -43,6 +43,53 @@ say 'Mine too.' | bob pack --to $ALICE | alice unpack
 say 'See you at eight.' | alice pack --from $ALICE --to $BOB > forward.json
 mediator unpack < forward.json
 mediator unpack --forwarded < forward.json | bob unpack
+"##
+    )
+}
+
+/// Two daemons that talk; bash and dash take it.
+pub fn daemons(module: &Path) -> String {
+    let module = module.display();
+    let path = path_line().unwrap_or_default();
+    format!(
+        r##"{path}mkdir claviger-demo && cd claviger-demo && mkdir tokens
+echo "directories.tokendir = $PWD/tokens" > softhsm2.conf
+export SOFTHSM2_CONF=$PWD/softhsm2.conf
+
+# A folder for each, with a PIN, a configuration, a token, and a DID that leads to its port
+settle() {{
+  mkdir $1
+  (umask 077; od -An -N8 -tx1 /dev/urandom | tr -d ' \n' > $1/pin)
+  cat > $1/claviger.toml <<END
+state_dir = "state"
+[[token]]
+name = "$1"
+uri = "pkcs11:token=$1?module-path={module}&pin-source=file:pin"
+[http]
+listen = "127.0.0.1:$2"
+public_url = "http://127.0.0.1:$2"
+[net]
+allow_private = ["127.0.0.0/8"]
+END
+  claviger --config $1/claviger.toml token init $1 --so-pin-source file:$1/pin
+  claviger --config $1/claviger.toml did create --method peer:2 --service http://127.0.0.1:$2 > $1/did
+}}
+settle alice 8101
+settle bob 8102
+alice() {{ claviger --config alice/claviger.toml "$@"; }}
+bob() {{ claviger --config bob/claviger.toml "$@"; }}
+
+# Two daemons
+alice serve 2> alice/log & ALICE=$!
+bob serve 2> bob/log & BOB=$!
+trap 'kill $ALICE $BOB' EXIT
+for who in alice bob; do until $who status 2> /dev/null | grep 'tokens are ready'; do sleep 1; done; done
+
+# They meet, and talk
+bob accept "$(alice invite --goal 'To try this out')"
+bob ping $(cat alice/did)
+bob send --to $(cat alice/did) 'The key stays where it is.' --within 30
+until alice inbox | grep 'stays where it is'; do sleep 1; done
 "##
     )
 }

@@ -5,6 +5,7 @@
 
 mod agent;
 mod by_hand;
+mod daemons;
 mod page;
 mod story;
 
@@ -18,9 +19,10 @@ use super::{failure::Failure, output::Out, token::softhsm, wait};
 
 /// Two agents, two tokens, a conversation, shown step by step.
 ///
-/// Alice, Bob and a mediator get throw-away SoftHSM tokens in a temporary folder, and exchange a signed and
-/// authcrypted message, an anoncrypted reply, and a forward. Nothing is left behind: the keys that are made in a YubiKey are
-/// deleted at the end.
+/// Alice and Bob each run a daemon with its keeper and a throw-away SoftHSM token in a temporary folder. They meet by an
+/// invitation and talk, and one of them is killed meanwhile. With --envelopes the messages themselves are shown, layer by
+/// layer, and what the tokens do for each; a YubiKey may be among them. Nothing is left behind: the keys that are made in a
+/// YubiKey are deleted at the end.
 #[derive(clap::Args)]
 pub struct Args {
     /// SoftHSM's PKCS#11 module, if it is not at one of its usual places
@@ -30,6 +32,9 @@ pub struct Args {
     #[cfg(feature = "yubikey")]
     #[arg(long, value_name = "SERIAL")]
     yubikey: Vec<u32>,
+    /// Shows the messages themselves instead of daemons that exchange them; so does --yubikey
+    #[arg(long)]
+    envelopes: bool,
     /// The folder of the tokens: what the demo gives itself when it starts itself again
     #[arg(long, hide = true, value_name = "DIR")]
     stage: Option<PathBuf>,
@@ -39,8 +44,9 @@ pub fn run(args: &Args, out: &Out) -> Result<(), Failure> {
     let module = args.module.clone().or_else(softhsm).filter(|module| module.is_file()).ok_or_else(missing)?;
     let yubikeys = args.yubikeys()?;
     match &args.stage {
+        Some(stage) if !args.envelopes && yubikeys.is_empty() => daemons::tell(&module, stage, out),
         Some(_) => wait(story::tell(&module, &yubikeys, out)),
-        None => start_again(&module, &yubikeys, out),
+        None => start_again(&module, &yubikeys, args.envelopes, out),
     }
 }
 
@@ -68,13 +74,14 @@ fn missing() -> Failure {
 }
 
 /// Runs the demo in a process of its own that finds its tokens in a new folder, which is removed after.
-fn start_again(module: &Path, yubikeys: &[u32], out: &Out) -> Result<(), Failure> {
+fn start_again(module: &Path, yubikeys: &[u32], envelopes: bool, out: &Out) -> Result<(), Failure> {
     let failed = |error: &std::io::Error| Failure::io("the demo's temporary folder", error);
     let stage = tempfile::Builder::new().prefix("claviger-demo-").tempdir().map_err(|error| failed(&error))?;
     let configuration = prepare(stage.path()).map_err(|error| failed(&error))?;
     let program = env::current_exe().map_err(|error| Failure::io("this program", &error))?;
     let mut command = Command::new(program);
     command.args(out.json.then_some("--json")).arg("demo").arg("--stage").arg(stage.path()).arg("--module").arg(module);
+    command.args(envelopes.then_some("--envelopes"));
     command.args(yubikeys.iter().map(|serial| format!("--yubikey={serial}")));
     command.env("SOFTHSM2_CONF", configuration);
     let status = command.status().map_err(|error| Failure::io("the demo's own process", &error))?;

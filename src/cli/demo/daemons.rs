@@ -1,0 +1,247 @@
+//! Two daemons, each with its keeper and its token: they meet by an invitation, and talk. What is shown is what this program's
+//! own commands do and say.
+
+use std::{
+    env, fs,
+    fs::File,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{by_hand, page::Page};
+use crate::cli::{
+    failure::Failure,
+    output::{Out, short},
+};
+
+/// How long is waited for what should come at once.
+const PATIENCE: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(50);
+
+pub fn tell(module: &Path, stage: &Path, out: &Out) -> Result<(), Failure> {
+    let mut page = Page::new(out);
+    page.title("Two agents meet and talk, and no private key leaves its token")?;
+    page.text(
+        "Alice and Bob each run a daemon. It is three processes: the agent, which has the network, the messages and public keys; \
+         the keeper, which has the token, its PIN and no network; and a small one that starts keepers. The tokens are SoftHSM's, \
+         which is PKCS#11 in software; in earnest, an HSM or a YubiKey.",
+    )?;
+    page.step("A token, keys made in it, and a DID of their public halves, for each")?;
+    let mut alice = Daemon::settle("alice", module, stage)?;
+    let mut bob = Daemon::settle("bob", module, stage)?;
+    for daemon in [&alice, &bob] {
+        page.row(daemon.who, &short(&daemon.did))?;
+    }
+    page.record("dids", json!([alice.did, bob.did]));
+
+    page.step("Two daemons")?;
+    for daemon in [&mut alice, &mut bob] {
+        let took = daemon.start()?;
+        page.timed(daemon.who, &format!("claviger serve, on port {}: its token is ready", daemon.port), took)?;
+    }
+
+    page.step("An invitation")?;
+    let invitation = alice.json(&["invite", "--goal", "To try this out"])?;
+    let url = text(&invitation, "url");
+    page.row("Alice", "claviger invite --goal \"To try this out\"")?;
+    page.row("", "It is a URL; opened in a browser, it is a page with this picture, for a wallet's camera.")?;
+    if let Some(picture) = invitation["terminal"].as_str() {
+        page.blank()?;
+        page.verbatim(picture)?;
+    }
+    let accepted = bob.json(&["accept", &url, "--label", "Alice"])?;
+    page.row("Bob", "claviger accept URL")?;
+    page.row("", &format!("It says: {}. A ping tells Alice that he has accepted.", text(&accepted, "goal")))?;
+    alice.wait_for("Alice to know Bob", |alice| {
+        Ok(alice.json(&["connections"])?["connections"].as_array().is_some_and(|known| !known.is_empty()))
+    })?;
+    page.record("invitation", invitation["invitation"].clone());
+
+    page.step("They talk")?;
+    let ping = bob.json(&["ping", &alice.did])?;
+    page.row("Bob", &format!("claviger ping: Alice's agent answered after {} ms", ping["milliseconds"]))?;
+    let said = "The key stays where it is.";
+    bob.json(&["send", "--to", &alice.did, said, "--within", "30"])?;
+    page.row("Bob", &format!("claviger send: {said}"))?;
+    let received = alice.receive()?;
+    page.row("Alice", &format!("claviger inbox: {}", text(&received["message"]["body"], "content")))?;
+    page.row("", "authenticated, and opened by her token: the agent asked its keeper")?;
+    page.record("message", received);
+
+    page.step("Bob's power fails; nothing is lost")?;
+    bob.kill();
+    page.row("Bob", "kill -9")?;
+    let sent = alice.json(&["send", "--to", &bob.did, "Are you there?"])?;
+    page.row("Alice", "claviger send: Are you there?")?;
+    let id = text(&sent, "id");
+    alice.wait_for("Alice to have tried", |alice| {
+        Ok(alice.json(&["status"])?["status"]["waiting"]["outgoing"] == 1 && alice.log().contains("not sent yet"))
+    })?;
+    page.row("", &format!("it waits in her outbox, under the name {id}, and is tried again and again"))?;
+    let took = bob.start()?;
+    page.timed("Bob", "claviger serve: he is back", took)?;
+    let received = bob.receive()?;
+    page.row("Bob", &format!("claviger inbox: {}", text(&received["message"]["body"], "content")))?;
+    page.record("message", received);
+
+    for daemon in [&mut alice, &mut bob] {
+        daemon.stop()?;
+    }
+    let script = by_hand::daemons(module);
+    page.title("The same by hand")?;
+    page.text("In a shell, in an empty folder. The tokens stay there, until you delete the folder.")?;
+    page.blank()?;
+    page.verbatim(&script)?;
+    page.end(&script)
+}
+
+fn text(value: &Value, name: &str) -> String {
+    value[name].as_str().unwrap_or_default().to_owned()
+}
+
+/// One who takes part: a folder with a token and a configuration, and a daemon while it runs.
+struct Daemon {
+    who: &'static str,
+    folder: PathBuf,
+    did: String,
+    port: u16,
+    health: u16,
+    child: Option<Child>,
+}
+
+impl Daemon {
+    fn settle(name: &'static str, module: &Path, stage: &Path) -> Result<Self, Failure> {
+        let folder = stage.join(name);
+        let failed = |error: std::io::Error| Failure::io("the demo's folder", &error);
+        let (port, health) = (free_port().map_err(failed)?, free_port().map_err(failed)?);
+        let who = if name == "alice" { "Alice" } else { "Bob" };
+        let mut daemon = Self { who, folder, did: String::new(), port, health, child: None };
+        fs::create_dir(&daemon.folder).map_err(failed)?;
+        // Random, in a file that nobody else may read, and gone with the folder.
+        fs::write(daemon.folder.join("pin"), Uuid::new_v4().simple().to_string()).map_err(failed)?;
+        let uri = format!("pkcs11:token={name}?module-path={}&pin-source=file:pin", module.display());
+        let configuration = format!(
+            "state_dir = \"state\"\n[[token]]\nname = \"{name}\"\nuri = \"{uri}\"\n[http]\nlisten = \"127.0.0.1:{port}\"\n\
+             public_url = \"http://127.0.0.1:{port}\"\n[net]\nallow_private = [\"127.0.0.0/8\"]\n\
+             [ops]\nlisten = \"127.0.0.1:{health}\"\n"
+        );
+        fs::write(daemon.folder.join("claviger.toml"), configuration).map_err(failed)?;
+        daemon.json(&["token", "init", name, "--so-pin-source", "file:pin"])?;
+        let service = format!("http://127.0.0.1:{port}");
+        daemon.did = text(&daemon.json(&["did", "create", "--method", "peer:2", "--service", &service])?, "did");
+        Ok(daemon)
+    }
+
+    /// Runs a command of this program, and reads what it prints.
+    fn json(&self, words: &[&str]) -> Result<Value, Failure> {
+        let output = self.command()?.arg("--json").args(words).stdin(Stdio::null()).output();
+        let output = output.map_err(|error| Failure::io("this program", &error))?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            return Err(Failure::new("failed", format!("{}: claviger {}: {said}", self.who, words.join(" "))));
+        }
+        // A command that only does something prints nothing.
+        Ok(serde_json::from_slice(&output.stdout).unwrap_or(Value::Null))
+    }
+
+    fn command(&self) -> Result<Command, Failure> {
+        let program = env::current_exe().map_err(|error| Failure::io("this program", &error))?;
+        let mut command = Command::new(program);
+        command.current_dir(&self.folder).arg("--config").arg(self.folder.join("claviger.toml"));
+        Ok(command)
+    }
+
+    /// Starts it, and waits until its token is ready.
+    fn start(&mut self) -> Result<Duration, Failure> {
+        let failed = |error: std::io::Error| Failure::io("the demo's daemon", &error);
+        let begun = Instant::now();
+        let log = File::options().create(true).append(true).open(self.log_file()).map_err(failed)?;
+        let mut command = self.command()?;
+        command.arg("serve").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        self.child = Some(command.spawn().map_err(failed)?);
+        self.wait_for("the token to be ready", |daemon| Ok(daemon.is_ready()))?;
+        Ok(begun.elapsed())
+    }
+
+    fn is_ready(&self) -> bool {
+        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.health)) else { return false };
+        let mut answer = String::new();
+        let asked = stream.write_all(b"GET /ready/token HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        asked.is_ok() && stream.read_to_string(&mut answer).is_ok() && answer.starts_with("HTTP/1.1 200")
+    }
+
+    /// The next text that came, acknowledged.
+    fn receive(&self) -> Result<Value, Failure> {
+        let mut found = Value::Null;
+        let until = Instant::now() + PATIENCE;
+        while found.is_null() && Instant::now() < until {
+            let page = self.json(&["inbox", "--acknowledge"])?;
+            let messages = page["messages"].as_array().cloned().unwrap_or_default();
+            found = messages.into_iter().find(|it| it["message"]["body"]["content"].is_string()).unwrap_or_default();
+            thread::sleep(LOOK);
+        }
+        match found.is_null() {
+            true => Err(self.late("the message to come")),
+            false => Ok(found),
+        }
+    }
+
+    fn wait_for(&self, what: &str, is: impl Fn(&Self) -> Result<bool, Failure>) -> Result<(), Failure> {
+        let until = Instant::now() + PATIENCE;
+        while !is(self)? {
+            if Instant::now() > until {
+                return Err(self.late(what));
+            }
+            thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    fn late(&self, what: &str) -> Failure {
+        let said = format!("{}: waited in vain for {what}\n{}", self.who, self.log());
+        Failure::new("failed", said)
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.folder.join("serve.log")
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    fn stop(&mut self) -> Result<(), Failure> {
+        if let Some(mut child) = self.child.take() {
+            let pid = rustix::process::Pid::from_child(&child);
+            let told = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            let ended = told.map_err(Into::into).and_then(|()| child.wait());
+            ended.map_err(|error| Failure::io("the demo's daemon", &error))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A port that nobody listens on now.
+fn free_port() -> std::io::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
