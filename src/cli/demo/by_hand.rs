@@ -80,8 +80,8 @@ alice() {{ claviger --config alice/claviger.toml "$@"; }}
 bob() {{ claviger --config bob/claviger.toml "$@"; }}
 
 # Two daemons
-alice serve 2> alice/log & ALICE=$!
-bob serve 2> bob/log & BOB=$!
+claviger --config alice/claviger.toml serve > alice/log 2>&1 & ALICE=$!
+claviger --config bob/claviger.toml serve > bob/log 2>&1 & BOB=$!
 trap 'kill $ALICE $BOB' EXIT
 for who in alice bob; do until $who status 2> /dev/null | grep 'tokens are ready'; do sleep 1; done; done
 
