@@ -5,6 +5,8 @@
 mod conversation;
 #[path = "daemon/daemon.rs"]
 mod daemon;
+#[path = "daemon/rotation.rs"]
+mod rotation;
 #[path = "cli/support.rs"]
 #[allow(dead_code, reason = "the command line's suite uses all of it")]
 mod support;

@@ -14,6 +14,7 @@ pub mod net;
 mod ours;
 mod outbox;
 pub mod protocol;
+mod rotation;
 mod routes;
 mod seal;
 mod server;
@@ -24,6 +25,7 @@ pub use inbox::{InboxOptions, Refusal};
 pub use invitations::{Accepted, Wanted};
 pub use ours::Ours;
 pub use outbox::{OutboxOptions, SendError, Transport, Transports};
+pub use rotation::{Moved, Rotated};
 pub use server::{Server, ServerOptions, ServerTls, TlsError};
 
 use std::{io, sync::Arc, time::Duration};
@@ -75,6 +77,7 @@ pub struct Agent {
     invitations: Arc<Invitations>,
     resolver: Arc<dyn Resolver>,
     http: Option<HttpClient>,
+    reload: Option<Reload>,
     events: broadcast::Sender<Event>,
     options: AgentOptions,
 }
@@ -86,6 +89,9 @@ pub enum Event {
     Delivered(Delivery),
 }
 
+/// Reads the documents of our DIDs again, and has the tokens looked at for new keys.
+pub type Reload = Box<dyn Fn() -> Result<Vec<Document>, String> + Send + Sync>;
+
 /// Puts an [`Agent`] together.
 #[must_use]
 pub struct AgentBuilder {
@@ -95,6 +101,7 @@ pub struct AgentBuilder {
     store: Arc<dyn Store>,
     transports: Transports,
     http: Option<HttpClient>,
+    reload: Option<Reload>,
     protocols: Vec<Arc<dyn Protocol>>,
     options: AgentOptions,
 }
@@ -118,6 +125,8 @@ const UNLOCK: Duration = Duration::from_secs(5);
 /// How often what is past its time is forgotten, and how much at once.
 const SWEEP: Duration = Duration::from_secs(60);
 const SWEPT: usize = 1000;
+/// How long is waited for tokens to show the keys of a new DID.
+const NEW_KEYS: Duration = Duration::from_secs(10);
 
 impl Agent {
     /// An agent with these DIDs of ours, whose keys `secrets` holds.
@@ -134,6 +143,7 @@ impl Agent {
             store,
             transports: Transports::default(),
             http: None,
+            reload: None,
             protocols: protocol::built_in(&protocol::Options::default()),
             options: AgentOptions::default(),
         }
@@ -195,6 +205,7 @@ impl Agent {
     /// Forgets what is past its time.
     async fn sweep(self: Arc<Self>, mut shutdown: watch::Receiver<bool>) {
         loop {
+            self.retire().await;
             match self.books.store().sweep(now(), &self.options.retention, SWEPT).await {
                 // There is more.
                 Ok(gone) if gone >= SWEPT => tokio::task::yield_now().await,
@@ -272,6 +283,39 @@ impl Agent {
         self.books.store().sending(id).await
     }
 
+    /// Reads our DIDs again: one was made while the agent runs.
+    ///
+    /// # Errors
+    /// In words, if a document is damaged; then nothing changes.
+    pub async fn reload(&self) -> Result<(), String> {
+        let Some(reload) = &self.reload else { return Ok(()) };
+        self.ours.replace(reload()?);
+        self.retire().await;
+        // A token that shows a new key says so soon.
+        let mut keys = self.ours.secrets().keys();
+        let shown = async {
+            while !self.ours.missing().is_empty() && keys.changed().await.is_ok() {
+                keys.borrow_and_update();
+                self.ours.refresh();
+            }
+        };
+        let _ = tokio::time::timeout(NEW_KEYS, shown).await;
+        self.ours.refresh();
+        Ok(())
+    }
+
+    /// Lets go of DIDs that have moved, and whose overlap is over.
+    async fn retire(&self) {
+        match self.books.list::<Rotated>(rotation::ROTATED, "", SWEPT).await {
+            Ok(rotated) => {
+                let over = |(did, rotated): (String, Rotated)| (rotated.until <= now()).then_some(did);
+                self.ours.retire(rotated.into_iter().filter_map(over).collect());
+            }
+            // Sealed: it is looked at again.
+            Err(error) => tracing::debug!(%error, "which DIDs are retired is not known yet"),
+        }
+    }
+
     /// What happens from now on.
     pub fn events(&self) -> broadcast::Receiver<Event> {
         self.events.subscribe()
@@ -319,6 +363,12 @@ impl AgentBuilder {
         self
     }
 
+    /// How our DIDs are read again while it runs ([`Agent::reload`]).
+    pub fn on_reload(mut self, reload: Reload) -> Self {
+        self.reload = Some(reload);
+        self
+    }
+
     /// How short URLs of invitations are followed; without, they are not.
     pub fn http(mut self, client: HttpClient) -> Self {
         self.http = Some(client);
@@ -342,7 +392,7 @@ impl AgentBuilder {
     /// # Errors
     /// If the identifier of a protocol is none.
     pub fn build(self) -> Result<Arc<Agent>, NotAPiuri> {
-        let Self { secrets, documents, resolver, store, transports, http, protocols, options } = self;
+        let Self { secrets, documents, resolver, store, transports, http, reload, protocols, options } = self;
         let books = Arc::new(Books::new(store));
         let ours = Arc::new(Ours::new(secrets, documents));
         let routes = Arc::new(Routes::default());
@@ -398,6 +448,7 @@ impl AgentBuilder {
             invitations,
             resolver,
             http,
+            reload,
             events,
             options,
         }))

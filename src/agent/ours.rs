@@ -23,6 +23,8 @@ pub struct Ours {
 struct Documents {
     all: Vec<Document>,
     by_name: HashMap<String, usize>,
+    /// Those that have moved, and that nobody should write to any more.
+    retired: Vec<String>,
 }
 
 impl Ours {
@@ -61,17 +63,27 @@ impl Ours {
     /// The DID of ours, and the key, that a key id of an envelope names.
     pub fn recipient(&self, kid: &str) -> Option<(String, PublicKey)> {
         let documents = self.documents.borrow();
-        let document = documents.find(did_of(kid)?)?;
+        let document = documents.find(did_of(kid)?).filter(|it| !documents.retired.iter().any(|did| did == it.id()))?;
         let key = document.method(kid, Relationship::KeyAgreement)?.key.clone().ok()?;
         Some((document.id().to_owned(), key))
     }
 
-    /// Adds a DID, or a new document of one.
-    pub fn add(&self, document: Document) {
-        let mut all = self.documents.borrow().all.clone();
-        all.insert(0, document);
-        self.documents.send_replace(Arc::new(Documents::new(all)));
+    /// Takes these documents for those there were.
+    pub fn replace(&self, documents: Vec<Document>) {
+        let retired = self.documents.borrow().retired.clone();
+        self.documents.send_replace(Arc::new(Documents { retired, ..Documents::new(documents) }));
         self.refresh();
+    }
+
+    /// Reads messages to these DIDs no more.
+    pub fn retire(&self, dids: Vec<String>) {
+        self.documents.send_if_modified(|documents| {
+            let changed = documents.retired != dids;
+            if changed {
+                *documents = Arc::new(Documents { retired: dids, ..Documents::new(documents.all.clone()) });
+            }
+            changed
+        });
     }
 
     /// Looks again which keys the tokens hold.
@@ -119,7 +131,7 @@ impl Documents {
                 by_name.entry(name.to_owned()).or_insert(place);
             }
         }
-        Self { all, by_name }
+        Self { all, by_name, retired: Vec::new() }
     }
 
     fn find(&self, did: &str) -> Option<&Document> {

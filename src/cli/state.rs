@@ -25,13 +25,16 @@ impl State {
         Self { folder }
     }
 
-    /// The documents of the DIDs made here.
+    /// The documents of the DIDs made here, the newest first.
     pub fn documents(&self) -> Result<Vec<Document>, LoadError> {
         let folder = self.folder.join("documents");
         if !folder.is_dir() {
             return Ok(Vec::new());
         }
-        Ok(read_documents(&folder)?.into_iter().map(|(_, document)| document).collect())
+        let mut documents = read_documents(&folder)?;
+        let made = |path: &PathBuf| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+        documents.sort_by_key(|(path, _)| std::cmp::Reverse(made(path)));
+        Ok(documents.into_iter().map(|(_, document)| document).collect())
     }
 
     /// Keeps the document of a DID of ours: all of it or nothing, also when the power fails.
@@ -52,6 +55,11 @@ impl State {
             Failure::io(path.display(), &error).hint("`state_dir` in the configuration names another folder")
         })?;
         Ok(path)
+    }
+
+    /// The folder of the documents.
+    pub fn documents_folder(&self) -> PathBuf {
+        self.folder.join("documents")
     }
 
     /// The folder of long forms.

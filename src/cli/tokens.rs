@@ -315,6 +315,11 @@ impl Opened {
 }
 
 impl Management {
+    /// None is given.
+    pub fn none() -> Self {
+        Self { management_key: None }
+    }
+
     /// Before any token is opened.
     pub fn read(&self) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
         self.management_key.as_ref().map(|source| pin::hexadecimal(source, "the management key")).transpose()

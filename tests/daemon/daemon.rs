@@ -146,6 +146,14 @@ impl Daemon {
         messages.iter().filter_map(|it| it["message"]["body"]["content"].as_str().map(str::to_owned)).collect()
     }
 
+    /// The delivery with this text.
+    #[track_caller]
+    pub fn delivery(&self, text: &str) -> Value {
+        let page = self.json(&["inbox", "--limit", "1000"]);
+        let mut messages = page["messages"].as_array().unwrap().iter();
+        messages.find(|it| it["message"]["body"]["content"] == text).unwrap_or_else(|| panic!("{text}: {page}")).clone()
+    }
+
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_file()).unwrap_or_default()
     }
@@ -169,6 +177,21 @@ pub fn signal(child: &Child, signal: rustix::process::Signal) {
 /// A port that nobody listens on now.
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A request to the application's API on its Unix socket.
+pub fn unix(socket: &std::path::Path, method: &str, path: &str, body: &str) -> String {
+    let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\nconnection: close\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes())).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 /// Sends a request and reads until the other closes; empty if nobody is there.

@@ -7,6 +7,7 @@
 
 mod access;
 mod connections;
+mod dids;
 mod error;
 mod events;
 mod inbox;
@@ -53,7 +54,10 @@ pub(super) struct Shared {
         state::thread,
         state::status,
         state::tokens,
-        state::dids,
+        dids::list,
+        dids::reload,
+        dids::rotate,
+        dids::end,
         connections::list,
         invitations::create,
         invitations::list,
@@ -78,8 +82,11 @@ fn router(shared: Shared, body: usize) -> Router {
         .route("/v1/threads/{thread}", get(state::thread))
         .route("/v1/status", get(state::status))
         .route("/v1/tokens", get(state::tokens))
-        .route("/v1/dids", get(state::dids))
+        .route("/v1/dids", get(dids::list))
+        .route("/v1/dids/reload", post(dids::reload))
+        .route("/v1/dids/rotate", post(dids::rotate))
         .route("/v1/connections", get(connections::list))
+        .route("/v1/connections/end", post(dids::end))
         .route("/v1/invitations", post(invitations::create).get(invitations::list))
         .route("/v1/invitations/{id}", delete(invitations::revoke))
         .route("/v1/invitations/accept", post(invitations::accept))

@@ -5,7 +5,6 @@ use axum::{
     extract::{Path, State},
 };
 use serde::Serialize;
-use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::{ApiError, Shared};
@@ -152,29 +151,4 @@ pub(super) async fn tokens(State(shared): State<Shared>) -> Json<Vec<Key>> {
         asks_touch: held.asks_touch,
     });
     Json(keys.collect())
-}
-
-/// A DID of ours.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct OwnDid {
-    /// The DID.
-    did: String,
-    /// Its document.
-    #[schema(value_type = Object)]
-    document: Value,
-    /// Those of its keys that no token has shown.
-    missing: Vec<String>,
-}
-
-/// Our DIDs, the newest first.
-#[utoipa::path(get, path = "/v1/dids", responses((status = 200, description = "DIDs", body = Vec<OwnDid>)))]
-pub(super) async fn dids(State(shared): State<Shared>) -> Json<Vec<OwnDid>> {
-    let ours = shared.agent.ours();
-    let missing = ours.missing();
-    let all = ours.dids().into_iter().filter_map(|did| {
-        let document = ours.document(&did)?;
-        let missing = missing.iter().filter(|kid| kid.starts_with(&format!("{did}#"))).cloned().collect();
-        Some(OwnDid { document: document.as_value().clone(), did, missing })
-    });
-    Json(all.collect())
 }

@@ -10,6 +10,7 @@ use crate::{
             Records,
             connections::{CONNECTION, Connection, MOVED, Moved},
         },
+        rotation::{ROTATED, Rotated},
         store::{Outgoing, StoreError},
     },
     did::ResolveError,
@@ -18,7 +19,7 @@ use crate::{
     secrets::{SecretsError, TokenError},
 };
 
-/// Changes of a peer's DID that are followed, at most.
+/// Changes of a DID, a peer's or ours, that are followed, at most.
 const MOVES: usize = 16;
 
 /// A packed message, and where it goes.
@@ -46,7 +47,11 @@ impl Outbox {
             Err(error) => return Err(lasting(error.to_string())),
         };
         let mut message = intent.message;
-        let from = message.from.clone();
+        let from = match message.from.take() {
+            Some(from) => Some(self.follow_rotation(from).await?),
+            None => None,
+        };
+        message.from.clone_from(&from);
         if let Some(from) = &from {
             self.follow_connection(from, outgoing, &mut message).await?;
         }
@@ -68,6 +73,18 @@ impl Outbox {
             }
             Err(error) => Err(self.not_packed(&error, from.as_deref())),
         }
+    }
+
+    /// Our DID of today, if the one that it is from has moved.
+    async fn follow_rotation(&self, from: String) -> Result<String, NotPacked> {
+        let mut now = self.ours.document(&from).map_or(from, |document| document.id().to_owned());
+        for _ in 0..MOVES {
+            match self.remembered::<Rotated>(ROTATED, &now).await? {
+                Some(rotated) => now = rotated.to,
+                None => break,
+            }
+        }
+        Ok(now)
     }
 
     /// What is remembered of the peer: that it has another DID by now, that it has ended the relationship, or does not know

@@ -20,7 +20,7 @@ pub use status::Args as StatusArgs;
 use serde_json::Value;
 
 use super::{config::Config, failure::Failure, output::Out, own::check_did, wait};
-use client::Client;
+pub use client::Client;
 
 /// One of them.
 pub enum Words {
@@ -35,6 +35,10 @@ pub enum Words {
 
 pub fn run(words: &Words, config: &Config, out: &Out) -> Result<(), Failure> {
     let client = Client::new(config)?;
+    // It may start what starts keepers, before there is a runtime.
+    if let Words::Connections(args) = words {
+        return connections::run(args, &client, config, out);
+    }
     wait(async {
         match words {
             Words::Send(args) => send::run(args, &client, out).await,
@@ -42,10 +46,18 @@ pub fn run(words: &Words, config: &Config, out: &Out) -> Result<(), Failure> {
             Words::Inbox(args) => inbox::run(args, &client, out).await,
             Words::Invite(args) => invite::run(args, &client, out).await,
             Words::Accept(args) => accept::run(args, &client, out).await,
-            Words::Connections(args) => connections::run(args, &client, out).await,
             Words::Status(args) => status::run(args, &client, out).await,
+            Words::Connections(_) => Ok(()),
         }
     })
+}
+
+/// Has an agent that runs serve a new DID; without one it does so when it starts.
+pub fn tell_of_new_did(config: &Config) {
+    let told = Client::new(config).and_then(|client| wait(client.post::<Value>("/v1/dids/reload", &Value::Null)));
+    if let Err(failure) = told.map(drop) {
+        tracing::debug!(why = failure.message, "no agent is told of the new DID");
+    }
 }
 
 /// Our DID that is named; without one that under which the peer is known, or the newest.

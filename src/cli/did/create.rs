@@ -10,6 +10,7 @@ use claviger::{
 };
 
 use crate::cli::{
+    app,
     config::{Config, TokenConfig},
     failure::Failure,
     keys::{KeyName, to_json},
@@ -65,13 +66,20 @@ enum Method {
 }
 
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
+    let (document, keys) = make(args, config, out)?;
+    app::tell_of_new_did(config);
+    told(&document, &keys, out)
+}
+
+/// Makes the DID and keeps its document.
+pub fn make(args: &Args, config: &Config, out: &Out) -> Result<(Document, Vec<Chosen>), Failure> {
     if args.method == Method::Key && !args.service.is_empty() {
         return Err(Failure::words("bad-arguments", "a did:key has no services").hint("--method peer:2 has"));
     }
     let given = args.given()?;
     let routing_keys = args.routing_keys()?;
     let configured = args.tokens(config)?;
-    let mut own = Own::load(config)?;
+    let own = Own::load(config)?;
     let given = wait(resolved(given, &own))?;
 
     let management_key = args.management.read()?;
@@ -89,20 +97,20 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
         State::new(config.state_dir.clone()).add_document(&document)?;
         Ok((document, keys))
     });
-    let (document, keys) = match made {
-        Ok(made) => made,
+    match made {
+        Ok((document, keys)) => {
+            warn_of_shared(&keys, &own.documents, out);
+            Ok((document, keys))
+        }
         Err(failure) => {
             maker.undo();
-            return Err(failure);
+            Err(failure)
         }
-    };
-    warn_of_shared(&keys, &own.documents, out);
-    own.documents.push(document);
-    told(own.documents.last().expect("it was put there"), &keys, out)
+    }
 }
 
 /// A key that goes into the DID.
-struct Chosen {
+pub struct Chosen {
     held: HeldKey,
     relationships: Vec<Relationship>,
 }
@@ -111,6 +119,30 @@ struct Chosen {
 type Given = (KeyName, String);
 
 impl Args {
+    /// For a DID that follows upon another one: of the same method, with the same services, and keys of its own.
+    pub fn following(old: &Document, tokens: &[String]) -> Result<Self, Failure> {
+        let method = match old.id().split(':').take(3).collect::<Vec<_>>().as_slice() {
+            ["did", "peer", form] if form.starts_with('2') => Method::Peer2,
+            ["did", "peer", form] if form.starts_with('4') => Method::Peer4,
+            ["did", "key", _] => Method::Key,
+            _ => {
+                let said = format!("{}: no DID that follows upon it is made by itself", short(old.id()));
+                return Err(Failure::words("bad-arguments", said).hint("make one, and name it with --to"));
+            }
+        };
+        let endpoints = || old.didcomm_services().flat_map(|service| &service.endpoints);
+        Ok(Self {
+            method,
+            token: tokens.to_vec(),
+            agreement: Vec::new(),
+            authentication: Vec::new(),
+            service: endpoints().map(|endpoint| endpoint.uri.clone()).collect(),
+            routing_key: endpoints().next().map(|endpoint| endpoint.routing_keys.clone()).unwrap_or_default(),
+            name: None,
+            management: Management::none(),
+        })
+    }
+
     fn given(&self) -> Result<[Vec<Given>; 2], Failure> {
         let parse = |names: &[String]| -> Result<Vec<Given>, Failure> {
             names.iter().map(|text| Ok((KeyName::parse(text)?, text.clone()))).collect()

@@ -2,6 +2,9 @@
 
 mod create;
 mod resolve;
+mod rotate;
+
+pub use rotate::{now, sign};
 
 use super::{config::Config, failure::Failure, output::Out};
 
@@ -9,11 +12,13 @@ use super::{config::Config, failure::Failure, output::Out};
 pub enum Command {
     Create(create::Args),
     Resolve(resolve::Args),
+    Rotate(rotate::Args),
 }
 
 pub fn run(command: &Command, config: &Config, out: &Out) -> Result<(), Failure> {
     match command {
         Command::Create(args) => create::run(args, config, out),
         Command::Resolve(args) => resolve::run(args, config, out),
+        Command::Rotate(args) => rotate::run(args, config, out),
     }
 }

@@ -15,12 +15,12 @@ use std::{
 
 use claviger::{
     agent::{
-        Agent, AgentOptions, Server, ServerOptions, ServerTls, Transports,
+        Agent, AgentOptions, Reload, Server, ServerOptions, ServerTls, Transports,
         api::{self, Access, ApiListener, BearerToken},
         net::{Guard, HttpClient, Roots, WebSocketClient},
         store::{Retention, SqliteOptions, SqliteStore, Store},
     },
-    did::{ByMethod, Cached, Document, LocalResolver, Resolver, web::WebResolver},
+    did::{ByMethod, Cached, Document, LocalResolver, Resolver, read_documents, web::WebResolver},
     jose::Limits,
     process::sandbox::Sandbox,
     secrets::{
@@ -141,6 +141,10 @@ impl Prepared {
             make_private(folder).map_err(|error| Failure::io(folder.display(), &error))?;
         }
         let mut sandbox = Sandbox::new().write(folder).write(long_forms).name_resolution();
+        let documents = State::new(config.state_dir.clone()).documents_folder();
+        for place in config.documents.iter().chain([&documents]).filter(|place| place.exists()) {
+            sandbox = sandbox.read(place);
+        }
         for path in self.tls.iter().flat_map(|tls| tls.folders()) {
             sandbox = sandbox.read(path);
         }
@@ -160,8 +164,10 @@ impl Prepared {
         out: &Out,
     ) -> Result<(), Failure> {
         let client = HttpClient::new(self.guard.clone(), &self.roots);
+        let keepers = keepers(config, &supervisor);
+        let each = keepers.iter().map(|keeper| keeper.clone() as Arc<dyn Secrets>);
         let agent = Agent::builder(
-            secrets(config, &supervisor),
+            Arc::new(Several::new(each)),
             documents.clone(),
             resolver(config, documents, client.clone()),
             store.clone(),
@@ -171,6 +177,7 @@ impl Prepared {
         let agent = agent
             .transports(Transports::default().with(client).with(sockets))
             .http(http)
+            .on_reload(reload(config, keepers))
             .options(options(config))
             .build();
         let agent = agent.map_err(|error| Failure::new("failed", error.to_string()))?;
@@ -236,11 +243,24 @@ async fn signals(stop: watch::Sender<bool>, tls: Option<Arc<ServerTls>>) {
 }
 
 /// The tokens by way of their keepers, which may not be there yet.
-fn secrets(config: &Config, supervisor: &Arc<Supervisor>) -> Arc<dyn Secrets> {
-    let each = config.tokens.iter().map(|token| {
-        Arc::new(KeeperClient::start_late(&token.name, supervisor.connect(&token.name))) as Arc<dyn Secrets>
-    });
-    Arc::new(Several::new(each))
+fn keepers(config: &Config, supervisor: &Arc<Supervisor>) -> Vec<Arc<KeeperClient>> {
+    let start = |name: &str| Arc::new(KeeperClient::start_late(name, supervisor.connect(name)));
+    config.tokens.iter().map(|token| start(&token.name)).collect()
+}
+
+/// Reads the documents in the state folder again, and has the keepers look for keys that were made meanwhile.
+fn reload(config: &Config, keepers: Vec<Arc<KeeperClient>>) -> Reload {
+    let state = State::new(config.state_dir.clone());
+    let places = config.documents.clone();
+    Box::new(move || {
+        let mut documents = state.documents().map_err(|error| error.to_string())?;
+        for place in &places {
+            let more = read_documents(place).map_err(|error| error.to_string())?;
+            documents.extend(more.into_iter().map(|(_, document)| document));
+        }
+        keepers.iter().for_each(|keeper| keeper.look_again());
+        Ok(documents)
+    })
 }
 
 fn resolver(config: &Config, documents: Vec<Document>, client: HttpClient) -> Arc<dyn Resolver> {

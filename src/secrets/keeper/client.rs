@@ -114,6 +114,13 @@ impl KeeperClient {
         Self { shared, task }
     }
 
+    /// Goes on to another keeper, which looks for the token's keys anew: one was made by someone else. No request is lost.
+    pub fn look_again(&self) {
+        if let Some(link) = &*lock(&self.shared.link) {
+            link.successor.notify_one();
+        }
+    }
+
     /// What the token is.
     pub fn info(&self) -> TokenInfo {
         lock(&self.shared.state).0.clone()
