@@ -129,6 +129,7 @@ fn run(cli: Cli, out: &Out) -> Result<(), Failure> {
         Command::Did(command) => did::run(&command, &config()?, out),
         Command::Pack(args) => pack::run(&args, &config()?, out),
         Command::Unpack(args) => unpack::run(&args, &config()?, out),
+        Command::Serve(args) if args.openapi => serve::describe(out),
         Command::Serve(args) => serve::run(&args, &config()?, out),
         Command::Send(args) => app::run(&app::Words::Send(args), &config()?, out),
         Command::Ping(args) => app::run(&app::Words::Ping(args), &config()?, out),

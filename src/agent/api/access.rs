@@ -49,7 +49,7 @@ pub enum Access {
 #[derive(Clone)]
 pub struct BearerToken(Arc<Zeroizing<String>>);
 
-/// A token has so many characters at least.
+/// A secret has so many characters at least.
 const SHORTEST: usize = 32;
 
 impl BearerToken {
@@ -58,19 +58,7 @@ impl BearerToken {
     /// # Errors
     /// If it cannot be read, is readable by others, or is shorter than 32 characters.
     pub fn read(path: &Path) -> io::Result<Self> {
-        use std::os::unix::fs::MetadataExt;
-        let wrong = |said: &str| io::Error::new(io::ErrorKind::InvalidData, said);
-        if fs::metadata(path)?.mode() & 0o077 != 0 {
-            return Err(wrong("others may read it: chmod 600"));
-        }
-        let text = Zeroizing::new(fs::read_to_string(path)?);
-        let token = text.lines().next().unwrap_or_default().trim();
-        if token.len() < SHORTEST || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(wrong(
-                "its first line is not a token of 32 characters or more, as `openssl rand -hex 32` makes one",
-            ));
-        }
-        Ok(Self(Arc::new(Zeroizing::new(token.to_owned()))))
+        secret_line(path).map(|token| Self(Arc::new(token)))
     }
 
     fn is(&self, headers: &HeaderMap) -> bool {
@@ -78,6 +66,23 @@ impl BearerToken {
         let (scheme, token) = said.split_once(' ').unwrap_or_default();
         scheme.eq_ignore_ascii_case("bearer") && bool::from(token.trim().as_bytes().ct_eq(self.0.as_bytes()))
     }
+}
+
+/// The first line of a file, which only its owner may read: what two programs share.
+pub(super) fn secret_line(path: &Path) -> io::Result<Zeroizing<String>> {
+    use std::os::unix::fs::MetadataExt;
+    let wrong = |said: &str| io::Error::new(io::ErrorKind::InvalidData, said);
+    if fs::metadata(path)?.mode() & 0o077 != 0 {
+        return Err(wrong("others may read it: chmod 600"));
+    }
+    let text = Zeroizing::new(fs::read_to_string(path)?);
+    let secret = text.lines().next().unwrap_or_default().trim();
+    if secret.len() < SHORTEST || !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(wrong(
+            "its first line is not a secret of 32 characters or more, as `openssl rand -hex 32` makes one",
+        ));
+    }
+    Ok(Zeroizing::new(secret.to_owned()))
 }
 
 impl ApiListener {
@@ -181,11 +186,17 @@ async fn check(State(token): State<BearerToken>, request: Request, next: Next) -
 
 fn is_loopback(headers: &HeaderMap) -> bool {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let name = match host.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or_default(),
-        None => host.split(':').next().unwrap_or_default(),
-    };
-    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    names_loopback(match host.rfind(':') {
+        // The colons of an address of IPv6 stand in brackets.
+        Some(colon) if !host[colon..].contains(']') => &host[..colon],
+        _ => host,
+    })
+}
+
+/// Whether a host, without a port, is the loopback interface's.
+pub(super) fn names_loopback(host: &str) -> bool {
+    let address = host.strip_prefix('[').and_then(|v6| v6.strip_suffix(']')).unwrap_or(host);
+    host.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// A connection of either kind.

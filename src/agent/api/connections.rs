@@ -24,6 +24,7 @@ pub(super) struct Which {
 
 /// Connections.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Connections)]
 pub(super) struct Page {
     /// Each with `ours`, `theirs`, `since` in milliseconds since 1970, and what else is known.
     #[schema(value_type = Vec<Object>)]
@@ -39,6 +40,7 @@ const USUAL: usize = 100;
 #[utoipa::path(
     get,
     path = "/v1/connections",
+    operation_id = "connections",
     params(Which),
     responses(
         (status = 200, description = "Connections", body = Page),

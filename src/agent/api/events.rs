@@ -35,6 +35,7 @@ const LOOK: Duration = Duration::from_secs(15);
 #[utoipa::path(
     get,
     path = "/v1/events",
+    operation_id = "events",
     params(From),
     responses(
         (status = 200, description = "Messages, without an end", content_type = "text/event-stream"),

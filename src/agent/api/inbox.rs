@@ -59,13 +59,16 @@ pub(super) struct Delivered {
     #[serde(rename = "type")]
     kind: String,
     /// The message; null once it is acknowledged.
+    #[schema(value_type = Option<Object>)]
     message: Value,
     /// How it was protected; null once it is acknowledged.
+    #[schema(value_type = Option<Object>)]
     provenance: Value,
 }
 
 /// Messages for the application.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Inbox)]
 pub(super) struct Page {
     /// In the order they came.
     messages: Vec<Delivered>,
@@ -120,6 +123,7 @@ const USUAL: usize = 100;
 #[utoipa::path(
     get,
     path = "/v1/inbox",
+    operation_id = "inbox",
     params(Which),
     responses(
         (status = 200, description = "Messages", body = Page),
@@ -155,6 +159,7 @@ pub(super) async fn list(
 #[utoipa::path(
     post,
     path = "/v1/inbox/acknowledge",
+    operation_id = "acknowledge",
     request_body = Acknowledge,
     responses(
         (status = 200, description = "It is forgotten", body = Acknowledged),

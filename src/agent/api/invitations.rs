@@ -4,7 +4,7 @@ use axum::{
     Json,
     extract::{
         Path, Query, State,
-        rejection::{JsonRejection, QueryRejection},
+        rejection::{JsonRejection, PathRejection, QueryRejection},
     },
     http::StatusCode,
 };
@@ -72,6 +72,7 @@ pub(super) struct Which {
 
 /// Invitations of ours.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Invitations)]
 pub(super) struct Page {
     /// By their ids.
     invitations: Vec<Invited>,
@@ -118,6 +119,7 @@ impl Invited {
 #[utoipa::path(
     post,
     path = "/v1/invitations",
+    operation_id = "invite",
     request_body = NewInvitation,
     responses(
         (status = 201, description = "It is made", body = Invited),
@@ -152,6 +154,7 @@ pub(super) async fn create(
 #[utoipa::path(
     get,
     path = "/v1/invitations",
+    operation_id = "invitations",
     params(Which),
     responses(
         (status = 200, description = "Invitations", body = Page),
@@ -173,13 +176,19 @@ pub(super) async fn list(
 #[utoipa::path(
     delete,
     path = "/v1/invitations/{id}",
+    operation_id = "revoke",
     params(("id" = String, Path, description = "Its id")),
     responses(
         (status = 204, description = "It is no longer good, or never was"),
+        (status = 400, description = "The id is not UTF-8", body = ApiError),
         (status = 503, description = "The store does not answer", body = ApiError)
     )
 )]
-pub(super) async fn revoke(State(shared): State<Shared>, Path(id): Path<String>) -> Result<StatusCode, ApiError> {
+pub(super) async fn revoke(
+    State(shared): State<Shared>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<StatusCode, ApiError> {
+    let Path(id) = id?;
     shared.agent.revoke_invitation(&id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -205,6 +214,7 @@ pub(super) struct Began {
 #[utoipa::path(
     post,
     path = "/v1/invitations/accept",
+    operation_id = "accept",
     request_body = Accept,
     responses(
         (status = 202, description = "It is accepted, and the other is told soon", body = Began),

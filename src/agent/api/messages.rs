@@ -2,7 +2,10 @@
 
 use axum::{
     Json,
-    extract::{Path, State, rejection::JsonRejection},
+    extract::{
+        Path, State,
+        rejection::{JsonRejection, PathRejection},
+    },
     http::StatusCode,
 };
 use serde::{Deserialize, Serialize};
@@ -112,6 +115,7 @@ impl From<Outgoing> for Sending {
 #[utoipa::path(
     post,
     path = "/v1/messages",
+    operation_id = "send",
     request_body = NewMessage,
     responses(
         (status = 202, description = "It is kept, and sent soon", body = Taken),
@@ -161,14 +165,20 @@ impl NewMessage {
 #[utoipa::path(
     get,
     path = "/v1/messages/{id}",
+    operation_id = "sending",
     params(("id" = String, Path, description = "Its name in the outbox")),
     responses(
         (status = 200, description = "How far it is", body = Sending),
+        (status = 400, description = "The id is not UTF-8", body = ApiError),
         (status = 404, description = "There is no such message, or it is forgotten", body = ApiError),
         (status = 503, description = "The store does not answer", body = ApiError)
     )
 )]
-pub(super) async fn status(State(shared): State<Shared>, Path(id): Path<String>) -> Result<Json<Sending>, ApiError> {
+pub(super) async fn status(
+    State(shared): State<Shared>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<Sending>, ApiError> {
+    let Path(id) = id?;
     match shared.agent.sending(&id).await? {
         Some(outgoing) => Ok(Json(outgoing.into())),
         None => Err(ApiError::not_found("there is no such message in the outbox, or it is forgotten")),

@@ -7,6 +7,7 @@
 
 mod access;
 mod connections;
+mod description;
 mod dids;
 mod error;
 mod events;
@@ -14,9 +15,12 @@ mod inbox;
 mod invitations;
 mod messages;
 mod state;
+mod webhook;
 
 pub use access::{Access, ApiListener, BearerToken};
+pub use description::openapi;
 pub use error::ApiError;
+pub use webhook::Webhook;
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -30,7 +34,6 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{sync::watch, task::JoinSet};
-use utoipa::OpenApi;
 
 use super::{Agent, told_to_end};
 
@@ -39,37 +42,6 @@ use super::{Agent, told_to_end};
 pub(super) struct Shared {
     agent: Arc<Agent>,
     shutdown: watch::Receiver<bool>,
-}
-
-/// The description of the API (OpenAPI 3.1).
-#[derive(OpenApi)]
-#[openapi(
-    info(title = "Claviger", description = "The application's side of a DIDComm agent."),
-    paths(
-        messages::send,
-        messages::status,
-        inbox::list,
-        inbox::acknowledge,
-        events::follow,
-        state::thread,
-        state::status,
-        state::tokens,
-        dids::list,
-        dids::reload,
-        dids::rotate,
-        dids::end,
-        connections::list,
-        invitations::create,
-        invitations::list,
-        invitations::revoke,
-        invitations::accept
-    )
-)]
-struct Description;
-
-/// The description of the API as JSON (OpenAPI 3.1).
-pub fn openapi() -> String {
-    Description::openapi().to_pretty_json().unwrap_or_default()
 }
 
 fn router(shared: Shared, body: usize) -> Router {

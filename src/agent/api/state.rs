@@ -2,7 +2,7 @@
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::{Path, State, rejection::PathRejection},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -78,13 +78,19 @@ impl From<ThreadEntry> for Entry {
 #[utoipa::path(
     get,
     path = "/v1/threads/{thread}",
+    operation_id = "thread",
     params(("thread" = String, Path, description = "The thread's id")),
     responses(
         (status = 200, description = "Its messages; none if it is not known", body = Thread),
+        (status = 400, description = "The id is not UTF-8", body = ApiError),
         (status = 503, description = "The store does not answer", body = ApiError)
     )
 )]
-pub(super) async fn thread(State(shared): State<Shared>, Path(thread): Path<String>) -> Result<Json<Thread>, ApiError> {
+pub(super) async fn thread(
+    State(shared): State<Shared>,
+    thread: Result<Path<String>, PathRejection>,
+) -> Result<Json<Thread>, ApiError> {
+    let Path(thread) = thread?;
     let entries = shared.agent.store().thread(&thread, ENTRIES).await?;
     Ok(Json(Thread { messages: entries.into_iter().map(Entry::from).collect() }))
 }
@@ -106,6 +112,7 @@ pub(super) struct Status {
 #[utoipa::path(
     get,
     path = "/v1/status",
+    operation_id = "status",
     responses(
         (status = 200, description = "How it stands", body = Status),
         (status = 503, description = "The store does not answer", body = ApiError)
@@ -135,7 +142,7 @@ pub(super) struct Key {
 }
 
 /// The keys that the tokens hold, and whether they are ready.
-#[utoipa::path(get, path = "/v1/tokens", responses((status = 200, description = "Keys", body = Vec<Key>)))]
+#[utoipa::path(get, path = "/v1/tokens", operation_id = "tokens", responses((status = 200, description = "Keys", body = Vec<Key>)))]
 pub(super) async fn tokens(State(shared): State<Shared>) -> Json<Vec<Key>> {
     let held = shared.agent.ours().secrets().keys().borrow().clone();
     let keys = held.iter().map(|held| Key {

@@ -91,6 +91,25 @@ impl HttpClient {
         Err(NetError::Url(url.to_owned(), "it redirects too often"))
     }
 
+    /// What the server says to JSON that is POSTed with this header. No redirect is followed: the operator has named whom the
+    /// content is for.
+    pub(in crate::agent) async fn post_json(
+        &self,
+        url: &str,
+        (name, value): (&'static str, &str),
+        json: Bytes,
+    ) -> Result<StatusCode, NetError> {
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(checked(url)?)
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::USER_AGENT, AGENT)
+            .header(name, value)
+            .body(Full::new(json));
+        let request = request.map_err(|_| NetError::Url(url.to_owned(), "it is malformed"))?;
+        Ok(self.ask(request, ANSWER).await?.0)
+    }
+
     /// What a GET brings: the address of a redirect, which is not followed, or the body. None if there is nothing there.
     ///
     /// # Errors

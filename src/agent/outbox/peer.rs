@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{Outbox, SendError, pack::NotPacked};
 use crate::agent::{
-    clock::now,
+    clock::{full_jitter, now},
     store::{Millis, Outgoing, SendOutcome},
     told_to_end,
 };
@@ -86,8 +86,7 @@ impl Outbox {
 
     /// Full jitter: any time up to what doubles with each failure.
     fn backoff(&self, failures: u32) -> Duration {
-        let doubled = self.options.first_pause.saturating_mul(1 << failures.saturating_sub(1).min(20));
-        doubled.min(self.options.longest_pause).mul_f64(random())
+        full_jitter(self.options.first_pause, self.options.longest_pause, failures)
     }
 
     /// A peer that is not there is not there for the next message either; so a bell counts only if there is a way back. A token
@@ -185,12 +184,4 @@ impl Outbox {
             pause = (pause * 2).min(Duration::from_secs(5));
         }
     }
-}
-
-/// From 0 to 1.
-fn random() -> f64 {
-    const BITS: u32 = 53;
-    // The low half of a random UUID has its fixed bits at the top.
-    let (_, low) = uuid::Uuid::new_v4().as_u64_pair();
-    (low & ((1 << BITS) - 1)) as f64 / (1_u64 << BITS) as f64
 }

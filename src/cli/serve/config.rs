@@ -128,6 +128,21 @@ pub struct ApiSection {
     pub users: Vec<String>,
     /// The file with the bearer token that a loopback address wants.
     pub token_file: Option<PathBuf>,
+    /// Where messages are brought.
+    pub webhook: Option<WebhookSection>,
+}
+
+/// `[api.webhook]`: where messages are brought.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WebhookSection {
+    /// https, or http on the loopback interface.
+    pub url: String,
+    /// The file with the secret under which they are signed.
+    pub secret_file: PathBuf,
+    /// The types of messages that are brought; all if there are none.
+    #[serde(default)]
+    pub types: Vec<String>,
 }
 
 /// `[ops]`: health and figures.

@@ -16,7 +16,7 @@ use std::{
 use claviger::{
     agent::{
         Agent, AgentOptions, Reload, Server, ServerOptions, ServerTls, Transports,
-        api::{self, Access, ApiListener, BearerToken},
+        api::{self, Access, ApiListener, BearerToken, Webhook},
         net::{Guard, HttpClient, Roots, WebSocketClient},
         store::{Retention, SqliteOptions, SqliteStore, Store},
     },
@@ -54,6 +54,9 @@ pub struct Args {
     /// Looks whether it could run, and says so, without running
     #[arg(long)]
     check: bool,
+    /// Prints the description of the application's API (OpenAPI 3.1), without running
+    #[arg(long, conflicts_with = "check")]
+    pub openapi: bool,
     /// How the log is written: for people, or one JSON document a line
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     log: logging::Format,
@@ -67,6 +70,11 @@ impl Args {
 }
 
 const DAY: i64 = 24 * 60 * 60 * 1000;
+
+/// Prints the description of the API, which is the same whatever the configuration.
+pub fn describe(out: &Out) -> Result<(), Failure> {
+    out.line(&api::openapi())
+}
 
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     config.daemon.check()?;
@@ -105,6 +113,7 @@ struct Prepared {
     public: Vec<TcpListener>,
     ops: Option<TcpListener>,
     api: (ApiListener, Access),
+    webhook: Option<Webhook>,
     tls: Option<Arc<ServerTls>>,
     roots: Roots,
     guard: Guard,
@@ -121,13 +130,15 @@ impl Prepared {
             }
             _ => None,
         };
+        let guard = guard(config)?;
         Ok(Self {
             public: daemon.http.listen.0.iter().map(|address| listen(*address)).collect::<Result<_, _>>()?,
             ops: daemon.ops.listen.map(listen).transpose()?,
             api: application(config)?,
+            webhook: webhook(config, &guard)?,
             tls,
             roots: roots(config)?,
-            guard: guard(config)?,
+            guard,
             notifier: Notifier::open(),
         })
     }
@@ -172,7 +183,7 @@ impl Prepared {
             resolver(config, documents, client.clone()),
             store.clone(),
         );
-        let http = client.clone();
+        let (http, hook) = (client.clone(), client.clone());
         let sockets = WebSocketClient::new(self.guard, &self.roots);
         let agent = agent
             .transports(Transports::default().with(client).with(sockets))
@@ -198,6 +209,10 @@ impl Prepared {
         }
         let (listener, access) = self.api;
         let served = tokio::spawn(api::serve(listener, access, agent.clone(), shutdown.clone()));
+        let brought = self.webhook.map(|webhook| {
+            out.say(&format!("Messages are brought to {}.", webhook.host()));
+            tokio::spawn(webhook.run(agent.clone(), hook, shutdown.clone()))
+        });
         tokio::spawn(signals(stop, self.tls));
         self.notifier.ready();
         let ended = tokio::select! {
@@ -207,6 +222,11 @@ impl Prepared {
         self.notifier.stopping();
         if let Ok(Err(error)) = served.await {
             tracing::error!(%error, "the application's side");
+        }
+        if let Some(brought) = brought
+            && brought.await.is_err()
+        {
+            tracing::error!("the webhook ended by a fault of this program");
         }
         // What was begun is done: nothing is lost if this is not reached.
         store.close().await?;
@@ -342,6 +362,23 @@ fn application(config: &Config) -> Result<(ApiListener, Access), Failure> {
             Ok((listener, Access::Token(token)))
         }
     }
+}
+
+/// Where messages are brought; what can be seen to be wrong with it is said now and not in the log.
+fn webhook(config: &Config, guard: &Guard) -> Result<Option<Webhook>, Failure> {
+    let Some(section) = &config.daemon.api.webhook else { return Ok(None) };
+    let wrong = |said: String| Failure::words("bad-config", said);
+    let path = config.base.join(&section.secret_file);
+    let secret = Webhook::secret(&path)
+        .map_err(|error| wrong(format!("secret_file in [api.webhook], {}: {error}", path.display())))?;
+    let webhook = Webhook::new(&section.url, secret, section.types.clone())
+        .map_err(|error| wrong(format!("url in [api.webhook]: {error}")))?;
+    let host = webhook.host().trim_start_matches('[').trim_end_matches(']');
+    if host.parse().is_ok_and(|address| !guard.allows(address)) {
+        return Err(wrong(format!("url in [api.webhook]: {host} is a private address, which is not connected to"))
+            .hint(format!("allow_private = [\"{host}\"] in [net] lets it be connected to")));
+    }
+    Ok(Some(webhook))
 }
 
 fn make_private(folder: &Path) -> io::Result<()> {
