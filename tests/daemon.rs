@@ -1,6 +1,12 @@
 //! The daemon as a process of its own, with its keepers and real tokens.
 #![cfg(feature = "cli")]
 
+#[path = "daemon/access.rs"]
+mod access;
+#[path = "daemon/api.rs"]
+mod api;
+#[path = "daemon/application.rs"]
+mod application;
 #[path = "daemon/conversation.rs"]
 mod conversation;
 #[path = "daemon/daemon.rs"]
@@ -10,3 +16,5 @@ mod rotation;
 #[path = "cli/support.rs"]
 #[allow(dead_code, reason = "the command line's suite uses all of it")]
 mod support;
+#[path = "daemon/webhook.rs"]
+mod webhook;

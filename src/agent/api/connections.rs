@@ -13,12 +13,14 @@ use crate::agent::protocol::connections::{CONNECTION, Connection};
 
 /// Which connections.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Which {
     /// Those behind this cursor.
     #[serde(default)]
     after: String,
     /// So many at most: 1 to 1000, 100 if it is not said.
+    #[param(minimum = 1, maximum = 1000, nullable = false)]
     limit: Option<usize>,
 }
 

@@ -20,6 +20,7 @@ use crate::agent::{Agent, store::DeliveryQuery, told_to_end};
 
 /// From where on.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct From {
     /// Those behind this cursor, the ones that have not been acknowledged first; the header Last-Event-ID comes before it.
@@ -36,7 +37,10 @@ const LOOK: Duration = Duration::from_secs(15);
     get,
     path = "/v1/events",
     operation_id = "events",
-    params(From),
+    params(
+        From,
+        ("last-event-id" = Option<i64>, Header, description = "The `id` of the last event that was seen: it comes before `after`")
+    ),
     responses(
         (status = 200, description = "Messages, without an end", content_type = "text/event-stream"),
         (status = 400, description = "The question is wrong", body = ApiError)
@@ -48,7 +52,12 @@ pub(super) async fn follow(
     from: Result<Query<From>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let Query(from) = from?;
-    let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
+    let last = headers.get("last-event-id").map(|id| id.to_str().ok().and_then(|id| id.trim().parse().ok()));
+    // To begin anew instead would have an application do again what it has done.
+    let last = match last {
+        Some(None) => return Err(ApiError::bad("bad-request", "Last-Event-ID is no `id` of an event: a whole number")),
+        last => last.flatten(),
+    };
     let after = last.or(from.after).unwrap_or(0);
     let follower = Follower {
         heard: shared.agent.events(),

@@ -19,12 +19,14 @@ use crate::agent::{
 
 /// Which messages.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Which {
     /// Those behind this cursor.
     #[serde(default)]
     after: i64,
     /// So many at most: 1 to 1000, 100 if it is not said.
+    #[param(minimum = 1, maximum = 1000, nullable = false)]
     limit: Option<usize>,
     /// Those of this thread.
     thread: Option<String>,
@@ -81,6 +83,7 @@ pub(super) struct Page {
 #[serde(deny_unknown_fields)]
 pub(super) struct Acknowledge {
     /// The messages' names here; 1000 at most.
+    #[schema(max_items = 1000)]
     ids: Vec<String>,
 }
 

@@ -63,6 +63,7 @@ pub(super) struct Invited {
 
 /// Which invitations.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Which {
     /// Those behind this cursor.

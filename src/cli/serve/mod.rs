@@ -348,6 +348,11 @@ fn application(config: &Config) -> Result<(ApiListener, Access), Failure> {
             let address = text.parse().map_err(|_| {
                 wrong(format!("listen in [api]: {text:?} is neither unix:PATH nor an address of the loopback interface with a port"))
             })?;
+            if !SocketAddr::ip(&address).is_loopback() {
+                return Err(wrong(format!("listen in [api]: {address} is no address of the loopback interface")).hint(
+                    "others could connect to it: a proxy that knows who they are stands before it, or a tunnel of ssh",
+                ));
+            }
             let Some(file) = &section.token_file else {
                 return Err(wrong(
                     "[api] listens on the loopback interface, where any program can connect, and has no token_file"

@@ -1,0 +1,182 @@
+//! Who may use the API, and what is refused before anything is served.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    os::unix::{fs::PermissionsExt, net::UnixStream},
+    path::Path,
+    thread,
+};
+
+use crate::{
+    application::Application,
+    daemon::{Daemon, free_port},
+    support::{Home, softhsm},
+};
+
+const TOKEN: &str = "a-token-of-this-test-0123456789abcdef";
+const NOBODY: u32 = 65534;
+
+/// A file with this mode.
+pub fn file(home: &Home, name: &str, text: &str, mode: u32) {
+    let path = home.path().join(name);
+    fs::write(&path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// Asks for the status as another user.
+fn ask_as(user: u32, socket: &Path) -> String {
+    let socket = socket.to_owned();
+    let asked = thread::spawn(move || {
+        // SAFETY: it takes numbers. By its number the system call is of this thread alone, and it ends with it; glibc's
+        // function of that name would change the whole process.
+        let changed = unsafe { libc::syscall(libc::SYS_setresuid, -1, user, -1) };
+        assert_eq!(changed, 0);
+        let mut stream = UnixStream::connect(socket).unwrap();
+        let mut answer = String::new();
+        // It may be closed already.
+        let _ = stream.write_all(b"GET /v1/status HTTP/1.0\r\nhost: x\r\n\r\n");
+        let _ = stream.read_to_string(&mut answer);
+        answer
+    });
+    asked.join().unwrap()
+}
+
+#[test]
+fn the_kernel_says_whose_process_asks() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root can be another user");
+        return;
+    }
+    // The state folder is closed to others: this one is not.
+    let open = tempfile::tempdir().unwrap();
+    fs::set_permissions(open.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let socket = open.path().join("api.sock");
+    let listen = format!("[api]\nlisten = \"unix:{}\"\n", socket.display());
+    let Some(mut alice) = Daemon::running(&listen) else { return };
+    assert_eq!(ask_as(NOBODY, &socket), "");
+    assert!(alice.log().contains("a user who may not use the API has connected"), "{}", alice.log());
+    assert!(ask_as(0, &socket).starts_with("HTTP/1.0 200"));
+    // The refused one has done no harm.
+    assert!(alice.json(&["status"])["token_ready"].as_bool().unwrap());
+    alice.stop();
+
+    let config = fs::read_to_string(alice.home.path().join("claviger.toml")).unwrap();
+    alice
+        .home
+        .write("claviger.toml", &format!("{config}\n").replace("[api]\n", &format!("[api]\nusers = [\"{NOBODY}\"]\n")));
+    alice.start();
+    assert!(ask_as(NOBODY, &socket).starts_with("HTTP/1.0 200"));
+    assert_eq!(ask_as(NOBODY - 1, &socket), "");
+}
+
+#[test]
+fn on_the_loopback_interface_a_token_is_wanted() {
+    let port = free_port();
+    let Some(mut alice) = Daemon::new(&format!("[api]\nlisten = \"127.0.0.1:{port}\"\ntoken_file = \"api.token\"\n"))
+    else {
+        return;
+    };
+    file(&alice.home, "api.token", &format!("{TOKEN}\nwhat stands below does not count\n"), 0o600);
+    alice.start();
+    let api = Application::Loopback(port);
+    let bearer = format!("authorization: Bearer {TOKEN}\r\n");
+    let ask = |headers: &str| api.ask("GET", "/v1/status", headers, "");
+
+    for (said, good) in
+        [("Bearer", "127.0.0.1"), ("bearer", "localhost"), ("BEARER", "[::1]:80"), ("Bearer", "127.1.2.3:9")]
+    {
+        let answer = ask(&format!("host: {good}\r\nauthorization: {said} {TOKEN}\r\n"));
+        assert_eq!(answer.json(200)["token_ready"], true, "{good}");
+    }
+    let short = &TOKEN[..TOKEN.len() - 1];
+    for wrong in [
+        "",
+        "authorization: Bearer\r\n",
+        &format!("authorization: Bearer {short}\r\n"),
+        &format!("authorization: Bearer {TOKEN}x\r\n"),
+        &format!("authorization: Basic {TOKEN}\r\n"),
+        &format!("authorization: {TOKEN}\r\n"),
+        &format!("cookie: token={TOKEN}\r\n"),
+        "authorization: Bearer \u{e4}\r\n",
+    ] {
+        let answer = ask(wrong);
+        assert_eq!(answer.error(401), "unauthorized", "{wrong}");
+        assert_eq!(answer.header("www-authenticate").as_deref(), Some("bearer"));
+        assert!(!answer.body.contains(short));
+    }
+    // What is not there, and what is not so, is not told either.
+    assert_eq!(api.get("/nothing").error(401), "unauthorized");
+    assert_eq!(api.ask("PUT", "/v1/status", "", "").error(401), "unauthorized");
+    assert_eq!(api.get("/openapi.json").error(401), "unauthorized");
+
+    for foreign in
+        ["example.org", "127.0.0.1.nip.io", "localhost.example.org", "192.168.0.1", "[::2]", "localhost@evil", ""]
+    {
+        assert_eq!(ask(&format!("host: {foreign}\r\n{bearer}")).error(403), "not-local", "{foreign}");
+    }
+    for origin in ["http://localhost", &format!("http://127.0.0.1:{port}"), "https://example.org", "null"] {
+        assert_eq!(ask(&format!("origin: {origin}\r\n{bearer}")).error(403), "not-local", "{origin}");
+    }
+    // The program's own commands have the token from the configuration.
+    assert_eq!(alice.json(&["status"])["token_ready"], true);
+    assert!(!alice.log().contains(TOKEN), "{}", alice.log());
+}
+
+/// Each with what is said, and status 2.
+#[test]
+fn what_is_refused_at_start() {
+    let Some(home) = Home::with_token() else { return };
+    home.did("--method peer:2");
+    for (name, text, mode) in [
+        ("good", TOKEN, 0o600),
+        ("short", "0123456789abcdef0123456789abcde", 0o600),
+        ("blank", "a token of many words, which none is, and long enough", 0o600),
+        ("empty", "", 0o600),
+        ("for-all", TOKEN, 0o644),
+        ("for-the-group", TOKEN, 0o640),
+    ] {
+        file(&home, name, text, mode);
+    }
+    let on = |address: &str, token: &str| format!("[api]\nlisten = \"{address}\"\ntoken_file = \"{token}\"\n");
+    let hook = |url: &str, more: &str| format!("[api.webhook]\nurl = \"{url}\"\n{more}\n");
+    let local = "http://127.0.0.1:9/hook";
+    let refused = [
+        (on("127.0.0.1:0", "short"), "32 characters or more"),
+        (on("127.0.0.1:0", "blank"), "32 characters or more"),
+        (on("127.0.0.1:0", "empty"), "32 characters or more"),
+        (on("127.0.0.1:0", "for-all"), "others may read it: chmod 600"),
+        (on("127.0.0.1:0", "for-the-group"), "others may read it: chmod 600"),
+        (on("127.0.0.1:0", "no-such-file"), "No such file"),
+        (on("0.0.0.0:0", "good"), "no address of the loopback interface"),
+        (on("[::]:0", "good"), "no address of the loopback interface"),
+        (on("192.0.2.1:80", "good"), "no address of the loopback interface"),
+        (on("localhost", "good"), "neither unix:PATH nor an address"),
+        ("[api]\nlisten = \"127.0.0.1:0\"\n".to_owned(), "has no token_file"),
+        ("[api]\ntoken = \"x\"\n".to_owned(), "token"),
+        (hook("http://example.org/", "secret_file = \"good\""), "in the clear"),
+        (hook("https://me:word@example.org/", "secret_file = \"good\""), "a user's name"),
+        (hook("mailto:me@example.org", "secret_file = \"good\""), "no URL of https"),
+        (hook("https://10.0.0.1/", "secret_file = \"good\""), "a private address"),
+        (hook(local, "secret_file = \"good\""), "a private address"),
+        (hook(local, "secret_file = \"short\""), "32 characters or more"),
+        (hook(local, "secret_file = \"for-all\""), "others may read it: chmod 600"),
+        (hook(local, ""), "secret_file"),
+        (hook(local, "secret_file = \"good\"\nsecret = \"x\""), "secret"),
+    ];
+    for (config, said) in refused {
+        home.configure(&softhsm().unwrap(), &config);
+        let ran = home.run("--json serve --check");
+        assert_eq!(ran.error(2), "bad-config", "{config}");
+        assert!(ran.stderr().contains(said), "{config}\n{}", ran.stderr());
+        assert!(!ran.stderr().contains(TOKEN) && !ran.stderr().contains("word"), "{}", ran.stderr());
+    }
+    for good in
+        [on("127.0.0.1:0", "good"), on("[::1]:0", "good"), hook("https://example.org/", "secret_file = \"good\"")]
+    {
+        home.configure(&softhsm().unwrap(), &good);
+        let ran = home.run("--json serve --check");
+        // A machine may have no IPv6.
+        assert!(ran.status() == 0 || good.contains("::1"), "{good}\n{}", ran.stderr());
+    }
+}

@@ -1,0 +1,310 @@
+//! What an application does with the API, and what it is told when it does it wrongly.
+
+use serde_json::{Value, json};
+
+use crate::{
+    application::{Application, text},
+    daemon::Daemon,
+};
+
+const BASIC: &str = "https://didcomm.org/basicmessage/2.0/message";
+
+/// Alice's application, and Bob, who has a way to her.
+fn two() -> Option<(Daemon, Application, Daemon)> {
+    let (alice, bob) = (Daemon::running("")?, Daemon::running("")?);
+    let application = Application::of(&alice);
+    Some((alice, application, bob))
+}
+
+/// Bob says these, and Alice has them.
+fn say(bob: &Daemon, alice: &Daemon, texts: &[&str]) {
+    let before = alice.texts().len();
+    for (said, text) in texts.iter().enumerate() {
+        bob.json(&["send", "--to", &alice.did, text, "--within", "30"]);
+        // One after the other: who hurries is not promised an order.
+        alice.until("it came", |alice| alice.texts().len() == before + said + 1);
+    }
+}
+
+#[test]
+fn every_endpoint() {
+    let Some((alice, hers, bob)) = two() else { return };
+    let his = Application::of(&bob);
+
+    let status = hers.get("/v1/status").json(200);
+    assert_eq!((&status["token_ready"], &status["waiting"]["deliveries"]), (&json!(true), &json!(0)));
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+    let keys = hers.get("/v1/tokens").json(200);
+    assert_eq!((keys[0]["token"].as_str(), keys[0]["state"].as_str()), (Some("soft"), Some("ready")));
+    let dids = hers.get("/v1/dids").json(200);
+    assert_eq!((&dids[0]["did"], &dids[0]["missing"]), (&json!(alice.did), &json!([])));
+    assert_eq!(dids[0]["document"]["id"], alice.did);
+
+    let new = json!({ "from": alice.did, "goal": "lunch", "goal_code": "org.example.lunch", "hours": 1 });
+    let invited = hers.post("/v1/invitations", &new).json(201);
+    assert_eq!(invited["invitation"]["body"]["goal"], "lunch");
+    assert_eq!(invited["expires"].as_i64().unwrap() - invited["created"].as_i64().unwrap(), 3_600_000);
+    let spare = hers.post("/v1/invitations", &json!({ "from": alice.did, "multi_use": true })).json(201);
+    assert_eq!(hers.get("/v1/invitations").json(200)["invitations"].as_array().unwrap().len(), 2);
+    let gone = hers.ask("DELETE", &format!("/v1/invitations/{}", spare["id"].as_str().unwrap()), "", "");
+    assert_eq!((gone.status, gone.body.as_str()), (204, ""));
+    let left = hers.get("/v1/invitations").json(200);
+    assert_eq!((&left["invitations"][0]["id"], left["invitations"].as_array().unwrap().len()), (&invited["id"], 1));
+    let after = format!("/v1/invitations?after={}", left["cursor"].as_str().unwrap());
+    assert_eq!(hers.get(&after).json(200)["invitations"], json!([]));
+
+    let accept = json!({ "invitation": invited["url"], "from": bob.did, "label": "Alice" });
+    let began = his.post("/v1/invitations/accept", &accept).json(202);
+    assert_eq!((&began["theirs"], &began["invitation"]), (&json!(alice.did), &invited["id"]));
+    let known = his.get("/v1/connections").json(200);
+    assert_eq!(known["connections"][0]["label"], "Alice");
+    assert_eq!(his.get("/v1/connections?limit=1").json(200)["connections"].as_array().unwrap().len(), 1);
+
+    let new = json!({
+        "from": bob.did, "to": alice.did, "type": BASIC, "body": { "content": "at noon?" },
+        "headers": { "thid": "lunch-1", "lang": "en" }, "sign": true,
+    });
+    let taken = his.post("/v1/messages", &new).json(202);
+    assert_eq!(taken["thread"], "lunch-1");
+    let sending = format!("/v1/messages/{}", taken["id"].as_str().unwrap());
+    bob.until("it is sent", |_| his.get(&sending).json(200)["state"] == "sent");
+    alice.until("it came", |alice| alice.texts() == ["at noon?"]);
+    let page = hers.get("/v1/inbox").json(200);
+    let message = &page["messages"][0];
+    assert_eq!((&message["message_id"], &message["thread"]), (&taken["message_id"], &json!("lunch-1")));
+    assert_eq!((&message["sender"], &message["recipient"]), (&json!(bob.did), &json!(alice.did)));
+    assert_eq!((&message["message"]["lang"], &message["provenance"]["non_repudiation"]), (&json!("en"), &json!(true)));
+
+    let thread = hers.get("/v1/threads/lunch-1").json(200);
+    assert_eq!(thread["messages"][0]["state"], "waiting");
+    assert_eq!(his.get("/v1/threads/lunch-1").json(200)["messages"][0]["direction"], "sent");
+    assert_eq!(his.get("/v1/threads/no-such").json(200)["messages"], json!([]));
+    assert_eq!(hers.post("/v1/inbox/acknowledge", &json!({ "ids": [message["id"]] })).json(200)["acknowledged"], 1);
+    assert_eq!(hers.get("/v1/threads/lunch-1").json(200)["messages"][0]["state"], "acknowledged");
+    no_panic(&[&alice, &bob]);
+}
+
+#[test]
+fn pages_and_what_is_acknowledged() {
+    let Some((alice, hers, bob)) = two() else { return };
+    say(&bob, &alice, &["0", "1", "2", "3", "4"]);
+    let texts = |page: &Value| page["messages"].as_array().unwrap().iter().map(text).collect::<Vec<_>>();
+
+    let mut read = Vec::new();
+    let mut cursor = 0;
+    loop {
+        let page = hers.get(&format!("/v1/inbox?after={cursor}&limit=2")).json(200);
+        read.push(texts(&page).concat());
+        if page["messages"] == json!([]) {
+            assert_eq!(page["cursor"], cursor, "it stays where it is");
+            break;
+        }
+        cursor = page["cursor"].as_i64().unwrap();
+    }
+    assert_eq!(read, ["01", "23", "4", ""]);
+
+    let whole = hers.get("/v1/inbox").json(200);
+    let (id, thread) = (&whole["messages"][1]["id"], whole["messages"][1]["thread"].as_str().unwrap());
+    assert_eq!(texts(&hers.get(&format!("/v1/inbox?thread={thread}")).json(200)), ["1"]);
+    assert_eq!(texts(&hers.get(&format!("/v1/inbox?sender={}", bob.did)).json(200)).len(), 5);
+    assert_eq!(hers.get(&format!("/v1/inbox?type={BASIC}&sender=nobody")).json(200)["messages"], json!([]));
+
+    // What is not known or was acknowledged is passed over.
+    for acknowledged in [1, 0] {
+        let answer = hers.post("/v1/inbox/acknowledge", &json!({ "ids": [id, "no-such"] })).json(200);
+        assert_eq!(answer["acknowledged"], acknowledged);
+    }
+    assert_eq!(texts(&hers.get("/v1/inbox").json(200)), ["0", "2", "3", "4"]);
+    let all = hers.get("/v1/inbox?acknowledged=true").json(200);
+    assert_eq!(all["messages"].as_array().unwrap().len(), 5);
+    assert_eq!((&all["messages"][1]["id"], &all["messages"][1]["message"]), (id, &Value::Null));
+    assert_eq!(all["messages"][1]["provenance"], Value::Null);
+}
+
+#[test]
+fn events_go_on_where_they_were_left() {
+    let Some((mut alice, hers, bob)) = two() else { return };
+    say(&bob, &alice, &["0", "1"]);
+    let mut events = hers.events("/v1/events", "");
+    let first = events.next().unwrap();
+    assert_eq!((first.kind.as_str(), text(&first.data).as_str()), ("message", "0"));
+    assert_eq!(
+        (first.id.as_str(), &first.data["sender"]),
+        (first.data["cursor"].to_string().as_str(), &json!(bob.did))
+    );
+    assert_eq!(events.texts(1), ["1"]);
+    // Those that come while one listens.
+    say(&bob, &alice, &["2"]);
+    assert_eq!(events.texts(1), ["2"]);
+
+    let last = format!("last-event-id: {}\r\n", first.id);
+    assert_eq!(hers.events("/v1/events", &last).texts(2), ["1", "2"]);
+    assert_eq!(hers.events(&format!("/v1/events?after={}", first.id), "").texts(2), ["1", "2"]);
+    assert_eq!(hers.events("/v1/events?after=0", &last).texts(1), ["1"], "the header comes first");
+
+    // An agent that is told to end does not wait for who listens.
+    alice.stop();
+    assert!(events.next().is_none());
+    alice.start();
+    say(&bob, &alice, &["3"]);
+    assert_eq!(hers.events("/v1/events", &last).texts(3), ["1", "2", "3"]);
+    let id = &first.data["id"];
+    assert_eq!(hers.post("/v1/inbox/acknowledge", &json!({ "ids": [id] })).json(200)["acknowledged"], 1);
+    assert_eq!(hers.events("/v1/events", "").texts(3), ["1", "2", "3"]);
+}
+
+#[test]
+fn what_is_wrong_is_said() {
+    let Some(alice) = Daemon::running("") else { return };
+    let hers = Application::of(&alice);
+    let did = &alice.did;
+    let message = |more: Value| {
+        let mut message = json!({ "to": did, "from": did, "type": BASIC });
+        message.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        message
+    };
+    let expired = "https://example.org/?_oob=e30";
+    let posts = [
+        ("/v1/messages", json!([]), 422, "bad-request"),
+        ("/v1/messages", json!({ "to": did }), 422, "bad-request"),
+        ("/v1/messages", message(json!({ "tpo": 1 })), 422, "bad-request"),
+        ("/v1/messages", message(json!({ "body": "text" })), 422, "bad-request"),
+        ("/v1/messages", message(json!({ "from": "did:example:stranger" })), 400, "bad-message"),
+        ("/v1/messages", message(json!({ "to": "nobody" })), 400, "bad-message"),
+        ("/v1/messages", message(json!({ "type": "no type" })), 400, "bad-message"),
+        ("/v1/messages", message(json!({ "headers": { "from": did } })), 400, "bad-message"),
+        ("/v1/messages", message(json!({ "headers": { "from_prior": "x" } })), 400, "bad-message"),
+        ("/v1/messages", message(json!({ "from": null, "sign": true })), 400, "bad-message"),
+        ("/v1/inbox/acknowledge", json!({}), 422, "bad-request"),
+        ("/v1/inbox/acknowledge", json!({ "ids": [1] }), 422, "bad-request"),
+        ("/v1/inbox/acknowledge", json!({ "ids": [], "all": true }), 422, "bad-request"),
+        ("/v1/inbox/acknowledge", json!({ "ids": vec!["x"; 1001] }), 400, "bad-request"),
+        ("/v1/invitations", json!({ "from": "did:example:stranger" }), 400, "bad-message"),
+        ("/v1/invitations", json!({ "from": did, "hours": -1 }), 422, "bad-request"),
+        ("/v1/invitations", json!({ "from": did, "goal": "x".repeat(1001) }), 400, "bad-request"),
+        ("/v1/invitations", json!({ "from": did, "who": "anyone" }), 422, "bad-request"),
+        ("/v1/invitations/accept", json!({ "from": did, "invitation": "hello" }), 400, "bad-message"),
+        ("/v1/invitations/accept", json!({ "from": did, "invitation": expired }), 400, "bad-message"),
+        ("/v1/invitations/accept", json!({ "from": did, "invitation": "{}", "x": 0 }), 422, "bad-request"),
+    ];
+    for (path, body, status, code) in posts {
+        let answer = hers.post(path, &body);
+        assert_eq!(answer.error(status), code, "{path} {body}: {}", answer.body);
+    }
+    let json = "content-type: application/json\r\n";
+    let others = [
+        ("POST", "/v1/messages", "", "{}", 415, "bad-request"),
+        ("POST", "/v1/messages", "content-type: text/plain\r\n", "{}", 415, "bad-request"),
+        ("POST", "/v1/messages", json, "{", 400, "bad-request"),
+        ("POST", "/v1/messages", json, "\"\u{1}", 400, "bad-request"),
+        ("GET", "/v1/messages/no-such", "", "", 404, "not-found"),
+        ("GET", "/v1/messages/%ff", "", "", 400, "bad-request"),
+        ("GET", "/v1/threads/%c3%28", "", "", 400, "bad-request"),
+        ("DELETE", "/v1/invitations/%80", "", "", 400, "bad-request"),
+        ("GET", "/v1/inbox?limit=0", "", "", 400, "bad-request"),
+        ("GET", "/v1/inbox?limit=1001", "", "", 400, "bad-request"),
+        ("GET", "/v1/inbox?limit=-1", "", "", 400, "bad-request"),
+        ("GET", "/v1/inbox?after=x", "", "", 400, "bad-request"),
+        ("GET", "/v1/inbox?after=9223372036854775808", "", "", 400, "bad-request"),
+        ("GET", "/v1/inbox?aftr=1", "", "", 400, "bad-request"),
+        ("GET", "/v1/inbox?sender=%ff", "", "", 400, "bad-request"),
+        ("GET", "/v1/connections?limit=0", "", "", 400, "bad-request"),
+        ("GET", "/v1/connections?x", "", "", 400, "bad-request"),
+        ("GET", "/v1/invitations?limit=1", "", "", 400, "bad-request"),
+        ("GET", "/v1/events?from=1", "", "", 400, "bad-request"),
+        ("GET", "/v1/events", "last-event-id: x\r\n", "", 400, "bad-request"),
+        ("GET", "/v1", "", "", 404, "not-found"),
+        ("GET", "/v2/inbox", "", "", 404, "not-found"),
+        ("PUT", "/v1/inbox", "", "", 405, "bad-request"),
+        ("POST", "/v1/status", "", "", 405, "bad-request"),
+        ("DELETE", "/v1/dids", "", "", 405, "bad-request"),
+    ];
+    for (method, path, headers, body, status, code) in others {
+        let answer = hers.ask(method, path, headers, body);
+        assert_eq!(answer.error(status), code, "{method} {path}: {}", answer.body);
+        assert_eq!(answer.header("allow").is_some(), status == 405, "{method} {path}");
+    }
+    let large = format!("{{\"to\": \"{}\"}}", "x".repeat(2_100_000));
+    assert_eq!(hers.ask("POST", "/v1/messages", json, &large).error(413), "bad-request");
+    // The lowest and the highest are numbers as others.
+    for after in [i64::MIN, -1, i64::MAX] {
+        assert_eq!(hers.get(&format!("/v1/inbox?after={after}")).json(200)["messages"], json!([]));
+    }
+    no_panic(&[&alice]);
+}
+
+/// Until a token opens the store, nothing that lies in it is shown or written, and that is said.
+#[test]
+fn while_the_token_is_away() {
+    let Some(mut alice) = Daemon::new("") else { return };
+    let (tokens, away) = (alice.home.path().join("tokens"), alice.home.path().join("away"));
+    std::fs::rename(&tokens, &away).unwrap();
+    std::fs::create_dir(&tokens).unwrap();
+    alice.start_without_token();
+    let hers = Application::of(&alice);
+    assert_eq!(hers.get("/v1/status").json(200)["token_ready"], false);
+    assert_eq!(hers.get("/v1/dids").json(200)[0]["missing"].as_array().unwrap().len(), 2);
+    let new = json!({ "to": alice.did, "from": alice.did, "type": BASIC, "body": { "content": "x" } });
+    let answer = hers.post("/v1/messages", &new);
+    assert_eq!(answer.error(503), "store-unavailable");
+    assert_eq!(answer.header("retry-after").as_deref(), Some("5"));
+    assert_eq!(hers.post("/v1/invitations", &json!({ "from": alice.did })).error(503), "store-unavailable");
+}
+
+/// What an application can do is this and no more. Nothing signs, derives, wraps or decrypts what its caller brings: a path
+/// that is added here is looked at with that in mind (threats.md, "the admin API as an oracle").
+#[test]
+fn the_description_is_that_of_what_is_there() {
+    let printed = crate::support::Home::new().run("serve --openapi").done().to_owned();
+    let kept = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/openapi.json");
+    let kept = std::fs::read_to_string(kept).unwrap();
+    assert!(printed == kept, "docs/openapi.json is old: claviger serve --openapi > docs/openapi.json");
+
+    let description: Value = serde_json::from_str(&printed).unwrap();
+    let paths = description["paths"].as_object().unwrap().iter();
+    let mut all: Vec<String> = paths
+        .flat_map(|(path, item)| item.as_object().unwrap().keys().map(move |method| format!("{method} {path}")))
+        .collect();
+    all.sort();
+    assert_eq!(
+        all,
+        [
+            "delete /v1/invitations/{id}",
+            "get /v1/connections",
+            "get /v1/dids",
+            "get /v1/events",
+            "get /v1/inbox",
+            "get /v1/invitations",
+            "get /v1/messages/{id}",
+            "get /v1/status",
+            "get /v1/threads/{thread}",
+            "get /v1/tokens",
+            "post /v1/inbox/acknowledge",
+            "post /v1/invitations",
+            "post /v1/invitations/accept",
+            "post /v1/messages",
+        ]
+    );
+    // Each name is of one thing.
+    let mut names: Vec<&str> = description["paths"]
+        .as_object()
+        .unwrap()
+        .values()
+        .flat_map(|item| item.as_object().unwrap().values().map(|it| it["operationId"].as_str().unwrap()))
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), all.len());
+
+    let Some(alice) = Daemon::running("") else { return };
+    let served = Application::of(&alice).get("/openapi.json").json(200);
+    assert_eq!(served, description);
+}
+
+#[track_caller]
+pub fn no_panic(daemons: &[&Daemon]) {
+    for daemon in daemons {
+        let log = daemon.log();
+        assert!(!log.contains("panicked") && !log.contains("a fault of this program"), "{log}");
+    }
+}

@@ -1,0 +1,167 @@
+//! A program that uses an agent's API, by hand: it may send what no library would.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use crate::daemon::{Daemon, PATIENCE};
+
+/// A way to the API.
+pub enum Application {
+    Unix(PathBuf),
+    Loopback(u16),
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    head: String,
+    pub body: String,
+}
+
+/// Server-sent events.
+pub struct Events(BufReader<Box<dyn Read>>);
+
+/// One of them.
+#[derive(Debug)]
+pub struct Event {
+    pub id: String,
+    pub kind: String,
+    pub data: Value,
+}
+
+impl Application {
+    /// On the socket in a daemon's state folder.
+    pub fn of(daemon: &Daemon) -> Self {
+        Self::Unix(daemon.home.path().join("state/api.sock"))
+    }
+
+    #[track_caller]
+    pub fn get(&self, path: &str) -> Answer {
+        self.ask("GET", path, "", "")
+    }
+
+    #[track_caller]
+    pub fn post(&self, path: &str, body: &Value) -> Answer {
+        self.ask("POST", path, "content-type: application/json\r\n", &body.to_string())
+    }
+
+    /// With these headers, each ended by CR and LF.
+    #[track_caller]
+    pub fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
+        let host = if headers.contains("host:") { "" } else { "host: localhost\r\n" };
+        let length = body.len();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\n{host}connection: close\r\ncontent-length: {length}\r\n{headers}\r\n{body}"
+        );
+        let mut text = String::new();
+        self.send(&head).read_to_string(&mut text).unwrap();
+        Answer::new(&text)
+    }
+
+    /// HTTP/1.0 knows no chunks.
+    pub fn events(&self, path: &str, headers: &str) -> Events {
+        let mut reader = BufReader::new(self.send(&format!("GET {path} HTTP/1.0\r\nhost: localhost\r\n{headers}\r\n")));
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert_ne!(reader.read_line(&mut head).unwrap(), 0, "{head}");
+        }
+        assert!(head.contains(" 200 ") && head.contains("content-type: text/event-stream"), "{head}");
+        Events(reader)
+    }
+
+    fn send(&self, request: &str) -> Box<dyn Read> {
+        fn sent<S: Read + Write + 'static>(mut stream: S, request: &str) -> Box<dyn Read> {
+            // One that is refused for its size may be closed before it is read.
+            let _ = stream.write_all(request.as_bytes());
+            Box::new(stream)
+        }
+        match self {
+            Self::Unix(path) => {
+                let stream = UnixStream::connect(path).unwrap();
+                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                sent(stream, request)
+            }
+            Self::Loopback(port) => {
+                let stream = TcpStream::connect(("127.0.0.1", *port)).unwrap();
+                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                sent(stream, request)
+            }
+        }
+    }
+}
+
+impl Answer {
+    #[track_caller]
+    fn new(text: &str) -> Self {
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Self { status, head: head.to_lowercase(), body: body.to_owned() }
+    }
+
+    /// What it brought, with this status.
+    #[track_caller]
+    pub fn json(&self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{}", self.body);
+        assert_eq!(self.header("content-type").as_deref(), Some("application/json"), "{}", self.head);
+        serde_json::from_str(&self.body).unwrap()
+    }
+
+    /// The code of the error, which has the documented form.
+    #[track_caller]
+    pub fn error(&self, status: u16) -> String {
+        let value = self.json(status);
+        let error = value["error"].as_object().unwrap_or_else(|| panic!("{}", self.body));
+        assert_eq!((value.as_object().unwrap().len(), error.len()), (1, 2), "{}", self.body);
+        assert!(!error["message"].as_str().unwrap().is_empty());
+        error["code"].as_str().unwrap().to_owned()
+    }
+
+    pub fn header(&self, name: &str) -> Option<String> {
+        self.head.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned()))
+    }
+}
+
+impl Events {
+    /// The next one; none if the agent has ended.
+    pub fn next(&mut self) -> Option<Event> {
+        let mut event = Event { id: String::new(), kind: String::new(), data: Value::Null };
+        loop {
+            let mut line = String::new();
+            if self.0.read_line(&mut line).unwrap() == 0 {
+                return None;
+            }
+            match line.trim_end().split_once(':') {
+                Some(("id", id)) => event.id = id.trim().to_owned(),
+                Some(("event", kind)) => event.kind = kind.trim().to_owned(),
+                Some(("data", data)) => event.data = serde_json::from_str(data).unwrap(),
+                // A comment, which keeps the connection alive.
+                Some(("", _)) => {}
+                _ if event.data.is_null() => {}
+                _ => return Some(event),
+            }
+        }
+    }
+
+    /// The texts of so many.
+    #[track_caller]
+    pub fn texts(&mut self, count: usize) -> Vec<String> {
+        (0..count).map(|_| text(&self.next().unwrap().data)).collect()
+    }
+}
+
+/// The text of a basic message.
+#[track_caller]
+pub fn text(delivered: &Value) -> String {
+    delivered["message"]["body"]["content"].as_str().unwrap_or_else(|| panic!("{delivered}")).to_owned()
+}
+
+/// Long enough for what must not come.
+pub const A_WHILE: Duration = Duration::from_millis(500);

@@ -1,0 +1,218 @@
+//! Messages that are brought to the application: each at least once and in order, whatever becomes of either side.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpListener,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use hmac::{Hmac, KeyInit, Mac};
+use serde_json::Value;
+
+use crate::{
+    access::file,
+    api::no_panic,
+    application::{A_WHILE, Application, text},
+    daemon::{Daemon, free_port},
+};
+
+const SECRET: &str = "the-secret-of-this-hook-0123456789abcdef";
+
+/// A request that came, and how it was answered.
+#[derive(Debug, Clone)]
+struct Brought {
+    head: String,
+    body: String,
+    status: u16,
+}
+
+/// An application's server: it answers with each of `statuses` in turn, and then with 204.
+struct Hook {
+    port: u16,
+    brought: Arc<Mutex<Vec<Brought>>>,
+    ends: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Hook {
+    fn on(port: u16, statuses: &[u16]) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let (brought, ends) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
+        let (kept, end) = (brought.clone(), ends.clone());
+        let mut statuses = statuses.to_vec().into_iter();
+        let thread = thread::spawn(move || {
+            for stream in listener.incoming() {
+                if end.load(Ordering::SeqCst) {
+                    return;
+                }
+                let mut reader = BufReader::new(stream.unwrap());
+                let mut head = String::new();
+                while !head.ends_with("\r\n\r\n") {
+                    if reader.read_line(&mut head).unwrap() == 0 {
+                        break;
+                    }
+                }
+                let head = head.to_lowercase();
+                let Some(length) = header(&head, "content-length") else { continue };
+                let mut body = vec![0; length.parse().unwrap()];
+                reader.read_exact(&mut body).unwrap();
+                let status = statuses.next().unwrap_or(204);
+                kept.lock().unwrap().push(Brought { head, body: String::from_utf8(body).unwrap(), status });
+                let answer = format!(
+                    "HTTP/1.1 {status} X\r\nlocation: /elsewhere\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+                );
+                // It may have been killed meanwhile.
+                let _ = reader.get_mut().write_all(answer.as_bytes());
+            }
+        });
+        Self { port, brought, ends, thread: Some(thread) }
+    }
+
+    fn brought(&self) -> Vec<Brought> {
+        self.brought.lock().unwrap().clone()
+    }
+
+    /// The texts that were taken, in their order.
+    fn taken(&self) -> Vec<String> {
+        let taken = self.brought().into_iter().filter(|it| (200..300).contains(&it.status));
+        taken.map(|it| text(&serde_json::from_str(&it.body).unwrap())).collect()
+    }
+}
+
+impl Drop for Hook {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::SeqCst);
+        let _ = std::net::TcpStream::connect(("127.0.0.1", self.port));
+        let _ = self.thread.take().unwrap().join();
+    }
+}
+
+fn header(head: &str, name: &str) -> Option<String> {
+    head.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(": ")?.trim().to_owned()))
+}
+
+/// One whose messages are brought to this port, and that does not run yet.
+fn with_hook(port: u16, more: &str) -> Option<Daemon> {
+    let url = format!("http://127.0.0.1:{port}/hook");
+    let config = format!("[api.webhook]\nurl = \"{url}\"\nsecret_file = \"hook.secret\"\n{more}");
+    let daemon = Daemon::new(&config)?;
+    file(&daemon.home, "hook.secret", &format!("{SECRET}\n"), 0o600);
+    Some(daemon)
+}
+
+/// Alice, whose messages are brought to this port, and Bob, who writes to her.
+fn two(port: u16, more: &str) -> Option<(Daemon, Daemon)> {
+    let (mut alice, bob) = (with_hook(port, more)?, Daemon::running("")?);
+    alice.start();
+    Some((alice, bob))
+}
+
+/// Bob says these, one after the other, and Alice has taken each over before the next.
+fn say(bob: &Daemon, alice: &Daemon, texts: &[&str]) {
+    let api = Application::of(alice);
+    let had = || api.get("/v1/inbox?acknowledged=true&limit=1000").json(200)["messages"].as_array().unwrap().len();
+    for text in texts {
+        let before = had();
+        bob.json(&["send", "--to", &alice.did, text, "--within", "30"]);
+        alice.until("it came", |_| had() > before);
+    }
+}
+
+/// As docs/api.md says that it is verified.
+fn verify(brought: &Brought) {
+    let signature = header(&brought.head, "claviger-signature").unwrap();
+    let (time, mac) = signature.strip_prefix("t=").unwrap().split_once(",v1=").unwrap();
+    let seconds: u64 = time.parse().unwrap();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    assert!(now.abs_diff(seconds) < 120, "{signature}");
+    let mut expected = <Hmac<sha2::Sha256> as KeyInit>::new_from_slice(SECRET.as_bytes()).unwrap();
+    expected.update(format!("{time}.{}", brought.body).as_bytes());
+    let expected: String = expected.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(mac, expected);
+}
+
+#[test]
+fn signed_and_brought_until_it_is_taken() {
+    let port = free_port();
+    // A redirect is no answer, and is not followed: the content is for whom the operator has named.
+    let hook = Hook::on(port, &[500, 200, 307, 404, 200]);
+    let Some((alice, bob)) = two(port, "") else { return };
+    say(&bob, &alice, &["0", "1", "2"]);
+    alice.until("all were brought", |_| hook.taken().len() >= 3);
+    assert_eq!(hook.taken(), ["0", "1", "2"]);
+    let brought = hook.brought();
+    let statuses: Vec<u16> = brought.iter().map(|it| it.status).collect();
+    assert_eq!(statuses, [500, 200, 307, 404, 200, 204]);
+    for one in &brought {
+        verify(one);
+        assert!(one.head.starts_with("post /hook http/1.1\r\n"), "{}", one.head);
+        assert_eq!(header(&one.head, "content-type").as_deref(), Some("application/json"));
+    }
+
+    // What is taken is acknowledged: forgotten, and known of.
+    let api = Application::of(&alice);
+    alice.until("all is acknowledged", |_| api.get("/v1/status").json(200)["waiting"]["deliveries"] == 0);
+    let first: Value = serde_json::from_str(&brought[0].body).unwrap();
+    assert_eq!((&first["sender"], &first["provenance"]["authenticated"]), (&bob.did.clone().into(), &true.into()));
+    let known = api.get("/v1/inbox?acknowledged=true").json(200)["messages"][0].clone();
+    assert_eq!((&known["id"], &known["cursor"], &known["message"]), (&first["id"], &first["cursor"], &Value::Null));
+    assert!(
+        !alice.log().contains(SECRET) && alice.log().contains("the webhook takes messages again"),
+        "{}",
+        alice.log()
+    );
+    no_panic(&[&alice, &bob]);
+}
+
+#[test]
+fn nothing_is_lost_while_either_is_away() {
+    let port = free_port();
+    let Some((mut alice, bob)) = two(port, "") else { return };
+    say(&bob, &alice, &["0", "1"]);
+    alice.until("it is said once", |alice| {
+        alice.log().contains("the webhook has not taken a message, which is tried again")
+    });
+    // The application is there, and then ends in the middle.
+    let hook = Hook::on(port, &[503, 200, 503, 503, 503, 503, 503, 503, 503, 503, 503]);
+    alice.until("the first was brought", |_| hook.brought().len() >= 3);
+    assert_eq!(hook.taken(), ["0"]);
+    alice.kill();
+    drop(hook);
+
+    alice.start();
+    say(&bob, &alice, &["2"]);
+    alice.stop();
+    let hook = Hook::on(port, &[]);
+    alice.start();
+    alice.until("the rest was brought", |_| hook.taken().len() >= 2);
+    thread::sleep(A_WHILE);
+    assert_eq!(hook.taken(), ["1", "2"]);
+}
+
+#[test]
+fn only_what_is_wanted_and_not_acknowledged_otherwise() {
+    let port = free_port();
+    let types = "types = [\"https://didcomm.org/basicmessage/2.0/message\"]\n";
+    let Some((alice, bob)) = two(port, types) else { return };
+    let api = Application::of(&alice);
+    let other = ["send", "--to", &alice.did, "--type", "https://example.org/offers/1.0/offer", "{}", "--within", "30"];
+    bob.json(&other);
+    alice.until("it came", |_| api.get("/v1/status").json(200)["waiting"]["deliveries"] == 1);
+    say(&bob, &alice, &["0", "1"]);
+    // The application has read the first one by itself: it is not brought when there is a way.
+    let inbox = api.get("/v1/inbox").json(200);
+    let read = inbox["messages"].as_array().unwrap().iter().find(|it| it["message"]["body"]["content"] == "0").unwrap();
+    api.post("/v1/inbox/acknowledge", &serde_json::json!({ "ids": [read["id"]] })).json(200);
+    let hook = Hook::on(port, &[]);
+    alice.until_within(Duration::from_secs(60), "it was brought", |_| !hook.taken().is_empty());
+    thread::sleep(A_WHILE);
+    assert_eq!(hook.taken(), ["1"]);
+    let left = api.get("/v1/inbox").json(200);
+    assert_eq!(left["messages"][0]["type"], "https://example.org/offers/1.0/offer");
+    assert_eq!(left["messages"].as_array().unwrap().len(), 1);
+}
