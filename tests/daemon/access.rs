@@ -58,7 +58,7 @@ fn the_kernel_says_whose_process_asks() {
     assert!(alice.log().contains("a user who may not use the API has connected"), "{}", alice.log());
     assert!(ask_as(0, &socket).starts_with("HTTP/1.0 200"));
     // The refused one has done no harm.
-    assert!(alice.json(&["status"])["token_ready"].as_bool().unwrap());
+    assert!(alice.json(&["status"])["status"]["token_ready"].as_bool().unwrap());
     alice.stop();
 
     let config = fs::read_to_string(alice.home.path().join("claviger.toml")).unwrap();
@@ -119,7 +119,7 @@ fn on_the_loopback_interface_a_token_is_wanted() {
         assert_eq!(ask(&format!("origin: {origin}\r\n{bearer}")).error(403), "not-local", "{origin}");
     }
     // The program's own commands have the token from the configuration.
-    assert_eq!(alice.json(&["status"])["token_ready"], true);
+    assert_eq!(alice.json(&["status"])["status"]["token_ready"], true);
     assert!(!alice.log().contains(TOKEN), "{}", alice.log());
 }
 

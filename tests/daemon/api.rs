@@ -207,7 +207,6 @@ fn what_is_wrong_is_said() {
         ("GET", "/v1/inbox?after=x", "", "", 400, "bad-request"),
         ("GET", "/v1/inbox?after=9223372036854775808", "", "", 400, "bad-request"),
         ("GET", "/v1/inbox?aftr=1", "", "", 400, "bad-request"),
-        ("GET", "/v1/inbox?sender=%ff", "", "", 400, "bad-request"),
         ("GET", "/v1/connections?limit=0", "", "", 400, "bad-request"),
         ("GET", "/v1/connections?x", "", "", 400, "bad-request"),
         ("GET", "/v1/invitations?limit=1", "", "", 400, "bad-request"),

@@ -12,7 +12,10 @@ use sha2::Sha256;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use super::{access::secret_line, inbox::Delivered};
+use super::{
+    access::{names_loopback, secret_line},
+    inbox::Delivered,
+};
 use crate::agent::{
     Agent,
     clock::{full_jitter, now},
@@ -60,17 +63,14 @@ impl Webhook {
         let uri: Uri = url.parse().map_err(|_| BadUrl::Malformed)?;
         let authority = uri.authority().ok_or(BadUrl::Malformed)?;
         let host = authority.host();
-        if host.is_empty() {
+        if host.is_empty() || !matches!(uri.scheme_str(), Some("https" | "http")) {
             return Err(BadUrl::Malformed);
         }
         if authority.as_str().contains('@') {
             return Err(BadUrl::User);
         }
-        match uri.scheme_str() {
-            Some("https") => {}
-            Some("http") if super::access::names_loopback(host) => {}
-            Some("http") => return Err(BadUrl::Clear),
-            _ => return Err(BadUrl::Malformed),
+        if uri.scheme_str() == Some("http") && !names_loopback(host) {
+            return Err(BadUrl::Clear);
         }
         Ok(Self { url: url.to_owned(), host: host.to_owned(), secret, types })
     }
