@@ -181,6 +181,8 @@ fn what_is_wrong_is_said() {
         ("/v1/inbox/acknowledge", json!({ "ids": vec!["x"; 1001] }), 400, "bad-request"),
         ("/v1/invitations", json!({ "from": "did:example:stranger" }), 400, "bad-message"),
         ("/v1/invitations", json!({ "from": did, "hours": -1 }), 422, "bad-request"),
+        ("/v1/invitations", json!({ "from": did, "hours": 0 }), 400, "bad-request"),
+        ("/v1/invitations", json!({ "from": did, "hours": 87_601 }), 400, "bad-request"),
         ("/v1/invitations", json!({ "from": did, "goal": "x".repeat(1001) }), 400, "bad-request"),
         ("/v1/invitations", json!({ "from": did, "who": "anyone" }), 422, "bad-request"),
         ("/v1/invitations/accept", json!({ "from": did, "invitation": "hello" }), 400, "bad-message"),

@@ -25,13 +25,16 @@ pub(super) struct NewInvitation {
     /// Our DID that invites.
     from: String,
     /// What it is for, for people: 1000 characters at most.
+    #[schema(max_length = 1000)]
     goal: Option<String>,
-    /// What it is for, for programs.
+    /// What it is for, for programs: 1000 characters at most.
+    #[schema(max_length = 1000)]
     goal_code: Option<String>,
     /// Whether any number of others may accept it.
     #[serde(default)]
     multi_use: bool,
-    /// It is good for so many hours; without an end, if it is not said.
+    /// It is good for so many hours, 1 to 87600 (ten years); without an end, if it is not said.
+    #[schema(minimum = 1, maximum = 87600)]
     hours: Option<u32>,
 }
 
@@ -96,6 +99,7 @@ pub(super) struct Accept {
 /// Invitations that are shown at once.
 const PAGE: usize = 100;
 const LONGEST_GOAL: usize = 1000;
+const MOST_HOURS: u32 = 10 * 365 * 24;
 const HOUR: i64 = 60 * 60 * 1000;
 
 impl Invited {
@@ -139,6 +143,9 @@ pub(super) async fn create(
     let long = |text: &Option<String>| text.as_ref().is_some_and(|text| text.chars().count() > LONGEST_GOAL);
     if long(&new.goal) || long(&new.goal_code) {
         return Err(ApiError::bad("bad-request", format!("a goal has at most {LONGEST_GOAL} characters")));
+    }
+    if new.hours.is_some_and(|hours| !(1..=MOST_HOURS).contains(&hours)) {
+        return Err(ApiError::bad("bad-request", format!("hours is 1 to {MOST_HOURS}")));
     }
     let wanted = Wanted {
         from: new.from,
