@@ -1,6 +1,7 @@
 //! Messages that are brought to the application: each at least once and in order, whatever becomes of either side.
 
 use std::{
+    collections::VecDeque,
     io::{BufRead, BufReader, Read, Write},
     net::TcpListener,
     sync::{
@@ -44,7 +45,7 @@ impl Hook {
         let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
         let (brought, ends) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
         let (kept, end) = (brought.clone(), ends.clone());
-        let mut statuses = statuses.to_vec().into_iter();
+        let mut statuses = VecDeque::from_iter(statuses.iter().copied());
         let thread = thread::spawn(move || {
             for stream in listener.incoming() {
                 if end.load(Ordering::SeqCst) {
@@ -61,7 +62,7 @@ impl Hook {
                 let Some(length) = header(&head, "content-length") else { continue };
                 let mut body = vec![0; length.parse().unwrap()];
                 reader.read_exact(&mut body).unwrap();
-                let status = statuses.next().unwrap_or(204);
+                let status = statuses.pop_front().unwrap_or(204);
                 kept.lock().unwrap().push(Brought { head, body: String::from_utf8(body).unwrap(), status });
                 let answer = format!(
                     "HTTP/1.1 {status} X\r\nlocation: /elsewhere\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
