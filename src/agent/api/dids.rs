@@ -24,7 +24,7 @@ pub(super) struct OwnDid {
 }
 
 /// Our DIDs, the newest first.
-#[utoipa::path(get, path = "/v1/dids", responses((status = 200, description = "DIDs", body = Vec<OwnDid>)))]
+#[utoipa::path(get, path = "/v1/dids", operation_id = "dids", responses((status = 200, description = "DIDs", body = Vec<OwnDid>)))]
 pub(super) async fn list(State(shared): State<Shared>) -> Json<Vec<OwnDid>> {
     let ours = shared.agent.ours();
     let missing = ours.missing();
@@ -40,6 +40,7 @@ pub(super) async fn list(State(shared): State<Shared>) -> Json<Vec<OwnDid>> {
 #[utoipa::path(
     post,
     path = "/v1/dids/reload",
+    operation_id = "reload_dids",
     responses(
         (status = 200, description = "Our DIDs", body = Vec<OwnDid>),
         (status = 500, description = "A document in the state folder is damaged", body = ApiError)
@@ -81,6 +82,7 @@ const LONGEST_OVERLAP: u32 = 3650;
 #[utoipa::path(
     post,
     path = "/v1/dids/rotate",
+    operation_id = "rotate_did",
     request_body = Rotate,
     responses(
         (status = 202, description = "It has moved, and the peers are told soon", body = Rotated),
@@ -119,6 +121,7 @@ pub(super) struct End {
 #[utoipa::path(
     post,
     path = "/v1/connections/end",
+    operation_id = "end_connection",
     request_body = End,
     responses(
         (status = 202, description = "It has ended, and the peer is told soon"),

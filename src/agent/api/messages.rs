@@ -75,7 +75,7 @@ pub(super) struct Sending {
     to: String,
     /// `waiting`, `sent`, `failed` or `expired`.
     state: &'static str,
-    /// How often it was tried.
+    /// How often it was tried in vain.
     tries: u32,
     /// When it was put there, in milliseconds since 1970.
     created: i64,

@@ -11,7 +11,7 @@ mod error;
 mod sqlite;
 
 pub use error::StoreError;
-pub use sqlite::{SqliteOptions, SqliteStore, backup};
+pub use sqlite::{SqliteOptions, SqliteStore, backup, restore};
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -237,7 +237,7 @@ pub struct Outgoing {
     pub expires: Millis,
     /// How far it is.
     pub state: SendState,
-    /// How often it was tried.
+    /// How often it was tried in vain.
     pub tries: u32,
     /// When it is tried next, or when it was done with.
     pub time: Millis,

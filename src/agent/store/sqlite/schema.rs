@@ -1,63 +1,61 @@
-//! The database's schema, and how one becomes the next.
-//!
-//! A release knows the schemas up to its own. A later release may have added to it: as long as `readable_from` in `meta` is
-//! not beyond what an earlier one knows, that one goes on with the database. So a release can be taken back.
+//! The schema, and the steps to it from any older one.
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
-use super::{StoreError, failed};
+use super::fault::fault;
+use crate::agent::store::StoreError;
 
-/// Tells a store from other databases: "CLVG".
-const APPLICATION: i64 = 0x434C_5647;
-/// The steps from each schema to the next.
+/// What step n is to a database of schema n - 1. A step is never changed once it is released.
 const STEPS: [&str; 1] = [include_str!("schema/1.sql")];
-/// The newest schema that this release knows.
-pub const KNOWN: i64 = STEPS.len() as i64;
 
-/// Brings a database up to date.
-pub fn prepare(connection: &mut Connection) -> Result<(), StoreError> {
-    check(connection)?;
-    let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)).map_err(failed)?;
-    if mode != "wal" {
-        return Err(StoreError::Unusable(format!("cannot have a write-ahead log: SQLite says {mode}")));
-    }
-    for (index, step) in STEPS.iter().enumerate().skip(usize::try_from(version(connection)?).unwrap_or(0)) {
-        let next = index as i64 + 1;
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
-        transaction.execute_batch(step).map_err(failed)?;
-        transaction.pragma_update(None, "application_id", APPLICATION).map_err(failed)?;
-        transaction.pragma_update(None, "user_version", next).map_err(failed)?;
-        transaction
-            .execute("INSERT OR IGNORE INTO meta (name, value) VALUES ('readable_from', ?1)", [next])
-            .map_err(failed)?;
-        transaction.commit().map_err(failed)?;
+/// Ours: `user_version`.
+pub(super) const KNOWN: i64 = STEPS.len() as i64;
+/// "Clav": `application_id`, by which a database is told from another program's.
+const APPLICATION: i64 = 0x436c_6176;
+
+/// The schema of a database, 0 of a new one; nothing is written, since it may be another program's.
+pub(super) fn look(connection: &Connection) -> Result<i64, StoreError> {
+    if is_empty(connection).map_err(fault)? { Ok(0) } else { check(connection) }
+}
+
+/// Brings a database from the schema `found` to that of this release. One that a later release has only added to is left
+/// as it is.
+pub(super) fn migrate(connection: &mut Connection, found: i64) -> Result<(), StoreError> {
+    for (step, number) in STEPS.iter().zip(1..).filter(|(_, number)| *number > found) {
+        take(connection, step, number).map_err(fault)?;
+        if found > 0 {
+            tracing::info!(schema = number, "the store has a new schema");
+        }
     }
     Ok(())
 }
 
-/// Whether it is a store that this release understands, or an empty file.
-pub fn check(connection: &Connection) -> Result<(), StoreError> {
-    let found = version(connection)?;
-    let application: i64 = connection.query_row("PRAGMA application_id", [], |row| row.get(0)).map_err(failed)?;
-    let tables: i64 =
-        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
-    if found == 0 && application == 0 && tables == 0 {
-        return Ok(());
+/// Whether a database is ours, of a schema that this release may use. Returns its number.
+pub(super) fn check(connection: &Connection) -> Result<i64, StoreError> {
+    let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0)).map_err(fault);
+    let found = number("user_version")?;
+    if number("application_id")? != APPLICATION || found == 0 {
+        return Err(StoreError::Unusable("is another program's database".to_owned()));
     }
-    if application != APPLICATION {
-        return Err(StoreError::Unusable("is a database of another program".to_owned()));
+    if found > KNOWN {
+        let known_from = "SELECT value FROM meta WHERE name = 'readable_from'";
+        let readable_from: Option<i64> =
+            connection.query_row(known_from, [], |row| row.get(0)).optional().map_err(fault)?;
+        if readable_from.is_none_or(|oldest| oldest > KNOWN) {
+            return Err(StoreError::TooNew { found, known: KNOWN });
+        }
     }
-    let readable_from: Option<i64> = connection
-        .query_row("SELECT value FROM meta WHERE name = 'readable_from'", [], |row| row.get(0))
-        .optional()
-        .map_err(failed)?;
-    match readable_from {
-        Some(from) if from > KNOWN => Err(StoreError::TooNew { found, known: KNOWN }),
-        _ => Ok(()),
-    }
+    Ok(found)
 }
 
-/// Its schema; 0 for an empty file.
-pub fn version(connection: &Connection) -> Result<i64, StoreError> {
-    connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)
+fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row("SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)", [], |row| row.get(0))
+}
+
+fn take(connection: &mut Connection, step: &str, number: i64) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    transaction.execute_batch(step)?;
+    transaction.pragma_update(None, "application_id", APPLICATION)?;
+    transaction.pragma_update(None, "user_version", number)?;
+    transaction.commit()
 }

@@ -1,158 +1,183 @@
-//! The thread that writes, and commits what has gathered.
+//! The one thread that writes: what waits is done in one transaction, so that many share one fsync.
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
-    thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{StoreError, failed};
+use super::{
+    fault::fault,
+    files::{Lock, PATIENCE, Place},
+};
+use crate::agent::store::StoreError;
 
-/// Requests that wait, and requests of one transaction, at most.
-const QUEUE: usize = 1024;
+/// Requests of one transaction.
 const BATCH: usize = 256;
+/// Requests that may wait for the writer; further ones wait for room. A message is up to 1 MB large.
+pub(super) const QUEUE: usize = 256;
 
-/// The way to the writing thread.
-pub struct Writer {
-    queue: Mutex<Option<mpsc::Sender<Box<dyn Job>>>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
-    counts: Arc<(AtomicU64, AtomicU64)>,
+/// What the writer is asked.
+pub(super) enum Job {
+    /// To write.
+    Write(Box<dyn Request>),
+    /// To bring the WAL into the database, and to empty it: what was deleted stands in it until then.
+    Checkpoint,
 }
 
-/// One request: what it does, and then the answer.
-trait Job: Send {
-    /// Whether what it did is to stand.
-    fn run(&mut self, connection: &Connection) -> bool;
+/// A request and its way back.
+pub(super) trait Request: Send {
+    /// Does it, within a savepoint; unless it returns true, that is rolled back.
+    fn work(&mut self, connection: &Connection) -> Result<bool, StoreError>;
+    /// Answers it, once it is known what became of the transaction.
     fn answer(self: Box<Self>, committed: Result<(), StoreError>);
 }
 
-/// What a request came to; with none in it, what it did is undone.
-type Outcome<T> = rusqlite::Result<Option<T>>;
-
-struct Request<T, W> {
-    work: Option<W>,
-    result: Option<Result<Option<T>, StoreError>>,
-    answer: oneshot::Sender<Result<Option<T>, StoreError>>,
+/// Why a request's changes are rolled back.
+pub(super) enum Undo<T> {
+    /// This is the answer all the same.
+    Answer(T),
+    /// It failed.
+    Error(StoreError),
 }
 
-impl<T, W> Job for Request<T, W>
-where
-    T: Send,
-    W: FnOnce(&Connection) -> Outcome<T> + Send,
-{
-    fn run(&mut self, connection: &Connection) -> bool {
-        let Some(work) = self.work.take() else { return false };
-        let result = work(connection).map_err(failed);
-        let stands = matches!(result, Ok(Some(_)));
-        self.result = Some(result);
-        stands
+impl<T> From<rusqlite::Error> for Undo<T> {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Error(fault(error))
+    }
+}
+
+/// A request that is a closure.
+pub(super) fn request<T: Send + 'static>(
+    work: impl FnOnce(&Connection) -> Result<T, Undo<T>> + Send + 'static,
+) -> (Job, oneshot::Receiver<Result<T, StoreError>>) {
+    let (answer, outcome) = oneshot::channel();
+    (Job::Write(Box::new(Closure { work: Some(work), outcome: None, answer })), outcome)
+}
+
+struct Closure<F, T> {
+    work: Option<F>,
+    outcome: Option<Result<T, StoreError>>,
+    answer: oneshot::Sender<Result<T, StoreError>>,
+}
+
+impl<T: Send, F: FnOnce(&Connection) -> Result<T, Undo<T>> + Send> Request for Closure<F, T> {
+    fn work(&mut self, connection: &Connection) -> Result<bool, StoreError> {
+        let Some(work) = self.work.take() else { return Ok(false) };
+        let (outcome, keep) = match work(connection) {
+            Ok(value) => (Ok(value), Ok(true)),
+            Err(Undo::Answer(value)) => (Ok(value), Ok(false)),
+            Err(Undo::Error(error)) => (Err(error.clone()), Err(error)),
+        };
+        self.outcome = Some(outcome);
+        keep
     }
 
     fn answer(self: Box<Self>, committed: Result<(), StoreError>) {
-        let own = self.result.unwrap_or(Err(StoreError::Closed));
-        // Its own failure says more than that of the transaction.
-        let answer = own.and_then(|result| committed.map(|()| result));
-        // Who asked may have gone; it is done all the same.
-        let _ = self.answer.send(answer);
+        let outcome = match (self.outcome, committed) {
+            // Its own error says more than that of the transaction.
+            (Some(Err(error)), _) | (_, Err(error)) => Err(error),
+            (Some(outcome), Ok(())) => outcome,
+            (None, Ok(())) => Err(StoreError::Unavailable("the request was not done".to_owned())),
+        };
+        // Nobody waits for it any more: it is done all the same.
+        let _ = self.answer.send(outcome);
     }
+}
+
+/// The writer, with all that it holds until it ends.
+pub(super) struct Writer {
+    pub(super) connection: Connection,
+    pub(super) place: Place,
+    pub(super) commits: Arc<AtomicU64>,
+    pub(super) lock: Lock,
 }
 
 impl Writer {
-    pub fn start(connection: Connection) -> Result<Self, StoreError> {
-        let (queue, jobs) = mpsc::channel(QUEUE);
-        let counts = Arc::new((AtomicU64::new(0), AtomicU64::new(0)));
-        let counting = counts.clone();
-        let thread = thread::Builder::new().name("store".to_owned()).spawn(move || work(connection, jobs, &counting));
-        let thread = thread.map_err(|error| StoreError::Unavailable(format!("it has no thread: {error}")))?;
-        Ok(Self { queue: Mutex::new(Some(queue)), thread: Mutex::new(Some(thread)), counts })
-    }
-
-    /// Does some work, and returns when it is on the disk.
-    pub async fn write<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        let done = self.try_write(move |connection| work(connection).map(Some)).await?;
-        done.ok_or(StoreError::Closed)
-    }
-
-    /// The same for work that may turn out not to be done: then nothing of it is.
-    pub async fn try_write<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Connection) -> Outcome<T> + Send + 'static,
-    ) -> Result<Option<T>, StoreError> {
-        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(StoreError::Closed)?;
-        let (answer, answered) = oneshot::channel();
-        let job = Box::new(Request { work: Some(work), result: None, answer });
-        queue.send(job).await.map_err(|_| StoreError::Closed)?;
-        answered.await.map_err(|_| StoreError::Closed)?
-    }
-
-    pub fn counts(&self) -> (u64, u64) {
-        (self.counts.0.load(Ordering::Relaxed), self.counts.1.load(Ordering::Relaxed))
-    }
-
-    pub fn is_closed(&self) -> bool {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).is_none()
-    }
-
-    /// Lets the thread end once it has done what it was asked.
-    pub async fn close(&self) {
-        drop(self.queue.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
-            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
-        }
-    }
-}
-
-fn work(connection: Connection, mut jobs: mpsc::Receiver<Box<dyn Job>>, counts: &(AtomicU64, AtomicU64)) {
-    while let Some(first) = jobs.blocking_recv() {
-        let mut batch = vec![first];
-        while batch.len() < BATCH {
-            match jobs.try_recv() {
-                Ok(job) => batch.push(job),
-                Err(_) => break,
+    /// Writes until nobody can ask any more, then lets go of the store.
+    pub(super) fn run(self, mut queue: mpsc::Receiver<Job>) {
+        let mut requests = Vec::with_capacity(BATCH);
+        let mut jobs = Vec::with_capacity(BATCH);
+        while queue.blocking_recv_many(&mut jobs, BATCH) > 0 {
+            let mut empty_log = false;
+            for job in jobs.drain(..) {
+                match job {
+                    Job::Write(request) => requests.push(request),
+                    Job::Checkpoint => empty_log = true,
+                }
+            }
+            if empty_log {
+                checkpoint(&self.connection, Duration::from_millis(100));
+            }
+            if !requests.is_empty() {
+                let committed = self.write(&mut requests);
+                for request in requests.drain(..) {
+                    request.answer(committed.clone());
+                }
             }
         }
-        let committed = transact(&connection, &mut batch);
-        counts.0.fetch_add(1, Ordering::Relaxed);
-        counts.1.fetch_add(batch.len() as u64, Ordering::Relaxed);
-        for job in batch {
-            job.answer(committed.clone());
+        checkpoint(&self.connection, PATIENCE);
+        if let Err((_, error)) = self.connection.close() {
+            tracing::warn!(%error, "the store was not closed in order; it is complete");
         }
+        drop(self.lock);
     }
-    // What the log holds goes into the database, so that it is one file for whoever copies it.
-    if let Err(error) = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
-        tracing::debug!(%error, "the store's log stays beside it");
+
+    /// Makes one transaction of them; after an error nothing of it is there.
+    fn write(&self, requests: &mut [Box<dyn Request>]) -> Result<(), StoreError> {
+        self.place.check()?;
+        transaction(&self.connection, requests).inspect_err(|_| roll_back(&self.connection))?;
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 }
 
-/// One transaction for all; each request in a savepoint of its own, so that one that fails does not undo another.
-fn transact(connection: &Connection, batch: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
-    connection.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
-    let done = batch.iter_mut().try_for_each(|job| {
-        connection.prepare_cached("SAVEPOINT request")?.execute([])?;
-        if !job.run(connection) {
-            // A full disk may have undone the whole transaction already: then this fails.
-            connection.prepare_cached("ROLLBACK TO request")?.execute([])?;
+fn transaction(connection: &Connection, requests: &mut [Box<dyn Request>]) -> Result<(), StoreError> {
+    let run = |sql| connection.prepare_cached(sql).and_then(|mut statement| statement.execute([])).map_err(fault);
+    // One that could not be rolled back then, on a disk that was sick.
+    roll_back(connection);
+    run("BEGIN IMMEDIATE")?;
+    for request in requests {
+        run("SAVEPOINT request")?;
+        let worked = request.work(connection);
+        if connection.is_autocommit() {
+            // After some errors, a full disk's among them, SQLite rolls the whole transaction back by itself
+            // (lang_transaction.html): the others fail with this one.
+            let rolled_back = || StoreError::Unavailable("SQLite rolled the transaction back".to_owned());
+            return Err(worked.err().unwrap_or_else(rolled_back));
         }
-        connection.prepare_cached("RELEASE request")?.execute([]).map(drop)
-    });
-    let committed = done.and_then(|()| connection.execute_batch("COMMIT"));
-    if committed.is_err() && !connection.is_autocommit() {
-        let _ = connection.execute_batch("ROLLBACK");
+        if !matches!(worked, Ok(true)) {
+            run("ROLLBACK TO request")?;
+        }
+        run("RELEASE request")?;
     }
-    committed.map_err(|error| match failed(error) {
-        // "no such savepoint": what undid it was told to the request that met it.
-        StoreError::Unavailable(_) if connection.is_autocommit() => {
-            StoreError::Full("the transaction was undone".to_owned())
-        }
-        other => other,
-    })
+    run("COMMIT")?;
+    Ok(())
+}
+
+/// A COMMIT that fails may leave its transaction open.
+fn roll_back(connection: &Connection) {
+    if !connection.is_autocommit()
+        && let Err(error) = connection.execute_batch("ROLLBACK")
+    {
+        tracing::warn!(%error, "the store's transaction is not rolled back yet");
+    }
+}
+
+/// As far as readers let it; the next one does the rest.
+fn checkpoint(connection: &Connection, patience: Duration) {
+    let run = || {
+        connection.busy_timeout(patience)?;
+        let done = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        connection.busy_timeout(PATIENCE)?;
+        done
+    };
+    if let Err(error) = run() {
+        tracing::warn!(%error, "the store's log is not brought into its database yet");
+    }
 }

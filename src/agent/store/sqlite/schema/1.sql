@@ -1,35 +1,54 @@
--- What came and waits to be opened.
+-- What is known of the database itself. `readable_from` is the oldest schema whose release may still use it: a step that
+-- only adds leaves it alone.
+CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+INSERT INTO meta (name, value) VALUES ('readable_from', 1);
+
+-- Messages as they came. The numbers of AUTOINCREMENT are never given twice.
 CREATE TABLE envelopes (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     digest BLOB NOT NULL UNIQUE,
-    packed BLOB NOT NULL,
     recipient TEXT NOT NULL,
     received INTEGER NOT NULL,
-    next_try INTEGER NOT NULL,
     tries INTEGER NOT NULL DEFAULT 0,
-    problem TEXT
+    next_try INTEGER NOT NULL DEFAULT 0,
+    problem TEXT,
+    packed BLOB NOT NULL
 ) STRICT;
-CREATE INDEX envelopes_due ON envelopes (next_try);
+-- Those that are due are found without reading any envelope.
+CREATE INDEX envelopes_due ON envelopes (id, next_try);
+CREATE INDEX envelopes_received ON envelopes (received);
 
--- The digests of envelopes that are done with.
-CREATE TABLE concluded (
-    digest BLOB PRIMARY KEY,
-    time INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-CREATE INDEX concluded_by_time ON concluded (time);
+-- How much waits, in all and for each recipient: the limits are looked up, not counted.
+CREATE TABLE load (recipient TEXT PRIMARY KEY, envelopes INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE total_load (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    envelopes INTEGER NOT NULL,
+    bytes INTEGER NOT NULL
+) STRICT;
+INSERT INTO total_load (id, envelopes, bytes) VALUES (1, 0, 0);
+CREATE TRIGGER envelope_came AFTER INSERT ON envelopes BEGIN
+    INSERT INTO load (recipient, envelopes) VALUES (new.recipient, 1)
+        ON CONFLICT (recipient) DO UPDATE SET envelopes = envelopes + 1;
+    UPDATE total_load SET envelopes = envelopes + 1, bytes = bytes + length(new.packed);
+END;
+CREATE TRIGGER envelope_went AFTER DELETE ON envelopes BEGIN
+    UPDATE load SET envelopes = envelopes - 1 WHERE recipient = old.recipient;
+    DELETE FROM load WHERE recipient = old.recipient AND envelopes <= 0;
+    UPDATE total_load SET envelopes = envelopes - 1, bytes = bytes - length(old.packed);
+END;
 
--- The messages that were handed to their protocol, in the order of that.
+-- The digests of those that are done with.
+CREATE TABLE concluded (digest BLOB PRIMARY KEY, time INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE INDEX concluded_time ON concluded (time);
+
+-- Messages that were handled, in that order, by a hash of sender, recipient and id: DIDs are long.
 CREATE TABLE handled (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    sender TEXT NOT NULL,
-    recipient TEXT NOT NULL,
-    message TEXT NOT NULL,
-    until INTEGER NOT NULL,
-    UNIQUE (sender, recipient, message)
+    mark BLOB NOT NULL UNIQUE,
+    until INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX handled_until ON handled (until);
 
--- The application's messages; `sealed` goes when they are acknowledged.
 CREATE TABLE deliveries (
     cursor INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
@@ -42,13 +61,14 @@ CREATE TABLE deliveries (
     acknowledged INTEGER,
     sealed BLOB
 ) STRICT;
-CREATE INDEX deliveries_of_thread ON deliveries (thread);
 CREATE INDEX deliveries_waiting ON deliveries (cursor) WHERE acknowledged IS NULL;
+CREATE INDEX deliveries_received ON deliveries (received) WHERE acknowledged IS NULL;
 CREATE INDEX deliveries_acknowledged ON deliveries (acknowledged) WHERE acknowledged IS NOT NULL;
+CREATE INDEX deliveries_thread ON deliveries (thread, received, cursor);
 
--- The messages that are to be sent; `sealed` goes when they are done with. state: 0 waiting, 1 sent, 2 failed, 3 expired.
-CREATE TABLE outbox (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+-- state: 0 waiting, 1 sent, 2 failed, 3 expired.
+CREATE TABLE outgoing (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
     message TEXT NOT NULL,
     thread TEXT NOT NULL,
@@ -63,39 +83,17 @@ CREATE TABLE outbox (
     problem TEXT,
     sealed BLOB
 ) STRICT;
-CREATE INDEX outbox_of_thread ON outbox (thread);
-CREATE INDEX outbox_waiting ON outbox (peer, seq) WHERE state = 0;
-CREATE INDEX outbox_done ON outbox (time) WHERE state <> 0;
+CREATE INDEX outgoing_waiting ON outgoing (peer, sequence) WHERE state = 0;
+CREATE INDEX outgoing_created ON outgoing (created) WHERE state = 0;
+CREATE INDEX outgoing_done ON outgoing (time) WHERE state <> 0;
+CREATE INDEX outgoing_thread ON outgoing (thread, created, sequence);
 
--- What is remembered by name.
 CREATE TABLE records (
     kind TEXT NOT NULL,
     key TEXT NOT NULL,
     revision INTEGER NOT NULL,
-    value BLOB NOT NULL,
     expires INTEGER,
+    value BLOB NOT NULL,
     PRIMARY KEY (kind, key)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX records_expire ON records (expires) WHERE expires IS NOT NULL;
-
--- About the store itself.
-CREATE TABLE meta (
-    name TEXT PRIMARY KEY,
-    value INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-
--- How much waits for each DID of ours, kept by the triggers below: counting it anew would read every envelope.
-CREATE TABLE queues (
-    recipient TEXT PRIMARY KEY,
-    messages INTEGER NOT NULL,
-    bytes INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-
-CREATE TRIGGER envelope_comes AFTER INSERT ON envelopes BEGIN
-    INSERT INTO queues VALUES (new.recipient, 1, length(new.packed))
-    ON CONFLICT (recipient) DO UPDATE SET messages = messages + 1, bytes = bytes + length(new.packed);
-END;
-
-CREATE TRIGGER envelope_goes AFTER DELETE ON envelopes BEGIN
-    UPDATE queues SET messages = messages - 1, bytes = bytes - length(old.packed) WHERE recipient = old.recipient;
-END;
+CREATE INDEX records_expires ON records (expires) WHERE expires IS NOT NULL;

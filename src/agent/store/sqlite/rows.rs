@@ -1,0 +1,82 @@
+//! Rows, as what they mean.
+
+use rusqlite::{Row, types::Type};
+
+use crate::agent::store::{Delivery, Envelope, Outgoing, Record, SendState};
+
+pub(super) const ENVELOPE: &str = "id, packed, recipient, received, tries";
+
+pub(super) fn envelope(row: &Row<'_>) -> rusqlite::Result<Envelope> {
+    Ok(Envelope {
+        id: row.get(0)?,
+        packed: row.get(1)?,
+        recipient: row.get(2)?,
+        received: row.get(3)?,
+        tries: row.get(4)?,
+    })
+}
+
+pub(super) const DELIVERY: &str = "id, cursor, message, thread, kind, sender, recipient, received, sealed";
+
+pub(super) fn delivery(row: &Row<'_>) -> rusqlite::Result<Delivery> {
+    Ok(Delivery {
+        id: row.get(0)?,
+        cursor: row.get(1)?,
+        message: row.get(2)?,
+        thread: row.get(3)?,
+        kind: row.get(4)?,
+        sender: row.get(5)?,
+        recipient: row.get(6)?,
+        received: row.get(7)?,
+        sealed: row.get(8)?,
+    })
+}
+
+pub(super) const OUTGOING: &str =
+    "id, message, thread, kind, sender, peer, created, expires, state, tries, time, problem, sealed";
+
+pub(super) fn outgoing(row: &Row<'_>) -> rusqlite::Result<Outgoing> {
+    Ok(Outgoing {
+        id: row.get(0)?,
+        message: row.get(1)?,
+        thread: row.get(2)?,
+        kind: row.get(3)?,
+        sender: row.get(4)?,
+        peer: row.get(5)?,
+        created: row.get(6)?,
+        expires: row.get(7)?,
+        state: state(row, 8)?,
+        tries: row.get(9)?,
+        time: row.get(10)?,
+        problem: row.get(11)?,
+        sealed: row.get(12)?,
+    })
+}
+
+pub(super) const RECORD: &str = "kind, key, revision, value, expires";
+
+pub(super) fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
+    Ok(Record { kind: row.get(0)?, key: row.get(1)?, revision: row.get(2)?, value: row.get(3)?, expires: row.get(4)? })
+}
+
+pub(super) fn state_number(state: SendState) -> i64 {
+    match state {
+        SendState::Waiting => 0,
+        SendState::Sent => 1,
+        SendState::Failed => 2,
+        SendState::Expired => 3,
+    }
+}
+
+fn state(row: &Row<'_>, column: usize) -> rusqlite::Result<SendState> {
+    match row.get(column)? {
+        0 => Ok(SendState::Waiting),
+        1 => Ok(SendState::Sent),
+        2 => Ok(SendState::Failed),
+        3 => Ok(SendState::Expired),
+        other => {
+            let why = format!("there is no state {other}");
+            Err(rusqlite::Error::FromSqlConversionFailure(column, Type::Integer, why.into()))
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! What outlives the process: every backend keeps the trait's word, and SQLite's own.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use claviger::agent::store::{SqliteOptions, SqliteStore, Store};
+use tempfile::TempDir;
+
+#[path = "store/copies.rs"]
+mod copies;
+#[path = "store/disk.rs"]
+mod disk;
+#[path = "store/file.rs"]
+mod file;
+#[path = "store/model.rs"]
+mod model;
+#[path = "store/suite.rs"]
+mod suite;
+#[path = "store/things.rs"]
+mod things;
+
+use suite::{Limits, Place};
+
+mod sqlite {
+    crate::suite!(crate::SqlitePlace::new);
+}
+
+/// A folder with a store in it.
+struct SqlitePlace(TempDir);
+
+impl SqlitePlace {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a folder for temporary files"))
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("store.db")
+    }
+}
+
+#[async_trait]
+impl Place for SqlitePlace {
+    async fn open(&self, limits: Limits) -> Arc<dyn Store> {
+        let limits = SqliteOptions {
+            max_envelope_bytes: limits.envelope_bytes,
+            max_envelopes_for: limits.envelopes_for,
+            ..SqliteOptions::default()
+        };
+        Arc::new(open(&self.path(), limits))
+    }
+}
+
+fn open(path: &Path, options: SqliteOptions) -> SqliteStore {
+    SqliteStore::open(path, options).expect("the store opens")
+}
