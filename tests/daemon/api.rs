@@ -1,5 +1,7 @@
 //! What an application does with the API, and what it is told when it does it wrongly.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use crate::{
@@ -303,6 +305,27 @@ fn the_description_is_that_of_what_is_there() {
     let Some(alice) = Daemon::running("") else { return };
     let served = Application::of(&alice).get("/openapi.json").json(200);
     assert_eq!(served, description);
+}
+
+/// docs/api.md has every code that the API answers with, and no other.
+#[test]
+fn every_code_is_documented() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut made = BTreeSet::new();
+    for file in std::fs::read_dir(root.join("src/agent/api")).unwrap() {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        // The first string behind these is the code.
+        for before in ["ApiError::new(", "Self::new(", "Self::bad(", "ApiError::bad("] {
+            for rest in text.split(before).skip(1) {
+                let arguments = rest.split(';').next().unwrap();
+                made.extend(arguments.split('"').nth(1).map(str::to_owned));
+            }
+        }
+    }
+    let documentation = std::fs::read_to_string(root.join("docs/api.md")).unwrap();
+    let table = documentation.split("| code | status |").nth(1).unwrap();
+    let codes = table.lines().filter_map(|line| Some(line.strip_prefix("| `")?.split('`').next()?.to_owned()));
+    assert_eq!(made, codes.collect());
 }
 
 #[track_caller]
