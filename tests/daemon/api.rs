@@ -51,6 +51,7 @@ fn every_endpoint() {
     let gone = hers.ask("DELETE", &format!("/v1/invitations/{}", spare["id"].as_str().unwrap()), "", "");
     assert_eq!((gone.status, gone.body.as_str()), (204, ""));
     let left = hers.get("/v1/invitations").json(200);
+    assert!(invited["svg"].as_str().unwrap().contains("<svg") && left["invitations"][0]["svg"].is_null());
     assert_eq!((&left["invitations"][0]["id"], left["invitations"].as_array().unwrap().len()), (&invited["id"], 1));
     let after = format!("/v1/invitations?after={}", left["cursor"].as_str().unwrap());
     assert_eq!(hers.get(&after).json(200)["invitations"], json!([]));

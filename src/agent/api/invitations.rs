@@ -15,7 +15,10 @@ use utoipa::{IntoParams, ToSchema};
 use super::{ApiError, Shared};
 use crate::agent::{
     invitations::{Accepted, Wanted},
-    protocol::invitations::{INVITATION, Issued},
+    protocol::{
+        invitations::{INVITATION, Issued},
+        out_of_band::{qr_svg, qr_text},
+    },
 };
 
 /// An invitation to be made.
@@ -58,7 +61,7 @@ pub(super) struct Invited {
     multi_use: bool,
     /// Who has accepted it, if only one may.
     used_by: Option<String>,
-    /// The URL as a picture, in SVG; null if it is too long for one.
+    /// The URL as a picture, in SVG; null if it is too long for one, and in a list.
     svg: Option<String>,
     /// The same in the letters of a terminal.
     terminal: Option<String>,
@@ -107,8 +110,8 @@ impl Invited {
         let (url, short_url) = shared.agent.invitations.urls(&issued.invitation);
         Self {
             id: issued.invitation.id.clone(),
-            svg: crate::agent::protocol::out_of_band::qr_svg(&url).ok(),
-            terminal: crate::agent::protocol::out_of_band::qr_text(&url).ok(),
+            svg: None,
+            terminal: None,
             url,
             short_url,
             invitation: json!(issued.invitation.to_message()),
@@ -117,6 +120,11 @@ impl Invited {
             multi_use: issued.multi_use,
             used_by: issued.used_by,
         }
+    }
+
+    /// With its pictures. Those of a whole list would take seconds, in which nothing else is done.
+    fn drawn(self) -> Self {
+        Self { svg: qr_svg(&self.url).ok(), terminal: qr_text(&self.url).ok(), ..self }
     }
 }
 
@@ -155,7 +163,7 @@ pub(super) async fn create(
         good_for: new.hours.map(|hours| HOUR * i64::from(hours)),
     };
     let issued = shared.agent.invite(wanted).await?;
-    Ok((StatusCode::CREATED, Json(Invited::new(&shared, issued))))
+    Ok((StatusCode::CREATED, Json(Invited::new(&shared, issued).drawn())))
 }
 
 /// Our invitations.
