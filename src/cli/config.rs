@@ -1,6 +1,7 @@
 //! The configuration: claviger.toml, each value of which the environment can override.
 
 use std::{
+    collections::BTreeMap,
     env,
     num::NonZeroU32,
     path::{Path, PathBuf},
@@ -71,6 +72,9 @@ pub struct TokenConfig {
     pub allow_unprotected: Vec<String>,
     /// How many operations may be under way at once.
     pub sessions: Option<usize>,
+    /// Variables that its module reads, as SOFTHSM2_CONF.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
 }
 
 /// Its URI may have a PIN in it.
@@ -92,6 +96,7 @@ impl TokenConfig {
             allow: None,
             allow_unprotected: Vec::new(),
             sessions: None,
+            environment: BTreeMap::new(),
         }
     }
 
@@ -400,7 +405,8 @@ fn folder(variable: &str, in_home: &str) -> Option<PathBuf> {
     named.or_else(|| env::var_os("HOME").filter(|home| !home.is_empty()).map(|home| Path::new(&home).join(in_home)))
 }
 
-fn name(path: Option<&Path>) -> String {
+/// What the configuration is called in an error.
+pub fn name(path: Option<&Path>) -> String {
     path.map_or_else(|| "the environment".to_owned(), |path| path.display().to_string())
 }
 

@@ -5,12 +5,15 @@
 //! only those tokens are opened that the command needs.
 
 mod app;
+mod backup;
 mod completions;
 mod config;
 mod demo;
 mod desktop;
 mod did;
+mod environment;
 mod failure;
+mod init;
 mod input;
 mod keeper;
 mod key;
@@ -72,7 +75,10 @@ enum Command {
     Did(did::Command),
     Pack(pack::Args),
     Unpack(unpack::Args),
+    Init(init::Args),
     Serve(serve::Args),
+    Backup(backup::BackupArgs),
+    Restore(backup::RestoreArgs),
     Send(app::SendArgs),
     Ping(app::PingArgs),
     Inbox(app::InboxArgs),
@@ -118,6 +124,7 @@ fn run(cli: Cli, out: &Out) -> Result<(), Failure> {
         config.wait = cli.wait.map(|seconds| Duration::from_secs(seconds.into()));
         config.flags.extend(cli.json.then(|| "--json".to_owned()));
         config.flags.extend(std::iter::repeat_n("--verbose".to_owned(), cli.verbose.into()));
+        environment::enter(&config)?;
         Ok(config)
     };
     match cli.command {
@@ -130,7 +137,10 @@ fn run(cli: Cli, out: &Out) -> Result<(), Failure> {
         Command::Pack(args) => pack::run(&args, &config()?, out),
         Command::Unpack(args) => unpack::run(&args, &config()?, out),
         Command::Serve(args) if args.openapi => serve::describe(out),
+        Command::Init(args) => init::run(&args, out),
         Command::Serve(args) => serve::run(&args, &config()?, out),
+        Command::Backup(args) => backup::backup(&args, &config()?, out),
+        Command::Restore(args) => backup::restore(&args, &config()?, out),
         Command::Send(args) => app::run(&app::Words::Send(args), &config()?, out),
         Command::Ping(args) => app::run(&app::Words::Ping(args), &config()?, out),
         Command::Inbox(args) => app::run(&app::Words::Inbox(args), &config()?, out),

@@ -171,7 +171,7 @@ enum Reached {
 }
 
 /// The management key, of a YubiKey that was set up elsewhere.
-#[derive(clap::Args)]
+#[derive(Default, clap::Args)]
 pub struct Management {
     /// Where the management key of a YubiKey comes from that has one of its own and does not keep it behind its PIN:
     /// prompt, file:PATH or credential:NAME, in hexadecimal

@@ -41,7 +41,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, out: &Out) -> Result<(), Failure> {
-    let module = args.module.clone().or_else(softhsm).filter(|module| module.is_file()).ok_or_else(missing)?;
+    let module = args.module.clone().or_else(softhsm).filter(|module| module.is_file()).ok_or_else(softhsm_missing)?;
     let yubikeys = args.yubikeys()?;
     match &args.stage {
         Some(stage) if !args.envelopes && yubikeys.is_empty() => daemons::tell(&module, stage, out),
@@ -68,7 +68,8 @@ impl Args {
     }
 }
 
-fn missing() -> Failure {
+/// That SoftHSM is not installed, and how it is.
+pub fn softhsm_missing() -> Failure {
     Failure::not_ready("softhsm-missing", "SoftHSM is not installed")
         .hint("apt-get install softhsm2 (Debian, Ubuntu), dnf install softhsm (Fedora), brew install softhsm (macOS)")
 }

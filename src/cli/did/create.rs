@@ -4,9 +4,9 @@ use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use claviger::{
-    did::{Document, Relationship, Service, did_of, key, peer},
+    did::{Document, DocumentBuilder, Relationship, Service, did_of, key, peer, web},
     keys::{Curve, PublicKey},
-    secrets::{HeldKey, KeyUse, NewKey, Place, TokenError},
+    secrets::{HeldKey, KeyUse},
 };
 
 use crate::cli::{
@@ -17,44 +17,54 @@ use crate::cli::{
     output::{Out, short},
     own::Own,
     state::State,
-    tokens::{self, Management, Opened},
+    tokens::{self, Management},
     wait,
 };
+
+use super::maker::{Chosen, Maker};
 
 /// Makes a DID of ours and keeps its document.
 ///
 /// The keys it is not given are made: X25519 and Ed25519 where the token can, else P-256 for both; a YubiKey signs with P-256.
-/// For --method key it is one P-256 key that does both.
+/// For --method key it is one P-256 key that does both. The document of a did:web is for a server to serve: `claviger serve`
+/// does, once it is started again.
 #[derive(clap::Args)]
 pub struct Args {
     /// The DID method
     #[arg(long)]
-    method: Method,
+    pub method: Method,
+    /// The server whose did:web it is
+    #[arg(long, value_name = "HOST[:PORT]", required_if_eq("method", "web"))]
+    pub host: Option<String>,
+    /// The path on that server, as a/b
+    #[arg(long, requires = "host")]
+    pub path: Option<String>,
     /// The token in which keys are made or found, by its name in the configuration; given several times, keys are made in
     /// each, and either opens what is encrypted to the DID
     #[arg(long, value_name = "NAME")]
-    token: Vec<String>,
+    pub token: Vec<String>,
     /// A key to encrypt to; may be given several times
     #[arg(long, value_name = "KEY")]
-    agreement: Vec<String>,
+    pub agreement: Vec<String>,
     /// A key to sign with; may be given several times
     #[arg(long, value_name = "KEY")]
-    authentication: Vec<String>,
+    pub authentication: Vec<String>,
     /// Where messages are to be sent; may be given several times
     #[arg(long, value_name = "URI")]
-    service: Vec<String>,
+    pub service: Vec<String>,
     /// A mediator's key to wrap for, or its DID, the one next to the sender first; may be given several times
     #[arg(long, value_name = "KEY", requires = "service")]
-    routing_key: Vec<String>,
+    pub routing_key: Vec<String>,
     /// A name for the keys that are made
     #[arg(long)]
-    name: Option<String>,
+    pub name: Option<String>,
     #[command(flatten)]
-    management: Management,
+    pub management: Management,
 }
 
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-enum Method {
+/// A DID method that DIDs are made with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Method {
     /// One key is the DID
     Key,
     /// Keys and services in the DID
@@ -63,16 +73,28 @@ enum Method {
     /// A document in the DID, and a short form
     #[value(name = "peer:4")]
     Peer4,
+    /// A document on a web server
+    Web,
+}
+
+/// What was made.
+pub struct Made {
+    pub document: Document,
+    keys: Vec<Chosen>,
 }
 
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
-    let (document, keys) = make(args, config, out)?;
+    let made = make(args, config, out)?;
     app::tell_of_new_did(config);
-    told(&document, &keys, out)
+    told(&made.document, &made.keys, out)
 }
 
-/// Makes the DID and keeps its document.
-pub fn make(args: &Args, config: &Config, out: &Out) -> Result<(Document, Vec<Chosen>), Failure> {
+/// Makes the DID, and keeps its document.
+pub fn make(args: &Args, config: &Config, out: &Out) -> Result<Made, Failure> {
+    if args.method != Method::Web && args.host.is_some() {
+        return Err(Failure::words("bad-arguments", "--host is for --method web"));
+    }
+    let web = args.web()?;
     if args.method == Method::Key && !args.service.is_empty() {
         return Err(Failure::words("bad-arguments", "a did:key has no services").hint("--method peer:2 has"));
     }
@@ -86,11 +108,11 @@ pub fn make(args: &Args, config: &Config, out: &Out) -> Result<(Document, Vec<Ch
     let opened = configured
         .into_iter()
         .map(|token| Ok::<_, Failure>(tokens::open_patiently(config, token)?.with(management_key.as_ref())));
-    let mut maker = Maker { tokens: opened.collect::<Result<_, _>>()?, label: args.name.clone(), made: Vec::new() };
+    let mut maker = Maker::new(opened.collect::<Result<_, _>>()?, args.name.clone());
     let made = keys(args, &mut maker, given).and_then(|keys| {
         let services: Vec<Service> =
             args.service.iter().map(|uri| Service::didcomm(uri, routing_keys.iter().cloned())).collect();
-        let document = document(args.method, &keys, &services)?;
+        let document = document(args.method, web.as_deref(), &keys, &services)?;
         // What is too large to be read again is not kept.
         Document::from_value(document.as_value().clone())
             .map_err(|error| Failure::new("did-not-made", format!("the DID cannot be used: {error}")))?;
@@ -100,19 +122,13 @@ pub fn make(args: &Args, config: &Config, out: &Out) -> Result<(Document, Vec<Ch
     match made {
         Ok((document, keys)) => {
             warn_of_shared(&keys, &own.documents, out);
-            Ok((document, keys))
+            Ok(Made { document, keys })
         }
         Err(failure) => {
             maker.undo();
             Err(failure)
         }
     }
-}
-
-/// A key that goes into the DID.
-pub struct Chosen {
-    held: HeldKey,
-    relationships: Vec<Relationship>,
 }
 
 /// A KEY and the text it was read from.
@@ -139,6 +155,8 @@ impl Args {
             service: endpoints().map(|endpoint| endpoint.uri.clone()).collect(),
             routing_key: endpoints().next().map(|endpoint| endpoint.routing_keys.clone()).unwrap_or_default(),
             name: None,
+            host: None,
+            path: None,
             management: Management::none(),
         })
     }
@@ -148,6 +166,20 @@ impl Args {
             names.iter().map(|text| Ok((KeyName::parse(text)?, text.clone()))).collect()
         };
         Ok([parse(&self.agreement)?, parse(&self.authentication)?])
+    }
+
+    /// The did:web.
+    fn web(&self) -> Result<Option<String>, Failure> {
+        let Some(host) = &self.host else { return Ok(None) };
+        let segments: Vec<&str> = self.path.iter().flat_map(|path| path.trim_matches('/').split('/')).collect();
+        let did = web::did(&host.to_ascii_lowercase(), &segments);
+        match web::path(&did) {
+            Some(_) => Ok(Some(did)),
+            None => {
+                let said = format!("{did} is no did:web: --host is a host's name, with its port if it has one");
+                Err(Failure::words("bad-arguments", said).hint("without a scheme; --path is as a/b"))
+            }
+        }
     }
 
     /// The tokens, each once.
@@ -243,7 +275,7 @@ fn one_key(maker: &mut Maker, mut chosen: Vec<Chosen>) -> Result<Vec<Chosen>, Fa
     Ok(chosen)
 }
 
-fn document(method: Method, keys: &[Chosen], services: &[Service]) -> Result<Document, Failure> {
+fn document(method: Method, web: Option<&str>, keys: &[Chosen], services: &[Service]) -> Result<Document, Failure> {
     match method {
         Method::Key => Ok(key::create(&keys[0].held.public)),
         Method::Peer2 => {
@@ -252,15 +284,21 @@ fn document(method: Method, keys: &[Chosen], services: &[Service]) -> Result<Doc
             });
             Ok(peer::create_2(&each.collect::<Vec<_>>(), services)?)
         }
-        Method::Peer4 => {
-            let mut builder = Document::builder();
-            for (index, chosen) in keys.iter().enumerate() {
-                builder = builder.method(&format!("key-{}", index + 1), &chosen.held.public, &chosen.relationships);
-            }
-            let builder = services.iter().cloned().fold(builder, |builder, service| builder.service(service));
-            Ok(peer::create_4(&builder.input())?.long)
+        Method::Peer4 => Ok(peer::create_4(&builder(keys, services).input())?.long),
+        Method::Web => {
+            let built = builder(keys, services).build(web.unwrap_or_default());
+            built.map_err(|error| Failure::new("did-not-made", format!("the DID cannot be made: {error}")))
         }
     }
+}
+
+/// A document with the keys key-1, key-2 ...
+fn builder(keys: &[Chosen], services: &[Service]) -> DocumentBuilder {
+    let mut builder = Document::builder();
+    for (index, chosen) in keys.iter().enumerate() {
+        builder = builder.method(&format!("key-{}", index + 1), &chosen.held.public, &chosen.relationships);
+    }
+    services.iter().cloned().fold(builder, DocumentBuilder::service)
 }
 
 fn told(document: &Document, keys: &[Chosen], out: &Out) -> Result<(), Failure> {
@@ -293,6 +331,9 @@ fn told(document: &Document, keys: &[Chosen], out: &Out) -> Result<(), Failure> 
         let uses: Vec<&str> = chosen.relationships.iter().map(|relationship| relationship.name()).collect();
         out.say(&format!("{:<9} {} in the token {token:?}, for {}", public.curve().name(), public, uses.join(" and ")));
     }
+    if let Some(path) = web::path(document.id()) {
+        out.say(&format!("Its document is to be served at {path}: `claviger serve` does, once it is started again."));
+    }
     if let Some(short) = peer::short_form(document.id()) {
         out.say(&format!("Its short form, for peers that have seen the long one: {short}"));
     }
@@ -306,76 +347,6 @@ fn warn_of_shared(keys: &[Chosen], documents: &[Document], out: &Out) {
         let others = crate::cli::keys::kids(documents, public);
         if let Some(other) = others.first() {
             out.warn(&format!("the key {public} is {} as well: who sees both DIDs can link them", short(other)));
-        }
-    }
-}
-
-/// Makes keys, and takes them back if nothing comes of it.
-struct Maker {
-    tokens: Vec<Opened>,
-    label: Option<String>,
-    /// What was made, and in which token.
-    made: Vec<(usize, PublicKey)>,
-}
-
-impl Maker {
-    fn make(&mut self, at: usize, curve: Curve, usage: KeyUse) -> Result<HeldKey, Failure> {
-        self.try_make(at, curve, usage).map_err(|error| Failure::of_token(self.tokens[at].name(), &error))
-    }
-
-    fn try_make(&mut self, at: usize, curve: Curve, usage: KeyUse) -> Result<HeldKey, TokenError> {
-        let label = self.label.as_deref().map(Into::into);
-        let held = self.tokens[at].generate(&NewKey { curve, usage, label }, Place::default())?;
-        self.made.push((at, held.public.clone()));
-        Ok(held)
-    }
-
-    /// The keys of all its tokens.
-    fn inventory(&self) -> Result<Vec<HeldKey>, Failure> {
-        let keys = self.tokens.iter().map(Opened::inventory).collect::<Result<Vec<_>, _>>()?;
-        Ok(keys.into_iter().flatten().collect())
-    }
-
-    /// In each token a key for each purpose that has none: on the 25519 curves if all of them can do all that is needed,
-    /// else on P-256. A token that signs only short inputs with Ed25519 signs with P-256.
-    fn missing(&mut self, agreement: bool, authentication: bool) -> Result<Vec<Chosen>, Failure> {
-        let short = self.tokens.iter().any(|token| token.info().longest_eddsa.is_some());
-        let signs = if short { Curve::P256 } else { Curve::Ed25519 };
-        let wanted = [
-            (agreement, Relationship::KeyAgreement, KeyUse::Agreement, Curve::X25519),
-            (authentication, Relationship::Authentication, KeyUse::Signing, signs),
-        ];
-        let wanted: Vec<_> = wanted.into_iter().filter(|(wanted, ..)| *wanted).collect();
-        let all: Vec<_> = (0..self.tokens.len()).flat_map(|at| wanted.iter().map(move |wanted| (at, wanted))).collect();
-        let mut made = Vec::new();
-        for (at, (_, relationship, usage, curve)) in &all {
-            match self.try_make(*at, *curve, *usage) {
-                Ok(held) => made.push(Chosen { held, relationships: vec![*relationship] }),
-                Err(error @ (TokenError::Pin(_) | TokenError::Away(_))) => {
-                    return Err(Failure::of_token(self.tokens[*at].name(), &error));
-                }
-                Err(error) => {
-                    tracing::info!(token = self.tokens[*at].name(), %curve, %error, "P-256 is taken instead");
-                    break;
-                }
-            }
-        }
-        if made.len() == all.len() {
-            return Ok(made);
-        }
-        self.undo();
-        let keys = all.iter().map(|(at, (_, relationship, usage, _))| {
-            Ok(Chosen { held: self.make(*at, Curve::P256, *usage)?, relationships: vec![*relationship] })
-        });
-        keys.collect()
-    }
-
-    /// Deletes what was made.
-    fn undo(&mut self) {
-        for (at, key) in std::mem::take(&mut self.made) {
-            if let Err(error) = self.tokens[at].delete(&key) {
-                tracing::warn!(token = self.tokens[at].name(), %key, %error, "an unused key stays in the token");
-            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `claviger did`.
 
-mod create;
+pub mod create;
+mod maker;
 mod resolve;
 mod rotate;
 

@@ -49,7 +49,7 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     let old = own(config, &args.did)?;
     let new = match &args.to {
         Some(did) => own(config, did)?,
-        None => create::make(&create::Args::following(&old, &args.token)?, config, out)?.0,
+        None => create::make(&create::Args::following(&old, &args.token)?, config, out)?.document,
     };
     let from_prior = sign(config, &FromPrior::rotation(old.id(), new.id(), now()))?;
     let moved = wait(async {

@@ -1,0 +1,86 @@
+//! A SoftHSM token in the state folder, for who has no other.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{place::Place, template::TokenSettings};
+use crate::cli::{demo, failure::Failure, token::softhsm};
+
+const NAME: &str = "soft";
+
+/// One whose files are prepared.
+pub struct SoftToken {
+    module: PathBuf,
+    /// SoftHSM's own configuration, absolute.
+    configuration: PathBuf,
+    folder: PathBuf,
+}
+
+/// The folder of it, beside a claviger.toml.
+pub fn folder(file: &Path) -> PathBuf {
+    file.parent().unwrap_or(Path::new("")).join("state/softhsm")
+}
+
+impl SoftToken {
+    /// Writes what SoftHSM reads, and PINs made at random.
+    pub fn prepare(place: &mut Place) -> Result<Self, Failure> {
+        let module = softhsm().ok_or_else(|| {
+            let missing = demo::softhsm_missing();
+            let hint = missing.hint.clone().unwrap_or_default();
+            missing
+                .hint(format!("--token-uri names a token that there is; `claviger token list` shows them. Or {hint}"))
+        })?;
+        let folder = place.state().join("softhsm");
+        if folder.exists() {
+            return Err(Failure::new("config-there", format!("{} is there already", folder.display()))
+                .hint("it may hold keys: move it away, or name its token with --token-uri"));
+        }
+        let tokens = folder.join("tokens");
+        place.make_folder(&tokens, 0o700)?;
+        let absolute = |path: &Path| path.canonicalize().map_err(|error| Failure::io(path.display(), &error));
+        let lines = format!(
+            "directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\nslots.removable = false\n",
+            absolute(&tokens)?.display()
+        );
+        place.write(&folder.join("softhsm2.conf"), 0o600, &lines)?;
+        for name in ["user.pin", "so.pin"] {
+            place.write(&folder.join(name), 0o600, &format!("{}\n", Uuid::new_v4().simple()))?;
+        }
+        Ok(Self { module, configuration: absolute(&folder.join("softhsm2.conf"))?, folder })
+    }
+
+    /// Its [[token]].
+    pub fn settings(&self) -> TokenSettings {
+        TokenSettings {
+            name: NAME.to_owned(),
+            uri: format!(
+                "pkcs11:token={NAME}?module-path={}&pin-source=file:state/softhsm/user.pin",
+                self.module.display()
+            ),
+            environment: vec![("SOFTHSM2_CONF".to_owned(), self.configuration.display().to_string())],
+        }
+    }
+
+    /// Initialises it, in a process of its own: SoftHSM reads its variable in the process that loads it.
+    pub fn initialise(&self, configuration: &Path) -> Result<(), Failure> {
+        let program = env::current_exe().map_err(|error| Failure::io("this program", &error))?;
+        let officer = format!("file:{}", self.folder.join("so.pin").display());
+        let mut command = Command::new(program);
+        command.arg("--json").arg("--config").arg(configuration);
+        command.args(["token", "init", NAME, "--so-pin-source", &officer]).stdin(Stdio::null());
+        let ran = command.output().map_err(|error| Failure::io("this program", &error))?;
+        if ran.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&ran.stderr);
+        let error = said.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok());
+        let message = error.and_then(|error| error["error"]["message"].as_str().map(str::to_owned));
+        Err(Failure::new("not-initialised", message.unwrap_or_else(|| said.trim().to_owned())))
+    }
+}
