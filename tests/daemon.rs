@@ -7,10 +7,16 @@ mod access;
 mod api;
 #[path = "daemon/application.rs"]
 mod application;
+#[path = "daemon/backup.rs"]
+mod backup;
 #[path = "daemon/conversation.rs"]
 mod conversation;
 #[path = "daemon/daemon.rs"]
 mod daemon;
+#[path = "daemon/init.rs"]
+mod init;
+#[path = "daemon/notify.rs"]
+mod notify;
 #[path = "daemon/rotation.rs"]
 mod rotation;
 #[path = "cli/support.rs"]

@@ -5,7 +5,7 @@ use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
     path::PathBuf,
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -43,6 +43,11 @@ impl Daemon {
         Some(Self { home, did, port, ops, child: None })
     }
 
+    /// One that was made in a home already; not running yet.
+    pub fn of(home: Home, did: &str, port: u16, ops: u16) -> Self {
+        Self { home, did: did.to_owned(), port, ops, child: None }
+    }
+
     /// One that runs, and whose token is ready.
     pub fn running(more: &str) -> Option<Self> {
         let mut daemon = Self::new(more)?;
@@ -58,17 +63,33 @@ impl Daemon {
 
     /// Starts it, and waits until it takes messages.
     pub fn start_without_token(&mut self) {
-        let mut command = self.home.command(env!("CARGO_BIN_EXE_claviger"));
+        self.start_with(self.home.command(env!("CARGO_BIN_EXE_claviger")));
+    }
+
+    /// The same by another program, which ends by being it.
+    pub fn start_with(&mut self, mut command: Command) {
         let log = File::options().create(true).append(true).open(self.log_file()).unwrap();
         command.args(["serve", "-v"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.child = Some(command.spawn().unwrap());
         self.until("it is ready", |daemon| daemon.ask("/ready").starts_with("HTTP/1.1 200"));
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, what: rustix::process::Signal) {
+        signal(self.child.as_ref().expect("it runs"), what);
+    }
+
     /// Ends it as systemd does, and waits until it has ended.
     pub fn stop(&mut self) {
+        if self.child.is_some() {
+            self.signal(rustix::process::Signal::TERM);
+        }
+        self.wait();
+    }
+
+    /// Waits until it has ended.
+    pub fn wait(&mut self) {
         let Some(mut child) = self.child.take() else { return };
-        signal(&child, rustix::process::Signal::TERM);
         let until = Instant::now() + PATIENCE;
         while child.try_wait().unwrap().is_none() {
             assert!(Instant::now() < until, "it does not end\n{}", self.log());

@@ -1,0 +1,128 @@
+//! A backup of an agent that works, and what comes back.
+
+use std::{fs, path::Path};
+
+use crate::{
+    daemon::Daemon,
+    support::{Home, softhsm},
+};
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+/// A new home with the token and the configuration of another, and nothing else of it.
+fn moved(old: &Daemon) -> Daemon {
+    let home = Home::new();
+    fs::remove_dir(home.path().join("tokens")).unwrap();
+    copy_folder(&old.home.path().join("tokens"), &home.path().join("tokens"));
+    for name in ["claviger.toml", "user.pin"] {
+        fs::copy(old.home.path().join(name), home.path().join(name)).unwrap();
+    }
+    Daemon::of(home, &old.did, old.port, old.ops)
+}
+
+#[test]
+fn what_was_there_at_the_backup_is_there_after_the_restore_elsewhere() {
+    let (Some(mut alice), Some(bob)) = (Daemon::running(""), Daemon::running("")) else { return };
+    bob.json(&["send", "--to", &alice.did, "before", "--within", "30"]);
+    alice.until("it came", |alice| alice.texts() == ["before"]);
+    let folder = alice.home.path().join("copy");
+    let made = alice.json(&["backup", folder.to_str().unwrap()]);
+    let paths: Vec<&str> = made["files"].as_array().unwrap().iter().map(|it| it["path"].as_str().unwrap()).collect();
+    assert!(paths.contains(&"agent.db") && paths.iter().any(|path| path.starts_with("documents/peer-")), "{paths:?}");
+    // It works on, and the backup stays what it was.
+    bob.json(&["send", "--to", &alice.did, "after", "--within", "30"]);
+    alice.until("it came", |alice| alice.texts() == ["before", "after"]);
+    // No second one to the same place.
+    assert_eq!(alice.run(&["backup", folder.to_str().unwrap()]).error(1), "io");
+    // What is sealed is sealed in the copy as well, and no PIN is in it.
+    for entry in fs::read_dir(&folder).unwrap().map(Result::unwrap).filter(|it| it.path().is_file()) {
+        let bytes = fs::read(entry.path()).unwrap();
+        for secret in ["before", crate::support::PIN] {
+            let is_there = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+            assert!(!is_there, "{secret} in {}", entry.path().display());
+        }
+    }
+    alice.stop();
+
+    let mut again = moved(&alice);
+    let restored = again.json(&["restore", folder.to_str().unwrap()]);
+    assert_eq!(restored["kept"].as_array().unwrap().len(), 0);
+    again.start();
+    assert_eq!(again.texts(), ["before"]);
+    // It is the same agent for others.
+    bob.json(&["send", "--to", &again.did, "to the new one", "--within", "30"]);
+    again.until("it came", |again| again.texts() == ["before", "to the new one"]);
+}
+
+#[test]
+fn a_restore_waits_until_no_agent_runs_and_keeps_what_it_replaces() {
+    let Some(mut alice) = Daemon::running("") else { return };
+    alice.json(&["send", "--to", &alice.did, "one", "--within", "30"]);
+    alice.until("it came", |alice| alice.texts() == ["one"]);
+    let folder = alice.home.path().join("copy");
+    let folder = folder.to_str().unwrap();
+    alice.home.run(&format!("backup {folder}")).done();
+    alice.json(&["send", "--to", &alice.did, "two", "--within", "30"]);
+    alice.until("it came", |alice| alice.texts() == ["one", "two"]);
+    let documents = alice.home.path().join("state/documents");
+    let before = fs::read_dir(&documents).unwrap().count();
+
+    assert_eq!(alice.run(&["restore", folder]).error(1), "agent-there");
+    assert_eq!(alice.texts(), ["one", "two"]);
+    assert_eq!(fs::read_dir(&documents).unwrap().count(), before);
+    assert!(!alice.home.path().join("state/documents.before-1").exists());
+
+    alice.stop();
+    let restored = alice.json(&["restore", folder]);
+    let kept: Vec<&str> = restored["kept"].as_array().unwrap().iter().map(|it| it.as_str().unwrap()).collect();
+    assert!(
+        kept.iter().any(|it| it.ends_with("agent.before-1"))
+            && kept.iter().any(|it| it.ends_with("documents.before-1")),
+        "{kept:?}"
+    );
+    assert!(kept.iter().all(|path| alice.home.path().join(path).exists()), "{kept:?}");
+    alice.start();
+    assert_eq!(alice.texts(), ["one"]);
+}
+
+#[test]
+fn what_was_changed_is_not_restored() {
+    let Some(mut alice) = Daemon::running("") else { return };
+    let folder = alice.home.path().join("copy");
+    alice.json(&["backup", folder.to_str().unwrap()]);
+    alice.stop();
+    let change = |path: &Path, change: &dyn Fn()| {
+        let whole = fs::read(path).unwrap();
+        change();
+        let refused = alice.run(&["restore", folder.to_str().unwrap()]).error(1);
+        fs::write(path, whole).unwrap();
+        refused
+    };
+    let store = folder.join("agent.db");
+    assert_eq!(change(&store, &|| fs::write(&store, b"SQLite format 3\0").unwrap()), "backup-damaged");
+    assert_eq!(change(&store, &|| fs::remove_file(&store).unwrap()), "backup-damaged");
+    let manifest = folder.join("manifest.json");
+    assert_eq!(change(&manifest, &|| fs::write(&manifest, b"{}").unwrap()), "backup-damaged");
+    assert_eq!(change(&manifest, &|| fs::remove_file(&manifest).unwrap()), "io");
+    fs::write(folder.join("more"), b"").unwrap();
+    assert_eq!(alice.run(&["restore", folder.to_str().unwrap()]).error(1), "backup-damaged");
+}
+
+#[test]
+fn without_a_store_there_is_nothing_to_copy() {
+    let Some(module) = softhsm() else { return };
+    let home = Home::new();
+    home.configure(&module, "");
+    assert_eq!(home.run("--json backup copy").error(1), "store-unusable");
+    assert!(!home.path().join("copy").exists());
+}

@@ -1,0 +1,173 @@
+//! From nothing to an agent that serves.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    daemon::{Daemon, free_port},
+    support::{Home, softhsm},
+};
+
+/// Has the health port of the configuration be a free one, as other tests run beside this.
+fn free_ops(home: &Home) -> u16 {
+    let (ops, path) = (free_port(), home.path().join("claviger.toml"));
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains("127.0.0.1:8081"));
+    fs::write(&path, text.replace("127.0.0.1:8081", &format!("127.0.0.1:{ops}"))).unwrap();
+    ops
+}
+
+/// A home that `claviger init` has filled, with a DID of a method.
+fn initialised(words: &str) -> Daemon {
+    let (home, port) = (Home::new(), free_port());
+    let did = home.run(&format!("init --listen 127.0.0.1:{port} {words}")).done().trim().to_owned();
+    let ops = free_ops(&home);
+    Daemon::of(home, &did, port, ops)
+}
+
+#[test]
+fn from_nothing_to_a_ready_agent_within_a_minute() {
+    if softhsm().is_none() {
+        return;
+    }
+    let begun = Instant::now();
+    let mut agent = initialised("");
+    agent.start();
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+    assert!(agent.did.starts_with("did:peer:2."), "{}", agent.did);
+
+    // PINs are for their owner's eyes only, and nowhere else.
+    let folder = agent.home.path().join("state/softhsm");
+    let configuration = fs::read_to_string(agent.home.path().join("claviger.toml")).unwrap();
+    for name in ["user.pin", "so.pin"] {
+        let path = folder.join(name);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let pin = fs::read_to_string(path).unwrap();
+        assert_eq!(pin.trim().len(), 32);
+        assert!(!configuration.contains(pin.trim()) && !agent.log().contains(pin.trim()));
+    }
+
+    // A second one, made in the same way, talks with it.
+    let mut other = initialised("--method peer:4");
+    other.start();
+    let invitation = agent.json(&["invite"])["url"].as_str().unwrap().to_owned();
+    other.json(&["accept", &invitation]);
+    other.json(&["send", "--to", &agent.did, "hello", "--within", "30"]);
+    agent.until("it came", |agent| agent.texts() == ["hello"]);
+}
+
+#[test]
+fn what_it_says_comes_next_and_that_the_keys_are_in_files() {
+    if softhsm().is_none() {
+        return;
+    }
+    let home = Home::new();
+    let ran = home.run("init there");
+    ran.done();
+    let said = ran.stderr();
+    for words in [
+        "the private keys are in files, under there/state/softhsm",
+        "SoftHSM is no hardware",
+        "claviger --config there/claviger.toml serve",
+        "claviger --config there/claviger.toml invite",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    let json = home.run("--json init elsewhere").json();
+    assert_eq!(json["configuration"], "elsewhere/claviger.toml");
+    assert_eq!(json["software_token"], true);
+    // The checks of the first command that it names.
+    home.run("--config elsewhere/claviger.toml serve --check").done();
+}
+
+#[test]
+fn nothing_is_overwritten_and_nothing_is_left_behind() {
+    let home = Home::new();
+    home.write("claviger.toml", "# mine\n");
+    assert_eq!(home.run("--json init").error(1), "config-there");
+    assert_eq!(fs::read_to_string(home.path().join("claviger.toml")).unwrap(), "# mine\n");
+
+    // A token that is not there.
+    let uri = "pkcs11:token=none?module-path=/nowhere/libnone.so&pin-source=file:pin";
+    assert_eq!(home.run(&format!("--json init new --token-uri {uri}")).error(2), "token-misconfigured");
+    assert!(!home.path().join("new").exists());
+    for wrong in [
+        "--token-uri pkcs11:token=x?pin-value=1234",
+        "--token-uri soft",
+        "--method key",
+        "--method web",
+        "--public-url ftp://example.org",
+        "--public-url example.org",
+    ] {
+        assert_eq!(home.run(&format!("--json init new {wrong}")).error(2), "bad-arguments", "{wrong}");
+    }
+    assert!(!home.path().join("new").exists());
+}
+
+#[test]
+fn a_token_that_there_is() {
+    let Some(home) = Home::with_token() else { return };
+    let module = softhsm().unwrap();
+    fs::create_dir(home.path().join("agent")).unwrap();
+    fs::copy(home.path().join("user.pin"), home.path().join("agent/pin")).unwrap();
+    let uri = format!("pkcs11:token=soft?module-path={}&pin-source=file:pin", module.display());
+    let ran = home.run(&format!("init agent --token-uri {uri} --public-url https://agent.example.org/"));
+    assert!(ran.done().starts_with("did:peer:2."));
+    assert!(!ran.stderr().contains("SoftHSM") && !ran.stderr().contains("--public-url"), "{}", ran.stderr());
+    assert!(!home.path().join("agent/state/softhsm").exists());
+    let document = home.run(&format!("did resolve {}", ran.stdout().trim())).json();
+    let endpoint = document["service"][0]["serviceEndpoint"].to_string();
+    assert!(endpoint.contains("\"https://agent.example.org\""), "{document}");
+}
+
+/// Its document is served where did:web looks for it.
+#[test]
+fn a_did_web_is_served() {
+    if softhsm().is_none() {
+        return;
+    }
+    let (home, port) = (Home::new(), free_port());
+    let words = format!("init --listen 127.0.0.1:{port} --method web --public-url http://127.0.0.1:{port}");
+    let did = home.run(&words).done().trim().to_owned();
+    assert_eq!(did, format!("did:web:127.0.0.1%3A{port}"));
+    let more = home.run("did create --method web --host Agent.example.org:8443 --path a/b --service https://x.example");
+    assert_eq!(more.done().trim(), "did:web:agent.example.org%3A8443:a:b");
+    assert!(more.stderr().contains("/a/b/did.json"), "{}", more.stderr());
+    let ops = free_ops(&home);
+    let mut agent = Daemon::of(home, &did, port, ops);
+    agent.start();
+    for (path, did) in [("/.well-known/did.json", did.as_str()), ("/a/b/did.json", more.stdout().trim())] {
+        let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        let answer = crate::daemon::http(port, &head, b"");
+        let document: serde_json::Value = serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+        assert_eq!(document["id"], did);
+        assert_eq!(document["keyAgreement"][0], format!("{did}#key-1"));
+        assert_eq!(document["authentication"][0], format!("{did}#key-2"));
+    }
+    for wrong in
+        ["--method web", "--method web --host a/b", "--method web --host h --path ..", "--method peer:2 --host h"]
+    {
+        assert_eq!(agent.home.run(&format!("--json did create {wrong}")).error(2), "bad-arguments", "{wrong}");
+    }
+}
+
+/// Each setting that is commented out in what it writes is one that the program knows.
+#[test]
+fn all_settings_that_it_writes_are_known() {
+    let template = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli/init/claviger.toml");
+    let text = fs::read_to_string(template).unwrap();
+    let lines = text.lines().map(|line| match line.strip_prefix('#') {
+        Some(setting) if setting.starts_with(|first: char| first.is_ascii_lowercase()) => setting,
+        _ => line,
+    });
+    let text = lines.collect::<Vec<_>>().join("\n");
+    let text = text.replace("@NAME@", "\"a\"").replace("@URI@", "\"pkcs11:token=a\"").replace("@ENVIRONMENT@", "");
+    let text = text.replace("@LISTEN@", "\"127.0.0.1:1\"").replace("@PUBLIC_URL@", "\"http://a\"");
+    let home = Home::new();
+    home.write("claviger.toml", &text.replace("@ALLOW_PRIVATE@", "allow_private = []"));
+    home.run("did resolve did:key:z6LSeu9HkTHSfLLeUs2nnzUSNedgDUevfNQgQjQC23ZCit6F").done();
+}

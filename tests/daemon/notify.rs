@@ -1,0 +1,114 @@
+//! What systemd hears (sd_notify(3)), and how the daemon takes its signals. systemd itself is not needed.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    os::unix::net::UnixDatagram,
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+
+use crate::daemon::{Daemon, PATIENCE};
+
+/// The socket of a service manager.
+struct Manager {
+    socket: UnixDatagram,
+}
+
+impl Manager {
+    /// One that starts the daemon as `Type=notify` with a watchdog of a second.
+    fn start(daemon: &mut Daemon) -> Self {
+        let path = daemon.home.path().join("notify.sock");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let mut command = daemon.home.command("/bin/sh");
+        // The shell becomes the daemon: its number is the daemon's.
+        command.args(["-c", "WATCHDOG_PID=$$ exec claviger \"$@\"", "sh"]);
+        command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "1000000");
+        daemon.start_with(command);
+        Self { socket }
+    }
+
+    /// The next word, if it comes in time.
+    fn hear(&self, patience: Duration) -> Option<String> {
+        self.socket.set_read_timeout(Some(patience)).unwrap();
+        let mut word = [0; 256];
+        let length = self.socket.recv(&mut word).ok()?;
+        Some(String::from_utf8(word[..length].to_vec()).unwrap())
+    }
+
+    /// Waits for a word, whatever else is said before.
+    #[track_caller]
+    fn until(&self, wanted: &str) {
+        let until = Instant::now() + PATIENCE;
+        while let Some(word) = self.hear(PATIENCE) {
+            if word == wanted {
+                return;
+            }
+            assert!(Instant::now() < until, "{wanted} was not said");
+        }
+        panic!("nothing more was said, and {wanted} was not");
+    }
+}
+
+#[test]
+fn systemd_hears_that_it_is_ready_lives_and_ends() {
+    let Some(mut agent) = Daemon::new("") else { return };
+    let manager = Manager::start(&mut agent);
+    assert_eq!(manager.hear(PATIENCE).as_deref(), Some("READY=1"));
+    for _ in 0..3 {
+        assert_eq!(manager.hear(Duration::from_secs(10)).as_deref(), Some("WATCHDOG=1"));
+    }
+
+    // SIGHUP is for certificates: it goes on.
+    agent.signal(Signal::HUP);
+    while manager.hear(Duration::from_millis(10)).is_some() {}
+    assert_eq!(manager.hear(Duration::from_secs(10)).as_deref(), Some("WATCHDOG=1"));
+    assert!(agent.ask("/ready").starts_with("HTTP/1.1 200"));
+
+    agent.signal(Signal::TERM);
+    manager.until("STOPPING=1");
+    agent.wait();
+    assert_eq!(manager.hear(Duration::from_millis(10)), None);
+}
+
+/// A request that was begun is answered, and what came with it is there afterwards.
+#[test]
+fn what_was_begun_is_answered_before_it_ends() {
+    let Some(mut agent) = Daemon::running("") else { return };
+    let mut slow = TcpStream::connect(("127.0.0.1", agent.port)).unwrap();
+    slow.set_read_timeout(Some(PATIENCE)).unwrap();
+    let packed = pack(&agent, "slow");
+    let (first, rest) = packed.split_at(packed.len() / 2);
+    write!(
+        slow,
+        "POST / HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/didcomm-encrypted+json\r\ncontent-length: {}\r\n\r\n{first}",
+        packed.len()
+    )
+    .unwrap();
+    // It has the head, and waits for the rest.
+    std::thread::sleep(Duration::from_millis(300));
+    agent.signal(Signal::TERM);
+    agent.until("it no longer takes connections", |agent| TcpStream::connect(("127.0.0.1", agent.port)).is_err());
+    slow.write_all(rest.as_bytes()).unwrap();
+    let mut answer = String::new();
+    let _ = slow.read_to_string(&mut answer);
+    assert!(answer.starts_with("HTTP/1.1 202"), "{answer}\n{}", agent.log());
+    agent.wait();
+    agent.start();
+    agent.until("it was opened", |agent| agent.texts() == ["slow"]);
+}
+
+/// A basic message to an agent, packed by its own command line.
+fn pack(agent: &Daemon, text: &str) -> String {
+    let message = serde_json::json!({
+        "id": "1", "typ": "application/didcomm-plain+json", "type": "https://didcomm.org/basicmessage/2.0/message",
+        "from": agent.did, "to": [agent.did], "body": { "content": text }, "created_time": now(),
+    });
+    let words = ["pack", "--to", &agent.did, "--from", &agent.did];
+    agent.home.feed_words(&words, &message.to_string()).done().trim().to_owned()
+}
+
+fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+}
