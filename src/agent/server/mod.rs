@@ -139,6 +139,8 @@ impl Server {
                 }
             });
         }
+        // Who comes now is refused, and tries again later; in the queue of a socket that is open he would wait for nothing.
+        drop(listener);
         let rest = async { while tasks.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(Duration::from_secs(10), rest).await;
         Ok(())

@@ -117,7 +117,7 @@ struct Prepared {
     tls: Option<Arc<ServerTls>>,
     roots: Roots,
     guard: Guard,
-    notifier: Notifier,
+    notifier: Arc<Notifier>,
 }
 
 impl Prepared {
@@ -139,7 +139,7 @@ impl Prepared {
             tls,
             roots: roots(config)?,
             guard,
-            notifier: Notifier::open(),
+            notifier: Arc::new(Notifier::open()),
         })
     }
 
@@ -213,13 +213,12 @@ impl Prepared {
             out.say(&format!("Messages are brought to {}.", webhook.host()));
             tokio::spawn(webhook.run(agent.clone(), hook, shutdown.clone()))
         });
-        tokio::spawn(signals(stop, self.tls));
+        tokio::spawn(signals(stop, self.tls, self.notifier.clone()));
         self.notifier.ready();
         let ended = tokio::select! {
             ended = agent.run(servers, shutdown) => ended,
             () = self.notifier.live(agent.clone()) => Ok(()),
         };
-        self.notifier.stopping();
         if let Ok(Err(error)) = served.await {
             tracing::error!(%error, "the application's side");
         }
@@ -235,7 +234,7 @@ impl Prepared {
 }
 
 /// Ends the agent when it is told to; once more, and it is not waited for.
-async fn signals(stop: watch::Sender<bool>, tls: Option<Arc<ServerTls>>) {
+async fn signals(stop: watch::Sender<bool>, tls: Option<Arc<ServerTls>>, notifier: Arc<Notifier>) {
     let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
     else {
@@ -258,6 +257,7 @@ async fn signals(stop: watch::Sender<bool>, tls: Option<Arc<ServerTls>>) {
         if stop.send_replace(true) {
             std::process::exit(1);
         }
+        notifier.stopping();
         tracing::info!("what was begun is ended; once more ends at once");
     }
 }

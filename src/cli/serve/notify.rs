@@ -32,7 +32,7 @@ impl Notifier {
         self.tell("READY=1");
     }
 
-    /// It ends.
+    /// It begins to end: what was begun is finished first.
     pub fn stopping(&self) {
         self.tell("STOPPING=1");
     }
