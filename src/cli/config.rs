@@ -341,7 +341,10 @@ impl Config {
             None => "there is no configuration that names a token".to_owned(),
         };
         Failure::words("no-token", said)
-            .hint("`claviger token list` shows the tokens of this machine, with lines to paste into claviger.toml")
+            .hint(
+            "`claviger token list` shows the tokens of this machine, with lines to paste into claviger.toml; `claviger init` \
+             makes a configuration",
+        )
     }
 }
 

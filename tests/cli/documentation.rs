@@ -64,7 +64,19 @@ fn every_command_is_documented_and_in_the_manual() {
         ["token list", "token init", "token unlock", "token doctor", "key generate", "key import", "key list"]
             .into_iter()
             .chain(["key delete", "did create", "did resolve", "pack", "unpack", "demo", "completions"])
-            .chain(["serve", "send", "ping", "inbox", "invite", "accept", "connections", "status"])
+            .chain([
+                "init",
+                "serve",
+                "backup",
+                "restore",
+                "send",
+                "ping",
+                "inbox",
+                "invite",
+                "accept",
+                "connections",
+                "status",
+            ])
     {
         assert!(documentation.contains(&format!("`{command}")), "{command}");
         assert!(manual.contains(&format!("\"CLAVIGER {}\"", command.to_uppercase())), "{command}");
