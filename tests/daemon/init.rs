@@ -85,7 +85,7 @@ fn what_it_says_comes_next_and_that_the_keys_are_in_files() {
 }
 
 #[test]
-fn nothing_is_overwritten_and_nothing_is_left_behind() {
+fn nothing_is_overwritten_and_no_configuration_is_left_behind() {
     let home = Home::new();
     home.write("claviger.toml", "# mine\n");
     assert_eq!(home.run("--json init").error(1), "config-there");
@@ -94,7 +94,7 @@ fn nothing_is_overwritten_and_nothing_is_left_behind() {
     // A token that is not there.
     let uri = "pkcs11:token=none?module-path=/nowhere/libnone.so&pin-source=file:pin";
     assert_eq!(home.run(&format!("--json init new --token-uri {uri}")).error(2), "token-misconfigured");
-    assert!(!home.path().join("new").exists());
+    assert!(!home.path().join("new/claviger.toml").exists());
     for wrong in [
         "--token-uri pkcs11:token=x?pin-value=1234",
         "--token-uri soft",
@@ -103,9 +103,24 @@ fn nothing_is_overwritten_and_nothing_is_left_behind() {
         "--public-url ftp://example.org",
         "--public-url example.org",
     ] {
-        assert_eq!(home.run(&format!("--json init new {wrong}")).error(2), "bad-arguments", "{wrong}");
+        assert_eq!(home.run(&format!("--json init newer {wrong}")).error(2), "bad-arguments", "{wrong}");
     }
-    assert!(!home.path().join("new").exists());
+    assert!(!home.path().join("newer").exists());
+}
+
+/// A wrong PIN is tried once, however often `init` is: the guard's memory stays when the rest is taken back.
+#[test]
+fn a_wrong_pin_is_tried_once() {
+    let Some(home) = Home::with_token() else { return };
+    home.write("wrong.pin", "not-the-pin-2342");
+    let uri = format!("pkcs11:token=soft?module-path={}&pin-source=file:../wrong.pin", softhsm().unwrap().display());
+    for _ in 0..3 {
+        assert_eq!(home.run(&format!("--json init agent --token-uri {uri}")).error(3), "pin-refused");
+        assert!(!home.path().join("agent/claviger.toml").exists());
+        assert!(home.path().join("agent/state/pin-guard").is_dir());
+    }
+    let audit = fs::read_to_string(home.path().join("agent/state/audit.jsonl")).unwrap_or_default();
+    assert!(!audit.contains("not-the-pin"));
 }
 
 #[test]

@@ -59,15 +59,9 @@ pub fn run(args: &Args, out: &Out) -> Result<(), Failure> {
         return Err(Failure::words("bad-arguments", "--method web wants --public-url: the DID has its host"));
     }
     let mut place = Place::take(&args.folder)?;
-    let made = make(args, &url, &mut place, out);
-    match made {
-        Ok(()) => {
-            place.keep();
-            Ok(())
-        }
-        // What was written goes with it.
-        Err(failure) => Err(failure),
-    }
+    make(args, &url, &mut place, out)?;
+    place.keep();
+    Ok(())
 }
 
 fn make(args: &Args, url: &PublicUrl, place: &mut Place, out: &Out) -> Result<(), Failure> {

@@ -13,7 +13,13 @@ use crate::cli::failure::Failure;
 pub struct Place {
     folder: PathBuf,
     /// What is taken away again, the last first.
-    made: Vec<PathBuf>,
+    made: Vec<Made>,
+}
+
+struct Made {
+    path: PathBuf,
+    /// Whether all that is in it goes along.
+    throw_away: bool,
 }
 
 impl Place {
@@ -25,7 +31,7 @@ impl Place {
             return Err(Failure::new("config-there", format!("{} is there already", file.display()))
                 .hint("`claviger did create` makes one more DID with it; another folder can have another agent"));
         }
-        place.make_folder(&place.folder.clone(), 0o755)?;
+        place.make_folder(folder, 0o755, false)?;
         Ok(place)
     }
 
@@ -39,14 +45,14 @@ impl Place {
         self.folder.join("state")
     }
 
-    /// Makes a folder, with those above it.
-    pub fn make_folder(&mut self, folder: &Path, mode: u32) -> Result<(), Failure> {
+    /// Makes a folder, with those above it. With `throw_away` they have nothing to do with a token that there was before.
+    pub fn make_folder(&mut self, folder: &Path, mode: u32, throw_away: bool) -> Result<(), Failure> {
         let missing: Vec<&Path> =
             folder.ancestors().take_while(|it| !it.as_os_str().is_empty() && !it.exists()).collect();
         for folder in missing.into_iter().rev() {
             let made = DirBuilder::new().mode(mode).create(folder);
             made.map_err(|error| Failure::io(folder.display(), &error))?;
-            self.made.push(folder.to_owned());
+            self.made.push(Made { path: folder.to_owned(), throw_away });
         }
         Ok(())
     }
@@ -59,7 +65,7 @@ impl Place {
             file.sync_all()
         };
         write().map_err(|error| Failure::io(path.display(), &error))?;
-        self.made.push(path.to_owned());
+        self.made.push(Made { path: path.to_owned(), throw_away: false });
         Ok(())
     }
 
@@ -77,9 +83,16 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        for path in self.made.iter().rev() {
-            // A folder of ours has only what we and our keeper wrote.
-            let gone = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+        for Made { path, throw_away } in self.made.iter().rev() {
+            let gone = match path.is_dir() {
+                false => fs::remove_file(path),
+                true if *throw_away => fs::remove_dir_all(path),
+                // What the guard of a real token's PIN knows is not forgotten: it would be tried again.
+                true => match fs::remove_dir(path) {
+                    Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+                    gone => gone,
+                },
+            };
             if let Err(error) = gone {
                 tracing::warn!(path = %path.display(), %error, "it stays behind");
             }

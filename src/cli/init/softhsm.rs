@@ -42,7 +42,7 @@ impl SoftToken {
                 .hint("it may hold keys: move it away, or name its token with --token-uri"));
         }
         let tokens = folder.join("tokens");
-        place.make_folder(&tokens, 0o700)?;
+        place.make_folder(&tokens, 0o700, true)?;
         let absolute = |path: &Path| path.canonicalize().map_err(|error| Failure::io(path.display(), &error));
         let lines = format!(
             "directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\nslots.removable = false\n",
