@@ -23,6 +23,7 @@ use claviger::{
 };
 
 use super::{
+    environment::is_variable,
     failure::Failure,
     serve::config::{AgentSection, ApiSection, DaemonConfig, HttpSection, NetSection, OpsSection, StoreSection},
 };
@@ -72,7 +73,7 @@ pub struct TokenConfig {
     pub allow_unprotected: Vec<String>,
     /// How many operations may be under way at once.
     pub sessions: Option<usize>,
-    /// Variables that its module reads, as SOFTHSM2_CONF.
+    /// Variables that its module reads, as SOFTHSM2_CONF: for the processes that load it.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
 }
@@ -276,6 +277,15 @@ impl Config {
                 return Err(Failure::words("bad-config", said).hint(
                     "`uri` names the token by its module; `keeper` names the socket of a process that holds it",
                 ));
+            }
+            let odd = |(variable, value): &(&String, &String)| !is_variable(variable) || value.contains('\0');
+            if let Some((variable, _)) = token.environment.iter().find(odd) {
+                let said = format!(
+                    "{}: `environment` of the token {:?}: {variable:?} is no variable's name, or has no variable's value",
+                    name(self.file.as_deref()),
+                    token.name
+                );
+                return Err(Failure::words("bad-config", said));
             }
             if let Some(profile) = &token.profile {
                 self.check_profile(token, profile)?;

@@ -1,7 +1,8 @@
 //! The variables that tokens' modules read, as the configuration has them: SoftHSM's SOFTHSM2_CONF.
 //!
-//! A module reads them in the process that loads it, and no safe Rust changes the environment of its own process. So the
-//! program starts itself again in its place, with the same words; who it starts has them then as well.
+//! A module reads them in the process that loads it. Keepers are started with those of their token. Where a command loads
+//! modules itself, the program starts itself again in its place, with the same words, as no safe Rust changes the environment
+//! of its own process. A process that loads no module never has them.
 
 use std::{collections::BTreeMap, env, ffi::OsStr, os::unix::process::CommandExt, process::Command};
 
@@ -10,7 +11,7 @@ use super::{
     failure::Failure,
 };
 
-/// Returns if all of them are set. To be called before anything is read from stdin, and before a second thread.
+/// Returns if those of all tokens are set. To be called before anything is read from stdin, and before a second thread.
 pub fn enter(config: &Config) -> Result<(), Failure> {
     let wanted = wanted(config)?;
     if wanted.iter().all(|(variable, value)| env::var_os(variable).is_some_and(|is| is == OsStr::new(value))) {
@@ -28,24 +29,23 @@ fn wanted(config: &Config) -> Result<BTreeMap<&str, &str>, Failure> {
     let mut all = BTreeMap::new();
     for token in &config.tokens {
         for (variable, value) in &token.environment {
-            let place = format!("{}: `environment` of the token {:?}", name(config.file.as_deref()), token.name);
-            if !is_variable(variable) {
-                let said = format!("{place}: {variable:?} is no variable's name");
-                return Err(Failure::words("bad-config", said));
-            }
             if all.insert(variable.as_str(), value.as_str()).is_some_and(|other| other != value) {
-                let said = format!("{place}: another token has {variable} with another value");
-                return Err(Failure::words("bad-config", said).hint(
-                    "one program has one environment: give both the same value, or one of them a keeper of its own",
-                ));
+                let said = format!(
+                    "{}: `environment` of the token {:?}: another token has {variable} with another value, and one process has \
+                     one environment",
+                    name(config.file.as_deref()),
+                    token.name
+                );
+                return Err(Failure::words("bad-config", said)
+                    .hint("`claviger token` wants a configuration for each of them; keepers have no such trouble"));
             }
         }
     }
     Ok(all)
 }
 
-/// Else it would never be found to be set.
-fn is_variable(name: &str) -> bool {
+/// Whether a variable may have this name: else it would never be found to be set.
+pub fn is_variable(name: &str) -> bool {
     let of_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     !name.is_empty() && name.bytes().all(of_name) && !name.starts_with(|first: char| first.is_ascii_digit())
 }

@@ -121,6 +121,8 @@ pub fn supervisor(config: &Config, role: Role) -> Result<Arc<Supervisor>, Failur
 pub fn command(config: &Config, token: &str, role: Role) -> Command {
     let mut command = this_program(config);
     command.args(["keeper", "--token", token, "--connection", word(role)]);
+    // What its module reads.
+    command.envs(config.tokens.iter().filter(|it| it.name == token).flat_map(|it| &it.environment));
     command
 }
 
@@ -219,7 +221,7 @@ fn listen(address: &str, token: &TokenConfig, config: &Config, out: &Out) -> Res
         let begun = Instant::now();
         let mut command = this_program(config);
         command.args(["keeper", "--token", &token.name, "--listener", &std::process::id().to_string()]);
-        command.stdout(Stdio::piped());
+        command.envs(&token.environment).stdout(Stdio::piped());
         command.stdin(Stdio::from(listener.as_fd().try_clone_to_owned().map_err(failed)?));
         let mut keeper = command.spawn().map_err(|error| Failure::io("the keeper cannot be started", &error))?;
         let mut said = [0];

@@ -119,12 +119,16 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli, out: &Out) -> Result<(), Failure> {
+    // What examines a device loads its module itself.
+    let loads_modules = matches!(cli.command, Command::Token(_));
     let config = || {
         let mut config = Config::load(cli.config.as_deref())?;
         config.wait = cli.wait.map(|seconds| Duration::from_secs(seconds.into()));
         config.flags.extend(cli.json.then(|| "--json".to_owned()));
         config.flags.extend(std::iter::repeat_n("--verbose".to_owned(), cli.verbose.into()));
-        environment::enter(&config)?;
+        if loads_modules || config.keeper.in_process {
+            environment::enter(&config)?;
+        }
         Ok(config)
     };
     match cli.command {

@@ -40,6 +40,12 @@ fn from_nothing_to_a_ready_agent_within_a_minute() {
     assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
     assert!(agent.did.starts_with("did:peer:2."), "{}", agent.did);
 
+    // The variable of its module is in the keeper's environment, and never in the agent's. That of this test says something else.
+    let environment = |pid: u32| fs::read(format!("/proc/{pid}/environ"));
+    if let Ok(bytes) = environment(agent.pid()) {
+        assert!(!String::from_utf8_lossy(&bytes).contains("state/softhsm"));
+    }
+
     // PINs are for their owner's eyes only, and nowhere else.
     let folder = agent.home.path().join("state/softhsm");
     let configuration = fs::read_to_string(agent.home.path().join("claviger.toml")).unwrap();
