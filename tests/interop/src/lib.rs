@@ -21,6 +21,8 @@ use resolvers::{Documents, Secrets};
 
 pub use didcomm;
 
+pub mod daemon;
+pub mod http;
 pub mod tokens;
 
 mod documents;
