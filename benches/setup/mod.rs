@@ -330,7 +330,8 @@ fn own_documents(keys: impl Fn(Curve) -> Vec<PublicKey>) -> HashMap<String, Valu
     documents
 }
 
-fn make_key(token: &Pkcs11Token, curve: Curve, number: usize) -> PublicKey {
+/// Makes a key in a token, under the label by which [`Raw`] finds it.
+pub fn make_key(token: &Pkcs11Token, curve: Curve, number: usize) -> PublicKey {
     let label = label(curve, number);
     let key = NewKey { curve, usage: KeyUse::Agreement, label: Some(label.into()) };
     token.generate(&key).expect("a key is made").public

@@ -1,0 +1,238 @@
+//! What the daemon does in a second, beside what its token does: messages received and sent, and the time after a power cut.
+//!
+//! All of it is on one machine: the daemon, its keeper with the token, and who sends and receives. Messages are packed
+//! before, by keys in memory.
+
+#[path = "daemon/load.rs"]
+mod load;
+#[path = "setup/mod.rs"]
+mod setup;
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::ExitCode,
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use claviger::{
+    did::{Relationship, Service, peer},
+    keys::Curve,
+    secrets::pkcs11::{OpenOptions, Uri},
+};
+use claviger_interop::{
+    daemon::{Daemon, program},
+    http::serve,
+};
+use claviger_testkit::PrivateKey;
+use load::{Load, Packed};
+use serde_json::json;
+use setup::{CURVES, Raw, make_key, quick, smoke};
+use tokio::runtime::Runtime;
+
+/// Senders that write again and again.
+const KNOWN: usize = 4;
+/// Recipients beside the one that gets all.
+const RECIPIENTS: usize = 100;
+/// How often it is asked how far it is.
+const LOOK: Duration = Duration::from_millis(40);
+/// How long the daemon is left alone before its memory is looked at.
+const REST: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    let program = program(true);
+    setup::with_tokens(|runtime, tokens| {
+        for (name, uri) in &tokens.devices {
+            let variable = if *name == "softhsm" { "SOFTHSM2_CONF" } else { "KRYOPTIC_CONF" };
+            let env = (variable.to_owned(), std::env::var(variable).expect("the token's configuration"));
+            let mut daemon = Daemon::new(program.clone(), env, uri, "");
+            let ours = daemon.make_did(&CURVES.map(Curve::name));
+            println!("\n## {name}");
+            daemon.start();
+            let fresh = memory(daemon.pid());
+            Bench { runtime, daemon: &mut daemon, uri, ours: &ours }.measure(fresh);
+        }
+    })
+}
+
+struct Bench<'a> {
+    runtime: &'a Runtime,
+    daemon: &'a mut Daemon,
+    uri: &'a str,
+    ours: &'a str,
+}
+
+/// Messages of one kind, and of those that wait while the daemon is dead.
+fn counts() -> (usize, usize) {
+    match () {
+        () if smoke() => (2 * KNOWN, 2 * KNOWN),
+        () if quick() => (1_000, 2_000),
+        () => (5_000, 10_000),
+    }
+}
+
+impl Bench<'_> {
+    fn measure(&mut self, fresh: Memory) {
+        let (many, waiting) = counts();
+        let token = OpenOptions::new().open(self.uri).expect("the token opens");
+        CURVES.iter().for_each(|curve| drop(make_key(&token, *curve, 0)));
+
+        println!("\n| received | messages/s | raw derivations/s | derivations each | ratio | POST p50, ms | p99, ms |");
+        println!("|---|---:|---:|---:|---:|---:|---:|");
+        for curve in CURVES {
+            for (senders, derivations, who) in [(KNOWN, 1.0, "known senders"), (many, 2.0, "each from a new sender")] {
+                let mail = Packed::new(self.runtime, self.ours, curve, senders, many);
+                if senders == KNOWN {
+                    self.receive(Packed::again(&mail, self.runtime, KNOWN).take(), load::LANES.min(KNOWN));
+                }
+                // Before and after: what else the machine does falls on the token too.
+                let before = self.raw(curve);
+                let load = self.receive(mail.take(), load::LANES);
+                let raw = (before + self.raw(curve)) / 2.0;
+                println!(
+                    "| {}, {who} | {:.0} | {raw:.0} | {derivations} | {:.2} | {:.1} | {:.1} |",
+                    curve.name(),
+                    load.rate,
+                    load.rate * derivations / raw,
+                    load.quantile(0.5),
+                    load.quantile(0.99),
+                );
+            }
+        }
+
+        println!("\n| sent | messages/s |\n|---|---:|");
+        for curve in CURVES {
+            for recipients in [1, RECIPIENTS] {
+                let rate = self.send(curve, recipients, many);
+                println!("| {}, to {recipients} | {rate:.0} |", curve.name());
+            }
+        }
+        let busy = memory(self.daemon.pid());
+        self.recover(waiting);
+        println!("\n| memory at rest, MB | agent | keepers and what starts them |\n|---|---:|---:|");
+        println!(
+            "| after the start | {:.1} | {:.1} |\n| after all this | {:.1} | {:.1} |",
+            fresh.0, fresh.1, busy.0, busy.1
+        );
+    }
+
+    /// The token's own derivations a second, one after the other, with the daemon at rest.
+    fn raw(&self, curve: Curve) -> f64 {
+        let raw = Raw::new(self.uri, curve);
+        let rounds = if smoke() { 3 } else { 2_000 };
+        let begun = Instant::now();
+        (0..rounds).for_each(|_| raw.derive_and_destroy());
+        f64::from(rounds) / begun.elapsed().as_secs_f64()
+    }
+
+    /// Brings messages, until the daemon has handled all.
+    fn receive(&self, mail: Vec<String>, lanes: usize) -> Load {
+        let handled = || self.daemon.figure("claviger_messages_handled_total");
+        let (before, count) = (handled(), mail.len());
+        let begun = Instant::now();
+        let latencies = load::post(self.daemon.port, mail, lanes);
+        self.daemon.until("all are handled", |_| {
+            // The figures cost the daemon something too.
+            thread::sleep(LOOK);
+            handled() - before >= count as f64
+        });
+        Load { rate: count as f64 / begun.elapsed().as_secs_f64(), latencies }
+    }
+
+    /// Has messages sent to so many who all have one endpoint, until it has them: messages a second.
+    fn send(&self, curve: Curve, recipients: usize, many: usize) -> f64 {
+        let (posted, sink) = mpsc::channel();
+        let endpoint = format!("http://127.0.0.1:{}", serve(posted));
+        let dids: Vec<String> = (0..recipients)
+            .map(|_| {
+                let key = PrivateKey::generate(curve).public().clone();
+                let document = peer::create_2(&[(Relationship::KeyAgreement, key)], &[Service::didcomm(&endpoint, [])]);
+                document.expect("a DID").id().to_owned()
+            })
+            .collect();
+        let requests = (0..many).map(|number| {
+            let to = &dids[number % recipients];
+            json!({ "to": to, "from": self.ours, "type": load::LETTER, "body": load::body() }).to_string()
+        });
+        let requests = requests.collect();
+        let begun = Instant::now();
+        load::ask(&self.daemon, requests);
+        for _ in 0..many {
+            sink.recv_timeout(claviger_interop::daemon::PATIENCE).expect("all are sent");
+        }
+        many as f64 / begun.elapsed().as_secs_f64()
+    }
+
+    /// Ends the daemon with messages that wait for its token, and sees how long it takes to have opened them.
+    fn recover(&mut self, waiting: usize) {
+        let pin = pin_file(self.uri);
+        let away = pin.with_extension("away");
+        self.daemon.kill();
+        // Without its PIN the token is not opened, and all that comes waits.
+        fs::rename(&pin, &away).expect("the PIN's file is there");
+        self.daemon.spawn();
+        self.daemon.until("it takes messages", |daemon| daemon.is_up("/ready"));
+        let mail = Packed::new(self.runtime, self.ours, Curve::P256, KNOWN, waiting);
+        let begun = Instant::now();
+        let mut taken = Load { rate: 0.0, latencies: load::post(self.daemon.port, mail.take(), load::LANES) };
+        taken.rate = waiting as f64 / begun.elapsed().as_secs_f64();
+        assert_eq!(self.daemon.waiting("inbox"), waiting);
+        self.daemon.kill();
+        fs::rename(&away, &pin).expect("the PIN's file was there");
+
+        let begun = Instant::now();
+        self.daemon.spawn();
+        let mut at = Vec::new();
+        for path in ["/ready", "/ready/token"] {
+            self.daemon.until("it is ready", |daemon| daemon.is_up(path));
+            at.push(begun.elapsed().as_secs_f64());
+        }
+        self.daemon.until("all are opened", |daemon| {
+            thread::sleep(LOOK);
+            daemon.waiting("inbox") == 0
+        });
+        at.push(begun.elapsed().as_secs_f64());
+        println!("\n| {waiting} messages on P-256 | |\n|---|---:|");
+        println!("| taken while the token was away, messages/s | {:.0} |", taken.rate);
+        println!("| - of that, POST p50 and p99, ms | {:.1}, {:.1} |", taken.quantile(0.5), taken.quantile(0.99));
+        for (what, at) in ["it takes messages", "its token is ready", "all are opened"].iter().zip(at) {
+            println!("| after SIGKILL and a new start: {what}, s | {at:.2} |");
+        }
+    }
+}
+
+/// Where the token's PIN is.
+fn pin_file(uri: &str) -> PathBuf {
+    let uri: Uri = uri.parse().expect("a pkcs11: URI");
+    uri.pin_source.expect("a PIN's file").trim_start_matches("file:").into()
+}
+
+/// What is resident, in MB: of the agent, and of the processes that it has started.
+struct Memory(f64, f64);
+
+fn memory(agent: u32) -> Memory {
+    thread::sleep(if smoke() { Duration::ZERO } else { REST });
+    let processes: Vec<(u32, u32, f64)> = fs::read_dir("/proc")
+        .expect("/proc")
+        .flatten()
+        .filter_map(|entry| {
+            let status = fs::read_to_string(entry.path().join("status")).ok()?;
+            let field = |name: &str| {
+                let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+                line.split_whitespace().next()?.parse::<u32>().ok()
+            };
+            Some((field("Pid:")?, field("PPid:")?, f64::from(field("VmRSS:")?) / 1024.0))
+        })
+        .collect();
+    let own = processes.iter().find(|(pid, ..)| *pid == agent).map_or(0.0, |(.., own)| *own);
+    let mut family = vec![agent];
+    let mut next = 0;
+    while let Some(parent) = family.get(next).copied() {
+        family.extend(processes.iter().filter(|(_, ppid, _)| *ppid == parent).map(|(pid, ..)| *pid));
+        next += 1;
+    }
+    let all: f64 = processes.iter().filter(|(pid, ..)| family.contains(pid)).map(|(.., one)| one).sum();
+    Memory(own, all - own)
+}

@@ -1,0 +1,145 @@
+//! Messages by the thousand, and who brings them.
+
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Instant, SystemTime},
+};
+
+use claviger::{
+    did::{Document, LocalResolver, Relationship, peer},
+    didcomm::{Identities, Message, PackEncryptedOptions},
+    keys::Curve,
+    secrets::{Custodian, KeyUse, Keyring},
+};
+use claviger_interop::{
+    daemon::Daemon,
+    http::{Connection, ENCRYPTED},
+};
+use claviger_testkit::{PrivateKey, SoftToken};
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+
+/// Connections that are kept open, with one message under way on each.
+pub const LANES: usize = 32;
+/// Connections of the application.
+const APPLICATION: usize = 8;
+/// Of no protocol that the daemon knows: it goes to the application.
+pub const LETTER: &str = "https://example.org/letters/1.0/letter";
+
+/// The body of 1 KB.
+pub fn body() -> Value {
+    json!({ "text": "All that is gold does not glitter. ".chars().cycle().take(1000).collect::<String>() })
+}
+
+/// Packed messages, and who has packed them.
+pub struct Packed {
+    to: String,
+    senders: Vec<(Identities, String)>,
+    mail: Vec<String>,
+}
+
+impl Packed {
+    /// So many messages to a DID, from so many senders in turn: DIDs with one key on this curve.
+    pub fn new(runtime: &Runtime, to: &str, curve: Curve, senders: usize, messages: usize) -> Self {
+        // A token for each few: it looks for a key among all it has.
+        const FEW: usize = 100;
+        let mut all = Vec::new();
+        while all.len() < senders {
+            let token = SoftToken::new("senders");
+            let documents: Vec<Document> = (0..FEW.min(senders - all.len()))
+                .map(|_| {
+                    let key = PrivateKey::generate(curve);
+                    token.import(key.to_import(KeyUse::Agreement, None)).expect("a fresh key");
+                    peer::create_2(&[(Relationship::KeyAgreement, key.public().clone())], &[]).expect("a DID")
+                })
+                .collect();
+            let dids: Vec<String> = documents.iter().map(|document| document.id().to_owned()).collect();
+            let keyring = runtime.block_on(Keyring::start([token])).expect("a token in memory");
+            let me = runtime.block_on(Identities::new(keyring, documents)).expect("its keys");
+            all.extend(dids.into_iter().map(|did| (me.clone(), did)));
+        }
+        let mut packed = Self { to: to.to_owned(), senders: all, mail: Vec::new() };
+        packed.mail = packed.pack(runtime, messages);
+        packed
+    }
+
+    /// So many more of the same senders.
+    pub fn again(of: &Self, runtime: &Runtime, messages: usize) -> Self {
+        Self { to: of.to.clone(), senders: Vec::new(), mail: of.pack(runtime, messages) }
+    }
+
+    pub fn take(self) -> Vec<String> {
+        self.mail
+    }
+
+    fn pack(&self, runtime: &Runtime, messages: usize) -> Vec<String> {
+        let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("it is later").as_secs();
+        let (resolver, options) = (LocalResolver::new(), PackEncryptedOptions::default());
+        let each = (0..messages).map(|number| {
+            let (me, from) = &self.senders[number % self.senders.len()];
+            let message = Message::build(Message::new_id(), LETTER, body()).from(from).to(&self.to);
+            let message = message.created_time(time).finalize();
+            let packed = message.pack_encrypted(&self.to, Some(from), None, &resolver, me, &options);
+            runtime.block_on(packed).expect("it packs").0
+        });
+        each.collect()
+    }
+}
+
+/// What came of bringing messages.
+pub struct Load {
+    /// Messages a second.
+    pub rate: f64,
+    /// How long each POST took, in milliseconds, the shortest first.
+    pub latencies: Vec<f64>,
+}
+
+impl Load {
+    pub fn quantile(&self, part: f64) -> f64 {
+        let last = self.latencies.len() - 1;
+        self.latencies[(last as f64 * part).round() as usize]
+    }
+}
+
+/// POSTs messages on so many connections at once: how long each took, in milliseconds, the shortest first.
+pub fn post(port: u16, mail: Vec<String>, lanes: usize) -> Vec<f64> {
+    let (next, took) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    thread::scope(|scope| {
+        for _ in 0..lanes {
+            scope.spawn(|| {
+                let mut connection = Connection::open(port).expect("the daemon is there");
+                let mut own = Vec::new();
+                while let Some(packed) = mail.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let begun = Instant::now();
+                    let answer = connection.post("/", ENCRYPTED, packed).expect("it answers");
+                    own.push(begun.elapsed().as_secs_f64() * 1e3);
+                    assert_eq!(answer.status, 202, "{answer:?}");
+                }
+                took.lock().expect("no panic").extend(own);
+            });
+        }
+    });
+    let mut took = took.into_inner().expect("no panic");
+    took.sort_by(f64::total_cmp);
+    took
+}
+
+/// Has the daemon's application POST these.
+pub fn ask(daemon: &Daemon, requests: Vec<String>) {
+    let next = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..APPLICATION {
+            scope.spawn(|| {
+                let mut application = daemon.application();
+                while let Some(request) = requests.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let answer = application.post("/v1/messages", "application/json", request).expect("it answers");
+                    assert_eq!(answer.status, 202, "{answer:?}");
+                }
+            });
+        }
+    });
+}
