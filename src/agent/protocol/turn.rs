@@ -73,14 +73,15 @@ pub struct Turn<'a> {
     records: &'a dyn Records,
     features: &'a Features,
     effects: Vec<Effect>,
-    /// The revisions of what was read, by kind and key.
-    revisions: HashMap<(String, String), i64>,
+    /// What was read, with its revision, by kind and key: several steps ask for the connection of a message, and each
+    /// question is one to the disk. What is changed meanwhile is seen by its revision when the turn is committed.
+    seen: HashMap<(String, String), Option<(Value, i64)>>,
 }
 
 impl<'a> Turn<'a> {
     /// A turn in which nothing is to be done yet.
     pub fn new(received: &'a Received, records: &'a dyn Records, features: &'a Features) -> Self {
-        Self { received, records, features, effects: Vec::new(), revisions: HashMap::new() }
+        Self { received, records, features, effects: Vec::new(), seen: HashMap::new() }
     }
 
     /// What this agent can do.
@@ -144,9 +145,13 @@ impl<'a> Turn<'a> {
             Some(Effect::Put { value, .. }) => value.clone(),
             Some(_) => return Ok(None),
             None => {
-                let Some((value, revision)) = self.records.read(kind, key).await? else { return Ok(None) };
-                self.revisions.insert((kind.to_owned(), key.to_owned()), revision);
-                value
+                let name = (kind.to_owned(), key.to_owned());
+                if !self.seen.contains_key(&name) {
+                    let read = self.records.read(kind, key).await?;
+                    self.seen.insert(name.clone(), read);
+                }
+                let Some(Some((value, _))) = self.seen.get(&name) else { return Ok(None) };
+                value.clone()
             }
         };
         serde_json::from_value(value).map(Some).map_err(|error| Fault::Later(format!("the {kind} {key}: {error}")))
@@ -164,7 +169,8 @@ impl<'a> Turn<'a> {
     /// Remembers something. If it was changed by someone else since [`Turn::get`], the message is handled again; what was not
     /// read must not be there.
     pub fn put(&mut self, kind: &str, key: &str, value: &impl Serialize, expires: Option<Millis>) {
-        let revision = self.revisions.get(&(kind.to_owned(), key.to_owned())).copied().unwrap_or(0);
+        let seen = self.seen.get(&(kind.to_owned(), key.to_owned()));
+        let revision = seen.and_then(Option::as_ref).map_or(0, |(_, revision)| *revision);
         let value = serde_json::to_value(value).unwrap_or(Value::Null);
         // Of two in one turn the later stands; a deletion before it would change the revision.
         self.effects.retain(|effect| !effect.is_about(kind, key));
