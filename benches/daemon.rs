@@ -158,7 +158,7 @@ impl Bench<'_> {
         });
         let requests = requests.collect();
         let begun = Instant::now();
-        load::ask(&self.daemon, requests);
+        load::ask(self.daemon, requests);
         for _ in 0..many {
             sink.recv_timeout(claviger_interop::daemon::PATIENCE).expect("all are sent");
         }

@@ -36,8 +36,8 @@ pub fn program(release: bool) -> PathBuf {
     assert!(built.status.success(), "claviger is not built");
     let messages = String::from_utf8(built.stdout).expect("cargo prints UTF-8");
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let executables = messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from));
-    executables.last().expect("an executable")
+    let mut executables = messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from));
+    executables.next_back().expect("an executable")
 }
 
 /// A daemon: its home, and its process while it runs.
