@@ -120,7 +120,7 @@ impl Pair {
     }
 
     /// A statement by the peer's first DID that it goes on as the next.
-    pub async fn from_prior(&self) -> String {
+    pub async fn succession(&self) -> String {
         let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
         let claims = FromPrior::build(self.did.clone(), self.next.clone()).iat(time).finalize();
         self.peer.pack_from_prior(&claims, None).await.unwrap().0
