@@ -7,6 +7,8 @@ mod access;
 mod api;
 #[path = "daemon/application.rs"]
 mod application;
+#[path = "daemon/attacks.rs"]
+mod attacks;
 #[path = "daemon/backup.rs"]
 mod backup;
 #[path = "daemon/conversation.rs"]
@@ -15,8 +17,12 @@ mod conversation;
 mod daemon;
 #[path = "daemon/init.rs"]
 mod init;
+#[path = "daemon/kills.rs"]
+mod kills;
 #[path = "daemon/notify.rs"]
 mod notify;
+#[path = "support/mod.rs"]
+mod people;
 #[path = "daemon/rotation.rs"]
 mod rotation;
 #[path = "cli/support.rs"]

@@ -23,7 +23,7 @@ pub mod store;
 pub use books::{Content, Intent};
 pub use inbox::{InboxOptions, Refusal};
 pub use invitations::{Accepted, Wanted};
-pub use ours::Ours;
+pub use ours::{Ours, OwnDocuments};
 pub use outbox::{OutboxOptions, SendError, Transport, Transports};
 pub use rotation::{Moved, Rotated};
 pub use server::{Server, ServerOptions, ServerTls, TlsError};
@@ -35,11 +35,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::{
-    did::{Document, Resolver},
-    didcomm::Message,
-    secrets::Secrets,
-};
+use crate::{did::Resolver, didcomm::Message, secrets::Secrets};
 use books::Books;
 use clock::now;
 use inbox::Inbox;
@@ -90,13 +86,13 @@ pub enum Event {
 }
 
 /// Reads the documents of our DIDs again, and has the tokens looked at for new keys.
-pub type Reload = Box<dyn Fn() -> Result<Vec<Document>, String> + Send + Sync>;
+pub type Reload = Box<dyn Fn() -> Result<OwnDocuments, String> + Send + Sync>;
 
 /// Puts an [`Agent`] together.
 #[must_use]
 pub struct AgentBuilder {
     secrets: Arc<dyn Secrets>,
-    documents: Vec<Document>,
+    documents: OwnDocuments,
     resolver: Arc<dyn Resolver>,
     store: Arc<dyn Store>,
     transports: Transports,
@@ -132,7 +128,7 @@ impl Agent {
     /// An agent with these DIDs of ours, whose keys `secrets` holds.
     pub fn builder(
         secrets: Arc<dyn Secrets>,
-        documents: Vec<Document>,
+        documents: OwnDocuments,
         resolver: Arc<dyn Resolver>,
         store: Arc<dyn Store>,
     ) -> AgentBuilder {

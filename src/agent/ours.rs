@@ -19,17 +19,28 @@ pub struct Ours {
 }
 
 /// The documents of our DIDs, by each of their names.
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct Documents {
     all: Vec<Document>,
     by_name: HashMap<String, usize>,
     /// Those that have moved, and that nobody should write to any more.
     retired: Vec<String>,
+    /// Those that are ours only if a token holds a key of theirs: others' documents are among them.
+    perhaps: Vec<String>,
+}
+
+/// The documents of our DIDs.
+#[derive(Debug, Clone, Default)]
+pub struct OwnDocuments {
+    /// Made here: ours whether their token is there or not. The newest first.
+    pub made: Vec<Document>,
+    /// At hand: ours if a token holds a key of theirs.
+    pub at_hand: Vec<Document>,
 }
 
 impl Ours {
-    /// Our DIDs by their documents, the newest of a DID first.
-    pub fn new(secrets: Arc<dyn Secrets>, documents: Vec<Document>) -> Self {
+    /// Our DIDs by their documents.
+    pub fn new(secrets: Arc<dyn Secrets>, documents: OwnDocuments) -> Self {
         let documents = Documents::new(documents);
         let (identities, _) = Identities::partial(secrets.clone(), documents.all.clone());
         Self {
@@ -51,25 +62,35 @@ impl Ours {
 
     /// Our DIDs, each once, in the order they were given.
     pub fn dids(&self) -> Vec<String> {
-        self.documents.borrow().all.iter().map(|document| document.id().to_owned()).collect()
+        let documents = self.documents.borrow();
+        documents.all.iter().filter(|document| self.has(&documents, document)).map(|it| it.id().to_owned()).collect()
     }
 
     /// The document of a DID of ours.
     pub fn document(&self, did: &str) -> Option<Document> {
         let documents = self.documents.borrow();
-        documents.find(did).cloned()
+        documents.find(did).filter(|document| self.has(&documents, document)).cloned()
     }
 
     /// The DID of ours, and the key, that a key id of an envelope names.
     pub fn recipient(&self, kid: &str) -> Option<(String, PublicKey)> {
         let documents = self.documents.borrow();
-        let document = documents.find(did_of(kid)?).filter(|it| !documents.retired.iter().any(|did| did == it.id()))?;
+        let document = documents.find(did_of(kid)?).filter(|document| self.has(&documents, document))?;
+        if documents.retired.iter().any(|did| did == document.id()) {
+            return None;
+        }
         let key = document.method(kid, Relationship::KeyAgreement)?.key.clone().ok()?;
         Some((document.id().to_owned(), key))
     }
 
+    /// Whether a document is that of a DID of ours.
+    fn has(&self, documents: &Documents, document: &Document) -> bool {
+        let perhaps = documents.perhaps.iter().any(|did| did == document.id());
+        !perhaps || self.identities.borrow().document(document.id()).is_some()
+    }
+
     /// Takes these documents for those there were.
-    pub fn replace(&self, documents: Vec<Document>) {
+    pub fn replace(&self, documents: OwnDocuments) {
         let retired = self.documents.borrow().retired.clone();
         self.documents.send_replace(Arc::new(Documents { retired, ..Documents::new(documents) }));
         self.refresh();
@@ -80,7 +101,7 @@ impl Ours {
         self.documents.send_if_modified(|documents| {
             let changed = documents.retired != dids;
             if changed {
-                *documents = Arc::new(Documents { retired: dids, ..Documents::new(documents.all.clone()) });
+                *documents = Arc::new(Documents { retired: dids, ..(**documents).clone() });
             }
             changed
         });
@@ -95,7 +116,9 @@ impl Ours {
 
     /// The methods of our documents whose keys no token has shown, by their ids.
     pub fn missing(&self) -> Vec<String> {
-        Identities::partial(self.secrets.clone(), self.documents.borrow().all.clone()).1
+        let documents = self.documents.borrow().clone();
+        let ours = documents.all.iter().filter(|document| self.has(&documents, document)).cloned();
+        Identities::partial(self.secrets.clone(), ours).1
     }
 
     /// Our key agreement keys that a token is ready to use.
@@ -124,14 +147,16 @@ impl Ours {
 }
 
 impl Documents {
-    fn new(all: Vec<Document>) -> Self {
+    fn new(documents: OwnDocuments) -> Self {
+        let perhaps = documents.at_hand.iter().map(|document| document.id().to_owned()).collect();
+        let all: Vec<Document> = documents.made.into_iter().chain(documents.at_hand).collect();
         let mut by_name = HashMap::new();
         for (place, document) in all.iter().enumerate() {
             for name in [Some(document.id()), short_form(document.id())].into_iter().flatten() {
                 by_name.entry(name.to_owned()).or_insert(place);
             }
         }
-        Self { all, by_name, retired: Vec::new() }
+        Self { all, by_name, retired: Vec::new(), perhaps }
     }
 
     fn find(&self, did: &str) -> Option<&Document> {

@@ -28,7 +28,8 @@ pub fn of(error: &Error) -> Verdict {
         Error::Envelope(JoseError::Secrets(error)) => of_secrets(error),
         // A key of ours that is named by a document and that no token has shown yet.
         Error::NotForUs(_) | Error::NoTokenHolds(_) | Error::NotOurs { .. } => Verdict::AwaitsToken,
-        Error::Stranger { .. } => Verdict::Never,
+        // It is opened when its sender is known, or when an invitation is open.
+        Error::Stranger { .. } => Verdict::AwaitsToken,
         Error::Resolve(ResolveError::Unavailable { .. } | ResolveError::LongFormUnknown(_)) => Verdict::AwaitsSender,
         _ => Verdict::Never,
     }

@@ -15,7 +15,10 @@ use super::{Inbox, Job, verdict};
 use crate::{
     agent::{
         clock::now,
-        protocol::connections::CONNECTION,
+        protocol::{
+            connections::CONNECTION,
+            invitations::{INVITATION, Issued},
+        },
         store::{Commit, Envelope, Millis},
         told_to_end,
     },
@@ -153,11 +156,16 @@ impl Inbox {
         }
     }
 
-    /// A person is asked only for those with whom there is a connection, if a key asks at all.
+    /// If a key asks a person at all, it does so only for those with whom there is a connection; while an invitation of ours is
+    /// open, for everyone: who accepts it is not known yet.
     async fn unpack_options(&self) -> UnpackOptions {
         let mut options = UnpackOptions { limits: self.parts.options.limits, ..UnpackOptions::default() };
         let held = self.parts.ours.secrets().keys().borrow().clone();
         if self.parts.options.prompt_strangers || !held.iter().any(|held| held.asks_pin || held.asks_touch) {
+            return options;
+        }
+        let invited = self.parts.books.list::<Issued>(INVITATION, "", KNOWN).await.unwrap_or_default();
+        if invited.iter().any(|(_, issued)| issued.is_open(now())) {
             return options;
         }
         let known = self.parts.books.store().records(CONNECTION, "", KNOWN).await.unwrap_or_default();

@@ -33,6 +33,11 @@ pub struct Issued {
 }
 
 impl Issued {
+    /// Whether someone new may accept it.
+    pub fn is_open(&self, now: Millis) -> bool {
+        (self.multi_use || self.used_by.is_none()) && self.expires.is_none_or(|expires| expires > now)
+    }
+
     /// The key of an invitation's record.
     pub fn key(id: &str) -> String {
         id_key(id).into_owned()

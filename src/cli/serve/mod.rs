@@ -8,19 +8,19 @@ mod notify;
 use std::{
     fs, io,
     net::{SocketAddr, TcpListener},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use claviger::{
     agent::{
-        Agent, AgentOptions, Reload, Server, ServerOptions, ServerTls, Transports,
+        Agent, AgentOptions, OwnDocuments, Reload, Server, ServerOptions, ServerTls, Transports,
         api::{self, Access, ApiListener, BearerToken, Webhook},
         net::{Guard, HttpClient, Roots, WebSocketClient},
         store::{Retention, SqliteOptions, SqliteStore, Store},
     },
-    did::{ByMethod, Cached, Document, LocalResolver, Resolver, read_documents, web::WebResolver},
+    did::{ByMethod, Cached, Document, LoadError, LocalResolver, Resolver, read_documents, web::WebResolver},
     jose::Limits,
     process::sandbox::Sandbox,
     secrets::{
@@ -79,7 +79,6 @@ pub fn describe(out: &Out) -> Result<(), Failure> {
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     config.daemon.check()?;
     let own = Own::load(config)?;
-    // Those made here are ours whether their token is there or not; others, if a token shows their keys.
     let documents = own.documents.clone();
     if documents.is_empty() {
         let said = "there is no DID of ours to serve";
@@ -174,12 +173,13 @@ impl Prepared {
         store: Arc<dyn Store>,
         out: &Out,
     ) -> Result<(), Failure> {
+        let ours = self::documents(&State::new(config.state_dir.clone()), &config.documents)?;
         let client = HttpClient::new(self.guard.clone(), &self.roots);
         let keepers = keepers(config, &supervisor);
         let each = keepers.iter().map(|keeper| keeper.clone() as Arc<dyn Secrets>);
         let agent = Agent::builder(
             Arc::new(Several::new(each)),
-            documents.clone(),
+            ours,
             resolver(config, documents, client.clone()),
             store.clone(),
         );
@@ -270,17 +270,23 @@ fn keepers(config: &Config, supervisor: &Arc<Supervisor>) -> Vec<Arc<KeeperClien
 
 /// Reads the documents in the state folder again, and has the keepers look for keys that were made meanwhile.
 fn reload(config: &Config, keepers: Vec<Arc<KeeperClient>>) -> Reload {
-    let state = State::new(config.state_dir.clone());
-    let places = config.documents.clone();
+    let (state, places) = (State::new(config.state_dir.clone()), config.documents.clone());
     Box::new(move || {
-        let mut documents = state.documents().map_err(|error| error.to_string())?;
-        for place in &places {
-            let more = read_documents(place).map_err(|error| error.to_string())?;
-            documents.extend(more.into_iter().map(|(_, document)| document));
-        }
+        let documents = documents(&state, &places).map_err(|error| error.to_string())?;
         keepers.iter().for_each(|keeper| keeper.look_again());
         Ok(documents)
     })
+}
+
+/// Those made here are ours whether their token is there or not; those at hand, if a token shows their keys.
+fn documents(state: &State, places: &[PathBuf]) -> Result<OwnDocuments, LoadError> {
+    let made = state.documents()?;
+    let mut at_hand = Vec::new();
+    for place in places {
+        let more = read_documents(place)?.into_iter().map(|(_, document)| document);
+        at_hand.extend(more.filter(|document| !made.iter().any(|own| own.id() == document.id())));
+    }
+    Ok(OwnDocuments { made, at_hand })
 }
 
 fn resolver(config: &Config, documents: Vec<Document>, client: HttpClient) -> Arc<dyn Resolver> {
