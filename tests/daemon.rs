@@ -15,6 +15,8 @@ mod backup;
 mod conversation;
 #[path = "daemon/daemon.rs"]
 mod daemon;
+#[path = "daemon/faults.rs"]
+mod faults;
 #[path = "daemon/init.rs"]
 mod init;
 #[path = "daemon/kills.rs"]
@@ -25,6 +27,8 @@ mod notify;
 mod people;
 #[path = "daemon/rotation.rs"]
 mod rotation;
+#[path = "daemon/sockets.rs"]
+mod sockets;
 #[path = "cli/support.rs"]
 #[allow(dead_code, reason = "the command line's suite uses all of it")]
 mod support;

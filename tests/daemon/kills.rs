@@ -143,7 +143,7 @@ fn ask(socket: &Path, method: &str, path: &str, body: &str) -> Option<String> {
 }
 
 /// Kills the keeper of an agent: a child of its supervisor. False if there is none now.
-fn kill_keeper(agent: u32) -> bool {
+pub fn kill_keeper(agent: u32) -> bool {
     let keeper = children(agent).into_iter().flat_map(children).next();
     let pid = keeper.and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()));
     pid.is_some_and(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL).is_ok())

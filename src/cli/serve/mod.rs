@@ -98,6 +98,7 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     if args.check {
         return checked(config, &prepared, &documents, out);
     }
+    open_many();
     // Before the process has a second thread and before it closes itself in.
     let supervisor = keeper::supervisor(config, Role::Agent)?;
     prepared.close_in(config)?;
@@ -230,6 +231,15 @@ impl Prepared {
         // What was begun is done: nothing is lost if this is not reached.
         store.close().await?;
         ended.map_err(|error| Failure::io("the server", &error))
+    }
+}
+
+/// Each peer's connection is a descriptor: as many as the system lets a process have, and not the 1024 that it begins with.
+fn open_many() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let most = getrlimit(Resource::Nofile).maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most }) {
+        tracing::warn!(%error, "no more connections are taken than the soft limit of open files lets through");
     }
 }
 
