@@ -14,7 +14,7 @@ optimised = $(foreach package,claviger claviger-fault-module cryptoki tokio,--co
 # The suites make their own tokens; they are told only where the modules are. An assignment of its own
 # for each, since `export NAME=$(...)` would hide that the command failed.
 define modules
-softhsm/install kryoptic devices yubikey
+softhsm/install kryoptic devices yubikey browser
 CLAVIGER_TEST_SOFTHSM=$$(softhsm/module)
 CLAVIGER_TEST_KRYOPTIC=$$(tests/kryoptic/build)
 CLAVIGER_TEST_TPM2=$$(softhsm/module tpm2)

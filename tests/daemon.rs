@@ -11,6 +11,8 @@ mod application;
 mod attacks;
 #[path = "daemon/backup.rs"]
 mod backup;
+#[path = "daemon/browser.rs"]
+mod browser;
 #[path = "daemon/conversation.rs"]
 mod conversation;
 #[path = "daemon/daemon.rs"]
