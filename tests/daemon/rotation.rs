@@ -5,7 +5,8 @@ use crate::daemon::Daemon;
 /// Two who know each other.
 fn acquainted() -> Option<(Daemon, Daemon)> {
     let (alice, bob) = (Daemon::running("")?, Daemon::running("")?);
-    let url = alice.json(&["invite"])["url"].as_str().unwrap().to_owned();
+    // By the short URL: what it leads to is fetched.
+    let url = alice.json(&["invite"])["short_url"].as_str().unwrap().to_owned();
     bob.json(&["accept", &url]);
     alice.until("Bob is known", |alice| alice.json(&["connections"])["connections"][0]["theirs"] == bob.did);
     Some((alice, bob))
