@@ -63,6 +63,14 @@ fn token_libraries_are_named_below_secrets_only() {
     assert_absent("", &libraries, &["src/secrets/pkcs11/", "src/secrets/piv/readers.rs"]);
 }
 
+/// One way out: what connects to a server stands behind the guard.
+#[test]
+fn connections_are_made_in_one_file_only() {
+    let connecting =
+        ["TcpStream::connect", "TcpSocket", "UdpSocket", "lookup_host", "to_socket_addrs", "HttpConnector"];
+    assert_absent("", &connecting, &["src/agent/net/connect.rs", "src/cli/"]);
+}
+
 /// Only the daemon and the command line name a database, a transport or a web library.
 #[test]
 fn the_network_and_the_store_are_named_by_the_daemon_only() {

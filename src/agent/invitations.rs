@@ -8,7 +8,7 @@ use super::{
     Agent, Intent, NotSent,
     books::Books,
     clock::{now, of_seconds},
-    net::Got,
+    net::Limits,
     ours::canonical,
     protocol::{
         Records,
@@ -48,6 +48,8 @@ pub struct Accepted {
     pub ping: String,
 }
 
+/// What is asked for at a short URL.
+const ACCEPT: &str = "application/didcomm-plain+json, application/json";
 /// Where a URL points if the agent has no public one: an agent reads what is in it, and asks nobody.
 const NOWHERE: &str = "didcomm://invite";
 
@@ -175,10 +177,13 @@ impl Agent {
     async fn fetch_invitation(&self, url: &str) -> Result<Invitation, NotSent> {
         let wrong = |said: String| NotSent::Message(said);
         let client = self.http.as_ref().ok_or_else(|| wrong(format!("{url}: nothing is fetched here")))?;
-        let found = match client.get(url, MAX_LENGTH).await.map_err(|error| wrong(error.to_string()))? {
-            Some(Got::Elsewhere(to)) => Invitation::find(&to),
-            Some(Got::Body(body)) => Invitation::find(&String::from_utf8_lossy(&body)),
-            None => return Err(wrong(format!("there is no invitation at {url}: it may no longer be good"))),
+        let limits = Limits { answer: MAX_LENGTH, ..Limits::default() };
+        let answer = client.get_untrusted(url, ACCEPT, limits).await.map_err(|error| wrong(error.to_string()))?;
+        let found = match (answer.status, answer.location, answer.body) {
+            (200, _, Ok(body)) => Invitation::find(&String::from_utf8_lossy(&body)),
+            (300..400, Some(to), _) => Invitation::find(&to),
+            (404 | 410, ..) => return Err(wrong(format!("there is no invitation at {url}: it may no longer be good"))),
+            (status, ..) => return Err(wrong(format!("{url} answers with status {status}"))),
         };
         match found.map_err(|error| wrong(format!("what {url} leads to: {error}")))? {
             Found::Invitation(invitation) => Ok(*invitation),

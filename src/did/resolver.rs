@@ -4,7 +4,7 @@ use std::{error::Error, sync::Arc};
 
 use async_trait::async_trait;
 
-use super::{Document, DocumentError, peer::PeerError};
+use super::{Document, DocumentError, peer::PeerError, web::WebError};
 use crate::keys::KeyError;
 
 /// Finds the document of a DID (DID Core section 7).
@@ -52,6 +52,14 @@ pub enum ResolveError {
         /// What is wrong with it.
         source: PeerError,
     },
+    /// A `did:web` that names no place.
+    #[error("{did}: {source}")]
+    Web {
+        /// The DID.
+        did: String,
+        /// What is wrong with it.
+        source: WebError,
+    },
     /// The document is broken, or another's.
     #[error("{did}: {source}")]
     Document {
@@ -66,6 +74,14 @@ pub enum ResolveError {
         /// The DID.
         did: String,
         /// What went wrong on the way.
+        source: Arc<dyn Error + Send + Sync>,
+    },
+    /// Where the document should be is not asked, or what is there not read; trying again does not help.
+    #[error("{did}: its document is not fetched: {source}")]
+    NotFetched {
+        /// The DID.
+        did: String,
+        /// Why.
         source: Arc<dyn Error + Send + Sync>,
     },
 }

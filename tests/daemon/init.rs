@@ -152,9 +152,9 @@ fn a_did_web_is_served() {
         return;
     }
     let (home, port) = (Home::new(), free_port());
-    let words = format!("init --listen 127.0.0.1:{port} --method web --public-url http://127.0.0.1:{port}");
+    let words = format!("init --listen 127.0.0.1:{port} --method web --public-url http://localhost:{port}");
     let did = home.run(&words).done().trim().to_owned();
-    assert_eq!(did, format!("did:web:127.0.0.1%3A{port}"));
+    assert_eq!(did, format!("did:web:localhost%3A{port}"));
     let more = home.run("did create --method web --host Agent.example.org:8443 --path a/b --service https://x.example");
     assert_eq!(more.done().trim(), "did:web:agent.example.org%3A8443:a:b");
     assert!(more.stderr().contains("/a/b/did.json"), "{}", more.stderr());

@@ -1,131 +1,169 @@
-//! The one way out.
+//! The one way out: a name is resolved, the guard picks, a connection is made and looked at again.
 
 use std::{
-    future::Future,
+    collections::VecDeque,
     io,
-    net::SocketAddr,
-    pin::Pin,
-    task::{Context, Poll},
+    net::{SocketAddr, ToSocketAddrs},
+    sync::Arc,
     time::Duration,
 };
 
-use hyper::Uri;
-use hyper_util::{
-    client::legacy::connect::{Connected, Connection},
-    rt::TokioIo,
-};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    sync::Semaphore,
+    task::{JoinSet, spawn_blocking},
+    time::{sleep, timeout},
 };
-use tower_service::Service;
 
-use super::{Guard, NetError};
+use super::{Guard, NetError, RefusedAddress};
 
-/// How long one address may take, and all of a host's.
-const ONE: Duration = Duration::from_secs(5);
-const ALL: Duration = Duration::from_secs(10);
+/// How many names are resolved at once. Each takes a thread, also after whoever asked gave up.
+const LOOKUPS: usize = 64;
+/// How many addresses of one name are tried.
+const ADDRESSES: usize = 8;
+/// How long an address is waited for until the next is tried beside it (RFC 8305 section 5).
+const STAGGER: Duration = Duration::from_millis(250);
 
-/// Connects to hosts, as far as the guard lets it.
+/// Makes TCP connections to where its [`Guard`] lets it.
 #[derive(Debug, Clone)]
 pub struct Connector {
-    guard: Guard,
+    guard: Arc<Guard>,
+    lookups: Arc<Semaphore>,
 }
 
 impl Connector {
     /// One with this guard.
     pub fn new(guard: Guard) -> Self {
-        Self { guard }
+        Self { guard: Arc::new(guard), lookups: Arc::new(Semaphore::new(LOOKUPS)) }
     }
 
-    /// Connects to a host, whose addresses are tried in turn. A literal address is looked at like any other.
+    /// The guard.
+    pub fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
+    /// A connection with a host, which is a name or an address.
+    ///
+    /// Of the addresses of a name the public ones are tried, one after the other and without waiting long for any; a name
+    /// that leads to none that the guard lets through is refused.
     ///
     /// # Errors
-    /// If none may be, or can be, connected to.
-    pub async fn connect(&self, host: &str, port: u16) -> Result<TcpStream, NetError> {
-        let late = |_| NetError::Late(host.to_owned());
-        tokio::time::timeout(ALL, self.try_each(host, port)).await.map_err(late)?
-    }
-
-    async fn try_each(&self, host: &str, port: u16) -> Result<TcpStream, NetError> {
-        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        let found = tokio::net::lookup_host((bare, port)).await;
-        let found = found.map_err(|source| NetError::Name { host: host.to_owned(), source })?;
-        let unreached = |reason: String| NetError::Unreached { host: host.to_owned(), reason };
-        let mut failure = None;
-        for address in found {
-            let result = match self.guard.allows(address.ip()) {
-                false => Err(NetError::Refused { host: host.to_owned(), address: address.ip() }),
-                true => self.try_one(address).await.map_err(|error| unreached(error.to_string())),
-            };
-            match result {
-                Ok(stream) => return Ok(stream),
-                // One that was tried says more than one that was not.
-                Err(NetError::Refused { .. }) if failure.is_some() => {}
-                Err(error) => failure = Some(error),
-            }
-        }
-        Err(failure.unwrap_or_else(|| unreached("it has no address".to_owned())))
-    }
-
-    async fn try_one(&self, address: SocketAddr) -> io::Result<TcpStream> {
-        let stream =
-            tokio::time::timeout(ONE, TcpStream::connect(address)).await.map_err(|_| io::ErrorKind::TimedOut)??;
-        // What was connected, and not what was asked for.
-        if !self.guard.allows(stream.peer_addr()?.ip()) {
-            return Err(io::ErrorKind::PermissionDenied.into());
-        }
-        stream.set_nodelay(true)?;
+    /// [`NetError::Resolve`], [`NetError::Refused`], [`NetError::Connect`] and [`NetError::Timeout`].
+    pub async fn connect(&self, host: &str, port: u16, within: Duration) -> Result<TcpStream, NetError> {
+        let connected = timeout(within, async {
+            let addresses = self.addresses(host, port).await?;
+            race(host, addresses).await
+        });
+        let stream = connected.await.map_err(|_| NetError::timeout(host, within))??;
+        let unusable = |source: io::Error| NetError::Connect { host: host.to_owned(), source: Arc::new(source) };
+        // Systems connect some addresses elsewhere than they say, as 0.0.0.0 to the machine itself.
+        let peer = stream.peer_addr().map_err(unusable)?;
+        self.guard.check(peer.ip()).map_err(|source| refused(host, source))?;
+        stream.set_nodelay(true).map_err(unusable)?;
         Ok(stream)
     }
-}
 
-/// A connection of hyper's.
-pub struct Guarded(TcpStream);
-
-/// What the HTTP client asks for connections.
-impl Service<Uri> for Connector {
-    type Response = TokioIo<Guarded>;
-    type Error = NetError;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, NetError>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), NetError>> {
-        Poll::Ready(Ok(()))
+    /// The addresses of a host that the guard lets through: at least one.
+    async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, NetError> {
+        let (mut open, mut closed) = (Vec::new(), None);
+        for address in self.lookup(host, port).await? {
+            match self.guard.check(address.ip()) {
+                Ok(()) => open.push(address),
+                Err(error) => closed = closed.or(Some(error)),
+            }
+        }
+        match (open.is_empty(), closed) {
+            (false, _) => Ok(open),
+            (true, Some(source)) => Err(refused(host, source)),
+            (true, None) => Err(unresolved(host, io::Error::other("it has no address"))),
+        }
     }
 
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        let connector = self.clone();
-        Box::pin(async move {
-            let host = uri.host().ok_or_else(|| NetError::Url(uri.to_string(), "it has no host"))?;
-            let usual = if uri.scheme_str() == Some("https") { 443 } else { 80 };
-            let stream = connector.connect(host, uri.port_u16().unwrap_or(usual)).await?;
-            Ok(TokioIo::new(Guarded(stream)))
-        })
-    }
-}
-
-impl Connection for Guarded {
-    fn connected(&self) -> Connected {
-        Connected::new()
-    }
-}
-
-impl AsyncRead for Guarded {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+    /// What the system says of a name. Numbers pass here as well: the system reads `2130706433` and `0x7f.1` as 127.0.0.1.
+    async fn lookup(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, NetError> {
+        let Ok(permit) = self.lookups.clone().acquire_owned().await else {
+            return Err(unresolved(host, io::Error::other("the agent is closing")));
+        };
+        let asked = (host.to_owned(), port);
+        let found = spawn_blocking(move || {
+            // The thread is taken until the system answers, whoever still waits for it.
+            let _permit = permit;
+            asked.to_socket_addrs().map(|addresses| addresses.take(4 * ADDRESSES).collect())
+        });
+        let found = found.await.map_err(io::Error::other).and_then(|found| found);
+        found.map_err(|source| unresolved(host, source))
     }
 }
 
-impl AsyncWrite for Guarded {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+/// The first address that answers, in the system's order (RFC 6724), each a little later than the one before.
+async fn race(host: &str, addresses: Vec<SocketAddr>) -> Result<TcpStream, NetError> {
+    let mut waiting: VecDeque<_> = addresses.into_iter().take(ADDRESSES).collect();
+    let mut trying = JoinSet::new();
+    let mut last = io::Error::other("it has no address");
+    loop {
+        if let Some(address) = waiting.pop_front() {
+            trying.spawn(TcpStream::connect(address));
+        }
+        let tried = tokio::select! {
+            tried = trying.join_next() => tried,
+            () = sleep(STAGGER), if !waiting.is_empty() => continue,
+        };
+        match tried {
+            Some(Ok(Ok(stream))) => return Ok(stream),
+            Some(Ok(Err(error))) => last = error,
+            Some(Err(error)) => last = io::Error::other(error),
+            None => return Err(NetError::Connect { host: host.to_owned(), source: Arc::new(last) }),
+        }
+    }
+}
+
+fn refused(host: &str, source: RefusedAddress) -> NetError {
+    NetError::Refused { host: host.to_owned(), source }
+}
+
+fn unresolved(host: &str, source: io::Error) -> NetError {
+    NetError::Resolve { host: host.to_owned(), source: Arc::new(source) }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_next_address_is_tried_at_once_if_one_fails() {
+        let open = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (open_at, closed_at) = (open.local_addr().unwrap(), closed.local_addr().unwrap());
+        drop(closed);
+        for before in 0..ADDRESSES {
+            let addresses = [vec![closed_at; before], vec![open_at]].concat();
+            assert_eq!(race("a", addresses).await.unwrap().peer_addr().unwrap(), open_at);
+        }
+        // Not for ever.
+        let addresses = [vec![closed_at; ADDRESSES], vec![open_at]].concat();
+        assert!(matches!(race("a", addresses).await, Err(NetError::Connect { .. })));
+        assert!(matches!(race("a", Vec::new()).await, Err(NetError::Connect { .. })));
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+    #[tokio::test]
+    async fn lookups_are_bounded_in_number_and_waited_for_no_longer_than_said() {
+        let connector = Connector::new(Guard::default());
+        let all = connector.lookups.clone().acquire_many_owned(LOOKUPS as u32).await.unwrap();
+        let short = Duration::from_millis(50);
+        assert!(matches!(connector.connect("localhost", 1, short).await, Err(NetError::Timeout { .. })));
+        drop(all);
+        let found = connector.connect("localhost", 1, Duration::from_secs(10)).await;
+        assert!(matches!(found, Err(NetError::Refused { .. })), "{found:?}");
+        assert_eq!(connector.lookups.available_permits(), LOOKUPS);
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+    #[tokio::test]
+    async fn small_messages_are_not_held_back() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connector = Connector::new(Guard::new(vec!["127.0.0.1/32".parse().unwrap()]));
+        let port = listener.local_addr().unwrap().port();
+        assert!(connector.connect("127.0.0.1", port, Duration::from_secs(10)).await.unwrap().nodelay().unwrap());
     }
 }

@@ -1,94 +1,156 @@
-//! HTTP as a client: messages are POSTed, documents fetched.
+//! HTTP as a client: DIDComm's POST, and the GET of `did:web` and of short invitations.
 
-use std::{error::Error, time::Duration};
+use std::{
+    error::Error,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::{Duration, SystemTime},
+};
 
-use async_trait::async_trait;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{
     Method, Request, Response, StatusCode, Uri,
-    body::{Bytes, Incoming},
-    header::{self, HeaderMap, HeaderValue},
+    body::{Body, Bytes, Incoming},
+    header::{self, HeaderMap, HeaderName},
 };
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::Client,
-    rt::{TokioExecutor, TokioTimer},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
 };
+use tokio::time::{Instant, timeout_at};
+use tower_service::Service;
 
-use super::{Connector, Guard, NetError, Roots};
-use crate::{
-    agent::{SendError, Transport},
-    did::web::{Fetch, Unfetched},
-    didcomm::ENCRYPTED,
-};
+use super::{Connection, Dialer, NetError, Target};
 
-/// How long an answer may take in all.
-const WHOLE: Duration = Duration::from_secs(30);
-/// Redirects that are followed, at most; only those with status 307 (DIDComm v2.1 "HTTPS").
+/// What a server is told of us.
+pub(super) const USER_AGENT: &str = concat!("claviger/", env!("CARGO_PKG_VERSION"));
+/// How many redirects are followed.
 const REDIRECTS: usize = 5;
-/// Connections to one host that are kept for the next request, and how long.
-const IDLE: usize = 4;
-const IDLE_TIME: Duration = Duration::from_secs(60);
-/// What comes back with an answer, at most, in bytes.
-const ANSWER: usize = 1_000_000;
-/// How long a peer may ask to be left alone.
-const LONGEST_RETRY_AFTER: u64 = 3600;
+/// How many connections with one host wait for the next request, and how long.
+const IDLE_PER_HOST: usize = 4;
+const IDLE: Duration = Duration::from_secs(30);
+/// The most that the head of an answer may have.
+const HEAD_BYTES: usize = 64 * 1024;
+const HEADERS: usize = 100;
+/// The longest that a server may put us off.
+const LONGEST_RETRY: Duration = Duration::from_secs(24 * 60 * 60);
 
-const AGENT: HeaderValue = HeaderValue::from_static(concat!("claviger/", env!("CARGO_PKG_VERSION")));
-
-/// A client that asks only those who may be asked.
+/// Asks servers by HTTP/1.1. A clone shares its connections.
+///
+/// It sends what it is given, its own name, and nothing else: no cookie, no credential, no Referer. An answer is not
+/// decompressed, since none is asked for in that form.
 #[derive(Clone)]
 pub struct HttpClient {
-    client: Client<HttpsConnector<Connector>, Full<Bytes>>,
+    outside: Client<Dial, Full<Bytes>>,
+    opened: Client<Dial, Full<Bytes>>,
+    options: HttpOptions,
+}
+
+/// What an operator decides of HTTP.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HttpOptions {
+    /// Whether endpoints without TLS are refused.
+    pub refuse_plain_http: bool,
+    /// Hosts, as `localhost` or `localhost:8080`, that are asked for a `did:web` without TLS, which the method forbids: for
+    /// trials on one machine. They have to have an address that `allow_private` opens.
+    pub did_web_plain_http_for: Vec<String>,
+}
+
+/// What one request may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The time for all of it, with redirects and the answer: 30 seconds.
+    pub within: Duration,
+    /// The longest body of an answer: 1 MB.
+    pub answer: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { within: Duration::from_secs(30), answer: 1_000_000 }
+    }
+}
+
+/// What a server said. Its head alone tells whether it took what was sent.
+#[derive(Debug)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// The media type, with its parameters.
+    pub content_type: Option<String>,
+    /// How long it wants to be left alone, from `Retry-After`; at most a day.
+    pub retry_after: Option<Duration>,
+    /// Where it redirects to, as it says it.
+    pub location: Option<String>,
+    /// The body, or why it was not read: it is too large, too slow, or broke off.
+    pub body: Result<Bytes, NetError>,
 }
 
 impl HttpClient {
-    /// One that connects as the guard lets it, and trusts these certificates.
-    pub fn new(guard: Guard, roots: &Roots) -> Self {
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config((*roots.config()).clone())
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(Connector::new(guard));
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_max_idle_per_host(IDLE)
-            .pool_idle_timeout(IDLE_TIME)
-            .build(connector);
-        Self { client }
+    /// One that dials by `dialer`.
+    pub fn new(dialer: Dialer, options: HttpOptions) -> Self {
+        Self { opened: client(dialer.opened_only()), outside: client(dialer), options }
     }
 
-    async fn ask(
-        &self,
-        request: Request<Full<Bytes>>,
-        limit: usize,
-    ) -> Result<(StatusCode, HeaderMap, Bytes), NetError> {
-        let host = request.uri().host().unwrap_or_default().to_owned();
-        let answer = async {
-            let response = self.client.request(request).await.map_err(|error| unanswered(&host, &error))?;
-            body(response, &host, limit).await
-        };
-        tokio::time::timeout(WHOLE, answer).await.map_err(|_| NetError::Late(host.clone()))?
-    }
-
-    async fn post(&self, url: &str, packed: &str) -> Result<(StatusCode, HeaderMap, Bytes), NetError> {
-        let mut uri = checked(url)?;
+    /// Posts a body, as DIDComm does with a message (v2.1 "HTTPS"), and returns the answer whatever its status.
+    ///
+    /// A redirect by 307 is followed, five times at most and never from `https` to `http`; no other is, as the
+    /// specification says. The guard judges each hop.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub async fn post(&self, url: &str, media_type: &str, body: Bytes, limits: Limits) -> Result<Answer, NetError> {
+        let deadline = Instant::now() + limits.within;
+        let mut target = Target::http(url)?;
         for _ in 0..=REDIRECTS {
-            let request = Request::builder()
-                .method(Method::POST)
-                .uri(uri.clone())
-                .header(header::CONTENT_TYPE, ENCRYPTED)
-                .header(header::USER_AGENT, AGENT)
-                .body(Full::new(Bytes::copy_from_slice(packed.as_bytes())));
-            let request = request.map_err(|_| NetError::Url(url.to_owned(), "it is malformed"))?;
-            let (status, headers, body) = self.ask(request, ANSWER).await?;
-            if status != StatusCode::TEMPORARY_REDIRECT {
-                return Ok((status, headers, body));
+            if !target.is_secure() && self.options.refuse_plain_http {
+                return Err(refused_plain(&target));
             }
-            let to = headers.get(header::LOCATION).and_then(|to| to.to_str().ok()).unwrap_or_default();
-            uri = redirected(&uri, to)?;
+            let request = request(Method::POST, &target, header::CONTENT_TYPE, media_type, body.clone())?;
+            let response = send(&self.outside, request, &target, limits, deadline).await?;
+            if response.status() != StatusCode::TEMPORARY_REDIRECT {
+                return Ok(Answer::read(response, &target, limits, deadline).await);
+            }
+            target = redirect(&target, response.headers())?;
         }
-        Err(NetError::Url(url.to_owned(), "it redirects too often"))
+        Err(NetError::Redirect { host: target.host().to_owned(), why: "there were five before it" })
+    }
+
+    /// Gets what is at a URL, by `https` but for the hosts of [`HttpOptions::did_web_plain_http_for`].
+    ///
+    /// No redirect is followed: who answers at this host speaks for it (a `did:web` *is* its host), and one that can be
+    /// made to redirect, as many can, would let others speak.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub async fn get(&self, url: &str, accept: &str, limits: Limits) -> Result<Answer, NetError> {
+        let deadline = Instant::now() + limits.within;
+        let target = Target::http(url)?;
+        let client = match target.is_secure() {
+            true => &self.outside,
+            false if self.is_plain(&target) => &self.opened,
+            false => return Err(refused_plain(&target)),
+        };
+        let request = request(Method::GET, &target, header::ACCEPT, accept, Bytes::new())?;
+        let response = send(client, request, &target, limits, deadline).await?;
+        Ok(Answer::read(response, &target, limits, deadline).await)
+    }
+
+    /// The same also without TLS, where the operator has not refused that: for what is trusted no more than its bearer, as an
+    /// invitation that somebody has pasted.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub async fn get_untrusted(&self, url: &str, accept: &str, limits: Limits) -> Result<Answer, NetError> {
+        let deadline = Instant::now() + limits.within;
+        let target = Target::http(url)?;
+        if !target.is_secure() && self.options.refuse_plain_http {
+            return Err(refused_plain(&target));
+        }
+        let request = request(Method::GET, &target, header::ACCEPT, accept, Bytes::new())?;
+        let response = send(&self.outside, request, &target, limits, deadline).await?;
+        Ok(Answer::read(response, &target, limits, deadline).await)
     }
 
     /// What the server says to JSON that is POSTed with this header. No redirect is followed: the operator has named whom the
@@ -99,153 +161,165 @@ impl HttpClient {
         (name, value): (&'static str, &str),
         json: Bytes,
     ) -> Result<StatusCode, NetError> {
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri(checked(url)?)
-            .header(header::CONTENT_TYPE, "application/json")
-            .header(header::USER_AGENT, AGENT)
-            .header(name, value)
-            .body(Full::new(json));
-        let request = request.map_err(|_| NetError::Url(url.to_owned(), "it is malformed"))?;
-        Ok(self.ask(request, ANSWER).await?.0)
+        let limits = Limits::default();
+        let target = Target::http(url)?;
+        let mut request = request(Method::POST, &target, header::CONTENT_TYPE, "application/json", json)?;
+        let value =
+            value.parse().map_err(|_| NetError::Url { url: target.to_string(), why: "a header cannot be sent" })?;
+        request.headers_mut().insert(name, value);
+        let response = send(&self.outside, request, &target, limits, Instant::now() + limits.within).await?;
+        Ok(response.status())
     }
 
-    /// What a GET brings: the address of a redirect, which is not followed, or the body. None if there is nothing there.
-    ///
-    /// # Errors
-    /// If it is not asked for, or does not come.
-    pub async fn get(&self, url: &str, limit: usize) -> Result<Option<Got>, NetError> {
-        let uri = checked(url)?;
-        let host = uri.host().unwrap_or_default().to_owned();
-        let request = Request::builder().uri(uri).header(header::USER_AGENT, AGENT).body(Full::default());
-        let request = request.map_err(|_| NetError::Url(url.to_owned(), "it is malformed"))?;
-        let (status, headers, body) = self.ask(request, limit).await?;
-        match status {
-            StatusCode::OK => Ok(Some(Got::Body(body.to_vec()))),
-            StatusCode::NOT_FOUND | StatusCode::GONE => Ok(None),
-            status if status.is_redirection() => {
-                let to = headers.get(header::LOCATION).and_then(|to| to.to_str().ok()).unwrap_or_default();
-                Ok(Some(Got::Elsewhere(to.to_owned())))
-            }
-            status => Err(NetError::Answer { host, reason: format!("status {status}") }),
-        }
+    /// Whether a `did:web` at this host is asked without TLS.
+    pub(super) fn is_plain(&self, target: &Target) -> bool {
+        let authority = target.uri().authority().map_or("", |authority| authority.as_str());
+        self.options.did_web_plain_http_for.iter().any(|host| host == target.host() || host == authority)
     }
 }
 
-/// What a GET brought.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Got {
-    /// The body.
-    Body(Vec<u8>),
-    /// A redirect's address.
-    Elsewhere(String),
+impl Answer {
+    /// Whether the server took what was sent (2xx).
+    pub fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    async fn read(response: Response<Incoming>, target: &Target, limits: Limits, deadline: Instant) -> Self {
+        let headers = response.headers();
+        let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let (status, retry_after) = (response.status().as_u16(), retry_after(headers, SystemTime::now()));
+        let location = headers.get(header::LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let body = timeout_at(deadline, body(response, target.host(), limits.answer)).await;
+        let body = body.unwrap_or_else(|_| Err(NetError::timeout(target.host(), limits.within)));
+        Self { status, content_type, retry_after, location, body }
+    }
 }
 
-/// A URL of http or https with a host, and without a name and a password, which would be sent to whoever is there.
-fn checked(url: &str) -> Result<Uri, NetError> {
-    let wrong = |why| NetError::Url(url.chars().take(200).collect(), why);
-    let uri: Uri = url.parse().map_err(|_| wrong("it is malformed"))?;
-    if !matches!(uri.scheme_str(), Some("https" | "http")) {
-        return Err(wrong("its scheme is neither https nor http"));
-    }
-    let authority = uri.authority().ok_or_else(|| wrong("it has no host"))?;
-    if authority.as_str().contains('@') || authority.host().is_empty() {
-        return Err(wrong("it has a user's name in it, or no host"));
-    }
-    Ok(uri)
+fn client(dialer: Dialer) -> Client<Dial, Full<Bytes>> {
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE)
+        .pool_max_idle_per_host(IDLE_PER_HOST)
+        .http1_max_buf_size(HEAD_BYTES)
+        .http1_max_headers(HEADERS)
+        .build(Dial(dialer))
 }
 
-/// Where a redirect leads: absolute, or a path on the same host. From https it does not lead to http.
-fn redirected(from: &Uri, to: &str) -> Result<Uri, NetError> {
-    let absolute = match to.starts_with('/') && !to.starts_with("//") {
-        true => {
-            let scheme = from.scheme_str().unwrap_or("https");
-            format!("{scheme}://{}{to}", from.authority().map_or("", |authority| authority.as_str()))
-        }
-        false => to.to_owned(),
+fn request(
+    method: Method,
+    target: &Target,
+    name: HeaderName,
+    value: &str,
+    body: Bytes,
+) -> Result<Request<Full<Bytes>>, NetError> {
+    let request = Request::builder().method(method).uri(target.uri()).header(name, value);
+    let request = request.header(header::USER_AGENT, USER_AGENT).body(Full::new(body));
+    request.map_err(|_| NetError::Url { url: target.to_string(), why: "a header for it cannot be sent" })
+}
+
+async fn send(
+    client: &Client<Dial, Full<Bytes>>,
+    request: Request<Full<Bytes>>,
+    target: &Target,
+    limits: Limits,
+    deadline: Instant,
+) -> Result<Response<Incoming>, NetError> {
+    match timeout_at(deadline, client.request(request)).await {
+        Err(_) => Err(NetError::timeout(target.host(), limits.within)),
+        Ok(Ok(response)) => Ok(response),
+        Ok(Err(error)) => Err(NetError::within(&error).unwrap_or_else(|| broken(target.host(), &error))),
+    }
+}
+
+async fn body(response: Response<Incoming>, host: &str, limit: usize) -> Result<Bytes, NetError> {
+    let too_large = || NetError::TooLarge { host: host.to_owned(), limit };
+    // By its own word, so that nothing of it need be read.
+    if response.body().size_hint().lower() > limit as u64 {
+        return Err(too_large());
+    }
+    match Limited::new(response.into_body(), limit).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+        Err(error) => Err(broken(host, &*error)),
+    }
+}
+
+fn redirect(from: &Target, headers: &HeaderMap) -> Result<Target, NetError> {
+    let wrong = |why| NetError::Redirect { host: from.host().to_owned(), why };
+    let location = headers.get(header::LOCATION).and_then(|location| location.to_str().ok());
+    let to = from.join(location.ok_or_else(|| wrong("it leads nowhere"))?)?;
+    // What was to be secured is not sent in the clear.
+    if from.is_secure() && !to.is_secure() {
+        return Err(wrong("it leaves TLS"));
+    }
+    Ok(to)
+}
+
+/// RFC 9110 section 10.2.3: seconds, or a date.
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    let wait = match value.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => httpdate::parse_http_date(value).ok()?.duration_since(now).unwrap_or_default(),
     };
-    let uri = checked(&absolute)?;
-    if from.scheme_str() == Some("https") && uri.scheme_str() != Some("https") {
-        return Err(NetError::Url(absolute, "it is redirected to from https, and is not"));
+    Some(wait.min(LONGEST_RETRY))
+}
+
+fn refused_plain(target: &Target) -> NetError {
+    NetError::Url { url: target.to_string(), why: "it is without TLS" }
+}
+
+/// An error of hyper with all that it says: each tells no more than its own part.
+fn broken(host: &str, error: &(dyn Error + 'static)) -> NetError {
+    let mut said = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        said = format!("{said}: {error}");
+        next = error.source();
     }
-    Ok(uri)
+    NetError::broken(host, said)
 }
 
-async fn body(
-    response: Response<Incoming>,
-    host: &str,
-    limit: usize,
-) -> Result<(StatusCode, HeaderMap, Bytes), NetError> {
-    let (parts, body) = response.into_parts();
-    let collected = Limited::new(body, limit).collect().await;
-    let collected = collected.map_err(|error| match error.is::<LengthLimitError>() {
-        true => NetError::TooLarge(host.to_owned(), limit),
-        false => NetError::Answer { host: host.to_owned(), reason: error.to_string() },
-    });
-    Ok((parts.status, parts.headers, collected?.to_bytes()))
+/// The dialer as hyper's pool wants it.
+#[derive(Clone)]
+struct Dial(Dialer);
+
+impl Service<Uri> for Dial {
+    type Response = TokioIo<Connection>;
+    type Error = NetError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, NetError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), NetError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let dialer = self.0.clone();
+        Box::pin(async move { dialer.dial(&Target::http(&uri.to_string())?).await.map(TokioIo::new) })
+    }
 }
 
-/// The guard's own words, if it was the guard.
-fn unanswered(host: &str, error: &hyper_util::client::legacy::Error) -> NetError {
-    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
-    let mut last = String::new();
-    while let Some(error) = cause {
-        if let Some(NetError::Refused { host, address }) = error.downcast_ref::<NetError>() {
-            return NetError::Refused { host: host.clone(), address: *address };
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_long_a_server_puts_us_off() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        for (value, seconds) in [
+            ("120", Some(120)),
+            ("0", Some(0)),
+            ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60)),
+            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
+            ("999999999999", Some(24 * 60 * 60)),
+            ("99999999999999999999999", None),
+            ("-1", None),
+            ("soon", None),
+            ("", None),
+        ] {
+            let headers = HeaderMap::from_iter([(header::RETRY_AFTER, value.parse().unwrap())]);
+            assert_eq!(retry_after(&headers, now), seconds.map(Duration::from_secs), "{value}");
         }
-        last = error.to_string();
-        cause = error.source();
-    }
-    NetError::Unreached { host: host.to_owned(), reason: last }
-}
-
-#[async_trait]
-impl Transport for HttpClient {
-    fn schemes(&self) -> &[&str] {
-        &["https", "http"]
-    }
-
-    async fn send(&self, uri: &str, packed: &str) -> Result<Vec<String>, SendError> {
-        let (status, headers, body) = self.post(uri, packed).await.map_err(|error| SendError {
-            passes: error.passes(),
-            reason: error.to_string(),
-            retry_after: None,
-        })?;
-        if status.is_success() {
-            // What comes back is a message, or nothing that matters.
-            return Ok(String::from_utf8(body.to_vec())
-                .ok()
-                .filter(|text| text.starts_with('{'))
-                .into_iter()
-                .collect());
-        }
-        let retry_after = headers.get(header::RETRY_AFTER).and_then(|after| after.to_str().ok()?.parse().ok());
-        let retry_after = retry_after.map(|seconds: u64| Duration::from_secs(seconds.min(LONGEST_RETRY_AFTER)));
-        Err(SendError { reason: format!("{uri} answers with status {status}"), passes: passes(status), retry_after })
-    }
-}
-
-/// Whether a refusal may be another one the next time. A server that is not set up yet has no such page, and one behind a
-/// wrong proxy is forbidden: that passes.
-fn passes(status: StatusCode) -> bool {
-    !matches!(
-        status,
-        StatusCode::BAD_REQUEST
-            | StatusCode::PAYLOAD_TOO_LARGE
-            | StatusCode::UNSUPPORTED_MEDIA_TYPE
-            | StatusCode::UNPROCESSABLE_ENTITY
-    )
-}
-
-#[async_trait]
-impl Fetch for HttpClient {
-    /// A redirect is not followed: who serves a DID's host says what the DID's document is.
-    async fn fetch(&self, url: &str, limit: usize) -> Result<Option<Vec<u8>>, Unfetched> {
-        match self.get(url, limit).await {
-            Ok(Some(Got::Body(body))) => Ok(Some(body)),
-            Ok(Some(Got::Elsewhere(_))) => Err(Unfetched(format!("{url} redirects, which is not followed"))),
-            Ok(None) => Ok(None),
-            Err(error) => Err(Unfetched(error.to_string())),
-        }
+        assert_eq!(retry_after(&HeaderMap::new(), now), None);
     }
 }

@@ -1,7 +1,6 @@
-//! Whom TLS trusts.
+//! TLS to servers: what is trusted, and how it is spoken.
 
 use std::{
-    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -10,72 +9,59 @@ use rustls::{
     ClientConfig, RootCertStore,
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, pem::PemObject},
+    version::{TLS12, TLS13},
 };
 
-/// The certificates that others' servers are checked against: the system's, and more of the operator's. Read once, before the
-/// process closes itself in.
-#[derive(Clone)]
-pub struct Roots(Arc<ClientConfig>);
-
-/// Why certificates cannot be used.
+/// Why there is no TLS. The configuration or the system is to blame.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum RootsError {
-    /// The file cannot be read.
-    #[error("{}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// It holds no certificates in PEM.
-    #[error("{}: {reason}", path.display())]
-    Pem {
+pub enum TlsError {
+    /// The file of more roots cannot be read, or holds something else.
+    #[error("the certificates in {path}: {why}")]
+    File {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        reason: String,
+        why: String,
     },
-    /// TLS cannot be set up.
-    #[error("TLS cannot be set up: {0}")]
-    Tls(#[from] rustls::Error),
+    /// The library refuses.
+    #[error("TLS: {0}")]
+    Library(#[from] rustls::Error),
 }
 
-impl Roots {
-    /// Reads the system's certificates, and those of a file in PEM. A system without any is warned of.
-    ///
-    /// # Errors
-    /// If the file cannot be used.
-    pub fn load(more: Option<&Path>) -> Result<Self, RootsError> {
-        let mut roots = RootCertStore::empty();
-        let system = rustls_native_certs::load_native_certs();
-        roots.add_parsable_certificates(system.certs);
-        if let Some(path) = more {
-            let refuse = |reason: String| RootsError::Pem { path: path.to_owned(), reason };
-            let pem = fs::read(path).map_err(|source| RootsError::Read { path: path.to_owned(), source })?;
-            let mut count = 0;
-            for certificate in CertificateDer::pem_slice_iter(&pem) {
-                let certificate = certificate.map_err(|error| refuse(error.to_string()))?;
-                roots.add(certificate).map_err(|error| refuse(error.to_string()))?;
-                count += 1;
-            }
-            if count == 0 {
-                return Err(refuse("it holds no certificate in PEM".to_owned()));
-            }
+/// TLS 1.2 and 1.3 as a client, that trusts the system's roots and those of a PEM file.
+///
+/// Every suite of it has forward secrecy (DIDComm v2.1 "Transports"): rustls has no other. It reads files, so it is made
+/// once, before the sandbox closes.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn client_config(more_roots: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    if let Some(path) = more_roots {
+        let wrong = |why: String| TlsError::File { path: path.to_owned(), why };
+        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))? {
+            let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
+            roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
         }
         if roots.is_empty() {
-            tracing::warn!("this system trusts no certificate: no server is reached by TLS (package ca-certificates)");
+            return Err(wrong("there is none".to_owned()));
         }
-        // TLS 1.2 and 1.3 with forward secrecy is all that rustls has.
-        let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Ok(Self(Arc::new(config)))
     }
-
-    pub(super) fn config(&self) -> Arc<ClientConfig> {
-        self.0.clone()
+    let system = rustls_native_certs::load_native_certs();
+    // Some systems have a few that are too odd for webpki; the others are good.
+    let (_, odd) = roots.add_parsable_certificates(system.certs);
+    if odd > 0 || !system.errors.is_empty() {
+        tracing::warn!(odd, errors = ?system.errors, "some of the system's root certificates are not read");
     }
+    if roots.is_empty() {
+        // An agent behind a mediator of its own network may need none.
+        tracing::warn!("this system trusts no certificate: no server is reached by TLS; install ca-certificates");
+    }
+    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&TLS13, &TLS12])?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
 }

@@ -1,129 +1,257 @@
-//! WebSockets as a client.
+//! WebSocket as a client (RFC 6455): each frame one message (DIDComm v2.1 "WebSockets").
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use async_trait::async_trait;
-use futures_util::{SinkExt, StreamExt};
-use hyper::Uri;
-use rustls::pki_types::ServerName;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
+use futures_util::{
+    SinkExt, StreamExt,
+    stream::{SplitSink, SplitStream},
 };
-use tokio_rustls::TlsConnector;
+use hyper::{
+    body::Bytes,
+    header::{HeaderValue, USER_AGENT},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, MissedTickBehavior, interval_at, timeout},
+};
 use tokio_tungstenite::{
     WebSocketStream, client_async_with_config,
     tungstenite::{
-        self, Message as Frame,
-        protocol::{WebSocketConfig, frame::coding::CloseCode},
+        Error, Message, Utf8Bytes, client::IntoClientRequest, error::CapacityError, protocol::WebSocketConfig,
     },
 };
 
-use super::{Connector, Guard, NetError, Roots};
-use crate::agent::{SendError, Transport};
+use super::{Connection, Dialer, NetError, Target, http};
 
-/// How long TLS and the handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How long a message may take.
-const WRITE: Duration = Duration::from_secs(30);
-/// What is read at once, and a message, at most, in bytes.
-const BUFFER: usize = 8 * 1024;
-const LARGEST: usize = 4_000_000;
+/// How long a peer has to take leave.
+const LEAVE: Duration = Duration::from_secs(2);
+/// What is read at once. A connection has little to say most of the time.
+const BUFFER: usize = 4096;
 
-/// Opens WebSockets to those who may be asked.
+/// Opens WebSockets.
 #[derive(Clone)]
 pub struct WebSocketClient {
-    connector: Connector,
-    tls: Arc<rustls::ClientConfig>,
+    dialer: Dialer,
+    options: WebSocketOptions,
 }
 
-/// What a WebSocket runs on: TCP, or TLS on it.
-pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
-impl Io for TcpStream {}
-impl Io for tokio_rustls::client::TlsStream<TcpStream> {}
+/// What an operator decides of WebSockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WebSocketOptions {
+    /// Whether those without TLS are refused.
+    pub refuse_plain: bool,
+    /// The longest message that is read: 1 MB.
+    pub message: usize,
+    /// How often the peer is asked whether it is there: every 30 seconds. After twice that in silence it is not.
+    pub keep_alive: Duration,
+    /// How long the peer has to take a message from us: 30 seconds.
+    pub send_within: Duration,
+}
 
-/// An open WebSocket.
-pub type Socket = WebSocketStream<Box<dyn Io>>;
+impl Default for WebSocketOptions {
+    fn default() -> Self {
+        let half_a_minute = Duration::from_secs(30);
+        Self { refuse_plain: false, message: 1_000_000, keep_alive: half_a_minute, send_within: half_a_minute }
+    }
+}
+
+/// Sends messages by a WebSocket. A clone sends by the same.
+#[derive(Clone)]
+pub struct WebSocketSender {
+    orders: mpsc::Sender<Order>,
+    host: String,
+}
+
+/// Receives the messages of a WebSocket.
+pub struct WebSocketReceiver {
+    messages: mpsc::Receiver<Result<Bytes, NetError>>,
+}
+
+enum Order {
+    Send(Message, oneshot::Sender<Result<(), NetError>>),
+    Close,
+}
 
 impl WebSocketClient {
-    /// One that connects as the guard lets it, and trusts these certificates.
-    pub fn new(guard: Guard, roots: &Roots) -> Self {
-        Self { connector: Connector::new(guard), tls: roots.config() }
+    /// One that dials by `dialer`.
+    pub fn new(dialer: Dialer, options: WebSocketOptions) -> Self {
+        Self { dialer, options }
     }
 
-    /// Opens a WebSocket at a URL of ws or wss.
+    /// A WebSocket with the server at a `wss` or `ws` URL. No redirect is followed.
+    ///
+    /// It lasts until a side closes it, or the receiver or the last sender is dropped. A task of its own serves it, so that
+    /// the peer's pings are answered whatever the two are waiting for.
     ///
     /// # Errors
-    /// If it is not connected to, or does not answer as a WebSocket.
-    pub async fn connect(&self, url: &str) -> Result<Socket, NetError> {
-        let wrong = |why| NetError::Url(url.chars().take(200).collect(), why);
-        let uri: Uri = url.parse().map_err(|_| wrong("it is malformed"))?;
-        let secure = match uri.scheme_str() {
-            Some("wss") => true,
-            Some("ws") => false,
-            _ => return Err(wrong("its scheme is neither wss nor ws")),
-        };
-        let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'));
-        let host = authority.ok_or_else(|| wrong("it has a user's name in it, or no host"))?.host().to_owned();
-        let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
-        let stream = self.connector.connect(&host, port).await?;
-        let answer = |reason: String| NetError::Answer { host: host.clone(), reason };
-        let open = async {
-            let io: Box<dyn Io> = match secure {
-                false => Box::new(stream),
-                true => {
-                    let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-                    let name = ServerName::try_from(bare).map_err(|_| wrong("its host has no name"))?;
-                    let tls = TlsConnector::from(self.tls.clone()).connect(name, stream).await;
-                    Box::new(tls.map_err(|error| answer(error.to_string()))?)
-                }
-            };
-            let config = WebSocketConfig::default()
-                .read_buffer_size(BUFFER)
-                .write_buffer_size(0)
-                .max_message_size(Some(LARGEST))
-                .max_frame_size(Some(LARGEST));
-            let opened = client_async_with_config(url, io, Some(config)).await;
-            opened.map(|(socket, _)| socket).map_err(|error| answer(error.to_string()))
-        };
-        tokio::time::timeout(HANDSHAKE, open).await.map_err(|_| NetError::Late(host.clone()))?
+    /// Those of [`Dialer::dial`], [`NetError::Url`] and [`NetError::NoWebSocket`].
+    pub async fn connect(&self, url: &str) -> Result<(WebSocketSender, WebSocketReceiver), NetError> {
+        let target = Target::websocket(url)?;
+        if !target.is_secure() && self.options.refuse_plain {
+            return Err(NetError::Url { url: target.to_string(), why: "it is without TLS" });
+        }
+        let host = target.host().to_owned();
+        let connection = self.dialer.dial(&target).await?;
+        let limit = self.dialer.limit();
+        let socket = timeout(limit, handshake(&target, connection, self.options.message)).await;
+        let socket = socket.map_err(|_| NetError::timeout(&host, limit))??;
+        let (order, orders) = mpsc::channel(1);
+        let (message, messages) = mpsc::channel(1);
+        tokio::spawn(serve(socket, orders, message, self.options, host.clone()));
+        Ok((WebSocketSender { orders: order, host }, WebSocketReceiver { messages }))
     }
 }
 
-#[async_trait]
-impl Transport for WebSocketClient {
-    fn schemes(&self) -> &[&str] {
-        &["wss", "ws"]
+impl WebSocketSender {
+    /// Sends one message, as text if it is that, and returns once the system took it. That is no proof that the peer has it;
+    /// nor is a call that was given up one that it has not.
+    ///
+    /// # Errors
+    /// [`NetError::Closed`], [`NetError::Timeout`] and [`NetError::Broken`]; all are the end of this WebSocket.
+    pub async fn send(&self, message: impl Into<Bytes>) -> Result<(), NetError> {
+        let message = message.into();
+        let message = Utf8Bytes::try_from(message.clone()).map_or(Message::Binary(message), Message::Text);
+        let closed = || NetError::Closed { host: self.host.clone() };
+        let (done, is_done) = oneshot::channel();
+        self.orders.send(Order::Send(message, done)).await.map_err(|_| closed())?;
+        is_done.await.unwrap_or_else(|_| Err(closed()))
     }
 
-    /// One socket for one message. Nothing says that it was taken; but the other closes with another code than 1000 if it was
-    /// not.
-    async fn send(&self, uri: &str, packed: &str) -> Result<Vec<String>, SendError> {
-        let failed =
-            |error: NetError| SendError { passes: error.passes(), reason: error.to_string(), retry_after: None };
-        let mut socket = self.connect(uri).await.map_err(failed)?;
-        let write = async {
-            socket.send(Frame::text(packed)).await?;
-            socket.close(None).await?;
-            while let Some(frame) = socket.next().await {
-                if let Frame::Close(said) = frame? {
-                    return Ok(said);
-                }
-            }
-            Ok(None)
-        };
-        let written: Result<Result<_, tungstenite::Error>, _> = tokio::time::timeout(WRITE, write).await;
-        match written {
-            Ok(Ok(said)) => match said.filter(|said| said.code != CloseCode::Normal) {
-                None => Ok(Vec::new()),
-                Some(said) => Err(SendError {
-                    reason: format!("{uri} closes with {}: {}", said.code, said.reason),
-                    passes: said.code != CloseCode::Size,
-                    retry_after: None,
-                }),
-            },
-            Ok(Err(error)) => Err(SendError::passing(format!("{uri}: {error}"))),
-            Err(_) => Err(SendError::passing(format!("{uri} takes nothing"))),
+    /// Closes the WebSocket after what was sent.
+    pub async fn close(&self) {
+        // It fails if it is closed already.
+        let _ = self.orders.send(Order::Close).await;
+    }
+}
+
+impl WebSocketReceiver {
+    /// The next message, or nothing if the WebSocket was closed in order.
+    ///
+    /// While it is not called, little is read: the peer has to wait. It may be given up and called again.
+    ///
+    /// # Errors
+    /// [`NetError::TooLarge`], [`NetError::Timeout`] after a silence, and [`NetError::Broken`]; all are the end of this
+    /// WebSocket.
+    pub async fn receive(&mut self) -> Result<Option<Bytes>, NetError> {
+        self.messages.recv().await.transpose()
+    }
+}
+
+type Socket = WebSocketStream<Connection>;
+
+async fn handshake(target: &Target, connection: Connection, message: usize) -> Result<Socket, NetError> {
+    let config = WebSocketConfig::default()
+        .read_buffer_size(BUFFER)
+        .write_buffer_size(0)
+        .max_message_size(Some(message))
+        .max_frame_size(Some(message));
+    let opened = async {
+        let mut request = target.uri().into_client_request()?;
+        request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(http::USER_AGENT));
+        client_async_with_config(request, connection, Some(config)).await
+    };
+    opened.await.map(|(socket, _)| socket).map_err(|error| match error {
+        Error::Http(answer) => {
+            NetError::NoWebSocket { host: target.host().to_owned(), status: answer.status().as_u16() }
         }
+        error => NetError::broken(target.host(), error),
+    })
+}
+
+async fn serve(
+    socket: Socket,
+    mut orders: mpsc::Receiver<Order>,
+    messages: mpsc::Sender<Result<Bytes, NetError>>,
+    options: WebSocketOptions,
+    host: String,
+) {
+    let (mut sink, mut stream) = socket.split();
+    // Side by side: two peers that both write before they read would wait for each other.
+    let end = tokio::select! {
+        end = read(&mut stream, &messages, options, &host) => end,
+        end = write(&mut sink, &mut orders, options, &host) => end,
+    };
+    drop(orders);
+    let leave = async {
+        sink.close().await?;
+        // Until the peer closes too: to hang up with something unread would reset the connection, and perhaps lose what was
+        // sent.
+        while let Some(rest) = stream.next().await {
+            rest?;
+        }
+        Ok::<_, Error>(())
+    };
+    // Who breaks off or does not answer is not waited for.
+    if end.is_ok() {
+        let _ = timeout(LEAVE, leave).await;
+    }
+    drop((sink, stream));
+    if let Err(error) = end {
+        let _ = messages.send(Err(error)).await;
+    }
+}
+
+async fn read(
+    stream: &mut SplitStream<Socket>,
+    messages: &mpsc::Sender<Result<Bytes, NetError>>,
+    options: WebSocketOptions,
+    host: &str,
+) -> Result<(), NetError> {
+    let silence = 2 * options.keep_alive;
+    // Room first: what nobody waits for is left with the peer.
+    while let Ok(room) = messages.reserve().await {
+        let message = loop {
+            let next = tokio::select! {
+                next = timeout(silence, stream.next()) => next,
+                () = messages.closed() => return Ok(()),
+            };
+            match next.map_err(|_| NetError::timeout(host, silence))? {
+                None | Some(Err(Error::ConnectionClosed | Error::AlreadyClosed)) => return Ok(()),
+                Some(Ok(Message::Text(text))) => break text.into(),
+                Some(Ok(Message::Binary(bytes))) => break bytes,
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(wrong(host, options, error)),
+            }
+        };
+        room.send(Ok(message));
+    }
+    Ok(())
+}
+
+async fn write(
+    sink: &mut SplitSink<Socket, Message>,
+    orders: &mut mpsc::Receiver<Order>,
+    options: WebSocketOptions,
+    host: &str,
+) -> Result<(), NetError> {
+    let mut ping = interval_at(Instant::now() + options.keep_alive, options.keep_alive);
+    ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let (message, done) = tokio::select! {
+            order = orders.recv() => match order {
+                Some(Order::Send(message, done)) => (message, Some(done)),
+                Some(Order::Close) | None => return Ok(()),
+            },
+            _ = ping.tick() => (Message::Ping(Bytes::new()), None),
+        };
+        let sent = match timeout(options.send_within, sink.send(message)).await {
+            Err(_) => Err(NetError::timeout(host, options.send_within)),
+            Ok(Err(Error::ConnectionClosed | Error::AlreadyClosed)) => Err(NetError::Closed { host: host.to_owned() }),
+            Ok(sent) => sent.map_err(|error| wrong(host, options, error)),
+        };
+        if let Some(done) = done {
+            // Whoever sent it may have given up.
+            let _ = done.send(sent.clone());
+        }
+        sent?;
+    }
+}
+
+fn wrong(host: &str, options: WebSocketOptions, error: Error) -> NetError {
+    match error {
+        Error::Capacity(CapacityError::MessageTooLong { .. }) => {
+            NetError::TooLarge { host: host.to_owned(), limit: options.message }
+        }
+        error => NetError::broken(host, error),
     }
 }

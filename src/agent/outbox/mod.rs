@@ -3,6 +3,7 @@
 //! Each peer for whom something waits has a task of its own: one that is dead delays nobody else. The tasks are made from
 //! the store at the start, and when something is put there.
 
+mod by_http;
 mod pack;
 mod peer;
 mod transport;

@@ -7,7 +7,7 @@ mod notify;
 
 use std::{
     fs, io,
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -17,10 +17,10 @@ use claviger::{
     agent::{
         Agent, AgentOptions, OwnDocuments, Reload, Server, ServerOptions, ServerTls, Transports,
         api::{self, Access, ApiListener, BearerToken, Webhook},
-        net::{Guard, HttpClient, Roots, WebSocketClient},
+        net::{Dialer, Guard, HttpClient, HttpOptions, WebSocketClient, WebSocketOptions, client_config},
         store::{Retention, SqliteOptions, SqliteStore, Store},
     },
-    did::{ByMethod, Cached, Document, LoadError, LocalResolver, Resolver, read_documents, web::WebResolver},
+    did::{Cached, Document, LoadError, LocalResolver, Methods, Resolver, WebResolver, read_documents},
     jose::Limits,
     process::sandbox::Sandbox,
     secrets::{
@@ -29,6 +29,7 @@ use claviger::{
     },
 };
 use config::ApiAddress;
+use ipnet::IpNet;
 use notify::Notifier;
 use serde_json::json;
 use tokio::{
@@ -115,8 +116,7 @@ struct Prepared {
     api: (ApiListener, Access),
     webhook: Option<Webhook>,
     tls: Option<Arc<ServerTls>>,
-    roots: Roots,
-    guard: Guard,
+    dialer: Dialer,
     notifier: Arc<Notifier>,
 }
 
@@ -137,8 +137,7 @@ impl Prepared {
             api: application(config)?,
             webhook: webhook(config, &guard)?,
             tls,
-            roots: roots(config)?,
-            guard,
+            dialer: dialer(config, guard)?,
             notifier: Arc::new(Notifier::open()),
         })
     }
@@ -175,7 +174,9 @@ impl Prepared {
         out: &Out,
     ) -> Result<(), Failure> {
         let ours = self::documents(&State::new(config.state_dir.clone()), &config.documents)?;
-        let client = HttpClient::new(self.guard.clone(), &self.roots);
+        let plain = config.daemon.net.did_web_plain_http_for.clone();
+        let asks = HttpOptions { did_web_plain_http_for: plain, ..HttpOptions::default() };
+        let client = HttpClient::new(self.dialer.clone(), asks);
         let keepers = keepers(config, &supervisor);
         let each = keepers.iter().map(|keeper| keeper.clone() as Arc<dyn Secrets>);
         let agent = Agent::builder(
@@ -185,7 +186,7 @@ impl Prepared {
             store.clone(),
         );
         let (http, hook) = (client.clone(), client.clone());
-        let sockets = WebSocketClient::new(self.guard, &self.roots);
+        let sockets = WebSocketClient::new(self.dialer, WebSocketOptions::default());
         let agent = agent
             .transports(Transports::default().with(client).with(sockets))
             .http(http)
@@ -302,8 +303,7 @@ fn documents(state: &State, places: &[PathBuf]) -> Result<OwnDocuments, LoadErro
 fn resolver(config: &Config, documents: Vec<Document>, client: HttpClient) -> Arc<dyn Resolver> {
     let state = State::new(config.state_dir.clone());
     let local = LocalResolver::new().with_long_forms(state.long_forms()).with_documents(documents);
-    let plain = config.daemon.net.did_web_plain_http_for.clone();
-    Arc::new(Cached::new(ByMethod::new(local).with("web", WebResolver::new(client).plain_http_for(plain))))
+    Arc::new(Cached::new(Methods::new(local).then(WebResolver::new(client))))
 }
 
 fn options(config: &Config) -> AgentOptions {
@@ -395,7 +395,7 @@ fn webhook(config: &Config, guard: &Guard) -> Result<Option<Webhook>, Failure> {
     let webhook = Webhook::new(&section.url, secret, section.types.clone())
         .map_err(|error| wrong(format!("url in [api.webhook]: {error}")))?;
     let host = webhook.host().trim_start_matches('[').trim_end_matches(']');
-    if host.parse().is_ok_and(|address| !guard.allows(address)) {
+    if host.parse().is_ok_and(|address| guard.check(address).is_err()) {
         return Err(wrong(format!("url in [api.webhook]: {host} is a private address, which is not connected to"))
             .hint(format!("allow_private = [\"{host}\"] in [net] lets it be connected to")));
     }
@@ -407,14 +407,21 @@ fn make_private(folder: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
-fn roots(config: &Config) -> Result<Roots, Failure> {
+/// The one way out.
+fn dialer(config: &Config, guard: Guard) -> Result<Dialer, Failure> {
     let ca = config.daemon.net.ca.as_ref().map(|ca| config.base.join(ca));
-    Roots::load(ca.as_deref()).map_err(|error| Failure::words("bad-certificate", error.to_string()))
+    let tls = client_config(ca.as_deref()).map_err(|error| Failure::words("bad-certificate", error.to_string()))?;
+    Ok(Dialer::new(guard, tls))
 }
 
 fn guard(config: &Config) -> Result<Guard, Failure> {
-    Guard::allowing(&config.daemon.net.allow_private)
-        .map_err(|error| Failure::words("bad-config", format!("allow_private in [net]: {error}")))
+    let parse = |range: &String| {
+        range.parse::<IpNet>().or_else(|_| range.parse::<IpAddr>().map(IpNet::from)).map_err(|_| {
+            let said = format!("allow_private in [net]: {range:?} is no range of addresses");
+            Failure::words("bad-config", said).hint("such as 10.0.0.0/8 or fd00::/8")
+        })
+    };
+    Ok(Guard::new(config.daemon.net.allow_private.iter().map(parse).collect::<Result<_, _>>()?))
 }
 
 /// Says what it would do.

@@ -1,0 +1,198 @@
+//! An address that is asked.
+
+use std::fmt;
+
+use hyper::Uri;
+
+use super::NetError;
+
+/// The longest URL that is taken, in bytes.
+const MAX_URL: usize = 4096;
+
+/// A URL of a server, read once: `http`, `https`, `ws` or `wss`, with a host, and without a user's name or password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    uri: Uri,
+    host: String,
+    port: u16,
+    kind: Kind,
+    secure: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Http,
+    WebSocket,
+}
+
+impl Target {
+    /// The target that `url` is, for requests by HTTP.
+    ///
+    /// # Errors
+    /// [`NetError::Url`].
+    pub fn http(url: &str) -> Result<Self, NetError> {
+        match Self::parse(url)? {
+            target if target.kind == Kind::Http => Ok(target),
+            _ => Err(bad(url, "it is a WebSocket's")),
+        }
+    }
+
+    /// The target that `url` is, for a WebSocket.
+    ///
+    /// # Errors
+    /// [`NetError::Url`].
+    pub fn websocket(url: &str) -> Result<Self, NetError> {
+        match Self::parse(url)? {
+            target if target.kind == Kind::WebSocket => Ok(target),
+            _ => Err(bad(url, "it is no WebSocket's")),
+        }
+    }
+
+    fn parse(url: &str) -> Result<Self, NetError> {
+        if url.len() > MAX_URL {
+            return Err(bad(url, "it is too long"));
+        }
+        let uri: Uri = url.parse().map_err(|_| bad(url, "it is not a URL"))?;
+        let (kind, secure) = match uri.scheme_str() {
+            Some("http") => (Kind::Http, false),
+            Some("https") => (Kind::Http, true),
+            Some("ws") => (Kind::WebSocket, false),
+            Some("wss") => (Kind::WebSocket, true),
+            _ => return Err(bad(url, "its scheme is none of http, https, ws and wss")),
+        };
+        let authority = uri.authority().ok_or_else(|| bad(url, "it has no host"))?;
+        // RFC 9110 section 4.2.4: nothing good is behind it.
+        if authority.as_str().contains('@') {
+            return Err(bad(url, "it has a user's name"));
+        }
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        if host.is_empty() || host.len() > 255 {
+            return Err(bad(url, "it has no host"));
+        }
+        // A port that is none makes hyper say that there is no port.
+        let port = match (authority.port_u16(), authority.as_str().ends_with(authority.host())) {
+            (Some(0), _) | (None, false) => return Err(bad(url, "its port is none")),
+            (Some(port), _) => port,
+            (None, true) => [80, 443][usize::from(secure)],
+        };
+        Ok(Self { host, port, kind, secure, uri })
+    }
+
+    /// The name or the address of the host, without brackets.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Whether it is asked by TLS.
+    pub fn is_secure(&self) -> bool {
+        self.secure
+    }
+
+    /// The URL, without a fragment.
+    pub fn uri(&self) -> &Uri {
+        &self.uri
+    }
+
+    /// What a `Location` of an answer from here leads to (RFC 3986 section 5.2; dots in a path are the server's matter).
+    pub(super) fn join(&self, location: &str) -> Result<Self, NetError> {
+        let here = self.uri.authority().map_or("", |authority| authority.as_str());
+        let scheme = self.uri.scheme_str().unwrap_or_default();
+        let path = self.uri.path();
+        let has_scheme = location.split_once(':').is_some_and(|(before, _)| !before.contains(['/', '?', '#']));
+        Self::http(&match location {
+            _ if has_scheme => location.to_owned(),
+            _ if location.starts_with("//") => format!("{scheme}:{location}"),
+            _ if location.starts_with('/') => format!("{scheme}://{here}{location}"),
+            _ if location.starts_with('?') => format!("{scheme}://{here}{path}{location}"),
+            _ => format!("{scheme}://{here}{folder}/{location}", folder = path.rsplit_once('/').map_or("", |(f, _)| f)),
+        })
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.uri.fmt(f)
+    }
+}
+
+fn bad(url: &str, why: &'static str) -> NetError {
+    NetError::Url { url: url.chars().take(100).collect(), why }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked() {
+        for (url, host, port, secure) in [
+            ("https://example.com", "example.com", 443, true),
+            ("http://example.com/a?b=c", "example.com", 80, false),
+            ("https://example.com:8443/didcomm#x", "example.com", 8443, true),
+            ("http://[::1]:80/", "::1", 80, false),
+            ("https://[2606:4700::1]/", "2606:4700::1", 443, true),
+        ] {
+            let target = Target::http(url).unwrap();
+            assert_eq!((target.host(), target.port(), target.is_secure()), (host, port, secure), "{url}");
+            assert!(Target::websocket(url).is_err());
+        }
+        assert_eq!(Target::websocket("wss://example.com/ws").unwrap().port(), 443);
+        assert_eq!(Target::websocket("ws://example.com").unwrap().port(), 80);
+    }
+
+    #[test]
+    fn what_is_not() {
+        for url in [
+            "",
+            "/path",
+            "example.com",
+            "example.com/a",
+            "did:web:example.com",
+            "didcomm:transport/queue",
+            "ftp://example.com/",
+            "file:///etc/passwd",
+            "mailto:a@example.com",
+            "http://",
+            "http:///a",
+            "https://user@example.com/",
+            "https://user:password@example.com/",
+            "https://good.example@127.0.0.1/",
+            "https://@example.com/",
+            "https://example.com:0/",
+            "https://example.com:99999/",
+            "https://example.com:x/",
+            "https://example.com:/",
+            "https://exa mple.com/",
+            "https://example.com/\r\nX: y",
+            "https://ex\u{e4}mple.com/",
+            "https://[::1/",
+            "wss://example.com",
+        ] {
+            assert!(matches!(Target::http(url), Err(NetError::Url { .. })), "{url}: {:?}", Target::http(url));
+        }
+        assert!(Target::http(&format!("https://example.com/{}", "a".repeat(MAX_URL))).is_err());
+    }
+
+    #[test]
+    fn where_a_redirect_leads() {
+        let here = Target::http("https://a.example:1/b/c?d").unwrap();
+        for (location, there) in [
+            ("https://b.example/x", "https://b.example/x"),
+            ("//b.example/x", "https://b.example/x"),
+            ("/x:y", "https://a.example:1/x:y"),
+            ("x", "https://a.example:1/b/x"),
+            ("?x=1:2", "https://a.example:1/b/c?x=1:2"),
+            ("http://127.0.0.1/", "http://127.0.0.1/"),
+        ] {
+            assert_eq!(here.join(location).unwrap().to_string(), there, "{location}");
+        }
+        for location in ["file:///etc/passwd", "gopher://x/", "//user@b.example/", "data:,x", "ws://b.example/"] {
+            assert!(here.join(location).is_err(), "{location}");
+        }
+    }
+}

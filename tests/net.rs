@@ -1,0 +1,14 @@
+//! How strangers' servers are asked: by real servers on this machine, which the guard has to be opened for.
+
+#[path = "net/did_web.rs"]
+mod did_web;
+#[path = "net/http.rs"]
+mod http;
+#[path = "net/redirects.rs"]
+mod redirects;
+#[path = "net/server.rs"]
+mod server;
+#[path = "net/tls.rs"]
+mod tls;
+#[path = "net/websocket.rs"]
+mod websocket;
