@@ -56,7 +56,7 @@ impl Outbox {
             if batch.is_empty() {
                 return self.leave(&peer).await;
             }
-            let results = join_all(batch.iter().map(|outgoing| self.attempt(outgoing, failures + 1))).await;
+            let results = join_all(batch.iter().map(|outgoing| self.attempt(outgoing, failures + 1, &shutdown))).await;
             match results.iter().max() {
                 None | Some(Tried::Done) => {
                     failures = 0;
@@ -112,16 +112,16 @@ impl Outbox {
     }
 
     /// Tries one message once; `failures` counts this try, should it fail.
-    async fn attempt(&self, outgoing: &Outgoing, failures: u32) -> Tried {
+    async fn attempt(&self, outgoing: &Outgoing, failures: u32, shutdown: &watch::Receiver<bool>) -> Tried {
         let Ok(_permit) = self.in_all.acquire().await else { return Tried::TokenAway };
         let begun = now();
         if begun >= outgoing.expires {
-            self.note(outgoing, SendOutcome::Expired(begun)).await;
+            self.note(outgoing, SendOutcome::Expired(begun), shutdown).await;
             return Tried::Done;
         }
         let error = match self.send(outgoing).await {
             Ok(()) => {
-                self.note(outgoing, SendOutcome::Sent(now())).await;
+                self.note(outgoing, SendOutcome::Sent(now()), shutdown).await;
                 return Tried::Done;
             }
             Err(NotPacked::Token(why)) => {
@@ -132,13 +132,13 @@ impl Outbox {
         };
         if !error.passes {
             tracing::warn!(id = outgoing.message, reason = error.reason, "a message cannot be sent");
-            self.note(outgoing, SendOutcome::Failed(now(), error.reason)).await;
+            self.note(outgoing, SendOutcome::Failed(now(), error.reason), shutdown).await;
             return Tried::Done;
         }
         let pause = error.retry_after.unwrap_or_default().min(self.options.longest_pause).max(self.backoff(failures));
         let next = begun.saturating_add(Millis::try_from(pause.as_millis()).unwrap_or(Millis::MAX));
         tracing::info!(id = outgoing.message, tries = outgoing.tries + 1, reason = error.reason, "not sent yet");
-        self.note(outgoing, SendOutcome::Later(next, error.reason)).await;
+        self.note(outgoing, SendOutcome::Later(next, error.reason), shutdown).await;
         Tried::PeerAway(pause)
     }
 
@@ -172,15 +172,20 @@ impl Outbox {
         Ok(())
     }
 
-    /// Repeated until the store takes it: a message that was sent and is not noted would be sent twice.
-    async fn note(&self, outgoing: &Outgoing, outcome: SendOutcome) {
+    /// Repeated until the store takes it: a message that was sent and is not noted would be sent twice. It is when the agent
+    /// ends while its disk is full, and its receiver knows it by its id.
+    async fn note(&self, outgoing: &Outgoing, outcome: SendOutcome, shutdown: &watch::Receiver<bool>) {
         let mut pause = Duration::from_millis(50);
+        let mut shutdown = shutdown.clone();
         while let Err(error) = self.books.store().sent(&outgoing.id, outcome.clone()).await {
             tracing::warn!(%error, "the store");
             if !error.passes() {
                 return;
             }
-            tokio::time::sleep(pause).await;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = told_to_end(&mut shutdown) => return,
+            }
             pause = (pause * 2).min(Duration::from_secs(5));
         }
     }

@@ -13,7 +13,7 @@ use axum::{
 use http_body_util::{BodyExt, Limited};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Shared, page, websocket};
+use super::{Shared, doors::Entered, page, websocket};
 use crate::{
     agent::{
         inbox::{Fate, Refusal},
@@ -26,14 +26,17 @@ use crate::{
 const COME_AGAIN: HeaderValue = HeaderValue::from_static("10");
 
 /// A connection's routes. A router for each connection tells the handlers whose it is.
-pub(super) fn router(shared: Arc<Shared>, address: IpAddr) -> Router {
-    Router::new().fallback(get(look).post(post)).with_state(Connection { shared, address })
+pub(super) fn router(shared: Arc<Shared>, address: IpAddr, entered: Entered) -> Router {
+    let connection = Connection { shared, address, _entered: Arc::new(entered) };
+    Router::new().fallback(get(look).post(post)).with_state(connection)
 }
 
 #[derive(Clone)]
 pub(super) struct Connection {
     pub shared: Arc<Shared>,
     pub address: IpAddr,
+    /// It counts as long as anyone serves it, a WebSocket too.
+    _entered: Arc<Entered>,
 }
 
 /// A page, a document of ours, or a WebSocket.

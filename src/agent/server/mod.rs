@@ -28,7 +28,7 @@ use super::{
     inbox::Inbox, invitations::Invitations, metrics::Metrics, ours::Ours, outbox::Outbox, routes::Routes, told_to_end,
 };
 pub(super) use doors::Budget;
-use doors::{Doors, Entered};
+use doors::Doors;
 
 /// How much a stranger may take up.
 #[derive(Debug, Clone)]
@@ -126,14 +126,14 @@ impl Server {
                 continue;
             };
             let _ = stream.set_nodelay(true);
-            let router = http::router(shared.clone(), address.ip());
+            let router = http::router(shared.clone(), address.ip(), entered);
             let (shared, tls, shutdown) = (shared.clone(), self.tls.clone(), shutdown.clone());
             tasks.spawn(async move {
                 match tls {
-                    None => serve(TokioIo::new(stream), router, &shared, entered, shutdown).await,
+                    None => serve(TokioIo::new(stream), router, &shared, shutdown).await,
                     Some(tls) => {
                         if let Some(stream) = handshake(&tls, stream).await {
-                            serve(TokioIo::new(stream), router, &shared, entered, shutdown).await;
+                            serve(TokioIo::new(stream), router, &shared, shutdown).await;
                         }
                     }
                 }
@@ -158,7 +158,7 @@ async fn handshake(tls: &ServerTls, stream: TcpStream) -> Option<tokio_rustls::s
     }
 }
 
-async fn serve<I>(io: I, router: Router, shared: &Shared, entered: Entered, mut shutdown: watch::Receiver<bool>)
+async fn serve<I>(io: I, router: Router, shared: &Shared, mut shutdown: watch::Receiver<bool>)
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
@@ -180,5 +180,4 @@ where
             let _ = connection.await;
         }
     }
-    drop(entered);
 }

@@ -17,7 +17,7 @@ use tokio::{
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
-        Message as Frame,
+        Error as SocketError, Message as Frame,
         handshake::derive_accept_key,
         protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
     },
@@ -40,8 +40,11 @@ const WRITE: Duration = Duration::from_secs(10);
 const PEERS: usize = 1000;
 /// Malformed messages after which a socket is closed.
 const PATIENCE: usize = 10;
-/// Messages of one socket that are being handled, at most: then it is not read from.
+/// Messages of one socket that are being handled, at most: then it is not read from, unless a token is away. What comes
+/// beyond that is kept, and opens no way back.
 const UNDER_WAY: usize = 64;
+
+const TOO_LARGE: (CloseCode, &str) = (CloseCode::Size, "the message is too large");
 
 /// Whether a request asks for a WebSocket (RFC 6455 section 4.2.1).
 pub(super) fn is_asked_for(headers: &HeaderMap) -> bool {
@@ -114,20 +117,22 @@ impl Session {
         let mut next_ping = heard + ping;
         let close = loop {
             tokio::select! {
-                frame = socket.next(), if under_way.len() < UNDER_WAY => {
+                frame = socket.next(), if under_way.len() < UNDER_WAY || !shared.inbox.is_ready() => {
                     heard = Instant::now();
                     let message = match frame {
                         Some(Ok(Frame::Text(text))) => text.as_bytes().to_vec(),
                         Some(Ok(Frame::Binary(bytes))) => bytes.to_vec(),
                         Some(Ok(Frame::Close(_))) | None => break None,
                         Some(Ok(_)) => continue,
+                        // The sender is told: else it takes the message for kept.
+                        Some(Err(SocketError::Capacity(_))) => break Some(TOO_LARGE),
                         Some(Err(error)) => {
                             tracing::debug!(%error, "a WebSocket ended");
                             break None;
                         }
                     };
                     match self.take(message).await {
-                        Ok(told) => under_way.extend(told),
+                        Ok(told) => under_way.extend(told.filter(|_| under_way.len() < UNDER_WAY)),
                         Err(close) => break Some(close),
                     }
                 }
@@ -166,7 +171,7 @@ impl Session {
     /// Takes a message over; or says why the socket is closed. There is no other way to tell the peer: what it hears nothing
     /// of it may take for kept only while the socket is open.
     async fn take(&mut self, packed: Vec<u8>) -> Result<Option<oneshot::Receiver<Fate>>, (CloseCode, &'static str)> {
-        let Connection { shared, address } = &self.connection;
+        let Connection { shared, address, .. } = &self.connection;
         if !shared.budget.allows(*address) {
             return Err((CloseCode::Again, "too many messages from one address"));
         }
@@ -176,7 +181,7 @@ impl Session {
                 tracing::warn!(%error, "a message is refused");
                 Err((CloseCode::Again, "messages cannot be kept now"))
             }
-            Err(Refusal::TooLarge(_)) => Err((CloseCode::Size, "the message is too large")),
+            Err(Refusal::TooLarge(_)) => Err(TOO_LARGE),
             Err(refusal) => {
                 tracing::debug!(%refusal, "a message is not taken");
                 self.malformed += 1;
