@@ -17,7 +17,15 @@ use crate::agent::store::StoreError;
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Says that this process uses the store, until it is dropped.
-pub(super) struct Lock(#[allow(dead_code, reason = "it is held")] File);
+pub(super) struct Lock(File);
+
+impl Drop for Lock {
+    /// Closing the file is not enough: a child that is just being started has it too until its program begins, and would
+    /// hold the lock for so long.
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
 
 impl Lock {
     pub(super) fn take(database: &Path) -> Result<Self, StoreError> {
