@@ -177,3 +177,20 @@ fn prepare(connection: &Connection, max_bytes: Option<u64>) -> rusqlite::Result<
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_given_back_though_a_child_has_its_file_still() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("store.db");
+        let lock = Lock::take(&database).unwrap();
+        assert!(matches!(Lock::take(&database), Err(StoreError::InUse(_))));
+        let childs = lock.0.try_clone().unwrap();
+        drop(lock);
+        Lock::take(&database).unwrap();
+        drop(childs);
+    }
+}
