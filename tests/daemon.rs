@@ -23,6 +23,10 @@ mod faults;
 mod init;
 #[path = "daemon/kills.rs"]
 mod kills;
+#[path = "daemon/mediated.rs"]
+mod mediated;
+#[path = "daemon/mediator.rs"]
+mod mediator;
 #[path = "daemon/notify.rs"]
 mod notify;
 #[path = "support/mod.rs"]

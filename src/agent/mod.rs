@@ -9,6 +9,7 @@ mod books;
 mod clock;
 mod inbox;
 mod invitations;
+mod mediation;
 pub mod metrics;
 pub mod net;
 mod ours;
@@ -23,6 +24,7 @@ pub mod store;
 pub use books::{Content, Intent};
 pub use inbox::{InboxOptions, Refusal};
 pub use invitations::{Accepted, Wanted};
+pub use mediation::{Coordination, Mediation, MediationError, MediationOptions, Mediator, Pickup, Reach};
 pub use ours::{Ours, OwnDocuments};
 pub use outbox::{OutboxOptions, SendError, Transport, Transports};
 pub use rotation::{Moved, Rotated};
@@ -41,7 +43,7 @@ use clock::now;
 use inbox::Inbox;
 use invitations::Invitations;
 use metrics::Metrics;
-use net::HttpClient;
+use net::{HttpClient, WebSocketClient};
 use outbox::Outbox;
 use protocol::{Features, NotAPiuri, Protocol, Registry};
 use routes::Routes;
@@ -54,6 +56,8 @@ pub struct AgentOptions {
     pub inbox: InboxOptions,
     /// Of what is sent.
     pub outbox: OutboxOptions,
+    /// Of what is fetched from mediators.
+    pub mediation: MediationOptions,
     /// Of its public side.
     pub server: ServerOptions,
     /// How long things are kept.
@@ -71,6 +75,7 @@ pub struct Agent {
     routes: Arc<Routes>,
     metrics: Arc<Metrics>,
     invitations: Arc<Invitations>,
+    mediation: Arc<Mediation>,
     resolver: Arc<dyn Resolver>,
     http: Option<HttpClient>,
     reload: Option<Reload>,
@@ -97,6 +102,7 @@ pub struct AgentBuilder {
     store: Arc<dyn Store>,
     transports: Transports,
     http: Option<HttpClient>,
+    sockets: Option<WebSocketClient>,
     reload: Option<Reload>,
     protocols: Vec<Arc<dyn Protocol>>,
     options: AgentOptions,
@@ -139,6 +145,7 @@ impl Agent {
             store,
             transports: Transports::default(),
             http: None,
+            sockets: None,
             reload: None,
             protocols: protocol::built_in(&protocol::Options::default()),
             options: AgentOptions::default(),
@@ -171,6 +178,7 @@ impl Agent {
         work.spawn(self.clone().sweep(shutdown.clone()));
         work.spawn(self.inbox.clone().work(shutdown.clone()));
         work.spawn(self.outbox.clone().work(shutdown.clone()));
+        work.spawn(self.mediation.clone().work(shutdown.clone()));
         let mut result = Ok(());
         while let Some(ended) = public.join_next().await {
             if let Ok(Err(error)) = ended {
@@ -297,19 +305,27 @@ impl Agent {
         };
         let _ = tokio::time::timeout(NEW_KEYS, shown).await;
         self.ours.refresh();
+        self.mediation.look_again();
         Ok(())
     }
 
     /// Lets go of DIDs that have moved, and whose overlap is over.
-    async fn retire(&self) {
+    pub(in crate::agent) async fn retire(&self) {
         match self.books.list::<Rotated>(rotation::ROTATED, "", SWEPT).await {
             Ok(rotated) => {
                 let over = |(did, rotated): (String, Rotated)| (rotated.until <= now()).then_some(did);
-                self.ours.retire(rotated.into_iter().filter_map(over).collect());
+                if self.ours.retire(rotated.into_iter().filter_map(over).collect()) {
+                    self.mediation.look_again();
+                }
             }
             // Sealed: it is looked at again.
             Err(error) => tracing::debug!(%error, "which DIDs are retired is not known yet"),
         }
+    }
+
+    /// The mediators of this agent.
+    pub fn mediation(&self) -> &Arc<Mediation> {
+        &self.mediation
     }
 
     /// What happens from now on.
@@ -365,9 +381,15 @@ impl AgentBuilder {
         self
     }
 
-    /// How short URLs of invitations are followed; without, they are not.
+    /// How short URLs of invitations are followed, and mediators asked; without, they are not.
     pub fn http(mut self, client: HttpClient) -> Self {
         self.http = Some(client);
+        self
+    }
+
+    /// How mediators are listened to; without, they are asked by HTTP now and then.
+    pub fn sockets(mut self, client: WebSocketClient) -> Self {
+        self.sockets = Some(client);
         self
     }
 
@@ -388,7 +410,7 @@ impl AgentBuilder {
     /// # Errors
     /// If the identifier of a protocol is none.
     pub fn build(self) -> Result<Arc<Agent>, NotAPiuri> {
-        let Self { secrets, documents, resolver, store, transports, http, reload, protocols, options } = self;
+        let Self { secrets, documents, resolver, store, transports, http, sockets, reload, protocols, options } = self;
         let books = Arc::new(Books::new(store));
         let ours = Arc::new(Ours::new(secrets, documents));
         let routes = Arc::new(Routes::default());
@@ -432,6 +454,16 @@ impl AgentBuilder {
             after: Box::new(after),
         }));
         outbox.hears(Arc::downgrade(&inbox));
+        let parts = mediation::Parts {
+            books: books.clone(),
+            ours: ours.clone(),
+            resolver: resolver.clone(),
+            inbox: inbox.clone(),
+            outbox: outbox.clone(),
+            http: http.clone(),
+            sockets,
+        };
+        let mediation = Arc::new(Mediation::new(parts, options.mediation.clone()));
         let public_url = options.server.public_url.clone();
         let invitations = Arc::new(Invitations { books: books.clone(), public_url });
         Ok(Arc::new(Agent {
@@ -442,6 +474,7 @@ impl AgentBuilder {
             routes,
             metrics,
             invitations,
+            mediation,
             resolver,
             http,
             reload,

@@ -96,15 +96,31 @@ impl Ours {
         self.refresh();
     }
 
-    /// Reads messages to these DIDs no more.
-    pub fn retire(&self, dids: Vec<String>) {
+    /// The names of our DIDs that a service puts behind one of these mediators' DIDs: its endpoint is that DID, or it has a
+    /// routing key of it. Of a did:peer:4 both forms: a peer writes to either.
+    pub fn behind(&self, routing: &[String]) -> Vec<String> {
+        let documents = self.documents.borrow();
+        let leads = |uri: &str| did_of(uri).is_some_and(|did| routing.iter().any(|it| canonical(it) == canonical(did)));
+        let is_behind = |document: &&Document| {
+            let mut endpoints = document.didcomm_services().flat_map(|service| &service.endpoints);
+            endpoints.any(|endpoint| leads(&endpoint.uri) || endpoint.routing_keys.iter().any(|key| leads(key)))
+        };
+        let read = |document: &&Document| !documents.retired.iter().any(|did| did == document.id());
+        let ours =
+            documents.all.iter().filter(|document| self.has(&documents, document)).filter(read).filter(is_behind);
+        let names = ours.flat_map(|document| [Some(document.id()), short_form(document.id())]);
+        names.flatten().map(str::to_owned).collect()
+    }
+
+    /// Reads messages to these DIDs no more. Whether they were others before.
+    pub fn retire(&self, dids: Vec<String>) -> bool {
         self.documents.send_if_modified(|documents| {
             let changed = documents.retired != dids;
             if changed {
                 *documents = Arc::new(Documents { retired: dids, ..(**documents).clone() });
             }
             changed
-        });
+        })
     }
 
     /// Looks again which keys the tokens hold.

@@ -86,6 +86,8 @@ impl Agent {
                 break;
             }
         }
+        // The overlap may be none.
+        self.retire().await;
         Ok(Moved { peers, until })
     }
 

@@ -25,7 +25,9 @@ use claviger::{
 use super::{
     environment::is_variable,
     failure::Failure,
-    serve::config::{AgentSection, ApiSection, DaemonConfig, HttpSection, NetSection, OpsSection, StoreSection},
+    serve::config::{
+        AgentSection, ApiSection, DaemonConfig, HttpSection, MediationSection, NetSection, OpsSection, StoreSection,
+    },
 };
 
 /// What claviger.toml says. Paths are absolute, or relative to the working folder as it is.
@@ -125,6 +127,8 @@ struct File {
     http: HttpSection,
     #[serde(default)]
     net: NetSection,
+    #[serde(default)]
+    mediation: MediationSection,
     #[serde(default)]
     store: StoreSection,
     #[serde(default)]
@@ -251,6 +255,7 @@ impl Config {
                 agent: file.agent,
                 http: file.http,
                 net: file.net,
+                mediation: file.mediation,
                 store: file.store,
                 api: file.api,
                 ops: file.ops,

@@ -190,6 +190,10 @@ impl Failure {
             "store-unavailable" | "store-unusable" => "store-unusable",
             "not-found" => "not-found",
             "bad-message" => "bad-message",
+            "token-away" => return Self::not_ready("token-absent", message),
+            "mediator-away" => "mediator-away",
+            "mediator-denied" => "mediator-denied",
+            "mediator-unusable" => "mediator-unusable",
             _ => "agent-refuses",
         };
         Self::new(code, message)

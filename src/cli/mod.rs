@@ -85,6 +85,8 @@ enum Command {
     Invite(app::InviteArgs),
     Accept(app::AcceptArgs),
     Connections(app::ConnectionsArgs),
+    #[command(subcommand)]
+    Mediator(app::mediator::Command),
     Status(app::StatusArgs),
     Keeper(keeper::Args),
     Completions(completions::Args),
@@ -151,6 +153,7 @@ fn run(cli: Cli, out: &Out) -> Result<(), Failure> {
         Command::Invite(args) => app::run(&app::Words::Invite(args), &config()?, out),
         Command::Accept(args) => app::run(&app::Words::Accept(args), &config()?, out),
         Command::Connections(args) => app::run(&app::Words::Connections(args), &config()?, out),
+        Command::Mediator(command) => app::mediator::run(&command, &config()?, out),
         Command::Status(args) => app::run(&app::Words::Status(args), &config()?, out),
         Command::Keeper(args) => keeper::run(&args, &config()?, out),
     }

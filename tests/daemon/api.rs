@@ -279,6 +279,7 @@ fn the_description_is_that_of_what_is_there() {
             "get /v1/events",
             "get /v1/inbox",
             "get /v1/invitations",
+            "get /v1/mediators",
             "get /v1/messages/{id}",
             "get /v1/status",
             "get /v1/threads/{thread}",
@@ -289,6 +290,8 @@ fn the_description_is_that_of_what_is_there() {
             "post /v1/inbox/acknowledge",
             "post /v1/invitations",
             "post /v1/invitations/accept",
+            "post /v1/mediators",
+            "post /v1/mediators/leave",
             "post /v1/messages",
         ]
     );

@@ -187,7 +187,8 @@ fn all_settings_that_it_writes_are_known() {
     });
     let text = lines.collect::<Vec<_>>().join("\n");
     let text = text.replace("@NAME@", "\"a\"").replace("@URI@", "\"pkcs11:token=a\"").replace("@ENVIRONMENT@", "");
-    let text = text.replace("@LISTEN@", "\"127.0.0.1:1\"").replace("@PUBLIC_URL@", "\"http://a\"");
+    let text =
+        text.replace("@LISTEN@", "listen = \"127.0.0.1:1\"").replace("@PUBLIC_URL@", "public_url = \"http://a\"");
     let home = Home::new();
     home.write("claviger.toml", &text.replace("@ALLOW_PRIVATE@", "allow_private = []"));
     home.run("did resolve did:key:z6LSeu9HkTHSfLLeUs2nnzUSNedgDUevfNQgQjQC23ZCit6F").done();

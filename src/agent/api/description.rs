@@ -9,7 +9,7 @@ use utoipa::{
     },
 };
 
-use super::{connections, dids, events, inbox, invitations, messages, state};
+use super::{connections, dids, events, inbox, invitations, mediators, messages, state};
 
 /// The description of the API as JSON (OpenAPI 3.1).
 pub fn openapi() -> String {
@@ -38,6 +38,9 @@ pub fn openapi() -> String {
         dids::rotate,
         dids::end,
         connections::list,
+        mediators::adopt,
+        mediators::list,
+        mediators::leave,
         invitations::create,
         invitations::list,
         invitations::revoke,

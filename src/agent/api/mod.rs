@@ -13,6 +13,7 @@ mod error;
 mod events;
 mod inbox;
 mod invitations;
+mod mediators;
 mod messages;
 mod state;
 mod webhook;
@@ -59,6 +60,8 @@ fn router(shared: Shared, body: usize) -> Router {
         .route("/v1/dids/rotate", post(dids::rotate))
         .route("/v1/connections", get(connections::list))
         .route("/v1/connections/end", post(dids::end))
+        .route("/v1/mediators", post(mediators::adopt).get(mediators::list))
+        .route("/v1/mediators/leave", post(mediators::leave))
         .route("/v1/invitations", post(invitations::create).get(invitations::list))
         .route("/v1/invitations/{id}", delete(invitations::revoke))
         .route("/v1/invitations/accept", post(invitations::accept))

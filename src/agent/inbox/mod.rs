@@ -174,6 +174,11 @@ impl Inbox {
         Err(wrong_curve.map_or(Refusal::NotForUs, Refusal::Malformed))
     }
 
+    /// The largest message that is taken, in bytes.
+    pub fn max_bytes(&self) -> usize {
+        self.parts.options.limits.bytes
+    }
+
     /// Whether messages are opened now, or wait for a token.
     pub fn is_ready(&self) -> bool {
         self.parts.books.is_unlocked() && !self.parts.ours.ready_agreement_keys().is_empty()

@@ -78,6 +78,12 @@ impl WebSocketClient {
         Self { dialer, options }
     }
 
+    /// The same for messages of up to so many bytes.
+    #[must_use]
+    pub fn with_message_limit(&self, bytes: usize) -> Self {
+        Self { dialer: self.dialer.clone(), options: WebSocketOptions { message: bytes, ..self.options } }
+    }
+
     /// A WebSocket with the server at a `wss` or `ws` URL. No redirect is followed.
     ///
     /// It lasts until a side closes it, or the receiver or the last sender is dropped. A task of its own serves it, so that

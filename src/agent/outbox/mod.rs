@@ -8,6 +8,7 @@ mod pack;
 mod peer;
 mod transport;
 
+pub(super) use pack::NotPacked;
 pub use transport::{SendError, Transport, Transports};
 
 use std::{

@@ -5,6 +5,7 @@ use serde::de::DeserializeOwned;
 use super::{Outbox, SendError};
 use crate::{
     agent::{
+        books::Intent,
         ours::canonical,
         protocol::{
             Records,
@@ -30,7 +31,7 @@ pub(super) struct Packed {
 }
 
 /// Why a message was not packed.
-pub(super) enum NotPacked {
+pub(in crate::agent) enum NotPacked {
     /// A token of ours does not do it now: it is waited for.
     Token(String),
     /// Another reason, which passes or not.
@@ -46,6 +47,15 @@ impl Outbox {
             Err(StoreError::Unavailable(why)) => return Err(NotPacked::Token(why)),
             Err(error) => return Err(lasting(error.to_string())),
         };
+        self.pack_intent(intent, &outgoing.peer, outgoing.tries, back).await
+    }
+
+    /// Packs a message for the peer alone: it goes there on a way that the caller has.
+    pub(in crate::agent) async fn pack_to(&self, intent: Intent, peer: &str) -> Result<String, NotPacked> {
+        self.pack_intent(intent, peer, 0, true).await.map(|packed| packed.text)
+    }
+
+    async fn pack_intent(&self, intent: Intent, peer: &str, tries: u32, back: bool) -> Result<Packed, NotPacked> {
         let mut message = intent.message;
         let from = match message.from.take() {
             Some(from) => Some(self.follow_rotation(from).await?),
@@ -53,18 +63,18 @@ impl Outbox {
         };
         message.from.clone_from(&from);
         if let Some(from) = &from {
-            self.follow_connection(from, outgoing, &mut message).await?;
+            self.follow_connection(from, peer, &mut message).await?;
         }
         let me = self.ours.identities();
         let sign_by = from.as_deref().filter(|_| intent.sign);
-        let to = message.to.as_ref().and_then(|to| to.first()).cloned().unwrap_or_else(|| outgoing.peer.clone());
+        let to = message.to.as_ref().and_then(|to| to.first()).cloned().unwrap_or_else(|| peer.to_owned());
         let mut options = PackEncryptedOptions {
             forward: !back,
             protect_sender: intent.protect_sender,
             ..PackEncryptedOptions::default()
         };
-        if !back && outgoing.tries > 0 {
-            options.messaging_service = self.another_service(&to, outgoing.tries).await;
+        if !back && tries > 0 {
+            options.messaging_service = self.another_service(&to, tries).await;
         }
         let packed = message.pack_encrypted(&to, from.as_deref(), sign_by, &self.resolver, &me, &options).await;
         match packed {
@@ -89,13 +99,13 @@ impl Outbox {
 
     /// What is remembered of the peer: that it has another DID by now, that it has ended the relationship, or does not know
     /// yet that our DID is another.
-    async fn follow_connection(&self, from: &str, outgoing: &Outgoing, message: &mut Message) -> Result<(), NotPacked> {
-        let mut theirs = outgoing.peer.clone();
+    async fn follow_connection(&self, from: &str, peer: &str, message: &mut Message) -> Result<(), NotPacked> {
+        let mut theirs = peer.to_owned();
         for _ in 0..MOVES {
             let Some(moved) = self.remembered::<Moved>(MOVED, &Connection::key(from, &theirs)).await? else { break };
             theirs = moved.to;
         }
-        if canonical(&theirs) != outgoing.peer {
+        if canonical(&theirs) != peer {
             message.to = Some(vec![theirs.clone()]);
         }
         let connection = self.remembered::<Connection>(CONNECTION, &Connection::key(from, &theirs)).await?;

@@ -5,6 +5,7 @@ mod client;
 mod connections;
 mod inbox;
 mod invite;
+pub mod mediator;
 mod ping;
 mod send;
 mod status;

@@ -147,18 +147,25 @@ impl Args {
             }
         };
         let endpoints = || old.didcomm_services().flat_map(|service| &service.endpoints);
-        Ok(Self {
+        let routing_key = endpoints().next().map(|endpoint| endpoint.routing_keys.clone()).unwrap_or_default();
+        let services = endpoints().map(|endpoint| endpoint.uri.clone()).collect();
+        Ok(Self { routing_key, ..Self::plain(method, tokens, services) })
+    }
+
+    /// With keys of its own in these tokens.
+    pub fn plain(method: Method, tokens: &[String], services: Vec<String>) -> Self {
+        Self {
             method,
             token: tokens.to_vec(),
             agreement: Vec::new(),
             authentication: Vec::new(),
-            service: endpoints().map(|endpoint| endpoint.uri.clone()).collect(),
-            routing_key: endpoints().next().map(|endpoint| endpoint.routing_keys.clone()).unwrap_or_default(),
+            service: services,
+            routing_key: Vec::new(),
             name: None,
             host: None,
             path: None,
             management: Management::none(),
-        })
+        }
     }
 
     fn given(&self) -> Result<[Vec<Given>; 2], Failure> {

@@ -18,7 +18,6 @@ use super::{
     did::create::{self, Method},
     failure::Failure,
     output::Out,
-    tokens::Management,
 };
 use place::Place;
 use template::{Settings, TokenSettings};
@@ -41,6 +40,9 @@ pub struct Args {
     /// Where it listens
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
+    /// Opens no port, as behind a mediator: the DID leads nowhere yet, and `claviger mediator use` makes one that does
+    #[arg(long, conflicts_with_all = ["public_url", "listen"])]
+    no_port: bool,
     /// The DID method
     #[arg(long, default_value = "peer:2")]
     method: Method,
@@ -55,16 +57,17 @@ pub fn run(args: &Args, out: &Out) -> Result<(), Failure> {
         return Err(Failure::words("bad-arguments", "a did:key names no place to send messages to")
             .hint("--method peer:2 does, and peer:4 and web"));
     }
+    let url = Some(url).filter(|_| !args.no_port);
     if args.method == Method::Web && args.public_url.is_none() {
         return Err(Failure::words("bad-arguments", "--method web wants --public-url: the DID has its host"));
     }
     let mut place = Place::take(&args.folder)?;
-    make(args, &url, &mut place, out)?;
+    make(args, url.as_ref(), &mut place, out)?;
     place.keep();
     Ok(())
 }
 
-fn make(args: &Args, url: &PublicUrl, place: &mut Place, out: &Out) -> Result<(), Failure> {
+fn make(args: &Args, url: Option<&PublicUrl>, place: &mut Place, out: &Out) -> Result<(), Failure> {
     let (token, soft) = match &args.token_uri {
         Some(uri) => (TokenSettings::of_uri(uri)?, None),
         None => {
@@ -72,7 +75,11 @@ fn make(args: &Args, url: &PublicUrl, place: &mut Place, out: &Out) -> Result<()
             (soft.settings(), Some(soft))
         }
     };
-    let settings = Settings { token, listen: args.listen, public_url: &url.text, private: url.is_private() };
+    let settings = Settings {
+        token,
+        place: url.map(|url| (args.listen, url.text.as_str())),
+        private: url.is_some_and(PublicUrl::is_private),
+    };
     let file = place.write_configuration(&settings.render())?;
     let config = Config::load(Some(&file))?;
     if let Some(soft) = &soft {
@@ -83,27 +90,21 @@ fn make(args: &Args, url: &PublicUrl, place: &mut Place, out: &Out) -> Result<()
 }
 
 impl Args {
-    fn first_did(&self, url: &PublicUrl) -> create::Args {
-        let web = self.method == Method::Web;
-        create::Args {
-            method: self.method,
-            host: web.then(|| url.host.clone()),
-            path: Some(url.path.clone()).filter(|path| web && !path.is_empty()),
-            token: Vec::new(),
-            agreement: Vec::new(),
-            authentication: Vec::new(),
-            service: vec![url.text.clone()],
-            routing_key: Vec::new(),
-            name: None,
-            management: Management::default(),
+    fn first_did(&self, url: Option<&PublicUrl>) -> create::Args {
+        let services = url.map(|url| url.text.clone());
+        let mut first = create::Args::plain(self.method, &[], services.into_iter().collect());
+        if let Some(url) = url.filter(|_| self.method == Method::Web) {
+            first.host = Some(url.host.clone());
+            first.path = Some(url.path.clone()).filter(|path| !path.is_empty());
         }
+        first
     }
 }
 
 /// Says what was made, and what comes next.
 fn told(
     args: &Args,
-    url: &PublicUrl,
+    url: Option<&PublicUrl>,
     file: &Path,
     did: &str,
     soft: Option<&softhsm::SoftToken>,
@@ -116,7 +117,7 @@ fn told(
             softhsm::folder(file).display()
         ));
     }
-    if url.is_private() {
+    if let Some(url) = url.filter(|url| url.is_private()) {
         out.warn(&format!(
             "{} is reached from this machine or its network only; --public-url says where peers reach it",
             url.text
@@ -126,7 +127,11 @@ fn told(
         true => String::new(),
         false => format!(" --config {}", quoted(file)),
     };
-    let next = [format!("claviger{flag} serve"), format!("claviger{flag} invite")];
+    let (then, what) = match url {
+        Some(_) => ("invite", "an invitation for a peer"),
+        None => ("mediator use DID", "a mediator, by its DID"),
+    };
+    let next = [format!("claviger{flag} serve"), format!("claviger{flag} {then}")];
     if out.json {
         let mut made = json!({ "configuration": file, "did": did, "software_token": soft.is_some(), "next": next });
         if let Some(short) = peer::short_form(did) {
@@ -140,8 +145,10 @@ fn told(
         out.say("Its document is served by the agent; a proxy in front must have TLS for that host.");
     }
     out.say(&format!(
-        "Next:\n    {}     runs the agent\n    {}    in another terminal: an invitation for a peer",
-        next[0], next[1]
+        "Next:\n    {:width$}    runs the agent\n    {}    in another terminal: {what}",
+        next[0],
+        next[1],
+        width = next[1].len()
     ));
     Ok(())
 }

@@ -9,8 +9,8 @@ const TEMPLATE: &str = include_str!("claviger.toml");
 /// What is filled in.
 pub struct Settings<'a> {
     pub token: TokenSettings,
-    pub listen: SocketAddr,
-    pub public_url: &'a str,
+    /// None opens no port.
+    pub place: Option<(SocketAddr, &'a str)>,
     /// Whether peers are on this machine.
     pub private: bool,
 }
@@ -34,12 +34,20 @@ impl Settings<'_> {
             true => "allow_private = [\"127.0.0.0/8\", \"::1/128\"]",
             false => "#allow_private = []",
         };
+        let (listen, public_url) = match self.place {
+            Some((listen, url)) => {
+                (format!("listen = {}", quoted(&listen.to_string())), format!("public_url = {}", quoted(url)))
+            }
+            None => {
+                ("#listen = \"127.0.0.1:8080\"".to_owned(), "#public_url = \"https://agent.example.org\"".to_owned())
+            }
+        };
         TEMPLATE
             .replace("@NAME@", &quoted(&self.token.name))
             .replace("@URI@", &quoted(&self.token.uri))
             .replace("@ENVIRONMENT@", &environment)
-            .replace("@LISTEN@", &quoted(&self.listen.to_string()))
-            .replace("@PUBLIC_URL@", &quoted(self.public_url))
+            .replace("@LISTEN@", &listen)
+            .replace("@PUBLIC_URL@", &public_url)
             .replace("@ALLOW_PRIVATE@", allow_private)
     }
 }

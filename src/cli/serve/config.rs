@@ -12,6 +12,7 @@ pub struct DaemonConfig {
     pub agent: AgentSection,
     pub http: HttpSection,
     pub net: NetSection,
+    pub mediation: MediationSection,
     pub store: StoreSection,
     pub api: ApiSection,
     pub ops: OpsSection,
@@ -96,6 +97,22 @@ pub struct NetSection {
     pub ca: Option<PathBuf>,
     /// Hosts whose did:web is asked for without TLS: for tests.
     pub did_web_plain_http_for: Vec<String>,
+}
+
+/// `[mediation]`: how messages are fetched from mediators.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MediationSection {
+    /// Whether they come at once, on a WebSocket, where the mediator has one.
+    pub live: bool,
+    /// How often a mediator is asked otherwise, in seconds.
+    pub poll_seconds: u64,
+}
+
+impl Default for MediationSection {
+    fn default() -> Self {
+        Self { live: true, poll_seconds: 30 }
+    }
 }
 
 /// `[store]`: what outlives the process.
@@ -185,6 +202,9 @@ impl DaemonConfig {
             && !(url.starts_with("https://") || url.starts_with("http://"))
         {
             return Err(wrong("public_url in [http] is no URL of http or https"));
+        }
+        if self.mediation.poll_seconds == 0 {
+            return Err(wrong("poll_seconds in [mediation] is 0: the mediator would be asked without a pause"));
         }
         if self.agent.workers == 0 {
             return Err(wrong("workers in [agent] is 0: nothing would be opened"));

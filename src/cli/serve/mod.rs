@@ -15,7 +15,7 @@ use std::{
 
 use claviger::{
     agent::{
-        Agent, AgentOptions, OwnDocuments, Reload, Server, ServerOptions, ServerTls, Transports,
+        Agent, AgentOptions, MediationOptions, OwnDocuments, Reload, Server, ServerOptions, ServerTls, Transports,
         api::{self, Access, ApiListener, BearerToken, Webhook},
         net::{Dialer, Guard, HttpClient, HttpOptions, WebSocketClient, WebSocketOptions, client_config},
         store::{Retention, SqliteOptions, SqliteStore, Store},
@@ -188,7 +188,8 @@ impl Prepared {
         let (http, hook) = (client.clone(), client.clone());
         let sockets = WebSocketClient::new(self.dialer, WebSocketOptions::default());
         let agent = agent
-            .transports(Transports::default().with(client).with(sockets))
+            .transports(Transports::default().with(client).with(sockets.clone()))
+            .sockets(sockets)
             .http(http)
             .on_reload(reload(config, keepers))
             .options(options(config))
@@ -317,6 +318,8 @@ fn options(config: &Config) -> AgentOptions {
     options.inbox.prompt_strangers = agent.prompt_strangers;
     options.outbox.life = options.inbox.life;
     options.goal_codes.clone_from(&agent.goal_codes);
+    options.mediation =
+        MediationOptions { live: daemon.mediation.live, poll: Duration::from_secs(daemon.mediation.poll_seconds) };
     options.server = ServerOptions {
         connections: daemon.http.connections,
         per_address: daemon.http.connections_per_address,

@@ -1,0 +1,377 @@
+//! A mediator of the tests: small, in memory, and as well or badly behaved as a test wants it.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    convert::Infallible,
+    net::TcpListener,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use claviger::{
+    did::{LocalResolver, Relationship, Service, peer},
+    didcomm::{Attachment, Forward, Identities, Message, PackEncryptedOptions, UnpackOptions},
+    jose::Limits,
+    keys::Curve,
+    secrets::Keyring,
+};
+use claviger_testkit::SoftToken;
+use futures_util::{SinkExt, StreamExt};
+use http_body_util::{BodyExt, Full};
+use hyper::{Request, Response, body::Bytes, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::{net::TcpStream, runtime::Runtime, sync::mpsc};
+use tokio_tungstenite::{accept_async, tungstenite::Message as Frame};
+
+/// What a mediator speaks, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Speaks {
+    pub coordination: &'static str,
+    pub pickup: &'static str,
+    /// It has a WebSocket.
+    pub socket: bool,
+    /// It delivers messages as they come.
+    pub live: bool,
+    /// It says which protocols it speaks.
+    pub discloses: bool,
+    /// What it delivers as it comes it sends as it is, and forgets: messagepickup 3.0 does not say otherwise.
+    pub raw: bool,
+    /// It grants what it is asked for.
+    pub grants: bool,
+}
+
+pub const TODAYS: Speaks = Speaks {
+    coordination: "3.0",
+    pickup: "message-pickup/4.0",
+    socket: true,
+    live: true,
+    discloses: true,
+    raw: false,
+    grants: true,
+};
+
+pub struct Mediator {
+    pub did: String,
+    state: Arc<State>,
+    /// None once it is dropped: a runtime's end would wait for its tasks.
+    runtime: Option<Runtime>,
+}
+
+struct State {
+    did: String,
+    me: Identities,
+    speaks: Speaks,
+    queues: Mutex<HashMap<String, VecDeque<Waiting>>>,
+    /// Whose each DID is that messages are taken for.
+    owners: Mutex<HashMap<String, String>>,
+    /// The sockets on which somebody wants messages as they come.
+    live: Mutex<HashMap<String, mpsc::UnboundedSender<Reply>>>,
+    /// Cuts all sockets when it changes.
+    cut: tokio::sync::watch::Sender<usize>,
+    closed: AtomicBool,
+    next: AtomicUsize,
+    /// Messages that were delivered, each time they were.
+    delivered: AtomicUsize,
+}
+
+#[derive(Clone)]
+struct Waiting {
+    id: String,
+    packed: String,
+}
+
+/// What goes to somebody.
+enum Reply {
+    Message { kind: String, thid: Option<String>, pthid: Option<String>, body: Value, attachments: Vec<Attachment> },
+    Packed(String),
+}
+
+impl Mediator {
+    pub fn new(speaks: Speaks) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let token = SoftToken::new("mediator");
+        let keys = [
+            (Relationship::KeyAgreement, token.make(Curve::X25519)),
+            (Relationship::KeyAgreement, token.make(Curve::P256)),
+            (Relationship::Authentication, token.make(Curve::Ed25519)),
+        ];
+        let schemes: &[&str] = if speaks.socket { &["http", "ws"] } else { &["http"] };
+        let services: Vec<Service> =
+            schemes.iter().map(|scheme| Service::didcomm(format!("{scheme}://{address}/"), [])).collect();
+        let document = peer::create_2(&keys, &services).unwrap();
+        let did = document.id().to_owned();
+        let me = runtime.block_on(async {
+            let keyring = Keyring::start([token]).await.unwrap();
+            Identities::new(keyring, [document]).await.unwrap()
+        });
+        let state = Arc::new(State {
+            did: did.clone(),
+            me,
+            speaks,
+            queues: Mutex::default(),
+            owners: Mutex::default(),
+            live: Mutex::default(),
+            cut: tokio::sync::watch::Sender::new(0),
+            closed: AtomicBool::new(false),
+            next: AtomicUsize::new(0),
+            delivered: AtomicUsize::new(0),
+        });
+        listener.set_nonblocking(true).unwrap();
+        let shared = state.clone();
+        runtime.spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            while let Ok((stream, _)) = listener.accept().await {
+                if !shared.closed.load(Ordering::SeqCst) {
+                    tokio::spawn(shared.clone().serve(stream));
+                }
+            }
+        });
+        Self { did, state, runtime: Some(runtime) }
+    }
+
+    /// Cuts every connection that is open, with whatever is under way on it.
+    pub fn cut(&self) {
+        self.state.live.lock().unwrap().clear();
+        self.state.cut.send_modify(|count| *count += 1);
+    }
+
+    /// Takes no connection for now, or takes them again.
+    pub fn close(&self, closed: bool) {
+        self.state.closed.store(closed, Ordering::SeqCst);
+        if closed {
+            self.cut();
+        }
+    }
+
+    /// The DIDs for which it takes messages.
+    pub fn registered(&self) -> Vec<String> {
+        self.state.owners.lock().unwrap().keys().cloned().collect()
+    }
+
+    /// How many messages wait there: for a DID, and not acknowledged.
+    pub fn waiting(&self) -> usize {
+        self.state.queues.lock().unwrap().values().map(VecDeque::len).sum()
+    }
+
+    /// How often messages were delivered: more often than there were, if they were delivered again.
+    pub fn delivered(&self) -> usize {
+        self.state.delivered.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Mediator {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl State {
+    async fn serve(self: Arc<Self>, stream: TcpStream) {
+        let mut cut = self.cut.subscribe();
+        cut.borrow_and_update();
+        let mut head = [0; 2048];
+        let Ok(length) = stream.peek(&mut head).await else { return };
+        let head = String::from_utf8_lossy(&head[..length]).to_lowercase();
+        let served = async {
+            match head.contains("upgrade: websocket") {
+                true => self.clone().socket(stream).await,
+                false => self.clone().http(stream).await,
+            }
+        };
+        tokio::select! {
+            () = served => {}
+            _ = cut.changed() => {}
+        }
+    }
+
+    async fn http(self: Arc<Self>, stream: TcpStream) {
+        let answer = service_fn(move |request: Request<Incoming>| {
+            let state = self.clone();
+            async move {
+                let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+                let mut replies = state.take(&body, None).await;
+                let packed = match replies.pop() {
+                    Some((to, reply)) => state.pack(&to, reply).await,
+                    None => String::new(),
+                };
+                let status = if packed.is_empty() { 202 } else { 200 };
+                let response = Response::builder().status(status).body(Full::new(Bytes::from(packed))).unwrap();
+                Ok::<_, Infallible>(response)
+            }
+        });
+        let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
+    }
+
+    async fn socket(self: Arc<Self>, stream: TcpStream) {
+        let Ok(mut socket) = accept_async(stream).await else { return };
+        let (sender, mut live) = mpsc::unbounded_channel();
+        let mut whose = String::new();
+        loop {
+            let replies = tokio::select! {
+                frame = socket.next() => match frame {
+                    Some(Ok(Frame::Text(text))) => self.take(text.as_bytes(), Some(&sender)).await,
+                    Some(Ok(Frame::Binary(bytes))) => self.take(&bytes, Some(&sender)).await,
+                    Some(Ok(Frame::Ping(_) | Frame::Pong(_))) => continue,
+                    _ => return,
+                },
+                Some(reply) = live.recv() => vec![(whose.clone(), reply)],
+            };
+            for (to, reply) in replies {
+                whose.clone_from(&to);
+                if socket.send(Frame::text(self.pack(&to, reply).await)).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// What is to be said to whom about a message.
+    async fn take(&self, packed: &[u8], socket: Option<&mpsc::UnboundedSender<Reply>>) -> Vec<(String, Reply)> {
+        let Ok(text) = std::str::from_utf8(packed) else { return Vec::new() };
+        let limits = Limits { bytes: 10_000_000, ..Limits::default() };
+        let options = UnpackOptions { unwrap_forward: false, limits, ..UnpackOptions::default() };
+        let Ok((message, provenance)) = Message::unpack(text, &LocalResolver::new(), &self.me, &options).await else {
+            return Vec::new();
+        };
+        if let Some(Ok(forward)) = Forward::from_message(&message) {
+            self.forward(&forward);
+            return Vec::new();
+        }
+        let Some(from) = message.from.clone().filter(|_| provenance.authenticated) else { return Vec::new() };
+        assert_eq!(message.return_route.as_deref(), Some("all"), "{}", message.type_);
+        self.answer(&from, &message, socket).into_iter().map(|reply| (from.clone(), reply)).collect()
+    }
+
+    fn forward(&self, forward: &Forward) {
+        let owner = self.owners.lock().unwrap().get(&forward.next).cloned();
+        let Some(owner) = owner else { return };
+        let live = self.live.lock().unwrap().get(&owner).cloned();
+        for packed in &forward.forwarded {
+            let id = self.next.fetch_add(1, Ordering::SeqCst).to_string();
+            let waiting = Waiting { id, packed: packed.clone() };
+            if let (Some(live), true) = (&live, self.speaks.raw) {
+                self.delivered.fetch_add(1, Ordering::SeqCst);
+                if live.send(Reply::Packed(packed.clone())).is_ok() {
+                    continue;
+                }
+            }
+            self.queues.lock().unwrap().entry(owner.clone()).or_default().push_back(waiting.clone());
+            if let Some(live) = &live {
+                let _ = live.send(self.delivery(&[waiting], None));
+            }
+        }
+    }
+
+    fn delivery(&self, waiting: &[Waiting], thid: Option<&str>) -> Reply {
+        self.delivered.fetch_add(waiting.len(), Ordering::SeqCst);
+        let attachments = waiting.iter().map(|it| Attachment::base64(&it.packed).id(&it.id).finalize()).collect();
+        let kind = format!("https://didcomm.org/{}/delivery", self.speaks.pickup);
+        Reply::Message { kind, thid: thid.map(str::to_owned), pthid: None, body: json!({}), attachments }
+    }
+
+    fn answer(&self, from: &str, message: &Message, socket: Option<&mpsc::UnboundedSender<Reply>>) -> Option<Reply> {
+        let reply = |kind: String, body: Value| {
+            Some(Reply::Message { kind, thid: Some(message.id.clone()), pthid: None, body, attachments: Vec::new() })
+        };
+        let problem = |code: &str| {
+            let kind = "https://didcomm.org/report-problem/2.0/problem-report".to_owned();
+            let (pthid, body) = (Some(message.id.clone()), json!({ "code": code, "comment": "no" }));
+            Some(Reply::Message { kind, thid: None, pthid, body, attachments: Vec::new() })
+        };
+        let coordination = format!("https://didcomm.org/coordinate-mediation/{}", self.speaks.coordination);
+        let pickup = format!("https://didcomm.org/{}", self.speaks.pickup);
+        let (base, name) = message.type_.rsplit_once('/').unwrap();
+        if message.type_ == "https://didcomm.org/discover-features/2.0/queries" {
+            let disclosed = [&coordination, &pickup].map(|id| json!({ "feature-type": "protocol", "id": id }));
+            let kind = "https://didcomm.org/discover-features/2.0/disclose".to_owned();
+            return if self.speaks.discloses { reply(kind, json!({ "disclosures": disclosed })) } else { None };
+        }
+        if base == coordination {
+            match name {
+                "mediate-request" if self.speaks.grants => {
+                    let one = json!(self.did);
+                    let routing = if self.speaks.coordination == "2.0" { one } else { json!([one]) };
+                    return reply(format!("{base}/mediate-grant"), json!({ "routing_did": routing }));
+                }
+                "mediate-request" => return reply(format!("{base}/mediate-deny"), json!({})),
+                "keylist-update" | "recipient-update" => {
+                    assert_eq!(name == "keylist-update", self.speaks.coordination == "2.0");
+                    return reply(format!("{base}/{name}-response"), json!({ "updated": self.update(from, message) }));
+                }
+                _ => panic!("{}", message.type_),
+            }
+        }
+        if base != pickup {
+            return problem("e.m.msg.unsupported-version");
+        }
+        match name {
+            "live-delivery-change" => match socket.filter(|_| self.speaks.live) {
+                Some(socket) => {
+                    self.live.lock().unwrap().insert(from.to_owned(), socket.clone());
+                    reply(format!("{base}/status"), self.status(from))
+                }
+                None => problem("e.m.live-mode-not-supported"),
+            },
+            "delivery-request" => {
+                let name = if self.speaks.pickup.ends_with("4.0") { "message_count_limit" } else { "limit" };
+                let limit = usize::try_from(message.body[name].as_u64().expect("it is required")).unwrap();
+                let queues = self.queues.lock().unwrap();
+                let waiting: Vec<Waiting> = queues.get(from).into_iter().flatten().take(limit).cloned().collect();
+                drop(queues);
+                if waiting.is_empty() && self.speaks.pickup.ends_with("3.0") {
+                    return reply(format!("{base}/status"), self.status(from));
+                }
+                Some(self.delivery(&waiting, Some(&message.id)))
+            }
+            "messages-received" => {
+                let had: Vec<&str> =
+                    message.body["message_id_list"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+                if let Some(queue) = self.queues.lock().unwrap().get_mut(from) {
+                    queue.retain(|waiting| !had.contains(&waiting.id.as_str()));
+                }
+                reply(format!("{base}/status"), self.status(from))
+            }
+            _ => panic!("{}", message.type_),
+        }
+    }
+
+    fn status(&self, from: &str) -> Value {
+        json!({ "message_count": self.queues.lock().unwrap().get(from).map_or(0, VecDeque::len) })
+    }
+
+    fn update(&self, from: &str, message: &Message) -> Vec<Value> {
+        let updates = message.body["updates"].as_array().unwrap();
+        let each = updates.iter().map(|update| {
+            let (did, action) = (update["recipient_did"].as_str().unwrap(), update["action"].as_str().unwrap());
+            let mut owners = self.owners.lock().unwrap();
+            let before = match action {
+                "add" => owners.insert(did.to_owned(), from.to_owned()),
+                "remove" => owners.remove(did),
+                _ => panic!("{action}"),
+            };
+            let result = if before.is_some() == (action == "add") { "no_change" } else { "success" };
+            json!({ "recipient_did": did, "action": action, "result": result })
+        });
+        each.collect()
+    }
+
+    async fn pack(&self, to: &str, reply: Reply) -> String {
+        let (kind, thid, pthid, body, attachments) = match reply {
+            Reply::Packed(packed) => return packed,
+            Reply::Message { kind, thid, pthid, body, attachments } => (kind, thid, pthid, body, attachments),
+        };
+        let mut message = Message::build(Message::new_id(), kind, body).from(&self.did).to(to).finalize();
+        (message.thid, message.pthid) = (thid, pthid);
+        message.attachments = Some(attachments).filter(|all| !all.is_empty());
+        let options = PackEncryptedOptions { forward: false, ..PackEncryptedOptions::default() };
+        let resolver = LocalResolver::new();
+        message.pack_encrypted(to, Some(&self.did), None, &resolver, &self.me, &options).await.unwrap().0
+    }
+}
