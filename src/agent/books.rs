@@ -14,7 +14,10 @@ use super::{
     seal::{StoreKey, WrappedKey},
     store::{Change, Commit, Committed, Delivery, Millis, Outgoing, Record, SendState, Store, StoreError},
 };
-use crate::didcomm::{Message, Provenance};
+use crate::{
+    didcomm::{Message, Provenance},
+    keys::PublicKey,
+};
 
 /// The kind and the key of the one record that is not sealed.
 const STORE_KEY: (&str, &str) = ("store-key", "1");
@@ -78,32 +81,52 @@ impl Books {
     /// # Errors
     /// In words for the log: the token does not do it now, or holds none of the keys.
     pub async fn unlock(&self, ours: &Ours) -> Result<(), String> {
+        self.unlock_without(ours, &[]).await
+    }
+
+    /// The same; but from now on the seal is opened by none of these keys of ours, which go.
+    ///
+    /// # Errors
+    /// As [`unlock`](Self::unlock); also if no other key is ready.
+    pub async fn unlock_without(&self, ours: &Ours, gone: &[PublicKey]) -> Result<(), String> {
         let secrets = ours.secrets();
-        let keys = ours.ready_agreement_keys();
         let record = self.store.record(STORE_KEY.0, STORE_KEY.1).await.map_err(|error| error.to_string())?;
-        let (key, revision, known) = match &record {
-            None => (StoreKey::generate(), 0, Vec::new()),
+        let old = match &record {
+            None => WrappedKey::default(),
             Some(record) => {
-                let wrapped: WrappedKey = serde_json::from_slice(&record.value)
-                    .map_err(|error| format!("the store's key is damaged: {error}"))?;
-                let key = wrapped.open(secrets).await.map_err(|error| {
-                    format!("the store's key, wrapped for {}, is not opened: {error}", wrapped.keys().join(", "))
-                })?;
-                (key, record.revision, wrapped.keys())
+                serde_json::from_slice(&record.value).map_err(|error| format!("the store's key is damaged: {error}"))?
             }
         };
-        if keys.iter().any(|key| !known.contains(&key.to_string())) {
-            let wrapped = key.wrap(&keys, secrets).await.map_err(|error| format!("the store's key: {error}"))?;
+        let open = self.key.borrow().clone();
+        let key = match (open, &record) {
+            (Some(key), _) => key,
+            (None, None) => StoreKey::generate(),
+            (None, Some(_)) => old.open(secrets).await.map_err(|error| {
+                let keys: Vec<String> = old.keys().iter().map(PublicKey::to_string).collect();
+                format!("the store's key, wrapped for {}, is not opened: {error}", keys.join(", "))
+            })?,
+        };
+        let mut wrapped = old.clone();
+        gone.iter().for_each(|key| wrapped.remove(key));
+        for new in ours.ready_agreement_keys().iter().filter(|new| !gone.contains(new) && !old.keys().contains(new)) {
+            // One token that does not, as for want of a touch, keeps the others from nothing.
+            if let Err(error) = wrapped.add(&key, new, secrets).await {
+                tracing::info!(%error, key = %new, "the store's key is not wrapped for a key of ours yet");
+            }
+        }
+        if wrapped.keys().is_empty() {
+            return Err("no token is ready that holds a key agreement key of ours".to_owned());
+        }
+        if wrapped != old {
             let value = serde_json::to_vec(&wrapped).map_err(|error| error.to_string())?;
             let (kind, name) = (STORE_KEY.0.to_owned(), STORE_KEY.1.to_owned());
+            let revision = record.map_or(0, |record| record.revision);
             let record = Record { kind, key: name, revision, value, expires: None };
             let commit = Commit { changes: vec![Change::Put(record)], ..Commit::default() };
             match self.store.commit(commit).await.map_err(|error| error.to_string())? {
                 Committed::Done => {}
                 _ => return Err("the store's key was changed meanwhile".to_owned()),
             }
-        } else if record.is_none() {
-            return Err("no token is ready that holds a key agreement key of ours".to_owned());
         }
         self.key.send_replace(Some(key));
         Ok(())

@@ -204,6 +204,19 @@ impl Agent {
                 Ok(()) = keys.changed() => self.ours.refresh(),
             }
         }
+        // A token that comes later has to open it too, when another is lost one day.
+        loop {
+            tokio::select! {
+                () = told_to_end(&mut shutdown) => return,
+                changed = keys.changed() => match changed {
+                    Ok(()) => self.ours.refresh(),
+                    Err(_) => return,
+                },
+            }
+            if let Err(why) = self.books.unlock(&self.ours).await {
+                tracing::info!("the store's key is not wrapped for the keys of today: {why}");
+            }
+        }
     }
 
     /// Forgets what is past its time.
@@ -305,6 +318,12 @@ impl Agent {
         };
         let _ = tokio::time::timeout(NEW_KEYS, shown).await;
         self.ours.refresh();
+        // New keys have to open the store too.
+        if self.books.is_unlocked()
+            && let Err(why) = self.books.unlock(&self.ours).await
+        {
+            tracing::warn!(why, "the store's key is not wrapped for the new keys");
+        }
         self.mediation.look_again();
         Ok(())
     }

@@ -137,19 +137,37 @@ impl Ours {
         Identities::partial(self.secrets.clone(), ours).1
     }
 
-    /// Our key agreement keys that a token is ready to use.
-    pub fn ready_agreement_keys(&self) -> Vec<PublicKey> {
-        let held = self.secrets.keys().borrow().clone();
+    /// Our key agreement keys, whether their tokens are there or not.
+    pub fn agreement_keys(&self) -> Vec<PublicKey> {
         let documents = self.documents.borrow();
-        let methods = documents.all.iter().flat_map(|document| document.methods(Relationship::KeyAgreement));
+        let ours = documents.all.iter().filter(|document| self.has(&documents, document));
+        let methods = ours.flat_map(|document| document.methods(Relationship::KeyAgreement));
         let mut keys: Vec<PublicKey> = Vec::new();
         for key in methods.filter_map(|method| method.key.as_ref().ok()) {
-            let ready = held.get(key).is_some_and(|held| held.state == KeyState::Ready);
-            if ready && !keys.contains(key) {
+            if !keys.contains(key) {
                 keys.push(key.clone());
             }
         }
         keys
+    }
+
+    /// Those of them that a token is ready to use.
+    pub fn ready_agreement_keys(&self) -> Vec<PublicKey> {
+        let held = self.secrets.keys().borrow().clone();
+        let is_ready = |key: &PublicKey| held.get(key).is_some_and(|held| held.state == KeyState::Ready);
+        self.agreement_keys().into_iter().filter(is_ready).collect()
+    }
+
+    /// The keys that of our DIDs this one alone has.
+    pub fn only_of(&self, did: &str) -> Vec<PublicKey> {
+        let documents = self.documents.borrow();
+        let keys = |document: &Document| {
+            document.all_methods().iter().filter_map(|method| method.key.clone().ok()).collect::<Vec<_>>()
+        };
+        let Some(own) = documents.find(did) else { return Vec::new() };
+        let others: Vec<PublicKey> =
+            documents.all.iter().filter(|document| document.id() != own.id()).flat_map(keys).collect();
+        keys(own).into_iter().filter(|key| !others.contains(key)).collect()
     }
 
     /// Follows the tokens: keys that are shown later are ours from then on. It ends when the tokens do.

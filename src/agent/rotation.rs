@@ -91,6 +91,32 @@ impl Agent {
         Ok(Moved { peers, until })
     }
 
+    /// Lets go of a DID of ours that has moved, and whose overlap is over: its keys may be deleted from their tokens then. What
+    /// is sealed in the store is opened by the keys of the others from now on.
+    ///
+    /// # Errors
+    /// If it has not moved, is still read, or messages for it wait; or if no other key of ours is ready to open the store.
+    pub async fn give_up(&self, did: &str) -> Result<(), NotSent> {
+        let wrong = |said: String| NotSent::Message(said);
+        let document = self.ours.document(did).ok_or_else(|| wrong(format!("{did} is none of our DIDs")))?;
+        let did = document.id();
+        let rotated = self.books.read(ROTATED, did).await?.and_then(|(value, _)| serde_json::from_value(value).ok());
+        let Some(Rotated { until, .. }) = rotated else {
+            return Err(wrong(format!("{did} has not moved to another DID")));
+        };
+        let left = until.saturating_sub(now());
+        if left > 0 {
+            return Err(wrong(format!("{did} is read for {} hours more", left / (60 * 60 * 1000) + 1)));
+        }
+        self.retire().await;
+        let waiting = self.books.store().waiting_for(did).await?;
+        if waiting > 0 {
+            return Err(wrong(format!("messages to {did} wait to be opened: {waiting}")));
+        }
+        let gone = self.ours.only_of(did);
+        self.books.unlock_without(&self.ours, &gone).await.map_err(|said| NotSent::Store(StoreError::Unavailable(said)))
+    }
+
     /// One peer: the connection goes on under the new DID, and a message tells of it.
     async fn move_connection(&self, old: Connection, to: &str, from_prior: &str) -> Result<(), NotSent> {
         let key = Connection::key(to, &old.theirs);

@@ -1,8 +1,9 @@
 //! The key under which plaintext lies in the store, itself wrapped for our keys in the tokens.
 //!
 //! It is a content key of XC20P, whose nonces are long enough to be random for ever. It is kept as an authcrypt message of 32
-//! bytes from us to us would be: one JWE for each curve of our key agreement keys. So any one of the tokens opens it, who has
-//! the disk has nothing, and who writes to the disk cannot have us seal with a key of his own.
+//! bytes would be, once for each of our key agreement keys, from that key to itself. So any one of the tokens opens it, who
+//! has the disk has nothing, and who writes to the disk cannot have us seal with a key of his own: the sender's key is one that
+//! the token holds, and not one that a document on the disk calls ours.
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -22,8 +23,8 @@ const VERSION: u8 = 1;
 #[derive(Clone)]
 pub struct StoreKey(Cek);
 
-/// A store key, wrapped: one JWE for each curve.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A store key, wrapped: one JWE for each key.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WrappedKey {
     wrapped: Vec<String>,
 }
@@ -39,24 +40,14 @@ impl StoreKey {
         Self(Cek::generate(ENC))
     }
 
-    /// Wraps it for these keys, which are ours; those of a curve with the first of them.
+    /// Wraps it for one of our keys, whose token has to be ready.
     ///
     /// # Errors
     /// Those of [`jose::authcrypt`].
-    pub async fn wrap(&self, keys: &[PublicKey], secrets: &(impl Secrets + ?Sized)) -> Result<WrappedKey, JoseError> {
-        let mut left: Vec<(String, &PublicKey)> = keys.iter().map(|key| (key.to_string(), key)).collect();
-        let mut wrapped = Vec::new();
-        while let Some((skid, sender)) = left.first().cloned() {
-            let (now, later): (Vec<_>, Vec<_>) = left.into_iter().partition(|(_, key)| key.curve() == sender.curve());
-            let recipients: Vec<_> = now.iter().map(|(kid, key)| Recipient { kid, key }).collect();
-            let cx = Context::default();
-            wrapped.push(jose::authcrypt(self.0.as_bytes(), &skid, sender, &recipients, secrets, &cx).await?);
-            left = later;
-        }
-        if wrapped.is_empty() {
-            return Err(JoseError::NoRecipient);
-        }
-        Ok(WrappedKey { wrapped })
+    async fn wrap(&self, key: &PublicKey, secrets: &(impl Secrets + ?Sized)) -> Result<String, JoseError> {
+        let kid = key.to_string();
+        let itself = [Recipient { kid: &kid, key }];
+        jose::authcrypt(self.0.as_bytes(), &kid, key, &itself, secrets, &Context::default()).await
     }
 
     /// Seals what stands at a place, of which it is proof: nothing can be moved to another.
@@ -79,14 +70,28 @@ impl StoreKey {
 }
 
 impl WrappedKey {
-    /// The keys that can open it, as multikeys.
-    pub fn keys(&self) -> Vec<String> {
-        let envelopes = self.wrapped.iter().filter_map(|jwe| Envelope::parse(jwe.as_bytes(), &Limits::default()).ok());
-        let kids = envelopes.flat_map(|envelope| match envelope {
-            Envelope::Encrypted(jwe) => jwe.recipient_kids().map(str::to_owned).collect(),
-            _ => Vec::new(),
-        });
-        kids.collect()
+    /// The keys that open it.
+    pub fn keys(&self) -> Vec<PublicKey> {
+        self.wrapped.iter().filter_map(|jwe| sender(jwe)).collect()
+    }
+
+    /// Has it opened by one key more.
+    ///
+    /// # Errors
+    /// Those of [`jose::authcrypt`].
+    pub async fn add(
+        &mut self,
+        store_key: &StoreKey,
+        key: &PublicKey,
+        secrets: &(impl Secrets + ?Sized),
+    ) -> Result<(), JoseError> {
+        self.wrapped.push(store_key.wrap(key, secrets).await?);
+        Ok(())
+    }
+
+    /// Has it opened by one key less.
+    pub fn remove(&mut self, key: &PublicKey) {
+        self.wrapped.retain(|jwe| sender(jwe).as_ref() != Some(key));
     }
 
     /// Has a token open it: the first key that does. Only what one of our keys has wrapped is opened.
@@ -96,19 +101,23 @@ impl WrappedKey {
     pub async fn open(&self, secrets: &(impl Secrets + ?Sized)) -> Result<StoreKey, JoseError> {
         let held = secrets.keys().borrow().clone();
         let mut failure = JoseError::NoRecipient;
-        for jwe in &self.wrapped {
-            let Envelope::Encrypted(jwe) = Envelope::parse(jwe.as_bytes(), &Limits::default())? else { continue };
-            let ours = |kid: &str| PublicKey::from_multikey(kid).ok().filter(|key| held.get(key).is_some());
-            let Some(sender) = jwe.sender_kid().and_then(ours) else { continue };
-            for kid in jwe.recipient_kids() {
-                let Some(key) = ours(kid) else { continue };
-                match jwe.decrypt(kid, &key, Some(&sender), secrets, &Context::default()).await {
-                    Ok(key) => return Ok(StoreKey(Cek::new(key))),
-                    Err(error) => failure = error,
-                }
+        for wrapped in &self.wrapped {
+            let Some(key) = sender(wrapped).filter(|key| held.get(key).is_some()) else { continue };
+            let Envelope::Encrypted(jwe) = Envelope::parse(wrapped.as_bytes(), &Limits::default())? else { continue };
+            match jwe.decrypt(&key.to_string(), &key, Some(&key), secrets, &Context::default()).await {
+                Ok(key) => return Ok(StoreKey(Cek::new(key))),
+                Err(error) => failure = error,
             }
         }
         Err(failure)
+    }
+}
+
+/// The key that has wrapped it.
+fn sender(jwe: &str) -> Option<PublicKey> {
+    match Envelope::parse(jwe.as_bytes(), &Limits::default()).ok()? {
+        Envelope::Encrypted(jwe) => PublicKey::from_multikey(jwe.sender_kid()?).ok(),
+        _ => None,
     }
 }
 

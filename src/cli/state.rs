@@ -57,6 +57,14 @@ impl State {
         Ok(path)
     }
 
+    /// Puts the document of a DID aside, in a folder of its own: it is ours no more.
+    pub fn put_aside(&self, document: &Document) -> Result<(), Failure> {
+        let name = format!("{}.json", file_name(document.id()));
+        let (path, aside) = (self.folder.join("documents").join(&name), self.folder.join("retired"));
+        let moved = fs::create_dir_all(&aside).and_then(|()| fs::rename(&path, aside.join(&name)));
+        moved.map_err(|error| Failure::io(path.display(), &error))
+    }
+
     /// The folder of the documents.
     pub fn documents_folder(&self) -> PathBuf {
         self.folder.join("documents")

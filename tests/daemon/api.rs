@@ -285,6 +285,7 @@ fn the_description_is_that_of_what_is_there() {
             "get /v1/threads/{thread}",
             "get /v1/tokens",
             "post /v1/connections/end",
+            "post /v1/dids/give-up",
             "post /v1/dids/reload",
             "post /v1/dids/rotate",
             "post /v1/inbox/acknowledge",

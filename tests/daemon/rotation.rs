@@ -1,6 +1,6 @@
 //! DIDs that move, and relationships that end, on both sides.
 
-use crate::daemon::Daemon;
+use crate::{daemon::Daemon, support::softhsm};
 
 /// Two who know each other.
 fn acquainted() -> Option<(Daemon, Daemon)> {
@@ -68,4 +68,68 @@ fn a_relationship_ends() {
         alice.run(&["send", "--to", &bob.did, "and now?", "--within", "5"]).stderr().contains("not-sent")
     });
     assert!(!id.is_empty() && bob.texts().is_empty());
+}
+
+/// After its overlap a DID's keys are deleted, and what lies in the store is opened by the keys of the new one.
+#[test]
+fn what_has_moved_is_let_go_of() {
+    let Some((alice, bob)) = acquainted() else { return };
+    let keys = |daemon: &Daemon| daemon.json(&["key", "list"]).as_array().unwrap().len();
+    bob.json(&["send", "--to", &alice.did, "kept", "--within", "30"]);
+    alice.until("it came", |alice| alice.texts() == ["kept"]);
+    let retire = |daemon: &Daemon| daemon.run(&["did", "retire", &alice.did, "--yes"]);
+    // It has not moved; then it is still read.
+    assert_eq!(retire(&alice).error(1), "bad-message");
+    let new = alice.json(&["did", "rotate", &alice.did, "--overlap", "1"])["to"].as_str().unwrap().to_owned();
+    let refused = retire(&alice);
+    assert!(refused.stderr().contains("24 hours more"), "{}", refused.stderr());
+    assert_eq!((refused.error(1).as_str(), keys(&alice)), ("bad-message", 4));
+    // The overlap is cut short.
+    alice.json(&["did", "rotate", &alice.did, "--to", &new, "--overlap", "0"]);
+    let retired = retire(&alice).json();
+    assert_eq!((retired["deleted"].as_array().unwrap().len(), keys(&alice)), (2, 2));
+    assert_eq!(retire(&alice).error(1), "not-ours");
+    let mut alice = alice;
+    alice.stop();
+    alice.start();
+    assert_eq!(alice.texts(), ["kept"]);
+    bob.json(&["ping", &new]);
+    bob.json(&["send", "--to", &new, "and on", "--within", "30"]);
+    alice.until("it came", |alice| alice.texts() == ["kept", "and on"]);
+    assert!(!alice.json(&["connections"])["connections"].as_array().unwrap().is_empty());
+}
+
+/// Any one token opens the store, whatever was made while it was away.
+#[test]
+fn a_token_that_was_away_opens_the_store() {
+    let Some(module) = softhsm() else { return };
+    let Some(mut alice) = Daemon::new("") else { return };
+    let Some(bob) = Daemon::running("") else { return };
+    let module = module.display();
+    let token = |name: &str| {
+        let uri = format!("pkcs11:token={name}?module-path={module}&pin-source=file:user.pin");
+        format!("[[token]]\nname = \"{name}\"\nuri = \"{uri}\"\n")
+    };
+    let one = std::fs::read_to_string(alice.home.path().join("claviger.toml")).unwrap();
+    let rest = one.replace(&token("soft"), "");
+    let with = |alice: &Daemon, tokens: &[&str]| {
+        let tokens: String = tokens.iter().map(|name| token(name)).collect();
+        alice.home.write("claviger.toml", &rest.replacen("[http]", &format!("{tokens}[http]"), 1));
+    };
+    with(&alice, &["soft", "spare"]);
+    alice.home.run("token init spare --so-pin-source file:so.pin").done();
+    let service = format!("http://127.0.0.1:{}", alice.port);
+    let did = alice.home.did(&format!("--method peer:2 --service {service} --token soft --token spare"));
+    alice.start();
+    bob.json(&["send", "--to", &did, "kept", "--within", "30"]);
+    alice.until("it came", |alice| alice.texts() == ["kept"]);
+    alice.stop();
+    // The spare is away while a DID is made, whose key the store is wrapped for; then it is all there is.
+    with(&alice, &["soft"]);
+    alice.start();
+    alice.json(&["did", "create", "--method", "peer:2", "--service", &service]);
+    alice.stop();
+    with(&alice, &["spare"]);
+    alice.start();
+    assert_eq!(alice.texts(), ["kept"]);
 }

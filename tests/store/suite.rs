@@ -125,6 +125,7 @@ pub async fn a_known_digest_is_not_kept_again(place: &dyn Place) {
     assert_eq!(store.receive(arrival(1)).await.unwrap(), Receipt::Concluded);
     assert!(waiting(&*store).await.is_empty());
     assert_eq!(store.usage().await.unwrap().envelopes, 0);
+    assert_eq!(store.waiting_for(&arrival(1).recipient).await.unwrap(), 0);
 }
 
 pub async fn envelopes_wait_in_their_order(place: &dyn Place) {
@@ -571,6 +572,8 @@ pub async fn usage_tells_how_much_there_is(place: &dyn Place) {
     assert_eq!((usage.envelopes, usage.envelope_bytes, usage.deliveries, usage.outgoing), (2, 1500, 2, 2));
     assert_eq!((usage.oldest_envelope, usage.oldest_delivery, usage.oldest_outgoing), (Some(10), Some(30), Some(50)));
     assert!(usage.bytes > 0);
+    assert_eq!(store.waiting_for(&arrival(1).recipient).await.unwrap(), 2);
+    assert_eq!(store.waiting_for("did:example:nobody").await.unwrap(), 0);
     done(&*store, concluding(first)).await;
     store.acknowledge(&[delivery(2).id]).await.unwrap();
     store.sent("outgoing 2", SendOutcome::Sent(now())).await.unwrap();

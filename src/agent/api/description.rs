@@ -36,6 +36,7 @@ pub fn openapi() -> String {
         dids::list,
         dids::reload,
         dids::rotate,
+        dids::give_up,
         dids::end,
         connections::list,
         mediators::adopt,

@@ -105,6 +105,39 @@ pub(super) async fn rotate(
     Ok((StatusCode::ACCEPTED, Json(Rotated { peers: moved.peers, until: moved.until })))
 }
 
+/// A DID that is let go of.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct GiveUp {
+    /// Our DID, which has moved.
+    did: String,
+}
+
+/// Lets go of a DID that has moved, once its overlap is over: what is sealed in the store is opened by the keys of others from
+/// then on, and its own may be deleted (`claviger did retire`).
+#[utoipa::path(
+    post,
+    path = "/v1/dids/give-up",
+    operation_id = "give_up_did",
+    request_body = GiveUp,
+    responses(
+        (status = 204, description = "Nothing here needs its keys any more"),
+        (status = 400, description = "It has not moved, is still read, or messages for it wait", body = ApiError),
+        (status = 413, description = "It is too large", body = ApiError),
+        (status = 415, description = "It is not JSON by its media type", body = ApiError),
+        (status = 422, description = "It is not of this form", body = ApiError),
+        (status = 503, description = "No other key is ready to open the store", body = ApiError)
+    )
+)]
+pub(super) async fn give_up(
+    State(shared): State<Shared>,
+    give_up: Result<Json<GiveUp>, JsonRejection>,
+) -> Result<StatusCode, ApiError> {
+    let Json(GiveUp { did }) = give_up?;
+    shared.agent.give_up(&did).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 /// A relationship that ends.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

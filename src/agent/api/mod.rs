@@ -58,6 +58,7 @@ fn router(shared: Shared, body: usize) -> Router {
         .route("/v1/dids", get(dids::list))
         .route("/v1/dids/reload", post(dids::reload))
         .route("/v1/dids/rotate", post(dids::rotate))
+        .route("/v1/dids/give-up", post(dids::give_up))
         .route("/v1/connections", get(connections::list))
         .route("/v1/connections/end", post(dids::end))
         .route("/v1/mediators", post(mediators::adopt).get(mediators::list))

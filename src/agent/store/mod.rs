@@ -33,6 +33,9 @@ pub trait Store: Send + Sync + 'static {
     /// Envelopes that wait, whose time to be tried has come, oldest first; none of those in `except`.
     async fn waiting(&self, now: Millis, except: &[i64], limit: usize) -> Result<Vec<Envelope>, StoreError>;
 
+    /// How many envelopes wait for one of our DIDs, those too whose time has not come.
+    async fn waiting_for(&self, recipient: &str) -> Result<u64, StoreError>;
+
     /// Tries an envelope again, not before `until`: it cannot be opened now.
     async fn postpone(&self, envelope: i64, until: Millis, why: &str) -> Result<(), StoreError>;
 

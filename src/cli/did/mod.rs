@@ -3,6 +3,7 @@
 pub mod create;
 mod maker;
 mod resolve;
+mod retire;
 mod rotate;
 
 pub use rotate::{now, sign};
@@ -13,12 +14,14 @@ use super::{config::Config, failure::Failure, output::Out};
 pub enum Command {
     Create(create::Args),
     Resolve(resolve::Args),
+    Retire(retire::Args),
     Rotate(rotate::Args),
 }
 
 pub fn run(command: &Command, config: &Config, out: &Out) -> Result<(), Failure> {
     match command {
         Command::Create(args) => create::run(args, config, out),
+        Command::Retire(args) => retire::run(args, config, out),
         Command::Resolve(args) => resolve::run(args, config, out),
         Command::Rotate(args) => rotate::run(args, config, out),
     }

@@ -72,7 +72,7 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
 }
 
 /// The document of a DID of ours.
-fn own(config: &Config, did: &str) -> Result<Document, Failure> {
+pub fn own(config: &Config, did: &str) -> Result<Document, Failure> {
     let documents = Own::load(config)?.documents;
     documents.into_iter().find(|document| document.names(did)).ok_or_else(|| {
         Failure::new("not-ours", format!("{} is none of our DIDs", short(did)))

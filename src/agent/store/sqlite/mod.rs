@@ -177,6 +177,11 @@ impl Store for SqliteStore {
         self.read(move |db| queries::waiting(db, now, &except, limit)).await
     }
 
+    async fn waiting_for(&self, recipient: &str) -> Result<u64, StoreError> {
+        let recipient = recipient.to_owned();
+        self.read(move |db| queries::waiting_for(db, &recipient)).await
+    }
+
     async fn postpone(&self, envelope: i64, until: Millis, why: &str) -> Result<(), StoreError> {
         let why = why.to_owned();
         self.write(move |db| changes::postpone(db, envelope, until, &why)).await

@@ -27,6 +27,11 @@ pub(super) fn waiting(db: &Connection, now: Millis, except: &[i64], limit: usize
     all(db, &sql, params![now, now.saturating_add(LONGEST), list(except), count(limit)], rows::envelope)
 }
 
+pub(super) fn waiting_for(db: &Connection, recipient: &str) -> rusqlite::Result<u64> {
+    let rows = all(db, "SELECT envelopes FROM load WHERE recipient = ?1", [recipient], |row| row.get::<_, i64>(0))?;
+    Ok(rows.first().map_or(0, |waiting| waiting.unsigned_abs()))
+}
+
 pub(super) fn deliveries(db: &Connection, query: &DeliveryQuery) -> Rows<Delivery> {
     let limit = count(query.limit);
     let mut sql = format!("SELECT {DELIVERY} FROM deliveries WHERE cursor > :after");

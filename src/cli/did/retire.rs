@@ -1,0 +1,91 @@
+//! `claviger did retire`.
+
+use std::io::{self, BufRead, Write};
+
+use serde_json::{Value, json};
+
+use claviger::{did::Document, keys::PublicKey};
+
+use super::rotate::own;
+use crate::cli::{
+    app::{Client, tell_of_new_did},
+    config::Config,
+    failure::Failure,
+    keys::KeyName,
+    output::{Out, count, short},
+    own::{Own, check_did},
+    state::State,
+    tokens::{self, Management},
+    wait,
+};
+
+/// Deletes the keys of a DID that has moved, once its overlap is over.
+///
+/// What was encrypted to it can never be read again. Keys that another DID of ours has too stay.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The DID that has moved
+    did: String,
+    /// Does not ask
+    #[arg(long, short)]
+    yes: bool,
+    #[command(flatten)]
+    management: Management,
+}
+
+pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
+    check_did(&args.did)?;
+    let management_key = args.management.read()?;
+    let old = own(config, &args.did)?;
+    let keys = only_of(&old, &Own::load(config)?.documents);
+    if !args.yes {
+        confirm(&old, keys.len())?;
+    }
+    // It knows when the overlap is over, and has the store opened by other keys from now on.
+    let client = Client::new(config)?;
+    wait(client.post::<Value>("/v1/dids/give-up", &json!({ "did": old.id() })))?;
+    let mut deleted = Vec::new();
+    for key in &keys {
+        let text = key.to_string();
+        match tokens::holding(config, &KeyName::Public(key.clone()), &text) {
+            Ok((token, _)) => {
+                let token = token.with(management_key.as_ref());
+                token.delete(key).map_err(|error| Failure::of_token(token.name(), &error))?;
+                deleted.push(text);
+            }
+            // It was deleted before.
+            Err(failure) if failure.code == "key-unknown" => {}
+            Err(failure) => return Err(failure.hint("what was not deleted is by the same command, run again")),
+        }
+    }
+    State::new(config.state_dir.clone()).put_aside(&old)?;
+    tell_of_new_did(config);
+    out.say(&format!("{} is ours no more; deleted: {}.", short(old.id()), count(deleted.len(), "key")));
+    if out.json { out.document(&json!({ "did": old.id(), "deleted": deleted })) } else { Ok(()) }
+}
+
+/// The keys that it alone has.
+fn only_of(old: &Document, all: &[Document]) -> Vec<PublicKey> {
+    let keys = |document: &Document| {
+        document.all_methods().iter().filter_map(|method| method.key.clone().ok()).collect::<Vec<_>>()
+    };
+    let others: Vec<_> = all.iter().filter(|document| document.id() != old.id()).flat_map(keys).collect();
+    keys(old).into_iter().filter(|key| !others.contains(key)).collect()
+}
+
+/// Asks, and says what hangs on it.
+fn confirm(old: &Document, keys: usize) -> Result<(), Failure> {
+    let mut stderr = anstream::stderr().lock();
+    let said = format!("{}: {} of its own", old.id(), count(keys, "key"));
+    let _ = write!(stderr, "{said}\nWhat was encrypted to it can never be read again. Delete them? [y/N] ");
+    let _ = stderr.flush();
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer).map_err(|error| Failure::io("stdin", &error))?;
+    match answer.trim().to_ascii_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        _ => {
+            Err(Failure::new("not-confirmed", "not confirmed: nothing was deleted")
+                .hint("--yes deletes without asking"))
+        }
+    }
+}
