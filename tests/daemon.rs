@@ -15,24 +15,44 @@ mod backup;
 mod browser;
 #[path = "daemon/conversation.rs"]
 mod conversation;
+#[path = "daemon/correspondent.rs"]
+mod correspondent;
 #[path = "daemon/daemon.rs"]
 mod daemon;
+#[path = "daemon/endpoint.rs"]
+mod endpoint;
 #[path = "daemon/faults.rs"]
 mod faults;
 #[path = "daemon/init.rs"]
 mod init;
 #[path = "daemon/kills.rs"]
 mod kills;
+#[path = "daemon/load.rs"]
+mod load;
 #[path = "daemon/mediated.rs"]
 mod mediated;
 #[path = "daemon/mediator.rs"]
 mod mediator;
 #[path = "daemon/notify.rs"]
 mod notify;
+#[path = "daemon/opened.rs"]
+mod opened;
+#[path = "daemon/outages.rs"]
+mod outages;
+#[path = "daemon/outgoing.rs"]
+mod outgoing;
+#[path = "daemon/peer.rs"]
+mod peer;
 #[path = "support/mod.rs"]
 mod people;
+#[path = "daemon/replay.rs"]
+mod replay;
+#[path = "daemon/resolving.rs"]
+mod resolving;
 #[path = "daemon/rotation.rs"]
 mod rotation;
+#[path = "daemon/socket.rs"]
+mod socket;
 #[path = "daemon/sockets.rs"]
 mod sockets;
 #[path = "cli/support.rs"]

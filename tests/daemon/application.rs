@@ -8,11 +8,17 @@ use std::{
     time::Duration,
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::daemon::{Daemon, PATIENCE};
 
+/// The type of the messages that the tests send: of no protocol, so they go to the application.
+pub const SAY: &str = "https://example.org/chat/1.0/say";
+
+const JSON: &str = "content-type: application/json\r\n";
+
 /// A way to the API.
+#[derive(Debug, Clone)]
 pub enum Application {
     Unix(PathBuf),
     Loopback(u16),
@@ -50,25 +56,35 @@ impl Application {
 
     #[track_caller]
     pub fn post(&self, path: &str, body: &Value) -> Answer {
-        self.ask("POST", path, "content-type: application/json\r\n", &body.to_string())
+        self.try_post(path, body).expect("the agent answers")
     }
 
     /// With these headers, each ended by CR and LF.
     #[track_caller]
     pub fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
+        self.try_ask(method, path, headers, body).expect("the agent answers")
+    }
+
+    /// The same; none if nobody is there, or it breaks off.
+    pub fn try_ask(&self, method: &str, path: &str, headers: &str, body: &str) -> Option<Answer> {
         let host = if headers.contains("host:") { "" } else { "host: localhost\r\n" };
         let length = body.len();
         let head = format!(
             "{method} {path} HTTP/1.1\r\n{host}connection: close\r\ncontent-length: {length}\r\n{headers}\r\n{body}"
         );
         let mut text = String::new();
-        self.send(&head).read_to_string(&mut text).unwrap();
-        Answer::new(&text)
+        self.send(&head)?.read_to_string(&mut text).ok()?;
+        Answer::read(&text)
+    }
+
+    pub fn try_post(&self, path: &str, body: &Value) -> Option<Answer> {
+        self.try_ask("POST", path, JSON, &body.to_string())
     }
 
     /// HTTP/1.0 knows no chunks.
     pub fn events(&self, path: &str, headers: &str) -> Events {
-        let mut reader = BufReader::new(self.send(&format!("GET {path} HTTP/1.0\r\nhost: localhost\r\n{headers}\r\n")));
+        let request = format!("GET {path} HTTP/1.0\r\nhost: localhost\r\n{headers}\r\n");
+        let mut reader = BufReader::new(self.send(&request).expect("the agent is there"));
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
             assert_ne!(reader.read_line(&mut head).unwrap(), 0, "{head}");
@@ -77,7 +93,7 @@ impl Application {
         Events(reader)
     }
 
-    fn send(&self, request: &str) -> Box<dyn Read> {
+    fn send(&self, request: &str) -> Option<Box<dyn Read>> {
         fn sent<S: Read + Write + 'static>(mut stream: S, request: &str) -> Box<dyn Read> {
             // One that is refused for its size may be closed before it is read.
             let _ = stream.write_all(request.as_bytes());
@@ -85,25 +101,26 @@ impl Application {
         }
         match self {
             Self::Unix(path) => {
-                let stream = UnixStream::connect(path).unwrap();
+                let stream = UnixStream::connect(path).ok()?;
                 stream.set_read_timeout(Some(PATIENCE)).unwrap();
-                sent(stream, request)
+                Some(sent(stream, request))
             }
             Self::Loopback(port) => {
-                let stream = TcpStream::connect(("127.0.0.1", *port)).unwrap();
+                let stream = TcpStream::connect(("127.0.0.1", *port)).ok()?;
                 stream.set_read_timeout(Some(PATIENCE)).unwrap();
-                sent(stream, request)
+                Some(sent(stream, request))
             }
         }
     }
 }
 
 impl Answer {
-    #[track_caller]
-    fn new(text: &str) -> Self {
-        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        Self { status, head: head.to_lowercase(), body: body.to_owned() }
+    fn read(text: &str) -> Option<Self> {
+        let (head, body) = text.split_once("\r\n\r\n")?;
+        let status = head.split(' ').nth(1)?.parse().ok()?;
+        let answer = Self { status, head: head.to_lowercase(), body: body.to_owned() };
+        let whole = answer.header("content-length").is_none_or(|length| length == body.len().to_string());
+        whole.then_some(answer)
     }
 
     /// What it brought, with this status.
@@ -165,3 +182,53 @@ pub fn text(delivered: &Value) -> String {
 
 /// Long enough for what must not come.
 pub const A_WHILE: Duration = Duration::from_millis(500);
+
+impl Daemon {
+    /// Puts a message into the outbox; its id there, if it was taken.
+    pub fn say(&self, to: &str, content: &str) -> Option<String> {
+        let message = json!({ "to": to, "from": self.did, "type": SAY, "body": { "content": content } });
+        let answer = Application::of(self).post("/v1/messages", &message);
+        (answer.status == 202).then(|| answer.json(202)["id"].as_str().unwrap().to_owned())
+    }
+
+    /// A message of the outbox.
+    #[track_caller]
+    pub fn sending(&self, id: &str) -> Value {
+        Application::of(self).get(&format!("/v1/messages/{id}")).json(200)
+    }
+
+    /// What waits for the application, all of it, in the order that it came.
+    #[track_caller]
+    pub fn unread(&self) -> Vec<Value> {
+        let (application, mut all, mut after) = (Application::of(self), Vec::new(), 0);
+        loop {
+            let page = application.get(&format!("/v1/inbox?limit=1000&after={after}")).json(200);
+            let messages = page["messages"].as_array().unwrap();
+            if messages.is_empty() {
+                return all;
+            }
+            all.extend(messages.iter().cloned());
+            after = page["cursor"].as_i64().unwrap();
+        }
+    }
+
+    /// The texts of it.
+    #[track_caller]
+    pub fn texts(&self) -> Vec<String> {
+        let content = |it: &Value| it["message"]["body"]["content"].as_str().map(str::to_owned);
+        self.unread().iter().filter_map(content).collect()
+    }
+
+    /// The delivery with this text.
+    #[track_caller]
+    pub fn delivery(&self, text: &str) -> Value {
+        let mut all = self.unread().into_iter();
+        all.find(|it| it["message"]["body"]["content"] == text).unwrap_or_else(|| panic!("{text} did not come"))
+    }
+
+    /// All that came is opened, or let go of.
+    #[track_caller]
+    pub fn settles(&self) {
+        self.until("nothing waits to be opened", |daemon| daemon.figure("claviger_waiting{queue=\"inbox\"}") == 0.0);
+    }
+}

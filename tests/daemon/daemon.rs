@@ -5,7 +5,7 @@ use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -30,13 +30,18 @@ pub struct Daemon {
 impl Daemon {
     /// With a new token and a DID that leads to its port; not running yet. None if there is no SoftHSM.
     pub fn new(more: &str) -> Option<Self> {
+        Self::configured("", &format!("[net]\nallow_private = [\"127.0.0.0/8\"]\n{more}"))
+    }
+
+    /// The same with more members in `[http]`, and with a `[net]` of the test's own.
+    pub fn configured(http: &str, more: &str) -> Option<Self> {
         let home = Home::with_token()?;
         let (port, ops) = (free_port(), free_port());
         home.configure(
             &softhsm()?,
             &format!(
-                "[http]\nlisten = \"127.0.0.1:{port}\"\npublic_url = \"http://127.0.0.1:{port}\"\n\
-                 [net]\nallow_private = [\"127.0.0.0/8\"]\n[ops]\nlisten = \"127.0.0.1:{ops}\"\n{more}"
+                "[http]\nlisten = \"127.0.0.1:{port}\"\npublic_url = \"http://127.0.0.1:{port}\"\n{http}\n\
+                 [ops]\nlisten = \"127.0.0.1:{ops}\"\n{more}"
             ),
         );
         let did = home.did(&format!("--method peer:2 --service http://127.0.0.1:{port}"));
@@ -83,16 +88,23 @@ impl Daemon {
     pub fn stop(&mut self) {
         if self.child.is_some() {
             self.signal(rustix::process::Signal::TERM);
+            self.wait();
         }
-        self.wait();
     }
 
     /// Waits until it has ended.
-    pub fn wait(&mut self) {
-        let Some(mut child) = self.child.take() else { return };
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        let child = self.child.as_mut().expect("it runs");
         let until = Instant::now() + PATIENCE;
-        while child.try_wait().unwrap().is_none() {
-            assert!(Instant::now() < until, "it does not end\n{}", self.log());
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                self.child = None;
+                return status;
+            }
+            if Instant::now() >= until {
+                panic!("it does not end\n{}", self.log());
+            }
             thread::sleep(Duration::from_millis(10));
         }
     }
@@ -147,32 +159,17 @@ impl Daemon {
 
     /// Waits until something is so.
     #[track_caller]
-    pub fn until(&self, what: &str, is: impl Fn(&Self) -> bool) {
+    pub fn until(&self, what: &str, is: impl FnMut(&Self) -> bool) {
         self.until_within(PATIENCE, what, is);
     }
 
     #[track_caller]
-    pub fn until_within(&self, patience: Duration, what: &str, is: impl Fn(&Self) -> bool) {
+    pub fn until_within(&self, patience: Duration, what: &str, mut is: impl FnMut(&Self) -> bool) {
         let until = Instant::now() + patience;
         while !is(self) {
             assert!(Instant::now() < until, "not within {patience:?}: {what}\n{}", self.log());
             thread::sleep(Duration::from_millis(20));
         }
-    }
-
-    /// The texts of the messages that wait for the application, in their order.
-    pub fn texts(&self) -> Vec<String> {
-        let page = self.json(&["inbox", "--limit", "1000"]);
-        let messages = page["messages"].as_array().unwrap();
-        messages.iter().filter_map(|it| it["message"]["body"]["content"].as_str().map(str::to_owned)).collect()
-    }
-
-    /// The delivery with this text.
-    #[track_caller]
-    pub fn delivery(&self, text: &str) -> Value {
-        let page = self.json(&["inbox", "--limit", "1000"]);
-        let mut messages = page["messages"].as_array().unwrap().iter();
-        messages.find(|it| it["message"]["body"]["content"] == text).unwrap_or_else(|| panic!("{text}: {page}")).clone()
     }
 
     pub fn log(&self) -> String {
@@ -198,21 +195,6 @@ pub fn signal(child: &Child, signal: rustix::process::Signal) {
 /// A port that nobody listens on now.
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-/// A request to the application's API on its Unix socket.
-pub fn unix(socket: &std::path::Path, method: &str, path: &str, body: &str) -> String {
-    let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let head = format!(
-        "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
-         content-length: {}\r\nconnection: close\r\n\r\n",
-        body.len()
-    );
-    stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes())).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
 }
 
 /// Sends a request and reads until the other closes; empty if nobody is there.

@@ -1,183 +1,220 @@
-//! What goes wrong around a daemon, and what it makes of it (threats.md, "Faults to inject").
+//! Peers that are slow, too many, or impolite (threats.md "Faults to inject"): deadlines and limits hold, and others are
+//! served meanwhile.
 
-use std::{
-    fs,
-    io::{Read, Write},
-    net::TcpStream,
-    time::{Duration, Instant},
-};
+use std::{io::Write, net::TcpStream, thread, time::Duration};
 
-use claviger::{
-    did::{Document, Relationship},
-    keys::{Curve, PublicKey},
-};
-use serde_json::{Value, json};
+use claviger::{agent::protocol::trust_ping::PING, didcomm::Message};
+use serde_json::json;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::{
     daemon::{Daemon, PATIENCE},
-    people::{Directory, Person, forge::Jwe},
+    load::post,
+    peer::{Peer, seconds},
+    socket::{Ws, closed_within, dribble, from},
 };
 
-const BASIC: &str = "https://didcomm.org/basicmessage/2.0/message";
-const PING: &str = "https://didcomm.org/trust-ping/2.0/ping";
+const NET: &str = "[net]\nallow_private = [\"127.0.0.0/8\"]\n";
+/// What is configured to take a second is done well within this.
+const SOON: Duration = Duration::from_secs(20);
 
-/// A daemon that knows Alice, who has her keys in software; and its own keys to encrypt to.
-async fn with_alice(http: &str) -> Option<(Daemon, Person, Vec<(String, PublicKey)>)> {
-    let mut daemon = Daemon::new("")?;
-    let alice = Person::new("alice", &[Curve::X25519], &[Curve::Ed25519]).await;
-    fs::create_dir(daemon.home.path().join("people")).unwrap();
-    daemon.home.write("people/alice.json", &alice.document.as_value().to_string());
-    let configuration = fs::read_to_string(daemon.home.path().join("claviger.toml")).unwrap();
-    let configuration = configuration.replace("[http]\n", &format!("[http]\n{http}\n"));
-    daemon.home.write("claviger.toml", &format!("{configuration}\n[did]\ndocuments = [\"people\"]\n"));
+fn running(http: &str) -> Option<Daemon> {
+    let mut daemon = Daemon::configured(http, NET)?;
     daemon.start();
-    let document = Document::from_value(daemon.json(&["did", "resolve", &daemon.did])).unwrap();
-    let methods = document.methods(Relationship::KeyAgreement);
-    let keys = methods.map(|method| (method.id.clone(), method.key.clone().unwrap())).collect();
-    Some((daemon, alice, keys))
+    Some(daemon)
 }
 
-fn message(from: &Person, to: &Daemon, id: &str, kind: &str, body: Value) -> Value {
-    json!({
-        "id": id, "typ": "application/didcomm-plain+json", "type": kind, "from": from.did, "to": [to.did], "body": body,
-        "created_time": crate::attacks::now(),
-    })
-}
-
-/// Headers that dribble, and a body that does not come: let go of, and others are served meanwhile.
 #[test]
-fn who_dribbles_is_let_go() {
-    let Some(mut daemon) = Daemon::new("") else { return };
-    let configuration = fs::read_to_string(daemon.home.path().join("claviger.toml")).unwrap();
-    let short = configuration.replace("[http]\n", "[http]\nheader_seconds = 1\nbody_seconds = 1\n");
-    daemon.home.write("claviger.toml", &short);
-    daemon.start();
-    let open = || {
-        let stream = TcpStream::connect(("127.0.0.1", daemon.port)).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream
-    };
-    let rest = |mut stream: TcpStream| {
-        let mut rest = String::new();
-        let _ = stream.read_to_string(&mut rest);
-        rest
-    };
-    let mut headers = open();
-    headers.write_all(b"POST / HTTP/1.1\r\nhost: local").unwrap();
-    let mut body = open();
-    let head = "POST / HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/didcomm-encrypted+json\r\n\
-                content-length: 100\r\n\r\n{";
-    body.write_all(head.as_bytes()).unwrap();
-    assert!(daemon.post(b"{}").starts_with("HTTP/1.1 400"));
-    let begun = Instant::now();
-    assert_eq!(rest(headers), "");
-    assert!(rest(body).starts_with("HTTP/1.1 408"));
-    assert!(begun.elapsed() < PATIENCE);
+fn the_slow_are_let_go() {
+    let Some(daemon) = running("header_seconds = 1\nbody_seconds = 1") else { return };
+    let port = daemon.port;
+    let connect = move || TcpStream::connect(("127.0.0.1", port)).unwrap();
+    const HEAD: &str = "POST / HTTP/1.1\r\nhost: a\r\n";
+    let body = format!("{HEAD}content-type: application/didcomm-encrypted+json\r\ncontent-length: 100000\r\n\r\n");
+    let slow = [HEAD.to_owned(), "P".to_owned(), format!("{HEAD}x: "), body.clone()];
+    let slow = slow.map(|first| thread::spawn(move || dribble(connect(), &first, SOON)));
+    let mut idle = connect();
+    let mut quiet = connect();
+    quiet.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+    let mut half = connect();
+    half.write_all(format!("{body}{{").as_bytes()).unwrap();
+    // The honest are served meanwhile.
+    let peer = Peer::new("peer");
+    for number in 0..5 {
+        assert_eq!(daemon.status(peer.says(&daemon.did, &number.to_string())), 202);
+    }
+    assert!(closed_within(&mut idle, SOON).is_some(), "it says nothing");
+    assert!(closed_within(&mut quiet, SOON).is_some(), "it asks nothing more");
+    let told = closed_within(&mut half, SOON).expect("the rest does not come");
+    assert!(told.starts_with(b"HTTP/1.1 408"), "{}", String::from_utf8_lossy(&told));
+    for slow in slow {
+        assert!(slow.join().unwrap().is_some(), "it dribbles");
+    }
 }
 
-/// The token goes and comes back while messages arrive: each 202 is kept, and opened when it is back.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_token_is_away_under_load() {
-    let Some((daemon, alice, keys)) = with_alice("").await else { return };
-    let (tokens, away) = (daemon.home.path().join("tokens"), daemon.home.path().join("away"));
-    let mut sent = 0;
-    let mut send = |count: usize| {
-        for _ in 0..count {
-            let message = message(&alice, &daemon, &format!("m-{sent}"), BASIC, json!({ "content": sent.to_string() }));
-            let packed = Jwe::authcrypt(&alice, &keys).seal(message.to_string());
-            let answer = daemon.post(packed.to_string().as_bytes());
-            assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");
-            sent += 1;
+/// A connection counts as long as it lasts, also when it has become a WebSocket.
+#[test]
+fn an_address_has_so_many_connections() {
+    let Some(daemon) = running("connections_per_address = 6") else { return };
+    let address = [127, 0, 0, 2];
+    let sockets: Vec<Ws> = (0..3).map(|_| Ws::over(from(address, daemon.port).unwrap(), daemon.port)).collect();
+    let idle: Vec<TcpStream> = (0..3).map(|_| from(address, daemon.port).unwrap()).collect();
+    let turned_away = || {
+        let mut stream = from(address, daemon.port).unwrap();
+        let _ = stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+        closed_within(&mut stream, PATIENCE).expect("it is closed").is_empty()
+    };
+    daemon.until("no more are let in", |_| turned_away());
+    // Another address is another's.
+    let peer = Peer::new("peer");
+    assert_eq!(daemon.status(peer.says(&daemon.did, "hello")), 202);
+    drop(sockets);
+    daemon.until("there is room again", |_| !turned_away());
+    drop(idle);
+    assert!(daemon.figure("claviger_connections_turned_away_total") >= 1.0);
+}
+
+fn ping(peer: &Peer, to: &str) -> Message {
+    let mut ping = peer.message(to, "").finalize();
+    ping.type_ = PING.to_owned();
+    ping.body = json!({"response_requested": true});
+    ping
+}
+
+/// The way back that a message asks for, by HTTP and by WebSocket: for one who cannot be reached otherwise.
+#[test]
+fn replies_go_back_where_the_message_came_from() {
+    let Some(daemon) = running("") else { return };
+    let peer = Peer::new("a browser");
+    let mut asking = ping(&peer, &daemon.did);
+    asking.return_route = Some("all".to_owned());
+    let answer = daemon.post(peer.pack(&asking).as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains("application/didcomm-encrypted+json"), "{head}");
+    let (reply, provenance) = peer.open(body);
+    assert!(provenance.authenticated && reply.thid == Some(asking.id.clone()), "{reply:?}");
+    // Nothing comes back for what asks for nothing, nor for what says something else.
+    for route in [None, Some("none")] {
+        let mut asking = ping(&peer, &daemon.did);
+        asking.return_route = route.map(str::to_owned);
+        assert!(daemon.post(peer.pack(&asking).as_bytes()).starts_with("HTTP/1.1 202"));
+    }
+
+    let mut socket = Ws::open(daemon.port);
+    let mut asking = ping(&peer, &daemon.did);
+    asking.return_route = Some("thread".to_owned());
+    socket.send(&peer.pack(&asking)).unwrap();
+    let reply = peer.open(&socket.next(PATIENCE).expect("a reply")).0;
+    assert_eq!(reply.thid.as_ref(), Some(&asking.id));
+    // Of that thread only, until the socket is opened for all.
+    assert!(daemon.say(peer.did(), "by the way").is_some());
+    assert!(socket.next(Duration::from_secs(1)).is_none());
+    let mut asking = ping(&peer, &daemon.did);
+    asking.return_route = Some("all".to_owned());
+    socket.send(&peer.pack(&asking)).unwrap();
+    let mut came = Vec::new();
+    daemon.until("all that waited comes", |_| {
+        if let Some(packed) = socket.next(Duration::from_secs(1)) {
+            came.push(peer.open(&packed).0);
         }
-    };
-    send(20);
-    fs::rename(&tokens, &away).unwrap();
-    fs::create_dir(&tokens).unwrap();
-    // SoftHSM goes on with what it has open: a token that is pulled is another process's.
-    assert!(crate::kills::kill_keeper(daemon.pid()));
-    daemon.until("the token is away", |daemon| daemon.ask("/ready/token").starts_with("HTTP/1.1 503"));
-    assert!(daemon.ask("/ready").starts_with("HTTP/1.1 200"));
-    send(100);
-    fs::remove_dir(&tokens).unwrap();
-    fs::rename(&away, &tokens).unwrap();
-    send(20);
-    daemon.until_within(Duration::from_secs(60), "all is opened", |daemon| daemon.texts().len() == 140);
-    let mut numbers: Vec<usize> = daemon.texts().iter().map(|text| text.parse().unwrap()).collect();
-    numbers.sort_unstable();
-    assert_eq!(numbers, (0..140).collect::<Vec<_>>());
-}
-
-/// Nobody is there at one endpoint: what is for others goes out all the same, and that goes out when somebody is.
-#[test]
-fn a_dead_peer_delays_nobody() {
-    let (Some(alice), Some(bob), Some(mut carol)) = (Daemon::running(""), Daemon::running(""), Daemon::new("")) else {
-        return;
-    };
-    for number in 0..20 {
-        alice.json(&["send", "--to", &carol.did, &number.to_string()]);
-    }
-    alice.json(&["send", "--to", &bob.did, "hello", "--within", "30"]);
-    bob.until("it came", |bob| bob.texts() == ["hello"]);
-    assert_eq!(alice.figure("claviger_waiting{queue=\"outbox\"}"), 20.0);
-    carol.start();
-    carol.until("all came", |carol| carol.texts().len() == 20);
-}
-
-/// A peer without an endpoint is answered on its own socket, where it asks for it.
-#[tokio::test(flavor = "multi_thread")]
-async fn replies_go_back_on_the_socket() {
-    let Some((daemon, alice, keys)) = with_alice("").await else { return };
-    let mut socket = TcpStream::connect(("127.0.0.1", daemon.port)).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let ask = "GET / HTTP/1.1\r\nhost: localhost\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
-               sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n";
-    socket.write_all(ask.as_bytes()).unwrap();
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(byte(&mut socket));
-    }
-    let resolver = Directory::of(&[&alice]);
-    for number in 0..3 {
-        let mut ping = message(&alice, &daemon, &format!("ping-{number}"), PING, json!({}));
-        ping["return_route"] = "all".into();
-        write_frame(&mut socket, Jwe::authcrypt(&alice, &keys).seal(ping.to_string()).to_string().as_bytes());
-        let packed = read_frame(&mut socket);
-        let (pong, provenance) = alice.unpack(&packed, &resolver).await.unwrap();
-        assert_eq!(pong.thid.as_deref(), Some(format!("ping-{number}").as_str()));
-        assert!(pong.type_.ends_with("/ping-response") && provenance.authenticated);
-    }
-    // In the answer to a POST, too.
+        // The two pongs of before as well, which had no way back.
+        came.len() >= 4
+    });
+    assert!(came.iter().any(|it| it.body["content"] == "by the way"));
+    assert!(came.iter().any(|it| it.thid.as_ref() == Some(&asking.id)));
     drop(socket);
-    daemon.until("it is gone", |daemon| daemon.figure("claviger_websockets") == 0.0);
-    let mut ping = message(&alice, &daemon, "ping-http", PING, json!({}));
-    ping["return_route"] = "all".into();
-    let answer = daemon.post(Jwe::authcrypt(&alice, &keys).seal(ping.to_string()).to_string().as_bytes());
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("application/didcomm-encrypted+json"), "{answer}");
-    let (pong, _) = alice.unpack(answer.split("\r\n\r\n").nth(1).unwrap(), &resolver).await.unwrap();
-    assert_eq!(pong.thid.as_deref(), Some("ping-http"));
+    daemon.until("the outbox is empty", |daemon| daemon.figure("claviger_waiting{queue=\"outbox\"}") == 0.0);
 }
 
-fn byte(socket: &mut TcpStream) -> u8 {
-    let mut byte = [0];
-    socket.read_exact(&mut byte).unwrap();
-    byte[0]
+#[test]
+fn a_socket_carries_one_message_a_frame() {
+    let Some(daemon) = running("") else { return };
+    let peer = Peer::new("peer");
+    let mut socket = Ws::open(daemon.port);
+    let mut many = Vec::new();
+    for number in 0..200 {
+        let content = format!("{number:03}");
+        socket.send(&peer.says(&daemon.did, &content)).unwrap();
+        many.push(content);
+    }
+    daemon.until("all came", |daemon| daemon.texts().len() == many.len());
+    let mut came = daemon.texts();
+    came.sort();
+    assert_eq!(came, many);
+    // Some nonsense is overlooked, and not for ever.
+    let two = [peer.says(&daemon.did, "a"), peer.says(&daemon.did, "b")].concat();
+    for nonsense in ["", "{}", "hello", &two, "[]", "1", "{", "null", "x", "y"] {
+        socket.send(nonsense).unwrap();
+    }
+    socket.send(&peer.says(&daemon.did, "after ten")).unwrap();
+    daemon.until("it is still open", |daemon| daemon.texts().contains(&"after ten".to_owned()));
+    socket.send("the eleventh").unwrap();
+    assert_eq!(socket.closes(), Some(CloseCode::Policy));
+
+    // Who sends too much is told: else it would take the message for kept.
+    let mut socket = Ws::open(daemon.port);
+    let _ = socket.send(&"x".repeat(1_000_001));
+    assert_eq!(socket.closes(), Some(CloseCode::Size));
+    let not_there = daemon.texts().into_iter().filter(|it| it == "a" || it == "b").count();
+    assert_eq!(not_there, 0);
 }
 
-/// A text frame, masked with zeros, as a client has to mask it (RFC 6455 section 5.3).
-fn write_frame(socket: &mut TcpStream, text: &[u8]) {
-    let length = u16::try_from(text.len()).unwrap().to_be_bytes();
-    socket.write_all(&[0x81, 0x80 | 126, length[0], length[1], 0, 0, 0, 0]).unwrap();
-    socket.write_all(text).unwrap();
+/// With the token away a socket is read all the same, however much comes.
+#[test]
+fn a_socket_is_read_while_the_token_is_away() {
+    let Some(mut daemon) = Daemon::new("") else { return };
+    let (tokens, away) = (daemon.home.path().join("tokens"), daemon.home.path().join("away"));
+    std::fs::rename(&tokens, &away).unwrap();
+    std::fs::create_dir(&tokens).unwrap();
+    daemon.start_without_token();
+    let peer = Peer::new("peer");
+    let mut socket = Ws::open(daemon.port);
+    for number in 0..150 {
+        socket.send(&peer.says(&daemon.did, &number.to_string())).unwrap();
+    }
+    daemon.until("all are kept", |daemon| daemon.figure("claviger_waiting{queue=\"inbox\"}") == 150.0);
+    std::fs::remove_dir(&tokens).unwrap();
+    std::fs::rename(&away, &tokens).unwrap();
+    daemon.until("all were opened", |daemon| {
+        daemon.ask("/ready/token").starts_with("HTTP/1.1 200") && daemon.texts().len() == 150
+    });
 }
 
-/// The next text frame of the server's.
-fn read_frame(socket: &mut TcpStream) -> String {
-    assert_eq!(byte(socket), 0x81);
-    let length = match byte(socket) {
-        126 => usize::from(u16::from_be_bytes([byte(socket), byte(socket)])),
-        short => usize::from(short),
+/// One who opens a way back and does not read: its messages stay in the outbox, and others have theirs.
+#[test]
+fn a_slow_reader_keeps_nobody_waiting() {
+    let Some(daemon) = running("") else { return };
+    let (slow, quick) = (Peer::new("slow"), Peer::new("quick"));
+    let open_all = |peer: &Peer, socket: &mut Ws| {
+        let mut hello = peer.message(&daemon.did, "hello").finalize();
+        hello.return_route = Some("all".to_owned());
+        socket.send(&peer.pack(&hello)).unwrap();
     };
-    let mut text = vec![0; length];
-    socket.read_exact(&mut text).unwrap();
-    String::from_utf8(text).unwrap()
+    let mut deaf = Ws::open(daemon.port);
+    open_all(&slow, &mut deaf);
+    let mut socket = Ws::open(daemon.port);
+    open_all(&quick, &mut socket);
+    daemon.until("both are known", |daemon| daemon.texts().len() == 2);
+    // More than the kernel keeps for it.
+    let big = "x".repeat(600_000);
+    let ids: Vec<String> = (0..20).map(|number| daemon.say(slow.did(), &format!("{number} {big}")).unwrap()).collect();
+    let begun = seconds();
+    for number in 0..20 {
+        daemon.say(quick.did(), &number.to_string()).unwrap();
+        let packed = socket.next(PATIENCE).expect("the quick one has its message");
+        assert_eq!(quick.open(&packed).0.body["content"], number.to_string());
+        assert_eq!(post(daemon.port, &quick.says(&daemon.did, "and is heard")), 202);
+    }
+    assert!(seconds() - begun < 10, "the quick one waited for the slow one");
+    daemon.until("the slow one is let go of", |daemon| daemon.log().contains("not sent yet"));
+    assert!(ids.iter().any(|id| daemon.sending(id)["state"] == "waiting"));
+    // It comes back, and reads.
+    drop(deaf);
+    let mut reading = Ws::open(daemon.port);
+    open_all(&slow, &mut reading);
+    daemon.until("it has the rest", |daemon| {
+        while reading.next(Duration::from_millis(500)).is_some() {}
+        ids.iter().all(|id| daemon.sending(id)["state"] == "sent")
+    });
 }

@@ -1,6 +1,6 @@
 //! DIDs that move, and relationships that end, on both sides.
 
-use crate::{daemon::Daemon, support::softhsm};
+use crate::{application::Application, daemon::Daemon, support::softhsm};
 
 /// Two who know each other.
 fn acquainted() -> Option<(Daemon, Daemon)> {
@@ -52,9 +52,8 @@ fn an_agent_cannot_move_its_did() {
     let forged = serde_json::json!({
         "from": alice.did, "to": bob.did, "from_prior": "e30.e30.e30", "overlap_days": 1
     });
-    let socket = alice.home.path().join("state/api.sock");
-    let answer = crate::daemon::unix(&socket, "POST", "/v1/dids/rotate", &forged.to_string());
-    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    let answer = Application::of(&alice).post("/v1/dids/rotate", &forged);
+    assert_eq!(answer.status, 400, "{}", answer.body);
 }
 
 #[test]

@@ -1,0 +1,207 @@
+//! What is taken, as nothing shows from outside, and is found out when it is opened (threats.md): it is let go of, the
+//! application never sees it, and the daemon goes on.
+
+use claviger::{didcomm::FORWARD, keys::PublicKey};
+use serde_json::{Value, json};
+
+use crate::{
+    daemon::Daemon,
+    peer::{AGREE, Peer, SIGN},
+    people::forge::{Jwe, b64, jws, jws_header},
+};
+
+/// Sends messages that are to be let go of, and then an honest one.
+struct Trial {
+    daemon: Daemon,
+    alice: Peer,
+    mallory: Peer,
+    sent: usize,
+}
+
+impl Trial {
+    fn new() -> Option<Self> {
+        let daemon = Daemon::running("")?;
+        Some(Self { daemon, alice: Peer::new("alice"), mallory: Peer::new("mallory"), sent: 0 })
+    }
+
+    fn to(&self) -> Vec<(String, PublicKey)> {
+        self.daemon.keys()
+    }
+
+    /// What Alice says, for Mallory to play with.
+    fn text(&self) -> Value {
+        self.alice.plaintext(&self.daemon.did, "no")
+    }
+
+    #[track_caller]
+    fn taken(&mut self, what: &str, packed: impl ToString) {
+        assert_eq!(self.daemon.status(packed), 202, "{what}");
+        self.sent += 1;
+    }
+
+    /// Each was let go of, and nothing but this reached the application.
+    #[track_caller]
+    fn ends_with(self, contents: &[&str]) {
+        self.daemon.settles();
+        let refused = self.daemon.log().matches("a message is refused").count();
+        assert_eq!(self.daemon.status(self.alice.says(&self.daemon.did, "lunch?")), 202);
+        let all = [contents, &["lunch?"]].concat();
+        self.daemon.until("the honest message came", |daemon| daemon.texts().contains(&"lunch?".to_owned()));
+        assert_eq!(self.daemon.texts(), all);
+        assert_eq!(refused, self.sent, "{}", self.daemon.log());
+        assert!(!self.daemon.log().contains("panicked"), "{}", self.daemon.log());
+    }
+}
+
+#[test]
+fn nobody_speaks_for_another() {
+    let Some(mut trial) = Trial::new() else { return };
+    let (to, text) = (trial.to(), trial.text().to_string());
+    let (alice, mallory) = (Peer::new("a"), Peer::new("m"));
+    // Mallory's key and kid under Alice's name; Alice's kid and Mallory's key.
+    trial.taken("from is not skid's DID", mallory.authcrypt(&to).seal(&text));
+    let kid = alice.kid(AGREE[0]);
+    let jwe = Jwe::authcrypt_as(&mallory.person, &kid, &mallory.person.agree[0], &to);
+    trial.taken("another's skid", jwe.seal(&text));
+    let mut absent = trial.text();
+    absent.as_object_mut().unwrap().shift_remove("from");
+    trial.taken("no from", trial.alice.authcrypt(&to).seal(absent.to_string()));
+    for from in [format!("{}#key-1", trial.alice.did()), trial.alice.did().to_uppercase(), String::new()] {
+        let mut text = trial.text();
+        text["from"] = from.into();
+        trial.taken("nearly her name", trial.alice.authcrypt(&to).seal(text.to_string()));
+    }
+    for others in [json!([mallory.did()]), json!([]), json!([format!("{}#key-1", trial.daemon.did)])] {
+        let mut text = trial.text();
+        text["to"] = others;
+        trial.taken("to is not us", trial.alice.authcrypt(&to).seal(text.to_string()));
+        trial.taken("to is not us, anonymous", Jwe::anoncrypt(&to).seal(text.to_string()));
+    }
+    trial.ends_with(&[]);
+}
+
+#[test]
+fn keys_do_only_what_they_are_for() {
+    let Some(mut trial) = Trial::new() else { return };
+    let (to, text) = (trial.to(), trial.text().to_string());
+    let alice = &trial.alice;
+    let mut taken = Vec::new();
+    for skid in [alice.kid(SIGN[0]), alice.kid("key-9"), format!("{}#", alice.did())] {
+        taken.push((
+            "a skid that is none",
+            Jwe::authcrypt_as(&alice.person, &skid, &alice.person.agree[0], &to).seal(&text),
+        ));
+    }
+    taken.push((
+        "a skid on another curve",
+        Jwe::authcrypt_as(&alice.person, &alice.kid(AGREE[1]), &alice.person.agree[0], &to).seal(&text),
+    ));
+    // Signed by a key that is for agreement, by a key id that is Mallory's, by nobody.
+    let key = &alice.person.sign[0];
+    let header = jws_header(key.curve());
+    let p256 = &alice.person.agree[1];
+    let signed = [
+        (
+            "signed by an agreement key",
+            jws(&alice.person, p256, &jws_header(p256.curve()), &json!({"kid": alice.kid(AGREE[1])}), &text),
+        ),
+        (
+            "signed under Mallory's kid",
+            jws(&alice.person, key, &header, &json!({"kid": trial.mallory.kid(SIGN[0])}), &text),
+        ),
+        ("signed by Mallory", trial.mallory.signed(&text)),
+        ("signed under no kid", jws(&alice.person, key, &header, &json!({}), &text)),
+        ("alg none", jws(&alice.person, key, &json!({"alg": "none"}), &json!({"kid": alice.kid(SIGN[0])}), &text)),
+        (
+            "crit",
+            jws(
+                &alice.person,
+                key,
+                &json!({"alg": "EdDSA", "crit": ["b64"], "b64": false}),
+                &json!({"kid": alice.kid(SIGN[0])}),
+                &text,
+            ),
+        ),
+    ];
+    for (what, inner) in signed {
+        taken.push((what, Jwe::anoncrypt(&to).seal(inner.to_string())));
+        taken.push((what, alice.authcrypt(&to).seal(inner.to_string())));
+    }
+    // Mallory carries what Alice signed for the daemon, as if it were hers; or for someone else.
+    taken.push(("another's signature", trial.mallory.authcrypt(&to).seal(alice.signed(&text).to_string())));
+    let mut elsewhere = trial.text();
+    elsewhere["to"] = json!([trial.mallory.did()]);
+    taken.push(("signed for another", Jwe::anoncrypt(&to).seal(alice.signed(&elsewhere.to_string()).to_string())));
+    elsewhere.as_object_mut().unwrap().shift_remove("to");
+    taken.push(("signed for nobody", Jwe::anoncrypt(&to).seal(alice.signed(&elsewhere.to_string()).to_string())));
+    for (what, packed) in taken {
+        trial.taken(what, packed);
+    }
+    // The measure: signed by the one who sends it.
+    let mut text = trial.text();
+    text["body"]["content"] = "signed".into();
+    let packed = trial.alice.authcrypt(&to).seal(trial.alice.signed(&text.to_string()).to_string());
+    assert_eq!(trial.daemon.status(packed), 202);
+    trial.ends_with(&["signed"]);
+}
+
+#[test]
+fn broken_ciphertext_and_what_is_no_message() {
+    let Some(mut trial) = Trial::new() else { return };
+    let (to, text) = (trial.to(), trial.text().to_string());
+    for pointer in ["/recipients/0/encrypted_key", "/tag", "/ciphertext", "/iv"] {
+        let mut packed = trial.alice.authcrypt(&to).seal(&text);
+        let value = packed.pointer_mut(pointer).unwrap();
+        let first = if value.as_str().unwrap().starts_with('A') { "B" } else { "A" };
+        *value = format!("{first}{}", &value.as_str().unwrap()[1..]).into();
+        trial.taken(pointer, packed);
+    }
+    let twice = format!(r#"{{"from":"did:example:x",{}"#, &text[1..]);
+    let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+    let bomb = text.replacen(r#""body":{"#, &format!(r#""body":{{"x":{deep},"#), 1);
+    let mut nameless = trial.text();
+    nameless.as_object_mut().unwrap().shift_remove("id");
+    for inner in ["", "[]", "no message", "\u{0}", "{}", &twice, &bomb, &nameless.to_string()] {
+        trial.taken("no message", trial.alice.authcrypt(&to).seal(inner));
+    }
+    trial.ends_with(&[]);
+}
+
+#[test]
+fn layers_and_forwards_are_bounded() {
+    let Some(mut trial) = Trial::new() else { return };
+    let (to, text) = (trial.to(), trial.text().to_string());
+    let (did, did2) = (trial.daemon.did.clone(), trial.mallory.did().to_owned());
+    let auth = |inner: &str| trial.alice.authcrypt(&to).seal(inner).to_string();
+    let anon = |inner: &str| Jwe::anoncrypt(&to).seal(inner).to_string();
+    let forward = |next: &str, inner: &[&str]| {
+        let attachments: Vec<Value> = inner.iter().map(|it| json!({"data": {"base64": b64(it)}})).collect();
+        let text = json!({
+            "id": crate::peer::seconds().to_string(), "type": FORWARD, "to": [did],
+            "body": {"next": next}, "attachments": attachments,
+        });
+        anon(&text.to_string())
+    };
+    let bad = [
+        auth(&auth(&text)),
+        auth(&anon(&text)),
+        anon(&anon(&text)),
+        anon(&auth(&auth(&text))),
+        anon(&trial.alice.signed(&trial.alice.signed(&text).to_string()).to_string()),
+        forward(&did, &[&forward(&did, &[&auth(&text)])]),
+        forward(&did, &[&auth(&text), &auth(&text)]),
+        forward(&did, &[]),
+        forward(&did, &[&trial.text().to_string()]),
+    ];
+    let mut fine = trial.text();
+    fine["body"]["content"] = "forwarded".into();
+    let fine = forward(&did, &[&auth(&fine.to_string())]);
+    let elsewhere = forward(&did2, &[&auth(&text)]);
+    for (number, packed) in bad.into_iter().enumerate() {
+        trial.taken(&format!("bad {number}"), packed);
+    }
+    assert_eq!(trial.daemon.status(fine), 202);
+    // We are nobody's mediator: what is to be forwarded to another goes nowhere.
+    assert_eq!(trial.daemon.status(elsewhere), 202);
+    trial.ends_with(&["forwarded"]);
+}

@@ -1,0 +1,104 @@
+//! Connections as the tests need them: from any address of the loopback network, and WebSockets.
+
+use std::{
+    io::{self, Read, Write},
+    net::{Ipv4Addr, SocketAddrV4, TcpStream},
+    time::{Duration, Instant},
+};
+
+use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+use tokio_tungstenite::tungstenite::{
+    self, Message as Frame, WebSocket, client,
+    protocol::{CloseFrame, frame::coding::CloseCode},
+};
+
+use crate::daemon::PATIENCE;
+
+/// Connects from an address of the test's choice.
+pub fn from(address: [u8; 4], port: u16) -> io::Result<TcpStream> {
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    bind(&socket, &SocketAddrV4::new(Ipv4Addr::from(address), 0))?;
+    connect(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))?;
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// Until the other closes, with what came before; none if it has not within the time.
+pub fn closed_within(stream: &mut TcpStream, time: Duration) -> Option<Vec<u8>> {
+    let until = Instant::now() + time;
+    let mut all = Vec::new();
+    let mut buffer = [0; 4096];
+    while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+        stream.set_read_timeout(Some(left)).unwrap();
+        match stream.read(&mut buffer) {
+            Ok(0) => return Some(all),
+            Ok(count) => all.extend(&buffer[..count]),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+            Err(_) => return Some(all),
+        }
+    }
+    None
+}
+
+/// Writes a byte now and then until that fails; how long it went on.
+pub fn dribble(mut stream: TcpStream, first: &str, most: Duration) -> Option<Duration> {
+    let begun = Instant::now();
+    stream.write_all(first.as_bytes()).ok()?;
+    stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let mut buffer = [0; 1024];
+    while begun.elapsed() < most {
+        if stream.write_all(b"x").is_err() {
+            return Some(begun.elapsed());
+        }
+        match stream.read(&mut buffer) {
+            Ok(0) => return Some(begun.elapsed()),
+            Err(error) if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                return Some(begun.elapsed());
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+/// A WebSocket to a daemon.
+pub struct Ws(WebSocket<TcpStream>);
+
+impl Ws {
+    pub fn open(port: u16) -> Self {
+        Self::over(TcpStream::connect(("127.0.0.1", port)).unwrap(), port)
+    }
+
+    pub fn over(stream: TcpStream, port: u16) -> Self {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self(client(format!("ws://127.0.0.1:{port}/"), stream).expect("a WebSocket").0)
+    }
+
+    pub fn send(&mut self, packed: &str) -> Result<(), tungstenite::Error> {
+        self.0.send(Frame::text(packed))
+    }
+
+    /// The next message; none if it was closed, or none comes in this time.
+    pub fn next(&mut self, time: Duration) -> Option<String> {
+        self.0.get_ref().set_read_timeout(Some(time)).unwrap();
+        loop {
+            match self.0.read() {
+                Ok(Frame::Text(text)) => return Some(text.to_string()),
+                Ok(Frame::Ping(_) | Frame::Pong(_)) => {}
+                _ => return None,
+            }
+        }
+    }
+
+    /// With what code the other closes; none if it breaks off or does not.
+    pub fn closes(&mut self) -> Option<CloseCode> {
+        loop {
+            match self.0.read() {
+                Ok(Frame::Close(Some(CloseFrame { code, .. }))) => return Some(code),
+                Ok(Frame::Close(None)) | Err(_) => return None,
+                Ok(_) => {}
+            }
+        }
+    }
+}
