@@ -33,6 +33,8 @@ mod load;
 mod mediated;
 #[path = "daemon/mediator.rs"]
 mod mediator;
+#[path = "daemon/memory.rs"]
+mod memory;
 #[path = "daemon/notify.rs"]
 mod notify;
 #[path = "daemon/opened.rs"]

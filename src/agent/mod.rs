@@ -165,6 +165,7 @@ impl Agent {
             invitations: self.invitations.clone(),
             metrics: self.metrics.clone(),
             budget: server::Budget::new(self.options.server.rate_per_address),
+            hall: Arc::default(),
             max_bytes: self.options.inbox.limits.bytes,
             shutdown: shutdown.clone(),
             options: self.options.server.clone(),

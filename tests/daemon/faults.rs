@@ -52,6 +52,24 @@ fn the_slow_are_let_go() {
     }
 }
 
+/// One who asks and does not read is let go of as well.
+#[test]
+fn the_deaf_are_let_go() {
+    let Some(daemon) = running("header_seconds = 1\nconnections_per_address = 1") else { return };
+    let address = [127, 0, 0, 3];
+    let mut deaf = from(address, daemon.port).unwrap();
+    deaf.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+    // Until both kernels keep no more for it.
+    let asking = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n".repeat(1000);
+    while deaf.write_all(&asking).is_ok() {}
+    daemon.until("another is let in", |_| {
+        let mut stream = from(address, daemon.port).unwrap();
+        let _ = stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+        !closed_within(&mut stream, PATIENCE).expect("it is closed").is_empty()
+    });
+    drop(deaf);
+}
+
 /// A connection counts as long as it lasts, also when it has become a WebSocket.
 #[test]
 fn an_address_has_so_many_connections() {

@@ -10,7 +10,7 @@ pub use worker::{Fate, ReturnRoute};
 
 use std::sync::{
     Arc, Mutex,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use sha2::{Digest, Sha256};
@@ -29,8 +29,9 @@ use crate::{
     jose::{Envelope, JoseError, Limits},
 };
 
-/// Messages that wait in memory for a worker, at most; more wait in the store alone.
+/// Messages that wait in memory for a worker, at most, and their bytes; more wait in the store alone.
 const QUEUE: usize = 1024;
+const QUEUE_BYTES: usize = 16 * 1024 * 1024;
 
 /// How the inbox works.
 #[derive(Debug, Clone)]
@@ -69,6 +70,8 @@ pub struct Inbox {
     parts: Parts,
     queue: mpsc::Sender<Job>,
     jobs: Mutex<Option<mpsc::Receiver<Job>>>,
+    /// The bytes of the messages in the queue.
+    queued: AtomicUsize,
     /// More waits in the store than in the queue.
     backlog: AtomicBool,
     /// Rings when something may be tried that could not before.
@@ -122,7 +125,14 @@ impl Inbox {
     /// One that has not begun to work.
     pub(super) fn new(parts: Parts) -> Self {
         let (queue, jobs) = mpsc::channel(QUEUE);
-        Self { parts, queue, jobs: Mutex::new(Some(jobs)), backlog: AtomicBool::new(true), bell: Notify::new() }
+        Self {
+            parts,
+            queue,
+            jobs: Mutex::new(Some(jobs)),
+            queued: AtomicUsize::new(0),
+            backlog: AtomicBool::new(true),
+            bell: Notify::new(),
+        }
     }
 
     /// Takes a message over: returns once it is kept, and whoever sent it may forget it.
@@ -140,7 +150,7 @@ impl Inbox {
         match self.parts.books.store().receive(arrival).await? {
             Receipt::New(id) => {
                 let envelope = Waiting { id, packed, recipient, received, tries: 0 };
-                if self.queue.try_send(Job { envelope, fate: Some(fate) }).is_err() {
+                if !self.enqueue(Job { envelope, fate: Some(fate) }) {
                     self.more();
                 }
             }
@@ -182,6 +192,21 @@ impl Inbox {
     /// Whether messages are opened now, or wait for a token.
     pub fn is_ready(&self) -> bool {
         self.parts.books.is_unlocked() && !self.parts.ours.ready_agreement_keys().is_empty()
+    }
+
+    /// False if there is no room in the queue.
+    fn enqueue(&self, job: Job) -> bool {
+        let bytes = job.envelope.packed.len();
+        // One alone may be larger.
+        let room = |queued: usize| (queued == 0 || queued + bytes <= QUEUE_BYTES).then_some(queued + bytes);
+        if self.queued.fetch_update(Ordering::AcqRel, Ordering::Acquire, room).is_err() {
+            return false;
+        }
+        let sent = self.queue.try_send(job).is_ok();
+        if !sent {
+            self.queued.fetch_sub(bytes, Ordering::AcqRel);
+        }
+        sent
     }
 
     /// There is more in the store than in the queue.

@@ -52,8 +52,8 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How often the store is looked through for what has waited long enough.
 const LOOK: Duration = Duration::from_secs(5);
-/// Envelopes that are read from the store at once.
-const PAGE: usize = 256;
+/// Envelopes that are read from the store at once: each may be of the largest size.
+const PAGE: usize = 64;
 /// Connections that are looked at to know who is no stranger, at most: a person has not more.
 const KNOWN: usize = 10_000;
 /// When a token comes back, what waits for it need not wait any longer: all that is due within an hour.
@@ -87,6 +87,7 @@ impl Inbox {
                 () = self.parts.books.unlocked(), if !self.parts.books.is_unlocked() => self.more(),
                 job = next(&mut jobs, &permits), if ready => {
                     let Some((job, permit)) = job else { break };
+                    self.queued.fetch_sub(job.envelope.packed.len(), Ordering::AcqRel);
                     if !lock(&in_hand).insert(job.envelope.id) {
                         continue;
                     }
@@ -123,7 +124,7 @@ impl Inbox {
                     self.backlog.store(true, Ordering::Release);
                 }
                 for envelope in envelopes {
-                    if self.queue.try_send(Job { envelope, fate: None }).is_err() {
+                    if !self.enqueue(Job { envelope, fate: None }) {
                         self.backlog.store(true, Ordering::Release);
                         break;
                     }

@@ -86,7 +86,7 @@ impl Budget {
 }
 
 /// Whoever has one IPv6 address has a network of 64 bits of them.
-fn of_one_peer(address: IpAddr) -> IpAddr {
+pub(super) fn of_one_peer(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) & !u128::from(u64::MAX)).into()),
         v4 => v4,

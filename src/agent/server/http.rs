@@ -5,15 +5,16 @@ use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     Router,
+    body::Body,
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Shared, doors::Entered, page, websocket};
+use super::{Shared, doors::Entered, hall::Burden, page, websocket};
 use crate::{
     agent::{
         inbox::{Fate, Refusal},
@@ -67,12 +68,13 @@ async fn take(connection: &Connection, request: Request) -> Result<oneshot::Rece
     if !shared.budget.allows(connection.address) {
         return Err(later(StatusCode::TOO_MANY_REQUESTS, "too many messages from one address\n"));
     }
-    let packed = body(shared, request).await?;
+    let (packed, _burden) = body(connection, request).await?;
     shared.inbox.take(packed).await.map_err(|refusal| refused(&refusal))
 }
 
-/// The body, within its time and its size.
-async fn body(shared: &Shared, request: Request) -> Result<Vec<u8>, Response> {
+/// The body, within its time and its size, and what it weighs until it is kept.
+async fn body(connection: &Connection, request: Request) -> Result<(Vec<u8>, Burden), Response> {
+    let Connection { shared, address, .. } = connection;
     let limit = shared.max_bytes;
     let too_large =
         || (StatusCode::PAYLOAD_TOO_LARGE, format!("a message has at most {limit} bytes\n")).into_response();
@@ -81,13 +83,37 @@ async fn body(shared: &Shared, request: Request) -> Result<Vec<u8>, Response> {
     if length.is_some_and(|length| length > limit as u64) {
         return Err(too_large());
     }
-    let collected = Limited::new(request.into_body(), limit).collect();
+    let collected = collect(request.into_body(), limit, shared.hall.enter(*address));
     match tokio::time::timeout(shared.options.body_time, collected).await {
-        Ok(Ok(body)) => Ok(body.to_bytes().to_vec()),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err((StatusCode::BAD_REQUEST, "the body did not arrive whole\n").into_response()),
+        Ok(Ok(packed)) => Ok(packed),
+        Ok(Err(Broken::TooLarge)) => Err(too_large()),
+        Ok(Err(Broken::NoRoom)) => Err(later(StatusCode::SERVICE_UNAVAILABLE, "too much comes in at once\n")),
+        Ok(Err(Broken::Off)) => Err((StatusCode::BAD_REQUEST, "the body did not arrive whole\n").into_response()),
         Err(_) => Err((StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time\n").into_response()),
     }
+}
+
+/// Why a body did not come.
+enum Broken {
+    TooLarge,
+    NoRoom,
+    Off,
+}
+
+async fn collect(mut body: Body, limit: usize, mut burden: Burden) -> Result<(Vec<u8>, Burden), Broken> {
+    let mut packed = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Broken::Off)?;
+        let Some(data) = frame.data_ref() else { continue };
+        if packed.len() + data.len() > limit {
+            return Err(Broken::TooLarge);
+        }
+        if !burden.grows(data.len()) {
+            return Err(Broken::NoRoom);
+        }
+        packed.extend_from_slice(data);
+    }
+    Ok((packed, burden))
 }
 
 /// Whether the media type is that of an encrypted message; parameters do not matter.

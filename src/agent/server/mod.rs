@@ -1,9 +1,10 @@
 //! The public side: where peers bring messages, over HTTP and WebSocket.
 //!
 //! Everyone may connect, so everything is bounded: connections in all and of one address, the time for headers, for a body
-//! and between requests, the size of both, and how often an address may bring something.
+//! and between requests, the size of both, what is on its way in all together, and how often an address may bring something.
 
 mod doors;
+mod hall;
 mod http;
 mod page;
 mod tls;
@@ -29,6 +30,7 @@ use super::{
 };
 pub(super) use doors::Budget;
 use doors::Doors;
+pub(super) use hall::Hall;
 
 /// How much a stranger may take up.
 #[derive(Debug, Clone)]
@@ -75,6 +77,7 @@ pub(super) struct Shared {
     pub invitations: Arc<Invitations>,
     pub metrics: Arc<Metrics>,
     pub budget: Budget,
+    pub hall: Arc<Hall>,
     /// The size of a message, at most.
     pub max_bytes: usize,
     pub shutdown: watch::Receiver<bool>,
@@ -126,6 +129,7 @@ impl Server {
                 continue;
             };
             let _ = stream.set_nodelay(true);
+            let_go_of_the_deaf(&stream, shared.options.header_time);
             let router = http::router(shared.clone(), address.ip(), entered);
             let (shared, tls, shutdown) = (shared.clone(), self.tls.clone(), shutdown.clone());
             tasks.spawn(async move {
@@ -146,6 +150,19 @@ impl Server {
         Ok(())
     }
 }
+
+/// One who reads nothing of what it asked for is let go of, as one is who asks for nothing (tcp(7), `TCP_USER_TIMEOUT`).
+#[cfg(target_os = "linux")]
+fn let_go_of_the_deaf(stream: &TcpStream, time: Duration) {
+    let time = u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+    if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(stream, time) {
+        tracing::debug!(%error, "a connection whose other end reads nothing stays open");
+    }
+}
+
+/// Elsewhere the system's own time for that has to do.
+#[cfg(not(target_os = "linux"))]
+fn let_go_of_the_deaf(_: &TcpStream, _: Duration) {}
 
 async fn handshake(tls: &ServerTls, stream: TcpStream) -> Option<tokio_rustls::server::TlsStream<TcpStream>> {
     match tokio::time::timeout(HANDSHAKE, tls.acceptor().accept(stream)).await {
