@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command, time::Duration};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
-    daemon::Daemon,
+    daemon::{Daemon, free_port},
     load::{Load, Sent},
     peer::Peer,
 };
@@ -42,6 +42,20 @@ fn a_keeper_that_is_killed_is_started_again() {
         daemon.kill_keeper();
     }
     daemon.until("it is back", |daemon| daemon.ask("/ready/token").starts_with("HTTP/1.1 200"));
+    load.stop().all_came_once(&daemon, MINUTE);
+}
+
+/// Who starts keepers is a process too. Without it this one would never have a token again: it ends, and systemd starts it anew.
+#[test]
+fn without_its_supervisor_it_ends_and_loses_nothing() {
+    let Some(mut daemon) = Daemon::running("") else { return };
+    let load = Load::on(&daemon, 2);
+    daemon.until("messages come", |_| load.accepted() > 20);
+    for process in [children(daemon.pid()), daemon.keepers()].concat() {
+        kill(process);
+    }
+    assert!(!daemon.wait().success());
+    daemon.start();
     load.stop().all_came_once(&daemon, MINUTE);
 }
 
@@ -92,7 +106,9 @@ fn a_full_disk_takes_nothing_and_loses_nothing() {
     }
     assert!(refused > 10, "it is never full");
     assert!(daemon.ask("/live").starts_with("HTTP/1.1 200"));
-    assert!(daemon.say(peer.did(), &big).is_none(), "nor is anything taken from the application");
+    // Nor is anything taken from the application, once it has filled what became free when messages were opened.
+    let away = Peer::at("away", &format!("http://127.0.0.1:{}", free_port()));
+    daemon.until("the application is refused as well", |daemon| daemon.say(away.did(), &big).is_none());
     fs::remove_file(folder.join("filler")).unwrap();
     daemon.until("it takes messages again", |daemon| daemon.ask("/ready").starts_with("HTTP/1.1 200"));
     for number in 1000..1010 {
