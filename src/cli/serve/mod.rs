@@ -70,6 +70,8 @@ impl Args {
     }
 }
 
+/// How often it is looked whether keepers can still be started.
+const SUPERVISED: Duration = Duration::from_secs(1);
 const DAY: i64 = 24 * 60 * 60 * 1000;
 
 /// Prints the description of the API, which is the same whatever the configuration.
@@ -216,7 +218,8 @@ impl Prepared {
             out.say(&format!("Messages are brought to {}.", webhook.host()));
             tokio::spawn(webhook.run(agent.clone(), hook, shutdown.clone()))
         });
-        tokio::spawn(signals(stop, self.tls, self.notifier.clone()));
+        tokio::spawn(signals(stop.clone(), self.tls, self.notifier.clone()));
+        let unsupervised = tokio::spawn(unsupervised(supervisor, stop, self.notifier.clone()));
         self.notifier.ready();
         let ended = tokio::select! {
             ended = agent.run(servers, shutdown) => ended,
@@ -232,7 +235,12 @@ impl Prepared {
         }
         // What was begun is done: nothing is lost if this is not reached.
         store.close().await?;
-        ended.map_err(|error| Failure::io("the server", &error))
+        ended.map_err(|error| Failure::io("the server", &error))?;
+        match unsupervised.is_finished() && unsupervised.await.unwrap_or(false) {
+            true => Err(Failure::new("failed", "the process that starts keepers has ended, and so did this one")
+                .hint("started again, it goes on where it was: what was taken is kept")),
+            false => Ok(()),
+        }
     }
 }
 
@@ -272,6 +280,20 @@ async fn signals(stop: watch::Sender<bool>, tls: Option<Arc<ServerTls>>, notifie
         notifier.stopping();
         tracing::info!("what was begun is ended; once more ends at once");
     }
+}
+
+/// Ends the agent when no keeper can be started for it any more: it would go on without a token for ever, and whoever
+/// started it can do so again. False if it was told to end before that.
+async fn unsupervised(supervisor: Arc<Supervisor>, stop: watch::Sender<bool>, notifier: Arc<Notifier>) -> bool {
+    while !supervisor.has_ended() {
+        tokio::time::sleep(SUPERVISED).await;
+    }
+    if stop.send_replace(true) {
+        return false;
+    }
+    notifier.stopping();
+    tracing::error!("the process that starts keepers has ended: what was begun is ended too");
+    true
 }
 
 /// The tokens by way of their keepers, which may not be there yet.

@@ -62,6 +62,14 @@ impl Supervisor {
         self.process.id()
     }
 
+    /// Whether it has ended: from then on there is no new keeper, and an agent that has closed itself in can start neither.
+    pub fn has_ended(&self) -> bool {
+        // While it is asked for something, whoever asks will learn it.
+        let Ok(control) = self.control.try_lock() else { return false };
+        let end = recv(&*control, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        !matches!(end, Ok((_, 1..)) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR))
+    }
+
     /// A connection to a new keeper of the token that the configuration calls `name`, on which the supervisor has said who
     /// connects: whoever takes over the agent does not become a custodian.
     ///
