@@ -52,6 +52,23 @@ fn the_slow_are_let_go() {
     }
 }
 
+/// A message has its time on a WebSocket as well, whatever is said between its parts; a socket that is only quiet has not.
+#[test]
+fn the_slow_are_let_go_of_on_sockets() {
+    let Some(daemon) = running("body_seconds = 1") else { return };
+    let (mut slow, mut quiet) = (Ws::open(daemon.port), Ws::open(daemon.port));
+    slow.begin("{").unwrap();
+    quiet.pong().unwrap();
+    daemon.until("it is told", |_| {
+        let _ = slow.pong();
+        slow.closes_within(Duration::from_millis(100)) == Some(Some(CloseCode::Policy))
+    });
+    assert_eq!(quiet.closes_within(Duration::from_secs(2)), None);
+    let peer = Peer::new("peer");
+    quiet.send(&peer.says(&daemon.did, "hello")).unwrap();
+    daemon.until("the quiet one is served", |daemon| daemon.texts() == ["hello"]);
+}
+
 /// One who asks and does not read is let go of as well.
 #[test]
 fn the_deaf_are_let_go() {

@@ -3,12 +3,13 @@
 use std::{fs, io::Write, net::TcpStream, time::Duration};
 
 use serde_json::Value;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::{
     daemon::Daemon,
     peer::Peer,
     people::forge::b64,
-    socket::{closed_within, from},
+    socket::{Ws, closed_within, from},
     sockets::resident,
 };
 
@@ -80,4 +81,37 @@ fn messages_that_do_not_end_fill_no_memory() {
     assert!(resident < before + COMING, "{before} and {resident} KiB");
     drop(held);
     daemon.until("others are served", |daemon| daemon.status(peer.says(&daemon.did, "hello!")) == 202);
+}
+
+/// The same on WebSockets, where the parts of a message may come at any time.
+#[test]
+fn messages_that_do_not_end_fill_no_memory_on_sockets() {
+    let Some(daemon) = Daemon::running("") else { return };
+    let part = "x".repeat(900_000);
+    let mut sockets: Vec<Ws> = (0..25)
+        .map(|_| {
+            let mut socket = Ws::over(from([127, 0, 0, 2], daemon.port).unwrap(), daemon.port);
+            // It may be closed before all was written.
+            let _ = socket.begin(&part);
+            socket
+        })
+        .collect();
+    // 16 MiB have room, and who is one too many is told so, unless the rest of what it sent crosses that.
+    let closed = sockets.iter_mut().filter_map(|socket| socket.closes_within(Duration::from_millis(500)));
+    let codes: Vec<_> = closed.collect();
+    assert!(codes.len() >= 7, "{codes:?}");
+    assert!(codes.iter().all(|code| code.is_none_or(|code| code == CloseCode::Again)), "{codes:?}");
+    let peer = Peer::new("peer");
+    assert_eq!(daemon.status(peer.says(&daemon.did, "hello")), 202);
+    // What is whole weighs nothing any more, however much it was in all.
+    drop(sockets);
+    let mut socket = Ws::over(from([127, 0, 0, 2], daemon.port).unwrap(), daemon.port);
+    let large = "x".repeat(600_000);
+    let large = peer.says(&daemon.did, &large);
+    for _ in 0..25 {
+        socket.send(&large).unwrap();
+        socket.pong().unwrap();
+    }
+    socket.send(&peer.says(&daemon.did, "the last")).unwrap();
+    daemon.until("it came", |daemon| daemon.texts().contains(&"the last".to_owned()));
 }

@@ -9,7 +9,13 @@ use std::{
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 use tokio_tungstenite::tungstenite::{
     self, Message as Frame, WebSocket, client,
-    protocol::{CloseFrame, frame::coding::CloseCode},
+    protocol::{
+        CloseFrame,
+        frame::{
+            Frame as RawFrame,
+            coding::{CloseCode, Data, OpCode},
+        },
+    },
 };
 
 use crate::daemon::PATIENCE;
@@ -79,6 +85,17 @@ impl Ws {
         self.0.send(Frame::text(packed))
     }
 
+    /// The beginning of a message, as one of its parts; the next part does not come (RFC 6455 section 5.4).
+    pub fn begin(&mut self, part: &str) -> Result<(), tungstenite::Error> {
+        let first = Frame::Frame(RawFrame::message(part.to_owned(), OpCode::Data(Data::Text), false));
+        self.0.send(first)
+    }
+
+    /// Says that it is there.
+    pub fn pong(&mut self) -> Result<(), tungstenite::Error> {
+        self.0.send(Frame::Pong("here".into()))
+    }
+
     /// The next message; none if it was closed, or none comes in this time.
     pub fn next(&mut self, time: Duration) -> Option<String> {
         self.0.get_ref().set_read_timeout(Some(time)).unwrap();
@@ -97,6 +114,23 @@ impl Ws {
             match self.0.read() {
                 Ok(Frame::Close(Some(CloseFrame { code, .. }))) => return Some(code),
                 Ok(Frame::Close(None)) | Err(_) => return None,
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// Whether it is closed within this time, and with what code, if one is heard.
+    pub fn closes_within(&mut self, time: Duration) -> Option<Option<CloseCode>> {
+        self.0.get_ref().set_read_timeout(Some(time)).unwrap();
+        loop {
+            match self.0.read() {
+                Ok(Frame::Close(frame)) => return Some(frame.map(|frame| frame.code)),
+                Err(tungstenite::Error::Io(error))
+                    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) =>
+                {
+                    return None;
+                }
+                Err(_) => return Some(None),
                 Ok(_) => {}
             }
         }

@@ -55,18 +55,26 @@ impl Burden {
         self.bytes += bytes;
         true
     }
-}
 
-impl Drop for Burden {
-    fn drop(&mut self) {
+    /// So much of it, at most, is not held any more; how much still is.
+    pub fn lightens(&mut self, bytes: usize) -> usize {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
         let mut crowd = self.hall.crowd();
-        crowd.all -= self.bytes;
+        crowd.all -= bytes;
         if let Some(own) = crowd.by_address.get_mut(&self.address) {
-            *own -= self.bytes;
+            *own -= bytes;
             if *own == 0 {
                 crowd.by_address.remove(&self.address);
             }
         }
+        self.bytes
+    }
+}
+
+impl Drop for Burden {
+    fn drop(&mut self) {
+        self.lightens(self.bytes);
     }
 }
 
@@ -85,6 +93,8 @@ mod tests {
         assert!(large.grows(OF_ONE - 1) && small.grows(1));
         assert!(!small.grows(1));
         assert!(hall.enter(address("192.0.2.2")).grows(OF_ONE));
+        assert_eq!(large.lightens(OF_ONE - 2), 1);
+        assert!(small.grows(OF_ONE - 2) && !small.grows(1));
         drop(large);
         assert!(small.grows(1));
     }

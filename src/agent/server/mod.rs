@@ -9,6 +9,7 @@ mod http;
 mod page;
 mod tls;
 mod websocket;
+mod weighed;
 
 pub use tls::{ServerTls, TlsError};
 

@@ -1,6 +1,6 @@
 //! Messages by WebSocket (DIDComm v2.1 "WebSockets"): one message a frame. Who a peer is, its messages say and not the socket.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, io::ErrorKind, sync::Arc, time::Duration};
 
 use axum::{
     extract::Request,
@@ -23,7 +23,7 @@ use tokio_tungstenite::{
     },
 };
 
-use super::{Shared, http::Connection};
+use super::{Shared, http::Connection, weighed::Weighed};
 use crate::agent::{
     inbox::{Fate, Refusal},
     routes::{OpenRoute, Returning},
@@ -45,6 +45,8 @@ const PATIENCE: usize = 10;
 const UNDER_WAY: usize = 64;
 
 const TOO_LARGE: (CloseCode, &str) = (CloseCode::Size, "the message is too large");
+const NO_ROOM: (CloseCode, &str) = (CloseCode::Again, "too much comes in at once");
+const LATE: (CloseCode, &str) = (CloseCode::Policy, "the message did not arrive in time");
 
 /// Whether a request asks for a WebSocket (RFC 6455 section 4.2.1).
 pub(super) fn is_asked_for(headers: &HeaderMap) -> bool {
@@ -74,7 +76,9 @@ pub(super) fn answer(connection: Connection, mut request: Request) -> Response {
                     .max_write_buffer_size(2 * max + BUFFER)
                     .max_message_size(Some(max))
                     .max_frame_size(Some(max));
-                let socket = WebSocketStream::from_raw_socket(TokioIo::new(io), Role::Server, Some(config)).await;
+                let burden = connection.shared.hall.enter(connection.address);
+                let io = Weighed::new(TokioIo::new(io), burden, connection.shared.options.body_time);
+                let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
                 connection.shared.metrics.sockets(1);
                 Box::pin(Session::new(connection.clone()).run(socket)).await;
                 connection.shared.metrics.sockets(-1);
@@ -100,7 +104,7 @@ struct Session {
     malformed: usize,
 }
 
-type Socket = WebSocketStream<TokioIo<Upgraded>>;
+type Socket = WebSocketStream<Weighed<TokioIo<Upgraded>>>;
 
 impl Session {
     fn new(connection: Connection) -> Self {
@@ -123,15 +127,23 @@ impl Session {
                         Some(Ok(Frame::Text(text))) => text.as_bytes().to_vec(),
                         Some(Ok(Frame::Binary(bytes))) => bytes.to_vec(),
                         Some(Ok(Frame::Close(_))) | None => break None,
+                        Some(Ok(Frame::Ping(payload) | Frame::Pong(payload))) => {
+                            socket.get_mut().control(payload.len());
+                            continue;
+                        }
                         Some(Ok(_)) => continue,
                         // The sender is told: else it takes the message for kept.
                         Some(Err(SocketError::Capacity(_))) => break Some(TOO_LARGE),
+                        Some(Err(SocketError::Io(error))) if error.kind() == ErrorKind::QuotaExceeded => break Some(NO_ROOM),
+                        Some(Err(SocketError::Io(error))) if error.kind() == ErrorKind::TimedOut => break Some(LATE),
                         Some(Err(error)) => {
                             tracing::debug!(%error, "a WebSocket ended");
                             break None;
                         }
                     };
-                    match self.take(message).await {
+                    let taken = self.take(message).await;
+                    socket.get_mut().whole();
+                    match taken {
                         Ok(told) => under_way.extend(told.filter(|_| under_way.len() < UNDER_WAY)),
                         Err(close) => break Some(close),
                     }
