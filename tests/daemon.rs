@@ -13,6 +13,8 @@ mod attacks;
 mod backup;
 #[path = "daemon/browser.rs"]
 mod browser;
+#[path = "daemon/clock.rs"]
+mod clock;
 #[path = "daemon/conversation.rs"]
 mod conversation;
 #[path = "daemon/correspondent.rs"]
@@ -23,6 +25,8 @@ mod daemon;
 mod endpoint;
 #[path = "daemon/faults.rs"]
 mod faults;
+#[path = "daemon/flooding.rs"]
+mod flooding;
 #[path = "daemon/init.rs"]
 mod init;
 #[path = "daemon/kills.rs"]
@@ -53,6 +57,8 @@ mod replay;
 mod resolving;
 #[path = "daemon/rotation.rs"]
 mod rotation;
+#[path = "daemon/sick.rs"]
+mod sick;
 #[path = "daemon/socket.rs"]
 mod socket;
 #[path = "daemon/sockets.rs"]

@@ -1,6 +1,6 @@
 //! Tokens, keepers, disks and the daemon itself that go away while peers send (threats.md "Faults to inject").
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{fs, path::Path, process::Command, thread, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -71,6 +71,23 @@ fn it_ends_under_load_and_loses_nothing() {
     }
     let sent = load.stop();
     sent.all_came_once(&daemon, MINUTE);
+}
+
+/// As when a machine sleeps: nothing of it runs for a while.
+#[test]
+fn it_is_suspended_under_load_and_goes_on() {
+    let Some(daemon) = Daemon::running("") else { return };
+    let load = Load::on(&daemon, 2);
+    for asleep in [Duration::from_millis(500), Duration::from_secs(4)] {
+        let before = load.accepted();
+        daemon.until("messages come", |_| load.accepted() > before + 20);
+        let all = [vec![daemon.pid()], children(daemon.pid()), daemon.keepers()].concat();
+        all.iter().for_each(|process| send(*process, Signal::STOP));
+        thread::sleep(asleep);
+        all.iter().for_each(|process| send(*process, Signal::CONT));
+    }
+    daemon.until("its token is ready", |daemon| daemon.ask("/ready/token").starts_with("HTTP/1.1 200"));
+    load.stop().all_came_once(&daemon, MINUTE);
 }
 
 /// Without room nothing is taken; and when there is room again, it goes on by itself.
@@ -159,9 +176,13 @@ impl Daemon {
 }
 
 fn kill(process: u32) {
+    send(process, Signal::KILL);
+}
+
+fn send(process: u32, signal: Signal) {
     let pid = i32::try_from(process).ok().and_then(Pid::from_raw).expect("a number of a process");
     // It may have ended by itself.
-    let _ = kill_process(pid, Signal::KILL);
+    let _ = kill_process(pid, signal);
 }
 
 fn children(pid: u32) -> Vec<u32> {

@@ -121,6 +121,19 @@ fn a_stolen_from_prior_moves_nobody() {
         assert_eq!(daemon.status(packed), 202);
         daemon.settles();
     }
+    // Nor is anything else that Alice may have signed a from_prior, whoever it names.
+    let claims = json!({"iss": alice.did(), "sub": new.did(), "iat": seconds()});
+    for header in [
+        json!({"alg": "EdDSA", "kid": alice.kid(SIGN[0])}),
+        json!({"typ": "application/didcomm-signed+json", "alg": "EdDSA", "kid": alice.kid(SIGN[0])}),
+        json!({"typ": "JWT", "alg": "EdDSA"}),
+        json!({"typ": "JWT", "alg": "none", "kid": alice.kid(SIGN[0])}),
+    ] {
+        let other = jwt(&alice.person, &alice.person.sign[0], &header, &claims);
+        let packed = new.authcrypt(&to).seal(with(&new, &other, "not moved").to_string());
+        assert_eq!(daemon.status(packed), 202);
+        daemon.settles();
+    }
     assert!(!theirs(&daemon).iter().any(|did| did == mallory.did() || did == new.did()));
     assert!(theirs(&daemon).contains(&alice.did().to_owned()));
     // The owner's counts; then the old DID is not heard, and goes nowhere else.

@@ -1,0 +1,102 @@
+//! The time of day is set, forwards and backwards, while a daemon runs (threats.md "clock jump"): what waits, waits no longer for
+//! that.
+
+use std::{
+    fs::{self, File},
+    io::Write,
+    net::TcpListener,
+    path::PathBuf,
+    process::Command,
+};
+
+use crate::{
+    daemon::{Daemon, PATIENCE, free_port},
+    endpoint::{Endpoint, taken},
+    load::Load,
+    peer::Peer,
+    support::Home,
+};
+
+const DAY: i64 = 24 * 60 * 60;
+
+/// The time of day of the processes that are started with it.
+struct Clock {
+    file: PathBuf,
+    library: PathBuf,
+}
+
+impl Clock {
+    fn new(home: &Home) -> Self {
+        let clock = Self { file: home.path().join("clock"), library: home.path().join("clock.so") };
+        fs::write(&clock.file, [0; 8]).unwrap();
+        // What links Rust compiles C.
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/daemon/clock.c");
+        let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&clock.library).arg(source).status();
+        assert!(compiled.unwrap().success());
+        clock
+    }
+
+    fn command(&self, home: &Home) -> Command {
+        let mut command = home.command(env!("CARGO_BIN_EXE_claviger"));
+        command.env("LD_PRELOAD", &self.library).env("CLAVIGER_CLOCK", &self.file);
+        command
+    }
+
+    /// It is mapped into memory: written in place.
+    fn set(&self, seconds: i64) {
+        File::options().write(true).open(&self.file).unwrap().write_all(&seconds.to_ne_bytes()).unwrap();
+    }
+}
+
+#[test]
+fn the_clock_is_set_while_it_runs() {
+    let Some(mut daemon) = Daemon::new("") else { return };
+    let clock = Clock::new(&daemon.home);
+    let command = clock.command(&daemon.home);
+    // What is noted now is noted for a time to come, once the clock is right.
+    clock.set(DAY);
+    daemon.start_with(command);
+    daemon.until("its token is ready", |daemon| daemon.ask("/ready/token").starts_with("HTTP/1.1 200"));
+    let (port, peer) = (free_port(), Peer::new("peer"));
+    let away = Peer::at("away", &format!("http://127.0.0.1:{port}"));
+    let id = daemon.say(away.did(), "when you are back").unwrap();
+    daemon.until("it was tried", |daemon| daemon.sending(&id)["tries"] != 0);
+    assert_eq!(daemon.status(peer.says(&daemon.did, "tomorrow")), 202);
+    daemon.until("it came", |daemon| daemon.texts() == ["tomorrow"]);
+    let received = daemon.unread()[0]["received"].clone();
+    let (tokens, kept) = (daemon.home.path().join("tokens"), daemon.home.path().join("away"));
+    fs::rename(&tokens, &kept).unwrap();
+    fs::create_dir(&tokens).unwrap();
+    // SoftHSM goes on with what it has open: a token that is pulled is another process's.
+    assert!(daemon.kill_keeper());
+    daemon.until("the token is missed", |daemon| !daemon.ask("/ready/token").starts_with("HTTP/1.1 200"));
+    for number in 0..10 {
+        assert_eq!(daemon.status(peer.says(&daemon.did, &number.to_string())), 202);
+    }
+
+    // Back by a day: nothing waits for tomorrow.
+    clock.set(0);
+    fs::remove_dir(&tokens).unwrap();
+    fs::rename(&kept, &tokens).unwrap();
+    let back = Endpoint::on(TcpListener::bind(("127.0.0.1", port)).unwrap(), |_| taken());
+    daemon.until("all were opened", |daemon| daemon.texts().len() == 11);
+    daemon.until("it was sent", |daemon| daemon.sending(&id)["state"] == "sent");
+    assert_eq!(back.packed().len(), 1);
+    assert_eq!(daemon.status(peer.says(&daemon.did, "today")), 202);
+    daemon.until("it came", |daemon| daemon.texts().contains(&"today".to_owned()));
+    let today = daemon.delivery("today")["received"].clone();
+    assert!(today.as_str() < received.as_str() || today.as_i64() < received.as_i64(), "the clock was not set: {today}");
+
+    // And to and fro under load.
+    let load = Load::on(&daemon, 1);
+    for days in [2, -2, 20, 0] {
+        let before = load.accepted();
+        clock.set(days * DAY);
+        daemon.until("messages come", |_| load.accepted() > before + 10);
+    }
+    let sent = load.stop();
+    daemon.until_within(PATIENCE, "all came", |daemon| {
+        let texts = daemon.texts();
+        sent.accepted.iter().all(|content| texts.contains(content))
+    });
+}

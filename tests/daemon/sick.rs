@@ -1,0 +1,134 @@
+//! A token that is slow, fails, hangs or refuses the PIN under a running daemon (threats.md "Faults to inject"), by way of the
+//! module that lies on demand.
+
+use std::time::{Duration, Instant};
+
+use claviger_fault_module::Shim;
+
+use crate::{
+    daemon::Daemon,
+    load::Load,
+    peer::Peer,
+    people::faulty::through_the_shim,
+    support::{PIN, softhsm},
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A daemon whose token does as it is told.
+struct Sick {
+    daemon: Daemon,
+    shim: Shim,
+}
+
+impl Sick {
+    /// It does not run yet.
+    fn new() -> Option<Self> {
+        let daemon = Daemon::new("")?;
+        let file = daemon.home.path().join("claviger.toml");
+        let configuration = std::fs::read_to_string(&file).unwrap();
+        daemon.home.write("claviger.toml", &through_the_shim(&configuration));
+        let shim = Shim::new(daemon.home.path().join("fault"));
+        shim.order(&[]);
+        Some(Self { daemon, shim })
+    }
+
+    fn running() -> Option<Self> {
+        let mut sick = Self::new()?;
+        sick.start();
+        sick.daemon.until("its token is ready", is_ready);
+        Some(sick)
+    }
+
+    fn start(&mut self) {
+        let mut command = self.daemon.home.command(env!("CARGO_BIN_EXE_claviger"));
+        command.env("CLAVIGER_FAULT_MODULE", softhsm().expect("it was there before"));
+        command.env("CLAVIGER_FAULT_CONTROL", self.daemon.home.path().join("fault"));
+        self.daemon.start_with(command);
+    }
+}
+
+fn is_ready(daemon: &Daemon) -> bool {
+    daemon.ask("/ready/token").starts_with("HTTP/1.1 200")
+}
+
+/// Operations of five seconds: messages are taken all the same, after the five seconds that an answer waits for a reply that
+/// may go with it, and who asks how it is has its answer at once.
+#[test]
+fn a_slow_token_keeps_nobody_waiting() {
+    let Some(Sick { daemon, shim }) = Sick::running() else { return };
+    shim.order(&["delay C_DeriveKey 5000"]);
+    let load = Load::on(&daemon, 8);
+    daemon.until("messages are taken", |_| load.accepted() > 8);
+    let mut times: Vec<Duration> = (0..30)
+        .map(|_| {
+            let begun = Instant::now();
+            assert!(
+                daemon.ask("/live").starts_with("HTTP/1.1 200") && daemon.ask("/ready").starts_with("HTTP/1.1 200")
+            );
+            begun.elapsed() / 2
+        })
+        .collect();
+    times.sort();
+    // Half of them: this machine does other things too.
+    assert!(times[times.len() / 2] < Duration::from_millis(100), "{times:?}");
+    let sent = load.stop();
+    shim.order(&[]);
+    sent.all_came_once(&daemon, MINUTE);
+}
+
+/// What a token may say at any time: none of it is the message's fault, so each is opened in the end.
+#[test]
+fn a_token_that_fails_now_and_then_loses_nothing() {
+    let Some(Sick { daemon, shim }) = Sick::running() else { return };
+    // CKR_SESSION_HANDLE_INVALID, CKR_DEVICE_ERROR, CKR_USER_NOT_LOGGED_IN, CKR_GENERAL_ERROR.
+    let failures = ["0xb3", "0x30", "0x101", "0x5"].map(|code| format!("fail C_DeriveKey {code} one-in 20"));
+    shim.order(&failures.each_ref().map(String::as_str));
+    let (_, before) = shim.calls_and_failures();
+    let load = Load::on(&daemon, 2);
+    daemon.until("it fails", |_| load.accepted() > 60 && shim.calls_and_failures().1 > before + 5);
+    let sent = load.stop();
+    shim.order(&[]);
+    sent.all_came_once(&daemon, MINUTE);
+    daemon.until("its token is ready", is_ready);
+}
+
+/// One that hangs is waited for longer than `make test` should take: it does so with `CLAVIGER_HANGS=1`.
+#[test]
+fn a_module_that_crashes_or_hangs_is_replaced() {
+    let Some(Sick { daemon, shim }) = Sick::running() else { return };
+    let load = Load::on(&daemon, 2);
+    let hangs = std::env::var_os("CLAVIGER_HANGS").map(|_| "hang C_DeriveKey at 5");
+    for order in ["crash C_DeriveKey at 5"].into_iter().chain(hangs) {
+        let before = load.accepted();
+        let keepers = daemon.keepers();
+        shim.order(&[order]);
+        daemon.until("another keeper serves", |daemon| {
+            load.accepted() > before + 20
+                && is_ready(daemon)
+                && daemon.keepers().iter().any(|keeper| !keepers.contains(keeper))
+        });
+        shim.order(&[]);
+    }
+    load.stop().all_came_once(&daemon, MINUTE);
+}
+
+/// Whatever waits, a PIN that was refused is not tried again until it is another's turn to act.
+#[test]
+fn a_wrong_pin_is_tried_once() {
+    let Some(mut sick) = Sick::new() else { return };
+    sick.daemon.home.write("user.pin", "not-the-p1n");
+    sick.start();
+    let Sick { daemon, shim } = sick;
+    daemon.until("it was tried", |_| shim.calls("C_Login") > 0);
+    let peer = Peer::new("peer");
+    for number in 0..30 {
+        assert_eq!(daemon.status(peer.says(&daemon.did, &number.to_string())), 202);
+    }
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(shim.calls("C_Login"), 1);
+    assert!(daemon.ask("/ready").starts_with("HTTP/1.1 200") && !is_ready(&daemon));
+    daemon.home.write("user.pin", PIN);
+    daemon.until("all were opened", |daemon| is_ready(daemon) && daemon.texts().len() == 30);
+    assert_eq!(shim.calls("C_Login"), 2);
+}
