@@ -2,6 +2,8 @@
 
 #[path = "net/did_web.rs"]
 mod did_web;
+#[path = "net/did_webvh.rs"]
+mod did_webvh;
 #[path = "net/http.rs"]
 mod http;
 #[path = "net/redirects.rs"]
@@ -12,3 +14,6 @@ mod server;
 mod tls;
 #[path = "net/websocket.rs"]
 mod websocket;
+#[path = "support/webvh.rs"]
+#[allow(dead_code, reason = "the suite of did:webvh uses all of it")]
+mod webvh;

@@ -1,8 +1,11 @@
-//! Pure functions of the JOSE algorithms: Concat KDF, AES key wrap, content encryption, verification, ephemeral keys.
+//! Pure functions of the JOSE algorithms: Concat KDF, AES key wrap, content encryption, verification, ephemeral keys; and
+//! what Data Integrity proofs sign, with the canonical JSON below it.
 //!
 //! Nothing here knows a long-term private key; the one private key is a message's own [`EphemeralKey`].
 
+mod canonical;
 mod content;
+mod data_integrity;
 mod ephemeral;
 mod kdf;
 mod key_wrap;
@@ -10,7 +13,9 @@ mod secret;
 mod stack;
 mod verify;
 
+pub use canonical::canonical_json;
 pub use content::{ContentEncryption, Sealed};
+pub use data_integrity::{CRYPTOSUITE, document_hash, proof_input};
 pub use ephemeral::EphemeralKey;
 pub use kdf::{KdfInfo, concat_kdf};
 pub use key_wrap::{unwrap_key, wrap_key};

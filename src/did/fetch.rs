@@ -4,6 +4,8 @@ use std::{error::Error, sync::Arc};
 
 use async_trait::async_trait;
 
+use super::{ResolveError, WebError, resolver::shortened};
+
 /// Gets what is at a URL, for DID methods whose documents are on servers.
 ///
 /// The URLs come from strangers. An implementation follows no redirect, reads no more than it is told, takes no longer than
@@ -47,5 +49,22 @@ impl FetchError {
 impl<F: Fetch + ?Sized> Fetch for Arc<F> {
     async fn fetch(&self, url: &str, accept: &str, limit: usize) -> Result<Fetched, FetchError> {
         (**self).fetch(url, accept, limit).await
+    }
+}
+
+/// What a server has for a DID.
+pub(super) async fn body(
+    fetch: &impl Fetch,
+    did: &str,
+    url: &str,
+    accept: &str,
+    limit: usize,
+) -> Result<Vec<u8>, ResolveError> {
+    match fetch.fetch(url, accept, limit).await {
+        Ok(Fetched { status: 200, body }) => Ok(body),
+        Ok(Fetched { status: 404 | 410, .. }) => Err(ResolveError::not_found(did)),
+        Ok(Fetched { status, .. }) => Err(ResolveError::unavailable(did, WebError::Status(status))),
+        Err(FetchError { passes: true, source }) => Err(ResolveError::Unavailable { did: shortened(did), source }),
+        Err(FetchError { passes: false, source }) => Err(ResolveError::NotFetched { did: shortened(did), source }),
     }
 }

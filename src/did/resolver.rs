@@ -4,7 +4,7 @@ use std::{error::Error, sync::Arc};
 
 use async_trait::async_trait;
 
-use super::{Document, DocumentError, peer::PeerError, web::WebError};
+use super::{Document, DocumentError, peer::PeerError, web::WebError, webvh::WebvhError};
 use crate::keys::KeyError;
 
 /// Finds the document of a DID (DID Core section 7).
@@ -59,6 +59,14 @@ pub enum ResolveError {
         did: String,
         /// What is wrong with it.
         source: WebError,
+    },
+    /// A `did:webvh` that names no place, or whose log does not stand up to verification.
+    #[error("{did}: {source}")]
+    Webvh {
+        /// The DID.
+        did: String,
+        /// What is wrong with it.
+        source: WebvhError,
     },
     /// The document is broken, or another's.
     #[error("{did}: {source}")]

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::{
-    Document, DocumentError, Fetch, FetchError, ResolveError, Resolver, document::MAX_BYTES, is_did,
-    resolver::shortened,
+    Document, DocumentError, Fetch, ResolveError, Resolver, document::MAX_BYTES, fetch, is_did, resolver::shortened,
 };
 
 /// What is asked for, the specification's own types first; what a server says that it gives is not looked at.
@@ -22,7 +21,7 @@ pub enum WebError {
     /// Its port is none.
     #[error("its port is not a number from 1 to 65535")]
     Port,
-    /// Its path has a segment that is empty, `.` or `..`, or hides a separator.
+    /// Its path has a segment that is empty, `.` or `..`, begins or ends with a space, or hides a separator.
     #[error("its path has a segment that leads elsewhere")]
     Path,
     /// The server has no document there now.
@@ -56,22 +55,9 @@ impl<F: Fetch> Resolver for WebResolver<F> {
             return Err(ResolveError::unsupported_method(did));
         }
         let url = url(did).map_err(|source| ResolveError::Web { did: shortened(did), source })?;
-        let fetched = match self.fetch.fetch(&url, ACCEPT, MAX_BYTES).await {
-            Ok(fetched) => fetched,
-            Err(FetchError { passes: true, source }) => {
-                return Err(ResolveError::Unavailable { did: shortened(did), source });
-            }
-            Err(FetchError { passes: false, source }) => {
-                return Err(ResolveError::NotFetched { did: shortened(did), source });
-            }
-        };
-        match fetched.status {
-            200 => {}
-            404 | 410 => return Err(ResolveError::not_found(did)),
-            status => return Err(ResolveError::unavailable(did, WebError::Status(status))),
-        }
+        let body = fetch::body(&self.fetch, did, &url, ACCEPT, MAX_BYTES).await?;
         let wrong = |source: DocumentError| ResolveError::document(did, source);
-        let document = Document::from_json(&fetched.body).and_then(|document| document.of(did)).map_err(wrong)?;
+        let document = Document::from_json(&body).and_then(|document| document.of(did)).map_err(wrong)?;
         Ok(Arc::new(document))
     }
 }
@@ -81,7 +67,12 @@ impl<F: Fetch> Resolver for WebResolver<F> {
 /// # Errors
 /// If the DID is none of this method, or names no place.
 pub fn url(did: &str) -> Result<String, WebError> {
-    let mut segments = did.strip_prefix("did:web:").ok_or(WebError::Host)?.split(':');
+    Ok(format!("{}/did.json", folder(did.strip_prefix("did:web:").ok_or(WebError::Host)?)?))
+}
+
+/// The folder on a server that a host and a path, as they stand in a DID, lead to.
+pub(super) fn folder(place: &str) -> Result<String, WebError> {
+    let mut segments = place.split(':');
     let authority = authority(segments.next().unwrap_or_default())?;
     let mut url = format!("https://{authority}");
     let mut has_path = false;
@@ -92,7 +83,9 @@ pub fn url(did: &str) -> Result<String, WebError> {
         url.extend(["/", segment]);
         has_path = true;
     }
-    url.push_str(if has_path { "/did.json" } else { "/.well-known/did.json" });
+    if !has_path {
+        url.push_str("/.well-known");
+    }
     Ok(url)
 }
 
@@ -147,7 +140,9 @@ fn is_domain_name(host: &str) -> bool {
 fn is_plain(segment: &str) -> bool {
     let Some(decoded) = decoded(segment) else { return false };
     let leads_elsewhere = |byte: &u8| byte.is_ascii_control() || b"/\\".contains(byte);
-    !matches!(decoded.as_slice(), b"" | b"." | b"..") && !decoded.iter().any(leads_elsewhere)
+    // White space around it is refused by did:webvh only, and is nobody's wish in did:web either.
+    let is_trimmed = decoded.trim_ascii() == decoded;
+    is_trimmed && !matches!(decoded.as_slice(), b"" | b"." | b"..") && !decoded.iter().any(leads_elsewhere)
 }
 
 fn decoded(segment: &str) -> Option<Vec<u8>> {

@@ -20,7 +20,7 @@ use claviger::{
         net::{Dialer, Guard, HttpClient, HttpOptions, WebSocketClient, WebSocketOptions, client_config},
         store::{Retention, SqliteOptions, SqliteStore, Store},
     },
-    did::{Cached, Document, LoadError, LocalResolver, Methods, Resolver, WebResolver, read_documents},
+    did::{Cached, Document, LoadError, LocalResolver, Methods, Resolver, WebResolver, WebvhResolver, read_documents},
     jose::Limits,
     process::sandbox::Sandbox,
     secrets::{
@@ -326,7 +326,8 @@ fn documents(state: &State, places: &[PathBuf]) -> Result<OwnDocuments, LoadErro
 fn resolver(config: &Config, documents: Vec<Document>, client: HttpClient) -> Arc<dyn Resolver> {
     let state = State::new(config.state_dir.clone());
     let local = LocalResolver::new().with_long_forms(state.long_forms()).with_documents(documents);
-    Arc::new(Cached::new(Methods::new(local).then(WebResolver::new(client))))
+    let methods = Methods::new(local).then(WebResolver::new(client.clone())).then(WebvhResolver::new(client));
+    Arc::new(Cached::new(methods))
 }
 
 fn options(config: &Config) -> AgentOptions {

@@ -1,0 +1,22 @@
+//! What a Data Integrity proof signs, by the cryptosuite eddsa-jcs-2022 (W3C "Data Integrity EdDSA Cryptosuites" section 3.3).
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::canonical_json;
+
+/// The cryptosuite's name in a proof.
+pub const CRYPTOSUITE: &str = "eddsa-jcs-2022";
+
+/// The hash of a document that a proof is over.
+pub fn document_hash(document: &Value) -> [u8; 32] {
+    Sha256::digest(canonical_json(document)).into()
+}
+
+/// What is signed: the hash of the proof without its value, then the document's (section 3.3.4).
+pub fn proof_input(proof_without_value: &Value, document_hash: &[u8; 32]) -> [u8; 64] {
+    let mut input = [0; 64];
+    input[..32].copy_from_slice(&Sha256::digest(canonical_json(proof_without_value)));
+    input[32..].copy_from_slice(document_hash);
+    input
+}

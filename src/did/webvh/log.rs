@@ -1,0 +1,180 @@
+//! A log, verified entry by entry ("Read (Resolve)").
+
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Map, Value};
+
+use super::{
+    EntryFault, Place, WebvhError, hash,
+    parameters::{Parameters, Witness},
+    proof::{Proof, ProofFault},
+    witness,
+};
+use crate::{
+    crypto::{canonical_json, document_hash},
+    did::is_did,
+};
+
+/// How far a controller's clock may be ahead of ours: as far as the specification lets it be.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(5 * 60);
+/// The most proofs of an entry that are verified; one is what it takes.
+const MAX_PROOFS: usize = 10;
+
+/// A log that is valid as far as it was added.
+pub(super) struct Log<'a> {
+    scid: &'a str,
+    now: SystemTime,
+    parameters: Parameters,
+    /// The versions' ids, and the witnesses that each has to have.
+    versions: Vec<(String, Option<Witness>)>,
+    time: SystemTime,
+    /// Every name that the DID had, the newest last.
+    ids: Vec<String>,
+    state: Value,
+}
+
+impl<'a> Log<'a> {
+    pub fn new(scid: &'a str, now: SystemTime) -> Self {
+        let (parameters, time) = (Parameters::default(), SystemTime::UNIX_EPOCH);
+        Self { scid, now, parameters, versions: Vec::new(), time, ids: Vec::new(), state: Value::Null }
+    }
+
+    /// Verifies the next entry, and takes it in.
+    pub fn add(&mut self, line: &[u8]) -> Result<(), WebvhError> {
+        let number = self.versions.len() + 1;
+        self.take(line).map_err(|fault| WebvhError::Entry { number, fault })
+    }
+
+    fn take(&mut self, line: &[u8]) -> Result<(), EntryFault> {
+        if self.parameters.deactivated {
+            return Err(EntryFault::Deactivated);
+        }
+        let Ok(Value::Object(mut entry)) = serde_json::from_slice(line) else { return Err(EntryFault::Json) };
+        let proofs = proofs(entry.shift_remove("proof"))?;
+        let version = text(&entry, "versionId")?.to_owned();
+        let time = self.time(text(&entry, "versionTime")?)?;
+        let parameters = self.parameters(&entry)?;
+        // Without pre-rotation it is the keys of the entry before that may sign (section "Authorized Keys").
+        let is_first = self.versions.is_empty();
+        let own_keys = is_first || self.parameters.is_pre_rotated();
+        let keys = if own_keys { &parameters.update_keys } else { &self.parameters.update_keys };
+        let entry = Value::Object(entry);
+        verify(&entry, &proofs, keys)?;
+        self.check_hashes(entry.clone(), &version)?;
+        let state = entry["state"].clone();
+        let id = self.id(&state)?;
+        let witness = match &self.parameters.witness {
+            None => parameters.witness.clone(),
+            before => before.clone(),
+        };
+        self.ids.push(id);
+        self.versions.push((version, witness));
+        (self.parameters, self.time, self.state) = (parameters, time, state);
+        Ok(())
+    }
+
+    fn time(&self, text: &str) -> Result<SystemTime, EntryFault> {
+        let utc = text.strip_suffix("+00:00").map(|text| format!("{text}Z"));
+        let time = humantime::parse_rfc3339(utc.as_deref().unwrap_or(text)).map_err(|_| EntryFault::Time)?;
+        if !self.versions.is_empty() && time <= self.time {
+            return Err(EntryFault::Order);
+        }
+        if time > self.now + CLOCKS_DIFFER {
+            return Err(EntryFault::Future);
+        }
+        Ok(time)
+    }
+
+    fn parameters(&self, entry: &Map<String, Value>) -> Result<Parameters, EntryFault> {
+        let own = entry.get("parameters").and_then(Value::as_object).ok_or(EntryFault::Member("parameters"))?;
+        if !self.versions.is_empty() {
+            return self.parameters.next(own).map_err(EntryFault::Parameters);
+        }
+        let (parameters, scid) = Parameters::first(own).map_err(EntryFault::Parameters)?;
+        if scid != self.scid {
+            return Err(EntryFault::Scid);
+        }
+        Ok(parameters)
+    }
+
+    /// "Entry Hash Generation and Verification", and of the first entry "SCID Generation and Verification".
+    fn check_hashes(&self, mut entry: Value, version: &str) -> Result<(), EntryFault> {
+        entry["versionId"] = self.versions.last().map_or(self.scid, |(version, _)| version).into();
+        if version != format!("{}-{}", self.versions.len() + 1, hash(&canonical_json(&entry))) {
+            return Err(EntryFault::Version);
+        }
+        if self.versions.is_empty() {
+            // The SCID is replaced wherever it stands in the text, so the order of members may change with it.
+            let text = entry.to_string().replace(self.scid, "{SCID}");
+            let entry: Value = serde_json::from_str(&text).map_err(|_| EntryFault::Scid)?;
+            if hash(&canonical_json(&entry)) != self.scid {
+                return Err(EntryFault::Scid);
+            }
+        }
+        Ok(())
+    }
+
+    /// The document's id, which has the SCID and which only a portable DID may change ("DID Portability").
+    fn id(&self, state: &Value) -> Result<String, EntryFault> {
+        let id = state.get("id").and_then(Value::as_str).ok_or(EntryFault::Member("state"))?;
+        if !is_did(id) || !Place::of(id).is_ok_and(|place| place.scid == self.scid) {
+            return Err(EntryFault::Id);
+        }
+        if let Some(former) = self.ids.last().filter(|former| *former != id) {
+            let known = state.get("alsoKnownAs").and_then(Value::as_array);
+            let names_it = known.is_some_and(|known| known.iter().any(|name| name == former));
+            if !(self.parameters.portable && names_it) {
+                return Err(EntryFault::Moved);
+            }
+        }
+        Ok(id.to_owned())
+    }
+
+    /// Whether an entry has to have witnesses' approval.
+    pub fn is_witnessed(&self) -> bool {
+        self.versions.iter().any(|(_, witness)| witness.is_some())
+    }
+
+    /// Whether the proofs of a did-witness.json approve each entry that has to be approved.
+    pub fn check_witnesses(&self, file: &[u8]) -> Result<(), WebvhError> {
+        witness::check(&self.versions, file)
+    }
+
+    /// The newest version's document, if the log is that of `did` and has not ended.
+    pub fn state(self, did: &str) -> Result<Value, WebvhError> {
+        match self.ids.last() {
+            None => Err(WebvhError::Empty),
+            Some(id) if !self.ids.iter().any(|id| id == did) => Err(WebvhError::Another(id.clone())),
+            Some(_) if self.parameters.deactivated => Err(WebvhError::Deactivated),
+            Some(_) => Ok(self.state),
+        }
+    }
+}
+
+fn text<'a>(entry: &'a Map<String, Value>, name: &'static str) -> Result<&'a str, EntryFault> {
+    entry.get(name).and_then(Value::as_str).ok_or(EntryFault::Member(name))
+}
+
+/// An entry's proofs: a list of them, or one.
+fn proofs(proof: Option<Value>) -> Result<Vec<Value>, EntryFault> {
+    match proof {
+        Some(Value::Array(proofs)) if proofs.is_empty() => Err(EntryFault::Proof(ProofFault::Missing)),
+        Some(Value::Array(proofs)) if proofs.len() > MAX_PROOFS => Err(EntryFault::Proof(ProofFault::TooMany)),
+        Some(Value::Array(proofs)) => Ok(proofs),
+        Some(proof @ Value::Object(_)) => Ok(vec![proof]),
+        _ => Err(EntryFault::Proof(ProofFault::Missing)),
+    }
+}
+
+/// Every proof of an entry has to be valid, and that of a key that may change the DID.
+fn verify(entry: &Value, proofs: &[Value], keys: &[String]) -> Result<(), EntryFault> {
+    let hash = document_hash(entry);
+    for proof in proofs {
+        let proof = Proof::read(proof).map_err(EntryFault::Proof)?;
+        if !keys.contains(&proof.multikey) {
+            return Err(EntryFault::Proof(ProofFault::Key));
+        }
+        proof.verify(&hash).map_err(EntryFault::Proof)?;
+    }
+    Ok(())
+}
