@@ -68,3 +68,5 @@ mod sockets;
 mod support;
 #[path = "daemon/webhook.rs"]
 mod webhook;
+#[path = "daemon/webvh.rs"]
+mod webvh;

@@ -5,7 +5,11 @@ use std::{collections::HashMap, sync::Arc};
 use tokio::sync::watch;
 
 use crate::{
-    did::{Document, Relationship, did_of, peer::short_form},
+    did::{
+        Document, Relationship, did_of,
+        peer::short_form,
+        webvh::{self, OwnLog},
+    },
     didcomm::Identities,
     keys::PublicKey,
     secrets::{KeyState, Secrets},
@@ -25,6 +29,8 @@ struct Documents {
     by_name: HashMap<String, usize>,
     /// Those that have moved, and that nobody should write to any more.
     retired: Vec<String>,
+    /// The logs of each did:webvh, by their paths.
+    logs: HashMap<String, String>,
     /// Those that are ours only if a token holds a key of theirs: others' documents are among them.
     perhaps: Vec<String>,
 }
@@ -36,6 +42,8 @@ pub struct OwnDocuments {
     pub made: Vec<Document>,
     /// At hand: ours if a token holds a key of theirs.
     pub at_hand: Vec<Document>,
+    /// The logs of those that are did:webvh.
+    pub logs: Vec<OwnLog>,
 }
 
 impl Ours {
@@ -70,6 +78,11 @@ impl Ours {
     pub fn document(&self, did: &str) -> Option<Document> {
         let documents = self.documents.borrow();
         documents.find(did).filter(|document| self.has(&documents, document)).cloned()
+    }
+
+    /// The log of a did:webvh of ours that is served at this path.
+    pub fn log(&self, path: &str) -> Option<String> {
+        self.documents.borrow().logs.get(path).cloned()
     }
 
     /// The DID of ours, and the key, that a key id of an envelope names.
@@ -182,6 +195,8 @@ impl Ours {
 
 impl Documents {
     fn new(documents: OwnDocuments) -> Self {
+        let place = |log: OwnLog| Some((webvh::path(log.document().id())?, log.text().to_owned()));
+        let logs = documents.logs.into_iter().filter_map(place).collect();
         let perhaps = documents.at_hand.iter().map(|document| document.id().to_owned()).collect();
         let all: Vec<Document> = documents.made.into_iter().chain(documents.at_hand).collect();
         let mut by_name = HashMap::new();
@@ -190,7 +205,7 @@ impl Documents {
                 by_name.entry(name.to_owned()).or_insert(place);
             }
         }
-        Self { all, by_name, retired: Vec::new(), perhaps }
+        Self { all, by_name, retired: Vec::new(), logs, perhaps }
     }
 
     fn find(&self, did: &str) -> Option<&Document> {

@@ -240,7 +240,11 @@ impl From<PeerError> for Failure {
 
 impl From<LoadError> for Failure {
     fn from(error: LoadError) -> Self {
-        Self::words("bad-document", error.to_string()).hint("see `documents` in [did] of the configuration")
+        let hint = match error {
+            LoadError::Log { .. } => "somebody has changed it: a backup has it as it was, and so has who resolved it",
+            _ => "see `documents` in [did] of the configuration",
+        };
+        Self::words("bad-document", error.to_string()).hint(hint)
     }
 }
 

@@ -1,6 +1,11 @@
 //! What outlives a command: our DIDs and their documents, long forms of did:peer:4 that were seen.
 
-use std::{fs, io::Write, path::PathBuf, sync::Arc};
+use std::{
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use sha2::{Digest, Sha256};
 
@@ -8,6 +13,7 @@ use claviger::did::{
     Document, LoadError,
     peer::{LongFormFolder, LongForms, LongFormsInMemory, short_form},
     read_documents,
+    webvh::OwnLog,
 };
 
 use super::failure::Failure;
@@ -27,26 +33,58 @@ impl State {
 
     /// The documents of the DIDs made here, the newest first.
     pub fn documents(&self) -> Result<Vec<Document>, LoadError> {
-        let folder = self.folder.join("documents");
+        let folder = self.documents_folder();
         if !folder.is_dir() {
             return Ok(Vec::new());
         }
-        let mut documents = read_documents(&folder)?;
-        let made = |path: &PathBuf| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
-        documents.sort_by_key(|(path, _)| std::cmp::Reverse(made(path)));
+        let made = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+        let with_time = |(path, document): (PathBuf, Document)| (made(&path), document);
+        let mut documents: Vec<_> = read_documents(&folder)?.into_iter().map(with_time).collect();
+        documents.extend(self.logs()?.into_iter().map(|log| (Some(log.begun()), log.document().clone())));
+        documents.sort_by_key(|(made, _)| std::cmp::Reverse(*made));
         Ok(documents.into_iter().map(|(_, document)| document).collect())
     }
 
-    /// Keeps the document of a DID of ours: all of it or nothing, also when the power fails.
+    /// The logs of each did:webvh made here. Nobody who has written to the disk changes one unseen.
+    pub fn logs(&self) -> Result<Vec<OwnLog>, LoadError> {
+        let folder = self.documents_folder();
+        if !folder.is_dir() {
+            return Ok(Vec::new());
+        }
+        let unread = |path: &Path| {
+            let path = path.to_owned();
+            move |source| LoadError::Read { path, source }
+        };
+        let entries = fs::read_dir(&folder).and_then(|entries| entries.collect::<io::Result<Vec<_>>>());
+        let mut paths: Vec<_> = entries.map_err(unread(&folder))?.into_iter().map(|entry| entry.path()).collect();
+        paths.retain(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
+        paths.sort();
+        let read = |path: PathBuf| {
+            let text = fs::read_to_string(&path).map_err(unread(&path))?;
+            OwnLog::read(text).map_err(|source| LoadError::Log { path, source })
+        };
+        paths.into_iter().map(read).collect()
+    }
+
+    /// Keeps the document of a DID of ours.
     pub fn add_document(&self, document: &Document) -> Result<PathBuf, Failure> {
-        let folder = self.folder.join("documents");
-        let path = folder.join(format!("{}.json", file_name(document.id())));
         let text = serde_json::to_string_pretty(document.as_value()).expect("a document is JSON");
+        self.keep(&format!("{}.json", file_name(document.id())), &format!("{text}\n"))
+    }
+
+    /// Keeps the log of a did:webvh of ours, which has its document.
+    pub fn keep_log(&self, log: &OwnLog) -> Result<PathBuf, Failure> {
+        self.keep(&format!("{}.jsonl", file_name(log.document().id())), log.text())
+    }
+
+    /// All of it or nothing, also when the power fails.
+    fn keep(&self, name: &str, text: &str) -> Result<PathBuf, Failure> {
+        let folder = self.documents_folder();
+        let path = folder.join(name);
         let write = || {
             fs::create_dir_all(&folder)?;
             let mut file = tempfile::NamedTempFile::new_in(&folder)?;
             file.write_all(text.as_bytes())?;
-            file.write_all(b"\n")?;
             file.as_file().sync_all()?;
             file.persist(&path).map_err(|error| error.error)?;
             fs::File::open(&folder)?.sync_all()

@@ -9,7 +9,8 @@ use claviger::secrets::piv;
 use claviger::{
     keys::PublicKey,
     secrets::{
-        Custodian, HeldKey, ImportKey, Keyring, NewKey, Place, Secrets, Several, TokenError, TokenInfo,
+        Context, Custodian, HeldKey, ImportKey, Keyring, NewKey, Place, Secrets, Several, Signature, ToSign,
+        TokenError, TokenInfo,
         keeper::{KeeperClient, KeeperCustodian, Process, Role, Supervisor, spawn},
         pkcs11::{OpenOptions, Pkcs11Token, Profile, Uri},
     },
@@ -21,7 +22,7 @@ use super::{
     keeper,
     keys::KeyName,
     patience::{Patience, is_absent},
-    pin,
+    pin, wait,
 };
 
 /// Opens a token in this process and logs in: what a keeper does, and who examines a token.
@@ -304,6 +305,19 @@ impl Opened {
         }
     }
 
+    /// A signature of what wants a custodian, within the configured rules.
+    pub fn sign(&self, config: &Config, key: &PublicKey, what: &ToSign<'_>) -> Result<Signature, Failure> {
+        match &self.custodian {
+            Reached::Here(token) => wait(async {
+                let keyring = keyring(config, self.name(), token.clone()).await?;
+                Ok(keyring.sign(key, what, &Context::default()).await?)
+            }),
+            Reached::Keeper(keeper, _) => {
+                keeper.sign(key, what).map_err(|error| Failure::of_token(self.name(), &error))
+            }
+        }
+    }
+
     /// Every key of the token, those too that would be refused for use.
     pub fn inventory(&self) -> Result<Vec<HeldKey>, Failure> {
         let keys = match &self.custodian {
@@ -390,9 +404,17 @@ async fn reach(
 /// A keyring in this process, with the configured rules.
 async fn start_here(config: &Config, token: &TokenConfig) -> Result<Arc<dyn Secrets>, Failure> {
     let opened = open_here(config, token, false)?;
-    let mut builder = Keyring::builder().shared_token(opened).token_policy(&token.name, token.policy());
+    Ok(Arc::new(keyring(config, &token.name, opened).await?))
+}
+
+/// A keyring over one token, with the configured rules.
+async fn keyring(config: &Config, name: &str, token: Arc<dyn Custodian>) -> Result<Keyring, Failure> {
+    let mut builder = Keyring::builder().shared_token(token);
+    if let Ok(token) = config.token(Some(name)) {
+        builder = builder.token_policy(&token.name, token.policy());
+    }
     for (key, policy) in &config.keys {
         builder = builder.key_policy(key.clone(), policy.clone());
     }
-    Ok(Arc::new(builder.start().await?))
+    Ok(builder.start().await?)
 }

@@ -1,12 +1,23 @@
 //! What a Data Integrity proof signs, by the cryptosuite eddsa-jcs-2022 (W3C "Data Integrity EdDSA Cryptosuites" section 3.3).
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::canonical_json;
 
 /// The cryptosuite's name in a proof.
 pub const CRYPTOSUITE: &str = "eddsa-jcs-2022";
+
+/// A proof without its value, by a key that is named by its did:key: for a change that it authorises, as did:webvh has it.
+pub fn proof_options(multikey: &str, created: &str) -> Value {
+    json!({
+        "type": "DataIntegrityProof",
+        "cryptosuite": CRYPTOSUITE,
+        "verificationMethod": format!("did:key:{multikey}#{multikey}"),
+        "created": created,
+        "proofPurpose": "assertionMethod",
+    })
+}
 
 /// The hash of a document that a proof is over.
 pub fn document_hash(document: &Value) -> [u8; 32] {

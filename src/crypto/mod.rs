@@ -15,7 +15,7 @@ mod verify;
 
 pub use canonical::canonical_json;
 pub use content::{ContentEncryption, Sealed};
-pub use data_integrity::{CRYPTOSUITE, document_hash, proof_input};
+pub use data_integrity::{CRYPTOSUITE, document_hash, proof_input, proof_options};
 pub use ephemeral::EphemeralKey;
 pub use kdf::{KdfInfo, concat_kdf};
 pub use key_wrap::{unwrap_key, wrap_key};

@@ -48,6 +48,14 @@ pub enum LoadError {
         /// Why.
         source: DocumentError,
     },
+    /// It is not a valid log of a did:webvh.
+    #[error("{path}: {source}", path = path.display())]
+    Log {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: ResolveError,
+    },
     /// Two files are about one DID, and differ.
     #[error("{path}: another file has another document of {did}", path = path.display())]
     Twice {

@@ -16,11 +16,13 @@ pub enum Allow {
     SignMessage,
     /// Signing a DID rotation.
     SignFromPrior,
+    /// Signing an entry of a did:webvh's log.
+    SignWebvhEntry,
 }
 
 impl Allow {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Unwrap, Self::Wrap, Self::SignMessage, Self::SignFromPrior];
+    pub const ALL: [Self; 5] = [Self::Unwrap, Self::Wrap, Self::SignMessage, Self::SignFromPrior, Self::SignWebvhEntry];
 
     /// Its name in the configuration.
     pub fn name(self) -> &'static str {
@@ -29,6 +31,7 @@ impl Allow {
             Self::Wrap => "wrap",
             Self::SignMessage => "sign:message",
             Self::SignFromPrior => "sign:from-prior",
+            Self::SignWebvhEntry => "sign:webvh-entry",
         }
     }
 }
@@ -38,6 +41,7 @@ impl From<&ToSign<'_>> for Allow {
         match what {
             ToSign::Message(_) => Self::SignMessage,
             ToSign::FromPrior { .. } => Self::SignFromPrior,
+            ToSign::WebvhEntry(_) => Self::SignWebvhEntry,
         }
     }
 }
@@ -53,7 +57,7 @@ impl FromStr for Allow {
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         Self::ALL.into_iter().find(|allow| allow.name() == name).ok_or_else(|| {
-            format!("{name:?} is nothing a key can be allowed: unwrap, wrap, sign:message or sign:from-prior")
+            format!("{name:?} is nothing a key can be allowed: unwrap, wrap, sign:message, sign:from-prior or sign:webvh-entry")
         })
     }
 }

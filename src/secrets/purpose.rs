@@ -29,6 +29,7 @@ impl fmt::Display for Purpose {
             (Allow::SignMessage, Some(peer)) => write!(f, "to sign a message to {peer}"),
             (Allow::SignMessage, None) => f.write_str("to sign a message"),
             (Allow::SignFromPrior, _) => f.write_str("to sign that a DID moves to another"),
+            (Allow::SignWebvhEntry, _) => f.write_str("to sign what a DID is from now on"),
         }
     }
 }

@@ -5,15 +5,18 @@ use std::{
     os::unix::{fs::PermissionsExt, net::UnixStream},
     path::Path,
     process::{Command, Stdio},
+    time::SystemTime,
 };
 
 use claviger::{
+    did::webvh::{Draft, OwnLog},
     keys::Curve,
     secrets::{
         Allow, Claims, Context, KeyUse, NewKey, Secrets, SecretsError, ToSign, TokenError,
         keeper::{Connect, KeeperClient, KeeperCustodian, spawn},
     },
 };
+use serde_json::json;
 
 use crate::{
     home::{Home, SOON, kept, kill, open_message, serves, until},
@@ -209,6 +212,31 @@ fn a_rotation_is_signed_once_for_each_arming() {
         home.kill_keepers();
         serves(&*client, &key).await;
         denied(client.sign(&key, &rotation, &cx).await);
+    });
+}
+
+/// What a did:webvh is, no agent changes: a custodian has its entries signed, each over what the keeper has looked at.
+#[test]
+fn an_entry_of_a_webvh_log_is_signed_for_a_custodian_alone() {
+    kept(Module::SoftHsm, "", async |home| {
+        let listening = home.listen();
+        let custodian = listening.custodian().unwrap();
+        let new_key = NewKey { curve: Curve::Ed25519, usage: KeyUse::Signing, label: None };
+        let key = custodian.generate(&new_key).unwrap().public;
+        let client = listening.client().await;
+        let draft = Draft::first("example.com", &key, |did| json!({ "id": did }), SystemTime::now());
+        let entry = draft.entry();
+        let what = ToSign::WebvhEntry(entry.as_bytes());
+        custodian.arm(&key).unwrap();
+        let denied = client.sign(&key, &what, &Context::default()).await.unwrap_err();
+        let expected = Allow::SignWebvhEntry.name();
+        assert!(matches!(&denied, SecretsError::NotAllowed { operation, .. } if *operation == expected), "{denied}");
+
+        let signed = custodian.sign(&key, &what).unwrap();
+        let line = draft.proved(&signed.protected, &signed.signature).unwrap();
+        assert_eq!(OwnLog::read(line).unwrap().update_keys(), std::slice::from_ref(&key));
+        let message = ToSign::WebvhEntry(br#"{"id":"1","type":"https://example.org/test/1.0/note","body":{}}"#);
+        assert!(matches!(custodian.sign(&key, &message), Err(TokenError::Config(_))));
     });
 }
 

@@ -1,4 +1,4 @@
-//! What a browser is shown, and the documents of our DIDs that this server publishes (did:web).
+//! What a browser is shown, and the documents of our DIDs that this server publishes (did:web, did:webvh).
 
 use axum::{
     http::{HeaderName, HeaderValue, StatusCode, Uri, header, request::Parts},
@@ -47,14 +47,19 @@ fn whole_url(shared: &Shared, request: &Parts) -> String {
     format!("{}{path}", public.unwrap_or_else(|| format!("http://{host}")))
 }
 
-/// The document of a did:web of ours that is looked for at this path.
+/// The document of a did:web of ours, or the log of a did:webvh, that is looked for at this path.
 fn document(shared: &Shared, path: &str) -> Option<Response> {
-    let did = shared.ours.dids().into_iter().find(|did| web::path(did).is_some_and(|own| own == path))?;
-    let document = shared.ours.document(&did)?;
-    let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/did+json"))];
+    let (kind, text) = match shared.ours.log(path) {
+        Some(log) => ("text/jsonl", log),
+        None => {
+            let did = shared.ours.dids().into_iter().find(|did| web::path(did).is_some_and(|own| own == path))?;
+            ("application/did+json", shared.ours.document(&did)?.as_value().to_string())
+        }
+    };
+    let kind = [(header::CONTENT_TYPE, HeaderValue::from_static(kind))];
     // Anyone may read it, a wallet in a browser too.
     let anyone = [(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"))];
-    Some((kind, anyone, document.as_value().to_string()).into_response())
+    Some((kind, anyone, text).into_response())
 }
 
 /// An invitation by its name: where it is in full, which a program follows and a browser shows (out-of-band 2.0 "Short URL

@@ -21,20 +21,23 @@ use crate::cli::{
     wait,
 };
 
-use super::maker::{Chosen, Maker};
+use super::{
+    maker::{Chosen, Maker},
+    webvh,
+};
 
 /// Makes a DID of ours and keeps its document.
 ///
 /// The keys it is not given are made: X25519 and Ed25519 where the token can, else P-256 for both; a YubiKey signs with P-256.
-/// For --method key it is one P-256 key that does both. The document of a did:web is for a server to serve: `claviger serve`
-/// does, once it is started again.
+/// For --method key it is one P-256 key that does both. The document of a did:web, and the log of a did:webvh, is for a server
+/// to serve: `claviger serve` does. An Ed25519 key that is made for it in the first token changes a did:webvh, by `did update`.
 #[derive(clap::Args)]
 pub struct Args {
     /// The DID method
     #[arg(long)]
     pub method: Method,
-    /// The server whose did:web it is
-    #[arg(long, value_name = "HOST[:PORT]", required_if_eq("method", "web"))]
+    /// The server whose did:web or did:webvh it is
+    #[arg(long, value_name = "HOST[:PORT]", required_if_eq_any([("method", "web"), ("method", "webvh")]))]
     pub host: Option<String>,
     /// The path on that server, as a/b
     #[arg(long, requires = "host")]
@@ -75,6 +78,15 @@ pub enum Method {
     Peer4,
     /// A document on a web server
     Web,
+    /// A document on a web server, with a signed log of its versions
+    Webvh,
+}
+
+impl Method {
+    /// Whether its DIDs name a server.
+    pub fn has_host(self) -> bool {
+        matches!(self, Self::Web | Self::Webvh)
+    }
 }
 
 /// What was made.
@@ -91,17 +103,20 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
 
 /// Makes the DID, and keeps its document.
 pub fn make(args: &Args, config: &Config, out: &Out) -> Result<Made, Failure> {
-    if args.method != Method::Web && args.host.is_some() {
-        return Err(Failure::words("bad-arguments", "--host is for --method web"));
+    if !args.method.has_host() && args.host.is_some() {
+        return Err(Failure::words("bad-arguments", "--host is for --method web and --method webvh"));
     }
     let web = args.web()?;
     if args.method == Method::Key && !args.service.is_empty() {
         return Err(Failure::words("bad-arguments", "a did:key has no services").hint("--method peer:2 has"));
     }
     let given = args.given()?;
-    let routing_keys = args.routing_keys()?;
+    let routing_keys = routing_keys(&args.routing_key)?;
     let configured = args.tokens(config)?;
     let own = Own::load(config)?;
+    if args.method == Method::Webvh {
+        webvh::check_place(web.as_deref().unwrap_or_default(), &own.documents)?;
+    }
     let given = wait(resolved(given, &own))?;
 
     let management_key = args.management.read()?;
@@ -112,6 +127,9 @@ pub fn make(args: &Args, config: &Config, out: &Out) -> Result<Made, Failure> {
     let made = keys(args, &mut maker, given).and_then(|keys| {
         let services: Vec<Service> =
             args.service.iter().map(|uri| Service::didcomm(uri, routing_keys.iter().cloned())).collect();
+        if args.method == Method::Webvh {
+            return webvh::first(config, &mut maker, web.as_deref().unwrap_or_default(), keys, &services);
+        }
         let document = document(args.method, web.as_deref(), &keys, &services)?;
         // What is too large to be read again is not kept.
         Document::from_value(document.as_value().clone())
@@ -175,7 +193,7 @@ impl Args {
         Ok([parse(&self.agreement)?, parse(&self.authentication)?])
     }
 
-    /// The did:web.
+    /// The did:web; that of a did:webvh has the same place.
     fn web(&self) -> Result<Option<String>, Failure> {
         let Some(host) = &self.host else { return Ok(None) };
         let segments: Vec<&str> = self.path.iter().flat_map(|path| path.trim_matches('/').split('/')).collect();
@@ -208,21 +226,21 @@ impl Args {
         }
         Ok(tokens)
     }
+}
 
-    /// Routing keys as a document names them: DIDs and DID URLs; a multikey is its did:key's.
-    fn routing_keys(&self) -> Result<Vec<String>, Failure> {
-        let named = self.routing_key.iter().map(|text| {
-            if did_of(text).is_some() {
-                return Ok(text.clone());
-            }
-            match PublicKey::from_multikey(text) {
-                Ok(_) => Ok(format!("did:key:{text}#{text}")),
-                Err(_) => Err(Failure::words("bad-key-name", format!("{text:?} is no mediator's key"))
-                    .hint("a routing key is a DID, a DID URL or a multikey")),
-            }
-        });
-        named.collect()
-    }
+/// Routing keys as a document names them: DIDs and DID URLs; a multikey is its did:key's.
+pub fn routing_keys(names: &[String]) -> Result<Vec<String>, Failure> {
+    let named = names.iter().map(|text| {
+        if did_of(text).is_some() {
+            return Ok(text.clone());
+        }
+        match PublicKey::from_multikey(text) {
+            Ok(_) => Ok(format!("did:key:{text}#{text}")),
+            Err(_) => Err(Failure::words("bad-key-name", format!("{text:?} is no mediator's key"))
+                .hint("a routing key is a DID, a DID URL or a multikey")),
+        }
+    });
+    named.collect()
 }
 
 async fn resolved(given: [Vec<Given>; 2], own: &Own<'_>) -> Result<[Vec<Given>; 2], Failure> {
@@ -292,7 +310,7 @@ fn document(method: Method, web: Option<&str>, keys: &[Chosen], services: &[Serv
             Ok(peer::create_2(&each.collect::<Vec<_>>(), services)?)
         }
         Method::Peer4 => Ok(peer::create_4(&builder(keys, services).input())?.long),
-        Method::Web => {
+        Method::Web | Method::Webvh => {
             let built = builder(keys, services).build(web.unwrap_or_default());
             built.map_err(|error| Failure::new("did-not-made", format!("the DID cannot be made: {error}")))
         }
@@ -300,7 +318,7 @@ fn document(method: Method, web: Option<&str>, keys: &[Chosen], services: &[Serv
 }
 
 /// A document with the keys key-1, key-2 ...
-fn builder(keys: &[Chosen], services: &[Service]) -> DocumentBuilder {
+pub fn builder(keys: &[Chosen], services: &[Service]) -> DocumentBuilder {
     let mut builder = Document::builder();
     for (index, chosen) in keys.iter().enumerate() {
         builder = builder.method(&format!("key-{}", index + 1), &chosen.held.public, &chosen.relationships);
@@ -336,10 +354,16 @@ fn told(document: &Document, keys: &[Chosen], out: &Out) -> Result<(), Failure> 
     for chosen in keys {
         let HeldKey { public, token, .. } = &chosen.held;
         let uses: Vec<&str> = chosen.relationships.iter().map(|relationship| relationship.name()).collect();
-        out.say(&format!("{:<9} {} in the token {token:?}, for {}", public.curve().name(), public, uses.join(" and ")));
+        let uses = if uses.is_empty() { "changes of the DID".to_owned() } else { uses.join(" and ") };
+        out.say(&format!("{:<9} {} in the token {token:?}, for {uses}", public.curve().name(), public));
     }
     if let Some(path) = web::path(document.id()) {
         out.say(&format!("Its document is to be served at {path}: `claviger serve` does, once it is started again."));
+    }
+    if let Some(path) = claviger::did::webvh::path(document.id()) {
+        out.say(&format!(
+            "Its log is to be served at {path}: `claviger serve` does. `claviger did update` changes the DID."
+        ));
     }
     if let Some(short) = peer::short_form(document.id()) {
         out.say(&format!("Its short form, for peers that have seen the long one: {short}"));

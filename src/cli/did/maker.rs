@@ -3,14 +3,15 @@
 use claviger::{
     did::Relationship,
     keys::{Curve, PublicKey},
-    secrets::{HeldKey, KeyUse, NewKey, Place, TokenError},
+    secrets::{HeldKey, KeyUse, NewKey, Place, Signature, ToSign, TokenError},
 };
 
-use crate::cli::{failure::Failure, tokens::Opened};
+use crate::cli::{config::Config, failure::Failure, tokens::Opened};
 
 /// A key that goes into the DID.
 pub struct Chosen {
     pub held: HeldKey,
+    /// None of the key that changes a did:webvh.
     pub relationships: Vec<Relationship>,
 }
 
@@ -29,6 +30,21 @@ impl Maker {
 
     pub fn make(&mut self, at: usize, curve: Curve, usage: KeyUse) -> Result<HeldKey, Failure> {
         self.try_make(at, curve, usage).map_err(|error| Failure::of_token(self.tokens[at].name(), &error))
+    }
+
+    /// The key that may change a did:webvh, in the first token. It stands in no document, so its name says what it is for.
+    pub fn make_update_key(&mut self, place: &str) -> Result<HeldKey, Failure> {
+        let label = self.label.replace(format!("updates {place}"));
+        let made = self.make(0, Curve::Ed25519, KeyUse::Signing);
+        self.label = label;
+        made.map_err(|failure| {
+            failure.hint("a did:webvh is changed by an Ed25519 key; --token names a token that makes one")
+        })
+    }
+
+    /// A signature by a key of the first token.
+    pub fn sign(&self, config: &Config, key: &PublicKey, what: &ToSign<'_>) -> Result<Signature, Failure> {
+        self.tokens[0].sign(config, key, what)
     }
 
     fn try_make(&mut self, at: usize, curve: Curve, usage: KeyUse) -> Result<HeldKey, TokenError> {

@@ -5,6 +5,8 @@ mod maker;
 mod resolve;
 mod retire;
 mod rotate;
+mod update;
+mod webvh;
 
 pub use rotate::{now, sign};
 
@@ -16,6 +18,7 @@ pub enum Command {
     Resolve(resolve::Args),
     Retire(retire::Args),
     Rotate(rotate::Args),
+    Update(update::Args),
 }
 
 pub fn run(command: &Command, config: &Config, out: &Out) -> Result<(), Failure> {
@@ -24,5 +27,6 @@ pub fn run(command: &Command, config: &Config, out: &Out) -> Result<(), Failure>
         Command::Retire(args) => retire::run(args, config, out),
         Command::Resolve(args) => resolve::run(args, config, out),
         Command::Rotate(args) => rotate::run(args, config, out),
+        Command::Update(args) => update::run(args, config, out),
     }
 }

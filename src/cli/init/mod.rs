@@ -55,11 +55,12 @@ pub fn run(args: &Args, out: &Out) -> Result<(), Failure> {
     };
     if args.method == Method::Key {
         return Err(Failure::words("bad-arguments", "a did:key names no place to send messages to")
-            .hint("--method peer:2 does, and peer:4 and web"));
+            .hint("--method peer:2 does, and peer:4, web and webvh"));
     }
     let url = Some(url).filter(|_| !args.no_port);
-    if args.method == Method::Web && args.public_url.is_none() {
-        return Err(Failure::words("bad-arguments", "--method web wants --public-url: the DID has its host"));
+    if args.method.has_host() && args.public_url.is_none() {
+        let said = "--method web and --method webvh want --public-url: the DID has its host";
+        return Err(Failure::words("bad-arguments", said));
     }
     let mut place = Place::take(&args.folder)?;
     make(args, url.as_ref(), &mut place, out)?;
@@ -93,7 +94,7 @@ impl Args {
     fn first_did(&self, url: Option<&PublicUrl>) -> create::Args {
         let services = url.map(|url| url.text.clone());
         let mut first = create::Args::plain(self.method, &[], services.into_iter().collect());
-        if let Some(url) = url.filter(|_| self.method == Method::Web) {
+        if let Some(url) = url.filter(|_| self.method.has_host()) {
             first.host = Some(url.host.clone());
             first.path = Some(url.path.clone()).filter(|path| !path.is_empty());
         }

@@ -320,7 +320,7 @@ fn documents(state: &State, places: &[PathBuf]) -> Result<OwnDocuments, LoadErro
         let more = read_documents(place)?.into_iter().map(|(_, document)| document);
         at_hand.extend(more.filter(|document| !made.iter().any(|own| own.id() == document.id())));
     }
-    Ok(OwnDocuments { made, at_hand })
+    Ok(OwnDocuments { made, at_hand, logs: state.logs()? })
 }
 
 fn resolver(config: &Config, documents: Vec<Document>, client: HttpClient) -> Arc<dyn Resolver> {

@@ -45,6 +45,11 @@ impl DocumentBuilder {
         self.value(None)
     }
 
+    /// The document of a DID that is known only when this is hashed (did:webvh), as JSON that was not looked at.
+    pub fn draft(&self, did: &str) -> Value {
+        self.value(Some(did))
+    }
+
     fn value(&self, did: Option<&str>) -> Value {
         let prefix = did.unwrap_or_default();
         let mut document = Map::new();

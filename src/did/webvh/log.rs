@@ -24,10 +24,10 @@ const MAX_PROOFS: usize = 10;
 pub(super) struct Log<'a> {
     scid: &'a str,
     now: SystemTime,
-    parameters: Parameters,
+    pub parameters: Parameters,
     /// The versions' ids, and the witnesses that each has to have.
-    versions: Vec<(String, Option<Witness>)>,
-    time: SystemTime,
+    pub versions: Vec<(String, Option<Witness>)>,
+    pub time: SystemTime,
     /// Every name that the DID had, the newest last.
     ids: Vec<String>,
     state: Value,

@@ -8,10 +8,12 @@
 //! it a log that is not believed.
 
 mod log;
+mod own;
 mod parameters;
 mod proof;
 mod witness;
 
+pub use own::{Draft, OwnLog};
 pub use parameters::ParameterFault;
 pub use proof::ProofFault;
 
@@ -206,6 +208,13 @@ impl<'a> Place<'a> {
 /// If the DID is none of this method, or names no place.
 pub fn url(did: &str) -> Result<String, WebvhError> {
     Place::of(did).map(|place| place.log())
+}
+
+/// The path at which the log of a `did:webvh` is served; none for a DID of another method.
+pub fn path(did: &str) -> Option<String> {
+    let url = url(did).ok()?;
+    let (_, rest) = url.strip_prefix("https://")?.split_once('/')?;
+    Some(format!("/{rest}"))
 }
 
 /// The hash of a text as the method writes it: a multihash of SHA-256, in base58btc.

@@ -29,7 +29,7 @@ use crate::{
         Context, HeldKey, HeldKeys, KeyState, Secrets, SecretsError, Signature, ToSign, TokenError, TokenInfo, Unwrap,
         Wrap,
         keyring::{Pace, Waiting, check_request, check_wrap, state_of},
-        signing::signing_input,
+        signing::SigningInput,
     },
 };
 
@@ -403,12 +403,10 @@ impl Secrets for KeeperClient {
     }
 
     async fn sign(&self, key: &PublicKey, what: &ToSign<'_>, cx: &Context) -> Result<Signature, SecretsError> {
-        let algorithm =
-            key.curve().signature_algorithm().ok_or(SecretsError::Request("the key's curve does not sign"))?;
         // The same that the keeper builds and signs; only the signature comes back.
-        let (protected, payload) = signing_input(algorithm, what)?;
+        let input = SigningInput::new(key, what)?;
         match self.shared.ask(key, Ask::Sign { key: key.into(), what: What::from(what) }, cx).await? {
-            Reply::Signature(signature) => Ok(Signature { algorithm, protected, payload, signature }),
+            Reply::Signature(signature) => Ok(input.signed(signature)),
             _ => Err(self.nonsense()),
         }
     }

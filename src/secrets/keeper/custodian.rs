@@ -11,11 +11,14 @@ use zeroize::Zeroizing;
 
 use super::{
     frame::{Inbox, frame, value},
-    wire::{Answer, Ask, Asked, Failure, Held, Hello, Request, Role, Said, Status, VERSION},
+    wire::{Answer, Ask, Asked, Failure, Held, Hello, Request, Role, Said, Status, VERSION, What},
 };
 use crate::{
     keys::PublicKey,
-    secrets::{HeldKey, ImportKey, NewKey, Place, SecretsError, TokenError, TokenInfo},
+    secrets::{
+        HeldKey, ImportKey, NewKey, Place, SecretsError, Signature, ToSign, TokenError, TokenInfo,
+        signing::SigningInput,
+    },
 };
 
 /// A token's custodian by way of its keeper. One thing is asked at a time, and blocks.
@@ -106,6 +109,16 @@ impl KeeperCustodian {
         self.done(Ask::Manage(key))
     }
 
+    /// A signature of what an agent may not have signed by itself.
+    pub fn sign(&self, key: &PublicKey, what: &ToSign<'_>) -> Result<Signature, TokenError> {
+        let input = SigningInput::new(key, what).map_err(|error| TokenError::Config(error.to_string()))?;
+        let signature = self.ask(Ask::Sign { key: key.into(), what: What::from(what) }, |answer| match answer {
+            Answer::Signature(signature) => Some(Ok(signature.to_vec())),
+            _ => None,
+        })?;
+        Ok(input.signed(signature))
+    }
+
     /// Forgets the PIN now; it is not used again until [`KeeperCustodian::unlock`].
     pub fn lock(&self) -> Result<(), TokenError> {
         self.done(Ask::Lock)
@@ -163,6 +176,9 @@ fn refused(failure: Failure) -> TokenError {
             reason: format!("{}; the operation itself was done", SecretsError::Audit(reason)),
         },
         Failure::Request(reason) => TokenError::Config(reason),
+        Failure::NotAllowed(operation) => {
+            TokenError::Config(format!("`allow` of the key or its token has no {operation}"))
+        }
         _ => TokenError::Device { operation: "the keeper".into(), reason: "it refuses".into() },
     }
 }

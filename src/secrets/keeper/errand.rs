@@ -67,13 +67,18 @@ impl Errand<'_> {
         let what = match (what, &claims) {
             (What::FromPrior { kid, .. }, Some(claims)) => ToSign::FromPrior { kid, claims },
             (What::Message(payload), _) => ToSign::Message(payload),
+            (What::WebvhEntry(entry), _) => ToSign::WebvhEntry(entry),
             (What::FromPrior { .. }, None) => return Err(SecretsError::Request("a rotation without claims")),
         };
         let allow = Allow::from(&what);
-        // Who takes over the agent must not take its DID away: each rotation wants a person.
-        let armed =
-            allow != Allow::SignFromPrior || self.connection.role == Role::Custodian || self.keeper.armed().remove(key);
-        if !armed {
+        // Who takes over the agent must not take its DID away: each rotation wants a person, and each change of a did:webvh
+        // a custodian.
+        let may = match allow {
+            Allow::SignFromPrior => self.connection.role == Role::Custodian || self.keeper.armed().remove(key),
+            Allow::SignWebvhEntry => self.connection.role == Role::Custodian,
+            _ => true,
+        };
+        if !may {
             let refused = Err(SecretsError::NotAllowed { key: key.clone(), operation: allow.name() });
             return self.written(key, allow.name(), refused);
         }

@@ -127,6 +127,7 @@ pub(super) enum Ask<'a> {
 pub(super) enum What<'a> {
     Message(&'a [u8]),
     FromPrior { kid: &'a str, iss: &'a str, sub: Option<&'a str>, iat: Option<i64> },
+    WebvhEntry(&'a [u8]),
 }
 
 /// A frame from the keeper.
@@ -311,6 +312,7 @@ impl<'a> From<&'a ToSign<'a>> for What<'a> {
     fn from(what: &'a ToSign<'a>) -> Self {
         match what {
             ToSign::Message(payload) => Self::Message(payload),
+            ToSign::WebvhEntry(entry) => Self::WebvhEntry(entry),
             ToSign::FromPrior { kid, claims } => {
                 Self::FromPrior { kid, iss: &claims.iss, sub: claims.sub.as_deref(), iat: claims.iat }
             }
@@ -322,7 +324,7 @@ impl What<'_> {
     /// The claims of a rotation.
     pub(super) fn claims(&self) -> Option<Claims> {
         match self {
-            Self::Message(_) => None,
+            Self::Message(_) | Self::WebvhEntry(_) => None,
             Self::FromPrior { iss, sub, iat, .. } => {
                 Some(Claims { iss: (*iss).to_owned(), sub: sub.map(str::to_owned), iat: *iat })
             }

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 use super::{
     Allow, Context, HeldKey, HeldKeys, KeyState, Policy, Purpose, Secrets, SecretsError, Signature, ToSign, Token,
-    TokenError, TokenInfo, Unwrap, Wrap, failover::next_may_serve, policy::Policies, signing::signing_input,
+    TokenError, TokenInfo, Unwrap, Wrap, failover::next_may_serve, policy::Policies, signing::SigningInput,
 };
 use crate::{
     crypto::{Cek, EncryptedKey},
@@ -431,13 +431,11 @@ impl Secrets for Keyring {
     }
 
     async fn sign(&self, key: &PublicKey, what: &ToSign<'_>, cx: &Context) -> Result<Signature, SecretsError> {
-        let algorithm =
-            key.curve().signature_algorithm().ok_or(SecretsError::Request("the key's curve does not sign"))?;
-        let (protected, payload) = signing_input(algorithm, what)?;
-        let input: Arc<[u8]> = format!("{protected}.{payload}").into_bytes().into();
+        let mut input = SigningInput::new(key, what)?;
+        let bytes: Arc<[u8]> = std::mem::take(&mut input.bytes).into();
         let signer = key.clone();
-        let signature = self.route(key, Allow::from(what), cx, move |token| token.sign(&signer, &input)).await?;
-        Ok(Signature { algorithm, protected, payload, signature })
+        let signature = self.route(key, Allow::from(what), cx, move |token| token.sign(&signer, &bytes)).await?;
+        Ok(input.signed(signature))
     }
 
     async fn unwrap_cek(&self, key: &PublicKey, request: &Unwrap, cx: &Context) -> Result<Cek, SecretsError> {

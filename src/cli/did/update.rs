@@ -1,0 +1,185 @@
+//! `claviger did update`.
+
+use std::time::SystemTime;
+
+use serde_json::json;
+
+use claviger::{
+    did::{Document, DocumentBuilder, Relationship, Service, webvh::OwnLog},
+    keys::{Curve, PublicKey},
+    secrets::{HeldKey, Signature, ToSign},
+};
+
+use super::{create::routing_keys, webvh};
+use crate::cli::{
+    app,
+    config::Config,
+    failure::Failure,
+    keys::KeyName,
+    output::{Out, short},
+    own::{Own, check_did},
+    state::State,
+    tokens, wait,
+};
+
+/// Changes a did:webvh of ours: adds an entry to its log, signed in the token.
+///
+/// What is given takes the place of what was there of its kind, and the rest stays. A key that is to stay is named beside the new
+/// one: peers that know the former document encrypt to the former key for a while. `claviger key generate` makes keys.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The did:webvh
+    did: String,
+    /// A key to encrypt to; may be given several times
+    #[arg(long, value_name = "KEY")]
+    agreement: Vec<String>,
+    /// A key to sign with; may be given several times
+    #[arg(long, value_name = "KEY")]
+    authentication: Vec<String>,
+    /// Where messages are to be sent; may be given several times
+    #[arg(long, value_name = "URI")]
+    service: Vec<String>,
+    /// A mediator's key to wrap for, or its DID, the one next to the sender first; may be given several times
+    #[arg(long, value_name = "KEY", requires = "service")]
+    routing_key: Vec<String>,
+    /// The Ed25519 key that signs the changes after this one
+    #[arg(long, value_name = "KEY")]
+    update_key: Option<String>,
+}
+
+pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
+    check_did(&args.did)?;
+    let state = State::new(config.state_dir.clone());
+    let log = state.logs()?.into_iter().find(|log| log.document().id() == args.did).ok_or_else(|| {
+        Failure::new("not-ours", format!("{} is no did:webvh of ours", short(&args.did)))
+            .hint("only a did:webvh is changed; `claviger did rotate` moves a DID to another")
+    })?;
+    let own = Own::load(config)?;
+    let document = args.document(&own, config, &log)?;
+    let update_key = args.update_key.as_deref().map(|text| update_key(&own, config, text)).transpose()?;
+    if document == *log.document() && update_key.as_ref().is_none_or(|key| log.update_keys().contains(key)) {
+        return Err(Failure::words("bad-arguments", "nothing of it changes").hint("see `claviger did update --help`"));
+    }
+    let draft = log.next(&document, update_key.as_ref(), SystemTime::now());
+    let line = webvh::proved(draft, |what| sign(config, log.update_keys(), what))?;
+    let log = log.with(&line)?;
+    state.keep_log(&log)?;
+    app::tell_of_new_did(config);
+    if out.json {
+        let document = log.document().as_value();
+        return out.document(&json!({ "did": args.did, "version": log.version(), "document": document }));
+    }
+    out.say(&format!("The log has an entry more: {}", log.version()));
+    out.line(&args.did)
+}
+
+/// By the first of these keys that a token has.
+fn sign(config: &Config, keys: &[PublicKey], what: &ToSign<'_>) -> Result<Signature, Failure> {
+    let mut failed = None;
+    for key in keys {
+        match tokens::holding(config, &KeyName::Public(key.clone()), &key.to_multikey()) {
+            Ok((token, held)) => return token.sign(config, &held.public, what),
+            Err(failure) => failed = failed.or(Some(failure)),
+        }
+    }
+    Err(failed.unwrap_or_else(|| Failure::new("not-ours", "no key may change the DID any more")))
+}
+
+/// A key of the document, and where it stands there.
+struct Method {
+    fragment: String,
+    key: PublicKey,
+    relationships: Vec<Relationship>,
+}
+
+impl Args {
+    /// The document from now on.
+    fn document(&self, own: &Own<'_>, config: &Config, log: &OwnLog) -> Result<Document, Failure> {
+        let old = log.document();
+        let routing_keys = routing_keys(&self.routing_key)?;
+        let services = match self.service.is_empty() {
+            true => old.services().to_vec(),
+            false => self.service.iter().map(|uri| Service::didcomm(uri, routing_keys.iter().cloned())).collect(),
+        };
+        let mut builder = Document::builder();
+        for Method { fragment, key, relationships } in self.methods(own, config, log)? {
+            builder = builder.method(&fragment, &key, &relationships);
+        }
+        builder = old.also_known_as().iter().fold(builder, |builder, name| builder.also_known_as(name));
+        let built = services.into_iter().fold(builder, DocumentBuilder::service).build(old.id());
+        built.map_err(|error| Failure::new("did-not-made", format!("the document cannot be made: {error}")))
+    }
+
+    fn methods(&self, own: &Own<'_>, config: &Config, log: &OwnLog) -> Result<Vec<Method>, Failure> {
+        let old = log.document();
+        let mut next = next_number(log);
+        let mut methods: Vec<Method> = Vec::new();
+        let given =
+            [(Relationship::KeyAgreement, &self.agreement), (Relationship::Authentication, &self.authentication)];
+        for (relationship, names) in given {
+            let keys = match names.is_empty() {
+                true => old.methods(relationship).filter_map(|method| method.key.clone().ok()).collect(),
+                false => chosen(own, config, names, relationship)?,
+            };
+            for key in keys {
+                if let Some(method) = methods.iter_mut().find(|method| method.key == key) {
+                    method.relationships.push(relationship);
+                    continue;
+                }
+                let known = old.all_methods().iter().find(|method| method.key.as_ref() == Ok(&key));
+                let known = known.and_then(|method| method.id.split_once('#')).map(|(_, fragment)| fragment.to_owned());
+                let fragment = known.unwrap_or_else(|| {
+                    next += 1;
+                    format!("key-{}", next - 1)
+                });
+                methods.push(Method { fragment, key, relationships: vec![relationship] });
+            }
+        }
+        Ok(methods)
+    }
+}
+
+/// The first number from which on no key of the DID ever had one: an old signature names its key by it.
+fn next_number(log: &OwnLog) -> usize {
+    let mut used = 0;
+    for state in log.states() {
+        let methods = state["verificationMethod"].as_array().cloned().unwrap_or_default();
+        let numbers = methods.iter().filter_map(|method| method["id"].as_str()?.rsplit_once("#key-")?.1.parse().ok());
+        used = numbers.fold(used, usize::max);
+    }
+    used + 1
+}
+
+fn chosen(
+    own: &Own<'_>,
+    config: &Config,
+    names: &[String],
+    relationship: Relationship,
+) -> Result<Vec<PublicKey>, Failure> {
+    let held = names.iter().map(|text| {
+        let held = held(own, config, text)?;
+        let fits = if relationship == Relationship::KeyAgreement { held.usage.agrees() } else { held.usage.signs() };
+        if !fits {
+            let said = format!("the key {text} is not for {}", relationship.name());
+            return Err(Failure::words("use-unfit", said).hint("`claviger key list` shows the use of each key"));
+        }
+        Ok(held.public)
+    });
+    held.collect()
+}
+
+fn update_key(own: &Own<'_>, config: &Config, text: &str) -> Result<PublicKey, Failure> {
+    let held = held(own, config, text)?;
+    match held.public.curve() == Curve::Ed25519 && held.usage.signs() {
+        true => Ok(held.public),
+        false => Err(Failure::words("use-unfit", format!("the key {text} changes no did:webvh: it is not Ed25519"))
+            .hint("`claviger key generate --alg Ed25519` makes one")),
+    }
+}
+
+fn held(own: &Own<'_>, config: &Config, text: &str) -> Result<HeldKey, Failure> {
+    let name = KeyName::parse(text)?;
+    // An imported key's name may be a DID URL that resolves to nothing.
+    let name = wait(name.clone().resolve(own)).unwrap_or(name);
+    Ok(tokens::holding(config, &name, text)?.1)
+}

@@ -1,0 +1,145 @@
+//! A did:webvh of ours: made, served, changed, and not believed when somebody else has changed it.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpListener,
+    path::PathBuf,
+    thread,
+};
+
+use claviger::did::webvh::OwnLog;
+use serde_json::Value;
+
+use crate::daemon::{Daemon, http};
+
+/// An agent with a did:webvh at its port, and one that asks for it without TLS; neither runs yet.
+fn two() -> Option<(Daemon, String, Daemon)> {
+    let (alice, bob) = (Daemon::new("")?, Daemon::new("")?);
+    let port = alice.port;
+    let made = alice.json(&[
+        "did",
+        "create",
+        "--method",
+        "webvh",
+        "--host",
+        &format!("localhost:{port}"),
+        "--service",
+        &format!("http://127.0.0.1:{port}"),
+    ]);
+    let did = made["did"].as_str().unwrap().to_owned();
+    assert!(did.starts_with("did:webvh:Qm") && did.ends_with(&format!(":localhost%3A{port}")), "{did}");
+    let keys: Vec<_> = made["keys"].as_array().unwrap().iter().map(|key| key["algorithm"].as_str().unwrap()).collect();
+    assert_eq!(keys, ["X25519", "Ed25519", "Ed25519"]);
+    assert_eq!(made["keys"][2]["kids"], serde_json::json!([]), "the key that changes the DID is not in its document");
+    let settings = bob.home.path().join("claviger.toml");
+    let text = fs::read_to_string(&settings).unwrap();
+    let plain = format!("[net]\ndid_web_plain_http_for = [\"localhost:{port}\"]");
+    fs::write(settings, text.replace("[net]", &plain)).unwrap();
+    Some((alice, did, bob))
+}
+
+/// What the agent has at the DID's place.
+fn served(agent: &Daemon) -> OwnLog {
+    let answer =
+        http(agent.port, "GET /.well-known/did.jsonl HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", b"");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.to_ascii_lowercase().contains("content-type: text/jsonl"), "{head}");
+    OwnLog::read(body.to_owned()).unwrap()
+}
+
+fn log_file(agent: &Daemon) -> PathBuf {
+    let files = fs::read_dir(agent.home.path().join("state/documents")).unwrap().map(|entry| entry.unwrap().path());
+    files.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "jsonl")).unwrap()
+}
+
+#[test]
+fn it_is_served_and_changed_and_peers_follow() {
+    let Some((mut alice, did, mut bob)) = two() else { return };
+    alice.start();
+    bob.start();
+    let first = served(&alice);
+    assert_eq!((first.document().id(), first.states().count()), (did.as_str(), 1));
+
+    // Both ways: Bob finds where to write to, and whose signature it is.
+    bob.json(&["send", "--to", &did, "hello", "--within", "30"]);
+    alice.until("it came", |alice| alice.texts() == ["hello"]);
+    assert_eq!(alice.delivery("hello")["recipient"], did);
+    alice.json(&["send", "--from", &did, "--to", &bob.did, "--sign", "welcome", "--within", "30"]);
+    bob.until("it came", |bob| bob.texts() == ["welcome"]);
+    assert_eq!(bob.delivery("welcome")["sender"], did);
+
+    // Another key to encrypt to, while the agent runs.
+    let key = alice.json(&["key", "generate", "--alg", "X25519", "--use", "agreement", "--name", "new"]);
+    let changed = alice.json(&["did", "update", &did, "--agreement", "new"]);
+    assert!(changed["version"].as_str().unwrap().starts_with("2-Qm"), "{changed}");
+    assert_eq!(changed["document"]["keyAgreement"], serde_json::json!([format!("{did}#key-3")]));
+    assert_eq!(changed["document"]["authentication"], serde_json::json!([format!("{did}#key-2")]));
+    let second = served(&alice);
+    assert_eq!((second.version(), second.states().count()), (changed["version"].as_str().unwrap(), 2));
+    let held: Vec<Value> = second.states().nth(1).unwrap()["verificationMethod"].as_array().unwrap().clone();
+    assert_eq!(held[0]["publicKeyMultibase"], key["key"]);
+    // Bob forgets what he knew: only the new key is there to encrypt to.
+    bob.stop();
+    bob.start();
+    bob.json(&["send", "--to", &did, "to the new key", "--within", "30"]);
+    alice.until("it came", |alice| alice.texts().contains(&"to the new key".to_owned()));
+
+    // Another key to change it with: that of before does not go on.
+    alice.json(&["key", "generate", "--alg", "Ed25519", "--use", "signing", "--name", "next"]);
+    alice.json(&["did", "update", &did, "--update-key", "next"]);
+    let before = second.update_keys()[0].to_multikey();
+    alice.home.feed_words(&["key", "delete", &before, "--yes"], "").done();
+    alice.json(&["did", "update", &did, "--service", "http://127.0.0.1:1"]);
+    let last = served(&alice);
+    assert_eq!(last.states().count(), 4);
+    assert_ne!(last.update_keys(), second.update_keys());
+    assert_eq!(last.document().services()[0].endpoints[0].uri, "http://127.0.0.1:1");
+
+    assert_eq!(alice.run(&["did", "update", &did]).error(2), "bad-arguments");
+    assert_eq!(alice.run(&["did", "update", &did, "--update-key", "new"]).error(2), "use-unfit");
+    assert_eq!(alice.run(&["did", "update", &did, "--authentication", "new"]).error(2), "use-unfit");
+    assert_eq!(alice.run(&["did", "update", &alice.did, "--service", "http://a"]).error(1), "not-ours");
+    // One place has one log.
+    let again = ["did", "create", "--method", "webvh", "--host", &format!("localhost:{}", alice.port)];
+    assert_eq!(alice.run(&again).error(2), "bad-arguments");
+    assert_eq!(served(&alice).version(), last.version());
+}
+
+/// Who can write to the disk or has taken the server over, and has not the token, changes nothing.
+#[test]
+fn a_log_that_was_tampered_with_is_refused() {
+    let Some((mut alice, did, mut bob)) = two() else { return };
+    let path = log_file(&alice);
+    let log = fs::read_to_string(&path).unwrap();
+    let tampered = log.replace(&format!("http://127.0.0.1:{}", alice.port), "http://127.0.0.1:1");
+    assert_ne!(tampered, log);
+
+    // Its owner does not serve it.
+    fs::write(&path, &tampered).unwrap();
+    let ran = alice.home.run("--json serve --check");
+    assert_eq!(ran.error(2), "bad-document");
+    let name = path.file_name().unwrap().to_str().unwrap();
+    assert!(ran.stderr().contains(name) && ran.stderr().contains("entry 1 of its log"), "{}", ran.stderr());
+
+    // A peer does not read it.
+    let listener = TcpListener::bind(("127.0.0.1", alice.port)).unwrap();
+    let mallory = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.read(&mut [0; 4096]);
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", tampered.len());
+        stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(tampered.as_bytes())).unwrap();
+    });
+    bob.start();
+    bob.json(&["send", "--to", &did, "hello"]);
+    mallory.join().unwrap();
+    bob.until("it is refused", |bob| bob.log().contains("entry 1 of its log is not valid"));
+
+    // With the log as it was, both go on.
+    fs::write(&path, log).unwrap();
+    alice.start();
+    bob.stop();
+    bob.start();
+    bob.json(&["send", "--to", &did, "hello again", "--within", "30"]);
+    alice.until("it came", |alice| alice.texts().contains(&"hello again".to_owned()));
+}
