@@ -142,7 +142,7 @@ fn told(
     }
     out.say(&format!("Made {}, keys in the token, and a DID:", file.display()));
     out.line(did)?;
-    if args.method == Method::Web {
+    if args.method.has_host() {
         out.say("Its document is served by the agent; a proxy in front must have TLS for that host.");
     }
     out.say(&format!(
