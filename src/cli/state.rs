@@ -85,6 +85,10 @@ impl State {
             fs::create_dir_all(&folder)?;
             let mut file = tempfile::NamedTempFile::new_in(&folder)?;
             file.write_all(text.as_bytes())?;
+            // A DID is as old as it was before it changed.
+            if let Ok(made) = fs::metadata(&path).and_then(|metadata| metadata.modified()) {
+                file.as_file().set_modified(made)?;
+            }
             file.as_file().sync_all()?;
             file.persist(&path).map_err(|error| error.error)?;
             fs::File::open(&folder)?.sync_all()

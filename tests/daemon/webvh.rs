@@ -126,6 +126,25 @@ fn it_is_served_and_changed_and_peers_follow() {
     assert_eq!(served(&alice).version(), last.version());
 }
 
+/// A did:web is changed too: it has no log, and its server's word is all there is.
+#[test]
+fn a_did_web_is_changed_without_a_log() {
+    let Some(home) = Home::with_token() else { return };
+    home.configure(&softhsm().unwrap(), "");
+    let did = home.did("--method web --host example.com --service https://example.com");
+    let other = home.did("--method peer:2");
+    home.run("key generate --alg X25519 --use agreement --name new").done();
+    let changed = home.run(&format!("--json did update {did} --agreement new --agreement {did}#key-1")).json();
+    let kids = [format!("{did}#key-3"), format!("{did}#key-1")];
+    assert_eq!(changed["document"]["keyAgreement"], serde_json::json!(kids));
+    assert_eq!(changed["document"]["service"][0]["serviceEndpoint"]["uri"], "https://example.com");
+    assert_eq!(home.run(&format!("did resolve {did}")).json(), changed["document"]);
+    for (words, code) in [("", "bad-arguments"), ("--update-key new", "bad-arguments")] {
+        assert_eq!(home.run(&format!("--json did update {did} {words}")).error(2), code);
+    }
+    assert_eq!(home.run(&format!("--json did update {other} --service https://a")).error(1), "not-ours");
+}
+
 /// The same without a keeper, under the rules of the configuration.
 #[test]
 fn in_this_process_too_and_only_if_it_is_allowed() {

@@ -2,10 +2,10 @@
 
 use std::time::SystemTime;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use claviger::{
-    did::{Document, DocumentBuilder, Relationship, Service, webvh::OwnLog},
+    did::{Document, DocumentBuilder, Relationship, Service, web, webvh::OwnLog},
     keys::{Curve, PublicKey},
     secrets::{HeldKey, Signature, ToSign},
 };
@@ -22,13 +22,14 @@ use crate::cli::{
     tokens, wait,
 };
 
-/// Changes a did:webvh of ours: adds an entry to its log, signed in the token.
+/// Changes the document of a did:web or did:webvh of ours.
 ///
 /// What is given takes the place of what was there of its kind, and the rest stays. A key that is to stay is named beside the new
-/// one: peers that know the former document encrypt to the former key for a while. `claviger key generate` makes keys.
+/// one: peers that know the former document encrypt to the former key for a while. `claviger key generate` makes keys. To the log
+/// of a did:webvh an entry is added, signed in the token.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The did:webvh
+    /// The did:web or did:webvh
     did: String,
     /// A key to encrypt to; may be given several times
     #[arg(long, value_name = "KEY")]
@@ -42,35 +43,76 @@ pub struct Args {
     /// A mediator's key to wrap for, or its DID, the one next to the sender first; may be given several times
     #[arg(long, value_name = "KEY", requires = "service")]
     routing_key: Vec<String>,
-    /// The Ed25519 key that signs the changes after this one
+    /// The Ed25519 key that signs the changes of a did:webvh after this one
     #[arg(long, value_name = "KEY")]
     update_key: Option<String>,
 }
 
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     check_did(&args.did)?;
-    let state = State::new(config.state_dir.clone());
-    let log = state.logs()?.into_iter().find(|log| log.document().id() == args.did).ok_or_else(|| {
-        Failure::new("not-ours", format!("{} is no did:webvh of ours", short(&args.did)))
-            .hint("only a did:webvh is changed; `claviger did rotate` moves a DID to another")
-    })?;
-    let own = Own::load(config)?;
-    let document = args.document(&own, config, &log)?;
-    let update_key = args.update_key.as_deref().map(|text| update_key(&own, config, text)).transpose()?;
-    if document == *log.document() && update_key.as_ref().is_none_or(|key| log.update_keys().contains(key)) {
-        return Err(Failure::words("bad-arguments", "nothing of it changes").hint("see `claviger did update --help`"));
-    }
-    let draft = log.next(&document, update_key.as_ref(), SystemTime::now());
-    let line = webvh::proved(draft, |what| sign(config, log.update_keys(), what))?;
-    let log = log.with(&line)?;
-    state.keep_log(&log)?;
+    let (state, own) = (State::new(config.state_dir.clone()), Own::load(config)?);
+    let log = state.logs()?.into_iter().find(|log| log.document().id() == args.did);
+    let changed = match log {
+        Some(log) => args.add_entry(&state, &own, config, &log)?,
+        None => args.replace(&state, &own, config)?,
+    };
     app::tell_of_new_did(config);
     if out.json {
-        let document = log.document().as_value();
-        return out.document(&json!({ "did": args.did, "version": log.version(), "document": document }));
+        let mut told = json!({ "did": args.did, "document": changed.document.as_value() });
+        if let Some(version) = changed.version {
+            told["version"] = version.into();
+        }
+        return out.document(&told);
     }
-    out.say(&format!("The log has an entry more: {}", log.version()));
+    if let Some(version) = changed.version {
+        out.say(&format!("The log has an entry more: {version}"));
+    }
     out.line(&args.did)
+}
+
+/// What came of it.
+struct Changed {
+    document: Document,
+    /// Of a did:webvh.
+    version: Option<String>,
+}
+
+impl Args {
+    /// A did:webvh has a signed log of its versions.
+    fn add_entry(&self, state: &State, own: &Own<'_>, config: &Config, log: &OwnLog) -> Result<Changed, Failure> {
+        let document = self.document(own, config, log.document(), next_number(log.states()))?;
+        let update_key = self.update_key.as_deref().map(|text| update_key(own, config, text)).transpose()?;
+        if document == *log.document() && update_key.as_ref().is_none_or(|key| log.update_keys().contains(key)) {
+            return Err(nothing());
+        }
+        let draft = log.next(&document, update_key.as_ref(), SystemTime::now());
+        let line = webvh::proved(draft, |what| sign(config, log.update_keys(), what))?;
+        let log = log.with(&line)?;
+        state.keep_log(&log)?;
+        Ok(Changed { document, version: Some(log.version().to_owned()) })
+    }
+
+    /// A did:web is what its server says now.
+    fn replace(&self, state: &State, own: &Own<'_>, config: &Config) -> Result<Changed, Failure> {
+        let ours = state.documents()?.into_iter().find(|old| old.id() == self.did && web::path(old.id()).is_some());
+        let old = ours.ok_or_else(|| {
+            Failure::new("not-ours", format!("{} is no did:web or did:webvh that was made here", short(&self.did)))
+                .hint("`claviger did rotate` moves a DID of another method to a new one")
+        })?;
+        if self.update_key.is_some() {
+            return Err(Failure::words("bad-arguments", "no key changes a did:web: --update-key is for a did:webvh"));
+        }
+        let document = self.document(own, config, &old, next_number([old.as_value().clone()]))?;
+        if document == old {
+            return Err(nothing());
+        }
+        state.add_document(&document)?;
+        Ok(Changed { document, version: None })
+    }
+}
+
+fn nothing() -> Failure {
+    Failure::words("bad-arguments", "nothing of it changes").hint("see `claviger did update --help`")
 }
 
 /// By the first of these keys that a token has.
@@ -94,15 +136,14 @@ struct Method {
 
 impl Args {
     /// The document from now on.
-    fn document(&self, own: &Own<'_>, config: &Config, log: &OwnLog) -> Result<Document, Failure> {
-        let old = log.document();
+    fn document(&self, own: &Own<'_>, config: &Config, old: &Document, next: usize) -> Result<Document, Failure> {
         let routing_keys = routing_keys(&self.routing_key)?;
         let services = match self.service.is_empty() {
             true => old.services().to_vec(),
             false => self.service.iter().map(|uri| Service::didcomm(uri, routing_keys.iter().cloned())).collect(),
         };
         let mut builder = Document::builder();
-        for Method { fragment, key, relationships } in self.methods(own, config, log)? {
+        for Method { fragment, key, relationships } in self.methods(own, config, old, next)? {
             builder = builder.method(&fragment, &key, &relationships);
         }
         builder = old.also_known_as().iter().fold(builder, |builder, name| builder.also_known_as(name));
@@ -110,9 +151,8 @@ impl Args {
         built.map_err(|error| Failure::new("did-not-made", format!("the document cannot be made: {error}")))
     }
 
-    fn methods(&self, own: &Own<'_>, config: &Config, log: &OwnLog) -> Result<Vec<Method>, Failure> {
-        let old = log.document();
-        let mut next = next_number(log);
+    /// New keys are numbered from `next` on.
+    fn methods(&self, own: &Own<'_>, config: &Config, old: &Document, mut next: usize) -> Result<Vec<Method>, Failure> {
         let mut methods: Vec<Method> = Vec::new();
         let given =
             [(Relationship::KeyAgreement, &self.agreement), (Relationship::Authentication, &self.authentication)];
@@ -139,11 +179,11 @@ impl Args {
     }
 }
 
-/// The first number from which on no key of the DID ever had one: an old signature names its key by it.
-fn next_number(log: &OwnLog) -> usize {
+/// The first number from which on no key of these documents has one: an old signature names its key by it.
+fn next_number(documents: impl IntoIterator<Item = Value>) -> usize {
     let mut used = 0;
-    for state in log.states() {
-        let methods = state["verificationMethod"].as_array().cloned().unwrap_or_default();
+    for document in documents {
+        let methods = document["verificationMethod"].as_array().cloned().unwrap_or_default();
         let numbers = methods.iter().filter_map(|method| method["id"].as_str()?.rsplit_once("#key-")?.1.parse().ok());
         used = numbers.fold(used, usize::max);
     }
