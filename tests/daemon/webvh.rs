@@ -120,6 +120,20 @@ fn it_is_served_and_changed_and_peers_follow() {
     assert_eq!(patiently(&alice, &["did", "update", &did, "--update-key", "new"]).error(2), "use-unfit");
     assert_eq!(patiently(&alice, &["did", "update", &did, "--authentication", "new"]).error(2), "use-unfit");
     assert_eq!(patiently(&alice, &["did", "update", &alice.did, "--service", "http://a"]).error(1), "not-ours");
+
+    // A key that was committed to comes next, and no other: that of now signs no more.
+    let safe = patiently(&alice, &["key", "generate", "--alg", "Ed25519", "--use", "signing", "--name", "safe"]).json();
+    patiently(&alice, &["did", "update", &did, "--next-update-key", safe["key"].as_str().unwrap()]).json();
+    for more in [&[][..], &["--update-key", "next"]] {
+        let refused = patiently(&alice, &[&["did", "update", &did, "--service", "http://127.0.0.1:2"], more].concat());
+        assert_eq!(refused.error(2), "bad-arguments");
+    }
+    let committed = ["did", "update", &did, "--service", "http://127.0.0.1:2", "--update-key", "safe"];
+    patiently(&alice, &committed).json();
+    let last = served(&alice);
+    assert_eq!((last.states().count(), last.is_pre_rotated()), (6, false));
+    assert_eq!(last.update_keys()[0].to_multikey(), safe["key"]);
+
     // One place has one log.
     let again = ["did", "create", "--method", "webvh", "--host", &format!("localhost:{}", alice.port)];
     assert_eq!(patiently(&alice, &again).error(2), "bad-arguments");

@@ -5,7 +5,10 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 
 use claviger::{
-    did::{Document, DocumentBuilder, Relationship, Service, web, webvh::OwnLog},
+    did::{
+        Document, DocumentBuilder, Relationship, Service, web,
+        webvh::{NewKeys, OwnLog},
+    },
     keys::{Curve, PublicKey},
     secrets::{HeldKey, Signature, ToSign},
 };
@@ -46,6 +49,10 @@ pub struct Args {
     /// The Ed25519 key that signs the changes of a did:webvh after this one
     #[arg(long, value_name = "KEY")]
     update_key: Option<String>,
+    /// The Ed25519 key that has to be the next --update-key, whoever has the present one (pre-rotation): by its multikey also one
+    /// that lies in a safe. The change after this one names it with --update-key, and it signs that
+    #[arg(long, value_name = "KEY")]
+    next_update_key: Option<String>,
 }
 
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
@@ -82,11 +89,22 @@ impl Args {
     fn add_entry(&self, state: &State, own: &Own<'_>, config: &Config, log: &OwnLog) -> Result<Changed, Failure> {
         let document = self.document(own, config, log.document(), next_number(log.states()))?;
         let update_key = self.update_key.as_deref().map(|text| update_key(own, config, text)).transpose()?;
-        if document == *log.document() && update_key.as_ref().is_none_or(|key| log.update_keys().contains(key)) {
+        let next_key = self.next_update_key.as_deref().map(|text| next_key(own, config, text)).transpose()?;
+        let keeps_keys = update_key.as_ref().is_none_or(|key| log.update_keys().contains(key)) && next_key.is_none();
+        if document == *log.document() && keeps_keys {
             return Err(nothing());
         }
-        let draft = log.next(&document, update_key.as_ref(), SystemTime::now());
-        let line = webvh::proved(draft, |what| sign(config, log.update_keys(), what))?;
+        let signers = match &update_key {
+            _ if !log.is_pre_rotated() => log.update_keys(),
+            Some(key) if log.has_committed_to(key) => std::slice::from_ref(key),
+            _ => {
+                let said = "the change before has committed to a key that has to sign this one";
+                return Err(Failure::words("bad-arguments", said).hint("name it with --update-key"));
+            }
+        };
+        let keys = NewKeys { update: update_key.as_ref(), next: next_key.as_ref() };
+        let draft = log.next(&document, keys, SystemTime::now());
+        let line = webvh::proved(draft, |what| sign(config, signers, what))?;
         let log = log.with(&line)?;
         state.keep_log(&log)?;
         Ok(Changed { document, version: Some(log.version().to_owned()) })
@@ -99,7 +117,7 @@ impl Args {
             Failure::new("not-ours", format!("{} is no did:web or did:webvh that was made here", short(&self.did)))
                 .hint("`claviger did rotate` moves a DID of another method to a new one")
         })?;
-        if self.update_key.is_some() {
+        if self.update_key.is_some() || self.next_update_key.is_some() {
             return Err(Failure::words("bad-arguments", "no key changes a did:web: --update-key is for a did:webvh"));
         }
         let document = self.document(own, config, &old, next_number([old.as_value().clone()]))?;
@@ -214,6 +232,14 @@ fn update_key(own: &Own<'_>, config: &Config, text: &str) -> Result<PublicKey, F
         true => Ok(held.public),
         false => Err(Failure::words("use-unfit", format!("the key {text} changes no did:webvh: it is not Ed25519"))
             .hint("`claviger key generate --alg Ed25519` makes one")),
+    }
+}
+
+/// Its public half is enough.
+fn next_key(own: &Own<'_>, config: &Config, text: &str) -> Result<PublicKey, Failure> {
+    match KeyName::parse(text)? {
+        KeyName::Public(key) if key.curve() == Curve::Ed25519 => Ok(key),
+        _ => update_key(own, config, text),
     }
 }
 

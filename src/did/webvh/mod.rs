@@ -13,7 +13,7 @@ mod parameters;
 mod proof;
 mod witness;
 
-pub use own::{Draft, OwnLog};
+pub use own::{Draft, NewKeys, OwnLog};
 pub use parameters::ParameterFault;
 pub use proof::ProofFault;
 

@@ -20,9 +20,20 @@ pub struct OwnLog {
     text: String,
     document: Document,
     update_keys: Vec<PublicKey>,
+    committed: Vec<String>,
     version: String,
     begun: SystemTime,
     changed: SystemTime,
+}
+
+/// What an entry says of the keys that may change the DID.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NewKeys<'a> {
+    /// The one that signs what follows. Under pre-rotation it is one that the entry before has committed to, and signs this
+    /// entry already.
+    pub update: Option<&'a PublicKey>,
+    /// The one that has to be next: with it pre-rotation begins or goes on, without it ends.
+    pub next: Option<&'a PublicKey>,
 }
 
 /// An entry that wants a signature.
@@ -48,11 +59,11 @@ impl OwnLog {
         let (Some(begun), Some((version, _))) = (begun, log.versions.last().cloned()) else {
             return Err(wrong(WebvhError::Empty));
         };
-        let changed = log.time;
+        let (changed, committed) = (log.time, log.parameters.next_key_hashes.clone());
         let state = log.state(did).map_err(wrong)?;
         let document = Document::from_value(state).and_then(|document| document.of(did));
         let document = document.map_err(|source| ResolveError::document(did, source))?;
-        Ok(Self { text, document, update_keys, version, begun, changed })
+        Ok(Self { text, document, update_keys, committed, version, begun, changed })
     }
 
     /// The newest document.
@@ -65,9 +76,19 @@ impl OwnLog {
         &self.text
     }
 
-    /// The keys of which one signs the next entry.
+    /// The keys of which one signs the next entry, but under pre-rotation.
     pub fn update_keys(&self) -> &[PublicKey] {
         &self.update_keys
+    }
+
+    /// Whether the next entry has to name a key that is committed to, and is signed by it.
+    pub fn is_pre_rotated(&self) -> bool {
+        !self.committed.is_empty()
+    }
+
+    /// Whether this key may be the next one.
+    pub fn has_committed_to(&self, key: &PublicKey) -> bool {
+        self.committed.contains(&hash(&key.to_multikey()))
     }
 
     /// The newest version's id.
@@ -86,11 +107,16 @@ impl OwnLog {
         entries.map(|mut entry| entry["state"].take())
     }
 
-    /// The next entry: this document from now on, and perhaps another key that signs what follows.
-    pub fn next(&self, document: &Document, update_key: Option<&PublicKey>, now: SystemTime) -> Draft {
+    /// The next entry: this document from now on, and perhaps other keys that sign what follows.
+    pub fn next(&self, document: &Document, keys: NewKeys<'_>, now: SystemTime) -> Draft {
         let mut parameters = Map::new();
-        if let Some(key) = update_key {
+        if let Some(key) = keys.update {
             parameters.insert("updateKeys".to_owned(), json!([key.to_multikey()]));
+        }
+        // While there is a commitment, each entry has to say what the next one is.
+        if keys.next.is_some() || self.is_pre_rotated() {
+            let hashes: Vec<String> = keys.next.iter().map(|key| hash(&key.to_multikey())).collect();
+            parameters.insert("nextKeyHashes".to_owned(), json!(hashes));
         }
         // Each is later than the one before it, also for those who read whole seconds.
         let time = now.max(self.changed + Duration::from_secs(1));

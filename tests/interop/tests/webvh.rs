@@ -10,7 +10,7 @@ use claviger::{
     crypto::{document_hash, proof_input, proof_options},
     did::{
         Document, Fetch, FetchError, Fetched, Relationship, Resolver, Service, WebvhResolver,
-        webvh::{Draft, OwnLog},
+        webvh::{Draft, NewKeys, OwnLog},
     },
     keys::{Curve, PublicKey},
 };
@@ -47,16 +47,20 @@ fn document(did: &str, agreement: &PublicKey) -> Value {
 
 #[tokio::test]
 async fn it_believes_our_logs() {
-    let [update, next] = [0; 2].map(|_| PrivateKey::generate(Curve::Ed25519));
+    let [update, next, last] = [0; 3].map(|_| PrivateKey::generate(Curve::Ed25519));
     let agreements = [0; 2].map(|_| PrivateKey::generate(Curve::X25519).public().clone());
     let then = SystemTime::now() - Duration::from_secs(3600);
     let draft = Draft::first("example.com%3A8443:a:b", update.public(), |did| document(did, &agreements[0]), then);
     let mut log = OwnLog::read(signed(draft, &update) + "\n").unwrap();
     let did = log.document().id().to_owned();
     let changed = Document::from_value(document(&did, &agreements[1])).unwrap();
-    log = log.with(&signed(log.next(&changed, Some(next.public()), then), &update)).unwrap();
-    log = log.with(&signed(log.next(&changed, None, then), &next)).unwrap();
-    for entries in 1..=3 {
+    let keys = NewKeys { update: Some(next.public()), next: Some(last.public()) };
+    log = log.with(&signed(log.next(&changed, keys, then), &update)).unwrap();
+    // Pre-rotation: the key that was committed to signs, and ends it.
+    let keys = NewKeys { update: Some(last.public()), next: None };
+    log = log.with(&signed(log.next(&changed, keys, then), &last)).unwrap();
+    log = log.with(&signed(log.next(&changed, NewKeys::default(), then), &last)).unwrap();
+    for entries in 1..=4 {
         let text: String = log.text().lines().take(entries).map(|line| format!("{line}\n")).collect();
         let mut peer = DIDWebVHState::default();
         let (entry, about) = peer.resolve_log_owned(&did, &text, None).await.unwrap();
