@@ -53,8 +53,7 @@ fn as_ecmascript(number: f64) -> String {
     if number == 0.0 {
         return "0".to_owned();
     }
-    // The shortest digits that read as this number: Rust has the same as ECMAScript.
-    let scientific = format!("{:e}", number.abs());
+    let scientific = shortest(number.abs());
     let (mantissa, exponent) = scientific.split_once('e').expect("`{:e}` writes an exponent");
     let digits = mantissa.replace('.', "");
     let exponent: i32 = exponent.parse().expect("`{:e}` writes a number there");
@@ -69,6 +68,15 @@ fn as_ecmascript(number: f64) -> String {
         _ => format!("{mantissa}e{exponent:+}"),
     };
     if number < 0.0 { format!("-{unsigned}") } else { unsigned }
+}
+
+/// The shortest digits that read as this number, and of those the nearest to it. Of two as near, Rust takes the greater, and
+/// ECMAScript the even one, as Rust does where the number of digits is given.
+fn shortest(number: f64) -> String {
+    let greater = format!("{number:e}");
+    let digits = greater.bytes().take_while(|byte| *byte != b'e').filter(u8::is_ascii_digit).count();
+    let even = format!("{number:.*e}", digits - 1);
+    if even.parse() == Ok(number) { even } else { greater }
 }
 
 #[cfg(test)]
