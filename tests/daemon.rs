@@ -27,6 +27,8 @@ mod endpoint;
 mod faults;
 #[path = "daemon/flooding.rs"]
 mod flooding;
+#[path = "daemon/figures.rs"]
+mod figures;
 #[path = "daemon/init.rs"]
 mod init;
 #[path = "daemon/kills.rs"]

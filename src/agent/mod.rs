@@ -9,8 +9,9 @@ mod books;
 mod clock;
 mod inbox;
 mod invitations;
+mod measured;
 mod mediation;
-pub mod metrics;
+mod metrics;
 pub mod net;
 mod ours;
 mod outbox;
@@ -25,6 +26,7 @@ pub use books::{Content, Intent};
 pub use inbox::{InboxOptions, Refusal};
 pub use invitations::{Accepted, Wanted};
 pub use mediation::{Coordination, Mediation, MediationError, MediationOptions, Mediator, Pickup, Reach};
+pub use metrics::TokenStates;
 pub use ours::{Ours, OwnDocuments};
 pub use outbox::{OutboxOptions, SendError, Transport, Transports};
 pub use rotation::{Moved, Rotated};
@@ -42,6 +44,7 @@ use books::Books;
 use clock::now;
 use inbox::Inbox;
 use invitations::Invitations;
+use measured::Measured;
 use metrics::Metrics;
 use net::{HttpClient, WebSocketClient};
 use outbox::Outbox;
@@ -79,6 +82,7 @@ pub struct Agent {
     resolver: Arc<dyn Resolver>,
     http: Option<HttpClient>,
     reload: Option<Reload>,
+    tokens: Option<Tokens>,
     events: broadcast::Sender<Event>,
     options: AgentOptions,
 }
@@ -93,6 +97,9 @@ pub enum Event {
 /// Reads the documents of our DIDs again, and has the tokens looked at for new keys.
 pub type Reload = Box<dyn Fn() -> Result<OwnDocuments, String> + Send + Sync>;
 
+/// Looks how the tokens are.
+pub type Tokens = Box<dyn Fn() -> TokenStates + Send + Sync>;
+
 /// Puts an [`Agent`] together.
 #[must_use]
 pub struct AgentBuilder {
@@ -104,6 +111,7 @@ pub struct AgentBuilder {
     http: Option<HttpClient>,
     sockets: Option<WebSocketClient>,
     reload: Option<Reload>,
+    tokens: Option<Tokens>,
     protocols: Vec<Arc<dyn Protocol>>,
     options: AgentOptions,
 }
@@ -147,6 +155,7 @@ impl Agent {
             http: None,
             sockets: None,
             reload: None,
+            tokens: None,
             protocols: protocol::built_in(&protocol::Options::default()),
             options: AgentOptions::default(),
         }
@@ -373,7 +382,8 @@ impl Agent {
     /// # Errors
     /// Those of the store.
     pub async fn metrics(&self) -> Result<String, StoreError> {
-        Ok(self.metrics.text(&self.books.store().usage().await?, now()))
+        let tokens = self.tokens.as_ref().map(|tokens| tokens()).unwrap_or_default();
+        Ok(self.metrics.text(&self.books.store().usage().await?, &tokens, now()))
     }
 
     /// A message of ours to a peer, made now.
@@ -398,6 +408,12 @@ impl AgentBuilder {
     /// How our DIDs are read again while it runs ([`Agent::reload`]).
     pub fn on_reload(mut self, reload: Reload) -> Self {
         self.reload = Some(reload);
+        self
+    }
+
+    /// How the tokens are asked for their state, for the figures; without, there is none among them.
+    pub fn tokens(mut self, tokens: Tokens) -> Self {
+        self.tokens = Some(tokens);
         self
     }
 
@@ -430,12 +446,14 @@ impl AgentBuilder {
     /// # Errors
     /// If the identifier of a protocol is none.
     pub fn build(self) -> Result<Arc<Agent>, NotAPiuri> {
-        let Self { secrets, documents, resolver, store, transports, http, sockets, reload, protocols, options } = self;
+        let Self { secrets, documents, resolver, store, transports, http, sockets, reload, tokens, protocols, options } =
+            self;
+        let registry = Arc::new(Registry::new(protocols)?);
+        let metrics = Arc::new(Metrics::new(registry.clone()));
+        let secrets = Arc::new(Measured { secrets, metrics: metrics.clone() });
         let books = Arc::new(Books::new(store));
         let ours = Arc::new(Ours::new(secrets, documents));
         let routes = Arc::new(Routes::default());
-        let metrics = Arc::new(Metrics::new());
-        let registry = Arc::new(Registry::new(protocols)?);
         let features = Features {
             protocols: registry.protocols(),
             goal_codes: options.goal_codes.clone(),
@@ -448,6 +466,7 @@ impl AgentBuilder {
             resolver.clone(),
             routes.clone(),
             transports,
+            metrics.clone(),
             options.outbox.clone(),
         ));
         let (events, _) = broadcast::channel(EVENTS);
@@ -498,6 +517,7 @@ impl AgentBuilder {
             resolver,
             http,
             reload,
+            tokens,
             events,
             options,
         }))

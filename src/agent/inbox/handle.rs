@@ -29,23 +29,24 @@ impl Inbox {
         provenance: Provenance,
         fate: Option<oneshot::Sender<Fate>>,
     ) {
+        let kind = &message.type_.clone();
         let received = match self.received(envelope, message, provenance) {
             Ok(received) => received,
-            Err(why) => return self.let_go(envelope, why).await,
+            Err(why) => return self.let_go(envelope, kind, why).await,
         };
         let handled = match self.mark(&received) {
             Ok(handled) => handled,
-            Err(why) => return self.let_go(envelope, why).await,
+            Err(why) => return self.let_go(envelope, kind, why).await,
         };
         let replied = tell(&received, fate).await;
         for _ in 0..ATTEMPTS {
-            let effects = match self.take_turn(&received).await {
-                Ok(effects) => effects,
-                Err(why) => return self.postpone(envelope, &why).await,
+            let (effects, result) = match self.take_turn(&received).await {
+                Ok(taken) => taken,
+                Err(why) => return self.postpone(envelope, kind, &why).await,
             };
             let changes = match self.parts.books.changes(&received, effects, self.parts.options.life) {
                 Ok(changes) => changes,
-                Err(error) => return self.postpone(envelope, &error.to_string()).await,
+                Err(error) => return self.postpone(envelope, kind, &error.to_string()).await,
             };
             let commit =
                 Commit { envelope: Some(envelope.id), handled: Some(handled.clone()), changes: changes.clone() };
@@ -53,7 +54,7 @@ impl Inbox {
                 Ok(Committed::Done) => {
                     let replies = changes.iter().any(|change| matches!(change, Change::Send(_)));
                     (self.parts.after)(&changes);
-                    self.parts.metrics.handled(self.protocol(&received));
+                    self.parts.metrics.handled(kind, result);
                     if let Some(replied) = replied {
                         let _ = replied.send(replies);
                     }
@@ -61,21 +62,14 @@ impl Inbox {
                 }
                 Ok(Committed::HandledBefore) => {
                     tracing::info!(id = received.message.id, "a message came twice, and was handled once");
+                    self.parts.metrics.handled(kind, "again");
                     return;
                 }
                 Ok(Committed::Conflict) => {}
-                Err(error) => return self.postpone(envelope, &error.to_string()).await,
+                Err(error) => return self.postpone(envelope, kind, &error.to_string()).await,
             }
         }
-        self.postpone(envelope, "what it changes is changed by others").await;
-    }
-
-    /// Its protocol's name for the figures.
-    fn protocol(&self, received: &Received) -> &str {
-        match self.parts.registry.find(&received.message.type_) {
-            Ok(Some(protocol)) => protocol.piuri(),
-            _ => "other",
-        }
+        self.postpone(envelope, kind, "what it changes is changed by others").await;
     }
 
     /// By what it is known that it was handled; or why it is too late for it.
@@ -106,14 +100,14 @@ impl Inbox {
         })
     }
 
-    /// What is to be done about a message.
+    /// What is to be done about a message, and whether that is what it asks for, as a label.
     ///
     /// # Errors
     /// Why it cannot be handled now.
-    async fn take_turn(&self, received: &Received) -> Result<Vec<Effect>, String> {
+    async fn take_turn(&self, received: &Received) -> Result<(Vec<Effect>, &'static str), String> {
         let mut turn = Turn::new(received, &*self.parts.books, &self.parts.features);
         let problem = match self.hand_over(received, &mut turn).await {
-            Ok(()) => return Ok(turn.effects()),
+            Ok(()) => return Ok((turn.effects(), "done")),
             Err(Fault::Later(why)) => return Err(why),
             Err(Fault::Problem(problem)) => problem,
         };
@@ -130,7 +124,7 @@ impl Inbox {
             return Err(fault.to_string());
         }
         match cascade::report_on(received, &problem, &mut turn, &self.parts.options.problems).await {
-            Ok(()) => Ok(turn.effects()),
+            Ok(()) => Ok((turn.effects(), "problem")),
             Err(fault) => Err(fault.to_string()),
         }
     }

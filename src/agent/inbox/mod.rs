@@ -121,6 +121,19 @@ pub enum Refusal {
     Store(#[from] StoreError),
 }
 
+impl Refusal {
+    /// Its name as a label.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) => "malformed",
+            Self::TooLarge(_) => "too-large",
+            Self::NotForUs => "not-for-us",
+            Self::NotEncrypted => "not-encrypted",
+            Self::Store(_) => "not-kept",
+        }
+    }
+}
+
 impl Inbox {
     /// One that has not begun to work.
     pub(super) fn new(parts: Parts) -> Self {
@@ -142,6 +155,10 @@ impl Inbox {
     /// # Errors
     /// Why it was not taken: then nothing of it is kept.
     pub async fn take(&self, packed: Vec<u8>) -> Result<oneshot::Receiver<Fate>, Refusal> {
+        self.keep(packed).await.inspect_err(|refusal| self.parts.metrics.received(refusal.name()))
+    }
+
+    async fn keep(&self, packed: Vec<u8>) -> Result<oneshot::Receiver<Fate>, Refusal> {
         let recipient = self.check(&packed)?;
         let received = now();
         let digest: [u8; 32] = Sha256::digest(&packed).into();
@@ -149,13 +166,17 @@ impl Inbox {
         let (fate, told) = oneshot::channel();
         match self.parts.books.store().receive(arrival).await? {
             Receipt::New(id) => {
+                self.parts.metrics.received("taken");
                 let envelope = Waiting { id, packed, recipient, received, tries: 0 };
                 if !self.enqueue(Job { envelope, fate: Some(fate) }) {
                     self.more();
                 }
             }
             // The peer did not hear that it was taken. It is tried when its time comes, or was handled.
-            Receipt::Waiting(_) | Receipt::Concluded => tracing::debug!("a message came again"),
+            Receipt::Waiting(_) | Receipt::Concluded => {
+                self.parts.metrics.received("again");
+                tracing::debug!("a message came again");
+            }
         }
         Ok(told)
     }

@@ -15,6 +15,7 @@ use super::{Inbox, Job, verdict};
 use crate::{
     agent::{
         clock::now,
+        metrics::UNOPENED,
         protocol::{
             connections::CONNECTION,
             invitations::{INVITATION, Issued},
@@ -140,18 +141,18 @@ impl Inbox {
         let options = self.unpack_options().await;
         let text = match std::str::from_utf8(&envelope.packed) {
             Ok(text) => text,
-            Err(_) => return self.let_go(&envelope, "it is not UTF-8").await,
+            Err(_) => return self.let_go(&envelope, UNOPENED, "it is not UTF-8").await,
         };
         match Message::unpack(text, &self.parts.resolver, &me, &options).await {
             Ok((message, provenance)) => self.handle(&envelope, message, provenance, fate).await,
             Err(error) => {
                 let age = now().saturating_sub(envelope.received);
                 match verdict::of(&error) {
-                    verdict::Verdict::AwaitsToken => self.postpone(&envelope, &error.to_string()).await,
+                    verdict::Verdict::AwaitsToken => self.postpone(&envelope, UNOPENED, &error.to_string()).await,
                     verdict::Verdict::AwaitsSender if age < verdict::PATIENCE_WITH_SENDERS => {
-                        self.postpone(&envelope, &error.to_string()).await;
+                        self.postpone(&envelope, UNOPENED, &error.to_string()).await;
                     }
-                    _ => self.let_go(&envelope, &error.to_string()).await,
+                    _ => self.let_go(&envelope, UNOPENED, &error.to_string()).await,
                 }
             }
         }
@@ -176,8 +177,9 @@ impl Inbox {
         options
     }
 
-    /// Has it tried again, the later the more often it was.
-    pub(super) async fn postpone(&self, envelope: &Envelope, why: &str) {
+    /// Has a message of this type, if that is known, tried again, the later the more often it was.
+    pub(super) async fn postpone(&self, envelope: &Envelope, kind: &str, why: &str) {
+        self.parts.metrics.handled(kind, "later");
         tracing::info!(envelope = envelope.id, tries = envelope.tries + 1, why, "a message waits");
         let pause = FIRST_PAUSE.saturating_mul(1 << envelope.tries.min(10)).min(LONGEST_PAUSE);
         let until = now() + Millis::try_from(pause.as_millis()).unwrap_or(0);
@@ -188,7 +190,8 @@ impl Inbox {
     }
 
     /// It will never be handled.
-    pub(super) async fn let_go(&self, envelope: &Envelope, why: &str) {
+    pub(super) async fn let_go(&self, envelope: &Envelope, kind: &str, why: &str) {
+        self.parts.metrics.handled(kind, "refused");
         tracing::warn!(envelope = envelope.id, why, "a message is refused");
         let commit = Commit { envelope: Some(envelope.id), ..Commit::default() };
         if let Err(error) = self.parts.books.store().commit(commit).await {

@@ -25,6 +25,7 @@ use tokio::{
 use super::{
     books::Books,
     inbox::Inbox,
+    metrics::Metrics,
     ours::Ours,
     routes::Routes,
     store::{Change, Millis},
@@ -66,6 +67,7 @@ pub struct Outbox {
     resolver: Arc<dyn Resolver>,
     routes: Arc<Routes>,
     transports: Transports,
+    metrics: Arc<Metrics>,
     options: OutboxOptions,
     /// The peers that have a task, and its bell.
     peers: Mutex<HashMap<String, Arc<Notify>>>,
@@ -85,6 +87,7 @@ impl Outbox {
         resolver: Arc<dyn Resolver>,
         routes: Arc<Routes>,
         transports: Transports,
+        metrics: Arc<Metrics>,
         options: OutboxOptions,
     ) -> Self {
         let in_all = Semaphore::new(options.in_all);
@@ -94,6 +97,7 @@ impl Outbox {
             resolver,
             routes,
             transports,
+            metrics,
             options,
             peers: Mutex::default(),
             new: Mutex::default(),

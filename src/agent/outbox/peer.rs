@@ -126,6 +126,7 @@ impl Outbox {
             }
             Err(NotPacked::Token(why)) => {
                 tracing::info!(id = outgoing.message, why, "a message waits to be packed");
+                self.metrics.sent(&outgoing.kind, "token-away");
                 return Tried::TokenAway;
             }
             Err(NotPacked::Other(error)) => error,
@@ -175,6 +176,13 @@ impl Outbox {
     /// Repeated until the store takes it: a message that was sent and is not noted would be sent twice. It is when the agent
     /// ends while its disk is full, and its receiver knows it by its id.
     async fn note(&self, outgoing: &Outgoing, outcome: SendOutcome, shutdown: &watch::Receiver<bool>) {
+        let result = match outcome {
+            SendOutcome::Sent(_) => "sent",
+            SendOutcome::Later(..) => "later",
+            SendOutcome::Failed(..) => "failed",
+            SendOutcome::Expired(_) => "expired",
+        };
+        self.metrics.sent(&outgoing.kind, result);
         let mut pause = Duration::from_millis(50);
         let mut shutdown = shutdown.clone();
         while let Err(error) = self.books.store().sent(&outgoing.id, outcome.clone()).await {

@@ -15,7 +15,8 @@ use std::{
 
 use claviger::{
     agent::{
-        Agent, AgentOptions, MediationOptions, OwnDocuments, Reload, Server, ServerOptions, ServerTls, Transports,
+        Agent, AgentOptions, MediationOptions, OwnDocuments, Reload, Server, ServerOptions, ServerTls, Tokens,
+        Transports,
         api::{self, Access, ApiListener, BearerToken, Webhook},
         net::{Dialer, Guard, HttpClient, HttpOptions, WebSocketClient, WebSocketOptions, client_config},
         store::{Retention, SqliteOptions, SqliteStore, Store},
@@ -193,6 +194,7 @@ impl Prepared {
             .transports(Transports::default().with(client).with(sockets.clone()))
             .sockets(sockets)
             .http(http)
+            .tokens(states(keepers.clone()))
             .on_reload(reload(config, keepers))
             .options(options(config))
             .build();
@@ -300,6 +302,11 @@ async fn unsupervised(supervisor: Arc<Supervisor>, stop: watch::Sender<bool>, no
 fn keepers(config: &Config, supervisor: &Arc<Supervisor>) -> Vec<Arc<KeeperClient>> {
     let start = |name: &str| Arc::new(KeeperClient::start_late(name, supervisor.connect(name)));
     config.tokens.iter().map(|token| start(&token.name)).collect()
+}
+
+/// How the tokens are, for the figures.
+fn states(keepers: Vec<Arc<KeeperClient>>) -> Tokens {
+    Box::new(move || keepers.iter().map(|keeper| (keeper.name().to_owned(), keeper.state())).collect())
 }
 
 /// Reads the documents in the state folder again, and has the keepers look for keys that were made meanwhile.

@@ -121,6 +121,16 @@ impl KeeperClient {
         }
     }
 
+    /// Its name in the configuration.
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// Whether the token serves now, as its keys say.
+    pub fn state(&self) -> KeyState {
+        self.trouble().as_ref().map_or(KeyState::Ready, state_of)
+    }
+
     /// What the token is.
     pub fn info(&self) -> TokenInfo {
         lock(&self.shared.state).0.clone()

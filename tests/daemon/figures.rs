@@ -1,0 +1,96 @@
+//! The figures of a running daemon, and that docs/operations.md has all of them and no other.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
+
+use crate::daemon::Daemon;
+
+/// Figures by name, each with its labels.
+type Figures = BTreeMap<String, BTreeSet<String>>;
+
+/// Those of the first table under "Figures".
+fn documented() -> Figures {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md");
+    let text = fs::read_to_string(file).unwrap();
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| `claviger_")?.split('`').next());
+    let figure = |row: &str| {
+        let (name, labels) = row.trim_end_matches('}').split_once('{').unwrap_or((row, ""));
+        let labels = labels.split(',').filter(|label| !label.is_empty()).map(str::to_owned);
+        (format!("claviger_{name}"), labels.collect())
+    };
+    rows.map(figure).collect()
+}
+
+/// Those of a text in the format of OpenMetrics; a histogram counts as one, without the bounds of its buckets.
+fn served(text: &str) -> Figures {
+    let body = text.split_once("\r\n\r\n").unwrap().1;
+    let mut figures = Figures::new();
+    for line in body.lines().filter(|line| line.starts_with("claviger_")) {
+        let (series, _) = line.rsplit_once(' ').unwrap();
+        let (name, labels) = series.trim_end_matches('}').split_once('{').unwrap_or((series, ""));
+        let name = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+        // No value of ours has a comma or a quote in it.
+        let labels = labels.split(',').filter_map(|label| label.split_once('=')).map(|(name, _)| name.to_owned());
+        figures.entry(name.to_owned()).or_default().extend(labels.filter(|label| label != "le"));
+    }
+    figures
+}
+
+#[test]
+fn what_is_served_is_documented_and_nothing_else() {
+    let (Some(alice), Some(bob)) = (Daemon::running(""), Daemon::running("")) else { return };
+    bob.json(&["send", "--to", &alice.did, "lunch at noon?", "--within", "30"]);
+    assert!(alice.post(b"{}").starts_with("HTTP/1.1 400"));
+    alice.until("it came", |alice| alice.texts() == ["lunch at noon?"]);
+    bob.json(&["ping", &alice.did]);
+    let mut all = served(&alice.ask("/metrics"));
+    all.extend(served(&bob.ask("/metrics")));
+    assert_eq!(all, documented());
+
+    let chat = "protocol=\"https://didcomm.org/basicmessage/2.0\"";
+    assert_eq!(alice.figure(&format!("claviger_messages_handled_total{{{chat},result=\"done\"}}")), 1.0);
+    assert_eq!(bob.figure(&format!("claviger_messages_sent_total{{{chat},result=\"sent\"}}")), 1.0);
+    assert_eq!(alice.figure("claviger_messages_received_total{result=\"taken\"}"), 2.0);
+    assert_eq!(alice.figure("claviger_messages_received_total{result=\"malformed\"}"), 1.0);
+    let unwrapped = alice.figure("claviger_token_operations_total{kind=\"unwrap\",result=\"done\"}");
+    assert!(unwrapped >= 2.0, "{unwrapped}");
+    assert_eq!(alice.figure("claviger_token_operation_seconds_count{kind=\"unwrap\"}"), unwrapped);
+    assert!(alice.figure("claviger_token_operation_seconds_sum{kind=\"unwrap\"}") > 0.0);
+    assert_eq!(state(&alice), "ready");
+}
+
+/// The state of the one token, which is one.
+fn state(agent: &Daemon) -> &'static str {
+    let is = |state: &str| agent.figure(&format!("claviger_token_state{{token=\"soft\",state=\"{state}\"}}")) == 1.0;
+    let states: Vec<_> = ["ready", "away", "locked"].into_iter().filter(|state| is(state)).collect();
+    assert_eq!(states.len(), 1, "{states:?}");
+    states[0]
+}
+
+#[test]
+fn a_token_that_is_away_or_locked_is_seen_and_so_is_a_peer_that_is_dead() {
+    let (Some(mut alice), Some(bob)) = (Daemon::new(""), Daemon::running("")) else { return };
+    bob.json(&["send", "--to", &alice.did, "are you there?"]);
+    let chat = "protocol=\"https://didcomm.org/basicmessage/2.0\"";
+    bob.until("it was tried in vain", |bob| bob.log().contains("not sent yet"));
+    assert!(bob.figure(&format!("claviger_messages_sent_total{{{chat},result=\"later\"}}")) >= 1.0);
+    assert_eq!(bob.figure("claviger_waiting{queue=\"outbox\"}"), 1.0);
+
+    let (tokens, away) = (alice.home.path().join("tokens"), alice.home.path().join("away"));
+    fs::rename(&tokens, &away).unwrap();
+    fs::create_dir(&tokens).unwrap();
+    alice.start_without_token();
+    assert_eq!(state(&alice), "away");
+    alice.stop();
+
+    fs::remove_dir(&tokens).unwrap();
+    fs::rename(&away, &tokens).unwrap();
+    alice.home.write("user.pin", "wrong-pin");
+    alice.start_without_token();
+    alice.until("its PIN is refused", |alice| state(alice) == "locked");
+    alice.home.write("user.pin", crate::support::PIN);
+    alice.until("it serves", |alice| state(alice) == "ready");
+}
