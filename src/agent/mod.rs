@@ -85,6 +85,9 @@ pub struct Agent {
     tokens: Option<Tokens>,
     events: broadcast::Sender<Event>,
     options: AgentOptions,
+    /// Of them what may change while it runs.
+    server: watch::Sender<Arc<ServerOptions>>,
+    retention: watch::Sender<Retention>,
 }
 
 /// Something that happened.
@@ -173,11 +176,11 @@ impl Agent {
             ours: self.ours.clone(),
             invitations: self.invitations.clone(),
             metrics: self.metrics.clone(),
-            budget: server::Budget::new(self.options.server.rate_per_address),
+            budget: server::Budget::default(),
             hall: Arc::default(),
             max_bytes: self.options.inbox.limits.bytes,
             shutdown: shutdown.clone(),
-            options: self.options.server.clone(),
+            options: self.server.subscribe(),
         });
         let mut public = JoinSet::new();
         for server in servers {
@@ -233,7 +236,8 @@ impl Agent {
     async fn sweep(self: Arc<Self>, mut shutdown: watch::Receiver<bool>) {
         loop {
             self.retire().await;
-            match self.books.store().sweep(now(), &self.options.retention, SWEPT).await {
+            let retention = *self.retention.borrow();
+            match self.books.store().sweep(now(), &retention, SWEPT).await {
                 // There is more.
                 Ok(gone) if gone >= SWEPT => tokio::task::yield_now().await,
                 Ok(_) => {
@@ -336,6 +340,14 @@ impl Agent {
         }
         self.mediation.look_again();
         Ok(())
+    }
+
+    /// From now on these count: how much a stranger may take up, but for `public_url`, which invitations have said already,
+    /// and how long things are kept.
+    pub fn adjust(&self, server: ServerOptions, retention: Retention) {
+        let public_url = self.options.server.public_url.clone();
+        self.server.send_replace(Arc::new(ServerOptions { public_url, ..server }));
+        self.retention.send_replace(retention);
     }
 
     /// Lets go of DIDs that have moved, and whose overlap is over.
@@ -519,6 +531,8 @@ impl AgentBuilder {
             reload,
             tokens,
             events,
+            server: watch::Sender::new(Arc::new(options.server.clone())),
+            retention: watch::Sender::new(options.retention),
             options,
         }))
     }

@@ -213,25 +213,17 @@ const SINGLE: [&str; 9] = ["state_dir", "did", "keeper", "agent", "http", "net",
 impl Config {
     /// The configuration that `--config` names, or the first that is found; without any, an empty one.
     pub fn load(named: Option<&Path>) -> Result<Self, Failure> {
-        let (path, text) = match find(named)? {
-            Some((path, text)) => (Some(path), text),
-            None => (None, String::new()),
-        };
-        let wrong = |error: figment::Error| refuse(path.as_deref(), error);
-        let mut figment = Figment::from(Toml::string(&text));
-        for section in SINGLE {
-            figment = figment.merge(Env::prefixed("CLAVIGER_").split("__").filter(move |name| {
-                name.as_str().split('.').next().is_some_and(|first| first.eq_ignore_ascii_case(section))
-            }));
-        }
-        for (section, named_by) in [("token", "name"), ("key", "key")] {
-            if let Some(entries) = overridden(&text, section, named_by)? {
-                figment = figment.merge((section, entries));
-            }
-        }
+        Self::load_as_written(named).map(|(config, _)| config)
+    }
+
+    /// The same, and beside it the file and the environment as they are written, without what is left out there.
+    pub fn load_as_written(named: Option<&Path>) -> Result<(Self, Dict), Failure> {
+        let (path, text, figment) = read(named)?;
         warn_of_misspelt_variables();
+        let wrong = |error: figment::Error| refuse(path.as_deref(), &text, error);
         let file: File = figment.extract().map_err(wrong)?;
-        Self::new(path, file)
+        let written = figment.extract().map_err(wrong)?;
+        Ok((Self::new(path, file)?, written))
     }
 
     fn new(path: Option<PathBuf>, file: File) -> Result<Self, Failure> {
@@ -363,6 +355,26 @@ impl Config {
     }
 }
 
+/// The file to read, its text, and that with what the environment says.
+fn read(named: Option<&Path>) -> Result<(Option<PathBuf>, String, Figment), Failure> {
+    let (path, text) = match find(named)? {
+        Some((path, text)) => (Some(path), text),
+        None => (None, String::new()),
+    };
+    let mut figment = Figment::from(Toml::string(&text));
+    for section in SINGLE {
+        figment = figment.merge(Env::prefixed("CLAVIGER_").split("__").filter(move |name| {
+            name.as_str().split('.').next().is_some_and(|first| first.eq_ignore_ascii_case(section))
+        }));
+    }
+    for (section, named_by) in [("token", "name"), ("key", "key")] {
+        if let Some(entries) = overridden(&text, section, named_by)? {
+            figment = figment.merge((section, entries));
+        }
+    }
+    Ok((path, text, figment))
+}
+
 /// The entries of `[[token]]` or `[[key]]` with what the environment says of them, by their name:
 /// `CLAVIGER_TOKEN__SOFT__URI`. None if it says nothing.
 fn overridden(text: &str, section: &str, named_by: &str) -> Result<Option<Vec<Dict>>, Failure> {
@@ -428,15 +440,24 @@ pub fn name(path: Option<&Path>) -> String {
     path.map_or_else(|| "the environment".to_owned(), |path| path.display().to_string())
 }
 
-/// What is wrong with the configuration, and the nearest name to a wrong one.
-fn refuse(path: Option<&Path>, error: figment::Error) -> Failure {
+/// What is wrong with the configuration, at which line if the file says it, and the nearest name to a wrong one.
+fn refuse(path: Option<&Path>, text: &str, error: figment::Error) -> Failure {
     let from_environment = error.metadata.as_ref().is_some_and(|metadata| metadata.name.contains("environment"));
-    let file = name(path.filter(|_| !from_environment));
+    let mut file = name(path.filter(|_| !from_environment));
+    // figment forgets where a value stood; the parser below it knows.
+    let parsed = toml::from_str::<File>(text).err().filter(|_| !from_environment);
+    if let Some(before) = parsed.as_ref().and_then(|error| text.get(..error.span()?.start)) {
+        file = format!("{file} line {}", before.matches('\n').count() + 1);
+    }
     let place = if error.path.is_empty() { String::new() } else { format!("`{}`: ", error.path.join(".")) };
     let (said, known, found) = match &error.kind {
         Kind::UnknownField(found, known) => (format!("there is no member {found:?}"), *known, found.as_str()),
         Kind::UnknownVariant(found, known) => (format!("{place}{found:?} is no value of it"), *known, found.as_str()),
         Kind::MissingField(field) => (format!("the member {field:?} is missing"), &[][..], ""),
+        // It would quote the line, and a PIN may stand there.
+        Kind::Message(said) if said.starts_with("TOML parse error") => {
+            (parsed.as_ref().map_or("it is no TOML", toml::de::Error::message).replace('\n', ": "), &[][..], "")
+        }
         kind => (format!("{place}{}", kind.to_string().trim_end()), &[][..], ""),
     };
     let failure = Failure::words("bad-config", format!("{file}: {said}"));

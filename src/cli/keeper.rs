@@ -26,6 +26,7 @@ use super::{
     config::{Config, TokenConfig},
     failure::Failure,
     output::Out,
+    serve::reread::{CONFIGURATION, Rereader},
     tokens::Opener,
 };
 
@@ -77,7 +78,11 @@ const LIVED: Duration = Duration::from_secs(5);
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     if let Some(role) = args.supervise {
         let agent = UnixStream::from(standard_input()?);
+        let rereader = Rereader::new(config);
         let served = supervise(agent, role.into(), |name| {
+            if name == CONFIGURATION {
+                return rereader.answer().map(|answer| (answer, None));
+            }
             match config.tokens.iter().find(|token| token.name == name).and_then(|token| token.keeper.as_deref()) {
                 Some(address) => Ok((connect(address)?, None)),
                 None => spawn(command(config, name, role.into())).map(|(stream, process)| (stream, Some(process))),

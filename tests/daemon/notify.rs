@@ -60,7 +60,7 @@ fn systemd_hears_that_it_is_ready_lives_and_ends() {
         assert_eq!(manager.hear(Duration::from_secs(10)).as_deref(), Some("WATCHDOG=1"));
     }
 
-    // SIGHUP is for certificates: it goes on.
+    // SIGHUP has it read what may change: it goes on.
     agent.signal(Signal::HUP);
     while manager.hear(Duration::from_millis(10)).is_some() {}
     assert_eq!(manager.hear(Duration::from_secs(10)).as_deref(), Some("WATCHDOG=1"));

@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
     num::NonZeroU32,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -13,9 +13,8 @@ use std::{
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 /// Counts connections, in all and of each address.
+#[derive(Default)]
 pub struct Doors {
-    most: usize,
-    most_of_one: usize,
     inside: Arc<Inside>,
 }
 
@@ -32,16 +31,12 @@ pub struct Entered {
 }
 
 impl Doors {
-    pub fn new(most: usize, most_of_one: usize) -> Self {
-        Self { most, most_of_one, inside: Arc::default() }
-    }
-
-    /// None if there is no room.
-    pub fn enter(&self, address: IpAddr) -> Option<Entered> {
+    /// None if there is no room for it: so many are in at most, and so many of one address.
+    pub fn enter(&self, address: IpAddr, most: usize, most_of_one: usize) -> Option<Entered> {
         let address = of_one_peer(address);
         let mut by_address = self.inside.by_address.lock().unwrap_or_else(PoisonError::into_inner);
         let own = by_address.get(&address).copied().unwrap_or(0);
-        if self.inside.all.load(Ordering::Relaxed) >= self.most || own >= self.most_of_one {
+        if self.inside.all.load(Ordering::Relaxed) >= most || own >= most_of_one {
             return None;
         }
         by_address.insert(address, own + 1);
@@ -63,21 +58,23 @@ impl Drop for Entered {
     }
 }
 
-/// How many messages an address may bring.
-pub struct Budget(Option<DefaultKeyedRateLimiter<IpAddr>>);
+/// How many messages an address may bring: what it has brought, at the rate that counts.
+#[derive(Default)]
+pub struct Budget(RwLock<(u32, Option<DefaultKeyedRateLimiter<IpAddr>>)>);
 
 /// Addresses that are remembered before those are forgotten that have been quiet.
 const REMEMBERED: usize = 10_000;
 
 impl Budget {
-    /// So many messages a second, after a burst of as many; any number if it is 0.
-    pub fn new(rate: u32) -> Self {
-        Self(NonZeroU32::new(rate).map(|rate| RateLimiter::keyed(Quota::per_second(rate))))
-    }
-
-    /// Whether the address may bring one more now.
-    pub fn allows(&self, address: IpAddr) -> bool {
-        let Some(limiter) = &self.0 else { return true };
+    /// Whether the address may bring one more now: so many messages a second, after a burst of as many; any number if it is 0.
+    /// With another rate than before all begin anew.
+    pub fn allows(&self, address: IpAddr, rate: u32) -> bool {
+        if self.0.read().unwrap_or_else(PoisonError::into_inner).0 != rate {
+            let limiter = NonZeroU32::new(rate).map(|rate| RateLimiter::keyed(Quota::per_second(rate)));
+            *self.0.write().unwrap_or_else(PoisonError::into_inner) = (rate, limiter);
+        }
+        let limiter = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(limiter) = &limiter.1 else { return true };
         if limiter.len() > REMEMBERED {
             limiter.retain_recent();
         }
@@ -99,23 +96,24 @@ mod tests {
 
     #[test]
     fn there_is_room_for_so_many() {
-        let doors = Doors::new(3, 2);
-        let address = |text: &str| text.parse::<IpAddr>().unwrap();
-        let first = doors.enter(address("2001:db8::1")).unwrap();
-        let _second = doors.enter(address("2001:db8::2")).unwrap();
-        assert!(doors.enter(address("2001:db8::3")).is_none());
-        let _other = doors.enter(address("192.0.2.1")).unwrap();
-        assert!(doors.enter(address("192.0.2.2")).is_none());
+        let doors = Doors::default();
+        let enter = |text: &str| doors.enter(text.parse().unwrap(), 3, 2);
+        let first = enter("2001:db8::1").unwrap();
+        let _second = enter("2001:db8::2").unwrap();
+        assert!(enter("2001:db8::3").is_none());
+        let _other = enter("192.0.2.1").unwrap();
+        assert!(enter("192.0.2.2").is_none());
         drop(first);
-        assert!(doors.enter(address("::ffff:192.0.2.1")).is_some());
+        assert!(enter("::ffff:192.0.2.1").is_some());
     }
 
     #[test]
     fn an_address_has_a_budget_of_its_own() {
-        let budget = Budget::new(2);
-        let allowed = |text: &str| (0..5).filter(|_| budget.allows(text.parse().unwrap())).count();
-        assert!((2..4).contains(&allowed("192.0.2.1")));
-        assert!((2..4).contains(&allowed("192.0.2.2")));
-        assert!(Budget::new(0).0.is_none());
+        let budget = Budget::default();
+        let allowed = |text: &str, rate| (0..5).filter(|_| budget.allows(text.parse().unwrap(), rate)).count();
+        assert_eq!(allowed("192.0.2.1", 0), 5);
+        assert!((2..4).contains(&allowed("192.0.2.1", 2)));
+        assert!((2..4).contains(&allowed("192.0.2.2", 2)));
+        assert_eq!(allowed("192.0.2.1", 0), 5);
     }
 }

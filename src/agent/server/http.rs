@@ -65,7 +65,7 @@ async fn take(connection: &Connection, request: Request) -> Result<oneshot::Rece
         let said = format!("a message is POSTed as {ENCRYPTED}\n");
         return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, said).into_response());
     }
-    if !shared.budget.allows(connection.address) {
+    if !shared.budget.allows(connection.address, shared.options().rate_per_address) {
         return Err(later(StatusCode::TOO_MANY_REQUESTS, "too many messages from one address\n"));
     }
     let (packed, _burden) = body(connection, request).await?;
@@ -84,7 +84,7 @@ async fn body(connection: &Connection, request: Request) -> Result<(Vec<u8>, Bur
         return Err(too_large());
     }
     let collected = collect(request.into_body(), limit, shared.hall.enter(*address));
-    match tokio::time::timeout(shared.options.body_time, collected).await {
+    match tokio::time::timeout(shared.options().body_time, collected).await {
         Ok(Ok(packed)) => Ok(packed),
         Ok(Err(Broken::TooLarge)) => Err(too_large()),
         Ok(Err(Broken::NoRoom)) => Err(later(StatusCode::SERVICE_UNAVAILABLE, "too much comes in at once\n")),
@@ -149,7 +149,7 @@ async fn replies(shared: &Shared, told: oneshot::Receiver<Fate>) -> Response {
     if !shared.inbox.is_ready() {
         return accepted();
     }
-    let time = shared.options.return_time;
+    let time = shared.options().return_time;
     let Ok(Ok(fate)) = tokio::time::timeout(time, told).await else { return accepted() };
     let (back, mut returning) = mpsc::channel(1);
     let route = shared.routes.open(&fate.sender, fate.return_route, back);

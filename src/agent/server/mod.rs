@@ -82,7 +82,14 @@ pub(super) struct Shared {
     /// The size of a message, at most.
     pub max_bytes: usize,
     pub shutdown: watch::Receiver<bool>,
-    pub options: ServerOptions,
+    pub options: watch::Receiver<Arc<ServerOptions>>,
+}
+
+impl Shared {
+    /// Those that count now.
+    pub fn options(&self) -> Arc<ServerOptions> {
+        self.options.borrow().clone()
+    }
 }
 
 /// The headers of a request, at most, in bytes; hyper wants no less than 8 KiB.
@@ -109,7 +116,7 @@ impl Server {
     pub(super) async fn run(self, shared: Arc<Shared>, mut shutdown: watch::Receiver<bool>) -> io::Result<()> {
         self.listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(self.listener)?;
-        let doors = Doors::new(shared.options.connections, shared.options.per_address);
+        let doors = Doors::default();
         let mut tasks = JoinSet::new();
         loop {
             let (stream, address) = tokio::select! {
@@ -125,12 +132,13 @@ impl Server {
                 },
                 Some(_) = tasks.join_next(), if !tasks.is_empty() => continue,
             };
-            let Some(entered) = doors.enter(address.ip()) else {
+            let options = shared.options();
+            let Some(entered) = doors.enter(address.ip(), options.connections, options.per_address) else {
                 shared.metrics.turned_away();
                 continue;
             };
             let _ = stream.set_nodelay(true);
-            let_go_of_the_deaf(&stream, shared.options.header_time);
+            let_go_of_the_deaf(&stream, options.header_time);
             let router = http::router(shared.clone(), address.ip(), entered);
             let (shared, tls, shutdown) = (shared.clone(), self.tls.clone(), shutdown.clone());
             tasks.spawn(async move {
@@ -182,7 +190,7 @@ where
 {
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(shared.options.header_time)
+        .header_read_timeout(shared.options().header_time)
         .max_buf_size(HEADERS)
         .serve_connection(io, TowerToHyperService::new(router))
         .with_upgrades();

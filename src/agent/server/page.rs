@@ -39,7 +39,8 @@ pub(super) async fn answer(shared: &Shared, request: &Parts) -> Response {
 /// What stands in the browser's address bar.
 fn whole_url(shared: &Shared, request: &Parts) -> String {
     let path = request.uri.path_and_query().map_or("/", |path| path.as_str());
-    let public = shared.options.public_url.as_deref().and_then(|url| {
+    let options = shared.options();
+    let public = options.public_url.as_deref().and_then(|url| {
         let (scheme, rest) = url.split_once("://")?;
         Some(format!("{scheme}://{}", rest.split('/').next()?))
     });

@@ -77,7 +77,7 @@ pub(super) fn answer(connection: Connection, mut request: Request) -> Response {
                     .max_message_size(Some(max))
                     .max_frame_size(Some(max));
                 let burden = connection.shared.hall.enter(connection.address);
-                let io = Weighed::new(TokioIo::new(io), burden, connection.shared.options.body_time);
+                let io = Weighed::new(TokioIo::new(io), burden, connection.shared.options().body_time);
                 let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
                 connection.shared.metrics.sockets(1);
                 Box::pin(Session::new(connection.clone()).run(socket)).await;
@@ -115,7 +115,7 @@ impl Session {
     async fn run(mut self, mut socket: Socket) {
         let shared = self.connection.shared.clone();
         let mut shutdown = shared.shutdown.clone();
-        let ping = shared.options.ping;
+        let ping = shared.options().ping;
         let mut under_way: FuturesUnordered<oneshot::Receiver<Fate>> = FuturesUnordered::new();
         let mut heard = Instant::now();
         let mut next_ping = heard + ping;
@@ -184,7 +184,7 @@ impl Session {
     /// of it may take for kept only while the socket is open.
     async fn take(&mut self, packed: Vec<u8>) -> Result<Option<oneshot::Receiver<Fate>>, (CloseCode, &'static str)> {
         let Connection { shared, address, .. } = &self.connection;
-        if !shared.budget.allows(*address) {
+        if !shared.budget.allows(*address, shared.options().rate_per_address) {
             return Err((CloseCode::Again, "too many messages from one address"));
         }
         match shared.inbox.take(packed).await {

@@ -168,6 +168,20 @@ pub struct WebhookSection {
 pub struct OpsSection {
     /// An address and port for /live, /ready, /ready/token and /metrics.
     pub listen: Option<SocketAddr>,
+    /// How much the log says; `--verbose` has it say more.
+    pub log_level: LogLevel,
+}
+
+/// How much the log says, the least first.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
 }
 
 /// One value, or an array of them.

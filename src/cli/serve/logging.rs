@@ -1,10 +1,21 @@
 //! The daemon's log: on stderr, for people or one JSON document a line. It has ids, threads and key ids, and never a body or
 //! a secret.
 
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, IsTerminal},
+    sync::OnceLock,
+};
 
 use clap::ValueEnum;
-use tracing_subscriber::{Layer, filter::LevelFilter, fmt, layer::SubscriberExt};
+use tracing_subscriber::{
+    Layer, Registry,
+    filter::LevelFilter,
+    fmt,
+    layer::SubscriberExt,
+    reload::{self, Handle},
+};
+
+use super::config::LogLevel;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -14,13 +25,19 @@ pub enum Format {
     Json,
 }
 
-/// Starts it; warnings and what happened always, more with `--verbose`.
+/// The log of this process, and what `--verbose` asks for.
+static LOG: OnceLock<(Handle<LevelFilter, Registry>, LogLevel)> = OnceLock::new();
+
+/// Starts it; warnings and what happened until the configuration says otherwise, more with `--verbose`.
 pub fn start(format: Format, verbose: u8) {
-    let level = match verbose {
-        0 => LevelFilter::INFO,
-        1 => LevelFilter::DEBUG,
-        _ => LevelFilter::TRACE,
+    let asked = match verbose {
+        0 => LogLevel::Error,
+        1 => LogLevel::Debug,
+        _ => LogLevel::Trace,
     };
+    let (level, handle) = reload::Layer::new(filter(asked.max(LogLevel::Info)));
+    // It is started once.
+    let _ = LOG.set((handle, asked));
     let layer = fmt::layer().with_writer(io::stderr).with_target(false);
     let layer = match format {
         // The journal has the time.
@@ -31,4 +48,22 @@ pub fn start(format: Format, verbose: u8) {
     let subscriber = tracing_subscriber::registry().with(layer.with_filter(level));
     // It fails only if there is one already, and there is none.
     let _ = tracing::subscriber::set_global_default(subscriber);
+}
+
+/// Has it say so much from now on, or what `--verbose` asks for, if that is more.
+pub fn set_level(level: LogLevel) {
+    if let Some((handle, asked)) = LOG.get() {
+        // It fails if the log is gone, which lives as long as the process.
+        let _ = handle.reload(filter(level.max(*asked)));
+    }
+}
+
+fn filter(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    }
 }

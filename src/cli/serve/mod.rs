@@ -4,6 +4,7 @@ pub mod config;
 mod health;
 mod logging;
 mod notify;
+pub mod reread;
 
 use std::{
     fs, io,
@@ -29,14 +30,16 @@ use claviger::{
         keeper::{KeeperClient, Role, Supervisor},
     },
 };
-use config::ApiAddress;
+use config::{ApiAddress, HttpSection, StoreSection};
 use ipnet::IpNet;
 use notify::Notifier;
+use reread::{Bringer, Live};
 use serde_json::json;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
+use zeroize::Zeroizing;
 
 use super::{
     config::Config,
@@ -82,6 +85,7 @@ pub fn describe(out: &Out) -> Result<(), Failure> {
 
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     config.daemon.check()?;
+    logging::set_level(config.daemon.ops.log_level);
     let own = Own::load(config)?;
     let documents = own.documents.clone();
     if documents.is_empty() {
@@ -138,7 +142,7 @@ impl Prepared {
             public: daemon.http.listen.0.iter().map(|address| listen(*address)).collect::<Result<_, _>>()?,
             ops: daemon.ops.listen.map(listen).transpose()?,
             api: application(config)?,
-            webhook: webhook(config, &guard)?,
+            webhook: webhook(config, &guard)?.map(|(webhook, _)| webhook),
             tls,
             dialer: dialer(config, guard)?,
             notifier: Arc::new(Notifier::open()),
@@ -188,7 +192,7 @@ impl Prepared {
             resolver(config, documents, client.clone()),
             store.clone(),
         );
-        let (http, hook) = (client.clone(), client.clone());
+        let (http, mut brought) = (client.clone(), Bringer::new(client.clone()));
         let sockets = WebSocketClient::new(self.dialer, WebSocketOptions::default());
         let agent = agent
             .transports(Transports::default().with(client).with(sockets.clone()))
@@ -216,11 +220,13 @@ impl Prepared {
         }
         let (listener, access) = self.api;
         let served = tokio::spawn(api::serve(listener, access, agent.clone(), shutdown.clone()));
-        let brought = self.webhook.map(|webhook| {
+        if let Some(webhook) = self.webhook {
             out.say(&format!("Messages are brought to {}.", webhook.host()));
-            tokio::spawn(webhook.run(agent.clone(), hook, shutdown.clone()))
-        });
-        tokio::spawn(signals(stop.clone(), self.tls, self.notifier.clone()));
+            brought.start(webhook, &agent);
+        }
+        let live = Live { supervisor: supervisor.clone(), agent: agent.clone(), tls: self.tls, brought };
+        let live = tokio::spawn(live.run(shutdown.clone()));
+        tokio::spawn(signals(stop.clone(), self.notifier.clone()));
         let unsupervised = tokio::spawn(unsupervised(supervisor, stop, self.notifier.clone()));
         self.notifier.ready();
         let ended = tokio::select! {
@@ -230,10 +236,8 @@ impl Prepared {
         if let Ok(Err(error)) = served.await {
             tracing::error!(%error, "the application's side");
         }
-        if let Some(brought) = brought
-            && brought.await.is_err()
-        {
-            tracing::error!("the webhook ended by a fault of this program");
+        if live.await.is_err() {
+            tracing::error!("what may change while it runs ended by a fault of this program");
         }
         // What was begun is done: nothing is lost if this is not reached.
         store.close().await?;
@@ -256,9 +260,8 @@ fn open_many() {
 }
 
 /// Ends the agent when it is told to; once more, and it is not waited for.
-async fn signals(stop: watch::Sender<bool>, tls: Option<Arc<ServerTls>>, notifier: Arc<Notifier>) {
-    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
+async fn signals(stop: watch::Sender<bool>, notifier: Arc<Notifier>) {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         tracing::error!("signals cannot be heard: only SIGKILL ends this process");
         return;
@@ -267,14 +270,6 @@ async fn signals(stop: watch::Sender<bool>, tls: Option<Arc<ServerTls>>, notifie
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
-            _ = hangup.recv() => {
-                match tls.as_ref().map(|tls| tls.reload()) {
-                    Some(Ok(true)) => tracing::info!("a new certificate is used"),
-                    Some(Err(error)) => tracing::warn!(%error, "the new certificate is not used"),
-                    _ => {}
-                }
-                continue;
-            }
         }
         if stop.send_replace(true) {
             std::process::exit(1);
@@ -350,21 +345,29 @@ fn options(config: &Config) -> AgentOptions {
     options.goal_codes.clone_from(&agent.goal_codes);
     options.mediation =
         MediationOptions { live: daemon.mediation.live, poll: Duration::from_secs(daemon.mediation.poll_seconds) };
-    options.server = ServerOptions {
-        connections: daemon.http.connections,
-        per_address: daemon.http.connections_per_address,
-        rate_per_address: daemon.http.rate_per_address,
-        header_time: Duration::from_secs(daemon.http.header_seconds),
-        body_time: Duration::from_secs(daemon.http.body_seconds),
-        public_url: daemon.http.public_url.clone(),
-        ..ServerOptions::default()
-    };
-    options.retention = Retention {
-        deliveries: DAY * i64::from(daemon.store.unread_days),
-        history: DAY * i64::from(daemon.store.history_days),
-        ..Retention::default()
-    };
+    options.server = server_options(&daemon.http);
+    options.retention = retention(&daemon.store);
     options
+}
+
+fn server_options(http: &HttpSection) -> ServerOptions {
+    ServerOptions {
+        connections: http.connections,
+        per_address: http.connections_per_address,
+        rate_per_address: http.rate_per_address,
+        header_time: Duration::from_secs(http.header_seconds),
+        body_time: Duration::from_secs(http.body_seconds),
+        public_url: http.public_url.clone(),
+        ..ServerOptions::default()
+    }
+}
+
+fn retention(store: &StoreSection) -> Retention {
+    Retention {
+        deliveries: DAY * i64::from(store.unread_days),
+        history: DAY * i64::from(store.history_days),
+        ..Retention::default()
+    }
 }
 
 fn store_options(config: &Config) -> SqliteOptions {
@@ -418,21 +421,21 @@ fn application(config: &Config) -> Result<(ApiListener, Access), Failure> {
     }
 }
 
-/// Where messages are brought; what can be seen to be wrong with it is said now and not in the log.
-fn webhook(config: &Config, guard: &Guard) -> Result<Option<Webhook>, Failure> {
+/// Where messages are brought, and its secret; what can be seen to be wrong with it is said now and not in the log.
+fn webhook(config: &Config, guard: &Guard) -> Result<Option<(Webhook, Zeroizing<String>)>, Failure> {
     let Some(section) = &config.daemon.api.webhook else { return Ok(None) };
     let wrong = |said: String| Failure::words("bad-config", said);
     let path = config.base.join(&section.secret_file);
     let secret = Webhook::secret(&path)
         .map_err(|error| wrong(format!("secret_file in [api.webhook], {}: {error}", path.display())))?;
-    let webhook = Webhook::new(&section.url, secret, section.types.clone())
+    let webhook = Webhook::new(&section.url, secret.clone(), section.types.clone())
         .map_err(|error| wrong(format!("url in [api.webhook]: {error}")))?;
     let host = webhook.host().trim_start_matches('[').trim_end_matches(']');
     if host.parse().is_ok_and(|address| guard.check(address).is_err()) {
         return Err(wrong(format!("url in [api.webhook]: {host} is a private address, which is not connected to"))
             .hint(format!("allow_private = [\"{host}\"] in [net] lets it be connected to")));
     }
-    Ok(Some(webhook))
+    Ok(Some((webhook, secret)))
 }
 
 fn make_private(folder: &Path) -> io::Result<()> {

@@ -1,0 +1,231 @@
+//! SIGHUP: the configuration is read again, and what may change while the daemon runs counts from then on.
+//!
+//! The agent's process opens no file of the operator's any more: it has closed itself in, and PINs may lie beside the
+//! configuration. Its supervisor, which has not, reads and examines it, and passes on what the agent may change.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    io::{self, Read, Write},
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    sync::Arc,
+};
+
+use claviger::{
+    agent::{Agent, ServerTls, api::Webhook, net::HttpClient},
+    secrets::keeper::Supervisor,
+};
+use figment::value::Dict;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinHandle,
+};
+use zeroize::Zeroizing;
+
+use super::{
+    config::{HttpSection, OpsSection, StoreSection, WebhookSection},
+    guard, logging, retention, server_options, webhook,
+};
+use crate::cli::{config::Config, failure::Failure};
+
+/// What the supervisor is asked for: no token has an empty name.
+pub const CONFIGURATION: &str = "";
+
+/// What counts at once. Everything else wants a restart: it is built into what runs.
+const LIVE: [&str; 9] = [
+    "api.webhook",
+    "http.body_seconds",
+    "http.connections",
+    "http.connections_per_address",
+    "http.header_seconds",
+    "http.rate_per_address",
+    "ops.log_level",
+    "store.history_days",
+    "store.unread_days",
+];
+
+/// Members by section and name, as they are written.
+type Written = BTreeMap<String, Value>;
+
+/// What the supervisor passes on.
+#[derive(Serialize, Deserialize)]
+struct Answer {
+    /// The members of [`LIVE`] that are written.
+    live: Written,
+    /// The webhook's secret, which stands in a file of its own.
+    secret: Option<String>,
+    /// What has another value than what counts now.
+    changed: BTreeSet<String>,
+    /// Of that what has one only after a restart.
+    restart: BTreeSet<String>,
+}
+
+/// The supervisor's side.
+pub struct Rereader {
+    file: Option<PathBuf>,
+    /// As it counts in the agent.
+    now: RefCell<Written>,
+}
+
+impl Rereader {
+    /// One for an agent that has read this configuration.
+    pub fn new(config: &Config) -> Self {
+        // What cannot be read any more has changed.
+        let written = Config::load_as_written(config.file.as_deref()).map(|(_, written)| members(written));
+        Self { file: config.file.clone(), now: RefCell::new(written.unwrap_or_default()) }
+    }
+
+    /// Reads the configuration, and answers on a connection.
+    ///
+    /// # Errors
+    /// In words, what is wrong with it.
+    pub fn answer(&self) -> io::Result<UnixStream> {
+        let answer = self.read().map_err(|failure| {
+            let hint = failure.hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
+            let words: Vec<&str> = failure.message.split_whitespace().collect();
+            io::Error::other(words.join(" ") + &hint)
+        })?;
+        let text = Zeroizing::new(serde_json::to_vec(&answer)?);
+        let (ours, theirs) = UnixStream::pair()?;
+        // It has room for any configuration; nobody reads yet.
+        ours.set_nonblocking(true)?;
+        (&ours).write_all(&text)?;
+        Ok(theirs)
+    }
+
+    fn read(&self) -> Result<Answer, Failure> {
+        let (config, written) = Config::load_as_written(self.file.as_deref())?;
+        config.daemon.check()?;
+        let secret = webhook(&config, &guard(&config)?)?.map(|(_, secret)| (*secret).clone());
+        let written = members(written);
+        let mut now = self.now.borrow_mut();
+        let names: BTreeSet<&String> = now.keys().chain(written.keys()).collect();
+        let changed: BTreeSet<String> =
+            names.into_iter().filter(|name| now.get(*name) != written.get(*name)).cloned().collect();
+        let restart = changed.iter().filter(|name| !LIVE.contains(&name.as_str())).cloned().collect();
+        for name in LIVE {
+            now.remove(name);
+        }
+        let live: Written = written.into_iter().filter(|(name, _)| LIVE.contains(&name.as_str())).collect();
+        now.extend(live.clone());
+        Ok(Answer { live, secret, changed, restart })
+    }
+}
+
+/// A table's members by `table.member`, all else by its own name.
+fn members(written: Dict) -> Written {
+    let mut members = Written::new();
+    for (section, value) in written {
+        match serde_json::to_value(value) {
+            Ok(Value::Object(table)) => {
+                members.extend(table.into_iter().map(|(name, value)| (format!("{section}.{name}"), value)));
+            }
+            value => drop(members.insert(section, value.unwrap_or_default())),
+        }
+    }
+    members
+}
+
+/// The agent's side: what may change while it runs.
+pub struct Live {
+    pub supervisor: Arc<Supervisor>,
+    pub agent: Arc<Agent>,
+    pub tls: Option<Arc<ServerTls>>,
+    pub brought: Bringer,
+}
+
+impl Live {
+    /// Reads again whenever it is told to, until it is to end.
+    pub async fn run(mut self, mut shutdown: watch::Receiver<bool>) {
+        let Ok(mut hangup) = signal(SignalKind::hangup()) else {
+            return tracing::error!("SIGHUP cannot be heard: nothing is read again");
+        };
+        loop {
+            tokio::select! {
+                _ = shutdown.wait_for(|now| *now) => break,
+                _ = hangup.recv() => {}
+            }
+            match self.tls.as_ref().map(|tls| tls.reload()) {
+                Some(Ok(true)) => tracing::info!("a new certificate is used"),
+                Some(Err(error)) => tracing::warn!(%error, "the new certificate is not used"),
+                _ => {}
+            }
+            if let Err(error) = self.reread().await {
+                tracing::error!(%error, "the configuration is not read again: what counted goes on");
+            }
+        }
+        self.brought.end().await;
+    }
+
+    async fn reread(&mut self) -> io::Result<()> {
+        let supervisor = self.supervisor.clone();
+        let text = tokio::task::spawn_blocking(move || {
+            let mut text = Zeroizing::new(Vec::with_capacity(64 * 1024));
+            supervisor.keeper(CONFIGURATION)?.read_to_end(&mut text)?;
+            Ok::<_, io::Error>(text)
+        });
+        let Answer { live, secret, changed, restart } = serde_json::from_slice(&text.await??)?;
+        let secret = secret.map(Zeroizing::new);
+        self.agent.adjust(
+            server_options(&section::<HttpSection>(&live, "http")?),
+            retention(&section::<StoreSection>(&live, "store")?),
+        );
+        logging::set_level(section::<OpsSection>(&live, "ops")?.log_level);
+        self.brought.end().await;
+        if let (Some(hook), Some(secret)) = (live.get("api.webhook"), secret) {
+            let WebhookSection { url, types, .. } = serde_json::from_value(hook.clone())?;
+            self.brought.start(Webhook::new(&url, secret, types).map_err(io::Error::other)?, &self.agent);
+        }
+        let counts: Vec<&String> = changed.difference(&restart).collect();
+        match (counts.as_slice(), restart.is_empty()) {
+            ([], true) => tracing::info!("the configuration was read again: nothing has changed"),
+            ([], false) => {}
+            (counts, _) => tracing::info!(?counts, "the configuration was read again: this counts from now on"),
+        }
+        if !restart.is_empty() {
+            tracing::warn!(?restart, "this has changed in the configuration, and counts after a restart");
+        }
+        Ok(())
+    }
+}
+
+/// A section with those of its members that may change, and of the others the defaults.
+fn section<T: for<'a> Deserialize<'a>>(live: &Written, section: &str) -> io::Result<T> {
+    let of_section = |(name, value): (&String, &Value)| {
+        let (_, member) = name.split_once('.').filter(|(first, _)| *first == section)?;
+        Some((member.to_owned(), value.clone()))
+    };
+    Ok(serde_json::from_value(live.iter().filter_map(of_section).collect::<Value>())?)
+}
+
+/// Has messages brought to the webhook that counts now.
+pub struct Bringer {
+    client: HttpClient,
+    now: Option<(watch::Sender<bool>, JoinHandle<()>)>,
+}
+
+impl Bringer {
+    /// None are brought yet.
+    pub fn new(client: HttpClient) -> Self {
+        Self { client, now: None }
+    }
+
+    /// To this one from now on.
+    pub fn start(&mut self, webhook: Webhook, agent: &Arc<Agent>) {
+        let (stop, told) = watch::channel(false);
+        self.now = Some((stop, tokio::spawn(webhook.run(agent.clone(), self.client.clone(), told))));
+    }
+
+    /// No more are brought; one that was under way may have been taken, and comes again.
+    async fn end(&mut self) {
+        let Some((stop, task)) = self.now.take() else { return };
+        stop.send_replace(true);
+        if task.await.is_err() {
+            tracing::error!("the webhook ended by a fault of this program");
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! SIGHUP: what of the configuration counts at once, what wants a restart, and that a broken file changes nothing.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    net::TcpListener,
+};
+
+use rustix::process::Signal;
+
+use crate::{
+    access::file,
+    daemon::{Daemon, free_port},
+};
+
+/// Changes a word of claviger.toml as an editor does, by another file in its place, and says so.
+fn change(agent: &Daemon, from: &str, to: &str) {
+    let path = agent.home.path().join("claviger.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from), "{text}");
+    fs::write(path.with_extension("new"), text.replace(from, to)).unwrap();
+    fs::rename(path.with_extension("new"), &path).unwrap();
+    agent.signal(Signal::HUP);
+}
+
+/// Whether this is said, behind what stands in the log by now.
+#[track_caller]
+fn says(agent: &Daemon, before: usize, words: &[&str]) {
+    let said = |agent: &Daemon| agent.log()[before..].lines().any(|line| words.iter().all(|word| line.contains(word)));
+    agent.until(&format!("it says {words:?}"), said);
+}
+
+fn start_quietly(agent: &mut Daemon) {
+    let mut command = agent.home.command("/bin/sh");
+    // Without the -v that tests have otherwise.
+    command.args(["-c", "exec claviger serve", "sh"]);
+    agent.start_with(command);
+}
+
+#[test]
+fn what_may_change_counts_at_once_and_the_rest_is_named() {
+    let more = "log_level = \"error\"\n[agent]\nworkers = 8\n";
+    let Some(mut agent) = Daemon::new(more) else { return };
+    start_quietly(&mut agent);
+    for _ in 0..5 {
+        assert!(agent.post(b"{}").starts_with("HTTP/1.1 400"));
+    }
+    assert!(!agent.log().contains("a message is not taken"), "{}", agent.log());
+
+    change(&agent, "log_level = \"error\"", "log_level = \"debug\"");
+    agent.until("its log says more", |agent| {
+        agent.post(b"{}");
+        agent.log().contains("a message is not taken")
+    });
+
+    let before = agent.log().len();
+    change(&agent, "[http]\n", "[http]\nrate_per_address = 1\nheader_seconds = 20\n");
+    says(&agent, before, &["INFO", "counts from now on", "http.header_seconds", "http.rate_per_address"]);
+    let answers: Vec<String> = (0..5).map(|_| agent.post(b"{}")).collect();
+    assert!(answers.iter().any(|answer| answer.starts_with("HTTP/1.1 429")), "{answers:?}");
+
+    let before = agent.log().len();
+    change(&agent, "workers = 8", "workers = 9");
+    says(&agent, before, &["WARN", "counts after a restart", "agent.workers"]);
+    change(&agent, "workers = 9", "workers = 8");
+    says(&agent, before, &["nothing has changed"]);
+}
+
+#[test]
+fn a_broken_file_changes_nothing_and_its_line_is_named() {
+    let Some(mut agent) = Daemon::new("[agent]\nworkers = 8\n") else { return };
+    agent.start();
+    let line = |word: &str| {
+        let text = fs::read_to_string(agent.home.path().join("claviger.toml")).unwrap();
+        format!("claviger.toml line {}:", 1 + text.lines().position(|line| line.contains(word)).unwrap())
+    };
+    let broken = [
+        ("[http]\n", "[http]\nconections = 1\n", "conections", "is it \"connections\"?"),
+        ("conections = 1", "connections = \"few\"", "few", "http.connections"),
+        ("connections = \"few\"", "connections = 0 0", "0 0", "expected newline"),
+    ];
+    for (from, to, word, said) in broken {
+        let before = agent.log().len();
+        change(&agent, from, to);
+        says(&agent, before, &["ERROR", "what counted goes on", &line(word), said]);
+        // What stands there may be a secret.
+        assert!(!agent.log().contains("0 0"));
+        assert!(agent.post(b"{}").starts_with("HTTP/1.1 400"));
+    }
+    let before = agent.log().len();
+    change(&agent, "connections = 0 0", "connections = 0");
+    says(&agent, before, &["counts from now on", "http.connections"]);
+    // Nobody comes in any more, as it says.
+    assert_eq!(agent.post(b"{}"), "");
+}
+
+/// Messages go to the new place, with the new secret; what is wrong with it leaves the old one as it was.
+#[test]
+fn the_webhook_moves() {
+    let (old, new) = (free_port(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let more = format!("[api.webhook]\nurl = \"http://127.0.0.1:{old}/old\"\nsecret_file = \"hook.secret\"\n");
+    let (Some(mut agent), Some(bob)) = (Daemon::new(&more), Daemon::running("")) else { return };
+    file(&agent.home, "hook.secret", "the-secret-of-this-hook-0123456789abcdef\n", 0o600);
+    agent.start();
+    bob.json(&["send", "--to", &agent.did, "where to?", "--within", "30"]);
+    agent.until("nobody takes it", |agent| agent.log().contains("the webhook has not taken a message"));
+
+    let before = agent.log().len();
+    change(&agent, &format!("http://127.0.0.1:{old}/old"), "http://app.example.org/");
+    says(&agent, before, &["what counted goes on", "in the clear"]);
+
+    let port = new.local_addr().unwrap().port();
+    change(&agent, "http://app.example.org/", &format!("http://127.0.0.1:{port}/new"));
+    says(&agent, before, &["counts from now on", "api.webhook"]);
+    let mut request = String::new();
+    BufReader::new(new.accept().unwrap().0).read_line(&mut request).unwrap();
+    assert_eq!(request, "POST /new HTTP/1.1\r\n");
+}
