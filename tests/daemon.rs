@@ -65,6 +65,8 @@ mod rotation;
 mod sick;
 #[path = "daemon/socket.rs"]
 mod socket;
+#[path = "daemon/silence.rs"]
+mod silence;
 #[path = "daemon/sockets.rs"]
 mod sockets;
 #[path = "cli/support.rs"]

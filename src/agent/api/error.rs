@@ -79,8 +79,15 @@ impl From<NotSent> for ApiError {
 
 impl From<JsonRejection> for ApiError {
     fn from(error: JsonRejection) -> Self {
-        Self::new(error.status(), "bad-request", error.body_text())
+        Self::new(error.status(), "bad-request", without_the_text(error.body_text()))
     }
+}
+
+/// serde quotes a text of the wrong kind. That may be a message, and who logs errors does not expect one there.
+fn without_the_text(said: String) -> String {
+    let around =
+        said.split_once("string \"").and_then(|(before, rest)| Some((before, rest.rsplit_once("\", expected")?.1)));
+    around.map_or_else(|| said.clone(), |(before, after)| format!("{before}a string, expected{after}"))
 }
 
 impl From<QueryRejection> for ApiError {
