@@ -9,6 +9,10 @@ mod demo;
 mod doctor;
 #[path = "cli/documentation.rs"]
 mod documentation;
+#[path = "support/guide.rs"]
+mod guide;
+#[path = "cli/guide.rs"]
+mod guided;
 #[path = "cli/messages.rs"]
 mod messages;
 #[path = "cli/support.rs"]

@@ -57,6 +57,8 @@ mod people;
 mod replay;
 #[path = "daemon/resolving.rs"]
 mod resolving;
+#[path = "daemon/protocols.rs"]
+mod protocols;
 #[path = "daemon/reread.rs"]
 mod reread;
 #[path = "daemon/rotation.rs"]

@@ -4,6 +4,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
+    net::TcpListener,
     path::Path,
     process::{Command, Output, Stdio},
 };
@@ -15,6 +16,9 @@ use claviger_virtual_yubikey::{
 };
 use serde_json::Value;
 
+#[path = "support/guide.rs"]
+mod guide;
+
 const PIN: &str = "471108";
 const MESSAGE: &str = r#"{"id":"1","type":"https://example.org/lunch/1.0/proposal","body":{"at":"noon"}}"#;
 
@@ -24,7 +28,39 @@ fn a_desk() {
         // One after the other: a machine has one pcscd.
         at_the_desk();
         out_of_the_box();
+        by_the_guide();
     }
+}
+
+/// What docs/guide.md says of a desktop, as it stands there.
+fn by_the_guide() {
+    let folder = tempfile::tempdir().unwrap();
+    let _pcscd = Pcscd::start();
+    let card = VirtualYubiKey::new(Firmware::V5_7_1, 5555);
+    let _reader = InReader::plug_in(&card, PORT);
+    let desk = Desk(folder.path());
+    until("it is in its reader", || desk.json("token list").to_string().contains("5555"));
+
+    let port = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let ops = port();
+    let script = guide::commands("## A desktop with a YubiKey").replace("12345678", "5555");
+    let script = script.replace("8080", &port()).replace("8081", &ops);
+    fs::write(folder.path().join("guide.sh"), script).unwrap();
+    fs::write(folder.path().join("typed"), format!("{PIN}\n")).unwrap();
+    let program = Path::new(env!("CARGO_BIN_EXE_claviger")).parent().unwrap();
+    let mut command = Command::new("timeout");
+    command.args(["300", "bash", "guide.sh"]).current_dir(folder.path()).env_clear().env("HOME", folder.path());
+    command.env("PATH", format!("{}:/usr/bin:/bin", program.display()));
+    command.env("CLAVIGER_OPS__LISTEN", format!("127.0.0.1:{ops}"));
+    command.stdin(fs::File::open(folder.path().join("typed")).unwrap());
+    let output = command.output().unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    let log = fs::read_to_string(folder.path().join("serve.log")).unwrap_or_default();
+    assert!(output.status.success(), "{printed}{}{log}", said(&output));
+    for words in ["serial 5555: as it came from the factory", "Hello, me", "/?_oob="] {
+        assert!(printed.contains(words), "{words}: {printed}{}", said(&output));
+    }
+    assert!(!format!("{printed}{}{log}", said(&output)).contains(PIN));
 }
 
 fn at_the_desk() {

@@ -1,0 +1,98 @@
+//! docs/guide.md, as someone follows it who is new here. What it says of a YubiKey is followed in tests/yubikey_cli.rs.
+
+use std::{
+    fs::{self, File},
+    net::TcpListener,
+    path::Path,
+    process::{Command, Output},
+};
+
+use crate::{
+    guide::{commands, rust},
+    support::{Home, PIN, softhsm},
+};
+
+fn free_port() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string()
+}
+
+/// Runs a script in a home, with free ports in the place of those that it names, and this text at its terminal.
+#[track_caller]
+fn follow(home: &Home, script: &str, typed: &str) -> Output {
+    let mut script = script.to_owned();
+    let mut ops = String::new();
+    for port in ["8080", "8081", "8090", "8091", "8070", "8071"] {
+        let free = free_port();
+        script = script.replace(port, &free);
+        if port == "8081" {
+            ops = format!("127.0.0.1:{free}");
+        }
+    }
+    home.write("guide.sh", &script);
+    home.write("typed", typed);
+    let mut command = home.command("timeout");
+    command.args(["300", "bash", "guide.sh"]).env("CLAVIGER_OPS__LISTEN", ops);
+    let output = command.stdin(File::open(home.path().join("typed")).unwrap()).output().unwrap();
+    assert!(output.status.success(), "{script}\n{}", all(&output));
+    output
+}
+
+fn all(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn a_server_on_trial() {
+    if softhsm().is_none() {
+        return;
+    }
+    let home = Home::new();
+    let said = all(&follow(&home, &commands("### On trial: SoftHSM"), ""));
+    for words in ["At noon?", "claviger_waiting{queue=\"outbox\"} 0"] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    assert!(home.path().join("alice-backup/manifest.json").is_file());
+}
+
+#[test]
+fn a_server_with_its_hsm() {
+    let Some(home) = Home::with_token() else { return };
+    let module = softhsm().unwrap().display().to_string();
+    let script = commands("### With the HSM").replace("/opt/vendor/libpkcs11.so", &module);
+    let said = all(&follow(&home, &script.replace("token=prod", "token=soft"), &format!("{PIN}\n")));
+    for words in ["authcrypt", "X25519", "A DID of ours: did:peer:2."] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    assert!(!said.contains(PIN));
+}
+
+#[test]
+fn the_library() {
+    if softhsm().is_none() {
+        return;
+    }
+    let (home, repository) = (Home::new(), Path::new(env!("CARGO_MANIFEST_DIR")));
+    std::os::unix::fs::symlink(repository.join("softhsm"), home.path().join("softhsm")).unwrap();
+    // Cargo has built it beside the tests, unless it was to run this suite alone.
+    let folder = Path::new(env!("CARGO_BIN_EXE_claviger")).parent().unwrap();
+    let built = folder.join("examples/developer");
+    if !built.is_file() {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "--locked", "--all-features", "--example", "developer"]);
+        cargo.current_dir(repository).env("CARGO_TARGET_DIR", folder.parent().unwrap());
+        assert!(cargo.status().unwrap().success());
+    }
+    let script = commands("## The library in Rust");
+    assert!(script.contains("cargo run --quiet --example developer --"));
+    let script = script.replace("cargo run --quiet --example developer --", &built.display().to_string());
+    let said = all(&follow(&home, &script, ""));
+    for words in ["\"content\": \"Hello\"", "\"authenticated\": true"] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+
+    let example = fs::read_to_string(repository.join("examples/developer.rs")).unwrap();
+    let mut lines = example.lines().map(str::trim);
+    for line in rust() {
+        assert!(lines.any(|other| other == line), "the example does not have, at this place: {line}");
+    }
+}
