@@ -71,6 +71,9 @@ mod socket;
 mod silence;
 #[path = "daemon/sockets.rs"]
 mod sockets;
+#[cfg(feature = "otel")]
+#[path = "daemon/spans.rs"]
+mod spans;
 #[path = "cli/support.rs"]
 #[allow(dead_code, reason = "the command line's suite uses all of it")]
 mod support;

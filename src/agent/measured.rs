@@ -5,8 +5,9 @@ use std::{sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
+use tracing::{Instrument, field::Empty};
 
-use super::metrics::Metrics;
+use super::{SPANS, metrics::Metrics};
 use crate::{
     crypto::{Cek, EncryptedKey},
     keys::PublicKey,
@@ -26,8 +27,10 @@ impl Measured {
         operation: impl Future<Output = Result<T, SecretsError>>,
     ) -> Result<T, SecretsError> {
         let begun = Instant::now();
-        let done = operation.await;
+        let span = tracing::info_span!(target: SPANS, "token", kind = what.name(), result = Empty);
+        let done = operation.instrument(span.clone()).await;
         let result = done.as_ref().err().map_or("done", name);
+        span.record("result", result);
         self.metrics.operated(what.name(), result, begun.elapsed());
         done
     }

@@ -135,6 +135,9 @@ pub enum NotSent {
 const EVENTS: usize = 1024;
 /// How often a token is asked for the store's key, unless it says before that it is back.
 const UNLOCK: Duration = Duration::from_secs(5);
+/// The target of the agent's spans: a message that is opened and handled, one that is sent, an operation of a token. They have
+/// ids, kinds and results, and no content.
+pub const SPANS: &str = "claviger::spans";
 /// How often what is past its time is forgotten, and how much at once.
 const SWEEP: Duration = Duration::from_secs(60);
 const SWEPT: usize = 1000;

@@ -171,8 +171,8 @@ impl Run {
         let content = self.agent.books.content(delivery).map_err(|error| error.to_string())?;
         let body = serde_json::to_vec(&Delivered::new(delivery.clone(), content)).map_err(|error| error.to_string())?;
         let signature = self.webhook.signature(now() / 1000, &body);
-        let header = (SIGNATURE, signature.as_str());
-        let status = self.client.post_json(&self.webhook.url, header, Bytes::from(body)).await;
+        let headers = [(SIGNATURE, signature.as_str())];
+        let status = self.client.post_to_own(&self.webhook.url, "application/json", &headers, Bytes::from(body)).await;
         let status = status.map_err(|error| error.to_string())?;
         if !status.is_success() {
             return Err(format!("{} answers with status {status}", self.webhook.host));

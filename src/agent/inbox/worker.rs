@@ -10,10 +10,12 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
     task::JoinSet,
 };
+use tracing::Instrument;
 
 use super::{Inbox, Job, verdict};
 use crate::{
     agent::{
+        SPANS,
         clock::now,
         metrics::UNOPENED,
         protocol::{
@@ -95,7 +97,8 @@ impl Inbox {
                     let (inbox, in_hand) = (self.clone(), in_hand.clone());
                     tasks.spawn(async move {
                         let id = job.envelope.id;
-                        inbox.open(job).await;
+                        let span = tracing::info_span!(target: SPANS, "handle", envelope = id, tries = job.envelope.tries);
+                        inbox.open(job).instrument(span).await;
                         lock(&in_hand).remove(&id);
                         drop(permit);
                     });

@@ -153,20 +153,26 @@ impl HttpClient {
         Ok(Answer::read(response, &target, limits, deadline).await)
     }
 
-    /// What the server says to JSON that is POSTed with this header. No redirect is followed: the operator has named whom the
-    /// content is for.
-    pub(in crate::agent) async fn post_json(
+    /// What a server of the operator's says to content of this kind that is POSTed to it, with these headers. No redirect is
+    /// followed: the operator has named whom the content is for.
+    ///
+    /// # Errors
+    /// If it is not reached, or may not be.
+    pub async fn post_to_own(
         &self,
         url: &str,
-        (name, value): (&'static str, &str),
-        json: Bytes,
+        kind: &'static str,
+        headers: &[(&'static str, &str)],
+        content: Bytes,
     ) -> Result<StatusCode, NetError> {
         let limits = Limits::default();
         let target = Target::http(url)?;
-        let mut request = request(Method::POST, &target, header::CONTENT_TYPE, "application/json", json)?;
-        let value =
-            value.parse().map_err(|_| NetError::Url { url: target.to_string(), why: "a header cannot be sent" })?;
-        request.headers_mut().insert(name, value);
+        let mut request = request(Method::POST, &target, header::CONTENT_TYPE, kind, content)?;
+        for &(name, value) in headers {
+            let value =
+                value.parse().map_err(|_| NetError::Url { url: target.to_string(), why: "a header cannot be sent" })?;
+            request.headers_mut().insert(name, value);
+        }
         let response = send(&self.outside, request, &target, limits, Instant::now() + limits.within).await?;
         Ok(response.status())
     }

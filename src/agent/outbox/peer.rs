@@ -10,9 +10,11 @@ use tokio::{
     sync::{Notify, watch},
     time::Instant,
 };
+use tracing::Instrument;
 
 use super::{Outbox, SendError, pack::NotPacked};
 use crate::agent::{
+    SPANS,
     clock::{full_jitter, now},
     store::{Millis, Outgoing, SendOutcome},
     told_to_end,
@@ -119,7 +121,8 @@ impl Outbox {
             self.note(outgoing, SendOutcome::Expired(begun), shutdown).await;
             return Tried::Done;
         }
-        let error = match self.send(outgoing).await {
+        let span = tracing::info_span!(target: SPANS, "send", message = outgoing.message, tries = outgoing.tries);
+        let error = match self.send(outgoing).instrument(span).await {
             Ok(()) => {
                 self.note(outgoing, SendOutcome::Sent(now()), shutdown).await;
                 return Tried::Done;

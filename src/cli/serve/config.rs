@@ -168,6 +168,8 @@ pub struct WebhookSection {
 pub struct OpsSection {
     /// An address and port for /live, /ready, /ready/token and /metrics.
     pub listen: Option<SocketAddr>,
+    /// The URL to which spans are brought, as OTLP over HTTP; it wants the feature `otel`.
+    pub otlp: Option<String>,
     /// How much the log says; `--verbose` has it say more.
     pub log_level: LogLevel,
 }
@@ -219,6 +221,9 @@ impl DaemonConfig {
         }
         if self.mediation.poll_seconds == 0 {
             return Err(wrong("poll_seconds in [mediation] is 0: the mediator would be asked without a pause"));
+        }
+        if self.ops.otlp.is_some() && !cfg!(feature = "otel") {
+            return Err(wrong("otlp in [ops]: this claviger was built without the feature otel"));
         }
         if self.agent.workers == 0 {
             return Err(wrong("workers in [agent] is 0: nothing would be opened"));

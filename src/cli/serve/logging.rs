@@ -9,7 +9,7 @@ use std::{
 use clap::ValueEnum;
 use tracing_subscriber::{
     Layer, Registry,
-    filter::LevelFilter,
+    filter::{FilterExt, LevelFilter, filter_fn},
     fmt,
     layer::SubscriberExt,
     reload::{self, Handle},
@@ -45,7 +45,11 @@ pub fn start(format: Format, verbose: u8) {
         Format::Text => layer.with_ansi(io::stderr().is_terminal()).boxed(),
         Format::Json => layer.json().flatten_event(true).boxed(),
     };
-    let subscriber = tracing_subscriber::registry().with(layer.with_filter(level));
+    // Spans have a way of their own.
+    let subscriber =
+        tracing_subscriber::registry().with(layer.with_filter(level.and(filter_fn(|metadata| metadata.is_event()))));
+    #[cfg(feature = "otel")]
+    let subscriber = subscriber.with(super::spans::layer());
     // It fails only if there is one already, and there is none.
     let _ = tracing::subscriber::set_global_default(subscriber);
 }

@@ -5,6 +5,8 @@ mod health;
 mod logging;
 mod notify;
 pub mod reread;
+#[cfg(feature = "otel")]
+mod spans;
 
 use std::{
     fs, io,
@@ -192,6 +194,11 @@ impl Prepared {
             resolver(config, documents, client.clone()),
             store.clone(),
         );
+        #[cfg(feature = "otel")]
+        if let Some(url) = &config.daemon.ops.otlp {
+            spans::bring(url, client.clone())?;
+            out.say("Spans are brought to the collector.");
+        }
         let (http, mut brought) = (client.clone(), Bringer::new(client.clone()));
         let sockets = WebSocketClient::new(self.dialer, WebSocketOptions::default());
         let agent = agent
