@@ -213,13 +213,13 @@ const SINGLE: [&str; 9] = ["state_dir", "did", "keeper", "agent", "http", "net",
 impl Config {
     /// The configuration that `--config` names, or the first that is found; without any, an empty one.
     pub fn load(named: Option<&Path>) -> Result<Self, Failure> {
+        warn_of_misspelt_variables();
         Self::load_as_written(named).map(|(config, _)| config)
     }
 
     /// The same, and beside it the file and the environment as they are written, without what is left out there.
     pub fn load_as_written(named: Option<&Path>) -> Result<(Self, Dict), Failure> {
         let (path, text, figment) = read(named)?;
-        warn_of_misspelt_variables();
         let wrong = |error: figment::Error| refuse(path.as_deref(), &text, error);
         let file: File = figment.extract().map_err(wrong)?;
         let written = figment.extract().map_err(wrong)?;

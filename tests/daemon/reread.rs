@@ -1,16 +1,13 @@
 //! SIGHUP: what of the configuration counts at once, what wants a restart, and that a broken file changes nothing.
 
-use std::{
-    fs,
-    io::{BufRead, BufReader},
-    net::TcpListener,
-};
+use std::fs;
 
 use rustix::process::Signal;
 
 use crate::{
     access::file,
     daemon::{Daemon, free_port},
+    webhook::{Hook, SECRET, verify},
 };
 
 /// Changes a word of claviger.toml as an editor does, by another file in its place, and says so.
@@ -97,10 +94,10 @@ fn a_broken_file_changes_nothing_and_its_line_is_named() {
 /// Messages go to the new place, with the new secret; what is wrong with it leaves the old one as it was.
 #[test]
 fn the_webhook_moves() {
-    let (old, new) = (free_port(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let (old, port) = (free_port(), free_port());
     let more = format!("[api.webhook]\nurl = \"http://127.0.0.1:{old}/old\"\nsecret_file = \"hook.secret\"\n");
     let (Some(mut agent), Some(bob)) = (Daemon::new(&more), Daemon::running("")) else { return };
-    file(&agent.home, "hook.secret", "the-secret-of-this-hook-0123456789abcdef\n", 0o600);
+    file(&agent.home, "hook.secret", "the-old-secret-of-this-hook-0123456789\n", 0o600);
     agent.start();
     bob.json(&["send", "--to", &agent.did, "where to?", "--within", "30"]);
     agent.until("nobody takes it", |agent| agent.log().contains("the webhook has not taken a message"));
@@ -109,10 +106,12 @@ fn the_webhook_moves() {
     change(&agent, &format!("http://127.0.0.1:{old}/old"), "http://app.example.org/");
     says(&agent, before, &["what counted goes on", "in the clear"]);
 
-    let port = new.local_addr().unwrap().port();
+    let hook = Hook::on(port, &[]);
+    file(&agent.home, "hook.secret", &format!("{SECRET}\n"), 0o600);
     change(&agent, "http://app.example.org/", &format!("http://127.0.0.1:{port}/new"));
     says(&agent, before, &["counts from now on", "api.webhook"]);
-    let mut request = String::new();
-    BufReader::new(new.accept().unwrap().0).read_line(&mut request).unwrap();
-    assert_eq!(request, "POST /new HTTP/1.1\r\n");
+    agent.until("it is brought there", |_| !hook.brought().is_empty());
+    let brought = &hook.brought()[0];
+    assert!(brought.head.starts_with("post /new http/1.1\r\n"), "{}", brought.head);
+    verify(brought);
 }

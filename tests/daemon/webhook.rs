@@ -22,18 +22,18 @@ use crate::{
     daemon::{Daemon, free_port},
 };
 
-const SECRET: &str = "the-secret-of-this-hook-0123456789abcdef";
+pub const SECRET: &str = "the-secret-of-this-hook-0123456789abcdef";
 
 /// A request that came, and how it was answered.
 #[derive(Debug, Clone)]
-struct Brought {
-    head: String,
+pub struct Brought {
+    pub head: String,
     body: String,
     status: u16,
 }
 
 /// An application's server: it answers with each of `statuses` in turn, and then with 204.
-struct Hook {
+pub struct Hook {
     port: u16,
     brought: Arc<Mutex<Vec<Brought>>>,
     ends: Arc<AtomicBool>,
@@ -41,7 +41,7 @@ struct Hook {
 }
 
 impl Hook {
-    fn on(port: u16, statuses: &[u16]) -> Self {
+    pub fn on(port: u16, statuses: &[u16]) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
         let (brought, ends) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
         let (kept, end) = (brought.clone(), ends.clone());
@@ -74,7 +74,7 @@ impl Hook {
         Self { port, brought, ends, thread: Some(thread) }
     }
 
-    fn brought(&self) -> Vec<Brought> {
+    pub fn brought(&self) -> Vec<Brought> {
         self.brought.lock().unwrap().clone()
     }
 
@@ -125,7 +125,7 @@ fn say(bob: &Daemon, alice: &Daemon, texts: &[&str]) {
 }
 
 /// As docs/api.md says that it is verified.
-fn verify(brought: &Brought) {
+pub fn verify(brought: &Brought) {
     let signature = header(&brought.head, "claviger-signature").unwrap();
     let (time, mac) = signature.strip_prefix("t=").unwrap().split_once(",v1=").unwrap();
     let seconds: u64 = time.parse().unwrap();

@@ -35,6 +35,9 @@ use crate::cli::{config::Config, failure::Failure};
 /// What the supervisor is asked for: no token has an empty name.
 pub const CONFIGURATION: &str = "";
 
+/// More than a socket takes at once, so that a buffer of this size never grows, and leaves no copy of a secret behind.
+const LARGEST: usize = 1 << 20;
+
 /// What counts at once. Everything else wants a restart: it is built into what runs.
 const LIVE: [&str; 9] = [
     "api.webhook",
@@ -51,13 +54,11 @@ const LIVE: [&str; 9] = [
 /// Members by section and name, as they are written.
 type Written = BTreeMap<String, Value>;
 
-/// What the supervisor passes on.
+/// What the supervisor passes on, behind a line with the webhook's secret, which is empty without one.
 #[derive(Serialize, Deserialize)]
 struct Answer {
     /// The members of [`LIVE`] that are written.
     live: Written,
-    /// The webhook's secret, which stands in a file of its own.
-    secret: Option<String>,
     /// What has another value than what counts now.
     changed: BTreeSet<String>,
     /// Of that what has one only after a restart.
@@ -84,23 +85,24 @@ impl Rereader {
     /// # Errors
     /// In words, what is wrong with it.
     pub fn answer(&self) -> io::Result<UnixStream> {
-        let answer = self.read().map_err(|failure| {
+        let (secret, answer) = self.read().map_err(|failure| {
             let hint = failure.hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
             let words: Vec<&str> = failure.message.split_whitespace().collect();
             io::Error::other(words.join(" ") + &hint)
         })?;
-        let text = Zeroizing::new(serde_json::to_vec(&answer)?);
-        let (ours, theirs) = UnixStream::pair()?;
+        let (mut ours, theirs) = UnixStream::pair()?;
         // It has room for any configuration; nobody reads yet.
         ours.set_nonblocking(true)?;
-        (&ours).write_all(&text)?;
+        ours.write_all(secret.as_bytes())?;
+        ours.write_all(b"\n")?;
+        ours.write_all(&serde_json::to_vec(&answer)?)?;
         Ok(theirs)
     }
 
-    fn read(&self) -> Result<Answer, Failure> {
+    fn read(&self) -> Result<(Zeroizing<String>, Answer), Failure> {
         let (config, written) = Config::load_as_written(self.file.as_deref())?;
         config.daemon.check()?;
-        let secret = webhook(&config, &guard(&config)?)?.map(|(_, secret)| (*secret).clone());
+        let secret = webhook(&config, &guard(&config)?)?.map(|(_, secret)| secret).unwrap_or_default();
         let written = members(written);
         let mut now = self.now.borrow_mut();
         let names: BTreeSet<&String> = now.keys().chain(written.keys()).collect();
@@ -112,7 +114,7 @@ impl Rereader {
         }
         let live: Written = written.into_iter().filter(|(name, _)| LIVE.contains(&name.as_str())).collect();
         now.extend(live.clone());
-        Ok(Answer { live, secret, changed, restart })
+        Ok((secret, Answer { live, changed, restart }))
     }
 }
 
@@ -163,20 +165,22 @@ impl Live {
 
     async fn reread(&mut self) -> io::Result<()> {
         let supervisor = self.supervisor.clone();
-        let text = tokio::task::spawn_blocking(move || {
-            let mut text = Zeroizing::new(Vec::with_capacity(64 * 1024));
-            supervisor.keeper(CONFIGURATION)?.read_to_end(&mut text)?;
-            Ok::<_, io::Error>(text)
+        let answer = tokio::task::spawn_blocking(move || {
+            let mut answer = Zeroizing::new(Vec::with_capacity(LARGEST));
+            supervisor.keeper(CONFIGURATION)?.read_to_end(&mut answer)?;
+            Ok::<_, io::Error>(answer)
         });
-        let Answer { live, secret, changed, restart } = serde_json::from_slice(&text.await??)?;
-        let secret = secret.map(Zeroizing::new);
+        let answer = answer.await??;
+        let (secret, answer) = std::str::from_utf8(&answer).ok().and_then(|it| it.split_once('\n')).unwrap_or_default();
+        let Answer { live, changed, restart } = serde_json::from_str(answer)?;
+        let secret = Zeroizing::new(secret.to_owned());
         self.agent.adjust(
             server_options(&section::<HttpSection>(&live, "http")?),
             retention(&section::<StoreSection>(&live, "store")?),
         );
         logging::set_level(section::<OpsSection>(&live, "ops")?.log_level);
         self.brought.end().await;
-        if let (Some(hook), Some(secret)) = (live.get("api.webhook"), secret) {
+        if let Some(hook) = live.get("api.webhook") {
             let WebhookSection { url, types, .. } = serde_json::from_value(hook.clone())?;
             self.brought.start(Webhook::new(&url, secret, types).map_err(io::Error::other)?, &self.agent);
         }
