@@ -25,10 +25,10 @@ mod daemon;
 mod endpoint;
 #[path = "daemon/faults.rs"]
 mod faults;
-#[path = "daemon/flooding.rs"]
-mod flooding;
 #[path = "daemon/figures.rs"]
 mod figures;
+#[path = "daemon/flooding.rs"]
+mod flooding;
 #[path = "daemon/init.rs"]
 mod init;
 #[path = "daemon/kills.rs"]
@@ -53,22 +53,22 @@ mod outgoing;
 mod peer;
 #[path = "support/mod.rs"]
 mod people;
-#[path = "daemon/replay.rs"]
-mod replay;
-#[path = "daemon/resolving.rs"]
-mod resolving;
 #[path = "daemon/protocols.rs"]
 mod protocols;
+#[path = "daemon/replay.rs"]
+mod replay;
 #[path = "daemon/reread.rs"]
 mod reread;
+#[path = "daemon/resolving.rs"]
+mod resolving;
 #[path = "daemon/rotation.rs"]
 mod rotation;
 #[path = "daemon/sick.rs"]
 mod sick;
-#[path = "daemon/socket.rs"]
-mod socket;
 #[path = "daemon/silence.rs"]
 mod silence;
+#[path = "daemon/socket.rs"]
+mod socket;
 #[path = "daemon/sockets.rs"]
 mod sockets;
 #[cfg(feature = "otel")]

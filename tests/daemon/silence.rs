@@ -8,7 +8,8 @@ use serde_json::json;
 
 use crate::{
     access::file,
-    daemon::{Daemon, free_port, unix},
+    application::Application,
+    daemon::{Daemon, free_port},
     support::{PIN, SO_PIN},
 };
 
@@ -85,19 +86,19 @@ fn no_log_and_no_answer_has_a_body_a_pin_or_a_key() {
     answers.iter().for_each(|answer| silent(&secrets, "an answer to a stranger", answer));
 
     // What the application is answered to what is wrong, and what does not have a message in it.
-    let socket = alice.home.path().join("state/api.sock");
+    let hers = Application::of(&alice);
     let wrong = [
         json!({ "from": "did:example:none", "to": bob.did, "type": chat, "body": { "content": BODY } }),
         json!({ "from": alice.did, "to": bob.did, "type": chat, "body": BODY }),
         json!({ "from": alice.did, "to": bob.did, "type": chat, "body": { "content": BODY }, "headers": BODY }),
     ];
     for body in wrong {
-        let answer = unix(&socket, "POST", "/v1/messages", &body.to_string());
-        assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
-        silent(&secrets, "an error of the API", &answer);
+        let answer = hers.post("/v1/messages", &body);
+        assert_eq!(answer.status / 100, 4, "{}", answer.body);
+        silent(&secrets, "an error of the API", &answer.body);
     }
     for path in ["/v1/status", "/v1/dids", "/v1/connections"] {
-        silent(&secrets, path, &unix(&socket, "GET", path, ""));
+        silent(&secrets, path, &hers.get(path).body);
     }
     silent(&secrets, "the figures", &alice.ask("/metrics"));
 
