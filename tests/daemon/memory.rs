@@ -105,6 +105,7 @@ fn messages_that_do_not_end_fill_no_memory_on_sockets() {
     assert_eq!(daemon.status(peer.says(&daemon.did, "hello")), 202);
     // What is whole weighs nothing any more, however much it was in all.
     drop(sockets);
+    daemon.until("they have gone", |daemon| daemon.figure("claviger_websockets") == 0.0);
     let mut socket = Ws::over(from([127, 0, 0, 2], daemon.port).unwrap(), daemon.port);
     let large = "x".repeat(600_000);
     let large = peer.says(&daemon.did, &large);
