@@ -30,7 +30,8 @@ pub struct Daemon {
 impl Daemon {
     /// With a new token and a DID that leads to its port; not running yet. None if there is no SoftHSM.
     pub fn new(more: &str) -> Option<Self> {
-        Self::configured("", &format!("[net]\nallow_private = [\"127.0.0.0/8\"]\n{more}"))
+        // Before `[ops]`: `more` may begin with members of that.
+        Self::configured("[net]\nallow_private = [\"127.0.0.0/8\"]", more)
     }
 
     /// The same with more members in `[http]`, and with a `[net]` of the test's own.
