@@ -679,3 +679,20 @@ async fn where_the_log_is() {
     assert!(matches!(nobody, Err(ResolveError::NotFound(_))));
     assert_eq!(*files.asked.lock().unwrap(), ["https://example.com/.well-known/did.jsonl"]);
 }
+
+/// What a stranger's log may take: it is read before anything is known of the stranger.
+#[tokio::test]
+async fn a_log_has_bounds() {
+    let many = |count: u8, name: &str| {
+        let keys: Vec<String> = (0..count).map(|seed| hash(&multikey(&key(seed)))).collect();
+        Log::new("example.com", &key(1), |it| it["parameters"][name] = json!(keys))
+    };
+    resolve(&many(100, "nextKeyHashes").did(), &many(100, "nextKeyHashes").text(), None).await.unwrap();
+    let too_many = EntryFault::Parameters(ParameterFault::Value("nextKeyHashes"));
+    assert_eq!(fault(&many(101, "nextKeyHashes")).await, (1, too_many));
+    let seeds: Vec<u8> = (0..101).collect();
+    let witnessed = Log::new("example.com", &key(1), |it| it["parameters"]["witness"] = witness(json!(1), &seeds));
+    assert_eq!(fault(&witnessed).await, (1, EntryFault::Parameters(ParameterFault::Value("witness"))));
+    let long = plain().and(&key(1), |it| it["state"]["long"] = "x".repeat(128 * 1024).into());
+    assert_eq!(fault(&long).await, (2, EntryFault::TooLong));
+}

@@ -114,6 +114,11 @@ impl Books {
                 tracing::info!(%error, key = %new, "the store's key is not wrapped for a key of ours yet");
             }
         }
+        // A wrapping for a token that is lost would open nothing when these are gone.
+        let ready = ours.ready_agreement_keys();
+        if !gone.is_empty() && !wrapped.keys().iter().any(|key| ready.contains(key)) {
+            return Err("no other key agreement key of ours is ready to open the store".to_owned());
+        }
         if wrapped.keys().is_empty() {
             return Err("no token is ready that holds a key agreement key of ours".to_owned());
         }

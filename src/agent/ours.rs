@@ -102,6 +102,12 @@ impl Ours {
         !perhaps || self.identities.borrow().document(document.id()).is_some()
     }
 
+    /// Whether a DID may be ours, and no token has shown a key of it yet.
+    pub fn is_undecided(&self, did: &str) -> bool {
+        let documents = self.documents.borrow();
+        documents.find(did).is_some_and(|document| !self.has(&documents, document))
+    }
+
     /// Takes these documents for those there were.
     pub fn replace(&self, documents: OwnDocuments) {
         let retired = self.documents.borrow().retired.clone();
@@ -150,10 +156,11 @@ impl Ours {
         Identities::partial(self.secrets.clone(), ours).1
     }
 
-    /// Our key agreement keys, whether their tokens are there or not.
-    pub fn agreement_keys(&self) -> Vec<PublicKey> {
+    /// The key agreement keys of those of our DIDs that are read, whether their tokens are there or not.
+    fn agreement_keys(&self) -> Vec<PublicKey> {
         let documents = self.documents.borrow();
-        let ours = documents.all.iter().filter(|document| self.has(&documents, document));
+        let read = |document: &&Document| !documents.retired.iter().any(|did| did == document.id());
+        let ours = documents.all.iter().filter(|document| self.has(&documents, document)).filter(read);
         let methods = ours.flat_map(|document| document.methods(Relationship::KeyAgreement));
         let mut keys: Vec<PublicKey> = Vec::new();
         for key in methods.filter_map(|method| method.key.as_ref().ok()) {

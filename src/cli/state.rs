@@ -99,12 +99,19 @@ impl State {
         Ok(path)
     }
 
-    /// Puts the document of a DID aside, in a folder of its own: it is ours no more.
-    pub fn put_aside(&self, document: &Document) -> Result<(), Failure> {
-        let name = format!("{}.json", file_name(document.id()));
-        let (path, aside) = (self.folder.join("documents").join(&name), self.folder.join("retired"));
-        let moved = fs::create_dir_all(&aside).and_then(|()| fs::rename(&path, aside.join(&name)));
-        moved.map_err(|error| Failure::io(path.display(), &error))
+    /// The file of a DID that was made here: its document, or its log.
+    pub fn file_of(&self, document: &Document) -> Option<PathBuf> {
+        let name = file_name(document.id());
+        let files = ["json", "jsonl"].map(|ending| self.documents_folder().join(format!("{name}.{ending}")));
+        files.into_iter().find(|file| file.is_file())
+    }
+
+    /// Puts the file of a DID aside, in a folder of its own: it is ours no more.
+    pub fn put_aside(&self, file: &Path) -> Result<(), Failure> {
+        let aside = self.folder.join("retired");
+        let to = aside.join(file.file_name().unwrap_or_default());
+        let moved = fs::create_dir_all(&aside).and_then(|()| fs::rename(file, to));
+        moved.map_err(|error| Failure::io(file.display(), &error))
     }
 
     /// The folder of the documents.

@@ -3,7 +3,7 @@
 //! What was taken over is never lost: it waits in the store until it was handled, refused for good, or is too old.
 
 mod handle;
-mod verdict;
+pub(in crate::agent) mod verdict;
 mod worker;
 
 pub use worker::{Fate, ReturnRoute};

@@ -33,7 +33,7 @@ use super::{
     outbox::Outbox,
     protocol::{
         Records,
-        connections::{CONNECTION, Connection},
+        connections::{CONNECTION, Connection, MOVED, Moved},
     },
     rotation::{ROTATED, Rotated},
     store::{Change, Commit, Committed, Millis, StoreError},
@@ -102,6 +102,8 @@ const LOOK: Duration = Duration::from_secs(300);
 /// The first pause before a mediator is tried again, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(120);
+/// Changes of a DID that are followed, at most.
+const MOVES: usize = 16;
 /// Mediators of one agent, at most.
 const MOST: usize = 100;
 /// A record may be changed meanwhile.
@@ -143,9 +145,12 @@ impl Mediation {
     /// # Errors
     /// Why it is not: nothing is kept then.
     pub async fn adopt(&self, did: &str, ours: &str) -> Result<Mediator, MediationError> {
-        let Some(document) = self.parts.ours.document(ours) else {
+        let Some(document) = self.parts.ours.document(&self.today(ours).await?) else {
             return Err(MediationError::Wrong(format!("{ours} is none of our DIDs")));
         };
+        if self.parts.books.list::<Mediator>(MEDIATOR, "", MOST).await?.len() >= MOST {
+            return Err(MediationError::Wrong(format!("there are {MOST} mediators already")));
+        }
         if document.names(did) {
             return Err(MediationError::Wrong("a mediator is somebody else".to_owned()));
         }
@@ -376,14 +381,26 @@ impl Mediation {
 
     async fn session(&self, mediator: &Mediator, live: bool) -> Result<Session<'_>, MediationError> {
         let versions = (mediator.coordination, mediator.pickup);
-        // Ours may have moved; the mediator is told by the outbox, as every peer.
-        let mut ours = mediator.ours.clone();
-        if let Some((value, _)) = self.parts.books.read(ROTATED, &ours).await?
-            && let Ok(rotated) = serde_json::from_value::<Rotated>(value)
-        {
-            ours = rotated.to;
+        let ours = self.today(&mediator.ours).await?;
+        // It may have moved too, and said so to our DID of any time.
+        let mut theirs = mediator.did.clone();
+        for _ in 0..MOVES {
+            let Some((value, _)) = self.parts.books.read(MOVED, &Connection::key(&ours, &theirs)).await? else { break };
+            let Ok(moved) = serde_json::from_value::<Moved>(value) else { break };
+            theirs = moved.to;
         }
-        Session::open(&self.parts, &mediator.did, &ours, live, versions).await
+        Session::open(&self.parts, &theirs, &ours, live, versions).await
+    }
+
+    /// Our DID of today, if this one has moved; the mediator is told by the outbox, as every peer.
+    async fn today(&self, ours: &str) -> Result<String, StoreError> {
+        let mut now = ours.to_owned();
+        for _ in 0..MOVES {
+            let Some((value, _)) = self.parts.books.read(ROTATED, &now).await? else { break };
+            let Ok(rotated) = serde_json::from_value::<Rotated>(value) else { break };
+            now = rotated.to;
+        }
+        Ok(now)
     }
 
     /// Has the mediator take messages for those DIDs of ours that name it, and for no others.
@@ -391,12 +408,15 @@ impl Mediation {
         let wanted = self.parts.ours.behind(&mediator.routing);
         let known = |name: &&String| mediator.registered.contains(*name);
         let add: Vec<String> = wanted.iter().filter(|name| all || !known(name)).cloned().collect();
-        let remove: Vec<String> = mediator.registered.iter().filter(|name| !wanted.contains(name)).cloned().collect();
+        // One whose token has not come yet may be behind it still.
+        let stays = |name: &&String| wanted.contains(name) || self.parts.ours.is_undecided(name);
+        let remove: Vec<String> = mediator.registered.iter().filter(|name| !stays(name)).cloned().collect();
         if add.is_empty() && remove.is_empty() {
             return Ok(());
         }
         let taken = session.update(&add, &remove).await?;
-        let mut registered: Vec<String> = wanted.into_iter().filter(|name| !add.contains(name)).collect();
+        let mut registered: Vec<String> =
+            mediator.registered.iter().filter(|name| !add.contains(name) && !remove.contains(name)).cloned().collect();
         registered.extend(taken);
         registered.sort();
         if registered == mediator.registered {

@@ -14,22 +14,28 @@ use crate::{
     agent::{
         Intent,
         clock::now,
-        inbox::Refusal,
+        inbox::{
+            Refusal,
+            verdict::{self, Verdict},
+        },
         ours::canonical,
         protocol::{
             discover_features::{DISCLOSE, QUERIES},
             report_problem::PROBLEM_REPORT,
         },
     },
-    did::Document,
+    did::{Document, did_of},
     didcomm::{Error, Message, UnpackOptions},
-    jose::{Envelope, JoseError, Limits},
+    jose::{Envelope, Limits},
 };
 
 /// How long a mediator has for an answer.
 const ANSWER: Duration = Duration::from_secs(30);
 /// How long it is waited for what it says about itself: not every mediator does.
 const DISCLOSURE: Duration = Duration::from_secs(5);
+
+/// Messages that are fetched in one go, at most; the rest with the next look.
+const DRAINED: usize = 10_000;
 
 pub(super) struct Session<'a> {
     parts: &'a Parts,
@@ -169,6 +175,10 @@ impl<'a> Session<'a> {
             if name(&answer) == "delivery" {
                 had.extend(self.take_over(&answer).await?);
             }
+            if had.len() > DRAINED {
+                // A mediator that makes up more and more has no end.
+                return Ok(had.len());
+            }
             if had.len() == before {
                 // Nothing, or what was acknowledged already: to ask for ever would not help.
                 return Ok(had.len());
@@ -217,12 +227,15 @@ impl<'a> Session<'a> {
                 (_, Some(json)) => json.to_string().into_bytes(),
                 _ => Vec::new(),
             };
+            let again = packed.clone();
             match self.parts.inbox.take(packed).await {
                 Ok(_) => had.push(id.clone()),
                 Err(Refusal::Store(error)) => {
                     outcome = Err(error.into());
                     break;
                 }
+                // It comes again with the next look, and is ours or not by then.
+                Err(Refusal::NotForUs) if self.is_undecided(&again) => {}
                 // It would come again for ever, and what comes behind it never.
                 Err(refusal) => {
                     tracing::warn!(%refusal, mediator = self.theirs, "a message that a mediator delivers is not taken");
@@ -235,6 +248,12 @@ impl<'a> Session<'a> {
             self.send(&self.message(&received, json!({ "message_id_list": had }))).await?;
         }
         outcome.map(|()| had)
+    }
+
+    /// Whether a message is for a DID that may be ours: no token has shown its keys yet.
+    fn is_undecided(&self, packed: &[u8]) -> bool {
+        let Ok(Envelope::Encrypted(jwe)) = Envelope::parse(packed, &Limits::default()) else { return false };
+        jwe.recipient_kids().filter_map(did_of).any(|did| self.parts.ours.is_undecided(did))
     }
 
     /// Asks, and waits for the answer; what comes before it is seen to.
@@ -313,16 +332,23 @@ impl<'a> Session<'a> {
         let Some(text) = std::str::from_utf8(frame).ok().filter(|_| jwe.recipient_kids().any(mine)) else {
             return Ok(None);
         };
-        let options = UnpackOptions { limits, ..UnpackOptions::default() };
+        // Others' frames cost no token anything here, and no person is asked for them.
+        let from_it = |kid: &str| did_of(kid).is_some_and(|did| canonical(did) == canonical(&self.theirs));
+        if !jwe.sender_kid().is_none_or(from_it) {
+            return Ok(None);
+        }
+        let prompt_for = Some(vec![self.theirs.clone()]);
+        let options = UnpackOptions { limits, prompt_for, ..UnpackOptions::default() };
         let identities = self.parts.ours.identities();
         let message = match Message::unpack(text, &self.parts.resolver, &identities, &options).await {
             Ok((message, provenance)) if provenance.authenticated => message,
+            // The inbox knows what to do with what is for somebody else inside, or from a stranger.
+            Ok(_) | Err(Error::NotForUs(_) | Error::Stranger { .. }) => return Ok(None),
             // The mediator keeps what it has not been told of.
-            Err(error @ (Error::NoTokenHolds(_) | Error::NotOurs { .. } | Error::NotForUs(_)))
-            | Err(error @ Error::Envelope(JoseError::Secrets(_))) => {
+            Err(error) if verdict::of(&error) == Verdict::AwaitsToken => {
                 return Err(MediationError::Token(error.to_string()));
             }
-            Ok(_) | Err(_) => return Ok(None),
+            Err(_) => return Ok(None),
         };
         let from_it = message.from.as_deref().is_some_and(|from| canonical(from) == canonical(&self.theirs));
         let of_it = [self.coordination.piuri(), self.pickup.piuri()].iter().any(|piuri| is_of(&message, piuri))

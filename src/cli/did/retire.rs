@@ -37,7 +37,19 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     check_did(&args.did)?;
     let management_key = args.management.read()?;
     let old = own(config, &args.did)?;
-    let keys = only_of(&old, &Own::load(config)?.documents);
+    let state = State::new(config.state_dir.clone());
+    let file = state.file_of(&old).ok_or_else(|| {
+        let said = format!("{} was not made here: its document is not in the state folder", short(old.id()));
+        Failure::new("not-ours", said).hint("`claviger key delete` deletes a key")
+    })?;
+    // A key that changes another did:webvh stands in no document.
+    let logs = state.logs()?;
+    let changes = |key: &PublicKey| {
+        let mut others = logs.iter().filter(|log| log.document().id() != old.id());
+        others.any(|log| log.update_keys().contains(key) || log.has_committed_to(key))
+    };
+    let mut keys = only_of(&old, &Own::load(config)?.documents);
+    keys.retain(|key| !changes(key));
     if !args.yes {
         confirm(&old, keys.len())?;
     }
@@ -58,7 +70,7 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
             Err(failure) => return Err(failure.hint("what was not deleted is by the same command, run again")),
         }
     }
-    State::new(config.state_dir.clone()).put_aside(&old)?;
+    state.put_aside(&file)?;
     tell_of_new_did(config);
     out.say(&format!("{} is ours no more; deleted: {}.", short(old.id()), count(deleted.len(), "key")));
     if out.json { out.document(&json!({ "did": old.id(), "deleted": deleted })) } else { Ok(()) }

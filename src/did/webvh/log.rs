@@ -1,6 +1,9 @@
 //! A log, verified entry by entry ("Read (Resolve)").
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use serde_json::{Map, Value};
 
@@ -17,6 +20,9 @@ use crate::{
 
 /// How far a controller's clock may be ahead of ours: as far as the specification lets it be.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(5 * 60);
+/// The longest entry, in bytes: a document of the most that is read, and what stands around it. As values it takes many times
+/// as much.
+const MAX_ENTRY: usize = 128 * 1024;
 /// The most proofs of an entry that are verified; one is what it takes.
 const MAX_PROOFS: usize = 10;
 
@@ -26,7 +32,7 @@ pub(super) struct Log<'a> {
     now: SystemTime,
     pub parameters: Parameters,
     /// The versions' ids, and the witnesses that each has to have.
-    pub versions: Vec<(String, Option<Witness>)>,
+    pub versions: Vec<(String, Option<Arc<Witness>>)>,
     pub time: SystemTime,
     /// Every name that the DID had, the newest last.
     ids: Vec<String>,
@@ -48,6 +54,9 @@ impl<'a> Log<'a> {
     fn take(&mut self, line: &[u8]) -> Result<(), EntryFault> {
         if self.parameters.deactivated {
             return Err(EntryFault::Deactivated);
+        }
+        if line.len() > MAX_ENTRY {
+            return Err(EntryFault::TooLong);
         }
         let Ok(Value::Object(mut entry)) = serde_json::from_slice(line) else { return Err(EntryFault::Json) };
         let proofs = proofs(entry.shift_remove("proof"))?;

@@ -21,6 +21,7 @@ use std::{sync::Arc, time::SystemTime};
 
 use async_trait::async_trait;
 use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
 
 use super::{
     Document, DocumentError, Fetch, ResolveError, Resolver, WebError, fetch, is_did, resolver::shortened, web::folder,
@@ -81,6 +82,9 @@ pub enum EntryFault {
     /// It is not a JSON object.
     #[error("it is not a JSON object")]
     Json,
+    /// It is longer than what is read.
+    #[error("it has more than 128 KiB")]
+    TooLong,
     /// A member is absent, or of another type.
     #[error("its {0:?} is absent, or of another type")]
     Member(&'static str),
@@ -123,12 +127,17 @@ pub enum EntryFault {
 #[derive(Debug, Clone)]
 pub struct WebvhResolver<F> {
     fetch: F,
+    /// Logs that are read at once: each takes many times its length in memory.
+    verifying: Arc<Semaphore>,
 }
+
+/// How many logs are verified at once.
+const AT_ONCE: usize = 4;
 
 impl<F: Fetch> WebvhResolver<F> {
     /// One that fetches by `fetch`.
     pub fn new(fetch: F) -> Self {
-        Self { fetch }
+        Self { fetch, verifying: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
     async fn log<'a>(&self, did: &'a str) -> Result<Log<'a>, ResolveError> {
@@ -136,6 +145,8 @@ impl<F: Fetch> WebvhResolver<F> {
         let place = Place::of(did).map_err(wrong)?;
         let accept = "text/jsonl, application/jsonl;q=0.9, */*;q=0.1";
         let text = fetch::body(&self.fetch, did, &place.log(), accept, MAX_LOG).await?;
+        // It is never closed.
+        let _one = self.verifying.acquire().await;
         let mut log = Log::new(place.scid, SystemTime::now());
         for line in lines(&text) {
             log.add(line).map_err(wrong)?;

@@ -1,6 +1,6 @@
 //! What a log's entries say of how the log goes on ("did:webvh DID Method Parameters").
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use serde_json::{Map, Value};
 
@@ -9,6 +9,9 @@ use crate::keys::Curve;
 
 /// The one version of the method that is known, with the one hash and the one cryptosuite that it permits.
 pub(super) const METHOD: &str = "did:webvh:1.0";
+/// The most keys, hashes, witnesses or watchers that an entry may name; the specification has no bound, and whoever writes a log
+/// is a stranger.
+const MOST: usize = 100;
 
 /// What is wrong with an entry's parameters.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -38,7 +41,7 @@ use ParameterFault::{FirstOnly, NotCommitted, PreRotation, Unknown, Value as Wro
 pub(super) struct Parameters {
     pub update_keys: Vec<String>,
     pub next_key_hashes: Vec<String>,
-    pub witness: Option<Witness>,
+    pub witness: Option<Arc<Witness>>,
     pub portable: bool,
     pub deactivated: bool,
 }
@@ -126,21 +129,23 @@ fn flag(entry: &Map<String, Value>, name: &'static str) -> Result<Option<bool>, 
 fn strings(value: &Value) -> Option<Vec<String>> {
     match value {
         Value::Null => Some(Vec::new()),
-        Value::Array(items) => items.iter().map(|item| item.as_str().map(str::to_owned)).collect(),
+        Value::Array(items) if items.len() <= MOST => {
+            items.iter().map(|item| item.as_str().map(str::to_owned)).collect()
+        }
         _ => None,
     }
 }
 
 /// "The `witness` Parameter". What is not well-formed is none, and not no witnesses.
-fn witness(value: &Value) -> Option<Option<Witness>> {
+fn witness(value: &Value) -> Option<Option<Arc<Witness>>> {
     if value.is_null() || value.as_object()?.is_empty() {
         return Some(None);
     }
-    let ids = value.get("witnesses")?.as_array()?.iter();
+    let ids = value.get("witnesses")?.as_array().filter(|ids| ids.len() <= MOST)?.iter();
     let keys: Vec<String> = ids.map(|witness| witness_key(witness.get("id")?.as_str()?)).collect::<Option<_>>()?;
     let threshold = usize::try_from(value.get("threshold")?.as_u64()?).ok()?;
     let distinct = keys.iter().collect::<HashSet<_>>().len() == keys.len();
-    (distinct && (1..=keys.len()).contains(&threshold)).then_some(Some(Witness { threshold, keys }))
+    (distinct && (1..=keys.len()).contains(&threshold)).then(|| Some(Arc::new(Witness { threshold, keys })))
 }
 
 /// The multikey of a witness, whose did:key has to be one that the cryptosuite can be used with.

@@ -1,6 +1,9 @@
 //! The approval of witnesses ("DID Witnesses").
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use serde_json::{Value, json};
 
@@ -11,10 +14,11 @@ use crate::crypto::document_hash;
 ///
 /// A witness who approves a version approves those before it. What cannot be attributed to a witness of a version, is not
 /// valid, or is for a version that the log does not have, does not count.
-pub(super) fn check(versions: &[(String, Option<Witness>)], file: &[u8]) -> Result<(), WebvhError> {
+pub(super) fn check(versions: &[(String, Option<Arc<Witness>>)], file: &[u8]) -> Result<(), WebvhError> {
     let newest = newest_approvals(versions, file)?;
     for (place, (_, witness)) in versions.iter().enumerate() {
-        let Some(Witness { threshold, keys }) = witness else { continue };
+        let Some(witness) = witness else { continue };
+        let Witness { threshold, keys } = &**witness;
         let approvals = keys.iter().filter(|key| newest.get(*key).is_some_and(|newest| *newest >= place)).count();
         if approvals < *threshold {
             return Err(WebvhError::Witnesses { number: place + 1, approvals, threshold: *threshold });
@@ -24,7 +28,10 @@ pub(super) fn check(versions: &[(String, Option<Witness>)], file: &[u8]) -> Resu
 }
 
 /// The newest version that each witness has approved, by its multikey.
-fn newest_approvals(versions: &[(String, Option<Witness>)], file: &[u8]) -> Result<HashMap<String, usize>, WebvhError> {
+fn newest_approvals(
+    versions: &[(String, Option<Arc<Witness>>)],
+    file: &[u8],
+) -> Result<HashMap<String, usize>, WebvhError> {
     let places: HashMap<&str, usize> =
         versions.iter().enumerate().map(|(place, (id, _))| (id.as_str(), place)).collect();
     let witnesses = versions.iter().filter_map(|(_, witness)| witness.as_ref());
