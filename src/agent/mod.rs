@@ -12,6 +12,7 @@ mod invitations;
 mod measured;
 mod mediation;
 mod metrics;
+mod moves;
 pub mod net;
 mod ours;
 mod outbox;

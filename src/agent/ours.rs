@@ -181,13 +181,7 @@ impl Ours {
     /// The keys that of our DIDs this one alone has.
     pub fn only_of(&self, did: &str) -> Vec<PublicKey> {
         let documents = self.documents.borrow();
-        let keys = |document: &Document| {
-            document.all_methods().iter().filter_map(|method| method.key.clone().ok()).collect::<Vec<_>>()
-        };
-        let Some(own) = documents.find(did) else { return Vec::new() };
-        let others: Vec<PublicKey> =
-            documents.all.iter().filter(|document| document.id() != own.id()).flat_map(keys).collect();
-        keys(own).into_iter().filter(|key| !others.contains(key)).collect()
+        documents.find(did).map(|own| own.own_keys(&documents.all)).unwrap_or_default()
     }
 
     /// Follows the tokens: keys that are shown later are ours from then on. It ends when the tokens do.

@@ -8,6 +8,7 @@ mod app;
 mod backup;
 mod completions;
 mod config;
+mod confirm;
 mod demo;
 mod desktop;
 mod did;

@@ -25,7 +25,7 @@ use super::{
     store::{Arrival, Change, Envelope as Waiting, Millis, Receipt, StoreError},
 };
 use crate::{
-    did::Resolver,
+    did::{Resolver, did_of},
     jose::{Envelope, JoseError, Limits},
 };
 
@@ -112,7 +112,10 @@ pub enum Refusal {
     TooLarge(usize),
     /// None of its recipients is one of our keys.
     #[error("the message is for none of our keys")]
-    NotForUs,
+    NotForUs {
+        /// It may be for a DID of ours whose keys no token has shown yet.
+        undecided: bool,
+    },
     /// It is not encrypted.
     #[error("only encrypted messages are taken")]
     NotEncrypted,
@@ -127,7 +130,7 @@ impl Refusal {
         match self {
             Self::Malformed(_) => "malformed",
             Self::TooLarge(_) => "too-large",
-            Self::NotForUs => "not-for-us",
+            Self::NotForUs { .. } => "not-for-us",
             Self::NotEncrypted => "not-encrypted",
             Self::Store(_) => "not-kept",
         }
@@ -190,9 +193,12 @@ impl Inbox {
         let Envelope::Encrypted(jwe) = Envelope::parse(packed, &self.parts.options.limits)? else {
             return Err(Refusal::NotEncrypted);
         };
-        let mut wrong_curve = None;
+        let (mut wrong_curve, mut undecided) = (None, false);
         for kid in jwe.recipient_kids() {
-            let Some((did, key)) = self.parts.ours.recipient(kid) else { continue };
+            let Some((did, key)) = self.parts.ours.recipient(kid) else {
+                undecided |= did_of(kid).is_some_and(|did| self.parts.ours.is_undecided(did));
+                continue;
+            };
             if key.curve() == jwe.ephemeral_key().curve() {
                 return Ok(did);
             }
@@ -202,7 +208,7 @@ impl Inbox {
                 expected: jwe.ephemeral_key().curve(),
             });
         }
-        Err(wrong_curve.map_or(Refusal::NotForUs, Refusal::Malformed))
+        Err(wrong_curve.map_or(Refusal::NotForUs { undecided }, Refusal::Malformed))
     }
 
     /// The largest message that is taken, in bytes.

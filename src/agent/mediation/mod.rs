@@ -33,9 +33,8 @@ use super::{
     outbox::Outbox,
     protocol::{
         Records,
-        connections::{CONNECTION, Connection, MOVED, Moved},
+        connections::{CONNECTION, Connection},
     },
-    rotation::{ROTATED, Rotated},
     store::{Change, Commit, Committed, Millis, StoreError},
     told_to_end,
 };
@@ -102,8 +101,6 @@ const LOOK: Duration = Duration::from_secs(300);
 /// The first pause before a mediator is tried again, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(120);
-/// Changes of a DID that are followed, at most.
-const MOVES: usize = 16;
 /// Mediators of one agent, at most.
 const MOST: usize = 100;
 /// A record may be changed meanwhile.
@@ -145,7 +142,7 @@ impl Mediation {
     /// # Errors
     /// Why it is not: nothing is kept then.
     pub async fn adopt(&self, did: &str, ours: &str) -> Result<Mediator, MediationError> {
-        let Some(document) = self.parts.ours.document(&self.today(ours).await?) else {
+        let Some(document) = self.parts.ours.document(&self.parts.books.ours_by_now(ours).await?) else {
             return Err(MediationError::Wrong(format!("{ours} is none of our DIDs")));
         };
         if self.parts.books.list::<Mediator>(MEDIATOR, "", MOST).await?.len() >= MOST {
@@ -259,9 +256,7 @@ impl Mediation {
     }
 
     async fn mediator(&self, did: &str) -> Result<Option<Mediator>, StoreError> {
-        let record = self.parts.books.read(MEDIATOR, canonical(did)).await?;
-        let read = record.map(|(value, _)| serde_json::from_value(value)).transpose();
-        read.map_err(|error| StoreError::Unusable(format!("has a damaged mediator: {error}")))
+        self.parts.books.remembered(MEDIATOR, canonical(did)).await
     }
 
     /// Fetches messages from all of them until `shutdown` says so.
@@ -381,26 +376,10 @@ impl Mediation {
 
     async fn session(&self, mediator: &Mediator, live: bool) -> Result<Session<'_>, MediationError> {
         let versions = (mediator.coordination, mediator.pickup);
-        let ours = self.today(&mediator.ours).await?;
-        // It may have moved too, and said so to our DID of any time.
-        let mut theirs = mediator.did.clone();
-        for _ in 0..MOVES {
-            let Some((value, _)) = self.parts.books.read(MOVED, &Connection::key(&ours, &theirs)).await? else { break };
-            let Ok(moved) = serde_json::from_value::<Moved>(value) else { break };
-            theirs = moved.to;
-        }
+        // Either may have moved; the mediator is told by the outbox, as every peer.
+        let ours = self.parts.books.ours_by_now(&mediator.ours).await?;
+        let theirs = self.parts.books.theirs_by_now(&ours, &mediator.did).await?;
         Session::open(&self.parts, &theirs, &ours, live, versions).await
-    }
-
-    /// Our DID of today, if this one has moved; the mediator is told by the outbox, as every peer.
-    async fn today(&self, ours: &str) -> Result<String, StoreError> {
-        let mut now = ours.to_owned();
-        for _ in 0..MOVES {
-            let Some((value, _)) = self.parts.books.read(ROTATED, &now).await? else { break };
-            let Ok(rotated) = serde_json::from_value::<Rotated>(value) else { break };
-            now = rotated.to;
-        }
-        Ok(now)
     }
 
     /// Has the mediator take messages for those DIDs of ours that name it, and for no others.

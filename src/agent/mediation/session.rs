@@ -227,7 +227,6 @@ impl<'a> Session<'a> {
                 (_, Some(json)) => json.to_string().into_bytes(),
                 _ => Vec::new(),
             };
-            let again = packed.clone();
             match self.parts.inbox.take(packed).await {
                 Ok(_) => had.push(id.clone()),
                 Err(Refusal::Store(error)) => {
@@ -235,7 +234,7 @@ impl<'a> Session<'a> {
                     break;
                 }
                 // It comes again with the next look, and is ours or not by then.
-                Err(Refusal::NotForUs) if self.is_undecided(&again) => {}
+                Err(Refusal::NotForUs { undecided: true }) => {}
                 // It would come again for ever, and what comes behind it never.
                 Err(refusal) => {
                     tracing::warn!(%refusal, mediator = self.theirs, "a message that a mediator delivers is not taken");
@@ -248,12 +247,6 @@ impl<'a> Session<'a> {
             self.send(&self.message(&received, json!({ "message_id_list": had }))).await?;
         }
         outcome.map(|()| had)
-    }
-
-    /// Whether a message is for a DID that may be ours: no token has shown its keys yet.
-    fn is_undecided(&self, packed: &[u8]) -> bool {
-        let Ok(Envelope::Encrypted(jwe)) = Envelope::parse(packed, &Limits::default()) else { return false };
-        jwe.recipient_kids().filter_map(did_of).any(|did| self.parts.ours.is_undecided(did))
     }
 
     /// Asks, and waits for the answer; what comes before it is seen to.

@@ -1,17 +1,11 @@
 //! From what is to be sent to what goes on the wire.
 
-use serde::de::DeserializeOwned;
-
 use super::{Outbox, SendError};
 use crate::{
     agent::{
         books::Intent,
         ours::canonical,
-        protocol::{
-            Records,
-            connections::{CONNECTION, Connection, MOVED, Moved},
-        },
-        rotation::{ROTATED, Rotated},
+        protocol::connections::{CONNECTION, Connection},
         store::{Outgoing, StoreError},
     },
     did::ResolveError,
@@ -19,9 +13,6 @@ use crate::{
     jose::JoseError,
     secrets::{SecretsError, TokenError},
 };
-
-/// Changes of a DID, a peer's or ours, that are followed, at most.
-const MOVES: usize = 16;
 
 /// A packed message, and where it goes.
 pub(super) struct Packed {
@@ -58,7 +49,10 @@ impl Outbox {
     async fn pack_intent(&self, intent: Intent, peer: &str, tries: u32, back: bool) -> Result<Packed, NotPacked> {
         let mut message = intent.message;
         let from = match message.from.take() {
-            Some(from) => Some(self.follow_rotation(from).await?),
+            Some(from) => {
+                let from = self.ours.document(&from).map_or(from, |document| document.id().to_owned());
+                Some(self.books.ours_by_now(&from).await.map_err(unread)?)
+            }
             None => None,
         };
         message.from.clone_from(&from);
@@ -85,30 +79,15 @@ impl Outbox {
         }
     }
 
-    /// Our DID of today, if the one that it is from has moved.
-    async fn follow_rotation(&self, from: String) -> Result<String, NotPacked> {
-        let mut now = self.ours.document(&from).map_or(from, |document| document.id().to_owned());
-        for _ in 0..MOVES {
-            match self.remembered::<Rotated>(ROTATED, &now).await? {
-                Some(rotated) => now = rotated.to,
-                None => break,
-            }
-        }
-        Ok(now)
-    }
-
     /// What is remembered of the peer: that it has another DID by now, that it has ended the relationship, or does not know
     /// yet that our DID is another.
     async fn follow_connection(&self, from: &str, peer: &str, message: &mut Message) -> Result<(), NotPacked> {
-        let mut theirs = peer.to_owned();
-        for _ in 0..MOVES {
-            let Some(moved) = self.remembered::<Moved>(MOVED, &Connection::key(from, &theirs)).await? else { break };
-            theirs = moved.to;
-        }
+        let theirs = self.books.theirs_by_now(from, peer).await.map_err(unread)?;
         if canonical(&theirs) != peer {
             message.to = Some(vec![theirs.clone()]);
         }
-        let connection = self.remembered::<Connection>(CONNECTION, &Connection::key(from, &theirs)).await?;
+        let connection = self.books.remembered::<Connection>(CONNECTION, &Connection::key(from, &theirs)).await;
+        let connection = connection.map_err(unread)?;
         let Some(connection) = connection else { return Ok(()) };
         if connection.ended.is_some() {
             return Err(lasting("the peer has ended the relationship".to_owned()));
@@ -117,13 +96,6 @@ impl Outbox {
             message.from_prior = connection.from_prior;
         }
         Ok(())
-    }
-
-    async fn remembered<T: DeserializeOwned>(&self, kind: &str, key: &str) -> Result<Option<T>, NotPacked> {
-        let record = self.books.read(kind, key).await;
-        let record = record.map_err(|error| NotPacked::Other(SendError::passing(error.to_string())))?;
-        let read = record.map(|(value, _)| serde_json::from_value(value)).transpose();
-        read.map_err(|error| lasting(format!("the {kind} is damaged: {error}")))
     }
 
     async fn another_service(&self, to: &str, tries: u32) -> Option<String> {
@@ -152,4 +124,12 @@ impl Outbox {
 
 fn lasting(reason: String) -> NotPacked {
     NotPacked::Other(SendError::lasting(reason))
+}
+
+/// What is damaged stays so.
+fn unread(error: StoreError) -> NotPacked {
+    match error {
+        StoreError::Unusable(_) => lasting(error.to_string()),
+        _ => NotPacked::Other(SendError::passing(error.to_string())),
+    }
 }

@@ -130,7 +130,7 @@ fn refused(refusal: &Refusal) -> Response {
             (StatusCode::BAD_REQUEST, format!("{refusal}\n")).into_response()
         }
         Refusal::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, format!("{refusal}\n")).into_response(),
-        Refusal::NotForUs => (StatusCode::NOT_FOUND, format!("{refusal}\n")).into_response(),
+        Refusal::NotForUs { .. } => (StatusCode::NOT_FOUND, format!("{refusal}\n")).into_response(),
         Refusal::Store(error) => {
             tracing::warn!(%error, "a message is refused");
             later(StatusCode::SERVICE_UNAVAILABLE, "messages cannot be kept now\n")

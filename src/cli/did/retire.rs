@@ -1,15 +1,14 @@
 //! `claviger did retire`.
 
-use std::io::{self, BufRead, Write};
-
 use serde_json::{Value, json};
 
-use claviger::{did::Document, keys::PublicKey};
+use claviger::keys::PublicKey;
 
 use super::rotate::own;
 use crate::cli::{
     app::{Client, tell_of_new_did},
     config::Config,
+    confirm::{NEVER_AGAIN, confirm},
     failure::Failure,
     keys::KeyName,
     output::{Out, count, short},
@@ -48,10 +47,11 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
         let mut others = logs.iter().filter(|log| log.document().id() != old.id());
         others.any(|log| log.update_keys().contains(key) || log.has_committed_to(key))
     };
-    let mut keys = only_of(&old, &Own::load(config)?.documents);
+    let mut keys = old.own_keys(&Own::load(config)?.documents);
     keys.retain(|key| !changes(key));
     if !args.yes {
-        confirm(&old, keys.len())?;
+        let of_its_own = count(keys.len(), "key");
+        confirm(&format!("{}: {of_its_own} of its own\n{NEVER_AGAIN} Delete them?", old.id()))?;
     }
     // It knows when the overlap is over, and has the store opened by other keys from now on.
     let client = Client::new(config)?;
@@ -74,30 +74,4 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     tell_of_new_did(config);
     out.say(&format!("{} is ours no more; deleted: {}.", short(old.id()), count(deleted.len(), "key")));
     if out.json { out.document(&json!({ "did": old.id(), "deleted": deleted })) } else { Ok(()) }
-}
-
-/// The keys that it alone has.
-fn only_of(old: &Document, all: &[Document]) -> Vec<PublicKey> {
-    let keys = |document: &Document| {
-        document.all_methods().iter().filter_map(|method| method.key.clone().ok()).collect::<Vec<_>>()
-    };
-    let others: Vec<_> = all.iter().filter(|document| document.id() != old.id()).flat_map(keys).collect();
-    keys(old).into_iter().filter(|key| !others.contains(key)).collect()
-}
-
-/// Asks, and says what hangs on it.
-fn confirm(old: &Document, keys: usize) -> Result<(), Failure> {
-    let mut stderr = anstream::stderr().lock();
-    let said = format!("{}: {} of its own", old.id(), count(keys, "key"));
-    let _ = write!(stderr, "{said}\nWhat was encrypted to it can never be read again. Delete them? [y/N] ");
-    let _ = stderr.flush();
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer).map_err(|error| Failure::io("stdin", &error))?;
-    match answer.trim().to_ascii_lowercase().as_str() {
-        "y" | "yes" => Ok(()),
-        _ => {
-            Err(Failure::new("not-confirmed", "not confirmed: nothing was deleted")
-                .hint("--yes deletes without asking"))
-        }
-    }
 }

@@ -1,13 +1,12 @@
 //! `claviger key delete`.
 
-use std::io::{self, BufRead, Write};
-
 use serde_json::json;
 
 use claviger::secrets::HeldKey;
 
 use crate::cli::{
     config::Config,
+    confirm::{NEVER_AGAIN, confirm},
     failure::Failure,
     keys::{KeyName, kids, to_json},
     output::Out,
@@ -40,7 +39,7 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     };
     let (token, held) = tokens::holding(config, &name, &args.key)?;
     if !args.yes {
-        confirm(&held, &kids(&own.documents, &held.public))?;
+        confirm(&question(&held, &kids(&own.documents, &held.public)))?;
     }
     let token = token.with(management_key.as_ref());
     token.delete(&held.public).map_err(|error| Failure::of_token(token.name(), &error))?;
@@ -51,23 +50,10 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Asks, and says what hangs on it.
-fn confirm(held: &HeldKey, kids: &[String]) -> Result<(), Failure> {
-    let mut stderr = anstream::stderr().lock();
+/// What is asked, with what hangs on it.
+fn question(held: &HeldKey, kids: &[String]) -> String {
     let label = held.label.as_deref().map(|label| format!(" {label:?}")).unwrap_or_default();
-    let _ = writeln!(stderr, "The key{label} {} ({}) in the token {:?}", held.public, held.public.curve(), held.token);
-    for kid in kids {
-        let _ = writeln!(stderr, "  is used as {kid}");
-    }
-    let _ = write!(stderr, "What was encrypted to it can never be read again. Delete it? [y/N] ");
-    let _ = stderr.flush();
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer).map_err(|error| Failure::io("stdin", &error))?;
-    match answer.trim().to_ascii_lowercase().as_str() {
-        "y" | "yes" => Ok(()),
-        _ => {
-            Err(Failure::new("not-confirmed", "not confirmed: nothing was deleted")
-                .hint("--yes deletes without asking"))
-        }
-    }
+    let key = format!("The key{label} {} ({}) in the token {:?}\n", held.public, held.public.curve(), held.token);
+    let kids: String = kids.iter().map(|kid| format!("  is used as {kid}\n")).collect();
+    format!("{key}{kids}{NEVER_AGAIN} Delete it?")
 }

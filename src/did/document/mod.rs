@@ -13,6 +13,7 @@ pub use service::{Service, ServiceEndpoint};
 use serde_json::Value;
 
 use super::{did_of, is_did, peer, resolver::shortened};
+use crate::keys::PublicKey;
 
 /// The longest document that is read, as JSON without white space, in bytes.
 pub(super) const MAX_BYTES: usize = 64 * 1024;
@@ -177,6 +178,15 @@ impl Document {
     /// Every method, also one that stands in no relationship and so may be used for nothing.
     pub fn all_methods(&self) -> &[VerificationMethod] {
         &self.methods
+    }
+
+    /// The keys that none of these other documents has; this one may be among them.
+    pub fn own_keys(&self, others: &[Document]) -> Vec<PublicKey> {
+        let keys = |document: &Document| document.methods.iter().filter_map(|method| method.key.clone().ok()).collect();
+        let others: Vec<PublicKey> =
+            others.iter().filter(|document| document.id() != self.id()).flat_map(|it| -> Vec<_> { keys(it) }).collect();
+        let own: Vec<PublicKey> = keys(self);
+        own.into_iter().filter(|key| !others.contains(key)).collect()
     }
 
     /// The method with this absolute id, *if it stands in the relationship*: a key that stands in another is none here.

@@ -1,0 +1,24 @@
+//! A question that a person answers with yes, before keys are deleted.
+
+use std::io::{self, BufRead, Write};
+
+use super::failure::Failure;
+
+/// What hangs on a key.
+pub const NEVER_AGAIN: &str = "What was encrypted to it can never be read again.";
+
+/// Asks; any other answer than yes is an error.
+pub fn confirm(question: &str) -> Result<(), Failure> {
+    let mut stderr = anstream::stderr().lock();
+    let _ = write!(stderr, "{question} [y/N] ");
+    let _ = stderr.flush();
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer).map_err(|error| Failure::io("stdin", &error))?;
+    match answer.trim().to_ascii_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        _ => {
+            Err(Failure::new("not-confirmed", "not confirmed: nothing was deleted")
+                .hint("--yes deletes without asking"))
+        }
+    }
+}
