@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::{
     daemon::{Daemon, free_port},
     mediator::{Mediator, Speaks, TODAYS},
-    support::{Home, softhsm},
+    support::{Home, plaintext, softhsm},
 };
 
 /// An agent that nobody can connect to; its DID has no service.
@@ -178,6 +178,37 @@ fn nothing_is_acknowledged_that_is_not_kept() {
     desktop.start();
     desktop.until("it came", |desktop| desktop.texts() == [long.as_str()]);
     desktop.until("it was acknowledged", |_| mediator.waiting() == 0);
+}
+
+/// A document at hand may be of a DID of ours whose token has not come: what is for it stays. What is for nobody does not.
+#[test]
+fn what_may_be_ours_stays_with_the_mediator() {
+    let mediator = Mediator::new(Speaks { socket: false, ..TODAYS });
+    let at_hand = "[mediation]\npoll_seconds = 1\n[did]\ndocuments = [\"at-hand.json\"]\n";
+    let Some(elsewhere) = Home::with_token() else { return };
+    elsewhere.configure(&softhsm().unwrap(), "");
+    let [perhaps, nobody] = ["", ""].map(|_| elsewhere.run("--json did create --method peer:2").json());
+    let Some(mut desktop) = desktop("") else { return };
+    desktop.stop();
+    desktop.home.write("at-hand.json", &perhaps["document"].to_string());
+    let file = desktop.home.path().join("claviger.toml");
+    let configuration = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{configuration}{at_hand}")).unwrap();
+    desktop.start();
+    let ours = used(&desktop, &mediator)["mediator"]["ours"].as_str().unwrap().to_owned();
+    for did in [&nobody, &perhaps] {
+        let message = plaintext(None, did["did"].as_str(), "At noon?");
+        mediator.hold(
+            &ours,
+            elsewhere.feed(&format!("pack --to {}", did["did"].as_str().unwrap()), &message).done().into(),
+        );
+    }
+    assert_eq!(mediator.waiting(), 2);
+    desktop.until("what is for nobody is let go of", |_| mediator.waiting() == 1);
+    // It was looked at again since, and is still there.
+    let before = mediator.delivered();
+    desktop.until("it is delivered again", |_| mediator.delivered() > before + 1);
+    assert_eq!(mediator.waiting(), 1);
 }
 
 /// A DID that is made later, or moves, is told the mediator by itself; and one that it is to take nothing for any more.

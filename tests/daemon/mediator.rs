@@ -153,6 +153,13 @@ impl Mediator {
         self.state.owners.lock().unwrap().keys().cloned().collect()
     }
 
+    /// Has a message wait for somebody, whoever it is encrypted to.
+    pub fn hold(&self, owner: &str, packed: String) {
+        let id = self.state.next.fetch_add(1, Ordering::SeqCst).to_string();
+        let waiting = Waiting { id, packed };
+        self.state.queues.lock().unwrap().entry(owner.to_owned()).or_default().push_back(waiting);
+    }
+
     /// How many messages wait there: for a DID, and not acknowledged.
     pub fn waiting(&self) -> usize {
         self.state.queues.lock().unwrap().values().map(VecDeque::len).sum()
