@@ -55,6 +55,8 @@ mod peer;
 mod people;
 #[path = "daemon/protocols.rs"]
 mod protocols;
+#[path = "daemon/quotas.rs"]
+mod quotas;
 #[path = "daemon/replay.rs"]
 mod replay;
 #[path = "daemon/reread.rs"]

@@ -17,6 +17,8 @@ mod disk;
 mod file;
 #[path = "store/model.rs"]
 mod model;
+#[path = "store/quotas.rs"]
+mod quotas;
 #[path = "store/suite.rs"]
 mod suite;
 #[path = "store/things.rs"]
@@ -47,6 +49,10 @@ impl Place for SqlitePlace {
         let limits = SqliteOptions {
             max_envelope_bytes: limits.envelope_bytes,
             max_envelopes_for: limits.envelopes_for,
+            max_unread_bytes: limits.unread_bytes,
+            max_unread_from: limits.unread_from,
+            max_unread_bytes_from: limits.unread_bytes_from,
+            max_replies_to: limits.replies_to,
             ..SqliteOptions::default()
         };
         Arc::new(open(&self.path(), limits))

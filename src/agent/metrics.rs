@@ -34,6 +34,7 @@ pub struct Metrics {
     sockets: Gauge,
     waiting: Family<Queue, Gauge>,
     oldest: Family<Queue, Gauge<f64, AtomicU64>>,
+    unread_bytes: Gauge,
     store_bytes: Gauge,
 }
 
@@ -105,6 +106,7 @@ impl Metrics {
             sockets: Gauge::default(),
             waiting: Family::default(),
             oldest: Family::default(),
+            unread_bytes: Gauge::default(),
             store_bytes: Gauge::default(),
         };
         metrics.register();
@@ -125,6 +127,7 @@ impl Metrics {
         figures.register("websockets", "WebSockets that are open", self.sockets.clone());
         figures.register("waiting", "Messages that wait, by queue", self.waiting.clone());
         figures.register("oldest_seconds", "How long the oldest message has waited, by queue", self.oldest.clone());
+        figures.register("unread_bytes", "The bytes that the application has not read", self.unread_bytes.clone());
         figures.register("store_bytes", "The size of the store's files", self.store_bytes.clone());
     }
 
@@ -191,6 +194,7 @@ impl Metrics {
             let age = oldest.map_or(0, |oldest| now.saturating_sub(oldest).max(0));
             self.oldest.get_or_create(&label).set(age as f64 / 1000.0);
         }
+        self.unread_bytes.set(i64::try_from(usage.delivery_bytes).unwrap_or(i64::MAX));
         self.store_bytes.set(i64::try_from(usage.bytes).unwrap_or(i64::MAX));
         let mut text = String::new();
         // Writing to a string does not fail.

@@ -180,6 +180,27 @@ fn nothing_is_acknowledged_that_is_not_kept() {
     desktop.until("it was acknowledged", |_| mediator.waiting() == 0);
 }
 
+/// What waits with a mediator waits in one line: one who has left too much is told so, and those behind it have their turn.
+#[test]
+fn one_who_leaves_too_much_keeps_nobody_waiting() {
+    let mediator = Mediator::new(TODAYS);
+    let Some(desktop) = behind(&mediator, "[store]\nmax_unread_from = 2\n") else { return };
+    let (Some(alice), Some(bob)) = (Daemon::running(""), Daemon::running("")) else { return };
+    let sent = |number: usize| alice.json(&["send", "--to", &desktop.did, &number.to_string(), "--within", "30"]);
+    (0..2).for_each(|number| drop(sent(number)));
+    desktop.until("two came", |desktop| desktop.texts().len() == 2);
+    (2..14).for_each(|number| drop(sent(number)));
+    bob.json(&["send", "--to", &desktop.did, "At noon?", "--within", "30"]);
+    desktop.until("the other's came", |desktop| desktop.texts().contains(&"At noon?".to_owned()));
+    desktop.until("all was acknowledged", |_| mediator.waiting() == 0);
+    desktop.settles();
+    assert_eq!(desktop.texts().len(), 3);
+    alice.until("she is told", |alice| {
+        let told = alice.unread();
+        told.iter().filter(|it| it["message"]["body"]["code"] == "e.m.me.res.storage").count() == 12
+    });
+}
+
 /// A document at hand may be of a DID of ours whose token has not come: what is for it stays. What is for nobody does not.
 #[test]
 fn what_may_be_ours_stays_with_the_mediator() {

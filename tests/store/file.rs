@@ -8,9 +8,9 @@ use std::{
 };
 
 use claviger::agent::store::{
-    Change, Receipt, Record, Retention, SendOutcome, SqliteOptions, SqliteStore, Store, StoreError,
+    Change, Receipt, Record, Retention, Room, SendOutcome, SqliteOptions, SqliteStore, Store, StoreError,
 };
-use rusqlite::Connection;
+use rusqlite::{Connection, params};
 
 use crate::{
     SqlitePlace, open,
@@ -267,6 +267,56 @@ async fn another_program_s_database_is_left_alone() {
     assert!(matches!(refused(&folder), StoreError::Unavailable(_)));
 }
 
+/// What a release wrote that knew nothing of the quotas counts.
+#[tokio::test]
+async fn an_older_schema_is_brought_up_to_date() {
+    let place = SqlitePlace::new();
+    let older = Connection::open(place.path()).unwrap();
+    older.execute_batch(include_str!("../../src/agent/store/sqlite/schema/1.sql")).unwrap();
+    older.pragma_update(None, "application_id", 0x436c_6176).unwrap();
+    older.pragma_update(None, "user_version", 1).unwrap();
+    let deliver = |id: &str, sender: &str, acknowledged: Option<i64>| {
+        let sealed = acknowledged.is_none().then_some([7_u8; 50]);
+        let insert = "INSERT INTO deliveries
+            (id, message, thread, kind, sender, recipient, received, acknowledged, sealed)
+            VALUES (?1, ?1, 't', 'k', ?2, 'did:example:us', 5, ?3, ?4)";
+        older.execute(insert, params![id, sender, acknowledged, sealed]).unwrap();
+    };
+    let send = |id: &str, state: i64| {
+        let insert = "INSERT INTO outgoing
+            (id, message, thread, kind, sender, peer, created, expires, state, tries, time)
+            VALUES (?1, ?1, 't', 'k', 'did:example:us', 'did:example:a', 5, 9, ?2, 0, 5)";
+        older.execute(insert, params![id, state]).unwrap();
+    };
+    deliver("1", "did:example:a", None);
+    deliver("2", "did:example:a", Some(6));
+    deliver("3", "did:example:a", None);
+    deliver("4", "", None);
+    [("1", 0), ("2", 1), ("3", 0)].into_iter().for_each(|(id, state)| send(id, state));
+    let few = |unread, bytes, replies| SqliteOptions {
+        max_unread_from: unread,
+        max_unread_bytes_from: bytes,
+        max_replies_to: replies,
+        ..SqliteOptions::default()
+    };
+    for (options, unread, unsent) in
+        [(few(2, 200, 2), false, false), (few(3, 100, 3), false, true), (few(3, 101, 3), true, true)]
+    {
+        let store = open(&place.path(), options);
+        assert_eq!(store.room("did:example:a").await.unwrap(), Room { unread, unsent });
+        let usage = store.usage().await.unwrap();
+        assert_eq!((usage.deliveries, usage.delivery_bytes, usage.outgoing), (3, 150, 2));
+        store.close().await.unwrap();
+    }
+    // It writes on what has a new schema by now, and is counted.
+    deliver("5", "", None);
+    older.execute("UPDATE deliveries SET acknowledged = 7, sealed = NULL WHERE id = '1'", []).unwrap();
+    drop(older);
+    let store = open(&place.path(), few(2, 200, 2));
+    assert_eq!(store.room("did:example:a").await.unwrap(), Room { unread: true, unsent: false });
+    assert_eq!(store.room("").await.unwrap(), Room { unread: false, unsent: true });
+}
+
 /// Two releases on one database, one after the other.
 #[tokio::test]
 async fn a_later_schema_that_only_adds_is_used() {
@@ -279,7 +329,7 @@ async fn a_later_schema_that_only_adds_is_used() {
         ALTER TABLE envelopes ADD COLUMN priority INTEGER NOT NULL DEFAULT 5;
         ALTER TABLE records ADD COLUMN note TEXT;
         CREATE TABLE later (a INTEGER) STRICT;
-        PRAGMA user_version = 2;
+        PRAGMA user_version = 3;
         COMMIT";
     later.execute_batch(step).unwrap();
     drop(later);
@@ -291,10 +341,10 @@ async fn a_later_schema_that_only_adds_is_used() {
     store.close().await.unwrap();
     let later = Connection::open(place.path()).unwrap();
     let version: i64 = later.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
-    assert_eq!(version, 2, "what the later release has done stays");
+    assert_eq!(version, 3, "what the later release has done stays");
 
-    later.execute("UPDATE meta SET value = 2 WHERE name = 'readable_from'", []).unwrap();
+    later.execute("UPDATE meta SET value = 3 WHERE name = 'readable_from'", []).unwrap();
     drop(later);
     let error = refused(&place.path());
-    assert!(matches!(error, StoreError::TooNew { found: 2, known: 1 }), "{error}");
+    assert!(matches!(error, StoreError::TooNew { found: 3, known: 2 }), "{error}");
 }

@@ -6,15 +6,19 @@ use std::{
 };
 
 use claviger::agent::store::{
-    Arrival, Change, Commit, Committed, Delivery, Handled, Millis, Outgoing, Receipt, Record, Retention, SendOutcome,
-    SendState, Store,
+    Arrival, Change, Commit, Committed, Delivery, Handled, Millis, Outgoing, Receipt, Record, Retention, Room,
+    SendOutcome, SendState, Store,
 };
 use proptest::{prelude::*, sample::Index, test_runner::TestRunner};
 
 use crate::{
-    suite::{NO_LIMITS, Place},
+    suite::{Limits, NO_LIMITS, Place},
     things::{DAY, HOUR, PAST, all, arrival, delivery, handled, now, outgoing, record},
 };
+
+/// Few enough that some runs come to them. They refuse nothing here, and are asked about.
+const FEW: Limits = Limits { unread_from: 3, replies_to: 2, ..NO_LIMITS };
+const PEERS: [&str; 3] = ["did:example:0", "did:example:1", "did:example:2"];
 
 /// Random operations on a store of each place; what does not agree is made small.
 pub fn agrees<P: Place>(make: impl Fn() -> P) {
@@ -24,12 +28,12 @@ pub fn agrees<P: Place>(make: impl Fn() -> P) {
     let run = TestRunner::new(config).run(&operations, |operations| {
         let place = make();
         runtime.block_on(async {
-            let mut store = place.open(NO_LIMITS).await;
+            let mut store = place.open(FEW).await;
             let mut model = Model::default();
             for operation in operations {
                 if let Operation::Reopen = operation {
                     store.close().await.unwrap();
-                    store = place.open(NO_LIMITS).await;
+                    store = place.open(FEW).await;
                 } else {
                     model.both(&store, operation).await;
                 }
@@ -190,7 +194,7 @@ impl Model {
         self.made += 1;
         match step {
             Step::Deliver => Change::Deliver(delivery(self.made)),
-            Step::Send(peer) => Change::Send(outgoing(self.made, &format!("did:example:{peer}"))),
+            Step::Send(peer) => Change::Send(outgoing(self.made, PEERS[usize::from(peer)])),
             Step::Put { key, stale, expired } => {
                 let key = key.to_string();
                 let revision = self.records.get(&key).map_or(0, |record| record.revision) + i64::from(stale);
@@ -300,8 +304,20 @@ impl Model {
         let usage = store.usage().await.unwrap();
         let bytes: usize = self.envelopes.values().map(|waiting| waiting.arrival.packed.len()).sum();
         let unread = self.deliveries.iter().filter(|(_, acknowledged)| !acknowledged).count();
-        let counts = [self.envelopes.len(), bytes, unread, waiting().count()].map(|count| count as u64);
-        assert_eq!([usage.envelopes, usage.envelope_bytes, usage.deliveries, usage.outgoing], counts);
+        let sealed = |(delivery, _): &(Delivery, bool)| delivery.sealed.as_ref().map_or(0, Vec::len);
+        let unread_bytes: usize = self.deliveries.iter().map(sealed).sum();
+        let counts = [self.envelopes.len(), bytes, unread, unread_bytes, waiting().count()].map(|count| count as u64);
+        let found = [usage.envelopes, usage.envelope_bytes, usage.deliveries, usage.delivery_bytes, usage.outgoing];
+        assert_eq!(found, counts);
+
+        // All deliveries are of one sender; the peers are others.
+        let room = store.room("did:example:them").await.unwrap();
+        assert_eq!(room, Room { unread: (unread as u64) < FEW.unread_from, unsent: true });
+        for peer in PEERS {
+            let unsent = waiting().filter(|outgoing| outgoing.peer == peer).count() as u64;
+            let room = store.room(peer).await.unwrap();
+            assert_eq!(room, Room { unread: true, unsent: unsent < FEW.replies_to });
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use claviger::agent::store::{
     SendOutcome, SendState, Store, StoreError, ThreadEntry,
 };
 
+pub use crate::quotas::*;
 use crate::things::{
     DAY, HOUR, PAST, all, arrival, concluding, delivered, delivery, digest, handled, large, now, outgoing, record,
     turn, waiting,
@@ -28,9 +29,20 @@ pub trait Place: Send + Sync {
 pub struct Limits {
     pub envelope_bytes: u64,
     pub envelopes_for: u64,
+    pub unread_bytes: u64,
+    pub unread_from: u64,
+    pub unread_bytes_from: u64,
+    pub replies_to: u64,
 }
 
-pub const NO_LIMITS: Limits = Limits { envelope_bytes: 1 << 30, envelopes_for: 100_000 };
+pub const NO_LIMITS: Limits = Limits {
+    envelope_bytes: 1 << 30,
+    envelopes_for: 100_000,
+    unread_bytes: 1 << 30,
+    unread_from: 100_000,
+    unread_bytes_from: 1 << 30,
+    replies_to: 100_000,
+};
 
 /// The tests, for the places that `$make` makes.
 #[macro_export]
@@ -58,6 +70,10 @@ macro_rules! suite {
             a_sweep_takes_no_more_than_it_is_told
             usage_tells_how_much_there_is
             limits_are_kept
+            a_sender_leaves_so_many
+            a_sender_leaves_so_much
+            all_senders_leave_so_much
+            a_peer_has_so_many_replies
             a_closed_store_says_so
             hundreds_at_once_are_all_durable
             turns_at_once_are_all_or_nothing
@@ -106,7 +122,7 @@ pub async fn what_comes_is_kept_as_it_came(place: &dyn Place) {
         let envelopes = store.waiting(now(), &[], 10).await.unwrap();
         let [envelope] = &envelopes[..] else { panic!("{envelopes:?}") };
         assert_eq!((envelope.id, &envelope.packed, &envelope.recipient), (id, &came.packed, &came.recipient));
-        assert_eq!((envelope.received, envelope.tries), (came.received, 0));
+        assert_eq!((envelope.received, envelope.tries, envelope.charged), (came.received, 0, false));
     };
     check(&*store).await;
     check(&*reopen(place, store).await).await;
@@ -570,6 +586,7 @@ pub async fn usage_tells_how_much_there_is(place: &dyn Place) {
     let store = reopen(place, store).await;
     let usage = store.usage().await.unwrap();
     assert_eq!((usage.envelopes, usage.envelope_bytes, usage.deliveries, usage.outgoing), (2, 1500, 2, 2));
+    assert_eq!(usage.delivery_bytes, 40);
     assert_eq!((usage.oldest_envelope, usage.oldest_delivery, usage.oldest_outgoing), (Some(10), Some(30), Some(50)));
     assert!(usage.bytes > 0);
     assert_eq!(store.waiting_for(&arrival(1).recipient).await.unwrap(), 2);
@@ -579,11 +596,12 @@ pub async fn usage_tells_how_much_there_is(place: &dyn Place) {
     store.sent("outgoing 2", SendOutcome::Sent(now())).await.unwrap();
     let usage = store.usage().await.unwrap();
     assert_eq!((usage.envelopes, usage.envelope_bytes, usage.deliveries, usage.outgoing), (1, 500, 1, 1));
+    assert_eq!(usage.delivery_bytes, 20);
     assert_eq!((usage.oldest_envelope, usage.oldest_delivery, usage.oldest_outgoing), (Some(10), Some(40), Some(60)));
 }
 
 pub async fn limits_are_kept(place: &dyn Place) {
-    let store = place.open(Limits { envelope_bytes: 10_000, envelopes_for: 3 }).await;
+    let store = place.open(Limits { envelope_bytes: 10_000, envelopes_for: 3, ..NO_LIMITS }).await;
     let refused = async |arrival| match store.receive(arrival).await {
         Err(error @ StoreError::Full(_)) => assert!(error.passes()),
         other => panic!("{other:?}"),
@@ -604,7 +622,7 @@ pub async fn limits_are_kept(place: &dyn Place) {
     let second = receive(&*store, Arrival { recipient: "did:example:ours".to_owned(), ..large(7, 1) }).await;
     store.close().await.unwrap();
     drop(store);
-    let store = place.open(Limits { envelope_bytes: 10_000, envelopes_for: 1 }).await;
+    let store = place.open(Limits { envelope_bytes: 10_000, envelopes_for: 1, ..NO_LIMITS }).await;
     assert!(matches!(store.receive(large(8, 1)).await, Err(StoreError::Full(_))));
     done(&*store, concluding(second)).await;
     receive(&*store, Arrival { recipient: "did:example:ours".to_owned(), ..large(9, 1) }).await;
@@ -629,6 +647,7 @@ pub async fn a_closed_store_says_so(place: &dyn Place) {
     closed!(
         store.receive(arrival(2)),
         store.waiting(now(), &[], 1),
+        store.room(""),
         store.postpone(1, 0, ""),
         store.commit(Commit::default()),
         store.deliveries(all()),

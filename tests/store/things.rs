@@ -24,7 +24,7 @@ pub fn digest(number: u64) -> [u8; 32] {
 
 pub fn arrival(number: u64) -> Arrival {
     let packed = format!("{{\"protected\":\"{number}\"}}").into_bytes();
-    Arrival { packed, digest: digest(number), recipient: "did:example:us".to_owned(), received: now() }
+    Arrival { packed, digest: digest(number), recipient: "did:example:us".to_owned(), sender: None, received: now() }
 }
 
 /// Of so many bytes.

@@ -40,9 +40,13 @@ impl Inbox {
         };
         let replied = tell(&received, fate).await;
         for _ in 0..ATTEMPTS {
-            let (effects, result) = match self.take_turn(&received).await {
+            let (effects, result) = match self.take_turn(&received, envelope.charged).await {
                 Ok(taken) => taken,
                 Err(why) => return self.postpone(envelope, kind, &why).await,
+            };
+            let effects = match self.answerable(&received, effects).await {
+                Ok(effects) => effects,
+                Err(error) => return self.postpone(envelope, kind, &error.to_string()).await,
             };
             let changes = match self.parts.books.changes(&received, effects, self.parts.options.life) {
                 Ok(changes) => changes,
@@ -104,10 +108,16 @@ impl Inbox {
     ///
     /// # Errors
     /// Why it cannot be handled now.
-    async fn take_turn(&self, received: &Received) -> Result<(Vec<Effect>, &'static str), String> {
+    async fn take_turn(&self, received: &Received, charged: bool) -> Result<(Vec<Effect>, &'static str), String> {
         let mut turn = Turn::new(received, &*self.parts.books, &self.parts.features);
         let problem = match self.hand_over(received, &mut turn).await {
-            Ok(()) => return Ok((turn.effects(), "done")),
+            Ok(()) => {
+                let effects = turn.effects();
+                match self.overcharge(received, charged, &effects).await.map_err(|error| error.to_string())? {
+                    None => return Ok((effects, "done")),
+                    Some(problem) => problem,
+                }
+            }
             Err(Fault::Later(why)) => return Err(why),
             Err(Fault::Problem(problem)) => problem,
         };

@@ -3,6 +3,7 @@
 //! What was taken over is never lost: it waits in the store until it was handled, refused for good, or is too old.
 
 mod handle;
+mod quota;
 pub(in crate::agent) mod verdict;
 mod worker;
 
@@ -20,7 +21,7 @@ use super::{
     books::Books,
     clock::now,
     metrics::Metrics,
-    ours::Ours,
+    ours::{Ours, canonical},
     protocol::{Features, Registry, cascade::ProblemLimits},
     store::{Arrival, Change, Envelope as Waiting, Millis, Receipt, StoreError},
 };
@@ -94,6 +95,12 @@ pub(super) struct Parts {
     pub after: After,
 }
 
+/// Two DIDs, by the envelope's words.
+struct Addressed {
+    recipient: String,
+    sender: Option<String>,
+}
+
 /// One envelope on its way to be opened, and who waits for what becomes of it.
 struct Job {
     envelope: Waiting,
@@ -158,19 +165,27 @@ impl Inbox {
     /// # Errors
     /// Why it was not taken: then nothing of it is kept.
     pub async fn take(&self, packed: Vec<u8>) -> Result<oneshot::Receiver<Fate>, Refusal> {
-        self.keep(packed).await.inspect_err(|refusal| self.parts.metrics.received(refusal.name()))
+        self.keep(packed, true).await.inspect_err(|refusal| self.parts.metrics.received(refusal.name()))
     }
 
-    async fn keep(&self, packed: Vec<u8>) -> Result<oneshot::Receiver<Fate>, Refusal> {
-        let recipient = self.check(&packed)?;
+    /// The same of a message that was fetched: who sent it is not there to be told to come again, and what waits behind it
+    /// would wait too. So how much that one has left here is looked at once the message is opened.
+    pub async fn take_fetched(&self, packed: Vec<u8>) -> Result<oneshot::Receiver<Fate>, Refusal> {
+        self.keep(packed, false).await.inspect_err(|refusal| self.parts.metrics.received(refusal.name()))
+    }
+
+    async fn keep(&self, packed: Vec<u8>, brought: bool) -> Result<oneshot::Receiver<Fate>, Refusal> {
+        let Addressed { recipient, sender } = self.check(&packed)?;
+        let sender = sender.filter(|_| brought);
+        let charged = sender.is_some();
         let received = now();
         let digest: [u8; 32] = Sha256::digest(&packed).into();
-        let arrival = Arrival { packed: packed.clone(), digest, recipient: recipient.clone(), received };
+        let arrival = Arrival { packed: packed.clone(), digest, recipient: recipient.clone(), sender, received };
         let (fate, told) = oneshot::channel();
         match self.parts.books.store().receive(arrival).await? {
             Receipt::New(id) => {
                 self.parts.metrics.received("taken");
-                let envelope = Waiting { id, packed, recipient, received, tries: 0 };
+                let envelope = Waiting { id, packed, recipient, received, tries: 0, charged };
                 if !self.enqueue(Job { envelope, fate: Some(fate) }) {
                     self.more();
                 }
@@ -184,8 +199,8 @@ impl Inbox {
         Ok(told)
     }
 
-    /// All that can be wrong without a key. The DID of ours that it is for.
-    fn check(&self, packed: &[u8]) -> Result<String, Refusal> {
+    /// All that can be wrong without a key. Whom it is for, and of whom it says that it is.
+    fn check(&self, packed: &[u8]) -> Result<Addressed, Refusal> {
         let limit = self.parts.options.limits.bytes;
         if packed.len() > limit {
             return Err(Refusal::TooLarge(limit));
@@ -200,7 +215,8 @@ impl Inbox {
                 continue;
             };
             if key.curve() == jwe.ephemeral_key().curve() {
-                return Ok(did);
+                let sender = jwe.sender_kid().and_then(did_of).map(|did| canonical(did).to_owned());
+                return Ok(Addressed { recipient: did, sender });
             }
             wrong_curve = Some(JoseError::Curve {
                 kid: kid.to_owned(),

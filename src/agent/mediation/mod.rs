@@ -111,6 +111,8 @@ pub struct Mediation {
     parts: Parts,
     options: MediationOptions,
     reach: Mutex<HashMap<String, Reach>>,
+    /// Held by who tells a mediator of our DIDs, until what it has taken is written: the record and the mediator agree.
+    telling: tokio::sync::Mutex<()>,
     /// Counts what has changed: our documents, the mediators.
     changed: watch::Sender<u64>,
 }
@@ -129,7 +131,13 @@ pub(super) struct Parts {
 impl Mediation {
     /// One that has not begun to work.
     pub(super) fn new(parts: Parts, options: MediationOptions) -> Self {
-        Self { parts, options, reach: Mutex::default(), changed: watch::Sender::new(0) }
+        Self {
+            parts,
+            options,
+            reach: Mutex::default(),
+            telling: tokio::sync::Mutex::default(),
+            changed: watch::Sender::new(0),
+        }
     }
 
     /// Our documents have changed: mediators may have to be told.
@@ -215,6 +223,7 @@ impl Mediation {
     /// # Errors
     /// If it cannot be told; with `force` it is forgotten all the same.
     pub async fn leave(&self, did: &str, force: bool) -> Result<Mediator, MediationError> {
+        let _telling = self.telling.lock().await;
         let mediator = self.mediator(did).await?.ok_or_else(|| MediationError::Unknown(did.to_owned()))?;
         let told = async {
             let mut session = self.session(&mediator, false).await?;
@@ -342,7 +351,7 @@ impl Mediation {
     ) -> Result<(), MediationError> {
         let mut session = self.session(&mediator, self.options.live).await?;
         // Said again each time: it may have forgotten.
-        self.register(&mut session, &mediator, true).await?;
+        self.register(&mut session, &mediator.did, true).await?;
         let live = session.is_live() && session.go_live().await?;
         session.drain(at_once).await?;
         *well = true;
@@ -354,8 +363,9 @@ impl Mediation {
         loop {
             tokio::select! {
                 _ = changed.changed() => {
-                    let Some(mediator) = self.mediator(&mediator.did).await? else { break };
-                    self.register(&mut session, &mediator, false).await?;
+                    if !self.register(&mut session, &mediator.did, false).await? {
+                        break;
+                    }
                 }
                 frame = session.frame(), if session.is_live() => session.hear(frame?).await?,
                 () = tokio::time::sleep_until(look) => {
@@ -382,8 +392,10 @@ impl Mediation {
         Session::open(&self.parts, &theirs, &ours, live, versions).await
     }
 
-    /// Has the mediator take messages for those DIDs of ours that name it, and for no others.
-    async fn register(&self, session: &mut Session<'_>, mediator: &Mediator, all: bool) -> Result<(), MediationError> {
+    /// Has the mediator take messages for those DIDs of ours that name it, and for no others. False if it was left.
+    async fn register(&self, session: &mut Session<'_>, did: &str, all: bool) -> Result<bool, MediationError> {
+        let _telling = self.telling.lock().await;
+        let Some(mediator) = self.mediator(did).await? else { return Ok(false) };
         let wanted = self.parts.ours.behind(&mediator.routing);
         let known = |name: &&String| mediator.registered.contains(*name);
         let add: Vec<String> = wanted.iter().filter(|name| all || !known(name)).cloned().collect();
@@ -391,7 +403,7 @@ impl Mediation {
         let stays = |name: &&String| wanted.contains(name) || self.parts.ours.is_undecided(name);
         let remove: Vec<String> = mediator.registered.iter().filter(|name| !stays(name)).cloned().collect();
         if add.is_empty() && remove.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         let taken = session.update(&add, &remove).await?;
         let mut registered: Vec<String> =
@@ -399,19 +411,18 @@ impl Mediation {
         registered.extend(taken);
         registered.sort();
         if registered == mediator.registered {
-            return Ok(());
+            return Ok(true);
         }
         for _ in 0..ATTEMPTS {
             let key = canonical(&mediator.did);
-            // It was left meanwhile.
-            let Some((value, revision)) = self.parts.books.read(MEDIATOR, key).await? else { return Ok(()) };
-            let Ok(mut now) = serde_json::from_value::<Mediator>(value) else { return Ok(()) };
+            let Some((value, revision)) = self.parts.books.read(MEDIATOR, key).await? else { return Ok(false) };
+            let Ok(mut now) = serde_json::from_value::<Mediator>(value) else { return Ok(true) };
             now.registered.clone_from(&registered);
             if self.parts.books.put(MEDIATOR, key, revision, &now).await? {
-                return Ok(());
+                return Ok(true);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn note(&self, did: &str, reach: Reach) {

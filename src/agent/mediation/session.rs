@@ -227,7 +227,7 @@ impl<'a> Session<'a> {
                 (_, Some(json)) => json.to_string().into_bytes(),
                 _ => Vec::new(),
             };
-            match self.parts.inbox.take(packed).await {
+            match self.parts.inbox.take_fetched(packed).await {
                 Ok(_) => had.push(id.clone()),
                 Err(Refusal::Store(error)) => {
                     outcome = Err(error.into());
@@ -306,7 +306,7 @@ impl<'a> Session<'a> {
         if let Some(message) = self.read(&frame).await? {
             return Ok(Some(message));
         }
-        match self.parts.inbox.take(frame.to_vec()).await {
+        match self.parts.inbox.take_fetched(frame.to_vec()).await {
             Ok(_) => {}
             Err(Refusal::Store(error)) => return Err(error.into()),
             Err(refusal) => tracing::warn!(%refusal, mediator = self.theirs, "a mediator's message is not taken"),

@@ -168,7 +168,7 @@ impl Outbox {
         let returned = transport.send(uri, &packed.text).await.map_err(NotPacked::Other)?;
         if let Some(inbox) = self.inbox.get().and_then(Weak::upgrade) {
             for packed in returned {
-                if let Err(error) = inbox.take(packed.into_bytes()).await {
+                if let Err(error) = inbox.take_fetched(packed.into_bytes()).await {
                     tracing::warn!(%error, "what came back is not taken");
                 }
             }

@@ -36,6 +36,9 @@ pub trait Store: Send + Sync + 'static {
     /// How many envelopes wait for one of our DIDs, those too whose time has not come.
     async fn waiting_for(&self, recipient: &str) -> Result<u64, StoreError>;
 
+    /// Whether a sender may leave more here, and more may wait to be sent to it; the empty name is that of nobody who is proved.
+    async fn room(&self, peer: &str) -> Result<Room, StoreError>;
+
     /// Tries an envelope again, not before `until`: it cannot be opened now.
     async fn postpone(&self, envelope: i64, until: Millis, why: &str) -> Result<(), StoreError>;
 
@@ -95,6 +98,9 @@ pub struct Arrival {
     pub digest: [u8; 32],
     /// The DID of ours that it is for, by the envelope's words.
     pub recipient: String,
+    /// The DID of who sent it, by the envelope's words; none if it does not say, or cannot be told to come again. If that one
+    /// has left too much already, the message is refused; but it is charged with nothing that is not proved to be its own.
+    pub sender: Option<String>,
     /// When.
     pub received: Millis,
 }
@@ -110,6 +116,15 @@ pub enum Receipt {
     Concluded,
 }
 
+/// Whether a peer has left less than the limits allow one to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// For the application.
+    pub unread: bool,
+    /// To be sent to it.
+    pub unsent: bool,
+}
+
 /// A message that waits to be opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope {
@@ -123,6 +138,8 @@ pub struct Envelope {
     pub received: Millis,
     /// How often it was postponed.
     pub tries: u32,
+    /// Whether its sender was named when it came, and had room.
+    pub charged: bool,
 }
 
 /// What is written together or not at all.
@@ -334,6 +351,8 @@ pub struct Usage {
     pub oldest_envelope: Option<Millis>,
     /// Deliveries that wait to be acknowledged.
     pub deliveries: u64,
+    /// The bytes of their sealed content.
+    pub delivery_bytes: u64,
     /// When the oldest of them came.
     pub oldest_delivery: Option<Millis>,
     /// Messages that wait to be sent.

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use claviger::agent::store::SqliteOptions;
 use serde::Deserialize;
 
 use crate::cli::{config::Config, failure::Failure};
@@ -123,6 +124,16 @@ pub struct StoreSection {
     pub path: Option<PathBuf>,
     /// Bytes of messages that wait to be opened; beyond, none is taken.
     pub max_waiting_bytes: u64,
+    /// Messages that wait to be opened for one DID of ours.
+    pub max_waiting_for: u64,
+    /// Bytes that the application has not acknowledged; beyond, nothing is taken.
+    pub max_unread_bytes: u64,
+    /// What of one sender the application has not acknowledged, in messages; beyond, none of it is taken.
+    pub max_unread_from: u64,
+    /// The same in bytes.
+    pub max_unread_bytes_from: u64,
+    /// Messages that wait to be sent to one peer before it gets no more replies.
+    pub max_replies_to: u64,
     /// What the application has not acknowledged is forgotten after so many days; never if 0.
     pub unread_days: u32,
     /// What is known of what is done with is forgotten after so many days.
@@ -131,7 +142,18 @@ pub struct StoreSection {
 
 impl Default for StoreSection {
     fn default() -> Self {
-        Self { path: None, max_waiting_bytes: 1 << 30, unread_days: 0, history_days: 30 }
+        let limits = SqliteOptions::default();
+        Self {
+            path: None,
+            max_waiting_bytes: limits.max_envelope_bytes,
+            max_waiting_for: limits.max_envelopes_for,
+            max_unread_bytes: limits.max_unread_bytes,
+            max_unread_from: limits.max_unread_from,
+            max_unread_bytes_from: limits.max_unread_bytes_from,
+            max_replies_to: limits.max_replies_to,
+            unread_days: 0,
+            history_days: 30,
+        }
     }
 }
 

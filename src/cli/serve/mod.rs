@@ -378,7 +378,16 @@ fn retention(store: &StoreSection) -> Retention {
 }
 
 fn store_options(config: &Config) -> SqliteOptions {
-    SqliteOptions { max_envelope_bytes: config.daemon.store.max_waiting_bytes, ..SqliteOptions::default() }
+    let store = &config.daemon.store;
+    SqliteOptions {
+        max_envelope_bytes: store.max_waiting_bytes,
+        max_envelopes_for: store.max_waiting_for,
+        max_unread_bytes: store.max_unread_bytes,
+        max_unread_from: store.max_unread_from,
+        max_unread_bytes_from: store.max_unread_bytes_from,
+        max_replies_to: store.max_replies_to,
+        ..SqliteOptions::default()
+    }
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {

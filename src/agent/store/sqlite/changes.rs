@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rusqlite::{Connection, OptionalExtension, Params, params};
 use sha2::{Digest, Sha256};
 
-use super::{SqliteOptions, rows, writer::Undo};
+use super::{SqliteOptions, queries, rows, writer::Undo};
 use crate::agent::store::{
     Arrival, Change, Commit, Committed, Delivery, Handled, Millis, Outgoing, Receipt, Record, Retention, SendOutcome,
     SendState, StoreError,
@@ -24,8 +24,9 @@ pub(super) fn receive(db: &Connection, arrival: &Arrival, limits: &SqliteOptions
     if let Some(why) = over_limit(db, arrival, limits)? {
         return Err(Undo::Error(StoreError::Full(why)));
     }
-    let insert = "INSERT INTO envelopes (digest, recipient, received, packed) VALUES (?1, ?2, ?3, ?4)";
-    run(db, insert, params![arrival.digest, arrival.recipient, arrival.received, arrival.packed])?;
+    let insert = "INSERT INTO envelopes (digest, recipient, received, packed, charged) VALUES (?1, ?2, ?3, ?4, ?5)";
+    let charged = arrival.sender.is_some();
+    run(db, insert, params![arrival.digest, arrival.recipient, arrival.received, arrival.packed, charged])?;
     Ok(Receipt::New(db.last_insert_rowid()))
 }
 
@@ -37,8 +38,16 @@ fn over_limit(db: &Connection, arrival: &Arrival, limits: &SqliteOptions) -> rus
     }
     let load = "SELECT envelopes FROM load WHERE recipient = ?1";
     let envelopes: i64 = one(db, load, [&arrival.recipient], |row| row.get(0))?.unwrap_or(0);
-    let over = envelopes.unsigned_abs() >= limits.max_envelopes_for;
-    Ok(over.then(|| format!("{envelopes} envelopes wait for {}", arrival.recipient)))
+    if envelopes.unsigned_abs() >= limits.max_envelopes_for {
+        return Ok(Some(format!("{envelopes} envelopes wait for {}", arrival.recipient)));
+    }
+    let unread: i64 = one(db, "SELECT bytes FROM total_unread", [], |row| row.get(0))?.unwrap_or(0);
+    if unread.unsigned_abs() >= limits.max_unread_bytes {
+        return Ok(Some(format!("the application has not acknowledged {unread} bytes of {}", limits.max_unread_bytes)));
+    }
+    let Some(sender) = &arrival.sender else { return Ok(None) };
+    let room = queries::room(db, sender, limits)?.unread;
+    Ok((!room).then(|| format!("the application has not acknowledged too much of {sender} already")))
 }
 
 pub(super) fn postpone(db: &Connection, envelope: i64, until: Millis, why: &str) -> Outcome<()> {

@@ -34,7 +34,7 @@ use self::{
     writer::{Undo, Writer},
 };
 use super::{
-    Arrival, Commit, Committed, Delivery, DeliveryQuery, Envelope, Millis, Outgoing, Receipt, Record, Retention,
+    Arrival, Commit, Committed, Delivery, DeliveryQuery, Envelope, Millis, Outgoing, Receipt, Record, Retention, Room,
     SendOutcome, Store, StoreError, ThreadEntry, Usage,
 };
 
@@ -45,13 +45,29 @@ pub struct SqliteOptions {
     pub max_envelope_bytes: u64,
     /// Envelopes that wait for one DID of ours: 100,000.
     pub max_envelopes_for: u64,
+    /// Bytes of what the application has not acknowledged; beyond, nothing is taken: 1 GiB.
+    pub max_unread_bytes: u64,
+    /// What of one sender the application has not acknowledged, in messages: 10,000.
+    pub max_unread_from: u64,
+    /// The same in bytes: 128 MiB.
+    pub max_unread_bytes_from: u64,
+    /// Messages that wait to be sent to one peer before it gets no more replies: 1,000.
+    pub max_replies_to: u64,
     /// Bytes of the database, without its log; none, the default, for as many as the disk has.
     pub max_bytes: Option<u64>,
 }
 
 impl Default for SqliteOptions {
     fn default() -> Self {
-        Self { max_envelope_bytes: 1 << 30, max_envelopes_for: 100_000, max_bytes: None }
+        Self {
+            max_envelope_bytes: 1 << 30,
+            max_envelopes_for: 100_000,
+            max_unread_bytes: 1 << 30,
+            max_unread_from: 10_000,
+            max_unread_bytes_from: 128 << 20,
+            max_replies_to: 1000,
+            max_bytes: None,
+        }
     }
 }
 
@@ -180,6 +196,11 @@ impl Store for SqliteStore {
     async fn waiting_for(&self, recipient: &str) -> Result<u64, StoreError> {
         let recipient = recipient.to_owned();
         self.read(move |db| queries::waiting_for(db, &recipient)).await
+    }
+
+    async fn room(&self, peer: &str) -> Result<Room, StoreError> {
+        let (peer, options) = (peer.to_owned(), self.options.clone());
+        self.read(move |db| queries::room(db, &peer, &options)).await
     }
 
     async fn postpone(&self, envelope: i64, until: Millis, why: &str) -> Result<(), StoreError> {

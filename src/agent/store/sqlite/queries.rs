@@ -5,11 +5,12 @@ use std::path::Path;
 use rusqlite::{Connection, OptionalExtension, Params, Row, ToSql, named_params, params};
 
 use super::{
+    SqliteOptions,
     changes::now,
     files,
     rows::{self, DELIVERY, ENVELOPE, OUTGOING, RECORD},
 };
-use crate::agent::store::{Delivery, DeliveryQuery, Envelope, Millis, Outgoing, Record, ThreadEntry, Usage};
+use crate::agent::store::{Delivery, DeliveryQuery, Envelope, Millis, Outgoing, Record, Room, ThreadEntry, Usage};
 
 type Rows<T> = rusqlite::Result<Vec<T>>;
 
@@ -30,6 +31,17 @@ pub(super) fn waiting(db: &Connection, now: Millis, except: &[i64], limit: usize
 pub(super) fn waiting_for(db: &Connection, recipient: &str) -> rusqlite::Result<u64> {
     let rows = all(db, "SELECT envelopes FROM load WHERE recipient = ?1", [recipient], |row| row.get::<_, i64>(0))?;
     Ok(rows.first().map_or(0, |waiting| waiting.unsigned_abs()))
+}
+
+pub(super) fn room(db: &Connection, peer: &str, limits: &SqliteOptions) -> rusqlite::Result<Room> {
+    let left = "SELECT unread, unread_bytes, unsent FROM left_by WHERE peer = ?1";
+    let read = |row: &Row<'_>| {
+        let number = |column| row.get::<_, i64>(column).map(i64::unsigned_abs);
+        let unread = number(0)? < limits.max_unread_from && number(1)? < limits.max_unread_bytes_from;
+        Ok(Room { unread, unsent: number(2)? < limits.max_replies_to })
+    };
+    let room = db.prepare_cached(left)?.query_row([peer], read).optional()?;
+    Ok(room.unwrap_or(Room { unread: true, unsent: true }))
 }
 
 pub(super) fn deliveries(db: &Connection, query: &DeliveryQuery) -> Rows<Delivery> {
@@ -109,7 +121,8 @@ pub(super) fn usage(db: &Connection, path: &Path) -> rusqlite::Result<Usage> {
             (SELECT count(*) FROM deliveries WHERE acknowledged IS NULL),
             (SELECT min(received) FROM deliveries WHERE acknowledged IS NULL),
             (SELECT count(*) FROM outgoing WHERE state = 0),
-            (SELECT min(created) FROM outgoing WHERE state = 0)
+            (SELECT min(created) FROM outgoing WHERE state = 0),
+            (SELECT bytes FROM total_unread)
         FROM total_load";
     let number = |row: &Row<'_>, column| row.get::<_, i64>(column).map(|number| u64::try_from(number).unwrap_or(0));
     db.prepare_cached(sql)?.query_row([], |row| {
@@ -118,6 +131,7 @@ pub(super) fn usage(db: &Connection, path: &Path) -> rusqlite::Result<Usage> {
             envelope_bytes: number(row, 1)?,
             oldest_envelope: row.get(2)?,
             deliveries: number(row, 3)?,
+            delivery_bytes: number(row, 7)?,
             oldest_delivery: row.get(4)?,
             outgoing: number(row, 5)?,
             oldest_outgoing: row.get(6)?,

@@ -4,7 +4,7 @@ use rusqlite::{Row, types::Type};
 
 use crate::agent::store::{Delivery, Envelope, Outgoing, Record, SendState};
 
-pub(super) const ENVELOPE: &str = "id, packed, recipient, received, tries";
+pub(super) const ENVELOPE: &str = "id, packed, recipient, received, tries, charged";
 
 pub(super) fn envelope(row: &Row<'_>) -> rusqlite::Result<Envelope> {
     Ok(Envelope {
@@ -13,6 +13,7 @@ pub(super) fn envelope(row: &Row<'_>) -> rusqlite::Result<Envelope> {
         recipient: row.get(2)?,
         received: row.get(3)?,
         tries: row.get(4)?,
+        charged: row.get(5)?,
     })
 }
 

@@ -6,7 +6,7 @@ use super::fault::fault;
 use crate::agent::store::StoreError;
 
 /// What step n is to a database of schema n - 1. A step is never changed once it is released.
-const STEPS: [&str; 1] = [include_str!("schema/1.sql")];
+const STEPS: [&str; 2] = [include_str!("schema/1.sql"), include_str!("schema/2.sql")];
 
 /// Ours: `user_version`.
 pub(super) const KNOWN: i64 = STEPS.len() as i64;

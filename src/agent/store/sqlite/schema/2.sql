@@ -1,0 +1,49 @@
+-- How much a peer has left here: what the application has not acknowledged of it (the sender '' is nobody who is proved), and
+-- what waits to be sent to it. The limits are looked up, not counted. This only adds: a release that knows schema 1 keeps the
+-- figures by the same triggers.
+-- Whether that was looked at when a message came. What was taken before this, or by an older release, counts as such.
+ALTER TABLE envelopes ADD COLUMN charged INTEGER NOT NULL DEFAULT 1;
+
+CREATE TABLE left_by (
+    peer TEXT PRIMARY KEY,
+    unread INTEGER NOT NULL DEFAULT 0,
+    unread_bytes INTEGER NOT NULL DEFAULT 0,
+    unsent INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+CREATE TABLE total_unread (id INTEGER PRIMARY KEY CHECK (id = 1), bytes INTEGER NOT NULL) STRICT;
+
+INSERT INTO left_by (peer, unread, unread_bytes)
+    SELECT sender, count(*), sum(ifnull(length(sealed), 0)) FROM deliveries WHERE acknowledged IS NULL GROUP BY sender;
+INSERT INTO left_by (peer, unsent)
+    SELECT peer, count(*) FROM outgoing WHERE state = 0 GROUP BY peer
+    ON CONFLICT (peer) DO UPDATE SET unsent = excluded.unsent;
+INSERT INTO total_unread (id, bytes)
+    SELECT 1, ifnull(sum(length(sealed)), 0) FROM deliveries WHERE acknowledged IS NULL;
+
+CREATE TRIGGER delivery_came AFTER INSERT ON deliveries WHEN new.acknowledged IS NULL BEGIN
+    INSERT INTO left_by (peer, unread, unread_bytes) VALUES (new.sender, 1, ifnull(length(new.sealed), 0))
+        ON CONFLICT (peer) DO UPDATE SET unread = unread + 1, unread_bytes = unread_bytes + excluded.unread_bytes;
+    UPDATE total_unread SET bytes = bytes + ifnull(length(new.sealed), 0);
+END;
+CREATE TRIGGER delivery_read AFTER UPDATE OF acknowledged ON deliveries
+WHEN old.acknowledged IS NULL AND new.acknowledged IS NOT NULL BEGIN
+    UPDATE left_by SET unread = unread - 1, unread_bytes = unread_bytes - ifnull(length(old.sealed), 0) WHERE peer = old.sender;
+    DELETE FROM left_by WHERE peer = old.sender AND unread <= 0 AND unsent <= 0;
+    UPDATE total_unread SET bytes = bytes - ifnull(length(old.sealed), 0);
+END;
+CREATE TRIGGER delivery_went AFTER DELETE ON deliveries WHEN old.acknowledged IS NULL BEGIN
+    UPDATE left_by SET unread = unread - 1, unread_bytes = unread_bytes - ifnull(length(old.sealed), 0) WHERE peer = old.sender;
+    DELETE FROM left_by WHERE peer = old.sender AND unread <= 0 AND unsent <= 0;
+    UPDATE total_unread SET bytes = bytes - ifnull(length(old.sealed), 0);
+END;
+CREATE TRIGGER sending_came AFTER INSERT ON outgoing WHEN new.state = 0 BEGIN
+    INSERT INTO left_by (peer, unsent) VALUES (new.peer, 1) ON CONFLICT (peer) DO UPDATE SET unsent = unsent + 1;
+END;
+CREATE TRIGGER sending_done AFTER UPDATE OF state ON outgoing WHEN old.state = 0 AND new.state <> 0 BEGIN
+    UPDATE left_by SET unsent = unsent - 1 WHERE peer = old.peer;
+    DELETE FROM left_by WHERE peer = old.peer AND unread <= 0 AND unsent <= 0;
+END;
+CREATE TRIGGER sending_went AFTER DELETE ON outgoing WHEN old.state = 0 BEGIN
+    UPDATE left_by SET unsent = unsent - 1 WHERE peer = old.peer;
+    DELETE FROM left_by WHERE peer = old.peer AND unread <= 0 AND unsent <= 0;
+END;
