@@ -4,6 +4,9 @@
 //! What proves them is signed elsewhere, by a custodian with the old DID's key: an agent that was taken over cannot move a DID.
 //! Here it is looked at, remembered for each peer, and attached to what is sent until the peer has written to the new DID.
 
+use std::sync::Arc;
+
+use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -18,7 +21,10 @@ use super::{
     },
     store::{Change, Committed, Millis, StoreError},
 };
-use crate::didcomm::FromPrior;
+use crate::{
+    did::{Document, ResolveError, Resolver},
+    didcomm::FromPrior,
+};
 
 /// The kind of the records of our DIDs that have moved, by the old DID.
 pub const ROTATED: &str = "rotated";
@@ -59,8 +65,7 @@ impl Agent {
             return Err(wrong("both DIDs have to be ours, and their documents in the state folder".to_owned()));
         };
         let (from, to) = (old.id().to_owned(), new.id().to_owned());
-        let (claims, _) =
-            FromPrior::unpack(from_prior, &self.resolver).await.map_err(|error| wrong(error.to_string()))?;
+        let claims = self.claims(from_prior).await?;
         let says = |did: &str, claim: Option<&str>| claim.is_some_and(|claim| canonical(claim) == canonical(did));
         if from == to || !says(&from, Some(&claims.iss)) || !says(&to, claims.sub.as_deref()) {
             return Err(wrong(format!("the from_prior does not say that {from} moves to {to}")));
@@ -144,8 +149,7 @@ impl Agent {
         let wrong = |said: String| NotSent::Message(said);
         let document = self.ours.document(ours).ok_or_else(|| wrong(format!("{ours} is none of our DIDs")))?;
         let ours = document.id().to_owned();
-        let (claims, _) =
-            FromPrior::unpack(from_prior, &self.resolver).await.map_err(|error| wrong(error.to_string()))?;
+        let claims = self.claims(from_prior).await?;
         if claims.sub.is_some() || canonical(&claims.iss) != canonical(&ours) {
             return Err(wrong(format!("the from_prior does not say that {ours} ends a relationship")));
         }
@@ -164,10 +168,28 @@ impl Agent {
         self.commit_or_busy(vec![put, send]).await
     }
 
+    /// What a proof of ours says, verified by our document as it is now: a resolver may still know the one before a change.
+    async fn claims(&self, from_prior: &str) -> Result<FromPrior, NotSent> {
+        let verified = FromPrior::unpack(from_prior, &OursFirst(self)).await;
+        verified.map(|(claims, _)| claims).map_err(|error| NotSent::Message(error.to_string()))
+    }
+
     async fn commit_or_busy(&self, changes: Vec<Change>) -> Result<(), NotSent> {
         match self.commit(changes).await? {
             Committed::Done => Ok(()),
             _ => Err(NotSent::Store(StoreError::Unavailable("the connection was changed meanwhile".to_owned()))),
+        }
+    }
+}
+
+struct OursFirst<'a>(&'a Agent);
+
+#[async_trait]
+impl Resolver for OursFirst<'_> {
+    async fn resolve(&self, did: &str) -> Result<Arc<Document>, ResolveError> {
+        match self.0.ours.document(did) {
+            Some(document) => Ok(Arc::new(document)),
+            None => self.0.resolver.resolve(did).await,
         }
     }
 }

@@ -66,6 +66,17 @@ impl State {
         paths.into_iter().map(read).collect()
     }
 
+    /// Until it is dropped nobody else changes what was made here; who does so now is waited for.
+    pub fn lock(&self) -> Result<fs::File, Failure> {
+        let folder = self.documents_folder();
+        let lock = || {
+            fs::create_dir_all(&folder)?;
+            let lock = fs::File::open(&folder)?;
+            lock.lock().map(|()| lock)
+        };
+        lock().map_err(|error| Failure::io(folder.display(), &error))
+    }
+
     /// Keeps the document of a DID of ours.
     pub fn add_document(&self, document: &Document) -> Result<PathBuf, Failure> {
         let text = serde_json::to_string_pretty(document.as_value()).expect("a document is JSON");

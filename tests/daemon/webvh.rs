@@ -159,6 +159,44 @@ fn a_did_web_is_changed_without_a_log() {
     assert_eq!(home.run(&format!("--json did update {other} --service https://a")).error(1), "not-ours");
 }
 
+/// The agent goes by the document as it is now: what proves a move is signed by a key that came with a change.
+#[test]
+fn a_did_web_that_was_changed_moves() {
+    let Some(mut alice) = Daemon::new("") else { return };
+    let at = (format!("localhost:{}", alice.port), format!("http://127.0.0.1:{}", alice.port));
+    let did = alice.home.did(&format!("--method web --host {} --service {}", at.0, at.1));
+    alice.start();
+    patiently(&alice, &["key", "generate", "--alg", "Ed25519", "--use", "signing", "--name", "new"]).json();
+    let changed = patiently(&alice, &["did", "update", &did, "--authentication", "new"]).json();
+    assert_eq!(changed["document"]["authentication"], serde_json::json!([format!("{did}#key-3")]));
+    let moved = patiently(&alice, &["did", "rotate", &did, "--to", &alice.did]).json();
+    assert_eq!(moved["to"], alice.did);
+}
+
+/// Each follows the other: neither is lost.
+#[test]
+fn two_changes_at_once_both_stand() {
+    let Some(home) = Home::with_token() else { return };
+    home.configure(&softhsm().unwrap(), "");
+    let did = home.did("--method webvh --host example.com --service https://example.com");
+    home.run("key generate --alg X25519 --use agreement --name new").done();
+    let change = |words: &str| {
+        let ran = home.run(&format!("--json did update {did} {words}"));
+        // Who looks while another's login is written finds no token; the change is made after the other's all the same.
+        if ran.status() == 3 { home.run(&format!("--json did update {did} {words}")).json() } else { ran.json() }
+    };
+    let changed = thread::scope(|scope| {
+        let other = scope.spawn(|| change("--service https://example.org"));
+        [change("--agreement new"), other.join().unwrap()]
+    });
+    let mut versions = changed.map(|it| it["version"].as_str().unwrap()[..2].to_owned());
+    versions.sort();
+    assert_eq!(versions, ["2-", "3-"]);
+    let document = home.run(&format!("did resolve {did}")).json();
+    assert_eq!(document["service"][0]["serviceEndpoint"]["uri"], "https://example.org");
+    assert_eq!(document["keyAgreement"], serde_json::json!([format!("{did}#key-3")]));
+}
+
 /// The same without a keeper, under the rules of the configuration.
 #[test]
 fn in_this_process_too_and_only_if_it_is_allowed() {

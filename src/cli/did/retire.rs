@@ -59,15 +59,19 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     let mut deleted = Vec::new();
     for key in &keys {
         let text = key.to_string();
-        match tokens::holding(config, &KeyName::Public(key.clone()), &text) {
-            Ok((token, _)) => {
-                let token = token.with(management_key.as_ref());
-                token.delete(key).map_err(|error| Failure::of_token(token.name(), &error))?;
-                deleted.push(text);
+        // A key that was imported may be in more than one token that is there.
+        loop {
+            match tokens::holding(config, &KeyName::Public(key.clone()), &text) {
+                Ok((token, _)) => {
+                    let token = token.with(management_key.as_ref());
+                    token.delete(key).map_err(|error| Failure::of_token(token.name(), &error))?;
+                }
+                Err(failure) if failure.code == "key-unknown" || deleted.contains(&text) => break,
+                Err(failure) => return Err(failure.hint("what was not deleted is by the same command, run again")),
             }
-            // It was deleted before.
-            Err(failure) if failure.code == "key-unknown" => {}
-            Err(failure) => return Err(failure.hint("what was not deleted is by the same command, run again")),
+            if !deleted.contains(&text) {
+                deleted.push(text.clone());
+            }
         }
     }
     state.put_aside(&file)?;

@@ -57,7 +57,10 @@ pub struct Args {
 
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     check_did(&args.did)?;
-    let (state, own) = (State::new(config.state_dir.clone()), Own::load(config)?);
+    let state = State::new(config.state_dir.clone());
+    // Two changes at once would both follow the same version, and the second hide the first.
+    let _lock = state.lock()?;
+    let own = Own::load(config)?;
     let log = state.logs()?.into_iter().find(|log| log.document().id() == args.did);
     let changed = match log {
         Some(log) => args.add_entry(&state, &own, config, &log)?,
