@@ -6,6 +6,7 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
+    hash::{BuildHasher, RandomState},
     io::{self, Read, Write},
     os::unix::net::UnixStream,
     path::PathBuf,
@@ -68,8 +69,9 @@ struct Answer {
 /// The supervisor's side.
 pub struct Rereader {
     file: Option<PathBuf>,
-    /// As it counts in the agent.
-    now: RefCell<Written>,
+    /// The members as they count in the agent, by what is enough to tell that one has changed: a `pin-value` may be among them.
+    now: RefCell<BTreeMap<String, u64>>,
+    hasher: RandomState,
 }
 
 impl Rereader {
@@ -77,7 +79,10 @@ impl Rereader {
     pub fn new(config: &Config) -> Self {
         // What cannot be read any more has changed.
         let written = Config::load_as_written(config.file.as_deref()).map(|(_, written)| members(written));
-        Self { file: config.file.clone(), now: RefCell::new(written.unwrap_or_default()) }
+        let hasher = RandomState::new();
+        let now =
+            written.unwrap_or_default().iter().map(|(name, value)| (name.clone(), mark(&hasher, value))).collect();
+        Self { file: config.file.clone(), now: RefCell::new(now), hasher }
     }
 
     /// Reads the configuration, and answers on a connection.
@@ -104,18 +109,23 @@ impl Rereader {
         config.daemon.check()?;
         let secret = webhook(&config, &guard(&config)?)?.map(|(_, secret)| secret).unwrap_or_default();
         let written = members(written);
+        let mark = |value: &Value| mark(&self.hasher, value);
         let mut now = self.now.borrow_mut();
         let names: BTreeSet<&String> = now.keys().chain(written.keys()).collect();
-        let changed: BTreeSet<String> =
-            names.into_iter().filter(|name| now.get(*name) != written.get(*name)).cloned().collect();
+        let is_changed = |name: &&String| now.get(*name).copied() != written.get(*name).map(mark);
+        let changed: BTreeSet<String> = names.into_iter().filter(is_changed).cloned().collect();
         let restart = changed.iter().filter(|name| !LIVE.contains(&name.as_str())).cloned().collect();
         for name in LIVE {
             now.remove(name);
         }
         let live: Written = written.into_iter().filter(|(name, _)| LIVE.contains(&name.as_str())).collect();
-        now.extend(live.clone());
+        now.extend(live.iter().map(|(name, value)| (name.clone(), mark(value))));
         Ok((secret, Answer { live, changed, restart }))
     }
+}
+
+fn mark(hasher: &RandomState, value: &Value) -> u64 {
+    hasher.hash_one(value.to_string())
 }
 
 /// A table's members by `table.member`, all else by its own name.
@@ -174,15 +184,22 @@ impl Live {
         let (secret, answer) = std::str::from_utf8(&answer).ok().and_then(|it| it.split_once('\n')).unwrap_or_default();
         let Answer { live, changed, restart } = serde_json::from_str(answer)?;
         let secret = Zeroizing::new(secret.to_owned());
-        self.agent.adjust(
-            server_options(&section::<HttpSection>(&live, "http")?),
-            retention(&section::<StoreSection>(&live, "store")?),
-        );
-        logging::set_level(section::<OpsSection>(&live, "ops")?.log_level);
+        // All of it is read before any of it counts.
+        let server = server_options(&section::<HttpSection>(&live, "http")?);
+        let retention = retention(&section::<StoreSection>(&live, "store")?);
+        let level = section::<OpsSection>(&live, "ops")?.log_level;
+        let hook = match live.get("api.webhook") {
+            Some(hook) => {
+                let WebhookSection { url, types, .. } = serde_json::from_value(hook.clone())?;
+                Some(Webhook::new(&url, secret, types).map_err(io::Error::other)?)
+            }
+            None => None,
+        };
+        self.agent.adjust(server, retention);
+        logging::set_level(level);
         self.brought.end().await;
-        if let Some(hook) = live.get("api.webhook") {
-            let WebhookSection { url, types, .. } = serde_json::from_value(hook.clone())?;
-            self.brought.start(Webhook::new(&url, secret, types).map_err(io::Error::other)?, &self.agent);
+        if let Some(hook) = hook {
+            self.brought.start(hook, &self.agent);
         }
         let counts: Vec<&String> = changed.difference(&restart).collect();
         match (counts.as_slice(), restart.is_empty()) {
