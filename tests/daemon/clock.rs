@@ -9,15 +9,19 @@ use std::{
     process::Command,
 };
 
+use serde_json::json;
+
 use crate::{
+    application::{Application, SAY},
     daemon::{Daemon, PATIENCE, free_port},
     endpoint::{Endpoint, taken},
     load::Load,
-    peer::Peer,
+    peer::{Peer, seconds},
     support::Home,
 };
 
 const DAY: i64 = 24 * 60 * 60;
+const HOUR: i64 = 60 * 60;
 
 /// The time of day of the processes that are started with it.
 struct Clock {
@@ -99,4 +103,32 @@ fn the_clock_is_set_while_it_runs() {
         let texts = daemon.texts();
         sent.accepted.iter().all(|content| texts.contains(content))
     });
+}
+
+/// A peer is away for an hour: what is for it waits and is sent once it is back; what was to be there sooner expires.
+#[test]
+fn a_peer_is_away_for_an_hour() {
+    let Some(mut daemon) = Daemon::new("") else { return };
+    let clock = Clock::new(&daemon.home);
+    daemon.start_with(clock.command(&daemon.home));
+    daemon.until("its token is ready", |daemon| daemon.ask("/ready/token").starts_with("HTTP/1.1 200"));
+    let (port, live) = (free_port(), Endpoint::taking());
+    let away = Peer::at("away", &format!("http://127.0.0.1:{port}"));
+    let here = Peer::at("here", &live.uri());
+    let ids: Vec<String> = (0..5).map(|number| daemon.say(away.did(), &number.to_string()).unwrap()).collect();
+    let body = json!({"content": "within half an hour"});
+    let headers = json!({"expires_time": seconds() + 1800});
+    let soon = json!({"to": away.did(), "from": daemon.did, "type": SAY, "body": body, "headers": headers});
+    let soon = Application::of(&daemon).post("/v1/messages", &soon).json(202)["id"].as_str().unwrap().to_owned();
+    daemon.until("they were tried", |daemon| daemon.sending(&ids[4])["tries"] != 0);
+    for minutes in [20, 40, 60] {
+        clock.set(minutes * HOUR / 60);
+        let other = daemon.say(here.did(), &format!("{minutes} minutes")).unwrap();
+        daemon.until("others are not concerned", |daemon| daemon.sending(&other)["state"] == "sent");
+    }
+    assert!(ids.iter().all(|id| daemon.sending(id)["state"] == "waiting"));
+    daemon.until("its time is over", |daemon| daemon.sending(&soon)["state"] == "expired");
+    let back = Endpoint::on(TcpListener::bind(("127.0.0.1", port)).unwrap(), |_| taken());
+    daemon.until("all were sent", |daemon| ids.iter().all(|id| daemon.sending(id)["state"] == "sent"));
+    assert_eq!(back.packed().len(), 5);
 }

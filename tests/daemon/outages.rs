@@ -137,6 +137,31 @@ fn a_full_disk_takes_nothing_and_loses_nothing() {
     daemon.stop();
 }
 
+/// The database is taken away, and another put in its place: nothing is taken that would be gone with it.
+#[test]
+fn the_database_is_gone_and_comes_back() {
+    let Some(daemon) = Daemon::running("") else { return };
+    let folder = daemon.home.path().join("state/agent");
+    let peer = Peer::new("peer");
+    assert_eq!(daemon.status(peer.says(&daemon.did, "before")), 202);
+    daemon.until("it came", |daemon| daemon.texts() == ["before"]);
+    let (database, elsewhere) = (folder.join("agent.db"), folder.join("elsewhere.db"));
+    fs::rename(&database, &elsewhere).unwrap();
+    let is_refused = |content: &str| {
+        let answer = daemon.post(peer.says(&daemon.did, content).as_bytes());
+        answer.starts_with("HTTP/1.1 503") && answer.contains("retry-after: ")
+    };
+    assert!(is_refused("meanwhile"), "{}", daemon.log());
+    assert!(daemon.ask("/live").starts_with("HTTP/1.1 200") && !daemon.ask("/ready").starts_with("HTTP/1.1 200"));
+    assert!(daemon.say(peer.did(), "nor this").is_none());
+    fs::write(&database, "something else").unwrap();
+    assert!(is_refused("nor now") && !daemon.ask("/ready").starts_with("HTTP/1.1 200"));
+    fs::rename(&elsewhere, &database).unwrap();
+    daemon.until("it is ready again", |daemon| daemon.ask("/ready").starts_with("HTTP/1.1 200"));
+    assert_eq!(daemon.status(peer.says(&daemon.did, "after")), 202);
+    daemon.until("it came", |daemon| daemon.texts() == ["before", "after"]);
+}
+
 /// A file system of 4 MB.
 struct Disk<'a>(&'a Path);
 

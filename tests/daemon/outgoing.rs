@@ -107,3 +107,31 @@ fn one_bad_message_holds_up_nothing() {
         });
     }
 }
+
+/// A recipient's key of low order, whose shared secret all know, or one that is no point: the token is not asked (threats.md).
+#[test]
+fn a_key_that_would_give_it_away_is_refused() {
+    let Some(daemon) = Daemon::running("") else { return };
+    // The store's own key was wrapped at the start.
+    let wrapped = || daemon.figure("claviger_token_operations_total{kind=\"wrap\",result=\"done\"}");
+    let before = wrapped();
+    let x25519 = |u: [u8; 32]| format!("z{}", bs58::encode([&[0xec, 0x01][..], &u].concat()).into_string());
+    let p256 = |x: [u8; 32]| format!("z{}", bs58::encode([&[0x80, 0x24, 0x02][..], &x].concat()).into_string());
+    let one = std::array::from_fn(|at| u8::from(at == 0));
+    for (why, key) in [("low order", x25519([0; 32])), ("low order", x25519(one)), ("not on P-256", p256([0xff; 32]))] {
+        // A did:key is that key; a document that has others beside it is read without it.
+        let unread = "has no keyAgreement key that can be encrypted to";
+        for (did, why) in [(format!("did:key:{key}"), why), (format!("did:peer:2.E{key}"), unread)] {
+            let id = daemon.say(&did, "a secret").unwrap();
+            daemon.until("it is given up", |daemon| daemon.sending(&id)["state"] == "failed");
+            let problem = daemon.sending(&id)["problem"].as_str().unwrap().to_owned();
+            assert!(problem.contains(why), "{did}: {problem}");
+        }
+    }
+    assert_eq!(wrapped(), before, "the token was asked");
+    let live = Endpoint::taking();
+    let peer = Peer::at("here", &live.uri());
+    daemon.say(peer.did(), "a secret").unwrap();
+    daemon.until("an honest key is used", |_| read(&peer, &live) == ["a secret"]);
+    assert_eq!(wrapped(), before + 1.0);
+}

@@ -1,7 +1,11 @@
 //! A token that is slow, fails, hangs or refuses the PIN under a running daemon (threats.md "Faults to inject"), by way of the
 //! module that lies on demand.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::Write,
+    net::TcpStream,
+    time::{Duration, Instant},
+};
 
 use claviger_fault_module::Shim;
 
@@ -75,6 +79,47 @@ fn a_slow_token_keeps_nobody_waiting() {
     let sent = load.stop();
     shim.order(&[]);
     sent.all_came_once(&daemon, MINUTE);
+}
+
+/// The more wait, the less is there to wait for: 64 are opened at once, so many again are next, and behind them there is no
+/// reply soon. Behind those that may wait is no room, which is said at once too.
+#[test]
+fn with_a_slow_token_many_wait_for_no_reply() {
+    let Some(Sick { daemon, shim }) = Sick::running("[store]\nmax_waiting_for = 240\n") else { return };
+    shim.order(&["delay C_DeriveKey 5000"]);
+    let peer = Peer::new("peer");
+    let many: Vec<_> = (0..220)
+        .map(|number| {
+            let packed = peer.says(&daemon.did, &number.to_string());
+            let mut stream = TcpStream::connect(("127.0.0.1", daemon.port)).unwrap();
+            let head = "POST / HTTP/1.1\r\nhost: a\r\ncontent-type: application/didcomm-encrypted+json\r\n";
+            write!(stream, "{head}content-length: {}\r\n\r\n{packed}", packed.len()).unwrap();
+            stream
+        })
+        .collect();
+    daemon.until("they are kept", |daemon| daemon.figure("claviger_waiting{queue=\"inbox\"}") >= 220.0);
+    let mut times: Vec<Duration> = (0..5)
+        .map(|number| {
+            let begun = Instant::now();
+            assert_eq!(daemon.status(peer.says(&daemon.did, &(220 + number).to_string())), 202);
+            begun.elapsed()
+        })
+        .collect();
+    times.sort();
+    assert!(times[times.len() / 2] < Duration::from_secs(2), "{times:?}");
+    let mut taken = 225;
+    let refused = loop {
+        let answer = daemon.post(peer.says(&daemon.did, &taken.to_string()).as_bytes());
+        if !answer.starts_with("HTTP/1.1 202") {
+            break answer;
+        }
+        taken += 1;
+        assert!(taken < 1000, "the queue has no end");
+    };
+    assert!(refused.starts_with("HTTP/1.1 503") && refused.contains("retry-after: "), "{refused}");
+    drop(many);
+    shim.order(&[]);
+    daemon.until("all came", |daemon| daemon.texts().len() == taken);
 }
 
 /// What a token may say at any time: none of it is the message's fault, so each is opened in the end.

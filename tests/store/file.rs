@@ -293,6 +293,12 @@ async fn an_older_schema_is_brought_up_to_date() {
     deliver("3", "did:example:a", None);
     deliver("4", "", None);
     [("1", 0), ("2", 1), ("3", 0)].into_iter().for_each(|(id, state)| send(id, state));
+    let keep = |digest: u8| {
+        let insert =
+            "INSERT INTO envelopes (digest, recipient, received, packed) VALUES (?1, 'did:example:us', ?2, ?3)";
+        older.execute(insert, params![[digest; 32], now(), [b'x'; 50]]).unwrap();
+    };
+    [1, 2].into_iter().for_each(keep);
     let few = |unread, bytes, replies| SqliteOptions {
         max_unread_from: unread,
         max_unread_bytes_from: bytes,
@@ -310,11 +316,17 @@ async fn an_older_schema_is_brought_up_to_date() {
     }
     // It writes on what has a new schema by now, and is counted.
     deliver("5", "", None);
+    keep(3);
     older.execute("UPDATE deliveries SET acknowledged = 7, sealed = NULL WHERE id = '1'", []).unwrap();
     drop(older);
     let store = open(&place.path(), few(2, 200, 2));
     assert_eq!(store.room("did:example:a").await.unwrap(), Room { unread: true, unsent: false });
     assert_eq!(store.room("").await.unwrap(), Room { unread: false, unsent: true });
+    assert!(store.waiting(now(), &[], 10).await.unwrap().iter().all(|envelope| envelope.charged));
+    store.close().await.unwrap();
+    let store = open(&place.path(), SqliteOptions { max_envelope_bytes_for: 160, ..SqliteOptions::default() });
+    assert!(matches!(store.receive(large(1, 11)).await, Err(StoreError::Full(_))));
+    assert!(matches!(store.receive(large(2, 10)).await, Ok(Receipt::New(_))));
 }
 
 /// Two releases on one database, one after the other.

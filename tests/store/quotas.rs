@@ -4,7 +4,7 @@ use claviger::agent::store::{Arrival, Change, Delivery, Receipt, Retention, Room
 
 use crate::{
     suite::{Limits, NO_LIMITS, Place},
-    things::{DAY, PAST, all, arrival, delivery, now, outgoing, turn},
+    things::{DAY, PAST, all, arrival, concluding, delivery, large, now, outgoing, turn},
 };
 
 const THEM: &str = "did:example:them";
@@ -30,6 +30,16 @@ async fn has_room(store: &dyn Store, peer: &str) -> bool {
     let Room { unread, unsent } = store.room(peer).await.unwrap();
     assert!(unsent);
     unread
+}
+
+pub async fn a_recipient_has_so_much(place: &dyn Place) {
+    let store = place.open(Limits { envelope_bytes_for: 1000, ..NO_LIMITS }).await;
+    let Ok(Receipt::New(first)) = store.receive(large(1, 600)).await else { panic!("there is room") };
+    assert!(!is_taken(&*store, large(2, 401)).await && is_taken(&*store, large(3, 400)).await);
+    assert!(!is_taken(&*store, large(4, 1)).await);
+    assert!(is_taken(&*store, Arrival { recipient: "did:example:ours".to_owned(), ..large(4, 1000) }).await);
+    store.commit(concluding(first)).await.unwrap();
+    assert!(is_taken(&*store, large(5, 600)).await && !is_taken(&*store, large(6, 1)).await);
 }
 
 pub async fn a_sender_leaves_so_many(place: &dyn Place) {

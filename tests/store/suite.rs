@@ -29,6 +29,7 @@ pub trait Place: Send + Sync {
 pub struct Limits {
     pub envelope_bytes: u64,
     pub envelopes_for: u64,
+    pub envelope_bytes_for: u64,
     pub unread_bytes: u64,
     pub unread_from: u64,
     pub unread_bytes_from: u64,
@@ -38,6 +39,7 @@ pub struct Limits {
 pub const NO_LIMITS: Limits = Limits {
     envelope_bytes: 1 << 30,
     envelopes_for: 100_000,
+    envelope_bytes_for: 1 << 30,
     unread_bytes: 1 << 30,
     unread_from: 100_000,
     unread_bytes_from: 1 << 30,
@@ -70,6 +72,7 @@ macro_rules! suite {
             a_sweep_takes_no_more_than_it_is_told
             usage_tells_how_much_there_is
             limits_are_kept
+            a_recipient_has_so_much
             a_sender_leaves_so_many
             a_sender_leaves_so_much
             all_senders_leave_so_much

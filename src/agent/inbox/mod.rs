@@ -237,6 +237,11 @@ impl Inbox {
         self.parts.books.is_unlocked() && !self.parts.ours.ready_agreement_keys().is_empty()
     }
 
+    /// Whether a message that is taken now is opened soon: a token that is slow makes nobody wait for a reply.
+    pub fn is_quick(&self) -> bool {
+        self.is_ready() && self.queue.max_capacity() - self.queue.capacity() < 2 * self.parts.options.workers
+    }
+
     /// False if there is no room in the queue.
     fn enqueue(&self, job: Job) -> bool {
         let bytes = job.envelope.packed.len();

@@ -22,7 +22,11 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tokio::{sync::watch, task::JoinSet, time::Instant};
+use tokio::{
+    sync::watch,
+    task::{Id, JoinSet},
+    time::Instant,
+};
 
 use super::{
     books::Books,
@@ -275,15 +279,17 @@ impl Mediation {
             () = told_to_end(&mut shutdown) => return,
         }
         let mut changed = self.changed.subscribe();
-        let mut served: Vec<String> = Vec::new();
-        let mut tasks: JoinSet<String> = JoinSet::new();
+        let mut served: HashMap<Id, String> = HashMap::new();
+        let mut tasks = JoinSet::new();
         loop {
             changed.borrow_and_update();
             match self.parts.books.list::<Mediator>(MEDIATOR, "", MOST).await {
                 Ok(all) => {
-                    for (key, _) in all.into_iter().filter(|(key, _)| !served.contains(key)).collect::<Vec<_>>() {
-                        served.push(key.clone());
-                        tasks.spawn(self.clone().attend(key, shutdown.clone()));
+                    for (key, _) in all {
+                        if !served.values().any(|other| *other == key) {
+                            let task = tasks.spawn(self.clone().attend(key.clone(), shutdown.clone()));
+                            served.insert(task.id(), key);
+                        }
                     }
                 }
                 Err(error) => tracing::warn!(%error, "the mediators are not known yet"),
@@ -291,9 +297,13 @@ impl Mediation {
             tokio::select! {
                 () = told_to_end(&mut shutdown) => break,
                 _ = changed.changed() => {}
-                Some(ended) = tasks.join_next(), if !tasks.is_empty() => match ended {
-                    Ok(key) => served.retain(|other| *other != key),
-                    Err(error) => tracing::error!(%error, "a task for a mediator ended by a fault of this program"),
+                Some(ended) = tasks.join_next_with_id(), if !tasks.is_empty() => match ended {
+                    Ok((task, ())) => drop(served.remove(&task)),
+                    Err(error) => {
+                        tracing::error!(%error, "a task for a mediator ended by a fault of this program, and is begun again");
+                        served.remove(&error.id());
+                        tokio::time::sleep(FIRST_PAUSE).await;
+                    }
                 },
                 () = tokio::time::sleep(LOOK) => {}
             }
@@ -301,8 +311,8 @@ impl Mediation {
         while tasks.join_next().await.is_some() {}
     }
 
-    /// Stays in touch with one mediator for as long as it is ours. Returns its key.
-    async fn attend(self: Arc<Self>, key: String, mut shutdown: watch::Receiver<bool>) -> String {
+    /// Stays in touch with one mediator for as long as it is ours.
+    async fn attend(self: Arc<Self>, key: String, mut shutdown: watch::Receiver<bool>) {
         let mut failures = 0;
         let mut at_once = AT_ONCE;
         let mut changed = self.changed.subscribe();
@@ -321,6 +331,10 @@ impl Mediation {
                 Err(error) => Err(error.into()),
             };
             failures = if well { 0 } else { failures + 1 };
+            if well {
+                // What was too large together has come one by one.
+                at_once = AT_ONCE;
+            }
             let Err(error) = ended else { continue };
             tracing::info!(%error, mediator = key, "a mediator is tried again");
             if let MediationError::TooLarge(_) = error {
@@ -337,7 +351,6 @@ impl Mediation {
             }
         }
         self.reach().remove(&key);
-        key
     }
 
     /// One conversation: it ends with an error, when the mediator is left, or to look whether there is a WebSocket now. `well` is

@@ -145,8 +145,8 @@ fn later(status: StatusCode, said: &'static str) -> Response {
 /// 202; or, where the sender has asked for it, the first reply to it (extension `return_route`: HTTP takes one).
 async fn replies(shared: &Shared, told: oneshot::Receiver<Fate>) -> Response {
     let accepted = || StatusCode::ACCEPTED.into_response();
-    // With the token away nothing becomes of it soon.
-    if !shared.inbox.is_ready() {
+    // With the token away nothing becomes of it soon, nor behind many others.
+    if !shared.inbox.is_quick() {
         return accepted();
     }
     let time = shared.options().return_time;

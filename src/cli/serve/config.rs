@@ -126,6 +126,8 @@ pub struct StoreSection {
     pub max_waiting_bytes: u64,
     /// Messages that wait to be opened for one DID of ours.
     pub max_waiting_for: u64,
+    /// Their bytes.
+    pub max_waiting_bytes_for: u64,
     /// Bytes that the application has not acknowledged; beyond, nothing is taken.
     pub max_unread_bytes: u64,
     /// What of one sender the application has not acknowledged, in messages; beyond, none of it is taken.
@@ -147,6 +149,7 @@ impl Default for StoreSection {
             path: None,
             max_waiting_bytes: limits.max_envelope_bytes,
             max_waiting_for: limits.max_envelopes_for,
+            max_waiting_bytes_for: limits.max_envelope_bytes_for,
             max_unread_bytes: limits.max_unread_bytes,
             max_unread_from: limits.max_unread_from,
             max_unread_bytes_from: limits.max_unread_bytes_from,

@@ -382,6 +382,7 @@ fn store_options(config: &Config) -> SqliteOptions {
     SqliteOptions {
         max_envelope_bytes: store.max_waiting_bytes,
         max_envelopes_for: store.max_waiting_for,
+        max_envelope_bytes_for: store.max_waiting_bytes_for,
         max_unread_bytes: store.max_unread_bytes,
         max_unread_from: store.max_unread_from,
         max_unread_bytes_from: store.max_unread_bytes_from,

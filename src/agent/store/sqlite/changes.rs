@@ -36,10 +36,12 @@ fn over_limit(db: &Connection, arrival: &Arrival, limits: &SqliteOptions) -> rus
     if bytes.unsigned_abs().saturating_add(arrival.packed.len() as u64) > limits.max_envelope_bytes {
         return Ok(Some(format!("the envelopes that wait have {bytes} bytes of {}", limits.max_envelope_bytes)));
     }
-    let load = "SELECT envelopes FROM load WHERE recipient = ?1";
-    let envelopes: i64 = one(db, load, [&arrival.recipient], |row| row.get(0))?.unwrap_or(0);
-    if envelopes.unsigned_abs() >= limits.max_envelopes_for {
-        return Ok(Some(format!("{envelopes} envelopes wait for {}", arrival.recipient)));
+    let load = "SELECT envelopes, bytes FROM load WHERE recipient = ?1";
+    let (envelopes, bytes): (i64, i64) =
+        one(db, load, [&arrival.recipient], |row| Ok((row.get(0)?, row.get(1)?)))?.unwrap_or_default();
+    let bytes_then = bytes.unsigned_abs().saturating_add(arrival.packed.len() as u64);
+    if envelopes.unsigned_abs() >= limits.max_envelopes_for || bytes_then > limits.max_envelope_bytes_for {
+        return Ok(Some(format!("{envelopes} envelopes of {bytes} bytes wait for {}", arrival.recipient)));
     }
     let unread: i64 = one(db, "SELECT bytes FROM total_unread", [], |row| row.get(0))?.unwrap_or(0);
     if unread.unsigned_abs() >= limits.max_unread_bytes {

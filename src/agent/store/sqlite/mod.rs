@@ -45,6 +45,8 @@ pub struct SqliteOptions {
     pub max_envelope_bytes: u64,
     /// Envelopes that wait for one DID of ours: 100,000.
     pub max_envelopes_for: u64,
+    /// The bytes of these: 512 MiB.
+    pub max_envelope_bytes_for: u64,
     /// Bytes of what the application has not acknowledged; beyond, nothing is taken: 1 GiB.
     pub max_unread_bytes: u64,
     /// What of one sender the application has not acknowledged, in messages: 10,000.
@@ -62,6 +64,7 @@ impl Default for SqliteOptions {
         Self {
             max_envelope_bytes: 1 << 30,
             max_envelopes_for: 100_000,
+            max_envelope_bytes_for: 512 << 20,
             max_unread_bytes: 1 << 30,
             max_unread_from: 10_000,
             max_unread_bytes_from: 128 << 20,

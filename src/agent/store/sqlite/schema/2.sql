@@ -1,9 +1,26 @@
--- How much a peer has left here: what the application has not acknowledged of it (the sender '' is nobody who is proved), and
--- what waits to be sent to it. The limits are looked up, not counted. This only adds: a release that knows schema 1 keeps the
--- figures by the same triggers.
--- Whether that was looked at when a message came. What was taken before this, or by an older release, counts as such.
+-- This only adds: a release that knows schema 1 keeps the figures by the same triggers.
+
+-- Whether the room of its sender was looked at when a message came. What was taken before this, or by an older release, counts as such.
 ALTER TABLE envelopes ADD COLUMN charged INTEGER NOT NULL DEFAULT 1;
 
+-- The bytes for each recipient, beside their number.
+ALTER TABLE load ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
+UPDATE load SET bytes = (SELECT sum(length(packed)) FROM envelopes WHERE envelopes.recipient = load.recipient);
+DROP TRIGGER envelope_came;
+DROP TRIGGER envelope_went;
+CREATE TRIGGER envelope_came AFTER INSERT ON envelopes BEGIN
+    INSERT INTO load (recipient, envelopes, bytes) VALUES (new.recipient, 1, length(new.packed))
+        ON CONFLICT (recipient) DO UPDATE SET envelopes = envelopes + 1, bytes = bytes + excluded.bytes;
+    UPDATE total_load SET envelopes = envelopes + 1, bytes = bytes + length(new.packed);
+END;
+CREATE TRIGGER envelope_went AFTER DELETE ON envelopes BEGIN
+    UPDATE load SET envelopes = envelopes - 1, bytes = bytes - length(old.packed) WHERE recipient = old.recipient;
+    DELETE FROM load WHERE recipient = old.recipient AND envelopes <= 0;
+    UPDATE total_load SET envelopes = envelopes - 1, bytes = bytes - length(old.packed);
+END;
+
+-- How much a peer has left here: what the application has not acknowledged of it (the sender '' is nobody who is proved), and
+-- what waits to be sent to it. As with the load, limits are looked up, not counted.
 CREATE TABLE left_by (
     peer TEXT PRIMARY KEY,
     unread INTEGER NOT NULL DEFAULT 0,
