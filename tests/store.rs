@@ -9,20 +9,32 @@ use async_trait::async_trait;
 use claviger::agent::store::{SqliteOptions, SqliteStore, Store};
 use tempfile::TempDir;
 
+#[path = "store/age.rs"]
+mod age;
 #[path = "store/copies.rs"]
 mod copies;
 #[path = "store/disk.rs"]
 mod disk;
+#[path = "store/envelopes.rs"]
+mod envelopes;
 #[path = "store/file.rs"]
 mod file;
+#[path = "store/many.rs"]
+mod many;
+#[path = "store/messages.rs"]
+mod messages;
 #[path = "store/model.rs"]
 mod model;
 #[path = "store/quotas.rs"]
 mod quotas;
+#[path = "store/records.rs"]
+mod records;
 #[path = "store/suite.rs"]
 mod suite;
 #[path = "store/things.rs"]
 mod things;
+#[path = "store/turns.rs"]
+mod turns;
 
 use suite::{Limits, Place};
 

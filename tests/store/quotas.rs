@@ -3,7 +3,7 @@
 use claviger::agent::store::{Arrival, Change, Delivery, Receipt, Retention, Room, SendOutcome, Store, StoreError};
 
 use crate::{
-    suite::{Limits, NO_LIMITS, Place},
+    suite::{Limits, NO_LIMITS, Place, done, receive},
     things::{DAY, PAST, all, arrival, concluding, delivery, large, now, outgoing, turn},
 };
 
@@ -30,6 +30,34 @@ async fn has_room(store: &dyn Store, peer: &str) -> bool {
     let Room { unread, unsent } = store.room(peer).await.unwrap();
     assert!(unsent);
     unread
+}
+
+pub async fn limits_are_kept(place: &dyn Place) {
+    let store = place.open(Limits { envelope_bytes: 10_000, envelopes_for: 3, ..NO_LIMITS }).await;
+    let refused = async |arrival| match store.receive(arrival).await {
+        Err(error @ StoreError::Full(_)) => assert!(error.passes()),
+        other => panic!("{other:?}"),
+    };
+    let first = receive(&*store, large(1, 6000)).await;
+    refused(large(2, 4001)).await;
+    receive(&*store, large(3, 4000)).await;
+    refused(large(4, 1)).await;
+    // It is kept already, and answered so.
+    assert_eq!(store.receive(large(1, 6000)).await.unwrap(), Receipt::Waiting(first));
+    store.probe().await.unwrap();
+    done(&*store, concluding(first)).await;
+    receive(&*store, large(5, 1)).await;
+    receive(&*store, large(6, 1)).await;
+    refused(large(7, 1)).await;
+    assert_eq!(store.receive(large(1, 6000)).await.unwrap(), Receipt::Concluded);
+    // One DID's queue is not another's.
+    let second = receive(&*store, Arrival { recipient: "did:example:ours".to_owned(), ..large(7, 1) }).await;
+    store.close().await.unwrap();
+    drop(store);
+    let store = place.open(Limits { envelope_bytes: 10_000, envelopes_for: 1, ..NO_LIMITS }).await;
+    assert!(matches!(store.receive(large(8, 1)).await, Err(StoreError::Full(_))));
+    done(&*store, concluding(second)).await;
+    receive(&*store, Arrival { recipient: "did:example:ours".to_owned(), ..large(9, 1) }).await;
 }
 
 pub async fn a_recipient_has_so_much(place: &dyn Place) {

@@ -170,6 +170,9 @@ impl Inbox {
 
     /// The same of a message that was fetched: who sent it is not there to be told to come again, and what waits behind it
     /// would wait too. So how much that one has left here is looked at once the message is opened.
+    ///
+    /// # Errors
+    /// As [`Inbox::take`].
     pub async fn take_fetched(&self, packed: Vec<u8>) -> Result<oneshot::Receiver<Fate>, Refusal> {
         self.keep(packed, false).await.inspect_err(|refusal| self.parts.metrics.received(refusal.name()))
     }
