@@ -4,7 +4,6 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
-    net::TcpListener,
     path::Path,
     process::{Command, Output, Stdio},
 };
@@ -41,7 +40,7 @@ fn by_the_guide() {
     let desk = Desk(folder.path());
     until("it is in its reader", || desk.json("token list").to_string().contains("5555"));
 
-    let port = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let port = || claviger_testkit::free_port().to_string();
     let ops = port();
     let script = guide::commands("## A desktop with a YubiKey").replace("12345678", "5555");
     let script = script.replace("8080", &port()).replace("8081", &ops);

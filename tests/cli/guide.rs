@@ -2,7 +2,6 @@
 
 use std::{
     fs::{self, File},
-    net::TcpListener,
     path::Path,
     process::{Command, Output},
 };
@@ -12,17 +11,13 @@ use crate::{
     support::{Home, PIN, softhsm},
 };
 
-fn free_port() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string()
-}
-
 /// Runs a script in a home, with free ports in the place of those that it names, and this text at its terminal.
 #[track_caller]
 fn follow(home: &Home, script: &str, typed: &str) -> Output {
     let mut script = script.to_owned();
     let mut ops = String::new();
     for port in ["8080", "8081", "8090", "8091", "8070", "8071"] {
-        let free = free_port();
+        let free = claviger_testkit::free_port().to_string();
         script = script.replace(port, &free);
         if port == "8081" {
             ops = format!("127.0.0.1:{free}");

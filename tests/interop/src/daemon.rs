@@ -1,13 +1,13 @@
 //! The daemon as a process of its own, with a token, as its users run it.
 
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use claviger_testkit::free_port;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -243,9 +243,4 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-/// A port that nobody listens on now.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
 }

@@ -8,6 +8,7 @@
 mod control;
 mod counts;
 mod identity;
+mod port;
 pub mod reference;
 mod soft_token;
 mod software;
@@ -16,5 +17,6 @@ pub mod suite;
 pub use control::Hold;
 pub use counts::Counts;
 pub use identity::{identity, identity_in};
+pub use port::free_port;
 pub use soft_token::SoftToken;
 pub use software::PrivateKey;
