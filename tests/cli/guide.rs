@@ -36,6 +36,25 @@ fn all(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
+/// The README's three commands, each in a terminal of its own.
+#[test]
+fn the_first_minute() {
+    if softhsm().is_none() {
+        return;
+    }
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let block = readme.split("```sh\n").find(|block| block.starts_with("claviger init")).expect("they are there");
+    let lines = block.split("```").next().unwrap().lines().map(|line| line.split('#').next().unwrap().trim());
+    let [init, serve, invite] = lines.collect::<Vec<_>>()[..] else { panic!("{block}") };
+    let home = Home::new();
+    let script = format!(
+        "set -eu\ntrap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT\nexport CLAVIGER_HTTP__LISTEN=127.0.0.1:8080\n\
+         {init}\n{serve} 2> serve.log &\nuntil {invite} 2> invite.log; do sleep 0.2; done\n"
+    );
+    let said = all(&follow(&home, &script, ""));
+    assert!(said.contains("?_oob="), "{said}");
+}
+
 #[test]
 fn a_server_on_trial() {
     if softhsm().is_none() {
