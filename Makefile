@@ -53,10 +53,9 @@ gate: rust ## the memory of an agent and its keeper at work, read from outside 1
 	@$(modules)
 	CLAVIGER_GATE_SNAPSHOTS=1000 cargo test --locked --all-features --test memory_gate
 
-soak: rust ## what takes minutes: 640,000 operations on a token that fails, 1,000,000 derivations, a token that is away for one
+soak: rust ## what takes minutes: 640,000 operations on a token that fails, 1,000,000 derivations
 	@$(modules)
 	CLAVIGER_SOAK=whole cargo test --locked --all-features $(optimised) --test soak -- --nocapture --test-threads=1
-	CLAVIGER_AWAY_SECONDS=60 cargo test --locked --all-features --test daemon the_token_goes -- --nocapture
 
 bench: rust ## the figures of docs/performance.md, side by side with didcomm 0.4.1
 	@$(modules)
