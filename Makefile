@@ -51,11 +51,11 @@ test: rust ## every test, on SoftHSM, Kryoptic, tpm2-pkcs11, NSS softokn and vir
 
 gate: rust ## the memory of an agent and its keeper at work, read from outside 1,000 times
 	@$(modules)
-	CLAVIGER_GATE_SNAPSHOTS=1000 cargo test --locked --all-features --test memory_gate
+	CLAVIGER_GATE_SNAPSHOTS=1000 cargo test --workspace --locked --all-features --test process -- memory_gate::
 
 soak: rust ## what takes minutes: 640,000 operations on a token that fails, 1,000,000 derivations
 	@$(modules)
-	CLAVIGER_SOAK=whole cargo test --locked --all-features $(optimised) --test soak -- --nocapture --test-threads=1
+	CLAVIGER_SOAK=whole cargo test --locked --all-features $(optimised) --test keeper -- soak:: --nocapture --test-threads=1
 
 bench: rust ## the figures of docs/performance.md, side by side with didcomm 0.4.1
 	@$(modules)

@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use serde_json::Value;
 
-use crate::support::{Home, softhsm};
+use crate::home::{Home, softhsm};
 
 fn vectors() -> PathBuf {
     concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/didcomm-v2.1").into()

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Home, softhsm};
+use crate::home::{Home, softhsm};
 
 #[test]
 fn it_tells_the_whole_conversation() {

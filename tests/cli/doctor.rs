@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use claviger_fault_module::Shim;
 
-use crate::support::{Home, PIN, Ran, softhsm};
+use crate::home::{Home, PIN, Ran, softhsm};
 
 /// The report of the only token.
 #[track_caller]

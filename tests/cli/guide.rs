@@ -1,4 +1,4 @@
-//! docs/guide.md, as someone follows it who is new here. What it says of a YubiKey is followed in tests/yubikey_cli.rs.
+//! docs/guide.md, as someone follows it who is new here. What it says of a YubiKey is followed in tests/cli/yubikey.rs.
 
 use std::{
     fs::{self, File},
@@ -7,8 +7,8 @@ use std::{
 };
 
 use crate::{
-    guide::{commands, rust},
-    support::{Home, PIN, softhsm},
+    home::{Home, PIN, softhsm},
+    pages::{commands, rust},
 };
 
 /// Runs a script in a home, with free ports in the place of those that it names, and this text at its terminal.

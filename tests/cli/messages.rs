@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Home, plaintext};
+use crate::home::{Home, plaintext};
 
 fn two() -> Option<(Home, Home)> {
     Some((Home::with_token()?, Home::with_token()?))

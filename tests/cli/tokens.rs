@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use crate::support::{Home, PIN, SO_PIN, plaintext, softhsm};
+use crate::home::{Home, PIN, SO_PIN, plaintext, softhsm};
 
 #[test]
 fn a_wrong_pin_is_tried_once_and_then_not_until_a_person_acts() {

@@ -15,7 +15,7 @@
 
 use std::{fs, path::Path};
 
-use crate::support::Home;
+use crate::home::Home;
 
 #[test]
 fn each_command_says_what_its_transcript_says() {

@@ -11,7 +11,7 @@ use std::{
 use crate::{
     application::Application,
     daemon::{Daemon, free_port},
-    support::{Home, softhsm},
+    home::{Home, softhsm},
 };
 
 const TOKEN: &str = "a-token-of-this-test-0123456789abcdef";

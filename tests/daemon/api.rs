@@ -259,7 +259,7 @@ fn while_the_token_is_away() {
 /// that is added here is looked at with that in mind (threats.md, "the admin API as an oracle").
 #[test]
 fn the_description_is_that_of_what_is_there() {
-    let printed = crate::support::Home::new().run("serve --openapi").done().to_owned();
+    let printed = crate::home::Home::new().run("serve --openapi").done().to_owned();
     let kept = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/openapi.json");
     let kept = std::fs::read_to_string(kept).unwrap();
     assert!(printed == kept, "docs/openapi.json is old: claviger serve --openapi > docs/openapi.json");

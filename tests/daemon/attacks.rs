@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     daemon::{Daemon, http},
     peer::{AGREE, Peer, keys_of},
-    people::forge::{Jwe, b64},
+    support::forge::{Jwe, b64},
 };
 
 /// A daemon, Mallory, and the end that each of these tests has.

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use crate::{
     daemon::Daemon,
-    support::{Home, softhsm},
+    home::{Home, softhsm},
 };
 
 fn copy_folder(from: &Path, to: &Path) {
@@ -47,7 +47,7 @@ fn what_was_there_at_the_backup_is_there_after_the_restore_elsewhere() {
     // What is sealed is sealed in the copy as well, and no PIN is in it.
     for entry in fs::read_dir(&folder).unwrap().map(Result::unwrap).filter(|it| it.path().is_file()) {
         let bytes = fs::read(entry.path()).unwrap();
-        for secret in ["before", crate::support::PIN] {
+        for secret in ["before", crate::home::PIN] {
             let is_there = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
             assert!(!is_there, "{secret} in {}", entry.path().display());
         }

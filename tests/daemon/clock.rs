@@ -15,9 +15,9 @@ use crate::{
     application::{Application, SAY},
     daemon::{Daemon, PATIENCE, free_port},
     endpoint::{Endpoint, taken},
+    home::Home,
     load::Load,
     peer::{Peer, seconds},
-    support::Home,
 };
 
 const DAY: i64 = 24 * 60 * 60;

@@ -13,7 +13,7 @@ use std::{
 pub use claviger_testkit::free_port;
 use serde_json::Value;
 
-use crate::support::{Home, Ran, softhsm};
+use crate::home::{Home, Ran, softhsm};
 
 /// Patience with what should come at once, on a machine that does other things too.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -104,6 +104,6 @@ fn a_token_that_is_away_or_locked_is_seen_and_so_is_a_peer_that_is_dead() {
     alice.home.write("user.pin", "wrong-pin");
     alice.start_without_token();
     alice.until("its PIN is refused", |alice| state(alice) == "locked");
-    alice.home.write("user.pin", crate::support::PIN);
+    alice.home.write("user.pin", crate::home::PIN);
     alice.until("it serves", |alice| state(alice) == "ready");
 }

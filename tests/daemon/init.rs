@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     daemon::{Daemon, free_port},
-    support::{Home, softhsm},
+    home::{Home, softhsm},
 };
 
 /// Has the health port of the configuration be a free one, as other tests run beside this.

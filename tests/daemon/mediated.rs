@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use crate::{
     daemon::{Daemon, free_port},
+    home::{Home, plaintext, softhsm},
     mediator::{Mediator, Speaks, TODAYS},
-    support::{Home, plaintext, softhsm},
 };
 
 /// An agent that nobody can connect to; its DID has no service.

@@ -8,9 +8,9 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use crate::{
     daemon::Daemon,
     peer::Peer,
-    people::forge::b64,
     socket::{Ws, closed_within, from},
     sockets::resident,
+    support::forge::b64,
 };
 
 const COUNT: u8 = 120;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     daemon::Daemon,
     peer::{AGREE, Peer, SIGN},
-    people::forge::{Jwe, b64, jws, jws_header},
+    support::forge::{Jwe, b64, jws, jws_header},
 };
 
 /// Sends messages that are to be let go of, and then an honest one.

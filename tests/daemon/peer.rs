@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 use crate::{
     application::SAY,
     daemon::Daemon,
-    people::{
+    support::{
         Person,
         forge::{Jwe, jws, jws_header},
         identities,

@@ -14,8 +14,8 @@ use crate::{
     application::Application,
     daemon::{Daemon, PATIENCE},
     peer::{AGREE, Peer, wait},
-    people::forge::Jwe,
     socket::Ws,
+    support::forge::Jwe,
 };
 
 /// A daemon with these members in `[store]`.

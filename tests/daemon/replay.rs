@@ -7,7 +7,7 @@ use crate::{
     application::{Application, SAY},
     daemon::Daemon,
     peer::{Peer, SIGN, seconds},
-    people::forge::{Jwe, jwt},
+    support::forge::{Jwe, jwt},
 };
 
 #[test]

@@ -6,7 +6,7 @@ use crate::{
     daemon::Daemon,
     endpoint::{Answer, Endpoint},
     peer::{Peer, seconds},
-    people::forge::{Jwe, b64},
+    support::forge::{Jwe, b64},
 };
 
 /// The tests' own servers have no certificate.
@@ -43,9 +43,9 @@ fn a_senders_did_leads_nowhere_inside() {
     // Nor for a signature within, nor for where to send.
     let did = format!("did:web:localhost%3A{port}");
     let key = &mallory.person.sign[0];
-    let header = crate::people::forge::jws_header(key.curve());
+    let header = crate::support::forge::jws_header(key.curve());
     let text = mallory.plaintext(&daemon.did, "no").to_string();
-    let signed = crate::people::forge::jws(&mallory.person, key, &header, &json!({"kid": format!("{did}#k")}), &text);
+    let signed = crate::support::forge::jws(&mallory.person, key, &header, &json!({"kid": format!("{did}#k")}), &text);
     assert_eq!(daemon.status(Jwe::anoncrypt(&daemon.keys()).seal(signed.to_string())), 202);
     let id = daemon.say(&did, "no").unwrap();
     let inside = Peer::at("inside", &target.uri());

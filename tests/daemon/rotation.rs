@@ -1,6 +1,6 @@
 //! DIDs that move, and relationships that end, on both sides.
 
-use crate::{application::Application, daemon::Daemon, support::softhsm};
+use crate::{application::Application, daemon::Daemon, home::softhsm};
 
 /// Two who know each other.
 fn acquainted() -> Option<(Daemon, Daemon)> {

@@ -11,10 +11,10 @@ use claviger_fault_module::Shim;
 
 use crate::{
     daemon::Daemon,
+    home::{PIN, softhsm},
     load::Load,
     peer::Peer,
-    people::faulty::through_the_shim,
-    support::{PIN, softhsm},
+    support::faulty::through_the_shim,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);

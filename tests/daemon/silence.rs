@@ -10,7 +10,7 @@ use crate::{
     access::file,
     application::Application,
     daemon::{Daemon, free_port},
-    support::{PIN, SO_PIN},
+    home::{PIN, SO_PIN},
 };
 
 const BODY: &str = "the-body-of-this-message-7391";

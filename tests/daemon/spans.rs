@@ -53,7 +53,7 @@ fn what_it_does_is_told_a_collector_and_no_content() {
     for word in ["claviger", "handle", "envelope", "send", "token", "unwrap", "wrap", "result", "done"] {
         alice.until(&format!("a span has {word}"), |_| has(word));
     }
-    for word in ["the-body-of-this-message-7391", "did:peer", crate::support::PIN, env!("CARGO_MANIFEST_DIR")] {
+    for word in ["the-body-of-this-message-7391", "did:peer", crate::home::PIN, env!("CARGO_MANIFEST_DIR")] {
         assert!(!has(word), "{word}");
     }
     let came = came.lock().unwrap();

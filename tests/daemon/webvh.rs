@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::{
     daemon::{Daemon, http},
-    support::{Home, Ran, softhsm},
+    home::{Home, Ran, softhsm},
 };
 
 /// An agent with a did:webvh at its port, and one that asks for it without TLS; neither runs yet.

@@ -21,7 +21,7 @@ pub type Millis = i64;
 
 /// The durable side of an agent.
 ///
-/// An implementation passes the suite that begins in `tests/store/suite.rs`.
+/// An implementation passes the suite that begins in `tests/agent/store/suite.rs`.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Keeps a message as it came. One whose digest is known already, waiting or concluded, is not kept again.

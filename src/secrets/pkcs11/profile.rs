@@ -272,7 +272,7 @@ macro_rules! shipped {
     };
 }
 
-/// The files of `hsm-config/`. `tests/devices.rs` keeps the list whole.
+/// The files of `hsm-config/`. `tests/secrets/pkcs11/devices.rs` keeps the list whole.
 static SHIPPED: LazyLock<Vec<Profile>> = LazyLock::new(|| {
     shipped![
         "aws-cloudhsm",

@@ -1,0 +1,167 @@
+//! did:web from a server's certificate to the document. threats.md, "DID document poisoning", "SSRF", "oversize".
+
+use std::{sync::Arc, time::Duration};
+
+use claviger::{
+    agent::net::{Dialer, Guard, HttpClient, HttpOptions, client_config},
+    did::{Cached, Document, DocumentError, LocalResolver, Methods, ResolveError, Resolver, WebError, WebResolver},
+};
+use hyper::{Request, Response, body::Incoming};
+use serde_json::json;
+
+use crate::net::server::{Answer, Authority, Server, answer, open, redirect};
+
+/// The port of the server asked, by its Host.
+fn port(request: &Request<Incoming>) -> String {
+    request.headers()["host"].to_str().unwrap().rsplit_once(':').unwrap().1.to_owned()
+}
+
+fn document(id: &str) -> Answer {
+    answer(200, json!({ "id": id }).to_string())
+}
+
+/// A host of many DIDs, each with its own trouble.
+async fn host(request: Request<Incoming>) -> Answer {
+    assert_eq!(request.method(), "GET");
+    let did = format!("did:web:localhost%3A{}", port(&request));
+    let path = request.uri().path().to_owned();
+    let Some(name) = path.strip_suffix("/did.json") else { panic!("{path}") };
+    match name {
+        "/.well-known" => document(&did),
+        "/user/alice" | "/a%20b" => document(&format!("{did}{}", name.replace('/', ":"))),
+        "/mallory" => document(&format!("{did}:user:alice")),
+        "/typed" => {
+            let body = json!({ "id": format!("{did}:typed") }).to_string();
+            Response::builder().header("content-type", "text/html").body(body.into()).unwrap()
+        }
+        "/large" => answer(200, json!({ "id": format!("{did}:large"), "x": "a".repeat(64 * 1024) }).to_string()),
+        "/text" => answer(200, "<html>"),
+        "/gone" => answer(410, ""),
+        "/moved" => redirect(301, "/user/alice/did.json"),
+        "/busy" => answer(503, ""),
+        "/created" => answer(201, json!({ "id": format!("{did}:created") }).to_string()),
+        _ => answer(404, "no"),
+    }
+}
+
+fn resolver(client: HttpClient) -> Methods {
+    Methods::new(LocalResolver::new()).then(WebResolver::new(client))
+}
+
+#[tokio::test]
+async fn a_document_is_found_by_port_and_path() {
+    let authority = Authority::new();
+    let server = Server::https(authority.localhost(), host).await;
+    let web = resolver(authority.client());
+    for rest in ["", ":user:alice", ":a%20b", ":typed"] {
+        let did = format!("did:web:localhost%3A{}{rest}", server.port);
+        assert_eq!(web.resolve(&did).await.unwrap().id(), did);
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_document_of_it_is_refused() {
+    let authority = Authority::new();
+    let server = Server::https(authority.localhost(), host).await;
+    let web = resolver(authority.client());
+    let ask = async |rest: &str| web.resolve(&format!("did:web:localhost%3A{}:{rest}", server.port)).await.unwrap_err();
+    use ResolveError::{Document, NotFetched, NotFound, Unavailable, Web};
+    assert!(matches!(ask("mallory").await, Document { source: DocumentError::WrongId { .. }, .. }));
+    assert!(matches!(ask("text").await, Document { source: DocumentError::Json { .. }, .. }));
+    assert!(matches!(ask("large").await, NotFetched { .. }));
+    assert!(matches!(ask("nobody").await, NotFound(_)));
+    assert!(matches!(ask("gone").await, NotFound(_)));
+    assert!(matches!(ask("busy").await, Unavailable { .. }));
+    assert!(matches!(ask("created").await, Unavailable { .. }));
+    let asked = server.asked();
+    let error = ask("moved").await;
+    assert!(error.to_string().contains("301"), "{error}");
+    assert_eq!(server.asked(), asked + 1, "the redirect was followed");
+    assert!(matches!(ask("a:..:b").await, Web { source: WebError::Path, .. }));
+    assert_eq!(server.asked(), asked + 1);
+    // The server has another name than it proves.
+    let other = Server::https(authority.server("example.com", rustls::ALL_VERSIONS), host).await;
+    let did = format!("did:web:localhost%3A{}", other.port);
+    assert!(matches!(web.resolve(&did).await, Err(Unavailable { .. })));
+    assert_eq!(other.asked(), 0);
+}
+
+#[tokio::test]
+async fn the_inside_is_not_asked() {
+    let authority = Authority::new();
+    let server = Server::https(authority.localhost(), host).await;
+    let tls = client_config(Some(&authority.roots)).unwrap();
+    let closed = resolver(HttpClient::new(Dialer::new(Guard::default(), tls), HttpOptions::default()));
+    let error = closed.resolve(&format!("did:web:localhost%3A{}", server.port)).await.unwrap_err();
+    assert!(matches!(error, ResolveError::NotFetched { .. }), "{error}");
+    assert!(error.to_string().contains("localhost") && error.to_string().contains("loopback"), "{error}");
+    let error = closed.resolve("did:web:127.0.0.1").await.unwrap_err();
+    assert!(matches!(error, ResolveError::Web { source: WebError::Host, .. }), "{error}");
+    assert_eq!(server.connected(), 0);
+}
+
+/// Without TLS only for a host that the operator named, and only inside.
+#[tokio::test]
+async fn plain_http_is_for_named_hosts_inside() {
+    let authority = Authority::new();
+    let server = Server::http(host).await;
+    let did = format!("did:web:localhost%3A{}:user:alice", server.port);
+    let tls = client_config(Some(&authority.roots)).unwrap();
+    let client = |guard: Guard, name: &str| {
+        let options = HttpOptions { did_web_plain_http_for: vec![name.to_owned()], ..HttpOptions::default() };
+        resolver(HttpClient::new(Dialer::new(guard, tls.clone()), options))
+    };
+    for name in ["localhost".to_owned(), format!("localhost:{}", server.port)] {
+        assert_eq!(client(open(), &name).resolve(&did).await.unwrap().id(), did);
+    }
+    let asked = server.asked();
+    for name in ["localhos", "localhost:1", "example.com"] {
+        assert!(matches!(client(open(), name).resolve(&did).await, Err(ResolveError::Unavailable { .. })), "{name}");
+    }
+    let elsewhere = Guard::new(vec!["10.0.0.0/8".parse().unwrap()]);
+    assert!(matches!(client(elsewhere, "localhost").resolve(&did).await, Err(ResolveError::NotFetched { .. })));
+    assert_eq!(server.asked(), asked);
+}
+
+#[tokio::test]
+async fn a_thousand_at_once_ask_once() {
+    let authority = Authority::new();
+    let server = Server::https(authority.localhost(), |request| async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        host(request).await
+    })
+    .await;
+    let cached = Arc::new(Cached::new(resolver(authority.client())));
+    for (rest, found) in [("", true), (":nobody", false)] {
+        let before = server.asked();
+        let did: Arc<str> = format!("did:web:localhost%3A{}{rest}", server.port).into();
+        let asking: Vec<_> = (0..1000)
+            .map(|_| {
+                let (cached, did) = (cached.clone(), did.clone());
+                tokio::spawn(async move { cached.resolve(&did).await.is_ok() })
+            })
+            .collect();
+        for one in asking {
+            assert_eq!(one.await.unwrap(), found);
+        }
+        assert_eq!(server.asked(), before + 1);
+    }
+}
+
+/// A document at hand goes before the server's; other methods are nobody's.
+#[tokio::test]
+async fn resolvers_are_asked_in_turn() {
+    let authority = Authority::new();
+    let server = Server::https(authority.localhost(), host).await;
+    let did = format!("did:web:localhost%3A{}", server.port);
+    let at_hand = Document::from_value(json!({ "id": did, "alsoKnownAs": ["at:hand"] })).unwrap();
+    let local = LocalResolver::new().with_documents([at_hand]);
+    let methods = Methods::new(local).then(WebResolver::new(authority.client()));
+    assert_eq!(methods.resolve(&did).await.unwrap().also_known_as(), ["at:hand"]);
+    assert_eq!(server.connected(), 0);
+    let key = "did:key:z6LSbysY2xFMRpGMhb7tFTLMpeuPRaqaWM1yECx2AtzE3KCc";
+    assert_eq!(methods.resolve(key).await.unwrap().id(), key);
+    assert!(matches!(methods.resolve("did:key:z6LS").await, Err(ResolveError::Key { .. })));
+    assert!(matches!(methods.resolve("did:example:a").await, Err(ResolveError::UnsupportedMethod(_))));
+    assert!(matches!(methods.resolve("did:web:a b").await, Err(ResolveError::NotADid(_))));
+}

@@ -1,0 +1,335 @@
+//! A model in memory, and the same operations done to it and to a store: after each, both hold the same.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use claviger::agent::store::{
+    Arrival, Change, Commit, Committed, Delivery, Handled, Millis, Outgoing, Receipt, Record, Retention, Room,
+    SendOutcome, SendState, Store,
+};
+use proptest::{prelude::*, sample::Index, test_runner::TestRunner};
+
+use crate::store::{
+    suite::{Limits, NO_LIMITS, Place},
+    things::{DAY, HOUR, PAST, all, arrival, delivery, handled, now, outgoing, record},
+};
+
+/// Few enough that some runs come to them. They refuse nothing here, and are asked about.
+const FEW: Limits = Limits { unread_from: 3, replies_to: 2, ..NO_LIMITS };
+const PEERS: [&str; 3] = ["did:example:0", "did:example:1", "did:example:2"];
+
+/// Random operations on a store of each place; what does not agree is made small.
+pub fn agrees<P: Place>(make: impl Fn() -> P) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let config = ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() };
+    let operations = proptest::collection::vec(operation(), 1..60);
+    let run = TestRunner::new(config).run(&operations, |operations| {
+        let place = make();
+        runtime.block_on(async {
+            let mut store = place.open(FEW).await;
+            let mut model = Model::default();
+            for operation in operations {
+                if let Operation::Reopen = operation {
+                    store.close().await.unwrap();
+                    store = place.open(FEW).await;
+                } else {
+                    model.both(&store, operation).await;
+                }
+                model.compare(&*store).await;
+            }
+            store.close().await.unwrap();
+        });
+        Ok(())
+    });
+    run.unwrap();
+}
+
+#[derive(Debug, Clone)]
+enum Operation {
+    Receive(u64),
+    Postpone(Index, Millis),
+    Commit { envelope: Option<Index>, handled: Option<(u64, bool)>, changes: Vec<Step> },
+    Acknowledge(Vec<Index>),
+    Sent(Index, u8),
+    Sweep { days: Millis, unread: bool },
+    Reopen,
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Deliver,
+    Send(u8),
+    Put { key: u8, stale: bool, expired: bool },
+    Delete(u8),
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let one = any::<Index>;
+    let step = prop_oneof![
+        3 => Just(Step::Deliver),
+        3 => (0..3_u8).prop_map(Step::Send),
+        4 => (0..3_u8, prop::bool::weighted(0.1), prop::bool::weighted(0.2))
+            .prop_map(|(key, stale, expired)| Step::Put { key, stale, expired }),
+        1 => (0..3_u8).prop_map(Step::Delete),
+    ];
+    let handled = prop::option::of((0..6_u64, prop::bool::weighted(0.2)));
+    let commit = (prop::option::of(one()), handled, proptest::collection::vec(step, 0..5));
+    prop_oneof![
+        6 => (0..12_u64).prop_map(Operation::Receive),
+        2 => (one(), prop_oneof![Just(PAST), Just(HOUR / 2), Just(9 * DAY)])
+            .prop_map(|(index, until)| Operation::Postpone(index, until)),
+        8 => commit.prop_map(|(envelope, handled, changes)| Operation::Commit { envelope, handled, changes }),
+        3 => proptest::collection::vec(one(), 0..4).prop_map(Operation::Acknowledge),
+        4 => (one(), 0..4_u8).prop_map(|(index, outcome)| Operation::Sent(index, outcome)),
+        1 => (prop_oneof![Just(0), Just(2), Just(40)], any::<bool>())
+            .prop_map(|(days, unread)| Operation::Sweep { days, unread }),
+        1 => Just(Operation::Reopen),
+    ]
+}
+
+#[derive(Default)]
+struct Model {
+    /// By number.
+    envelopes: BTreeMap<i64, Waiting>,
+    concluded: BTreeSet<[u8; 32]>,
+    /// By message; whether it has expired.
+    handled: BTreeMap<String, bool>,
+    deliveries: Vec<(Delivery, bool)>,
+    outgoing: Vec<Outgoing>,
+    records: BTreeMap<String, Record>,
+    /// The highest that were given.
+    number: i64,
+    cursor: i64,
+    /// Counts what is made.
+    made: u64,
+}
+
+struct Waiting {
+    arrival: Arrival,
+    tries: u32,
+    next: Millis,
+}
+
+impl Model {
+    async fn both(&mut self, store: &Arc<dyn Store>, operation: Operation) {
+        match operation {
+            Operation::Receive(number) => {
+                let receipt = store.receive(arrival(number)).await.unwrap();
+                self.receive(arrival(number), receipt);
+            }
+            Operation::Postpone(index, until) => {
+                let until = if until == PAST { until } else { now() + until };
+                let Some(id) = self.envelope(index) else { return };
+                store.postpone(id, until, "later").await.unwrap();
+                let waiting = self.envelopes.get_mut(&id).unwrap();
+                (waiting.tries, waiting.next) = (waiting.tries + 1, until);
+            }
+            Operation::Commit { envelope, handled: mark, changes } => {
+                let handled = mark.map(|(number, expired)| {
+                    let until = if expired { PAST } else { now() + HOUR };
+                    Handled { until, ..handled(number) }
+                });
+                let envelope = envelope.and_then(|index| self.envelope(index));
+                let changes = changes.into_iter().map(|step| self.change(step)).collect();
+                let turn = Commit { envelope, handled, changes };
+                let committed = store.commit(turn.clone()).await.unwrap();
+                assert_eq!(committed, self.commit(turn));
+            }
+            Operation::Acknowledge(indices) if !self.deliveries.is_empty() => {
+                let chosen: BTreeSet<_> = indices.iter().map(|index| index.index(self.deliveries.len())).collect();
+                let mut ids: Vec<_> = chosen.iter().map(|at| self.deliveries[*at].0.id.clone()).collect();
+                ids.push("unknown".to_owned());
+                let mut fresh = 0;
+                for at in chosen {
+                    let (delivery, acknowledged) = &mut self.deliveries[at];
+                    fresh += usize::from(!*acknowledged);
+                    (*acknowledged, delivery.sealed) = (true, None);
+                }
+                assert_eq!(store.acknowledge(&ids).await.unwrap(), fresh);
+            }
+            Operation::Sent(index, outcome) if !self.outgoing.is_empty() => {
+                let at = index.index(self.outgoing.len());
+                let outgoing = &mut self.outgoing[at];
+                let why = "because".to_owned();
+                let outcome = match outcome {
+                    0 => SendOutcome::Later(now(), why),
+                    1 => SendOutcome::Sent(now()),
+                    2 => SendOutcome::Failed(now(), why),
+                    _ => SendOutcome::Expired(now()),
+                };
+                store.sent(&outgoing.id, outcome.clone()).await.unwrap();
+                became(outgoing, outcome);
+            }
+            Operation::Sweep { days, unread } => {
+                let retention = Retention { deliveries: if unread { DAY } else { 0 }, ..Retention::default() };
+                let gone = self.sweep(days, unread);
+                assert_eq!(store.sweep(now() + days * DAY, &retention, usize::MAX).await.unwrap(), gone);
+            }
+            Operation::Acknowledge(_) | Operation::Sent(..) | Operation::Reopen => {}
+        }
+    }
+
+    fn envelope(&self, index: Index) -> Option<i64> {
+        let numbers: Vec<_> = self.envelopes.keys().copied().collect();
+        (!numbers.is_empty()).then(|| *index.get(&numbers))
+    }
+
+    fn receive(&mut self, arrival: Arrival, receipt: Receipt) {
+        let known = self.envelopes.iter().find(|(_, waiting)| waiting.arrival.digest == arrival.digest);
+        match (known, self.concluded.contains(&arrival.digest), receipt) {
+            (Some((id, _)), _, receipt) => assert_eq!(receipt, Receipt::Waiting(*id)),
+            (None, true, receipt) => assert_eq!(receipt, Receipt::Concluded),
+            (None, false, Receipt::New(id)) => {
+                assert!(id > self.number, "{id} was given before");
+                self.number = id;
+                self.envelopes.insert(id, Waiting { arrival, tries: 0, next: 0 });
+            }
+            (None, false, receipt) => panic!("{receipt:?}"),
+        }
+    }
+
+    fn change(&mut self, step: Step) -> Change {
+        self.made += 1;
+        match step {
+            Step::Deliver => Change::Deliver(delivery(self.made)),
+            Step::Send(peer) => Change::Send(outgoing(self.made, PEERS[usize::from(peer)])),
+            Step::Put { key, stale, expired } => {
+                let key = key.to_string();
+                let revision = self.records.get(&key).map_or(0, |record| record.revision) + i64::from(stale);
+                let expires = if expired { Some(PAST) } else { self.made.is_multiple_of(2).then(|| now() + DAY) };
+                Change::Put(Record { expires, ..record(&key, revision, &self.made.to_string()) })
+            }
+            Step::Delete(key) => Change::Delete { kind: "connection".to_owned(), key: key.to_string() },
+        }
+    }
+
+    fn commit(&mut self, turn: Commit) -> Committed {
+        if let Some(handled) = &turn.handled
+            && self.handled.get(&handled.message) == Some(&false)
+        {
+            self.conclude(turn.envelope);
+            return Committed::HandledBefore;
+        }
+        let (mut records, mut deliveries, mut outgoing) = (self.records.clone(), Vec::new(), Vec::new());
+        for change in turn.changes {
+            match change {
+                Change::Deliver(delivery) => deliveries.push((delivery, false)),
+                Change::Send(message) => outgoing.push(message),
+                Change::Put(record) => {
+                    let current = records.get(&record.key).filter(|record| record.expires != Some(PAST));
+                    if current.map_or(0, |record| record.revision) != record.revision {
+                        return Committed::Conflict;
+                    }
+                    records.insert(record.key.clone(), Record { revision: record.revision + 1, ..record });
+                }
+                Change::Delete { key, .. } => drop(records.remove(&key)),
+            }
+        }
+        self.records = records;
+        self.deliveries.extend(deliveries);
+        self.outgoing.extend(outgoing);
+        if let Some(handled) = turn.handled {
+            self.handled.insert(handled.message, handled.until == PAST);
+        }
+        self.conclude(turn.envelope);
+        Committed::Done
+    }
+
+    fn conclude(&mut self, envelope: Option<i64>) {
+        if let Some(waiting) = envelope.and_then(|id| self.envelopes.remove(&id)) {
+            self.concluded.insert(waiting.arrival.digest);
+        }
+    }
+
+    /// 0 days: what was past its time before; 2: the digests, the marks, the records; 40: everything that ever is.
+    fn sweep(&mut self, days: Millis, unread: bool) -> usize {
+        let before = self.rows();
+        self.handled.retain(|_, expired| !*expired && days == 0);
+        self.records.retain(|_, record| record.expires.is_none_or(|expires| expires != PAST && days == 0));
+        if days >= 2 {
+            self.concluded.clear();
+            self.deliveries.retain(|(_, acknowledged)| *acknowledged || !unread);
+        }
+        if days == 40 {
+            self.envelopes.clear();
+            self.deliveries.retain(|(_, acknowledged)| !*acknowledged);
+            self.outgoing.retain(|outgoing| outgoing.state == SendState::Waiting);
+        }
+        before - self.rows()
+    }
+
+    fn rows(&self) -> usize {
+        let messages = self.envelopes.len() + self.deliveries.len() + self.outgoing.len();
+        messages + self.concluded.len() + self.handled.len() + self.records.len()
+    }
+
+    async fn compare(&mut self, store: &dyn Store) {
+        let due = |waiting: &&Waiting| waiting.next <= now() || waiting.next > now() + HOUR;
+        let wanted: Vec<_> = self.envelopes.values().filter(due).map(|one| (&one.arrival.packed, one.tries)).collect();
+        let found = store.waiting(now(), &[], usize::MAX).await.unwrap();
+        assert_eq!(found.iter().map(|one| (&one.packed, one.tries)).collect::<Vec<_>>(), wanted);
+
+        let found = store.deliveries(all()).await.unwrap();
+        let short = |delivery: &Delivery| (delivery.id.clone(), delivery.sealed.clone());
+        let wanted: Vec<_> = self.deliveries.iter().map(|(delivery, _)| short(delivery)).collect();
+        assert_eq!(found.iter().map(short).collect::<Vec<_>>(), wanted);
+        for (known, found) in self.deliveries.iter_mut().zip(&found) {
+            match known.0.cursor {
+                0 => assert!(found.cursor > self.cursor, "the cursor {} was given before", found.cursor),
+                given => assert_eq!(found.cursor, given),
+            }
+            (known.0.cursor, self.cursor) = (found.cursor, self.cursor.max(found.cursor));
+        }
+
+        let waiting = || self.outgoing.iter().filter(|outgoing| outgoing.state == SendState::Waiting);
+        let peers: BTreeSet<_> = waiting().map(|outgoing| outgoing.peer.clone()).collect();
+        assert_eq!(store.peers().await.unwrap().into_iter().collect::<BTreeSet<_>>(), peers);
+        for peer in peers {
+            let ids = |outgoing: &Outgoing| (outgoing.id.clone(), outgoing.tries);
+            let wanted: Vec<_> = waiting().filter(|outgoing| outgoing.peer == peer).map(ids).collect();
+            let found = store.outgoing(&peer, &[], usize::MAX).await.unwrap();
+            assert_eq!(found.iter().map(ids).collect::<Vec<_>>(), wanted);
+        }
+        for outgoing in &self.outgoing {
+            let found = store.sending(&outgoing.id).await.unwrap().expect("it is remembered");
+            assert_eq!((found.state, &found.problem), (outgoing.state, &outgoing.problem));
+            assert_eq!(found.sealed.is_some(), outgoing.state == SendState::Waiting);
+        }
+
+        let wanted: Vec<_> = self.records.values().filter(|record| record.expires != Some(PAST)).cloned().collect();
+        assert_eq!(store.records("connection", "", usize::MAX).await.unwrap(), wanted);
+
+        let usage = store.usage().await.unwrap();
+        let bytes: usize = self.envelopes.values().map(|waiting| waiting.arrival.packed.len()).sum();
+        let unread = self.deliveries.iter().filter(|(_, acknowledged)| !acknowledged).count();
+        let sealed = |(delivery, _): &(Delivery, bool)| delivery.sealed.as_ref().map_or(0, Vec::len);
+        let unread_bytes: usize = self.deliveries.iter().map(sealed).sum();
+        let counts = [self.envelopes.len(), bytes, unread, unread_bytes, waiting().count()].map(|count| count as u64);
+        let found = [usage.envelopes, usage.envelope_bytes, usage.deliveries, usage.delivery_bytes, usage.outgoing];
+        assert_eq!(found, counts);
+
+        // All deliveries are of one sender; the peers are others.
+        let room = store.room("did:example:them").await.unwrap();
+        assert_eq!(room, Room { unread: (unread as u64) < FEW.unread_from, unsent: true });
+        for peer in PEERS {
+            let unsent = waiting().filter(|outgoing| outgoing.peer == peer).count() as u64;
+            let room = store.room(peer).await.unwrap();
+            assert_eq!(room, Room { unread: true, unsent: unsent < FEW.replies_to });
+        }
+    }
+}
+
+fn became(outgoing: &mut Outgoing, outcome: SendOutcome) {
+    if outgoing.state != SendState::Waiting {
+        return;
+    }
+    (outgoing.state, outgoing.problem) = match outcome {
+        SendOutcome::Later(_, why) => (SendState::Waiting, Some(why)),
+        SendOutcome::Sent(_) => (SendState::Sent, None),
+        SendOutcome::Failed(_, why) => (SendState::Failed, Some(why)),
+        SendOutcome::Expired(_) => (SendState::Expired, outgoing.problem.take()),
+    };
+    outgoing.tries += u32::from(outgoing.state == SendState::Waiting);
+}

@@ -1,0 +1,10 @@
+//! `src/crypto` and `src/keys`, by the vectors of their specifications and of Project Wycheproof.
+
+#[path = "../support/mod.rs"]
+mod support;
+#[macro_use]
+#[path = "../support/through.rs"]
+mod through;
+
+mod kdf_vectors;
+mod wycheproof;

@@ -1,0 +1,257 @@
+//! Forwards (DIDComm v2.1 "Routing Protocol 2.0"): through mediators, to endpoints that are DIDs, and by which service.
+
+use crate::support::{Directory, Person, identities, lunch};
+use claviger::{
+    did::{Document, Relationship, Service, ServiceEndpoint, key},
+    didcomm::{
+        Error, FORWARD, Forward, Layer, Message, PackEncryptedMetadata, PackEncryptedOptions, UnpackOptions, Warning,
+        wrap_in_forward,
+    },
+    keys::Curve,
+};
+use claviger_testkit::SoftToken;
+use serde_json::{Map, Value, json};
+
+// Conformance 68, 69, 71, 74.
+#[tokio::test]
+async fn through_one_mediator() {
+    let mediator = Person::new("mediator", &[Curve::P256, Curve::X25519], &[]).await;
+    let way = Way::new(Service::didcomm("https://mediator.example.org", [mediator.kid("agree-2")]), &[&mediator]).await;
+    let (packed, metadata) = way.send(&Default::default()).await.unwrap();
+    let service = metadata.messaging_service.unwrap();
+    assert_eq!(service.service_endpoint, "https://mediator.example.org");
+    assert_eq!(service.id, "did:example:bob#service");
+
+    let carried = carry(&mediator, &way, &packed, &way.bob.did).await;
+    let (message, provenance) = way.bob.unpack(&carried, &way.directory).await.unwrap();
+    assert_eq!(message, way.message);
+    assert!(provenance.authenticated);
+}
+
+// Conformance 69: the last routing key is innermost, and each layer names the next.
+#[tokio::test]
+async fn through_two_mediators() {
+    let first = Person::new("first", &[Curve::P384], &[]).await;
+    let second = Person::new("second", &[Curve::X25519], &[]).await;
+    // One by its key, one by its DID.
+    let keys = [first.kid("agree-1"), second.did.clone()];
+    let way = Way::new(Service::didcomm("https://first.example.org", keys), &[&first, &second]).await;
+    let (packed, _) = way.send(&Default::default()).await.unwrap();
+    let carried = carry(&first, &way, &packed, &second.did).await;
+    let carried = carry(&second, &way, &carried, &way.bob.did).await;
+    assert_eq!(way.bob.unpack(&carried, &way.directory).await.unwrap().0, way.message);
+    // No one else can open a layer.
+    assert_error!(second.unpack(&packed, &way.directory).await.unwrap_err(), Error::NotForUs(_));
+    assert_error!(way.bob.unpack(&packed, &way.directory).await.unwrap_err(), Error::NotForUs(_));
+}
+
+// Conformance 70: the mediator's keys are prepended to the routing keys.
+#[tokio::test]
+async fn an_endpoint_that_is_a_did() {
+    let outer = Person::new("outer", &[Curve::X25519], &[]).await;
+    let service = Service::didcomm("wss://mediator.example.org", [outer.kid("agree-1")]);
+    let mediator = Person::with_service("mediator", &[Curve::P256], &[], Some(service)).await;
+    let inner = Person::new("inner", &[Curve::P256], &[]).await;
+    let service = Service::didcomm(&*mediator.did, [inner.kid("agree-1")]);
+    let way = Way::new(service, &[&outer, &mediator, &inner]).await;
+    let (packed, metadata) = way.send(&Default::default()).await.unwrap();
+    assert_eq!(metadata.messaging_service.unwrap().service_endpoint, "wss://mediator.example.org");
+    let carried = carry(&outer, &way, &packed, &mediator.did).await;
+    let carried = carry(&mediator, &way, &carried, &inner.kid("agree-1")).await;
+    let carried = carry(&inner, &way, &carried, &way.bob.did).await;
+    assert_eq!(way.bob.unpack(&carried, &way.directory).await.unwrap().0, way.message);
+}
+
+// Conformance 70: recursion is bound, and a mediator must say where it is.
+#[tokio::test]
+async fn a_mediator_that_leads_nowhere_is_refused() {
+    let circular = Service::didcomm("did:example:mediator", []);
+    let mediator = Person::with_service("mediator", &[Curve::P256], &[], Some(circular.clone())).await;
+    let way = Way::new(circular, &[&mediator]).await;
+    assert_error!(way.send(&Default::default()).await.unwrap_err(), Error::Service { .. });
+
+    let url = Service::didcomm("did:example:other#service", []);
+    let mediator = Person::with_service("mediator", &[Curve::P256], &[], Some(url)).await;
+    let way = Way::new(Service::didcomm("did:example:mediator", []), &[&mediator]).await;
+    assert_error!(way.send(&Default::default()).await.unwrap_err(), Error::Service { .. });
+
+    let mediator = Person::new("mediator", &[Curve::P256], &[]).await;
+    let way = Way::new(Service::didcomm("did:example:mediator", []), &[&mediator]).await;
+    assert_error!(way.send(&Default::default()).await.unwrap_err(), Error::Service { .. });
+    let way = Way::new(Service::didcomm("did:example:nobody", []), &[]).await;
+    assert_error!(way.send(&Default::default()).await.unwrap_err(), Error::Resolve(_));
+    // A routing key that is for signing only.
+    let mediator = Person::new("mediator", &[Curve::P256], &[Curve::P256]).await;
+    let way = Way::new(Service::didcomm("https://m.example.org", [mediator.kid("sign-1")]), &[&mediator]).await;
+    assert_error!(way.send(&Default::default()).await.unwrap_err(), Error::NotAuthorised { .. });
+}
+
+/// A mediator that gave Bob a did:key of its own.
+#[tokio::test]
+async fn a_routing_key_may_be_a_did_key() {
+    let token = SoftToken::new("mediator");
+    let document = key::create(&token.make(Curve::P256));
+    let (did, me) = (document.id().to_owned(), identities(&token, [document.clone()]).await);
+    let kid = document.methods(Relationship::KeyAgreement).next().unwrap().id.clone();
+    for routing_key in [did, kid] {
+        let way = Way::new(Service::didcomm("https://mediator.example.org", [routing_key]), &[]).await;
+        let (packed, _) = way.send(&Default::default()).await.unwrap();
+        let opened = Message::unpack(&packed, &way.directory, &me, &UnpackOptions::default()).await;
+        let (forward, provenance) = opened.unwrap();
+        assert_eq!(forward.type_, FORWARD);
+        assert!(provenance.warnings.is_empty() && !provenance.authenticated);
+    }
+}
+
+// Conformance 68: a forward lives no longer than what it carries.
+#[tokio::test]
+async fn headers_of_forwards() {
+    let mediator = Person::new("mediator", &[Curve::P256], &[]).await;
+    let mut way =
+        Way::new(Service::didcomm("https://mediator.example.org", [mediator.kid("agree-1")]), &[&mediator]).await;
+    way.message.expires_time = Some(4_102_444_800);
+    let (packed, _) = way.send(&Default::default()).await.unwrap();
+    let (forward, _) = mediator.unpack(&packed, &way.directory).await.unwrap();
+    assert_eq!(forward.expires_time, Some(4_102_444_800));
+    assert_eq!(forward.please_ack, None, "conformance 24");
+    assert_eq!(forward.to.as_deref(), Some(&[mediator.did.clone()][..]));
+
+    let headers = Map::from_iter([("delay_milli".to_owned(), json!(50)), ("expires_time".to_owned(), json!(1))]);
+    let options = PackEncryptedOptions { forward_headers: Some(headers), ..Default::default() };
+    let (packed, _) = way.send(&options).await.unwrap();
+    let (forward, provenance) = mediator.unpack(&packed, &way.directory).await.unwrap();
+    assert_eq!((forward.expires_time, &forward.extra_headers["delay_milli"]), (Some(1), &json!(50)));
+    assert_eq!(provenance.warnings, [Warning::Expired]);
+    // One that the forward has itself would stand twice, or take its place.
+    for name in ["id", "type", "to", "body", "attachments"] {
+        let headers = Map::from_iter([(name.to_owned(), Value::Null)]);
+        let options = PackEncryptedOptions { forward_headers: Some(headers), ..Default::default() };
+        assert_error!(way.send(&options).await.unwrap_err(), Error::Forward(_));
+    }
+}
+
+// Conformance 75, 76, 77.
+#[tokio::test]
+async fn the_first_service_that_speaks_v2_is_used() {
+    let endpoint = |uri: &str, accept: &[&str]| ServiceEndpoint {
+        uri: uri.to_owned(),
+        accept: Some(accept.iter().map(|profile| (*profile).to_owned()).collect()),
+        routing_keys: Vec::new(),
+    };
+    let service = |id: &str, kind: &str, endpoints: Vec<ServiceEndpoint>| Service {
+        id: id.to_owned(),
+        kind: vec![kind.to_owned()],
+        endpoints,
+    };
+    let bob = Person::new("bob", &[Curve::X25519], &[]).await;
+    let document = [
+        service("#v1", "did-communication", vec![endpoint("https://v1.example.org", &[])]),
+        service("#aip", "DIDCommMessaging", vec![endpoint("https://aip.example.org", &["didcomm/aip2;env=rfc19"])]),
+        service(
+            "#both",
+            "DIDCommMessaging",
+            vec![
+                endpoint("https://aip.example.org", &["didcomm/aip1"]),
+                endpoint("https://v2.example.org", &["didcomm/aip1", "didcomm/v2"]),
+            ],
+        ),
+        service("#any", "DIDCommMessaging", vec![endpoint("https://any.example.org", &[])]),
+    ]
+    .into_iter()
+    .fold(Document::builder().method("agree-1", &bob.agree[0], &[Relationship::KeyAgreement]), |builder, service| {
+        builder.service(service)
+    })
+    .build(&bob.did)
+    .unwrap();
+    let alice = Person::new("alice", &[Curve::X25519], &[]).await;
+    let directory = Directory::with([document, alice.document.clone()]);
+    let way = Way { message: lunch(&alice, &bob), directory, alice, bob };
+    let chosen = async |id: Option<&str>| {
+        let messaging_service = id.map(|id| format!("did:example:bob#{id}"));
+        let (packed, metadata) = way.send(&PackEncryptedOptions { messaging_service, ..Default::default() }).await?;
+        // Without routing keys nothing is wrapped.
+        assert_eq!(way.bob.unpack(&packed, &way.directory).await.unwrap().0, way.message);
+        Ok::<_, Error>(metadata.messaging_service.unwrap().service_endpoint)
+    };
+    assert_eq!(chosen(None).await.unwrap(), "https://v2.example.org");
+    assert_eq!(chosen(Some("any")).await.unwrap(), "https://any.example.org");
+    for id in ["v1", "aip", "absent"] {
+        assert_error!(chosen(Some(id)).await.unwrap_err(), Error::Service { .. });
+    }
+}
+
+#[tokio::test]
+async fn forwarding_can_be_left_to_the_caller() {
+    let mediator = Person::new("mediator", &[Curve::P256], &[]).await;
+    let service = Service::didcomm("https://mediator.example.org", [mediator.kid("agree-1")]);
+    let way = Way::new(service, &[&mediator]).await;
+    let options = PackEncryptedOptions { forward: false, ..Default::default() };
+    let (packed, metadata) = way.send(&options).await.unwrap();
+    assert!(metadata.messaging_service.is_some());
+    way.bob.unpack(&packed, &way.directory).await.unwrap();
+
+    let keys = [mediator.kid("agree-1")];
+    let wrapped = wrap_in_forward(&packed, None, &way.bob.did, &keys, options.enc, &way.directory).await.unwrap();
+    let carried = carry(&mediator, &way, &wrapped, &way.bob.did).await;
+    way.bob.unpack(&carried, &way.directory).await.unwrap();
+    let wrapped = wrap_in_forward("no JSON", None, &way.bob.did, &keys, options.enc, &way.directory).await;
+    assert_error!(wrapped.unwrap_err(), Error::Forward(_));
+}
+
+// Conformance 72: a mediator that wraps again for the recipient itself.
+#[tokio::test]
+async fn a_forward_to_ourselves_is_opened_if_wanted() {
+    let way = Way::new(Service::didcomm("https://bob.example.org", []), &[]).await;
+    let (packed, _) = way.send(&Default::default()).await.unwrap();
+    let keys = [way.bob.did.clone()];
+    let enc = PackEncryptedOptions::default().enc;
+    let again = wrap_in_forward(&packed, None, &way.bob.did, &keys, enc, &way.directory).await.unwrap();
+
+    let (message, provenance) = way.bob.unpack(&again, &way.directory).await.unwrap();
+    assert_eq!(message, way.message);
+    assert!(matches!(
+        &provenance.layers[..],
+        [Layer::Anoncrypt { .. }, Layer::Forward { next }, Layer::Authcrypt { .. }] if *next == way.bob.did
+    ));
+    // The sender did not hide: it was the carrier that had no name.
+    assert!(provenance.authenticated && !provenance.anonymous_sender);
+
+    let options = UnpackOptions { unwrap_forward: false, ..Default::default() };
+    let (message, _) = Message::unpack(&again, &way.directory, &way.bob.me, &options).await.unwrap();
+    assert_eq!(message.type_, FORWARD);
+}
+
+/// Alice writes to Bob, who is reached at a service.
+struct Way {
+    alice: Person,
+    bob: Person,
+    directory: Directory,
+    message: Message,
+}
+
+impl Way {
+    async fn new(service: Service, others: &[&Person]) -> Self {
+        let alice = Person::new("alice", &[Curve::X25519], &[]).await;
+        let bob = Person::with_service("bob", &[Curve::X25519], &[], Some(service)).await;
+        let mut people = vec![&alice, &bob];
+        people.extend(others);
+        let directory = Directory::of(&people);
+        Self { message: lunch(&alice, &bob), directory, alice, bob }
+    }
+
+    async fn send(&self, options: &PackEncryptedOptions) -> Result<(String, PackEncryptedMetadata), Error> {
+        let (bob, alice) = (&self.bob.did, &self.alice.did);
+        self.message.pack_encrypted(bob, Some(alice), None, &self.directory, &self.alice.me, options).await
+    }
+}
+
+/// What a mediator does: opens the forward, looks whom it is for, and passes on what it holds.
+async fn carry(mediator: &Person, way: &Way, packed: &str, next: &str) -> String {
+    let (message, provenance) = mediator.unpack(packed, &way.directory).await.unwrap();
+    assert!(provenance.encrypted && !provenance.authenticated);
+    assert_eq!(message.from, None);
+    let forward = Forward::from_message(&message).expect("a forward").unwrap();
+    assert_eq!(forward.next, next);
+    let [carried] = &forward.forwarded[..] else { panic!("{forward:?}") };
+    carried.clone()
+}

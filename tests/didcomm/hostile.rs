@@ -1,0 +1,254 @@
+//! Messages that are too large, too deep, too many in one, or that go round in circles.
+
+use crate::support::{
+    Stage,
+    forge::{Jwe, b64, signed},
+};
+use claviger::{
+    didcomm::{Error, FORWARD, Layer, Message, MessageError, UnpackOptions},
+    jose::{Envelope, JoseError, Limits},
+    keys::Curve,
+};
+use claviger_testkit::Counts;
+use serde_json::{Value, json};
+
+#[tokio::test]
+async fn a_message_over_the_limit_is_not_parsed() {
+    let stage = Stage::new().await;
+    let huge = "[".repeat(1_000_001);
+    let error = stage.refused_at_sight(&huge).await;
+    assert_error!(error, Error::Envelope(JoseError::TooLarge { size: 1_000_001, limit: 1_000_000 }));
+
+    // The limit holds for what it decrypts to as well, which is always shorter.
+    let mut text = stage.plaintext();
+    text["body"]["x"] = "x".repeat(500_000).into();
+    let packed = Jwe::anoncrypt(&stage.bobs(&[1])).seal(text.to_string()).to_string();
+    stage.opened(&packed).await;
+    let options = UnpackOptions { limits: Limits { bytes: packed.len() - 1, recipients: 100 }, ..Default::default() };
+    let refused = Message::unpack(&packed, &stage.directory, &stage.bob.me, &options).await;
+    assert_error!(refused.unwrap_err(), Error::Envelope(JoseError::TooLarge { .. }));
+}
+
+#[tokio::test]
+async fn deep_json_is_refused_wherever_it_stands() {
+    let stage = Stage::new().await;
+    let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+    let deep = nested(100_000);
+    let message = |body: &str| {
+        format!(r#"{{"id":"1","type":"https://e.org/a/1.0/b","from":"did:example:alice","body":{{"x":{body}}}}}"#)
+    };
+    for text in [deep.clone(), format!(r#"{{"ciphertext":{deep}}}"#), message(&deep)] {
+        let error = stage.refused_at_sight(text).await;
+        assert_error!(error, Error::Envelope(JoseError::Json { name: "message", .. }));
+    }
+    let error = stage.refused_at_sight(signed(&stage.alice, message(&deep))).await;
+    assert_error!(error, Error::Envelope(JoseError::Json { name: "payload", .. }));
+    let jwe = Jwe::anoncrypt(&stage.bobs(&[1]));
+    let header = jwe.header.to_string().replacen('{', &format!(r#"{{"x":{deep},"#), 1);
+    let error = stage.refused_at_sight(jwe.seal_under(&header, "{}")).await;
+    assert_error!(error, Error::Envelope(JoseError::Json { name: "protected header", .. }));
+    // Depth that a message may well have is none.
+    stage.opened(message(&nested(100))).await;
+}
+
+/// What is neither is told so; what claims to be two is read as the outermost, strictly.
+#[tokio::test]
+async fn an_envelope_is_one_thing() {
+    let stage = Stage::new().await;
+    for text in [r#"{}"#, r#"{"id":"1"}"#, r#"{"payload":"e30"}"#, r#"{"recipients":[],"protected":"e30"}"#] {
+        assert_error!(stage.refused_at_sight(text).await, Error::Envelope(JoseError::Unrecognised));
+    }
+    let mut both = signed(&stage.alice, stage.plaintext().to_string());
+    both["ciphertext"] = "AAAA".into();
+    assert_error!(stage.refused_at_sight(both).await, Error::Envelope(JoseError::Missing("protected")));
+    let mut both = stage.plaintext();
+    both["ciphertext"] = "AAAA".into();
+    assert_error!(stage.refused_at_sight(both).await, Error::Envelope(JoseError::Missing("protected")));
+    // The Compact Serialization is none of DIDComm's.
+    assert_error!(stage.refused_at_sight("e30.AA.AA.AA.AA").await, Error::Envelope(JoseError::Json { .. }));
+}
+
+// Conformance 2, 5.
+#[tokio::test]
+async fn the_structure_decides_and_typ_is_a_hint() {
+    let stage = Stage::new().await;
+    for typ in ["application/didcomm-signed+json", "didcomm-encrypted+json", "application/didcomm-plain+json", "x"] {
+        let mut jwe = Jwe::anoncrypt(&stage.bobs(&[1]));
+        jwe.header["typ"] = typ.into();
+        let mut text = stage.plaintext();
+        text["typ"] = typ.into();
+        let packed = jwe.seal(text.to_string()).to_string();
+        assert!(matches!(Envelope::parse(packed.as_bytes(), &Limits::default()), Ok(Envelope::Encrypted(_))));
+        stage.opened(packed).await;
+    }
+}
+
+// Conformance 6, 8, 10.
+#[tokio::test]
+async fn layers_stand_in_one_order_and_three_deep() {
+    let stage = Stage::new().await;
+    let text = stage.plaintext().to_string();
+    let sign = |inner: &str| signed(&stage.alice, inner).to_string();
+    let auth = |inner: &str| Jwe::authcrypt(&stage.alice, &stage.bobs(&[1])).seal(inner).to_string();
+    let anon = |inner: &str| Jwe::anoncrypt(&stage.bobs(&[1])).seal(inner).to_string();
+    for (packed, refused, derivations) in [
+        (auth(&auth(&text)), ("authcrypt", "authcrypt"), 2),
+        (auth(&anon(&text)), ("authcrypt", "anoncrypt"), 2),
+        (anon(&anon(&text)), ("anoncrypt", "anoncrypt"), 1),
+        (anon(&auth(&auth(&text))), ("authcrypt", "authcrypt"), 3),
+        (anon(&auth(&anon(&text))), ("authcrypt", "anoncrypt"), 3),
+        (anon(&auth(&sign(&sign(&text)))), ("signed", "signed"), 3),
+        (anon(&sign(&sign(&text))), ("signed", "signed"), 1),
+        (sign(&sign(&text)), ("signed", "signed"), 0),
+        (sign(&auth(&text)), ("signed", "encrypted"), 0),
+        (sign(&anon(&sign(&text))), ("signed", "encrypted"), 0),
+    ] {
+        let before = stage.bob.token.counts();
+        let error = stage.refused(packed).await;
+        assert_error!(error, Error::Nesting { outer, inner } if (*outer, *inner) == refused);
+        assert_eq!((stage.bob.token.counts() - before).derivations, derivations, "{refused:?}");
+    }
+    // A `from` beside the ciphertext does not make it a payload to resolve anyone for.
+    let mut inner: Value = serde_json::from_str(&anon(&text)).unwrap();
+    inner["from"] = stage.alice.did.clone().into();
+    let error = stage.refused_at_sight(sign(&inner.to_string())).await;
+    assert_error!(error, Error::Nesting { outer: "signed", inner: "encrypted" });
+}
+
+// Conformance 68, 72, 74.
+#[tokio::test]
+async fn a_forward_to_ourselves_is_opened_once() {
+    let stage = Stage::new().await;
+    let inner = Jwe::authcrypt(&stage.alice, &stage.bobs(&[1])).seal(stage.plaintext().to_string());
+    let forward = |next: &str, attachments: Value| -> Value {
+        let text = json!({
+            "id": "1", "type": FORWARD, "to": [stage.bob.did], "body": {"next": next}, "attachments": attachments,
+        });
+        Jwe::anoncrypt(&stage.bobs(&[1])).seal(text.to_string())
+    };
+    let holding = |inner: &Value| json!([{"data": {"json": inner}}]);
+    let bob = &stage.bob.did;
+
+    let before = stage.bob.token.counts();
+    let (message, provenance) = stage.opened(forward(bob, holding(&inner))).await;
+    assert_eq!(message.type_, crate::support::LUNCH);
+    assert!(matches!(&provenance.layers[1], Layer::Forward { next } if next == bob));
+    assert_eq!(stage.bob.token.counts() - before, Counts { derivations: 3, unwraps: 2, ..Counts::default() });
+    // To one of our keys, and in base64.
+    let base64 = json!([{"data": {"base64": b64(inner.to_string())}}]);
+    stage.opened(forward(&stage.bob.kid("agree-1"), base64)).await;
+
+    let twice = forward(bob, holding(&forward(bob, holding(&inner))));
+    let before = stage.bob.token.counts();
+    assert_error!(stage.refused(twice).await, Error::ForwardLoop);
+    assert_eq!((stage.bob.token.counts() - before).derivations, 2, "the third is not opened");
+
+    let many = json!([{"data": {"json": inner}}, {"data": {"json": inner}}]);
+    assert_error!(stage.refused(forward(bob, many)).await, Error::Forward(_));
+    assert_error!(stage.refused(forward(bob, json!([]))).await, Error::Forward(_));
+    let links = json!([{"data": {"links": ["https://example.org"], "hash": multihash(&inner)}}]);
+    assert_error!(stage.refused(forward(bob, links)).await, Error::Forward(_));
+    let not_text = json!([{"data": {"base64": b64([0xff])}}]);
+    assert_error!(stage.refused(forward(bob, not_text)).await, Error::Forward(_));
+    // What is carried proves its own sender, not the carrier's word.
+    let mut lie = stage.plaintext();
+    lie["from"] = stage.mallory.did.clone().into();
+    let (_, provenance) = stage.opened(forward(bob, holding(&lie))).await;
+    assert!(!provenance.authenticated && !provenance.encrypted);
+    // A forward for someone else is a message like any other: it is the mediator's to carry on.
+    let (message, _) = stage.opened(forward(&stage.mallory.did, holding(&inner))).await;
+    assert_eq!(message.type_, FORWARD);
+}
+
+fn multihash(content: &Value) -> String {
+    claviger::didcomm::AttachmentData::multihash(content.to_string().as_bytes())
+}
+
+#[tokio::test]
+async fn attachments_and_headers_of_strangers_are_checked() {
+    let stage = Stage::new().await;
+    let with = |name: &str, value: Value| {
+        let mut text = stage.plaintext();
+        text[name] = value;
+        text
+    };
+    let attachment = |data: Value| with("attachments", json!([{"id": "1", "data": data}]));
+    assert_error!(stage.refused_at_sight(attachment(json!({}))).await, Error::Message(MessageError::AttachmentData(_)));
+    for data in [
+        json!({"links": ["https://example.org"]}),
+        json!({"links": ["https://example.org"], "hash": "z0OIl"}),
+        json!({"base64": "AAAA", "hash": multihash(&json!(1))}),
+        json!({"base64": "?"}),
+        json!({"json": {}, "hash": "z".repeat(100_000)}),
+    ] {
+        let error = stage.refused_at_sight(attachment(data)).await;
+        assert_error!(error, Error::Message(MessageError::AttachmentHash { .. }));
+    }
+    for (name, value) in [
+        ("to", json!("did:example:bob")),
+        ("created_time", json!("today")),
+        ("created_time", json!(1.5)),
+        ("created_time", json!(-1)),
+        ("expires_time", json!(18_446_744_073_709_551_616u128 as f64)),
+        ("thid", json!(1)),
+        ("from_prior", json!({})),
+        ("attachments", json!({})),
+        ("please_ack", json!(true)),
+    ] {
+        let error = stage.refused_at_sight(with(name, value)).await;
+        assert_error!(error, Error::Message(MessageError::Header(_)));
+    }
+    assert_error!(stage.refused_at_sight(with("body", json!([]))).await, Error::Message(MessageError::Body));
+    assert_error!(stage.refused_at_sight(with("id", json!(""))).await, Error::Message(MessageError::NoId));
+    for type_ in ["", "lunch", "https://example.org", "https://example.org/a/x/b", "https://example.org/a/1.0/"] {
+        let error = stage.refused_at_sight(with("type", type_.into())).await;
+        assert_error!(error, Error::Message(MessageError::Type(_)));
+    }
+}
+
+/// No time, no token, no resolution is spent on what is not for us, though it is well made.
+#[tokio::test]
+async fn a_stranger_costs_nothing() {
+    let stage = Stage::new().await;
+    let eve = crate::support::Person::new("eve", &[Curve::X25519], &[]).await;
+    let to = [(eve.kid("agree-1"), eve.agree[0].clone())];
+    let packed = Jwe::authcrypt(&stage.alice, &to).seal(stage.plaintext().to_string());
+    assert_error!(stage.refused_at_sight(packed).await, Error::NotForUs(_));
+}
+
+/// A stranger fills no log, and writes no line of his own into it.
+#[tokio::test]
+async fn errors_quote_strangers_in_short() {
+    let stage = Stage::new().await;
+    let long = format!("line\nbreak\u{1b}[31m{}", "x".repeat(10_000));
+    let mut texts = Vec::new();
+    for member in ["from", "id", "type", "to", "created_time", "from_prior"] {
+        let mut text = stage.plaintext();
+        text[member] = long.clone().into();
+        let sealed = [
+            Jwe::authcrypt(&stage.alice, &stage.bobs(&[1])).seal(text.to_string()),
+            signed(&stage.alice, text.to_string()),
+        ];
+        for packed in sealed {
+            texts.extend(stage.bob.unpack(&packed.to_string(), &stage.directory).await.err());
+        }
+    }
+    for name in ["alg", "enc", "skid", "typ"] {
+        let mut jwe = Jwe::anoncrypt(&stage.bobs(&[1]));
+        jwe.header[name] = long.clone().into();
+        texts.extend(stage.bob.unpack(&jwe.seal("{}").to_string(), &stage.directory).await.err());
+    }
+    let mut jwe = Jwe::anoncrypt(&stage.bobs(&[1]));
+    jwe.recipients[0].header["kid"] = long.clone().into();
+    jwe.fit_apv();
+    texts.push(stage.refused(jwe.seal("{}")).await);
+    jwe.recipients[0].header[&long] = 1.into();
+    jwe.header[&long] = 1.into();
+    texts.push(stage.refused(jwe.seal("{}")).await);
+    let twice = format!(r#"{{{0}:1,{0}:2}}"#, json!(long));
+    texts.push(stage.refused(twice).await);
+    assert!(texts.len() > 12, "{}", texts.len());
+    for text in texts.iter().map(ToString::to_string) {
+        assert!(text.len() < 1000 && !text.contains(['\n', '\u{1b}']), "{text}");
+    }
+}

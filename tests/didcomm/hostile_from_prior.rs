@@ -1,0 +1,231 @@
+//! `from_prior` (DIDComm v2.1 "DID Rotation") that was stolen, forged or meant for something else, its signature valid.
+
+use crate::support::{
+    Person, Stage,
+    forge::{Jwe, jwt, signed},
+};
+use claviger::{
+    did::Relationship,
+    didcomm::{Error, FromPrior, FromPriorError, Warning},
+    jose::JoseError,
+    keys::Curve,
+};
+use serde_json::{Value, json};
+
+const IAT: i64 = 1_516_269_022;
+
+// Conformance 60, 61, 65.
+#[tokio::test]
+async fn an_honest_one_is_read() {
+    let rotation = Rotation::new().await;
+    let text = rotation.message(&rotation.jwt(&header(), &rotation.claims()));
+    let jwe = Jwe::authcrypt(&rotation.stage.alice, &rotation.stage.bobs(&[1]));
+    let (_, provenance) = rotation.stage.opened(jwe.seal(text.to_string())).await;
+    let prior = provenance.from_prior.unwrap();
+    assert_eq!(
+        (&*prior.iss, prior.sub.as_deref(), prior.iat),
+        ("did:example:old", Some("did:example:alice"), Some(IAT))
+    );
+    assert_eq!(prior.kid, "did:example:old#sign-1");
+    assert_eq!(provenance.warnings, []);
+    // The sample of the specification has a `crv` in the header.
+    let mut sample = header();
+    sample["crv"] = "Ed25519".into();
+    assert!(rotation.read(&rotation.jwt(&sample, &rotation.claims())).await.is_ok());
+}
+
+/// It names no audience: who received it once can attach it to messages of his own, and so it must name their `from`.
+#[tokio::test]
+async fn a_stolen_one_does_not_name_the_thief() {
+    let rotation = Rotation::new().await;
+    let Rotation { stage, .. } = &rotation;
+    let stolen = rotation.jwt(&header(), &rotation.claims());
+    let mut text = rotation.message(&stolen);
+    text["from"] = stage.mallory.did.clone().into();
+    let jwe = Jwe::authcrypt(&stage.mallory, &stage.bobs(&[1]));
+    stage.directory.asked();
+    assert_error!(stage.refused(jwe.seal(text.to_string())).await, Error::FromPrior(FromPriorError::Subject));
+    assert_eq!(stage.directory.asked(), ["did:example:mallory"], "the old DID is not resolved for it");
+    // With Alice's `from` it is not authcrypt by Alice.
+    let jwe = Jwe::authcrypt(&stage.mallory, &stage.bobs(&[1]));
+    assert_error!(stage.refused(jwe.seal(rotation.message(&stolen).to_string())).await, Error::From { .. });
+    // And as an anonymous message it changes nothing, which the receiver is told.
+    for packed in [
+        Jwe::anoncrypt(&stage.bobs(&[1])).seal(rotation.message(&stolen).to_string()),
+        signed(&stage.alice, rotation.message(&stolen).to_string()),
+        rotation.message(&stolen),
+    ] {
+        let (_, provenance) = stage.opened(packed).await;
+        assert!(provenance.warnings.contains(&Warning::UnauthenticatedFromPrior));
+    }
+    // No `from` at all.
+    text.as_object_mut().unwrap().shift_remove("from");
+    let jwe = Jwe::anoncrypt(&stage.bobs(&[1]));
+    assert_error!(stage.refused(jwe.seal(text.to_string())).await, Error::FromPrior(FromPriorError::Subject));
+}
+
+// Conformance 62.
+#[tokio::test]
+async fn only_the_old_did_can_name_a_new_one() {
+    let rotation = Rotation::new().await;
+    let mallory = &rotation.stage.mallory;
+    // Mallory signs as herself for the old DID: refused before her document is asked for.
+    let mut kid = header();
+    kid["kid"] = mallory.kid("sign-1").into();
+    let forged = jwt(mallory, &mallory.sign[0], &kid, &rotation.claims());
+    rotation.stage.directory.asked();
+    assert_error!(rotation.read(&forged).await.unwrap_err(), Error::FromPrior(FromPriorError::Issuer));
+    assert_eq!(rotation.stage.directory.asked(), [""; 0]);
+    // With the old DID's key id and her own key.
+    let forged = jwt(mallory, &mallory.sign[0], &header(), &rotation.claims());
+    assert_error!(rotation.read(&forged).await.unwrap_err(), Error::Envelope(JoseError::Signature));
+    // By a key of the old DID that is for key agreement.
+    let mut agreement = header();
+    agreement["kid"] = "did:example:old#agree-1".into();
+    agreement["alg"] = "ES256".into();
+    let forged = jwt(&rotation.old, &rotation.old.agree[0], &agreement, &rotation.claims());
+    assert_error!(
+        rotation.read(&forged).await.unwrap_err(),
+        Error::NotAuthorised { relationship: Relationship::Authentication, .. }
+    );
+    for (iss, kid) in [("did:example:old#sign-1", "did:example:old#sign-1"), ("", ""), ("old", "old#sign-1")] {
+        let mut claims = rotation.claims();
+        claims["iss"] = iss.into();
+        let mut header = header();
+        header["kid"] = kid.into();
+        let error = rotation.read(&rotation.jwt(&header, &claims)).await.unwrap_err();
+        assert_error!(error, Error::FromPrior(FromPriorError::Issuer) | Error::KeyId(_));
+    }
+}
+
+/// A signature for one thing used as another: typ and kid stand in the protected header, so that no signed message does.
+#[tokio::test]
+async fn a_signed_message_is_no_from_prior() {
+    let rotation = Rotation::new().await;
+    for typ in [json!("application/didcomm-signed+json"), json!("JWM"), json!(""), json!(1)] {
+        let mut header = header();
+        header["typ"] = typ;
+        let error = rotation.read(&rotation.jwt(&header, &rotation.claims())).await.unwrap_err();
+        assert_error!(error, Error::Envelope(JoseError::Member("typ")));
+    }
+    let without = |name: &str| {
+        let mut header = header();
+        header.as_object_mut().unwrap().shift_remove(name);
+        rotation.jwt(&header, &rotation.claims())
+    };
+    assert_error!(rotation.read(&without("typ")).await.unwrap_err(), Error::Envelope(JoseError::Member("typ")));
+    assert_error!(rotation.read(&without("kid")).await.unwrap_err(), Error::Envelope(JoseError::Missing("kid")));
+    assert_error!(rotation.read(&without("alg")).await.unwrap_err(), Error::Envelope(JoseError::Missing("alg")));
+    // A real one, made compact.
+    let message = signed(&rotation.old, rotation.claims().to_string());
+    let part = |pointer| message.pointer(pointer).unwrap().as_str().unwrap();
+    let compact = [part("/signatures/0/protected"), part("/payload"), part("/signatures/0/signature")].join(".");
+    assert_error!(rotation.read(&compact).await.unwrap_err(), Error::Envelope(JoseError::Member("typ")));
+    // The token builds the header, and looks at the payload: what it signs as a message is none of these.
+    assert!(
+        rotation
+            .old
+            .me
+            .secrets()
+            .sign(
+                &rotation.old.sign[0],
+                &claviger::secrets::ToSign::Message(rotation.claims().to_string().as_bytes()),
+                &Default::default(),
+            )
+            .await
+            .is_err()
+    );
+}
+
+#[tokio::test]
+async fn headers_claims_and_spelling_are_strict() {
+    let rotation = Rotation::new().await;
+    for (name, value) in [("crit", json!(["exp"])), ("b64", json!(false)), ("zip", json!("DEF"))] {
+        let mut header = header();
+        header[name] = value;
+        let error = rotation.read(&rotation.jwt(&header, &rotation.claims())).await.unwrap_err();
+        assert_error!(error, Error::Envelope(JoseError::Refused(refused)) if refused == name);
+    }
+    for alg in ["none", "HS256", "ES384"] {
+        let mut header = header();
+        header["alg"] = alg.into();
+        let error = rotation.read(&rotation.jwt(&header, &rotation.claims())).await.unwrap_err();
+        assert_error!(error, Error::Envelope(JoseError::Algorithm(name)) if name == alg);
+    }
+    let mut es256 = header();
+    es256["alg"] = "ES256".into();
+    let error = rotation.read(&rotation.jwt(&es256, &rotation.claims())).await.unwrap_err();
+    assert_error!(error, Error::Envelope(JoseError::KeyAlgorithm { curve: Curve::Ed25519, .. }));
+
+    for (name, value) in [("iss", json!(null)), ("iss", json!(1)), ("sub", json!(["x"])), ("iat", json!("today"))] {
+        let mut claims = rotation.claims();
+        claims[name] = value;
+        let error = rotation.read(&rotation.jwt(&header(), &claims)).await.unwrap_err();
+        assert_error!(error, Error::FromPrior(FromPriorError::Claims(_)));
+    }
+    let sound = rotation.jwt(&header(), &rotation.claims());
+    for broken in [format!("{sound}."), format!("{sound}.AA"), sound.replacen('.', "", 1), String::new()] {
+        let error = rotation.read(&broken).await.unwrap_err();
+        assert_error!(error, Error::Envelope(JoseError::Member("from_prior")));
+    }
+    for broken in [format!("{sound}="), format!("{sound}\n"), format!(" {sound}")] {
+        assert_error!(rotation.read(&broken).await.unwrap_err(), Error::Envelope(JoseError::Base64(_)));
+    }
+}
+
+// Conformance 66: an ending has no sub, and its message no from; so it is anoncrypt.
+#[tokio::test]
+async fn an_ending_comes_from_nobody_and_encrypted() {
+    let rotation = Rotation::new().await;
+    let stage = &rotation.stage;
+    let ending = rotation.jwt(&header(), &json!({"iss": "did:example:old", "iat": IAT}));
+    let mut text = rotation.message(&ending);
+    let jwe = Jwe::authcrypt(&stage.alice, &stage.bobs(&[1])).seal(text.to_string());
+    assert_error!(stage.refused(jwe).await, Error::FromPrior(FromPriorError::Ending));
+    text.as_object_mut().unwrap().shift_remove("from");
+    let (_, provenance) = stage.opened(Jwe::anoncrypt(&stage.bobs(&[1])).seal(text.to_string())).await;
+    assert_eq!(provenance.from_prior.unwrap().sub, None);
+    assert_eq!(provenance.warnings, []);
+    // In the clear anyone on the way could have attached it.
+    let (_, provenance) = stage.opened(text).await;
+    assert!(provenance.warnings.contains(&Warning::UnauthenticatedFromPrior));
+}
+
+/// Alice was `did:example:old`.
+struct Rotation {
+    stage: Stage,
+    old: Person,
+}
+
+impl Rotation {
+    async fn new() -> Self {
+        let mut stage = Stage::new().await;
+        let old = Person::new("old", &[Curve::P256], &[Curve::Ed25519]).await;
+        stage.directory = crate::support::Directory::of(&[&stage.alice, &stage.bob, &stage.mallory, &old]);
+        Self { stage, old }
+    }
+
+    fn claims(&self) -> Value {
+        json!({"iss": "did:example:old", "sub": "did:example:alice", "iat": IAT})
+    }
+
+    /// Signed by the old DID's key, whatever stands in it.
+    fn jwt(&self, header: &Value, claims: &Value) -> String {
+        jwt(&self.old, &self.old.sign[0], header, claims)
+    }
+
+    async fn read(&self, jwt: &str) -> Result<(FromPrior, String), Error> {
+        FromPrior::unpack(jwt, &self.stage.directory).await
+    }
+
+    /// Alice's message to Bob with it.
+    fn message(&self, from_prior: &str) -> Value {
+        let mut text = self.stage.plaintext();
+        text["from_prior"] = from_prior.into();
+        text
+    }
+}
+
+fn header() -> Value {
+    json!({"typ": "JWT", "alg": "EdDSA", "kid": "did:example:old#sign-1"})
+}

@@ -1,0 +1,583 @@
+//! Encrypted messages by a sender who knows the algorithms and breaks the rules: each has valid tags, and is refused by
+//! its own error. What can be seen from outside is refused before a token is asked or a DID resolved.
+
+use crate::support::{
+    Directory, Person, Stage,
+    forge::{Jwe, b64},
+};
+use claviger::{
+    crypto::ContentEncryption,
+    did::{Document, Relationship},
+    didcomm::{Error, MessageError},
+    jose::JoseError,
+    keys::{Curve, KeyError},
+};
+use claviger_testkit::{Counts, PrivateKey};
+use serde_json::{Value, json};
+
+/// What the others are measured by: as the forge makes them, they open.
+#[tokio::test]
+async fn an_honest_forgery_opens() {
+    let stage = Stage::new().await;
+    let text = stage.plaintext().to_string();
+    for key in 1..=5 {
+        for enc in ContentEncryption::ALL {
+            let (_, provenance) = stage.opened(Jwe::anoncrypt(&stage.bobs(&[key])).enc(enc).seal(&text)).await;
+            assert!(provenance.encrypted && !provenance.authenticated);
+        }
+        let fragment = format!("agree-{key}");
+        let (skid, sender) = (stage.alice.kid(&fragment), &stage.alice.agree[key - 1]);
+        let jwe = Jwe::authcrypt_as(&stage.alice, &skid, sender, &stage.bobs(&[key]));
+        assert!(stage.opened(jwe.seal(&text)).await.1.authenticated);
+    }
+    assert!(stage.opened(authcrypt(&stage).seal(&text)).await.1.authenticated);
+}
+
+#[tokio::test]
+async fn extensions_are_refused_in_every_header() {
+    let stage = Stage::new().await;
+    for (name, value) in [
+        ("crit", json!(["exp"])),
+        ("crit", json!([])),
+        ("zip", json!("DEF")),
+        ("p2c", json!(2_000_000_000)),
+        ("p2s", json!("AAAA")),
+        ("b64", json!(false)),
+    ] {
+        let mut protected = authcrypt(&stage);
+        protected.header[name] = value.clone();
+        let mut unprotected = authcrypt(&stage);
+        unprotected.unprotected = Some(json!({name: value.clone()}));
+        let mut recipient = authcrypt(&stage);
+        recipient.recipients[0].header[name] = value;
+        for jwe in [protected, unprotected, recipient] {
+            let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
+            assert_error!(error, Error::Envelope(JoseError::Refused(refused)) if refused == name);
+        }
+    }
+    let mut jwe = seal(&stage, &authcrypt(&stage));
+    jwe["aad"] = "AAAA".into();
+    assert_error!(stage.refused_at_sight(jwe).await, Error::Envelope(JoseError::Refused(name)) if name == "aad");
+}
+
+// Conformance 11, 34, 35, 36.
+#[tokio::test]
+async fn algorithms_are_closed_lists() {
+    let stage = Stage::new().await;
+    for alg in [
+        "none",
+        "dir",
+        "A256KW",
+        "ECDH-ES",
+        "ECDH-1PU",
+        "ECDH-ES+A128KW",
+        "ECDH-1PU+A128KW",
+        "PBES2-HS512+A256KW",
+        "RSA-OAEP",
+        "ecdh-es+a256kw",
+        "",
+    ] {
+        let mut jwe = anoncrypt(&stage);
+        jwe.header["alg"] = alg.into();
+        let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
+        assert_error!(error, Error::Envelope(JoseError::Algorithm(name)) if name == alg);
+    }
+    for enc in ["none", "A128GCM", "A128CBC-HS256", "A192CBC-HS384", "C20P", "a256gcm", ""] {
+        let mut jwe = anoncrypt(&stage);
+        jwe.header["enc"] = enc.into();
+        let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
+        assert_error!(error, Error::Envelope(JoseError::Encryption(name)) if name == enc);
+    }
+    for enc in [ContentEncryption::A256Gcm, ContentEncryption::Xc20P] {
+        let error = stage.refused_at_sight(seal(&stage, &authcrypt(&stage).enc(enc))).await;
+        assert_error!(error, Error::Envelope(JoseError::AuthcryptEncryption(found)) if *found == enc);
+    }
+}
+
+/// A KEK for one algorithm does not open what says it is the other: ES with the KEK of 1PU, and 1PU with that of ES.
+#[tokio::test]
+async fn the_algorithm_is_in_the_kek() {
+    let stage = Stage::new().await;
+    let mut es = authcrypt(&stage).without("skid").without("apu");
+    es.header["alg"] = "ECDH-ES+A256KW".into();
+    let mut pu = authcrypt(&stage);
+    pu.sender = None;
+    for jwe in [es, pu] {
+        assert_error!(stage.refused(seal(&stage, &jwe)).await, Error::Envelope(JoseError::Decrypt(_)));
+    }
+}
+
+// Conformance 37, 39.
+#[tokio::test]
+async fn apv_is_recomputed() {
+    let stage = Stage::new().await;
+    let mut other = anoncrypt(&stage);
+    other.header["apv"] = b64([0; 32]).into();
+    let mut unsorted = anoncrypt(&stage);
+    unsorted.header["apv"] = {
+        use sha2::Digest;
+        let kids = [2, 1].map(|number| stage.bob.kid(&format!("agree-{number}")));
+        b64(sha2::Sha256::digest(kids.join("."))).into()
+    };
+    // One who is added later finds the same apv as the others.
+    let mut added = anoncrypt(&stage);
+    let more = Jwe::anoncrypt(&[(stage.mallory.kid("agree-1"), stage.mallory.agree[0].clone())]);
+    added.recipients.extend(more.recipients);
+    for jwe in [other, unsorted, added] {
+        assert_error!(stage.refused_at_sight(seal(&stage, &jwe)).await, Error::Envelope(JoseError::Apv));
+    }
+    let without = anoncrypt(&stage).without("apv");
+    assert_error!(stage.refused_at_sight(seal(&stage, &without)).await, Error::Envelope(JoseError::Missing("apv")));
+}
+
+// Conformance 38.
+#[tokio::test]
+async fn apu_and_skid_name_one_key() {
+    let stage = Stage::new().await;
+    let mut apu = authcrypt(&stage);
+    apu.header["apu"] = b64(stage.mallory.kid("agree-1")).into();
+    let mut skid = authcrypt(&stage);
+    skid.header["skid"] = stage.mallory.kid("agree-1").into();
+    let mut not_text = authcrypt(&stage).without("skid");
+    not_text.header["apu"] = b64([0xff, 0xfe]).into();
+    for jwe in [apu, skid, not_text] {
+        assert_error!(stage.refused_at_sight(seal(&stage, &jwe)).await, Error::Envelope(JoseError::Apu));
+    }
+    for jwe in [authcrypt(&stage).without("apu"), authcrypt(&stage).without("apu").without("skid")] {
+        let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
+        assert_error!(error, Error::Envelope(JoseError::Missing("apu")));
+    }
+    // The one fallback that the specification wants.
+    assert!(stage.opened(seal(&stage, &authcrypt(&stage).without("skid"))).await.1.authenticated);
+
+    let mut es = anoncrypt(&stage);
+    es.header["skid"] = stage.alice.kid("agree-1").into();
+    let error = stage.refused_at_sight(seal(&stage, &es)).await;
+    assert_error!(error, Error::Envelope(JoseError::Refused(name)) if name == "skid");
+}
+
+// Conformance 44.
+#[tokio::test]
+async fn an_epk_of_low_order_is_refused_though_its_z_is_known() {
+    let stage = Stage::new().await;
+    // 0, 1, one of order 8, p - 1, p; the top bit does not count.
+    let order_8 = "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800";
+    let edge = |first: u8| format!("{first:02x}{}7f", "ff".repeat(30));
+    for point in ["00".repeat(32), format!("01{}", "00".repeat(31)), order_8.to_owned(), edge(0xec), edge(0xed)] {
+        let mut bytes: Vec<u8> =
+            (0..32).map(|at| u8::from_str_radix(&point[2 * at..2 * at + 2], 16).unwrap()).collect();
+        for _ in 0..2 {
+            let mut jwe = anoncrypt(&stage);
+            jwe.header["epk"]["x"] = b64(&bytes).into();
+            jwe.ze = Some(vec![0; 32]);
+            let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
+            assert_error!(error, Error::Envelope(JoseError::EphemeralKey(KeyError::LowOrder(Curve::X25519))));
+            bytes[31] |= 0x80;
+        }
+    }
+}
+
+// Conformance 37, 44.
+#[tokio::test]
+async fn an_epk_is_a_point_of_its_curve() {
+    let stage = Stage::new().await;
+    for (number, curve) in [(3, Curve::P256), (4, Curve::P384), (5, Curve::P521)] {
+        let n = curve.coordinate_length();
+        for (x, y) in [(vec![0; n], vec![0; n]), (vec![1; n], vec![1; n])] {
+            let mut jwe = Jwe::anoncrypt(&stage.bobs(&[number]));
+            jwe.header["epk"]["x"] = b64(x).into();
+            jwe.header["epk"]["y"] = b64(y).into();
+            let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
+            assert_error!(error, Error::Envelope(JoseError::EphemeralKey(KeyError::NotOnCurve(on))) if *on == curve);
+        }
+    }
+    let epk = |member: &str, value: Value| {
+        let mut jwe = Jwe::anoncrypt(&stage.bobs(&[3]));
+        jwe.header["epk"][member] = value;
+        jwe
+    };
+    for (member, value) in [("kty", "OKP"), ("kty", "RSA"), ("crv", "X25519"), ("crv", "P-224"), ("crv", "P-256 ")] {
+        let error = stage.refused_at_sight(seal(&stage, &epk(member, value.into()))).await;
+        assert_error!(error, Error::Envelope(JoseError::EphemeralKey(KeyError::Unsupported(_))));
+    }
+    let error = stage.refused_at_sight(seal(&stage, &epk("crv", "P-384".into()))).await;
+    assert_error!(error, Error::Envelope(JoseError::EphemeralKey(KeyError::NotOnCurve(Curve::P384))));
+    let error = stage.refused_at_sight(seal(&stage, &epk("x", b64([1; 33]).into()))).await;
+    assert_error!(error, Error::Envelope(JoseError::EphemeralKey(KeyError::Length { .. })));
+    let error = stage.refused_at_sight(seal(&stage, &epk("y", "AAA=".into()))).await;
+    assert_error!(error, Error::Envelope(JoseError::EphemeralKey(KeyError::Malformed("y"))));
+    let error = stage.refused_at_sight(seal(&stage, &epk("y", 1.into()))).await;
+    assert_error!(error, Error::Envelope(JoseError::Member("epk")));
+
+    let mut jwe = Jwe::anoncrypt(&stage.bobs(&[3]));
+    jwe.header["epk"].as_object_mut().unwrap().shift_remove("y");
+    let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
+    assert_error!(error, Error::Envelope(JoseError::EphemeralKey(KeyError::MissingMember("y"))));
+    let error = stage.refused_at_sight(seal(&stage, &anoncrypt(&stage).without("epk"))).await;
+    assert_error!(error, Error::Envelope(JoseError::Missing("epk")));
+}
+
+/// Our key is asked to agree on its own curve only, and its owner is told before the sender is resolved.
+#[tokio::test]
+async fn an_epk_on_another_curve_than_the_recipients_is_refused() {
+    let stage = Stage::new().await;
+    for curve in [Curve::P256, Curve::P384, Curve::P521] {
+        let mut jwe = authcrypt(&stage);
+        jwe.header["epk"] = json!(PrivateKey::generate(curve).public().to_jwk());
+        let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
+        assert_error!(error, Error::Envelope(JoseError::Curve { expected, .. }) if *expected == curve);
+    }
+    for curve in [Curve::Ed25519, Curve::Secp256k1] {
+        let mut jwe = authcrypt(&stage);
+        jwe.header["epk"] = json!(PrivateKey::generate(curve).public().to_jwk());
+        let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
+        assert_error!(error, Error::Envelope(JoseError::Algorithm(_)));
+    }
+}
+
+// RFC 7516 section 7.2.1.
+#[tokio::test]
+async fn no_header_parameter_stands_twice() {
+    let stage = Stage::new().await;
+    let twice = |name: &'static str| move |error: &Error| matches!(error, Error::Envelope(JoseError::Twice(found)) if found == name);
+    let mut kid = authcrypt(&stage);
+    kid.header["kid"] = stage.bob.kid("agree-1").into();
+    assert!(twice("kid")(&stage.refused_at_sight(seal(&stage, &kid)).await));
+    for name in ["alg", "enc", "apu", "apv", "skid", "epk", "typ"] {
+        let mut recipient = authcrypt(&stage);
+        recipient.recipients[1].header[name] = recipient.header[name].clone();
+        assert!(twice(name)(&stage.refused_at_sight(seal(&stage, &recipient)).await), "{name}");
+        let mut unprotected = authcrypt(&stage);
+        unprotected.unprotected = Some(json!({name: unprotected.header[name]}));
+        assert!(twice(name)(&stage.refused_at_sight(seal(&stage, &unprotected)).await), "{name}");
+        // Nor once, where no tag protects it.
+        let mut alone = authcrypt(&stage);
+        alone.unprotected = Some(json!({name: alone.header[name]}));
+        let error = stage.refused_at_sight(seal(&stage, &alone.without(name))).await;
+        assert_error!(error, Error::Envelope(JoseError::Refused(found)) if found == name);
+    }
+    let mut both = authcrypt(&stage);
+    both.unprotected = Some(json!({"x": 1}));
+    both.recipients[0].header["x"] = 1.into();
+    assert!(twice("x")(&stage.refused_at_sight(seal(&stage, &both)).await));
+}
+
+#[tokio::test]
+async fn no_recipient_stands_twice_and_each_has_a_kid() {
+    let stage = Stage::new().await;
+    let mut jwe = Jwe::anoncrypt(&stage.bobs(&[1, 2]));
+    jwe.recipients[1].header = jwe.recipients[0].header.clone();
+    jwe.fit_apv();
+    let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
+    assert_error!(error, Error::Envelope(JoseError::RecipientTwice(kid)) if *kid == stage.bob.kid("agree-1"));
+
+    let mut jwe = anoncrypt(&stage);
+    jwe.recipients[1].header = json!({});
+    jwe.fit_apv();
+    let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
+    assert_error!(error, Error::Envelope(JoseError::Missing("kid")));
+    let mut none = seal(&stage, &anoncrypt(&stage));
+    none["recipients"] = json!([]);
+    assert_error!(stage.refused_at_sight(none).await, Error::Envelope(JoseError::Missing("recipients")));
+}
+
+#[tokio::test]
+async fn duplicate_json_members_are_refused_at_every_depth() {
+    let stage = Stage::new().await;
+    let jwe = anoncrypt(&stage);
+    let header = jwe.header.to_string();
+    let doubled = |text: &str, member: &str| format!("{{{member},{}", &text[1..]);
+    let protected = doubled(&header, r#""alg":"none""#);
+    let escaped = doubled(&header, r#""al\u0067":"ECDH-ES+A256KW""#);
+    let epk = header.replace(r#""kty":"#, r#""kty":"EC","kty":"#);
+    let text = stage.plaintext().to_string();
+    for header in [protected, escaped, epk] {
+        let error = stage.refused_at_sight(jwe.seal_under(&header, &text)).await;
+        assert_error!(error, Error::Envelope(JoseError::Json { name: "protected header", .. }));
+    }
+    let packed = jwe.seal(&text).to_string();
+    let kid = format!(r#"{{"kid":"{}","kid":"#, stage.bob.kid("agree-2"));
+    for packed in [doubled(&packed, r#""tag":"AA""#), packed.replacen(r#"{"kid":"#, &kid, 1)] {
+        let error = stage.refused_at_sight(packed).await;
+        assert_error!(error, Error::Envelope(JoseError::Json { name: "message", .. }));
+    }
+    // Within: the tag is valid, and yet a reader of the first and one of the last would see different messages.
+    let twice = doubled(&text, r#""from":"did:example:mallory""#);
+    let error = stage.refused(jwe.seal(twice)).await;
+    assert_error!(error, Error::Envelope(JoseError::Json { name: "message", .. }));
+}
+
+/// Padding, the other alphabet, white space, and bits beyond the last byte: each a second spelling of the same bytes.
+#[tokio::test]
+async fn lax_base64_is_refused_wherever_it_stands() {
+    let stage = Stage::new().await;
+    let jwe = anoncrypt(&stage).enc(ContentEncryption::Xc20P);
+    let packed = seal(&stage, &jwe);
+    for (name, pointer) in [
+        ("protected", "/protected"),
+        ("iv", "/iv"),
+        ("ciphertext", "/ciphertext"),
+        ("tag", "/tag"),
+        ("encrypted_key", "/recipients/0/encrypted_key"),
+    ] {
+        for spelling in lax(packed.pointer(pointer).unwrap().as_str().unwrap()) {
+            let mut packed = packed.clone();
+            *packed.pointer_mut(pointer).unwrap() = spelling.clone().into();
+            let error = stage.refused_at_sight(packed).await;
+            assert_error!(error, Error::Envelope(JoseError::Base64(found)) if *found == name);
+        }
+    }
+    for name in ["apv", "apu"] {
+        let honest = authcrypt(&stage);
+        for spelling in lax(honest.header[name].as_str().unwrap()) {
+            let mut jwe = authcrypt(&stage);
+            jwe.header[name] = spelling.into();
+            let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
+            assert_error!(error, Error::Envelope(JoseError::Base64(found)) if *found == name);
+        }
+    }
+    for spelling in lax(jwe.header["epk"]["x"].as_str().unwrap()) {
+        let mut jwe = anoncrypt(&stage);
+        jwe.header["epk"]["x"] = spelling.into();
+        let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
+        assert_error!(error, Error::Envelope(JoseError::EphemeralKey(KeyError::Malformed("x"))));
+    }
+}
+
+fn lax(text: &str) -> Vec<String> {
+    let mut spellings = vec![format!("{text}="), format!("{text}\n"), format!(" {text}"), format!("{text}+")];
+    if !text.len().is_multiple_of(4) {
+        const ALPHABET: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        let (rest, last) = text.split_at(text.len() - 1);
+        let value = ALPHABET.find(last).unwrap();
+        spellings.push(format!("{rest}{}", &ALPHABET[value | 1..][..1]));
+        assert_eq!(value & 1, 0, "the last bit is not of the bytes");
+    }
+    spellings
+}
+
+#[tokio::test]
+async fn lengths_are_those_of_the_algorithm() {
+    let stage = Stage::new().await;
+    for enc in ContentEncryption::ALL {
+        let honest = seal(&stage, &anoncrypt(&stage).enc(enc));
+        for (name, pointer) in [("iv", "/iv"), ("tag", "/tag"), ("encrypted_key", "/recipients/1/encrypted_key")] {
+            for length in [0, 8, 15, 33, 56, 80] {
+                let mut packed = honest.clone();
+                *packed.pointer_mut(pointer).unwrap() = b64(vec![0; length]).into();
+                let error = stage.refused_at_sight(packed).await;
+                assert_error!(error, Error::Envelope(JoseError::Length(found)) if *found == name);
+            }
+        }
+    }
+    let honest = seal(&stage, &anoncrypt(&stage));
+    for length in [0, 15, 17] {
+        let mut packed = honest.clone();
+        packed["ciphertext"] = b64(vec![0; length]).into();
+        assert_error!(stage.refused_at_sight(packed).await, Error::Envelope(JoseError::Length("ciphertext")));
+    }
+}
+
+#[tokio::test]
+async fn a_flood_of_recipients_is_counted_not_read() {
+    let stage = Stage::new().await;
+    let stranger = PrivateKey::generate(Curve::X25519);
+    let crowd = |size: usize| -> Vec<_> {
+        let strangers = (1..size).map(|number| (format!("did:example:x#{number}"), stranger.public().clone()));
+        strangers.chain(stage.bobs(&[1])).collect()
+    };
+    let error = stage.refused_at_sight(seal(&stage, &Jwe::anoncrypt(&crowd(101)))).await;
+    assert_error!(error, Error::Envelope(JoseError::TooManyRecipients { count: 101, limit: 100 }));
+
+    let before = stage.bob.token.counts();
+    stage.opened(seal(&stage, &Jwe::anoncrypt(&crowd(100)))).await;
+    let cost = stage.bob.token.counts() - before;
+    assert_eq!(cost, Counts { derivations: 1, unwraps: 1, ..Counts::default() });
+    assert_eq!(stage.directory.asked(), [""; 0], "a recipient's id is never resolved");
+}
+
+/// Token time is the scarce thing: whoever names many of our keys gets two derivations, not one for each.
+#[tokio::test]
+async fn a_layer_costs_two_derivations_at_most() {
+    let stage = Stage::new().await;
+    let curves = [Curve::X25519; 20];
+    let bob = Person::new("bob", &curves, &[]).await;
+    let directory = Directory::of(&[&stage.alice]);
+    let all: Vec<_> = (1..=20).map(|n| (bob.kid(&format!("agree-{n}")), bob.agree[n - 1].clone())).collect();
+    let text = stage.plaintext();
+    for (jwe, derivations, unwraps) in [(Jwe::anoncrypt(&all), 2, 2), (Jwe::authcrypt(&stage.alice, &all), 2, 1)] {
+        let mut packed = jwe.seal(text.to_string());
+        // Every slot is of the right length, and none was made for its key but the last.
+        for slot in 0..19 {
+            packed["recipients"][slot]["encrypted_key"] = b64([slot as u8; 72]).into();
+        }
+        let before = bob.token.counts();
+        let error = bob.unpack(&packed.to_string(), &directory).await.unwrap_err();
+        assert_error!(error, Error::Envelope(JoseError::Decrypt(_)));
+        assert_eq!(bob.token.counts() - before, Counts { derivations, unwraps, ..Counts::default() });
+    }
+    // Within the budget the second slot is tried when the first fails.
+    let mut packed = Jwe::anoncrypt(&all).seal(text.to_string());
+    packed["recipients"][0]["encrypted_key"] = b64([0; 72]).into();
+    assert!(bob.unpack(&packed.to_string(), &directory).await.is_ok());
+}
+
+// Conformance 46: one opaque error, whatever failed.
+#[tokio::test]
+async fn a_wrong_wrap_and_a_wrong_tag_are_one_error() {
+    let stage = Stage::new().await;
+    let honest = seal(&stage, &Jwe::anoncrypt(&stage.bobs(&[1])));
+    let mut texts = std::collections::HashSet::new();
+    for pointer in ["/recipients/0/encrypted_key", "/tag", "/ciphertext", "/iv"] {
+        let mut packed = honest.clone();
+        let value = packed.pointer_mut(pointer).unwrap();
+        let first = if value.as_str().unwrap().starts_with('A') { "B" } else { "A" };
+        *value = format!("{first}{}", &value.as_str().unwrap()[1..]).into();
+        texts.insert(stage.refused(packed).await.to_string());
+    }
+    assert_eq!(texts.len(), 1, "{texts:?}");
+}
+
+// Conformance 57.
+#[tokio::test]
+async fn a_message_for_another_key_is_not_for_us() {
+    let stage = Stage::new().await;
+    let mallory = [(stage.mallory.kid("agree-1"), stage.mallory.agree[0].clone())];
+    let signing = [(stage.bob.kid("sign-2"), stage.bob.sign[1].clone())];
+    for recipients in [mallory, signing] {
+        let jwe = Jwe::authcrypt_as(&stage.alice, &stage.alice.kid("agree-1"), &stage.alice.agree[0], &recipients);
+        let jwe = if recipients[0].1.curve() == Curve::X25519 { jwe } else { Jwe::anoncrypt(&recipients) };
+        let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
+        assert_error!(error, Error::NotForUs(kids) if *kids == [recipients[0].0.clone()]);
+    }
+}
+
+// Conformance 17, 57.
+#[tokio::test]
+async fn a_skid_must_stand_in_key_agreement() {
+    let stage = Stage::new().await;
+    // A key of Alice's that could agree, and that her document gives for signing only.
+    let (skid, key) = (stage.alice.kid("sign-2"), &stage.alice.sign[1]);
+    let jwe = Jwe::authcrypt_as(&stage.alice, &skid, key, &stage.bobs(&[3]));
+    let error = stage.refused_by_software(seal(&stage, &jwe)).await;
+    assert_error!(
+        error,
+        Error::NotAuthorised { kid, relationship: Relationship::KeyAgreement } if *kid == skid
+    );
+    // A key that she has not.
+    let absent = stage.alice.kid("agree-9");
+    let jwe = Jwe::authcrypt_as(&stage.alice, &absent, &stage.alice.agree[0], &stage.bobs(&[1]));
+    let error = stage.refused_by_software(seal(&stage, &jwe)).await;
+    assert_error!(error, Error::NotAuthorised { kid, .. } if *kid == absent);
+    // Nobody's, and no DID URL at all.
+    let send = |skid: &str| {
+        let jwe = Jwe::authcrypt_as(&stage.alice, skid, &stage.alice.agree[0], &stage.bobs(&[1]));
+        seal(&stage, &jwe)
+    };
+    assert_error!(stage.refused_by_software(send("did:example:nobody#1")).await, Error::Resolve(_));
+    assert_error!(stage.refused_at_sight(send("https://example.org/#1")).await, Error::KeyId(_));
+    assert_error!(stage.refused_at_sight(send("")).await, Error::KeyId(_));
+}
+
+/// The skid is Mallory's, and she authenticates with her own key: it opens, and is not Alice's.
+#[tokio::test]
+async fn another_key_under_alices_skid_does_not_open() {
+    let stage = Stage::new().await;
+    let skid = stage.alice.kid("agree-1");
+    let jwe = Jwe::authcrypt_as(&stage.mallory, &skid, &stage.mallory.agree[0], &stage.bobs(&[1, 2]));
+    assert_error!(stage.refused(seal(&stage, &jwe)).await, Error::Envelope(JoseError::Decrypt(_)));
+}
+
+// Conformance 37, 44.
+#[tokio::test]
+async fn a_skid_key_is_on_the_curve_and_of_large_order() {
+    let stage = Stage::new().await;
+    let jwe = Jwe::authcrypt_as(&stage.alice, &stage.alice.kid("agree-3"), &stage.alice.agree[0], &stage.bobs(&[1]));
+    let error = stage.refused_by_software(seal(&stage, &jwe)).await;
+    assert_error!(error, Error::Envelope(JoseError::Curve { curve: Curve::P256, expected: Curve::X25519, .. }));
+    let low = json!({
+        "id": "did:example:low",
+        "keyAgreement": [{
+            "id": "#1", "type": "JsonWebKey2020",
+            "publicKeyJwk": {"kty": "OKP", "crv": "X25519", "x": b64([0; 32])},
+        }],
+    });
+    let directory = Directory::with([Document::from_value(low).unwrap()]);
+    let jwe = Jwe::authcrypt_as(&stage.alice, "did:example:low#1", &stage.alice.agree[0], &stage.bobs(&[1]));
+    let before = stage.bob.token.counts();
+    let error = stage.bob.unpack(&seal(&stage, &jwe).to_string(), &directory).await.unwrap_err();
+    assert_error!(error, Error::Key { error: KeyError::LowOrder(Curve::X25519), .. });
+    assert_eq!(stage.bob.token.counts(), before);
+}
+
+// Conformance 17, 54.
+#[tokio::test]
+async fn from_is_the_did_of_the_skid() {
+    let stage = Stage::new().await;
+    let mut text = stage.plaintext();
+    let jwe = Jwe::authcrypt(&stage.mallory, &stage.bobs(&[1]));
+    let error = stage.refused(jwe.seal(text.to_string())).await;
+    assert_error!(error, Error::From { from, kid } if from == "did:example:alice" && kid == "did:example:mallory#agree-1");
+    // Nor by a name that begins with hers, nor by her key's id.
+    for from in ["did:example:alic", "did:example:alice2", "did:example:alice#agree-1", "did:example:ALICE", ""] {
+        text["from"] = from.into();
+        let jwe = authcrypt(&stage).seal(text.to_string());
+        assert_error!(stage.refused(jwe).await, Error::From { .. });
+    }
+    text.as_object_mut().unwrap().shift_remove("from");
+    let jwe = authcrypt(&stage).seal(text.to_string());
+    assert_error!(stage.refused(jwe).await, Error::FromAbsent(kid) if *kid == stage.alice.kid("agree-1"));
+    // Anoncrypt may say what it likes: it proves nothing, and says so.
+    text["from"] = "did:example:mallory".into();
+    let (message, provenance) = stage.opened(anoncrypt(&stage).seal(text.to_string())).await;
+    assert!(message.from.is_some() && !provenance.authenticated);
+}
+
+// Conformance 16, 55.
+#[tokio::test]
+async fn to_names_the_did_of_the_key_that_opened() {
+    let stage = Stage::new().await;
+    let mut text = stage.plaintext();
+    for to in [json!(["did:example:mallory"]), json!([]), json!(["did:example:bob#agree-1"]), json!(["did:example:bo"])]
+    {
+        text["to"] = to;
+        for jwe in [authcrypt(&stage), anoncrypt(&stage)] {
+            let error = stage.refused(jwe.seal(text.to_string())).await;
+            assert_error!(error, Error::To { kid } if *kid == stage.bob.kid("agree-1"));
+        }
+    }
+    text["to"] = json!(["did:example:mallory", "did:example:bob"]);
+    stage.opened(authcrypt(&stage).seal(text.to_string())).await;
+}
+
+// Conformance 12.
+#[tokio::test]
+async fn what_opens_must_be_a_message() {
+    let stage = Stage::new().await;
+    let without = |member: &str| {
+        let mut text = stage.plaintext();
+        text.as_object_mut().unwrap().shift_remove(member);
+        text.to_string()
+    };
+    let error = stage.refused(authcrypt(&stage).seal(without("id"))).await;
+    assert_error!(error, Error::Message(MessageError::NoId));
+    let error = stage.refused(authcrypt(&stage).seal(without("type"))).await;
+    assert_error!(error, Error::Envelope(JoseError::Unrecognised));
+    for not_json in ["", "[]", "plain text", "\u{0}"] {
+        let error = stage.refused(authcrypt(&stage).seal(not_json)).await;
+        assert_error!(error, Error::Envelope(JoseError::Json { name: "message", .. }));
+    }
+}
+
+/// Authcrypt by Alice's first key for two of Bob's.
+fn authcrypt(stage: &Stage) -> Jwe {
+    Jwe::authcrypt(&stage.alice, &stage.bobs(&[1, 2]))
+}
+
+fn anoncrypt(stage: &Stage) -> Jwe {
+    Jwe::anoncrypt(&stage.bobs(&[1, 2]))
+}
+
+fn seal(stage: &Stage, jwe: &Jwe) -> Value {
+    jwe.seal(stage.plaintext().to_string())
+}

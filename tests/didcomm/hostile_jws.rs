@@ -1,0 +1,284 @@
+//! Signed messages whose signatures are valid and prove nothing: by a foreign key, a key of another relationship, for
+//! another purpose, or for someone else. Each is refused by its own error; a foreign key id is never resolved.
+
+use crate::support::{
+    Stage,
+    forge::{Jwe, b64, jws, jws_header, signed},
+};
+use claviger::{
+    did::Relationship,
+    didcomm::{Error, Message, MessageError, UnpackOptions},
+    jose::JoseError,
+    keys::Curve,
+};
+use serde_json::{Value, json};
+
+// Conformance 48, 49, 51.
+#[tokio::test]
+async fn an_honest_forgery_opens() {
+    let stage = Stage::new().await;
+    let text = stage.plaintext().to_string();
+    for number in 1..=3 {
+        let key = &stage.alice.sign[number - 1];
+        let kid = json!({"kid": stage.alice.kid(&format!("sign-{number}"))});
+        let header = jws_header(key.curve());
+        let mut protected = header.clone();
+        protected["kid"] = kid["kid"].clone();
+        let general = jws(&stage.alice, key, &header, &kid, &text);
+        let mut flattened = general["signatures"][0].clone();
+        flattened["payload"] = general["payload"].clone();
+        for packed in [
+            general,
+            flattened,
+            jws(&stage.alice, key, &protected, &json!({}), &text),
+            // Affinidi's library writes it in both.
+            jws(&stage.alice, key, &protected, &kid, &text),
+        ] {
+            let (_, provenance) = stage.opened(packed).await;
+            assert!(provenance.authenticated && provenance.non_repudiation && !provenance.encrypted);
+        }
+    }
+}
+
+#[tokio::test]
+async fn algorithms_are_a_closed_list() {
+    let stage = Stage::new().await;
+    for alg in ["none", "None", "HS256", "RS256", "PS256", "ES384", "ES512", "Ed25519", "eddsa", ""] {
+        let error = stage.refused_at_sight(with_header(&stage, "alg", alg.into())).await;
+        assert_error!(error, Error::Envelope(JoseError::Algorithm(name)) if name == alg);
+    }
+    // Nor an empty signature, which `none` has.
+    let mut packed = with_header(&stage, "alg", "none".into());
+    packed["signatures"][0]["signature"] = "".into();
+    assert_error!(stage.refused_at_sight(packed).await, Error::Envelope(JoseError::Algorithm(_)));
+}
+
+/// The key has one algorithm, whatever the header says.
+#[tokio::test]
+async fn the_algorithm_is_the_keys() {
+    let stage = Stage::new().await;
+    for alg in ["ES256", "ES256K"] {
+        let error = stage.refused(with_header(&stage, "alg", alg.into())).await;
+        assert_error!(error, Error::Envelope(JoseError::KeyAlgorithm { curve: Curve::Ed25519, .. }));
+    }
+}
+
+#[tokio::test]
+async fn extensions_are_refused_in_both_headers() {
+    let stage = Stage::new().await;
+    for (name, value) in
+        [("crit", json!(["exp"])), ("crit", json!(["b64"])), ("b64", json!(false)), ("zip", json!("DEF"))]
+    {
+        let mut unprotected = signed(&stage.alice, stage.plaintext().to_string());
+        unprotected["signatures"][0]["header"][name] = value.clone();
+        for packed in [with_header(&stage, name, value), unprotected] {
+            let error = stage.refused_at_sight(packed).await;
+            assert_error!(error, Error::Envelope(JoseError::Refused(refused)) if refused == name);
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_header_parameter_stands_twice() {
+    let stage = Stage::new().await;
+    // Two kids that differ: which of them is the signer's?
+    let error = stage.refused_at_sight(with_header(&stage, "kid", stage.alice.kid("sign-2").into())).await;
+    assert_error!(error, Error::Envelope(JoseError::Twice(name)) if name == "kid");
+    for name in ["alg", "typ"] {
+        let mut packed = signed(&stage.alice, stage.plaintext().to_string());
+        packed["signatures"][0]["header"][name] = jws_header(Curve::Ed25519)[name].clone();
+        let error = stage.refused_at_sight(packed).await;
+        assert_error!(error, Error::Envelope(JoseError::Twice(found)) if found == name);
+    }
+    // Nor unprotected alone.
+    let kid = json!({"kid": stage.alice.kid("sign-1"), "alg": "EdDSA"});
+    let packed = jws(&stage.alice, &stage.alice.sign[0], &json!({}), &kid, stage.plaintext().to_string());
+    let error = stage.refused_at_sight(packed).await;
+    assert_error!(error, Error::Envelope(JoseError::Refused(name)) if name == "alg");
+    let packed =
+        jws(&stage.alice, &stage.alice.sign[0], &jws_header(Curve::Ed25519), &json!({}), stage.plaintext().to_string());
+    let error = stage.refused_at_sight(packed).await;
+    assert_error!(error, Error::Envelope(JoseError::Missing("kid")));
+}
+
+#[tokio::test]
+async fn one_signature_is_meaningful() {
+    let stage = Stage::new().await;
+    let honest = signed(&stage.alice, stage.plaintext().to_string());
+    for count in [0, 2, 3] {
+        let mut packed = honest.clone();
+        packed["signatures"] = vec![honest["signatures"][0].clone(); count].into();
+        let error = stage.refused_at_sight(packed).await;
+        assert_error!(error, Error::Envelope(JoseError::Signatures(found)) if *found == count);
+    }
+    // General and flattened at once.
+    let mut packed = honest.clone();
+    packed["signature"] = honest["signatures"][0]["signature"].clone();
+    let error = stage.refused_at_sight(packed).await;
+    assert_error!(error, Error::Envelope(JoseError::Twice(name)) if name == "signature");
+    // Compact is no message of DIDComm's.
+    let part = |pointer| honest.pointer(pointer).unwrap().as_str().unwrap();
+    let compact = [part("/signatures/0/protected"), part("/payload"), part("/signatures/0/signature")].join(".");
+    let error = stage.refused_at_sight(compact).await;
+    assert_error!(error, Error::Envelope(JoseError::Json { .. }));
+}
+
+#[tokio::test]
+async fn lax_base64_and_lengths_are_refused() {
+    let stage = Stage::new().await;
+    let honest = signed(&stage.alice, stage.plaintext().to_string());
+    for (name, pointer) in
+        [("protected", "/signatures/0/protected"), ("payload", "/payload"), ("signature", "/signatures/0/signature")]
+    {
+        for suffix in ["=", "==", "\n", "+", "."] {
+            let mut packed = honest.clone();
+            let value = packed.pointer_mut(pointer).unwrap();
+            *value = format!("{}{suffix}", value.as_str().unwrap()).into();
+            let error = stage.refused_at_sight(packed).await;
+            assert_error!(error, Error::Envelope(JoseError::Base64(found)) if *found == name);
+        }
+    }
+    for length in [0, 63, 65, 70] {
+        let mut packed = honest.clone();
+        packed["signatures"][0]["signature"] = b64(vec![1; length]).into();
+        let error = stage.refused_at_sight(packed).await;
+        assert_error!(error, Error::Envelope(JoseError::Length("signature")));
+    }
+}
+
+// Conformance 50, 51, 56: from is checked before the key id, which any relay can write, makes us ask a server.
+#[tokio::test]
+async fn a_foreign_kid_is_refused_before_it_is_resolved() {
+    let stage = Stage::new().await;
+    let text = stage.plaintext().to_string();
+    let header = jws_header(Curve::Ed25519);
+    let mallory = (&stage.mallory, &stage.mallory.sign[0]);
+    for kid in ["did:example:mallory#sign-1", "did:web:169.254.169.254#sign-1", "did:example:alice2#sign-1"] {
+        let packed = jws(mallory.0, mallory.1, &header, &json!({"kid": kid}), &text);
+        let error = stage.refused_at_sight(packed).await;
+        assert_error!(error, Error::From { from, kid: found } if from == "did:example:alice" && found == kid);
+    }
+    for kid in ["https://example.org/key", "#sign-1", "did:example:alice#a#b", ""] {
+        let packed = jws(mallory.0, mallory.1, &header, &json!({"kid": kid}), &text);
+        assert_error!(stage.refused_at_sight(packed).await, Error::KeyId(found) if found == kid);
+    }
+    // Alice's id and Mallory's key: now it is resolved, and wrong.
+    let packed = jws(mallory.0, mallory.1, &header, &json!({"kid": stage.alice.kid("sign-1")}), &text);
+    assert_error!(stage.refused(packed).await, Error::Envelope(JoseError::Signature));
+}
+
+// Conformance 50.
+#[tokio::test]
+async fn a_signed_message_says_who_it_is_from() {
+    let stage = Stage::new().await;
+    let mut text = stage.plaintext();
+    for from in [None, Some(Value::Null), Some(json!(["did:example:alice"]))] {
+        text.as_object_mut().unwrap().shift_remove("from");
+        if let Some(from) = from {
+            text["from"] = from;
+        }
+        let error = stage.refused_at_sight(signed(&stage.alice, text.to_string())).await;
+        assert_error!(error, Error::FromAbsent(kid) if *kid == stage.alice.kid("sign-1"));
+    }
+}
+
+// Conformance 50, 57.
+#[tokio::test]
+async fn a_signer_must_stand_in_authentication() {
+    let stage = Stage::new().await;
+    // A P-256 key, which could sign, and which Alice's document gives for key agreement only.
+    let (kid, key) = (stage.alice.kid("agree-3"), &stage.alice.agree[2]);
+    let text = stage.plaintext().to_string();
+    let packed = jws(&stage.alice, key, &jws_header(key.curve()), &json!({"kid": kid}), text);
+    let error = stage.refused(packed).await;
+    assert_error!(
+        error,
+        Error::NotAuthorised { kid: found, relationship: Relationship::Authentication } if *found == kid
+    );
+}
+
+// Conformance 7: the inner signer is the authcrypt sender.
+#[tokio::test]
+async fn who_signed_is_who_encrypted() {
+    let stage = Stage::new().await;
+    let to = stage.bobs(&[1]);
+    let alices = signed(&stage.alice, stage.plaintext().to_string()).to_string();
+    assert!(stage.opened(Jwe::authcrypt(&stage.alice, &to).seal(&alices)).await.1.non_repudiation);
+
+    // Mallory relays what Alice signed as if she had written it.
+    let error = stage.refused(Jwe::authcrypt(&stage.mallory, &to).seal(&alices)).await;
+    assert_error!(error, Error::From { from, kid } if from == "did:example:alice" && *kid == stage.mallory.kid("agree-1"));
+    // And the other way round.
+    let mallorys = signed(&stage.mallory, stage.plaintext().to_string()).to_string();
+    let error = stage.refused(Jwe::authcrypt(&stage.alice, &to).seal(mallorys)).await;
+    assert_error!(error, Error::From { from, kid } if from == "did:example:alice" && *kid == stage.mallory.kid("sign-1"));
+}
+
+// Conformance 52: else Bob could encrypt what Alice signed for him to Carol, and Carol believe it is for her.
+#[tokio::test]
+async fn what_is_signed_for_another_is_refused() {
+    let stage = Stage::new().await;
+    let mut text = stage.plaintext();
+    text["to"] = json!(["did:example:mallory"]);
+    let packed = Jwe::anoncrypt(&stage.bobs(&[1])).seal(signed(&stage.alice, text.to_string()).to_string());
+    assert_error!(stage.refused(packed).await, Error::To { .. });
+
+    text.as_object_mut().unwrap().shift_remove("to");
+    let packed = signed(&stage.alice, text.to_string()).to_string();
+    for jwe in [Jwe::anoncrypt(&stage.bobs(&[1])), Jwe::authcrypt(&stage.alice, &stage.bobs(&[1]))] {
+        assert_error!(stage.refused(jwe.seal(&packed)).await, Error::ToAbsent);
+    }
+    stage.opened(packed).await;
+}
+
+/// A signature for one thing is none for another: what is signed as a JWT is no message, though it has all its members.
+#[tokio::test]
+async fn a_jwt_is_no_signed_message() {
+    let stage = Stage::new().await;
+    for typ in ["JWT", "jwt", "application/jwt"] {
+        let error = stage.refused_at_sight(with_header(&stage, "typ", typ.into())).await;
+        assert_error!(error, Error::Envelope(JoseError::Refused(name)) if name == "typ");
+    }
+    // Conformance 5: other names are a hint, the specification's own example among them.
+    for typ in ["JWM", "application/didcomm-signed+json", "didcomm-signed+json", "x"] {
+        stage.opened(with_header(&stage, "typ", typ.into())).await;
+    }
+}
+
+// Conformance 12.
+#[tokio::test]
+async fn what_is_signed_must_be_a_message() {
+    let stage = Stage::new().await;
+    let error =
+        stage.refused(signed(&stage.alice, r#"{"from":"did:example:alice","type":"https://e.org/a/1/b"}"#)).await;
+    assert_error!(error, Error::Message(MessageError::NoId));
+    for text in ["", "[]", "null", r#"{"from":"did:example:alice","from":"did:example:alice"}"#] {
+        let error = stage.refused_at_sight(signed(&stage.alice, text)).await;
+        assert_error!(error, Error::Envelope(JoseError::Json { name: "payload", .. }));
+    }
+}
+
+/// A payload or header that was changed after it was signed, byte by byte at its edges.
+#[tokio::test]
+async fn a_changed_payload_is_refused() {
+    let stage = Stage::new().await;
+    let mut text = stage.plaintext();
+    let honest = signed(&stage.alice, text.to_string());
+    text["body"]["at"] = "midnight".into();
+    let mut packed = honest.clone();
+    packed["payload"] = b64(text.to_string()).into();
+    let resolver = &stage.directory;
+    let opened = Message::unpack(&packed.to_string(), resolver, &stage.bob.me, &UnpackOptions::default()).await;
+    assert_error!(opened.unwrap_err(), Error::Envelope(JoseError::Signature));
+    let mut packed = honest;
+    packed["signatures"][0]["protected"] = b64(r#"{"alg":"EdDSA"}"#).into();
+    assert_error!(stage.refused(packed).await, Error::Envelope(JoseError::Signature));
+}
+
+/// Signed by Alice's first key under a protected header with another member.
+fn with_header(stage: &Stage, name: &str, value: Value) -> Value {
+    let mut protected = jws_header(Curve::Ed25519);
+    protected[name] = value;
+    let kid = json!({"kid": stage.alice.kid("sign-1")});
+    jws(&stage.alice, &stage.alice.sign[0], &protected, &kid, stage.plaintext().to_string())
+}

@@ -1,0 +1,470 @@
+//! Packing and unpacking between two agents: each envelope, each DID method, and which key is chosen.
+
+use crate::support::{Directory, LUNCH, Person, Stage, identities, lunch};
+use claviger::{
+    crypto::ContentEncryption,
+    did::{Document, Relationship, key, peer},
+    didcomm::{
+        Error, Identities, Layer, Message, PackEncryptedMetadata, PackEncryptedOptions, Provenance, UnpackOptions,
+        Warning,
+    },
+    jose::JoseError,
+    keys::{Curve, KeyError, SignatureAlgorithm},
+    secrets::{Keyring, SecretsError, TokenError},
+};
+use claviger_testkit::{Counts, SoftToken};
+use serde_json::{Value, json};
+
+// Conformance 3, 11, 32, 34, 36, 37, 38, 39, 43.
+#[tokio::test]
+async fn authcrypt_on_every_curve() {
+    let stage = Stage::new().await;
+    for number in 1..=5 {
+        let before = (stage.alice.token.counts(), stage.bob.token.counts());
+        let to = stage.bob.kid(&format!("agree-{number}"));
+        let (packed, metadata) = pack(&stage, &to, true, None, &Default::default()).await.unwrap();
+        let (message, provenance) = stage.opened(&packed).await;
+
+        assert_eq!(message.from.as_deref(), Some(&*stage.alice.did));
+        assert!(provenance.authenticated && provenance.encrypted);
+        assert!(!provenance.anonymous_sender && !provenance.non_repudiation);
+        assert_eq!(provenance.warnings, []);
+        let skid = metadata.from_kid.unwrap();
+        assert_eq!(metadata.to_kids, [&*to]);
+        let [Layer::Authcrypt { alg, enc, skid: shown, kid, recipients, custody }] = &provenance.layers[..] else {
+            panic!("{provenance:?}")
+        };
+        assert_eq!((*alg, *enc), ("ECDH-1PU+A256KW", ContentEncryption::A256CbcHs512));
+        assert_eq!((shown, kid, &recipients[..]), (&skid, &to, &[to.clone()][..]));
+        assert!(custody.is_some());
+
+        let header = protected(&packed);
+        assert_eq!(header["typ"], "application/didcomm-encrypted+json");
+        assert_eq!(header["skid"], skid);
+        assert_eq!(header["apu"], crate::support::forge::b64(&skid));
+        assert_eq!(header["apv"], crate::support::forge::b64(crate::support::forge::apv([&*to].into_iter())));
+        assert_eq!(header["epk"]["crv"], stage.bob.agree[number - 1].curve().name());
+        // The tag is in the KDF: Zs of the sender in one call, Ze and Zs of the recipient.
+        let packing = Counts { derivations: 1, wraps: 1, ..Counts::default() };
+        assert_eq!(stage.alice.token.counts() - before.0, packing);
+        assert_eq!(stage.bob.token.counts() - before.1, Counts { derivations: 2, unwraps: 1, ..Counts::default() });
+    }
+}
+
+// Conformance 11, 34, 35, 36, 38: anoncrypt names no sender and costs its sender no private key.
+#[tokio::test]
+async fn anoncrypt_with_every_curve_and_content_encryption() {
+    let stage = Stage::new().await;
+    for number in 1..=5 {
+        for enc in ContentEncryption::ALL {
+            let options = PackEncryptedOptions { enc, ..Default::default() };
+            let to = stage.bob.kid(&format!("agree-{number}"));
+            let before = stage.alice.token.counts();
+            let (packed, metadata) = pack(&stage, &to, false, None, &options).await.unwrap();
+            assert_eq!(stage.alice.token.counts(), before);
+            assert_eq!(metadata.from_kid, None);
+            let header = protected(&packed);
+            assert_eq!((header.get("skid"), header.get("apu")), (None, None));
+            assert_eq!(header["enc"], enc.name());
+
+            let (_, provenance) = stage.opened(&packed).await;
+            assert!(provenance.encrypted && provenance.anonymous_sender && !provenance.authenticated);
+            assert!(matches!(&provenance.layers[..], [Layer::Anoncrypt { enc: shown, .. }] if *shown == enc));
+        }
+    }
+}
+
+// Conformance 48, 49, 51, 52.
+#[tokio::test]
+async fn signed_with_every_algorithm() {
+    let stage = Stage::new().await;
+    let message = lunch(&stage.alice, &stage.bob);
+    for (number, alg) in
+        [(1, SignatureAlgorithm::EdDsa), (2, SignatureAlgorithm::Es256), (3, SignatureAlgorithm::Es256k)]
+    {
+        let kid = stage.alice.kid(&format!("sign-{number}"));
+        let (packed, metadata) = message.pack_signed(&kid, &stage.alice.me).await.unwrap();
+        assert_eq!(metadata.sign_by_kid, kid);
+        let value: Value = serde_json::from_str(&packed).unwrap();
+        assert_eq!(value["signatures"][0]["header"], json!({"kid": kid}), "unprotected, as the vectors have it");
+
+        let (read, provenance) = stage.opened(&packed).await;
+        assert_eq!(read, message);
+        assert_eq!(provenance.layers, [Layer::Signed { alg, kid }]);
+        assert!(provenance.authenticated && provenance.non_repudiation && !provenance.encrypted);
+    }
+    // By the DID alone the first key of its document signs.
+    let (_, metadata) = message.pack_signed(&stage.alice.did, &stage.alice.me).await.unwrap();
+    assert_eq!(metadata.sign_by_kid, stage.alice.kid("sign-1"));
+}
+
+// Conformance 6, 7, 10, 47, 52.
+#[tokio::test]
+async fn layers_in_each_order_that_may_be_sent() {
+    let stage = Stage::new().await;
+    let kinds = |provenance: &Provenance| -> Vec<&'static str> {
+        let kind = |layer: &Layer| match layer {
+            Layer::Authcrypt { .. } => "authcrypt",
+            Layer::Anoncrypt { .. } => "anoncrypt",
+            Layer::Signed { .. } => "signed",
+            other => panic!("{other:?}"),
+        };
+        provenance.layers.iter().map(kind).collect()
+    };
+    let hidden = PackEncryptedOptions { protect_sender: true, enc: ContentEncryption::Xc20P, ..Default::default() };
+    let plain = PackEncryptedOptions::default();
+    let sign_by = Some(stage.alice.did.as_str());
+    for (from, sign_by, options, expected, warning) in [
+        (false, sign_by, &plain, &["anoncrypt", "signed"][..], None),
+        (true, None, &hidden, &["anoncrypt", "authcrypt"], None),
+        (true, sign_by, &plain, &["authcrypt", "signed"], Some(Warning::DiscouragedNesting)),
+    ] {
+        let (packed, metadata) = pack(&stage, &stage.bob.did, from, sign_by, options).await.unwrap();
+        assert_eq!(metadata.sign_by_kid.is_some(), sign_by.is_some());
+        let (_, provenance) = stage.opened(&packed).await;
+        assert_eq!(kinds(&provenance), expected);
+        assert_eq!(provenance.warnings, Vec::from_iter(warning));
+        assert!(provenance.authenticated && provenance.encrypted);
+        assert_eq!(provenance.non_repudiation, sign_by.is_some());
+        assert_eq!(provenance.anonymous_sender, expected[0] == "anoncrypt");
+        assert_eq!(protected(&packed).get("skid").is_some(), expected[0] == "authcrypt");
+    }
+}
+
+// Conformance 8, 9, 17, 52: what must not be sent is not made.
+#[tokio::test]
+async fn what_must_not_be_sent_is_not_packed() {
+    let stage = Stage::new().await;
+    let hidden = PackEncryptedOptions { protect_sender: true, ..Default::default() };
+    let sign_by = Some(stage.alice.did.as_str());
+    assert_error!(pack(&stage, &stage.bob.did, true, sign_by, &hidden).await.unwrap_err(), Error::Combination(_));
+    assert_error!(pack(&stage, &stage.bob.did, false, None, &hidden).await.unwrap_err(), Error::Combination(_));
+
+    let refused = async |message: Message, from: Option<&str>, sign_by: Option<&str>| {
+        let (bob, me) = (&stage.bob.did, &stage.alice.me);
+        let before = stage.alice.token.counts();
+        let packed = message.pack_encrypted(bob, from, sign_by, &stage.directory, me, &Default::default()).await;
+        assert_eq!(stage.alice.token.counts(), before);
+        match packed {
+            Err(Error::Header { header, .. }) => header,
+            other => panic!("{other:?}"),
+        }
+    };
+    let (alice, honest) = (Some(stage.alice.did.as_str()), lunch(&stage.alice, &stage.bob));
+    let with = |change: fn(&mut Message)| {
+        let mut message = honest.clone();
+        change(&mut message);
+        message
+    };
+    let nobody = with(|message| message.from = None);
+    assert_eq!(refused(nobody.clone(), alice, None).await, "from");
+    assert_eq!(refused(nobody, None, alice).await, "from");
+    assert_eq!(refused(with(|message| message.from = Some("did:example:mallory".into())), alice, None).await, "from");
+    assert_eq!(refused(with(|message| message.to = None), None, alice).await, "to");
+    assert_eq!(refused(with(|message| message.to = Some(vec!["did:example:carol".into()])), alice, None).await, "to");
+    // Conformance 15, 17: DIDs, not DID URLs.
+    let url = with(|message| message.to.as_mut().unwrap().push("did:example:carol#key-1".into()));
+    assert_eq!(refused(url, alice, None).await, "to");
+    assert_eq!(
+        refused(with(|message| message.from = Some("did:example:alice#agree-1".into())), None, None).await,
+        "from"
+    );
+}
+
+// Conformance 110: both forms of a did:peer:4 are one DID. 109, 111: did:peer:2 and did:key.
+#[tokio::test]
+async fn each_did_method_speaks_with_each() {
+    let alice = every_method("alice").await;
+    let bob = every_method("bob").await;
+    let resolver = Directory::default();
+    for (from, alice) in &alice {
+        for (to, bob) in &bob {
+            let message = Message::build("1", LUNCH, json!({})).from(from).to(to).finalize();
+            for sign_by in [None, Some(from.as_str())] {
+                let options = PackEncryptedOptions::default();
+                let packed = message.pack_encrypted(to, Some(from), sign_by, &resolver, alice, &options).await;
+                let packed = packed.unwrap_or_else(|error| panic!("{from} to {to}: {error}")).0;
+                let opened = Message::unpack(&packed, &resolver, bob, &UnpackOptions::default()).await;
+                let (read, provenance) = opened.unwrap_or_else(|error| panic!("{from} to {to}: {error}"));
+                assert_eq!(read, message);
+                assert!(provenance.authenticated);
+            }
+        }
+    }
+}
+
+/// A did:peer:2, did:peer:4 in both forms, and did:key, each with a P-256 key to agree and one to sign.
+async fn every_method(name: &str) -> Vec<(String, Identities)> {
+    let token = SoftToken::new(name);
+    let (agree, sign) = (token.make(Curve::P256), token.make(Curve::Ed25519));
+    let two = peer::create_2(
+        &[(Relationship::Authentication, sign.clone()), (Relationship::KeyAgreement, agree.clone())],
+        &[],
+    );
+    let four = Document::builder().method("sign", &sign, &[Relationship::Authentication]).method(
+        "agree",
+        &agree,
+        &[Relationship::KeyAgreement],
+    );
+    let four = peer::create_4(&four.input()).unwrap();
+    let mut all = Vec::new();
+    for document in [two.unwrap(), four.long, key::create(&agree)] {
+        all.push((document.id().to_owned(), identities(&token, [document]).await));
+    }
+    // Its long form was resolved when the one above spoke; from then on the short one is enough.
+    all.push((four.short.id().to_owned(), identities(&token, [four.short]).await));
+    all
+}
+
+/// The first message may name a did:peer:4 by its long form in `from` and by its short form in the key id.
+#[tokio::test]
+async fn the_long_form_in_from_serves_for_the_short_one_in_kid() {
+    let token = SoftToken::new("alice");
+    let key = token.make(Curve::Ed25519);
+    let input = Document::builder().method("sign", &key, &[Relationship::Authentication]).input();
+    let four = peer::create_4(&input).unwrap();
+    let short = identities(&token, [four.short.clone()]).await;
+    let message = Message::build("1", LUNCH, json!({})).from(four.long.id()).finalize();
+    let (packed, metadata) = message.pack_signed(four.short.id(), &short).await.unwrap();
+    assert_eq!(metadata.sign_by_kid, format!("{}#sign", four.short.id()));
+
+    let bob = Person::new("bob", &[Curve::P256], &[]).await;
+    let (_, provenance) = bob.unpack(&packed, &Directory::default()).await.unwrap();
+    assert!(provenance.non_repudiation);
+}
+
+/// A key that the peer names in the way of libraries older than the clarifications of did:peer:2 is found.
+#[tokio::test]
+async fn a_legacy_fragment_of_our_did_peer_2_is_our_key() {
+    let token = SoftToken::new("bob");
+    let key = token.make(Curve::X25519);
+    let document = peer::create_2(&[(Relationship::KeyAgreement, key.clone())], &[]).unwrap();
+    let bob = identities(&token, [document.clone()]).await;
+    let multikey = key.to_multikey();
+    let message = Message::build("1", LUNCH, json!({})).to(document.id()).finalize();
+    for fragment in [&multikey, &multikey[1..], &multikey[1..9], "key-1"] {
+        let kid = format!("{}#{fragment}", document.id());
+        let jwe = crate::support::forge::Jwe::anoncrypt(&[(kid, key.clone())]).seal(message.to_json());
+        Message::unpack(&jwe.to_string(), &Directory::default(), &bob, &UnpackOptions::default()).await.unwrap();
+    }
+}
+
+// Conformance 31, 33, 37: all keys of one curve, the first in the recipient's order that the sender serves.
+#[tokio::test]
+async fn the_recipients_order_decides_the_curve() {
+    use Curve::{P256, P384, X25519};
+    let bob = Person::new("bob", &[P384, X25519, P256, X25519], &[]).await;
+    for (ours, fragments) in
+        [(&[P256, X25519][..], &["agree-2", "agree-4"][..]), (&[P256], &["agree-3"]), (&[X25519, P384], &["agree-1"])]
+    {
+        let alice = Person::new("alice", ours, &[]).await;
+        let directory = Directory::of(&[&alice, &bob]);
+        let message = lunch(&alice, &bob);
+        let options = PackEncryptedOptions::default();
+        let (packed, metadata) =
+            message.pack_encrypted(&bob.did, Some(&alice.did), None, &directory, &alice.me, &options).await.unwrap();
+        let kids: Vec<String> = fragments.iter().map(|fragment| bob.kid(fragment)).collect();
+        assert_eq!(metadata.to_kids, kids);
+        bob.unpack(&packed, &directory).await.unwrap();
+        // Anoncrypt has no sender's curve to mind.
+        let (_, metadata) =
+            message.pack_encrypted(&bob.did, None, None, &directory, &alice.me, &options).await.unwrap();
+        assert_eq!(metadata.to_kids, [bob.kid("agree-1")]);
+    }
+}
+
+// Conformance 33, 76: what of a document cannot be used does not keep the rest from it.
+#[tokio::test]
+async fn a_recipients_unusable_keys_are_passed_over() {
+    let stage = Stage::new().await;
+    let key = stage.bob.agree[2].to_multikey();
+    let document = json!({
+        "id": stage.bob.did,
+        "keyAgreement": [
+            {"id": "#x448", "type": "JsonWebKey2020", "publicKeyJwk": {"kty": "OKP", "crv": "X448", "x": "AAAA"}},
+            {"id": "#low", "type": "JsonWebKey2020", "publicKeyJwk": {"kty": "OKP", "crv": "X25519", "x": "A".repeat(43)}},
+            {"id": "#signs", "type": "Multikey", "publicKeyMultibase": stage.bob.sign[0].to_multikey()},
+            {"id": "#agree-3", "type": "Multikey", "publicKeyMultibase": key},
+        ],
+        "service": [{"id": "#v1", "type": "did-communication", "serviceEndpoint": "https://v1.example.org"}],
+    });
+    let directory = Directory::with([Document::from_value(document).unwrap()]);
+    let (message, options) = (lunch(&stage.alice, &stage.bob), PackEncryptedOptions::default());
+    let pack = async |to: &str| {
+        message.pack_encrypted(to, Some(&stage.alice.did), None, &directory, &stage.alice.me, &options).await
+    };
+    let (packed, metadata) = pack(&stage.bob.did).await.unwrap();
+    assert_eq!(metadata.to_kids, [stage.bob.kid("agree-3")]);
+    assert_eq!(metadata.messaging_service, None);
+    stage.opened(packed).await;
+    // Asked for by name, each says why.
+    assert_error!(pack(&stage.bob.kid("x448")).await.unwrap_err(), Error::Key { error: KeyError::Unsupported(_), .. });
+    assert_error!(pack(&stage.bob.kid("low")).await.unwrap_err(), Error::Key { error: KeyError::LowOrder(_), .. });
+    assert_error!(pack(&stage.bob.kid("signs")).await.unwrap_err(), Error::NoRecipientKey(_));
+}
+
+// Conformance 45: nonce, ephemeral key and content key are fresh for every message, the same one too.
+#[tokio::test]
+async fn nothing_is_used_twice() {
+    let stage = Stage::new().await;
+    for authcrypt in [true, false] {
+        let mut seen = std::collections::HashSet::new();
+        for _ in 0..8 {
+            let (packed, _) = pack(&stage, &stage.bob.did, authcrypt, None, &Default::default()).await.unwrap();
+            let value: Value = serde_json::from_str(&packed).unwrap();
+            for part in [&value["iv"], &value["ciphertext"], &value["tag"], &protected(&packed)["epk"]["x"]] {
+                assert!(seen.insert(part.to_string()), "{part} again");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_chosen_by_its_did_url() {
+    let stage = Stage::new().await;
+    let (to, from) = (stage.bob.kid("agree-2"), stage.alice.kid("agree-2"));
+    let message = lunch(&stage.alice, &stage.bob);
+    let options = PackEncryptedOptions::default();
+    let packed = message.pack_encrypted(&to, Some(&from), None, &stage.directory, &stage.alice.me, &options).await;
+    let (packed, metadata) = packed.unwrap();
+    assert_eq!((metadata.from_kid.as_deref(), &metadata.to_kids[..]), (Some(&*from), &[to][..]));
+    stage.opened(packed).await;
+
+    // A key of the recipient's that is for signing, one that is not there, and what is no DID URL.
+    for (to, from) in [("sign-2", "agree-3"), ("agree-9", "agree-1")] {
+        let (to, from) = (stage.bob.kid(to), stage.alice.kid(from));
+        let refused = message.pack_encrypted(&to, Some(&from), None, &stage.directory, &stage.alice.me, &options).await;
+        assert_error!(refused.unwrap_err(), Error::NotAuthorised { kid, .. } if *kid == to);
+    }
+    for from in [stage.alice.kid("sign-1"), stage.alice.kid("agree-9")] {
+        let (bob, alice) = (&stage.bob.did, &stage.alice.me);
+        let refused = message.pack_encrypted(bob, Some(&from), None, &stage.directory, alice, &options).await;
+        assert_error!(refused.unwrap_err(), Error::NotOurs { name, relationship: "keyAgreement" } if *name == from);
+        let refused = message.pack_signed(&stage.alice.kid("agree-3"), &stage.alice.me).await;
+        assert_error!(refused.unwrap_err(), Error::NotOurs { relationship: "authentication", .. });
+    }
+    let refused = message.pack_encrypted("bob", None, None, &stage.directory, &stage.alice.me, &options).await;
+    assert_error!(refused.unwrap_err(), Error::KeyId(_));
+}
+
+#[tokio::test]
+async fn no_common_curve_names_both_sides() {
+    let alice = Person::new("alice", &[Curve::P256, Curve::P521], &[]).await;
+    let bob = Person::new("bob", &[Curve::X25519, Curve::P384], &[]).await;
+    let directory = Directory::of(&[&alice, &bob]);
+    let message = lunch(&alice, &bob);
+    let refused =
+        message.pack_encrypted(&bob.did, Some(&alice.did), None, &directory, &alice.me, &Default::default()).await;
+    let error = refused.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "did:example:bob agrees on keys over X25519, P-384, and did:example:alice over P-256, P-521: there is no \
+         common curve"
+    );
+    assert_error!(error, Error::NoCommonCurve { .. });
+    // And one who cannot be encrypted to at all.
+    let carol = Person::new("carol", &[], &[Curve::Ed25519]).await;
+    let directory = Directory::of(&[&carol]);
+    let message = lunch(&alice, &carol);
+    let refused = message.pack_encrypted(&carol.did, None, None, &directory, &alice.me, &Default::default()).await;
+    assert_error!(refused.unwrap_err(), Error::NoRecipientKey(did) if *did == carol.did);
+}
+
+#[tokio::test]
+async fn identities_name_the_method_that_no_token_holds() {
+    let stage = Stage::new().await;
+    let (held, stranger) = (SoftToken::new("held"), SoftToken::new("stranger").make(Curve::X25519));
+    let ours = held.make(Curve::Ed25519);
+    let document = Document::builder()
+        .method("sign", &ours, &[Relationship::Authentication])
+        .method("agree", &stranger, &[Relationship::KeyAgreement])
+        .build("did:example:alice")
+        .unwrap();
+    let keyring = Keyring::start([held.clone()]).await.unwrap();
+    let Err(error) = Identities::new(keyring, [document.clone()]).await else { panic!("no token holds it") };
+    assert_error!(error, Error::NoTokenHolds(kid) if kid == "did:example:alice#agree");
+
+    let keyring = Keyring::start([held]).await.unwrap();
+    let (me, missing) = Identities::partial(keyring, [document, stage.bob.document.clone()]);
+    assert_eq!(missing[0], "did:example:alice#agree");
+    assert_eq!(missing.len(), 1 + 8, "and all of Bob's");
+    assert!(me.key("did:example:alice#sign", Relationship::Authentication).is_some());
+    assert!(me.key("did:example:alice#sign", Relationship::KeyAgreement).is_none());
+    assert!(me.document(&stage.bob.did).is_none(), "not ours at all");
+}
+
+/// A document of before a rotation stays readable; what is sent is sent with the keys of today.
+#[tokio::test]
+async fn an_old_document_is_still_read_and_not_written() {
+    let token = SoftToken::new("bob");
+    let (old, new) = (token.make(Curve::X25519), token.make(Curve::X25519));
+    let document = |fragment: &str, key| {
+        let builder = Document::builder().method(fragment, key, &[Relationship::KeyAgreement]);
+        builder.build("did:example:bob").unwrap()
+    };
+    let bob = identities(&token, [document("new", &new), document("old", &old)]).await;
+    let alice = Person::new("alice", &[Curve::X25519], &[]).await;
+    // Alice has the document of yesterday.
+    let directory = Directory::with([alice.document.clone(), document("old", &old)]);
+    let message = Message::build("1", LUNCH, json!({})).from(&*alice.did).to("did:example:bob").finalize();
+    let options = PackEncryptedOptions::default();
+    let packed = message.pack_encrypted("did:example:bob", Some(&alice.did), None, &directory, &alice.me, &options);
+    let (packed, _) = packed.await.unwrap();
+    Message::unpack(&packed, &directory, &bob, &UnpackOptions::default()).await.unwrap();
+
+    let answer = Message::build("2", LUNCH, json!({})).from("did:example:bob").to(&*alice.did).finalize();
+    let packed = answer.pack_encrypted(&alice.did, Some("did:example:bob"), None, &directory, &bob, &options).await;
+    assert_eq!(packed.unwrap().1.from_kid.as_deref(), Some("did:example:bob#new"));
+}
+
+// Conformance 46: every slot that is held is tried, and one that is away costs the others nothing.
+#[tokio::test]
+async fn a_token_that_is_away_does_not_hide_the_others() {
+    let (here, away) = (SoftToken::new("here"), SoftToken::new("away"));
+    let (first, second) = (away.make(Curve::X25519), here.make(Curve::X25519));
+    let document = Document::builder()
+        .method("first", &first, &[Relationship::KeyAgreement])
+        .method("second", &second, &[Relationship::KeyAgreement])
+        .build("did:example:bob")
+        .unwrap();
+    let keyring = Keyring::start([here.clone(), away.clone()]).await.unwrap();
+    let bob = Identities::new(keyring, [document.clone()]).await.unwrap();
+    let alice = Person::new("alice", &[Curve::X25519], &[]).await;
+    let directory = Directory::with([alice.document.clone(), document]);
+    let message = Message::build("1", LUNCH, json!({})).from(&*alice.did).to("did:example:bob").finalize();
+    let options = PackEncryptedOptions::default();
+    let packed = message.pack_encrypted("did:example:bob", Some(&alice.did), None, &directory, &alice.me, &options);
+    let (packed, _) = packed.await.unwrap();
+
+    away.set_away(true);
+    let (_, provenance) = Message::unpack(&packed, &directory, &bob, &UnpackOptions::default()).await.unwrap();
+    assert!(matches!(&provenance.layers[0], Layer::Authcrypt { kid, .. } if kid == "did:example:bob#second"));
+    // With both away the message can wait: it is no fault of its sender's.
+    here.set_away(true);
+    let error = Message::unpack(&packed, &directory, &bob, &UnpackOptions::default()).await.unwrap_err();
+    assert!(error.is_retryable(), "{error:?}");
+    assert_error!(error, Error::Envelope(JoseError::Secrets(SecretsError::Token { error: TokenError::Away(_), .. })));
+    here.set_away(false);
+    let deadline = Some(std::time::Instant::now());
+    let options = UnpackOptions { deadline, ..Default::default() };
+    let error = Message::unpack(&packed, &directory, &bob, &options).await.unwrap_err();
+    assert!(error.is_retryable(), "{error:?}");
+}
+
+async fn pack(
+    stage: &Stage,
+    to: &str,
+    authcrypt: bool,
+    sign_by: Option<&str>,
+    options: &PackEncryptedOptions,
+) -> Result<(String, PackEncryptedMetadata), Error> {
+    let from = authcrypt.then_some(stage.alice.did.as_str());
+    let message = lunch(&stage.alice, &stage.bob);
+    message.pack_encrypted(to, from, sign_by, &stage.directory, &stage.alice.me, options).await
+}
+
+fn protected(packed: &str) -> Value {
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+    let packed: Value = serde_json::from_str(packed).unwrap();
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(packed["protected"].as_str().unwrap()).unwrap()).unwrap()
+}

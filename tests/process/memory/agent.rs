@@ -1,0 +1,178 @@
+//! The processes that are looked at: the agent, its supervisor, its keeper. They get no secret from the test.
+
+use std::{
+    io::{BufRead, Write},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    process::{Command, Stdio},
+    sync::{Arc, Mutex},
+};
+
+use claviger::{
+    did::{LocalResolver, Resolver, did_of},
+    didcomm::{Identities, Message, UnpackOptions},
+    process::{hygiene::harden, sandbox::Sandbox},
+    secrets::{
+        Custodian, KeyUse, Keyring, Secrets,
+        keeper::{Keeper, KeeperClient, KeeperOptions, Role, Supervisor, spawn, supervise},
+        pkcs11::{PinSource, Pkcs11Token, open},
+    },
+};
+use claviger_testkit::PrivateKey;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+pub const ROLE: &str = "CLAVIGER_TEST_MEMORY_ROLE";
+pub const URI: &str = "CLAVIGER_TEST_URI";
+pub const REPLY: &str = "https://example.org/gate/1.0/reply";
+
+/// The first line that an agent gets.
+#[derive(Serialize, Deserialize)]
+pub struct Settings {
+    pub did: String,
+    /// What must be found in it.
+    pub marker: String,
+}
+
+/// The first line that it answers.
+#[derive(Serialize, Deserialize)]
+pub struct Ready {
+    pub supervisor: Option<u32>,
+}
+
+fn line<T: for<'a> Deserialize<'a>>() -> T {
+    let mut line = String::new();
+    std::io::stdin().lock().read_line(&mut line).expect("a line");
+    serde_json::from_str(&line).expect("the test's JSON")
+}
+
+fn token() -> Pkcs11Token {
+    open(&std::env::var(URI).expect("the token's URI"), PinSource::uri()).expect("the token opens")
+}
+
+/// This program in another role, with the environment that it has.
+fn part(role: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.env(ROLE, role);
+    command
+}
+
+/// What a role does.
+pub fn play(role: &str) {
+    match role {
+        "import" => import(),
+        "agent" => agent(),
+        "agent without a keeper" => agent_without_a_keeper(),
+        "supervisor" => {
+            harden();
+            supervise(standard_input(), Role::Agent, |_| {
+                let mut command = part("keeper");
+                command.stdout(Stdio::null());
+                spawn(command).map(|(stream, process)| (stream, Some(process)))
+            })
+            .expect("an agent is served");
+        }
+        "keeper" => {
+            harden();
+            Keeper::start(Arc::new(token()), KeeperOptions { rate: None, ..KeeperOptions::default() })
+                .expect("the token is kept")
+                .serve(standard_input(), Role::Agent);
+        }
+        "needles" => crate::memory_gate::planted(),
+        _ => panic!("no such role: {role}"),
+    }
+}
+
+fn standard_input() -> UnixStream {
+    let stream: OwnedFd = std::io::stdin().as_fd().try_clone_to_owned().expect("standard input");
+    stream.into()
+}
+
+/// Puts known keys into the token: hexadecimal, by curve.
+fn import() {
+    let keys: Vec<(String, Vec<u8>)> = line();
+    let token = token();
+    for (curve, scalar) in keys {
+        let curve = serde_json::from_value(json!(curve)).expect("a curve");
+        let key = PrivateKey::from_bytes(curve, &scalar).expect("a scalar");
+        token.import(key.to_import(KeyUse::of(curve), None)).expect("the token takes it");
+    }
+}
+
+/// As the daemon is: hardened, closed in, and its keys are a keeper's.
+fn agent() {
+    let hygiene = harden();
+    assert!(hygiene.0.iter().any(|finding| finding.name == "not dumpable" && finding.holds), "{hygiene:?}");
+    let supervisor = Supervisor::start(part("supervisor")).expect("a supervisor starts");
+    Sandbox::new().enforce().expect("one thread");
+    let id = supervisor.id();
+    work(Some(id), async move {
+        let client = KeeperClient::start("demo", supervisor.connect("demo")).await.expect("a keeper starts");
+        Arc::new(client) as Arc<dyn Secrets>
+    });
+}
+
+/// As a library's user may have it: the control that shows what the gate can find.
+fn agent_without_a_keeper() {
+    work(None, async {
+        let keyring = Keyring::start([token()]).await.expect("the token starts");
+        Arc::new(keyring) as Arc<dyn Secrets>
+    });
+}
+
+/// A panic in a task is the end of the process: the test waits for its answer.
+fn fall_at_once() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        std::process::exit(101);
+    }));
+}
+
+/// Opens what comes and answers it, each message in a task of its own, until there is no more.
+fn work(supervisor: Option<u32>, secrets: impl Future<Output = Arc<dyn Secrets>>) {
+    fall_at_once();
+    let settings: Settings = line();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.expect("a runtime starts");
+    let (me, document) = runtime.block_on(async {
+        let document = LocalResolver::new().resolve(&settings.did).await.expect("a did:peer");
+        (Identities::new(secrets.await, [(*document).clone()]).await.expect("the token holds its keys"), document)
+    });
+    let me = Arc::new(me);
+    let out = Arc::new(Mutex::new(std::io::stdout()));
+    let say = move |line: String| {
+        let mut out = out.lock().expect("nobody panics here");
+        writeln!(out, "{line}").and_then(|()| out.flush()).expect("the test listens");
+    };
+    say(serde_json::to_string(&Ready { supervisor }).expect("JSON"));
+    let mut tasks = Vec::new();
+    for packed in std::io::stdin().lock().lines() {
+        let packed = packed.expect("a line");
+        let (me, say, did) = (me.clone(), say.clone(), document.id().to_owned());
+        tasks.push(runtime.spawn(async move { say(answer(&packed, &did, &me).await) }));
+        tasks.retain(|task| !task.is_finished());
+    }
+    for task in tasks {
+        runtime.block_on(task).expect("a task ends");
+    }
+    drop(settings.marker);
+}
+
+async fn answer(packed: &str, did: &str, me: &Identities) -> String {
+    let resolver = LocalResolver::new();
+    let (message, provenance) =
+        Message::unpack(packed, &resolver, me, &UnpackOptions::default()).await.expect("it opens");
+    assert!(provenance.authenticated);
+    // The sender's key that it is to be answered to, so that every curve is used both ways.
+    let to = message.body["answer"].as_str().expect("a key id").to_owned();
+    let sign_by = message.body["signed"].as_bool().expect("yes or no").then_some(did);
+    let reply = Message::build(Message::new_id(), REPLY, json!({}))
+        .from(did)
+        .to(did_of(&to).expect("a DID URL"))
+        .thid(message.id)
+        .finalize();
+    reply.pack_encrypted(&to, Some(did), sign_by, &resolver, me, &Default::default()).await.expect("it is packed").0
+}

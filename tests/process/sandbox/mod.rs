@@ -1,0 +1,226 @@
+//! From inside the agent's sandbox: what is denied there, and that what the agent needs is not.
+//!
+//! Each attempt is made twice, by this program started again: once without the sandbox, where it must succeed, or the
+//! denial would prove nothing; and once within.
+
+mod attempts;
+mod needs;
+
+use std::{
+    fs, io,
+    os::{
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream},
+    },
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use claviger::process::sandbox::{Sandbox, SandboxError};
+use libtest_mimic::{Failed, Trial};
+
+use self::attempts::{ATTEMPTS, Attempt, Denied};
+use crate::modules::{Module, TestToken};
+
+/// What is asked of this program when it is started again, and with what.
+const ROLE: &str = "CLAVIGER_TEST_SANDBOX_ROLE";
+const STAGE: &str = "CLAVIGER_TEST_STAGE";
+const MODULE: &str = "CLAVIGER_TEST_MODULE";
+
+/// What is there to be reached for.
+pub struct Stage {
+    folder: PathBuf,
+    pub module: PathBuf,
+}
+
+impl Stage {
+    /// The one folder that the agent may write.
+    pub fn allowed(&self) -> PathBuf {
+        self.folder.join("store")
+    }
+
+    /// The one that it may read.
+    pub fn readable(&self) -> PathBuf {
+        self.folder.join("config")
+    }
+
+    /// Everything of the token: its store, its PIN.
+    pub fn token(&self) -> PathBuf {
+        self.folder.join("token")
+    }
+
+    /// The file that the PIN is in.
+    pub fn pin(&self) -> PathBuf {
+        self.token().join("demo.pin")
+    }
+
+    /// Stands in for pcscd's and the keeper's.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.join("pcscd.comm")
+    }
+
+    /// Takes datagrams.
+    pub fn datagrams(&self) -> PathBuf {
+        self.folder.join("datagrams")
+    }
+
+    /// Where the agent listens itself.
+    pub fn own_socket(&self) -> PathBuf {
+        self.folder.join("own")
+    }
+
+    /// A socket without a path.
+    pub fn abstract_socket(&self) -> SocketAddr {
+        SocketAddr::from_abstract_name(self.folder.as_os_str().as_encoded_bytes()).expect("a short name")
+    }
+
+    pub fn sandbox(&self) -> Sandbox {
+        Sandbox::new().write(self.allowed()).read(self.readable()).name_resolution()
+    }
+}
+
+/// Does what this process was started for, if it was started for one of these tests.
+pub fn play_role() -> bool {
+    let Ok(role) = std::env::var(ROLE) else { return false };
+    let variable = |name| PathBuf::from(std::env::var_os(name).unwrap_or_default());
+    play(&role, &Stage { folder: variable(STAGE), module: variable(MODULE) });
+    true
+}
+
+pub fn trials() -> Vec<Trial> {
+    let mut trials: Vec<Trial> = ATTEMPTS
+        .iter()
+        .map(|attempt| Trial::test(format!("sandbox::denied::{}", attempt.name), move || denied(attempt)))
+        .collect();
+    trials.push(Trial::test("sandbox::what_the_agent_needs_goes_on_working", works));
+    trials.push(Trial::test("sandbox::it_is_refused_with_threads_running", || refused("threads")));
+    trials.push(Trial::test("sandbox::a_path_that_is_absent_is_an_error_and_denies_nothing", || refused("absent")));
+    trials
+}
+
+/// A child's part. Its last line is the outcome; a panic is one too, by its exit code.
+fn play(role: &str, stage: &Stage) {
+    match role.split_once(' ') {
+        Some((place @ ("outside" | "inside"), name)) => {
+            let attempt = ATTEMPTS.iter().find(|attempt| attempt.name == name).expect("an attempt of this name");
+            let make = (attempt.prepare)(stage);
+            if place == "inside" {
+                enter(stage);
+            }
+            match make() {
+                Ok(()) => println!("done"),
+                Err(error) => println!("refused: {error} ({:?})", error.kind()),
+            }
+        }
+        None if role == "works" => needs::all(stage, || enter(stage)),
+        None if role == "threads" => {
+            let (hold, held) = std::sync::mpsc::channel::<()>();
+            let thread = std::thread::spawn(move || held.recv());
+            let error = stage.sandbox().enforce().expect_err("two threads are running");
+            assert!(matches!(error, SandboxError::Threads(2)), "{error}");
+            drop(hold);
+            let _ = thread.join();
+            fs::read(stage.pin()).expect("nothing is denied");
+        }
+        None if role == "absent" => {
+            let absent = stage.folder.join("absent");
+            let error = stage.sandbox().read(&absent).enforce().expect_err("the path is absent");
+            assert!(matches!(&error, SandboxError::Path { path, .. } if *path == absent), "{error}");
+            fs::read(stage.pin()).expect("nothing is denied");
+        }
+        _ => panic!("no such part: {role}"),
+    }
+}
+
+/// The kernel that these tests are run on holds all of it; a daemon would go on with a warning.
+fn enter(stage: &Stage) {
+    let report = stage.sandbox().enforce().expect("one thread, and every path is there");
+    assert!(report.holds(), "{report:?}");
+}
+
+fn denied(attempt: &Attempt) -> Result<(), Failed> {
+    let Some(theatre) = Theatre::new(attempt.needs_module) else { return Ok(()) };
+    let outside = theatre.play(&format!("outside {}", attempt.name))?;
+    if outside != "done" {
+        let told = format!("without the sandbox it is refused already, so nothing is proved: {outside}");
+        if !attempt.some_machines_refuse {
+            return Err(told.into());
+        }
+        eprintln!("{}: {told}", attempt.name);
+    }
+    let inside = theatre.play(&format!("inside {}", attempt.name))?;
+    let denied = match attempt.denied {
+        Denied::Errno => inside.contains("(PermissionDenied)"),
+        Denied::Saying(words) => inside.contains(words),
+    };
+    if inside.starts_with("refused: ") && denied {
+        return Ok(());
+    }
+    Err(format!("within the sandbox: {inside}").into())
+}
+
+fn works() -> Result<(), Failed> {
+    let Some(theatre) = Theatre::new(false) else { return Ok(()) };
+    theatre.play("works").map(drop)
+}
+
+fn refused(role: &str) -> Result<(), Failed> {
+    let Some(theatre) = Theatre::new(false) else { return Ok(()) };
+    theatre.play(role).map(drop)
+}
+
+/// A stage, and who answers at its sockets.
+struct Theatre {
+    stage: Stage,
+    token: Option<TestToken>,
+    _folder: tempfile::TempDir,
+    _datagrams: UnixDatagram,
+}
+
+impl Theatre {
+    /// None, and a line that says so, if a module is needed that is missing and may be.
+    fn new(needs_module: bool) -> Option<Self> {
+        let token = if needs_module { Some(TestToken::softhsm("demo")?) } else { None };
+        let module = token.as_ref().and_then(|_| Module::SoftHsm.path()).unwrap_or_default();
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let stage = Stage { folder: folder.path().to_owned(), module };
+        for made in [stage.allowed(), stage.readable(), stage.token()] {
+            fs::create_dir(made).expect("a folder");
+        }
+        fs::write(stage.readable().join("claviger.toml"), "[agent]").expect("a file");
+        fs::write(stage.pin(), "1234").expect("a file");
+        let answer = |listener: UnixListener| {
+            std::thread::spawn(move || listener.incoming().map(|peer: io::Result<UnixStream>| drop(peer)).count());
+        };
+        answer(UnixListener::bind(stage.socket()).expect("a socket"));
+        answer(UnixListener::bind_addr(&stage.abstract_socket()).expect("an abstract socket"));
+        let _datagrams = UnixDatagram::bind(stage.datagrams()).expect("a socket");
+        Some(Self { stage, token, _folder: folder, _datagrams })
+    }
+
+    /// Starts this program again in a role; its last line.
+    fn play(&self, role: &str) -> Result<String, Failed> {
+        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        command.env(ROLE, role).env(STAGE, &self.stage.folder).env(MODULE, &self.stage.module);
+        if let Some(token) = &self.token {
+            command.env(&token.env.0, &token.env.1);
+        }
+        let output = command.stdin(Stdio::null()).output().expect("this program starts again");
+        let out = String::from_utf8_lossy(&output.stdout);
+        if !output.status.success() {
+            let err = String::from_utf8_lossy(&output.stderr);
+            return Err(format!("{role}: {}\n{out}\n{err}", output.status).into());
+        }
+        Ok(out.lines().last().unwrap_or_default().to_owned())
+    }
+}
+
+/// All files below a folder.
+pub fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() { found.extend(files(&path)?) } else { found.push(path) }
+    }
+    Ok(found)
+}

@@ -1,0 +1,15 @@
+//! `src/secrets`: the keyring, the keeper, and tokens of each kind, by the library's own interface.
+
+#[cfg(feature = "yubikey")]
+#[path = "../support/plugged.rs"]
+mod plugged;
+#[path = "../support/mod.rs"]
+mod support;
+
+#[cfg(feature = "keeper")]
+mod keeper;
+mod keyring;
+#[cfg(feature = "yubikey")]
+mod piv;
+#[cfg(feature = "pkcs11")]
+mod pkcs11;

@@ -1,0 +1,6 @@
+//! YubiKeys, on a virtual card.
+
+mod card;
+mod setup;
+#[cfg(feature = "pkcs11")]
+mod tools;

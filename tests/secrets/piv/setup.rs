@@ -1,0 +1,297 @@
+//! A YubiKey gets its PIN, PUK and management key; one that has a management key of its own; and what proves a key: on a
+//! virtual card in this process.
+
+use crate::plugged::Plugged;
+use claviger::{
+    keys::{Curve, PublicKey},
+    secrets::{
+        Custodian, KeyUse, NewKey, PinPolicy, Place, Token, TokenError, TouchPolicy,
+        pin::{Pin, PinSource},
+        piv::{Attestation, AttestationError, OpenOptions, YubiKey},
+    },
+};
+use claviger_testkit::PrivateKey;
+use claviger_virtual_yubikey::Firmware;
+use zeroize::Zeroizing;
+
+const FIRMWARES: [Firmware; 2] = [Firmware::V5_4_3, Firmware::V5_7_1];
+const PIN: &str = "471108";
+const PUK: &str = "81504711";
+const OTHER_PUK: &str = "90210815";
+
+fn new_key() -> NewKey {
+    NewKey { curve: Curve::P256, usage: KeyUse::Both, label: None }
+}
+
+fn make(token: &YubiKey) -> PublicKey {
+    token.generate(&new_key()).unwrap().public
+}
+
+fn open(plugged: &Plugged, pin: &str) -> YubiKey {
+    plugged.open_with(OpenOptions::new().pin(PinSource::value(Pin::new(pin))))
+}
+
+fn set_up(plugged: &Plugged) -> YubiKey {
+    let token = open(plugged, PIN);
+    token.check_fresh().unwrap();
+    assert!(token.set_up(&Pin::new(PIN), &Pin::new(PUK)).unwrap(), "the PUK is set");
+    token
+}
+
+/// Yubico's own instructions, as another program would give them.
+fn command(plugged: &Plugged, ins: u8, p1: u8, p2: u8, data: &[u8]) -> Vec<u8> {
+    let mut apdu = vec![0, ins, p1, p2, data.len() as u8];
+    apdu.extend_from_slice(data);
+    plugged.card.transmit(&apdu).unwrap()
+}
+
+fn select(plugged: &Plugged) {
+    assert!(command(plugged, 0xa4, 4, 0, &[0xa0, 0, 0, 3, 8]).ends_with(&[0x90, 0x00]));
+}
+
+fn padded(code: &str) -> Vec<u8> {
+    code.bytes().chain(std::iter::repeat(0xff)).take(8).collect()
+}
+
+/// Whether GET METADATA says that it is the factory's.
+fn is_factory(plugged: &Plugged, reference: u8) -> bool {
+    select(plugged);
+    let said = plugged.card.transmit(&[0, 0xf7, 0, reference]).unwrap();
+    let at = said.windows(2).position(|tag| tag == [5, 1]).expect("it says so");
+    said[at + 2] == 1
+}
+
+#[test]
+fn a_card_from_the_factory_is_set_up() {
+    for firmware in FIRMWARES {
+        let plugged = Plugged::new(firmware, 1111);
+        let token = set_up(&plugged);
+        assert_eq!([0x80, 0x81, 0x9b].map(|reference| is_factory(&plugged, reference)), [false; 3], "{firmware:?}");
+        // The new PIN is the PIN, and the PUK sets another.
+        select(&plugged);
+        assert_eq!(command(&plugged, 0x20, 0, 0x80, &padded("123456"))[0], 0x63);
+        assert_eq!(command(&plugged, 0x20, 0, 0x80, &padded(PIN)), [0x90, 0x00]);
+        let unblocked = command(&plugged, 0x2c, 0, 0x80, &[padded(PUK), padded(PIN)].concat());
+        assert_eq!(unblocked, [0x90, 0x00]);
+        // The management key is behind the PIN, and nowhere else.
+        plugged.card.reset();
+        make(&token);
+        drop(token);
+        let stranger = open(&plugged, "000000");
+        plugged.card.reset();
+        assert!(matches!(stranger.generate(&new_key()), Err(TokenError::Pin(_))));
+    }
+}
+
+#[test]
+fn a_card_that_is_in_use_is_not_set_up() {
+    let plugged = Plugged::new(Firmware::V5_7_1, 1111);
+    let token = set_up(&plugged);
+    let again = token.set_up(&Pin::new("111111"), &Pin::new("22222222")).unwrap_err();
+    assert!(again.to_string().contains("a PIN of its own already"), "{again}");
+
+    let plugged = Plugged::new(Firmware::V5_4_3, 2222);
+    let token = plugged.open();
+    make(&token);
+    let holds = token.check_fresh().unwrap_err();
+    assert!(holds.to_string().contains("slot 82 is not empty"), "{holds}");
+    assert!(token.set_up(&Pin::new(PIN), &Pin::new(PUK)).is_err());
+    assert!(is_factory(&plugged, 0x80) && is_factory(&plugged, 0x81) && is_factory(&plugged, 0x9b));
+}
+
+#[test]
+fn what_cannot_be_a_pin_is_told_before_the_card_is_asked() {
+    let plugged = Plugged::new(Firmware::V5_7_1, 1111);
+    let token = plugged.open();
+    let before = plugged.card.counts().apdus;
+    for (pin, puk) in [("12345", PUK), ("123456789", PUK), (PIN, "1234"), ("123456", PUK), (PIN, "12345678")] {
+        let error = token.set_up(&Pin::new(pin), &Pin::new(puk)).unwrap_err();
+        assert!(matches!(&error, TokenError::Pin(said) if !said.contains(pin) && !said.contains(puk)), "{error}");
+    }
+    assert_eq!(plugged.card.counts().apdus, before);
+}
+
+/// Cut short at any command it can be done again, and the management key is never lost.
+#[test]
+fn what_was_cut_short_is_done_again() {
+    for firmware in FIRMWARES {
+        let whole = Plugged::new(firmware, 1111);
+        let before = whole.card.counts().apdus;
+        set_up(&whole);
+        let commands = whole.card.counts().apdus - before;
+        let mut cut = 0;
+        for after in 1..commands {
+            let plugged = Plugged::new(firmware, 1111);
+            let token = open(&plugged, PIN);
+            plugged.card.faults().unplug_after(after);
+            if token.set_up(&Pin::new(PIN), &Pin::new(PUK)).is_ok() {
+                continue;
+            }
+            cut += 1;
+            plugged.card.faults().plug_in();
+            // With another PUK: whether that is the card's is told.
+            let is_set = match token.set_up(&Pin::new(PIN), &Pin::new(OTHER_PUK)) {
+                Ok(is_set) => is_set,
+                // The last command may have been done though nobody heard of it.
+                Err(error) => {
+                    assert!(error.to_string().contains("a PIN of its own already"), "{after}: {error}");
+                    false
+                }
+            };
+            let puk = if is_set { OTHER_PUK } else { PUK };
+            select(&plugged);
+            let unblocked = command(&plugged, 0x2c, 0, 0x80, &[padded(puk), padded(PIN)].concat());
+            assert_eq!(unblocked, [0x90, 0x00], "{after}: {puk} is the PUK");
+            plugged.card.reset();
+            make(&token);
+            assert_eq!([0x80, 0x81, 0x9b].map(|reference| is_factory(&plugged, reference)), [false; 3], "{after}");
+        }
+        assert!(cut > 10, "{cut} of {commands}");
+    }
+}
+
+#[test]
+fn a_management_key_of_its_own_is_given_for_each_change() {
+    let plugged = Plugged::new(Firmware::V5_7_1, 1111);
+    let token = plugged.open();
+    let own = [7; 24];
+    // Set by another program, which does not keep it in the card.
+    let factory: Vec<u8> = (1..=8).chain(1..=8).chain(1..=8).collect();
+    token.manage_with(Zeroizing::new(factory)).unwrap();
+    let key = make(&token);
+    set_management_key(&plugged, &own);
+
+    let error = token.generate(&new_key()).unwrap_err();
+    assert!(error.to_string().contains("--management-key"), "{error}");
+    token.manage_with(Zeroizing::new([8; 24].to_vec())).unwrap();
+    let error = token.generate(&new_key()).unwrap_err();
+    assert!(error.to_string().contains("the management key is not the card's"), "{error}");
+    token.manage_with(Zeroizing::new(own.to_vec())).unwrap();
+    make(&token);
+    assert!(token.delete(&key).is_err(), "it was given for one change");
+    // A change that comes to nothing is one too.
+    for nothing in [Curve::Secp256k1, Curve::P521] {
+        token.manage_with(Zeroizing::new(own.to_vec())).unwrap();
+        let new = NewKey { curve: nothing, usage: KeyUse::of(nothing), label: None };
+        assert!(token.generate(&new).is_err());
+        assert!(token.delete(&key).is_err(), "it is not left for who comes next");
+    }
+    token.manage_with(Zeroizing::new(own.to_vec())).unwrap();
+    token.delete(&key).unwrap();
+    assert!(token.manage_with(Zeroizing::new(vec![1; 23])).is_err());
+}
+
+/// By single authentication: the card's challenge, encrypted with AES-192 under the factory's key.
+fn set_management_key(plugged: &Plugged, key: &[u8; 24]) {
+    use aes::cipher::{BlockCipherEncrypt, KeyInit};
+    select(plugged);
+    let said = command(plugged, 0x87, 0x0a, 0x9b, &[0x7c, 0x02, 0x81, 0x00]);
+    let mut block: [u8; 16] = said[4..20].try_into().unwrap();
+    let factory: Vec<u8> = (1..=8).chain(1..=8).chain(1..=8).collect();
+    aes::Aes192::new_from_slice(&factory).unwrap().encrypt_block((&mut block).into());
+    let answer = [&[0x7c, 0x12, 0x82, 0x10], &block[..]].concat();
+    assert_eq!(command(plugged, 0x87, 0x0a, 0x9b, &answer), [0x90, 0x00]);
+    assert_eq!(command(plugged, 0xff, 0xff, 0xff, &[&[0x0a, 0x9b, 24], &key[..]].concat()), [0x90, 0x00]);
+    plugged.card.reset();
+}
+
+/// Before anything is overwritten.
+#[test]
+fn a_name_that_a_card_cannot_keep_is_refused() {
+    let plugged = Plugged::new(Firmware::V5_7_1, 1111);
+    let token = plugged.open();
+    let slot = Some("82".parse().unwrap());
+    let first = token.generate_in(&new_key(), Place { slot, ..Place::default() }).unwrap().public;
+    for label in ["Claviger: deleted", "Claviger", &"x".repeat(1025)] {
+        let new = NewKey { label: Some(label.into()), ..new_key() };
+        assert!(token.generate_in(&new, Place { slot, force: true, ..Place::default() }).is_err(), "{label}");
+    }
+    assert_eq!(token.inventory().unwrap()[0].public, first);
+}
+
+/// A token that is one slot makes its keys there, and nowhere else.
+#[test]
+fn a_slot_of_the_uri_is_the_only_one() {
+    let plugged = Plugged::new(Firmware::V5_7_1, 1111);
+    let options = || OpenOptions::new().pin(PinSource::value(Pin::new(crate::plugged::PIN)));
+    let token = options().open("yubikey:serial=1111;slot=9d", plugged.clone()).unwrap();
+    let key = make(&token);
+    assert_eq!(token.inventory().unwrap()[0].slot, "9d".parse().ok());
+    assert!(token.generate(&new_key()).unwrap_err().to_string().contains("slot 9d is not empty"));
+    let place = Place { slot: "82".parse().ok(), force: true, ..Place::default() };
+    assert!(token.generate_in(&new_key(), place).is_err());
+    assert_eq!(plugged.open().inventory().unwrap().len(), 1);
+    token.delete(&key).unwrap();
+}
+
+mod attestation {
+    use super::*;
+
+    #[test]
+    fn it_says_what_the_key_is_and_who_stands_behind_it() {
+        for firmware in FIRMWARES {
+            let plugged = Plugged::new(firmware, 1111);
+            let token = plugged.open();
+            let slot = "9d".parse().unwrap();
+            let place = Place {
+                slot: Some(slot),
+                pin: Some(PinPolicy::Always),
+                touch: Some(TouchPolicy::Cached),
+                ..Place::default()
+            };
+            let key = token.generate_in(&new_key(), place).unwrap().public;
+            let chain = token.attest(&key).unwrap();
+            let said = Attestation::verify(&chain, &[plugged.card.attestation_root()]).unwrap();
+            assert_eq!((said.public, said.slot, said.serial), (key, slot, Some(1111)));
+            assert_eq!((said.pin, said.touch), (PinPolicy::Always, TouchPolicy::Cached));
+            assert_eq!(said.firmware.to_string(), token.info().firmware);
+            assert_eq!(said.form.unwrap().to_string(), "USB-A");
+            assert_eq!((said.chain, said.root.as_str()), (chain, "Virtual YubiKey PIV Root CA"));
+        }
+    }
+
+    #[test]
+    fn every_kind_of_key_is_attested() {
+        let plugged = Plugged::new(Firmware::V5_7_1, 1111);
+        let token = plugged.open();
+        for curve in [Curve::P256, Curve::P384, Curve::Ed25519, Curve::X25519] {
+            let key = token.generate(&NewKey { curve, usage: KeyUse::of(curve), label: None }).unwrap().public;
+            let said = Attestation::verify(&token.attest(&key).unwrap(), &[plugged.card.attestation_root()]).unwrap();
+            assert_eq!(said.public, key);
+        }
+    }
+
+    #[test]
+    fn a_virtual_card_is_not_yubicos() {
+        let plugged = Plugged::new(Firmware::V5_7_1, 1111);
+        let token = plugged.open();
+        let chain = token.attest(&make(&token)).unwrap();
+        let other = Plugged::new(Firmware::V5_7_1, 2222);
+        for roots in [vec![], vec![other.card.attestation_root()]] {
+            let error = Attestation::verify(&chain, &roots).unwrap_err();
+            assert!(matches!(error, AttestationError::Untrusted(_)), "{error}");
+        }
+        let root = [plugged.card.attestation_root()];
+        // Of another card; without the card's own; changed in any byte; cut short.
+        let others = other.open();
+        let foreign = others.attest(&make(&others)).unwrap();
+        assert!(Attestation::verify(&[chain[0].clone(), foreign[1].clone()], &root).is_err());
+        assert!(Attestation::verify(&chain[..1], &root).is_err());
+        assert!(Attestation::verify(&[], &root).is_err());
+        for at in 0..chain[0].len() {
+            let mut changed = chain.clone();
+            changed[0][at] ^= 1;
+            assert!(Attestation::verify(&changed, &root).is_err(), "byte {at}");
+            assert!(Attestation::verify(&[chain[0][..at].to_vec(), chain[1].clone()], &root).is_err(), "{at} bytes");
+        }
+    }
+
+    #[test]
+    fn a_key_from_outside_has_none() {
+        let plugged = Plugged::new(Firmware::V5_7_1, 1111);
+        let token = plugged.open();
+        let import = PrivateKey::generate(Curve::P256).to_import(KeyUse::Both, None);
+        let imported = token.import(import).unwrap().public;
+        assert!(matches!(token.attest(&imported), Err(TokenError::Unsupported(_))));
+    }
+}

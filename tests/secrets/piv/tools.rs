@@ -1,0 +1,157 @@
+//! What other programs make of the keys that were made here: yubico-piv-tool, OpenSC and Yubico's PKCS#11 module, behind
+//! the real pcscd.
+//!
+//! Debian 12's are 2.2.0, which know neither curve 25519 nor the AES management key that firmware 5.7 comes with: then they
+//! are shown a card of 5.4.3 alone, and that is said.
+
+use std::{fs, path::PathBuf, process::Command};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+
+use claviger::{
+    keys::{Curve, PublicKey},
+    secrets::{
+        Custodian, KeyUse, NewKey, Place, Token,
+        pin::{Pin, PinSource},
+        piv::{self, PcscReaders, YubiKey},
+        pkcs11,
+    },
+};
+use claviger_testkit::{
+    PrivateKey,
+    reference::{Parties, fresh_cek, message_to},
+};
+use claviger_virtual_yubikey::{
+    Firmware, VirtualYubiKey,
+    pcscd::{PORT, Pcscd, is_here, until},
+    reader::InReader,
+};
+
+const PIN: &str = "123456";
+
+/// SubjectPublicKeyInfo of a P-256 key, up to its 65 bytes (RFC 5480 section 2).
+const P256_KEY: [u8; 26] = [
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
+    0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+];
+/// The first that know firmware 5.7.
+const NEW: (u32, u32) = (2, 5);
+
+#[test]
+fn other_programs() {
+    let Some(module) = tools().filter(|_| is_here()) else { return };
+    let version = version(&run("yubico-piv-tool", &["--version"]));
+    let mut firmwares = vec![Firmware::V5_4_3];
+    if version >= NEW {
+        firmwares.push(Firmware::V5_7_1);
+    } else {
+        println!("yubico-piv-tool {version:?} is too old for firmware 5.7: it is shown 5.4.3 alone");
+    }
+    let _pcscd = Pcscd::start();
+    for firmware in firmwares {
+        let card = VirtualYubiKey::new(firmware, 4444);
+        let _reader = InReader::plug_in(&card, PORT);
+        let ours = open();
+        let p256 = made(&ours, Curve::P256, "9d");
+        let p384 = made(&ours, Curve::P384, "82");
+        they_read(&p256);
+        they_derive(&module, &ours, &p256, &p384);
+    }
+}
+
+fn they_read(key: &PublicKey) {
+    let status = run("yubico-piv-tool", &["-a", "status"]);
+    for slot in ["Slot 9d:", "Slot 82:"] {
+        let (_, said) = status.split_once(slot).unwrap_or_else(|| panic!("{slot} {status}"));
+        let said: Vec<&str> = said.lines().skip(1).take(2).map(str::trim).collect();
+        assert!(said[0].starts_with("Algorithm:\tECCP") && said[1] == "Subject DN:\tCN=ours", "{status}");
+    }
+    assert!(status.contains("Serial Number:\t4444") && status.contains("PIN tries left:\t3"), "{status}");
+    let certificate = pem(&run("yubico-piv-tool", &["-a", "read-certificate", "-s", "9d"]));
+    assert!(certificate.windows(key.as_bytes().len()).any(|part| part == key.as_bytes()));
+
+    assert!(run("opensc-tool", &["--name"]).contains("Personal Identity Verification Card"));
+    let listed = run("pkcs15-tool", &["--list-public-keys"]);
+    assert!(listed.contains("Public EC Key [KEY MAN pubkey]") && listed.contains("verify, derive"), "{listed}");
+    // 03 is the id that OpenSC gives to what is in 9d.
+    assert!(pem(&run("pkcs15-tool", &["--read-public-key", "03"])).ends_with(key.as_bytes()));
+}
+
+/// Yubico's module derives with the same keys, and what comes is what comes here.
+fn they_derive(module: &str, ours: &YubiKey, p256: &PublicKey, p384: &PublicKey) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    // ykcs11 2.2.0 says that a P-256 key signs, and nothing of agreement: it is asked by hand.
+    let peer = PrivateKey::generate(Curve::P256);
+    fs::write(path("peer"), [&P256_KEY, peer.public().as_bytes()].concat()).unwrap();
+    let words = ["--module", module, "--login", "--pin", PIN, "--derive", "-m", "ECDH1-DERIVE", "--id", "03"];
+    run("pkcs11-tool", &[&words[..], &["--input-file", &path("peer"), "--output-file", &path("z")]].concat());
+    let z = fs::read(path("z")).unwrap();
+    assert_eq!(
+        z,
+        peer.agree(p256).unwrap().as_bytes(),
+        "ykcs11's Z of our key and a peer's is that of the peer's and ours"
+    );
+
+    let options = pkcs11::OpenOptions::new().pin(PinSource::value(Pin::new(PIN)));
+    let theirs = options.open(&format!("pkcs11:?module-path={module}")).expect("ykcs11 opens");
+    theirs.keys().expect("it shows the keys");
+    for (key, tokens) in [(p384, &[&theirs as &dyn Token, ours][..]), (p256, &[ours])] {
+        let (cek, sender) = (fresh_cek(), PrivateKey::generate(key.curve()));
+        let message = message_to(key, Some(&sender), &cek, &Parties::example());
+        for token in tokens {
+            assert_eq!(token.unwrap_cek(key, &message).unwrap(), cek, "{} by {}", key.curve(), token.name());
+        }
+    }
+}
+
+/// Yubico's module, if that and the tools are here.
+fn tools() -> Option<String> {
+    let here = |program: &str| Command::new(program).arg("--help").output().is_ok();
+    let tools = ["yubico-piv-tool", "opensc-tool", "pkcs15-tool", "pkcs11-tool"].into_iter().all(here);
+    let folders = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    let module = folders.map(|folder| folder.path().join("libykcs11.so")).find(|path: &PathBuf| path.is_file());
+    let module = module.filter(|_| tools).and_then(|path| path.to_str().map(str::to_owned));
+    if module.is_none() {
+        let missing = "missing: apt-get install yubico-piv-tool ykcs11 opensc";
+        assert!(std::env::var_os("CLAVIGER_REQUIRE_TOKENS").is_none(), "{missing}");
+        eprintln!("skipped: {missing}");
+    }
+    module
+}
+
+/// The two numbers that count, of "yubico-piv-tool 2.2.0".
+fn version(said: &str) -> (u32, u32) {
+    let numbers: Vec<u32> =
+        said.trim().rsplit(' ').next().unwrap().split('.').filter_map(|number| number.parse().ok()).collect();
+    (numbers[0], numbers[1])
+}
+
+/// What is in the one block of PEM.
+fn pem(said: &str) -> Vec<u8> {
+    let lines = said.lines().skip_while(|line| !line.starts_with("-----BEGIN")).skip(1);
+    let text: String = lines.take_while(|line| !line.starts_with("-----END")).collect();
+    STANDARD.decode(text).unwrap_or_else(|error| panic!("{error}: {said}"))
+}
+
+fn open() -> YubiKey {
+    let open = || piv::OpenOptions::new().pin(PinSource::value(Pin::new(PIN))).open("yubikey:serial=4444", PcscReaders);
+    let mut opened = None;
+    until("it is in its reader", || {
+        opened = open().ok();
+        opened.is_some()
+    });
+    opened.unwrap()
+}
+
+fn made(token: &YubiKey, curve: Curve, slot: &str) -> PublicKey {
+    let place = Place { slot: Some(slot.parse().unwrap()), ..Place::default() };
+    token.generate_in(&NewKey { curve, usage: KeyUse::of(curve), label: Some("ours".into()) }, place).unwrap().public
+}
+
+fn run(program: &str, words: &[&str]) -> String {
+    let output = Command::new(program).args(words).output().unwrap_or_else(|error| panic!("{program}: {error}"));
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{program} {words:?}: {said}");
+    said
+}

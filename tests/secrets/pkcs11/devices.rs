@@ -1,0 +1,376 @@
+//! The devices of `hsm-config/`: that profile and page say the same, that the data is obeyed, and that the tokens which
+//! can be run do what is said of them.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use crate::support::{Here, Module, on};
+use claviger::{
+    crypto::{self, Cek, EncryptedKey},
+    keys::{Curve, PublicKey},
+    secrets::{
+        Custodian, Custody, HeldKey, ImportKey, KeyUse, NewKey, Token, TokenError, TokenInfo, Unwrap, Wrap,
+        pkcs11::{Basis, OpenOptions, PinSource, Pkcs11Token, Profile, Verdict, open},
+    },
+};
+use claviger_testkit::{
+    PrivateKey,
+    reference::{Parties, fresh_cek, message_to},
+    suite::{self, Capabilities},
+};
+use cryptoki::{
+    context::Pkcs11,
+    object::{Attribute, AttributeType, ObjectClass},
+};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("hsm-config")
+}
+
+/// The names of the files with this suffix.
+fn files(suffix: &str) -> Vec<String> {
+    let names = fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.filter_map(|name| name.strip_suffix(suffix).map(str::to_owned)).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn each_profile_is_built_in_and_has_a_page_that_says_the_same() {
+    let names = files(".toml");
+    let mut pages = files(".md");
+    pages.retain(|name| name != "README");
+    assert_eq!(names, pages, "one page for each profile");
+    let mut built_in = Profile::names(None).unwrap();
+    built_in.sort();
+    assert_eq!(names, built_in, "the table in profile.rs");
+    let index = fs::read_to_string(folder().join("README.md")).unwrap();
+    for name in &names {
+        let profile =
+            Profile::parse(name, &fs::read_to_string(folder().join(format!("{name}.toml"))).unwrap()).unwrap();
+        assert_eq!(profile, Profile::named(name, None).unwrap());
+        let page = fs::read_to_string(folder().join(format!("{name}.md"))).unwrap();
+        for curve in Curve::ALL {
+            let verdict = profile.verdict(curve).unwrap_or_else(|| panic!("{name}: nothing is said of {curve}"));
+            let rows: Vec<_> = page.lines().filter(|line| line.starts_with(&format!("| {curve} |"))).collect();
+            assert_eq!(rows.len(), 1, "{name}.md: a row for {curve}");
+            assert!(rows[0].starts_with(&format!("| {curve} | {verdict} |")), "{name}: {verdict} is not {:?}", rows[0]);
+        }
+        let (basis, version) = profile.basis().unwrap();
+        let said = match basis {
+            Basis::Measured => format!("**Measured** by this project's tests: {version}."),
+            Basis::Read => format!("**Read, not run**: {version}."),
+        };
+        assert!(page.contains(&said), "{name}.md does not say {said:?}");
+        assert!(index.contains(&format!("({name}.md)")), "README.md does not list {name}");
+    }
+}
+
+/// Only what a test below runs may be called measured.
+#[test]
+fn nothing_is_claimed_of_what_was_not_run() {
+    let measured = |name: &String| Profile::named(name, None).unwrap().basis().unwrap().0 == Basis::Measured;
+    let measured: Vec<_> = files(".toml").into_iter().filter(measured).collect();
+    assert_eq!(measured, ["kryoptic", "nss-softokn", "softhsm", "tpm2-pkcs11"]);
+}
+
+/// Whether a message from a sender, or from nobody, opens.
+fn opens(token: &dyn Token, key: &PublicKey, sender: Option<&PrivateKey>) -> bool {
+    let cek = fresh_cek();
+    token.unwrap_cek(key, &message_to(key, sender, &cek, &Parties::example())) == Ok(cek)
+}
+
+/// What the token does with a curve, by doing it with a new key.
+fn verdict(token: &Pkcs11Token, curve: Curve) -> Verdict {
+    let uses = [KeyUse::Both, KeyUse::Agreement, KeyUse::Signing].into_iter().filter(|usage| usage.fits(curve));
+    let made = uses.map(|usage| token.generate(&NewKey { curve, usage, label: None }));
+    let Some(held) = made.flatten().next() else { return Verdict::Not };
+    let key = &held.public;
+    let sender = PrivateKey::generate(curve);
+    let verdict = if held.usage.agrees() && opens(token, key, None) && opens(token, key, Some(&sender)) {
+        Verdict::Authcrypt
+    } else if held.usage.agrees() && opens(token, key, None) {
+        Verdict::Anoncrypt
+    } else {
+        let signature = token.sign(key, b"input").expect("a key that does not agree signs");
+        crypto::verify(key, b"input", &signature).expect("its signature");
+        Verdict::SignOnly
+    };
+    token.delete(key).unwrap();
+    verdict
+}
+
+/// The profile is found by what the module says of itself, and its verdicts are those of the token.
+fn is_as_its_profile_says(module: Module, name: &str) {
+    on(module, |here| {
+        let token = open(&here.uri, PinSource::uri()).unwrap();
+        let profile = token.profile();
+        assert_eq!((profile.name(), profile.basis().unwrap().0), (name, Basis::Measured));
+        for curve in Curve::ALL {
+            assert_eq!(Some(verdict(&token, curve)), profile.verdict(curve), "{curve}");
+        }
+        assert_eq!(token.inventory().unwrap(), []);
+    });
+}
+
+#[test]
+fn softhsm_is_as_its_profile_says() {
+    is_as_its_profile_says(Module::SoftHsm, "softhsm");
+}
+
+#[test]
+fn kryoptic_is_as_its_profile_says() {
+    is_as_its_profile_says(Module::Kryoptic, "kryoptic");
+}
+
+#[test]
+fn tpm2_pkcs11_is_as_its_profile_says() {
+    is_as_its_profile_says(Module::Tpm2, "tpm2-pkcs11");
+}
+
+#[test]
+fn nss_softokn_is_as_its_profile_says() {
+    is_as_its_profile_says(Module::Nss, "nss-softokn");
+}
+
+fn nss(tier: Custody) {
+    on(Module::Nss, |here| {
+        let lacks = [Curve::X25519, Curve::Ed25519, Curve::Secp256k1];
+        let mut capabilities = lacks.into_iter().fold(Capabilities::all().with_custody(tier), Capabilities::without);
+        capabilities.tells_origin = false;
+        let open = || OpenOptions::new().tiers([tier]).open(&here.uri).expect("a token");
+        let token = open();
+        suite::run(&token, &capabilities);
+        suite::keys::are_the_same_when_opened_again(&token, &capabilities, open);
+    });
+}
+
+#[test]
+fn nss_softokn_kek_in_process() {
+    nss(Custody::KekInProcess);
+}
+
+#[test]
+fn nss_softokn_shared_secret_in_process() {
+    nss(Custody::SharedSecretInProcess);
+}
+
+/// A token whose keys are made for signing, for the suite, which asks for the widest use.
+struct Signer(Pkcs11Token);
+
+impl Token for Signer {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+    fn info(&self) -> TokenInfo {
+        self.0.info()
+    }
+    fn keys(&self) -> Result<Vec<HeldKey>, TokenError> {
+        self.0.keys()
+    }
+    fn sign(&self, key: &PublicKey, input: &[u8]) -> Result<Vec<u8>, TokenError> {
+        self.0.sign(key, input)
+    }
+    fn unwrap_cek(&self, key: &PublicKey, request: &Unwrap) -> Result<Cek, TokenError> {
+        self.0.unwrap_cek(key, request)
+    }
+    fn wrap_cek(&self, key: &PublicKey, request: &Wrap) -> Result<Vec<EncryptedKey>, TokenError> {
+        self.0.wrap_cek(key, request)
+    }
+}
+
+impl Custodian for Signer {
+    fn generate(&self, key: &NewKey) -> Result<HeldKey, TokenError> {
+        let usage = if key.usage == KeyUse::Both { KeyUse::Signing } else { key.usage };
+        self.0.generate(&NewKey { usage, ..key.clone() })
+    }
+    fn import(&self, key: ImportKey) -> Result<HeldKey, TokenError> {
+        self.0.import(key)
+    }
+    fn delete(&self, key: &PublicKey) -> Result<(), TokenError> {
+        self.0.delete(key)
+    }
+    fn inventory(&self) -> Result<Vec<HeldKey>, TokenError> {
+        self.0.inventory()
+    }
+}
+
+/// What the suite has for a token that only signs.
+#[test]
+fn tpm2_pkcs11_signs() {
+    on(Module::Tpm2, |here| {
+        let open = || Signer(open(&here.uri, PinSource::uri()).expect("a token"));
+        let token = open();
+        let lacks = [Curve::X25519, Curve::P384, Curve::P521, Curve::Ed25519, Curve::Secp256k1];
+        let mut capabilities = lacks.into_iter().fold(Capabilities::all(), Capabilities::without);
+        capabilities.imports = false;
+        suite::signing::verifies(&token, &capabilities);
+        suite::signing::gives_64_bytes_though_r_or_s_is_short(&token, &capabilities);
+        suite::keys::keep_their_labels(&token, &capabilities);
+        suite::keys::deleted_are_gone_and_no_others(&token, &capabilities);
+        suite::keys::not_held_are_gone(&token, &capabilities);
+        suite::concurrency::keys_serve_many_threads(&token, &capabilities);
+        suite::keys::are_the_same_when_opened_again(&token, &capabilities, open);
+        let both = token.0.generate(&NewKey { curve: Curve::P256, usage: KeyUse::Both, label: None });
+        assert!(matches!(both, Err(TokenError::KnownAnswer(_))), "{both:?}");
+        // The TPM makes no key that must not sign.
+        assert!(generate(&token.0, Curve::P384).is_err());
+        let imported = token.import(PrivateKey::generate(Curve::P256).to_import(KeyUse::Signing, None));
+        assert!(imported.is_err(), "{imported:?}");
+        assert_eq!(token.inventory().unwrap(), [], "what was refused is gone");
+    });
+}
+
+fn profile(text: &str) -> Profile {
+    Profile::parse("mine", &format!("device = \"mine\"\n{text}")).unwrap()
+}
+
+fn with(here: &Here, text: &str) -> OpenOptions {
+    OpenOptions::new().base_dir(&here.folder).profile(profile(text))
+}
+
+fn generate(token: &Pkcs11Token, curve: Curve) -> Result<HeldKey, TokenError> {
+    token.generate(&NewKey { curve, usage: KeyUse::of(curve), label: Some("mine".into()) })
+}
+
+#[test]
+fn the_key_type_of_x25519_is_obeyed() {
+    on(Module::SoftHsm, |here| {
+        let montgomery = with(&here, "[x25519]\nkey_types = [\"CKK_EC_MONTGOMERY\"]").open(&here.uri).unwrap();
+        let made = generate(&montgomery, Curve::X25519);
+        assert!(matches!(made, Err(TokenError::Unsupported(_))), "{made:?}");
+        let edwards = with(&here, "[x25519]\nkey_types = [\"CKK_EC_EDWARDS\"]").open(&here.uri).unwrap();
+        generate(&edwards, Curve::X25519).unwrap();
+    });
+}
+
+#[test]
+fn the_curves_name_is_obeyed() {
+    on(Module::SoftHsm, |here| {
+        let token = with(&here, "[x25519]\nparams = \"name\"").open(&here.uri).unwrap();
+        let key = generate(&token, Curve::X25519).unwrap().public;
+        assert!(opens(&token, &key, None));
+        // As another program sees it; this process is logged in.
+        let context = Pkcs11::new(&here.module).unwrap();
+        let slot = context.get_slots_with_initialized_token().unwrap()[0];
+        let session = context.open_ro_session(slot).unwrap();
+        let private = session.find_objects(&[Attribute::Class(ObjectClass::PRIVATE_KEY)]).unwrap();
+        let params = session.get_attributes(private[0], &[AttributeType::EcParams]).unwrap();
+        assert_eq!(params, [Attribute::EcParams(b"\x13\x0acurve25519".to_vec())]);
+    });
+}
+
+#[test]
+fn the_form_of_the_point_is_obeyed() {
+    on(Module::Kryoptic, |here| {
+        let der = with(&here, "[agreement]\npoints = [\"der\"]").open(&here.uri).unwrap();
+        let made = generate(&der, Curve::X25519);
+        assert!(matches!(made, Err(TokenError::KnownAnswer(_))), "{made:?}");
+        let both = with(&here, "[agreement]\npoints = [\"der\", \"raw\"]").open(&here.uri).unwrap();
+        generate(&both, Curve::X25519).unwrap();
+    });
+}
+
+#[test]
+fn tiers_are_obeyed_unless_the_configuration_says_others() {
+    on(Module::Kryoptic, |here| {
+        let text = "[agreement]\ntiers = [\"kek-in-process\", \"shared-secret-in-process\"]";
+        let made = |options: OpenOptions| generate(&options.open(&here.uri).unwrap(), Curve::P256).unwrap().custody;
+        assert_eq!(made(with(&here, text)), Some(Custody::KekInProcess));
+        assert_eq!(made(with(&here, text).tiers([Custody::KekInToken])), Some(Custody::KekInToken));
+        assert_eq!(made(OpenOptions::new()), Some(Custody::KekInToken));
+        let none = with(&here, "[agreement]\ntiers = []").open(&here.uri).unwrap();
+        let signs = none.generate(&NewKey { curve: Curve::P256, usage: KeyUse::Signing, label: None }).unwrap();
+        assert_eq!(signs.custody, None);
+        assert!(generate(&none, Curve::P384).is_err(), "a key that only agrees, on a token that is not asked to");
+    });
+}
+
+#[test]
+fn sessions_are_obeyed_unless_the_configuration_says_others() {
+    on(Module::SoftHsm, |here| {
+        let text = "[sessions]\nusual = 3\nmost = 5";
+        let opened = |options: OpenOptions| options.open(&here.uri);
+        assert_eq!(opened(with(&here, text)).unwrap().concurrency(), 3);
+        assert_eq!(opened(with(&here, text).sessions(5)).unwrap().concurrency(), 5);
+        let refused = opened(with(&here, text).sessions(6)).err();
+        assert!(matches!(&refused, Some(TokenError::Config(said)) if said.contains("5 at once")), "{refused:?}");
+        assert_eq!(opened(OpenOptions::new().sessions(6)).unwrap().concurrency(), 6);
+    });
+}
+
+#[test]
+fn attributes_are_left_out() {
+    on(Module::SoftHsm, |here| {
+        let nameless = with(&here, "[omit]\nprivate_key = [\"CKA_LABEL\"]").open(&here.uri).unwrap();
+        assert_eq!(generate(&nameless, Curve::P256).unwrap().label, None);
+        // SoftHSM wants it, so what is left out is seen.
+        let typeless = with(&here, "[omit]\nsecret = [\"CKA_KEY_TYPE\"]").open(&here.uri).unwrap();
+        let made = generate(&typeless, Curve::P384);
+        assert!(matches!(made, Err(TokenError::KnownAnswer(_))), "{made:?}");
+        let all = with(&here, "").open(&here.uri).unwrap();
+        assert_eq!(generate(&all, Curve::P384).unwrap().label.as_deref(), Some("mine"));
+    });
+}
+
+#[test]
+fn keys_that_another_tool_makes_are_not_made() {
+    on(Module::SoftHsm, |here| {
+        let token = with(&here, "make_keys_with = \"thattool\"").open(&here.uri).unwrap();
+        let import = PrivateKey::generate(Curve::P256).to_import(KeyUse::Both, None);
+        for refused in [generate(&token, Curve::P256), token.import(import)] {
+            assert!(matches!(&refused, Err(TokenError::Unsupported(said)) if said.contains("thattool")), "{refused:?}");
+        }
+    });
+}
+
+#[test]
+fn what_only_a_new_process_cures_is_said() {
+    on(Module::SoftHsm, |here| {
+        assert!(open(&here.uri, PinSource::uri()).unwrap().needs_new_process());
+        assert!(!with(&here, "").open(&here.uri).unwrap().needs_new_process());
+    });
+}
+
+/// A profile beside the configuration comes before the one that is built in, by its name and by its match.
+#[test]
+fn profiles_of_ones_own_come_first() {
+    on(Module::SoftHsm, |here| {
+        let own = here.folder.join("hsm-config");
+        fs::create_dir(&own).unwrap();
+        let opened = || OpenOptions::new().base_dir(&here.folder).open(&here.uri).unwrap();
+        assert_eq!(opened().profile().name(), "softhsm");
+
+        fs::write(own.join("ours.toml"), "device = \"ours\"\n[[match]]\nmodel = \"SoftHSM*\"\n[sessions]\nusual = 4")
+            .unwrap();
+        assert_eq!((opened().profile().name(), opened().concurrency()), ("ours", 4));
+        fs::write(own.join("softhsm.toml"), "device = \"another\"").unwrap();
+        let named = Profile::named("softhsm", Some(&here.folder)).unwrap();
+        assert_eq!((named.device(), named.verdict(Curve::P256)), ("another", None));
+
+        fs::write(own.join("ours.toml"), "device = \"ours\"\nsesions = 1").unwrap();
+        let refused = OpenOptions::new().base_dir(&here.folder).open(&here.uri).err();
+        let said = refused.as_ref().map(ToString::to_string).unwrap_or_default();
+        assert!(said.contains("ours.toml") && said.contains("sesions"), "{said}");
+        assert!(matches!(Profile::named("no-such", None), Err(TokenError::Config(_))));
+    });
+}
+
+#[test]
+fn a_profile_that_cannot_be_meant_is_refused() {
+    for wrong in [
+        "[x25519]\nkey_types = []",
+        "[x25519]\nkey_types = [\"CKK_EC\"]",
+        "[agreement]\npoints = []",
+        "[sessions]\nusual = 0",
+        "[sessions]\nusual = 2\nmost = 1",
+        "[omit]\nsecret = [\"CKA_SENSITIVE\"]",
+        "cure = \"wait\"",
+        "[evidence]\nbasis = \"read\"\nversion = \"1\"\n[evidence.serves]\nX25519 = \"authcrypt\"",
+    ] {
+        let parsed = Profile::parse("mine", &format!("device = \"mine\"\n{wrong}"));
+        assert!(matches!(parsed, Err(TokenError::Config(_))), "{wrong}");
+    }
+}

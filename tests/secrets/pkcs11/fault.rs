@@ -1,0 +1,396 @@
+//! Tokens that lie and fail, and what a message costs: through `tests/fault-module`, which stands before SoftHSM or
+//! Kryoptic and writes down what it is asked.
+
+use crate::support::{Module, faulty::behind_the_shim};
+use claviger::{
+    keys::{Curve, PublicKey},
+    secrets::{
+        Custodian, Custody, KeyUse, Keyring, NewKey, Policy, SecretsError, Token, TokenError,
+        pkcs11::{OpenOptions, Pkcs11Token},
+    },
+};
+use claviger_fault_module::Shim;
+use claviger_testkit::{
+    PrivateKey,
+    reference::{Parties, fresh_cek, message_to, read, wrap_for},
+};
+use cryptoki::{context::Pkcs11, mechanism::MechanismType};
+
+const ECDH1_DERIVE: u64 = 0x1050;
+
+fn generate(token: &Pkcs11Token, curve: Curve) -> PublicKey {
+    token.generate(&NewKey { curve, usage: KeyUse::of(curve), label: None }).expect("a new key").public
+}
+
+/// Whether a message from a sender, or from nobody, opens.
+fn opens(token: &dyn Token, key: &PublicKey, sender: Option<&PrivateKey>) -> bool {
+    let cek = fresh_cek();
+    token.unwrap_cek(key, &message_to(key, sender, &cek, &Parties::example())) == Ok(cek)
+}
+
+/// Wraps for some recipients, each of whom reads it.
+fn wraps(token: &dyn Token, key: &PublicKey, recipients: &[PrivateKey]) {
+    let (ephemeral, cek, parties) = (PrivateKey::generate(key.curve()), fresh_cek(), Parties::example());
+    let wrap = wrap_for(recipients.iter().map(PrivateKey::public), &ephemeral, &cek, &parties);
+    let wrapped = token.wrap_cek(key, &wrap).unwrap();
+    for (recipient, encrypted_key) in recipients.iter().zip(&wrapped) {
+        assert_eq!(read(recipient, ephemeral.public(), Some(key), &parties, encrypted_key).as_ref(), Some(&cek));
+    }
+}
+
+mod lies {
+    use super::*;
+
+    /// With each of these orders the keys are served with this custody, and rightly.
+    fn drops_to(module: Module, orders: &[&str], from: Custody, to: Custody) {
+        behind_the_shim(module, |faulty| {
+            faulty.shim.order(&[]);
+            let token = faulty.open();
+            for curve in [Curve::P256, Curve::X25519] {
+                generate(&token, curve);
+            }
+            assert!(token.keys().unwrap().iter().all(|key| key.custody == Some(from)), "honest, it has {from}");
+            for order in orders {
+                faulty.shim.order(&[order]);
+                let token = faulty.open();
+                let keys = token.keys().unwrap();
+                assert_eq!(keys.len(), 2, "{order}");
+                for key in &keys {
+                    assert_eq!(key.custody, Some(to), "{order}: {}", key.public.curve());
+                    let sender = PrivateKey::generate(key.public.curve());
+                    assert!(opens(&token, &key.public, None), "{order}");
+                    assert!(opens(&token, &key.public, Some(&sender)), "{order}");
+                    wraps(&token, &key.public, &[sender]);
+                }
+            }
+        });
+    }
+
+    /// What the mechanism list claims and the token cannot do, it is not asked for.
+    #[test]
+    fn in_the_mechanism_list() {
+        behind_the_shim(Module::SoftHsm, |faulty| {
+            let claims = ["claim 0x360", "claim 0x362", "claim 0x363", "claim 0x393"];
+            faulty.shim.order(&[]);
+            let key = generate(&faulty.open(), Curve::P256);
+            let keys = faulty.keys_under(&claims);
+            assert_eq!(keys[0].custody, Some(Custody::KekInProcess));
+            assert!(opens(&faulty.open(), &key, Some(&PrivateKey::generate(Curve::P256))));
+
+            // The lie was told: who does ask the list reads it there.
+            let module = Pkcs11::new(Shim::module()).unwrap();
+            let listed = |module: &Pkcs11| {
+                let slot = module.get_slots_with_initialized_token().unwrap()[0];
+                module.get_mechanism_list(slot).unwrap()
+            };
+            let claimed = [
+                MechanismType::CONCATENATE_BASE_AND_KEY,
+                MechanismType::CONCATENATE_BASE_AND_DATA,
+                MechanismType::CONCATENATE_DATA_AND_BASE,
+            ];
+            assert!(claimed.iter().all(|mechanism| listed(&module).contains(mechanism)));
+            faulty.shim.order(&[]);
+            assert!(!claimed.iter().any(|mechanism| listed(&module).contains(mechanism)));
+        });
+    }
+
+    #[test]
+    fn of_a_digest_drop_to_the_shared_secret() {
+        drops_to(
+            Module::SoftHsm,
+            &["skip C_DigestKey", "wrong C_DigestFinal", "fail C_DigestKey 0x54", "fail C_DigestKey 0x5"],
+            Custody::KekInProcess,
+            Custody::SharedSecretInProcess,
+        );
+    }
+
+    #[test]
+    fn of_a_key_wrap_drop_to_the_kek() {
+        drops_to(
+            Module::Kryoptic,
+            &["wrong C_WrapKey", "fail C_WrapKey 0x54", "fail C_UnwrapKey 0x6"],
+            Custody::KekInToken,
+            Custody::KekInProcess,
+        );
+    }
+
+    /// A wrong Z is wrong in every tier: what agrees wrongly is not used to agree.
+    #[test]
+    fn of_a_derivation_leave_no_agreement() {
+        behind_the_shim(Module::SoftHsm, |faulty| {
+            faulty.shim.order(&[]);
+            let token = faulty.open();
+            let (p256, _, ed25519) =
+                (generate(&token, Curve::P256), generate(&token, Curve::X25519), generate(&token, Curve::Ed25519));
+            let mut keys = faulty.keys_under(&["wrong C_DeriveKey"]);
+            keys.sort_by_key(|key| key.public.curve() == Curve::Ed25519);
+            let served: Vec<_> = keys.iter().map(|key| (&key.public, key.usage)).collect();
+            assert_eq!(served, [(&p256, KeyUse::Signing), (&ed25519, KeyUse::Signing)]);
+        });
+    }
+
+    #[test]
+    fn of_a_signature_leave_no_signing() {
+        behind_the_shim(Module::SoftHsm, |faulty| {
+            faulty.shim.order(&[]);
+            let token = faulty.open();
+            let p256 = generate(&token, Curve::P256);
+            generate(&token, Curve::Ed25519);
+            let keys = faulty.keys_under(&["wrong C_Sign"]);
+            let served: Vec<_> = keys.iter().map(|key| (&key.public, key.usage)).collect();
+            assert_eq!(served, [(&p256, KeyUse::Agreement)]);
+        });
+    }
+
+    /// A key that is made while the token gives wrong answers is not left there.
+    #[test]
+    fn while_a_key_is_made_leave_none() {
+        behind_the_shim(Module::SoftHsm, |faulty| {
+            faulty.shim.order(&["wrong C_Sign"]);
+            let token = faulty.open();
+            let made = token.generate(&NewKey { curve: Curve::Ed25519, usage: KeyUse::Signing, label: None });
+            assert!(matches!(made, Err(TokenError::KnownAnswer(_))), "{made:?}");
+            let imported = token.import(PrivateKey::generate(Curve::Ed25519).to_import(KeyUse::Signing, None));
+            assert!(matches!(imported, Err(TokenError::KnownAnswer(_))), "{imported:?}");
+            faulty.shim.order(&[]);
+            assert_eq!(faulty.open().inventory(), Ok(Vec::new()));
+        });
+    }
+
+    /// A token that drops below the minimum stops the program at its start.
+    #[test]
+    fn that_end_below_the_minimum_are_told_at_start() {
+        behind_the_shim(Module::SoftHsm, |faulty| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let start = |token: Pkcs11Token| {
+                let minimum = Policy { minimum_custody: Some(Custody::KekInProcess), ..Policy::default() };
+                let keyring = Keyring::builder().token(token).token_policy("demo", minimum).start();
+                runtime.block_on(keyring).map(|_| ())
+            };
+            faulty.shim.order(&[]);
+            generate(&faulty.open(), Curve::X25519);
+            assert!(start(faulty.open()).is_ok());
+            faulty.shim.order(&["skip C_DigestKey"]);
+            let refused = start(faulty.open());
+            let below =
+                |error: &SecretsError| matches!(error, SecretsError::Token { error: TokenError::Custody(_), .. });
+            assert!(refused.as_ref().is_err_and(below), "{refused:?}");
+            let options = OpenOptions::new().minimum_custody(Custody::KekInProcess);
+            let refused = options.open(&faulty.uri).and_then(|token| token.keys());
+            assert!(matches!(refused, Err(TokenError::Custody(_))), "{refused:?}");
+        });
+    }
+}
+
+/// What a message costs, counted at the module.
+mod costs {
+    use super::*;
+
+    /// Derivations with ECDH: of a message from nobody; of three from one sender; of two to the same three recipients.
+    #[derive(Debug, PartialEq)]
+    struct Costs {
+        anoncrypt_in: usize,
+        authcrypt_in: [usize; 3],
+        authcrypt_out: [usize; 2],
+    }
+
+    const ZS_IS_KEPT: Costs = Costs { anoncrypt_in: 1, authcrypt_in: [2, 1, 1], authcrypt_out: [3, 0] };
+    const ZS_IS_NOT_KEPT: Costs = Costs { anoncrypt_in: 1, authcrypt_in: [2, 2, 2], authcrypt_out: [3, 3] };
+
+    fn measured(module: Module, tier: Custody, expected: Costs) {
+        behind_the_shim(module, |faulty| {
+            faulty.shim.order(&[]);
+            let token = OpenOptions::new().tiers([tier]).open(&faulty.uri).unwrap();
+            for curve in [Curve::P256, Curve::X25519] {
+                let key = generate(&token, curve);
+                let sender = PrivateKey::generate(curve);
+                let recipients: Vec<_> = (0..3).map(|_| PrivateKey::generate(curve)).collect();
+                // The first operation of a session opens it.
+                assert!(opens(&token, &key, None));
+                let derivations = |operation: &dyn Fn()| {
+                    let before = faulty.shim.calls_with("C_DeriveKey", ECDH1_DERIVE);
+                    operation();
+                    faulty.shim.calls_with("C_DeriveKey", ECDH1_DERIVE) - before
+                };
+                let before = ["C_FindObjectsInit", "C_Login", "C_OpenSession"].map(|call| faulty.shim.calls(call));
+                let costs = Costs {
+                    anoncrypt_in: derivations(&|| assert!(opens(&token, &key, None))),
+                    authcrypt_in: [0; 3].map(|_| derivations(&|| assert!(opens(&token, &key, Some(&sender))))),
+                    authcrypt_out: [0; 2].map(|_| derivations(&|| wraps(&token, &key, &recipients))),
+                };
+                assert_eq!(costs, expected, "{curve}");
+                let after = ["C_FindObjectsInit", "C_Login", "C_OpenSession"].map(|call| faulty.shim.calls(call));
+                assert_eq!(after, before, "no message searches, logs in or opens a session");
+            }
+            assert_eq!(faulty.shim.calls("C_Login"), 1, "one login");
+        });
+    }
+
+    #[test]
+    fn with_the_shared_secret_in_process() {
+        measured(Module::SoftHsm, Custody::SharedSecretInProcess, ZS_IS_NOT_KEPT);
+    }
+
+    #[test]
+    fn with_the_kek_in_process() {
+        measured(Module::SoftHsm, Custody::KekInProcess, ZS_IS_KEPT);
+    }
+
+    #[test]
+    fn with_the_kek_in_the_token() {
+        measured(Module::Kryoptic, Custody::KekInToken, ZS_IS_KEPT);
+    }
+
+    /// On SoftHSM every C_DeriveKey is an ECDH, so nothing else hides among them.
+    #[test]
+    fn with_no_other_derivation() {
+        behind_the_shim(Module::SoftHsm, |faulty| {
+            faulty.shim.order(&[]);
+            let token = faulty.open();
+            let key = generate(&token, Curve::P256);
+            let sender = PrivateKey::generate(Curve::P256);
+            assert!(opens(&token, &key, Some(&sender)));
+            let before = faulty.shim.calls("C_DeriveKey");
+            assert!(opens(&token, &key, Some(&sender)));
+            assert_eq!(faulty.shim.calls("C_DeriveKey") - before, 1);
+        });
+    }
+
+    /// Who cannot make a message that opens cannot push a known sender's Zs out, and leaves no object behind.
+    #[test]
+    fn of_hostile_messages_are_theirs_alone() {
+        behind_the_shim(Module::SoftHsm, |faulty| {
+            faulty.shim.order(&[]);
+            let token = OpenOptions::new().kept_secrets(2).open(&faulty.uri).unwrap();
+            let key = generate(&token, Curve::P256);
+            let sender = PrivateKey::generate(Curve::P256);
+            assert!(opens(&token, &key, Some(&sender)));
+            let live = || faulty.shim.live_objects();
+            let (before, calls) = (live(), faulty.shim.calls("C_DeriveKey"));
+            for _ in 0..20 {
+                let mallory = PrivateKey::generate(Curve::P256);
+                let mut hostile = message_to(&key, Some(&mallory), &fresh_cek(), &Parties::example());
+                hostile.encrypted_key[0] ^= 1;
+                assert_eq!(token.unwrap_cek(&key, &hostile), Err(TokenError::Unwrap));
+            }
+            assert_eq!(faulty.shim.calls("C_DeriveKey") - calls, 40, "two each, and no retry");
+            assert_eq!(live(), before, "what was derived was destroyed");
+            let calls = faulty.shim.calls("C_DeriveKey");
+            assert!(opens(&token, &key, Some(&sender)));
+            assert_eq!(faulty.shim.calls("C_DeriveKey") - calls, 1, "the sender is still known");
+        });
+    }
+}
+
+/// A token that is sick for a moment: nothing is taken for what it is not.
+mod moments {
+    use super::*;
+
+    fn device_failed<T: std::fmt::Debug>(result: Result<T, TokenError>) {
+        assert!(matches!(result, Err(TokenError::Device { .. })), "{result:?}");
+    }
+
+    /// An honest peer is not blamed for a code that may mean anything.
+    #[test]
+    fn are_not_the_peers_fault() {
+        behind_the_shim(Module::Kryoptic, |faulty| {
+            faulty.shim.order(&[]);
+            let token = faulty.open();
+            let key = generate(&token, Curve::P256);
+            let sender = PrivateKey::generate(Curve::P256);
+            for order in ["fail C_DeriveKey 0x30 at 1", "fail C_DeriveKey 0x5 at 2", "fail C_UnwrapKey 0x30 at 1"] {
+                faulty.shim.order(&[order]);
+                assert!(opens(&token, &key, Some(&sender)), "{order}");
+                assert!(opens(&token, &key, None), "{order}");
+            }
+            faulty.shim.order(&["fail C_UnwrapKey 0x30"]);
+            let message = message_to(&key, None, &fresh_cek(), &Parties::example());
+            assert_eq!(token.unwrap_cek(&key, &message), Err(TokenError::Unwrap), "this one is hostile");
+        });
+    }
+
+    /// A key whose proof fails when the session is opened again is neither lost nor served with less custody.
+    #[test]
+    fn unlearn_nothing() {
+        behind_the_shim(Module::SoftHsm, |faulty| {
+            faulty.shim.order(&[]);
+            let token = faulty.open();
+            let key = generate(&token, Curve::P256);
+            assert!(opens(&token, &key, None));
+            let read_out = faulty.shim.calls("C_GetAttributeValue");
+            let failures = [
+                "fail C_DigestKey 0x31 at 1",
+                "fail C_DeriveKey 0x31 at 2",
+                "fail C_GetAttributeValue 0x30 at 1",
+                "fail C_GetAttributeValue 0x31 at 2",
+            ];
+            for failure in failures {
+                faulty.shim.order(&["fail C_DeriveKey 0xb3 at 1", failure]);
+                let answer = token.unwrap_cek(&key, &message_to(&key, None, &fresh_cek(), &Parties::example()));
+                assert!(answer.is_ok(), "{failure}: {answer:?}");
+                faulty.shim.order(&[]);
+                assert!(token.sign(&key, b"it still signs").is_ok(), "{failure}");
+                let read_by_finding = faulty.shim.calls("C_GetAttributeValue");
+                assert!(opens(&token, &key, None), "{failure}");
+                assert_eq!(faulty.shim.calls("C_GetAttributeValue"), read_by_finding, "{failure}: Z is not read");
+            }
+            // A key that only signs is asked for a signature when it is found again.
+            let signs = generate(&token, Curve::Ed25519);
+            assert!(token.sign(&signs, b"before").is_ok());
+            faulty.shim.order(&["fail C_Sign 0xb3 at 1", "fail C_Sign 0x31 at 2"]);
+            // The shim leaves the operation that it fails open in the session, which that costs; the key stays known.
+            let calls = faulty.shim.calls("C_Sign");
+            let signed = token.sign(&signs, b"meanwhile");
+            assert!(matches!(signed, Err(TokenError::SessionLost { .. })), "{signed:?}");
+            assert_eq!(faulty.shim.calls("C_Sign") - calls, 2, "both orders were met");
+            faulty.shim.order(&[]);
+            assert!(token.sign(&signs, b"after").is_ok() && opens(&token, &key, None));
+            assert!(faulty.shim.calls("C_GetAttributeValue") > read_out, "the keys were found again");
+        });
+    }
+
+    /// A process that begins at such a moment, as one that takes over may, learns of each key what it can do.
+    #[test]
+    fn are_outlived_at_the_start() {
+        behind_the_shim(Module::SoftHsm, |faulty| {
+            faulty.shim.order(&[]);
+            generate(&faulty.open(), Curve::P256);
+            let well = faulty.keys_under(&[]);
+            assert_eq!((well.len(), well[0].usage, well[0].custody), (1, KeyUse::Both, Some(Custody::KekInProcess)));
+            let calls = ["C_SignInit", "C_Sign", "C_DeriveKey", "C_DigestInit", "C_DigestKey", "C_DigestFinal"];
+            for call in calls {
+                for code in ["0x5", "0x30", "0x31"] {
+                    let order = format!("fail {call} {code} at 1");
+                    assert_eq!(faulty.keys_under(&[&order]), well, "{order}");
+                }
+            }
+        });
+    }
+
+    /// A hash that was left open does not stop all that come after it.
+    #[test]
+    fn leave_no_operation_open() {
+        behind_the_shim(Module::SoftHsm, |faulty| {
+            faulty.shim.order(&[]);
+            let token = faulty.open();
+            let key = generate(&token, Curve::P256);
+            assert!(opens(&token, &key, None));
+            faulty.shim.order(&["fail C_DigestFinal 0x31 at 1"]);
+            device_failed(token.unwrap_cek(&key, &message_to(&key, None, &fresh_cek(), &Parties::example())));
+            assert!(opens(&token, &key, None));
+        });
+    }
+
+    /// What one failing call left in the token is destroyed by another.
+    #[test]
+    fn leave_no_object_behind() {
+        behind_the_shim(Module::SoftHsm, |faulty| {
+            faulty.shim.order(&[]);
+            let token = faulty.open();
+            let key = generate(&token, Curve::P256);
+            faulty.shim.order(&["fail C_DestroyObject 0x30 at 1"]);
+            assert!(opens(&token, &key, None));
+            assert_eq!((faulty.shim.calls_and_failures().1, faulty.shim.live_objects()), (1, 0));
+        });
+    }
+}

@@ -1,0 +1,388 @@
+//! A wrong PIN is tried once, whatever waits and however often the program starts again: C_Login counted by
+//! `tests/fault-module`, on SoftHSM and on Kryoptic.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Child,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::support::{
+    Module,
+    faulty::{Faulty, behind_the_shim},
+};
+use claviger::{
+    keys::{Curve, PublicKey},
+    secrets::{
+        Cause, Context, Custodian, KeyUse, Keyring, NewKey, Secrets, SecretsError, Token, TokenError,
+        pkcs11::{OpenOptions, PinOutcome, Pkcs11Token, tokens},
+    },
+};
+use claviger_fault_module::Shim;
+use claviger_testkit::reference::{Parties, fresh_cek, message_to};
+
+const WRONG: &str = "87654321";
+
+/// A token behind the shim, with a guard; its PIN stands in a file.
+struct Guarded {
+    faulty: Faulty,
+    folder: PathBuf,
+}
+
+impl Guarded {
+    fn options(&self) -> OpenOptions {
+        OpenOptions::new().name("demo").pin_guard(self.folder.join("state/pin-guard"))
+    }
+
+    fn open(&self) -> Result<Pkcs11Token, TokenError> {
+        self.options().open(&self.faulty.uri)
+    }
+
+    fn open_vouched(&self) -> Result<Pkcs11Token, TokenError> {
+        self.options().vouched(true).open(&self.faulty.uri)
+    }
+
+    fn logins(&self) -> usize {
+        self.faulty.shim.calls("C_Login")
+    }
+
+    fn pin_file(&self) -> PathBuf {
+        self.folder.join("demo.pin")
+    }
+
+    /// Puts another PIN in the file's place, as a person does.
+    fn write_pin(&self, pin: &str) {
+        let aside = self.folder.join("new.pin");
+        fs::write(&aside, pin).unwrap();
+        fs::set_permissions(&aside, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        fs::rename(aside, self.pin_file()).unwrap();
+    }
+
+    /// What is remembered.
+    fn remembered(&self) -> PinOutcome {
+        let seen = tokens(Shim::module()).unwrap().into_iter().find(|token| token.info.label == "demo").unwrap();
+        self.options().pin_memory(&seen.info).unwrap().expect("there is a folder").state
+    }
+
+    /// A part of the test in a new process.
+    fn start(&self, part: &str) -> Child {
+        self.faulty.in_another_process(part).spawn().expect("this program starts again")
+    }
+
+    fn again(&self, part: &str) {
+        assert!(self.start(part).wait().unwrap().success(), "{part}");
+    }
+
+    fn part(&self) -> Option<&str> {
+        self.faulty.part.as_deref()
+    }
+}
+
+/// Runs the body of the test that calls this in a process of its own, on a fresh token behind the shim.
+fn guarded(module: Module, body: impl FnOnce(Guarded)) {
+    behind_the_shim(module, |faulty| {
+        let file = faulty.uri.split_once("pin-source=file:").expect("the URI names the PIN's file").1;
+        let file = file.split('&').next().unwrap();
+        let folder = Path::new(file).parent().unwrap().to_owned();
+        assert!(folder.join("demo.pin").is_file(), "{file}");
+        body(Guarded { faulty, folder });
+    });
+}
+
+fn refused<T>(result: Result<T, TokenError>) -> String {
+    match result.err().expect("it is refused") {
+        TokenError::Pin(said) => {
+            assert!(!said.contains(WRONG), "{said}");
+            said
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn generate(token: &Pkcs11Token) -> PublicKey {
+    token.generate(&NewKey { curve: Curve::P256, usage: KeyUse::Both, label: None }).expect("a new key").public
+}
+
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < end, "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The token of a daemon loses its login, and the PIN was changed: 1,000 messages wait.
+fn a_wrong_pin_and_a_thousand_messages(guarded: Guarded) {
+    match guarded.part() {
+        None => {}
+        // The program starts again, with the same source.
+        Some("restart") => {
+            let said = refused(guarded.open());
+            assert!(said.contains("claviger token unlock demo"), "{said}");
+            return;
+        }
+        Some(other) => panic!("{other}"),
+    }
+    let right = fs::read_to_string(guarded.pin_file()).unwrap();
+    let token = Arc::new(guarded.open().unwrap());
+    let key = generate(&token);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let keyring = runtime.block_on(Keyring::builder().shared_token(token.clone()).start()).unwrap();
+    let keyring = Arc::new(keyring);
+    guarded.write_pin(WRONG);
+    // All sessions are closed, so the token is logged out.
+    let sessions_before = guarded.faulty.shim.calls("C_OpenSession");
+    token.lock().unwrap();
+    let before = guarded.logins();
+    let said = refused(token.unlock());
+    assert!(said.contains("refused its PIN"), "{said}");
+    assert_eq!(guarded.logins() - before, 1);
+    assert!(guarded.faulty.shim.calls("C_OpenSession") > sessions_before);
+
+    let messages = (0..1000).map(|_| {
+        let (keyring, key) = (keyring.clone(), key.clone());
+        async move {
+            let request = message_to(&key, None, &fresh_cek(), &Parties::example());
+            keyring.unwrap_cek(&key, &request, &Context::default()).await.err()
+        }
+    });
+    let errors: Vec<_> = runtime.block_on(async {
+        let tasks: Vec<_> = messages.map(tokio::spawn).collect();
+        let mut errors = Vec::new();
+        for task in tasks {
+            errors.push(task.await.unwrap().expect("no message opens"));
+        }
+        errors
+    });
+    assert_eq!(errors.len(), 1000);
+    for error in errors {
+        let waits = matches!(&error, SecretsError::Token { error, .. } if error.cause() == Cause::Pin);
+        assert!(waits || matches!(error, SecretsError::Busy { .. }), "{error}");
+        assert!(error.is_retryable(), "{error}");
+    }
+    assert_eq!(guarded.logins() - before, 1, "one try for them all");
+    for _ in 0..3 {
+        guarded.again("restart");
+    }
+    assert_eq!(guarded.logins() - before, 1, "and none after a restart");
+    assert_eq!(guarded.remembered(), PinOutcome::Refused);
+
+    // A person mends the file: what waits is served, by the process that is there.
+    guarded.write_pin(&right);
+    let request = message_to(&key, None, &fresh_cek(), &Parties::example());
+    wait_until("it serves", || runtime.block_on(keyring.unwrap_cek(&key, &request, &Context::default())).is_ok());
+    assert_eq!(guarded.logins() - before, 2, "a changed source is a person's act");
+    assert_eq!(guarded.remembered(), PinOutcome::Accepted);
+}
+
+#[test]
+fn a_wrong_pin_and_a_thousand_messages_on_softhsm() {
+    guarded(Module::SoftHsm, a_wrong_pin_and_a_thousand_messages);
+}
+
+#[test]
+fn a_wrong_pin_and_a_thousand_messages_on_kryoptic() {
+    guarded(Module::Kryoptic, a_wrong_pin_and_a_thousand_messages);
+}
+
+/// Four processes at once, with a wrong PIN: one tries it.
+fn several_processes(guarded: Guarded) {
+    if guarded.part().is_some() {
+        refused(guarded.open());
+        return;
+    }
+    let right = fs::read_to_string(guarded.pin_file()).unwrap();
+    // Slow, so that they meet.
+    guarded.faulty.shim.order(&["delay C_Login 300"]);
+    guarded.write_pin(WRONG);
+    let all = |right: bool| {
+        for mut child in [0; 4].map(|_| guarded.start("other")) {
+            assert_eq!(child.wait().unwrap().success(), !right);
+        }
+    };
+    all(false);
+    assert_eq!(guarded.logins(), 1);
+    // Another wrong one: one more, and a file that was only looked at or moved about is the same.
+    guarded.write_pin("11223344");
+    all(false);
+    assert_eq!(guarded.logins(), 2);
+    fs::rename(guarded.pin_file(), guarded.folder.join("away")).unwrap();
+    refused(guarded.open());
+    fs::rename(guarded.folder.join("away"), guarded.pin_file()).unwrap();
+    refused(guarded.open());
+    assert_eq!(guarded.logins(), 2);
+    // And the right one serves.
+    guarded.write_pin(&right);
+    guarded.open().unwrap();
+    assert_eq!(guarded.logins(), 3);
+}
+
+#[test]
+fn several_processes_on_softhsm() {
+    guarded(Module::SoftHsm, several_processes);
+}
+
+#[test]
+fn several_processes_on_kryoptic() {
+    guarded(Module::Kryoptic, several_processes);
+}
+
+/// A process that dies while it tries the PIN. One that the token took before is tried again, once.
+#[test]
+fn a_try_that_never_ended() {
+    guarded(Module::SoftHsm, |guarded| {
+        if guarded.part().is_some() {
+            let _ = guarded.open();
+            panic!("it was to crash");
+        }
+        let die_trying = || {
+            guarded.faulty.shim.order(&["crash C_Login"]);
+            assert!(!guarded.start("dies").wait().unwrap().success());
+            guarded.faulty.shim.order(&[]);
+            assert_eq!(guarded.remembered(), PinOutcome::Trying);
+        };
+        die_trying();
+        let said = refused(guarded.open());
+        assert!(said.contains("did not live to see"), "never taken before: {said}");
+        guarded.open_vouched().unwrap();
+        assert_eq!(guarded.remembered(), PinOutcome::Accepted);
+        for _ in 0..2 {
+            die_trying();
+            guarded.open().unwrap();
+            assert_eq!(guarded.remembered(), PinOutcome::Accepted);
+        }
+        assert_eq!(guarded.logins(), 6);
+        // It dies in each try: twice, and no more.
+        die_trying();
+        die_trying();
+        let before = guarded.logins();
+        let said = refused(guarded.open());
+        assert!(said.contains("did not live to see"), "{said}");
+        assert_eq!(guarded.logins(), before);
+    });
+}
+
+/// What is no answer about the PIN is not taken for one.
+#[test]
+fn a_token_that_fails_at_the_login() {
+    guarded(Module::SoftHsm, |guarded| {
+        let fails_with = |code: &str| {
+            guarded.faulty.shim.order(&[&format!("fail C_Login {code}")]);
+            let error = guarded.open().err().expect("it fails");
+            guarded.faulty.shim.order(&[]);
+            error
+        };
+        // CKR_TOKEN_NOT_PRESENT says that no PIN was looked at.
+        assert_eq!(fails_with("0xe0").cause(), Cause::TokenGone);
+        assert_eq!(guarded.remembered(), PinOutcome::New);
+        // CKR_GENERAL_ERROR does not, and no one knows yet whether the PIN is right.
+        assert_eq!(fails_with("0x5").cause(), Cause::Transient);
+        assert_eq!(guarded.remembered(), PinOutcome::Trying);
+        refused(guarded.open());
+        guarded.open_vouched().unwrap();
+        // It is known to be right: the token heals by itself.
+        for code in ["0x5", "0x30", "0x6", "0xe0", "0x32", "0xb3"] {
+            let cause = fails_with(code).cause();
+            assert!(matches!(cause, Cause::Transient | Cause::TokenGone | Cause::SessionLost), "{code}: {cause:?}");
+            assert_eq!(guarded.remembered(), PinOutcome::Accepted, "{code}");
+        }
+        // A vendor's own code may mean anything: once more, and then a person is asked.
+        for _ in 0..2 {
+            assert_eq!(fails_with("0x80000001").cause(), Cause::Transient);
+            assert_eq!(guarded.remembered(), PinOutcome::Trying);
+        }
+        refused(guarded.open());
+        guarded.open_vouched().unwrap();
+        // Each of these is a refusal.
+        for code in ["0xa0", "0xa1", "0xa2", "0xa3", "0xa4"] {
+            assert_eq!(fails_with(code).cause(), Cause::Pin, "{code}");
+            assert_eq!(guarded.remembered(), PinOutcome::Refused);
+            let before = guarded.logins();
+            refused(guarded.open());
+            assert_eq!(guarded.logins(), before);
+            guarded.open_vouched().unwrap();
+        }
+    });
+}
+
+/// `token lock` reaches the process that serves, and so does `token unlock`.
+fn locked_by_a_person(guarded: Guarded) {
+    match guarded.part() {
+        None => {}
+        Some("lock") => return guarded.options().lock(&guarded.faulty.uri).unwrap(),
+        Some("refused") => {
+            let said = refused(guarded.open());
+            assert!(said.contains("claviger token lock"), "{said}");
+            return;
+        }
+        Some("unlock") => drop(guarded.open_vouched().unwrap()),
+        Some(other) => panic!("{other}"),
+    }
+    if guarded.part().is_some() {
+        return;
+    }
+    let token = guarded.open().unwrap();
+    let key = generate(&token);
+    token.sign(&key, b"x").unwrap();
+    let (before, out) = (guarded.logins(), guarded.faulty.shim.calls("C_Logout"));
+    guarded.again("lock");
+    assert_eq!(guarded.logins(), before, "to lock needs no login");
+    wait_until("it stops", || token.sign(&key, b"x").is_err());
+    let said = refused(token.sign(&key, b"x"));
+    assert!(said.contains("claviger token unlock demo"), "{said}");
+    refused(token.keys());
+    assert_eq!(guarded.faulty.shim.calls("C_Logout") - out, 1);
+    assert_eq!(guarded.faulty.shim.open_sessions(), 0, "no session is left");
+    guarded.again("refused");
+    assert_eq!(guarded.logins(), before);
+    guarded.again("unlock");
+    wait_until("it serves", || token.sign(&key, b"x").is_ok());
+    assert_eq!(guarded.logins() - before, 2, "of the one that unlocked, and of this one");
+
+    // And from within.
+    token.lock().unwrap();
+    refused(token.sign(&key, b"x"));
+    guarded.again("refused");
+    token.unlock().unwrap();
+    token.sign(&key, b"x").unwrap();
+}
+
+#[test]
+fn locked_by_a_person_on_softhsm() {
+    guarded(Module::SoftHsm, locked_by_a_person);
+}
+
+#[test]
+fn locked_by_a_person_on_kryoptic() {
+    guarded(Module::Kryoptic, locked_by_a_person);
+}
+
+/// Without a way to remember, nothing is risked.
+#[test]
+fn a_guard_that_cannot_be_kept() {
+    guarded(Module::SoftHsm, |guarded| {
+        let state = guarded.folder.join("state");
+        fs::write(&state, "a file").unwrap();
+        let said = refused(guarded.open());
+        assert!(said.contains("is not tried") && said.contains("pin-guard"), "{said}");
+        assert_eq!(guarded.logins(), 0);
+        fs::remove_file(&state).unwrap();
+        guarded.open().unwrap();
+        let json =
+            files(&state.join("pin-guard")).find(|file| file.extension().is_some_and(|it| it == "json")).unwrap();
+        let text = fs::read_to_string(&json).unwrap();
+        assert!(!text.contains(&fs::read_to_string(guarded.pin_file()).unwrap()), "{text}");
+        fs::write(&json, "damaged").unwrap();
+        refused(guarded.open());
+        assert_eq!(guarded.logins(), 1);
+        guarded.open_vouched().unwrap();
+        guarded.open().unwrap();
+        assert_eq!(guarded.logins(), 3);
+    });
+}
+
+fn files(folder: &Path) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path())
+}
