@@ -1,199 +1,164 @@
-//! The PIN: it leaves for the card only if nothing speaks against it, and then once.
+//! VERIFY: how a card is shown its PIN.
 //!
-//! The card itself remembers that its PIN was verified, until it is reset, unplugged, or another applet is selected; so
-//! the PIN is asked for when the card wants it, and not kept. It is read between two transactions, as a person may take
-//! a minute, and other programs are not to wait so long.
-
-use std::path::Path;
+//! The rules that keep a wrong PIN from being tried twice are in [`pin`](crate::secrets::pin). The card itself remembers
+//! that its PIN was verified, until it is reset, unplugged, or another applet is selected. So the PIN is asked for when the
+//! card wants it, and is not kept. It is read between two transactions: a person may take a minute, and other programs
+//! should not have to wait that long for the card.
 
 use super::{
-    apdu::{Fault, Outcome},
-    card::{Card, Tries},
+    apdu::{CardError, CardResult},
+    card::{Card, Reference, Tries},
+    device::{SlotKey, State, YubiKey},
 };
 use crate::secrets::{
-    Purpose, TokenError, TokenInfo,
-    pin::{Guard, Held, InUri, Pin, PinMemory, PinOutcome, PinPrompt, PinSource, PinState, Prompt, Refusal, SourceId},
+    PinPolicy, TokenError, TokenInfo,
+    pin::{PinAttempt, PinOutcome, PinState, TokenPin, TriesLeft},
 };
 
-/// A card's PIN and who knows it.
-pub(super) struct Door<'a> {
-    pub(super) info: &'a TokenInfo,
-    /// The token's name in the configuration.
-    pub(super) name: &'a str,
-    pub(super) source: &'a PinSource,
-    pub(super) in_uri: InUri<'a>,
-    pub(super) base: Option<&'a Path>,
-    pub(super) prompt: Option<&'a Prompt>,
-    pub(super) guard: Option<&'a Guard>,
+/// A card that may be used in this transaction.
+pub(super) struct UnlockedCard<'c, 'x> {
+    pub(super) card: &'c mut Card<'x>,
+    /// For a key that wants the PIN before each use: the attempt whose PIN is presented again.
+    verify_each_use: Option<&'c PinAttempt<'c>>,
+    /// Whether the PIN was verified just now, so that the first use needs no other VERIFY.
+    just_verified: bool,
 }
 
-/// A PIN that may be tried once.
-pub(super) struct Try<'g> {
-    pin: Pin,
-    /// The tries that were left when it was decided.
-    left: u8,
-    held: Option<Held<'g>>,
-    before: PinMemory,
-    trying: PinMemory,
+impl<'x> UnlockedCard<'_, 'x> {
+    /// The card, ready for one use of the key.
+    pub(super) fn ready_for_use(&mut self) -> CardResult<&mut Card<'x>> {
+        if let Some(attempt) = self.verify_each_use
+            && !std::mem::replace(&mut self.just_verified, false)
+        {
+            // The PIN was correct just now.
+            verify(self.card, attempt)?;
+        }
+        Ok(self.card)
+    }
 }
 
-/// What came of a try.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Tried {
-    /// It was right.
-    Right,
-    /// It was wrong, or the PIN is blocked.
-    Wrong(u8),
-    /// It did not leave.
-    Not,
-    /// It left, and what came of it is not known.
-    Unknown,
+/// Whether an operation can run without the PIN.
+enum Step<T> {
+    Done(T),
+    NeedsPin(Tries),
+}
+
+impl YubiKey {
+    /// Runs `work` with the PIN verified, if `policy` wants that.
+    ///
+    /// `confirmed` means that a person says the PIN is correct. `check` runs first in the same transaction: if it fails, no
+    /// PIN is asked for.
+    pub(super) fn with_pin_verified<T>(
+        &self,
+        state: &mut State,
+        policy: PinPolicy,
+        confirmed: bool,
+        check: impl Fn(&mut Card<'_>) -> CardResult<()>,
+        mut work: impl FnMut(&mut UnlockedCard<'_, '_>) -> CardResult<T>,
+    ) -> Result<T, TokenError> {
+        let info = self.info_now();
+        let pin = self.pin(&info);
+        if policy != PinPolicy::Never && !confirmed {
+            pin.check_not_locked(state.pin_record.as_ref())?;
+        }
+        let step = self.transaction(state, |card| {
+            check(card)?;
+            if policy == PinPolicy::Never || (policy == PinPolicy::Once && !confirmed && card.is_verified()?) {
+                let mut unlocked = UnlockedCard { card, verify_each_use: None, just_verified: false };
+                return work(&mut unlocked).map(Step::Done);
+            }
+            card.tries(Reference::Pin).map(Step::NeedsPin)
+        })?;
+        let tries = match step {
+            Step::Done(done) => return Ok(done),
+            Step::NeedsPin(tries) => tries,
+        };
+        let purpose = state.purpose.clone();
+        let attempt = pin.prepare(&mut state.pin_record, confirmed, purpose, || Ok(tries.into()))?;
+        let mut outcome = PinOutcome::NotPresented;
+        let result = self.transaction(state, |card| {
+            check(card)?;
+            if attempt.tries_left() != Some(card.tries(Reference::Pin)?.left) {
+                let reason = "another program has just tried a PIN; try again".into();
+                return Err(TokenError::Device { operation: "VERIFY".into(), reason }.into());
+            }
+            let verified = verify(card, &attempt);
+            outcome = outcome_of(&verified);
+            verified?;
+            let verify_each_use = (policy == PinPolicy::Always).then_some(&attempt);
+            work(&mut UnlockedCard { card, verify_each_use, just_verified: true })
+        });
+        pin.conclude(&mut state.pin_record, attempt, outcome, result)
+    }
+
+    /// Runs `work` with a key, its PIN verified if the key wants that.
+    ///
+    /// If the slot holds another key by now, neither a PIN nor a touch is asked for, and the result is
+    /// [`TokenError::KeyGone`].
+    pub(super) fn with_key<T>(
+        &self,
+        state: &mut State,
+        key: &SlotKey,
+        work: impl FnMut(&mut UnlockedCard<'_, '_>) -> CardResult<T>,
+    ) -> Result<T, TokenError> {
+        let is_still_there = |card: &mut Card<'_>| match card.metadata(key.slot)?.and_then(|metadata| metadata.public) {
+            Some(public) if public == key.held.public => Ok(()),
+            _ => Err(TokenError::KeyGone.into()),
+        };
+        self.with_pin_verified(state, key.pin, false, is_still_there, work)
+    }
+
+    /// The card's PIN. `info` is the card's.
+    pub(super) fn pin<'a>(&'a self, info: &'a TokenInfo) -> TokenPin<'a> {
+        TokenPin {
+            info,
+            name: Some(&self.name),
+            source: &self.options.pin,
+            uri: self.uri.pin(),
+            base_dir: self.options.base_dir.as_deref(),
+            prompt: self.options.prompt.as_ref(),
+            has_pin_pad: false,
+            guard: self.guard.as_ref(),
+        }
+    }
+}
+
+fn verify(card: &mut Card<'_>, attempt: &PinAttempt<'_>) -> CardResult<()> {
+    card.verify(attempt.pin().expect("only a token with a PIN pad is tried without a PIN"))
+}
+
+/// What the card's answer to VERIFY means.
+fn outcome_of(verified: &CardResult<()>) -> PinOutcome {
+    match verified {
+        Ok(()) => PinOutcome::Accepted,
+        Err(CardError::Status(_, status)) => match status.tries() {
+            Some(left) => PinOutcome::Refused { locked: left == 0, reason: format!("VERIFY: {left} tries left") },
+            None => PinOutcome::NotPresented,
+        },
+        Err(CardError::Transport(_)) => PinOutcome::Unknown,
+        // A PIN of the wrong length, which is not sent.
+        Err(CardError::Token(_)) => PinOutcome::NotPresented,
+    }
 }
 
 impl Tries {
+    /// The same in the terms of PKCS#11.
     pub(super) fn state(self) -> PinState {
-        match (self.left, self.most) {
+        match (self.left, self.max) {
             (0, _) => PinState::Locked,
-            (1, most) if most > 1 => PinState::FinalTry,
-            (left, most) if left < most => PinState::CountLow,
+            (1, max) if max > 1 => PinState::FinalTry,
+            (left, max) if left < max => PinState::CountLow,
             _ => PinState::Ready,
         }
     }
 }
 
-impl<'a> Door<'a> {
-    /// Fails if a person has locked the token: then a card whose PIN is verified is not used either.
-    pub(super) fn check_lock(&self, memory: Option<&PinMemory>) -> Result<(), TokenError> {
-        let state = match self.guard {
-            Some(guard) => guard.read()?.state,
-            None => memory.map_or(PinOutcome::New, |memory| memory.state),
-        };
-        if state == PinOutcome::Locked { Err(self.refuse(Refusal::ByPerson)) } else { Ok(()) }
-    }
-
-    /// Finds the PIN, if it may be tried, and remembers that it will be.
-    pub(super) fn prepare(
-        &self,
-        memory: &mut Option<PinMemory>,
-        tries: Tries,
-        vouched: bool,
-        purpose: Option<Purpose>,
-    ) -> Result<Try<'a>, TokenError> {
-        let found = self.source.find(self.in_uri, self.base, self.prompt, &self.info.label)?;
-        let source = found.id()?;
-        let held = self.guard.filter(|_| source != SourceId::Person).map(Guard::hold).transpose()?;
-        let own = || memory.clone().unwrap_or_else(|| PinMemory::new(self.info));
-        let before = match &held {
-            Some(held) => held.read_if(vouched)?,
-            None => own(),
-        };
-        // A person who is asked sees how many tries are left, and answers for one.
-        let by_person = source == SourceId::Person && tries.left > 0;
-        let trying =
-            before.trying(&source, tries.state(), vouched || by_person).map_err(|refusal| self.refuse(refusal))?;
-        if tries.factory {
-            tracing::warn!(
-                token = self.name,
-                "the card has the PIN that every YubiKey comes with: `claviger token init` changes it on a card without keys, else \
-                 `ykman piv access change-pin`"
-            );
-        }
-        let prompt = PinPrompt {
-            label: self.info.label.clone(),
-            serial: self.info.serial.clone(),
-            state: tries.state(),
-            tries_left: Some(tries.left),
-            purpose,
-        };
-        let pin = found.read(&prompt)?;
-        match &held {
-            Some(held) => held.write(&trying)?,
-            None => *memory = Some(trying.clone()),
-        }
-        Ok(Try { pin, left: tries.left, held, before, trying })
-    }
-
-    /// Remembers what came of a try, and says so.
-    pub(super) fn conclude(
-        &self,
-        memory: &mut Option<PinMemory>,
-        tried: Try<'_>,
-        outcome: Tried,
-    ) -> Result<(), TokenError> {
-        let (after, said) = match outcome {
-            Tried::Right => (tried.trying.accepted(), Ok(())),
-            Tried::Wrong(left) => {
-                let token = self.name;
-                tracing::error!(token, left, "THE PIN WAS REFUSED; it is not tried again until a person acts");
-                let refusal = if left == 0 { Refusal::Locked } else { Refusal::Refused };
-                (tried.trying.refused(), Err(self.refuse(refusal)))
-            }
-            Tried::Not => (tried.before, Ok(())),
-            Tried::Unknown => (tried.trying, Ok(())),
-        };
-        match &tried.held {
-            Some(held) => held.write(&after)?,
-            None => *memory = Some(after),
-        }
-        said
-    }
-
-    /// Has no program use the PIN until a person unlocks the token.
-    pub(super) fn mark_locked(&self, memory: &mut Option<PinMemory>) -> Result<(), TokenError> {
-        match self.guard {
-            Some(guard) => {
-                let held = guard.hold()?;
-                held.write(&held.read_if(true)?.locked())
-            }
-            None => {
-                *memory = Some(memory.clone().unwrap_or_else(|| PinMemory::new(self.info)).locked());
-                Ok(())
-            }
-        }
-    }
-
-    /// Nothing stands against the next try: a person was there, and the PIN was right.
-    pub(super) fn clear(&self, memory: &mut Option<PinMemory>) -> Result<(), TokenError> {
-        match self.guard {
-            Some(guard) => {
-                let held = guard.hold()?;
-                let before = held.read_if(true)?;
-                if before.state == PinOutcome::Accepted { Ok(()) } else { held.write(&before.cleared()) }
-            }
-            None => {
-                *memory = None;
-                Ok(())
-            }
-        }
-    }
-
-    fn refuse(&self, refusal: Refusal) -> TokenError {
-        refusal.of(&self.info.label, Some(self.name))
-    }
-}
-
-impl Try<'_> {
-    /// Whether the card is as it was when this was decided.
-    pub(super) fn fits(&self, tries: Tries) -> bool {
-        self.left == tries.left
-    }
-
-    /// Verifies the PIN.
-    pub(super) fn verify(&self, card: &mut Card<'_>) -> (Tried, Outcome<()>) {
-        match card.verify(&self.pin) {
-            Ok(()) => (Tried::Right, Ok(())),
-            Err(Fault::Status(name, status)) => match status.tries() {
-                Some(left) => (Tried::Wrong(left), Err(Fault::Status(name, status))),
-                None => (Tried::Not, Err(Fault::Status(name, status))),
-            },
-            Err(Fault::Lost(error)) => (Tried::Unknown, Err(Fault::Lost(error))),
-            // Of a wrong length.
-            Err(Fault::Token(error)) => (Tried::Not, Err(Fault::Token(error))),
-        }
-    }
-
-    /// Verifies it again, for a key that wants that before each use; it was right just now.
-    pub(super) fn again(&self, card: &mut Card<'_>) -> Outcome<()> {
-        card.verify(&self.pin)
+impl From<Tries> for TriesLeft {
+    fn from(tries: Tries) -> Self {
+        let warning = tries.is_factory.then_some(
+            "card has the factory PIN; `claviger token init` changes it on a card without keys, otherwise use \
+             `ykman piv access change-pin`",
+        );
+        Self { state: tries.state(), count: Some(tries.left), warning }
     }
 }

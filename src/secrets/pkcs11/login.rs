@@ -1,8 +1,7 @@
-//! The one login. Its state belongs to the process and the token, not to a session (PKCS#11 v3.1 section 5.6.7).
+//! C_Login. The login is a state of the process and the token, not of a session (PKCS#11 v3.1 section 5.6.7).
 //!
-//! A wrong PIN is tried once. A token that counts tries, or one whose PIN was refused, gets no PIN until a person has
-//! acted: the rules stand in `pin/guard.rs`. Without a folder for the guard this process alone remembers; with
-//! one, a PIN that a person types is remembered by this process all the same, since the person is there each time.
+//! The rules that keep a wrong PIN from being tried twice are in [`pin`](crate::secrets::pin). This file provides what is
+//! PKCS#11's own: one login for the process, the flags of CK_TOKEN_INFO, and what the return values of C_Login mean.
 
 use std::{
     collections::HashMap,
@@ -16,192 +15,154 @@ use cryptoki::{
 };
 
 use super::{
-    OpenOptions, SeenToken, Uri,
-    ckr::{During, Fault, Kind, Outcome},
+    ckr::{CallResult, During, FailureKind},
     module::Module,
-    token::lock,
+    mutex::lock,
+    options::OpenOptions,
+    slot_token::SlotToken,
+    uri::Uri,
 };
 use crate::secrets::{
     TokenError,
-    pin::{Guard, Held, PinMemory, PinOutcome, PinPrompt, Refusal, SourceId},
+    pin::{PinAttempt, PinGuard, PinOutcome, PinRecord, PinRecordState, TokenPin, TriesLeft},
 };
 
-/// A token in this process: a module, a serial number and a label, since some tokens have all zeros for a serial.
-type Identity = (PathBuf, String, String);
+/// A token in this process: module, serial number and label, since some tokens have a serial number of zeros.
+type TokenIdentity = (PathBuf, String, String);
 
 #[derive(Default)]
-struct Login {
-    /// We logged in, so CKR_USER_ALREADY_LOGGED_IN is our own doing.
-    ours: bool,
-    /// What this process remembers; of typed PINs, and of all where there is no guard.
-    memory: Option<PinMemory>,
+struct LoginState {
+    /// This program logged in. Then CKR_USER_ALREADY_LOGGED_IN proves nothing against the PIN.
+    logged_in: bool,
+    /// The record of PIN attempts where there is no guard, and of PINs that a person entered.
+    record: Option<PinRecord>,
 }
 
-static LOGINS: LazyLock<Mutex<HashMap<Identity, Arc<Mutex<Login>>>>> = LazyLock::new(Mutex::default);
+static LOGINS: LazyLock<Mutex<HashMap<TokenIdentity, Arc<Mutex<LoginState>>>>> = LazyLock::new(Mutex::default);
 
-/// Whether a session sees private objects. One that does not finds none, without an error.
-pub(super) fn is_logged_in(session: &Session) -> Outcome<bool> {
+/// Whether a session sees private objects. One that is not logged in finds none, and no error says so.
+pub(super) fn is_logged_in(session: &Session) -> CallResult<bool> {
     let state = session.get_session_info().during("C_GetSessionInfo")?.session_state();
     Ok(matches!(state, SessionState::RoUser | SessionState::RwUser))
 }
 
-/// A token and how it is logged in to.
-pub(super) struct Door<'a> {
-    pub(super) module: &'a Module,
-    pub(super) token: &'a SeenToken,
-    pub(super) uri: &'a Uri,
-    pub(super) options: &'a OpenOptions,
+/// A token and how to log in to it.
+pub(super) struct Login<'a> {
+    module: &'a Module,
+    token: &'a SlotToken,
+    uri: &'a Uri,
+    options: &'a OpenOptions,
+    guard: Option<PinGuard>,
 }
 
-impl Door<'_> {
-    /// Logs in, unless the process is; whether it did. `vouched`: a person says that the PIN is right now.
-    pub(super) fn log_in(&self, session: &Session, vouched: bool) -> Outcome<bool> {
+impl<'a> Login<'a> {
+    pub(super) fn new(module: &'a Module, token: &'a SlotToken, uri: &'a Uri, options: &'a OpenOptions) -> Self {
+        Self { module, token, uri, options, guard: options.guard(&token.info) }
+    }
+
+    /// Logs in, unless the process is logged in already. Returns whether it did.
+    ///
+    /// `confirmed` means that a person says the PIN is correct.
+    pub(super) fn log_in(&self, session: &Session, confirmed: bool) -> CallResult<bool> {
         if !self.token.login_required && !self.token.pin_set {
             return Ok(false);
         }
-        // Held through C_Login, so that two sessions cannot both try a wrong PIN.
-        let login = self.login();
-        let mut login = lock(&login);
-        let login = &mut *login;
-        let guard = self.options.guard(&self.token.info);
-        let remembered = match &guard {
-            Some(guard) => guard.read_if(vouched)?,
-            None => self.own_memory(login),
-        };
-        if login.ours && is_logged_in(session)? {
-            let doubted = vouched && matches!(remembered.state, PinOutcome::Refused | PinOutcome::Trying);
-            if remembered.state != PinOutcome::Locked && !doubted {
+        // Held during C_Login, so that two sessions cannot both try a wrong PIN.
+        let state = self.state();
+        let state = &mut *lock(&state);
+        let pin = self.pin();
+        let recorded = pin.record(state.record.as_ref(), confirmed)?.state;
+        if state.logged_in && is_logged_in(session)? {
+            let in_doubt = confirmed && matches!(recorded, PinRecordState::Refused | PinRecordState::Trying);
+            if recorded != PinRecordState::Locked && !in_doubt {
                 return Ok(false);
             }
-            // Locked by another program, and not noticed yet; or refused since, and now a person wants to know.
-            login.ours = false;
+            // Another program has locked the token, and this one has not noticed yet; or the PIN was refused since, and a
+            // person wants to know whether it is correct now.
+            state.logged_in = false;
             session.logout().during("C_Logout")?;
         }
-        let found = if self.token.own_pin_pad {
-            None
-        } else {
-            let (base, ask) = (self.options.base_dir.as_deref(), self.options.prompt.as_ref());
-            Some(self.options.pin.find(self.uri.pin(), base, ask, &self.token.info.label)?)
-        };
-        let source = found.as_ref().map_or(Ok(SourceId::Person), |found| found.id())?;
-
-        // For all programs, or for this one.
-        let held = guard.as_ref().filter(|_| source != SourceId::Person).map(Guard::hold).transpose()?;
-        let before = match &held {
-            // Another program may have tried in the meantime.
-            Some(held) => held.read_if(vouched)?,
-            None if remembered.state == PinOutcome::Locked && !vouched => return self.refuse(Refusal::ByPerson),
-            None => self.own_memory(login),
-        };
-        // As the token says it now that no one else is trying.
-        let shown = self.module.find(self.uri)?.1.pin;
-        let trying = match before.trying(&source, shown, vouched) {
-            Ok(trying) => trying,
-            Err(refusal) => return self.refuse(refusal),
-        };
-        let info = &self.token.info;
-        let (label, serial) = (info.label.clone(), info.serial.clone());
-        let prompt = PinPrompt { label, serial, state: shown, tries_left: None, purpose: None };
-        let pin = found.map(|found| found.read(&prompt)).transpose()?;
-        remember(login, held.as_ref(), &trying)?;
-        let result = session.login(UserType::User, pin.as_ref().map(|pin| pin.secret()));
-        drop(pin);
-        let (after, result) = self.conclude(login.ours, before, trying, result);
-        login.ours = result.is_ok();
-        let remembered = remember(login, held.as_ref(), &after);
-        if let (Some(guard), None, Ok(()), true) = (&guard, &held, &result, vouched) {
-            let held = guard.hold()?;
-            held.write(&held.read_if(true)?.cleared())?;
-        }
-        result.and(remembered.map_err(Fault::from)).map(|()| true)
+        let attempt = pin.prepare(&mut state.record, confirmed, None, || self.tries_left())?;
+        let (outcome, result) = self.present(session, &attempt, state.logged_in);
+        state.logged_in = result.is_ok();
+        pin.conclude(&mut state.record, attempt, outcome, result).map(|()| true)
     }
 
-    /// What is to be remembered after C_Login, and what is to be said.
-    fn conclude(
-        &self,
-        ours: bool,
-        before: PinMemory,
-        trying: PinMemory,
-        result: Result<(), Error>,
-    ) -> (PinMemory, Outcome<()>) {
-        let label = &self.token.info.label;
-        let Err(error) = result else { return (trying.accepted(), Ok(())) };
+    /// The flags of CK_TOKEN_INFO, read anew.
+    fn tries_left(&self) -> Result<TriesLeft, TokenError> {
+        let state = self.module.find_token(self.uri)?.1.pin;
+        Ok(TriesLeft { state, count: None, warning: None })
+    }
+
+    /// Calls C_Login. `logged_in`: this program has logged in before.
+    fn present(&self, session: &Session, attempt: &PinAttempt<'_>, logged_in: bool) -> (PinOutcome, CallResult<()>) {
+        let error = match session.login(UserType::User, attempt.pin().map(|pin| pin.secret())) {
+            Ok(()) => return (PinOutcome::Accepted, Ok(())),
+            Err(error) => error,
+        };
         if let Error::Pkcs11(RvError::UserAlreadyLoggedIn, _) = error {
-            let theirs = || {
-                Err(pin_error(format!(
-                    "something else in this process is logged in to the token {label:?}: its PIN was not proved to be ours"
-                )))
-            };
-            return (before, if ours { Ok(()) } else { theirs() });
+            let result = if logged_in { Ok(()) } else { Err(self.foreign_login().into()) };
+            return (PinOutcome::NotPresented, result);
         }
-        let unnamed = matches!(error, Error::Pkcs11(RvError::VendorDefined(_) | RvError::UnknownErrorCode(_), _));
+        let is_unnamed = matches!(error, Error::Pkcs11(RvError::VendorDefined(_) | RvError::UnknownErrorCode(_), _));
         let locked = matches!(error, Error::Pkcs11(RvError::PinLocked, _));
-        let fault = Err::<(), _>(error).during("C_Login").expect_err("it is an error");
-        match fault.kind() {
-            Some(Kind::Pin) => {
-                tracing::error!(token = label, %fault, "THE PIN WAS REFUSED; it is not tried again until a person acts");
-                let refusal = if locked { Refusal::Locked } else { Refusal::Refused };
-                (trying.refused(), self.refuse(refusal))
-            }
-            // It may mean that the PIN was wrong. One that the token took before is tried again when the token is
-            // better: a device that is away may say nothing else.
-            Some(Kind::Vague) if unnamed || !trying.known_good() => (trying, Err(fault)),
-            _ => (before, Err(fault)),
-        }
+        let error = Err::<(), _>(error).during("C_Login").expect_err("it is an error");
+        let outcome = match error.kind() {
+            Some(FailureKind::Pin) => PinOutcome::Refused { locked, reason: error.to_string() },
+            // The code may mean that the PIN was wrong. A PIN that the token accepted before is tried again once the token
+            // has recovered: an unreachable device may report nothing better.
+            Some(FailureKind::Ambiguous) if is_unnamed || !attempt.was_accepted_before() => PinOutcome::Unknown,
+            _ => PinOutcome::NotPresented,
+        };
+        (outcome, Err(error))
     }
 
-    /// Forgets the login: the process is logged out, whoever opened the sessions.
-    pub(super) fn log_out(&self, session: &Session) -> Outcome<()> {
-        let login = self.login();
-        lock(&login).ours = false;
+    fn foreign_login(&self) -> TokenError {
+        TokenError::Pin(format!(
+            "another part of this process is logged in to the token {:?}, so its PIN could not be checked",
+            self.token.info.label
+        ))
+    }
+
+    /// Logs the process out, whichever session it logged in with.
+    pub(super) fn log_out(&self, session: &Session) -> CallResult<()> {
+        lock(&self.state()).logged_in = false;
         match session.logout().during("C_Logout") {
-            Err(fault) if fault.no_answer() => Ok(()),
+            Err(error) if error.is_unanswered() => Ok(()),
             result => result,
         }
     }
 
-    /// Has no program use the PIN until a person unlocks the token.
-    pub(super) fn mark_locked(&self) -> Result<(), TokenError> {
-        match self.options.guard(&self.token.info) {
-            Some(guard) => {
-                let held = guard.hold()?;
-                held.write(&held.read_if(true)?.locked())
-            }
-            None => {
-                let login = self.login();
-                let mut login = lock(&login);
-                login.memory = Some(self.own_memory(&login).locked());
-                Ok(())
-            }
+    /// Records that a person locked the token: no program uses the PIN until a person unlocks it.
+    pub(super) fn record_lock(&self) -> Result<(), TokenError> {
+        if self.guard.is_some() {
+            // Not behind a thread that waits for a person to enter the PIN.
+            return self.pin().record_lock(&mut None);
+        }
+        self.pin().record_lock(&mut lock(&self.state()).record)
+    }
+
+    /// The error for a token that a person has locked.
+    pub(super) fn locked_error(&self) -> TokenError {
+        self.pin().locked_error()
+    }
+
+    fn pin(&self) -> TokenPin<'_> {
+        TokenPin {
+            info: &self.token.info,
+            name: self.options.name.as_deref(),
+            source: &self.options.pin,
+            uri: self.uri.pin(),
+            base_dir: self.options.base_dir.as_deref(),
+            prompt: self.options.prompt.as_ref(),
+            has_pin_pad: self.token.has_pin_pad,
+            guard: self.guard.as_ref(),
         }
     }
 
-    /// That the PIN is not used.
-    pub(super) fn refuse<T>(&self, refusal: Refusal) -> Outcome<T> {
-        Err(Fault::Token(refusal.of(&self.token.info.label, self.options.name.as_deref())))
-    }
-
-    fn login(&self) -> Arc<Mutex<Login>> {
+    fn state(&self) -> Arc<Mutex<LoginState>> {
         let info = &self.token.info;
         let identity = (self.module.path.clone(), info.serial.clone(), info.label.clone());
         lock(&LOGINS).entry(identity).or_default().clone()
     }
-
-    fn own_memory(&self, login: &Login) -> PinMemory {
-        login.memory.clone().unwrap_or_else(|| PinMemory::new(&self.token.info))
-    }
-}
-
-fn remember(login: &mut Login, held: Option<&Held<'_>>, memory: &PinMemory) -> Result<(), TokenError> {
-    match held {
-        Some(held) => held.write(memory),
-        None => {
-            login.memory = Some(memory.clone());
-            Ok(())
-        }
-    }
-}
-
-fn pin_error(reason: String) -> Fault {
-    Fault::Token(TokenError::Pin(reason))
 }

@@ -1,0 +1,262 @@
+//! One attempt to present a PIN to a token: prepare, present, conclude. The same for every device.
+//!
+//! 1. [`TokenPin::prepare`] opens the source, takes the guard's lock, reads the record, asks the device for the tries left,
+//!    and decides by the rules of `record.rs`. Then it reads the PIN and records the attempt as begun.
+//! 2. The device presents [`PinAttempt::pin`] once: C_Login in `pkcs11/login.rs`, VERIFY in `piv/unlock.rs`.
+//! 3. [`TokenPin::conclude`] erases the PIN, records the result, and releases the lock.
+//!
+//! A device provides only what differs: the tries left, how the PIN is presented, and what an answer means
+//! ([`PinOutcome`]).
+
+use std::path::Path;
+
+use super::{
+    guard::{PinGuard, PinGuardLock},
+    prompt::{PinPrompt, PinState, Prompt},
+    record::{PinRecord, PinRecordState, PinRefusal},
+    source::{OpenedPinSource, PinSource, UriPin},
+    source_id::PinSourceId,
+    value::Pin,
+};
+use crate::secrets::{Purpose, TokenError, TokenInfo};
+
+/// The PIN of one token: where it comes from, and where its attempts are recorded.
+///
+/// Methods that take `local` use it in place of the guard's record: for a PIN that a person enters, which only this
+/// process remembers, and for every PIN if there is no guard.
+pub(in crate::secrets) struct TokenPin<'a> {
+    /// The token, as it describes itself.
+    pub(in crate::secrets) info: &'a TokenInfo,
+    /// The token's name in the configuration, if it has one.
+    pub(in crate::secrets) name: Option<&'a str>,
+    pub(in crate::secrets) source: &'a PinSource,
+    pub(in crate::secrets) uri: UriPin<'a>,
+    /// The folder that a relative path of the source starts from.
+    pub(in crate::secrets) base_dir: Option<&'a Path>,
+    pub(in crate::secrets) prompt: Option<&'a Prompt>,
+    /// Whether the token asks for the PIN itself, on its own pad. Then no source is read.
+    pub(in crate::secrets) has_pin_pad: bool,
+    pub(in crate::secrets) guard: Option<&'a PinGuard>,
+}
+
+/// What a device reports about the tries left for its PIN.
+pub(in crate::secrets) struct TriesLeft {
+    pub(in crate::secrets) state: PinState,
+    /// The number of tries left, if the device reports it.
+    pub(in crate::secrets) count: Option<u8>,
+    /// A warning to log before the PIN is read.
+    pub(in crate::secrets) warning: Option<&'static str>,
+}
+
+/// A PIN that may be presented now. The guard's lock is held until [`TokenPin::conclude`].
+#[must_use = "an attempt must be concluded, or its result is recorded as unknown"]
+pub(in crate::secrets) struct PinAttempt<'g> {
+    /// None for a token with a PIN pad.
+    pin: Option<Pin>,
+    tries_left: Option<u8>,
+    lock: Option<PinGuardLock<'g>>,
+    /// The record before the attempt.
+    before: PinRecord,
+    /// The record that says that the attempt has begun.
+    begun: PinRecord,
+    confirmed: bool,
+}
+
+/// The device's answer to a PIN.
+pub(in crate::secrets) enum PinOutcome {
+    /// The PIN is correct.
+    Accepted,
+    /// The PIN is wrong or locked. `reason` is the device's answer, for the log.
+    Refused { locked: bool, reason: String },
+    /// The device did not look at the PIN.
+    NotPresented,
+    /// The PIN was sent, and the result is not known.
+    Unknown,
+}
+
+impl<'a> TokenPin<'a> {
+    /// Reads the PIN if it may be tried, and records the attempt as begun.
+    ///
+    /// `confirmed` means that a person says the PIN is correct: one attempt is made whatever the record says. `tries_left`
+    /// asks the device; it is called while the lock is held, so that no other program tries a PIN meanwhile.
+    ///
+    /// # Errors
+    /// [`TokenError::Pin`] if the PIN must not be tried or cannot be read, or if the attempt cannot be recorded.
+    pub(in crate::secrets) fn prepare(
+        &self,
+        local: &mut Option<PinRecord>,
+        confirmed: bool,
+        purpose: Option<Purpose>,
+        tries_left: impl FnOnce() -> Result<TriesLeft, TokenError>,
+    ) -> Result<PinAttempt<'a>, TokenError> {
+        let source = if self.has_pin_pad {
+            None
+        } else {
+            Some(self.source.open(self.uri, self.base_dir, self.prompt, &self.info.label)?)
+        };
+        let source_id = source.as_ref().map_or(Ok(PinSourceId::Person), OpenedPinSource::id)?;
+        // A person is present each time, so a PIN that is entered concerns this process only.
+        let lock = self.guard.filter(|_| source_id != PinSourceId::Person).map(PinGuard::lock).transpose()?;
+        let before = match &lock {
+            // Read under the lock: another program may have tried the PIN since.
+            Some(lock) => lock.read_if(confirmed)?,
+            None => {
+                if !confirmed {
+                    self.check_not_locked(local.as_ref())?;
+                }
+                self.local_record(local.as_ref())
+            }
+        };
+        let TriesLeft { state, count, warning } = tries_left()?;
+        // A person who sees the number of tries left and enters a PIN confirms one attempt.
+        let confirmed_now = confirmed || source_id == PinSourceId::Person && count.is_some_and(|count| count > 0);
+        let begun = before.begin_attempt(&source_id, state, confirmed_now).map_err(|refusal| self.refuse(refusal))?;
+        if let Some(warning) = warning {
+            tracing::warn!(token = self.log_name(), "{warning}");
+        }
+        let (label, serial) = (self.info.label.clone(), self.info.serial.clone());
+        let prompt = PinPrompt { label, serial, state, tries_left: count, purpose };
+        let pin = source.map(|source| source.read(&prompt)).transpose()?;
+        store(local, lock.as_ref(), &begun)?;
+        Ok(PinAttempt { pin, tries_left: count, lock, before, begun, confirmed })
+    }
+
+    /// Erases the PIN and records the result of an attempt.
+    ///
+    /// Returns `result`, the result of the operation that presented the PIN, unless the PIN was refused.
+    ///
+    /// # Errors
+    /// The error of `result`; [`TokenError::Pin`] if the PIN was refused, or if the result cannot be recorded.
+    pub(in crate::secrets) fn conclude<T, E: From<TokenError>>(
+        &self,
+        local: &mut Option<PinRecord>,
+        attempt: PinAttempt<'_>,
+        outcome: PinOutcome,
+        result: Result<T, E>,
+    ) -> Result<T, E> {
+        let PinAttempt { pin, lock, before, begun, confirmed, .. } = attempt;
+        drop(pin);
+        let accepted = matches!(outcome, PinOutcome::Accepted);
+        let (after, result) = match outcome {
+            PinOutcome::Accepted => (begun.accepted(), result),
+            PinOutcome::Refused { locked, reason } => {
+                tracing::error!(
+                    token = self.log_name(),
+                    reason,
+                    "PIN REFUSED; it is not tried again until a person acts"
+                );
+                let refusal = if locked { PinRefusal::Locked } else { PinRefusal::RefusedBefore };
+                (begun.refused(), Err(self.refuse(refusal).into()))
+            }
+            PinOutcome::NotPresented => (before, result),
+            PinOutcome::Unknown => (begun, result),
+        };
+        let stored = store(local, lock.as_ref(), &after);
+        // A person entered the PIN and it is correct: the guard, which did not record the attempt, forgets older refusals.
+        if accepted && confirmed && lock.is_none() && self.guard.is_some() {
+            self.clear(local)?;
+        }
+        let value = result?;
+        stored?;
+        Ok(value)
+    }
+
+    /// Checks that no person has locked the token.
+    ///
+    /// # Errors
+    /// [`TokenError::Pin`] if a person has locked it, or if the record cannot be read.
+    pub(in crate::secrets) fn check_not_locked(&self, local: Option<&PinRecord>) -> Result<(), TokenError> {
+        match self.record(local, false)?.state {
+            PinRecordState::Locked => Err(self.locked_error()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The record of the last attempt: the guard's, or `local` without a guard.
+    pub(in crate::secrets) fn record(
+        &self,
+        local: Option<&PinRecord>,
+        confirmed: bool,
+    ) -> Result<PinRecord, TokenError> {
+        match self.guard {
+            Some(guard) => guard.read_if(confirmed),
+            None => Ok(self.local_record(local)),
+        }
+    }
+
+    /// Records that a person locked the token: no program uses the PIN until a person unlocks it.
+    pub(in crate::secrets) fn record_lock(&self, local: &mut Option<PinRecord>) -> Result<(), TokenError> {
+        match self.guard {
+            Some(guard) => {
+                let lock = guard.lock()?;
+                lock.write(&lock.read_if(true)?.locked())
+            }
+            None => {
+                *local = Some(self.local_record(local.as_ref()).locked());
+                Ok(())
+            }
+        }
+    }
+
+    /// Forgets what forbids the next attempt: a person was present, and the PIN was correct or was set anew.
+    pub(in crate::secrets) fn clear(&self, local: &mut Option<PinRecord>) -> Result<(), TokenError> {
+        match self.guard {
+            Some(guard) => {
+                let lock = guard.lock()?;
+                let before = lock.read_if(true)?;
+                if before.state == PinRecordState::Accepted { Ok(()) } else { lock.write(&before.cleared()) }
+            }
+            None => {
+                *local = None;
+                Ok(())
+            }
+        }
+    }
+
+    /// The error for a token that a person has locked.
+    pub(in crate::secrets) fn locked_error(&self) -> TokenError {
+        self.refuse(PinRefusal::LockedByPerson)
+    }
+
+    fn refuse(&self, refusal: PinRefusal) -> TokenError {
+        refusal.error(&self.info.label, self.name)
+    }
+
+    fn local_record(&self, local: Option<&PinRecord>) -> PinRecord {
+        local.cloned().unwrap_or_else(|| PinRecord::new(self.info))
+    }
+
+    fn log_name(&self) -> &str {
+        self.name.unwrap_or(&self.info.label)
+    }
+}
+
+impl PinAttempt<'_> {
+    /// The PIN to present; none if the token asks for it on its own pad.
+    pub(in crate::secrets) fn pin(&self) -> Option<&Pin> {
+        self.pin.as_ref()
+    }
+
+    /// The tries left when the attempt was prepared, if the device reports them.
+    #[cfg(feature = "yubikey")]
+    pub(in crate::secrets) fn tries_left(&self) -> Option<u8> {
+        self.tries_left
+    }
+
+    /// Whether the token accepted an earlier PIN from the same source.
+    #[cfg(feature = "pkcs11")]
+    pub(in crate::secrets) fn was_accepted_before(&self) -> bool {
+        self.begun.was_accepted_before()
+    }
+}
+
+/// Stores a record: in the guard if its lock is held, else in this process.
+fn store(local: &mut Option<PinRecord>, lock: Option<&PinGuardLock<'_>>, record: &PinRecord) -> Result<(), TokenError> {
+    match lock {
+        Some(lock) => lock.write(record),
+        None => {
+            *local = Some(record.clone());
+            Ok(())
+        }
+    }
+}

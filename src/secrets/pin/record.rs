@@ -1,0 +1,307 @@
+//! The record of a token's last PIN attempt, and the rules that decide from it whether a PIN may be tried.
+//!
+//! | recorded state | may the PIN be tried? |
+//! |---|---|
+//! | no record (`new`), or `accepted` | Yes, unless the token reports COUNT_LOW or FINAL_TRY: someone has entered a wrong PIN since. |
+//! | `refused`, same source, or a source that was refused since the last accepted PIN | No. |
+//! | `refused`, source changed | Once: a person has changed it. Not at FINAL_TRY, where a mistake locks the token. |
+//! | `trying`: the program ended during the attempt | Once, if the token accepted this source before. If the source has changed: as for `refused`. |
+//! | `locked` by `claviger token lock` | No. |
+//!
+//! `claviger token unlock` confirms the PIN: one attempt is made in any of these states. A token that reports LOCKED gets
+//! no attempt at all.
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use super::{prompt::PinState, source_id::PinSourceId};
+use crate::secrets::{TokenError, TokenInfo};
+
+/// The number of refused sources that a record lists. A token that refused so many PINs has locked itself long before.
+const MAX_REFUSED_SOURCES: usize = 16;
+
+/// The record of a token's last PIN attempt. Contains neither the PIN nor its length or hash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct PinRecord {
+    /// The token's serial number.
+    pub serial: String,
+    /// The token's label.
+    pub label: String,
+    /// The result of the last attempt.
+    pub state: PinRecordState,
+    /// When the state was recorded, in seconds since 1970 (UTC).
+    #[serde(rename = "at")]
+    pub recorded_at: u64,
+    /// The source of the last attempt.
+    source: Option<PinSourceId>,
+    /// The source of the last PIN that the token accepted.
+    accepted: Option<PinSourceId>,
+    /// The sources that the token refused since it last accepted a PIN. None of them counts as changed because another one
+    /// was refused after it.
+    #[serde(default)]
+    refused: Vec<PinSourceId>,
+    /// Whether the last attempt repeated one that never ended.
+    #[serde(rename = "again")]
+    repeats_unfinished: bool,
+}
+
+/// The result of the last PIN attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PinRecordState {
+    /// There was no attempt, or a person has unlocked the token since.
+    New,
+    /// The token accepted the PIN.
+    Accepted,
+    /// The attempt is in progress, or the program ended during it.
+    Trying,
+    /// The token refused the PIN. It is not tried again until a person acts.
+    Refused,
+    /// A person locked the token. No PIN is used until a person unlocks it.
+    Locked,
+}
+
+/// Why a PIN is not tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::secrets) enum PinRefusal {
+    /// The token refused it.
+    RefusedBefore,
+    /// The result of an earlier attempt is unknown.
+    Unfinished,
+    /// A person locked the token.
+    LockedByPerson,
+    /// The token reports that a wrong PIN was entered.
+    CountLow,
+    /// The token reports one try left.
+    FinalTry,
+    /// The token reports that its PIN is locked.
+    Locked,
+}
+
+impl PinRefusal {
+    /// The error to report. `label` is the token's, `name` its name in the configuration.
+    pub(super) fn error(self, label: &str, name: Option<&str>) -> TokenError {
+        let unlock = format!("`claviger token unlock {}`", name.unwrap_or(label));
+        TokenError::Pin(match self {
+            Self::RefusedBefore => format!(
+                "the token {label:?} refused its PIN; the PIN is not tried again until you change its source or run {unlock}"
+            ),
+            Self::Unfinished => format!(
+                "a program ended while it tried the PIN of the token {label:?}, so the result is unknown; the PIN is not \
+                 tried again until you run {unlock}"
+            ),
+            Self::LockedByPerson => {
+                format!(
+                    "the token {label:?} was locked by `claviger token lock`; no PIN is used until you run {unlock}"
+                )
+            }
+            Self::CountLow => format!(
+                "a wrong PIN was entered for the token {label:?} since the last correct one; the PIN is not tried until \
+                 you run {unlock}"
+            ),
+            Self::FinalTry => {
+                format!("the PIN of the token {label:?} has one try left; it is not tried until you run {unlock}")
+            }
+            Self::Locked => format!(
+                "the PIN of the token {label:?} is locked; the token's security officer must set a new PIN with the \
+                 vendor's tools"
+            ),
+        })
+    }
+}
+
+impl PinRecord {
+    /// The record of a token for which no PIN was tried.
+    pub(super) fn new(info: &TokenInfo) -> Self {
+        let (serial, label) = (info.serial.clone(), info.label.clone());
+        Self {
+            serial,
+            label,
+            state: PinRecordState::New,
+            recorded_at: 0,
+            source: None,
+            accepted: None,
+            refused: Vec::new(),
+            repeats_unfinished: false,
+        }
+    }
+
+    /// Decides whether a PIN from `source` may be tried. Returns the record to store before the attempt.
+    ///
+    /// `reported` is what the token reports about the tries left. `confirmed` means that a person says the PIN is correct.
+    pub(super) fn begin_attempt(
+        &self,
+        source: &PinSourceId,
+        reported: PinState,
+        confirmed: bool,
+    ) -> Result<Self, PinRefusal> {
+        let mut next = Self {
+            state: PinRecordState::Trying,
+            source: Some(source.clone()),
+            recorded_at: now(),
+            repeats_unfinished: false,
+            ..self.clone()
+        };
+        if reported == PinState::Locked {
+            return Err(PinRefusal::Locked);
+        }
+        if confirmed {
+            return Ok(next);
+        }
+        let changed = self.source.as_ref() != Some(source);
+        if changed && self.refused.contains(source) && self.state != PinRecordState::Locked {
+            return Err(PinRefusal::RefusedBefore);
+        }
+        match self.state {
+            PinRecordState::Locked => return Err(PinRefusal::LockedByPerson),
+            PinRecordState::Refused if !changed => return Err(PinRefusal::RefusedBefore),
+            PinRecordState::Trying if !changed => {
+                if self.repeats_unfinished || self.accepted.as_ref() != Some(source) {
+                    return Err(PinRefusal::Unfinished);
+                }
+                next.repeats_unfinished = true;
+            }
+            PinRecordState::Refused | PinRecordState::Trying | PinRecordState::New | PinRecordState::Accepted => {}
+        }
+        if let (PinRecordState::Trying, true, Some(unfinished)) = (self.state, changed, &self.source) {
+            // The result of that attempt is unknown. Its source counts as refused, so that it is not tried again after
+            // another source was.
+            next.add_refused(unfinished);
+        }
+        let changed_by_person = changed && matches!(self.state, PinRecordState::Refused | PinRecordState::Trying);
+        match reported {
+            PinState::Ready => Ok(next),
+            PinState::CountLow if changed_by_person => Ok(next),
+            PinState::CountLow => Err(PinRefusal::CountLow),
+            PinState::FinalTry | PinState::Locked => Err(PinRefusal::FinalTry),
+        }
+    }
+
+    /// The record after the token accepted the PIN.
+    pub(super) fn accepted(self) -> Self {
+        Self {
+            state: PinRecordState::Accepted,
+            accepted: self.source.clone(),
+            refused: Vec::new(),
+            repeats_unfinished: false,
+            recorded_at: now(),
+            ..self
+        }
+    }
+
+    /// The record after the token refused the PIN.
+    pub(super) fn refused(self) -> Self {
+        let mut next = Self {
+            state: PinRecordState::Refused,
+            accepted: None,
+            repeats_unfinished: false,
+            recorded_at: now(),
+            ..self
+        };
+        if let Some(source) = next.source.clone() {
+            next.add_refused(&source);
+        }
+        next
+    }
+
+    /// The record after a person locked the token.
+    pub(super) fn locked(self) -> Self {
+        Self { state: PinRecordState::Locked, recorded_at: now(), ..self }
+    }
+
+    /// The record after a person was asked for the PIN and entered a correct one: nothing forbids the next attempt.
+    pub(super) fn cleared(self) -> Self {
+        Self {
+            state: PinRecordState::New,
+            source: None,
+            accepted: None,
+            refused: Vec::new(),
+            repeats_unfinished: false,
+            recorded_at: now(),
+            ..self
+        }
+    }
+
+    /// Whether the token accepted an earlier PIN from the source of this attempt.
+    #[cfg(feature = "pkcs11")]
+    pub(super) fn was_accepted_before(&self) -> bool {
+        self.accepted.is_some() && self.accepted == self.source
+    }
+
+    /// Lists a source as refused. A person is not listed, since a person decides anew each time.
+    fn add_refused(&mut self, source: &PinSourceId) {
+        if *source != PinSourceId::Person && !self.refused.contains(source) {
+            self.refused.push(source.clone());
+        }
+        let excess = self.refused.len().saturating_sub(MAX_REFUSED_SOURCES);
+        self.refused.drain(..excess);
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(inode: u64) -> PinSourceId {
+        PinSourceId::File { path: "/etc/pin".into(), inode, modified: 7 }
+    }
+
+    const REPORTED: [PinState; 4] = [PinState::Ready, PinState::CountLow, PinState::FinalTry, PinState::Locked];
+
+    /// The decision for each state that a token may report: none if the PIN is tried.
+    fn decisions(record: &PinRecord, source: &PinSourceId, confirmed: bool) -> [Option<PinRefusal>; 4] {
+        REPORTED.map(|reported| record.begin_attempt(source, reported, confirmed).err())
+    }
+
+    #[test]
+    fn the_table_at_the_top_of_this_file() {
+        use PinRefusal::*;
+        fn attempt(record: &PinRecord, source: &PinSourceId) -> PinRecord {
+            record.begin_attempt(source, PinState::Ready, false).unwrap()
+        }
+        let new = PinRecord::new(&TokenInfo { label: "demo".into(), serial: "1".into(), ..TokenInfo::default() });
+        let accepted = attempt(&new, &file(1)).accepted();
+        let refused = attempt(&accepted, &file(1)).refused();
+        let unfinished_new = attempt(&new, &file(1));
+        let unfinished_known = attempt(&accepted, &file(1));
+        let unfinished_again = attempt(&unfinished_known, &file(1));
+        let locked = accepted.clone().locked();
+        let by_flags = [None, Some(CountLow), Some(FinalTry), Some(Locked)];
+        let changed = [None, None, Some(FinalTry), Some(Locked)];
+        let never = |refusal| [Some(refusal), Some(refusal), Some(refusal), Some(Locked)];
+        for (record, same, other) in [
+            (&new, by_flags, by_flags),
+            (&accepted, by_flags, by_flags),
+            (&refused, never(RefusedBefore), changed),
+            (&unfinished_new, never(Unfinished), changed),
+            (&unfinished_known, by_flags, changed),
+            (&unfinished_again, never(Unfinished), changed),
+            (&locked, never(LockedByPerson), never(LockedByPerson)),
+        ] {
+            assert_eq!(decisions(record, &file(1), false), same, "{record:?}, the same source");
+            assert_eq!(decisions(record, &file(2), false), other, "{record:?}, another source");
+            assert_eq!(decisions(record, &file(1), true), [None, None, None, Some(Locked)], "{record:?}, confirmed");
+        }
+        // After a refusal the source is no longer known to be good.
+        let confirmed = refused.begin_attempt(&file(1), PinState::Ready, true).unwrap();
+        assert_eq!(confirmed.begin_attempt(&file(1), PinState::Ready, false), Err(Unfinished));
+        // Two sources in turn: the first does not count as changed after the second was refused.
+        let both = refused.begin_attempt(&file(2), PinState::Ready, false).unwrap().refused();
+        assert_eq!(
+            decisions(&both, &file(1), false),
+            never(RefusedBefore),
+            "refused, another refused, the first again"
+        );
+        assert_eq!(decisions(&both, &file(3), false), changed);
+        let accepted_since = both.begin_attempt(&file(3), PinState::Ready, false).unwrap().accepted();
+        assert_eq!(decisions(&accepted_since, &file(1), false), by_flags);
+        // An accepted PIN clears the unfinished attempts before it.
+        assert_eq!(decisions(&attempt(&unfinished_known, &file(1)).accepted(), &file(1), false), by_flags);
+    }
+}

@@ -1,0 +1,45 @@
+//! The identity of a PIN's source, by which a changed source is told from an unchanged one.
+
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    time::UNIX_EPOCH,
+};
+
+use serde::{Deserialize, Serialize};
+
+/// Identifies a PIN's source. Contains nothing of the PIN.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(in crate::secrets) enum PinSourceId {
+    /// A file. A file that was written or replaced is another source.
+    File {
+        /// The canonical path.
+        path: PathBuf,
+        inode: u64,
+        /// The modification time, in nanoseconds since 1970. The change time (ctime) would not do: a backup changes it.
+        modified: u64,
+    },
+    /// A systemd credential, by name. systemd writes its file anew at each start: were it identified like a file, a wrong
+    /// PIN would be tried at each start.
+    Credential(String),
+    /// A PIN that the program or the URI contains.
+    Value,
+    /// A person who enters the PIN each time.
+    Person,
+}
+
+impl PinSourceId {
+    /// The identity of an open file.
+    pub(super) fn of_file(path: &Path, file: &File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        let modified = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+        #[cfg(unix)]
+        let inode = std::os::unix::fs::MetadataExt::ino(&metadata);
+        #[cfg(not(unix))]
+        let inode = 0;
+        let modified = modified.as_nanos().try_into().unwrap_or(u64::MAX);
+        Ok(Self::File { path: path.canonicalize()?, inode, modified })
+    }
+}
