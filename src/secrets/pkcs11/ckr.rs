@@ -1,4 +1,4 @@
-//! What a PKCS#11 return value means, in one place (PKCS#11 v3.1 section 5.1.6).
+//! What each PKCS#11 return value (CKR_...) means (PKCS#11 v3.1 section 5.1.6).
 
 use cryptoki::error::{Error, RvError};
 use cryptoki_sys::{
@@ -9,55 +9,56 @@ use cryptoki_sys::{
 
 use crate::secrets::{Cause, TokenError};
 
-/// A call that failed, or a conclusion that needs no more looking at.
+/// Why an operation failed: a call that the module refused, or an error in the terms of the layer above.
 #[derive(Debug, Clone)]
-pub(super) enum Fault {
-    Call(Failure),
+pub(super) enum CallError {
+    Call(CallFailure),
     Token(TokenError),
 }
 
 /// A call that the module refused.
 #[derive(Debug, Clone)]
-pub(super) struct Failure {
+pub(super) struct CallFailure {
     /// The function, by its PKCS#11 name.
     operation: &'static str,
     /// The return value, by its PKCS#11 name.
     code: String,
-    pub(super) kind: Kind,
+    pub(super) kind: FailureKind,
 }
 
-/// What is to be done about it. Each has one [`Cause`].
+/// What a failure means, and so what to do about it. Each kind has one [`Cause`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// The session or the login is no longer valid, or an operation was left open in it: open, log in and find again, once.
+pub(super) enum FailureKind {
+    /// The session or the login is no longer valid, or an operation was left open in the session. Open a session, log in and
+    /// search for the keys again, once.
     Lost,
-    /// A handle is no longer valid: the object was deleted, by another program maybe, or its session is lost.
+    /// An object handle is no longer valid: the object was deleted, perhaps by another program, or its session is lost.
     Stale,
-    /// The token is not there.
+    /// The token is not present.
     Gone,
-    /// The PIN was refused, or cannot be used.
+    /// The PIN was refused or cannot be used.
     Pin,
-    /// The token cannot do this, ever.
+    /// The token can never do this.
     Unsupported,
-    /// What a peer sent is wrong: nothing else is ever given to a call that returns this.
+    /// The peer's input is invalid. Returned only by calls whose every argument comes from the peer.
     Peer,
-    /// What was given to the call is wrong. Where a peer's point was in it, key agreement says that it is the peer's.
+    /// An argument of the call is invalid. If a peer's point is among the arguments, key agreement blames the peer.
     Input,
-    /// Says nothing of who is at fault: a hostile point gives CKR_GENERAL_ERROR on SoftHSM 2.6.1 and CKR_DEVICE_ERROR on
-    /// Kryoptic 1.5.4, a sick device gives the same.
-    Vague,
-    /// All sessions are taken.
+    /// The code does not say who is at fault. A hostile point gives CKR_GENERAL_ERROR on SoftHSM 2.6.1 and CKR_DEVICE_ERROR on
+    /// Kryoptic 1.5.4; a failing device gives the same.
+    Ambiguous,
+    /// The token grants no more sessions.
     Exhausted,
-    /// Anything else: memory, a full token, a missing random generator.
+    /// Any other failure of the device: memory, a full token, no random generator.
     Device,
 }
 
-impl Kind {
-    /// Whose fault it is, where the call that failed knows no better.
+impl FailureKind {
+    /// Whose fault the failure is, unless the failed call knows better.
     fn cause(self) -> Cause {
         match self {
             Self::Peer => Cause::Peer,
-            Self::Vague | Self::Exhausted | Self::Device => Cause::Transient,
+            Self::Ambiguous | Self::Exhausted | Self::Device => Cause::Transient,
             Self::Lost | Self::Stale => Cause::SessionLost,
             Self::Gone => Cause::TokenGone,
             Self::Pin => Cause::Pin,
@@ -66,41 +67,45 @@ impl Kind {
     }
 }
 
-pub(super) type Outcome<T> = Result<T, Fault>;
+pub(super) type CallResult<T> = Result<T, CallError>;
 
-/// Names the call that a `cryptoki` error came from.
+/// Adds the PKCS#11 name of the function to a `cryptoki` error.
 pub(super) trait During<T> {
-    fn during(self, operation: &'static str) -> Outcome<T>;
+    fn during(self, operation: &'static str) -> CallResult<T>;
 }
 
 impl<T> During<T> for Result<T, Error> {
-    fn during(self, operation: &'static str) -> Outcome<T> {
-        self.map_err(|error| Fault::Call(Failure::new(operation, &error)))
+    fn during(self, operation: &'static str) -> CallResult<T> {
+        self.map_err(|error| CallError::Call(CallFailure::new(operation, &error)))
     }
 }
 
-impl Failure {
+impl CallFailure {
     fn new(operation: &'static str, error: &Error) -> Self {
         match error {
             Error::Pkcs11(code, _) => Self { operation, code: name(code), kind: kind(code) },
             Error::NullFunctionPointer | Error::NotSupported | Error::MissingSymbol(_) => {
-                Self { operation, code: "the module has no such function".into(), kind: Kind::Unsupported }
+                Self { operation, code: "the module has no such function".into(), kind: FailureKind::Unsupported }
             }
-            // What cryptoki could not read. None of its messages quotes a secret.
-            other => Self { operation, code: other.to_string(), kind: Kind::Device },
+            // An error of cryptoki itself. None of its messages contains a secret.
+            other => Self { operation, code: other.to_string(), kind: FailureKind::Device },
         }
     }
 }
 
-/// Every code has one kind; where a call knows better (a peer's point, a wrapped key), it says so itself.
-fn kind(code: &RvError) -> Kind {
+/// The kind of a code. A call that knows better (a peer's point, a wrapped key) corrects it.
+fn kind(code: &RvError) -> FailureKind {
     use RvError::*;
     match code {
-        SessionHandleInvalid | SessionClosed | UserNotLoggedIn => Kind::Lost,
-        // An operation that failed half way was left open, or was closed: only a new session is surely in neither state.
-        OperationActive | OperationNotInitialized => Kind::Lost,
-        ObjectHandleInvalid | KeyHandleInvalid | UnwrappingKeyHandleInvalid | WrappingKeyHandleInvalid => Kind::Stale,
-        TokenNotPresent | DeviceRemoved | SlotIdInvalid | TokenNotRecognized | CryptokiNotInitialized => Kind::Gone,
+        SessionHandleInvalid | SessionClosed | UserNotLoggedIn => FailureKind::Lost,
+        // A failed operation may have been left open or closed. Only a new session is in a known state.
+        OperationActive | OperationNotInitialized => FailureKind::Lost,
+        ObjectHandleInvalid | KeyHandleInvalid | UnwrappingKeyHandleInvalid | WrappingKeyHandleInvalid => {
+            FailureKind::Stale
+        }
+        TokenNotPresent | DeviceRemoved | SlotIdInvalid | TokenNotRecognized | CryptokiNotInitialized => {
+            FailureKind::Gone
+        }
         PinIncorrect
         | PinInvalid
         | PinLenRange
@@ -109,7 +114,7 @@ fn kind(code: &RvError) -> Kind {
         | PinTooWeak
         | UserPinNotInitialized
         | NewPinMode
-        | NextOtp => Kind::Pin,
+        | NextOtp => FailureKind::Pin,
         FunctionNotSupported
         | FunctionNotParallel
         | MechanismInvalid
@@ -141,10 +146,10 @@ fn kind(code: &RvError) -> Kind {
         | SessionParallelNotSupported
         | SessionReadOnly
         | TokenWriteProtected
-        | UserTypeInvalid => Kind::Unsupported,
-        // Of the module's start: another one would fail the same way.
+        | UserTypeInvalid => FailureKind::Unsupported,
+        // Failures of the module's start, which would happen again.
         NeedToCreateThreads | CantLock | MutexBad | MutexNotLocked | LibraryLoadFailed | CryptokiAlreadyInitialized => {
-            Kind::Unsupported
+            FailureKind::Unsupported
         }
         EncryptedDataInvalid
         | EncryptedDataLenRange
@@ -152,14 +157,14 @@ fn kind(code: &RvError) -> Kind {
         | WrappedKeyInvalid
         | WrappedKeyLenRange
         | SignatureInvalid
-        | SignatureLenRange => Kind::Peer,
-        DataInvalid | DataLenRange | MechanismParamInvalid | DomainParamsInvalid => Kind::Input,
-        // AWS CloudHSM says CKR_ARGUMENTS_BAD when sessions are opened too fast.
-        GeneralError | DeviceError | FunctionFailed | FunctionRejected | ArgumentsBad => Kind::Vague,
-        // A vendor's own, and what stands in no header at all.
-        VendorDefined(_) => Kind::Vague,
-        UnknownErrorCode(value) => later(*value).map_or(Kind::Vague, |(_, kind)| kind),
-        SessionCount => Kind::Exhausted,
+        | SignatureLenRange => FailureKind::Peer,
+        DataInvalid | DataLenRange | MechanismParamInvalid | DomainParamsInvalid => FailureKind::Input,
+        // AWS CloudHSM returns CKR_ARGUMENTS_BAD when sessions are opened too fast.
+        GeneralError | DeviceError | FunctionFailed | FunctionRejected | ArgumentsBad => FailureKind::Ambiguous,
+        // Vendor-defined codes, and codes in no header.
+        VendorDefined(_) => FailureKind::Ambiguous,
+        UnknownErrorCode(value) => code_unknown_to_cryptoki(*value).map_or(FailureKind::Ambiguous, |(_, kind)| kind),
+        SessionCount => FailureKind::Exhausted,
         Cancel
         | FunctionCanceled
         | HostMemory
@@ -168,42 +173,42 @@ fn kind(code: &RvError) -> Kind {
         | BufferTooSmall
         | RandomNoRng
         | ExceededMaxIterations
-        | FipsSelfTestFailed => Kind::Device,
-        // Someone else in this process: it ends.
+        | FipsSelfTestFailed => FailureKind::Device,
+        // Another login of this process, which ends some time.
         SessionExists
         | SessionReadOnlyExists
         | SessionReadWriteSoExists
         | UserAlreadyLoggedIn
         | UserAnotherAlreadyLoggedIn
-        | UserTooManyTypes => Kind::Device,
+        | UserTooManyTypes => FailureKind::Device,
     }
 }
 
-/// The codes of the headers that `cryptoki` 0.12 has no name for.
-fn later(code: CK_RV) -> Option<(&'static str, Kind)> {
+/// Name and kind of the codes in the headers for which `cryptoki` 0.12 has no name.
+fn code_unknown_to_cryptoki(code: CK_RV) -> Option<(&'static str, FailureKind)> {
     let known = match code {
-        CKR_AEAD_DECRYPT_FAILED => ("CKR_AEAD_DECRYPT_FAILED", Kind::Peer),
-        CKR_KEY_EXHAUSTED => ("CKR_KEY_EXHAUSTED", Kind::Unsupported),
-        CKR_OPERATION_CANCEL_FAILED => ("CKR_OPERATION_CANCEL_FAILED", Kind::Lost),
-        // FIPS: what was done is not approved.
-        CKR_OPERATION_NOT_VALIDATED => ("CKR_OPERATION_NOT_VALIDATED", Kind::Unsupported),
-        CKR_PARAMETER_SET_NOT_SUPPORTED => ("CKR_PARAMETER_SET_NOT_SUPPORTED", Kind::Unsupported),
-        CKR_PENDING => ("CKR_PENDING", Kind::Device),
-        CKR_SEED_RANDOM_REQUIRED => ("CKR_SEED_RANDOM_REQUIRED", Kind::Device),
-        CKR_SESSION_ASYNC_NOT_SUPPORTED => ("CKR_SESSION_ASYNC_NOT_SUPPORTED", Kind::Unsupported),
-        CKR_TOKEN_NOT_INITIALIZED => ("CKR_TOKEN_NOT_INITIALIZED", Kind::Gone),
-        CKR_TOKEN_RESOURCE_EXCEEDED => ("CKR_TOKEN_RESOURCE_EXCEEDED", Kind::Device),
+        CKR_AEAD_DECRYPT_FAILED => ("CKR_AEAD_DECRYPT_FAILED", FailureKind::Peer),
+        CKR_KEY_EXHAUSTED => ("CKR_KEY_EXHAUSTED", FailureKind::Unsupported),
+        CKR_OPERATION_CANCEL_FAILED => ("CKR_OPERATION_CANCEL_FAILED", FailureKind::Lost),
+        // FIPS: the operation is not approved.
+        CKR_OPERATION_NOT_VALIDATED => ("CKR_OPERATION_NOT_VALIDATED", FailureKind::Unsupported),
+        CKR_PARAMETER_SET_NOT_SUPPORTED => ("CKR_PARAMETER_SET_NOT_SUPPORTED", FailureKind::Unsupported),
+        CKR_PENDING => ("CKR_PENDING", FailureKind::Device),
+        CKR_SEED_RANDOM_REQUIRED => ("CKR_SEED_RANDOM_REQUIRED", FailureKind::Device),
+        CKR_SESSION_ASYNC_NOT_SUPPORTED => ("CKR_SESSION_ASYNC_NOT_SUPPORTED", FailureKind::Unsupported),
+        CKR_TOKEN_NOT_INITIALIZED => ("CKR_TOKEN_NOT_INITIALIZED", FailureKind::Gone),
+        CKR_TOKEN_RESOURCE_EXCEEDED => ("CKR_TOKEN_RESOURCE_EXCEEDED", FailureKind::Device),
         _ => return None,
     };
     Some(known)
 }
 
-/// `CKR_GENERAL_ERROR` for `GeneralError`, as it stands in the specification and in every search result.
+/// The name of a code in the specification, which search engines find: `CKR_GENERAL_ERROR` for `GeneralError`.
 fn name(code: &RvError) -> String {
     match code {
         RvError::VendorDefined(value) => format!("CKR {value:#010x}"),
         RvError::UnknownErrorCode(value) => {
-            later(*value).map_or_else(|| format!("CKR {value:#010x}"), |(name, _)| name.to_owned())
+            code_unknown_to_cryptoki(*value).map_or_else(|| format!("CKR {value:#010x}"), |(name, _)| name.to_owned())
         }
         code => {
             let mut name = "CKR".to_owned();
@@ -218,74 +223,74 @@ fn name(code: &RvError) -> String {
     }
 }
 
-impl std::fmt::Display for Failure {
+impl std::fmt::Display for CallFailure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {}", self.operation, self.code)
     }
 }
 
-impl std::fmt::Display for Fault {
+impl std::fmt::Display for CallError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Fault::Call(failure) => failure.fmt(f),
-            Fault::Token(error) => error.fmt(f),
+            CallError::Call(failure) => failure.fmt(f),
+            CallError::Token(error) => error.fmt(f),
         }
     }
 }
 
-impl From<Failure> for TokenError {
-    fn from(failure: Failure) -> Self {
-        let said = failure.to_string();
-        let Failure { operation, code: reason, kind } = failure;
+impl From<CallFailure> for TokenError {
+    fn from(failure: CallFailure) -> Self {
+        let message = failure.to_string();
+        let CallFailure { operation, code: reason, kind } = failure;
         match kind.cause() {
-            Cause::Peer => TokenError::PeerKey(said),
+            Cause::Peer => TokenError::PeerKey(message),
             Cause::Transient => TokenError::Device { operation: operation.into(), reason },
             Cause::SessionLost => TokenError::SessionLost { operation: operation.into(), reason },
-            Cause::TokenGone => TokenError::Away(format!("the token is gone ({said})")),
-            Cause::Pin => TokenError::Pin(format!("the token does not take the PIN ({said})")),
-            Cause::Permanent => TokenError::Unsupported(said),
+            Cause::TokenGone => TokenError::Away(format!("the token is not present ({message})")),
+            Cause::Pin => TokenError::Pin(format!("the token does not accept the PIN ({message})")),
+            Cause::Permanent => TokenError::Unsupported(message),
         }
     }
 }
 
-impl From<Fault> for TokenError {
-    fn from(fault: Fault) -> Self {
-        match fault {
-            Fault::Call(failure) => failure.into(),
-            Fault::Token(error) => error,
+impl From<CallError> for TokenError {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Call(failure) => failure.into(),
+            CallError::Token(error) => error,
         }
     }
 }
 
-impl From<TokenError> for Fault {
+impl From<TokenError> for CallError {
     fn from(error: TokenError) -> Self {
-        Fault::Token(error)
+        CallError::Token(error)
     }
 }
 
-impl Fault {
-    /// A login that is gone, found out by looking.
+impl CallError {
+    /// The error for a login that was found to be lost.
     pub(super) fn logged_out() -> Self {
         let code = name(&RvError::UserNotLoggedIn);
-        Fault::Call(Failure { operation: "C_GetSessionInfo", code, kind: Kind::Lost })
+        CallError::Call(CallFailure { operation: "C_GetSessionInfo", code, kind: FailureKind::Lost })
     }
 
-    pub(super) fn kind(&self) -> Option<Kind> {
+    pub(super) fn kind(&self) -> Option<FailureKind> {
         match self {
-            Fault::Call(failure) => Some(failure.kind),
-            Fault::Token(_) => None,
+            CallError::Call(failure) => Some(failure.kind),
+            CallError::Token(_) => None,
         }
     }
 
-    /// The session is lost, or the token gone: no answer to what was asked.
-    pub(super) fn no_answer(&self) -> bool {
-        matches!(self.kind(), Some(Kind::Lost | Kind::Gone))
+    /// Whether the session or the token is lost, so that the failure is no answer to the request.
+    pub(super) fn is_unanswered(&self) -> bool {
+        matches!(self.kind(), Some(FailureKind::Lost | FailureKind::Gone))
     }
 
-    /// A failure that a new session may cure. A vague one may be: Kryoptic 1.5.4 signs no more after a logout, with
-    /// CKR_GENERAL_ERROR.
-    pub(super) fn curable(&self) -> bool {
-        self.no_answer() || matches!(self.kind(), Some(Kind::Stale | Kind::Vague))
+    /// Whether a new session may cure the failure. An ambiguous code may mean that: after a logout, Kryoptic 1.5.4 refuses to
+    /// sign with CKR_GENERAL_ERROR.
+    pub(super) fn is_curable(&self) -> bool {
+        self.is_unanswered() || matches!(self.kind(), Some(FailureKind::Stale | FailureKind::Ambiguous))
     }
 }
 
@@ -297,8 +302,8 @@ mod tests {
 
     use super::*;
 
-    fn failure(code: RvError) -> Failure {
-        Failure::new("C_Sign", &Error::Pkcs11(code, Function::Sign))
+    fn failure(code: RvError) -> CallFailure {
+        CallFailure::new("C_Sign", &Error::Pkcs11(code, Function::Sign))
     }
 
     #[test]
@@ -311,14 +316,14 @@ mod tests {
         assert!(matches!(failed(RvError::MechanismInvalid), TokenError::Unsupported(_)));
     }
 
-    /// The constants that the headers have, from the bindings that are made of them.
+    /// The constants of the PKCS#11 headers, from the bindings that are generated from them.
     fn headers() -> Vec<(String, CK_RV)> {
         let run = |program: &str, arguments: &[&str]| {
             let output = Command::new(program).args(arguments).output().expect("the tool chain runs");
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             String::from_utf8(output.stdout).unwrap()
         };
-        // Of this platform only: the packages of others have not been fetched.
+        // For this platform only: the packages of others are not fetched.
         let version = run(&std::env::var("RUSTC").unwrap_or("rustc".into()), &["-vV"]);
         let host = version.lines().find_map(|line| line.strip_prefix("host: ")).unwrap();
         let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
@@ -358,11 +363,11 @@ mod tests {
             let cause = failure.kind.cause();
             assert_eq!(TokenError::from(failure).cause(), cause, "{constant}");
         }
-        // And what is in none of them.
-        assert_eq!(kind(&RvError::UnknownErrorCode(0x7777)), Kind::Vague);
+        // A code in no header.
+        assert_eq!(kind(&RvError::UnknownErrorCode(0x7777)), FailureKind::Ambiguous);
     }
 
-    /// The six causes, by the codes that are met.
+    /// The six causes, by codes that are common in practice.
     #[test]
     fn causes() {
         use RvError::*;

@@ -1,8 +1,18 @@
-//! How a token writes curves and points down: CKA_KEY_TYPE, CKA_EC_PARAMS and CKA_EC_POINT (PKCS#11 v3.1 section 6.3).
+//! How tokens encode curves and points: CKA_KEY_TYPE, CKA_EC_PARAMS and CKA_EC_POINT (PKCS#11 v3.1 section 6.3).
 
 use cryptoki::{mechanism::Mechanism, object::KeyType};
 
 use crate::keys::{Curve, PublicKey};
+
+/// How a peer's point is encoded for the token (PKCS#11 v3.1 section 6.3.19: raw must be accepted, DER may be).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PointEncoding {
+    /// The raw point.
+    Raw,
+    /// A DER OCTET STRING, which is all that some tokens accept. It fails for X25519 on Kryoptic 1.5.4.
+    Der,
+}
 
 /// The curve's OID in DER, which every token understands in CKA_EC_PARAMS.
 pub(super) fn ec_params(curve: Curve) -> &'static [u8] {
@@ -16,7 +26,7 @@ pub(super) fn ec_params(curve: Curve) -> &'static [u8] {
     }
 }
 
-/// X25519 as PKCS#11 3.0 allows it too, and as ykcs11 alone takes it.
+/// X25519 as a PrintableString, which PKCS#11 3.0 allows too. ykcs11 accepts no other form.
 pub(super) const X25519_NAME: &[u8] = b"\x13\x0acurve25519";
 
 /// The curve that a token's CKA_EC_PARAMS name: an OID, or the PrintableString that PKCS#11 3.0 allows and ykcs11
@@ -29,8 +39,8 @@ pub(super) fn curve(params: &[u8]) -> Option<Curve> {
     }
 }
 
-/// What makes key pairs of a type.
-pub(super) fn generator(key_type: KeyType) -> Mechanism<'static> {
+/// The mechanism that generates key pairs of a key type.
+pub(super) fn generation_mechanism(key_type: KeyType) -> Mechanism<'static> {
     match key_type {
         KeyType::EC_MONTGOMERY => Mechanism::EccMontgomeryKeyPairGen,
         KeyType::EC_EDWARDS => Mechanism::EccEdwardsKeyPairGen,
@@ -40,10 +50,10 @@ pub(super) fn generator(key_type: KeyType) -> Mechanism<'static> {
 
 /// The public key of a CKA_EC_POINT.
 ///
-/// The specification wants a DER OCTET STRING for NIST curves and raw bytes for the 25519 ones. SoftHSM 2.6.1 has an
-/// OCTET STRING for both, Kryoptic 1.5.4 follows the specification, others write a BIT STRING, or raw points.
+/// The specification wants a DER OCTET STRING for NIST curves and raw bytes for the 25519 curves. Kryoptic 1.5.4 follows it.
+/// SoftHSM 2.6.1 writes an OCTET STRING for both. Other tokens write a BIT STRING or raw points.
 pub(super) fn read_point(curve: Curve, point: &[u8]) -> Option<PublicKey> {
-    // A raw point comes first: a compressed one is never as long as its DER form, so they cannot be mistaken.
+    // The raw form is tried first: a compressed one is never as long as its DER form, so they cannot be confused.
     PublicKey::from_bytes(curve, point)
         .ok()
         .or_else(|| PublicKey::from_bytes(curve, der(0x04, point)?).ok())
@@ -54,7 +64,7 @@ pub(super) fn read_point(curve: Curve, point: &[u8]) -> Option<PublicKey> {
 fn der(tag: u8, bytes: &[u8]) -> Option<&[u8]> {
     let (length, content) = match bytes.strip_prefix(&[tag])? {
         [0x81, length, content @ ..] => (*length, content),
-        // 0x80 would be the indefinite length, which DER has not.
+        // 0x80 would be the indefinite length, which DER does not allow.
         [length @ ..=0x7f, content @ ..] => (*length, content),
         _ => return None,
     };
@@ -78,7 +88,7 @@ mod tests {
     use crate::crypto::EphemeralKey;
 
     #[test]
-    fn every_form_of_a_point() {
+    fn points_in_every_encoding() {
         for curve in [Curve::X25519, Curve::P256, Curve::P384, Curve::P521] {
             let key = EphemeralKey::generate(curve).unwrap().public().clone();
             let octets = octet_string(key.as_bytes());

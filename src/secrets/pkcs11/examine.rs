@@ -1,13 +1,10 @@
-//! What a token can do, shown by having it do it with keys that are there for the time of the test alone.
+//! What a token can do, shown by doing it with keys that exist only for the test. For `claviger token doctor`.
 //!
-//! Everything is done in a session that can only read: the token itself keeps it from changing anything (PKCS#11 v3.1
-//! section 5.6.1). The throw-away pairs are session objects: they are destroyed after the test, and if the program dies
-//! in it they go with the session.
+//! Everything is done in a read-only session, so the token itself prevents changes to what it holds (PKCS#11 v3.1 section
+//! 5.6.1). The throw-away pairs are session objects: they are destroyed after the test, or with the session if the program
+//! ends during it.
 
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use cryptoki::{
     mechanism::MechanismType,
@@ -16,165 +13,111 @@ use cryptoki::{
 use serde::Serialize;
 
 use super::{
-    OpenOptions, PinPlace, Pkcs11Token, PointForm, Profile, SeenToken, Verdict,
-    agree::{self, Method, OurKey},
-    ckr::{During, Fault, Kind, Outcome},
+    agree::{self, AgreementKey, AgreementMethod},
+    ckr::{CallError, CallResult, During, FailureKind},
+    curves::PointEncoding,
     find::read_public,
+    key_pair::{KeyLifetime, KeyPair, generate},
+    known_answer::{
+        Answer, KnownAnswerTest, KnownAnswerTester, TEST_MESSAGE, ignore_unless_unanswered, with_empty_cache,
+    },
     login::is_logged_in,
-    manage::{Lives, generate},
-    module::Module,
-    object::Object,
-    prove::{Peers, Prover, QUESTION, Tried, keeping_nothing, unless_lost},
-    session::Live,
+    object::SessionObject,
+    profile::Verdict,
+    session::OpenSession,
     sign::sign,
-    token::lock,
+    test_peers::TestPeers,
+    token::Pkcs11Token,
 };
 use crate::{
     keys::{Curve, PublicKey},
     secrets::{Custody, KeyUse, NewKey, TokenError},
 };
 
-/// What is seen of a token without a login.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Look {
-    /// The module's file.
-    pub module: PathBuf,
-    /// What the token shows.
-    pub token: SeenToken,
-    /// What is known of the device.
-    pub profile: Profile,
-    /// What chose it.
-    pub profile_by: ProfileBy,
-    /// Where the PIN comes from.
-    pub pin: PinPlace,
-    /// How many sessions it gives a program, if it says so.
-    pub most_sessions: Option<u64>,
-}
-
-/// What chose a profile.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ProfileBy {
-    /// The configuration, by name.
-    Name,
-    /// The manufacturer and model of module and token.
-    Match,
-    /// Nothing: none fits, and every form is tried.
-    Nothing,
-}
-
-impl OpenOptions {
-    /// Looks at a token without a login; no PIN is read.
-    ///
-    /// # Errors
-    /// As of [`open`](Self::open), but for those of the PIN.
-    pub fn look(&self, uri: &str) -> Result<Look, TokenError> {
-        let uri = super::parse(uri)?;
-        let module = Module::of(&uri, self.base_dir.as_deref())?;
-        let (slot, token) = module.find(&uri)?;
-        let profile = self.profile_of(&module, &token)?;
-        let profile_by = match &self.profile {
-            Some(_) => ProfileBy::Name,
-            None if profile.name() == Profile::default().name() => ProfileBy::Nothing,
-            None => ProfileBy::Match,
-        };
-        let info = module.context.get_token_info(slot).during("C_GetTokenInfo")?;
-        Ok(Look {
-            pin: self.pin.place(uri.pin(), self.base_dir.as_deref()),
-            module: module.path.clone(),
-            most_sessions: info.max_session_count().into(),
-            token,
-            profile,
-            profile_by,
-        })
-    }
-}
-
 /// What a token was seen to do.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Examination {
-    /// Whether it makes key pairs that live as long as a session.
+    /// Whether the token makes key pairs that exist as long as a session.
     pub session_keys: bool,
     /// Each curve, in the order of [`Curve::ALL`].
-    pub algorithms: Vec<Examined>,
-    /// How many objects the token held before, and after.
+    pub algorithms: Vec<CurveExamination>,
+    /// How many objects the token held before and after the examination.
     pub objects: (usize, usize),
 }
 
-/// What it was seen to do with keys on a curve.
+/// What the token was seen to do with keys on a curve.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub struct Examined {
+pub struct CurveExamination {
     /// The curve.
     pub curve: Curve,
-    /// What it was tested with.
-    pub with: TestKey,
-    /// None if it was not tested.
+    /// The key that was tested.
+    pub test_key: TestKey,
+    /// None if no key was tested.
     pub verdict: Option<Verdict>,
-    /// Whether it signs; none if the curve does not, or it was not tested.
+    /// Whether the token signs; none if the curve has no signatures or no key was tested.
     pub signs: Option<bool>,
-    /// How far shared secrets come out of it, where it agrees.
+    /// The custody tier of key agreement; none if the token does not agree.
     pub custody: Option<Custody>,
-    /// How it wants the peer's point written, where it agrees.
-    pub point: Option<PointForm>,
-    /// A signature, at the median.
-    pub sign: Option<Duration>,
-    /// Opening ECDH-ES: one derivation, KDF and key unwrap.
-    pub unwrap: Option<Duration>,
-    /// Opening ECDH-1PU of a sender that it has opened messages of before.
-    pub authcrypt: Option<Duration>,
-    /// The questions, in order.
-    pub tried: Vec<Tried>,
-    /// What its list of mechanisms says.
-    pub mechanisms: Vec<Listed>,
+    /// The encoding of the peer's point that the token accepts; none if it does not agree.
+    pub point: Option<PointEncoding>,
+    /// The median time of a signature.
+    pub sign_time: Option<Duration>,
+    /// The median time to open ECDH-ES: one derivation, KDF and key unwrap.
+    pub anoncrypt_time: Option<Duration>,
+    /// The median time to open ECDH-1PU from a sender whose messages the token has opened before.
+    pub authcrypt_time: Option<Duration>,
+    /// The known-answer tests, in order.
+    pub tests: Vec<KnownAnswerTest>,
+    /// The token's list of mechanisms, compared with what works.
+    pub mechanisms: Vec<MechanismSupport>,
     /// Why there is no verdict, or not a better one.
-    pub why: Option<String>,
+    pub reason: Option<String>,
 }
 
-/// A key for a test.
+/// The key that was tested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TestKey {
-    /// One that was made for it in a session.
+    /// A throw-away key in a session.
     Session,
-    /// One that the token holds.
+    /// A key that the token holds.
     Held(PublicKey),
-    /// There is none.
+    /// There was no key to test.
     Nothing,
 }
 
 /// A mechanism, by its PKCS#11 name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
-pub struct Listed {
-    /// Its name.
+pub struct MechanismSupport {
+    /// The mechanism's name.
     pub name: &'static str,
-    /// Whether C_GetMechanismList has it.
+    /// Whether C_GetMechanismList returns it.
     pub listed: bool,
     /// Whether it was seen to work.
     pub works: bool,
 }
 
-/// What is done now, of a curve.
+/// A step of the examination of one curve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// A key is made.
+pub enum ExaminationStep {
+    /// Making a key.
     Key,
     /// Known answers of signing.
     Sign,
     /// Known answers of key agreement.
     Agree,
-    /// Signing is timed.
+    /// Timing signatures.
     TimeSign,
-    /// Opening of anoncrypt is timed.
+    /// Timing the opening of anoncrypt.
     TimeAnoncrypt,
-    /// Opening of authcrypt is timed.
+    /// Timing the opening of authcrypt.
     TimeAuthcrypt,
 }
 
-impl Step {
-    /// All of them, in order.
+impl ExaminationStep {
+    /// All steps, in order.
     pub const ALL: [Self; 6] =
         [Self::Key, Self::Sign, Self::Agree, Self::TimeSign, Self::TimeAnoncrypt, Self::TimeAuthcrypt];
 }
@@ -182,216 +125,220 @@ impl Step {
 /// How often an operation is timed.
 const ROUNDS: usize = 9;
 
+/// A key under test: public half, private half, and what it may do.
+type KeyUnderTest<'a> = (&'a PublicKey, ObjectHandle, KeyUse);
+
 impl Pkcs11Token {
-    /// Tests what the token can do with keys on each curve, and how fast it is. Nothing in it is changed. `told` of each
-    /// step before it is done.
+    /// Tests what the token can do with keys on each curve, and how fast it is. Nothing in the token is changed. `progress`
+    /// is called before each step.
     ///
-    /// A throw-away pair in a session answers, where the token makes one; else a key that it holds and that may be used,
-    /// if [`keys`](crate::secrets::Token::keys) has found one before.
+    /// The tested key is a throw-away pair in a session. If the token makes no session keys, it is a usable key that the
+    /// token holds, if [`keys`](crate::secrets::Token::keys) has been called before.
     ///
     /// # Errors
-    /// [`TokenError`] if the token is lost in between. That it cannot do something is no error.
-    pub fn examine(&self, mut told: impl FnMut(Curve, Step)) -> Result<Examination, TokenError> {
-        let mut lease = self.lease()?;
-        let live = lease.live.as_mut().ok_or_else(Fault::logged_out)?;
-        let slot = lock(&self.place).0;
-        let listed = self.module.context.get_mechanism_list(slot).during("C_GetMechanismList")?;
-        let before = objects(live)?;
+    /// [`TokenError`] if the token is lost during the examination. That it cannot do something is not an error.
+    pub fn examine(&self, mut progress: impl FnMut(Curve, ExaminationStep)) -> Result<Examination, TokenError> {
+        let mut lease = self.connection.lease()?;
+        let session = lease.session.as_mut().ok_or_else(CallError::logged_out)?;
+        let context = &self.connection.module.context;
+        let listed = context.get_mechanism_list(self.connection.slot()).during("C_GetMechanismList")?;
+        let before = count_objects(session)?;
         let mut algorithms = Vec::new();
         for curve in Curve::ALL {
-            algorithms.push(self.examine_curve(live, curve, &listed, &mut told)?);
+            algorithms.push(self.examine_curve(session, curve, &listed, &mut progress)?);
         }
-        let session_keys = algorithms.iter().any(|it| it.with == TestKey::Session);
-        // Who makes session keys on one curve and says of another that it is unknown does not have it.
-        for lacks in algorithms.iter_mut().filter(|it| !session_keys && it.verdict == Some(Verdict::Not)) {
-            if lacks.with == TestKey::Nothing {
-                lacks.verdict = None;
+        let session_keys = algorithms.iter().any(|it| it.test_key == TestKey::Session);
+        // "Unsupported" without a test key is believed only from a token that makes session keys on another curve.
+        for unsupported in algorithms.iter_mut().filter(|it| it.verdict == Some(Verdict::Unsupported)) {
+            if !session_keys && unsupported.test_key == TestKey::Nothing {
+                unsupported.verdict = None;
             }
         }
-        Ok(Examination { session_keys, algorithms, objects: (before, objects(live)?) })
+        Ok(Examination { session_keys, algorithms, objects: (before, count_objects(session)?) })
     }
 
     fn examine_curve(
         &self,
-        live: &mut Live,
+        session: &mut OpenSession,
         curve: Curve,
         listed: &[MechanismType],
-        told: &mut dyn FnMut(Curve, Step),
-    ) -> Outcome<Examined> {
-        let mut examined = Examined::new(curve);
-        told(curve, Step::Key);
-        let refused = match self.make_session_pair(live, curve) {
+        progress: &mut dyn FnMut(Curve, ExaminationStep),
+    ) -> CallResult<CurveExamination> {
+        let mut result = CurveExamination::new(curve);
+        progress(curve, ExaminationStep::Key);
+        let refused = match self.make_session_pair(session, curve) {
             Ok(pair) => {
-                examined.with = TestKey::Session;
-                let result = match read_public(&live.session, pair.public) {
+                result.test_key = TestKey::Session;
+                let tested = match read_public(&session.handle, pair.public) {
                     Ok(Some((_, public))) => {
                         let key = (&public, pair.private, KeyUse::of(curve));
-                        self.ask_all(live, key, listed, told, &mut examined)
+                        self.test_key(session, key, listed, progress, &mut result)
                     }
                     Ok(None) => {
-                        examined.verdict = Some(Verdict::Not);
-                        examined.why = Some("its public keys cannot be read".to_owned());
+                        result.verdict = Some(Verdict::Unsupported);
+                        result.reason = Some("its public keys cannot be read".to_owned());
                         Ok(())
                     }
-                    Err(fault) => Err(fault),
+                    Err(error) => Err(error),
                 };
-                // On every path: the session goes on.
-                drop([pair.private, pair.public].map(|handle| Object::new(&live.session, handle)));
-                return result.map(|()| examined);
+                // Destroyed in every case, since the session goes on.
+                drop([pair.private, pair.public].map(|handle| SessionObject::new(&session.handle, handle)));
+                return tested.map(|()| result);
             }
-            Err(fault) if fault.kind() == Some(Kind::Gone) => return Err(fault),
-            // A token that wants a session for writing may say that no one is logged in.
-            Err(fault) if fault.kind() == Some(Kind::Lost) && !is_logged_in(&live.session)? => return Err(fault),
-            Err(fault) => fault,
+            Err(error) if error.kind() == Some(FailureKind::Gone) => return Err(error),
+            // A token that needs a session for writing may report that nobody is logged in.
+            Err(error) if error.kind() == Some(FailureKind::Lost) && !is_logged_in(&session.handle)? => {
+                return Err(error);
+            }
+            Err(error) => error,
         };
-        if let Some((public, private, usage)) = self.key_on(curve) {
-            self.ask_all(live, (&public, private, usage), listed, told, &mut examined)?;
-            examined.with = TestKey::Held(public);
-            return Ok(examined);
+        if let Some((public, private, usage)) = self.keys.current().on_curve(curve) {
+            self.test_key(session, (&public, private, usage), listed, progress, &mut result)?;
+            result.test_key = TestKey::Held(public);
+            return Ok(result);
         }
-        let lacks = match &refused {
-            Fault::Token(TokenError::Unsupported(_)) => self.profile().check_makes_keys().is_ok(),
-            fault => matches!(fault.kind(), Some(Kind::Unsupported | Kind::Input)),
+        let is_unsupported = match &refused {
+            CallError::Token(TokenError::Unsupported(_)) => self.profile().check_makes_keys().is_ok(),
+            error => matches!(error.kind(), Some(FailureKind::Unsupported | FailureKind::Input)),
         };
-        examined.verdict = lacks.then_some(Verdict::Not);
-        examined.why = Some(TokenError::from(refused).to_string());
-        Ok(examined)
+        result.verdict = is_unsupported.then_some(Verdict::Unsupported);
+        result.reason = Some(TokenError::from(refused).to_string());
+        Ok(result)
     }
 
-    fn make_session_pair(&self, live: &Live, curve: Curve) -> Outcome<super::manage::Pair> {
+    fn make_session_pair(&self, session: &OpenSession, curve: Curve) -> CallResult<KeyPair> {
         self.profile().check_makes_keys()?;
         let key = NewKey { curve, usage: KeyUse::of(curve), label: None };
-        generate(live, self.profile(), &key, Lives::InSession)
+        generate(&session.handle, self.profile(), &key, KeyLifetime::Session)
     }
 
-    fn ask_all(
+    fn test_key(
         &self,
-        live: &mut Live,
-        (public, private, usage): (&PublicKey, ObjectHandle, KeyUse),
+        session: &mut OpenSession,
+        (public, private, usage): KeyUnderTest<'_>,
         listed: &[MechanismType],
-        told: &mut dyn FnMut(Curve, Step),
-        examined: &mut Examined,
-    ) -> Outcome<()> {
-        let (curve, driver) = (public.curve(), self.driver());
-        let mut prover = Prover::new(driver, &self.profile().agreement.tiers);
-        let (mut full, mut opens) = (None, None);
-        let mut mechanism = |kind: MechanismType, name, works| {
-            examined.mechanisms.push(Listed { name, listed: listed.contains(&kind), works });
+        progress: &mut dyn FnMut(Curve, ExaminationStep),
+        result: &mut CurveExamination,
+    ) -> CallResult<()> {
+        let curve = public.curve();
+        let mut tester = KnownAnswerTester::new(self.connection.driver(), &self.profile().agreement.tiers);
+        let (mut authcrypt, mut anoncrypt) = (None, None);
+        let mut add_mechanism = |kind: MechanismType, name, works| {
+            result.mechanisms.push(MechanismSupport { name, listed: listed.contains(&kind), works });
         };
-        if usage.signs() {
-            told(curve, Step::Sign);
-            let signs = prover.signs(live, public, private)?;
-            examined.signs = Some(signs);
+        if usage.allows_signing() {
+            progress(curve, ExaminationStep::Sign);
+            let signs = tester.test_signing(session, public, private)?;
+            result.signs = Some(signs);
             match curve {
-                Curve::Ed25519 => mechanism(MechanismType::EDDSA, "CKM_EDDSA", signs),
-                _ => mechanism(MechanismType::ECDSA, "CKM_ECDSA", signs),
+                Curve::Ed25519 => add_mechanism(MechanismType::EDDSA, "CKM_EDDSA", signs),
+                _ => add_mechanism(MechanismType::ECDSA, "CKM_ECDSA", signs),
             }
         }
-        if usage.agrees() {
-            told(curve, Step::Agree);
-            full = prover.agrees(live, public, private)?;
-            opens = match full {
-                Some(_) => full,
-                None => prover.opens(live, public, private)?,
+        if usage.allows_key_agreement() {
+            progress(curve, ExaminationStep::Agree);
+            authcrypt = tester.test_agreement(session, public, private)?;
+            anoncrypt = match authcrypt {
+                Some(_) => authcrypt,
+                None => tester.test_anoncrypt(session, public, private)?,
             };
-            mechanism(MechanismType::ECDH1_DERIVE, "CKM_ECDH1_DERIVE", opens.is_some());
+            add_mechanism(MechanismType::ECDH1_DERIVE, "CKM_ECDH1_DERIVE", anoncrypt.is_some());
         }
-        examined.tried = prover.tried;
-        examined.verdict = Some(match (full, opens, examined.signs) {
+        result.tests = tester.tests;
+        result.verdict = Some(match (authcrypt, anoncrypt, result.signs) {
             (Some(_), ..) => Verdict::Authcrypt,
             (None, Some(_), _) => Verdict::Anoncrypt,
             (None, None, Some(true)) => Verdict::SignOnly,
-            (None, None, _) => Verdict::Not,
+            (None, None, _) => Verdict::Unsupported,
         });
-        examined.why = examined.refusal(usage);
-        if examined.signs == Some(true) {
-            told(curve, Step::TimeSign);
-            examined.sign = median(|| sign(&live.session, public, private, QUESTION).map(drop))?;
+        result.reason = result.refusal(usage);
+        if result.signs == Some(true) {
+            progress(curve, ExaminationStep::TimeSign);
+            result.sign_time = median_time(|| sign(&session.handle, public, private, TEST_MESSAGE).map(drop))?;
         }
-        if let Some(method) = opens {
-            (examined.custody, examined.point) = (Some(method.custody), Some(method.point));
-            let key = OurKey { number: 0, public, private, method };
-            keeping_nothing(live, |live| self.time(live, key, full, told, examined))?;
+        if let Some(method) = anoncrypt {
+            (result.custody, result.point) = (Some(method.custody), Some(method.point));
+            let key = AgreementKey { number: 0, public, private, method };
+            with_empty_cache(session, |session| self.time_agreement(session, key, authcrypt, progress, result))?;
         }
         Ok(())
     }
 
-    fn time(
+    fn time_agreement(
         &self,
-        live: &mut Live,
-        key: OurKey<'_>,
-        full: Option<Method>,
-        told: &mut dyn FnMut(Curve, Step),
-        examined: &mut Examined,
-    ) -> Outcome<()> {
+        session: &mut OpenSession,
+        key: AgreementKey<'_>,
+        authcrypt: Option<AgreementMethod>,
+        progress: &mut dyn FnMut(Curve, ExaminationStep),
+        result: &mut CurveExamination,
+    ) -> CallResult<()> {
         let curve = key.public.curve();
-        let Some(peers) = Peers::generate(curve) else { return Ok(()) };
-        told(curve, Step::TimeAnoncrypt);
-        let request = peers.anonymous(key.public).request;
-        examined.unwrap = median(|| agree::unwrap(self.driver(), live, key, &request).map(drop))?;
-        if full.is_some() {
-            told(curve, Step::TimeAuthcrypt);
-            let request = peers.authenticated(key.public).request;
-            // The first message makes the sender known, and counts as any other: the median does not see it.
-            examined.authcrypt = median(|| agree::unwrap(self.driver(), live, key, &request).map(drop))?;
+        let driver = self.connection.driver();
+        let Some(peers) = TestPeers::generate(curve) else { return Ok(()) };
+        progress(curve, ExaminationStep::TimeAnoncrypt);
+        let request = peers.anoncrypt(key.public).request;
+        result.anoncrypt_time = median_time(|| agree::unwrap(driver, session, key, &request).map(drop))?;
+        if authcrypt.is_some() {
+            progress(curve, ExaminationStep::TimeAuthcrypt);
+            let request = peers.authcrypt(key.public).request;
+            // The first message, which derives Zs, takes longer. It does not change the median.
+            result.authcrypt_time = median_time(|| agree::unwrap(driver, session, key, &request).map(drop))?;
         }
         Ok(())
     }
 }
 
-impl Examined {
+impl CurveExamination {
     fn new(curve: Curve) -> Self {
         Self {
             curve,
-            with: TestKey::Nothing,
+            test_key: TestKey::Nothing,
             verdict: None,
             signs: None,
             custody: None,
             point: None,
-            sign: None,
-            unwrap: None,
-            authcrypt: None,
-            tried: Vec::new(),
+            sign_time: None,
+            anoncrypt_time: None,
+            authcrypt_time: None,
+            tests: Vec::new(),
             mechanisms: Vec::new(),
-            why: None,
+            reason: None,
         }
     }
 
-    /// What the token said last of what it does not do: of the tiers the lowest, which wants least of it.
+    /// The token's last answer to what it does not do. For key agreement that is the answer in the lowest tier, which needs
+    /// least of the token.
     fn refusal(&self, usage: KeyUse) -> Option<String> {
-        use super::prove::Answer::{Refused, Right, Wrong};
-        let agrees = matches!(self.verdict, Some(Verdict::Authcrypt));
-        let said = |signing: bool, wrong: &str| {
-            self.tried.iter().rfind(|it| it.custody.is_none() == signing && it.answer != Right).map(|it| {
-                match &it.answer {
-                    Refused(said) => said.clone(),
-                    Wrong | Right => wrong.to_owned(),
-                }
+        let last_failure = |of_signing: bool, if_wrong: &str| {
+            let failed = |it: &&KnownAnswerTest| it.custody.is_none() == of_signing && it.answer != Answer::Right;
+            self.tests.iter().rfind(failed).map(|it| match &it.answer {
+                Answer::Refused(reason) => reason.clone(),
+                Answer::Wrong | Answer::Right => if_wrong.to_owned(),
             })
         };
-        if usage.agrees() && !agrees {
-            said(false, "a content key came out wrong")
+        if usage.allows_key_agreement() && self.verdict != Some(Verdict::Authcrypt) {
+            last_failure(false, "it returned a wrong content key")
         } else if self.signs == Some(false) {
-            said(true, "its signature is wrong")
+            last_failure(true, "it returned a wrong signature")
         } else {
             None
         }
     }
 }
 
-/// How many objects the token has that this login sees.
-fn objects(live: &Live) -> Outcome<usize> {
-    Ok(live.session.find_objects(&[Attribute::Token(true)]).during("C_FindObjects")?.len())
+/// The number of objects in the token that this login sees.
+fn count_objects(session: &OpenSession) -> CallResult<usize> {
+    Ok(session.handle.find_objects(&[Attribute::Token(true)]).during("C_FindObjects")?.len())
 }
 
-/// How long an operation takes; none if it fails.
-fn median(mut operation: impl FnMut() -> Outcome<()>) -> Outcome<Option<Duration>> {
+/// The median time of an operation; none if it fails.
+fn median_time(mut operation: impl FnMut() -> CallResult<()>) -> CallResult<Option<Duration>> {
     let mut times = Vec::new();
     for _ in 0..ROUNDS {
         let start = Instant::now();
         match operation() {
             Ok(()) => times.push(start.elapsed()),
-            Err(fault) => return unless_lost(fault).map(|()| None),
+            Err(error) => return ignore_unless_unanswered(error).map(|()| None),
         }
     }
     times.sort();

@@ -1,5 +1,5 @@
-//! The key pairs in a token, all found at once: C_FindObjects for a single key costs SoftHSM 2.6.1 9.5 ms when it holds
-//! 1,000, so nothing is ever searched for a message.
+//! Finding the key pairs in a token. All are found at once, and no message makes a search: C_FindObjects for a single key
+//! takes SoftHSM 2.6.1 9.5 ms when it holds 1,000 keys.
 
 use std::collections::HashMap;
 
@@ -9,37 +9,38 @@ use cryptoki::{
 };
 
 use super::{
-    Uri,
-    ckr::{During, Fault, Kind, Outcome},
+    ckr::{CallError, CallResult, During, FailureKind},
     curves,
+    uri::Uri,
 };
 use crate::{
     keys::{Curve, PublicKey},
     secrets::{HeldKey, KeyUse, Origin},
 };
 
-/// A private key and what may be its public half.
+/// A private key, and the public keys that may be its other half.
 #[derive(Debug, Clone)]
-pub(super) struct Found {
+pub(super) struct FoundKey {
     pub(super) private: ObjectHandle,
-    /// The public keys with the same CKA_ID and curve, and their objects. Which is the right one, a known answer tells:
-    /// an id can be written by anyone who may write objects.
+    /// The public keys with the same CKA_ID and curve, and their objects. A known answer decides which is the right one: anyone
+    /// who may write objects can write a CKA_ID.
     pub(super) halves: Vec<(PublicKey, Option<ObjectHandle>)>,
     pub(super) curve: Curve,
     pub(super) label: Option<String>,
     pub(super) usage: KeyUse,
     pub(super) origin: Origin,
-    /// Sensitive and not extractable, as the token says.
+    /// Whether the token reports the key as sensitive and not extractable.
     pub(super) protected: bool,
-    /// CKA_ALWAYS_SENSITIVE and CKA_NEVER_EXTRACTABLE, of those that say so.
+    /// CKA_ALWAYS_SENSITIVE and CKA_NEVER_EXTRACTABLE; none if the token does not report them.
     pub(super) always_sensitive: Option<bool>,
     pub(super) never_extractable: Option<bool>,
-    /// CKA_ALWAYS_AUTHENTICATE: a PIN for each operation.
+    /// CKA_ALWAYS_AUTHENTICATE: the PIN is wanted for each operation.
     pub(super) always_authenticate: bool,
 }
 
-impl Found {
-    pub(super) fn held(&self, public: &PublicKey, token: &str) -> HeldKey {
+impl FoundKey {
+    /// The description of the key with this public half. `token` is the token's name.
+    pub(super) fn held_key(&self, public: &PublicKey, token: &str) -> HeldKey {
         let mut held = HeldKey::new(public.clone(), token, self.usage);
         held.label.clone_from(&self.label);
         held.origin = self.origin;
@@ -51,8 +52,8 @@ impl Found {
     }
 }
 
-/// All key pairs of our curves, or those that the URI's `object` and `id` name.
-pub(super) fn find(session: &Session, uri: &Uri) -> Outcome<Vec<Found>> {
+/// All key pairs on supported curves, restricted to the URI's `object` and `id` if it has them.
+pub(super) fn find_keys(session: &Session, uri: &Uri) -> CallResult<Vec<FoundKey>> {
     let mut publics: HashMap<Vec<u8>, Vec<(PublicKey, ObjectHandle)>> = HashMap::new();
     let every = |class| [Attribute::Class(class), Attribute::Token(true)];
     for object in session.find_objects(&every(ObjectClass::PUBLIC_KEY)).during("C_FindObjects")? {
@@ -70,14 +71,18 @@ pub(super) fn find(session: &Session, uri: &Uri) -> Outcome<Vec<Found>> {
     Ok(found)
 }
 
-/// One pair whose objects are known.
-pub(super) fn look_at(session: &Session, private: ObjectHandle, public: ObjectHandle) -> Outcome<Option<Found>> {
+/// Reads one pair whose object handles are known.
+pub(super) fn read_pair(
+    session: &Session,
+    private: ObjectHandle,
+    public: ObjectHandle,
+) -> CallResult<Option<FoundKey>> {
     let publics = read_public(session, public)?.map(|(id, key)| (id, vec![(key, public)]));
     read_private(session, private, &publics.into_iter().collect())
 }
 
-/// Whether a public key is in the token, by its point: two searches, however many keys there are.
-pub(super) fn holds(session: &Session, key: &PublicKey) -> Outcome<bool> {
+/// Whether the token holds a public key, by its point: two searches, however many keys there are.
+pub(super) fn contains_public(session: &Session, key: &PublicKey) -> CallResult<bool> {
     for point in [key.as_bytes().to_vec(), curves::octet_string(key.as_bytes())] {
         let template = [Attribute::Class(ObjectClass::PUBLIC_KEY), Attribute::Token(true), Attribute::EcPoint(point)];
         for object in session.find_objects(&template).during("C_FindObjects")? {
@@ -89,8 +94,8 @@ pub(super) fn holds(session: &Session, key: &PublicKey) -> Outcome<bool> {
     Ok(false)
 }
 
-/// CKA_ID and the key of a public object; none if it is none of ours.
-pub(super) fn read_public(session: &Session, object: ObjectHandle) -> Outcome<Option<(Vec<u8>, PublicKey)>> {
+/// CKA_ID and public key of a public key object; none if its curve is not supported.
+pub(super) fn read_public(session: &Session, object: ObjectHandle) -> CallResult<Option<(Vec<u8>, PublicKey)>> {
     let (mut id, mut params, mut point) = (Vec::new(), Vec::new(), Vec::new());
     for attribute in read(session, object, &[AttributeType::Id, AttributeType::EcParams, AttributeType::EcPoint])? {
         match attribute {
@@ -108,7 +113,7 @@ fn read_private(
     session: &Session,
     object: ObjectHandle,
     publics: &HashMap<Vec<u8>, Vec<(PublicKey, ObjectHandle)>>,
-) -> Outcome<Option<Found>> {
+) -> CallResult<Option<FoundKey>> {
     let wanted = [
         AttributeType::EcParams,
         AttributeType::Id,
@@ -121,7 +126,7 @@ fn read_private(
         AttributeType::AlwaysSensitive,
         AttributeType::NeverExtractable,
         AttributeType::AlwaysAuthenticate,
-        // Not an attribute of a private key; some have it, and those need no public object.
+        // Not an attribute of a private key by the specification. Some tokens have it, and then need no public object.
         AttributeType::EcPoint,
     ];
     let (mut id, mut params, mut own_point, mut label) = (Vec::new(), Vec::new(), Vec::new(), None);
@@ -154,14 +159,14 @@ fn read_private(
     {
         halves.push((own, None));
     }
-    // Only P-256 has a choice. ykcs11 says CKA_DERIVE = false of keys that derive, so the flags decide nothing else.
+    // The flags decide only for a curve that can do both. ykcs11 reports CKA_DERIVE = false for keys that derive.
     let usage = match (KeyUse::of(curve), derives, signs) {
         (KeyUse::Both, true, false) => KeyUse::Agreement,
         (KeyUse::Both, false, true) => KeyUse::Signing,
         (widest, ..) => widest,
     };
     let protected = sensitive && !extractable;
-    Ok(Some(Found {
+    Ok(Some(FoundKey {
         private: object,
         halves,
         curve,
@@ -175,21 +180,23 @@ fn read_private(
     }))
 }
 
-/// How often an object is read before it counts as one that cannot be.
-const TRIES: usize = 3;
+/// How often an object is read before it counts as unreadable.
+const READ_ATTEMPTS: usize = 3;
 
-/// The attributes that an object has. One that cannot be read at all is passed over, unless the session is at fault: it
-/// may have been deleted since it was found. A token that is sick for a moment is asked again, else a key would be lost.
-fn read(session: &Session, object: ObjectHandle, wanted: &[AttributeType]) -> Outcome<Vec<Attribute>> {
-    let mut attempts = (0..TRIES).map(|_| session.get_attributes(object, wanted).during("C_GetAttributeValue"));
-    let sick = |answer: &Outcome<_>| {
-        answer.as_ref().is_err_and(|fault: &Fault| matches!(fault.kind(), Some(Kind::Vague | Kind::Device)))
+/// Reads attributes of an object. An object that cannot be read has none, unless the session is lost: it may have been deleted
+/// since it was found. Transient failures are retried, or a key would be lost.
+fn read(session: &Session, object: ObjectHandle, wanted: &[AttributeType]) -> CallResult<Vec<Attribute>> {
+    let mut attempts = (0..READ_ATTEMPTS).map(|_| session.get_attributes(object, wanted).during("C_GetAttributeValue"));
+    let is_transient = |answer: &CallResult<_>| {
+        answer
+            .as_ref()
+            .is_err_and(|error: &CallError| matches!(error.kind(), Some(FailureKind::Ambiguous | FailureKind::Device)))
     };
-    match attempts.find(|answer| !sick(answer)) {
+    match attempts.find(|answer| !is_transient(answer)) {
         Some(Ok(attributes)) => Ok(attributes),
-        Some(Err(fault)) if fault.no_answer() => Err(fault),
-        passed_over => {
-            tracing::debug!(fault = ?passed_over.and_then(Result::err), "an object of the token cannot be read");
+        Some(Err(error)) if error.is_unanswered() => Err(error),
+        failed => {
+            tracing::debug!(error = ?failed.and_then(Result::err), "object cannot be read");
             Ok(Vec::new())
         }
     }

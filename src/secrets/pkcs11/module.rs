@@ -1,4 +1,4 @@
-//! PKCS#11 modules: loaded and initialised once in a process, and never finalised.
+//! PKCS#11 modules, each loaded and initialised once in a process, and never finalised.
 
 use std::{
     collections::HashMap,
@@ -15,11 +15,14 @@ use cryptoki::{
 };
 
 use super::{
-    Profile, Uri,
     ckr::During,
+    mutex::lock,
+    profile::Profile,
     raw::{self, Raw},
+    slot_token::{SlotToken, trim_padding},
+    uri::Uri,
 };
-use crate::secrets::{TokenError, TokenInfo, pin::PinState};
+use crate::secrets::TokenError;
 
 /// A loaded module.
 pub(super) struct Module {
@@ -30,72 +33,73 @@ pub(super) struct Module {
     pub(super) manufacturer: String,
 }
 
-/// One context for each canonical path. Nothing is ever taken out: C_Finalize at exit crashes SoftHSM (its issues 635
-/// and 780), and another user of the module in this process would lose its sessions.
+/// The loaded modules, by canonical path. None is ever removed: C_Finalize at exit crashes SoftHSM (its issues 635 and 780),
+/// and other code of this process that uses the module would lose its sessions.
 static MODULES: LazyLock<Mutex<HashMap<PathBuf, Arc<Module>>>> = LazyLock::new(Mutex::default);
 
 impl Module {
-    /// The module at a path, loaded now or before. `base` is the folder of the configuration.
-    pub(super) fn load(path: &Path, base: Option<&Path>) -> Result<Arc<Self>, TokenError> {
+    /// The module at a path, loaded now or before. `base_dir` is the folder of the configuration.
+    pub(super) fn load(path: &Path, base_dir: Option<&Path>) -> Result<Arc<Self>, TokenError> {
         let failed = |reason: String| TokenError::Config(format!("the PKCS#11 module {}: {reason}", path.display()));
         let canonical = path.canonicalize().map_err(|error| failed(error.to_string()))?;
-        let mut modules = MODULES.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut modules = lock(&MODULES);
         if let Some(module) = modules.get(&canonical) {
             return Ok(module.clone());
         }
         let context = Pkcs11::new(&canonical).map_err(|error| failed(error.to_string()))?;
-        let variable = Profile::parameters(&canonical, base)?;
+        let variable = Profile::initialize_variable(&canonical, base_dir)?;
         let parameters = variable.as_deref().and_then(std::env::var_os).map(|text| CString::new(text.into_vec()));
         let parameters = parameters.transpose().expect("no environment variable has a zero byte");
         match raw::initialize(&context, parameters.as_deref()) {
             Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
             Err(error) => {
-                let wants = variable.map(|it| format!(" (it reads the environment variable {it})"));
-                let said = format!("{error}{}", wants.unwrap_or_default());
+                let hint = variable.map(|it| format!(" (it reads the environment variable {it})"));
+                let reason = format!("{error}{}", hint.unwrap_or_default());
                 return Err(if may_start_later(&error) {
-                    TokenError::Away(format!("the PKCS#11 module {} does not start: {said}", path.display()))
+                    TokenError::Away(format!("the PKCS#11 module {} does not start: {reason}", path.display()))
                 } else {
-                    failed(said)
+                    failed(reason)
                 });
             }
         }
         let raw = Raw::load(&canonical).map_err(|error| failed(error.to_string()))?;
         let info = context.get_library_info().map_err(|error| failed(error.to_string()))?;
-        let manufacturer = clean(info.manufacturer_id());
+        let manufacturer = trim_padding(info.manufacturer_id());
         let module = Arc::new(Self { context, raw, path: canonical.clone(), manufacturer });
         modules.insert(canonical, module.clone());
         Ok(module)
     }
 
     /// The module that a URI names.
-    pub(super) fn of(uri: &Uri, base: Option<&Path>) -> Result<Arc<Self>, TokenError> {
+    pub(super) fn for_uri(uri: &Uri, base_dir: Option<&Path>) -> Result<Arc<Self>, TokenError> {
         match (&uri.module_path, &uri.module_name) {
-            (Some(path), _) => Self::load(&base.map_or_else(|| path.into(), |base| base.join(path)), base),
-            (None, Some(name)) => Self::load(&find(name)?, base),
+            (Some(path), _) => Self::load(&base_dir.map_or_else(|| path.into(), |base| base.join(path)), base_dir),
+            (None, Some(name)) => Self::load(&find_module(name)?, base_dir),
             (None, None) => Err(TokenError::Config(format!(
                 "the URI {uri} names no module: add ?module-path=FILE, the PKCS#11 library that came with the token"
             ))),
         }
     }
 
-    /// The tokens that are there, initialised or not.
-    pub(super) fn tokens(&self) -> Result<Vec<(Slot, SeenToken)>, TokenError> {
-        let mut seen = Vec::new();
+    /// The tokens in the module's slots, initialised or not.
+    pub(super) fn tokens(&self) -> Result<Vec<(Slot, SlotToken)>, TokenError> {
+        let mut tokens = Vec::new();
         for slot in self.context.get_slots_with_token().during("C_GetSlotList")? {
             match self.context.get_token_info(slot) {
-                Ok(info) => seen.push((slot, SeenToken::new(slot, &info))),
-                // Taken out since the list was made, or not of a kind that the module knows.
-                Err(error) => tracing::debug!(%slot, %error, "C_GetTokenInfo"),
+                Ok(info) => tokens.push((slot, SlotToken::new(slot, &info))),
+                // Removed since the list was made, or not recognised by the module.
+                Err(error) => tracing::debug!(%slot, %error, "C_GetTokenInfo failed"),
             }
         }
-        Ok(seen)
+        Ok(tokens)
     }
 
     /// The one initialised token that a URI names.
     ///
     /// # Errors
-    /// [`TokenError::Away`] if it is not there, [`TokenError::Config`] if several match; both list what is there.
-    pub(super) fn find(&self, uri: &Uri) -> Result<(Slot, SeenToken), TokenError> {
+    /// [`TokenError::Away`] if the token is not present, [`TokenError::Config`] if several match. Both list the tokens that are
+    /// present.
+    pub(super) fn find_token(&self, uri: &Uri) -> Result<(Slot, SlotToken), TokenError> {
         let present: Vec<_> = self.tokens()?.into_iter().filter(|(_, token)| token.initialized).collect();
         let matching: Vec<_> = present.iter().filter(|(_, token)| token.matches(uri)).collect();
         match matching.as_slice() {
@@ -112,8 +116,8 @@ impl Module {
     }
 }
 
-/// Whether C_Initialize failed for what may pass: SoftHSM 2.6.1 says CKR_GENERAL_ERROR when its folder of tokens is not
-/// there, and a network HSM's module when it does not reach its device. What it was given is wrong for ever.
+/// Whether C_Initialize may succeed later. SoftHSM 2.6.1 returns CKR_GENERAL_ERROR when its token folder is missing, and so
+/// does the module of a network HSM that does not reach its device. Wrong arguments stay wrong.
 fn may_start_later(error: &Error) -> bool {
     use RvError::*;
     let Error::Pkcs11(code, _) = error else { return false };
@@ -130,81 +134,13 @@ fn may_start_later(error: &Error) -> bool {
     )
 }
 
-fn list<'a>(tokens: impl Iterator<Item = &'a (Slot, SeenToken)>) -> String {
+fn list<'a>(tokens: impl Iterator<Item = &'a (Slot, SlotToken)>) -> String {
     let tokens: Vec<_> = tokens.map(|(_, token)| token.to_string()).collect();
     tokens.join(", ")
 }
 
-/// A token in a slot, as it shows itself without a login.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SeenToken {
-    /// The slot's number, which may be another one next time.
-    pub slot_id: u64,
-    /// What it is.
-    pub info: TokenInfo,
-    /// Whether it was initialised (CKF_TOKEN_INITIALIZED): only then it has a label and may have keys.
-    pub initialized: bool,
-    /// Whether its user's PIN was set (CKF_USER_PIN_INITIALIZED).
-    pub pin_set: bool,
-    /// Whether its keys are seen only after a login (CKF_LOGIN_REQUIRED).
-    pub login_required: bool,
-    /// Whether it asks for the PIN itself, on a pad of its own (CKF_PROTECTED_AUTHENTICATION_PATH).
-    pub own_pin_pad: bool,
-    /// What it says of the tries left.
-    pub pin: PinState,
-}
-
-impl SeenToken {
-    fn new(slot: Slot, info: &cryptoki::slot::TokenInfo) -> Self {
-        let pin = match () {
-            () if info.user_pin_locked() => PinState::Locked,
-            () if info.user_pin_final_try() => PinState::FinalTry,
-            () if info.user_pin_count_low() => PinState::CountLow,
-            () => PinState::Ready,
-        };
-        Self {
-            slot_id: slot.id(),
-            info: TokenInfo {
-                longest_eddsa: None,
-                label: clean(info.label()),
-                serial: clean(info.serial_number()),
-                manufacturer: clean(info.manufacturer_id()),
-                model: clean(info.model()),
-                firmware: info.firmware_version().to_string(),
-            },
-            initialized: info.token_initialized(),
-            pin_set: info.user_pin_initialized(),
-            login_required: info.login_required(),
-            own_pin_pad: info.protected_authentication_path(),
-            pin,
-        }
-    }
-
-    fn matches(&self, uri: &Uri) -> bool {
-        let same = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|wanted| wanted == is);
-        same(&uri.token, &self.info.label)
-            && same(&uri.serial, &self.info.serial)
-            && same(&uri.manufacturer, &self.info.manufacturer)
-            && same(&uri.model, &self.info.model)
-            && uri.slot_id.is_none_or(|wanted| wanted == self.slot_id)
-    }
-}
-
-impl std::fmt::Display for SeenToken {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let TokenInfo { label, serial, manufacturer, model, .. } = &self.info;
-        write!(f, "{label:?} (serial {serial}, {manufacturer} {model}, slot {})", self.slot_id)
-    }
-}
-
-/// Blank-padded by the specification, zero-padded by some.
-fn clean(text: &str) -> String {
-    text.trim_end_matches(['\0', ' ']).to_owned()
-}
-
-/// Where modules are installed: p11-kit's folders, and SoftHSM's own. `*` stands for any one folder.
-const FOLDERS: [&str; 10] = [
+/// Where modules are installed: p11-kit's folders and SoftHSM's. `*` stands for any one folder.
+const MODULE_FOLDERS: [&str; 10] = [
     "/usr/lib/*/pkcs11",
     "/usr/lib/pkcs11",
     "/usr/lib64/pkcs11",
@@ -217,28 +153,28 @@ const FOLDERS: [&str; 10] = [
     "/usr/local/lib",
 ];
 
-/// The module of a name: `softhsm2` is `libsofthsm2.so` or `softhsm2.so` (RFC 7512 section 2.3: without `lib` and the
+/// Finds a module by name: `softhsm2` is `libsofthsm2.so` or `softhsm2.so` (RFC 7512 section 2.3: without `lib` and the
 /// suffix, in any case).
-fn find(name: &str) -> Result<PathBuf, TokenError> {
+fn find_module(name: &str) -> Result<PathBuf, TokenError> {
     if name.is_empty() || name.contains(['/', '\0']) {
-        return Err(TokenError::Config(format!("{name:?} is no name of a PKCS#11 module")));
+        return Err(TokenError::Config(format!("{name:?} is not a valid name of a PKCS#11 module")));
     }
-    let fits = |path: &Path| {
+    let matches = |path: &Path| {
         let Some(file) = path.file_name().and_then(|file| file.to_str()) else { return false };
         let stem = file.strip_suffix(".so").or_else(|| file.strip_suffix(".dylib"));
         let same = |stem: &str| stem.eq_ignore_ascii_case(name);
         stem.is_some_and(|stem| same(stem) || stem.strip_prefix("lib").is_some_and(same))
     };
-    let mut searched = FOLDERS.iter().flat_map(|pattern| folders(pattern));
+    let mut searched = MODULE_FOLDERS.iter().flat_map(|pattern| folders(pattern));
     let found = searched.find_map(|folder| {
-        let mut files: Vec<_> = entries(&folder).filter(|path| fits(path)).collect();
+        let mut files: Vec<_> = entries(&folder).filter(|path| matches(path)).collect();
         files.sort();
         files.into_iter().next()
     });
     found.ok_or_else(|| {
         TokenError::Config(format!(
             "no PKCS#11 module {name:?} in {}: give its file as module-path",
-            FOLDERS.join(", ")
+            MODULE_FOLDERS.join(", ")
         ))
     })
 }
@@ -266,12 +202,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_module_that_is_not_there_is_named() {
+    fn the_error_names_a_missing_module() {
         for name in ["", "../x", "no-such-module"] {
-            assert!(matches!(find(name), Err(TokenError::Config(reason)) if reason.contains(name)), "{name}");
+            assert!(matches!(find_module(name), Err(TokenError::Config(reason)) if reason.contains(name)), "{name}");
         }
         let error = Module::load(Path::new("/nonexistent/module.so"), None).err().unwrap();
         assert!(error.to_string().contains("/nonexistent/module.so"));
-        assert!(matches!(Module::of(&Uri::default(), None), Err(TokenError::Config(_))));
+        assert!(matches!(Module::for_uri(&Uri::default(), None), Err(TokenError::Config(_))));
     }
 }

@@ -1,4 +1,4 @@
-//! Objects that must not outlive an operation.
+//! Session objects that must not outlive their operation.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,25 +7,26 @@ use cryptoki::{
     session::Session,
 };
 
-/// How often a token is asked to destroy an object before that is given up.
-const TRIES: usize = 3;
+/// How often the token is asked to destroy an object.
+const DESTROY_ATTEMPTS: usize = 3;
 
-/// A session object that is destroyed when this is dropped: on every path, the failing ones too.
-pub(super) struct Object<'s> {
+/// A session object that is destroyed when this is dropped, also when the operation fails.
+pub(super) struct SessionObject<'s> {
     session: &'s Session,
     handle: ObjectHandle,
 }
 
-/// Objects of all sessions that this process has had made.
-static MADE: AtomicU64 = AtomicU64::new(0);
+/// The number of session objects that this process has made.
+static OBJECTS_MADE: AtomicU64 = AtomicU64::new(0);
 
+/// The number of session objects that this process has made.
 pub(super) fn objects_made() -> u64 {
-    MADE.load(Ordering::Relaxed)
+    OBJECTS_MADE.load(Ordering::Relaxed)
 }
 
-impl<'s> Object<'s> {
+impl<'s> SessionObject<'s> {
     pub(super) fn new(session: &'s Session, handle: ObjectHandle) -> Self {
-        MADE.fetch_add(1, Ordering::Relaxed);
+        OBJECTS_MADE.fetch_add(1, Ordering::Relaxed);
         Self { session, handle }
     }
 
@@ -33,48 +34,48 @@ impl<'s> Object<'s> {
         self.handle
     }
 
-    /// The handle, and the duty to destroy it.
-    pub(super) fn keep(self) -> ObjectHandle {
+    /// The handle. The caller must destroy the object.
+    pub(super) fn into_handle(self) -> ObjectHandle {
         std::mem::ManuallyDrop::new(self).handle
     }
 }
 
-impl Drop for Object<'_> {
+impl Drop for SessionObject<'_> {
     fn drop(&mut self) {
-        // A token that fails now and then is asked again: what stays is there until the session ends.
-        if !(0..TRIES).any(|_| self.session.destroy_object(self.handle).is_ok()) {
-            // A session that is lost has destroyed it already.
-            tracing::debug!("C_DestroyObject");
+        // Repeated, since a token may fail for a moment. An object that is not destroyed stays until the session ends.
+        if !(0..DESTROY_ATTEMPTS).any(|_| self.session.destroy_object(self.handle).is_ok()) {
+            // If the session is lost, the object is destroyed already.
+            tracing::debug!("C_DestroyObject failed");
         }
     }
 }
 
-/// Which sessions of this process may use an object (CKA_PRIVATE); no other process sees a session object at all.
+/// Which sessions of this process can use an object (CKA_PRIVATE). No other process sees a session object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum SeenBy {
-    /// Those that are logged in. SoftHSM 2.6.1 also keeps its value encrypted in memory, which costs 8 microseconds when
-    /// it is made and 3 each time it is used: right for what is kept.
+pub(super) enum Visibility {
+    /// Sessions that are logged in. SoftHSM 2.6.1 also keeps the object's value encrypted in memory, which costs 8
+    /// microseconds when it is made and 3 at each use. For objects that are cached.
     LoggedIn,
-    /// All: for what lives as long as one operation, where the token allows it.
-    All,
+    /// All sessions. For objects that exist for one operation, where the token allows it.
+    AllSessions,
 }
 
-/// A secret that stays in the token and dies with the session. A length of none is for mechanisms that know it.
-pub(super) fn sensitive(key_type: KeyType, length: Option<usize>, seen_by: SeenBy) -> Vec<Attribute> {
-    secret(key_type, length, seen_by, true)
+/// Attributes of a session object whose value stays in the token. `length` is none for mechanisms that determine it.
+pub(super) fn sensitive(key_type: KeyType, length: Option<usize>, visibility: Visibility) -> Vec<Attribute> {
+    secret(key_type, length, visibility, true)
 }
 
-/// A secret that can be read.
-pub(super) fn readable(length: usize, seen_by: SeenBy) -> Vec<Attribute> {
-    secret(KeyType::GENERIC_SECRET, Some(length), seen_by, false)
+/// Attributes of a session object whose value can be read.
+pub(super) fn readable(length: usize, visibility: Visibility) -> Vec<Attribute> {
+    secret(KeyType::GENERIC_SECRET, Some(length), visibility, false)
 }
 
-fn secret(key_type: KeyType, length: Option<usize>, seen_by: SeenBy, sensitive: bool) -> Vec<Attribute> {
+fn secret(key_type: KeyType, length: Option<usize>, visibility: Visibility, sensitive: bool) -> Vec<Attribute> {
     let mut template = vec![
         Attribute::Class(ObjectClass::SECRET_KEY),
         Attribute::KeyType(key_type),
         Attribute::Token(false),
-        Attribute::Private(seen_by == SeenBy::LoggedIn),
+        Attribute::Private(visibility == Visibility::LoggedIn),
         Attribute::Sensitive(sensitive),
         Attribute::Extractable(!sensitive),
     ];
@@ -83,7 +84,7 @@ fn secret(key_type: KeyType, length: Option<usize>, seen_by: SeenBy, sensitive: 
     } else {
         template.push(Attribute::Derive(true));
     }
-    // The specification has lengths of 32 bits on every platform (CK_ULONG), and no secret here has 100 bytes.
+    // CK_ULONG has at least 32 bits on every platform, and no secret here has more than 100 bytes.
     template.extend(length.and_then(|length| length.try_into().ok()).map(Attribute::ValueLen));
     template
 }

@@ -1,11 +1,11 @@
-//! The few calls that `cryptoki` 0.12 cannot make, or only with copies of secrets left behind. The crate's only unsafe
-//! code.
+//! The few calls that `cryptoki` 0.12 cannot make, or makes only by leaving copies of secrets in memory. The crate's only
+//! unsafe code.
 //!
 //! - CKM_SHA256_KEY_DERIVATION: cryptoki's `MechanismType` has no way to name it (`new_vendor_defined` wants a number
 //!   above CKM_VENDOR_DEFINED).
-//! - C_Initialize with a text for the module in pReserved, which NSS softokn wants.
-//! - C_GetAttributeValue of a CKA_VALUE, C_DigestFinal: into a buffer of ours that is wiped, and in one call, where
-//!   cryptoki asks for the length first and leaves its buffer unwiped.
+//! - C_Initialize with a string for the module in pReserved, which NSS softokn needs.
+//! - C_GetAttributeValue of CKA_VALUE, and C_DigestFinal: one call, into a buffer that the caller erases. cryptoki makes two
+//!   calls, the first for the length, and does not erase its buffer.
 #![allow(unsafe_code)]
 
 use std::{ffi::CStr, path::Path, ptr::NonNull};
@@ -20,17 +20,17 @@ use cryptoki_sys::{
     CK_ATTRIBUTE, CK_FUNCTION_LIST, CK_MECHANISM, CK_UNAVAILABLE_INFORMATION, CKA_VALUE, CKM_SHA256_KEY_DERIVATION,
 };
 
-/// Initialises a module, with a text of its own kind if it wants one.
+/// Initialises a module, with a string of parameters if the module needs one.
 ///
-/// NSS 3.87 has a member LibraryParameters, a C string, where the specification has pReserved (NSS, lib/util/pkcs11t.h:
-/// CK_C_INITIALIZE_ARGS); without it C_Initialize answers CKR_ARGUMENTS_BAD. What the specification calls a reserved
-/// member NSS reads behind the structure, but never uses.
+/// In CK_C_INITIALIZE_ARGS of NSS 3.87 the member LibraryParameters, a C string, is in the place of pReserved
+/// (NSS, lib/util/pkcs11t.h). Without it C_Initialize returns CKR_ARGUMENTS_BAD. NSS reads a further member behind the
+/// structure as its reserved one, but never uses it.
 pub(super) fn initialize(context: &Pkcs11, parameters: Option<&CStr>) -> Result<()> {
     let flags = CInitializeFlags::OS_LOCKING_OK;
     context.initialize(match parameters {
         None => CInitializeArgs::new(flags),
-        // SAFETY: the pointer is that of a C string which lives through the call; the module only reads it. A module
-        // that knows no parameters must refuse any pointer here (PKCS#11 v3.1 section 5.4.1).
+        // SAFETY: the pointer is to a C string that lives until the call returns; the module only reads it. A module without
+        // parameters must refuse any pointer here (PKCS#11 v3.1 section 5.4.1).
         Some(text) => unsafe { CInitializeArgs::new_with_reserved(flags, NonNull::from(text).cast()) },
     })
 }
@@ -38,16 +38,16 @@ pub(super) fn initialize(context: &Pkcs11, parameters: Option<&CStr>) -> Result<
 /// The functions of a loaded module.
 pub(super) struct Raw {
     functions: CK_FUNCTION_LIST,
-    /// Keeps the module loaded as long as the pointers into it live.
+    /// Keeps the module loaded while the function pointers exist.
     _library: cryptoki_sys::Pkcs11,
 }
 
 impl Raw {
-    /// The functions of the module at `path`, the same that a `cryptoki` context loaded: loading a file again gives the
-    /// library that is loaded already, with its state (dlopen(3)).
+    /// The functions of the module at `path`, which a `cryptoki` context has loaded already. Loading a file again returns the
+    /// loaded library with its state (dlopen(3)).
     pub(super) fn load(path: &Path) -> Result<Self> {
-        // SAFETY: loading a library runs its initialisers. It is the module that the operator configured, and it is
-        // loaded into this process already.
+        // SAFETY: loading a library runs its initialisers. This is the module that the operator configured, and this process
+        // has loaded it already.
         let library = unsafe { cryptoki_sys::Pkcs11::new(path) }.map_err(Error::LibraryLoading)?;
         if library.C_GetFunctionList.is_err() {
             return Err(Error::MissingSymbol("C_GetFunctionList"));
@@ -77,8 +77,8 @@ impl Raw {
             CK_MECHANISM { mechanism: CKM_SHA256_KEY_DERIVATION, pParameter: std::ptr::null_mut(), ulParameterLen: 0 };
         let mut template: Vec<CK_ATTRIBUTE> = template.iter().map(CK_ATTRIBUTE::from).collect();
         let mut handle = 0;
-        // SAFETY: mechanism, template and handle live through the call, and the lengths are theirs. The values that the
-        // template points to are borrowed from the caller's attributes, which outlive it; the module only reads them.
+        // SAFETY: mechanism, template and handle live until the call returns, and the lengths are theirs. The template points
+        // to values borrowed from the caller's attributes, which outlive it; the module only reads them.
         // `session` is not Sync, so no other thread uses its handle meanwhile.
         let code = unsafe {
             derive(
@@ -91,11 +91,11 @@ impl Raw {
             )
         };
         Rv::from(code).into_result(Function::DeriveKey)?;
-        // SAFETY: the module has just given the handle out. A wrong one could only make later calls fail.
+        // SAFETY: the module has just returned the handle. A wrong handle could only make later calls fail.
         Ok(unsafe { ObjectHandle::new_from_raw(handle) })
     }
 
-    /// Reads CKA_VALUE, which must have exactly the length of `value`.
+    /// Reads CKA_VALUE into `value`, whose length it must have.
     pub(super) fn read_value(&self, session: &Session, object: ObjectHandle, value: &mut [u8]) -> Result<()> {
         let read = self.functions.C_GetAttributeValue.ok_or(Error::NullFunctionPointer)?;
         let length = value.len().try_into()?;
@@ -104,14 +104,14 @@ impl Raw {
         let code = unsafe { read(session.handle(), object.handle(), &mut template, 1) };
         Rv::from(code).into_result(Function::GetAttributeValue)?;
         match template.ulValueLen {
-            // Some modules answer CKR_OK for a sensitive value and give none.
+            // For a sensitive value some modules return CKR_OK and no value.
             CK_UNAVAILABLE_INFORMATION => Err(Error::Pkcs11(RvError::AttributeSensitive, Function::GetAttributeValue)),
             read if read == length => Ok(()),
             _ => Err(Error::InvalidValue),
         }
     }
 
-    /// Ends a digest, which must have exactly the length of `digest`.
+    /// Ends a digest of 32 bytes.
     pub(super) fn digest_final(&self, session: &Session, digest: &mut [u8; 32]) -> Result<()> {
         let end = self.functions.C_DigestFinal.ok_or(Error::NullFunctionPointer)?;
         let mut length = 32;

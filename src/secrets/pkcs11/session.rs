@@ -1,7 +1,7 @@
-//! The pool of sessions. One operation has one session, with the Zs that are kept in it.
+//! The pool of sessions. Each operation uses one session.
 //!
-//! Each session keeps its own Zs: a session object is destroyed with the session that made it, so a Zs shared by all
-//! would vanish under the others, and finding it would want a lock. The price is that with N sessions a known sender
+//! Each session has its own cache of Zs: a session object is destroyed with the session that made it, so a Zs shared by all
+//! sessions would vanish while others use it, and finding it would need a lock. The price: with N sessions a known sender
 //! costs up to N derivations once.
 
 use std::{
@@ -11,155 +11,184 @@ use std::{
 
 use cryptoki::{object::ObjectHandle, session::Session};
 
-use super::{object::Object, token::Epoch};
+use super::object::SessionObject;
 use crate::keys::PublicKey;
 
-/// A session and what is kept in it.
-pub(super) struct Live {
-    pub(super) session: Session,
-    pub(super) kept: Kept,
-    /// Of which keys it is.
-    pub(super) epoch: Epoch,
-    /// It was logged in to anew: handles of private objects that were found before may be no more (SoftHSM 2.6.1).
+/// The version of a token's key set. What a session caches belongs to one version.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct KeySetVersion {
+    /// The number of searches; 0 before the first.
+    pub(super) searches: u64,
+    /// The number of keys that this program has made or deleted. The result of a search during which this changed is not
+    /// used.
+    pub(super) changes: u64,
+}
+
+/// A session that is logged in, with what it caches.
+pub(super) struct OpenSession {
+    /// The session's handle. Dropping it closes the session.
+    pub(super) handle: Session,
+    pub(super) zs_cache: ZsCache,
+    /// The key set that the cache belongs to.
+    pub(super) key_set_version: KeySetVersion,
+    /// Whether this session logged in anew. Then object handles from before may be invalid (SoftHSM 2.6.1).
     pub(super) new_login: bool,
 }
 
-/// The sessions, as many as are allowed; one that is none is yet to be opened.
-pub(super) struct Pool {
-    places: Mutex<Places>,
+impl OpenSession {
+    pub(super) fn new(handle: Session, cached_secrets: usize, new_login: bool) -> Self {
+        Self { handle, zs_cache: ZsCache::new(cached_secrets), key_set_version: KeySetVersion::default(), new_login }
+    }
+
+    /// Empties the cache if it belongs to another version of the key set.
+    pub(super) fn use_key_set(&mut self, version: KeySetVersion) {
+        if self.key_set_version != version {
+            self.zs_cache.clear(&self.handle);
+            self.key_set_version = version;
+        }
+    }
+}
+
+/// A fixed number of sessions. They are opened when they are needed.
+pub(super) struct SessionPool {
+    state: Mutex<PoolState>,
     returned: Condvar,
 }
 
-struct Places {
-    idle: Vec<Option<Live>>,
-    /// How many sessions are at work.
-    working: usize,
+struct PoolState {
+    /// The sessions that no operation uses. None is a session that is not open yet.
+    idle: Vec<Option<OpenSession>>,
+    /// The number of open sessions in use.
+    in_use: usize,
 }
 
-impl Pool {
+impl SessionPool {
     pub(super) fn new(sessions: usize) -> Self {
         let idle = std::iter::repeat_with(|| None).take(sessions.max(1)).collect();
-        Self { places: Mutex::new(Places { idle, working: 0 }), returned: Condvar::new() }
+        Self { state: Mutex::new(PoolState { idle, in_use: 0 }), returned: Condvar::new() }
     }
 
-    /// A place in the pool, waited for. An open session comes before one that is yet to be opened, and of those the one
-    /// used last: its kept Zs are the likeliest.
-    pub(super) fn lease(&self) -> Lease<'_> {
-        let mut places = self.places();
+    /// Leases a session, and waits until one is idle. Prefers open sessions, and of these the one used last, whose cache is
+    /// most likely to help.
+    pub(super) fn lease(&self) -> SessionLease<'_> {
+        let mut state = self.state();
         loop {
-            let open = places.idle.iter().rposition(Option::is_some);
-            if let Some(position) = open.or(places.idle.len().checked_sub(1)) {
-                let live = places.idle.swap_remove(position);
-                places.working += usize::from(live.is_some());
-                return Lease { pool: self, counted: live.is_some(), live };
+            let open = state.idle.iter().rposition(Option::is_some);
+            if let Some(position) = open.or(state.idle.len().checked_sub(1)) {
+                let session = state.idle.swap_remove(position);
+                state.in_use += usize::from(session.is_some());
+                return SessionLease { pool: self, counted: session.is_some(), session };
             }
-            places = self.wait(places);
+            state = self.wait(state);
         }
     }
 
-    /// An open session, waited for as long as there is one at work. For when the token gives no more of them.
-    pub(super) fn lease_open(&self) -> Option<Lease<'_>> {
-        let mut places = self.places();
+    /// Leases an open session, and waits for one as long as any is in use. For a token that grants no more sessions.
+    pub(super) fn lease_open(&self) -> Option<SessionLease<'_>> {
+        let mut state = self.state();
         loop {
-            if let Some(position) = places.idle.iter().rposition(Option::is_some) {
-                let live = places.idle.swap_remove(position);
-                places.working += 1;
-                return Some(Lease { pool: self, counted: true, live });
+            if let Some(position) = state.idle.iter().rposition(Option::is_some) {
+                let session = state.idle.swap_remove(position);
+                state.in_use += 1;
+                return Some(SessionLease { pool: self, counted: true, session });
             }
-            if places.working == 0 {
+            if state.in_use == 0 {
                 return None;
             }
-            places = self.wait(places);
+            state = self.wait(state);
         }
     }
 
-    /// Closes the sessions that are idle; whether there were any.
+    /// Closes the idle sessions. Returns whether there were any.
     pub(super) fn close_idle(&self) -> bool {
-        let mut places = self.places();
-        let closed: Vec<_> = places.idle.iter_mut().filter_map(Option::take).collect();
-        // A module may take its time to close one.
-        drop(places);
+        let mut state = self.state();
+        let closed: Vec<_> = state.idle.iter_mut().filter_map(Option::take).collect();
+        // The lock is released first: a module may be slow to close a session.
+        drop(state);
         !closed.is_empty()
     }
 
-    fn places(&self) -> MutexGuard<'_, Places> {
-        self.places.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    fn state(&self) -> MutexGuard<'_, PoolState> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    fn wait<'p>(&self, places: MutexGuard<'p, Places>) -> MutexGuard<'p, Places> {
-        self.returned.wait(places).unwrap_or_else(|poisoned| poisoned.into_inner())
+    fn wait<'p>(&self, state: MutexGuard<'p, PoolState>) -> MutexGuard<'p, PoolState> {
+        self.returned.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
-/// A place in the pool for the time of one operation.
-pub(super) struct Lease<'p> {
-    pool: &'p Pool,
-    /// Among those at work.
+/// A session of the pool, for one operation. It returns to the pool when this is dropped.
+pub(super) struct SessionLease<'p> {
+    pool: &'p SessionPool,
+    /// Whether the session is counted as in use.
     counted: bool,
-    pub(super) live: Option<Live>,
+    /// None if the session is not open.
+    pub(super) session: Option<OpenSession>,
 }
 
-impl Lease<'_> {
-    /// Puts a session here that was opened now.
-    pub(super) fn put(&mut self, live: Live) -> &mut Live {
+impl SessionLease<'_> {
+    /// Puts a new session into the lease.
+    pub(super) fn put(&mut self, session: OpenSession) -> &mut OpenSession {
         if !std::mem::replace(&mut self.counted, true) {
-            self.pool.places().working += 1;
+            self.pool.state().in_use += 1;
         }
-        self.live.insert(live)
+        self.session.insert(session)
     }
 }
 
-impl Drop for Lease<'_> {
+impl Drop for SessionLease<'_> {
     fn drop(&mut self) {
-        let mut places = self.pool.places();
-        places.idle.push(self.live.take());
-        places.working -= usize::from(self.counted);
-        // Not all who wait take any place.
+        let mut state = self.pool.state();
+        state.idle.push(self.session.take());
+        state.in_use -= usize::from(self.counted);
+        // All waiting threads, since not each of them can use any session.
         self.pool.returned.notify_all();
     }
 }
 
-/// The Zs that a session keeps in the token, never more than its bound; the one unused for longest goes first.
-pub(super) struct Kept {
-    bound: usize,
-    tick: u64,
-    /// By our key's number and the peer's key: the handle, and when it was last used.
+/// The Zs that a session keeps in the token, as sensitive session objects. At most `capacity`; the least recently used is
+/// destroyed first.
+pub(super) struct ZsCache {
+    capacity: usize,
+    /// Counts uses.
+    clock: u64,
+    /// By our key's number and the peer's key: the handle, and the clock at its last use.
     objects: HashMap<(u64, PublicKey), (ObjectHandle, u64)>,
 }
 
-impl Kept {
-    pub(super) fn new(bound: usize) -> Self {
-        Self { bound, tick: 0, objects: HashMap::new() }
+impl ZsCache {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self { capacity, clock: 0, objects: HashMap::new() }
     }
 
     pub(super) fn find(&mut self, key: u64, peer: &PublicKey) -> Option<ObjectHandle> {
-        self.tick += 1;
+        self.clock += 1;
         let (handle, used) = self.objects.get_mut(&(key, peer.clone()))?;
-        *used = self.tick;
+        *used = self.clock;
         Some(*handle)
     }
 
-    /// Keeps an object of this session, and destroys another if there are too many.
-    pub(super) fn keep(&mut self, key: u64, peer: &PublicKey, object: Object<'_>, session: &Session) {
-        if self.bound == 0 {
+    /// Adds an object of this session, and destroys the least recently used one if the cache is full.
+    pub(super) fn insert(&mut self, key: u64, peer: &PublicKey, object: SessionObject<'_>, session: &Session) {
+        if self.capacity == 0 {
             return;
         }
-        if self.objects.len() >= self.bound {
+        if self.objects.len() >= self.capacity {
             let oldest = self.objects.iter().min_by_key(|(_, (_, used))| *used).map(|(name, _)| name.clone());
             if let Some((handle, _)) = oldest.and_then(|name| self.objects.remove(&name)) {
-                drop(Object::new(session, handle));
+                drop(SessionObject::new(session, handle));
             }
         }
-        self.tick += 1;
-        if let Some((old, _)) = self.objects.insert((key, peer.clone()), (object.keep(), self.tick)) {
-            drop(Object::new(session, old));
+        self.clock += 1;
+        if let Some((old, _)) = self.objects.insert((key, peer.clone()), (object.into_handle(), self.clock)) {
+            drop(SessionObject::new(session, old));
         }
     }
 
-    /// Destroys all of them.
+    /// Destroys all objects.
     pub(super) fn clear(&mut self, session: &Session) {
         for (_, (handle, _)) in self.objects.drain() {
-            drop(Object::new(session, handle));
+            drop(SessionObject::new(session, handle));
         }
     }
 }

@@ -1,41 +1,44 @@
 //! `pkcs11:` URIs (RFC 7512), parsed strictly.
 //!
-//! Read are the attributes that find a token, its module and its PIN, and those that narrow its keys. Any other is an
-//! error: a misspelt `token` must not match every token.
+//! The attributes are those that find a token, its module and its PIN, and those that restrict its keys. Any other attribute
+//! is an error: a misspelt `token` must not match every token.
 
 use std::{fmt, str::FromStr};
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
-use crate::secrets::pin::{InUri, Pin};
+use crate::secrets::{
+    TokenError,
+    pin::{Pin, UriPin},
+};
 
-/// A token, and perhaps its module, its PIN's source and some of its keys.
+/// Names a token, and optionally its module, the source of its PIN, and some of its keys.
 ///
-/// [`Display`](fmt::Display) writes what parses to the same URI again, but for `pin-value`, which it leaves out.
+/// [`Display`](fmt::Display) writes a URI that parses to the same value, but without `pin-value`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Uri {
-    /// `token`: the label of the token.
+    /// `token`: the token's label.
     pub token: Option<String>,
-    /// `serial`: its serial number.
+    /// `serial`: the token's serial number.
     pub serial: Option<String>,
-    /// `manufacturer`: who made it.
+    /// `manufacturer`: the token's manufacturer.
     pub manufacturer: Option<String>,
-    /// `model`: which model.
+    /// `model`: the token's model.
     pub model: Option<String>,
     /// `object`: only keys with this CKA_LABEL.
     pub object: Option<String>,
     /// `id`: only keys with this CKA_ID.
     pub id: Option<Vec<u8>>,
-    /// `slot-id`: the number of its slot, which no module promises to keep.
+    /// `slot-id`: the number of the token's slot. Modules may renumber slots.
     pub slot_id: Option<u64>,
     /// `module-path`: the module's file.
     pub module_path: Option<String>,
     /// `module-name`: the module's file name without `lib` and its suffix.
     pub module_name: Option<String>,
-    /// `pin-source`: where the PIN is found.
+    /// `pin-source`: where the PIN comes from.
     pub pin_source: Option<String>,
-    /// `pin-value`: the PIN itself, which then stands in a file with other things.
+    /// `pin-value`: the PIN itself.
     pub pin_value: Option<Pin>,
 }
 
@@ -43,25 +46,25 @@ pub struct Uri {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UriError {
-    /// It has another scheme.
+    /// The scheme is another one.
     #[error("it does not begin with \"pkcs11:\"")]
     Scheme,
     /// An attribute without `=`, or an empty one between two separators.
-    #[error("{0:?} is no attribute: it wants NAME=VALUE")]
+    #[error("{0:?} is not an attribute: it must be NAME=VALUE")]
     NoValue(String),
-    /// An attribute that is not known here.
-    #[error("the attribute {0:?} is not known")]
+    /// An unknown attribute.
+    #[error("the attribute {0:?} is unknown")]
     Unknown(String),
-    /// An attribute of the path behind the `?`, or one of the query before it.
-    #[error("the attribute {0:?} stands on the wrong side of the \"?\"")]
+    /// An attribute of the path after the `?`, or one of the query before it.
+    #[error("the attribute {0:?} is on the wrong side of the \"?\"")]
     WrongSide(&'static str),
-    /// An attribute that stands twice.
-    #[error("the attribute {0:?} stands twice")]
+    /// An attribute that is given twice.
+    #[error("the attribute {0:?} is given twice")]
     Duplicate(&'static str),
-    /// A character that must be percent-encoded, an unfinished percent-encoding, or what is no UTF-8.
+    /// A character that must be percent-encoded, an incomplete percent-encoding, or invalid UTF-8.
     #[error("the value of {0:?} is not well-formed: see RFC 7512 section 2.3 for what must be percent-encoded")]
     Value(&'static str),
-    /// Both of two attributes that exclude each other.
+    /// Two attributes that exclude each other.
     #[error("{0:?} and {1:?} exclude each other")]
     Both(&'static str, &'static str),
 }
@@ -88,7 +91,7 @@ impl FromStr for Uri {
         if let Some(query) = query {
             query.split('&').try_for_each(|attribute| uri.read(attribute, &QUERY, &PATH, "/?|"))?;
         }
-        // RFC 7512 section 2.4: a URI with both is to be refused.
+        // RFC 7512 section 2.4: a URI with both must be refused.
         if uri.pin_source.is_some() && uri.pin_value.is_some() {
             return Err(UriError::Both("pin-source", "pin-value"));
         }
@@ -100,9 +103,14 @@ impl FromStr for Uri {
 }
 
 impl Uri {
-    /// What it says of the PIN.
-    pub(super) fn pin(&self) -> InUri<'_> {
-        InUri { source: self.pin_source.as_deref(), value: self.pin_value.as_ref() }
+    /// Parses a URI. The error is one of the configuration.
+    pub(super) fn parse(uri: &str) -> Result<Self, TokenError> {
+        uri.parse().map_err(|error: UriError| TokenError::Config(format!("the PKCS#11 URI: {error}")))
+    }
+
+    /// What the URI says about the PIN.
+    pub(super) fn pin(&self) -> UriPin<'_> {
+        UriPin { source: self.pin_source.as_deref(), value: self.pin_value.as_ref() }
     }
 
     fn read(
@@ -112,7 +120,7 @@ impl Uri {
         other: &[&'static str],
         more: &str,
     ) -> Result<(), UriError> {
-        // Only the name is told: the value may be a PIN.
+        // The error quotes only the name: the value may be a PIN.
         let (name, value) = match attribute.split_once('=') {
             Some(parts) => parts,
             None if attribute.is_empty() => return Err(UriError::NoValue(String::new())),
@@ -126,40 +134,40 @@ impl Uri {
         };
         let bytes = decode(value, more).ok_or(UriError::Value(name))?;
         if name == "id" {
-            return put(&mut self.id, bytes, name);
+            return set_once(&mut self.id, bytes, name);
         }
         let text = String::from_utf8(bytes).map_err(|_| UriError::Value(name))?;
         match name {
             "slot-id" => {
                 let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
                 let number = text.parse().ok().filter(|_| digits).ok_or(UriError::Value(name))?;
-                put(&mut self.slot_id, number, name)
+                set_once(&mut self.slot_id, number, name)
             }
-            "pin-value" => put(&mut self.pin_value, Pin::new(text), name),
-            "token" => put(&mut self.token, text, name),
-            "serial" => put(&mut self.serial, text, name),
-            "manufacturer" => put(&mut self.manufacturer, text, name),
-            "model" => put(&mut self.model, text, name),
-            "object" => put(&mut self.object, text, name),
-            "module-path" => put(&mut self.module_path, text, name),
-            "module-name" => put(&mut self.module_name, text, name),
-            _ => put(&mut self.pin_source, text, name),
+            "pin-value" => set_once(&mut self.pin_value, Pin::new(text), name),
+            "token" => set_once(&mut self.token, text, name),
+            "serial" => set_once(&mut self.serial, text, name),
+            "manufacturer" => set_once(&mut self.manufacturer, text, name),
+            "model" => set_once(&mut self.model, text, name),
+            "object" => set_once(&mut self.object, text, name),
+            "module-path" => set_once(&mut self.module_path, text, name),
+            "module-name" => set_once(&mut self.module_name, text, name),
+            _ => set_once(&mut self.pin_source, text, name),
         }
     }
 }
 
-fn put<T>(place: &mut Option<T>, value: T, name: &'static str) -> Result<(), UriError> {
+fn set_once<T>(place: &mut Option<T>, value: T, name: &'static str) -> Result<(), UriError> {
     match place.replace(value) {
         None => Ok(()),
         Some(_) => Err(UriError::Duplicate(name)),
     }
 }
 
-/// The characters that stand for themselves in a value (RFC 7512 section 2.3, `pk11-path-res-avail` and RFC 3986
-/// `unreserved`); the query has `more`, and `&` only the path.
+/// The characters that need no encoding in a value (RFC 7512 section 2.3, `pk11-path-res-avail` and RFC 3986 `unreserved`).
+/// The query allows `more` characters; `&` is allowed in the path only.
 const PLAIN: &str = "-._~:[]@!$'()*+,=";
 
-/// Percent-decoding that refuses what RFC 7512 wants encoded. (`percent_encoding::percent_decode` takes anything.)
+/// Percent-decoding that refuses characters which RFC 7512 wants encoded. `percent_encoding::percent_decode` accepts them.
 fn decode(value: &str, more: &str) -> Option<Vec<u8>> {
     let mut bytes = value.bytes();
     let mut decoded = Vec::with_capacity(value.len());
@@ -181,7 +189,7 @@ fn decode(value: &str, more: &str) -> Option<Vec<u8>> {
     Some(decoded)
 }
 
-/// Everything is encoded but `unreserved` and, since paths are read by people, `/` and `:` in the query.
+/// The characters to encode: all but `unreserved`. In the query also not `/` and `:`, so that people can read paths.
 const IN_PATH: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')
@@ -247,7 +255,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_example_of_the_documentation() {
+    fn example_of_the_documentation() {
         let uri: Uri =
             "pkcs11:token=demo?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=file:demo.pin".parse().unwrap();
         assert_eq!(uri.token.as_deref(), Some("demo"));
@@ -271,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_right_is_named() {
+    fn errors_name_the_attribute() {
         let parse = |text: &str| text.parse::<Uri>().unwrap_err();
         assert_eq!(parse("pkcs12:token=a"), UriError::Scheme);
         assert_eq!(parse("pkcs"), UriError::Scheme);
@@ -321,7 +329,7 @@ mod tests {
         }
 
         #[test]
-        fn nothing_panics(text: String, tail in "[a-z=;?&%/ -]{0,40}") {
+        fn no_input_panics(text: String, tail in "[a-z=;?&%/ -]{0,40}") {
             let _ = text.parse::<Uri>();
             let _ = format!("pkcs11:{tail}").parse::<Uri>();
         }

@@ -1,8 +1,9 @@
-//! `KekInToken`: Concat KDF and key unwrap in the token too; the content key comes out. Kryoptic 1.5.4 does this.
+//! `KekInToken`: Concat KDF and key unwrap are done in the token too, and the content key leaves it. Kryoptic 1.5.4 can do
+//! this.
 //!
-//! ECDH-ES is one step, as CKD_SHA256_KDF_SP800 with OtherInfo for its shared data is JOSE's Concat KDF. ECDH-1PU hashes
-//! two secrets, so it is put together: 00000001 || Ze || Zs || OtherInfo, then CKM_SHA256_KEY_DERIVATION (PKCS#11 v3.1
-//! sections 6.22 and 6.43). Every intermediate is sensitive and not extractable.
+//! ECDH-ES is one step: CKD_SHA256_KDF_SP800 with OtherInfo as its shared data is JOSE's Concat KDF. ECDH-1PU hashes two
+//! secrets, so its KDF input is concatenated in the token: 00000001 || Ze || Zs || OtherInfo, then CKM_SHA256_KEY_DERIVATION
+//! (PKCS#11 v3.1 sections 6.22 and 6.43). Every intermediate object is sensitive and not extractable.
 
 use cryptoki::{
     mechanism::{Mechanism, elliptic_curve::EcKdf, misc::KeyDerivationStringData},
@@ -10,87 +11,96 @@ use cryptoki::{
 };
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{Device, OurKey, TRIES, is_vague};
+use super::derive::{ATTEMPTS, AgreementKey, TokenSession, is_ambiguous};
 use crate::{
     crypto::{Cek, EncryptedKey, KdfInfo, SharedSecret},
     keys::PublicKey,
     secrets::{
         TokenError,
         pkcs11::{
-            ckr::{During, Fault, Kind, Outcome},
-            object::{Object, SeenBy, readable, sensitive},
+            ckr::{CallError, CallResult, During, FailureKind},
+            object::{SessionObject, Visibility, readable, sensitive},
         },
     },
 };
 
 pub(super) fn unwrap(
-    token: Device<'_>,
-    key: OurKey<'_>,
+    token: TokenSession<'_>,
+    key: AgreementKey<'_>,
     epk: &PublicKey,
     zs: Option<ObjectHandle>,
     info: &KdfInfo<'_>,
     wrapped: &[u8],
-) -> Outcome<Cek> {
+) -> CallResult<Cek> {
     let kek = match zs {
         None => token.derive(
             key,
             epk,
             EcKdf::sha256_sp800(&info.other_info()),
-            sensitive(KeyType::AES, Some(32), SeenBy::LoggedIn),
+            sensitive(KeyType::AES, Some(32), Visibility::LoggedIn),
         )?,
         Some(zs) => {
-            let ze = token.derive_sensitive(key, epk, key.method.fleeting)?;
-            let z = join(token, Mechanism::ConcatenateBaseAndKey(zs), ze.handle())?;
+            let ze = token.derive_sensitive(key, epk, key.method.ze_visibility)?;
+            let z = concatenate(token, Mechanism::ConcatenateBaseAndKey(zs), ze.handle())?;
             let start = 1u32.to_be_bytes();
-            let started =
-                join(token, Mechanism::ConcatenateDataAndBase(KeyDerivationStringData::new(&start)), z.handle())?;
-            hash(token, started.handle(), info)?
+            let started = concatenate(
+                token,
+                Mechanism::ConcatenateDataAndBase(KeyDerivationStringData::new(&start)),
+                z.handle(),
+            )?;
+            derive_kek(token, started.handle(), info)?
         }
     };
-    get_cek(token, &kek, wrapped)
+    unwrap_cek(token, &kek, wrapped)
 }
 
 pub(super) fn wrap(
-    token: Device<'_>,
+    token: TokenSession<'_>,
     ze: &SharedSecret,
     zs: Option<ObjectHandle>,
     info: &KdfInfo<'_>,
-    cek: &Object<'_>,
-) -> Outcome<EncryptedKey> {
-    let zs = zs.ok_or(TokenError::Unsupported("a wrap without a sender's key".into()))?;
-    let start = round_and(ze);
-    let started = join(token, Mechanism::ConcatenateDataAndBase(KeyDerivationStringData::new(&start)), zs)?;
-    let kek = hash(token, started.handle(), info)?;
+    cek: &SessionObject<'_>,
+) -> CallResult<EncryptedKey> {
+    let zs = zs.ok_or(TokenError::Unsupported("wrapping without the sender's key".into()))?;
+    let start = first_kdf_input(ze);
+    let started = concatenate(token, Mechanism::ConcatenateDataAndBase(KeyDerivationStringData::new(&start)), zs)?;
+    let kek = derive_kek(token, started.handle(), info)?;
     token.session.wrap_key(&Mechanism::AesKeyWrap, kek.handle(), cek.handle()).during("C_WrapKey")
 }
 
-/// 00000001 || Ze: what stands before Zs.
-pub(super) fn round_and(ze: &SharedSecret) -> Zeroizing<Vec<u8>> {
+/// 00000001 || Ze: the part of the KDF input before Zs.
+pub(super) fn first_kdf_input(ze: &SharedSecret) -> Zeroizing<Vec<u8>> {
     let mut start = Zeroizing::new(Vec::with_capacity(4 + ze.as_bytes().len()));
     start.extend_from_slice(&1u32.to_be_bytes());
     start.extend_from_slice(ze.as_bytes());
     start
 }
 
-fn join<'s>(token: Device<'s>, mechanism: Mechanism<'_>, base: ObjectHandle) -> Outcome<Object<'s>> {
-    // Without a length: the whole of both parts.
-    let template = token.driver.profile.omit.secret.from(sensitive(KeyType::GENERIC_SECRET, None, SeenBy::LoggedIn));
+fn concatenate<'s>(
+    token: TokenSession<'s>,
+    mechanism: Mechanism<'_>,
+    base: ObjectHandle,
+) -> CallResult<SessionObject<'s>> {
+    // Without a length, so that both parts are taken as a whole.
+    let template =
+        token.driver.profile.omit.secret.remove_from(sensitive(KeyType::GENERIC_SECRET, None, Visibility::LoggedIn));
     let handle = token.session.derive_key(&mechanism, base, &template).during("C_DeriveKey")?;
-    Ok(Object::new(token.session, handle))
+    Ok(SessionObject::new(token.session, handle))
 }
 
-/// Puts OtherInfo behind, hashes, and makes the KEK of it.
-fn hash<'s>(token: Device<'s>, base: ObjectHandle, info: &KdfInfo<'_>) -> Outcome<Object<'s>> {
+/// Appends OtherInfo and hashes: the KEK.
+fn derive_kek<'s>(token: TokenSession<'s>, base: ObjectHandle, info: &KdfInfo<'_>) -> CallResult<SessionObject<'s>> {
     let other_info = info.other_info();
     let data = KeyDerivationStringData::new(&other_info);
-    let input = join(token, Mechanism::ConcatenateBaseAndData(data), base)?;
-    let template = token.driver.profile.omit.secret.from(sensitive(KeyType::AES, Some(32), SeenBy::LoggedIn));
+    let input = concatenate(token, Mechanism::ConcatenateBaseAndData(data), base)?;
+    let template =
+        token.driver.profile.omit.secret.remove_from(sensitive(KeyType::AES, Some(32), Visibility::LoggedIn));
     let kek = token.driver.raw.sha256_key_derivation(token.session, input.handle(), &template).during("C_DeriveKey")?;
-    Ok(Object::new(token.session, kek))
+    Ok(SessionObject::new(token.session, kek))
 }
 
 /// Unwraps the content key in the token and reads it.
-fn get_cek(token: Device<'_>, kek: &Object<'_>, wrapped: &[u8]) -> Outcome<Cek> {
+fn unwrap_cek(token: TokenSession<'_>, kek: &SessionObject<'_>, wrapped: &[u8]) -> CallResult<Cek> {
     let length = wrapped.len().saturating_sub(8);
     if ![32, 64].contains(&length) {
         return Err(TokenError::Unwrap.into());
@@ -101,22 +111,24 @@ fn get_cek(token: Device<'_>, kek: &Object<'_>, wrapped: &[u8]) -> Outcome<Cek> 
         .profile
         .omit
         .secret
-        .from(readable(length, SeenBy::LoggedIn))
+        .remove_from(readable(length, Visibility::LoggedIn))
         .into_iter()
         .filter(|attribute| !matches!(attribute, Attribute::ValueLen(_)))
         .collect();
-    let ask = || {
+    let unwrap = || {
         let cek = token.session.unwrap_key(&Mechanism::AesKeyWrap, kek.handle(), wrapped, &template);
         cek.during("C_UnwrapKey")
     };
-    // The KEK has just been made, so it is the wrapped key that is wrong, however the module puts it; unless the token
-    // was sick for a moment.
-    let answer = (1..TRIES).map(|_| ask()).find(|answer| !is_vague(answer)).unwrap_or_else(ask);
-    let cek = answer.map_err(|fault| match fault.kind() {
-        Some(Kind::Peer | Kind::Input | Kind::Vague | Kind::Unsupported) => Fault::Token(TokenError::Unwrap),
-        _ => fault,
+    // The KEK was made just now. So whatever code the module returns, the wrapped key is at fault, unless the token failed
+    // for a moment.
+    let result = (1..ATTEMPTS).map(|_| unwrap()).find(|result| !is_ambiguous(result)).unwrap_or_else(unwrap);
+    let cek = result.map_err(|error| match error.kind() {
+        Some(FailureKind::Peer | FailureKind::Input | FailureKind::Ambiguous | FailureKind::Unsupported) => {
+            CallError::Token(TokenError::Unwrap)
+        }
+        _ => error,
     })?;
-    let cek = Object::new(token.session, cek);
+    let cek = SessionObject::new(token.session, cek);
     let mut value = vec![0; length];
     match token.driver.raw.read_value(token.session, cek.handle(), &mut value) {
         Ok(()) => Ok(Cek::new(value)),
@@ -127,9 +139,9 @@ fn get_cek(token: Device<'_>, kek: &Object<'_>, wrapped: &[u8]) -> Outcome<Cek> 
     }
 }
 
-/// A content key as an object that C_WrapKey takes. It is ours already, in the clear: nothing is lost if it can be read.
-pub(super) fn put_cek<'s>(token: Device<'s>, cek: &Cek) -> Outcome<Object<'s>> {
-    let mut template = token.driver.profile.omit.secret.from(vec![
+/// A content key as a session object for C_WrapKey. It may be readable, since this process has it in the clear already.
+pub(super) fn put_cek<'s>(token: TokenSession<'s>, cek: &Cek) -> CallResult<SessionObject<'s>> {
+    let mut template = token.driver.profile.omit.secret.remove_from(vec![
         Attribute::Class(ObjectClass::SECRET_KEY),
         Attribute::KeyType(KeyType::GENERIC_SECRET),
         Attribute::Token(false),
@@ -142,5 +154,5 @@ pub(super) fn put_cek<'s>(token: Device<'s>, cek: &Cek) -> Outcome<Object<'s>> {
     if let Some(Attribute::Value(value)) = template.last_mut() {
         value.zeroize();
     }
-    Ok(Object::new(token.session, created?))
+    Ok(SessionObject::new(token.session, created?))
 }

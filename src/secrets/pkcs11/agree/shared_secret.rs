@@ -1,29 +1,29 @@
-//! `SharedSecretInProcess`: Z is read out, used and wiped. Every token that derives can do this.
+//! `SharedSecretInProcess`: Z is read from the token, used and erased. Every token with ECDH can do this.
 
 use cryptoki::mechanism::elliptic_curve::EcKdf;
 use zeroize::Zeroize;
 
-use super::{Device, OurKey};
+use super::derive::{AgreementKey, TokenSession};
 use crate::{
     crypto::{self, Cek, EncryptedKey, KdfInfo, SharedSecret},
     keys::PublicKey,
     secrets::{
         TokenError,
         pkcs11::{
-            ckr::{During, Outcome},
+            ckr::{CallResult, During},
             object::readable,
         },
     },
 };
 
 pub(super) fn unwrap(
-    token: Device<'_>,
-    key: OurKey<'_>,
+    token: TokenSession<'_>,
+    key: AgreementKey<'_>,
     epk: &PublicKey,
     sender: Option<&PublicKey>,
     info: &KdfInfo<'_>,
     wrapped: &[u8],
-) -> Outcome<Cek> {
+) -> CallResult<Cek> {
     let ze = read_z(token, key, epk)?;
     let zs = sender.map(|sender| read_z(token, key, sender)).transpose()?;
     let z: Vec<_> = [&ze].into_iter().chain(&zs).collect();
@@ -31,20 +31,20 @@ pub(super) fn unwrap(
 }
 
 pub(super) fn wrap(
-    token: Device<'_>,
-    key: OurKey<'_>,
+    token: TokenSession<'_>,
+    key: AgreementKey<'_>,
     recipient: &PublicKey,
     ze: &SharedSecret,
     info: &KdfInfo<'_>,
     cek: &Cek,
-) -> Outcome<EncryptedKey> {
+) -> CallResult<EncryptedKey> {
     let zs = read_z(token, key, recipient)?;
     Ok(crypto::wrap_key(&crypto::concat_kdf(&[ze, &zs], info), cek))
 }
 
-fn read_z(token: Device<'_>, key: OurKey<'_>, peer: &PublicKey) -> Outcome<SharedSecret> {
+fn read_z(token: TokenSession<'_>, key: AgreementKey<'_>, peer: &PublicKey) -> CallResult<SharedSecret> {
     let length = peer.curve().coordinate_length();
-    let object = token.derive(key, peer, EcKdf::null(), readable(length, key.method.fleeting))?;
+    let object = token.derive(key, peer, EcKdf::null(), readable(length, key.method.ze_visibility))?;
     let mut z = vec![0; length];
     match token.driver.raw.read_value(token.session, object.handle(), &mut z) {
         Ok(()) => Ok(SharedSecret::new(z)),

@@ -1,0 +1,182 @@
+//! The connection to one token: where it is, and its sessions, opened, logged in and leased.
+
+use std::sync::{Arc, Mutex};
+
+use cryptoki::slot::Slot;
+
+use super::{
+    agree::Driver,
+    ckr::{CallResult, During, FailureKind},
+    lock_watch::LockWatch,
+    login::Login,
+    module::Module,
+    mutex::lock,
+    options::OpenOptions,
+    profile::Profile,
+    session::{OpenSession, SessionLease, SessionPool},
+    slot_token::SlotToken,
+    uri::Uri,
+};
+use crate::secrets::{TokenError, TokenInfo, pin::PinRecordState};
+
+/// One token behind a module.
+pub(super) struct Connection {
+    pub(super) name: Arc<str>,
+    pub(super) uri: Uri,
+    pub(super) options: OpenOptions,
+    /// The device's profile, as the options override it.
+    pub(super) profile: Profile,
+    pub(super) module: Arc<Module>,
+    /// Where the token is. Slots are not stable, so the token is looked for again with each new session.
+    place: Mutex<(Slot, SlotToken)>,
+    pool: SessionPool,
+    lock_watch: LockWatch,
+}
+
+impl Connection {
+    /// Loads the module, finds the token, and opens a first session that is logged in.
+    pub(super) fn open(uri: Uri, options: OpenOptions) -> Result<Self, TokenError> {
+        let module = Module::for_uri(&uri, options.base_dir.as_deref())?;
+        let place = module.find_token(&uri)?;
+        let profile = options.profile_for(&module.manufacturer, &place.1.info)?;
+        let name = options.name.clone().unwrap_or_else(|| place.1.info.label.clone());
+        let confirmed = options.confirmed;
+        let connection = Self {
+            name: name.into(),
+            pool: SessionPool::new(profile.sessions.usual),
+            uri,
+            module,
+            place: Mutex::new(place),
+            lock_watch: LockWatch::new(),
+            options,
+            profile,
+        };
+        connection.pool.lease().put(connection.connect(false, confirmed)?);
+        Ok(connection)
+    }
+
+    pub(super) fn info(&self) -> TokenInfo {
+        lock(&self.place).1.info.clone()
+    }
+
+    pub(super) fn slot(&self) -> Slot {
+        lock(&self.place).0
+    }
+
+    pub(super) fn login_required(&self) -> bool {
+        lock(&self.place).1.login_required
+    }
+
+    pub(super) fn driver(&self) -> Driver<'_> {
+        Driver { raw: &self.module.raw, profile: &self.profile }
+    }
+
+    /// A lease with an open session. If the token grants no more sessions, waits for one that is returned.
+    pub(super) fn lease(&self) -> CallResult<SessionLease<'_>> {
+        let lease = self.pool.lease();
+        if lease.session.is_some() { Ok(lease) } else { self.open_in(lease) }
+    }
+
+    /// Opens a session in a lease that has none.
+    pub(super) fn open_in<'p>(&'p self, mut lease: SessionLease<'p>) -> CallResult<SessionLease<'p>> {
+        match self.open_session(false) {
+            Ok(session) => {
+                lease.put(session);
+                Ok(lease)
+            }
+            Err(error) if error.kind() == Some(FailureKind::Exhausted) => {
+                drop(lease);
+                self.pool.lease_open().ok_or(error)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens a session that is logged in, to read or to write.
+    pub(super) fn open_session(&self, writing: bool) -> CallResult<OpenSession> {
+        match self.connect(writing, false) {
+            // The token grants no more sessions. To read, a session of the pool will do. To write, the idle sessions of the
+            // pool are given up.
+            Err(error) if error.kind() == Some(FailureKind::Exhausted) && writing && self.pool.close_idle() => {
+                self.connect(writing, false)
+            }
+            opened => opened,
+        }
+    }
+
+    fn connect(&self, writing: bool, confirmed: bool) -> CallResult<OpenSession> {
+        // Looked for again, since the token may be in another slot now. The lock is not held during the login, which may
+        // take long.
+        let place = self.module.find_token(&self.uri)?;
+        lock(&self.place).clone_from(&place);
+        let (slot, token) = place;
+        let context = &self.module.context;
+        let session = if writing { context.open_rw_session(slot) } else { context.open_ro_session(slot) };
+        let session = session.during("C_OpenSession")?;
+        let new_login = self.login(&token).log_in(&session, confirmed)?;
+        Ok(OpenSession::new(session, self.profile.agreement.kept_secrets, new_login))
+    }
+
+    fn login<'a>(&'a self, token: &'a SlotToken) -> Login<'a> {
+        Login::new(&self.module, token, &self.uri, &self.options)
+    }
+
+    /// Logs out all sessions of this process and closes the idle ones of the pool. Those in use end with their operations.
+    fn log_out(&self) -> CallResult<()> {
+        let (slot, token) = lock(&self.place).clone();
+        let result = match self.module.context.open_ro_session(slot).during("C_OpenSession") {
+            Ok(session) => self.login(&token).log_out(&session),
+            Err(error) => Err(error),
+        };
+        self.pool.close_idle();
+        result
+    }
+
+    /// Locks the token for every program that shares the PIN guard, and logs out.
+    pub(super) fn lock_token(&self) -> Result<(), TokenError> {
+        let (_, token) = lock(&self.place).clone();
+        self.login(&token).record_lock()?;
+        self.lock_watch.set_locked(true);
+        Ok(self.log_out()?)
+    }
+
+    /// Logs in with a PIN that a person has confirmed.
+    pub(super) fn unlock_token(&self) -> Result<(), TokenError> {
+        let session = self.connect(false, true)?;
+        self.lock_watch.set_locked(false);
+        // The session is kept: the login ends with the last session.
+        self.pool.lease().put(session);
+        Ok(())
+    }
+
+    /// Checks that no person has locked the token, here or in another program. The latter is noticed after a second.
+    pub(super) fn check_not_locked(&self) -> CallResult<()> {
+        if self.options.pin_guard.is_some() && self.lock_watch.is_check_due() {
+            self.read_guard();
+        }
+        if self.lock_watch.is_locked() {
+            let (_, token) = lock(&self.place).clone();
+            return Err(self.login(&token).locked_error().into());
+        }
+        Ok(())
+    }
+
+    fn read_guard(&self) {
+        match self.options.guard(&self.info()).map(|guard| guard.read()) {
+            Some(Ok(record)) => {
+                let locked = record.state == PinRecordState::Locked;
+                if locked && !self.lock_watch.set_locked(true) {
+                    tracing::warn!(token = %self.name, "token locked by a person; logging out");
+                    if let Err(error) = self.log_out() {
+                        tracing::error!(token = %self.name, %error, "logout failed");
+                    }
+                } else if !locked {
+                    self.lock_watch.set_locked(false);
+                }
+            }
+            // No PIN is tried while the record cannot be read. The present login stays.
+            Some(Err(error)) => tracing::warn!(token = %self.name, %error, "PIN guard cannot be read"),
+            None => {}
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Searching the token for keys, testing them, and remembering which may be used.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, RwLock},
+};
+
+use super::{
+    agree::Driver,
+    ckr::{CallError, CallResult},
+    find::{FoundKey, find_keys},
+    key_set::{KeySet, UsableKey},
+    known_answer::{KnownAnswerTester, TestedKey},
+    login::is_logged_in,
+    mutex::lock,
+    session::{KeySetVersion, OpenSession},
+    uri::Uri,
+};
+use crate::{
+    keys::PublicKey,
+    secrets::{HeldKey, Origin, TokenError},
+};
+
+/// The usable keys of one token.
+#[derive(Default)]
+pub(super) struct KeyTable {
+    keys: RwLock<Arc<KeySet>>,
+    /// Held by the one thread that searches.
+    searching: Mutex<()>,
+    /// Held by the one thread that makes or deletes keys.
+    changing: Mutex<()>,
+}
+
+/// What a search needs to know about the token.
+pub(super) struct SearchContext<'a> {
+    pub(super) name: &'a str,
+    pub(super) uri: &'a Uri,
+    pub(super) driver: Driver<'a>,
+    /// Keys that may be used though they are not protected, by label or multikey.
+    pub(super) allow_unprotected: &'a [String],
+    pub(super) login_required: bool,
+}
+
+/// The result of one search.
+struct SearchResult {
+    usable: HashMap<PublicKey, Arc<UsableKey>>,
+    /// All pairs, including those that are not to be used.
+    inventory: Vec<HeldKey>,
+}
+
+impl KeyTable {
+    /// The keys as the last search found them.
+    pub(super) fn current(&self) -> Arc<KeySet> {
+        self.keys.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    /// Searches for the keys and tests them, unless another thread has done so since search number `last_search`. Returns
+    /// the usable keys, and all pairs in the token if it searched.
+    pub(super) fn search(
+        &self,
+        context: &SearchContext<'_>,
+        session: &mut OpenSession,
+        last_search: u64,
+    ) -> CallResult<(Arc<KeySet>, Vec<HeldKey>)> {
+        let _searching = lock(&self.searching);
+        let mut hold_changes = None;
+        loop {
+            let before = self.current();
+            if before.version.searches > last_search {
+                return Ok((before, Vec::new()));
+            }
+            let SearchResult { usable, inventory } = context.search(session, &before)?;
+            // Checked afterwards: the login may end during the search, and then private objects are not found.
+            if context.login_required && !is_logged_in(&session.handle)? {
+                return Err(CallError::logged_out());
+            }
+            let mut keys = self.keys.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+            if keys.version == before.version {
+                context.check_not_vanished(&before, &usable, &inventory)?;
+                let version = KeySetVersion { searches: before.version.searches + 1, ..before.version };
+                *keys = Arc::new(KeySet { version, by_public: usable });
+                return Ok((keys.clone(), inventory));
+            }
+            drop(keys);
+            // A key was made or deleted during the search. The second search keeps other threads from changing keys, or it
+            // might never end. A thread that changes keys does not wait for a search, so this cannot deadlock.
+            hold_changes.get_or_insert_with(|| lock(&self.changing));
+        }
+    }
+
+    /// Waits until no other thread makes or deletes keys.
+    pub(super) fn lock_changes(&self) -> MutexGuard<'_, ()> {
+        lock(&self.changing)
+    }
+
+    /// Adds a new key, if a search was made before.
+    pub(super) fn add(&self, key: UsableKey) {
+        self.change(|keys| {
+            keys.insert(key.held.public.clone(), Arc::new(key));
+        });
+    }
+
+    /// Removes a deleted key. Sessions drop what they cache for it at their next use.
+    pub(super) fn remove(&self, public: &PublicKey) {
+        self.change(|keys| {
+            keys.remove(public);
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut HashMap<PublicKey, Arc<UsableKey>>)) {
+        let mut keys = self.keys.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let version = KeySetVersion { changes: keys.version.changes + 1, ..keys.version };
+        let mut changed = KeySet { version, by_public: keys.by_public.clone() };
+        if version.searches > 0 {
+            change(&mut changed.by_public);
+        }
+        *keys = Arc::new(changed);
+    }
+}
+
+impl SearchContext<'_> {
+    fn search(&self, session: &mut OpenSession, before: &KeySet) -> CallResult<SearchResult> {
+        let mut result = SearchResult { usable: HashMap::new(), inventory: Vec::new() };
+        let mut tester = KnownAnswerTester::new(self.driver, &self.driver.profile.agreement.tiers);
+        for found in find_keys(&session.handle, self.uri)? {
+            // A key that was usable before is asked one question: a token with a short failure loses neither key nor
+            // custody tier.
+            let usable = match self.recognise(session, &mut tester, before, &found)? {
+                Some(key) => Some(key),
+                None => self.test(session, &mut tester, &found)?,
+            };
+            if let Some(key) = usable {
+                result.inventory.push(key.held.clone());
+                result.usable.entry(key.held.public.clone()).or_insert(Arc::new(key));
+            } else if let Some((public, _)) = found.halves.first() {
+                result.inventory.push(self.held_key(&found, public));
+            }
+        }
+        Ok(result)
+    }
+
+    /// A key that an earlier search has tested, by one question. The question is needed, since the CKA_ID that pairs its
+    /// halves may have been changed. More questions would take long, and a token that has not fully recovered would lose
+    /// its keys.
+    fn recognise(
+        &self,
+        session: &mut OpenSession,
+        tester: &mut KnownAnswerTester<'_>,
+        before: &KeySet,
+        found: &FoundKey,
+    ) -> CallResult<Option<UsableKey>> {
+        for (public, _) in &found.halves {
+            let Some(known) = before.by_public.get(public) else { continue };
+            let tested = TestedKey { usage: known.held.usage, method: known.method };
+            if self.tested_key(found, public, tested) == known.held
+                && tester.still_matches(session, public, found.private, tested)?
+            {
+                return Ok(Some(UsableKey::new(found.private, known.method, known.held.clone())));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A key that is seen for the first time, if it may be used; otherwise logs why not.
+    fn test(
+        &self,
+        session: &mut OpenSession,
+        tester: &mut KnownAnswerTester<'_>,
+        found: &FoundKey,
+    ) -> CallResult<Option<UsableKey>> {
+        let (token, label) = (self.name, found.label.as_deref().unwrap_or_default());
+        if found.halves.is_empty() {
+            tracing::warn!(token, label, curve = %found.curve, reason = "its public key is not in the token", "key ignored");
+            return Ok(None);
+        }
+        if found.always_authenticate {
+            tracing::warn!(token, label, reason = "it wants the PIN for each operation", "key ignored");
+            return Ok(None);
+        }
+        for (public, _) in &found.halves {
+            if !found.protected && !self.may_be_unprotected(found, public) {
+                tracing::warn!(token, label, key = %public, reason = "it is extractable or not sensitive", "key ignored");
+                continue;
+            }
+            match tester.test(session, public, found.private, found.usage) {
+                Ok(tested) => {
+                    let held = self.tested_key(found, public, tested);
+                    return Ok(Some(UsableKey::new(found.private, tested.method, held)));
+                }
+                Err(CallError::Token(error)) => {
+                    tracing::warn!(token, label, key = %public, reason = %error, "key ignored");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The description of a key, with what its test has shown.
+    pub(super) fn tested_key(&self, found: &FoundKey, public: &PublicKey, tested: TestedKey) -> HeldKey {
+        let mut held = self.held_key(found, public);
+        held.usage = tested.usage;
+        held.custody = tested.method.map(|method| method.custody);
+        held
+    }
+
+    /// The description of a key by its attributes, without those that the device is known not to keep.
+    fn held_key(&self, found: &FoundKey, public: &PublicKey) -> HeldKey {
+        let mut held = found.held_key(public, self.name);
+        if self.driver.profile.forgets_origin {
+            held.origin = Origin::Unknown;
+        }
+        held
+    }
+
+    fn may_be_unprotected(&self, found: &FoundKey, public: &PublicKey) -> bool {
+        let names = [found.label.clone().unwrap_or_default(), public.to_multikey()];
+        self.allow_unprotected.iter().any(|allowed| !allowed.is_empty() && names.contains(allowed))
+    }
+
+    /// Checks that not all known keys have disappeared, as happens when a token is removed: SoftHSM 2.6.1, its folder moved
+    /// away, finds nothing in the sessions that are open, reports no error, and sees the token again only in a new process.
+    fn check_not_vanished(
+        &self,
+        before: &KeySet,
+        now: &HashMap<PublicKey, Arc<UsableKey>>,
+        inventory: &[HeldKey],
+    ) -> Result<(), TokenError> {
+        let count = before.by_public.len();
+        if count == 0 || !now.is_empty() {
+            return Ok(());
+        }
+        if inventory.is_empty() {
+            return Err(TokenError::Away(format!(
+                "the token {:?} answers but shows none of the {count} keys that it held: it was removed; after it is back, only a new \
+                 process sees it",
+                self.name
+            )));
+        }
+        Err(TokenError::Device {
+            operation: "the known-answer test".into(),
+            reason: format!("none of the {count} keys that were usable before gives the right answers any more"),
+        })
+    }
+}
