@@ -1,26 +1,29 @@
-//! The algorithms of PIV and of Yubico's extension, by firmware.
+//! Which firmware has which algorithms: those of PIV, and Yubico's extensions.
 
 use std::{fmt, str::FromStr};
 
 use crate::{keys::Curve, secrets::TokenError};
 
+/// The longest input of an Ed25519 signature, in bytes. The whole input goes into one command, which takes 3,072 bytes.
+pub(super) const MAX_EDDSA_INPUT: usize = 3000;
+
 /// A firmware version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Firmware {
-    /// The first number.
+    /// The major version.
     pub major: u8,
-    /// The second.
+    /// The minor version.
     pub minor: u8,
-    /// The third.
+    /// The patch version.
     pub patch: u8,
 }
 
 impl Firmware {
-    /// The first that tells what is in its slots (GET METADATA). An older one is not served.
+    /// The first firmware with GET METADATA, which tells what the slots hold. Older firmware is not supported.
     pub const METADATA: Self = Self { major: 5, minor: 3, patch: 0 };
-    /// The first whose management key may be one of AES.
+    /// The first firmware that accepts an AES management key.
     pub const AES: Self = Self { major: 5, minor: 4, patch: 2 };
-    /// The first with Ed25519, X25519, and keys that can be moved and deleted.
+    /// The first firmware with Ed25519 and X25519, and whose keys can be moved and deleted.
     pub const CURVE_25519: Self = Self { major: 5, minor: 7, patch: 0 };
 }
 
@@ -42,12 +45,15 @@ impl FromStr for Firmware {
     fn from_str(text: &str) -> Result<Self, TokenError> {
         let numbers: Option<Vec<u8>> = text.split('.').map(|number| number.parse().ok()).collect();
         let numbers: Option<[u8; 3]> = numbers.and_then(|numbers| numbers.try_into().ok());
-        numbers.map(Self::from).ok_or_else(|| TokenError::Config(format!("{text:?} is no firmware version")))
+        numbers.map(Self::from).ok_or_else(|| TokenError::Config(format!("{text:?} is not a firmware version")))
     }
 }
 
-/// The identifier of a curve's algorithm (NIST SP 800-78-4 table 6-2; Yubico's for curve 25519), if this firmware has it.
-pub(super) fn identifier(curve: Curve, firmware: Firmware) -> Result<u8, TokenError> {
+/// The algorithm identifier of a curve (NIST SP 800-78-4 table 6-2; Yubico's for curve 25519).
+///
+/// # Errors
+/// [`TokenError::Unsupported`] if this firmware does not have the curve.
+pub(super) fn algorithm_of(curve: Curve, firmware: Firmware) -> Result<u8, TokenError> {
     let (identifier, since) = match curve {
         Curve::P256 => (0x11, Firmware::METADATA),
         Curve::P384 => (0x14, Firmware::METADATA),
@@ -63,8 +69,8 @@ pub(super) fn identifier(curve: Curve, firmware: Firmware) -> Result<u8, TokenEr
     Ok(identifier)
 }
 
-/// The curve of an identifier; none for RSA, which this program has no use for.
-pub(super) fn curve(identifier: u8) -> Option<Curve> {
+/// The curve of an algorithm identifier; none for RSA, which this program does not use.
+pub(super) fn curve_of(identifier: u8) -> Option<Curve> {
     match identifier {
         0x11 => Some(Curve::P256),
         0x14 => Some(Curve::P384),
@@ -79,18 +85,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_firmware_lacks_is_told_with_what_to_use() {
+    fn an_error_names_what_the_firmware_lacks_and_what_to_use() {
         let old: Firmware = "5.4.3".parse().unwrap();
-        let error = identifier(Curve::X25519, old).unwrap_err();
+        let error = algorithm_of(Curve::X25519, old).unwrap_err();
         assert_eq!(error.to_string(), "the token cannot do this: firmware 5.4.3 has no X25519: use P-256");
         for each in Curve::ALL {
             for firmware in [old, "5.7.1".parse().unwrap()] {
-                if let Ok(identifier) = identifier(each, firmware) {
-                    assert_eq!(curve(identifier), Some(each));
+                if let Ok(identifier) = algorithm_of(each, firmware) {
+                    assert_eq!(curve_of(identifier), Some(each));
                 }
             }
         }
-        assert!(identifier(Curve::P521, "5.7.4".parse().unwrap()).is_err());
+        assert!(algorithm_of(Curve::P521, "5.7.4".parse().unwrap()).is_err());
         assert!("5.4".parse::<Firmware>().is_err() && "5.4.300".parse::<Firmware>().is_err());
     }
 }

@@ -1,8 +1,8 @@
-//! Whether Yubico stands behind what a YubiKey says of a key, and what that is
+//! Attestation: a YubiKey's signed statement that a key was made in one of its slots
 //! (<https://docs.yubico.com/yesdk/users-manual/application-piv/attestation.html>).
 //!
-//! `yubico/` has Yubico's roots and intermediates. A key that was made in a slot is attested by the key F9 of the same
-//! YubiKey, whose certificate is Yubico's: by its PIV root up to firmware 5.7.3, by way of two intermediates from 5.7.4 on.
+//! The statement is signed by the key in slot F9 of the same YubiKey, whose certificate Yubico issued: directly under its PIV
+//! root up to firmware 5.7.3, through two intermediates from 5.7.4 on. `yubico/` has Yubico's roots and intermediates.
 
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, UnixTime, pem::PemObject};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert, aws_lc_rs as algorithms};
@@ -15,7 +15,12 @@ use x509_cert::{
     },
 };
 
-use super::{algorithm::Firmware, card, certificate, form::Form};
+use super::{
+    algorithm::Firmware,
+    certificate,
+    form_factor::FormFactor,
+    policies::{pin_policy, touch_policy},
+};
 use crate::{
     keys::PublicKey,
     secrets::{PinPolicy, Slot, TouchPolicy},
@@ -24,8 +29,8 @@ use crate::{
 const ROOTS: &[u8] = include_bytes!("yubico/roots.pem");
 const INTERMEDIATES: &[u8] = include_bytes!("yubico/intermediates.pem");
 
-/// What Yubico's certificates are signed with, and what an attestation key of one's own may be. One of its intermediates
-/// leaves the parameters of RSA out.
+/// The algorithms of Yubico's certificates, and those of attestation keys that users put in F9 themselves. One of Yubico's
+/// intermediates omits the parameters of its RSA identifier, where RFC 4055 wants NULL.
 const ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
     algorithms::RSA_PKCS1_2048_8192_SHA256,
     algorithms::RSA_PKCS1_2048_8192_SHA256_ABSENT_PARAMS,
@@ -34,27 +39,27 @@ const ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
     algorithms::ECDSA_P384_SHA384,
 ];
 
-/// What a YubiKey says of a key that was made in it.
+/// A YubiKey's verified statement about a key that was made in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Attestation {
-    /// The key.
+    /// The public half of the key.
     pub public: PublicKey,
-    /// Where it is.
+    /// The key's slot.
     pub slot: Slot,
     /// The YubiKey's serial number.
     pub serial: Option<u32>,
-    /// The YubiKey's firmware, when the key was attested.
+    /// The YubiKey's firmware when the key was attested.
     pub firmware: Firmware,
-    /// What the YubiKey looks like.
-    pub form: Option<Form>,
+    /// The YubiKey's form factor.
+    pub form_factor: Option<FormFactor>,
     /// When the key wants the PIN.
     pub pin: PinPolicy,
-    /// When it wants a touch.
+    /// When the key wants a touch.
     pub touch: TouchPolicy,
-    /// The certificates from the key's own to the one below the root, DER.
+    /// The certificates in DER, from the key's own up to the one below the root.
     pub chain: Vec<Vec<u8>>,
-    /// The root that stands behind it, by its common name.
+    /// The common name of the root certificate.
     pub root: String,
 }
 
@@ -62,33 +67,42 @@ pub struct Attestation {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AttestationError {
-    /// A certificate cannot be read, or lacks what an attestation has.
+    /// A certificate cannot be read, or a part of the statement is missing.
     #[error("the attestation cannot be read: {0}")]
     Malformed(&'static str),
-    /// No root that is known stands behind it.
-    #[error("no root that is known stands behind the attestation: {0}")]
+    /// The certificates do not lead to a known root.
+    #[error("the attestation does not lead to a known root certificate: {0}")]
     Untrusted(String),
 }
 
 impl Attestation {
-    /// Reads and verifies the certificates that [`Custodian::attest`](crate::secrets::Custodian::attest) returned: the key's
-    /// own first, up to one of Yubico's roots, or of `roots` (DER), for those who put an attestation key of their own into F9.
+    /// Verifies the certificates that [`Custodian::attest`](crate::secrets::Custodian::attest) returned, the key's own first,
+    /// and reads the statement. They must lead to one of Yubico's roots or to one of `roots` (DER), which is for users who
+    /// put an attestation key of their own into F9.
     ///
     /// # Errors
     /// [`AttestationError`]
     pub fn verify(chain: &[Vec<u8>], roots: &[Vec<u8>]) -> Result<Self, AttestationError> {
         let untrusted = |error: webpki::Error| AttestationError::Untrusted(error.to_string());
-        let (own, above) = chain.split_first().ok_or(AttestationError::Malformed("it has no certificate"))?;
-        let mut known: Vec<CertificateDer<'_>> = shipped(ROOTS);
+        let (own, above) = chain.split_first().ok_or(AttestationError::Malformed("there is no certificate"))?;
+        let mut known: Vec<CertificateDer<'_>> = built_in(ROOTS);
         known.extend(roots.iter().map(|root| CertificateDer::from(root.as_slice())));
         let anchors: Vec<_> =
             known.iter().map(anchor_from_trusted_cert).collect::<Result<_, _>>().map_err(untrusted)?;
-        let mut between: Vec<CertificateDer<'_>> = shipped(INTERMEDIATES);
-        between.extend(above.iter().map(|above| CertificateDer::from(above.as_slice())));
+        let mut intermediates: Vec<CertificateDer<'_>> = built_in(INTERMEDIATES);
+        intermediates.extend(above.iter().map(|above| CertificateDer::from(above.as_slice())));
         let certificate = CertificateDer::from(own.as_slice());
         let end = EndEntityCert::try_from(&certificate).map_err(untrusted)?;
         let path = end
-            .verify_for_usage(ALGORITHMS, &anchors, &between, UnixTime::now(), KeyUsage::client_auth(), None, None)
+            .verify_for_usage(
+                ALGORITHMS,
+                &anchors,
+                &intermediates,
+                UnixTime::now(),
+                KeyUsage::client_auth(),
+                None,
+                None,
+            )
             .map_err(untrusted)?;
         let chain = [own.clone()].into_iter().chain(path.intermediate_certificates().map(|above| above.der().to_vec()));
         let anchor = path.anchor();
@@ -104,14 +118,14 @@ impl Attestation {
     }
 }
 
-/// Certificates of `yubico/`.
-fn shipped(pem: &'static [u8]) -> Vec<CertificateDer<'static>> {
+/// The certificates of a file in `yubico/`.
+fn built_in(pem: &'static [u8]) -> Vec<CertificateDer<'static>> {
     CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).collect()
 }
 
-/// What the YubiKey looks like that attests a key, for whoever believes it.
-pub(super) fn form(own: &[u8]) -> Option<Form> {
-    extension(&Certificate::from_der(own).ok()?, 9)?.first().copied().map(Form::new)
+/// The form factor in an attestation certificate, which is not verified here.
+pub(super) fn form_factor(own: &[u8]) -> Option<FormFactor> {
+    extension(&Certificate::from_der(own).ok()?, 9)?.first().copied().map(FormFactor::new)
 }
 
 fn common_name(certificate: &Certificate) -> Option<String> {
@@ -121,37 +135,37 @@ fn common_name(certificate: &Certificate) -> Option<String> {
 
 fn read(own: &[u8], chain: Vec<Vec<u8>>, root: String) -> Result<Attestation, AttestationError> {
     use AttestationError::Malformed;
-    let certificate = Certificate::from_der(own).map_err(|_| Malformed("it is no certificate"))?;
+    let certificate = Certificate::from_der(own).map_err(|_| Malformed("the statement is not a certificate"))?;
     let public = certificate::public_key(certificate.tbs_certificate().subject_public_key_info())
-        .ok_or(Malformed("its key is of a kind that is not used here"))?;
+        .ok_or(Malformed("the key is of an unknown kind"))?;
     let slot = common_name(&certificate)
         .and_then(|name| name.strip_prefix("YubiKey PIV Attestation ")?.parse().ok())
-        .ok_or(Malformed("it names no slot"))?;
+        .ok_or(Malformed("the slot is missing"))?;
     let extension = |last| extension(&certificate, last);
     let firmware = extension(3).and_then(|value| Some(Firmware::from(*value.first_chunk::<3>()?)));
     let policies = extension(8).and_then(|value| value.first_chunk::<2>().copied());
     let policies = policies.filter(|policies| policies.iter().all(|policy| (1..=3).contains(policy)));
-    let [pin, touch] = policies.ok_or(Malformed("what it says of PIN and touch is not known"))?;
+    let [pin, touch] = policies.ok_or(Malformed("the PIN and touch policies are missing or unknown"))?;
     Ok(Attestation {
         public,
         slot,
         serial: extension(7).and_then(|value| u32::from_der(value).ok()),
-        firmware: firmware.ok_or(Malformed("it says nothing of the firmware"))?,
-        form: form(own),
-        pin: card::pin_policy(pin),
-        touch: card::touch_policy(touch),
+        firmware: firmware.ok_or(Malformed("the firmware is missing"))?,
+        form_factor: form_factor(own),
+        pin: pin_policy(pin),
+        touch: touch_policy(touch),
         chain,
         root,
     })
 }
 
-/// A value of Yubico's arc 1.3.6.1.4.1.41482.3.
+/// The value of an extension under Yubico's OID 1.3.6.1.4.1.41482.3, by its last number.
 fn extension(certificate: &Certificate, last: u32) -> Option<&[u8]> {
     const ARC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.41482.3");
     let id = ARC.push_arc(last).ok()?;
     let extensions = certificate.tbs_certificate().extensions()?;
     let value = extensions.iter().find(|extension| extension.extn_id == id)?.extn_value.as_bytes();
-    // Firmware up to 5.7.3 writes the bytes as they are, later firmware wraps some once more.
+    // Firmware up to 5.7.3 writes the plain bytes; later firmware wraps some of them in a second OCTET STRING.
     Some(<&OctetStringRef>::from_der(value).map_or(value, OctetStringRef::as_bytes))
 }
 
@@ -161,13 +175,13 @@ mod tests {
 
     use super::*;
 
-    /// As Yubico publishes them, and others who have checked them.
+    /// The fingerprints that Yubico publishes, and that other projects pin.
     #[test]
-    fn the_certificates_that_are_shipped() {
+    fn fingerprints_of_the_built_in_certificates() {
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        let seen = [ROOTS, INTERMEDIATES].into_iter().flat_map(shipped).map(|der| hex(&Sha256::digest(&der)));
+        let fingerprints = [ROOTS, INTERMEDIATES].into_iter().flat_map(built_in).map(|der| hex(&Sha256::digest(&der)));
         assert_eq!(
-            seen.collect::<Vec<_>>(),
+            fingerprints.collect::<Vec<_>>(),
             [
                 "63ece914e54dd87915f34033c85af4c0696ba1512f8add66ced738331207b546",
                 "62760c6a6ef91679f454c8902b80fd009825b3f25da90f1fbace2ec6586cd5a8",
@@ -179,18 +193,18 @@ mod tests {
             ]
         );
         for text in [ROOTS, INTERMEDIATES].map(|pem| std::str::from_utf8(pem).unwrap()) {
-            let said = text.lines().filter_map(|line| line.strip_prefix("# SHA-256 "));
-            let is = shipped(text.as_bytes()).into_iter().map(|der| hex(&Sha256::digest(&der)));
-            assert_eq!(said.map(str::to_owned).collect::<Vec<_>>(), is.collect::<Vec<_>>());
+            let documented = text.lines().filter_map(|line| line.strip_prefix("# SHA-256 "));
+            let actual = built_in(text.as_bytes()).into_iter().map(|der| hex(&Sha256::digest(&der)));
+            assert_eq!(documented.map(str::to_owned).collect::<Vec<_>>(), actual.collect::<Vec<_>>());
         }
     }
 
-    /// Each intermediate leads to a root, so that an attestation below it would: webpki has no other way to say so.
+    /// Then an attestation under any intermediate leads to a root. webpki offers no other way to check that.
     #[test]
     fn every_intermediate_is_signed_by_one_above() {
-        let all: Vec<_> = [ROOTS, INTERMEDIATES].into_iter().flat_map(shipped).collect();
+        let all: Vec<_> = [ROOTS, INTERMEDIATES].into_iter().flat_map(built_in).collect();
         let read = |der: &CertificateDer<'_>| Certificate::from_der(der).unwrap();
-        for der in shipped(INTERMEDIATES) {
+        for der in built_in(INTERMEDIATES) {
             let certificate = read(&der);
             let issuer = all
                 .iter()

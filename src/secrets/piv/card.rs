@@ -1,49 +1,59 @@
-//! The commands of a YubiKey's PIV applet, within one transaction (NIST SP 800-73-4 part 2; Yubico's own in
-//! <https://docs.yubico.com/yesdk/users-manual/application-piv/commands.html>).
+//! The commands of a YubiKey's PIV applet for its PIN, its management key and its data objects, in one transaction (NIST SP
+//! 800-73-4 part 2; Yubico's own commands: <https://docs.yubico.com/yesdk/users-manual/application-piv/commands.html>). The
+//! commands for keys are in `card_keys.rs`.
 
 use zeroize::Zeroizing;
 
 use super::{
-    algorithm::{Firmware, curve},
-    apdu::{Command, Fault, Outcome, Status, send},
-    management::ManagementKey,
-    tlv::{find, tlv},
-    transport::{Exchange, TransportError},
+    algorithm::{Firmware, curve_of},
+    apdu::{CardError, CardResult, Command, Status, send},
+    management_key::ManagementKey,
+    policies::{pin_policy, touch_policy},
+    tlv::{find, find_in, tlv},
+    transport::{CardTransaction, TransportError},
 };
 use crate::{
-    crypto::SharedSecret,
-    keys::{Curve, PublicKey},
+    keys::PublicKey,
     secrets::{Origin, PinPolicy, Slot, TokenError, TouchPolicy, pin::Pin},
 };
 
 /// The PIV applet's identifier.
 const APPLET: [u8; 5] = [0xa0, 0, 0, 3, 8];
-/// What a person knows, by its reference (NIST SP 800-73-4 part 1 table 4b).
+/// The key reference of the PIN.
+const PIN: u8 = Reference::Pin as u8;
+/// The key reference of the management key.
+const MANAGEMENT: u8 = 0x9b;
+/// Yubico's administrative data: a flag says whether the management key is stored on the card, behind the PIN.
+const ADMIN_DATA: [u8; 3] = [0x5f, 0xff, 0x00];
+/// The flag for a stored management key in the administrative data.
+const MANAGEMENT_KEY_STORED: u8 = 0x02;
+/// The object "Printed Information", which is readable only after VERIFY. It holds the stored management key.
+const PRINTED_INFORMATION: [u8; 3] = [0x5f, 0xc1, 0x09];
+/// The object with the certificate of the attestation key F9.
+pub(super) const ATTESTATION_CERTIFICATE: [u8; 3] = [0x5f, 0xff, 0x01];
+
+/// A code that a person knows, by its key reference (NIST SP 800-73-4 part 1 table 4b).
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Reference {
-    /// What the keys are used with.
+    /// The PIN, which the keys are used with.
     Pin = 0x80,
-    /// What sets a new PIN where the old one is locked.
+    /// The PUK, which sets a new PIN when the PIN is locked.
     Puk = 0x81,
 }
 
-const PIN: u8 = Reference::Pin as u8;
-/// The management key's.
-const MANAGEMENT: u8 = 0x9b;
-
-/// The tries that a PIN or a PUK has.
+/// The tries of the PIN or the PUK.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tries {
-    pub(super) most: u8,
+    pub(super) max: u8,
     pub(super) left: u8,
-    /// Whether it is the one that every YubiKey comes with.
-    pub(super) factory: bool,
+    /// Whether the PIN or PUK is the factory's.
+    pub(super) is_factory: bool,
 }
 
-/// What the card says of the key in a slot.
+/// What the card reports about the key in a slot.
 #[derive(Debug, Clone)]
 pub(super) struct Metadata {
-    /// None if it is of a kind that this program has no use for.
+    /// None for a kind of key that this program does not use.
     pub(super) public: Option<PublicKey>,
     pub(super) algorithm: u8,
     pub(super) pin: PinPolicy,
@@ -51,55 +61,57 @@ pub(super) struct Metadata {
     pub(super) origin: Origin,
 }
 
-/// A card, selected, within a transaction.
+/// A card in a transaction, with its PIV applet selected.
 pub(super) struct Card<'a> {
-    exchange: &'a mut dyn Exchange,
+    transaction: &'a mut dyn CardTransaction,
     pub(super) firmware: Firmware,
     pub(super) serial: u32,
 }
 
 impl<'a> Card<'a> {
-    /// Selects the applet and reads who it is. Nothing secret has left by then.
-    pub(super) fn select(exchange: &'a mut dyn Exchange) -> Outcome<Self> {
-        let ask = |exchange: &mut dyn Exchange, name, ins, p1| send(exchange, Command { name, ins, p1, p2: 0 }, &[]);
-        send(exchange, Command { name: "SELECT", ins: 0xa4, p1: 4, p2: 0 }, &APPLET)?;
-        let version = ask(exchange, "GET VERSION", 0xfd, 0)?;
+    /// Selects the applet and reads serial number and firmware. Nothing secret is sent.
+    pub(super) fn select(transaction: &'a mut dyn CardTransaction) -> CardResult<Self> {
+        let ask = |transaction: &mut dyn CardTransaction, name, ins, p1| {
+            send(transaction, Command { name, ins, p1, p2: 0 }, &[])
+        };
+        send(transaction, Command { name: "SELECT", ins: 0xa4, p1: 4, p2: 0 }, &APPLET)?;
+        let version = ask(transaction, "GET VERSION", 0xfd, 0)?;
         let firmware = version.first_chunk::<3>().copied().ok_or_else(|| malformed("GET VERSION"))?.into();
-        let serial = ask(exchange, "GET SERIAL", 0xf8, 0)?;
+        let serial = ask(transaction, "GET SERIAL", 0xf8, 0)?;
         let serial = u32::from_be_bytes(*serial.first_chunk::<4>().ok_or_else(|| malformed("GET SERIAL"))?);
-        Ok(Self { exchange, firmware, serial })
+        Ok(Self { transaction, firmware, serial })
     }
 
-    fn send(&mut self, command: Command, data: &[u8]) -> Outcome<Zeroizing<Vec<u8>>> {
-        send(self.exchange, command, data)
+    pub(super) fn send(&mut self, command: Command, data: &[u8]) -> CardResult<Zeroizing<Vec<u8>>> {
+        send(self.transaction, command, data)
     }
 
-    /// The tries of the PIN, or of the PUK. Not by an empty VERIFY: that says nothing of them once the PIN is verified.
-    pub(super) fn tries(&mut self, of: Reference) -> Outcome<Tries> {
-        let said = self.send(Command { name: "GET METADATA", ins: 0xf7, p1: 0, p2: of as u8 }, &[])?;
-        match (find(&said, 0x05), find(&said, 0x06)) {
-            (Some([factory]), Some([most, left])) => Ok(Tries { most: *most, left: *left, factory: *factory != 0 }),
+    /// The tries of the PIN or the PUK. GET METADATA reports them; a VERIFY without a PIN does not once the PIN is verified.
+    pub(super) fn tries(&mut self, of: Reference) -> CardResult<Tries> {
+        let response = self.send(Command { name: "GET METADATA", ins: 0xf7, p1: 0, p2: of as u8 }, &[])?;
+        match (find(&response, 0x05), find(&response, 0x06)) {
+            (Some([factory]), Some([max, left])) => Ok(Tries { max: *max, left: *left, is_factory: *factory != 0 }),
             _ => Err(malformed("GET METADATA")),
         }
     }
 
-    /// Whether the PIN is verified, by us or by another program: it is the card's.
-    pub(super) fn is_verified(&mut self) -> Outcome<bool> {
+    /// Whether the PIN is verified: a state of the card, which another program may have brought about.
+    pub(super) fn is_verified(&mut self) -> CardResult<bool> {
         match self.send(Command { name: "VERIFY", ins: 0x20, p1: 0, p2: PIN }, &[]) {
             Ok(_) => Ok(true),
-            Err(Fault::Status(_, status)) if status.tries().is_some() => Ok(false),
-            Err(fault) => Err(fault),
+            Err(CardError::Status(_, status)) if status.tries().is_some() => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
-    /// Verifies a PIN. A wrong one is [`Fault::Status`] with the tries that are left.
-    pub(super) fn verify(&mut self, pin: &Pin) -> Outcome<()> {
+    /// Verifies a PIN. A wrong PIN is a [`CardError::Status`] with the tries left.
+    pub(super) fn verify(&mut self, pin: &Pin) -> CardResult<()> {
         let padded = padded(pin, "PIN")?;
         self.send(Command { name: "VERIFY", ins: 0x20, p1: 0, p2: PIN }, &*padded).map(drop)
     }
 
-    /// Changes the PIN or the PUK (NIST SP 800-73-4 part 2 section 3.2.2). A wrong old one costs a try.
-    pub(super) fn change(&mut self, which: Reference, old: &Pin, new: &Pin) -> Outcome<()> {
+    /// Changes the PIN or the PUK (NIST SP 800-73-4 part 2 section 3.2.2). A wrong old code costs a try.
+    pub(super) fn change(&mut self, which: Reference, old: &Pin, new: &Pin) -> CardResult<()> {
         let name = match which {
             Reference::Pin => "PIN",
             Reference::Puk => "PUK",
@@ -110,32 +122,32 @@ impl<'a> Card<'a> {
         self.send(Command { name: "CHANGE REFERENCE DATA", ins: 0x24, p1: 0, p2: which as u8 }, &*both).map(drop)
     }
 
-    /// Selects another applet, so that neither the management key nor the PIN stays proved.
-    pub(super) fn deselect(&mut self) -> Outcome<()> {
-        /// Yubico's management, which every YubiKey of today has.
+    /// Selects another applet. The card then forgets that the management key and the PIN were proved.
+    pub(super) fn deselect(&mut self) -> CardResult<()> {
+        /// Yubico's management applet, which every current YubiKey has.
         const MANAGEMENT_APPLET: [u8; 8] = [0xa0, 0x00, 0x00, 0x05, 0x27, 0x47, 0x11, 0x17];
         self.send(Command { name: "SELECT", ins: 0xa4, p1: 4, p2: 0 }, &MANAGEMENT_APPLET).map(drop)
     }
 
-    /// Forgets that the PIN was verified.
-    pub(super) fn log_out(&mut self) -> Outcome<()> {
+    /// Makes the card forget that the PIN was verified.
+    pub(super) fn log_out(&mut self) -> CardResult<()> {
         self.send(Command { name: "VERIFY", ins: 0x20, p1: 0xff, p2: PIN }, &[]).map(drop)
     }
 
-    /// What is in a slot; none if it is empty.
-    pub(super) fn metadata(&mut self, slot: Slot) -> Outcome<Option<Metadata>> {
-        let said = match self.send(Command { name: "GET METADATA", ins: 0xf7, p1: 0, p2: slot.number() }, &[]) {
-            Ok(said) => said,
-            Err(fault) if fault.is(Status::NO_REFERENCE) || fault.is(Status::NOT_FOUND) => return Ok(None),
-            Err(fault) => return Err(fault),
+    /// The metadata of a slot; none if the slot is empty.
+    pub(super) fn metadata(&mut self, slot: Slot) -> CardResult<Option<Metadata>> {
+        let response = match self.send(Command { name: "GET METADATA", ins: 0xf7, p1: 0, p2: slot.number() }, &[]) {
+            Ok(response) => response,
+            Err(error) if error.is(Status::NO_REFERENCE) || error.is(Status::NOT_FOUND) => return Ok(None),
+            Err(error) => return Err(error),
         };
         let (Some([algorithm]), Some([pin, touch]), Some([origin])) =
-            (find(&said, 0x01), find(&said, 0x02), find(&said, 0x03))
+            (find(&response, 0x01), find(&response, 0x02), find(&response, 0x03))
         else {
             return Err(malformed("GET METADATA"));
         };
-        let point = find(&said, 0x04).and_then(|public| find(public, 0x86));
-        let public = match (curve(*algorithm), point) {
+        let point = find_in(&response, 0x04, 0x86);
+        let public = match (curve_of(*algorithm), point) {
             (Some(curve), Some(point)) => PublicKey::from_bytes(curve, point).ok(),
             _ => None,
         };
@@ -152,62 +164,62 @@ impl<'a> Card<'a> {
         }))
     }
 
-    /// A data object; none if it is not there or empty.
-    pub(super) fn object(&mut self, object: &[u8]) -> Outcome<Option<Zeroizing<Vec<u8>>>> {
+    /// A data object by its tag; none if it does not exist or is empty.
+    pub(super) fn object(&mut self, object: &[u8]) -> CardResult<Option<Zeroizing<Vec<u8>>>> {
         let get = Command { name: "GET DATA", ins: 0xcb, p1: 0x3f, p2: 0xff };
         match self.send(get, &tlv(&[0x5c], object)) {
-            Ok(said) => {
-                let value = find(&said, 0x53).ok_or_else(|| malformed("GET DATA"))?;
+            Ok(response) => {
+                let value = find(&response, 0x53).ok_or_else(|| malformed("GET DATA"))?;
                 Ok((!value.is_empty()).then(|| Zeroizing::new(value.to_vec())))
             }
-            Err(fault) if fault.is(Status::NOT_FOUND) => Ok(None),
-            Err(fault) => Err(fault),
+            Err(error) if error.is(Status::NOT_FOUND) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
-    /// The data object with a slot's certificate; none if it is not there or empty.
-    pub(super) fn certificate(&mut self, slot: Slot) -> Outcome<Option<Zeroizing<Vec<u8>>>> {
+    /// The data object with a slot's certificate; none if it does not exist or is empty.
+    pub(super) fn certificate(&mut self, slot: Slot) -> CardResult<Option<Zeroizing<Vec<u8>>>> {
         self.object(&certificate_of(slot))
     }
 
-    /// Writes a slot's certificate; an empty one deletes it.
-    pub(super) fn put_certificate(&mut self, slot: Slot, value: &[u8]) -> Outcome<()> {
+    /// Writes the data object with a slot's certificate. An empty value deletes it.
+    pub(super) fn put_certificate(&mut self, slot: Slot, value: &[u8]) -> CardResult<()> {
         self.put_object(&certificate_of(slot), value)
     }
 
-    /// Writes a data object; an empty one deletes it.
-    pub(super) fn put_object(&mut self, object: &[u8], value: &[u8]) -> Outcome<()> {
+    /// Writes a data object. An empty value deletes it.
+    pub(super) fn put_object(&mut self, object: &[u8], value: &[u8]) -> CardResult<()> {
         let mut data = tlv(&[0x5c], object).to_vec();
         data.extend_from_slice(&tlv(&[0x53], value));
         self.send(Command { name: "PUT DATA", ins: 0xdb, p1: 0x3f, p2: 0xff }, &data).map(drop)
     }
 
-    /// Proves that we know the management key, and that the card does (mutual authentication).
-    pub(super) fn authenticate(&mut self, key: &ManagementKey) -> Outcome<()> {
-        let said = self.send(Command { name: "GET METADATA", ins: 0xf7, p1: 0, p2: MANAGEMENT }, &[])?;
-        let algorithm = match find(&said, 0x01) {
+    /// Proves the management key to the card, and has the card prove it too (mutual authentication).
+    pub(super) fn authenticate(&mut self, key: &ManagementKey) -> CardResult<()> {
+        let response = self.send(Command { name: "GET METADATA", ins: 0xf7, p1: 0, p2: MANAGEMENT }, &[])?;
+        let algorithm = match find(&response, 0x01) {
             Some([algorithm]) => *algorithm,
             _ => return Err(malformed("GET METADATA")),
         };
         let command = Command { name: "GENERAL AUTHENTICATE", ins: 0x87, p1: algorithm, p2: MANAGEMENT };
-        let said = self.send(command, &tlv(&[0x7c], &tlv(&[0x80], &[])))?;
-        let witness = find(&said, 0x7c).and_then(|said| find(said, 0x80)).ok_or_else(|| malformed(command.name))?;
+        let response = self.send(command, &tlv(&[0x7c], &tlv(&[0x80], &[])))?;
+        let witness = find_in(&response, 0x7c, 0x80).ok_or_else(|| malformed(command.name))?;
         let witness = key.decrypt(algorithm, witness)?;
         let challenge = ManagementKey::challenge(witness.len())?;
         let mut answer = tlv(&[0x80], &witness).to_vec();
         answer.extend_from_slice(&tlv(&[0x81], &challenge));
-        let said = match self.send(command, &tlv(&[0x7c], &answer)) {
-            Err(fault) if fault.is(Status::NOT_SATISFIED) || fault.is(Status(0x6300)) => {
+        let response = match self.send(command, &tlv(&[0x7c], &answer)) {
+            Err(error) if error.is(Status::NOT_SATISFIED) || error.is(Status(0x6300)) => {
                 return Err(key.refused().into());
             }
-            said => said?,
+            response => response?,
         };
-        let response = find(&said, 0x7c).and_then(|said| find(said, 0x82)).ok_or_else(|| malformed(command.name))?;
+        let response = find_in(&response, 0x7c, 0x82).ok_or_else(|| malformed(command.name))?;
         if *key.encrypt(algorithm, &challenge)? == *response { Ok(()) } else { Err(key.refused().into()) }
     }
 
-    /// Sets the management key, which asks for no touch.
-    pub(super) fn set_management_key(&mut self, algorithm: u8, key: &ManagementKey) -> Outcome<()> {
+    /// Sets the management key, without a touch policy.
+    pub(super) fn set_management_key(&mut self, algorithm: u8, key: &ManagementKey) -> CardResult<()> {
         let key = key.as_bytes();
         let mut data = Zeroizing::new(Vec::with_capacity(3 + key.len()));
         data.extend_from_slice(&[algorithm, MANAGEMENT, key.len() as u8]);
@@ -215,90 +227,32 @@ impl<'a> Card<'a> {
         self.send(Command { name: "SET MANAGEMENT KEY", ins: 0xff, p1: 0xff, p2: 0xff }, &data).map(drop)
     }
 
-    /// Whether the management key is the one that every YubiKey comes with.
-    pub(super) fn has_factory_management_key(&mut self) -> Outcome<bool> {
-        let said = self.send(Command { name: "GET METADATA", ins: 0xf7, p1: 0, p2: MANAGEMENT }, &[])?;
-        Ok(matches!(find(&said, 0x05), Some([1])))
+    /// Whether the card stores its management key behind its PIN.
+    pub(super) fn stores_management_key(&mut self) -> CardResult<bool> {
+        let Some(admin) = self.object(&ADMIN_DATA)? else { return Ok(false) };
+        let flags = find_in(&admin, 0x80, 0x81).and_then(|flags| flags.first());
+        Ok(flags.is_some_and(|flags| flags & MANAGEMENT_KEY_STORED != 0))
     }
 
-    /// Makes a key in a slot, in place of what was there.
-    pub(super) fn generate(
-        &mut self,
-        slot: Slot,
-        curve: Curve,
-        algorithm: u8,
-        pin: PinPolicy,
-        touch: TouchPolicy,
-    ) -> Outcome<PublicKey> {
-        let command = Command { name: "GENERATE ASYMMETRIC KEY PAIR", ins: 0x47, p1: 0, p2: slot.number() };
-        let mut wanted = tlv(&[0x80], &[algorithm]).to_vec();
-        wanted.extend_from_slice(&policies(pin, touch));
-        let said = self.send(command, &tlv(&[0xac], &wanted))?;
-        let point = find(&said, 0x7f49).and_then(|said| find(said, 0x86)).ok_or_else(|| malformed(command.name))?;
-        PublicKey::from_bytes(curve, point)
-            .map_err(|error| TokenError::KnownAnswer(format!("the card made a key that is none: {error}")).into())
-    }
-
-    /// Puts a key from outside into a slot, in place of what was there.
-    pub(super) fn import(
-        &mut self,
-        slot: Slot,
-        curve: Curve,
-        algorithm: u8,
-        private: &[u8],
-        pin: PinPolicy,
-        touch: TouchPolicy,
-    ) -> Outcome<()> {
-        let tag = match curve {
-            Curve::Ed25519 => 0x07,
-            Curve::X25519 => 0x08,
-            _ => 0x06,
-        };
-        let key = tlv(&[tag], private);
-        let policies = policies(pin, touch);
-        let mut data = Zeroizing::new(Vec::with_capacity(key.len() + policies.len()));
-        data.extend_from_slice(&key);
-        data.extend_from_slice(&policies);
-        self.send(Command { name: "IMPORT KEY", ins: 0xfe, p1: algorithm, p2: slot.number() }, &data).map(drop)
-    }
-
-    /// Deletes the key of a slot (firmware 5.7).
-    pub(super) fn delete(&mut self, slot: Slot) -> Outcome<()> {
-        self.send(Command { name: "MOVE KEY", ins: 0xf6, p1: 0xff, p2: slot.number() }, &[]).map(drop)
-    }
-
-    /// Z of the slot's key and a peer's.
-    pub(super) fn agree(&mut self, slot: Slot, algorithm: u8, peer: &PublicKey) -> Outcome<SharedSecret> {
-        let z = self.use_key(slot, algorithm, 0x85, peer.as_bytes())?;
-        if z.len() != peer.curve().coordinate_length() {
-            return Err(malformed("GENERAL AUTHENTICATE"));
+    /// The management key that the card stores; none if it stores none. The PIN must be verified.
+    pub(super) fn stored_management_key(&mut self) -> CardResult<Option<ManagementKey>> {
+        if !self.stores_management_key()? {
+            return Ok(None);
         }
-        Ok(SharedSecret::new(z.to_vec()))
+        let Some(printed) = self.object(&PRINTED_INFORMATION)? else { return Ok(None) };
+        Ok(find_in(&printed, 0x88, 0x89).map(ManagementKey::from_card))
     }
 
-    /// A signature: DER of ECDSA over a hash, or 64 bytes of Ed25519 over an input.
-    pub(super) fn sign(&mut self, slot: Slot, algorithm: u8, input: &[u8]) -> Outcome<Zeroizing<Vec<u8>>> {
-        self.use_key(slot, algorithm, 0x81, input)
+    /// Stores the management key on the card, behind the PIN, where Yubico's tools look for it.
+    pub(super) fn store_management_key(&mut self, key: &ManagementKey) -> CardResult<()> {
+        self.put_object(&PRINTED_INFORMATION, &tlv(&[0x88], &tlv(&[0x89], key.as_bytes())))?;
+        self.put_object(&ADMIN_DATA, &tlv(&[0x80], &tlv(&[0x81], &[MANAGEMENT_KEY_STORED])))
     }
 
-    /// GENERAL AUTHENTICATE with a private key (NIST SP 800-73-4 part 2 section 3.2.4).
-    fn use_key(&mut self, slot: Slot, algorithm: u8, tag: u8, input: &[u8]) -> Outcome<Zeroizing<Vec<u8>>> {
-        let command = Command { name: "GENERAL AUTHENTICATE", ins: 0x87, p1: algorithm, p2: slot.number() };
-        let mut wanted = tlv(&[0x82], &[]).to_vec();
-        wanted.extend_from_slice(&tlv(&[tag], input));
-        let said = self.send(command, &tlv(&[0x7c], &wanted))?;
-        let result = find(&said, 0x7c).and_then(|said| find(said, 0x82)).ok_or_else(|| malformed(command.name))?;
-        Ok(Zeroizing::new(result.to_vec()))
-    }
-
-    /// The attestation certificate of the key in a slot, and that of the key which signed it, both DER.
-    pub(super) fn attest(&mut self, slot: Slot) -> Outcome<(Vec<u8>, Vec<u8>)> {
-        let statement = self.send(Command { name: "ATTEST", ins: 0xf9, p1: slot.number(), p2: 0 }, &[])?;
-        let object = self.object(&[0x5f, 0xff, 0x01])?;
-        let signer = object.as_deref().and_then(|object| find(object, 0x70)).ok_or_else(|| {
-            TokenError::Unsupported("the slot F9 has no certificate: its attestation key was replaced".into())
-        })?;
-        Ok((statement.to_vec(), signer.to_vec()))
+    /// Whether the management key is the factory's.
+    pub(super) fn has_factory_management_key(&mut self) -> CardResult<bool> {
+        let response = self.send(Command { name: "GET METADATA", ins: 0xf7, p1: 0, p2: MANAGEMENT }, &[])?;
+        Ok(matches!(find(&response, 0x05), Some([1])))
     }
 }
 
@@ -320,7 +274,7 @@ pub(super) fn padded(pin: &Pin, name: &str) -> Result<Zeroizing<[u8; 8]>, TokenE
     let bytes = pin.as_bytes();
     if !(6..=8).contains(&bytes.len()) {
         return Err(TokenError::Pin(format!(
-            "the {name} of a YubiKey has 6 to 8 characters; this one, which was not tried, has {}",
+            "the {name} of a YubiKey has 6 to 8 characters; this one has {} and was not sent",
             bytes.len()
         )));
     }
@@ -329,42 +283,9 @@ pub(super) fn padded(pin: &Pin, name: &str) -> Result<Zeroizing<[u8; 8]>, TokenE
     Ok(padded)
 }
 
-fn policies(pin: PinPolicy, touch: TouchPolicy) -> Vec<u8> {
-    let pin = match pin {
-        PinPolicy::Never => 1,
-        PinPolicy::Once => 2,
-        PinPolicy::Always => 3,
-    };
-    let touch = match touch {
-        TouchPolicy::Never => 1,
-        TouchPolicy::Always => 2,
-        TouchPolicy::Cached => 3,
-    };
-    let mut policies = tlv(&[0xaa], &[pin]).to_vec();
-    policies.extend_from_slice(&tlv(&[0xab], &[touch]));
-    policies
-}
-
-/// A policy by its number; one that is not known is taken for the strictest.
-pub(super) fn pin_policy(number: u8) -> PinPolicy {
-    match number {
-        1 => PinPolicy::Never,
-        2 => PinPolicy::Once,
-        _ => PinPolicy::Always,
-    }
-}
-
-/// A policy by its number; one that is not known is taken for the strictest.
-pub(super) fn touch_policy(number: u8) -> TouchPolicy {
-    match number {
-        1 => TouchPolicy::Never,
-        3 => TouchPolicy::Cached,
-        _ => TouchPolicy::Always,
-    }
-}
-
-fn malformed(operation: &'static str) -> Fault {
-    Fault::Lost(TransportError::Reset(format!("the card's answer to {operation} cannot be read")))
+/// The error for a response that cannot be read.
+pub(super) fn malformed(operation: &'static str) -> CardError {
+    CardError::Transport(TransportError::Reset(format!("the card's response to {operation} cannot be read")))
 }
 
 #[cfg(test)]
@@ -372,7 +293,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_objects_of_slots() {
+    fn tags_of_certificate_objects() {
         let last = |slot: &str| certificate_of(slot.parse().unwrap())[2];
         assert_eq!([last("9a"), last("9d"), last("82"), last("95")], [0x05, 0x0b, 0x0d, 0x20]);
     }

@@ -1,8 +1,8 @@
-//! What a key is called and what it is for: a card keeps neither, so they stand in the certificate of its slot, where
-//! other programs look for keys too.
+//! The certificate of a slot. It holds the label and the use of the key in the slot, since a card stores neither. Other
+//! programs also look for keys by their certificates.
 //!
-//! The certificate is signed by a key that is made for that and forgotten: a key that agrees cannot sign, and one that
-//! signs would ask for PIN and touch. It proves nothing and says so; what proves a key is its attestation.
+//! The certificate is signed by a throw-away key: a key-agreement key cannot sign, and a signing key would ask for PIN and
+//! touch. It proves nothing, and its issuer says so. What proves a key is its attestation.
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,54 +29,56 @@ use crate::{
 };
 
 const ISSUER: &str = "Claviger: names a key and proves nothing";
-/// What stands for a key without a name.
-const NAMELESS: &str = "Claviger";
-/// Of a key that was deleted on a card that cannot delete: what is in the slot has no meaning.
+/// The subject of a key without a label.
+const NO_LABEL: &str = "Claviger";
+/// The subject of a key that was deleted on a card that cannot delete keys.
 const DELETED: &str = "Claviger: deleted";
-const YEARS: u64 = 20;
-/// In bytes; a card's object has some 3,000.
-const LONGEST_LABEL: usize = 1024;
+const VALIDITY_YEARS: u64 = 20;
+/// In bytes. An object on the card holds about 3,000.
+const MAX_LABEL: usize = 1024;
 
-/// What a slot's certificate says.
+/// What a slot's certificate says about its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Note {
+pub(super) struct KeyDescription {
     pub(super) label: Option<String>,
     pub(super) usage: KeyUse,
-    /// Whether the key was deleted on a card that cannot delete.
+    /// Whether the key is marked as deleted, on a card that cannot delete keys.
     pub(super) deleted: bool,
 }
 
-/// Fails for a name that a slot's certificate cannot have: before anything is overwritten.
+/// Checks that a label can be written into a certificate. Called before anything is overwritten.
+///
+/// # Errors
+/// [`TokenError::Config`] if the label is reserved or too long.
 pub(super) fn check_label(label: Option<&str>) -> Result<(), TokenError> {
     match label {
-        Some(label) if label == DELETED || label == NAMELESS => {
-            Err(TokenError::Config(format!("{label:?} is no name for a key: it means something else on a card")))
+        Some(label) if label == DELETED || label == NO_LABEL => {
+            Err(TokenError::Config(format!("{label:?} cannot be a key's label on a card: the name is reserved")))
         }
-        Some(label) if label.len() > LONGEST_LABEL => {
-            Err(TokenError::Config(format!("a key's name has at most {LONGEST_LABEL} bytes on a card")))
+        Some(label) if label.len() > MAX_LABEL => {
+            Err(TokenError::Config(format!("a key's label on a card has at most {MAX_LABEL} bytes")))
         }
         _ => Ok(()),
     }
 }
 
-/// The content of a slot's object for a key.
+/// The content of a slot's certificate object for a key.
 pub(super) fn write(public: &PublicKey, label: Option<&Arc<str>>, usage: KeyUse) -> Result<Vec<u8>, TokenError> {
-    object(public, label.map_or(NAMELESS, |label| label), usage)
+    object(public, label.map_or(NO_LABEL, |label| label), usage)
 }
 
-/// The content of a slot's object for a key that is no more.
-pub(super) fn deleted(public: &PublicKey) -> Result<Vec<u8>, TokenError> {
+/// The content of a slot's certificate object that marks the slot's key as deleted.
+pub(super) fn write_deleted(public: &PublicKey) -> Result<Vec<u8>, TokenError> {
     object(public, DELETED, KeyUse::of(public.curve()))
 }
 
-/// What an object says; none if there is no certificate in it that can be read.
-pub(super) fn read(object: &[u8], public: &PublicKey) -> Option<Note> {
+/// Reads a slot's certificate object; none if it holds no readable certificate, or that of a key other than `public`.
+pub(super) fn read(object: &[u8], public: &PublicKey) -> Option<KeyDescription> {
     let certificate = Certificate::from_der(find(object, 0x70)?).ok()?;
     let tbs = certificate.tbs_certificate();
-    // A certificate of another key says nothing of this one.
-    let of_this = spki(public).ok()? == *tbs.subject_public_key_info();
+    let is_for_this_key = spki(public).ok()? == *tbs.subject_public_key_info();
     let name = tbs.subject().common_name().ok().flatten();
-    let label = name.map(|name| name.value().into_owned()).filter(|label| label != NAMELESS);
+    let label = name.map(|name| name.value().into_owned()).filter(|label| label != NO_LABEL);
     let usage = tbs.get_extension::<KeyUsage>().ok().flatten().and_then(|(_, usage)| {
         match (usage.key_agreement(), usage.digital_signature()) {
             (true, true) => Some(KeyUse::Both),
@@ -87,21 +89,22 @@ pub(super) fn read(object: &[u8], public: &PublicKey) -> Option<Note> {
     });
     let usage = usage.filter(|usage| usage.fits(public.curve())).unwrap_or(KeyUse::of(public.curve()));
     let deleted = label.as_deref() == Some(DELETED);
-    of_this.then_some(Note { label, usage, deleted })
+    is_for_this_key.then_some(KeyDescription { label, usage, deleted })
 }
 
 fn object(public: &PublicKey, label: &str, usage: KeyUse) -> Result<Vec<u8>, TokenError> {
-    let failed = |error: &dyn std::fmt::Display| TokenError::Config(format!("no certificate of that name: {error}"));
+    let failed = |error: &dyn std::fmt::Display| TokenError::Config(format!("the certificate cannot be made: {error}"));
     let (subject, issuer) =
-        (named(label).map_err(|error| failed(&error))?, named(ISSUER).map_err(|error| failed(&error))?);
-    let validity = Validity::from_now(Duration::from_secs(YEARS * 365 * 86_400)).map_err(|error| failed(&error))?;
+        (common_name(label).map_err(|error| failed(&error))?, common_name(ISSUER).map_err(|error| failed(&error))?);
+    let validity =
+        Validity::from_now(Duration::from_secs(VALIDITY_YEARS * 365 * 86_400)).map_err(|error| failed(&error))?;
     let spki = spki(public).map_err(|error| failed(&error))?;
     let mut serial = [0; 16];
     getrandom::fill(&mut serial).map_err(|error| failed(&error))?;
     serial[0] = serial[0] & 0x7f | 1;
     let serial = SerialNumber::new(&serial).map_err(|error| failed(&error))?;
     let signer = ecdsa::SigningKey::generate();
-    let builder = CertificateBuilder::new(Names { subject, issuer, usage }, serial, validity, spki);
+    let builder = CertificateBuilder::new(Profile { subject, issuer, usage }, serial, validity, spki);
     let certificate =
         builder.and_then(|builder| builder.build::<_, ecdsa::DerSignature>(&signer)).map_err(|error| failed(&error))?;
     let mut object = tlv(&[0x70], &certificate.to_der().map_err(|error| failed(&error))?).to_vec();
@@ -111,13 +114,14 @@ fn object(public: &PublicKey, label: &str, usage: KeyUse) -> Result<Vec<u8>, Tok
     Ok(object)
 }
 
-struct Names {
+/// The names and the extension of a slot's certificate.
+struct Profile {
     subject: Name,
     issuer: Name,
     usage: KeyUse,
 }
 
-impl BuilderProfile for Names {
+impl BuilderProfile for Profile {
     fn get_issuer(&self, _: &Name) -> Name {
         self.issuer.clone()
     }
@@ -141,14 +145,14 @@ impl BuilderProfile for Names {
     }
 }
 
-/// The key of a certificate, if it is of a kind that a YubiKey makes and this program uses.
+/// The public key of a certificate; none for a kind of key that this program does not use on a YubiKey.
 pub(super) fn public_key(info: &SubjectPublicKeyInfoOwned) -> Option<PublicKey> {
     let bytes = info.subject_public_key.as_bytes()?;
     let of = |curve| PublicKey::from_bytes(curve, bytes).ok().filter(|key| spki(key).as_ref() == Ok(info));
     [Curve::P256, Curve::P384, Curve::Ed25519, Curve::X25519].into_iter().find_map(of)
 }
 
-/// RFC 5480 for NIST curves, RFC 8410 for curve 25519.
+/// SubjectPublicKeyInfo by RFC 5480 for NIST curves, and by RFC 8410 for curve 25519.
 fn spki(public: &PublicKey) -> Result<SubjectPublicKeyInfoOwned, x509_cert::der::Error> {
     const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
     let (oid, curve) = match public.curve() {
@@ -166,8 +170,8 @@ fn spki(public: &PublicKey) -> Result<SubjectPublicKeyInfoOwned, x509_cert::der:
     })
 }
 
-/// A name of one common name (RFC 5280 appendix A.1), whatever its characters.
-fn named(name: &str) -> Result<Name, x509_cert::der::Error> {
+/// A distinguished name of one common name (RFC 5280 appendix A.1), as UTF8String.
+fn common_name(name: &str) -> Result<Name, x509_cert::der::Error> {
     const COMMON_NAME: [u8; 5] = [0x06, 0x03, 0x55, 0x04, 0x03];
     let mut attribute = COMMON_NAME.to_vec();
     attribute.extend_from_slice(&tlv(&[0x0c], name.as_bytes()));

@@ -1,185 +1,72 @@
-//! Who makes, imports, deletes and attests the keys of a YubiKey.
+//! Making, importing, deleting and attesting the keys of a YubiKey.
 
 use zeroize::Zeroizing;
 
 use super::{
-    algorithm::{Firmware, identifier},
-    apdu::Outcome,
+    algorithm::{Firmware, algorithm_of},
+    apdu::CardResult,
     card::Card,
     certificate,
-    management::ManagementKey,
-    token::{SlotKey, State, YubiKey},
+    device::{SlotKey, State, YubiKey},
+    management_key::ManagementKey,
 };
 use crate::{
     keys::{Curve, PublicKey},
     secrets::{
-        Custodian, HeldKey, ImportKey, KeyUse, NewKey, Origin, PinPolicy, Place, Slot, Token, TokenError, TouchPolicy,
+        Custodian, HeldKey, ImportKey, KeyUse, NewKey, Origin, PinPolicy, Slot, SlotOptions, Token, TokenError,
+        TouchPolicy,
     },
 };
 
-impl YubiKey {
-    /// Does something with the management key proved.
-    fn managed<T>(
-        &self,
-        state: &mut State,
-        given: Option<ManagementKey>,
-        mut work: impl FnMut(&mut Card<'_>) -> Outcome<T>,
-    ) -> Result<T, TokenError> {
-        let info = self.info_now();
-        self.door(&info).check_lock(state.memory.as_ref())?;
-        // What another thread asks for is not what a PIN is wanted for here.
-        state.purpose = None;
-        let factory = given.is_none() && self.transaction(state, |card| card.has_factory_management_key())?;
-        if factory && !std::mem::replace(&mut state.warned, true) {
-            tracing::warn!(
-                token = self.name(),
-                "the card has the management key that every YubiKey comes with: `claviger token init` changes it on a card \
-                 without keys, else `ykman piv access change-management-key --generate --protect`"
-            );
-        }
-        let key = given.or_else(|| factory.then(ManagementKey::factory));
-        let policy = if key.is_some() { PinPolicy::Never } else { PinPolicy::Once };
-        self.unlocked(
-            state,
-            policy,
-            false,
-            |_| Ok(()),
-            |unlocked| {
-                let card = &mut *unlocked.card;
-                let done = match &key {
-                    Some(key) => card.authenticate(key),
-                    None => match ManagementKey::protected(card)? {
-                        Some(key) => card.authenticate(&key),
-                        None => Err(TokenError::Config(
-                            "the card has a management key of its own, and does not keep it behind its PIN: give it \
-                             with --management-key"
-                                .into(),
-                        )
-                        .into()),
-                    },
-                }
-                .and_then(|()| work(card));
-                // Nobody finds the card with its management key proved.
-                forget(card);
-                done
-            },
-        )
-    }
-
-    fn made(&self, state: &mut State, made: Option<SlotKey>) -> Result<HeldKey, TokenError> {
-        let key = made.ok_or_else(|| TokenError::KnownAnswer("a key was made and is not there".into()))?;
-        state.keys.retain(|it| it.slot != key.slot);
-        state.keys.push(key.clone());
-        // A touch for what was there is none for this.
-        self.touches().forget(key.slot);
-        Ok(key.held)
-    }
-
-    fn algorithm(&self, curve: Curve, usage: KeyUse) -> Result<u8, TokenError> {
-        if !usage.fits(curve) {
-            return Err(TokenError::Unsupported(format!("{curve} keys do not serve {usage:?}")));
-        }
-        identifier(curve, self.firmware)
-    }
-
-    /// Empties a slot.
-    fn empty(&self, card: &mut Card<'_>, slot: Slot, curve: Curve, algorithm: u8) -> Outcome<()> {
-        if self.firmware >= Firmware::CURVE_25519 {
-            card.delete(slot)?;
-            return card.put_certificate(slot, &[]);
-        }
-        // Firmware before 5.7 cannot delete: the key is overwritten by one that no one has use for.
-        let nobody = card.generate(slot, curve, algorithm, PinPolicy::Always, TouchPolicy::Always)?;
-        card.put_certificate(slot, &certificate::deleted(&nobody)?)
-    }
-}
-
-/// Has the card forget what was proved to it. What was done is done, if that fails.
-pub(super) fn forget(card: &mut Card<'_>) {
-    if let Err(fault) = card.deselect() {
-        tracing::warn!(error = %TokenError::from(fault), "the card may still have its management key proved: unplug it");
-    }
-}
-
-/// A slot that may be written: neither key nor certificate is lost unawares. `only` is the one that the token's URI names.
-fn free(card: &mut Card<'_>, place: Place, only: Option<Slot>) -> Outcome<Slot> {
-    if let (Some(slot), Some(only)) = (place.slot, only)
-        && slot != only
-    {
-        return Err(TokenError::Config(format!("the URI names the slot {only} alone, and {slot} is another")).into());
-    }
-    if let Some(slot) = place.slot.or(only) {
-        if place.force || is_free(card, slot)? {
-            return Ok(slot);
-        }
-        let said = format!("slot {slot} is not empty: use --force to overwrite it");
-        return Err(TokenError::Config(said).into());
-    }
-    for slot in Slot::retired() {
-        if is_free(card, slot)? {
-            return Ok(slot);
-        }
-    }
-    Err(TokenError::Config("every retired slot of the card, 82 to 95, has a key or a certificate".into()).into())
-}
-
-/// Whether a slot has neither key nor certificate, or a key that was deleted.
-pub(super) fn is_free(card: &mut Card<'_>, slot: Slot) -> Outcome<bool> {
-    let (metadata, object) = (card.metadata(slot)?, card.certificate(slot)?);
-    let Some(object) = object else { return Ok(metadata.is_none()) };
-    let public = metadata.and_then(|metadata| metadata.public);
-    Ok(public.and_then(|public| certificate::read(&object, &public)).is_some_and(|note| note.deleted))
-}
-
 impl Custodian for YubiKey {
     fn generate(&self, key: &NewKey) -> Result<HeldKey, TokenError> {
-        self.generate_in(key, Place::default())
+        self.generate_in_slot(key, SlotOptions::default())
     }
 
-    fn generate_in(&self, key: &NewKey, place: Place) -> Result<HeldKey, TokenError> {
+    fn generate_in_slot(&self, key: &NewKey, options: SlotOptions) -> Result<HeldKey, TokenError> {
         let state = &mut *self.lock_state();
-        let given = state.management_key.take();
+        let management_key = state.management_key.take();
         let algorithm = self.algorithm(key.curve, key.usage)?;
         certificate::check_label(key.label.as_deref())?;
-        let (pin, touch) = (place.pin.unwrap_or_default(), place.touch.unwrap_or_default());
-        let made = self.managed(state, given, |card| {
-            let slot = free(card, place, self.uri.slot)?;
+        let (pin, touch) = (options.pin.unwrap_or_default(), options.touch.unwrap_or_default());
+        let made = self.with_management_key(state, management_key, |card| {
+            let slot = choose_slot(card, options, self.uri.slot)?;
             let public = card.generate(slot, key.curve, algorithm, pin, touch)?;
             card.put_certificate(slot, &certificate::write(&public, key.label.as_ref(), key.usage)?)?;
-            self.slot_key(card, slot)
+            self.read_slot(card, slot)
         })?;
-        self.made(state, made)
+        self.add_key(state, made)
     }
 
     fn import(&self, key: ImportKey) -> Result<HeldKey, TokenError> {
         let state = &mut *self.lock_state();
-        let given = state.management_key.take();
+        let management_key = state.management_key.take();
         let curve = key.public.curve();
         let algorithm = self.algorithm(curve, key.usage)?;
         certificate::check_label(key.label.as_deref())?;
         if self.read_slots(state)?.iter().any(|it| it.held.public == key.public) {
-            return Err(TokenError::Config("the key is on the card already".into()));
+            return Err(TokenError::Config("the card holds the key already".into()));
         }
-        let made = self.managed(state, given, |card| {
-            let slot = free(card, Place::default(), self.uri.slot)?;
+        let made = self.with_management_key(state, management_key, |card| {
+            let slot = choose_slot(card, SlotOptions::default(), self.uri.slot)?;
             card.import(slot, curve, algorithm, &key.private, PinPolicy::default(), TouchPolicy::default())?;
             if card.metadata(slot)?.and_then(|metadata| metadata.public).as_ref() != Some(&key.public) {
-                self.empty(card, slot, curve, algorithm)?;
-                return Err(TokenError::KnownAnswer("the private half is not that of the public one".into()).into());
+                self.clear_slot(card, slot, curve, algorithm)?;
+                return Err(TokenError::KnownAnswer("the private key does not belong to the public key".into()).into());
             }
             card.put_certificate(slot, &certificate::write(&key.public, key.label.as_ref(), key.usage)?)?;
-            self.slot_key(card, slot)
+            self.read_slot(card, slot)
         })?;
-        self.made(state, made)
+        self.add_key(state, made)
     }
 
     fn delete(&self, key: &PublicKey) -> Result<(), TokenError> {
         let state = &mut *self.lock_state();
-        let given = state.management_key.take();
+        let management_key = state.management_key.take();
         let found = self.read_slots(state)?.into_iter().find(|it| it.held.public == *key);
         let found = found.ok_or(TokenError::KeyGone)?;
         let (slot, curve) = (found.slot, key.curve());
-        self.managed(state, given, |card| self.empty(card, slot, curve, found.algorithm))?;
+        self.with_management_key(state, management_key, |card| self.clear_slot(card, slot, curve, found.algorithm))?;
         state.keys.retain(|it| it.held.public != *key);
         Ok(())
     }
@@ -194,22 +81,22 @@ impl Custodian for YubiKey {
         let found = self.read_slots(state)?.into_iter().find(|it| it.held.public == *key);
         let found = found.ok_or(TokenError::KeyGone)?;
         if found.held.origin == Origin::Imported {
-            let said = "a key that was imported has no attestation: it existed outside";
-            return Err(TokenError::Unsupported(said.into()));
+            let reason = "an imported key has no attestation: it existed outside the card";
+            return Err(TokenError::Unsupported(reason.into()));
         }
         self.transaction(state, |card| card.attest(found.slot)).map(|(statement, signer)| vec![statement, signer])
     }
 
-    fn manage_with(&self, key: Zeroizing<Vec<u8>>) -> Result<(), TokenError> {
+    fn set_management_key(&self, key: Zeroizing<Vec<u8>>) -> Result<(), TokenError> {
         self.lock_state().management_key = Some(ManagementKey::new(key)?);
         Ok(())
     }
 
     fn lock(&self) -> Result<(), TokenError> {
         let state = &mut *self.lock_state();
-        self.door(&self.info_now()).mark_locked(&mut state.memory)?;
+        self.pin(&self.info_now()).record_lock(&mut state.pin_record)?;
         match self.transaction(state, |card| card.log_out()) {
-            // A card that is not there forgets by itself.
+            // A card that was removed has forgotten the PIN by itself.
             Err(TokenError::Away(_)) => Ok(()),
             result => result,
         }
@@ -218,7 +105,123 @@ impl Custodian for YubiKey {
     fn unlock(&self) -> Result<(), TokenError> {
         let state = &mut *self.lock_state();
         state.purpose = None;
-        self.unlocked(state, PinPolicy::Once, true, |_| Ok(()), |_| Ok(()))?;
-        self.door(&self.info_now()).clear(&mut state.memory)
+        self.with_pin_verified(state, PinPolicy::Once, true, |_| Ok(()), |_| Ok(()))
     }
+}
+
+impl YubiKey {
+    /// Runs `work` with the management key proved: the key that a person `given`, the factory key, or the key that the card
+    /// stores behind its PIN.
+    fn with_management_key<T>(
+        &self,
+        state: &mut State,
+        given: Option<ManagementKey>,
+        mut work: impl FnMut(&mut Card<'_>) -> CardResult<T>,
+    ) -> Result<T, TokenError> {
+        let info = self.info_now();
+        self.pin(&info).check_not_locked(state.pin_record.as_ref())?;
+        // Another thread may have set the purpose of its own operation. A PIN is asked for here without one.
+        state.purpose = None;
+        let is_factory = given.is_none() && self.transaction(state, |card| card.has_factory_management_key())?;
+        if is_factory && !std::mem::replace(&mut state.warned_of_factory_key, true) {
+            tracing::warn!(
+                token = self.name(),
+                "card has the factory management key; `claviger token init` changes it on a card without keys, otherwise \
+                 use `ykman piv access change-management-key --generate --protect`"
+            );
+        }
+        let key = given.or_else(|| is_factory.then(ManagementKey::factory));
+        let policy = if key.is_some() { PinPolicy::Never } else { PinPolicy::Once };
+        self.with_pin_verified(
+            state,
+            policy,
+            false,
+            |_| Ok(()),
+            |unlocked| {
+                let card = &mut *unlocked.card;
+                let result = match &key {
+                    Some(key) => card.authenticate(key),
+                    None => match card.stored_management_key()? {
+                        Some(key) => card.authenticate(&key),
+                        None => Err(TokenError::Config(
+                            "the card has a management key of its own and does not store it behind its PIN: give it \
+                             with --management-key"
+                                .into(),
+                        )
+                        .into()),
+                    },
+                }
+                .and_then(|()| work(card));
+                // No other program must find the card with its management key proved.
+                forget_authentication(card);
+                result
+            },
+        )
+    }
+
+    /// Adds a new key to the known keys.
+    fn add_key(&self, state: &mut State, made: Option<SlotKey>) -> Result<HeldKey, TokenError> {
+        let key = made.ok_or_else(|| TokenError::KnownAnswer("the new key is not in its slot".into()))?;
+        state.keys.retain(|it| it.slot != key.slot);
+        state.keys.push(key.clone());
+        // A touch for the slot's former key does not count for this one.
+        self.touches().forget(key.slot);
+        Ok(key.held)
+    }
+
+    fn algorithm(&self, curve: Curve, usage: KeyUse) -> Result<u8, TokenError> {
+        if !usage.fits(curve) {
+            return Err(TokenError::Unsupported(format!("a {curve} key cannot be used for {usage:?}")));
+        }
+        algorithm_of(curve, self.firmware)
+    }
+
+    fn clear_slot(&self, card: &mut Card<'_>, slot: Slot, curve: Curve, algorithm: u8) -> CardResult<()> {
+        if self.firmware >= Firmware::CURVE_25519 {
+            card.delete(slot)?;
+            return card.put_certificate(slot, &[]);
+        }
+        // Firmware before 5.7 cannot delete a key. It is overwritten with a key that nobody uses, marked as deleted.
+        let unused = card.generate(slot, curve, algorithm, PinPolicy::Always, TouchPolicy::Always)?;
+        card.put_certificate(slot, &certificate::write_deleted(&unused)?)
+    }
+}
+
+/// Makes the card forget that the management key was proved. If that fails, the changes that were made stay.
+pub(super) fn forget_authentication(card: &mut Card<'_>) {
+    if let Err(error) = card.deselect() {
+        let error = TokenError::from(error);
+        tracing::warn!(%error, "card may still have its management key proved; unplug it");
+    }
+}
+
+/// A slot to write to, in which no key and no certificate is overwritten without `force`. `only` is the slot that the
+/// token's URI names.
+fn choose_slot(card: &mut Card<'_>, options: SlotOptions, only: Option<Slot>) -> CardResult<Slot> {
+    if let (Some(slot), Some(only)) = (options.slot, only)
+        && slot != only
+    {
+        return Err(TokenError::Config(format!("the URI names slot {only} only, so {slot} cannot be used")).into());
+    }
+    if let Some(slot) = options.slot.or(only) {
+        if options.force || is_slot_free(card, slot)? {
+            return Ok(slot);
+        }
+        let reason = format!("slot {slot} is not empty: use --force to overwrite it");
+        return Err(TokenError::Config(reason).into());
+    }
+    for slot in Slot::retired() {
+        if is_slot_free(card, slot)? {
+            return Ok(slot);
+        }
+    }
+    Err(TokenError::Config("each of the retired slots 82 to 95 holds a key or a certificate".into()).into())
+}
+
+/// Whether a slot holds neither key nor certificate, or a key that is marked as deleted.
+pub(super) fn is_slot_free(card: &mut Card<'_>, slot: Slot) -> CardResult<bool> {
+    let (metadata, object) = (card.metadata(slot)?, card.certificate(slot)?);
+    let Some(object) = object else { return Ok(metadata.is_none()) };
+    let public = metadata.and_then(|metadata| metadata.public);
+    Ok(public.and_then(|public| certificate::read(&object, &public)).is_some_and(|description| description.deleted))
 }

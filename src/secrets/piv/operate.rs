@@ -1,4 +1,4 @@
-//! What a key does: derive, and KDF and key wrap behind it in this process; or sign.
+//! What a key does on the card: key agreement, with KDF and key wrap in this process, and signing.
 
 use std::time::{Duration, Instant};
 
@@ -7,22 +7,29 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::{
-    apdu::{Fault, Outcome, Status},
-    token::{SlotKey, State, Unlocked, YubiKey},
+    algorithm::MAX_EDDSA_INPUT,
+    apdu::{CardError, CardResult, Status},
+    card::Card,
+    device::{SlotKey, State, YubiKey},
     touch::TouchPrompt,
+    unlock::UnlockedCard,
 };
 use crate::{
     crypto::{self, Cek, EncryptedKey, EphemeralKey, KdfInfo, SharedSecret},
     keys::{PublicKey, SignatureAlgorithm},
-    secrets::{PinPolicy, Purpose, TokenError, TouchPolicy, Unwrap, Wrap},
+    secrets::{PinPolicy, Purpose, TokenError, TouchPolicy, UnwrapRequest, WrapRequest},
 };
 
-/// The longest input of an Ed25519 signature, in bytes: all of it goes into one command, which takes 3,072.
-pub(super) const LONGEST_EDDSA: usize = 3000;
-/// So long a touch counts for a key that caches it: 15 seconds on the card, and one for the way.
-const CACHED: Duration = Duration::from_secs(14);
+/// How long a touch counts for a key with touch policy `cached`: 15 seconds on the card, less one for the way there.
+const CACHED_TOUCH: Duration = Duration::from_secs(14);
 
-pub(super) fn unwrap(token: &YubiKey, state: &mut State, key: &SlotKey, request: &Unwrap) -> Result<Cek, TokenError> {
+/// ECDH with `epk` (for ECDH-1PU also with the sender's key) on the card; KDF and key unwrap here.
+pub(super) fn unwrap(
+    token: &YubiKey,
+    state: &mut State,
+    key: &SlotKey,
+    request: &UnwrapRequest,
+) -> Result<Cek, TokenError> {
     let sender = request.sender.as_ref();
     let info = KdfInfo { apu: &request.apu, apv: &request.apv, tag: sender.map(|sender| sender.tag.as_slice()) };
     let peers: Vec<&PublicKey> = [&request.epk].into_iter().chain(sender.map(|sender| &sender.key)).collect();
@@ -31,11 +38,12 @@ pub(super) fn unwrap(token: &YubiKey, state: &mut State, key: &SlotKey, request:
     crypto::unwrap_key(&kek, &request.encrypted_key).map_err(|_| TokenError::Unwrap)
 }
 
+/// For each recipient: ECDH on the card; KDF and key wrap here.
 pub(super) fn wrap(
     token: &YubiKey,
     state: &mut State,
     key: &SlotKey,
-    request: &Wrap,
+    request: &WrapRequest,
 ) -> Result<Vec<EncryptedKey>, TokenError> {
     let info = KdfInfo { apu: &request.apu, apv: &request.apv, tag: Some(&request.tag) };
     let peers: Vec<&PublicKey> = request.recipients.iter().map(|(recipient, _)| recipient).collect();
@@ -44,14 +52,15 @@ pub(super) fn wrap(
     Ok(request.recipients.iter().zip(&z).map(|(to, zs)| crypto::wrap_key(&kek(to, zs), &request.cek)).collect())
 }
 
+/// A signature of 64 bytes over `input`, which is verified before it is returned.
 pub(super) fn sign(token: &YubiKey, state: &mut State, key: &SlotKey, input: &[u8]) -> Result<Vec<u8>, TokenError> {
     let public = &key.held.public;
     let hash;
-    let to_card = match public.curve().signature_algorithm() {
-        Some(SignatureAlgorithm::EdDsa) if input.len() > LONGEST_EDDSA => {
+    let card_input = match public.curve().signature_algorithm() {
+        Some(SignatureAlgorithm::EdDsa) if input.len() > MAX_EDDSA_INPUT => {
             return Err(TokenError::Unsupported(format!(
-                "a YubiKey signs at most {LONGEST_EDDSA} bytes with Ed25519, as all of it goes to the card, and this is \
-                 {}: use an ES256 key (P-256)",
+                "a YubiKey signs at most {MAX_EDDSA_INPUT} bytes with Ed25519, since the whole input goes to the card, and \
+                 this input has {}; use an ES256 key (P-256)",
                 input.len()
             )));
         }
@@ -65,44 +74,45 @@ pub(super) fn sign(token: &YubiKey, state: &mut State, key: &SlotKey, input: &[u
         }
     };
     let purpose = state.purpose.clone();
-    let said = token.using(state, key, |unlocked| {
-        touched(token, unlocked, key, (1, 1, &purpose), |card| card.sign(key.slot, key.algorithm, to_card))
+    let output = token.with_key(state, key, |unlocked| {
+        use_once(token, unlocked, key, (1, 1, &purpose), |card| card.sign(key.slot, key.algorithm, card_input))
     })?;
     let signature = match public.curve().signature_algorithm() {
-        Some(SignatureAlgorithm::Es256) => DerSignature::try_from(&said[..])
+        Some(SignatureAlgorithm::Es256) => DerSignature::try_from(&output[..])
             .and_then(p256::ecdsa::Signature::try_from)
             .map(|signature| signature.to_bytes().to_vec())
-            .map_err(|_| TokenError::KnownAnswer("an ECDSA signature that is no DER".into()))?,
-        _ => said.to_vec(),
+            .map_err(|_| TokenError::KnownAnswer("the card returned an ECDSA signature that is not DER".into()))?,
+        _ => output.to_vec(),
     };
     match crypto::verify(public, input, &signature) {
         Ok(()) => Ok(signature),
-        Err(_) => Err(TokenError::KnownAnswer("a signature that does not verify".into())),
+        Err(_) => Err(TokenError::KnownAnswer("the card returned a signature that does not verify".into())),
     }
 }
 
-/// Shows that a key does what it is for, where no person is asked: the others show it at their first use.
-pub(super) fn prove(token: &YubiKey, state: &mut State, key: &SlotKey) -> Result<(), TokenError> {
-    let by_person = key.pin == PinPolicy::Always || (key.pin == PinPolicy::Once && token.asks_a_person());
-    if by_person || key.touch != TouchPolicy::Never {
+/// Tests a key with known answers, unless that would ask a person for a PIN or a touch: such a key is tested by its first
+/// use.
+pub(super) fn test_key(token: &YubiKey, state: &mut State, key: &SlotKey) -> Result<(), TokenError> {
+    let asks_for_pin = key.pin == PinPolicy::Always || (key.pin == PinPolicy::Once && token.asks_a_person_for_pin());
+    if asks_for_pin || key.touch != TouchPolicy::Never {
         return Ok(());
     }
     let public = &key.held.public;
-    if key.held.usage.agrees() {
+    if key.held.usage.allows_key_agreement() {
         let peer = EphemeralKey::generate(public.curve()).expect("a curve that agrees");
-        let right = peer.agree(public).expect("a key of the same curve");
+        let expected = peer.agree(public).expect("a key of the same curve");
         let z = derive(token, state, key, &[peer.public()])?;
-        if !bool::from(z[0].as_bytes().ct_eq(right.as_bytes())) {
-            return Err(TokenError::KnownAnswer(format!("the key agreement of slot {}", key.slot)));
+        if !bool::from(z[0].as_bytes().ct_eq(expected.as_bytes())) {
+            return Err(TokenError::KnownAnswer(format!("the key agreement of slot {} is wrong", key.slot)));
         }
     }
-    if key.held.usage.signs() {
+    if key.held.usage.allows_signing() {
         sign(token, state, key, b"claviger known answer")?;
     }
     Ok(())
 }
 
-/// Z of our key and each peer's, in one transaction.
+/// Z of the slot's key and each peer's key, all in one transaction.
 fn derive(
     token: &YubiKey,
     state: &mut State,
@@ -113,49 +123,50 @@ fn derive(
         return Ok(Vec::new());
     }
     let purpose = state.purpose.clone();
-    token.using(state, key, |unlocked| {
+    token.with_key(state, key, |unlocked| {
         let mut z = Vec::with_capacity(peers.len());
-        for (at, peer) in peers.iter().enumerate() {
-            let which = (at + 1, peers.len(), &purpose);
-            z.push(touched(token, unlocked, key, which, |card| card.agree(key.slot, key.algorithm, peer))?);
+        for (index, peer) in peers.iter().enumerate() {
+            let touch = (index + 1, peers.len(), &purpose);
+            z.push(use_once(token, unlocked, key, touch, |card| card.agree(key.slot, key.algorithm, peer))?);
         }
         Ok(z)
     })
 }
 
-/// One use of a key. A person is told if it wants a touch, which of how many, and what for.
-fn touched<T>(
+/// Uses a key once. If the key wants a touch, a person is told which of how many it is, and what for.
+fn use_once<T>(
     token: &YubiKey,
-    unlocked: &mut Unlocked<'_, '_>,
+    unlocked: &mut UnlockedCard<'_, '_>,
     key: &SlotKey,
     (number, of, purpose): (usize, usize, &Option<Purpose>),
-    work: impl FnOnce(&mut super::card::Card<'_>) -> Outcome<T>,
-) -> Outcome<T> {
+    work: impl FnOnce(&mut Card<'_>) -> CardResult<T>,
+) -> CardResult<T> {
     let prompt = match key.touch {
         TouchPolicy::Never => None,
         TouchPolicy::Always => Some((number, of)),
-        TouchPolicy::Cached if token.touches().within(key.slot, CACHED) => None,
-        // One touch is for all that follows.
+        TouchPolicy::Cached if token.touches().was_touched_within(key.slot, CACHED_TOUCH) => None,
+        // One touch is enough for all uses that follow.
         TouchPolicy::Cached => Some((1, 1)),
     };
-    let card = unlocked.once()?;
+    let card = unlocked.ready_for_use()?;
     let result = match prompt {
         None => work(card),
         Some((number, of)) => {
-            let prompt = TouchPrompt { serial: token.serial(), number, of, again: false, purpose: purpose.clone() };
-            let result = token.touches().around(prompt, || work(card));
+            let purpose = purpose.clone();
+            let prompt = TouchPrompt { serial: token.serial, number, of, is_reminder: false, purpose };
+            let result = token.touches().prompt_during(prompt, || work(card));
             if result.is_ok() {
-                token.touches().came(key.slot, Instant::now());
+                token.touches().record(key.slot, Instant::now());
             }
             result
         }
     };
-    // The PIN was verified in this transaction, so it is the touch that is missing.
-    result.map_err(|fault| match fault {
-        fault if fault.is(Status::NOT_SATISFIED) && key.touch != TouchPolicy::Never => {
-            let reason = "no touch came within the 15 seconds that the card waits: try again".into();
-            Fault::Token(TokenError::Device { operation: "the touch".into(), reason })
+    // The PIN was verified in this transaction, so 6982 means that the touch is missing.
+    result.map_err(|error| match error {
+        error if error.is(Status::NOT_SATISFIED) && key.touch != TouchPolicy::Never => {
+            let reason = "no touch came within the 15 seconds that the card waits; try again".into();
+            CardError::Token(TokenError::Device { operation: "the touch".into(), reason })
         }
-        fault => fault,
+        error => error,
     })
 }

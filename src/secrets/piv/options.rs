@@ -1,19 +1,14 @@
-//! How a YubiKey is opened.
+//! Options for opening a YubiKey.
 
 use std::{path::PathBuf, sync::Arc};
 
-use super::{
-    token::YubiKey,
-    touch::{TouchPrompt, Touches},
-    transport::Readers,
-    uri::UriError,
-};
+use super::touch::{TouchPrompt, Touches};
 use crate::secrets::{
     TokenError, TokenInfo,
-    pin::{Guard, Pin, PinMemory, PinPrompt, PinSource, Prompt},
+    pin::{Pin, PinGuard, PinPrompt, PinRecord, PinSource, Prompt},
 };
 
-/// How a YubiKey is opened.
+/// Options for opening a YubiKey.
 #[derive(Clone)]
 pub struct OpenOptions {
     pub(super) name: Option<String>,
@@ -22,7 +17,7 @@ pub struct OpenOptions {
     pub(super) base_dir: Option<PathBuf>,
     pub(super) pin_guard: Option<PathBuf>,
     pub(super) touches: Touches,
-    pub(super) vouched: bool,
+    pub(super) confirmed: bool,
 }
 
 impl Default for OpenOptions {
@@ -34,18 +29,18 @@ impl Default for OpenOptions {
             base_dir: None,
             pin_guard: None,
             touches: Touches::default(),
-            vouched: false,
+            confirmed: false,
         }
     }
 }
 
 impl OpenOptions {
-    /// The defaults: the PIN from the URI, and nobody who is told of touches.
+    /// The defaults: the PIN from the URI, and no touch prompts.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The token's name in the configuration and in errors; `YubiKey` and its serial number if not said.
+    /// The token's name in the configuration and in errors. Default: `YubiKey` and its serial number.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
@@ -57,53 +52,42 @@ impl OpenOptions {
         self
     }
 
-    /// Who asks a person for the PIN, if its source is a prompt or there is none.
+    /// The function that asks a person for the PIN. Used if the source is a prompt, or if there is no source.
     pub fn prompt(mut self, ask: impl Fn(&PinPrompt) -> std::io::Result<Pin> + Send + Sync + 'static) -> Self {
         self.prompt = Some(Arc::new(ask));
         self
     }
 
-    /// Who tells a person that a touch is wanted: before the operation, and again after five seconds.
+    /// The function that asks a person for a touch. Called before the operation, and again after five seconds.
     pub fn touch(mut self, tell: impl Fn(&TouchPrompt) + Send + Sync + 'static) -> Self {
-        self.touches = Touches::told_to(tell);
+        self.touches = Touches::new(tell);
         self
     }
 
-    /// The folder that a relative path of the PIN's file starts from.
+    /// The folder that a relative path of the PIN file starts from.
     pub fn base_dir(mut self, folder: impl Into<PathBuf>) -> Self {
         self.base_dir = Some(folder.into());
         self
     }
 
-    /// The folder in which is remembered that a PIN was refused, for all programs that share it and across restarts. Without
-    /// one this object alone remembers.
+    /// The folder that records refused PINs, across restarts and for all programs that share it. Without a folder only this
+    /// object remembers.
     pub fn pin_guard(mut self, folder: impl Into<PathBuf>) -> Self {
         self.pin_guard = Some(folder.into());
         self
     }
 
-    /// A person says that the PIN is right now: one try is made though it was refused before, or few are left.
-    pub fn vouched(mut self, vouched: bool) -> Self {
-        self.vouched = vouched;
+    /// A person says that the PIN is correct: one attempt is made even if it was refused before or few tries are left.
+    pub fn pin_confirmed(mut self, confirmed: bool) -> Self {
+        self.confirmed = confirmed;
         self
     }
 
-    /// What [`pin_guard`](Self::pin_guard) remembers of a YubiKey's PIN; none without a folder.
+    /// The record of PIN attempts in the folder of [`pin_guard`](Self::pin_guard); none without a folder.
     ///
     /// # Errors
-    /// [`TokenError::Pin`] if it cannot be read.
-    pub fn pin_memory(&self, token: &TokenInfo) -> Result<Option<PinMemory>, TokenError> {
-        self.pin_guard.as_deref().map(|folder| Guard::new(folder, token).read()).transpose()
-    }
-
-    /// Opens the YubiKey that a `yubikey:` URI names. Its PIN is not wanted yet, unless a person vouches for it.
-    ///
-    /// # Errors
-    /// - [`TokenError::Config`]: the URI is wrong, or several YubiKeys match; they are listed.
-    /// - [`TokenError::Away`]: it is not there, or the PC/SC service is not.
-    /// - [`TokenError::Unsupported`]: its firmware is older than 5.3.
-    pub fn open(self, uri: &str, readers: impl Readers + 'static) -> Result<YubiKey, TokenError> {
-        let uri = uri.parse().map_err(|error: UriError| TokenError::Config(format!("the YubiKey's URI: {error}")))?;
-        YubiKey::open(uri, self, Box::new(readers))
+    /// [`TokenError::Pin`] if the record cannot be read.
+    pub fn pin_record(&self, token: &TokenInfo) -> Result<Option<PinRecord>, TokenError> {
+        self.pin_guard.as_deref().map(|folder| PinGuard::new(folder, token).read()).transpose()
     }
 }

@@ -1,4 +1,4 @@
-//! Cards behind PC/SC: pcscd here, the system's own service elsewhere.
+//! YubiKeys in PC/SC readers: through pcscd on Linux, through the system's own service elsewhere.
 
 use std::ffi::{CStr, CString};
 
@@ -6,95 +6,95 @@ use pcsc::{Card, Context, Disposition, Error, Protocols, Scope, ShareMode, Trans
 use zeroize::Zeroizing;
 
 use super::{
-    apdu::Fault,
+    apdu::CardError,
     card,
-    transport::{Exchange, Readers, Transport, TransportError},
+    transport::{CardTransaction, Readers, Transport, TransportError},
 };
 
-/// Longer than any answer to a short APDU (ISO 7816-4: 256 bytes and the status word).
-const ANSWER: usize = 258;
-/// In the name of a YubiKey's reader.
-const NAME: &str = "yubikey";
+/// The longest response to a short APDU, in bytes: 256 and the status word (ISO 7816-4).
+const MAX_RESPONSE: usize = 258;
+/// Part of the name of every YubiKey's reader, in lower case.
+const READER_NAME: &str = "yubikey";
 
-/// The readers of this machine that are YubiKeys.
+/// The YubiKeys of this machine.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PcscReaders;
 
 impl PcscReaders {
-    /// The serial numbers of the YubiKeys that are there; one that does not answer is passed over.
+    /// The serial numbers of the YubiKeys that are inserted. A YubiKey that does not answer is left out.
     ///
     /// # Errors
-    /// [`TransportError`] if the PC/SC service, or the only one, does not answer.
+    /// [`TransportError`] if the PC/SC service does not answer, or if no YubiKey does.
     pub fn serials(&self) -> Result<Vec<u32>, TransportError> {
-        match Seen::now()? {
-            Seen { cards, trouble: Some(error) } if cards.is_empty() => Err(error),
-            Seen { cards, .. } => Ok(cards.iter().map(|(serial, _)| *serial).collect()),
+        match ConnectedCards::connect()? {
+            ConnectedCards { cards, error: Some(error) } if cards.is_empty() => Err(error),
+            ConnectedCards { cards, .. } => Ok(cards.iter().map(|(serial, _)| *serial).collect()),
         }
     }
 }
 
 impl Readers for PcscReaders {
     fn connect(&self, serial: Option<u32>) -> Result<Box<dyn Transport>, TransportError> {
-        let Seen { cards: mut seen, trouble } = Seen::now()?;
-        let at = match serial {
-            Some(serial) => seen.iter().position(|(found, _)| *found == serial),
-            None if seen.len() > 1 => {
+        let ConnectedCards { mut cards, error } = ConnectedCards::connect()?;
+        let index = match serial {
+            Some(serial) => cards.iter().position(|(found, _)| *found == serial),
+            None if cards.len() > 1 => {
                 return Err(TransportError::Ambiguous(format!(
-                    "several YubiKeys are here: name one by its serial number in the URI ({})",
-                    serials(&seen)
+                    "several YubiKeys are inserted: add serial= to the URI to name one ({})",
+                    serials(&cards)
                 )));
             }
-            // One that does not answer may be the one that is meant: the PIN is not for the other.
-            None => (!seen.is_empty() && trouble.is_none()).then_some(0),
+            // Another YubiKey that does not answer may be the one that is meant. The PIN must not go to this one then.
+            None => (!cards.is_empty() && error.is_none()).then_some(0),
         };
-        match (at, trouble, serial) {
-            (Some(at), ..) => Ok(Box::new(seen.swap_remove(at).1)),
-            // One that did not answer may be the one that is wanted.
+        match (index, error, serial) {
+            (Some(index), ..) => Ok(Box::new(cards.swap_remove(index).1)),
+            // The YubiKey that did not answer may be the one that is meant.
             (None, Some(error), _) => Err(error),
             (None, None, None) => Err(TransportError::Away("insert a YubiKey".into())),
-            (None, None, Some(serial)) => Err(TransportError::Away(match seen.is_empty() {
+            (None, None, Some(serial)) => Err(TransportError::Away(match cards.is_empty() {
                 true => format!("insert the YubiKey with serial {serial}"),
-                false => format!("insert the YubiKey with serial {serial} (here is {})", serials(&seen)),
+                false => format!("insert the YubiKey with serial {serial} (found {})", serials(&cards)),
             })),
         }
     }
 }
 
-/// The YubiKeys that are there.
-struct Seen {
-    /// Each with its serial number.
+/// The YubiKeys that are inserted.
+struct ConnectedCards {
+    /// Each card with its serial number.
     cards: Vec<(u32, PcscCard)>,
-    /// What went wrong with one that did not answer.
-    trouble: Option<TransportError>,
+    /// The error of a card that did not answer.
+    error: Option<TransportError>,
 }
 
-impl Seen {
-    fn now() -> Result<Self, TransportError> {
-        // After a restart of pcscd only a new context works (pcsc-lite 1.9.9).
-        let context = Context::establish(Scope::User).map_err(|error| said("the PC/SC service", error))?;
-        let (mut cards, mut trouble) = (Vec::new(), None);
+impl ConnectedCards {
+    fn connect() -> Result<Self, TransportError> {
+        // A new context each time: after a restart of pcscd an old one does not work (pcsc-lite 1.9.9).
+        let context = Context::establish(Scope::User).map_err(|error| transport_error("the PC/SC service", error))?;
+        let (mut cards, mut failure) = (Vec::new(), None);
         for reader in readers(&context)? {
             let mut card = match PcscCard::connect(&context, &reader) {
                 Ok(card) => card,
                 // An empty reader.
                 Err(TransportError::Away(_)) => continue,
                 Err(error) => {
-                    trouble = Some(error);
+                    failure = Some(error);
                     continue;
                 }
             };
             match card.serial() {
                 Ok(found) => cards.push((found, card)),
                 Err(TransportError::Away(_)) => {}
-                Err(error) => trouble = Some(error),
+                Err(error) => failure = Some(error),
             }
         }
-        Ok(Self { cards, trouble })
+        Ok(Self { cards, error: failure })
     }
 }
 
-fn serials(seen: &[(u32, PcscCard)]) -> String {
-    let serials: Vec<String> = seen.iter().map(|(serial, _)| serial.to_string()).collect();
+fn serials(cards: &[(u32, PcscCard)]) -> String {
+    let serials: Vec<String> = cards.iter().map(|(serial, _)| serial.to_string()).collect();
     serials.join(", ")
 }
 
@@ -102,15 +102,15 @@ fn readers(context: &Context) -> Result<Vec<CString>, TransportError> {
     match context.list_readers_owned() {
         Ok(readers) => Ok(readers
             .into_iter()
-            .filter(|reader| reader.to_string_lossy().to_ascii_lowercase().contains(NAME))
+            .filter(|reader| reader.to_string_lossy().to_ascii_lowercase().contains(READER_NAME))
             .collect()),
         Err(Error::NoReadersAvailable) => Ok(Vec::new()),
-        Err(error) => Err(said("the PC/SC service", error)),
+        Err(error) => Err(transport_error("the PC/SC service", error)),
     }
 }
 
 struct PcscCard {
-    /// None once it is let go.
+    /// None once the card is disconnected, in `drop`.
     card: Option<Card>,
     reader: String,
 }
@@ -120,17 +120,17 @@ impl PcscCard {
         let name = reader.to_string_lossy().into_owned();
         match context.connect(reader, ShareMode::Shared, Protocols::T1) {
             Ok(card) => Ok(Self { card: Some(card), reader: name }),
-            Err(error) => Err(said(&name, error)),
+            Err(error) => Err(transport_error(&name, error)),
         }
     }
 
     fn serial(&mut self) -> Result<u32, TransportError> {
-        let mut serial = Err(TransportError::Reset(format!("{} did not say its serial number", self.reader)));
+        let mut serial = Err(TransportError::Reset(format!("{} did not report its serial number", self.reader)));
         self.transaction(&mut |exchange| {
             serial = match card::Card::select(exchange) {
                 Ok(card) => Ok(card.serial),
-                Err(Fault::Lost(error)) => Err(error),
-                Err(_) => Err(TransportError::Reset("its PIV applet does not answer".into())),
+                Err(CardError::Transport(error)) => Err(error),
+                Err(_) => Err(TransportError::Reset("the card's PIV applet does not answer".into())),
             };
         })?;
         serial
@@ -138,12 +138,15 @@ impl PcscCard {
 }
 
 impl Transport for PcscCard {
-    fn transaction(&mut self, work: &mut dyn FnMut(&mut dyn Exchange)) -> Result<(), TransportError> {
+    fn transaction(&mut self, work: &mut dyn FnMut(&mut dyn CardTransaction)) -> Result<(), TransportError> {
         let reader = self.reader.clone();
-        let card = self.card.as_mut().expect("it is let go only at the end");
-        let mut within = Within { transaction: card.transaction().map_err(|error| said(&reader, error))?, reader };
+        let card = self.card.as_mut().expect("the card is disconnected only in drop");
+        let mut within = PcscTransaction {
+            transaction: card.transaction().map_err(|error| transport_error(&reader, error))?,
+            reader,
+        };
         work(&mut within);
-        // The default would be the same; what is wanted is said.
+        // LeaveCard is the default too. It is spelled out because the verified PIN depends on it.
         let _ = within.transaction.end(Disposition::LeaveCard);
         Ok(())
     }
@@ -151,41 +154,41 @@ impl Transport for PcscCard {
 
 impl Drop for PcscCard {
     fn drop(&mut self) {
-        // Dropped by itself it would reset the card, and with it another program's verified PIN.
+        // The drop of `pcsc::Card` resets the card, which would also undo another program's verified PIN.
         if let Some(card) = self.card.take() {
             let _ = card.disconnect(Disposition::LeaveCard);
         }
     }
 }
 
-struct Within<'c> {
+struct PcscTransaction<'c> {
     transaction: Transaction<'c>,
     reader: String,
 }
 
-impl Exchange for Within<'_> {
+impl CardTransaction for PcscTransaction<'_> {
     fn transmit(&mut self, command: &[u8]) -> Result<Zeroizing<Vec<u8>>, TransportError> {
-        let mut answer = Zeroizing::new(vec![0; ANSWER]);
-        match self.transaction.transmit(command, &mut answer) {
-            Ok(said) => {
-                let length = said.len();
-                answer.truncate(length);
-                Ok(answer)
+        let mut response = Zeroizing::new(vec![0; MAX_RESPONSE]);
+        match self.transaction.transmit(command, &mut response) {
+            Ok(received) => {
+                let length = received.len();
+                response.truncate(length);
+                Ok(response)
             }
-            Err(error) => Err(said(&self.reader, error)),
+            Err(error) => Err(transport_error(&self.reader, error)),
         }
     }
 }
 
-/// What an error of PC/SC means here, and what to do.
-fn said(of: &str, error: Error) -> TransportError {
+/// What an error of PC/SC means, and what to do about it.
+fn transport_error(of: &str, error: Error) -> TransportError {
     match error {
         Error::NoService | Error::ServiceStopped => TransportError::Away(
-            "the PC/SC service does not run: install and start pcscd (`apt-get install pcscd`, `systemctl start pcscd`)"
+            "the PC/SC service is not running: install and start pcscd (`apt-get install pcscd`, `systemctl start pcscd`)"
                 .into(),
         ),
         Error::SharingViolation => TransportError::InUse(format!(
-            "another program has {of} for itself: close it (gpg's scdaemon is one that does; `gpgconf --kill scdaemon`)"
+            "another program has exclusive access to {of}: close it (if it is GnuPG's scdaemon: `gpgconf --kill scdaemon`)"
         )),
         Error::NoSmartcard | Error::RemovedCard | Error::ReaderUnavailable | Error::UnknownReader => {
             TransportError::Away(format!("{of}: the card was removed"))

@@ -1,8 +1,8 @@
-//! BER-TLV, as much of it as PIV needs: tags of one or two bytes, definite lengths up to 65,535 (ISO 7816-4 section 5.2.2).
+//! The part of BER-TLV that PIV uses: tags of one or two bytes, definite lengths up to 65,535 (ISO 7816-4 section 5.2.2).
 
 use zeroize::Zeroizing;
 
-/// A tag, a length and a value; at its full size from the start, as a value may be secret.
+/// Encodes a tag, a length and a value. The buffer never grows, since the value may be secret.
 pub(super) fn tlv(tag: &[u8], value: &[u8]) -> Zeroizing<Vec<u8>> {
     let mut out = Zeroizing::new(Vec::with_capacity(tag.len() + 3 + value.len()));
     out.extend_from_slice(tag);
@@ -16,7 +16,7 @@ pub(super) fn tlv(tag: &[u8], value: &[u8]) -> Zeroizing<Vec<u8>> {
     out
 }
 
-/// The first value of `data` and what follows; none if it is cut short.
+/// The first tag and value of `data`, and the rest; none if `data` is truncated.
 fn read(data: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let (tag, rest) = match data {
         [first, second, rest @ ..] if first & 0x1f == 0x1f => (u16::from_be_bytes([*first, *second]), rest),
@@ -44,6 +44,11 @@ pub(super) fn find(mut data: &[u8], wanted: u16) -> Option<&[u8]> {
     None
 }
 
+/// The value of the member `inner` within the member `outer`.
+pub(super) fn find_in(data: &[u8], outer: u16, inner: u16) -> Option<&[u8]> {
+    find(find(data, outer)?, inner)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -52,7 +57,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_found(before: Vec<u8>, value in prop::collection::vec(any::<u8>(), 0..700)) {
+        fn an_encoded_value_is_found(before: Vec<u8>, value in prop::collection::vec(any::<u8>(), 0..700)) {
             let mut data = tlv(&[0x53], &before).to_vec();
             data.extend_from_slice(&tlv(&[0x7f, 0x49], &value));
             prop_assert_eq!(find(&data, 0x7f49), Some(&value[..]));
@@ -60,9 +65,9 @@ mod tests {
             prop_assert_eq!(find(&data[..data.len() - 1], 0x7f49), None);
         }
 
-        /// A card's bytes are foreign: another program's, or another card's.
+        /// The bytes may come from another program or another card.
         #[test]
-        fn nothing_panics(data: Vec<u8>, tag: u16) {
+        fn no_input_panics(data: Vec<u8>, tag: u16) {
             let _ = find(&data, tag);
         }
     }

@@ -1,4 +1,4 @@
-//! Touches: a person is told before the card waits for one, and again after five seconds.
+//! Touch prompts: a person is asked before the card waits for a touch, and reminded after five seconds.
 
 use std::{
     collections::HashMap,
@@ -9,28 +9,28 @@ use std::{
 
 use crate::secrets::{Purpose, Slot};
 
-/// After so long a person is told again; the card waits for 15 seconds.
-const AGAIN: Duration = Duration::from_secs(5);
+/// The time until the reminder. The card waits for 15 seconds.
+const REMIND_AFTER: Duration = Duration::from_secs(5);
 
-/// What a person is told of a touch that is wanted.
+/// What to tell the person who is asked for a touch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TouchPrompt {
     /// The YubiKey's serial number.
     pub serial: u32,
-    /// Which touch of this operation.
+    /// The number of this touch in the operation, from 1.
     pub number: usize,
-    /// Of how many.
+    /// How many touches the operation needs.
     pub of: usize,
-    /// Whether it was said before.
-    pub again: bool,
-    /// What it is wanted for, if that is known.
+    /// Whether this repeats the first prompt.
+    pub is_reminder: bool,
+    /// What the operation is for, if it is known.
     pub purpose: Option<Purpose>,
 }
 
 type Tell = Arc<dyn Fn(&TouchPrompt) + Send + Sync>;
 
-/// Who is told, and when the last touches came.
+/// The function that asks for touches, and the time of each key's last touch.
 #[derive(Clone, Default)]
 pub(super) struct Touches {
     tell: Option<Tell>,
@@ -38,19 +38,19 @@ pub(super) struct Touches {
 }
 
 impl Touches {
-    pub(super) fn told_to(tell: impl Fn(&TouchPrompt) + Send + Sync + 'static) -> Self {
+    pub(super) fn new(tell: impl Fn(&TouchPrompt) + Send + Sync + 'static) -> Self {
         Self { tell: Some(Arc::new(tell)), ..Self::default() }
     }
 
-    /// Does something for which the card wants a touch.
-    pub(super) fn around<T>(&self, prompt: TouchPrompt, work: impl FnOnce() -> T) -> T {
+    /// Runs `work`, during which the card waits for a touch, and prompts a person meanwhile.
+    pub(super) fn prompt_during<T>(&self, prompt: TouchPrompt, work: impl FnOnce() -> T) -> T {
         let Some(tell) = &self.tell else { return work() };
         tell(&prompt);
         let (done, wait) = mpsc::channel::<()>();
         thread::scope(|scope| {
             scope.spawn(move || {
-                if wait.recv_timeout(AGAIN) == Err(mpsc::RecvTimeoutError::Timeout) {
-                    tell(&TouchPrompt { again: true, ..prompt });
+                if wait.recv_timeout(REMIND_AFTER) == Err(mpsc::RecvTimeoutError::Timeout) {
+                    tell(&TouchPrompt { is_reminder: true, ..prompt });
                 }
             });
             let result = work();
@@ -59,18 +59,18 @@ impl Touches {
         })
     }
 
-    /// A touch came for a key.
-    pub(super) fn came(&self, slot: Slot, when: Instant) {
+    /// Records a touch for the key in a slot.
+    pub(super) fn record(&self, slot: Slot, when: Instant) {
         self.last().insert(slot, when);
     }
 
-    /// The key in a slot is another now.
+    /// Forgets the touches for a slot, whose key is another one now.
     pub(super) fn forget(&self, slot: Slot) {
         self.last().remove(&slot);
     }
 
-    /// Whether one came so lately.
-    pub(super) fn within(&self, slot: Slot, time: Duration) -> bool {
+    /// Whether the key in a slot was touched within the last `time`.
+    pub(super) fn was_touched_within(&self, slot: Slot, time: Duration) -> bool {
         self.last().get(&slot).is_some_and(|last| last.elapsed() < time)
     }
 

@@ -1,49 +1,50 @@
-//! How a card is reached: PC/SC on a machine with a reader, a virtual card in tests.
+//! The connection to a card: PC/SC on a machine with a reader, a virtual card in tests.
 
 use zeroize::Zeroizing;
 
-/// A way to one card. One thread uses it at a time.
+/// A connection to one card. One thread uses it at a time.
 pub trait Transport: Send {
-    /// Has `work` speak to the card while no other program does (SCardBeginTransaction), and leaves the card as it is
-    /// (SCARD_LEAVE_CARD), with its PIN verified.
+    /// Runs `work` while no other program can use the card (SCardBeginTransaction). Afterwards the card is left as it is
+    /// (SCARD_LEAVE_CARD): a verified PIN stays verified.
     ///
     /// # Errors
-    /// If the transaction could not begin: `work` was not called.
-    fn transaction(&mut self, work: &mut dyn FnMut(&mut dyn Exchange)) -> Result<(), TransportError>;
+    /// The transaction could not begin. `work` was not called.
+    fn transaction(&mut self, work: &mut dyn FnMut(&mut dyn CardTransaction)) -> Result<(), TransportError>;
 }
 
-/// A card within a transaction.
-pub trait Exchange {
-    /// Sends a command APDU and returns the response with its status word, of at least two bytes.
+/// A card in a transaction.
+pub trait CardTransaction {
+    /// Sends a command APDU. Returns the response with its status word: at least two bytes.
     ///
     /// # Errors
-    /// If the card did not answer; what was sent may have been done.
+    /// The card did not answer. The command may have been carried out.
     fn transmit(&mut self, command: &[u8]) -> Result<Zeroizing<Vec<u8>>, TransportError>;
 }
 
-/// Finds cards.
+/// Finds cards and connects to them.
 pub trait Readers: Send + Sync {
-    /// A way to the YubiKey of this serial number, or to the only one that is there.
+    /// Connects to the YubiKey with this serial number, or to the only YubiKey that is inserted.
     ///
     /// # Errors
-    /// [`TransportError::Away`] if it is not there; those that are there are listed.
+    /// [`TransportError::Away`] if it is not inserted; the error lists the YubiKeys that are.
+    /// [`TransportError::Ambiguous`] if several are inserted and `serial` is none.
     fn connect(&self, serial: Option<u32>) -> Result<Box<dyn Transport>, TransportError>;
 }
 
-/// Why a card was not reached.
+/// Why a card cannot be reached.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TransportError {
-    /// It is not there, or no longer.
+    /// The card is not inserted, or was removed.
     #[error("{0}")]
     Away(String),
-    /// Another program has it for itself.
+    /// Another program has exclusive access to the card.
     #[error("{0}")]
     InUse(String),
-    /// The card was reset by another program, or the way to it broke: connect again.
+    /// Another program reset the card, or the connection broke. Connect again.
     #[error("{0}")]
     Reset(String),
-    /// Several cards are there, and none is named.
+    /// Several cards are inserted, and no serial number was given.
     #[error("{0}")]
     Ambiguous(String),
 }

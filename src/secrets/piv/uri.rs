@@ -1,20 +1,20 @@
-//! `yubikey:` URIs: `yubikey:serial=12345678;slot=82?pin-source=pinentry`, written as those of PKCS#11 are (RFC 7512).
+//! `yubikey:` URIs, in the syntax of PKCS#11 URIs (RFC 7512): `yubikey:serial=12345678;slot=82?pin-source=pinentry`.
 
 use std::{fmt, str::FromStr};
 
 use percent_encoding::percent_decode_str;
 
-use crate::secrets::{Slot, pin::InUri};
+use crate::secrets::{Slot, pin::UriPin};
 
-/// A YubiKey, perhaps one of its slots, and where its PIN is found.
+/// Names a YubiKey, optionally one of its slots, and the source of its PIN.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Uri {
-    /// `serial`: the number that is printed on it; without one, the only YubiKey that is there.
+    /// `serial`: the number printed on the YubiKey. Without it, exactly one YubiKey must be inserted.
     pub serial: Option<u32>,
     /// `slot`: only the key in this slot.
     pub slot: Option<Slot>,
-    /// `pin-source`: where the PIN is found.
+    /// `pin-source`: where the PIN comes from.
     pub pin_source: Option<String>,
 }
 
@@ -22,24 +22,24 @@ pub struct Uri {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UriError {
-    /// It has another scheme.
+    /// The scheme is another one.
     #[error("it does not begin with \"yubikey:\"")]
     Scheme,
-    /// An attribute that is not known there.
-    #[error("{0:?} is not known there: before the \"?\" stand serial and slot, behind it pin-source")]
+    /// An attribute that is unknown in this part of the URI.
+    #[error("{0:?} is unknown here: the attributes are serial and slot before the \"?\", and pin-source after it")]
     Unknown(String),
-    /// An attribute that stands twice.
-    #[error("the attribute {0:?} stands twice")]
+    /// An attribute that is given twice.
+    #[error("the attribute {0:?} is given twice")]
     Duplicate(&'static str),
-    /// A value that is none.
-    #[error("the value of {0:?} is wrong: it wants {1}")]
+    /// An invalid value.
+    #[error("the value of {0:?} is invalid: it must be {1}")]
     Value(&'static str, &'static str),
 }
 
 impl Uri {
-    /// What it says of the PIN. A PIN itself has no place in it.
-    pub(super) fn pin(&self) -> InUri<'_> {
-        InUri { source: self.pin_source.as_deref(), value: None }
+    /// What the URI says about the PIN. A `yubikey:` URI cannot contain the PIN itself.
+    pub(super) fn pin(&self) -> UriPin<'_> {
+        UriPin { source: self.pin_source.as_deref(), value: None }
     }
 }
 
@@ -58,11 +58,11 @@ impl FromStr for Uri {
                 Some(("serial", value)) => {
                     let digits = value.bytes().all(|byte| byte.is_ascii_digit());
                     let serial = value.parse().ok().filter(|_| digits);
-                    put(&mut uri.serial, serial.ok_or(UriError::Value("serial", "a decimal number"))?, "serial")?;
+                    set_once(&mut uri.serial, serial.ok_or(UriError::Value("serial", "a decimal number"))?, "serial")?;
                 }
                 Some(("slot", value)) => {
                     let slot = value.parse().map_err(|_| UriError::Value("slot", "9a, 9c, 9d, 9e, or 82 to 95"))?;
-                    put(&mut uri.slot, slot, "slot")?;
+                    set_once(&mut uri.slot, slot, "slot")?;
                 }
                 _ => return Err(unknown(attribute)),
             }
@@ -72,7 +72,7 @@ impl FromStr for Uri {
                 Some(("pin-source", value)) => {
                     let value = percent_decode_str(value).decode_utf8();
                     let value = value.map_err(|_| UriError::Value("pin-source", "UTF-8, percent-encoded"))?;
-                    put(&mut uri.pin_source, value.into_owned(), "pin-source")?;
+                    set_once(&mut uri.pin_source, value.into_owned(), "pin-source")?;
                 }
                 _ => return Err(unknown(attribute)),
             }
@@ -81,12 +81,12 @@ impl FromStr for Uri {
     }
 }
 
-/// Only the name is told: someone may have written a PIN behind it.
+/// The error quotes only the name: the value may be a PIN.
 fn unknown(attribute: &str) -> UriError {
     UriError::Unknown(attribute.split('=').next().unwrap_or_default().chars().take(32).collect())
 }
 
-fn put<T>(place: &mut Option<T>, value: T, name: &'static str) -> Result<(), UriError> {
+fn set_once<T>(place: &mut Option<T>, value: T, name: &'static str) -> Result<(), UriError> {
     match place.replace(value) {
         None => Ok(()),
         Some(_) => Err(UriError::Duplicate(name)),
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_right_and_what_is_not() {
+    fn valid_and_invalid_uris() {
         let uri: Uri = "yubikey:serial=12345678?pin-source=pinentry".parse().unwrap();
         assert_eq!((uri.serial, uri.pin_source.as_deref()), (Some(12_345_678), Some("pinentry")));
         let parse = |text: &str| text.parse::<Uri>().unwrap_err();
@@ -141,7 +141,7 @@ mod tests {
         }
 
         #[test]
-        fn nothing_panics(text: String) {
+        fn no_input_panics(text: String) {
             let _ = text.parse::<Uri>();
             let _ = format!("yubikey:{text}").parse::<Uri>();
         }

@@ -1,20 +1,20 @@
-//! The shape of a YubiKey.
+//! A YubiKey's form factor.
 
 use std::fmt;
 
-/// What a YubiKey looks like, as it says itself
+/// A YubiKey's form factor, as its attestation reports it
 /// (<https://docs.yubico.com/yesdk/users-manual/application-piv/attestation.html>).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Form(u8);
+pub struct FormFactor(u8);
 
-impl Form {
-    /// Its number, whose upper bits say what it was certified for.
+impl FormFactor {
+    /// From the number in the attestation. Its highest bit means a FIPS model.
     pub(super) fn new(number: u8) -> Self {
         Self(number)
     }
 }
 
-impl fmt::Display for Form {
+impl fmt::Display for FormFactor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 & 0x0f {
             1 => "USB-A",
