@@ -1,4 +1,4 @@
-//! A call: counted, held up, refused, and written down.
+//! One call: counted, delayed, refused, and written to the trace.
 
 use std::{
     sync::{Arc, RwLockReadGuard},
@@ -8,62 +8,62 @@ use std::{
 use cryptoki_sys::*;
 
 use crate::{
-    control::{self, GLANCE, Orders},
-    counts::Cell,
+    control::{self, Orders, POLL_INTERVAL},
+    counters::Counter,
     function::Function,
-    ledger,
-    order::{Act, Order},
+    live_objects,
+    order::{Action, Order},
 };
 
-/// What a function is asked about.
+/// What a function works on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum Scope {
     Module,
     Slot,
     Session(CK_SESSION_HANDLE),
 }
 
-/// A call that has begun, and what is ordered for it.
+/// A call that has begun, and the orders for it.
 pub(crate) struct Call {
     function: Function,
     /// For the trace.
     pub(crate) mechanism: Option<CK_MECHANISM_TYPE>,
     refused: Option<CK_RV>,
-    /// The failure to return though the real function was called.
+    /// The code to return although the real function was called.
     failed: Option<CK_RV>,
     orders: Arc<Orders>,
-    /// No session is closed under a call.
-    _under_way: RwLockReadGuard<'static, ()>,
+    /// Keeps sessions from being closed during the call.
+    _sessions_held: RwLockReadGuard<'static, ()>,
 }
 
 impl Call {
-    /// Waits, hangs or crashes, if that is ordered.
-    pub(crate) fn begin(function: Function, place: Place) -> Self {
-        Cell::Calls(function).count();
+    /// Counts the call. Delays, hangs or crashes if that is ordered.
+    pub(crate) fn begin(function: Function, scope: Scope) -> Self {
+        Counter::Calls(function).increment();
         let orders = control::orders();
-        let in_session = in_session(function, place);
+        let is_in_session = is_in_session(function, scope);
         let (mut ordered, mut failed) = (None, None);
-        for standing in &orders.standing {
-            match standing.due(function, in_session) {
-                Some(Act::Delay(time)) => thread::sleep(time),
-                Some(Act::Hang) => {
-                    while control::orders().include(&standing.order) {
-                        thread::sleep(GLANCE);
+        for active in &orders.active {
+            match active.next_action(function, is_in_session) {
+                Some(Action::Delay(time)) => thread::sleep(time),
+                Some(Action::Hang) => {
+                    while control::orders().include(&active.order) {
+                        thread::sleep(POLL_INTERVAL);
                     }
                 }
-                Some(Act::Crash) => std::process::abort(),
-                Some(Act::Skip) if ordered.is_none() => ordered = Some(CKR_OK),
-                Some(Act::Fail(code)) if ordered.is_none() => {
-                    Cell::Failed(function).count();
-                    // Whoever closes a session has let go of it, and cannot do it again: a leak that is nobody's fault.
+                Some(Action::Crash) => std::process::abort(),
+                Some(Action::Skip) if ordered.is_none() => ordered = Some(CKR_OK),
+                Some(Action::Fail(code)) if ordered.is_none() => {
+                    Counter::Failed(function).increment();
+                    // The caller of these gives up the handle and cannot call again. A leak would be nobody's fault.
                     let closes = matches!(function.name(), "C_CloseSession" | "C_CloseAllSessions");
                     *(if closes { &mut failed } else { &mut ordered }) = Some(code);
                 }
-                Some(Act::Skip | Act::Fail(_)) | None => {}
+                Some(Action::Skip | Action::Fail(_)) | None => {}
             }
         }
-        let refused = absent(function, place, &orders).or(ordered);
-        Self { function, mechanism: None, refused, failed, orders, _under_way: ledger::under_way() }
+        let refused = absence_code(function, scope, &orders).or(ordered);
+        Self { function, mechanism: None, refused, failed, orders, _sessions_held: live_objects::hold_sessions() }
     }
 
     /// The code to return without calling the real function.
@@ -71,12 +71,12 @@ impl Call {
         self.refused
     }
 
-    /// Whether the answer is to be made wrong.
+    /// Whether to return a wrong result.
     pub(crate) fn is_wrong(&self) -> bool {
         self.refused.is_none() && self.orders.include(&Order::Wrong(self.function))
     }
 
-    /// Whether the token is away.
+    /// Whether the token is removed.
     pub(crate) fn is_gone(&self) -> bool {
         self.orders.include(&Order::Gone)
     }
@@ -86,13 +86,13 @@ impl Call {
         control::is_dead(&self.orders)
     }
 
-    /// The mechanisms that are claimed.
+    /// The mechanisms to claim.
     pub(crate) fn claims(&self) -> Vec<CK_MECHANISM_TYPE> {
         let claim = |order: &Order| if let Order::Claim(mechanism) = order { Some(*mechanism) } else { None };
-        self.orders.standing.iter().filter_map(|standing| claim(&standing.order)).collect()
+        self.orders.active.iter().filter_map(|active| claim(&active.order)).collect()
     }
 
-    /// Writes the call down.
+    /// Writes the call to the trace. Returns the code to return.
     pub(crate) fn end(self, code: CK_RV) -> CK_RV {
         let code = self.failed.filter(|_| code == CKR_OK).unwrap_or(code);
         control::trace(|| {
@@ -103,36 +103,36 @@ impl Call {
     }
 }
 
-/// Whether `*` means this call: what opens a session or works in one, but what sets a PIN.
-fn in_session(function: Function, place: Place) -> bool {
+/// Whether `*` includes this call.
+fn is_in_session(function: Function, scope: Scope) -> bool {
     const OPEN: Function = Function::named("C_OpenSession");
-    match place {
-        Place::Session(_) => !matches!(function.name(), "C_InitPIN" | "C_SetPIN"),
-        Place::Slot => function == OPEN,
-        Place::Module => false,
+    match scope {
+        Scope::Session(_) => !matches!(function.name(), "C_InitPIN" | "C_SetPIN"),
+        Scope::Slot => function == OPEN,
+        Scope::Module => false,
     }
 }
 
-/// The code of a call that a token which is away, or was, or is dead, does not answer.
-fn absent(function: Function, place: Place, orders: &Orders) -> Option<CK_RV> {
+/// The code for a call to a token that is removed, was removed, or is dead.
+fn absence_code(function: Function, scope: Scope, orders: &Orders) -> Option<CK_RV> {
     if orders.include(&Order::Gone) {
-        ledger::lose_sessions();
-        return match place {
-            Place::Module => None,
-            Place::Slot if function.name() == "C_GetSlotInfo" => None,
-            Place::Slot => Some(CKR_TOKEN_NOT_PRESENT),
-            Place::Session(_) => Some(CKR_DEVICE_REMOVED),
+        live_objects::lose_sessions();
+        return match scope {
+            Scope::Module => None,
+            Scope::Slot if function.name() == "C_GetSlotInfo" => None,
+            Scope::Slot => Some(CKR_TOKEN_NOT_PRESENT),
+            Scope::Session(_) => Some(CKR_DEVICE_REMOVED),
         };
     }
-    if let Place::Session(session) = place
-        && ledger::is_lost(session)
+    if let Scope::Session(session) = scope
+        && live_objects::is_lost(session)
     {
         return Some(CKR_SESSION_HANDLE_INVALID);
     }
     if !control::is_dead(orders) {
         return None;
     }
-    // As SoftHSM 2.6.1 was seen to do it.
+    // As SoftHSM 2.6.1 was seen to behave.
     match function.name() {
         "C_GetTokenInfo" | "C_Login" => Some(CKR_GENERAL_ERROR),
         "C_SignInit"

@@ -1,4 +1,4 @@
-//! The control file, and the trace.
+//! The control file and the trace.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -12,47 +12,47 @@ use std::{
 };
 
 use crate::{
-    order::{Order, Standing},
+    order::{ActiveOrder, Order},
     shim,
 };
 
-/// How often the control file is looked at, by a module that is to be quick and by a call that hangs.
-pub(crate) const GLANCE: Duration = Duration::from_millis(5);
+/// How often the control file is read in quick mode, and by a call that hangs.
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// All that stands in the control file.
+/// The content of the control file.
 #[derive(Default)]
 pub(crate) struct Orders {
-    /// As it was read. `Shim` never writes the same twice, so an order that is given again counts from 1 again.
+    /// The text as it was read. `Shim` never writes the same text twice, so an order that is repeated counts from 1 again.
     text: String,
-    pub(crate) standing: Vec<Standing>,
+    pub(crate) active: Vec<ActiveOrder>,
 }
 
 impl Orders {
     pub(crate) fn include(&self, order: &Order) -> bool {
-        self.standing.iter().any(|standing| standing.order == *order)
+        self.active.iter().any(|active| active.order == *order)
     }
 }
 
-/// The file, if there is one.
+/// The control file, if there is one.
 pub(crate) fn file() -> Option<&'static PathBuf> {
     static FILE: OnceLock<Option<PathBuf>> = OnceLock::new();
     FILE.get_or_init(|| std::env::var_os("CLAVIGER_FAULT_CONTROL").map(PathBuf::from)).as_ref()
 }
 
-/// Whether neither the orders are to be read nor the trace written at each call.
-fn quick() -> bool {
+/// Whether calls neither read the orders each time nor write the trace.
+fn is_quick() -> bool {
     static QUICK: OnceLock<bool> = OnceLock::new();
     *QUICK.get_or_init(|| std::env::var_os("CLAVIGER_FAULT_QUICK").is_some())
 }
 
-/// What is ordered now.
+/// The present orders.
 pub(crate) fn orders() -> Arc<Orders> {
     static ORDERS: Mutex<Option<(Arc<Orders>, Instant)>> = Mutex::new(None);
-    // Held while the file is read, so that no older state of it replaces a newer one.
+    // Held while the file is read, so that an older state does not replace a newer one.
     let mut latest = ORDERS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     if let Some((orders, read)) = &*latest
-        && quick()
-        && read.elapsed() < GLANCE
+        && is_quick()
+        && read.elapsed() < POLL_INTERVAL
     {
         return orders.clone();
     }
@@ -65,35 +65,39 @@ pub(crate) fn orders() -> Arc<Orders> {
     orders
 }
 
-/// A line that is no order ends the process: a test that orders nothing would prove nothing.
+/// Parses the orders. An invalid line ends the process: a test without its orders would prove nothing.
 fn parse(text: String) -> Orders {
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let order = |line: &str| line.parse().unwrap_or_else(|error: String| give_up(&error));
-    Orders { standing: lines.map(|line| Standing::new(order(line))).collect(), text }
+    let order = |line: &str| line.parse().unwrap_or_else(|error: String| abort_with(&error));
+    Orders { active: lines.map(|line| ActiveOrder::new(order(line))).collect(), text }
 }
 
-/// Writes a line down, in one write, so that the lines of several threads and processes stay whole.
+/// Writes a line to the trace, with one write call, so that lines of several threads and processes do not mix.
 pub(crate) fn trace(line: impl FnOnce() -> String) {
     static TRACE: OnceLock<Option<File>> = OnceLock::new();
     let open = || {
-        let path = shim::trace_of(file().filter(|_| !quick())?);
+        let path = shim::trace_path(file().filter(|_| !is_quick())?);
         Some(
-            OpenOptions::new().create(true).append(true).open(path).unwrap_or_else(|error| give_up(&error.to_string())),
+            OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(path)
+                .unwrap_or_else(|error| abort_with(&error.to_string())),
         )
     };
     if let Some(mut trace) = TRACE.get_or_init(open).as_ref() {
-        trace.write_all(line().as_bytes()).unwrap_or_else(|error| give_up(&error.to_string()));
+        trace.write_all(line().as_bytes()).unwrap_or_else(|error| abort_with(&error.to_string()));
     }
 }
 
-/// Whether `dead` was ever seen here.
+/// Whether this process has ever seen the order `dead`.
 pub(crate) fn is_dead(orders: &Orders) -> bool {
     static DEAD: AtomicBool = AtomicBool::new(false);
     DEAD.fetch_or(orders.include(&Order::Dead), Ordering::SeqCst) || DEAD.load(Ordering::SeqCst)
 }
 
-/// Ends the process, since nothing that it tests from here on would be what the test means.
-pub(crate) fn give_up(reason: &str) -> ! {
+/// Ends the process: the test would not test what it means to.
+pub(crate) fn abort_with(reason: &str) -> ! {
     eprintln!("claviger-fault-module: {reason}");
     std::process::abort()
 }

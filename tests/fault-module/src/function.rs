@@ -1,6 +1,6 @@
-//! The functions of PKCS#11, each with a number.
+//! The functions of PKCS#11, numbered.
 
-/// Every function that the module passes on, in the order of the alphabet.
+/// The functions that the module passes on, in alphabetical order.
 const NAMES: [&str; 67] = [
     "C_CancelFunction",
     "C_CloseAllSessions",
@@ -71,18 +71,18 @@ const NAMES: [&str; 67] = [
     "C_WrapKey",
 ];
 
-/// A function.
+/// A PKCS#11 function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Function(usize);
 
 impl Function {
     pub(crate) const COUNT: usize = NAMES.len();
 
-    /// The function of a name that is known when this is compiled.
+    /// The function with a name that is known at compile time.
     pub(crate) const fn named(name: &str) -> Self {
         let mut at = 0;
         while at < NAMES.len() {
-            if same(NAMES[at].as_bytes(), name.as_bytes()) {
+            if equal(NAMES[at].as_bytes(), name.as_bytes()) {
                 return Self(at);
             }
             at += 1;
@@ -107,8 +107,8 @@ impl Function {
     }
 }
 
-/// `==` is not for constants yet.
-const fn same(one: &[u8], other: &[u8]) -> bool {
+/// `==` on slices, which constants cannot use yet.
+const fn equal(one: &[u8], other: &[u8]) -> bool {
     let mut at = 0;
     while at < one.len() && at < other.len() && one[at] == other[at] {
         at += 1;
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_is_found_by_its_name() {
+    fn each_function_is_found_by_name() {
         for (number, name) in NAMES.into_iter().enumerate() {
             assert_eq!(Function::find(name), Some(Function(number)), "{name}");
             assert_eq!(Function::named(name).name(), name);

@@ -1,43 +1,43 @@
-//! A PKCS#11 module that stands before a real one: it passes every call on, writes it down, and lies or fails as it is
-//! told. For tests of what Claviger makes of a token that is not as it should be.
+//! A PKCS#11 module that wraps a real one. It passes each call on and records it, and fails or returns wrong results on
+//! order. For tests of how Claviger handles faulty tokens.
 //!
 //! | environment variable | |
 //! |---|---|
-//! | `CLAVIGER_FAULT_MODULE` | the real module; SoftHSM where Debian puts it if not said |
-//! | `CLAVIGER_FAULT_CONTROL` | the file with the orders, a line each; it is read at every call. With `.trace` behind its name, the file that each call is written to; with `.counts.PID`, the counters of a process. Without it: no orders, no trace |
-//! | `CLAVIGER_FAULT_QUICK` | set: no trace is written, and the orders are read every 5 ms. For millions of calls |
+//! | `CLAVIGER_FAULT_MODULE` | the real module. Default: SoftHSM at its path on Debian |
+//! | `CLAVIGER_FAULT_CONTROL` | the file with the orders, one a line. It is read at every call. The calls are written to the file with `.trace` appended to this name; the counters of a process are in the file with `.counts.PID` appended. Without the variable: no orders, no trace |
+//! | `CLAVIGER_FAULT_QUICK` | if set, no trace is written, and the orders are read every 5 ms. For millions of calls |
 //!
 //! | order | |
 //! |---|---|
 //! | `claim 0x393` | C_GetMechanismList lists this mechanism too |
-//! | `wrong F` | the function does its work and gives a wrong answer: C_DeriveKey, C_DigestFinal, C_GetAttributeValue (of CKA_VALUE), C_Sign, C_WrapKey |
-//! | `skip F [WHEN]` | the function says CKR_OK and does nothing |
-//! | `fail F 0x30 [WHEN]` | the function does nothing and returns this: what it was to make is not made, what it was to destroy is still there. Only C_CloseSession and C_CloseAllSessions do their work all the same, since nobody can close what he has let go of |
-//! | `delay F 50 [WHEN]` | the function takes so many milliseconds longer |
-//! | `hang F [WHEN]` | the function waits until this order is gone, and then does its work |
+//! | `wrong F` | the function does its work and returns a wrong result: C_DeriveKey, C_DigestFinal, C_GetAttributeValue (of CKA_VALUE), C_Sign, C_WrapKey |
+//! | `skip F [WHEN]` | the function does nothing and returns CKR_OK |
+//! | `fail F 0x30 [WHEN]` | the function does nothing and returns this code: no object is made or destroyed. Exception: C_CloseSession and C_CloseAllSessions do their work, since the caller gives up the handle and could never close the session |
+//! | `delay F 50 [WHEN]` | the function takes this many milliseconds longer |
+//! | `hang F [WHEN]` | the function waits until this order is withdrawn, and then does its work |
 //! | `crash F [WHEN]` | the process is aborted |
-//! | `gone` | the token is taken out: no slot has it, what is asked of it is CKR_TOKEN_NOT_PRESENT and what is asked in a session CKR_DEVICE_REMOVED. When the order goes the token is back, and the sessions of before are CKR_SESSION_HANDLE_INVALID |
-//! | `dead` | the process has lost the token's objects for ever, as SoftHSM 2.6.1 has when its folder went away and came back: sessions open, searches find nothing, keys are CKR_OBJECT_HANDLE_INVALID, C_GetTokenInfo and C_Login CKR_GENERAL_ERROR. Taking the order away does not help; a new process does |
+//! | `gone` | the token is removed: no slot has it, calls on it return CKR_TOKEN_NOT_PRESENT, and calls in a session CKR_DEVICE_REMOVED. When the order is withdrawn, the token is back, and calls in the old sessions return CKR_SESSION_HANDLE_INVALID |
+//! | `dead` | the process has lost the token's objects for ever, like SoftHSM 2.6.1 after its folder was removed and came back: sessions open, searches find nothing, calls with a key return CKR_OBJECT_HANDLE_INVALID, C_GetTokenInfo and C_Login return CKR_GENERAL_ERROR. Withdrawing the order does not help; a new process does |
 //!
-//! F is a function, or `*` for every one that opens a session or works in one, but those that set a PIN. WHEN is `at N`
-//! (that call only), `from N` or `one-in N [seed S]` (at random, the same for the same seed); calls are counted from 1
-//! since the order was given, in each process. The first order that refuses a call decides; each `delay` and `hang`
-//! is obeyed.
+//! F is a function, or `*` for every function that opens a session or works in one, except those that set a PIN. WHEN is
+//! `at N` (that call only), `from N` or `one-in N [seed S]` (at random, the same for the same seed). Calls are counted from 1
+//! since the order was given, in each process. If several orders refuse a call, the first one decides. Every `delay` and
+//! `hang` is obeyed.
 //!
-//! The crate is built twice over: as the module, and as a library with which a test gives orders and counts calls
+//! The crate is built as two things: as the module, and as a library with which a test gives orders and counts calls
 //! ([`Shim`]).
 
 mod call;
 mod control;
-mod counts;
+mod counters;
 mod function;
-mod ledger;
-mod life;
+mod lifetimes;
+mod live_objects;
 mod order;
-mod plain;
+mod pass_through;
 mod real;
 mod shim;
-mod special;
+mod wrong_answers;
 
 pub use shim::Shim;
 
@@ -45,7 +45,7 @@ use std::sync::OnceLock;
 
 use cryptoki_sys::{CK_FUNCTION_LIST, CK_RV, CKR_ARGUMENTS_BAD, CKR_OK};
 
-/// Gives out the functions of this module, each of which calls its namesake in the real one.
+/// Returns the functions of this module. Each calls the function of the same name in the real module.
 ///
 /// # Safety
 /// `list` is null or a valid place for one pointer (PKCS#11 v3.1 section 5.4.4).
@@ -55,17 +55,17 @@ pub unsafe extern "C" fn C_GetFunctionList(list: *mut *mut CK_FUNCTION_LIST) -> 
     static FUNCTIONS: OnceLock<CK_FUNCTION_LIST> = OnceLock::new();
     let functions = FUNCTIONS.get_or_init(|| {
         let mut functions = *real::functions();
-        plain::install(&mut functions);
-        special::install(&mut functions);
-        life::install(&mut functions);
+        pass_through::install(&mut functions);
+        wrong_answers::install(&mut functions);
+        lifetimes::install(&mut functions);
         functions.C_GetFunctionList = Some(C_GetFunctionList);
         functions
     });
     if list.is_null() {
         return CKR_ARGUMENTS_BAD;
     }
-    // SAFETY: not null, and a valid place as the caller promises. The functions live for ever, and no caller may write
-    // to them, though the type lets it.
+    // SAFETY: not null, and a valid place as the caller promises. The functions are never freed. No caller may write to them,
+    // though the type allows it.
     unsafe { *list = std::ptr::from_ref(functions).cast_mut() };
     CKR_OK
 }

@@ -1,4 +1,4 @@
-//! What can be ordered. The table is in the crate's head.
+//! The orders. Their table is at the top of the crate.
 
 use std::{
     str::FromStr,
@@ -10,19 +10,19 @@ use cryptoki_sys::{CK_MECHANISM_TYPE, CK_RV, CK_ULONG};
 
 use crate::function::Function;
 
-/// One line of the control file. Empty lines and those that begin with `#` are none.
+/// One line of the control file. Empty lines and lines that begin with `#` are ignored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Order {
     Claim(CK_MECHANISM_TYPE),
     Wrong(Function),
-    At(Act, Target, When),
+    At(Action, Target, When),
     Gone,
     Dead,
 }
 
-/// What happens instead of a call, or before it.
+/// What to do instead of a call, or before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Act {
+pub(crate) enum Action {
     Skip,
     Fail(CK_RV),
     Delay(Duration),
@@ -30,15 +30,15 @@ pub(crate) enum Act {
     Crash,
 }
 
-/// To which functions.
+/// The functions that an order is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Target {
     One(Function),
-    /// `*`: those that open a session or work in one, but those that set a PIN.
+    /// `*`: functions that open a session or work in one, except those that set a PIN.
     Sessions,
 }
 
-/// To which of its calls, counted from 1 since the order was given.
+/// The calls that an order is about, counted from 1 since the order was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum When {
     Always,
@@ -48,20 +48,20 @@ pub(crate) enum When {
 }
 
 impl When {
-    /// Whether it is the nth call's turn.
-    fn due(self, nth: u64) -> bool {
+    /// Whether the order is about the nth call.
+    fn includes(self, nth: u64) -> bool {
         match self {
             Self::Always => true,
             Self::At(at) => nth == at,
             Self::From(from) => nth >= from,
-            Self::OneIn { calls, seed } => scrambled(seed, nth).is_multiple_of(calls),
+            Self::OneIn { calls, seed } => pseudo_random(seed, nth).is_multiple_of(calls),
         }
     }
 }
 
-/// The nth number of a seed: no state, so threads need no lock, and a seed gives the same calls each time. The seed is
-/// scrambled on its own, else the turns of the next seed would be those of this one, one call earlier.
-fn scrambled(seed: u64, nth: u64) -> u64 {
+/// The nth pseudo-random number of a seed. It has no state, so threads need no lock, and a seed gives the same calls each time.
+/// The seed is mixed separately, or the calls of the next seed would be those of this one, one call earlier.
+fn pseudo_random(seed: u64, nth: u64) -> u64 {
     split_mix(split_mix(seed).wrapping_add(nth))
 }
 
@@ -72,25 +72,25 @@ fn split_mix(number: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// An order, and how many calls it has seen.
-pub(crate) struct Standing {
+/// An order and the number of calls that it has counted.
+pub(crate) struct ActiveOrder {
     pub(crate) order: Order,
-    seen: AtomicU64,
+    calls: AtomicU64,
 }
 
-impl Standing {
+impl ActiveOrder {
     pub(crate) fn new(order: Order) -> Self {
-        Self { order, seen: AtomicU64::new(0) }
+        Self { order, calls: AtomicU64::new(0) }
     }
 
-    /// What is to be done at this call. To be asked once for a call, since it counts.
-    pub(crate) fn due(&self, function: Function, in_session: bool) -> Option<Act> {
+    /// What to do at this call. Must be asked once for each call, since it counts.
+    pub(crate) fn next_action(&self, function: Function, is_in_session: bool) -> Option<Action> {
         let Order::At(act, target, when) = self.order else { return None };
-        let meant = match target {
+        let is_target = match target {
             Target::One(one) => one == function,
-            Target::Sessions => in_session,
+            Target::Sessions => is_in_session,
         };
-        (meant && when.due(self.seen.fetch_add(1, Ordering::Relaxed) + 1)).then_some(act)
+        (is_target && when.includes(self.calls.fetch_add(1, Ordering::Relaxed) + 1)).then_some(act)
     }
 }
 
@@ -99,7 +99,7 @@ impl FromStr for Order {
 
     fn from_str(line: &str) -> Result<Self, Self::Err> {
         let words: Vec<_> = line.split_whitespace().collect();
-        parse(&words).ok_or_else(|| format!("{line:?} is no order"))
+        parse(&words).ok_or_else(|| format!("{line:?} is not an order"))
     }
 }
 
@@ -109,13 +109,13 @@ fn parse(words: &[&str]) -> Option<Order> {
         ["wrong", function] if CAN_BE_WRONG.contains(&function) => return Function::find(function).map(Order::Wrong),
         ["gone"] => return Some(Order::Gone),
         ["dead"] => return Some(Order::Dead),
-        ["skip", function, ref when @ ..] => (Act::Skip, function, when),
-        ["fail", function, code, ref when @ ..] => (Act::Fail(number(code)?), function, when),
+        ["skip", function, ref when @ ..] => (Action::Skip, function, when),
+        ["fail", function, code, ref when @ ..] => (Action::Fail(number(code)?), function, when),
         ["delay", function, time, ref when @ ..] => {
-            (Act::Delay(Duration::from_millis(time.parse().ok()?)), function, when)
+            (Action::Delay(Duration::from_millis(time.parse().ok()?)), function, when)
         }
-        ["hang", function, ref when @ ..] => (Act::Hang, function, when),
-        ["crash", function, ref when @ ..] => (Act::Crash, function, when),
+        ["hang", function, ref when @ ..] => (Action::Hang, function, when),
+        ["crash", function, ref when @ ..] => (Action::Crash, function, when),
         _ => return None,
     };
     let target = if target == "*" { Target::Sessions } else { Target::One(Function::find(target)?) };
@@ -138,7 +138,7 @@ fn number(text: &str) -> Option<CK_ULONG> {
     }
 }
 
-/// The functions whose answers `wrong` can change.
+/// The functions whose results `wrong` can change.
 const CAN_BE_WRONG: [&str; 5] = ["C_DeriveKey", "C_DigestFinal", "C_GetAttributeValue", "C_Sign", "C_WrapKey"];
 
 #[cfg(test)]
@@ -148,18 +148,18 @@ mod tests {
     const SIGN: Function = Function::named("C_Sign");
 
     #[test]
-    fn orders_are_read_strictly() {
+    fn orders_are_parsed_strictly() {
         let of = |act, when| Ok(Order::At(act, Target::One(SIGN), when));
         assert_eq!("claim 0x393".parse(), Ok(Order::Claim(0x393)));
         assert_eq!("wrong C_Sign".parse(), Ok(Order::Wrong(SIGN)));
-        assert_eq!("skip  C_Sign".parse(), of(Act::Skip, When::Always));
-        assert_eq!("fail C_Sign 48".parse(), of(Act::Fail(0x30), When::Always));
-        assert_eq!("fail C_Sign 0x30 at 3".parse(), of(Act::Fail(0x30), When::At(3)));
-        assert_eq!("hang C_Sign from 2".parse(), of(Act::Hang, When::From(2)));
-        assert_eq!("crash C_Sign".parse(), of(Act::Crash, When::Always));
+        assert_eq!("skip  C_Sign".parse(), of(Action::Skip, When::Always));
+        assert_eq!("fail C_Sign 48".parse(), of(Action::Fail(0x30), When::Always));
+        assert_eq!("fail C_Sign 0x30 at 3".parse(), of(Action::Fail(0x30), When::At(3)));
+        assert_eq!("hang C_Sign from 2".parse(), of(Action::Hang, When::From(2)));
+        assert_eq!("crash C_Sign".parse(), of(Action::Crash, When::Always));
         let random = When::OneIn { calls: 100, seed: 7 };
-        assert_eq!("delay C_Sign 5 one-in 100 seed 7".parse(), of(Act::Delay(Duration::from_millis(5)), random));
-        let everywhere = Order::At(Act::Fail(5), Target::Sessions, When::OneIn { calls: 9, seed: 0 });
+        assert_eq!("delay C_Sign 5 one-in 100 seed 7".parse(), of(Action::Delay(Duration::from_millis(5)), random));
+        let everywhere = Order::At(Action::Fail(5), Target::Sessions, When::OneIn { calls: 9, seed: 0 });
         assert_eq!("fail * 0x5 one-in 9".parse(), Ok(everywhere));
         assert_eq!(("gone".parse(), "dead".parse()), (Ok(Order::Gone), Ok(Order::Dead)));
         let wrong = [
@@ -182,24 +182,27 @@ mod tests {
         }
     }
 
-    /// The calls, by their numbers, of the first hundred at which this order has its turn.
-    fn turns(order: &str) -> Vec<u64> {
-        let standing = Standing::new(order.parse().unwrap());
-        (1..=100).filter(|_| standing.due(SIGN, true).is_some()).collect()
+    /// Which of the first hundred calls an order is about.
+    fn affected_calls(order: &str) -> Vec<u64> {
+        let active = ActiveOrder::new(order.parse().unwrap());
+        (1..=100).filter(|_| active.next_action(SIGN, true).is_some()).collect()
     }
 
     #[test]
-    fn orders_have_their_turn() {
-        assert_eq!(turns("fail C_Sign 1 at 3"), [3]);
-        assert_eq!(turns("fail * 1 from 98"), [98, 99, 100]);
-        assert_eq!(turns("fail C_Login 1"), [0; 0]);
-        assert_eq!(turns("fail C_Sign 1").len(), 100);
-        let (one, again, other) =
-            (turns("skip * one-in 5"), turns("skip * one-in 5 seed 0"), turns("skip * one-in 5 seed 1"));
+    fn orders_affect_the_calls_they_name() {
+        assert_eq!(affected_calls("fail C_Sign 1 at 3"), [3]);
+        assert_eq!(affected_calls("fail * 1 from 98"), [98, 99, 100]);
+        assert_eq!(affected_calls("fail C_Login 1"), [0; 0]);
+        assert_eq!(affected_calls("fail C_Sign 1").len(), 100);
+        let (one, again, other) = (
+            affected_calls("skip * one-in 5"),
+            affected_calls("skip * one-in 5 seed 0"),
+            affected_calls("skip * one-in 5 seed 1"),
+        );
         assert_eq!(one, again);
-        assert!(other.iter().filter(|turn| one.contains(&(*turn + 1))).count() < other.len() / 2, "{one:?} {other:?}");
+        assert!(other.iter().filter(|call| one.contains(&(*call + 1))).count() < other.len() / 2, "{one:?} {other:?}");
         assert!((10..=30).contains(&one.len()), "{one:?}");
-        let outside = Standing::new("fail * 1".parse().unwrap());
-        assert_eq!(outside.due(SIGN, false), None);
+        let outside = ActiveOrder::new("fail * 1".parse().unwrap());
+        assert_eq!(outside.next_action(SIGN, false), None);
     }
 }

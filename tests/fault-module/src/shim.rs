@@ -1,4 +1,4 @@
-//! The test's side: where the module is, what it is to do, what it was asked.
+//! The test's side: gives the module its orders, and reads its counters and trace.
 
 use std::{
     ffi::OsString,
@@ -8,21 +8,21 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use crate::{counts::Cell, function::Function, order::Order};
+use crate::{counters::Counter, function::Function, order::Order};
 
-/// The module under a test's orders.
+/// A fault module that a test controls.
 #[derive(Debug, Clone)]
 pub struct Shim {
     control: PathBuf,
 }
 
 impl Shim {
-    /// The orders in this file, which the module's process must have as `CLAVIGER_FAULT_CONTROL`.
+    /// `control` is the control file. The process of the module must have it as `CLAVIGER_FAULT_CONTROL`.
     pub fn new(control: impl Into<PathBuf>) -> Self {
         Self { control: control.into() }
     }
 
-    /// The module's file. Cargo builds it beside the tests of a package that depends on this one.
+    /// The module's file. Cargo builds it next to the tests of a package that depends on this crate.
     pub fn module() -> PathBuf {
         let test = std::env::current_exe().expect("this program has a file");
         let folder = test.parent().expect("a file is in a folder");
@@ -31,86 +31,85 @@ impl Shim {
         found.unwrap_or_else(|| panic!("{module} is not in {}", folder.display()))
     }
 
-    /// Has the module do this from its next call on, and nothing of what was ordered before. The orders are in the
-    /// table of the crate.
+    /// Replaces all orders, from the module's next call on. The crate's documentation lists the orders.
     pub fn order(&self, orders: &[&str]) {
         for order in orders {
             order.parse::<Order>().unwrap_or_else(|error| panic!("{error}"));
         }
-        // So that what is ordered a second time counts its calls from 1 again.
+        // Makes the text unique, so that a repeated order counts its calls from 1 again.
         static NUMBER: AtomicU64 = AtomicU64::new(1);
         let number = format!("# {} {}", process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        // Written aside and moved, so that no call reads half of it.
+        // Written to another file and renamed, so that no call reads a part of it.
         let aside = with_suffix(&self.control, ".new");
         fs::write(&aside, [&[&*number], orders].concat().join("\n"))
             .expect("the control file's folder can be written to");
         fs::rename(&aside, &self.control).expect("the control file can be replaced");
     }
 
-    /// How often a function was called, from the start of all processes with these orders. A call that hangs, or that
-    /// crashed, is counted; it stands in no trace.
+    /// The number of calls of a function, in all processes with this control file since they started. Calls that hang or crash
+    /// are counted; the trace does not have them.
     pub fn calls(&self, function: &str) -> usize {
         let function = known(function);
-        self.counts().map(|(_, counts)| Cell::Calls(function).read(&counts) as usize).sum()
+        self.counter_files().map(|(_, counts)| Counter::Calls(function).read(&counts) as usize).sum()
     }
 
-    /// How often one process called a function.
+    /// The number of calls of a function in one process.
     pub fn calls_of(&self, process: u32, function: &str) -> usize {
-        Cell::Calls(known(function)).read(&counts_of(&self.control, process)) as usize
+        Counter::Calls(known(function)).read(&counters_path(&self.control, process)) as usize
     }
 
-    /// How often any function was called, and how often a `fail` was obeyed.
+    /// The number of calls of all functions, and how many of them a `fail` order refused.
     pub fn calls_and_failures(&self) -> (usize, usize) {
-        let sum = |cell: fn(Function) -> Cell| {
+        let sum = |cell: fn(Function) -> Counter| {
             let each = |counts: PathBuf| Function::all().map(move |function| cell(function).read(&counts) as usize);
-            self.counts().flat_map(|(_, counts)| each(counts)).sum()
+            self.counter_files().flat_map(|(_, counts)| each(counts)).sum()
         };
-        (sum(Cell::Calls), sum(Cell::Failed))
+        (sum(Counter::Calls), sum(Counter::Failed))
     }
 
-    /// The sessions that are open now in all processes that live.
+    /// The number of open sessions in all running processes.
     pub fn open_sessions(&self) -> usize {
-        self.of_the_living(Cell::Sessions)
+        self.sum_of_running(Counter::Sessions)
     }
 
-    /// The session objects that are there now in all processes that live: made, not destroyed, and their session open.
+    /// The number of session objects in all running processes.
     pub fn live_objects(&self) -> usize {
-        self.of_the_living(Cell::Objects)
+        self.sum_of_running(Counter::Objects)
     }
 
-    /// How often a function was called with this mechanism.
+    /// The number of calls of a function with this mechanism.
     pub fn calls_with(&self, function: &str, mechanism: u64) -> usize {
         let call = format!("{function} {mechanism:#x} ");
         self.trace().lines().filter(|line| line.starts_with(&call)).count()
     }
 
-    /// Every call: function, mechanism or `-`, and the code that was returned; a line each.
+    /// The calls, one a line: function, mechanism or `-`, and return value.
     pub fn trace(&self) -> String {
-        fs::read_to_string(trace_of(&self.control)).unwrap_or_default()
+        fs::read_to_string(trace_path(&self.control)).unwrap_or_default()
     }
 
-    /// The most session objects that a process ever had at once.
+    /// The highest number of session objects that a process had at once.
     pub fn peak_objects(&self) -> usize {
-        self.counts().map(|(_, counts)| Cell::Peak.read(&counts) as usize).max().unwrap_or_default()
+        self.counter_files().map(|(_, counts)| Counter::PeakObjects.read(&counts) as usize).max().unwrap_or_default()
     }
 
-    /// The processes that called the module.
+    /// The processes that have called the module.
     pub fn processes(&self) -> Vec<u32> {
-        self.counts().map(|(process, _)| process).collect()
+        self.counter_files().map(|(process, _)| process).collect()
     }
 
-    /// Those that live. One that has ended lives no more, though nobody has waited for it yet.
-    pub fn living(&self) -> Vec<u32> {
-        self.processes().into_iter().filter(|process| lives(*process)).collect()
+    /// The processes of these that are running. A zombie does not count.
+    pub fn running_processes(&self) -> Vec<u32> {
+        self.processes().into_iter().filter(|process| is_running(*process)).collect()
     }
 
-    fn of_the_living(&self, cell: Cell) -> usize {
-        let living = self.counts().filter(|(process, _)| lives(*process));
-        living.map(|(_, counts)| cell.read(&counts) as usize).sum()
+    fn sum_of_running(&self, cell: Counter) -> usize {
+        let running = self.counter_files().filter(|(process, _)| is_running(*process));
+        running.map(|(_, counts)| cell.read(&counts) as usize).sum()
     }
 
-    /// The processes that called the module, and their counters.
-    fn counts(&self) -> impl Iterator<Item = (u32, PathBuf)> {
+    /// The processes that have called the module, and the files of their counters.
+    fn counter_files(&self) -> impl Iterator<Item = (u32, PathBuf)> {
         let (folder, file) = (self.control.parent(), self.control.file_name());
         let prefix = format!("{}.counts.", file.expect("a file").to_string_lossy());
         let entries = fs::read_dir(folder.expect("a file is in a folder")).expect("the control file's folder");
@@ -122,7 +121,7 @@ impl Shim {
     }
 }
 
-fn lives(process: u32) -> bool {
+fn is_running(process: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     status
         .lines()
@@ -131,14 +130,14 @@ fn lives(process: u32) -> bool {
 }
 
 fn known(function: &str) -> Function {
-    Function::find(function).unwrap_or_else(|| panic!("{function} is no function of PKCS#11"))
+    Function::find(function).unwrap_or_else(|| panic!("{function} is not a PKCS#11 function"))
 }
 
-pub(crate) fn trace_of(control: &Path) -> PathBuf {
+pub(crate) fn trace_path(control: &Path) -> PathBuf {
     with_suffix(control, ".trace")
 }
 
-pub(crate) fn counts_of(control: &Path, process: u32) -> PathBuf {
+pub(crate) fn counters_path(control: &Path, process: u32) -> PathBuf {
     with_suffix(control, &format!(".counts.{process}"))
 }
 

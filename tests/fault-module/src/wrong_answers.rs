@@ -1,6 +1,6 @@
-//! The functions whose answers can be made wrong, and the list of mechanisms.
+//! The functions that can return wrong results, and the list of mechanisms.
 //!
-//! Each does the real work first, so that a wrong answer is the only thing that is wrong.
+//! Each does the real work first, so that only its result is wrong.
 #![allow(non_snake_case)]
 
 use std::slice;
@@ -8,10 +8,10 @@ use std::slice;
 use cryptoki_sys::*;
 
 use crate::{
-    call::{Call, Place},
+    call::{Call, Scope},
     function::Function,
-    life::{done, made},
-    real::{self, kind, real},
+    lifetimes::{record_object, succeeded},
+    real::{self, mechanism_type, real},
 };
 
 pub(crate) fn install(functions: &mut CK_FUNCTION_LIST) {
@@ -24,7 +24,7 @@ pub(crate) fn install(functions: &mut CK_FUNCTION_LIST) {
 }
 
 unsafe extern "C" fn C_GetMechanismList(slot: CK_SLOT_ID, list: *mut CK_MECHANISM_TYPE, count: *mut CK_ULONG) -> CK_RV {
-    let call = Call::begin(const { Function::named("C_GetMechanismList") }, Place::Slot);
+    let call = Call::begin(const { Function::named("C_GetMechanismList") }, Scope::Slot);
     let claims = call.claims();
     if list.is_null() || claims.is_empty() {
         let code = real!(call, C_GetMechanismList(slot, list, count));
@@ -38,13 +38,13 @@ unsafe extern "C" fn C_GetMechanismList(slot: CK_SLOT_ID, list: *mut CK_MECHANIS
     let room = unsafe { *count };
     let code = real!(call, C_GetMechanismList(slot, list, count));
     if code == CKR_OK {
-        // SAFETY: the real function has written so many, of the `room` that there is.
+        // SAFETY: the real function has written this many entries, at most `room`.
         let written = unsafe { *count };
         if written + claims.len() as CK_ULONG > room {
             return call.end(CKR_BUFFER_TOO_SMALL);
         }
         for (at, claim) in claims.iter().enumerate() {
-            // SAFETY: within the room, as has just been seen.
+            // SAFETY: within `room`, as checked above.
             unsafe { *list.add(written as usize + at) = *claim };
         }
         // SAFETY: as above.
@@ -59,13 +59,13 @@ unsafe extern "C" fn C_GetAttributeValue(
     template: *mut CK_ATTRIBUTE,
     count: CK_ULONG,
 ) -> CK_RV {
-    let call = Call::begin(const { Function::named("C_GetAttributeValue") }, Place::Session(session));
+    let call = Call::begin(const { Function::named("C_GetAttributeValue") }, Scope::Session(session));
     let code = real!(call, C_GetAttributeValue(session, object, template, count));
     if code == CKR_OK && call.is_wrong() {
         // SAFETY: the real function has taken the template, so it is one of `count` attributes.
         for attribute in unsafe { slice::from_raw_parts(template, count as usize) } {
             if attribute.type_ == CKA_VALUE && attribute.ulValueLen != CK_UNAVAILABLE_INFORMATION {
-                flip(attribute.pValue.cast(), attribute.ulValueLen);
+                flip_bit(attribute.pValue.cast(), attribute.ulValueLen);
             }
         }
     }
@@ -73,9 +73,9 @@ unsafe extern "C" fn C_GetAttributeValue(
 }
 
 unsafe extern "C" fn C_DigestFinal(session: CK_SESSION_HANDLE, digest: *mut CK_BYTE, length: *mut CK_ULONG) -> CK_RV {
-    let call = Call::begin(const { Function::named("C_DigestFinal") }, Place::Session(session));
+    let call = Call::begin(const { Function::named("C_DigestFinal") }, Scope::Session(session));
     let code = real!(call, C_DigestFinal(session, digest, length));
-    wrong_if_ordered(&call, code, digest, length);
+    falsify_if_ordered(&call, code, digest, length);
     call.end(code)
 }
 
@@ -86,9 +86,9 @@ unsafe extern "C" fn C_Sign(
     signature: *mut CK_BYTE,
     length: *mut CK_ULONG,
 ) -> CK_RV {
-    let call = Call::begin(const { Function::named("C_Sign") }, Place::Session(session));
+    let call = Call::begin(const { Function::named("C_Sign") }, Scope::Session(session));
     let code = real!(call, C_Sign(session, data, data_length, signature, length));
-    wrong_if_ordered(&call, code, signature, length);
+    falsify_if_ordered(&call, code, signature, length);
     call.end(code)
 }
 
@@ -100,14 +100,14 @@ unsafe extern "C" fn C_WrapKey(
     wrapped: *mut CK_BYTE,
     length: *mut CK_ULONG,
 ) -> CK_RV {
-    let mut call = Call::begin(const { Function::named("C_WrapKey") }, Place::Session(session));
-    call.mechanism = kind(mechanism);
+    let mut call = Call::begin(const { Function::named("C_WrapKey") }, Scope::Session(session));
+    call.mechanism = mechanism_type(mechanism);
     let code = real!(call, C_WrapKey(session, mechanism, wrapping, key, wrapped, length));
-    wrong_if_ordered(&call, code, wrapped, length);
+    falsify_if_ordered(&call, code, wrapped, length);
     call.end(code)
 }
 
-/// Wrong is: the derived object is another, with the same template and a value of its own.
+/// A wrong derivation returns another object, with the same template and a fixed value.
 unsafe extern "C" fn C_DeriveKey(
     session: CK_SESSION_HANDLE,
     mechanism: *mut CK_MECHANISM,
@@ -116,12 +116,12 @@ unsafe extern "C" fn C_DeriveKey(
     count: CK_ULONG,
     key: *mut CK_OBJECT_HANDLE,
 ) -> CK_RV {
-    let mut call = Call::begin(const { Function::named("C_DeriveKey") }, Place::Session(session));
-    call.mechanism = kind(mechanism);
+    let mut call = Call::begin(const { Function::named("C_DeriveKey") }, Scope::Session(session));
+    call.mechanism = mechanism_type(mechanism);
     let code = real!(call, C_DeriveKey(session, mechanism, base, template, count, key));
     if code != CKR_OK || !call.is_wrong() {
-        if done(&call, code) {
-            made(session, template, count, key);
+        if succeeded(&call, code) {
+            record_object(session, template, count, key);
         }
         return call.end(code);
     }
@@ -139,13 +139,13 @@ unsafe extern "C" fn C_DeriveKey(
         return call.end(CKR_FUNCTION_NOT_SUPPORTED);
     };
     // SAFETY: `key` holds the handle that the real function wrote; the new template's pointers are the caller's and that
-    // of `value`, which lives on.
+    // of `value`, which outlives the call.
     let code = unsafe {
         destroy(session, *key);
         create(session, other.as_mut_ptr(), other.len() as CK_ULONG, key)
     };
     if code == CKR_OK {
-        made(session, template, count, key);
+        record_object(session, template, count, key);
     }
     call.end(code)
 }
@@ -157,18 +157,18 @@ fn length_in(template: &[CK_ATTRIBUTE]) -> Option<usize> {
     Some(length as usize)
 }
 
-fn wrong_if_ordered(call: &Call, code: CK_RV, output: *mut CK_BYTE, length: *const CK_ULONG) {
+fn falsify_if_ordered(call: &Call, code: CK_RV, output: *mut CK_BYTE, length: *const CK_ULONG) {
     // A null output asks for the length only.
     if code == CKR_OK && call.is_wrong() && !output.is_null() {
         // SAFETY: the real function has written the length there.
-        flip(output, unsafe { *length });
+        flip_bit(output, unsafe { *length });
     }
 }
 
 /// Changes one bit of an output that the real function has written.
-fn flip(output: *mut CK_BYTE, length: CK_ULONG) {
+fn flip_bit(output: *mut CK_BYTE, length: CK_ULONG) {
     if !output.is_null() && length > 0 {
-        // SAFETY: the real function has written `length` bytes there, so there is a first.
+        // SAFETY: the real function has written `length` bytes there, at least one.
         unsafe { *output ^= 1 };
     }
 }

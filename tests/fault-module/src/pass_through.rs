@@ -1,4 +1,4 @@
-//! The functions that are passed on as they are.
+//! The functions that are passed on unchanged.
 #![allow(non_snake_case)]
 
 use std::ffi::c_void;
@@ -6,20 +6,20 @@ use std::ffi::c_void;
 use cryptoki_sys::*;
 
 use crate::{
-    call::{Call, Place},
+    call::{Call, Scope},
     function::Function,
     real,
 };
 
-/// For each function one that calls it in the real module, and a place for it in the list. One that the real module does
-/// not have is not there here either.
+/// Defines a function that calls its namesake in the real module, and installs it in the function list. A function that the
+/// real module lacks is missing here too.
 macro_rules! pass_on {
     ($($place:ident { $($name:ident($first:ident: $type:ty $(, $argument:ident: $types:ty)*);)* })*) => {
         $($(
             unsafe extern "C" fn $name($first: $type $(, $argument: $types)*) -> CK_RV {
                 let call = Call::begin(const { Function::named(stringify!($name)) }, place!($place $first));
                 let code = call.refused().unwrap_or_else(|| match real::functions().$name {
-                    // SAFETY: the caller's arguments as they came, to the function that they are for.
+                    // SAFETY: the caller's own arguments, passed on to the same function.
                     Some(function) => unsafe { function($first $(, $argument)*) },
                     None => CKR_FUNCTION_NOT_SUPPORTED,
                 });
@@ -35,13 +35,13 @@ macro_rules! pass_on {
 
 macro_rules! place {
     (module $first:ident) => {
-        Place::Module
+        Scope::Module
     };
     (slot $first:ident) => {
-        Place::Slot
+        Scope::Slot
     };
     (session $first:ident) => {
-        Place::Session($first)
+        Scope::Session($first)
     };
 }
 

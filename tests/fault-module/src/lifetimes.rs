@@ -1,4 +1,4 @@
-//! The functions that make and end sessions and objects, and those that show whether the token is there.
+//! The functions that begin and end sessions and objects, and those that show whether the token is present.
 #![allow(non_snake_case)]
 
 use std::{ffi::c_void, slice};
@@ -6,10 +6,10 @@ use std::{ffi::c_void, slice};
 use cryptoki_sys::*;
 
 use crate::{
-    call::{Call, Place},
+    call::{Call, Scope},
     function::Function,
-    ledger,
-    real::{kind, real},
+    live_objects,
+    real::{mechanism_type, real},
 };
 
 pub(crate) fn install(functions: &mut CK_FUNCTION_LIST) {
@@ -23,18 +23,18 @@ pub(crate) fn install(functions: &mut CK_FUNCTION_LIST) {
 }
 
 unsafe extern "C" fn C_Finalize(reserved: *mut c_void) -> CK_RV {
-    let call = Call::begin(const { Function::named("C_Finalize") }, Place::Module);
+    let call = Call::begin(const { Function::named("C_Finalize") }, Scope::Module);
     let code = real!(call, C_Finalize(reserved));
-    if done(&call, code) {
-        ledger::closed(|_, _| true);
+    if succeeded(&call, code) {
+        live_objects::sessions_closed(|_, _| true);
     }
     call.end(code)
 }
 
 unsafe extern "C" fn C_GetSlotList(with_token: CK_BBOOL, list: *mut CK_SLOT_ID, count: *mut CK_ULONG) -> CK_RV {
-    let call = Call::begin(const { Function::named("C_GetSlotList") }, Place::Module);
+    let call = Call::begin(const { Function::named("C_GetSlotList") }, Scope::Module);
     let code = real!(call, C_GetSlotList(with_token, list, count));
-    if done(&call, code) && call.is_gone() && with_token != CK_FALSE {
+    if succeeded(&call, code) && call.is_gone() && with_token != CK_FALSE {
         // SAFETY: the real function has just written there.
         unsafe { *count = 0 };
     }
@@ -42,9 +42,9 @@ unsafe extern "C" fn C_GetSlotList(with_token: CK_BBOOL, list: *mut CK_SLOT_ID, 
 }
 
 unsafe extern "C" fn C_GetSlotInfo(slot: CK_SLOT_ID, info: *mut CK_SLOT_INFO) -> CK_RV {
-    let call = Call::begin(const { Function::named("C_GetSlotInfo") }, Place::Slot);
+    let call = Call::begin(const { Function::named("C_GetSlotInfo") }, Scope::Slot);
     let code = real!(call, C_GetSlotInfo(slot, info));
-    if done(&call, code) && call.is_gone() {
+    if succeeded(&call, code) && call.is_gone() {
         // SAFETY: the real function has just written there.
         unsafe { (*info).flags &= !CKF_TOKEN_PRESENT };
     }
@@ -58,38 +58,38 @@ unsafe extern "C" fn C_OpenSession(
     notify: CK_NOTIFY,
     session: *mut CK_SESSION_HANDLE,
 ) -> CK_RV {
-    let call = Call::begin(const { Function::named("C_OpenSession") }, Place::Slot);
+    let call = Call::begin(const { Function::named("C_OpenSession") }, Scope::Slot);
     let code = real!(call, C_OpenSession(slot, flags, application, notify, session));
-    if done(&call, code) {
+    if succeeded(&call, code) {
         // SAFETY: the real function has just written there.
-        ledger::opened(unsafe { *session }, slot);
+        live_objects::session_opened(unsafe { *session }, slot);
     }
     call.end(code)
 }
 
 unsafe extern "C" fn C_CloseSession(session: CK_SESSION_HANDLE) -> CK_RV {
-    let call = Call::begin(const { Function::named("C_CloseSession") }, Place::Session(session));
+    let call = Call::begin(const { Function::named("C_CloseSession") }, Scope::Session(session));
     let code = real!(call, C_CloseSession(session));
-    if done(&call, code) {
-        ledger::closed(|closed, _| closed == session);
+    if succeeded(&call, code) {
+        live_objects::sessions_closed(|closed, _| closed == session);
     }
     call.end(code)
 }
 
 unsafe extern "C" fn C_CloseAllSessions(slot: CK_SLOT_ID) -> CK_RV {
-    let call = Call::begin(const { Function::named("C_CloseAllSessions") }, Place::Slot);
+    let call = Call::begin(const { Function::named("C_CloseAllSessions") }, Scope::Slot);
     let code = real!(call, C_CloseAllSessions(slot));
-    if done(&call, code) {
-        ledger::closed(|_, of| of == slot);
+    if succeeded(&call, code) {
+        live_objects::sessions_closed(|_, of| of == slot);
     }
     call.end(code)
 }
 
 unsafe extern "C" fn C_Logout(session: CK_SESSION_HANDLE) -> CK_RV {
-    let call = Call::begin(const { Function::named("C_Logout") }, Place::Session(session));
+    let call = Call::begin(const { Function::named("C_Logout") }, Scope::Session(session));
     let code = real!(call, C_Logout(session));
-    if done(&call, code) {
-        ledger::logged_out(session);
+    if succeeded(&call, code) {
+        live_objects::logged_out(session);
     }
     call.end(code)
 }
@@ -100,10 +100,10 @@ unsafe extern "C" fn C_CreateObject(
     count: CK_ULONG,
     object: *mut CK_OBJECT_HANDLE,
 ) -> CK_RV {
-    let call = Call::begin(const { Function::named("C_CreateObject") }, Place::Session(session));
+    let call = Call::begin(const { Function::named("C_CreateObject") }, Scope::Session(session));
     let code = real!(call, C_CreateObject(session, template, count, object));
-    if done(&call, code) {
-        made(session, template, count, object);
+    if succeeded(&call, code) {
+        record_object(session, template, count, object);
     }
     call.end(code)
 }
@@ -115,34 +115,34 @@ unsafe extern "C" fn C_CopyObject(
     count: CK_ULONG,
     copy: *mut CK_OBJECT_HANDLE,
 ) -> CK_RV {
-    let call = Call::begin(const { Function::named("C_CopyObject") }, Place::Session(session));
+    let call = Call::begin(const { Function::named("C_CopyObject") }, Scope::Session(session));
     let code = real!(call, C_CopyObject(session, object, template, count, copy));
-    // A copy of a token object that does not say otherwise is one too.
-    if done(&call, code) && (ledger::is_live(object) || asked(template, count, CKA_TOKEN) == Some(false)) {
-        made(session, template, count, copy);
+    // A copy of a token object is a token object unless the template says otherwise.
+    if succeeded(&call, code) && (live_objects::is_live(object) || bool_in(template, count, CKA_TOKEN) == Some(false)) {
+        record_object(session, template, count, copy);
     }
     call.end(code)
 }
 
 unsafe extern "C" fn C_DestroyObject(session: CK_SESSION_HANDLE, object: CK_OBJECT_HANDLE) -> CK_RV {
-    let call = Call::begin(const { Function::named("C_DestroyObject") }, Place::Session(session));
+    let call = Call::begin(const { Function::named("C_DestroyObject") }, Scope::Session(session));
     let code = real!(call, C_DestroyObject(session, object));
-    if done(&call, code) {
-        ledger::destroyed(object);
+    if succeeded(&call, code) {
+        live_objects::object_destroyed(object);
     }
     call.end(code)
 }
 
-/// Of a dead token no object is found.
+/// A dead token finds no objects.
 unsafe extern "C" fn C_FindObjects(
     session: CK_SESSION_HANDLE,
     objects: *mut CK_OBJECT_HANDLE,
     room: CK_ULONG,
     count: *mut CK_ULONG,
 ) -> CK_RV {
-    let call = Call::begin(const { Function::named("C_FindObjects") }, Place::Session(session));
+    let call = Call::begin(const { Function::named("C_FindObjects") }, Scope::Session(session));
     let code = real!(call, C_FindObjects(session, objects, room, count));
-    if done(&call, code) && call.is_dead() {
+    if succeeded(&call, code) && call.is_dead() {
         // SAFETY: the real function has just written there.
         unsafe { *count = 0 };
     }
@@ -156,11 +156,11 @@ unsafe extern "C" fn C_GenerateKey(
     count: CK_ULONG,
     key: *mut CK_OBJECT_HANDLE,
 ) -> CK_RV {
-    let mut call = Call::begin(const { Function::named("C_GenerateKey") }, Place::Session(session));
-    call.mechanism = kind(mechanism);
+    let mut call = Call::begin(const { Function::named("C_GenerateKey") }, Scope::Session(session));
+    call.mechanism = mechanism_type(mechanism);
     let code = real!(call, C_GenerateKey(session, mechanism, template, count, key));
-    if done(&call, code) {
-        made(session, template, count, key);
+    if succeeded(&call, code) {
+        record_object(session, template, count, key);
     }
     call.end(code)
 }
@@ -175,15 +175,15 @@ unsafe extern "C" fn C_GenerateKeyPair(
     public_key: *mut CK_OBJECT_HANDLE,
     private_key: *mut CK_OBJECT_HANDLE,
 ) -> CK_RV {
-    let mut call = Call::begin(const { Function::named("C_GenerateKeyPair") }, Place::Session(session));
-    call.mechanism = kind(mechanism);
+    let mut call = Call::begin(const { Function::named("C_GenerateKeyPair") }, Scope::Session(session));
+    call.mechanism = mechanism_type(mechanism);
     let code = real!(
         call,
         C_GenerateKeyPair(session, mechanism, public, public_count, private, private_count, public_key, private_key)
     );
-    if done(&call, code) {
-        made(session, public, public_count, public_key);
-        made(session, private, private_count, private_key);
+    if succeeded(&call, code) {
+        record_object(session, public, public_count, public_key);
+        record_object(session, private, private_count, private_key);
     }
     call.end(code)
 }
@@ -198,37 +198,37 @@ unsafe extern "C" fn C_UnwrapKey(
     count: CK_ULONG,
     key: *mut CK_OBJECT_HANDLE,
 ) -> CK_RV {
-    let mut call = Call::begin(const { Function::named("C_UnwrapKey") }, Place::Session(session));
-    call.mechanism = kind(mechanism);
+    let mut call = Call::begin(const { Function::named("C_UnwrapKey") }, Scope::Session(session));
+    call.mechanism = mechanism_type(mechanism);
     let code = real!(call, C_UnwrapKey(session, mechanism, unwrapping, wrapped, length, template, count, key));
-    if done(&call, code) {
-        made(session, template, count, key);
+    if succeeded(&call, code) {
+        record_object(session, template, count, key);
     }
     call.end(code)
 }
 
-/// The real function did it.
-pub(crate) fn done(call: &Call, code: CK_RV) -> bool {
+/// Whether the real function was called and succeeded.
+pub(crate) fn succeeded(call: &Call, code: CK_RV) -> bool {
     code == CKR_OK && call.refused().is_none()
 }
 
-/// Enters a new object in the ledger, if it is a session's.
-pub(crate) fn made(
+/// Records a new object if it is a session object.
+pub(crate) fn record_object(
     session: CK_SESSION_HANDLE,
     template: *const CK_ATTRIBUTE,
     count: CK_ULONG,
     object: *const CK_OBJECT_HANDLE,
 ) {
-    if asked(template, count, CKA_TOKEN) != Some(true) {
-        // Not said, it is private on most tokens.
-        let private = asked(template, count, CKA_PRIVATE) != Some(false);
+    if bool_in(template, count, CKA_TOKEN) != Some(true) {
+        // Without CKA_PRIVATE, most tokens make a private object.
+        let private = bool_in(template, count, CKA_PRIVATE) != Some(false);
         // SAFETY: the real function has just written there.
-        ledger::made(session, unsafe { *object }, private);
+        live_objects::object_made(session, unsafe { *object }, private);
     }
 }
 
-/// What a template that the real function has taken says of an attribute that is a CK_BBOOL.
-fn asked(template: *const CK_ATTRIBUTE, count: CK_ULONG, attribute: CK_ATTRIBUTE_TYPE) -> Option<bool> {
+/// The value of a CK_BBOOL attribute in a template that the real function has accepted.
+fn bool_in(template: *const CK_ATTRIBUTE, count: CK_ULONG, attribute: CK_ATTRIBUTE_TYPE) -> Option<bool> {
     if template.is_null() || count == 0 {
         return None;
     }
