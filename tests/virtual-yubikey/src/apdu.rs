@@ -1,25 +1,25 @@
-//! APDUs: what a command says, commands in several parts, answers in several parts (ISO/IEC 7816-4:2005 section 5.1).
+//! APDUs: parsing, command chaining, and responses in several parts (ISO/IEC 7816-4:2005 section 5.1).
 
 use crate::status::Status;
 
-/// The most data that a YubiKey takes with one command, whether in one APDU or in a chain.
-const MOST_DATA: usize = 3072;
+/// The longest data of one command, in one APDU or in a chain, in bytes.
+const MAX_DATA: usize = 3072;
 
-/// What a short APDU carries back at most.
-const MOST_ANSWER: usize = 256;
+/// The longest response to a short APDU, in bytes.
+const MAX_RESPONSE: usize = 256;
 
-/// CLA bit 5: more of this command follows (ISO/IEC 7816-4:2005 section 5.1.1.1).
+/// CLA bit 5: more parts of this command follow (ISO/IEC 7816-4:2005 section 5.1.1.1).
 const CHAINED: u8 = 0x10;
 
-/// A command, whole or a part of one.
+/// A command or a part of one.
 pub(crate) struct Command {
     pub(crate) ins: u8,
     pub(crate) p1: u8,
     pub(crate) p2: u8,
     pub(crate) data: Vec<u8>,
-    /// More follows.
+    /// Whether more parts follow.
     chained: bool,
-    /// Its length has three bytes, so its answer may be long too.
+    /// Whether the APDU is extended, so that the response may be long too.
     extended: bool,
 }
 
@@ -38,36 +38,36 @@ impl Command {
     }
 }
 
-/// The data of a command, between its length and the length that is expected; and whether lengths are extended.
+/// The data of a command, without Lc and Le, and whether the lengths are extended.
 fn data(body: &[u8]) -> Result<(&[u8], bool), Status> {
     match body {
-        // No data, and at most an expected length. Two bytes are what tools write that always give a length.
+        // No data, and at most Le. Tools that always write Lc send two bytes.
         [] | [_] | [0, _] => Ok((&[], false)),
         [0, _, _] => Ok((&[], true)),
         [0, high, low, rest @ ..] => {
-            between(u16::from_be_bytes([*high, *low]).into(), rest, 2).map(|data| (data, true))
+            data_before_le(u16::from_be_bytes([*high, *low]).into(), rest, 2).map(|data| (data, true))
         }
-        [length, rest @ ..] => between((*length).into(), rest, 1).map(|data| (data, false)),
+        [length, rest @ ..] => data_before_le((*length).into(), rest, 1).map(|data| (data, false)),
     }
 }
 
-/// The data at the beginning, after which comes an expected length of so many bytes or nothing.
-fn between(length: usize, rest: &[u8], expected: usize) -> Result<&[u8], Status> {
+/// The data at the start of `rest`. After it comes Le, of `expected` bytes, or nothing.
+fn data_before_le(length: usize, rest: &[u8], expected: usize) -> Result<&[u8], Status> {
     let (data, after) = rest.split_at_checked(length).ok_or(Status::WRONG_LENGTH)?;
     if after.is_empty() || after.len() == expected { Ok(data) } else { Err(Status::WRONG_LENGTH) }
 }
 
-/// What is under way between commands.
+/// The state between APDUs.
 #[derive(Default)]
 pub(crate) struct Transport {
-    /// The parts that came so far.
+    /// The parts of a chain so far.
     chain: Option<Command>,
-    /// What has not been fetched yet.
+    /// The part of a response that GET RESPONSE has not fetched yet.
     rest: Vec<u8>,
 }
 
 impl Transport {
-    /// Puts parts together; none while more follows. A part of another command begins anew.
+    /// Adds a part to its chain. Returns the command when it is complete. A part of another command begins a new chain.
     pub(crate) fn gather(&mut self, part: Command) -> Result<Option<Command>, Status> {
         self.rest.clear();
         let command = match self.chain.take() {
@@ -77,7 +77,7 @@ impl Transport {
             }
             _ => part,
         };
-        if command.data.len() > MOST_DATA {
+        if command.data.len() > MAX_DATA {
             return Err(Status::WRONG_LENGTH);
         }
         if command.chained {
@@ -87,12 +87,12 @@ impl Transport {
         Ok(Some(command))
     }
 
-    /// An answer as it goes out: what a short APDU cannot carry is kept for GET RESPONSE.
+    /// The response to a command. What does not fit into a short response is kept for GET RESPONSE.
     pub(crate) fn answer(&mut self, command: &Command, mut data: Vec<u8>) -> Vec<u8> {
-        if command.extended || data.len() <= MOST_ANSWER {
+        if command.extended || data.len() <= MAX_RESPONSE {
             return with_status(data, Status::SUCCESS);
         }
-        self.rest = data.split_off(MOST_ANSWER);
+        self.rest = data.split_off(MAX_RESPONSE);
         with_status(data, Status::more(self.rest.len()))
     }
 
@@ -106,7 +106,7 @@ impl Transport {
         self.answer(command, rest)
     }
 
-    /// Forgets all that is under way.
+    /// Forgets chained data and the rest of a response.
     pub(crate) fn clear(&mut self) {
         *self = Self::default();
     }

@@ -1,8 +1,8 @@
-//! Attestation: a certificate by which the YubiKey says that a key was made in it
+//! Attestation: a certificate in which the YubiKey states that it made a key
 //! (<https://docs.yubico.com/yesdk/users-manual/application-piv/attestation.html>).
 //!
-//! Here the whole chain is ECDSA on P-256. The attestation key of a real YubiKey up to 5.6 is RSA-2048: who verifies a
-//! chain takes the algorithm from the certificates.
+//! Here the whole chain is ECDSA on P-256. The attestation key of a real YubiKey up to 5.6 is RSA-2048, so a verifier must take
+//! the algorithm from the certificates.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ use crate::{
     status::Status,
 };
 
-/// Yubico's extensions: the firmware's three bytes, the serial number, the two policies, the case.
+/// Yubico's extensions: firmware, serial number, PIN and touch policies, form factor.
 const FIRMWARE: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.41482.3.3");
 const SERIAL: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.41482.3.7");
 const POLICIES: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.41482.3.8");
@@ -41,13 +41,13 @@ const FORM_FACTOR: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.
 
 const USB_A_KEYCHAIN: u8 = 0x01;
 
-/// What a YubiKey leaves the factory with.
+/// The keys and certificates that a YubiKey gets in the factory.
 pub(crate) struct Factory {
-    /// The certificate of who made it, whose key stays there.
+    /// The manufacturer's root certificate.
     pub(crate) root: Vec<u8>,
-    /// The key in F9.
+    /// The attestation key, in slot F9.
     pub(crate) key: PrivateKey,
-    /// The certificate of that key.
+    /// The certificate of the attestation key.
     pub(crate) certificate: Vec<u8>,
 }
 
@@ -67,8 +67,8 @@ impl Factory {
     }
 }
 
-/// Yubico's ATTEST: the certificate of the key in a slot. There is none for a key that was imported, and the answer is
-/// that of an empty slot.
+/// Yubico's ATTEST: the attestation certificate of the key in a slot. An imported key has none; the response is that for an
+/// empty slot.
 pub(crate) fn attest(
     firmware: Firmware,
     serial: u32,
@@ -93,7 +93,7 @@ pub(crate) fn attest(
     statement.sign(&key.private, &signer.private).map_err(|_| Status::WRONG_DATA)
 }
 
-/// What a certificate says, beside the public key.
+/// The content of a certificate, without the public key.
 struct Statement {
     issuer: Name,
     subject: Name,
@@ -101,7 +101,7 @@ struct Statement {
 }
 
 impl Statement {
-    /// That of an authority, with so many more between it and the last certificate.
+    /// The content of a CA certificate. `between` is the number of CA certificates that may follow it.
     fn authority(issuer: Name, subject: Name, between: u8) -> Self {
         let constraints = BasicConstraints { ca: true, path_len_constraint: Some(between) };
         let extension = (&constraints).to_extension(&subject, &[]).expect("an extension of a few bytes");
@@ -116,7 +116,7 @@ impl Statement {
             PrivateKey::P384(signer) => {
                 self.sign_with::<_, p384::ecdsa::DerSignature>(key, &p384::ecdsa::SigningKey::from(signer))
             }
-            // Nobody imports such a key into F9 to attest with it.
+            // Nobody imports such a key into F9.
             PrivateKey::Ed25519(_) | PrivateKey::X25519(_) => Err(builder::Error::MissingAttributes),
         }
     }
@@ -153,7 +153,7 @@ impl BuilderProfile for Statement {
     }
 }
 
-/// A public key as certificates have it (RFC 5480 section 2, RFC 8410 section 4).
+/// SubjectPublicKeyInfo of a key (RFC 5480 section 2, RFC 8410 section 4).
 fn public_key_info(key: &PrivateKey) -> builder::Result<SubjectPublicKeyInfoOwned> {
     const EC: &str = "1.2.840.10045.2.1";
     let (algorithm, curve) = match key.algorithm() {
@@ -169,7 +169,7 @@ fn public_key_info(key: &PrivateKey) -> builder::Result<SubjectPublicKeyInfoOwne
     })
 }
 
-/// An extension whose value is these bytes, with nothing around them but its own OCTET STRING.
+/// An extension whose value is the plain bytes in the extension's own OCTET STRING.
 fn extension(id: ObjectIdentifier, value: &[u8]) -> Extension {
     let extn_value = OctetString::new(value).expect("a few bytes");
     Extension { extn_id: id, critical: false, extn_value }

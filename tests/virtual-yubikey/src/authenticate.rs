@@ -1,37 +1,41 @@
-//! GENERAL AUTHENTICATE (NIST SP 800-73-4 part 2 section 3.2.4): the management key is proven, or a private key used.
+//! GENERAL AUTHENTICATE (NIST SP 800-73-4 part 2 section 3.2.4): proof of the management key, and use of a private key.
 
 use std::time::Instant;
 
 use crate::{
     apdu::Command,
     card::Card,
-    faults::Plugging,
+    faults::PowerCycle,
     firmware::Firmware,
     keys::Algorithm,
     management::MANAGEMENT_KEY,
     slots::{Key, PinPolicy, TouchPolicy},
-    status::{Status, Stop},
+    status::{CommandError, Status},
     tlv::{self, List},
 };
 
 impl Card {
-    pub(crate) fn general_authenticate(&mut self, command: &Command, plugging: Plugging) -> Result<Vec<u8>, Stop> {
+    pub(crate) fn general_authenticate(
+        &mut self,
+        command: &Command,
+        power_cycle: PowerCycle,
+    ) -> Result<Vec<u8>, CommandError> {
         let template = List::parse_in(0x7C, &command.data)?;
         if command.p2 == MANAGEMENT_KEY {
-            self.need_touch(self.management.touch_for(&template), plugging)?;
+            self.check_touch_policy(self.management.touch_for(&template), power_cycle)?;
             return Ok(self.management.authenticate(command.p1, &template)?);
         }
         let key = self.slots.find(command.p2).ok_or(Status::WRONG_DATA)?.clone();
-        let task = Task::parse(&key, command.p1, &template, self.firmware)?;
-        self.need_pin(key.pin)?;
-        self.need_touch(key.touch, plugging)?;
-        self.faults.work(plugging)?;
-        let result = task.perform(&key)?;
-        self.counters.operations.up();
+        let operation = Operation::parse(&key, command.p1, &template, self.firmware)?;
+        self.check_pin_policy(key.pin)?;
+        self.check_touch_policy(key.touch, power_cycle)?;
+        self.faults.work(power_cycle)?;
+        let result = operation.perform(&key)?;
+        self.counters.operations.increment();
         Ok(tlv::write(&[0x7C], &tlv::write(&[0x82], &result)))
     }
 
-    fn need_pin(&self, policy: PinPolicy) -> Result<(), Status> {
+    fn check_pin_policy(&self, policy: PinPolicy) -> Result<(), Status> {
         let enough = match policy {
             PinPolicy::Never => true,
             PinPolicy::Once => self.pins.is_verified(),
@@ -40,34 +44,34 @@ impl Card {
         if enough { Ok(()) } else { Err(Status::SECURITY) }
     }
 
-    /// Waits for a touch, if one is needed. One that does not come is answered exactly as a missing PIN is.
-    fn need_touch(&mut self, policy: TouchPolicy, plugging: Plugging) -> Result<(), Stop> {
+    /// Waits for a touch if the policy wants one. A touch that does not come gives the same status as a missing PIN.
+    fn check_touch_policy(&mut self, policy: TouchPolicy, power_cycle: PowerCycle) -> Result<(), CommandError> {
         let enough = match policy {
             TouchPolicy::Never => true,
             TouchPolicy::Always => false,
-            TouchPolicy::Cached => self.touched.is_some_and(|touched| self.faults.still_counts(touched)),
+            TouchPolicy::Cached => self.last_touch.is_some_and(|last_touch| self.faults.still_counts(last_touch)),
         };
         if enough {
             return Ok(());
         }
-        self.counters.touches.up();
-        if !self.faults.wait_for_touch(plugging)? {
+        self.counters.touches.increment();
+        if !self.faults.wait_for_touch(power_cycle)? {
             return Err(Status::SECURITY.into());
         }
-        self.touched = Some(Instant::now());
+        self.last_touch = Some(Instant::now());
         Ok(())
     }
 }
 
-/// What a private key is to do.
-enum Task<'a> {
-    /// 81 is a challenge: what is to be signed.
+/// An operation with a private key.
+enum Operation<'a> {
+    /// Tag 81, a challenge: the input to sign.
     Sign(&'a [u8]),
-    /// 85 is an exponentiation: the peer's point.
+    /// Tag 85, an exponentiation: the peer's point.
     Agree(&'a [u8]),
 }
 
-impl<'a> Task<'a> {
+impl<'a> Operation<'a> {
     fn parse(key: &Key, algorithm: u8, template: &List<'a>, firmware: Firmware) -> Result<Self, Status> {
         if Algorithm::parse(algorithm, firmware)? != key.private.algorithm() {
             return Err(Status::WRONG_DATA);

@@ -1,4 +1,4 @@
-//! The card: which command is whose.
+//! The card: which part carries out which command.
 
 use std::{sync::Arc, time::Instant};
 
@@ -6,27 +6,27 @@ use crate::{
     apdu::{Command, Transport, with_status},
     attestation::{self, Factory},
     counts::Counters,
-    faults::{Faults, Plugging, Unplugged},
+    faults::{Faults, PowerCycle, Unplugged},
     firmware::Firmware,
     management::{MANAGEMENT_KEY, Management},
     objects::Objects,
     pin::{PIN, PUK, Pins},
     slots::Slots,
-    status::{Status, Stop},
+    status::{CommandError, Status},
 };
 
 const SELECT: u8 = 0xA4;
 const GET_RESPONSE: u8 = 0xC0;
 const VERIFY: u8 = 0x20;
 
-/// The PIV application (NIST SP 800-73-4 part 1 section 2.2), of which a caller may leave the end out.
+/// The identifier of the PIV application (NIST SP 800-73-4 part 1 section 2.2). SELECT accepts a prefix.
 const PIV: [u8; 11] = [0xA0, 0x00, 0x00, 0x03, 0x08, 0x00, 0x00, 0x10, 0x00, 0x01, 0x00];
 
-/// Its answer to SELECT (SP 800-73-4 part 2 table 3): the application's version, and whose numbers it uses.
+/// The response to SELECT (SP 800-73-4 part 2 table 3): the application's version, and the authority for its tags.
 const PIV_SELECTED: &[u8] =
     &[0x61, 0x11, 0x4F, 0x06, 0x00, 0x00, 0x10, 0x00, 0x01, 0x00, 0x79, 0x07, 0x4F, 0x05, 0xA0, 0x00, 0x00, 0x03, 0x08];
 
-/// Yubico's management application. Its answer to SELECT names the firmware, which is all that is played of it.
+/// Yubico's management application. Only its response to SELECT is emulated, which names the firmware.
 const YUBICO_MANAGEMENT: [u8; 8] = [0xA0, 0x00, 0x00, 0x05, 0x27, 0x47, 0x11, 0x17];
 
 pub(crate) struct Card {
@@ -34,16 +34,16 @@ pub(crate) struct Card {
     serial: u32,
     pub(crate) faults: Faults,
     pub(crate) counters: Arc<Counters>,
-    /// Since when it has had power.
-    plugging: Option<Plugging>,
+    /// The power cycle in which the card last answered.
+    power_cycle: Option<PowerCycle>,
     transport: Transport,
     piv_selected: bool,
     pub(crate) pins: Pins,
     pub(crate) management: Management,
     pub(crate) slots: Slots,
     objects: Objects,
-    /// The last touch.
-    pub(crate) touched: Option<Instant>,
+    /// When the last touch came.
+    pub(crate) last_touch: Option<Instant>,
 }
 
 impl Card {
@@ -58,52 +58,52 @@ impl Card {
             firmware,
             serial,
             faults,
-            plugging: None,
+            power_cycle: None,
             transport: Transport::default(),
             piv_selected: false,
             pins: Pins::factory(counters.clone()),
             management: Management::factory(firmware),
             slots: Slots::factory(firmware, factory.key.clone()),
             objects: Objects::factory(&factory.certificate),
-            touched: None,
+            last_touch: None,
             counters,
         }
     }
 
-    /// One APDU, at the end of which the card must be the one that was plugged in at its beginning.
+    /// Carries out an APDU. Fails if the card was unplugged meanwhile, even if it is back.
     pub(crate) fn transmit(&mut self, apdu: &[u8]) -> Result<Vec<u8>, Unplugged> {
-        let plugging = self.faults.plugging()?;
-        if self.plugging != Some(plugging) {
-            self.plugging = Some(plugging);
-            self.touched = None;
+        let power_cycle = self.faults.power_cycle()?;
+        if self.power_cycle != Some(power_cycle) {
+            self.power_cycle = Some(power_cycle);
+            self.last_touch = None;
             self.reset();
         }
-        self.counters.apdus.up();
-        let answer = match self.answer(apdu, plugging) {
+        self.counters.apdus.increment();
+        let answer = match self.answer(apdu, power_cycle) {
             Ok(answer) => answer,
-            Err(Stop::Refused(status)) => with_status(Vec::new(), status),
-            Err(Stop::Unplugged) => return Err(Unplugged),
+            Err(CommandError::Refused(status)) => with_status(Vec::new(), status),
+            Err(CommandError::Unplugged) => return Err(Unplugged),
         };
-        self.faults.done();
-        if self.faults.plugging()? == plugging { Ok(answer) } else { Err(Unplugged) }
+        self.faults.apdu_done();
+        if self.faults.power_cycle()? == power_cycle { Ok(answer) } else { Err(Unplugged) }
     }
 
     pub(crate) fn reset(&mut self) {
         self.transport.clear();
         self.piv_selected = false;
-        self.forget_proofs();
+        self.forget_authentication();
     }
 
     pub(crate) fn pin_tries_left(&self) -> u8 {
         self.pins.pin_tries_left()
     }
 
-    fn forget_proofs(&mut self) {
+    fn forget_authentication(&mut self) {
         self.pins.forget_verification();
         self.management.forget_authentication();
     }
 
-    fn answer(&mut self, apdu: &[u8], plugging: Plugging) -> Result<Vec<u8>, Stop> {
+    fn answer(&mut self, apdu: &[u8], power_cycle: PowerCycle) -> Result<Vec<u8>, CommandError> {
         let part = Command::parse(apdu)?;
         if part.ins == GET_RESPONSE {
             let ordered = self.faults.take_answer(part.ins);
@@ -112,8 +112,8 @@ impl Card {
         let Some(command) = self.transport.gather(part)? else { return Ok(with_status(Vec::new(), Status::SUCCESS)) };
         let result = match (self.faults.take_answer(command.ins), command.ins) {
             (Some(status), _) => Err(status.into()),
-            (None, SELECT) => self.select(&command).map_err(Stop::from),
-            (None, _) if self.piv_selected => self.piv(&command, plugging),
+            (None, SELECT) => self.select(&command).map_err(CommandError::from),
+            (None, _) if self.piv_selected => self.piv(&command, power_cycle),
             (None, _) => Err(Status::NO_INSTRUCTION.into()),
         };
         if command.ins != VERIFY {
@@ -123,10 +123,10 @@ impl Card {
     }
 
     fn select(&mut self, command: &Command) -> Result<Vec<u8>, Status> {
-        self.counters.selects.up();
+        self.counters.selects.increment();
         let aid = &command.data[..];
         if aid.len() >= 5 && PIV.starts_with(aid) {
-            // Selected again, it keeps what was proven (SP 800-73-4 part 2 section 3.1.1).
+            // Selecting it again keeps the verified PIN and the authentication (SP 800-73-4 part 2 section 3.1.1).
             self.piv_selected = true;
             return Ok(PIV_SELECTED.to_vec());
         }
@@ -134,20 +134,20 @@ impl Card {
             self.reset();
             return Ok(format!("Virtual mgr - FW version {}", self.firmware).into_bytes());
         }
-        // What is not there leaves the application selected that is (the same section).
+        // If the application does not exist, the selected one stays selected (the same section).
         Err(Status::NOT_FOUND)
     }
 
-    fn piv(&mut self, command: &Command, plugging: Plugging) -> Result<Vec<u8>, Stop> {
+    fn piv(&mut self, command: &Command, power_cycle: PowerCycle) -> Result<Vec<u8>, CommandError> {
         let answer = match command.ins {
             VERIFY => self.pins.verify(command),
             0x24 => self.pins.change(command),
             0x2C => self.pins.unblock(command),
             0x47 => self.with_management_key().and_then(|card| card.slots.generate(command)),
-            0x87 => return self.general_authenticate(command, plugging),
+            0x87 => return self.general_authenticate(command, power_cycle),
             0xCB => self.objects.read(command, self.pins.is_verified()),
             0xDB => self.with_management_key().and_then(|card| card.objects.write(command)),
-            // Yubico's own, from here on.
+            // Yubico's own commands from here on.
             0xF6 if self.firmware.is_5_7() => {
                 self.with_management_key().and_then(|card| card.slots.move_or_delete(command))
             }
@@ -183,7 +183,7 @@ impl Card {
         self.with_management_key()?.pins.set_tries(command)
     }
 
-    /// Yubico's RESET: only when PIN and PUK are blocked, so that nobody does it by mistake.
+    /// Yubico's RESET. Allowed only when PIN and PUK are blocked, which prevents resets by mistake.
     fn reset_application(&mut self) -> Result<Vec<u8>, Status> {
         if !self.pins.are_both_blocked() {
             return Err(Status::CONDITIONS);

@@ -1,25 +1,25 @@
-//! What happened, counted.
+//! Counts of events.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// How often each thing happened since the start.
+/// Counts of events since the start.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Counts {
-    /// VERIFYs with a PIN in them, right or wrong.
+    /// VERIFY commands with a PIN, right or wrong.
     pub verifies: u64,
-    /// PINs that were wrong and cost a try, in whichever command.
+    /// Wrong PINs that cost a try, in any command.
     pub wrong_pins: u64,
     /// Operations that waited for a touch, whether it came or not.
     pub touches: u64,
-    /// Private-key operations that were done: signatures and key agreements, not attestations.
+    /// Completed private-key operations: signatures and key agreements, not attestations.
     pub operations: u64,
-    /// SELECTs.
+    /// SELECT commands.
     pub selects: u64,
     /// APDUs that reached the card.
     pub apdus: u64,
 }
 
-/// The same while it changes, so that it is readable while the card works.
+/// The same as atomic counters, so that they can be read during a command.
 #[derive(Default)]
 pub(crate) struct Counters {
     pub(crate) verifies: Counter,
@@ -34,7 +34,7 @@ pub(crate) struct Counters {
 pub(crate) struct Counter(AtomicU64);
 
 impl Counter {
-    pub(crate) fn up(&self) {
+    pub(crate) fn increment(&self) {
         self.0.fetch_add(1, Relaxed);
     }
 }

@@ -1,4 +1,4 @@
-//! What goes wrong, and who touches.
+//! Faults and touches on order.
 
 use std::{
     error::Error,
@@ -9,7 +9,7 @@ use std::{
 
 use crate::status::Status;
 
-/// The YubiKey is not there, or went while it worked.
+/// The YubiKey is unplugged, or was unplugged during the command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Unplugged;
 
@@ -21,17 +21,17 @@ impl fmt::Display for Unplugged {
 
 impl Error for Unplugged {}
 
-/// When an operation that waits for a touch gets it.
+/// When an operation that waits for a touch gets one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Touch {
-    /// So long after it began to wait.
+    /// This long after it began to wait.
     After(Duration),
-    /// Not at all: it waits for [`Faults::touch_timeout`] and answers 6982, the same as to a missing PIN.
+    /// Never. The operation waits for [`Faults::touch_timeout`] and returns 6982, as for a missing PIN.
     Never,
 }
 
-/// The handle to break a virtual YubiKey with; clones break the same one. Each fault can be ordered while a command is
-/// at work, and what waits at that moment heeds it.
+/// The handle for the faults of a virtual YubiKey. Clones refer to the same YubiKey. Each fault can be set during a command, and
+/// affects a command that is waiting.
 #[derive(Clone, Default)]
 pub struct Faults(Arc<Shared>);
 
@@ -43,10 +43,10 @@ struct Shared {
 
 struct State {
     plugged: bool,
-    /// How often it was unplugged. A command that began before the last time has lost its card, even if it is back.
+    /// How often it was unplugged. A command that began before the last time fails, even if the YubiKey is back.
     unplugs: u64,
     unplug_in_operation: bool,
-    /// How many APDUs are still answered.
+    /// How many more APDUs are answered.
     unplug_after: Option<u64>,
     operations_take: Duration,
     touch: Touch,
@@ -72,60 +72,60 @@ impl Default for State {
 }
 
 impl Faults {
-    /// Takes it out: it has no power, so it loses all but its keys, objects, PINs and tries.
+    /// Unplugs it. Without power it keeps only its keys, objects, PINs and tries.
     pub fn unplug(&self) {
         self.change(State::unplug);
     }
 
-    /// Puts it back in.
+    /// Plugs it in again.
     pub fn plug_in(&self) {
         self.change(|state| state.plugged = true);
     }
 
-    /// The next private-key operation never answers: the YubiKey is unplugged after the touch and before the result.
+    /// Unplugs it during the next private-key operation, after the touch and before the result.
     pub fn unplug_in_operation(&self) {
         self.change(|state| state.unplug_in_operation = true);
     }
 
-    /// So many more APDUs are answered. The one after them is done, and its answer is lost: the YubiKey is unplugged.
+    /// Unplugs it after this many more APDUs. The next APDU is carried out, and its response is lost.
     pub fn unplug_after(&self, apdus: u64) {
         self.change(|state| state.unplug_after = Some(apdus));
     }
 
-    /// Has each private-key operation take this much longer, besides waiting for a touch.
+    /// Makes each private-key operation take this much longer, in addition to waiting for a touch.
     pub fn operations_take(&self, time: Duration) {
         self.change(|state| state.operations_take = time);
     }
 
-    /// When touches come; at once if nothing is said.
+    /// When touches come. Default: at once.
     pub fn touch(&self, touch: Touch) {
         self.change(|state| state.touch = touch);
     }
 
-    /// How long an operation waits for a touch; 15 seconds if nothing is said, as hardware does.
+    /// How long an operation waits for a touch. Default: 15 seconds, as on hardware.
     pub fn touch_timeout(&self, time: Duration) {
         self.change(|state| state.touch_timeout = time);
     }
 
-    /// How long a touch counts for keys with the touch policy *cached*; 15 seconds if nothing is said, as on hardware.
+    /// How long a touch counts for keys with touch policy *cached*. Default: 15 seconds, as on hardware.
     pub fn touch_counts_for(&self, time: Duration) {
         self.change(|state| state.touch_counts_for = time);
     }
 
-    /// The next command with this INS is not done, and is answered with this status word only; a chain is one command,
-    /// answered at its end. Several such orders are obeyed one after the other.
+    /// Answers the next command with this INS with this status word, without carrying it out. A chain is one command, answered at
+    /// its end. Several calls affect one command each, in order.
     pub fn answer_next(&self, ins: u8, status: u16) {
         self.change(|state| state.answers.push((ins, Status(status))));
     }
 
-    /// Names the time since it was last plugged in, if it is.
-    pub(crate) fn plugging(&self) -> Result<Plugging, Unplugged> {
+    /// The present power cycle.
+    pub(crate) fn power_cycle(&self) -> Result<PowerCycle, Unplugged> {
         let state = self.state();
-        if state.plugged { Ok(Plugging(state.unplugs)) } else { Err(Unplugged) }
+        if state.plugged { Ok(PowerCycle(state.unplugs)) } else { Err(Unplugged) }
     }
 
-    /// An APDU was done, and its answer is under way.
-    pub(crate) fn done(&self) {
+    /// Called after an APDU was carried out, before its response is returned.
+    pub(crate) fn apdu_done(&self) {
         let mut state = self.state();
         match state.unplug_after {
             Some(0) => {
@@ -137,9 +137,9 @@ impl Faults {
         }
     }
 
-    /// Waits for a touch, and says whether it came.
-    pub(crate) fn wait_for_touch(&self, plugging: Plugging) -> Result<bool, Unplugged> {
-        self.wait(plugging, |state| match state.touch {
+    /// Waits for a touch. Returns whether it came.
+    pub(crate) fn wait_for_touch(&self, power_cycle: PowerCycle) -> Result<bool, Unplugged> {
+        self.wait(power_cycle, |state| match state.touch {
             Touch::After(time) => time.min(state.touch_timeout),
             Touch::Never => state.touch_timeout,
         })?;
@@ -147,9 +147,9 @@ impl Faults {
         Ok(matches!(state.touch, Touch::After(time) if time <= state.touch_timeout))
     }
 
-    /// Works, as long as a private-key operation takes.
-    pub(crate) fn work(&self, plugging: Plugging) -> Result<(), Unplugged> {
-        self.wait(plugging, |state| state.operations_take)?;
+    /// Waits as long as a private-key operation takes.
+    pub(crate) fn work(&self, power_cycle: PowerCycle) -> Result<(), Unplugged> {
+        self.wait(power_cycle, |state| state.operations_take)?;
         let mut state = self.state();
         if std::mem::take(&mut state.unplug_in_operation) {
             state.unplug();
@@ -158,24 +158,24 @@ impl Faults {
         Ok(())
     }
 
-    /// Whether a touch of then still counts.
+    /// Whether a touch at that time still counts.
     pub(crate) fn still_counts(&self, touch: Instant) -> bool {
         touch.elapsed() < self.state().touch_counts_for
     }
 
-    /// The status word that is ordered for the next command with this INS.
+    /// The status word that is set for the next command with this INS.
     pub(crate) fn take_answer(&self, ins: u8) -> Option<Status> {
         let mut state = self.state();
         let next = state.answers.iter().position(|(its, _)| *its == ins)?;
         Some(state.answers.remove(next).1)
     }
 
-    /// Waits until so much time has passed since now; how much is asked again whenever an order came.
-    fn wait(&self, plugging: Plugging, time: fn(&State) -> Duration) -> Result<(), Unplugged> {
+    /// Waits for a time, which is read again whenever a fault is set.
+    fn wait(&self, power_cycle: PowerCycle, time: fn(&State) -> Duration) -> Result<(), Unplugged> {
         let begin = Instant::now();
         let mut state = self.state();
         loop {
-            if !state.plugged || state.unplugs != plugging.0 {
+            if !state.plugged || state.unplugs != power_cycle.0 {
                 return Err(Unplugged);
             }
             let left = time(&state).saturating_sub(begin.elapsed());
@@ -206,6 +206,6 @@ impl State {
     }
 }
 
-/// One time between being plugged in and being unplugged.
+/// The time from being plugged in to being unplugged.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Plugging(u64);
+pub(crate) struct PowerCycle(u64);

@@ -1,22 +1,22 @@
-//! The firmware, which decides what a YubiKey can.
+//! The firmware, which decides what a YubiKey can do.
 
 use std::{fmt, str::FromStr};
 
-/// Which firmware is played.
+/// A firmware version to emulate.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Firmware {
-    /// 5 for all that this crate plays.
+    /// Always 5 in this crate.
     pub major: u8,
-    /// What decides about algorithms and commands.
+    /// Decides which algorithms and commands exist.
     pub minor: u8,
-    /// Corrections.
+    /// The patch version.
     pub patch: u8,
 }
 
 impl Firmware {
-    /// The widest spread: P-256 and P-384, a management key of 3DES.
+    /// The most common: P-256 and P-384, a 3DES management key.
     pub const V5_4_3: Self = Self { major: 5, minor: 4, patch: 3 };
-    /// The first with Ed25519, X25519 and MOVE KEY, and a management key of AES-192.
+    /// The first with Ed25519, X25519 and MOVE KEY. Its management key is AES-192.
     pub const V5_7_1: Self = Self { major: 5, minor: 7, patch: 1 };
 
     /// GET METADATA, since 5.3.
@@ -24,12 +24,12 @@ impl Firmware {
         self.is_at_least(5, 3)
     }
 
-    /// Management keys of AES, since 5.4.
+    /// AES management keys, since 5.4.
     pub(crate) fn has_aes(self) -> bool {
         self.is_at_least(5, 4)
     }
 
-    /// Ed25519 and X25519, MOVE KEY, AES-192 as the default of the management key: all since 5.7.
+    /// Ed25519, X25519, MOVE KEY, and AES-192 as the default of the management key, since 5.7.
     pub(crate) fn is_5_7(self) -> bool {
         self.is_at_least(5, 7)
     }
@@ -53,7 +53,7 @@ impl FromStr for Firmware {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is no firmware; write it as 5.7.1");
+        let wrong = || format!("{text:?} is not a firmware version; write it as 5.7.1");
         let numbers: Vec<u8> = text.split('.').map(str::parse).collect::<Result<_, _>>().map_err(|_| wrong())?;
         let [major, minor, patch] = numbers[..] else { return Err(wrong()) };
         Ok(Self { major, minor, patch })

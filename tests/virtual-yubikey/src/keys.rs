@@ -1,4 +1,4 @@
-//! Private keys: what each algorithm does.
+//! Private keys and their operations.
 
 use getrandom::{SysRng, rand_core::UnwrapErr};
 use p256::{
@@ -8,7 +8,7 @@ use p256::{
 
 use crate::{firmware::Firmware, status::Status};
 
-/// An algorithm as PIV numbers it (NIST SP 800-78-4 table 6-2; the two of 25519 are Yubico's own).
+/// An algorithm with its PIV number (NIST SP 800-78-4 table 6-2; the two of 25519 are Yubico's own).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(crate) enum Algorithm {
@@ -19,7 +19,7 @@ pub(crate) enum Algorithm {
 }
 
 impl Algorithm {
-    /// The algorithm of this number, if the firmware has it.
+    /// The algorithm with this number, if the firmware has it.
     pub(crate) fn parse(number: u8, firmware: Firmware) -> Result<Self, Status> {
         match number {
             0x11 => Ok(Self::P256),
@@ -52,7 +52,7 @@ impl PrivateKey {
         }
     }
 
-    /// A key from its bytes: 06 is the scalar of a NIST curve, 07 that of Ed25519, 08 that of X25519, all at full
+    /// A key from its bytes. Tag 06 is the scalar of a NIST curve, 07 an Ed25519 key, 08 an X25519 key, all at full
     /// length (Yubico's IMPORT ASYMMETRIC KEY).
     pub(crate) fn import(algorithm: Algorithm, tag: u8, bytes: &[u8]) -> Result<Self, Status> {
         let seed = || <[u8; 32]>::try_from(bytes).ok();
@@ -77,7 +77,7 @@ impl PrivateKey {
         }
     }
 
-    /// The public half as the card writes it: an uncompressed point, or the 32 bytes of a 25519 key.
+    /// The public half as the card encodes it: an uncompressed point, or the 32 bytes of a 25519 key.
     pub(crate) fn public(&self) -> Vec<u8> {
         match self {
             Self::P256(key) => key.public_key().to_sec1_point(false).as_bytes().to_vec(),
@@ -107,10 +107,10 @@ impl PrivateKey {
         }
     }
 
-    /// The shared secret with a peer (SP 800-73-4 part 2 appendix A.5). A point that is not on its NIST curve is refused;
-    /// X25519 is computed whatever the point, even if the result is zero.
+    /// The shared secret with a peer (SP 800-73-4 part 2 appendix A.5). A point that is not on its NIST curve is refused. X25519
+    /// accepts every point, even if the result is zero.
     pub(crate) fn agree(&self, peer: &[u8]) -> Result<Vec<u8>, Status> {
-        // The card takes uncompressed points only; the library would take others.
+        // The card accepts uncompressed points only; the library would accept others.
         let is_uncompressed = peer.first() == Some(&0x04);
         match self {
             Self::P256(key) if is_uncompressed => {
@@ -132,7 +132,7 @@ impl PrivateKey {
     }
 }
 
-/// A hash as long as the curve's order: a shorter one is a smaller number. Tools cut a longer one themselves.
+/// Pads a hash to the length of the curve's order. Tools shorten longer hashes themselves.
 fn pad<const N: usize>(hash: &[u8]) -> Result<[u8; N], Status> {
     let from = N.checked_sub(hash.len()).filter(|from| *from < N).ok_or(Status::WRONG_DATA)?;
     let mut padded = [0; N];

@@ -1,6 +1,6 @@
-//! A virtual YubiKey: its PIV application in software, with faults on demand. For tests, since its keys are in memory.
+//! A virtual YubiKey: its PIV application in software, with faults on demand. For tests only, since its keys are in memory.
 //!
-//! A test speaks to it in process, one APDU at a time, and needs neither pcscd nor root:
+//! A test can use it in its own process, one APDU at a time, without pcscd and without root:
 //!
 //! ```
 //! use claviger_virtual_yubikey::{Firmware, VirtualYubiKey};
@@ -14,11 +14,11 @@
 //! # Ok::<(), claviger_virtual_yubikey::Unplugged>(())
 //! ```
 //!
-//! The binary `virtual-yubikey` puts the same behind pcscd, for what speaks PC/SC.
+//! The binary `virtual-yubikey` connects it to pcscd, for programs that use PC/SC.
 //!
 //! The commands are those of NIST SP 800-73-4 part 2, and Yubico's own as the manual of its .NET SDK describes them
-//! (<https://docs.yubico.com/yesdk/users-manual/application-piv/commands.html>). Absent: RSA, biometry, secure
-//! messaging, and every application but PIV.
+//! (<https://docs.yubico.com/yesdk/users-manual/application-piv/commands.html>). Not implemented: RSA, biometrics, secure
+//! messaging, and all applications except PIV.
 
 mod apdu;
 mod attestation;
@@ -45,13 +45,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use card::Card;
 
-/// What the reader is told first of a YubiKey 5 (its answer to reset, ISO/IEC 7816-3 section 8).
+/// The answer to reset of a YubiKey 5 (ISO/IEC 7816-3 section 8).
 pub const ATR: &[u8] = &[
     0x3B, 0xFD, 0x13, 0x00, 0x00, 0x81, 0x31, 0xFE, 0x15, 0x80, 0x73, 0xC0, 0x21, 0xC0, 0x57, 0x59, 0x75, 0x62, 0x69,
     0x4B, 0x65, 0x79, 0x40,
 ];
 
-/// A virtual YubiKey; clones are the same one.
+/// A virtual YubiKey. Clones refer to the same one.
 #[derive(Clone)]
 pub struct VirtualYubiKey(Arc<Inner>);
 
@@ -65,7 +65,7 @@ struct Inner {
 }
 
 impl VirtualYubiKey {
-    /// One that is factory fresh: PIN 123456, PUK 12345678, the default management key, an attestation key, no other.
+    /// A YubiKey from the factory: PIN 123456, PUK 12345678, the default management key, an attestation key, no other keys.
     pub fn new(firmware: Firmware, serial: u32) -> Self {
         let faults = Faults::default();
         let counters = Arc::<counts::Counters>::default();
@@ -74,44 +74,44 @@ impl VirtualYubiKey {
         Self(Arc::new(Inner { firmware, serial, root: factory.root, faults, counters, card: Mutex::new(card) }))
     }
 
-    /// The serial number, as it is printed on the case.
+    /// The serial number.
     pub fn serial(&self) -> u32 {
         self.0.serial
     }
 
-    /// The firmware that is played.
+    /// The firmware that is emulated.
     pub fn firmware(&self) -> Firmware {
         self.0.firmware
     }
 
-    /// One APDU in, the response with its status word out, as a card reader passes it. It fails if the YubiKey is not
-    /// there, also if it is unplugged while it works. Commands of several threads are done one after the other.
+    /// Sends an APDU and returns the response with its status word, like a card reader. Fails if the YubiKey is unplugged, also
+    /// during the command. Commands of several threads run one after another.
     pub fn transmit(&self, apdu: &[u8]) -> Result<Vec<u8>, Unplugged> {
         self.card().transmit(apdu)
     }
 
-    /// What a reset of the card does: verified PIN, authentication, selection and chained data are gone, keys stay. It
-    /// waits for the command that is at work.
+    /// Resets the card: it forgets the verified PIN, the authentication, the selected application and chained data. Keys stay.
+    /// Waits for a command in progress.
     pub fn reset(&self) {
         self.card().reset();
     }
 
-    /// The way to break it. Usable while a command is at work.
+    /// The handle for faults. Can be used during a command.
     pub fn faults(&self) -> Faults {
         self.0.faults.clone()
     }
 
-    /// How often each thing happened since the start. Readable while a command is at work.
+    /// Counts of events since the start. Can be read during a command.
     pub fn counts(&self) -> Counts {
         self.0.counters.now()
     }
 
-    /// How many wrong PINs it still takes. It waits for the command that is at work.
+    /// The tries left for the PIN. Waits for a command in progress.
     pub fn pin_tries_left(&self) -> u8 {
         self.card().pin_tries_left()
     }
 
-    /// The root certificate (DER) that its attestation chain ends in.
+    /// The root certificate (DER) of the attestation chain.
     pub fn attestation_root(&self) -> Vec<u8> {
         self.0.root.clone()
     }

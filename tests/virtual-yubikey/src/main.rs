@@ -1,10 +1,10 @@
-//! `virtual-yubikey FIRMWARE SERIAL PORT [--control FILE]`: a virtual YubiKey behind pcscd.
+//! `virtual-yubikey FIRMWARE SERIAL PORT [--control FILE]` connects a virtual YubiKey to pcscd.
 //!
-//! vsmartcard's vpcd, a reader of pcscd's, listens on PORT of 127.0.0.1 (35963 is its first). As long as FILE is there,
-//! the YubiKey is unplugged. Each time it is in the reader, the line `ready` is printed. It ends when it is killed.
+//! vsmartcard's vpcd, a reader driver of pcscd, listens on PORT of 127.0.0.1 (35963 for its first slot). While FILE exists, the
+//! YubiKey is unplugged. Each time it is plugged in, the program prints `ready`. It runs until it is killed.
 //!
-//! `virtual-yubikey run FIRMWARE:SERIAL [FIRMWARE:SERIAL] -- COMMAND...`: starts pcscd, plugs one or two in, and runs the
-//! command; its exit status is the command's.
+//! `virtual-yubikey run FIRMWARE:SERIAL [FIRMWARE:SERIAL] -- COMMAND...` starts pcscd, plugs in one or two YubiKeys, and runs
+//! the command. Its exit status is the command's.
 
 use std::{
     net::{Ipv4Addr, TcpStream},
@@ -16,7 +16,7 @@ use std::{
 use claviger_virtual_yubikey::{
     VirtualYubiKey,
     pcscd::{PORT, Pcscd, missing},
-    reader::{GLANCE, InReader, serve},
+    reader::{POLL_INTERVAL, ReaderConnection, serve},
 };
 
 const USAGE: &str = "usage: virtual-yubikey FIRMWARE SERIAL PORT [--control FILE]
@@ -41,10 +41,10 @@ fn main() -> ExitCode {
     };
     loop {
         while is_unplugged(control.as_deref()) {
-            thread::sleep(GLANCE);
+            thread::sleep(POLL_INTERVAL);
         }
         let Ok(reader) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else {
-            thread::sleep(GLANCE);
+            thread::sleep(POLL_INTERVAL);
             continue;
         };
         let unplugged = control.clone();
@@ -52,8 +52,8 @@ fn main() -> ExitCode {
         if let Err(error) = served {
             eprintln!("virtual-yubikey: {error}");
         }
-        // vpcd takes the next connection only when it has noticed that this one ended.
-        thread::sleep(GLANCE);
+        // vpcd accepts the next connection only after it has noticed that this one ended.
+        thread::sleep(POLL_INTERVAL);
     }
 }
 
@@ -67,9 +67,10 @@ fn run_behind_pcscd(arguments: &[String]) -> ExitCode {
         return ExitCode::from(3);
     }
     let _pcscd = Pcscd::start();
-    let _readers: Vec<InReader> = (PORT..).zip(&cards).map(|(port, card)| InReader::plug_in(card, port)).collect();
-    // Until the reader has seen them: pcscd looks every 0.4 seconds.
-    thread::sleep(10 * GLANCE);
+    let _connections: Vec<ReaderConnection> =
+        (PORT..).zip(&cards).map(|(port, card)| ReaderConnection::plug_in(card, port)).collect();
+    // Until pcscd has noticed them. It polls every 0.4 seconds.
+    thread::sleep(10 * POLL_INTERVAL);
     match Command::new(program).args(words).status() {
         Ok(status) => ExitCode::from(status.code().and_then(|code| code.try_into().ok()).unwrap_or(1)),
         Err(error) => {

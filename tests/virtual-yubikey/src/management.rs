@@ -1,4 +1,4 @@
-//! The management key, and the proof that one has it (NIST SP 800-73-4 part 2 section 3.2.4 and appendix A.1).
+//! The management key and its proof (NIST SP 800-73-4 part 2 section 3.2.4 and appendix A.1).
 
 use aes::cipher::{Block, BlockCipherEncrypt, KeyInit};
 
@@ -18,7 +18,7 @@ const AES_128: u8 = 0x08;
 const AES_192: u8 = 0x0A;
 const AES_256: u8 = 0x0C;
 
-/// Of 3DES and of AES-192 alike.
+/// The factory key, for 3DES and for AES-192.
 const FACTORY_KEY: [u8; 24] = [1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8];
 
 pub(crate) struct Management {
@@ -27,14 +27,14 @@ pub(crate) struct Management {
     key: Vec<u8>,
     touch: TouchPolicy,
     authenticated: bool,
-    asked: Option<Asked>,
+    pending: Option<PendingProof>,
 }
 
-/// What the card has asked and waits to be answered.
-enum Asked {
-    /// To decrypt what it encrypted: the first half of mutual authentication.
+/// A proof that the card has begun and waits to be completed.
+enum PendingProof {
+    /// Mutual authentication: the caller must decrypt this.
     Witness(Vec<u8>),
-    /// To encrypt this: single authentication.
+    /// Single authentication: the caller must encrypt this.
     Challenge(Vec<u8>),
 }
 
@@ -42,7 +42,7 @@ impl Management {
     pub(crate) fn factory(firmware: Firmware) -> Self {
         let algorithm = if firmware.is_5_7() { AES_192 } else { TDES };
         let (key, touch) = (FACTORY_KEY.to_vec(), TouchPolicy::Never);
-        Self { firmware, algorithm, key, touch, authenticated: false, asked: None }
+        Self { firmware, algorithm, key, touch, authenticated: false, pending: None }
     }
 
     pub(crate) fn is_authenticated(&self) -> bool {
@@ -51,36 +51,36 @@ impl Management {
 
     pub(crate) fn forget_authentication(&mut self) {
         self.authenticated = false;
-        self.asked = None;
+        self.pending = None;
     }
 
-    /// Whether the command at hand is the last of an authentication and needs a touch.
+    /// The touch policy of a command: the key's for the last command of an authentication, otherwise none.
     pub(crate) fn touch_for(&self, template: &List) -> TouchPolicy {
         let has = |tag| template.find(tag).is_some_and(|value| !value.is_empty());
-        let is_last = match self.asked {
-            Some(Asked::Witness(_)) => has(0x80) && has(0x81),
-            Some(Asked::Challenge(_)) => has(0x82),
+        let is_last = match self.pending {
+            Some(PendingProof::Witness(_)) => has(0x80) && has(0x81),
+            Some(PendingProof::Challenge(_)) => has(0x82),
             None => false,
         };
         if is_last { self.touch } else { TouchPolicy::Never }
     }
 
-    /// GENERAL AUTHENTICATE with the management key: 80 is a witness, 81 a challenge, 82 a response; an empty one asks
-    /// the card for it.
+    /// GENERAL AUTHENTICATE with the management key. Tag 80 is a witness, 81 a challenge, 82 a response. An empty element asks the
+    /// card for it.
     pub(crate) fn authenticate(&mut self, algorithm: u8, template: &List) -> Result<Vec<u8>, Status> {
-        let asked = self.asked.take();
-        // 00 means 3DES too (SP 800-78-4 table 6-2).
+        let pending = self.pending.take();
+        // 00 also means 3DES (SP 800-78-4 table 6-2).
         if (if algorithm == 0 { TDES } else { algorithm }) != self.algorithm {
             return Err(Status::WRONG_DATA);
         }
-        match (template.find(0x80), template.find(0x81), template.find(0x82), asked) {
+        match (template.find(0x80), template.find(0x81), template.find(0x82), pending) {
             (Some([]), _, _, _) => {
                 let witness = self.nonce();
                 let encrypted = self.encrypt(&witness)?;
-                self.asked = Some(Asked::Witness(witness));
+                self.pending = Some(PendingProof::Witness(witness));
                 Ok(answer(0x80, &encrypted))
             }
-            (Some(decrypted), Some(challenge), _, Some(Asked::Witness(witness))) => {
+            (Some(decrypted), Some(challenge), _, Some(PendingProof::Witness(witness))) => {
                 let response = self.encrypt(challenge)?;
                 self.prove(decrypted == witness)?;
                 Ok(answer(0x82, &response))
@@ -88,20 +88,20 @@ impl Management {
             (None, Some([]), _, _) => {
                 let challenge = self.nonce();
                 let question = answer(0x81, &challenge);
-                self.asked = Some(Asked::Challenge(challenge));
+                self.pending = Some(PendingProof::Challenge(challenge));
                 Ok(question)
             }
-            (None, None, Some(response), Some(Asked::Challenge(challenge))) => {
+            (None, None, Some(response), Some(PendingProof::Challenge(challenge))) => {
                 self.prove(response == self.encrypt(&challenge)?)?;
                 Ok(Vec::new())
             }
-            // An answer to nothing that was asked.
+            // A response without a pending request.
             (Some(_), Some(_), _, _) | (None, None, Some(_), _) => Err(Status::SECURITY),
             _ => Err(Status::WRONG_DATA),
         }
     }
 
-    /// Yubico's SET MANAGEMENT KEY: algorithm, 9B, length, key; P2 is the touch policy, counted down from FF.
+    /// Yubico's SET MANAGEMENT KEY. The data is algorithm, 9B, length, key; P2 is the touch policy, counted down from FF.
     pub(crate) fn set(&mut self, command: &Command) -> Result<Vec<u8>, Status> {
         let touch = match command.p2 {
             0xFF => TouchPolicy::Never,
@@ -118,7 +118,7 @@ impl Management {
         Ok(Vec::new())
     }
 
-    /// GET METADATA: algorithm, touch policy, whether it is that of the factory.
+    /// GET METADATA: algorithm, touch policy, whether the key is the factory's.
     pub(crate) fn metadata(&self) -> Vec<u8> {
         let is_factory = u8::from(self.key == FACTORY_KEY);
         [

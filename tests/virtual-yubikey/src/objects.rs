@@ -1,4 +1,4 @@
-//! Data objects: certificates and what else is written down (NIST SP 800-73-4 part 2 sections 3.1.2 and 3.3.1).
+//! Data objects: certificates and others (NIST SP 800-73-4 part 2 sections 3.1.2 and 3.3.1).
 
 use std::collections::BTreeMap;
 
@@ -11,13 +11,13 @@ use crate::{
 /// The object with the certificate of the attestation key.
 pub(crate) const ATTESTATION_CERTIFICATE: [u8; 3] = [0x5F, 0xFF, 0x01];
 
-/// The largest object, by Yubico's documentation.
-const MOST_BYTES: usize = 3052;
+/// The size of the largest object by Yubico's documentation, in bytes.
+const MAX_OBJECT: usize = 3052;
 
-/// Fingerprints, facial image, printed information, iris images: read with the PIN only (SP 800-73-4 part 1 table 2).
+/// Objects that need the PIN: fingerprints, facial image, printed information, iris images (SP 800-73-4 part 1 table 2).
 const NEED_PIN: [[u8; 3]; 4] = [[0x5F, 0xC1, 0x03], [0x5F, 0xC1, 0x08], [0x5F, 0xC1, 0x09], [0x5F, 0xC1, 0x21]];
 
-/// The discovery object (SP 800-73-4 part 1 section 3.3.2): the application, and that its own PIN is the one in use.
+/// The discovery object (SP 800-73-4 part 1 section 3.3.2): the application, which uses its own PIN.
 const DISCOVERY: &[u8] = &[
     0x7E, 0x12, 0x4F, 0x0B, 0xA0, 0x00, 0x00, 0x03, 0x08, 0x00, 0x00, 0x10, 0x00, 0x01, 0x00, 0x5F, 0x2F, 0x02, 0x40,
     0x00,
@@ -26,17 +26,17 @@ const DISCOVERY: &[u8] = &[
 pub(crate) struct Objects(BTreeMap<[u8; 3], Vec<u8>>);
 
 impl Objects {
-    /// Empty, but for the certificate of the attestation key.
+    /// Only the certificate of the attestation key.
     pub(crate) fn factory(attestation_certificate: &[u8]) -> Self {
         Self(BTreeMap::from([(ATTESTATION_CERTIFICATE, certificate_object(attestation_certificate))]))
     }
 
-    /// Removes all but the certificate of the attestation key, which a reset of the application leaves as it is.
+    /// Removes all objects except the certificate of the attestation key, as a reset of the application does.
     pub(crate) fn reset(&mut self) {
         self.0.retain(|id, _| *id == ATTESTATION_CERTIFICATE);
     }
 
-    /// The certificate in the object of the attestation key.
+    /// The certificate of the attestation key.
     pub(crate) fn attestation_certificate(&self) -> Option<&[u8]> {
         List::parse(self.0.get(&ATTESTATION_CERTIFICATE)?).ok()?.find(0x70)
     }
@@ -54,12 +54,12 @@ impl Objects {
         self.0.get(&id).map(|object| tlv::write(&[0x53], object)).ok_or(Status::NOT_FOUND)
     }
 
-    /// PUT DATA; an empty object is removed.
+    /// PUT DATA. An empty value removes the object.
     pub(crate) fn write(&mut self, command: &Command) -> Result<Vec<u8>, Status> {
         let list = List::parse(&command.data)?;
         let id = list.find(0x5C).and_then(|id| <[u8; 3]>::try_from(id).ok()).ok_or(Status::WRONG_DATA)?;
         let object = list.find(0x53).ok_or(Status::WRONG_DATA)?;
-        if object.len() > MOST_BYTES {
+        if object.len() > MAX_OBJECT {
             return Err(Status::NO_SPACE);
         }
         if object.is_empty() {
@@ -71,7 +71,7 @@ impl Objects {
     }
 }
 
-/// A certificate as an object has it: not compressed, without an error detection code (SP 800-73-4 part 1 appendix A).
+/// The object for a certificate: not compressed, no error detection code (SP 800-73-4 part 1 appendix A).
 fn certificate_object(certificate: &[u8]) -> Vec<u8> {
     [tlv::write(&[0x70], certificate), tlv::write(&[0x71], &[0]), tlv::write(&[0xFE], &[])].concat()
 }

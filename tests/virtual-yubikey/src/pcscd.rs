@@ -1,5 +1,4 @@
-//! pcscd with a virtual reader, for tests over the real PC/SC. It wants root, and Debian's packages pcscd and
-//! vsmartcard-vpcd.
+//! pcscd with a virtual reader, for tests through the real PC/SC. Needs root, and Debian's packages pcscd and vsmartcard-vpcd.
 
 use std::{
     fs,
@@ -11,25 +10,25 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The driver of the reader, as Debian's vsmartcard-vpcd has it.
+/// The reader driver in Debian's vsmartcard-vpcd.
 const DRIVER: &str = "/usr/lib/pcsc/drivers/serial/libifdvpcd.so";
-/// What a YubiKey's own reader calls itself.
+/// The reader name of a YubiKey.
 const READER: &str = "Yubico YubiKey OTP+FIDO+CCID";
-/// Where vpcd listens for its first card; the second's is the next.
+/// The port on which vpcd listens for its first card. The next port is for the second card.
 pub const PORT: u16 = 0x8c7b;
-/// Where pcscd does.
+/// The socket of pcscd.
 const SOCKET: &str = "/run/pcscd/pcscd.comm";
-/// Longer than anything here takes.
-const SOON: Duration = Duration::from_secs(20);
+/// A timeout that no step here reaches.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A pcscd of our own, with one virtual reader for two cards. Dropped, it ends.
+/// A pcscd process with one virtual reader for two cards. It is stopped when this is dropped.
 pub struct Pcscd {
     process: Child,
     _readers: tempfile::NamedTempFile,
 }
 
 impl Pcscd {
-    /// Starts it, and waits until it answers. Where [`is_here`] says so, it can be.
+    /// Starts pcscd and waits until it answers. Possible where [`is_here`] returns true.
     ///
     /// # Panics
     /// If it cannot be started, or does not answer.
@@ -46,7 +45,7 @@ impl Pcscd {
         service
     }
 
-    /// Ends it; its socket goes with it.
+    /// Stops pcscd, which removes its socket.
     pub fn stop(&mut self) {
         let _ = Command::new("kill").arg(self.process.id().to_string()).status();
         let _ = self.process.wait();
@@ -59,10 +58,10 @@ impl Drop for Pcscd {
     }
 }
 
-/// Whether [`Pcscd::start`] can be called. If not, it is said why; where tokens must be there, it is a failure.
+/// Whether [`Pcscd::start`] can be called. If not, the reason is printed.
 ///
 /// # Panics
-/// If it cannot, and `CLAVIGER_REQUIRE_TOKENS` is set.
+/// If it cannot be called, and `CLAVIGER_REQUIRE_TOKENS` is set.
 pub fn is_here() -> bool {
     let Some(missing) = missing() else { return true };
     assert!(std::env::var_os("CLAVIGER_REQUIRE_TOKENS").is_none(), "{missing}");
@@ -70,14 +69,14 @@ pub fn is_here() -> bool {
     false
 }
 
-/// Why [`Pcscd::start`] cannot be called here, in words; none if it can.
+/// Why [`Pcscd::start`] cannot be called here; none if it can.
 pub fn missing() -> Option<String> {
     let root = fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
     match () {
         () if pcscd().is_none() => Some("pcscd is missing: apt-get install pcscd".into()),
         () if !Path::new(DRIVER).exists() => Some("vsmartcard-vpcd is missing: apt-get install vsmartcard-vpcd".into()),
-        () if !root => Some("pcscd is started by root".into()),
-        () if Path::new("/run/pcscd/pcscd.pid").exists() && is_running() => Some("another pcscd runs here".into()),
+        () if !root => Some("pcscd must be started by root".into()),
+        () if Path::new("/run/pcscd/pcscd.pid").exists() && is_running() => Some("another pcscd is running".into()),
         () => None,
     }
 }
@@ -91,14 +90,14 @@ fn is_running() -> bool {
     Path::new("/proc").join(pid.trim()).join("comm").exists()
 }
 
-/// Waits until something is so.
+/// Waits until `done` returns true.
 ///
 /// # Panics
 /// After 20 seconds.
 pub fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + SOON;
+    let end = Instant::now() + TIMEOUT;
     while !done() {
-        assert!(Instant::now() < end, "{what}: not in time");
+        assert!(Instant::now() < end, "{what}: timeout");
         thread::sleep(Duration::from_millis(50));
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{apdu::Command, counts::Counters, status::Status, tlv};
 
-/// P2 of the commands that mean the PIN or the PUK, and their slots in GET METADATA.
+/// The key references of PIN and PUK: P2 of commands, and the slot in GET METADATA.
 pub(crate) const PIN: u8 = 0x80;
 pub(crate) const PUK: u8 = 0x81;
 
@@ -12,7 +12,7 @@ const FACTORY_PIN: [u8; 8] = *b"123456\xFF\xFF";
 const FACTORY_PUK: [u8; 8] = *b"12345678";
 const FACTORY_TRIES: u8 = 3;
 
-/// Both, and what was proven with the PIN.
+/// PIN and PUK, and whether the PIN is verified.
 pub(crate) struct Pins {
     pin: Secret,
     puk: Secret,
@@ -20,13 +20,13 @@ pub(crate) struct Pins {
     counters: Arc<Counters>,
 }
 
-/// What the PIN allows at this moment.
+/// Whether the PIN is verified.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Verified {
     No,
-    /// Since an earlier command.
+    /// By an earlier command.
     Yes,
-    /// By the command right before: enough for a key whose PIN policy is *always*.
+    /// By the last command, which is what a key with PIN policy *always* needs.
     JustNow,
 }
 
@@ -44,7 +44,7 @@ impl Pins {
         self.verified == Verified::JustNow
     }
 
-    /// After any command but VERIFY.
+    /// Called after every command except VERIFY.
     pub(crate) fn another_command_came(&mut self) {
         if self.verified == Verified::JustNow {
             self.verified = Verified::Yes;
@@ -67,11 +67,11 @@ impl Pins {
     pub(crate) fn verify(&mut self, command: &Command) -> Result<Vec<u8>, Status> {
         match (command.p1, command.p2, &command.data[..]) {
             (0xFF, PIN, []) => self.verified = Verified::No,
-            // A question; it costs no try.
+            // Asks whether the PIN is verified. Costs no try.
             (0x00, PIN, []) if self.is_verified() => {}
             (0x00, PIN, []) => return Err(Status::tries_left(self.pin.left)),
             (0x00, PIN, pin) => {
-                self.counters.verifies.up();
+                self.counters.verifies.increment();
                 self.check_pin(pin)?;
                 self.verified = Verified::JustNow;
             }
@@ -80,9 +80,9 @@ impl Pins {
         Ok(Vec::new())
     }
 
-    /// CHANGE REFERENCE DATA (SP 800-73-4 part 2 section 3.2.2): the old one, then the new one.
+    /// CHANGE REFERENCE DATA (SP 800-73-4 part 2 section 3.2.2). The data is the old code and the new one.
     pub(crate) fn change(&mut self, command: &Command) -> Result<Vec<u8>, Status> {
-        let (old, new) = two(&command.data)?;
+        let (old, new) = old_and_new(&command.data)?;
         match command.p2 {
             PIN => {
                 self.check_pin(&old)?;
@@ -97,19 +97,19 @@ impl Pins {
         Ok(Vec::new())
     }
 
-    /// RESET RETRY COUNTER (SP 800-73-4 part 2 section 3.2.3): the PUK, then the new PIN.
+    /// RESET RETRY COUNTER (SP 800-73-4 part 2 section 3.2.3). The data is the PUK and the new PIN.
     pub(crate) fn unblock(&mut self, command: &Command) -> Result<Vec<u8>, Status> {
         if command.p2 != PIN {
             return Err(Status::NO_REFERENCE);
         }
-        let (puk, new) = two(&command.data)?;
+        let (puk, new) = old_and_new(&command.data)?;
         self.puk.check(puk)?;
         self.pin.value = new;
-        self.pin.left = self.pin.most;
+        self.pin.left = self.pin.max;
         Ok(Vec::new())
     }
 
-    /// Yubico's SET PIN RETRIES: it sets PIN and PUK to those of the factory besides.
+    /// Yubico's SET PIN RETRIES. It also resets PIN and PUK to the factory's.
     pub(crate) fn set_tries(&mut self, command: &Command) -> Result<Vec<u8>, Status> {
         if command.p1 == 0 || command.p2 == 0 {
             return Err(Status::WRONG_DATA);
@@ -119,11 +119,11 @@ impl Pins {
         Ok(Vec::new())
     }
 
-    /// GET METADATA of the PIN or the PUK: algorithm FF, whether it is that of the factory, the tries.
+    /// GET METADATA of the PIN or the PUK: algorithm FF, whether the value is the factory's, the tries.
     pub(crate) fn metadata(&self, which: u8) -> Vec<u8> {
         let (secret, factory) = if which == PIN { (&self.pin, FACTORY_PIN) } else { (&self.puk, FACTORY_PUK) };
         let is_factory = u8::from(secret.value == factory);
-        let tries = [secret.most, secret.left];
+        let tries = [secret.max, secret.left];
         [tlv::write(&[0x01], &[0xFF]), tlv::write(&[0x05], &[is_factory]), tlv::write(&[0x06], &tries)].concat()
     }
 
@@ -135,7 +135,7 @@ impl Pins {
             self.verified = Verified::No;
         }
         if self.pin.left < left {
-            self.counters.wrong_pins.up();
+            self.counters.wrong_pins.increment();
         }
         checked
     }
@@ -144,7 +144,7 @@ impl Pins {
 /// A PIN or a PUK, padded to 8 bytes with FF (SP 800-73-4 part 2 section 2.4.3), and its tries.
 struct Secret {
     value: [u8; 8],
-    most: u8,
+    max: u8,
     left: u8,
 }
 
@@ -154,7 +154,7 @@ impl Secret {
     }
 
     fn with_tries(value: [u8; 8], tries: u8) -> Self {
-        Self { value, most: tries, left: tries }
+        Self { value, max: tries, left: tries }
     }
 
     fn check(&mut self, value: [u8; 8]) -> Result<(), Status> {
@@ -165,13 +165,13 @@ impl Secret {
             self.left -= 1;
             return Err(Status::tries_left(self.left));
         }
-        self.left = self.most;
+        self.left = self.max;
         Ok(())
     }
 }
 
-/// Two of 8 bytes each, of which the second is to be a new one: 6 to 8 bytes and then nothing but padding.
-fn two(data: &[u8]) -> Result<([u8; 8], [u8; 8]), Status> {
+/// Splits data into two codes of 8 bytes. The second is a new code: 6 to 8 bytes, then only padding.
+fn old_and_new(data: &[u8]) -> Result<([u8; 8], [u8; 8]), Status> {
     let (old, new) = data.split_first_chunk().ok_or(Status::WRONG_DATA)?;
     let new: [u8; 8] = new.try_into().map_err(|_| Status::WRONG_DATA)?;
     let length = new.iter().position(|byte| *byte == 0xFF).unwrap_or(new.len());

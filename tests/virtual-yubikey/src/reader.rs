@@ -1,4 +1,4 @@
-//! A reader for it: vsmartcard's vpcd, which pcscd takes for one, speaks to a card over TCP.
+//! The connection to a reader: vsmartcard's vpcd, a reader driver of pcscd, connects to a card over TCP.
 
 use std::{
     io,
@@ -15,18 +15,18 @@ use vpicc::{Connection, VSmartCard};
 
 use crate::{ATR, VirtualYubiKey};
 
-/// How often is looked for a reader that is not there, and whether the card is unplugged.
-pub const GLANCE: Duration = Duration::from_millis(50);
+/// How often to look for a missing reader, and whether the card is unplugged.
+pub const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// A YubiKey in a reader of this machine's pcscd, until this is dropped.
-pub struct InReader {
+/// A YubiKey that is plugged into a reader of this machine's pcscd, until this is dropped.
+pub struct ReaderConnection {
     unplugged: Arc<AtomicBool>,
     end: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
-impl InReader {
-    /// Plugs it in where vpcd listens on `port` of 127.0.0.1, as soon as it does.
+impl ReaderConnection {
+    /// Plugs the YubiKey in as soon as vpcd listens on `port` of 127.0.0.1.
     pub fn plug_in(yubikey: &VirtualYubiKey, port: u16) -> Self {
         let (unplugged, end) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
         let (yubikey, out, over) = (yubikey.clone(), unplugged.clone(), end.clone());
@@ -41,20 +41,20 @@ impl InReader {
                         eprintln!("virtual-yubikey: {error}");
                     }
                 }
-                // vpcd takes the next connection only when it has noticed that this one ended.
-                thread::sleep(GLANCE);
+                // vpcd accepts the next connection only after it has noticed that this one ended.
+                thread::sleep(POLL_INTERVAL);
             }
         });
         Self { unplugged, end, thread: Some(thread) }
     }
 
-    /// Takes it out, or puts it back in; it takes a moment until the reader sees it.
+    /// Unplugs it or plugs it in again. The reader notices after a moment.
     pub fn unplug(&self, unplugged: bool) {
         self.unplugged.store(unplugged, Ordering::SeqCst);
     }
 }
 
-impl Drop for InReader {
+impl Drop for ReaderConnection {
     fn drop(&mut self) {
         self.end.store(true, Ordering::SeqCst);
         if let Some(thread) = self.thread.take() {
@@ -63,10 +63,10 @@ impl Drop for InReader {
     }
 }
 
-/// Is in the reader, which is a connection to vpcd, until it is unplugged or the reader goes; `ready` is called when it is.
+/// Serves a connection to vpcd until the YubiKey is unplugged or the connection ends. Calls `ready` when it begins.
 ///
 /// # Errors
-/// Those of the connection, but for its end.
+/// Errors of the connection, except its end.
 pub fn serve(
     yubikey: &VirtualYubiKey,
     reader: TcpStream,
@@ -82,9 +82,9 @@ pub fn serve(
         let (over, faults) = (over.clone(), yubikey.faults());
         thread::spawn(move || {
             while !over.load(Ordering::SeqCst) && !is_unplugged() {
-                thread::sleep(GLANCE);
+                thread::sleep(POLL_INTERVAL);
             }
-            // A command at work is left, too.
+            // Also ends a command in progress.
             faults.unplug();
             let _gone_already = watched.shutdown(Shutdown::Both);
         })
@@ -92,7 +92,8 @@ pub fn serve(
     let mut connection = Connection::from(reader);
     let mut card = Card(yubikey.clone());
     let ended = loop {
-        // Otherwise each APDU waits for a delayed acknowledgement: 20 a second instead of 7,000. Linux forgets it.
+        // Without it each APDU waits for a delayed acknowledgement: 20 a second instead of 7,000. Linux resets the option, so it
+        // is set each time.
         #[cfg(target_os = "linux")]
         rustix::net::sockopt::set_tcp_quickack(&same_reader, true)?;
         if let Err(error) = connection.poll(&mut card) {
@@ -101,14 +102,14 @@ pub fn serve(
     };
     drop(same_reader);
     over.store(true, Ordering::SeqCst);
-    watch.join().map_err(|_| io::Error::other("it cannot be watched whether it is unplugged"))?;
+    watch.join().map_err(|_| io::Error::other("the thread that watches for unplugging panicked"))?;
     match ended.kind() {
         io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Ok(()),
         _ => Err(ended),
     }
 }
 
-/// The YubiKey as vpcd speaks to it.
+/// The YubiKey as vpcd uses it.
 struct Card(VirtualYubiKey);
 
 impl VSmartCard for Card {
@@ -129,7 +130,7 @@ impl VSmartCard for Card {
     }
 
     fn execute(&mut self, apdu: &[u8]) -> Vec<u8> {
-        // There is no answer from what is not there, and no reader any more that could take one.
+        // An unplugged card does not respond, and the reader is gone.
         self.0.transmit(apdu).unwrap_or_default()
     }
 }

@@ -1,4 +1,4 @@
-//! The slots, the keys in them, and under which policies they are used.
+//! The slots, their keys, and the policies of the keys.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::{
 /// The slot of the attestation key.
 pub(crate) const ATTESTATION: u8 = 0xF9;
 
-/// How often a key needs the PIN.
+/// When a key needs the PIN.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum PinPolicy {
@@ -22,7 +22,7 @@ pub(crate) enum PinPolicy {
     Always = 3,
 }
 
-/// How often a key needs a touch.
+/// When a key needs a touch.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum TouchPolicy {
@@ -54,15 +54,15 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    /// Empty, but for the attestation key.
+    /// Only the attestation key.
     pub(crate) fn factory(firmware: Firmware, attestation: PrivateKey) -> Self {
-        // Yubico imports it while the YubiKey is made.
+        // Yubico imports the attestation key in the factory.
         let (pin, touch, origin) = (PinPolicy::Never, TouchPolicy::Never, Origin::Imported);
         let key = Key { private: attestation, pin, touch, origin };
         Self { firmware, keys: BTreeMap::from([(ATTESTATION, key)]) }
     }
 
-    /// Empties all but the attestation slot, which a reset of the application leaves as it is.
+    /// Empties all slots except the attestation slot, as a reset of the application does.
     pub(crate) fn reset(&mut self) {
         self.keys.retain(|slot, _| *slot == ATTESTATION);
     }
@@ -71,7 +71,7 @@ impl Slots {
         self.keys.get(&slot)
     }
 
-    /// GENERATE ASYMMETRIC KEY PAIR (NIST SP 800-73-4 part 2 section 3.3.2), with Yubico's two policies.
+    /// GENERATE ASYMMETRIC KEY PAIR (NIST SP 800-73-4 part 2 section 3.3.2), with Yubico's PIN and touch policies.
     pub(crate) fn generate(&mut self, command: &Command) -> Result<Vec<u8>, Status> {
         let slot = slot(command.p2)?;
         let template = List::parse_in(0xAC, &command.data)?;
@@ -83,7 +83,7 @@ impl Slots {
         Ok(public)
     }
 
-    /// Yubico's IMPORT ASYMMETRIC KEY: P1 is the algorithm, the first element the private key.
+    /// Yubico's IMPORT ASYMMETRIC KEY. P1 is the algorithm; the first element is the private key.
     pub(crate) fn import(&mut self, command: &Command) -> Result<Vec<u8>, Status> {
         let slot = slot(command.p2)?;
         let algorithm = Algorithm::parse(command.p1, self.firmware)?;
@@ -94,7 +94,7 @@ impl Slots {
         Ok(Vec::new())
     }
 
-    /// Yubico's MOVE KEY: from P2 to P1, which must be empty; or DELETE KEY, if P1 is FF.
+    /// Yubico's MOVE KEY, from slot P2 to slot P1, which must be empty. If P1 is FF, DELETE KEY.
     pub(crate) fn move_or_delete(&mut self, command: &Command) -> Result<Vec<u8>, Status> {
         let from = slot(command.p2)?;
         let to = if command.p1 == 0xFF { None } else { Some(slot(command.p1)?) };
@@ -125,7 +125,7 @@ impl Slots {
 }
 
 impl Key {
-    /// A key with the policies that a command asks for, or its slot's (Yubico: AA and AB, 0 is the default).
+    /// A key with the policies of a command, or the defaults of its slot (Yubico's elements AA and AB; 0 is the default).
     fn new(slot: u8, private: PrivateKey, origin: Origin, asked: &List) -> Result<Self, Status> {
         let pin = match (asked.byte(0xAA)?.unwrap_or(0), slot) {
             // SP 800-73-4 part 1 table 4b: the signature key always asks for the PIN, the card's own key never does.
@@ -144,7 +144,7 @@ impl Key {
     }
 }
 
-/// A slot that holds a private key: the four of PIV, Yubico's for attestation, the twenty for retired keys.
+/// The number of a slot for a private key: the four of PIV, Yubico's attestation slot, the twenty retired slots.
 fn slot(number: u8) -> Result<u8, Status> {
     match number {
         0x9A | 0x9C | 0x9D | 0x9E | ATTESTATION | 0x82..=0x95 => Ok(number),
@@ -152,7 +152,7 @@ fn slot(number: u8) -> Result<u8, Status> {
     }
 }
 
-/// The public key's element within the answers that have one.
+/// The public key as an element of a response.
 fn public(key: &Key) -> Vec<u8> {
     tlv::write(&[0x86], &key.private.public())
 }

@@ -1,4 +1,4 @@
-//! Status words (ISO/IEC 7816-4:2005 section 5.1.3), and why a command ends without an answer.
+//! Status words (ISO/IEC 7816-4:2005 section 5.1.3), and why a command ends without data.
 
 use crate::faults::Unplugged;
 
@@ -9,7 +9,7 @@ pub(crate) struct Status(pub(crate) u16);
 impl Status {
     pub(crate) const SUCCESS: Self = Self(0x9000);
     pub(crate) const WRONG_LENGTH: Self = Self(0x6700);
-    /// The PIN or the management key is missing; of a YubiKey also: nobody touched it.
+    /// The PIN or the management key is not proved. A YubiKey also returns this if no touch came.
     pub(crate) const SECURITY: Self = Self(0x6982);
     pub(crate) const BLOCKED: Self = Self(0x6983);
     pub(crate) const CONDITIONS: Self = Self(0x6985);
@@ -26,25 +26,25 @@ impl Status {
         if tries == 0 { Self::BLOCKED } else { Self(0x63C0 | u16::from(tries.min(15))) }
     }
 
-    /// There is more to be fetched with GET RESPONSE: so many bytes, 0 for 256 or more.
+    /// More data can be fetched with GET RESPONSE: this many bytes, 0 for 256 or more.
     pub(crate) fn more(bytes: usize) -> Self {
         Self(0x6100 | u16::try_from(bytes).ok().filter(|bytes| *bytes < 0x100).unwrap_or(0))
     }
 }
 
-/// Why a command has no data to answer with.
-pub(crate) enum Stop {
+/// Why a command has no response data.
+pub(crate) enum CommandError {
     Refused(Status),
     Unplugged,
 }
 
-impl From<Status> for Stop {
+impl From<Status> for CommandError {
     fn from(status: Status) -> Self {
         Self::Refused(status)
     }
 }
 
-impl From<Unplugged> for Stop {
+impl From<Unplugged> for CommandError {
     fn from(_: Unplugged) -> Self {
         Self::Unplugged
     }

@@ -1,13 +1,13 @@
-//! BER-TLV, as much of it as PIV has (NIST SP 800-73-4 part 2, ISO/IEC 7816-4 section 5.2.2): tags of one byte are
-//! read, tags of any length written.
+//! The part of BER-TLV that PIV uses (NIST SP 800-73-4 part 2, ISO/IEC 7816-4 section 5.2.2): reads tags of one byte, writes tags
+//! of any length.
 
 use crate::status::Status;
 
-/// The elements of a list, in their order.
+/// A list of elements, in order.
 pub(crate) struct List<'a>(Vec<(u8, &'a [u8])>);
 
 impl<'a> List<'a> {
-    /// Reads a list to its end.
+    /// Parses a list to its end.
     pub(crate) fn parse(mut bytes: &'a [u8]) -> Result<Self, Status> {
         let mut list = Vec::new();
         while !bytes.is_empty() {
@@ -18,7 +18,7 @@ impl<'a> List<'a> {
         Ok(Self(list))
     }
 
-    /// Reads the list that stands in one element with this tag.
+    /// Parses the list in the element with this tag.
     pub(crate) fn parse_in(tag: u8, bytes: &'a [u8]) -> Result<Self, Status> {
         Self::parse(Self::parse(bytes)?.find(tag).ok_or(Status::WRONG_DATA)?)
     }
@@ -37,13 +37,13 @@ impl<'a> List<'a> {
         }
     }
 
-    /// The first element whatever it is.
+    /// The first element.
     pub(crate) fn first(&self) -> Option<(u8, &'a [u8])> {
         self.0.first().copied()
     }
 }
 
-/// One element as bytes.
+/// Encodes an element.
 pub(crate) fn write(tag: &[u8], value: &[u8]) -> Vec<u8> {
     let length = value.len();
     let mut element = tag.to_vec();
@@ -56,7 +56,7 @@ pub(crate) fn write(tag: &[u8], value: &[u8]) -> Vec<u8> {
     element
 }
 
-/// The first element's tag and value, and what follows.
+/// The tag and value of the first element, and the rest.
 fn split(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (length, rest) = match *bytes.get(1)? {
         short @ 0..=0x7F => (usize::from(short), &bytes[2..]),
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lengths_of_each_form_are_read_as_written() {
+    fn lengths_of_each_form() {
         for length in [0, 1, 0x7F, 0x80, 0xFF, 0x100, 3072] {
             let value = vec![7; length];
             let bytes = [write(&[0x53], &value), write(&[0xAA], &[1])].concat();
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_off_is_wrong() {
+    fn truncated_lists_are_errors() {
         for bytes in [&[0x53][..], &[0x53, 1], &[0x53, 0x81], &[0x53, 0x82, 1], &[0x53, 0x83, 0, 0, 0]] {
             assert!(List::parse(bytes).is_err(), "{bytes:02x?}");
         }

@@ -1,7 +1,7 @@
-//! Behind the real pcscd, by vsmartcard's reader: what the product does over PC/SC.
+//! Claviger with virtual YubiKeys through the real pcscd, by vsmartcard's reader driver.
 //!
-//! One pcscd and two readers serve all of it, so it is one test. It wants root, as pcscd does, and Debian's packages
-//! pcscd and vsmartcard-vpcd; without them it is said to be skipped, and is an error if `CLAVIGER_REQUIRE_TOKENS=1`.
+//! One pcscd with two readers is used throughout, so this is one test. It needs root, as pcscd does, and Debian's packages
+//! pcscd and vsmartcard-vpcd. Without them it is skipped, or fails if `CLAVIGER_REQUIRE_TOKENS=1`.
 
 use std::{
     fs,
@@ -38,13 +38,13 @@ fn behind_pcscd() {
     let new = VirtualYubiKey::plug_in("5.7.1", 1111, PORT, folder.path());
     let old = VirtualYubiKey::plug_in("5.4.3", 2222, PORT + 1, folder.path());
 
-    // Two are here, and none is named.
+    // Two are inserted, and the URI names none.
     until(
         "both are seen",
         || matches!(open_as("yubikey:"), Err(TokenError::Config(said)) if said.contains("1111") && said.contains("2222")),
     );
     let error = open_as("yubikey:serial=3333").err().unwrap();
-    assert!(error.to_string().contains("insert the YubiKey with serial 3333 (here is"), "{error}");
+    assert!(error.to_string().contains("insert the YubiKey with serial 3333 (found"), "{error}");
 
     let yubikeys = Capabilities { longest_eddsa: Some(3000), ..Capabilities::all() }
         .without(Curve::P521)
@@ -60,7 +60,7 @@ fn behind_pcscd() {
     let opens = || token.unwrap_cek(&key, &message);
     assert_eq!(opens().unwrap(), cek);
 
-    // Pulled and put back; the one beside it serves on.
+    // One is unplugged and plugged in again. The other one keeps working.
     new.unplug();
     until("it is gone", || opens().is_err());
     let error = opens().unwrap_err();
@@ -70,7 +70,7 @@ fn behind_pcscd() {
     new.plug_in_again();
     until("it is back", || opens().as_ref() == Ok(&cek));
 
-    // Another program has it for itself: it is told, and not fought.
+    // Another program has exclusive access: an error says so.
     let context = pcsc::Context::establish(pcsc::Scope::User).unwrap();
     let held = context.list_readers_owned().unwrap().into_iter().find_map(|reader| {
         let card = context.connect(&reader, pcsc::ShareMode::Shared, pcsc::Protocols::T1).ok()?;
@@ -84,7 +84,7 @@ fn behind_pcscd() {
     assert!(error.to_string().contains("another program has"), "{error}");
     alone.disconnect(pcsc::Disposition::LeaveCard).map_err(|(_, error)| error).unwrap();
 
-    // pcscd ends, and begins again.
+    // pcscd is stopped and started again.
     let token = open(1111);
     let opens = || token.unwrap_cek(&key, &message);
     assert_eq!(opens().unwrap(), cek);
@@ -111,7 +111,7 @@ fn open(serial: u32) -> YubiKey {
     opened.unwrap()
 }
 
-/// The binary of this package, in a reader.
+/// The binary of this package, plugged into a reader.
 struct VirtualYubiKey {
     process: Child,
     control: PathBuf,

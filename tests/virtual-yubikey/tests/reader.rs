@@ -1,4 +1,4 @@
-//! The binary, in a reader that this test plays: vpcd's side of
+//! The binary, with a reader that this test emulates: vpcd's side of
 //! <https://frankmorgner.github.io/vsmartcard/virtualsmartcard/api.html>.
 
 use std::{
@@ -19,7 +19,7 @@ const ATR: &[u8] = &[4];
 const SELECT: &[u8] = &[0, 0xA4, 4, 0, 5, 0xA0, 0, 0, 3, 8];
 const SERIAL: &[u8] = &[0, 0xF8, 0, 0];
 
-/// The binary, ended with the test.
+/// The binary, which is stopped with the test.
 struct Binary {
     child: Child,
     lines: BufReader<ChildStdout>,
@@ -42,7 +42,7 @@ impl Binary {
         Self { child, lines, control, reader }
     }
 
-    /// The card, once it is in the reader.
+    /// Waits until the card is plugged in.
     fn card(&mut self) -> TcpStream {
         let (card, _) = self.reader.accept().unwrap();
         card.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -75,7 +75,7 @@ fn ask(card: &mut TcpStream, message: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn it_answers_and_is_reset_as_the_reader_says() {
+fn the_reader_sends_apdus_and_resets() {
     let mut binary = Binary::start("answers");
     let mut card = binary.card();
     assert_eq!(ask(&mut card, ATR), claviger_virtual_yubikey::ATR);
@@ -88,7 +88,7 @@ fn it_answers_and_is_reset_as_the_reader_says() {
 }
 
 #[test]
-fn it_is_unplugged_while_the_control_file_is_there() {
+fn it_is_unplugged_while_the_control_file_exists() {
     let mut binary = Binary::start("unplugged");
     let mut card = binary.card();
     ask(&mut card, SELECT);
@@ -107,7 +107,7 @@ fn it_is_unplugged_while_the_control_file_is_there() {
 }
 
 #[test]
-fn it_comes_back_when_the_reader_was_gone() {
+fn it_reconnects_after_the_reader_was_gone() {
     let mut binary = Binary::start("back");
     drop(binary.card());
     let mut card = binary.card();
@@ -115,7 +115,7 @@ fn it_comes_back_when_the_reader_was_gone() {
 }
 
 #[test]
-fn what_it_does_not_understand_it_refuses() {
+fn invalid_arguments_are_refused() {
     for arguments in [&["5.7.1"][..], &["5.7", "1", "2"], &["5.7.1", "1", "2", "3"], &["5.7.1", "1", "99999"]] {
         let output = Command::new(env!("CARGO_BIN_EXE_virtual-yubikey")).args(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");

@@ -12,7 +12,7 @@ fn attest(host: &Host, slot: u8) -> Result<Certificate, u16> {
     host.command(0xF9, slot, 0, &[]).map(|der| Certificate::from_der(&der).expect("a certificate and nothing more"))
 }
 
-/// The certificate of the attestation key, out of its object.
+/// The certificate of the attestation key, from its object.
 fn intermediate(host: &Host) -> Certificate {
     let object = host.read([0x5F, 0xFF, 0x01]).unwrap();
     let (_, list) = element(&object);
@@ -34,7 +34,7 @@ fn is_signed_by(certificate: &Certificate, authority: &Certificate) -> bool {
         && key.verify(&certificate.tbs_certificate().to_der().unwrap(), &signature).is_ok()
 }
 
-/// What stands in an extension, within its OCTET STRING.
+/// The value of an extension, without its OCTET STRING.
 fn extension<'a>(certificate: &'a Certificate, id: &str) -> &'a [u8] {
     let extensions = certificate.tbs_certificate().extensions().expect("extensions");
     let extension = extensions.iter().find(|extension| extension.extn_id.to_string() == id).expect(id);
@@ -62,7 +62,7 @@ fn the_chain_ends_in_the_root() {
 }
 
 #[test]
-fn yubicos_extensions_say_what_and_how() {
+fn yubicos_extensions_describe_the_key() {
     let host = Host::manager(Firmware::V5_7_1);
     host.generate(0x9A, P256, PIN_ALWAYS, CACHED).unwrap();
     let leaf = attest(&host, 0x9A).unwrap();

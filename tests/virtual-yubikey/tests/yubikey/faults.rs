@@ -11,7 +11,7 @@ const HASH: &[u8] = &[1; 32];
 const SHORT: Duration = Duration::from_millis(50);
 const LONG: Duration = Duration::from_secs(60);
 
-/// A signature as one APDU.
+/// An APDU that signs.
 fn sign() -> Vec<u8> {
     [&[0, 0x87, P256, 0x82, 38, 0x7C, 36, 0x82, 0, 0x81, 32][..], HASH].concat()
 }
@@ -23,7 +23,7 @@ fn with_key(touch: u8) -> (Host, Faults) {
     (host, faults)
 }
 
-/// Signs, and does something once the operation waits.
+/// Signs, and runs `what` while the operation waits.
 fn meanwhile(host: &Host, what: impl FnOnce() + Send) -> (Result<Vec<u8>, Unplugged>, Duration) {
     thread::scope(|scope| {
         let (begin, before) = (Instant::now(), host.0.counts().apdus);
@@ -39,7 +39,7 @@ fn meanwhile(host: &Host, what: impl FnOnce() + Send) -> (Result<Vec<u8>, Unplug
 }
 
 #[test]
-fn what_is_unplugged_does_not_answer_and_has_forgotten_all_but_its_keys() {
+fn after_unplugging_only_keys_are_left() {
     let (host, faults) = with_key(NEVER);
     host.verify(PIN).unwrap();
     faults.unplug();
@@ -55,7 +55,7 @@ fn what_is_unplugged_does_not_answer_and_has_forgotten_all_but_its_keys() {
 }
 
 #[test]
-fn tries_survive_being_unplugged() {
+fn tries_survive_unplugging() {
     let (host, faults) = with_key(NEVER);
     host.verify(crate::host::WRONG).unwrap_err();
     faults.unplug();
@@ -65,10 +65,10 @@ fn tries_survive_being_unplugged() {
 }
 
 #[test]
-fn unplugged_in_an_operation_it_never_answers_and_stays_away() {
+fn unplugging_during_an_operation() {
     let (host, faults) = with_key(NEVER);
     faults.unplug_in_operation();
-    assert!(host.metadata(0x82).is_ok(), "that is no operation");
+    assert!(host.metadata(0x82).is_ok(), "not an operation");
     assert_eq!(host.0.transmit(&sign()), Err(Unplugged));
     assert_eq!(host.0.counts().operations, 0);
     assert_eq!(host.0.transmit(&[0, 0xFD, 0, 0]), Err(Unplugged));
@@ -78,7 +78,7 @@ fn unplugged_in_an_operation_it_never_answers_and_stays_away() {
 }
 
 #[test]
-fn unplugged_while_it_works_or_waits_it_answers_at_once_that_it_is_gone() {
+fn unplugging_ends_a_waiting_command_at_once() {
     for (touch, how) in [(NEVER, "works"), (TOUCH_ALWAYS, "waits")] {
         let (host, faults) = with_key(touch);
         faults.operations_take(LONG);
@@ -90,7 +90,7 @@ fn unplugged_while_it_works_or_waits_it_answers_at_once_that_it_is_gone() {
 }
 
 #[test]
-fn put_back_at_once_it_has_lost_its_command_all_the_same() {
+fn a_command_fails_even_if_the_yubikey_is_back() {
     let (host, faults) = with_key(NEVER);
     faults.operations_take(LONG);
     let (answer, took) = meanwhile(&host, || {
@@ -102,7 +102,7 @@ fn put_back_at_once_it_has_lost_its_command_all_the_same() {
 }
 
 #[test]
-fn operations_take_as_long_as_they_are_told() {
+fn operations_take_the_configured_time() {
     let (host, faults) = with_key(NEVER);
     faults.operations_take(SHORT);
     let begin = Instant::now();
@@ -111,14 +111,14 @@ fn operations_take_as_long_as_they_are_told() {
     faults.operations_take(LONG);
     let begin = Instant::now();
     host.metadata(0x82).unwrap();
-    assert!(begin.elapsed() < LONG / 4, "that is no operation");
+    assert!(begin.elapsed() < LONG / 4, "not an operation");
     let (answer, took) = meanwhile(&host, || faults.operations_take(Duration::ZERO));
     assert!(answer.unwrap().ends_with(&[0x90, 0x00]));
     assert!(took < LONG / 4);
 }
 
 #[test]
-fn a_touch_comes_after_its_time() {
+fn a_touch_comes_after_a_delay() {
     let (host, faults) = with_key(TOUCH_ALWAYS);
     faults.touch(Touch::After(SHORT));
     let begin = Instant::now();
@@ -128,7 +128,7 @@ fn a_touch_comes_after_its_time() {
 }
 
 #[test]
-fn a_touch_that_does_not_come_is_answered_as_a_missing_pin() {
+fn a_missing_touch_gives_the_status_of_a_missing_pin() {
     let (host, faults) = with_key(TOUCH_ALWAYS);
     faults.touch_timeout(SHORT);
     let timed_out: [(Touch, Answer); 2] = [(Touch::Never, Err(0x6982)), (Touch::After(LONG), Err(0x6982))];
@@ -143,7 +143,7 @@ fn a_touch_that_does_not_come_is_answered_as_a_missing_pin() {
 }
 
 #[test]
-fn a_touch_may_be_ordered_while_it_is_waited_for() {
+fn a_touch_can_be_set_while_a_command_waits_for_it() {
     let (host, faults) = with_key(TOUCH_ALWAYS);
     faults.touch(Touch::Never);
     faults.touch_timeout(LONG);
@@ -157,7 +157,7 @@ fn a_touch_may_be_ordered_while_it_is_waited_for() {
 }
 
 #[test]
-fn an_ordered_answer_is_given_once_and_nothing_is_done() {
+fn a_configured_answer_is_given_once_without_the_command() {
     let (host, faults) = with_key(NEVER);
     faults.answer_next(0x20, 0x6F00);
     faults.answer_next(0x87, 0x6581);
@@ -177,7 +177,7 @@ fn an_ordered_answer_is_given_once_and_nothing_is_done() {
 }
 
 #[test]
-fn clones_are_the_same_one() {
+fn clones_refer_to_the_same_yubikey() {
     let (host, faults) = with_key(NEVER);
     host.0.clone().faults().clone().unplug();
     assert_eq!(host.0.transmit(&sign()), Err(Unplugged));

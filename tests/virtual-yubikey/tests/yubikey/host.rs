@@ -1,4 +1,4 @@
-//! The host's side: commands as bytes, and the answers taken apart.
+//! The host's side: encodes commands and decodes responses.
 
 use aes::cipher::{Array, BlockCipherEncrypt, KeyInit};
 use claviger_virtual_yubikey::{Firmware, VirtualYubiKey};
@@ -12,14 +12,14 @@ pub const P384: u8 = 0x14;
 pub const ED25519: u8 = 0xE0;
 pub const X25519: u8 = 0xE1;
 
-/// A value of AA, the PIN policy, and of AB, the touch policy.
+/// Values of element AA, the PIN policy, and of AB, the touch policy.
 pub const NEVER: u8 = 1;
 pub const ONCE: u8 = 2;
 pub const PIN_ALWAYS: u8 = 3;
 pub const TOUCH_ALWAYS: u8 = 2;
 pub const CACHED: u8 = 3;
 
-/// The data of an answer, or the status word that is none of success.
+/// The data of a response, or the status word of a failure.
 pub type Answer = Result<Vec<u8>, u16>;
 
 pub struct Host(pub VirtualYubiKey);
@@ -32,21 +32,21 @@ impl Host {
         host
     }
 
-    /// One whose management key is proven, besides.
+    /// The same with the management key proved.
     pub fn manager(firmware: Firmware) -> Self {
         let host = Self::new(firmware);
         host.authenticate().expect("the management key of the factory");
         host
     }
 
-    /// One APDU, and its answer with the status word apart.
+    /// Sends an APDU. Returns the data and the status word of the response.
     pub fn apdu(&self, apdu: &[u8]) -> (Vec<u8>, u16) {
         let mut answer = self.0.transmit(apdu).expect("plugged in");
         let status = answer.split_off(answer.len() - 2);
         (answer, u16::from_be_bytes([status[0], status[1]]))
     }
 
-    /// A whole command: in a chain if it is long, and all of its answer.
+    /// Sends a whole command, in a chain if it is long. Returns the whole response.
     pub fn command(&self, ins: u8, p1: u8, p2: u8, data: &[u8]) -> Answer {
         let mut parts = data.chunks(255).collect::<Vec<_>>();
         let last = parts.pop().unwrap_or_default();
@@ -76,7 +76,7 @@ impl Host {
         self.command(0x20, 0, 0x80, pin)
     }
 
-    /// Proves the management key of the factory by single authentication.
+    /// Proves the factory management key by single authentication.
     pub fn authenticate(&self) -> Answer {
         let algorithm = if self.0.firmware() >= Firmware::V5_7_1 { 0x0A } else { 0x03 };
         let question = self.command(0x87, algorithm, 0x9B, &[0x7C, 2, 0x81, 0])?;
@@ -84,7 +84,7 @@ impl Host {
         self.command(0x87, algorithm, 0x9B, &tlv(&[0x7C], &tlv(&[0x82], &response)))
     }
 
-    /// Makes a key with these policies (0 is the slot's default) and gives its public half.
+    /// Makes a key with these policies (0 is the slot's default). Returns its public half.
     pub fn generate(&self, slot: u8, algorithm: u8, pin: u8, touch: u8) -> Answer {
         let template = [0x80, 1, algorithm, 0xAA, 1, pin, 0xAB, 1, touch];
         let answer = self.command(0x47, 0, slot, &tlv(&[0xAC], &template))?;
@@ -153,7 +153,7 @@ pub fn tlv(tag: &[u8], value: &[u8]) -> Vec<u8> {
     [tag, &length, value].concat()
 }
 
-/// The tag and the value of an element that is all there is.
+/// The tag and the value of the only element in `bytes`.
 pub fn element(bytes: &[u8]) -> (u8, &[u8]) {
     let (length, value) = match bytes[1] {
         0x81 => (bytes[2].into(), &bytes[3..]),

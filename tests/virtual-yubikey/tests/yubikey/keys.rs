@@ -11,7 +11,7 @@ fn import(host: &Host, slot: u8, algorithm: u8, tag: u8, private: &[u8]) -> Resu
 }
 
 #[test]
-fn signatures_are_those_of_the_key_that_was_made() {
+fn signatures_verify_with_the_generated_key() {
     let host = Host::manager(Firmware::V5_7_1);
     let public = host.generate(0x82, P256, NEVER, 0).unwrap();
     let signature = host.sign(0x82, P256, &Sha256::digest(b"message")).unwrap();
@@ -35,7 +35,7 @@ fn signatures_are_those_of_the_key_that_was_made() {
 }
 
 #[test]
-fn a_hash_may_be_short_but_not_long_nor_empty() {
+fn a_hash_may_be_short_but_not_long_or_empty() {
     let host = Host::manager(Firmware::V5_7_1);
     let public = host.generate(0x82, P256, NEVER, 0).unwrap();
     let key = p256::ecdsa::VerifyingKey::from_sec1_bytes(&public).unwrap();
@@ -47,11 +47,11 @@ fn a_hash_may_be_short_but_not_long_nor_empty() {
 }
 
 #[test]
-fn ed25519_signs_what_fits_into_one_command() {
+fn ed25519_signs_input_that_fits_into_one_command() {
     let host = Host::manager(Firmware::V5_7_1);
     let public = host.generate(0x82, ED25519, NEVER, 0).unwrap();
     let key = ed25519_dalek::VerifyingKey::try_from(&public[..]).unwrap();
-    // 7C 82 hh ll, 82 00, 81 82 hh ll: ten bytes are no message.
+    // 7C 82 hh ll, 82 00, 81 82 hh ll: ten bytes besides the message.
     for length in [0, 1, 255, 256, 3000, 3062] {
         let message = vec![3; length];
         let signature = host.sign(0x82, ED25519, &message).unwrap();
@@ -87,7 +87,7 @@ fn both_sides_agree() {
 }
 
 #[test]
-fn a_point_off_its_curve_is_refused_but_for_x25519() {
+fn points_off_the_curve_are_refused_except_by_x25519() {
     let host = Host::manager(Firmware::V5_7_1);
     let mut point = host.generate(0x82, P256, NEVER, 0).unwrap();
     assert!(host.agree(0x82, P256, &point).is_ok());
@@ -99,7 +99,7 @@ fn a_point_off_its_curve_is_refused_but_for_x25519() {
 }
 
 #[test]
-fn imported_keys_are_those_of_the_vectors() {
+fn imported_keys_match_the_vectors() {
     let host = Host::manager(Firmware::V5_7_1);
     // RFC 7748 section 6.1.
     let alice = from_hex("77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a");
@@ -115,7 +115,7 @@ fn imported_keys_are_those_of_the_vectors() {
 }
 
 #[test]
-fn what_is_no_key_is_not_imported() {
+fn invalid_keys_are_not_imported() {
     let host = Host::manager(Firmware::V5_7_1);
     for (algorithm, tag, private, why) in [
         (P256, 0x06, vec![0; 32], "zero"),
@@ -135,7 +135,7 @@ fn what_is_no_key_is_not_imported() {
 }
 
 #[test]
-fn before_5_7_there_is_no_25519_and_no_moving() {
+fn before_5_7_there_is_no_25519_and_no_move_key() {
     let host = Host::manager(Firmware::V5_4_3);
     assert_eq!(host.generate(0x82, ED25519, NEVER, 0), Err(0x6A80));
     assert_eq!(host.generate(0x82, X25519, NEVER, 0), Err(0x6A80));
@@ -148,7 +148,7 @@ fn before_5_7_there_is_no_25519_and_no_moving() {
 }
 
 #[test]
-fn metadata_name_the_key() {
+fn metadata_describes_the_key() {
     let host = Host::manager(Firmware::V5_4_3);
     let public = host.generate(0x95, P256, NEVER, TOUCH_ALWAYS).unwrap();
     let expected = [&[1, 1, P256, 2, 2, NEVER, TOUCH_ALWAYS, 3, 1, 1][..], &tlv(&[4], &tlv(&[0x86], &public))].concat();
@@ -174,7 +174,7 @@ fn a_key_is_moved_and_deleted() {
 }
 
 #[test]
-fn a_key_does_only_what_its_algorithm_does() {
+fn a_key_does_only_the_operations_of_its_algorithm() {
     let host = Host::manager(Firmware::V5_7_1);
     host.generate(0x82, P256, NEVER, 0).unwrap();
     host.generate(0x83, X25519, NEVER, 0).unwrap();

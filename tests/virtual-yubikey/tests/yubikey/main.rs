@@ -1,4 +1,4 @@
-//! What the virtual YubiKey does, command by command, as a host sees it.
+//! Tests of the virtual YubiKey's commands, from the host's side.
 
 mod attestation;
 mod faults;

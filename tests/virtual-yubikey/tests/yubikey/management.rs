@@ -8,7 +8,7 @@ fn authenticate(host: &Host, algorithm: u8, elements: &[u8]) -> Result<Vec<u8>, 
 }
 
 #[test]
-fn without_the_management_key_nothing_is_made() {
+fn changes_need_the_management_key() {
     let host = Host::new(Firmware::V5_7_1);
     assert_eq!(host.generate(0x9A, P256, 0, 0), Err(0x6982));
     assert_eq!(host.command(0xFE, P256, 0x9A, &tlv(&[6], &[1; 32])), Err(0x6982));
@@ -23,7 +23,7 @@ fn without_the_management_key_nothing_is_made() {
 }
 
 #[test]
-fn the_default_is_3des_and_from_5_7_aes_192() {
+fn the_default_is_3des_and_aes_192_from_5_7_on() {
     for (firmware, algorithm, other) in [(Firmware::V5_4_3, 3, 0x0A), (Firmware::V5_7_1, 0x0A, 3)] {
         let host = Host::new(firmware);
         assert_eq!(host.metadata(0x9B).unwrap(), [1, 1, algorithm, 2, 2, 0, 1, 5, 1, 1]);
@@ -33,7 +33,7 @@ fn the_default_is_3des_and_from_5_7_aes_192() {
 }
 
 #[test]
-fn single_authentication_takes_the_right_response_to_its_own_challenge_once() {
+fn single_authentication_accepts_the_right_response_once() {
     let host = Host::new(Firmware::V5_7_1);
     let challenge = || authenticate(&host, 0x0A, &[0x81, 0]).unwrap()[4..].to_vec();
     let respond = |response: &[u8]| authenticate(&host, 0x0A, &tlv(&[0x82], response));
@@ -47,7 +47,7 @@ fn single_authentication_takes_the_right_response_to_its_own_challenge_once() {
 }
 
 #[test]
-fn mutual_authentication_proves_both() {
+fn mutual_authentication() {
     let host = Host::new(Firmware::V5_7_1);
     let witness = || authenticate(&host, 0x0A, &[0x80, 0]).unwrap()[4..].to_vec();
     let answer = |decrypted: &[u8]| {
@@ -79,7 +79,7 @@ fn each_kind_of_management_key_can_be_set() {
 }
 
 #[test]
-fn a_management_key_may_need_a_touch() {
+fn a_management_key_can_have_a_touch_policy() {
     let host = Host::manager(Firmware::V5_7_1);
     let key = [&[0x0A, 0x9B, 24][..], &[1, 2, 3, 4, 5, 6, 7, 8].repeat(3)].concat();
     host.command(0xFF, 0xFF, 0xFE, &key).unwrap();

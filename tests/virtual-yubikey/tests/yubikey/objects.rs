@@ -16,7 +16,7 @@ fn an_object_is_written_read_and_removed() {
 }
 
 #[test]
-fn an_object_has_3052_bytes_at_most() {
+fn an_object_has_at_most_3052_bytes() {
     let host = Host::manager(Firmware::V5_7_1);
     assert_eq!(host.write(CERTIFICATE, &[5; 3053]), Err(0x6A84));
     assert_eq!(host.read(CERTIFICATE), Err(0x6A82));
@@ -25,7 +25,7 @@ fn an_object_has_3052_bytes_at_most() {
 }
 
 #[test]
-fn what_is_printed_is_read_with_the_pin_only() {
+fn printed_information_needs_the_pin() {
     let host = Host::manager(Firmware::V5_7_1);
     host.write(PRINTED, b"secret").unwrap();
     assert_eq!(host.read(PRINTED), Err(0x6982));

@@ -3,7 +3,7 @@ use claviger_virtual_yubikey::Firmware;
 use crate::host::{Host, ONCE, P256, PIN, PUK, WRONG};
 
 #[test]
-fn each_wrong_pin_costs_a_try_and_a_right_one_gives_all_back() {
+fn a_wrong_pin_costs_a_try_and_a_right_pin_resets_the_counter() {
     let host = Host::new(Firmware::V5_7_1);
     assert_eq!(host.verify(&[]), Err(0x63C3));
     assert_eq!(host.verify(WRONG), Err(0x63C2));
@@ -18,7 +18,7 @@ fn each_wrong_pin_costs_a_try_and_a_right_one_gives_all_back() {
 }
 
 #[test]
-fn after_three_wrong_ones_the_right_one_is_refused_until_the_puk_comes() {
+fn after_three_wrong_pins_only_the_puk_helps() {
     let host = Host::new(Firmware::V5_7_1);
     let answers = [Err(0x63C2), Err(0x63C1), Err(0x6983), Err(0x6983)];
     assert_eq!([0; 4].map(|_| host.verify(WRONG)), answers);
@@ -40,7 +40,7 @@ fn a_pin_of_a_wrong_length_costs_no_try() {
 }
 
 #[test]
-fn a_wrong_pin_takes_back_what_the_right_one_gave() {
+fn a_wrong_pin_undoes_a_verified_one() {
     let host = Host::manager(Firmware::V5_7_1);
     for slot in [0x9A, 0x9C] {
         host.generate(slot, P256, 0, 0).unwrap();
@@ -51,7 +51,7 @@ fn a_wrong_pin_takes_back_what_the_right_one_gave() {
 }
 
 #[test]
-fn pin_and_puk_are_changed_by_who_knows_the_old_one() {
+fn changing_pin_or_puk_needs_the_old_one() {
     let host = Host::new(Firmware::V5_7_1);
     let change = |which, old: &[u8], new: &[u8]| host.command(0x24, 0, which, &[old, new].concat());
     assert_eq!(change(0x80, PIN, b"777777\xFF\xFF"), Ok(vec![]));
@@ -66,7 +66,7 @@ fn pin_and_puk_are_changed_by_who_knows_the_old_one() {
 }
 
 #[test]
-fn logging_out_a_reset_and_another_application_each_forget_the_pin() {
+fn logout_reset_and_another_application_forget_the_pin() {
     let host = Host::new(Firmware::V5_7_1);
     let forget: [(&str, &dyn Fn()); 3] = [
         ("VERIFY FF", &|| drop(host.command(0x20, 0xFF, 0x80, &[]).unwrap())),
@@ -84,7 +84,7 @@ fn logging_out_a_reset_and_another_application_each_forget_the_pin() {
 }
 
 #[test]
-fn the_number_of_tries_is_set_by_who_has_pin_and_management_key() {
+fn setting_the_number_of_tries_needs_pin_and_management_key() {
     let host = Host::new(Firmware::V5_7_1);
     assert_eq!(host.command(0xFA, 5, 4, &[]), Err(0x6982));
     host.verify(PIN).unwrap();
@@ -96,7 +96,7 @@ fn the_number_of_tries_is_set_by_who_has_pin_and_management_key() {
 }
 
 #[test]
-fn metadata_say_whether_pin_and_puk_are_the_factorys_and_the_tries() {
+fn metadata_of_pin_and_puk() {
     let host = Host::new(Firmware::V5_4_3);
     assert_eq!(host.metadata(0x80).unwrap(), [1, 1, 0xFF, 5, 1, 1, 6, 2, 3, 3]);
     assert_eq!(host.metadata(0x81).unwrap(), [1, 1, 0xFF, 5, 1, 1, 6, 2, 3, 3]);
@@ -106,7 +106,7 @@ fn metadata_say_whether_pin_and_puk_are_the_factorys_and_the_tries() {
 }
 
 #[test]
-fn a_reset_of_the_application_needs_both_blocked_and_leaves_the_attestation_key() {
+fn an_application_reset_needs_pin_and_puk_blocked_and_keeps_the_attestation_key() {
     let host = Host::manager(Firmware::V5_7_1);
     host.generate(0x9A, P256, ONCE, 0).unwrap();
     host.write([0x5F, 0xC1, 0x05], &[1]).unwrap();

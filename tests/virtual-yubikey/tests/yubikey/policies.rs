@@ -7,14 +7,14 @@ use crate::host::{CACHED, Host, NEVER, ONCE, P256, PIN, PIN_ALWAYS, TOUCH_ALWAYS
 const HASH: &[u8] = &[1; 32];
 
 #[test]
-fn pin_never_needs_none() {
+fn pin_policy_never() {
     let host = Host::manager(Firmware::V5_7_1);
     host.generate(0x82, P256, NEVER, 0).unwrap();
     assert!(host.sign(0x82, P256, HASH).is_ok());
 }
 
 #[test]
-fn pin_once_needs_one() {
+fn pin_policy_once() {
     let host = Host::manager(Firmware::V5_7_1);
     host.generate(0x82, P256, ONCE, 0).unwrap();
     assert_eq!(host.sign(0x82, P256, HASH), Err(0x6982));
@@ -25,7 +25,7 @@ fn pin_once_needs_one() {
 }
 
 #[test]
-fn pin_always_needs_it_right_before() {
+fn pin_policy_always_needs_verify_right_before() {
     let host = Host::manager(Firmware::V5_7_1);
     host.generate(0x82, P256, PIN_ALWAYS, 0).unwrap();
     host.verify(PIN).unwrap();
@@ -42,7 +42,7 @@ fn pin_always_needs_it_right_before() {
 }
 
 #[test]
-fn defaults_are_the_slots() {
+fn default_policies_depend_on_the_slot() {
     let host = Host::manager(Firmware::V5_7_1);
     for (slot, pin) in [(0x9A, ONCE), (0x9C, PIN_ALWAYS), (0x9D, ONCE), (0x9E, NEVER), (0x82, ONCE), (0x95, ONCE)] {
         host.generate(slot, P256, 0, 0).unwrap();
@@ -53,7 +53,7 @@ fn defaults_are_the_slots() {
 }
 
 #[test]
-fn touch_always_waits_each_time_and_touch_never_not_at_all() {
+fn touch_policies_always_and_never() {
     let host = Host::manager(Firmware::V5_7_1);
     host.generate(0x82, P256, NEVER, TOUCH_ALWAYS).unwrap();
     host.generate(0x83, P256, NEVER, NEVER).unwrap();
@@ -67,7 +67,7 @@ fn touch_always_waits_each_time_and_touch_never_not_at_all() {
 }
 
 #[test]
-fn a_touch_counts_for_some_time_if_it_is_cached() {
+fn touch_policy_cached() {
     let host = Host::manager(Firmware::V5_7_1);
     host.generate(0x82, P256, NEVER, CACHED).unwrap();
     host.sign(0x82, P256, HASH).unwrap();
@@ -85,7 +85,7 @@ fn a_touch_counts_for_some_time_if_it_is_cached() {
 }
 
 #[test]
-fn a_missing_pin_is_told_before_a_touch_is_waited_for() {
+fn a_missing_pin_is_reported_before_waiting_for_a_touch() {
     let host = Host::manager(Firmware::V5_7_1);
     host.generate(0x82, P256, ONCE, TOUCH_ALWAYS).unwrap();
     assert_eq!(host.sign(0x82, P256, HASH), Err(0x6982));

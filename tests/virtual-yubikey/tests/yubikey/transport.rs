@@ -5,7 +5,7 @@ use crate::host::{Host, PIN, tlv};
 const CERTIFICATE: [u8; 3] = [0x5F, 0xC1, 0x05];
 
 #[test]
-fn nothing_is_done_before_piv_is_selected() {
+fn commands_need_piv_selected() {
     let host = Host(VirtualYubiKey::new(Firmware::V5_7_1, 1111));
     assert_eq!(host.verify(PIN), Err(0x6D00));
     assert_eq!(host.command(0xA4, 4, 0, &[0xA0, 0, 0, 3, 9]), Err(0x6A82));
@@ -17,7 +17,7 @@ fn nothing_is_done_before_piv_is_selected() {
 }
 
 #[test]
-fn firmware_and_serial_are_said() {
+fn firmware_and_serial() {
     for (firmware, serial) in [(Firmware::V5_4_3, 7), (Firmware::V5_7_1, 0x0102_0304)] {
         let host = Host(VirtualYubiKey::new(firmware, serial));
         host.select().unwrap();
@@ -31,7 +31,7 @@ fn firmware_and_serial_are_said() {
 }
 
 #[test]
-fn a_long_answer_comes_in_pieces_of_256_bytes() {
+fn a_long_response_comes_in_parts_of_256_bytes() {
     let host = Host::manager(Firmware::V5_7_1);
     let object: Vec<u8> = (0..700).map(|n| n as u8).collect();
     host.write(CERTIFICATE, &object).unwrap();
@@ -51,7 +51,7 @@ fn a_long_answer_comes_in_pieces_of_256_bytes() {
 }
 
 #[test]
-fn extended_length_carries_a_command_and_its_answer_at_once() {
+fn extended_length_needs_no_chaining() {
     let host = Host::manager(Firmware::V5_7_1);
     let object = vec![7; 1000];
     let data = [tlv(&[0x5C], &CERTIFICATE), tlv(&[0x53], &object)].concat();
@@ -62,7 +62,7 @@ fn extended_length_carries_a_command_and_its_answer_at_once() {
 }
 
 #[test]
-fn a_chain_is_one_command_and_is_dropped_when_another_comes() {
+fn another_command_ends_a_chain() {
     let host = Host::manager(Firmware::V5_7_1);
     let data = [tlv(&[0x5C], &CERTIFICATE), tlv(&[0x53], &[1; 20])].concat();
     let part = |cla, data: &[u8]| [&[cla, 0xDB, 0x3F, 0xFF, data.len() as u8], data].concat();
@@ -80,9 +80,9 @@ fn a_chain_is_one_command_and_is_dropped_when_another_comes() {
 }
 
 #[test]
-fn a_command_carries_3072_bytes_at_most() {
+fn a_command_has_at_most_3072_bytes() {
     let host = Host::new(Firmware::V5_7_1);
-    // Long enough to be no PIN, which is told from too long.
+    // Too long for a PIN, which gives another status than too long for a command.
     assert_eq!(host.command(0x20, 0, 0x80, &[1; 3072]), Err(0x6A80));
     assert_eq!(host.command(0x20, 0, 0x80, &[1; 3073]), Err(0x6700));
     let extended = |length: u16| {
@@ -93,7 +93,7 @@ fn a_command_carries_3072_bytes_at_most() {
 }
 
 #[test]
-fn what_is_no_apdu_is_refused() {
+fn invalid_apdus_are_refused() {
     let host = Host::new(Firmware::V5_7_1);
     assert_eq!(host.apdu(&[]).1, 0x6700);
     assert_eq!(host.apdu(&[0, 0x20, 0]).1, 0x6700);
