@@ -1,4 +1,4 @@
-//! YubiKeys, on a virtual card in this process: the token suite, the PIN, touches, and a card that comes and goes.
+//! YubiKeys, with a virtual card in this process: the token suite, the PIN, touches, and a card that is removed and comes back.
 
 use std::{
     sync::{Arc, Mutex},
@@ -11,8 +11,8 @@ use claviger::{
     didcomm::{self, Identities, Message, UnpackOptions},
     keys::{Curve, PublicKey},
     secrets::{
-        Context, Custodian, Custody, KeyUse, Keyring, Late, NewKey, PinPolicy, Place, Secrets, SecretsError, Token,
-        TokenError, TouchPolicy, Unwrap,
+        Context, Custodian, Custody, KeyUse, Keyring, LazyToken, NewKey, PinPolicy, Secrets, SecretsError, SlotOptions,
+        Token, TokenError, TouchPolicy, UnwrapRequest,
         pin::{Pin, PinSource},
         piv::{OpenOptions, YubiKey},
     },
@@ -49,12 +49,12 @@ fn new_key(curve: Curve) -> NewKey {
     NewKey { curve, usage: KeyUse::of(curve), label: None }
 }
 
-fn make(token: &YubiKey, place: Place) -> PublicKey {
-    token.generate_in(&new_key(Curve::P256), place).unwrap().public
+fn make(token: &YubiKey, place: SlotOptions) -> PublicKey {
+    token.generate_in_slot(&new_key(Curve::P256), place).unwrap().public
 }
 
-/// A message to a key, from a sender or from nobody.
-fn mail(to: &PublicKey, authenticated: bool) -> Unwrap {
+/// An authcrypt or anoncrypt message to a key.
+fn mail(to: &PublicKey, authenticated: bool) -> UnwrapRequest {
     let sender = PrivateKey::generate(to.curve());
     message_to(to, authenticated.then_some(&sender), &fresh_cek(), &Parties::example())
 }
@@ -66,13 +66,13 @@ fn with_pin(pin: &str) -> OpenOptions {
 mod pin {
     use super::*;
 
-    /// However many wait, and whoever asks.
+    /// Whatever the number of requests, and from every program.
     #[tokio::test]
     async fn a_wrong_one_costs_one_try() {
         let plugged = Plugged::new(Firmware::V5_7_1, 1111);
-        let key = make(&plugged.open(), Place::default());
+        let key = make(&plugged.open(), SlotOptions::default());
         let folder = tempfile::tempdir().unwrap();
-        // The PIN that was verified is forgotten.
+        // Makes the card forget the verified PIN.
         plugged.card.reset();
         let before = plugged.card.counts();
         let file = folder.path().join("pin");
@@ -84,7 +84,7 @@ mod pin {
         for _ in 0..2 {
             let token = open();
             assert!(matches!(token.keys(), Err(TokenError::Pin(said)) if !said.contains("654321")));
-            let keyring = Keyring::builder().token(token).patient().start().await.unwrap();
+            let keyring = Keyring::builder().token(token).allow_absent_tokens().start().await.unwrap();
             let cx = Context::default();
             let waiting = (0..1000).map(|_| async {
                 let error = keyring.unwrap_cek(&key, &mail(&key, false), &cx).await.unwrap_err();
@@ -97,16 +97,16 @@ mod pin {
         let after = plugged.card.counts();
         assert_eq!((after.verifies - before.verifies, after.wrong_pins - before.wrong_pins), (1, 1));
         assert_eq!(plugged.card.pin_tries_left(), 2);
-        // A person who writes another one acts; the card says that a wrong one was given, and one more is tried.
+        // A person writes another PIN into the file. It is tried once, although the card reports that a wrong PIN was entered.
         std::fs::write(&file, PIN).unwrap();
         assert_eq!(open().keys().unwrap().len(), 1);
         assert_eq!(plugged.card.pin_tries_left(), 3);
     }
 
     #[test]
-    fn the_last_try_is_a_persons() {
+    fn the_last_try_needs_a_person() {
         let plugged = Plugged::new(Firmware::V5_7_1, 1111);
-        make(&plugged.open(), Place::default());
+        make(&plugged.open(), SlotOptions::default());
         plugged.card.reset();
         for wrong in ["111111", "222222"] {
             let _ = plugged.open_with(with_pin(wrong)).unlock();
@@ -122,11 +122,11 @@ mod pin {
         assert_eq!(token.keys().unwrap().len(), 1);
     }
 
-    /// The person who is asked sees how many tries are left, is asked when the card wants it, and not before.
+    /// A person is asked only when the card needs the PIN, and sees how many tries are left.
     #[test]
     fn a_person_is_asked_once() {
         let plugged = Plugged::new(Firmware::V5_7_1, 1111);
-        let key = make(&plugged.open(), Place::default());
+        let key = make(&plugged.open(), SlotOptions::default());
         plugged.card.reset();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let token = {
@@ -137,34 +137,34 @@ mod pin {
             }))
         };
         assert_eq!(token.keys().unwrap().len(), 1);
-        assert!(asked.lock().unwrap().is_empty(), "nothing was wanted yet");
+        assert!(asked.lock().unwrap().is_empty(), "no PIN was needed yet");
         for _ in 0..3 {
             token.unwrap_cek(&key, &mail(&key, true)).unwrap();
         }
         assert_eq!(*asked.lock().unwrap(), [("1111".to_owned(), Some(3))]);
     }
 
-    /// Each use of such a key is verified; a message from a sender is two.
+    /// Each use of such a key is preceded by VERIFY. An authcrypt message is two uses.
     #[test]
-    fn always_is_always() {
+    fn policy_always_verifies_before_each_use() {
         let plugged = Plugged::new(Firmware::V5_4_3, 1111);
         let token = plugged.open();
-        let key = make(&token, Place { pin: Some(PinPolicy::Always), ..Place::default() });
+        let key = make(&token, SlotOptions { pin: Some(PinPolicy::Always), ..SlotOptions::default() });
         for (authenticated, verifies) in [(false, 1), (true, 2)] {
             let before = plugged.card.counts().verifies;
             token.unwrap_cek(&key, &mail(&key, authenticated)).unwrap();
             assert_eq!(plugged.card.counts().verifies - before, verifies);
         }
         let before = plugged.card.counts().verifies;
-        let never = make(&token, Place { pin: Some(PinPolicy::Never), ..Place::default() });
+        let never = make(&token, SlotOptions { pin: Some(PinPolicy::Never), ..SlotOptions::default() });
         token.unwrap_cek(&never, &mail(&never, true)).unwrap();
         assert_eq!(plugged.card.counts().verifies, before);
     }
 
     #[test]
-    fn one_of_no_length_does_not_leave() {
+    fn a_pin_of_the_wrong_length_is_not_sent() {
         let plugged = Plugged::new(Firmware::V5_7_1, 1111);
-        make(&plugged.open(), Place::default());
+        make(&plugged.open(), SlotOptions::default());
         plugged.card.reset();
         let before = plugged.card.counts().verifies;
         for pin in ["12345", "123456789"] {
@@ -178,12 +178,12 @@ mod pin {
     }
 
     #[test]
-    fn a_locked_token_is_not_used_though_its_pin_is_verified() {
+    fn a_locked_token_is_not_used_even_if_its_pin_is_verified() {
         let plugged = Plugged::new(Firmware::V5_7_1, 1111);
         let folder = tempfile::tempdir().unwrap();
         let open = || plugged.open_with(with_pin(PIN).pin_guard(folder.path()));
         let token = open();
-        let key = make(&token, Place::default());
+        let key = make(&token, SlotOptions::default());
         token.unwrap_cek(&key, &mail(&key, false)).unwrap();
         token.lock().unwrap();
         // Another program verifies it.
@@ -201,7 +201,7 @@ mod pin {
 mod touch {
     use super::*;
 
-    /// What a person was told, as `number` of `of`, and `again`.
+    /// The touch prompts: number, of how many, whether it is a reminder.
     type Told = Arc<Mutex<Vec<(usize, usize, bool)>>>;
 
     fn telling(plugged: &Plugged) -> (YubiKey, Told) {
@@ -209,25 +209,25 @@ mod touch {
         let tell = told.clone();
         let options = with_pin(PIN).touch(move |prompt| {
             assert_eq!(prompt.serial, 1111);
-            tell.lock().unwrap().push((prompt.number, prompt.of, prompt.again));
+            tell.lock().unwrap().push((prompt.number, prompt.of, prompt.is_reminder));
         });
         (plugged.open_with(options), told)
     }
 
     #[test]
-    fn always_is_two_for_a_message_from_a_sender_and_cached_is_one() {
+    fn authcrypt_needs_two_touches_with_always_and_one_with_cached() {
         let plugged = Plugged::new(Firmware::V5_7_1, 1111);
         let (token, told) = telling(&plugged);
-        let always = make(&token, Place { touch: Some(TouchPolicy::Always), ..Place::default() });
-        let cached = make(&token, Place { touch: Some(TouchPolicy::Cached), ..Place::default() });
+        let always = make(&token, SlotOptions { touch: Some(TouchPolicy::Always), ..SlotOptions::default() });
+        let cached = make(&token, SlotOptions { touch: Some(TouchPolicy::Cached), ..SlotOptions::default() });
         plugged.card.faults().touch_counts_for(Duration::ZERO);
         assert_eq!(token.keys().unwrap().len(), 2);
-        assert!(told.lock().unwrap().is_empty(), "nobody is asked at the start");
+        assert!(told.lock().unwrap().is_empty(), "no touch is asked for at start");
         token.unwrap_cek(&always, &mail(&always, true)).unwrap();
         assert_eq!(std::mem::take(&mut *told.lock().unwrap()), [(1, 2, false), (2, 2, false)]);
         assert_eq!(plugged.card.counts().touches, 2);
         plugged.card.faults().touch_counts_for(Duration::from_secs(15));
-        // The card forgets the touches that were.
+        // Makes the card forget earlier touches.
         plugged.card.faults().unplug();
         plugged.card.faults().plug_in();
         token.unwrap_cek(&cached, &mail(&cached, true)).unwrap();
@@ -235,7 +235,7 @@ mod touch {
         assert_eq!(plugged.card.counts().touches, 3);
     }
 
-    /// Who is asked is told what for: it goes with the request through the keyring.
+    /// The person is told what the touch is for. The keyring passes the purpose on with the request.
     #[tokio::test]
     async fn a_person_is_told_what_for() {
         let plugged = Plugged::new(Firmware::V5_7_1, 1111);
@@ -253,14 +253,14 @@ mod touch {
                 })
                 .touch(move |prompt| of_touch.lock().unwrap().push(format!("touch {}", say(&prompt.purpose)))),
         );
-        let key = make(&token, Place { touch: Some(TouchPolicy::Always), ..Place::default() });
+        let key = make(&token, SlotOptions { touch: Some(TouchPolicy::Always), ..SlotOptions::default() });
         plugged.card.reset();
         let keyring = Keyring::start([token]).await.unwrap();
         let peer = |peer: &str| Context { peer: Some(peer.into()), ..Context::default() };
         keyring.unwrap_cek(&key, &mail(&key, false), &peer("did:example:alice")).await.unwrap();
         keyring.unwrap_cek(&key, &mail(&key, false), &Context::default()).await.unwrap();
         let payload = br#"{"id":"1","type":"https://example.org/1.0/x","body":{}}"#;
-        let what = claviger::secrets::ToSign::Message(payload);
+        let what = claviger::secrets::SignRequest::Message(payload);
         keyring.sign(&key, &what, &peer("did:example:bob")).await.unwrap();
         assert_eq!(
             *told.lock().unwrap(),
@@ -273,12 +273,12 @@ mod touch {
         );
     }
 
-    /// Whom one does not know is not one for whom a person gets up.
+    /// A message of an unknown sender asks for no touch.
     #[tokio::test]
     async fn a_stranger_may_not_have_a_person_asked() {
         let plugged = Plugged::new(Firmware::V5_7_1, 1111);
         let token = plugged.open();
-        let key = make(&token, Place { touch: Some(TouchPolicy::Always), ..Place::default() });
+        let key = make(&token, SlotOptions { touch: Some(TouchPolicy::Always), ..SlotOptions::default() });
         let document = did::key::create(&key);
         let bob = document.id().to_owned();
         let me = Identities::new(Keyring::start([token]).await.unwrap(), [document]).await.unwrap();
@@ -288,10 +288,8 @@ mod touch {
             .to(&bob)
             .finalize();
         let resolver = did::LocalResolver::new();
-        let pack = async |from| {
-            message.pack_encrypted(&bob, from, None, &resolver, &from_alice, &Default::default()).await.unwrap().0
-        };
-        let (named, anonymous) = (pack(Some(alice.id())).await, pack(None).await);
+        let named = message.encrypt_to(&bob).from(alice.id()).pack(&resolver, &from_alice).await.unwrap().0;
+        let anonymous = message.encrypt_to(&bob).pack(&resolver, &from_alice).await.unwrap().0;
         let touches = || plugged.card.counts().touches;
         let open = async |packed: &str, known: Option<&[&str]>| {
             let prompt_for = known.map(|known| known.iter().map(|did| (*did).to_owned()).collect());
@@ -300,7 +298,7 @@ mod touch {
         };
         for (packed, known) in [(&named, &[][..]), (&named, &[bob.as_str()]), (&anonymous, &[alice.id()])] {
             let error = open(packed, Some(known)).await.unwrap_err();
-            assert!(matches!(error, didcomm::Error::Stranger { .. }), "{error:?}");
+            assert!(matches!(error, didcomm::Error::UnknownSender { .. }), "{error:?}");
         }
         assert_eq!(touches(), 0);
         open(&named, Some(&[alice.id()])).await.unwrap();
@@ -309,12 +307,12 @@ mod touch {
         assert_eq!(touches(), 3);
     }
 
-    /// The card says of it what it says of a missing PIN, and it is not taken for that: no PIN is given again.
+    /// The card reports a missing touch like a missing PIN. The two are told apart, and the PIN is not presented again.
     #[test]
-    fn one_that_does_not_come_is_told_apart_from_a_pin() {
+    fn a_missing_touch_is_not_mistaken_for_a_missing_pin() {
         let plugged = Plugged::new(Firmware::V5_7_1, 1111);
         let (token, told) = telling(&plugged);
-        let key = make(&token, Place { touch: Some(TouchPolicy::Always), ..Place::default() });
+        let key = make(&token, SlotOptions { touch: Some(TouchPolicy::Always), ..SlotOptions::default() });
         plugged.card.faults().touch(Touch::Never);
         plugged.card.faults().touch_timeout(Duration::from_millis(5200));
         let before = plugged.card.counts();
@@ -331,23 +329,24 @@ mod slots {
     use super::*;
 
     #[test]
-    fn what_is_there_is_not_overwritten_unawares() {
+    fn a_slot_in_use_is_overwritten_only_with_force() {
         let plugged = Plugged::new(Firmware::V5_4_3, 1111);
         let token = plugged.open();
         let slot = "9d".parse().ok();
-        let first = make(&token, Place { slot, ..Place::default() });
-        let error = token.generate_in(&new_key(Curve::P256), Place { slot, ..Place::default() }).unwrap_err();
+        let first = make(&token, SlotOptions { slot, ..SlotOptions::default() });
+        let error =
+            token.generate_in_slot(&new_key(Curve::P256), SlotOptions { slot, ..SlotOptions::default() }).unwrap_err();
         assert!(error.to_string().contains("slot 9d is not empty: use --force"), "{error}");
         assert_eq!(token.inventory().unwrap()[0].public, first);
-        let second = make(&token, Place { slot, force: true, ..Place::default() });
+        let second = make(&token, SlotOptions { slot, force: true, ..SlotOptions::default() });
         let keys = token.inventory().unwrap();
         assert!(keys.len() == 1 && keys[0].public == second && second != first);
         assert!(matches!(token.unwrap_cek(&first, &mail(&first, false)), Err(TokenError::KeyGone)));
     }
 
-    /// Before the card is asked for anything.
+    /// The error comes before anything is sent to the card.
     #[test]
-    fn a_firmwares_limits_are_told_first() {
+    fn the_limits_of_a_firmware_are_checked_first() {
         let plugged = Plugged::new(Firmware::V5_4_3, 1111);
         let token = plugged.open();
         let before = plugged.card.counts().apdus;
@@ -364,14 +363,14 @@ mod slots {
         assert_eq!(plugged.card.counts().apdus, before);
     }
 
-    /// Another program has put another key there: what it answers is not taken for ours.
+    /// Another program has replaced the key in the slot. The new key is not used in its place.
     #[test]
     fn a_key_that_was_replaced_is_gone() {
         let plugged = Plugged::new(Firmware::V5_7_1, 1111);
         let (token, other) = (plugged.open(), plugged.open());
         let slot = "82".parse().ok();
-        let key = make(&token, Place { slot, ..Place::default() });
-        make(&other, Place { slot, force: true, touch: Some(TouchPolicy::Always), ..Place::default() });
+        let key = make(&token, SlotOptions { slot, ..SlotOptions::default() });
+        make(&other, SlotOptions { slot, force: true, touch: Some(TouchPolicy::Always), ..SlotOptions::default() });
         let before = plugged.card.counts();
         assert_eq!(token.unwrap_cek(&key, &mail(&key, true)).unwrap_err(), TokenError::KeyGone);
         assert_eq!(token.sign(&key, b"x").unwrap_err(), TokenError::KeyGone);
@@ -384,10 +383,10 @@ mod coming_and_going {
     use super::*;
 
     #[test]
-    fn one_that_is_pulled_in_an_operation_may_be_asked_again() {
+    fn a_card_that_is_removed_during_an_operation() {
         let plugged = Plugged::new(Firmware::V5_7_1, 1111);
         let token = plugged.open();
-        let key = make(&token, Place::default());
+        let key = make(&token, SlotOptions::default());
         plugged.card.faults().unplug_in_operation();
         for _ in 0..2 {
             let error = token.unwrap_cek(&key, &mail(&key, true)).unwrap_err();
@@ -398,18 +397,19 @@ mod coming_and_going {
         token.unwrap_cek(&key, &mail(&key, true)).unwrap();
     }
 
-    /// An agent starts without its card, says which one it waits for, and goes on when that comes.
+    /// An agent starts without its card, reports which card is missing, and works when it is inserted.
     #[tokio::test]
     async fn one_that_is_not_there_at_start_is_waited_for() {
         let plugged = Plugged::new(Firmware::V5_7_1, 1111);
-        let key = make(&plugged.open(), Place::default());
+        let key = make(&plugged.open(), SlotOptions::default());
         plugged.card.faults().unplug();
         let readers = plugged.clone();
         let open =
             move |_| Ok(Arc::new(with_pin(PIN).open("yubikey:serial=1111", readers.clone())?) as Arc<dyn Custodian>);
-        let keyring = Keyring::builder().token(Late::new("desk", 1, open)).patient().start().await.unwrap();
-        let (trouble, _) = keyring.status().remove(0).trouble.expect("it is not there");
-        assert!(trouble.to_string().contains("insert the YubiKey with serial 1111"), "{trouble}");
+        let keyring =
+            Keyring::builder().token(LazyToken::new("desk", 1, open)).allow_absent_tokens().start().await.unwrap();
+        let outage = keyring.status().remove(0).outage.expect("the YubiKey is absent");
+        assert!(outage.error.to_string().contains("insert the YubiKey with serial 1111"), "{outage:?}");
         let message = mail(&key, true);
         assert!(keyring.unwrap_cek(&key, &message, &Context::default()).await.is_err());
         plugged.card.faults().plug_in();
@@ -419,7 +419,7 @@ mod coming_and_going {
         keyring.unwrap_cek(&key, &message, &Context::default()).await.unwrap();
     }
 
-    /// The reader has another card: it is not given the PIN.
+    /// The PIN is not sent to another card in the reader.
     #[test]
     fn another_card_gets_no_pin() {
         struct Swapped(Plugged, Plugged, std::sync::atomic::AtomicBool);
@@ -429,7 +429,7 @@ mod coming_and_going {
                 serial: Option<u32>,
             ) -> Result<Box<dyn claviger::secrets::piv::Transport>, claviger::secrets::piv::TransportError>
             {
-                // A reader that does not look who it is.
+                // Connects to any card, whatever its serial number.
                 if self.2.swap(true, std::sync::atomic::Ordering::SeqCst) {
                     self.1.connect(None)
                 } else {
@@ -438,7 +438,7 @@ mod coming_and_going {
             }
         }
         let (ours, other) = (Plugged::new(Firmware::V5_7_1, 1111), Plugged::new(Firmware::V5_7_1, 2222));
-        let key = make(&ours.open(), Place::default());
+        let key = make(&ours.open(), SlotOptions::default());
         ours.card.reset();
         let readers = Swapped(ours.clone(), other.clone(), false.into());
         let token = with_pin(PIN).open("yubikey:serial=1111", readers).unwrap();
@@ -450,12 +450,12 @@ mod coming_and_going {
         assert_eq!(other.card.counts().verifies, 0);
     }
 
-    /// 100 operations on a card that takes its time: in their order, none after its deadline, none that nobody waits for.
+    /// 100 operations on a slow card run in order. Operations past their deadline and abandoned ones are not run.
     #[tokio::test]
     async fn a_slow_card_has_a_queue() {
         let plugged = Plugged::new(Firmware::V5_7_1, 1111);
         let token = Arc::new(plugged.open());
-        let key = make(&token, Place::default());
+        let key = make(&token, SlotOptions::default());
         let keyring = Arc::new(Keyring::builder().shared_token(token.clone()).start().await.unwrap());
         plugged.card.faults().operations_take(Duration::from_millis(150));
         let before = plugged.card.counts().operations;
@@ -464,7 +464,7 @@ mod coming_and_going {
         let mut tasks = Vec::new();
         for number in 0..100 {
             let (keyring, key, request, order) = (keyring.clone(), key.clone(), request.clone(), order.clone());
-            // Of each ten one has no time, and one is given up.
+            // Of each ten, one has no time left and one is abandoned.
             let deadline = (number % 10 == 3).then(|| Instant::now() + Duration::from_millis(10));
             let task = tokio::spawn(async move {
                 let cx = Context { deadline, ..Context::default() };
@@ -479,23 +479,24 @@ mod coming_and_going {
             tasks.push((number, task));
             tokio::task::yield_now().await;
         }
-        // Meanwhile the token says what it is, and another program, as `token list` is one, reads what the card holds.
+        // Meanwhile the token describes itself, and another program, such as `token list`, reads the slots.
         let begun = Instant::now();
         assert_eq!(token.info().serial, "1111");
-        assert!(keyring.status()[0].trouble.is_none() && begun.elapsed() < Duration::from_millis(100));
+        assert!(keyring.status()[0].outage.is_none() && begun.elapsed() < Duration::from_millis(100));
         let other = plugged.clone();
         let listed = tokio::task::spawn_blocking(move || {
             let token = other.open();
             (token.inventory().unwrap().len(), token.pin_state().unwrap().1)
         });
-        let listed = tokio::time::timeout(Duration::from_secs(5), listed).await.expect("it need not wait for them all");
+        let listed =
+            tokio::time::timeout(Duration::from_secs(5), listed).await.expect("it does not wait for all of them");
         assert_eq!(listed.unwrap(), (1, 3));
         assert!(plugged.card.counts().operations - before < 80, "the queue is not empty yet");
         let mut done = 0;
         for (number, task) in tasks {
             match (number % 10, task.await) {
                 (7, ended) => assert!(ended.is_err_and(|error| error.is_cancelled())),
-                (3, ended) => assert!(matches!(ended.unwrap(), Err(SecretsError::Deadline { .. }))),
+                (3, ended) => assert!(matches!(ended.unwrap(), Err(SecretsError::DeadlineExceeded { .. }))),
                 (_, ended) => {
                     ended.unwrap().unwrap();
                     done += 1;

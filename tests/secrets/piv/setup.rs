@@ -1,11 +1,10 @@
-//! A YubiKey gets its PIN, PUK and management key; one that has a management key of its own; and what proves a key: on a
-//! virtual card in this process.
+//! Setting up a YubiKey, management keys, and attestation, with a virtual card in this process.
 
 use crate::plugged::Plugged;
 use claviger::{
     keys::{Curve, PublicKey},
     secrets::{
-        Custodian, KeyUse, NewKey, PinPolicy, Place, Token, TokenError, TouchPolicy,
+        Custodian, KeyUse, NewKey, PinPolicy, SlotOptions, Token, TokenError, TouchPolicy,
         pin::{Pin, PinSource},
         piv::{Attestation, AttestationError, OpenOptions, YubiKey},
     },
@@ -38,7 +37,7 @@ fn set_up(plugged: &Plugged) -> YubiKey {
     token
 }
 
-/// Yubico's own instructions, as another program would give them.
+/// Sends a command, as another program would.
 fn command(plugged: &Plugged, ins: u8, p1: u8, p2: u8, data: &[u8]) -> Vec<u8> {
     let mut apdu = vec![0, ins, p1, p2, data.len() as u8];
     apdu.extend_from_slice(data);
@@ -53,7 +52,7 @@ fn padded(code: &str) -> Vec<u8> {
     code.bytes().chain(std::iter::repeat(0xff)).take(8).collect()
 }
 
-/// Whether GET METADATA says that it is the factory's.
+/// Whether GET METADATA reports the factory value.
 fn is_factory(plugged: &Plugged, reference: u8) -> bool {
     select(plugged);
     let said = plugged.card.transmit(&[0, 0xf7, 0, reference]).unwrap();
@@ -67,13 +66,13 @@ fn a_card_from_the_factory_is_set_up() {
         let plugged = Plugged::new(firmware, 1111);
         let token = set_up(&plugged);
         assert_eq!([0x80, 0x81, 0x9b].map(|reference| is_factory(&plugged, reference)), [false; 3], "{firmware:?}");
-        // The new PIN is the PIN, and the PUK sets another.
+        // The card has the new PIN, and the PUK can set another.
         select(&plugged);
         assert_eq!(command(&plugged, 0x20, 0, 0x80, &padded("123456"))[0], 0x63);
         assert_eq!(command(&plugged, 0x20, 0, 0x80, &padded(PIN)), [0x90, 0x00]);
         let unblocked = command(&plugged, 0x2c, 0, 0x80, &[padded(PUK), padded(PIN)].concat());
         assert_eq!(unblocked, [0x90, 0x00]);
-        // The management key is behind the PIN, and nowhere else.
+        // The management key can be read only with the PIN.
         plugged.card.reset();
         make(&token);
         drop(token);
@@ -100,7 +99,7 @@ fn a_card_that_is_in_use_is_not_set_up() {
 }
 
 #[test]
-fn what_cannot_be_a_pin_is_told_before_the_card_is_asked() {
+fn an_invalid_pin_is_refused_before_anything_is_sent() {
     let plugged = Plugged::new(Firmware::V5_7_1, 1111);
     let token = plugged.open();
     let before = plugged.card.counts().apdus;
@@ -111,9 +110,9 @@ fn what_cannot_be_a_pin_is_told_before_the_card_is_asked() {
     assert_eq!(plugged.card.counts().apdus, before);
 }
 
-/// Cut short at any command it can be done again, and the management key is never lost.
+/// A set-up that was interrupted at any command can be repeated, and the management key is never lost.
 #[test]
-fn what_was_cut_short_is_done_again() {
+fn an_interrupted_set_up_can_be_repeated() {
     for firmware in FIRMWARES {
         let whole = Plugged::new(firmware, 1111);
         let before = whole.card.counts().apdus;
@@ -129,10 +128,10 @@ fn what_was_cut_short_is_done_again() {
             }
             cut += 1;
             plugged.card.faults().plug_in();
-            // With another PUK: whether that is the card's is told.
+            // With another PUK. The result says whether it is the card's.
             let is_set = match token.set_up(&Pin::new(PIN), &Pin::new(OTHER_PUK)) {
                 Ok(is_set) => is_set,
-                // The last command may have been done though nobody heard of it.
+                // The last command may have been carried out although its response was lost.
                 Err(error) => {
                     assert!(error.to_string().contains("a PIN of its own already"), "{after}: {error}");
                     false
@@ -151,37 +150,37 @@ fn what_was_cut_short_is_done_again() {
 }
 
 #[test]
-fn a_management_key_of_its_own_is_given_for_each_change() {
+fn a_foreign_management_key_is_given_for_each_change() {
     let plugged = Plugged::new(Firmware::V5_7_1, 1111);
     let token = plugged.open();
     let own = [7; 24];
-    // Set by another program, which does not keep it in the card.
+    // Set by another program, which does not store it on the card.
     let factory: Vec<u8> = (1..=8).chain(1..=8).chain(1..=8).collect();
-    token.manage_with(Zeroizing::new(factory)).unwrap();
+    token.set_management_key(Zeroizing::new(factory)).unwrap();
     let key = make(&token);
     set_management_key(&plugged, &own);
 
     let error = token.generate(&new_key()).unwrap_err();
     assert!(error.to_string().contains("--management-key"), "{error}");
-    token.manage_with(Zeroizing::new([8; 24].to_vec())).unwrap();
+    token.set_management_key(Zeroizing::new([8; 24].to_vec())).unwrap();
     let error = token.generate(&new_key()).unwrap_err();
-    assert!(error.to_string().contains("the management key is not the card's"), "{error}");
-    token.manage_with(Zeroizing::new(own.to_vec())).unwrap();
+    assert!(error.to_string().contains("the card has another management key"), "{error}");
+    token.set_management_key(Zeroizing::new(own.to_vec())).unwrap();
     make(&token);
-    assert!(token.delete(&key).is_err(), "it was given for one change");
-    // A change that comes to nothing is one too.
+    assert!(token.delete(&key).is_err(), "the key was for one change only");
+    // A failed change counts too.
     for nothing in [Curve::Secp256k1, Curve::P521] {
-        token.manage_with(Zeroizing::new(own.to_vec())).unwrap();
+        token.set_management_key(Zeroizing::new(own.to_vec())).unwrap();
         let new = NewKey { curve: nothing, usage: KeyUse::of(nothing), label: None };
         assert!(token.generate(&new).is_err());
-        assert!(token.delete(&key).is_err(), "it is not left for who comes next");
+        assert!(token.delete(&key).is_err(), "the key is not kept for the next change");
     }
-    token.manage_with(Zeroizing::new(own.to_vec())).unwrap();
+    token.set_management_key(Zeroizing::new(own.to_vec())).unwrap();
     token.delete(&key).unwrap();
-    assert!(token.manage_with(Zeroizing::new(vec![1; 23])).is_err());
+    assert!(token.set_management_key(Zeroizing::new(vec![1; 23])).is_err());
 }
 
-/// By single authentication: the card's challenge, encrypted with AES-192 under the factory's key.
+/// Sets the management key after single authentication with the factory key (AES-192).
 fn set_management_key(plugged: &Plugged, key: &[u8; 24]) {
     use aes::cipher::{BlockCipherEncrypt, KeyInit};
     select(plugged);
@@ -195,21 +194,24 @@ fn set_management_key(plugged: &Plugged, key: &[u8; 24]) {
     plugged.card.reset();
 }
 
-/// Before anything is overwritten.
+/// The check comes before anything is overwritten.
 #[test]
-fn a_name_that_a_card_cannot_keep_is_refused() {
+fn a_label_that_a_card_cannot_store_is_refused() {
     let plugged = Plugged::new(Firmware::V5_7_1, 1111);
     let token = plugged.open();
     let slot = Some("82".parse().unwrap());
-    let first = token.generate_in(&new_key(), Place { slot, ..Place::default() }).unwrap().public;
+    let first = token.generate_in_slot(&new_key(), SlotOptions { slot, ..SlotOptions::default() }).unwrap().public;
     for label in ["Claviger: deleted", "Claviger", &"x".repeat(1025)] {
         let new = NewKey { label: Some(label.into()), ..new_key() };
-        assert!(token.generate_in(&new, Place { slot, force: true, ..Place::default() }).is_err(), "{label}");
+        assert!(
+            token.generate_in_slot(&new, SlotOptions { slot, force: true, ..SlotOptions::default() }).is_err(),
+            "{label}"
+        );
     }
     assert_eq!(token.inventory().unwrap()[0].public, first);
 }
 
-/// A token that is one slot makes its keys there, and nowhere else.
+/// A token whose URI names a slot makes its keys in that slot only.
 #[test]
 fn a_slot_of_the_uri_is_the_only_one() {
     let plugged = Plugged::new(Firmware::V5_7_1, 1111);
@@ -218,8 +220,8 @@ fn a_slot_of_the_uri_is_the_only_one() {
     let key = make(&token);
     assert_eq!(token.inventory().unwrap()[0].slot, "9d".parse().ok());
     assert!(token.generate(&new_key()).unwrap_err().to_string().contains("slot 9d is not empty"));
-    let place = Place { slot: "82".parse().ok(), force: true, ..Place::default() };
-    assert!(token.generate_in(&new_key(), place).is_err());
+    let place = SlotOptions { slot: "82".parse().ok(), force: true, ..SlotOptions::default() };
+    assert!(token.generate_in_slot(&new_key(), place).is_err());
     assert_eq!(plugged.open().inventory().unwrap().len(), 1);
     token.delete(&key).unwrap();
 }
@@ -228,24 +230,24 @@ mod attestation {
     use super::*;
 
     #[test]
-    fn it_says_what_the_key_is_and_who_stands_behind_it() {
+    fn it_describes_the_key_and_names_the_root() {
         for firmware in FIRMWARES {
             let plugged = Plugged::new(firmware, 1111);
             let token = plugged.open();
             let slot = "9d".parse().unwrap();
-            let place = Place {
+            let place = SlotOptions {
                 slot: Some(slot),
                 pin: Some(PinPolicy::Always),
                 touch: Some(TouchPolicy::Cached),
-                ..Place::default()
+                ..SlotOptions::default()
             };
-            let key = token.generate_in(&new_key(), place).unwrap().public;
+            let key = token.generate_in_slot(&new_key(), place).unwrap().public;
             let chain = token.attest(&key).unwrap();
             let said = Attestation::verify(&chain, &[plugged.card.attestation_root()]).unwrap();
             assert_eq!((said.public, said.slot, said.serial), (key, slot, Some(1111)));
             assert_eq!((said.pin, said.touch), (PinPolicy::Always, TouchPolicy::Cached));
             assert_eq!(said.firmware.to_string(), token.info().firmware);
-            assert_eq!(said.form.unwrap().to_string(), "USB-A");
+            assert_eq!(said.form_factor.unwrap().to_string(), "USB-A");
             assert_eq!((said.chain, said.root.as_str()), (chain, "Virtual YubiKey PIV Root CA"));
         }
     }
@@ -262,7 +264,7 @@ mod attestation {
     }
 
     #[test]
-    fn a_virtual_card_is_not_yubicos() {
+    fn a_virtual_card_does_not_lead_to_yubicos_root() {
         let plugged = Plugged::new(Firmware::V5_7_1, 1111);
         let token = plugged.open();
         let chain = token.attest(&make(&token)).unwrap();
@@ -272,7 +274,7 @@ mod attestation {
             assert!(matches!(error, AttestationError::Untrusted(_)), "{error}");
         }
         let root = [plugged.card.attestation_root()];
-        // Of another card; without the card's own; changed in any byte; cut short.
+        // Another card's chain; without the card's own certificate; changed in any byte; truncated.
         let others = other.open();
         let foreign = others.attest(&make(&others)).unwrap();
         assert!(Attestation::verify(&[chain[0].clone(), foreign[1].clone()], &root).is_err());
@@ -287,7 +289,7 @@ mod attestation {
     }
 
     #[test]
-    fn a_key_from_outside_has_none() {
+    fn an_imported_key_has_none() {
         let plugged = Plugged::new(Firmware::V5_7_1, 1111);
         let token = plugged.open();
         let import = PrivateKey::generate(Curve::P256).to_import(KeyUse::Both, None);

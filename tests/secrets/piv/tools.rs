@@ -1,8 +1,7 @@
-//! What other programs make of the keys that were made here: yubico-piv-tool, OpenSC and Yubico's PKCS#11 module, behind
-//! the real pcscd.
+//! Other programs use keys that Claviger made: yubico-piv-tool, OpenSC and Yubico's PKCS#11 module, through the real pcscd.
 //!
-//! Debian 12's are 2.2.0, which know neither curve 25519 nor the AES management key that firmware 5.7 comes with: then they
-//! are shown a card of 5.4.3 alone, and that is said.
+//! Debian 12 has version 2.2.0 of Yubico's tools, which supports neither curve 25519 nor the AES management key of firmware 5.7.
+//! With it the test uses a card of firmware 5.4.3 only, and prints that.
 
 use std::{fs, path::PathBuf, process::Command};
 
@@ -11,7 +10,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use claviger::{
     keys::{Curve, PublicKey},
     secrets::{
-        Custodian, KeyUse, NewKey, Place, Token,
+        Custodian, KeyUse, NewKey, SlotOptions, Token,
         pin::{Pin, PinSource},
         piv::{self, PcscReaders, YubiKey},
         pkcs11,
@@ -24,7 +23,7 @@ use claviger_testkit::{
 use claviger_virtual_yubikey::{
     Firmware, VirtualYubiKey,
     pcscd::{PORT, Pcscd, is_here, until},
-    reader::InReader,
+    reader::ReaderConnection,
 };
 
 const PIN: &str = "123456";
@@ -34,7 +33,7 @@ const P256_KEY: [u8; 26] = [
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
     0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
-/// The first that know firmware 5.7.
+/// The first version of Yubico's tools that supports firmware 5.7.
 const NEW: (u32, u32) = (2, 5);
 
 #[test]
@@ -50,7 +49,7 @@ fn other_programs() {
     let _pcscd = Pcscd::start();
     for firmware in firmwares {
         let card = VirtualYubiKey::new(firmware, 4444);
-        let _reader = InReader::plug_in(&card, PORT);
+        let _reader = ReaderConnection::plug_in(&card, PORT);
         let ours = open();
         let p256 = made(&ours, Curve::P256, "9d");
         let p384 = made(&ours, Curve::P384, "82");
@@ -73,15 +72,15 @@ fn they_read(key: &PublicKey) {
     assert!(run("opensc-tool", &["--name"]).contains("Personal Identity Verification Card"));
     let listed = run("pkcs15-tool", &["--list-public-keys"]);
     assert!(listed.contains("Public EC Key [KEY MAN pubkey]") && listed.contains("verify, derive"), "{listed}");
-    // 03 is the id that OpenSC gives to what is in 9d.
+    // OpenSC uses id 03 for slot 9d.
     assert!(pem(&run("pkcs15-tool", &["--read-public-key", "03"])).ends_with(key.as_bytes()));
 }
 
-/// Yubico's module derives with the same keys, and what comes is what comes here.
+/// Yubico's module derives the same secrets with the same keys.
 fn they_derive(module: &str, ours: &YubiKey, p256: &PublicKey, p384: &PublicKey) {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    // ykcs11 2.2.0 says that a P-256 key signs, and nothing of agreement: it is asked by hand.
+    // ykcs11 2.2.0 reports a P-256 key as a signing key, so ECDH is called directly.
     let peer = PrivateKey::generate(Curve::P256);
     fs::write(path("peer"), [&P256_KEY, peer.public().as_bytes()].concat()).unwrap();
     let words = ["--module", module, "--login", "--pin", PIN, "--derive", "-m", "ECDH1-DERIVE", "--id", "03"];
@@ -105,7 +104,7 @@ fn they_derive(module: &str, ours: &YubiKey, p256: &PublicKey, p384: &PublicKey)
     }
 }
 
-/// Yubico's module, if that and the tools are here.
+/// The path of Yubico's module, if it and the tools are installed.
 fn tools() -> Option<String> {
     let here = |program: &str| Command::new(program).arg("--help").output().is_ok();
     let tools = ["yubico-piv-tool", "opensc-tool", "pkcs15-tool", "pkcs11-tool"].into_iter().all(here);
@@ -120,14 +119,14 @@ fn tools() -> Option<String> {
     module
 }
 
-/// The two numbers that count, of "yubico-piv-tool 2.2.0".
+/// Major and minor version from "yubico-piv-tool 2.2.0".
 fn version(said: &str) -> (u32, u32) {
     let numbers: Vec<u32> =
         said.trim().rsplit(' ').next().unwrap().split('.').filter_map(|number| number.parse().ok()).collect();
     (numbers[0], numbers[1])
 }
 
-/// What is in the one block of PEM.
+/// The content of the only PEM block.
 fn pem(said: &str) -> Vec<u8> {
     let lines = said.lines().skip_while(|line| !line.starts_with("-----BEGIN")).skip(1);
     let text: String = lines.take_while(|line| !line.starts_with("-----END")).collect();
@@ -145,8 +144,11 @@ fn open() -> YubiKey {
 }
 
 fn made(token: &YubiKey, curve: Curve, slot: &str) -> PublicKey {
-    let place = Place { slot: Some(slot.parse().unwrap()), ..Place::default() };
-    token.generate_in(&NewKey { curve, usage: KeyUse::of(curve), label: Some("ours".into()) }, place).unwrap().public
+    let place = SlotOptions { slot: Some(slot.parse().unwrap()), ..SlotOptions::default() };
+    token
+        .generate_in_slot(&NewKey { curve, usage: KeyUse::of(curve), label: Some("ours".into()) }, place)
+        .unwrap()
+        .public
 }
 
 fn run(program: &str, words: &[&str]) -> String {

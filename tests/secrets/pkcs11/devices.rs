@@ -1,5 +1,5 @@
-//! The devices of `hsm-config/`: that profile and page say the same, that the data is obeyed, and that the tokens which
-//! can be run do what is said of them.
+//! The devices of `hsm-config/`: profile and page agree, the members of a profile have their effect, and the tokens that can be
+//! run do what their profiles say.
 
 use std::{
     fs,
@@ -11,8 +11,9 @@ use claviger::{
     crypto::{self, Cek, EncryptedKey},
     keys::{Curve, PublicKey},
     secrets::{
-        Custodian, Custody, HeldKey, ImportKey, KeyUse, NewKey, Token, TokenError, TokenInfo, Unwrap, Wrap,
-        pkcs11::{Basis, OpenOptions, PinSource, Pkcs11Token, Profile, Verdict, open},
+        Custodian, Custody, HeldKey, ImportKey, KeyUse, NewKey, Token, TokenError, TokenInfo, UnwrapRequest,
+        WrapRequest,
+        pkcs11::{EvidenceBasis, OpenOptions, PinSource, Pkcs11Token, Profile, Verdict, open},
     },
 };
 use claviger_testkit::{
@@ -38,14 +39,14 @@ fn files(suffix: &str) -> Vec<String> {
 }
 
 #[test]
-fn each_profile_is_built_in_and_has_a_page_that_says_the_same() {
+fn each_profile_is_built_in_and_agrees_with_its_page() {
     let names = files(".toml");
     let mut pages = files(".md");
     pages.retain(|name| name != "README");
     assert_eq!(names, pages, "one page for each profile");
     let mut built_in = Profile::names(None).unwrap();
     built_in.sort();
-    assert_eq!(names, built_in, "the table in profile.rs");
+    assert_eq!(names, built_in, "the list in profile/library.rs");
     let index = fs::read_to_string(folder().join("README.md")).unwrap();
     for name in &names {
         let profile =
@@ -60,38 +61,38 @@ fn each_profile_is_built_in_and_has_a_page_that_says_the_same() {
         }
         let (basis, version) = profile.basis().unwrap();
         let said = match basis {
-            Basis::Measured => format!("**Measured** by this project's tests: {version}."),
-            Basis::Read => format!("**Read, not run**: {version}."),
+            EvidenceBasis::Measured => format!("**Measured** by this project's tests: {version}."),
+            EvidenceBasis::Documented => format!("**Read, not run**: {version}."),
         };
         assert!(page.contains(&said), "{name}.md does not say {said:?}");
         assert!(index.contains(&format!("({name}.md)")), "README.md does not list {name}");
     }
 }
 
-/// Only what a test below runs may be called measured.
+/// A profile is called measured only if a test below runs its token.
 #[test]
-fn nothing_is_claimed_of_what_was_not_run() {
-    let measured = |name: &String| Profile::named(name, None).unwrap().basis().unwrap().0 == Basis::Measured;
+fn only_tested_devices_are_called_measured() {
+    let measured = |name: &String| Profile::named(name, None).unwrap().basis().unwrap().0 == EvidenceBasis::Measured;
     let measured: Vec<_> = files(".toml").into_iter().filter(measured).collect();
     assert_eq!(measured, ["kryoptic", "nss-softokn", "softhsm", "tpm2-pkcs11"]);
 }
 
-/// Whether a message from a sender, or from nobody, opens.
+/// Whether an authcrypt message from `sender` opens, or an anoncrypt message without a sender.
 fn opens(token: &dyn Token, key: &PublicKey, sender: Option<&PrivateKey>) -> bool {
     let cek = fresh_cek();
     token.unwrap_cek(key, &message_to(key, sender, &cek, &Parties::example())) == Ok(cek)
 }
 
-/// What the token does with a curve, by doing it with a new key.
+/// The verdict for a curve, from operations with a new key.
 fn verdict(token: &Pkcs11Token, curve: Curve) -> Verdict {
     let uses = [KeyUse::Both, KeyUse::Agreement, KeyUse::Signing].into_iter().filter(|usage| usage.fits(curve));
     let made = uses.map(|usage| token.generate(&NewKey { curve, usage, label: None }));
-    let Some(held) = made.flatten().next() else { return Verdict::Not };
+    let Some(held) = made.flatten().next() else { return Verdict::Unsupported };
     let key = &held.public;
     let sender = PrivateKey::generate(curve);
-    let verdict = if held.usage.agrees() && opens(token, key, None) && opens(token, key, Some(&sender)) {
+    let verdict = if held.usage.allows_key_agreement() && opens(token, key, None) && opens(token, key, Some(&sender)) {
         Verdict::Authcrypt
-    } else if held.usage.agrees() && opens(token, key, None) {
+    } else if held.usage.allows_key_agreement() && opens(token, key, None) {
         Verdict::Anoncrypt
     } else {
         let signature = token.sign(key, b"input").expect("a key that does not agree signs");
@@ -102,12 +103,12 @@ fn verdict(token: &Pkcs11Token, curve: Curve) -> Verdict {
     verdict
 }
 
-/// The profile is found by what the module says of itself, and its verdicts are those of the token.
-fn is_as_its_profile_says(module: Module, name: &str) {
+/// The profile matches what the module reports, and its verdicts are right for the token.
+fn matches_its_profile(module: Module, name: &str) {
     on(module, |here| {
         let token = open(&here.uri, PinSource::uri()).unwrap();
         let profile = token.profile();
-        assert_eq!((profile.name(), profile.basis().unwrap().0), (name, Basis::Measured));
+        assert_eq!((profile.name(), profile.basis().unwrap().0), (name, EvidenceBasis::Measured));
         for curve in Curve::ALL {
             assert_eq!(Some(verdict(&token, curve)), profile.verdict(curve), "{curve}");
         }
@@ -116,23 +117,23 @@ fn is_as_its_profile_says(module: Module, name: &str) {
 }
 
 #[test]
-fn softhsm_is_as_its_profile_says() {
-    is_as_its_profile_says(Module::SoftHsm, "softhsm");
+fn softhsm_matches_its_profile() {
+    matches_its_profile(Module::SoftHsm, "softhsm");
 }
 
 #[test]
-fn kryoptic_is_as_its_profile_says() {
-    is_as_its_profile_says(Module::Kryoptic, "kryoptic");
+fn kryoptic_matches_its_profile() {
+    matches_its_profile(Module::Kryoptic, "kryoptic");
 }
 
 #[test]
-fn tpm2_pkcs11_is_as_its_profile_says() {
-    is_as_its_profile_says(Module::Tpm2, "tpm2-pkcs11");
+fn tpm2_pkcs11_matches_its_profile() {
+    matches_its_profile(Module::Tpm2, "tpm2-pkcs11");
 }
 
 #[test]
-fn nss_softokn_is_as_its_profile_says() {
-    is_as_its_profile_says(Module::Nss, "nss-softokn");
+fn nss_softokn_matches_its_profile() {
+    matches_its_profile(Module::Nss, "nss-softokn");
 }
 
 fn nss(tier: Custody) {
@@ -157,7 +158,7 @@ fn nss_softokn_shared_secret_in_process() {
     nss(Custody::SharedSecretInProcess);
 }
 
-/// A token whose keys are made for signing, for the suite, which asks for the widest use.
+/// A token that makes signing keys only. The suite asks for keys of both uses.
 struct Signer(Pkcs11Token);
 
 impl Token for Signer {
@@ -173,10 +174,10 @@ impl Token for Signer {
     fn sign(&self, key: &PublicKey, input: &[u8]) -> Result<Vec<u8>, TokenError> {
         self.0.sign(key, input)
     }
-    fn unwrap_cek(&self, key: &PublicKey, request: &Unwrap) -> Result<Cek, TokenError> {
+    fn unwrap_cek(&self, key: &PublicKey, request: &UnwrapRequest) -> Result<Cek, TokenError> {
         self.0.unwrap_cek(key, request)
     }
-    fn wrap_cek(&self, key: &PublicKey, request: &Wrap) -> Result<Vec<EncryptedKey>, TokenError> {
+    fn wrap_cek(&self, key: &PublicKey, request: &WrapRequest) -> Result<Vec<EncryptedKey>, TokenError> {
         self.0.wrap_cek(key, request)
     }
 }
@@ -197,7 +198,7 @@ impl Custodian for Signer {
     }
 }
 
-/// What the suite has for a token that only signs.
+/// The parts of the suite for a token that only signs.
 #[test]
 fn tpm2_pkcs11_signs() {
     on(Module::Tpm2, |here| {
@@ -215,11 +216,11 @@ fn tpm2_pkcs11_signs() {
         suite::keys::are_the_same_when_opened_again(&token, &capabilities, open);
         let both = token.0.generate(&NewKey { curve: Curve::P256, usage: KeyUse::Both, label: None });
         assert!(matches!(both, Err(TokenError::KnownAnswer(_))), "{both:?}");
-        // The TPM makes no key that must not sign.
+        // The TPM refuses to make a key that cannot sign.
         assert!(generate(&token.0, Curve::P384).is_err());
         let imported = token.import(PrivateKey::generate(Curve::P256).to_import(KeyUse::Signing, None));
         assert!(imported.is_err(), "{imported:?}");
-        assert_eq!(token.inventory().unwrap(), [], "what was refused is gone");
+        assert_eq!(token.inventory().unwrap(), [], "refused keys are deleted");
     });
 }
 
@@ -236,7 +237,7 @@ fn generate(token: &Pkcs11Token, curve: Curve) -> Result<HeldKey, TokenError> {
 }
 
 #[test]
-fn the_key_type_of_x25519_is_obeyed() {
+fn x25519_key_types() {
     on(Module::SoftHsm, |here| {
         let montgomery = with(&here, "[x25519]\nkey_types = [\"CKK_EC_MONTGOMERY\"]").open(&here.uri).unwrap();
         let made = generate(&montgomery, Curve::X25519);
@@ -247,12 +248,12 @@ fn the_key_type_of_x25519_is_obeyed() {
 }
 
 #[test]
-fn the_curves_name_is_obeyed() {
+fn x25519_params() {
     on(Module::SoftHsm, |here| {
         let token = with(&here, "[x25519]\nparams = \"name\"").open(&here.uri).unwrap();
         let key = generate(&token, Curve::X25519).unwrap().public;
         assert!(opens(&token, &key, None));
-        // As another program sees it; this process is logged in.
+        // Read through another session; the process is logged in already.
         let context = Pkcs11::new(&here.module).unwrap();
         let slot = context.get_slots_with_initialized_token().unwrap()[0];
         let session = context.open_ro_session(slot).unwrap();
@@ -263,7 +264,7 @@ fn the_curves_name_is_obeyed() {
 }
 
 #[test]
-fn the_form_of_the_point_is_obeyed() {
+fn agreement_points() {
     on(Module::Kryoptic, |here| {
         let der = with(&here, "[agreement]\npoints = [\"der\"]").open(&here.uri).unwrap();
         let made = generate(&der, Curve::X25519);
@@ -274,7 +275,7 @@ fn the_form_of_the_point_is_obeyed() {
 }
 
 #[test]
-fn tiers_are_obeyed_unless_the_configuration_says_others() {
+fn agreement_tiers_unless_the_configuration_overrides_them() {
     on(Module::Kryoptic, |here| {
         let text = "[agreement]\ntiers = [\"kek-in-process\", \"shared-secret-in-process\"]";
         let made = |options: OpenOptions| generate(&options.open(&here.uri).unwrap(), Curve::P256).unwrap().custody;
@@ -284,12 +285,12 @@ fn tiers_are_obeyed_unless_the_configuration_says_others() {
         let none = with(&here, "[agreement]\ntiers = []").open(&here.uri).unwrap();
         let signs = none.generate(&NewKey { curve: Curve::P256, usage: KeyUse::Signing, label: None }).unwrap();
         assert_eq!(signs.custody, None);
-        assert!(generate(&none, Curve::P384).is_err(), "a key that only agrees, on a token that is not asked to");
+        assert!(generate(&none, Curve::P384).is_err(), "a key-agreement key on a token without tiers");
     });
 }
 
 #[test]
-fn sessions_are_obeyed_unless_the_configuration_says_others() {
+fn sessions_unless_the_configuration_overrides_them() {
     on(Module::SoftHsm, |here| {
         let text = "[sessions]\nusual = 3\nmost = 5";
         let opened = |options: OpenOptions| options.open(&here.uri);
@@ -302,11 +303,11 @@ fn sessions_are_obeyed_unless_the_configuration_says_others() {
 }
 
 #[test]
-fn attributes_are_left_out() {
+fn omitted_attributes() {
     on(Module::SoftHsm, |here| {
         let nameless = with(&here, "[omit]\nprivate_key = [\"CKA_LABEL\"]").open(&here.uri).unwrap();
         assert_eq!(generate(&nameless, Curve::P256).unwrap().label, None);
-        // SoftHSM wants it, so what is left out is seen.
+        // SoftHSM requires the attribute, so the call fails without it.
         let typeless = with(&here, "[omit]\nsecret = [\"CKA_KEY_TYPE\"]").open(&here.uri).unwrap();
         let made = generate(&typeless, Curve::P384);
         assert!(matches!(made, Err(TokenError::KnownAnswer(_))), "{made:?}");
@@ -316,7 +317,7 @@ fn attributes_are_left_out() {
 }
 
 #[test]
-fn keys_that_another_tool_makes_are_not_made() {
+fn keys_that_another_tool_must_make_are_refused() {
     on(Module::SoftHsm, |here| {
         let token = with(&here, "make_keys_with = \"thattool\"").open(&here.uri).unwrap();
         let import = PrivateKey::generate(Curve::P256).to_import(KeyUse::Both, None);
@@ -327,16 +328,16 @@ fn keys_that_another_tool_makes_are_not_made() {
 }
 
 #[test]
-fn what_only_a_new_process_cures_is_said() {
+fn cure_process_asks_for_a_new_process() {
     on(Module::SoftHsm, |here| {
-        assert!(open(&here.uri, PinSource::uri()).unwrap().needs_new_process());
-        assert!(!with(&here, "").open(&here.uri).unwrap().needs_new_process());
+        assert!(open(&here.uri, PinSource::uri()).unwrap().needs_new_process_after_absence());
+        assert!(!with(&here, "").open(&here.uri).unwrap().needs_new_process_after_absence());
     });
 }
 
-/// A profile beside the configuration comes before the one that is built in, by its name and by its match.
+/// A profile next to the configuration takes precedence over a built-in one, by name and by match.
 #[test]
-fn profiles_of_ones_own_come_first() {
+fn own_profiles_take_precedence() {
     on(Module::SoftHsm, |here| {
         let own = here.folder.join("hsm-config");
         fs::create_dir(&own).unwrap();
@@ -359,7 +360,7 @@ fn profiles_of_ones_own_come_first() {
 }
 
 #[test]
-fn a_profile_that_cannot_be_meant_is_refused() {
+fn invalid_profiles_are_refused() {
     for wrong in [
         "[x25519]\nkey_types = []",
         "[x25519]\nkey_types = [\"CKK_EC\"]",

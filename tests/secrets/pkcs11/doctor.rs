@@ -16,7 +16,7 @@ use claviger::{
     keys::{Curve, PublicKey},
     secrets::{
         Custodian, Custody, KeyUse, NewKey, Token, TokenError,
-        pkcs11::{Answer, Examination, Examined, OpenOptions, Pkcs11Token, ProfileBy, TestKey, Verdict},
+        pkcs11::{Answer, CurveExamination, Examination, OpenOptions, Pkcs11Token, ProfileSource, TestKey, Verdict},
     },
 };
 
@@ -25,7 +25,7 @@ fn examine(token: &Pkcs11Token) -> Examination {
     token.examine(|_, _| {}).expect("it is there")
 }
 
-fn of(examination: &Examination, curve: Curve) -> &Examined {
+fn of(examination: &Examination, curve: Curve) -> &CurveExamination {
     examination.algorithms.iter().find(|it| it.curve == curve).expect("each curve is examined")
 }
 
@@ -37,8 +37,8 @@ fn generate(token: &Pkcs11Token, curve: Curve) -> PublicKey {
 fn says_what_its_profile_says(module: Module) {
     on(module, |here| {
         let options = OpenOptions::new();
-        let look = options.look(&here.uri).unwrap();
-        assert_eq!((look.profile_by, look.token.info.label.as_str()), (ProfileBy::Match, "demo"));
+        let look = options.overview(&here.uri).unwrap();
+        assert_eq!((look.profile_source, look.token.info.label.as_str()), (ProfileSource::Matched, "demo"));
         let token = options.open(&here.uri).unwrap();
         // A signing key, which each of them makes.
         let held = token.generate(&NewKey { curve: Curve::P256, usage: KeyUse::Signing, label: None }).unwrap().public;
@@ -48,17 +48,21 @@ fn says_what_its_profile_says(module: Module) {
         assert_eq!(examination.session_keys, module != Module::Tpm2, "{examination:#?}");
         for it in &examination.algorithms {
             let said = token.profile().verdict(it.curve);
-            match &it.with {
+            match &it.test_key {
                 TestKey::Session => assert_eq!(it.verdict, said, "{it:?}"),
                 TestKey::Held(key) => assert_eq!((key, it.verdict), (&held, Some(Verdict::SignOnly))),
                 TestKey::Nothing if examination.session_keys => {
-                    assert_eq!((it.verdict, said), (Some(Verdict::Not), Some(Verdict::Not)), "{it:?}");
+                    assert_eq!((it.verdict, said), (Some(Verdict::Unsupported), Some(Verdict::Unsupported)), "{it:?}");
                 }
                 TestKey::Nothing => assert_eq!(it.verdict, None, "{it:?}"),
             }
             let agrees = it.verdict == Some(Verdict::Authcrypt);
-            assert_eq!([it.custody.is_some(), it.unwrap.is_some(), it.authcrypt.is_some()], [agrees; 3], "{it:?}");
-            assert_eq!(it.sign.is_some(), it.signs == Some(true), "{it:?}");
+            assert_eq!(
+                [it.custody.is_some(), it.anoncrypt_time.is_some(), it.authcrypt_time.is_some()],
+                [agrees; 3],
+                "{it:?}"
+            );
+            assert_eq!(it.sign_time.is_some(), it.signs == Some(true), "{it:?}");
         }
         assert_eq!(examination.objects.0, examination.objects.1);
         assert_eq!(token.inventory().unwrap(), before);
@@ -149,8 +153,8 @@ fn nothing_is_changed() {
     });
 }
 
-fn answers(it: &Examined, custody: Option<Custody>) -> Vec<&Answer> {
-    it.tried.iter().filter(|tried| tried.custody == custody).map(|tried| &tried.answer).collect()
+fn answers(it: &CurveExamination, custody: Option<Custody>) -> Vec<&Answer> {
+    it.tests.iter().filter(|tried| tried.custody == custody).map(|tried| &tried.answer).collect()
 }
 
 /// A token that makes no session keys is tested with the keys that it holds, and nothing is said of the other curves.
@@ -166,11 +170,11 @@ fn without_session_keys() {
             assert!(!examination.session_keys);
             for it in &examination.algorithms {
                 if it.curve == Curve::P384 {
-                    assert_eq!((&it.with, it.verdict), (&TestKey::Held(held.clone()), Some(Verdict::Authcrypt)));
-                    assert!(it.authcrypt.is_some());
+                    assert_eq!((&it.test_key, it.verdict), (&TestKey::Held(held.clone()), Some(Verdict::Authcrypt)));
+                    assert!(it.authcrypt_time.is_some());
                 } else {
-                    assert_eq!((&it.with, it.verdict), (&TestKey::Nothing, None));
-                    assert!(it.why.as_ref().unwrap().contains("CKR_"), "{it:?}");
+                    assert_eq!((&it.test_key, it.verdict), (&TestKey::Nothing, None));
+                    assert!(it.reason.as_ref().unwrap().contains("CKR_"), "{it:?}");
                 }
             }
         }
@@ -179,8 +183,8 @@ fn without_session_keys() {
         let examination = examine(&token);
         let x25519 = of(&examination, Curve::X25519);
         assert_eq!(
-            (examination.session_keys, &x25519.with, x25519.verdict),
-            (true, &TestKey::Nothing, Some(Verdict::Not))
+            (examination.session_keys, &x25519.test_key, x25519.verdict),
+            (true, &TestKey::Nothing, Some(Verdict::Unsupported))
         );
     });
 }
@@ -198,7 +202,7 @@ fn a_mechanism_that_lies() {
         faulty.shim.order(&["wrong C_Sign"]);
         let examination = examine(&token);
         let ed25519 = of(&examination, Curve::Ed25519);
-        assert_eq!((ed25519.verdict, ed25519.signs), (Some(Verdict::Not), Some(false)));
+        assert_eq!((ed25519.verdict, ed25519.signs), (Some(Verdict::Unsupported), Some(false)));
         assert_eq!(answers(ed25519, None), [&Answer::Wrong]);
         assert!(ed25519.mechanisms.iter().all(|it| it.name == "CKM_EDDSA" && it.listed && !it.works));
         let p256 = of(&examination, Curve::P256);
@@ -207,11 +211,11 @@ fn a_mechanism_that_lies() {
         faulty.shim.order(&["fail C_DeriveKey 0x71"]);
         let examination = examine(&token);
         let verdicts: Vec<_> = examination.algorithms.iter().map(|it| it.verdict.unwrap()).collect();
-        use Verdict::{Not, SignOnly};
-        assert_eq!(verdicts, [Not, SignOnly, Not, Not, SignOnly, SignOnly]);
+        use Verdict::{SignOnly, Unsupported};
+        assert_eq!(verdicts, [Unsupported, SignOnly, Unsupported, Unsupported, SignOnly, SignOnly]);
         let p256 = of(&examination, Curve::P256);
         assert!(p256.mechanisms.iter().any(|it| it.name == "CKM_ECDH1_DERIVE" && it.listed && !it.works));
-        assert!(p256.why.as_ref().unwrap().contains("CKR_MECHANISM_PARAM_INVALID"), "{p256:?}");
+        assert!(p256.reason.as_ref().unwrap().contains("CKR_MECHANISM_PARAM_INVALID"), "{p256:?}");
     });
 }
 
@@ -222,9 +226,9 @@ fn anoncrypt_alone() {
         let token = OpenOptions::new().tiers([Custody::KekInToken]).open(&faulty.uri).unwrap();
         faulty.shim.order(&["wrong C_WrapKey"]);
         let examination = examine(&token);
-        for it in examination.algorithms.iter().filter(|it| it.curve.agrees()) {
+        for it in examination.algorithms.iter().filter(|it| it.curve.supports_key_agreement()) {
             assert_eq!((it.verdict, it.custody), (Some(Verdict::Anoncrypt), Some(Custody::KekInToken)), "{it:?}");
-            assert_eq!((it.unwrap.is_some(), it.authcrypt), (true, None));
+            assert_eq!((it.anoncrypt_time.is_some(), it.authcrypt_time), (true, None));
         }
     });
 }

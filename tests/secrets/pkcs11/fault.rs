@@ -1,5 +1,5 @@
-//! Tokens that lie and fail, and what a message costs: through `tests/fault-module`, which stands before SoftHSM or
-//! Kryoptic and writes down what it is asked.
+//! Tokens with wrong results and failures, and the cost of a message. `tests/fault-module` wraps SoftHSM or Kryoptic and records
+//! the calls.
 
 use crate::support::{Module, faulty::behind_the_shim};
 use claviger::{
@@ -22,13 +22,13 @@ fn generate(token: &Pkcs11Token, curve: Curve) -> PublicKey {
     token.generate(&NewKey { curve, usage: KeyUse::of(curve), label: None }).expect("a new key").public
 }
 
-/// Whether a message from a sender, or from nobody, opens.
+/// Whether an authcrypt message from `sender` opens, or an anoncrypt message without a sender.
 fn opens(token: &dyn Token, key: &PublicKey, sender: Option<&PrivateKey>) -> bool {
     let cek = fresh_cek();
     token.unwrap_cek(key, &message_to(key, sender, &cek, &Parties::example())) == Ok(cek)
 }
 
-/// Wraps for some recipients, each of whom reads it.
+/// Wraps a content key for some recipients. Each of them can unwrap it.
 fn wraps(token: &dyn Token, key: &PublicKey, recipients: &[PrivateKey]) {
     let (ephemeral, cek, parties) = (PrivateKey::generate(key.curve()), fresh_cek(), Parties::example());
     let wrap = wrap_for(recipients.iter().map(PrivateKey::public), &ephemeral, &cek, &parties);
@@ -41,7 +41,7 @@ fn wraps(token: &dyn Token, key: &PublicKey, recipients: &[PrivateKey]) {
 mod lies {
     use super::*;
 
-    /// With each of these orders the keys are served with this custody, and rightly.
+    /// With each of these orders the keys are used with custody `to`, and give right results.
     fn drops_to(module: Module, orders: &[&str], from: Custody, to: Custody) {
         behind_the_shim(module, |faulty| {
             faulty.shim.order(&[]);
@@ -49,7 +49,7 @@ mod lies {
             for curve in [Curve::P256, Curve::X25519] {
                 generate(&token, curve);
             }
-            assert!(token.keys().unwrap().iter().all(|key| key.custody == Some(from)), "honest, it has {from}");
+            assert!(token.keys().unwrap().iter().all(|key| key.custody == Some(from)), "without faults it has {from}");
             for order in orders {
                 faulty.shim.order(&[order]);
                 let token = faulty.open();
@@ -66,7 +66,7 @@ mod lies {
         });
     }
 
-    /// What the mechanism list claims and the token cannot do, it is not asked for.
+    /// A mechanism that is listed but does not work is not used.
     #[test]
     fn in_the_mechanism_list() {
         behind_the_shim(Module::SoftHsm, |faulty| {
@@ -77,7 +77,7 @@ mod lies {
             assert_eq!(keys[0].custody, Some(Custody::KekInProcess));
             assert!(opens(&faulty.open(), &key, Some(&PrivateKey::generate(Curve::P256))));
 
-            // The lie was told: who does ask the list reads it there.
+            // The mechanism list does have the wrong entries.
             let module = Pkcs11::new(Shim::module()).unwrap();
             let listed = |module: &Pkcs11| {
                 let slot = module.get_slots_with_initialized_token().unwrap()[0];
@@ -114,7 +114,7 @@ mod lies {
         );
     }
 
-    /// A wrong Z is wrong in every tier: what agrees wrongly is not used to agree.
+    /// A wrong Z gives wrong results in every tier, so the key is not used for key agreement.
     #[test]
     fn of_a_derivation_leave_no_agreement() {
         behind_the_shim(Module::SoftHsm, |faulty| {
@@ -142,7 +142,7 @@ mod lies {
         });
     }
 
-    /// A key that is made while the token gives wrong answers is not left there.
+    /// A key that is made while the token returns wrong results is deleted.
     #[test]
     fn while_a_key_is_made_leave_none() {
         behind_the_shim(Module::SoftHsm, |faulty| {
@@ -157,9 +157,9 @@ mod lies {
         });
     }
 
-    /// A token that drops below the minimum stops the program at its start.
+    /// A token whose custody drops below the minimum is an error at start.
     #[test]
-    fn that_end_below_the_minimum_are_told_at_start() {
+    fn that_end_below_the_minimum_fail_at_start() {
         behind_the_shim(Module::SoftHsm, |faulty| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let start = |token: Pkcs11Token| {
@@ -182,11 +182,12 @@ mod lies {
     }
 }
 
-/// What a message costs, counted at the module.
+/// The cost of a message, in calls of the module.
 mod costs {
     use super::*;
 
-    /// Derivations with ECDH: of a message from nobody; of three from one sender; of two to the same three recipients.
+    /// ECDH derivations: for one anoncrypt message; for three messages from one sender; for two messages to the same three
+    /// recipients.
     #[derive(Debug, PartialEq)]
     struct Costs {
         anoncrypt_in: usize,
@@ -197,7 +198,7 @@ mod costs {
     const ZS_IS_KEPT: Costs = Costs { anoncrypt_in: 1, authcrypt_in: [2, 1, 1], authcrypt_out: [3, 0] };
     const ZS_IS_NOT_KEPT: Costs = Costs { anoncrypt_in: 1, authcrypt_in: [2, 2, 2], authcrypt_out: [3, 3] };
 
-    fn measured(module: Module, tier: Custody, expected: Costs) {
+    fn check(module: Module, tier: Custody, expected: Costs) {
         behind_the_shim(module, |faulty| {
             faulty.shim.order(&[]);
             let token = OpenOptions::new().tiers([tier]).open(&faulty.uri).unwrap();
@@ -205,7 +206,7 @@ mod costs {
                 let key = generate(&token, curve);
                 let sender = PrivateKey::generate(curve);
                 let recipients: Vec<_> = (0..3).map(|_| PrivateKey::generate(curve)).collect();
-                // The first operation of a session opens it.
+                // The first operation opens the session.
                 assert!(opens(&token, &key, None));
                 let derivations = |operation: &dyn Fn()| {
                     let before = faulty.shim.calls_with("C_DeriveKey", ECDH1_DERIVE);
@@ -220,7 +221,7 @@ mod costs {
                 };
                 assert_eq!(costs, expected, "{curve}");
                 let after = ["C_FindObjectsInit", "C_Login", "C_OpenSession"].map(|call| faulty.shim.calls(call));
-                assert_eq!(after, before, "no message searches, logs in or opens a session");
+                assert_eq!(after, before, "a message causes no search, no login and no new session");
             }
             assert_eq!(faulty.shim.calls("C_Login"), 1, "one login");
         });
@@ -228,20 +229,20 @@ mod costs {
 
     #[test]
     fn with_the_shared_secret_in_process() {
-        measured(Module::SoftHsm, Custody::SharedSecretInProcess, ZS_IS_NOT_KEPT);
+        check(Module::SoftHsm, Custody::SharedSecretInProcess, ZS_IS_NOT_KEPT);
     }
 
     #[test]
     fn with_the_kek_in_process() {
-        measured(Module::SoftHsm, Custody::KekInProcess, ZS_IS_KEPT);
+        check(Module::SoftHsm, Custody::KekInProcess, ZS_IS_KEPT);
     }
 
     #[test]
     fn with_the_kek_in_the_token() {
-        measured(Module::Kryoptic, Custody::KekInToken, ZS_IS_KEPT);
+        check(Module::Kryoptic, Custody::KekInToken, ZS_IS_KEPT);
     }
 
-    /// On SoftHSM every C_DeriveKey is an ECDH, so nothing else hides among them.
+    /// On SoftHSM every C_DeriveKey is an ECDH, so the counts are exact.
     #[test]
     fn with_no_other_derivation() {
         behind_the_shim(Module::SoftHsm, |faulty| {
@@ -256,7 +257,7 @@ mod costs {
         });
     }
 
-    /// Who cannot make a message that opens cannot push a known sender's Zs out, and leaves no object behind.
+    /// Messages that do not open displace no Zs of a known sender, and leave no object behind.
     #[test]
     fn of_hostile_messages_are_theirs_alone() {
         behind_the_shim(Module::SoftHsm, |faulty| {
@@ -274,15 +275,15 @@ mod costs {
                 assert_eq!(token.unwrap_cek(&key, &hostile), Err(TokenError::Unwrap));
             }
             assert_eq!(faulty.shim.calls("C_DeriveKey") - calls, 40, "two each, and no retry");
-            assert_eq!(live(), before, "what was derived was destroyed");
+            assert_eq!(live(), before, "derived objects are destroyed");
             let calls = faulty.shim.calls("C_DeriveKey");
             assert!(opens(&token, &key, Some(&sender)));
-            assert_eq!(faulty.shim.calls("C_DeriveKey") - calls, 1, "the sender is still known");
+            assert_eq!(faulty.shim.calls("C_DeriveKey") - calls, 1, "the sender's Zs is still cached");
         });
     }
 }
 
-/// A token that is sick for a moment: nothing is taken for what it is not.
+/// Transient failures of the token are not mistaken for anything else.
 mod moments {
     use super::*;
 
@@ -290,7 +291,7 @@ mod moments {
         assert!(matches!(result, Err(TokenError::Device { .. })), "{result:?}");
     }
 
-    /// An honest peer is not blamed for a code that may mean anything.
+    /// An honest peer is not blamed for an ambiguous code.
     #[test]
     fn are_not_the_peers_fault() {
         behind_the_shim(Module::Kryoptic, |faulty| {
@@ -309,7 +310,7 @@ mod moments {
         });
     }
 
-    /// A key whose proof fails when the session is opened again is neither lost nor served with less custody.
+    /// A key whose test fails after a new session was opened is neither lost nor used with a lower custody.
     #[test]
     fn unlearn_nothing() {
         behind_the_shim(Module::SoftHsm, |faulty| {
@@ -334,22 +335,22 @@ mod moments {
                 assert!(opens(&token, &key, None), "{failure}");
                 assert_eq!(faulty.shim.calls("C_GetAttributeValue"), read_by_finding, "{failure}: Z is not read");
             }
-            // A key that only signs is asked for a signature when it is found again.
+            // A signing key is tested with a signature when it is found again.
             let signs = generate(&token, Curve::Ed25519);
             assert!(token.sign(&signs, b"before").is_ok());
             faulty.shim.order(&["fail C_Sign 0xb3 at 1", "fail C_Sign 0x31 at 2"]);
-            // The shim leaves the operation that it fails open in the session, which that costs; the key stays known.
+            // The shim leaves the failed operation open, which makes the session unusable. The key stays known.
             let calls = faulty.shim.calls("C_Sign");
             let signed = token.sign(&signs, b"meanwhile");
             assert!(matches!(signed, Err(TokenError::SessionLost { .. })), "{signed:?}");
-            assert_eq!(faulty.shim.calls("C_Sign") - calls, 2, "both orders were met");
+            assert_eq!(faulty.shim.calls("C_Sign") - calls, 2, "both orders took effect");
             faulty.shim.order(&[]);
             assert!(token.sign(&signs, b"after").is_ok() && opens(&token, &key, None));
             assert!(faulty.shim.calls("C_GetAttributeValue") > read_out, "the keys were found again");
         });
     }
 
-    /// A process that begins at such a moment, as one that takes over may, learns of each key what it can do.
+    /// A process that starts at such a moment still finds out everything that each key can do.
     #[test]
     fn are_outlived_at_the_start() {
         behind_the_shim(Module::SoftHsm, |faulty| {
@@ -367,7 +368,7 @@ mod moments {
         });
     }
 
-    /// A hash that was left open does not stop all that come after it.
+    /// A digest that was left open does not make later operations fail.
     #[test]
     fn leave_no_operation_open() {
         behind_the_shim(Module::SoftHsm, |faulty| {
@@ -381,7 +382,7 @@ mod moments {
         });
     }
 
-    /// What one failing call left in the token is destroyed by another.
+    /// An object that a failed call left behind is destroyed by a later call.
     #[test]
     fn leave_no_object_behind() {
         behind_the_shim(Module::SoftHsm, |faulty| {

@@ -1,5 +1,5 @@
-//! A token that fails and comes back, without a restart: each row of the fault table that one token can answer for, on
-//! `tests/fault-module` before SoftHSM and Kryoptic, and on SoftHSM's real folder.
+//! A token that fails and comes back without a restart: the faults that one token can recover from, with
+//! `tests/fault-module` in front of SoftHSM and Kryoptic, and with SoftHSM's real folder.
 
 use std::{fs, path::Path, thread};
 
@@ -25,11 +25,11 @@ fn generate(token: &Pkcs11Token) -> PublicKey {
 
 fn sign(token: &Pkcs11Token, key: &PublicKey) -> Result<(), TokenError> {
     let signature = token.sign(key, b"input")?;
-    claviger::crypto::verify(key, b"input", &signature).expect("a right signature");
+    claviger::crypto::verify(key, b"input", &signature).expect("a valid signature");
     Ok(())
 }
 
-/// Opens a message.
+/// Unwraps the content key of a message.
 fn open_message(token: &Pkcs11Token, key: &PublicKey) -> Result<(), TokenError> {
     let cek = fresh_cek();
     let opened =
@@ -38,7 +38,8 @@ fn open_message(token: &Pkcs11Token, key: &PublicKey) -> Result<(), TokenError> 
     Ok(())
 }
 
-/// What is lost once is got again, and the operation is done; what fails on is told, and works when that ends.
+/// A call that fails once is retried with a new session and login. If it keeps failing, the operation fails, and works again
+/// when the fault ends.
 fn a_call_that_fails(module: Module) {
     behind_the_shim(module, |Faulty { uri, shim, .. }| {
         let token = open(&uri, PinSource::uri()).unwrap();
@@ -68,11 +69,11 @@ fn a_call_that_fails(module: Module) {
             let before = shim.calls("C_OpenSession");
             let error = sign(&token, &key).unwrap_err();
             assert_eq!(error.cause(), cause, "{code:#x}: {error}");
-            assert_eq!(shim.calls("C_OpenSession") - before, 1, "{code:#x}: once, and no more");
+            assert_eq!(shim.calls("C_OpenSession") - before, 1, "{code:#x}: one retry");
             shim.order(&[]);
             sign(&token, &key).unwrap_or_else(|error| panic!("after {code:#x}: {error}"));
         }
-        // In a key agreement as well.
+        // The same in a key agreement.
         for code in [0xb3, 0x101, 0x60, 0x32] {
             for call in ["C_DeriveKey", "C_FindObjectsInit"] {
                 shim.order(&[&format!("fail C_DeriveKey {code:#x} at 1"), &format!("fail {call} {code:#x} at 2")]);
@@ -100,9 +101,9 @@ fn a_call_that_fails_on_kryoptic() {
     a_call_that_fails(Module::Kryoptic);
 }
 
-/// Who sends what cannot be opened has no session opened, however often.
+/// Messages that do not unwrap cause no new session, however many come.
 #[test]
-fn hostile_input_is_no_sign_of_a_sick_token() {
+fn a_hostile_message_is_not_a_fault_of_the_token() {
     for module in [Module::SoftHsm, Module::Kryoptic] {
         behind_the_shim(module, |Faulty { uri, shim, .. }| {
             let token = open(&uri, PinSource::uri()).unwrap();
@@ -120,9 +121,9 @@ fn hostile_input_is_no_sign_of_a_sick_token() {
     }
 }
 
-/// A token that is taken out and put back is served again by the same process.
+/// A token that is unplugged and returned works again in the same process.
 #[test]
-fn gone_and_back() {
+fn unplugged_and_returned() {
     behind_the_shim(Module::SoftHsm, |Faulty { uri, shim, .. }| {
         let token = open(&uri, PinSource::uri()).unwrap();
         let key = generate(&token);
@@ -141,9 +142,9 @@ fn gone_and_back() {
     });
 }
 
-/// A token that is dead for this process shows no keys: that is never taken for an empty token. Another process serves.
+/// A token that is lost to this process shows no keys, which is never taken for an empty token. A new process can use it.
 #[test]
-fn dead_until_a_new_process() {
+fn lost_until_a_new_process() {
     behind_the_shim(Module::SoftHsm, |faulty| {
         if faulty.part.is_some() {
             let token = faulty.open();
@@ -158,15 +159,15 @@ fn dead_until_a_new_process() {
         for _ in 0..3 {
             assert_eq!(sign(&token, &key).unwrap_err().cause(), Cause::TokenGone);
             assert_eq!(token.keys().unwrap_err().cause(), Cause::TokenGone);
-            // It looks well again, and is not.
+            // The module seems to work again, and does not.
             faulty.shim.order(&[]);
         }
         assert!(faulty.in_another_process("new").status().unwrap().success());
     });
 }
 
-/// The same with the real thing: SoftHSM 2.6.1 finds nothing in the sessions that it has, and does not see the token
-/// again when its folder is back.
+/// The same without the shim: SoftHSM 2.6.1 finds nothing in its open sessions, and does not see the token again when its
+/// folder is back.
 #[test]
 fn softhsms_folder_is_moved_away_and_back() {
     behind_the_shim(Module::SoftHsm, |faulty| {
@@ -190,20 +191,20 @@ fn softhsms_folder_is_moved_away_and_back() {
             }
         }
         fs::rename(&away, &tokens).unwrap();
-        assert!(faulty.in_another_process("new").status().unwrap().success(), "a new process serves");
+        assert!(faulty.in_another_process("new").status().unwrap().success(), "a new process can use the token");
         for failed in [sign(&token, &key), open_message(&token, &key), token.keys().map(|_| ())] {
-            assert_eq!(failed.unwrap_err().cause(), Cause::TokenGone, "this one does not");
+            assert_eq!(failed.unwrap_err().cause(), Cause::TokenGone, "this process cannot");
         }
     });
 }
 
-/// Fewer sessions than were asked for: those that there are serve all.
+/// The token has fewer sessions than configured: the available ones perform all operations.
 #[test]
 fn sessions_are_exhausted() {
     behind_the_shim(Module::SoftHsm, |Faulty { uri, shim, .. }| {
         let token = OpenOptions::new().sessions(4).open(&uri).unwrap();
         let key = generate(&token);
-        // The token has two for us, and then one.
+        // The token has two sessions, then one.
         for more in [1, 0] {
             shim.order(&[&format!("fail C_OpenSession 0xb1 from {}", more + 1), "delay C_Sign 5"]);
             thread::scope(|scope| {
@@ -213,10 +214,10 @@ fn sessions_are_exhausted() {
             });
         }
         assert!((1..=2).contains(&shim.open_sessions()), "{} sessions", shim.open_sessions());
-        // A key is made all the same: what is idle is given up for it.
+        // A key can be made all the same: an idle session is closed for it.
         shim.order(&["fail C_OpenSession 0xb1 at 1"]);
         generate(&token);
-        // None at all: not a sick token, and it passes.
+        // No session at all is a transient failure of the token.
         shim.order(&["fail C_OpenSession 0xb1", "fail C_SignInit 0xb3 at 1"]);
         let error = sign(&token, &key).unwrap_err();
         assert_eq!(error.cause(), Cause::Transient, "{error}");
@@ -226,9 +227,9 @@ fn sessions_are_exhausted() {
     });
 }
 
-/// A key that another program has deleted: nothing else is.
+/// Another program deletes a key: only that key is gone.
 #[test]
-fn a_key_that_is_gone() {
+fn a_key_is_deleted_by_another_program() {
     behind_the_shim(Module::SoftHsm, |faulty| {
         if let Some(public) = &faulty.part {
             return faulty.open().delete(&PublicKey::from_multikey(public).unwrap()).unwrap();
@@ -244,7 +245,7 @@ fn a_key_that_is_gone() {
         sign(&token, &kept).unwrap();
         assert_eq!(token.keys().unwrap().len(), 1);
         assert_eq!(token.inventory().unwrap().len(), 1);
-        // The last one is gone: this process cannot tell that from a token that it has lost, and says so.
+        // After the last key is deleted, this process cannot tell an empty token from a lost one, and says so.
         delete(&kept);
         for _ in 0..2 {
             let error = token.keys().unwrap_err();
@@ -254,7 +255,8 @@ fn a_key_that_is_gone() {
     });
 }
 
-/// The PIN is changed on the token while it serves: it serves on, until the login is lost. Then it is refused once.
+/// The PIN is changed on the token while it is in use: operations succeed until the login is lost. Then the old PIN is tried
+/// once.
 fn the_pin_is_changed(module: Module) {
     behind_the_shim(module, |Faulty { uri, shim, .. }| {
         let file = uri.split_once("pin-source=file:").unwrap().1.to_owned();

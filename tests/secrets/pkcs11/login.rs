@@ -1,4 +1,4 @@
-//! Which token, and which PIN: on the real SoftHSM and the real Kryoptic.
+//! Finding the token that a URI names, and logging in, on the real SoftHSM and the real Kryoptic.
 
 use std::{
     fs,
@@ -27,7 +27,7 @@ fn query(here: &Here) -> &str {
     here.uri.split_once('?').unwrap().1
 }
 
-/// None and several match: both errors list what is there.
+/// If no token or several tokens match, the error lists those that are present.
 fn exactly_one_token_must_match(here: Here, module: Module) {
     here.add(module, "other");
     let query = query(&here);
@@ -60,7 +60,7 @@ fn exactly_one_token_must_match_on_kryoptic() {
     on(Module::Kryoptic, |here| exactly_one_token_must_match(here, Module::Kryoptic));
 }
 
-/// A source that counts how often it is asked, and what it was told.
+/// A PIN source that counts how often it is asked.
 fn counting(pin: &str) -> (PinSource, Arc<AtomicUsize>) {
     let asked = Arc::new(AtomicUsize::new(0));
     let (count, pin) = (asked.clone(), pin.to_owned());
@@ -72,7 +72,7 @@ fn counting(pin: &str) -> (PinSource, Arc<AtomicUsize>) {
     (source, asked)
 }
 
-/// A wrong PIN reaches the token once. Then a person must vouch, even for the right one.
+/// A wrong PIN is presented to the token once. After that a person must confirm even the correct PIN.
 fn a_wrong_pin_is_tried_once(here: Here, module: Module) {
     let right = fs::read_to_string(here.folder.join("demo.pin")).unwrap();
     let (wrong, asked) = counting("87654321");
@@ -88,13 +88,13 @@ fn a_wrong_pin_is_tried_once(here: Here, module: Module) {
     let (source, asked) = counting(&right);
     assert!(matches!(refused(open(&here.uri, source.clone())), TokenError::Pin(_)));
     assert_eq!(asked.load(Ordering::Relaxed), 0);
-    let token = OpenOptions::new().pin(source.clone()).vouched(true).open(&here.uri).unwrap();
+    let token = OpenOptions::new().pin(source.clone()).pin_confirmed(true).open(&here.uri).unwrap();
     assert_eq!(asked.load(Ordering::Relaxed), 1);
-    // One login serves the process.
+    // One login is enough for the process.
     let again = open(&here.uri, source).unwrap();
     assert_eq!(asked.load(Ordering::Relaxed), 1);
     drop((token, again));
-    // All sessions are closed, so the token is logged out; the PIN was right, so it is asked for again.
+    // All sessions are closed, so the token is logged out. The PIN was correct, so it is asked for again.
     let (source, asked) = counting(&right);
     open(&here.uri, source).unwrap();
     assert_eq!(asked.load(Ordering::Relaxed), 1);
@@ -110,11 +110,11 @@ fn a_wrong_pin_is_tried_once_on_kryoptic() {
     on(Module::Kryoptic, |here| a_wrong_pin_is_tried_once(here, Module::Kryoptic));
 }
 
-/// A token that another process left with its tries counted gets no PIN in this one.
+/// A token that reports a wrong PIN in another process gets no PIN from this one.
 #[test]
 fn a_counting_token_gets_no_pin() {
     on(Module::SoftHsm, |here| {
-        // The other process is this test once more.
+        // The other process runs this test.
         const OTHER: &str = "CLAVIGER_TEST_OTHER_PROCESS";
         if std::env::var_os(OTHER).is_some() {
             let error = refused(open(&here.uri, PinSource::value(Pin::new("87654321"))));
@@ -126,15 +126,15 @@ fn a_counting_token_gets_no_pin() {
         assert!(other.args(arguments).env(OTHER, "1").status().unwrap().success());
         let (source, asked) = counting("not asked for");
         let error = refused(open(&here.uri, source));
-        assert!(matches!(&error, TokenError::Pin(reason) if reason.contains("has been refused before")), "{error}");
+        assert!(matches!(&error, TokenError::Pin(reason) if reason.contains("a wrong PIN was entered")), "{error}");
         assert_eq!(asked.load(Ordering::Relaxed), 0);
-        OpenOptions::new().vouched(true).open(&here.uri).unwrap();
+        OpenOptions::new().pin_confirmed(true).open(&here.uri).unwrap();
     });
 }
 
-/// The PIN from a file beside the configuration, a credential, the URI, a person; and none.
+/// The PIN from a file, the URI, the program, and a person; and no PIN.
 #[test]
-fn a_pin_from_everywhere() {
+fn pin_sources() {
     on(Module::SoftHsm, |here| {
         let pin = fs::read_to_string(here.folder.join("demo.pin")).unwrap();
         let bare = format!("pkcs11:token=demo?module-path={}", here.module.display());
@@ -174,7 +174,7 @@ fn init(here: &Here, label: &str, slot_id: Option<u64>, erase: Option<&str>) -> 
     }
 }
 
-/// A new token is made; one that holds keys is not erased without its label.
+/// A new token is initialised. A token that holds keys is erased only if its label is given.
 fn a_token_is_initialised(here: Here) {
     let made = init_token(&init(&here, "new", None, None)).unwrap();
     assert!(made.initialized && made.pin_set);
@@ -211,7 +211,7 @@ fn a_token_is_initialised_on_softhsm() {
 #[test]
 fn a_token_is_initialised_on_kryoptic() {
     on(Module::Kryoptic, |here| {
-        // A slot whose token is yet to be made.
+        // Adds a slot whose token is not initialised.
         let configuration = here.folder.join("kryoptic.toml");
         let database = here.folder.join("new.sql");
         let slot = format!("[[slots]]\nslot = 1\ndbtype = \"sqlite\"\ndbargs = '{}'\n", database.display());

@@ -1,5 +1,5 @@
-//! A wrong PIN is tried once, whatever waits and however often the program starts again: C_Login counted by
-//! `tests/fault-module`, on SoftHSM and on Kryoptic.
+//! A wrong PIN is tried once, however many requests wait and however often the program is restarted. `tests/fault-module`
+//! counts C_Login on SoftHSM and on Kryoptic.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use claviger::{
     keys::{Curve, PublicKey},
     secrets::{
         Cause, Context, Custodian, KeyUse, Keyring, NewKey, Secrets, SecretsError, Token, TokenError,
-        pkcs11::{OpenOptions, PinOutcome, Pkcs11Token, tokens},
+        pkcs11::{OpenOptions, PinRecordState, Pkcs11Token, tokens},
     },
 };
 use claviger_fault_module::Shim;
@@ -25,7 +25,7 @@ use claviger_testkit::reference::{Parties, fresh_cek, message_to};
 
 const WRONG: &str = "87654321";
 
-/// A token behind the shim, with a guard; its PIN stands in a file.
+/// A token behind the shim with a PIN guard. Its PIN is in a file.
 struct Guarded {
     faulty: Faulty,
     folder: PathBuf,
@@ -40,8 +40,8 @@ impl Guarded {
         self.options().open(&self.faulty.uri)
     }
 
-    fn open_vouched(&self) -> Result<Pkcs11Token, TokenError> {
-        self.options().vouched(true).open(&self.faulty.uri)
+    fn open_confirmed(&self) -> Result<Pkcs11Token, TokenError> {
+        self.options().pin_confirmed(true).open(&self.faulty.uri)
     }
 
     fn logins(&self) -> usize {
@@ -52,7 +52,7 @@ impl Guarded {
         self.folder.join("demo.pin")
     }
 
-    /// Puts another PIN in the file's place, as a person does.
+    /// Replaces the PIN file, as a person does.
     fn write_pin(&self, pin: &str) {
         let aside = self.folder.join("new.pin");
         fs::write(&aside, pin).unwrap();
@@ -60,13 +60,13 @@ impl Guarded {
         fs::rename(aside, self.pin_file()).unwrap();
     }
 
-    /// What is remembered.
-    fn remembered(&self) -> PinOutcome {
+    /// The state of the PIN record.
+    fn recorded(&self) -> PinRecordState {
         let seen = tokens(Shim::module()).unwrap().into_iter().find(|token| token.info.label == "demo").unwrap();
-        self.options().pin_memory(&seen.info).unwrap().expect("there is a folder").state
+        self.options().pin_record(&seen.info).unwrap().expect("there is a folder").state
     }
 
-    /// A part of the test in a new process.
+    /// Starts a part of the test in a new process.
     fn start(&self, part: &str) -> Child {
         self.faulty.in_another_process(part).spawn().expect("this program starts again")
     }
@@ -80,7 +80,7 @@ impl Guarded {
     }
 }
 
-/// Runs the body of the test that calls this in a process of its own, on a fresh token behind the shim.
+/// Runs the body of a test in its own process, with a new token behind the shim.
 fn guarded(module: Module, body: impl FnOnce(Guarded)) {
     behind_the_shim(module, |faulty| {
         let file = faulty.uri.split_once("pin-source=file:").expect("the URI names the PIN's file").1;
@@ -113,11 +113,11 @@ fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-/// The token of a daemon loses its login, and the PIN was changed: 1,000 messages wait.
+/// A token loses its login after its PIN was changed, while 1,000 messages wait.
 fn a_wrong_pin_and_a_thousand_messages(guarded: Guarded) {
     match guarded.part() {
         None => {}
-        // The program starts again, with the same source.
+        // The program is restarted with the same source.
         Some("restart") => {
             let said = refused(guarded.open());
             assert!(said.contains("claviger token unlock demo"), "{said}");
@@ -162,19 +162,19 @@ fn a_wrong_pin_and_a_thousand_messages(guarded: Guarded) {
         assert!(waits || matches!(error, SecretsError::Busy { .. }), "{error}");
         assert!(error.is_retryable(), "{error}");
     }
-    assert_eq!(guarded.logins() - before, 1, "one try for them all");
+    assert_eq!(guarded.logins() - before, 1, "one attempt for all messages");
     for _ in 0..3 {
         guarded.again("restart");
     }
-    assert_eq!(guarded.logins() - before, 1, "and none after a restart");
-    assert_eq!(guarded.remembered(), PinOutcome::Refused);
+    assert_eq!(guarded.logins() - before, 1, "no attempt after a restart");
+    assert_eq!(guarded.recorded(), PinRecordState::Refused);
 
-    // A person mends the file: what waits is served, by the process that is there.
+    // A person corrects the file. The same process serves the waiting messages.
     guarded.write_pin(&right);
     let request = message_to(&key, None, &fresh_cek(), &Parties::example());
     wait_until("it serves", || runtime.block_on(keyring.unwrap_cek(&key, &request, &Context::default())).is_ok());
-    assert_eq!(guarded.logins() - before, 2, "a changed source is a person's act");
-    assert_eq!(guarded.remembered(), PinOutcome::Accepted);
+    assert_eq!(guarded.logins() - before, 2, "a changed source is tried once");
+    assert_eq!(guarded.recorded(), PinRecordState::Accepted);
 }
 
 #[test]
@@ -187,14 +187,14 @@ fn a_wrong_pin_and_a_thousand_messages_on_kryoptic() {
     guarded(Module::Kryoptic, a_wrong_pin_and_a_thousand_messages);
 }
 
-/// Four processes at once, with a wrong PIN: one tries it.
+/// Of four processes that start at once with a wrong PIN, one tries it.
 fn several_processes(guarded: Guarded) {
     if guarded.part().is_some() {
         refused(guarded.open());
         return;
     }
     let right = fs::read_to_string(guarded.pin_file()).unwrap();
-    // Slow, so that they meet.
+    // C_Login is slow, so that the attempts overlap.
     guarded.faulty.shim.order(&["delay C_Login 300"]);
     guarded.write_pin(WRONG);
     let all = |right: bool| {
@@ -204,7 +204,7 @@ fn several_processes(guarded: Guarded) {
     };
     all(false);
     assert_eq!(guarded.logins(), 1);
-    // Another wrong one: one more, and a file that was only looked at or moved about is the same.
+    // Another wrong PIN is tried once. A file that was only read or moved counts as unchanged.
     guarded.write_pin("11223344");
     all(false);
     assert_eq!(guarded.logins(), 2);
@@ -213,7 +213,7 @@ fn several_processes(guarded: Guarded) {
     fs::rename(guarded.folder.join("away"), guarded.pin_file()).unwrap();
     refused(guarded.open());
     assert_eq!(guarded.logins(), 2);
-    // And the right one serves.
+    // The correct PIN is accepted.
     guarded.write_pin(&right);
     guarded.open().unwrap();
     assert_eq!(guarded.logins(), 3);
@@ -229,42 +229,42 @@ fn several_processes_on_kryoptic() {
     guarded(Module::Kryoptic, several_processes);
 }
 
-/// A process that dies while it tries the PIN. One that the token took before is tried again, once.
+/// A process crashes during C_Login. A PIN that was accepted before is tried once more.
 #[test]
-fn a_try_that_never_ended() {
+fn an_unfinished_attempt() {
     guarded(Module::SoftHsm, |guarded| {
         if guarded.part().is_some() {
             let _ = guarded.open();
-            panic!("it was to crash");
+            panic!("it should have crashed");
         }
         let die_trying = || {
             guarded.faulty.shim.order(&["crash C_Login"]);
             assert!(!guarded.start("dies").wait().unwrap().success());
             guarded.faulty.shim.order(&[]);
-            assert_eq!(guarded.remembered(), PinOutcome::Trying);
+            assert_eq!(guarded.recorded(), PinRecordState::Trying);
         };
         die_trying();
         let said = refused(guarded.open());
-        assert!(said.contains("did not live to see"), "never taken before: {said}");
-        guarded.open_vouched().unwrap();
-        assert_eq!(guarded.remembered(), PinOutcome::Accepted);
+        assert!(said.contains("the result is unknown"), "never accepted before: {said}");
+        guarded.open_confirmed().unwrap();
+        assert_eq!(guarded.recorded(), PinRecordState::Accepted);
         for _ in 0..2 {
             die_trying();
             guarded.open().unwrap();
-            assert_eq!(guarded.remembered(), PinOutcome::Accepted);
+            assert_eq!(guarded.recorded(), PinRecordState::Accepted);
         }
         assert_eq!(guarded.logins(), 6);
-        // It dies in each try: twice, and no more.
+        // After two crashes in a row the PIN is not tried again.
         die_trying();
         die_trying();
         let before = guarded.logins();
         let said = refused(guarded.open());
-        assert!(said.contains("did not live to see"), "{said}");
+        assert!(said.contains("the result is unknown"), "{said}");
         assert_eq!(guarded.logins(), before);
     });
 }
 
-/// What is no answer about the PIN is not taken for one.
+/// A failure that says nothing about the PIN is not taken for a refusal.
 #[test]
 fn a_token_that_fails_at_the_login() {
     guarded(Module::SoftHsm, |guarded| {
@@ -274,40 +274,40 @@ fn a_token_that_fails_at_the_login() {
             guarded.faulty.shim.order(&[]);
             error
         };
-        // CKR_TOKEN_NOT_PRESENT says that no PIN was looked at.
+        // CKR_TOKEN_NOT_PRESENT: the PIN was not checked.
         assert_eq!(fails_with("0xe0").cause(), Cause::TokenGone);
-        assert_eq!(guarded.remembered(), PinOutcome::New);
-        // CKR_GENERAL_ERROR does not, and no one knows yet whether the PIN is right.
+        assert_eq!(guarded.recorded(), PinRecordState::New);
+        // CKR_GENERAL_ERROR: nobody knows whether the PIN is correct.
         assert_eq!(fails_with("0x5").cause(), Cause::Transient);
-        assert_eq!(guarded.remembered(), PinOutcome::Trying);
+        assert_eq!(guarded.recorded(), PinRecordState::Trying);
         refused(guarded.open());
-        guarded.open_vouched().unwrap();
-        // It is known to be right: the token heals by itself.
+        guarded.open_confirmed().unwrap();
+        // The PIN was accepted before, so these failures do not count against it.
         for code in ["0x5", "0x30", "0x6", "0xe0", "0x32", "0xb3"] {
             let cause = fails_with(code).cause();
             assert!(matches!(cause, Cause::Transient | Cause::TokenGone | Cause::SessionLost), "{code}: {cause:?}");
-            assert_eq!(guarded.remembered(), PinOutcome::Accepted, "{code}");
+            assert_eq!(guarded.recorded(), PinRecordState::Accepted, "{code}");
         }
-        // A vendor's own code may mean anything: once more, and then a person is asked.
+        // A vendor-defined code may mean anything. The PIN is tried once more; then a person must act.
         for _ in 0..2 {
             assert_eq!(fails_with("0x80000001").cause(), Cause::Transient);
-            assert_eq!(guarded.remembered(), PinOutcome::Trying);
+            assert_eq!(guarded.recorded(), PinRecordState::Trying);
         }
         refused(guarded.open());
-        guarded.open_vouched().unwrap();
+        guarded.open_confirmed().unwrap();
         // Each of these is a refusal.
         for code in ["0xa0", "0xa1", "0xa2", "0xa3", "0xa4"] {
             assert_eq!(fails_with(code).cause(), Cause::Pin, "{code}");
-            assert_eq!(guarded.remembered(), PinOutcome::Refused);
+            assert_eq!(guarded.recorded(), PinRecordState::Refused);
             let before = guarded.logins();
             refused(guarded.open());
             assert_eq!(guarded.logins(), before);
-            guarded.open_vouched().unwrap();
+            guarded.open_confirmed().unwrap();
         }
     });
 }
 
-/// `token lock` reaches the process that serves, and so does `token unlock`.
+/// `token lock` and `token unlock` affect a process that is using the token.
 fn locked_by_a_person(guarded: Guarded) {
     match guarded.part() {
         None => {}
@@ -317,7 +317,7 @@ fn locked_by_a_person(guarded: Guarded) {
             assert!(said.contains("claviger token lock"), "{said}");
             return;
         }
-        Some("unlock") => drop(guarded.open_vouched().unwrap()),
+        Some("unlock") => drop(guarded.open_confirmed().unwrap()),
         Some(other) => panic!("{other}"),
     }
     if guarded.part().is_some() {
@@ -328,7 +328,7 @@ fn locked_by_a_person(guarded: Guarded) {
     token.sign(&key, b"x").unwrap();
     let (before, out) = (guarded.logins(), guarded.faulty.shim.calls("C_Logout"));
     guarded.again("lock");
-    assert_eq!(guarded.logins(), before, "to lock needs no login");
+    assert_eq!(guarded.logins(), before, "locking needs no login");
     wait_until("it stops", || token.sign(&key, b"x").is_err());
     let said = refused(token.sign(&key, b"x"));
     assert!(said.contains("claviger token unlock demo"), "{said}");
@@ -339,9 +339,9 @@ fn locked_by_a_person(guarded: Guarded) {
     assert_eq!(guarded.logins(), before);
     guarded.again("unlock");
     wait_until("it serves", || token.sign(&key, b"x").is_ok());
-    assert_eq!(guarded.logins() - before, 2, "of the one that unlocked, and of this one");
+    assert_eq!(guarded.logins() - before, 2, "one login of the process that unlocked, and one of this one");
 
-    // And from within.
+    // The same within this process.
     token.lock().unwrap();
     refused(token.sign(&key, b"x"));
     guarded.again("refused");
@@ -359,9 +359,9 @@ fn locked_by_a_person_on_kryoptic() {
     guarded(Module::Kryoptic, locked_by_a_person);
 }
 
-/// Without a way to remember, nothing is risked.
+/// If the record cannot be written, no PIN is tried.
 #[test]
-fn a_guard_that_cannot_be_kept() {
+fn a_guard_that_cannot_be_written() {
     guarded(Module::SoftHsm, |guarded| {
         let state = guarded.folder.join("state");
         fs::write(&state, "a file").unwrap();
@@ -377,7 +377,7 @@ fn a_guard_that_cannot_be_kept() {
         fs::write(&json, "damaged").unwrap();
         refused(guarded.open());
         assert_eq!(guarded.logins(), 1);
-        guarded.open_vouched().unwrap();
+        guarded.open_confirmed().unwrap();
         guarded.open().unwrap();
         assert_eq!(guarded.logins(), 3);
     });

@@ -1,4 +1,4 @@
-//! The fault module itself: it does what it is ordered, and counts what is done.
+//! The fault module itself: it obeys its orders and counts calls, sessions and objects.
 
 use std::{path::PathBuf, process::Stdio, thread, time::Duration};
 
@@ -17,7 +17,7 @@ use cryptoki::{
     types::AuthPin,
 };
 
-/// A program that uses the module, and knows nothing of who stands behind it.
+/// A program that uses the module and does not know which module is behind it.
 struct Program {
     context: Pkcs11,
     slot: Slot,
@@ -49,7 +49,7 @@ fn pin(faulty: &Faulty) -> String {
     std::fs::read_to_string(PathBuf::from(file)).unwrap()
 }
 
-/// A secret that lives as long as its session, or in the token.
+/// Makes a secret: a session object, or an object in the token.
 fn secret(session: &Session, token: bool, private: bool) -> Result<ObjectHandle, Error> {
     session.create_object(&[
         Attribute::Class(ObjectClass::SECRET_KEY),
@@ -89,13 +89,13 @@ macro_rules! on_both {
 }
 
 on_both! {
-    what_lives_is_counted => counts_what_lives;
-    a_token_is_taken_out_and_put_back => goes_and_comes_back;
-    a_pin_is_changed_by_another => changes_its_pin;
+    sessions_and_objects_are_counted => counts_sessions_and_objects;
+    a_token_is_unplugged_and_returned => is_unplugged_and_returned;
+    a_pin_is_changed_by_another_program => changes_its_pin;
 }
 
 #[test]
-fn calls_fail_in_their_turn() {
+fn calls_fail_as_ordered() {
     behind_the_shim(Module::SoftHsm, |faulty| {
         let shim = &faulty.shim;
         shim.order(&[]);
@@ -121,8 +121,8 @@ fn calls_fail_in_their_turn() {
     });
 }
 
-/// Session objects are counted from their making to their end, by whatever way it comes.
-fn counts_what_lives(faulty: Faulty) {
+/// Session objects are counted from their creation to their end, whatever ends them.
+fn counts_sessions_and_objects(faulty: Faulty) {
     let shim = &faulty.shim;
     shim.order(&[]);
     let program = Program::start(&faulty);
@@ -130,26 +130,26 @@ fn counts_what_lives(faulty: Faulty) {
     let live = || (shim.open_sessions(), shim.live_objects());
     assert_eq!(live(), (2, 0));
     secret(&one, true, true).unwrap();
-    assert_eq!(live(), (2, 0), "the token's own are no session's");
+    assert_eq!(live(), (2, 0), "an object in the token is not a session object");
     let (first, _) = (secret(&one, false, true).unwrap(), secret(&other, false, true).unwrap());
     secret(&one, false, true).unwrap();
     assert_eq!(live(), (2, 3));
     shim.order(&["fail C_DestroyObject 0x30 at 1", "fail C_CreateObject 0x30", "fail C_CloseSession 0x30"]);
     assert_eq!(code(one.destroy_object(first)), Some(RvError::DeviceError));
     assert_eq!(code(secret(&one, false, true)), Some(RvError::DeviceError));
-    assert_eq!(live(), (2, 3), "what failed was not done");
+    assert_eq!(live(), (2, 3), "a failed call changes nothing");
     one.destroy_object(first).unwrap();
     assert_eq!(live(), (2, 2));
     drop(other);
-    assert_eq!(live(), (1, 1), "a session is closed though the answer is that it is not");
+    assert_eq!(live(), (1, 1), "the session is closed although the call returned an error");
     one.logout().unwrap();
     assert_eq!(live(), (1, 0));
     assert_eq!(shim.peak_objects(), 3);
 }
 
-/// Quick, the module counts as well, and sees an order a little later.
+/// In its fast mode the module counts too, and sees an order a little later.
 #[test]
-fn the_quick_one_counts() {
+fn the_fast_mode_counts() {
     behind_the_quick_shim(Module::SoftHsm, |faulty| {
         let shim = &faulty.shim;
         shim.order(&[]);
@@ -164,7 +164,7 @@ fn the_quick_one_counts() {
                 });
             }
         });
-        // cryptoki has asked for nothing but the bytes.
+        // cryptoki makes no other calls for random bytes.
         assert_eq!(shim.calls("C_GenerateRandom"), 4_000);
         assert_eq!(shim.trace(), "");
         let session = program.session();
@@ -174,7 +174,7 @@ fn the_quick_one_counts() {
     });
 }
 
-fn goes_and_comes_back(faulty: Faulty) {
+fn is_unplugged_and_returned(faulty: Faulty) {
     let shim = &faulty.shim;
     shim.order(&[]);
     let program = Program::start(&faulty);
@@ -193,20 +193,20 @@ fn goes_and_comes_back(faulty: Faulty) {
 
     shim.order(&[]);
     assert_eq!(slots(), before);
-    assert_eq!(code(session.find_objects(&[])), Some(RvError::SessionHandleInvalid), "what was open is not");
+    assert_eq!(code(session.find_objects(&[])), Some(RvError::SessionHandleInvalid), "the old session is closed");
     let session = program.logged_in();
     assert_eq!(session.find_objects(&[Attribute::Token(true)]).unwrap().len(), 1);
 }
 
-/// SoftHSM whose folder went away and came back, and the order that does as it does.
+/// SoftHSM whose folder was moved away and back, and the order that imitates it.
 #[test]
-fn a_token_dies_for_its_process() {
+fn a_token_is_lost_to_its_process() {
     behind_the_shim(Module::SoftHsm, |faulty| {
         let shim = &faulty.shim;
         if faulty.part.is_none() {
             shim.order(&[]);
             secret(&Program::start(&faulty).logged_in(), true, true).unwrap();
-            for part in ["its folder goes", "as ordered", "healthy"] {
+            for part in ["folder moved", "as ordered", "healthy"] {
                 let output = faulty.in_another_process(part).output().unwrap();
                 assert!(output.status.success(), "{part}: {}", String::from_utf8_lossy(&output.stderr));
             }
@@ -218,7 +218,7 @@ fn a_token_dies_for_its_process() {
         let objects = found();
         assert_eq!(objects.len(), 1);
         match faulty.part.as_deref() {
-            Some("its folder goes") => {
+            Some("folder moved") => {
                 let configuration = PathBuf::from(std::env::var_os("SOFTHSM2_CONF").unwrap());
                 let (tokens, away) = (configuration.with_file_name("tokens"), configuration.with_file_name("away"));
                 std::fs::rename(&tokens, &away).unwrap();
@@ -256,12 +256,16 @@ fn a_process_crashes() {
         let output = faulty.in_another_process("crash").stdout(Stdio::null()).output().unwrap();
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&output.status), Some(6), "SIGABRT");
         assert_eq!(faulty.shim.calls("C_GenerateRandom"), 2);
-        assert_eq!((faulty.shim.calls("C_OpenSession"), faulty.shim.open_sessions()), (1, 0), "the dead hold nothing");
+        assert_eq!(
+            (faulty.shim.calls("C_OpenSession"), faulty.shim.open_sessions()),
+            (1, 0),
+            "a process that crashed has no sessions"
+        );
     });
 }
 
 #[test]
-fn a_call_hangs_until_it_is_let_go() {
+fn a_call_hangs_until_the_order_ends() {
     behind_the_shim(Module::SoftHsm, |faulty| {
         faulty.shim.order(&["hang C_GenerateRandom"]);
         let session = Program::start(&faulty).session();
@@ -289,7 +293,7 @@ fn changes_its_pin(faulty: Faulty) {
     session.digest(&Mechanism::Sha256, b"it works").unwrap();
 }
 
-/// The module that stands behind the shim.
+/// The module behind the shim.
 fn module(faulty: &Faulty) -> Module {
     let path = std::env::var_os("CLAVIGER_FAULT_MODULE").map(PathBuf::from);
     [Module::SoftHsm, Module::Kryoptic].into_iter().find(|module| module.path() == path).expect(&faulty.uri)

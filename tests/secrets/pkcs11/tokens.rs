@@ -5,7 +5,8 @@ use claviger::{
     crypto::{self, Cek, ContentEncryption, EphemeralKey, KdfInfo},
     keys::{Curve, PublicKey},
     secrets::{
-        Custodian, Custody, HeldKey, KeyUse, NewKey, Origin, Sender, Token, TokenError, Unwrap, Wrap,
+        Custodian, Custody, Ecdh1puSender, HeldKey, KeyUse, NewKey, Origin, Token, TokenError, UnwrapRequest,
+        WrapRequest,
         pkcs11::{OpenOptions, PinSource, Pkcs11Token, open},
     },
 };
@@ -18,13 +19,13 @@ use cryptoki::{
     slot::Slot,
 };
 
-/// What Kryoptic 1.5.4 has; secp256k1 is not among it.
+/// The curves of Kryoptic 1.5.4: all but secp256k1.
 const KRYOPTIC: [Curve; 5] = [Curve::X25519, Curve::P256, Curve::P384, Curve::P521, Curve::Ed25519];
 
-/// A message's content key for `key`, made in software.
+/// A wrapped content key for `key`, made in software.
 struct Message {
     cek: Cek,
-    request: Unwrap,
+    request: UnwrapRequest,
 }
 
 fn message(key: &PublicKey, sender: Option<&EphemeralKey>) -> Message {
@@ -34,9 +35,9 @@ fn message(key: &PublicKey, sender: Option<&EphemeralKey>) -> Message {
     let mut z = vec![ephemeral.agree(key).unwrap()];
     z.extend(sender.map(|sender| sender.agree(key).unwrap()));
     let kek = crypto::concat_kdf(&z.iter().collect::<Vec<_>>(), &KdfInfo { apu: b"u", apv: b"v", tag: tag.as_deref() });
-    let request = Unwrap {
+    let request = UnwrapRequest {
         epk: ephemeral.public().clone(),
-        sender: sender.map(|sender| Sender { key: sender.public().clone(), tag: tag.unwrap() }),
+        sender: sender.map(|sender| Ecdh1puSender { key: sender.public().clone(), tag: tag.unwrap() }),
         apu: b"u".to_vec(),
         apv: b"v".to_vec(),
         encrypted_key: crypto::wrap_key(&kek, &cek),
@@ -61,7 +62,7 @@ fn agrees(token: &Pkcs11Token, key: &PublicKey) {
     let others: Vec<_> = (0..3).map(|_| EphemeralKey::generate(key.curve()).unwrap()).collect();
     let recipients =
         others.iter().map(|other| (other.public().clone(), ephemeral.agree(other.public()).unwrap())).collect();
-    let request = Wrap { cek: cek.clone(), apu: apu.clone(), apv: apv.clone(), tag: tag.clone(), recipients };
+    let request = WrapRequest { cek: cek.clone(), apu: apu.clone(), apv: apv.clone(), tag: tag.clone(), recipients };
     let wrapped = token.wrap_cek(key, &request).unwrap();
     for (other, wrapped) in others.iter().zip(wrapped) {
         let z = [other.agree(ephemeral.public()).unwrap(), other.agree(key).unwrap()];
@@ -78,7 +79,7 @@ fn signs(token: &Pkcs11Token, key: &PublicKey) {
     }
 }
 
-/// Every curve: made, listed, used, still there in a new handle on the token, deleted.
+/// Keys on every curve: generated, listed, used, found after the token is opened again, deleted.
 fn every_curve(here: Here, curves: &[Curve], custody: Custody) {
     let token = open(&here.uri, PinSource::uri()).unwrap();
     assert_eq!(token.name(), "demo");
@@ -88,7 +89,7 @@ fn every_curve(here: Here, curves: &[Curve], custody: Custody) {
         assert_eq!(key.origin, Origin::Generated);
         assert!(key.protected);
         assert_eq!(key.usage, KeyUse::of(key.public.curve()));
-        assert_eq!(key.custody, key.usage.agrees().then_some(custody), "{}", key.public.curve());
+        assert_eq!(key.custody, key.usage.allows_key_agreement().then_some(custody), "{}", key.public.curve());
     }
     let sorted = |mut keys: Vec<HeldKey>| {
         keys.sort_by(|a, b| a.public.cmp(&b.public));
@@ -99,10 +100,10 @@ fn every_curve(here: Here, curves: &[Curve], custody: Custody) {
     assert_eq!(sorted(again.inventory().unwrap()), sorted(made.clone()));
     for token in [token, again] {
         for key in &made {
-            if key.usage.agrees() {
+            if key.usage.allows_key_agreement() {
                 agrees(&token, &key.public);
             }
-            if key.usage.signs() {
+            if key.usage.allows_signing() {
                 signs(&token, &key.public);
             }
         }
@@ -125,12 +126,12 @@ fn every_curve_on_kryoptic() {
     on(Module::Kryoptic, |here| every_curve(here, &KRYOPTIC, Custody::KekInToken));
 }
 
-/// Session objects that the process has in the token: what operations leave behind, and what is kept on purpose.
+/// The number of session objects of this process: cached ones, and ones that operations left behind.
 fn session_objects(here: &Here) -> usize {
     let context = Pkcs11::new(here.module.canonicalize().unwrap()).unwrap();
     let slot = slot(&context, "demo");
     let session = context.open_ro_session(slot).unwrap();
-    // Kryoptic shows mechanisms and profiles as objects too; every derived object is a secret key.
+    // Only secret keys, since Kryoptic also lists mechanisms and profiles as objects. Derived objects are secret keys.
     let template = [Attribute::Class(ObjectClass::SECRET_KEY), Attribute::Token(false)];
     session.find_objects(&template).unwrap().len()
 }
@@ -140,13 +141,13 @@ fn slot(context: &Pkcs11, label: &str) -> Slot {
     slots.find(|slot| context.get_token_info(*slot).unwrap().label() == label).unwrap()
 }
 
-/// A session of the process beside the library's, to do things behind its back.
-fn behind_its_back(here: &Here) -> Session {
+/// A session of this process that the library does not know.
+fn independent_session(here: &Here) -> Session {
     let context = Pkcs11::new(here.module.canonicalize().unwrap()).unwrap();
     context.open_rw_session(slot(&context, "demo")).unwrap()
 }
 
-/// Thrice every thing that can go right or wrong with a message; nothing is left in the token but what is kept.
+/// Messages that open and messages that fail leave nothing in the token but cached secrets.
 fn nothing_is_left(here: Here, tiers: &[Custody], rounds: usize) {
     let maker = open(&here.uri, PinSource::uri()).unwrap();
     let keys: Vec<_> = [Curve::P256, Curve::X25519].map(|curve| generate(&maker, curve).public).into();
@@ -163,10 +164,10 @@ fn nothing_is_left(here: Here, tiers: &[Custody], rounds: usize) {
             let sender = EphemeralKey::generate(key.curve()).unwrap();
             let Message { cek, request } = message(key, Some(&sender));
             for wrong in [
-                Unwrap { encrypted_key: vec![1; request.encrypted_key.len()], ..request.clone() },
-                Unwrap { encrypted_key: vec![1; 39], ..request.clone() },
-                Unwrap { apv: b"w".to_vec(), ..request.clone() },
-                Unwrap { sender: None, ..request.clone() },
+                UnwrapRequest { encrypted_key: vec![1; request.encrypted_key.len()], ..request.clone() },
+                UnwrapRequest { encrypted_key: vec![1; 39], ..request.clone() },
+                UnwrapRequest { apv: b"w".to_vec(), ..request.clone() },
+                UnwrapRequest { sender: None, ..request.clone() },
             ] {
                 assert_eq!(token.unwrap_cek(key, &wrong).unwrap_err(), TokenError::Unwrap, "{tier}");
             }
@@ -195,7 +196,7 @@ fn nothing_is_left_in_kryoptic() {
     on(Module::Kryoptic, |here| nothing_is_left(here, &Custody::ALL, 170));
 }
 
-/// Every curve from outside: used, not taken twice, and not with another key's public half.
+/// Imported keys on every curve: used, not imported twice, and not with another key's public half.
 fn imports(here: Here, curves: &[Curve]) {
     let token = open(&here.uri, PinSource::uri()).unwrap();
     for &curve in curves {
@@ -205,10 +206,10 @@ fn imports(here: Here, curves: &[Curve]) {
         assert_eq!(held.public, *private.public());
         assert_eq!((held.origin, held.protected, held.usage), (Origin::Imported, true, usage));
         assert_eq!(held.label.as_deref(), Some("imported"));
-        if usage.agrees() {
+        if usage.allows_key_agreement() {
             agrees(&token, &held.public);
         }
-        if usage.signs() {
+        if usage.allows_signing() {
             signs(&token, &held.public);
         }
         let again = token.import(private.to_import(usage, None));
@@ -219,8 +220,8 @@ fn imports(here: Here, curves: &[Curve]) {
         let refused = token.import(wrong);
         assert!(matches!(refused, Err(TokenError::KnownAnswer(_))), "{curve}: {refused:?}");
     }
-    assert_eq!(token.inventory().unwrap().len(), curves.len(), "what was refused is not left behind");
-    let objects = behind_its_back(&here).find_objects(&[Attribute::Token(true)]).unwrap().len();
+    assert_eq!(token.inventory().unwrap().len(), curves.len(), "refused imports leave nothing behind");
+    let objects = independent_session(&here).find_objects(&[Attribute::Token(true)]).unwrap().len();
     assert_eq!(objects, 2 * curves.len());
 }
 
@@ -234,7 +235,7 @@ fn imports_into_kryoptic() {
     on(Module::Kryoptic, |here| imports(here, &KRYOPTIC));
 }
 
-/// P-256 for one use only.
+/// P-256 keys for one use only.
 fn one_use(here: Here) {
     let token = open(&here.uri, PinSource::uri()).unwrap();
     let make = |usage| token.generate(&NewKey { curve: Curve::P256, usage, label: None }).unwrap();
@@ -261,7 +262,7 @@ fn one_use_on_kryoptic() {
     on(Module::Kryoptic, one_use);
 }
 
-/// A tier that the token does not have is found out, and a minimum that cannot be met is refused at start.
+/// A tier that the token does not have is detected, and a minimum that cannot be met is an error at start.
 #[test]
 fn a_minimum_is_enforced_at_start() {
     on(Module::SoftHsm, |here| {
@@ -272,15 +273,19 @@ fn a_minimum_is_enforced_at_start() {
         assert!(matches!(&refused, TokenError::Custody(reason) if reason.contains("kek-in-process")), "{refused}");
         let none = OpenOptions::new().tiers([Custody::KekInToken]).open(&here.uri).unwrap();
         let keys = none.keys().unwrap();
-        assert_eq!(keys.iter().map(|key| key.usage).collect::<Vec<_>>(), [KeyUse::Signing], "it cannot agree so");
+        assert_eq!(
+            keys.iter().map(|key| key.usage).collect::<Vec<_>>(),
+            [KeyUse::Signing],
+            "it cannot agree in this tier"
+        );
     });
 }
 
-/// Keys that would leave the token, and public halves that lie.
+/// Keys that can leave the token, and public keys with wrong ids.
 fn hostile_keys(here: Here) {
     let token = open(&here.uri, PinSource::uri()).unwrap();
     let good = generate(&token, Curve::P256);
-    let session = behind_its_back(&here);
+    let session = independent_session(&here);
     let oid = b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07".to_vec();
     let make = |id: &[u8], label: &str, sensitive: bool, extractable: bool| {
         let public = [Attribute::Token(true), Attribute::EcParams(oid.clone()), Attribute::Id(id.to_vec())];
@@ -298,7 +303,7 @@ fn hostile_keys(here: Here) {
     };
     make(b"1", "extractable", true, true);
     make(b"2", "readable", false, false);
-    // The public halves of two pairs change places.
+    // Swaps the ids of the public keys of two pairs.
     let ((public_a, _), (public_b, _)) = (make(b"a", "a", true, false), make(b"b", "b", true, false));
     session.update_attributes(public_a, &[Attribute::Id(b"b".to_vec())]).unwrap();
     session.update_attributes(public_b, &[Attribute::Id(b"a".to_vec())]).unwrap();
@@ -322,7 +327,7 @@ fn hostile_keys(here: Here) {
     for label in ["a", "b"] {
         let wrong = inventory.iter().find(|key| key.label.as_deref() == Some(label)).unwrap();
         let kept = token.delete(&wrong.public);
-        assert!(matches!(kept, Err(TokenError::KnownAnswer(_))), "it is the other's private key: {kept:?}");
+        assert!(matches!(kept, Err(TokenError::KnownAnswer(_))), "it is the other key's private half: {kept:?}");
     }
     assert_eq!(token.inventory().unwrap().len(), 5);
     let readable = inventory.iter().find(|key| key.label.as_deref() == Some("readable")).unwrap();
@@ -348,16 +353,16 @@ fn hostile_keys_in_kryoptic() {
     on(Module::Kryoptic, hostile_keys);
 }
 
-/// The login is lost under the library's feet, and with it sessions' objects and handles.
+/// The login is lost without the library's doing, and with it session objects and handles.
 fn a_lost_login_is_cured(here: Here) {
     let token = open(&here.uri, PinSource::uri()).unwrap();
     let keys = [generate(&token, Curve::P256), generate(&token, Curve::X25519)];
     for _ in 0..3 {
         for key in &keys {
-            behind_its_back(&here).logout().unwrap();
+            independent_session(&here).logout().unwrap();
             agrees(&token, &key.public);
         }
-        behind_its_back(&here).logout().unwrap();
+        independent_session(&here).logout().unwrap();
         signs(&token, &keys[0].public);
     }
 }
