@@ -5,10 +5,19 @@ SHELL := /bin/bash
 .PHONY: help demo test gate soak bench fuzz lint clean rust
 .DEFAULT_GOAL := help
 
+# How long the long checks are. CI runs them shorter.
 FUZZ_SECONDS ?= 60
+SNAPSHOTS ?= 1000
+SOAK ?= whole
 TOKEN ?= softhsm
+# The folder of a `claviger` and a `virtual-yubikey` that are built already, for `make demo`.
+PROGRAMS ?=
 
-# What a debug build spends its time in while a token works. All else stays as `make test` has built it.
+# One set of features for everything that is built of the workspace, so that each part is compiled once.
+comma := ,
+workspace = --workspace --locked --all-features
+
+# What a debug build spends its time in while a token works, for the whole soak. All else stays as `make test` has built it.
 optimised = $(foreach package,claviger claviger-fault-module cryptoki tokio,--config profile.dev.package.$(package).opt-level=1)
 
 # The suites make their own tokens; they are told only where the modules are. An assignment of its own
@@ -28,16 +37,19 @@ help: ## this list
 
 # A debug build: it is there in half the time of a release build, and the tokens do the arithmetic.
 demo: rust ## Alice and Bob talk, each with keys in a token of their own; TOKEN=yubikey: in virtual YubiKeys (as root)
-	@case '$(TOKEN)' in
+	@claviger='$(PROGRAMS)/claviger' virtual_yubikey='$(PROGRAMS)/virtual-yubikey'
+	case '$(TOKEN)' in
 	softhsm)
 		softhsm/install
-		cargo run --locked --bin claviger -- demo
+		$(if $(PROGRAMS),"$$claviger",cargo run --locked --features cli --bin claviger --) demo
 		;;
 	yubikey)
 		softhsm/install yubikey
-		cargo build --locked --bin claviger
-		cargo run --locked --package claviger-virtual-yubikey -- run 5.7.1:1111 5.4.3:2222 -- \
-			cargo run --quiet --locked --bin claviger -- demo --yubikey 1111 --yubikey 2222
+		$(if $(PROGRAMS),,cargo build --locked --features cli$(comma)yubikey --bin claviger)
+		$(if $(PROGRAMS),"$$virtual_yubikey",cargo run --locked --package claviger-virtual-yubikey --) \
+			run 5.7.1:1111 5.4.3:2222 -- \
+			$(if $(PROGRAMS),"$$claviger",cargo run --quiet --locked --features cli$(comma)yubikey --bin claviger --) \
+			demo --yubikey 1111 --yubikey 2222
 		;;
 	*)
 		echo 'make demo: TOKEN is softhsm or yubikey' >&2
@@ -47,19 +59,22 @@ demo: rust ## Alice and Bob talk, each with keys in a token of their own; TOKEN=
 
 test: rust ## every test, on SoftHSM, Kryoptic, tpm2-pkcs11, NSS softokn and virtual YubiKeys
 	@$(modules)
-	cargo test --workspace --locked --all-features
+	# Many tests wait: for a daemon, a timeout, a token. So there are more of them at once than processors.
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((2 * $$(nproc)))} cargo test $(workspace)
 
-gate: rust ## the memory of an agent and its keeper at work, read from outside 1,000 times
+gate: rust ## the memory of an agent and its keeper at work, read from outside SNAPSHOTS (1000) times
 	@$(modules)
-	CLAVIGER_GATE_SNAPSHOTS=1000 cargo test --workspace --locked --all-features --test process -- memory_gate::
+	CLAVIGER_GATE_SNAPSHOTS=$(SNAPSHOTS) cargo test $(workspace) --test process -- memory_gate::
 
-soak: rust ## what takes minutes: 640,000 operations on a token that fails, 1,000,000 derivations
+soak: rust ## what takes minutes: 640,000 operations on a token that fails, 1,000,000 derivations; SOAK=short: a minute or two
 	@$(modules)
-	CLAVIGER_SOAK=whole cargo test --locked --all-features $(optimised) --test keeper -- soak:: --nocapture --test-threads=1
+	CLAVIGER_SOAK=$(SOAK) cargo test $(workspace) $(if $(filter whole,$(SOAK)),$(optimised)) --test keeper -- \
+		soak:: --nocapture --test-threads=1
 
+# To see that they run (BENCH_FLAGS=--test), they need no release build.
 bench: rust ## the figures of docs/performance.md, side by side with didcomm 0.4.1
 	@$(modules)
-	cargo bench --locked --manifest-path tests/interop/Cargo.toml -- $(BENCH_FLAGS)
+	cargo bench --locked $(if $(filter --test,$(BENCH_FLAGS)),--profile dev) --manifest-path tests/interop/Cargo.toml -- $(BENCH_FLAGS)
 
 # The address sanitizer is a nightly flag; RUSTC_BOOTSTRAP lets the one stable toolchain take it.
 fuzz: rust ## every fuzz target, FUZZ_SECONDS (60) each; needs cargo-fuzz
@@ -73,8 +88,8 @@ fuzz: rust ## every fuzz target, FUZZ_SECONDS (60) each; needs cargo-fuzz
 
 lint: rust ## format, clippy and documentation, warnings as errors
 	@cargo fmt --all --check
-	cargo clippy --workspace --locked --all-targets --all-features -- -D warnings
-	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --locked --no-deps --all-features
+	cargo clippy $(workspace) --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc $(workspace) --no-deps
 
 clean: rust ## what was built here; the cache with Kryoptic stays
 	@cargo clean

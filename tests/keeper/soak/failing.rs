@@ -1,4 +1,4 @@
-//! 64 tasks at once while one call in a hundred fails: no wrong result, no leaked object, no lost request.
+//! 64 tasks at once while one call in a hundred fails: no result is wrong, no object leaks, no request is lost.
 
 use std::{sync::Arc, time::Instant};
 
@@ -9,10 +9,10 @@ use claviger::{
 use claviger_fault_module::Shim;
 
 use super::{
-    generate,
+    by_length, generate,
     keepers::{Keepers, SESSIONS},
-    questions::{KEPT, Questions, load},
-    runtime, whole,
+    operations::{KEPT, Operations, load},
+    runtime,
 };
 use crate::support::{
     Module,
@@ -20,8 +20,8 @@ use crate::support::{
 };
 
 const TASKS: u64 = 64;
-/// What one operation has in the token at once, at most.
-const AT_WORK: usize = 8;
+/// The most objects that one operation has in the token at once.
+const OBJECTS_PER_OPERATION: usize = 8;
 const FAILURES: [&str; 4] = [
     // CKR_SESSION_HANDLE_INVALID, CKR_USER_NOT_LOGGED_IN, CKR_DEVICE_MEMORY, CKR_DEVICE_ERROR.
     "fail * 0xb3 one-in 300 seed 1",
@@ -32,18 +32,18 @@ const FAILURES: [&str; 4] = [
 
 #[test]
 fn softhsm() {
-    behind_the_quick_shim(Module::SoftHsm, |faulty| in_process(faulty, if whole() { 500 } else { 40 }));
+    behind_the_quick_shim(Module::SoftHsm, |faulty| in_process(faulty, by_length(40, 150, 500)));
 }
 
 #[test]
 fn kryoptic() {
-    behind_the_quick_shim(Module::Kryoptic, |faulty| in_process(faulty, if whole() { 500 } else { 40 }));
+    behind_the_quick_shim(Module::Kryoptic, |faulty| in_process(faulty, by_length(40, 150, 500)));
 }
 
-/// As the product is used: in other processes, of which each is used up after a while, and proves the keys anew.
+/// As in production: in keepers, each of which is exhausted after a while; its successor tests the keys again.
 #[test]
 fn softhsm_through_keepers() {
-    behind_the_quick_shim(Module::SoftHsm, |faulty| through_keepers(faulty, if whole() { 10_000 } else { 40 }));
+    behind_the_quick_shim(Module::SoftHsm, |faulty| through_keepers(faulty, by_length(40, 600, 10_000)));
 }
 
 fn in_process(Faulty { uri, shim, .. }: Faulty, operations: usize) {
@@ -52,11 +52,11 @@ fn in_process(Faulty { uri, shim, .. }: Faulty, operations: usize) {
     let keys = [Curve::P256, Curve::X25519, Curve::Ed25519].map(|curve| generate(&token, curve));
     runtime().block_on(async {
         let secrets: Arc<dyn Secrets> = Arc::new(Keyring::start([token]).await.unwrap());
-        nothing_is_lost(&secrets, &shim, keys, operations).await;
-        nothing_is_leaked(&shim, 1);
+        assert_nothing_is_lost(&secrets, &shim, keys, operations).await;
+        assert_nothing_leaks(&shim, 1);
         drop(secrets);
     });
-    assert_eq!((shim.open_sessions(), shim.live_objects()), (0, 0), "all is given back");
+    assert_eq!((shim.open_sessions(), shim.live_objects()), (0, 0), "everything is given back");
 }
 
 fn through_keepers(Faulty { uri, shim, .. }: Faulty, operations: usize) {
@@ -66,50 +66,54 @@ fn through_keepers(Faulty { uri, shim, .. }: Faulty, operations: usize) {
     drop(token);
     let folder = tempfile::tempdir().unwrap();
     let profile = include_str!("../../../hsm-config/softhsm.toml");
-    // The slice is to see what the whole does: keepers that are used up while calls fail.
-    let profile = if whole() { profile.to_owned() } else { worn_after(profile, 2_000) };
+    // The shorter soaks too must see keepers that are exhausted while calls fail.
+    let profile = by_length(exhausted_after(profile, 2_000), exhausted_after(profile, 5_000), profile.to_owned());
     let keepers = Keepers::start(&uri, &profile, KEPT, folder.path(), &shim);
     runtime().block_on(async {
         let secrets: Arc<dyn Secrets> = keepers.client().await;
-        nothing_is_lost(&secrets, &shim, keys, operations).await;
+        assert_nothing_is_lost(&secrets, &shim, keys, operations).await;
         keepers.one_is_left().await;
-        nothing_is_leaked(&shim, 1);
-        let begun = shim.processes().len() - 1;
-        println!("{begun} keepers");
-        assert!(begun > 1, "none was succeeded");
+        assert_nothing_leaks(&shim, 1);
+        let count = shim.processes().len() - 1;
+        println!("{count} keepers");
+        assert!(count > 1, "no keeper was replaced");
         drop(secrets);
     });
     drop(keepers);
-    assert_eq!((shim.open_sessions(), shim.live_objects()), (0, 0), "all is given back");
+    assert_eq!((shim.open_sessions(), shim.live_objects()), (0, 0), "everything is given back");
 }
 
-/// The profile of a device that is used up sooner.
-pub fn worn_after(profile: &str, objects: u64) -> String {
+/// The profile with a smaller number of objects after which the module is exhausted.
+pub fn exhausted_after(profile: &str, objects: u64) -> String {
     assert!(profile.contains("most_objects = 20000"));
     profile.replace("most_objects = 20000", &format!("most_objects = {objects}"))
 }
 
-async fn nothing_is_lost(secrets: &Arc<dyn Secrets>, shim: &Shim, keys: [PublicKey; 3], operations: usize) {
+async fn assert_nothing_is_lost(secrets: &Arc<dyn Secrets>, shim: &Shim, keys: [PublicKey; 3], operations: usize) {
     let [p256, x25519, ed25519] = keys;
-    let questions = Arc::new(Questions::new(&[p256.clone(), x25519], &[p256, ed25519]));
+    let samples = Arc::new(Operations::new(&[p256.clone(), x25519], &[p256, ed25519]));
     let before = shim.calls_and_failures();
     shim.order(&FAILURES);
-    let begun = Instant::now();
-    let again = load(secrets, &questions, TASKS, operations).await;
-    let time = begun.elapsed();
+    let start = Instant::now();
+    let retries = load(secrets, &samples, TASKS, operations).await;
+    let time = start.elapsed();
     let (calls, failures) = shim.calls_and_failures();
     let (calls, failures) = (calls - before.0, failures - before.1);
     println!(
         "{TASKS} tasks of {operations} operations in {time:.1?}: {failures} of {calls} calls failed, \
-         {again} requests were sent again, at most {} objects",
+         {retries} retries, at most {} objects",
         shim.peak_objects()
     );
     assert!((66..=125).contains(&(calls / failures)), "one in a hundred fails");
 }
 
-/// In so many processes.
-fn nothing_is_leaked(shim: &Shim, processes: usize) {
+/// Checks the numbers of sessions and objects for so many processes.
+fn assert_nothing_leaks(shim: &Shim, processes: usize) {
     assert!(shim.open_sessions() <= processes * SESSIONS, "{} sessions", shim.open_sessions());
     assert!(shim.live_objects() <= processes * SESSIONS * KEPT, "{} objects", shim.live_objects());
-    assert!(shim.peak_objects() <= SESSIONS * (KEPT + AT_WORK), "at most {} objects", shim.peak_objects());
+    assert!(
+        shim.peak_objects() <= SESSIONS * (KEPT + OBJECTS_PER_OPERATION),
+        "at most {} objects",
+        shim.peak_objects()
+    );
 }

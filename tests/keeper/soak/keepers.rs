@@ -1,11 +1,11 @@
-//! Keepers as the program starts them: a supervisor, and one process of a token after the other.
+//! Keepers as the program starts them: a supervisor, and for one token one keeper after the other.
 
 use std::{fs, path::Path, process::Command, sync::Arc, time::Duration};
 
 use claviger::secrets::keeper::{KeeperClient, Supervisor};
 use claviger_fault_module::Shim;
 
-/// Sessions of a keeper.
+/// The sessions of each keeper.
 pub const SESSIONS: usize = 2;
 
 /// The keepers of one token behind the shim.
@@ -15,10 +15,11 @@ pub struct Keepers {
 }
 
 impl Keepers {
-    /// Of the token at this URI, of which a session keeps so many secrets. `profile` is the device's, changed for this.
+    /// Starts a supervisor for the token at `uri`. Each session keeps `kept` shared secrets in the token. `profile` is the
+    /// device's profile, which is adapted.
     pub fn start(uri: &str, profile: &str, kept: usize, folder: &Path, shim: &Shim) -> Self {
         let agreement = format!("[agreement]\nkept_secrets = {kept}\n");
-        assert!(profile.contains("[agreement]\n"), "it has a place for it");
+        assert!(profile.contains("[agreement]\n"), "the profile has the section");
         fs::create_dir(folder.join("hsm-config")).unwrap();
         fs::write(folder.join("hsm-config/soak.toml"), profile.replace("[agreement]\n", &agreement)).unwrap();
         let configuration = format!(
@@ -32,29 +33,29 @@ impl Keepers {
     }
 
     pub async fn client(&self) -> Arc<KeeperClient> {
-        let client = KeeperClient::start("demo", self.supervisor.connect("demo")).await.expect("a keeper");
-        assert_eq!(client.trouble(), None);
+        let client = KeeperClient::start("demo", self.supervisor.connector("demo")).await.expect("a keeper");
+        assert_eq!(client.outage(), None);
         Arc::new(client)
     }
 
-    /// Those that live.
-    pub fn living(&self) -> Vec<u32> {
-        living(&self.shim)
+    /// The running keepers.
+    pub fn running(&self) -> Vec<u32> {
+        running(&self.shim)
     }
 
-    /// Waits until those that were succeeded have ended: each has answered all it was asked.
+    /// Waits until the replaced keepers have ended, which each does when its requests are answered.
     pub async fn one_is_left(&self) {
         for _ in 0..1000 {
-            if self.living().len() == 1 {
+            if self.running().len() == 1 {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("{:?} live", self.living());
+        panic!("{:?} are running", self.running());
     }
 }
 
-/// The keepers that live: all that called the module but this process, which made the keys.
-pub fn living(shim: &Shim) -> Vec<u32> {
-    shim.living().into_iter().filter(|process| *process != std::process::id()).collect()
+/// The running keepers: all processes that called the module, except this one, which made the keys.
+pub fn running(shim: &Shim) -> Vec<u32> {
+    shim.running_processes().into_iter().filter(|process| *process != std::process::id()).collect()
 }
