@@ -1,39 +1,39 @@
-//! What may go wrong with the store.
+//! The errors of a store.
 
-/// Why the store did not do what it was asked.
+/// Why a store did not do what was asked.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// There is no room: a limit of the configuration, or the disk.
+    /// A limit of the configuration is reached, or the disk is full.
     #[error("the store is full: {0}")]
     Full(String),
-    /// It cannot be reached or written now; trying again may help.
+    /// The store cannot be read or written now. Trying again may help.
     #[error("the store does not answer: {0}")]
     Unavailable(String),
-    /// It is damaged, or is not ours.
+    /// The store is damaged, or belongs to another program.
     #[error("the store {0}")]
     Unusable(String),
-    /// It was written by a later release than this one understands.
+    /// A later release wrote the store with a schema that this release does not know.
     #[error(
         "the store has schema {found}, and this release knows {known}: run the release that wrote it, or a later one"
     )]
     TooNew {
-        /// Its schema.
+        /// The schema of the store.
         found: i64,
-        /// Ours.
+        /// The latest schema that this release knows.
         known: i64,
     },
-    /// Another agent has it.
+    /// Another agent uses the store.
     #[error("another agent uses the store {0}")]
     InUse(String),
-    /// It was closed.
+    /// The store was closed.
     #[error("the store is closed")]
     Closed,
 }
 
 impl StoreError {
-    /// Whether the same may succeed later.
-    pub fn passes(&self) -> bool {
+    /// Whether the same request may succeed later.
+    pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Full(_) | Self::Unavailable(_))
     }
 }

@@ -1,4 +1,4 @@
-//! A disk that is full and has room again, and a process that is killed while it writes.
+//! A full disk that gets free space again, and a process that is killed while it writes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,110 +12,118 @@ use std::{
     time::Duration,
 };
 
-use claviger::agent::store::{Change, Commit, Committed, Receipt, SqliteOptions, SqliteStore, Store, StoreError};
-
-use crate::store::{
-    SqlitePlace, open,
-    things::{all, arrival, concluding, delivered, delivery, handled, large, now, record, turn, waiting},
+use claviger::agent::store::{
+    Change, Commit, CommitOutcome, ReceiveOutcome, SqliteOptions, SqliteStore, Store, StoreError,
 };
 
-/// Fills a store from this message on until it refuses; returns what was kept.
+use crate::store::{
+    SqliteLocation,
+    fixtures::{
+        all, commit_of, delivery, handled_message, large_envelope, new_envelope, now, pending_ids, process_envelope,
+        record, unread_ids,
+    },
+    open,
+};
+
+/// Stores envelopes, beginning with this number, until the store is full. Returns their ids.
 async fn fill(store: &SqliteStore, first: u64) -> Vec<i64> {
     let mut kept = Vec::new();
     for number in first.. {
-        match store.receive(large(number, 50_000)).await {
-            Ok(Receipt::New(id)) => kept.push(id),
+        match store.receive(large_envelope(number, 50_000)).await {
+            Ok(ReceiveOutcome::Stored(id)) => kept.push(id),
             Err(error @ StoreError::Full(_)) => {
-                assert!(error.passes());
+                assert!(error.is_retryable());
                 return kept;
             }
             other => panic!("{other:?}"),
         }
-        assert!(number < first + 10_000, "it is never full");
+        assert!(number < first + 10_000, "the store is never full");
     }
     kept
 }
 
 #[tokio::test]
-async fn a_full_disk_is_told_and_recovered_from() {
-    let Some(place) = SmallDisk::mount() else { return };
-    let filler = place.path.join("filler");
-    // Half of the disk is somebody else's.
+async fn the_store_recovers_from_a_full_disk() {
+    let Some(location) = SmallDisk::mount() else { return };
+    let filler = location.path.join("filler");
+    // Another program uses half of the disk.
     fs::write(&filler, vec![0; 4 << 20]).unwrap();
-    let store = open(&place.path.join("store.db"), SqliteOptions::default());
+    let store = open(&location.path.join("store.db"), SqliteOptions::default());
     let kept = fill(&store, 0).await;
     assert!(kept.len() > 5, "{kept:?}");
-    // It stays so, it can be read, and what was kept is whole.
-    assert!(matches!(store.receive(large(100_000, 200_000)).await, Err(StoreError::Full(_))));
-    assert_eq!(waiting(&store).await, kept);
+    // The store stays full, can be read, and has all stored envelopes.
+    assert!(matches!(store.receive(large_envelope(100_000, 200_000)).await, Err(StoreError::Full(_))));
+    assert_eq!(pending_ids(&store).await, kept);
 
-    // All at once, on the same store: each is refused or kept, and nobody is told otherwise than it is.
+    // Concurrent requests: each answer says truly whether the envelope is stored.
     let store = Arc::new(store);
     let tasks: Vec<_> = (200_000..200_100)
         .map(|number| {
             let store = store.clone();
-            tokio::spawn(async move { store.receive(large(number, 20_000)).await })
+            tokio::spawn(async move { store.receive(large_envelope(number, 20_000)).await })
         })
         .collect();
     let mut kept: BTreeSet<_> = kept.into_iter().collect();
     for task in tasks {
         match task.await.unwrap() {
-            Ok(Receipt::New(id)) => assert!(kept.insert(id)),
-            Err(error) => assert!(error.passes(), "{error}"),
+            Ok(ReceiveOutcome::Stored(id)) => assert!(kept.insert(id)),
+            Err(error) => assert!(error.is_retryable(), "{error}"),
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(waiting(&*store).await, kept.iter().copied().collect::<Vec<_>>());
+    assert_eq!(pending_ids(&*store).await, kept.iter().copied().collect::<Vec<_>>());
 
     fs::remove_file(&filler).unwrap();
-    store.probe().await.unwrap();
+    store.probe_write().await.unwrap();
     for number in 300_000..300_020 {
-        assert!(matches!(store.receive(large(number, 50_000)).await, Ok(Receipt::New(id)) if kept.insert(id)));
+        assert!(
+            matches!(store.receive(large_envelope(number, 50_000)).await, Ok(ReceiveOutcome::Stored(id)) if kept.insert(id))
+        );
     }
-    assert_eq!(store.commit(concluding(*kept.first().unwrap())).await.unwrap(), Committed::Done);
+    assert_eq!(store.commit(process_envelope(*kept.first().unwrap())).await.unwrap(), CommitOutcome::Committed);
     kept.pop_first();
     store.close().await.unwrap();
-    let store = open(&place.path.join("store.db"), SqliteOptions::default());
-    assert_eq!(waiting(&store).await, kept.into_iter().collect::<Vec<_>>());
+    let store = open(&location.path.join("store.db"), SqliteOptions::default());
+    assert_eq!(pending_ids(&store).await, kept.into_iter().collect::<Vec<_>>());
     store.close().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_full_database_still_does_its_turns() {
-    let place = SqlitePlace::new();
+async fn a_full_database_still_handles_pending_envelopes() {
+    let location = SqliteLocation::new();
     let limit = SqliteOptions { max_bytes: Some(1 << 20), ..Default::default() };
-    let store = open(&place.path(), limit);
+    let store = open(&location.path(), limit);
     let mut kept = fill(&store, 0).await;
     assert!((10..21).contains(&kept.len()), "{} times 50 kB in 1 MiB", kept.len());
     assert!(store.usage().await.unwrap().bytes > 900_000);
-    // A turn has the room of its envelope.
+    // A commit can use the space of its envelope.
     for number in 0..kept.len() as u64 - 2 {
         let mut delivery = delivery(number);
         delivery.sealed = Some(vec![7; 45_000]);
-        let turn = Commit {
+        let commit = Commit {
             envelope: Some(kept.remove(0)),
-            handled: Some(handled(number)),
-            ..turn([Change::Deliver(delivery)])
+            handled: Some(handled_message(number)),
+            ..commit_of([Change::Deliver(delivery)])
         };
-        assert_eq!(store.commit(turn).await.unwrap(), Committed::Done);
+        assert_eq!(store.commit(commit).await.unwrap(), CommitOutcome::Committed);
     }
-    let before = delivered(&store).await;
+    let before = unread_ids(&store).await;
     let too_much =
-        turn([Change::Put(claviger::agent::store::Record { value: vec![0; 1 << 20], ..record("a", 0, "") })]);
+        commit_of([Change::Put(claviger::agent::store::Record { value: vec![0; 1 << 20], ..record("a", 0, "") })]);
     assert!(matches!(store.commit(too_much).await, Err(StoreError::Full(_))));
-    assert_eq!((delivered(&store).await, waiting(&store).await), (before.clone(), kept));
+    assert_eq!((unread_ids(&store).await, pending_ids(&store).await), (before.clone(), kept));
     assert_eq!(store.acknowledge(&before).await.unwrap(), before.len());
     assert!(!fill(&store, 1000).await.is_empty());
 }
 
-/// A file system of 8 MiB, for as long as it is held.
+/// A file system of 8 MiB. Dropping it unmounts it.
 struct SmallDisk {
     path: PathBuf,
     _folder: tempfile::TempDir,
 }
 
 impl SmallDisk {
-    /// None if this user may not; what a limit of SQLite's own can show, the test above shows all the same.
+    /// Mounts the file system. `None` if this user must not mount; the test with SQLite's own limit runs in any case.
     fn mount() -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("disk");
@@ -125,7 +133,7 @@ impl SmallDisk {
         if !mounted.status.success() {
             let said = String::from_utf8_lossy(&mounted.stderr);
             assert!(std::env::var_os("CLAVIGER_REQUIRE_TOKENS").is_none(), "a small disk is mounted by root: {said}");
-            eprintln!("not shown: a disk that is full, as no small one can be mounted: {said}");
+            eprintln!("test skipped: no small file system can be mounted: {said}");
             return None;
         }
         Some(Self { path, _folder: folder })
@@ -134,7 +142,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily: a store that a failed test has left there may still be at it.
+        // Lazily: the store of a failed test may still use the file system.
         let _ = Command::new("umount").arg("--lazy").arg(&self.path).status();
     }
 }
@@ -142,23 +150,23 @@ impl Drop for SmallDisk {
 const STORE: &str = "CLAVIGER_TEST_STORE";
 const ROUND: &str = "CLAVIGER_TEST_ROUND";
 
-/// Fifty times, at random moments: what was answered is there, whole, and nothing else is half there.
+/// Kills the writer fifty times, at random moments. Every answered write is complete, and no other write is half done.
 #[tokio::test]
-async fn killed_at_any_moment_it_has_what_it_answered() {
-    let place = SqlitePlace::new();
+async fn answered_writes_survive_a_kill_at_any_moment() {
+    let location = SqliteLocation::new();
     let (mut answered, mut killed) = (0, 0);
     let mut moment = now() as u64;
     for round in 0..50_u64 {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "store::disk::writes_until_it_is_killed", "--nocapture"])
-            .env(STORE, place.path())
+            .env(STORE, location.path())
             .env(ROUND, round.to_string())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
-        while line.trim() != "it writes" {
+        while line.trim() != "writing" {
             line.clear();
             assert!(lines.read_line(&mut line).unwrap() > 0, "the child does not write");
         }
@@ -168,36 +176,39 @@ async fn killed_at_any_moment_it_has_what_it_answered() {
         moment ^= moment << 17;
         thread::sleep(Duration::from_micros(moment % 60_000));
         child.kill().unwrap();
-        let mut said = String::new();
-        lines.read_to_string(&mut said).unwrap();
+        let mut output = String::new();
+        lines.read_to_string(&mut output).unwrap();
         killed += usize::from(child.wait().unwrap().signal() == Some(9));
-        // The last line may be torn.
-        let whole = said.rfind('\n').map_or("", |end| &said[..end]);
-        answered += check(&place.path(), round, whole).await;
+        // The last line may be incomplete.
+        let complete = output.rfind('\n').map_or("", |end| &output[..end]);
+        answered += check(&location.path(), round, complete).await;
     }
     assert_eq!(killed, 50);
-    assert!(answered > 50, "{answered} answers in 50 rounds show nothing");
+    assert!(answered > 50, "{answered} answers in 50 rounds are too few");
 }
 
-/// Checks a store against the answers that a child gave: `kept NUMBER ID` and `turned NUMBER ID`. Returns how many.
+/// Checks a store against the answers of a child: `stored NUMBER ID` and `committed NUMBER ID`. Returns their number.
 async fn check(path: &Path, round: u64, answers: &str) -> usize {
     let store = open(path, SqliteOptions::default());
-    let envelopes = store.waiting(now(), &[], usize::MAX).await.unwrap();
+    let envelopes = store.pending_envelopes(now(), &[], usize::MAX).await.unwrap();
     let envelopes: BTreeMap<_, _> = envelopes.into_iter().map(|envelope| (envelope.id, envelope.packed)).collect();
-    let deliveries: BTreeSet<_> = delivered(&store).await.into_iter().collect();
+    let deliveries: BTreeSet<_> = unread_ids(&store).await.into_iter().collect();
     let answers: Vec<_> = answers.lines().filter(|line| !line.is_empty()).collect();
     for answer in &answers {
         let words: Vec<_> = answer.split(' ').collect();
         let [what, number, id] = words[..] else { panic!("{answer}") };
         let (number, id): (u64, i64) = (number.parse().unwrap(), id.parse().unwrap());
-        let turned = deliveries.contains(&delivery(number).id);
+        let is_committed = deliveries.contains(&delivery(number).id);
         match what {
-            "kept" => assert!(turned || envelopes.get(&id) == Some(&arrival(number).packed), "round {round}: {answer}"),
-            "turned" => assert!(turned && !envelopes.contains_key(&id), "round {round}: {answer}"),
+            "stored" => assert!(
+                is_committed || envelopes.get(&id) == Some(&new_envelope(number).packed),
+                "round {round}: {answer}"
+            ),
+            "committed" => assert!(is_committed && !envelopes.contains_key(&id), "round {round}: {answer}"),
             other => panic!("{other}"),
         }
     }
-    // A turn is whole or not there, whether it was answered or not.
+    // A commit is complete or absent, whether it was answered or not.
     let records: BTreeSet<_> =
         store.records("connection", "", usize::MAX).await.unwrap().into_iter().map(|record| record.key).collect();
     assert_eq!(deliveries.iter().map(|id| id.replace("delivery ", "")).collect::<BTreeSet<_>>(), records);
@@ -208,29 +219,31 @@ async fn check(path: &Path, round: u64, answers: &str) -> usize {
     answers.len()
 }
 
-/// The child's part; alone it has nothing to do.
+/// The writing child of the test above. Run alone it does nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_until_it_is_killed() {
     let (Ok(path), Ok(round)) = (std::env::var(STORE), std::env::var(ROUND)) else { return };
     let round: u64 = round.parse().unwrap();
     let store = Arc::new(open(Path::new(&path), SqliteOptions::default()));
-    say("it writes");
+    say("writing");
     let tasks: Vec<_> = (0..8)
         .map(|task| {
             let store = store.clone();
             tokio::spawn(async move {
                 for step in 0.. {
                     let number = round * 1_000_000 + task * 100_000 + step;
-                    let Receipt::New(id) = store.receive(arrival(number)).await.unwrap() else { panic!("it is new") };
-                    say(&format!("kept {number} {id}"));
+                    let ReceiveOutcome::Stored(id) = store.receive(new_envelope(number)).await.unwrap() else {
+                        panic!("a new envelope")
+                    };
+                    say(&format!("stored {number} {id}"));
                     if step % 3 > 0 {
                         continue;
                     }
                     let changes =
                         vec![Change::Deliver(delivery(number)), Change::Put(record(&number.to_string(), 0, "value"))];
-                    let turn = Commit { envelope: Some(id), handled: Some(handled(number)), changes };
-                    assert_eq!(store.commit(turn).await.unwrap(), Committed::Done);
-                    say(&format!("turned {number} {id}"));
+                    let commit = Commit { envelope: Some(id), handled: Some(handled_message(number)), changes };
+                    assert_eq!(store.commit(commit).await.unwrap(), CommitOutcome::Committed);
+                    say(&format!("committed {number} {id}"));
                 }
             })
         })
@@ -240,7 +253,7 @@ async fn writes_until_it_is_killed() {
     }
 }
 
-/// In one piece.
+/// Prints a line in one piece.
 fn say(line: &str) {
     std::io::stdout().lock().write_all(format!("\n{line}\n").as_bytes()).unwrap();
 }

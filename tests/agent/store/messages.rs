@@ -1,20 +1,20 @@
-//! What the application reads and sends.
+//! Deliveries to the application, and the outbox.
 
 use std::collections::BTreeSet;
 
-use claviger::agent::store::{Change, Delivery, DeliveryQuery, Outgoing, SendOutcome, SendState, ThreadEntry};
+use claviger::agent::store::{Change, Delivery, DeliveryQuery, OutboxEntry, SendOutcome, SendState, ThreadEntry};
 
 use crate::store::{
-    suite::{Place, done, open, reopen},
-    things::{PAST, all, delivery, now, outgoing, turn},
+    fixtures::{PAST, all, commit_of, delivery, now, outgoing},
+    suite::{StoreLocation, commit_ok, open, reopen},
 };
 
-pub async fn deliveries_come_in_their_order_and_by_query(place: &dyn Place) {
-    let store = open(place).await;
+pub async fn deliveries_are_ordered_and_filtered(location: &dyn StoreLocation) {
+    let store = open(location).await;
     let other = Delivery { sender: String::new(), kind: "other".to_owned(), received: PAST, ..delivery(4) };
     let made = [delivery(1), delivery(2), delivery(3), other.clone()];
-    done(&*store, turn(made.clone().map(Change::Deliver))).await;
-    let store = reopen(place, store).await;
+    commit_ok(&*store, commit_of(made.clone().map(Change::Deliver))).await;
+    let store = reopen(location, store).await;
     let found = store.deliveries(all()).await.unwrap();
     let numbered: Vec<_> = found.iter().cloned().map(|found| Delivery { cursor: 0, ..found }).collect();
     let same = |one: &Delivery, other: &Delivery| one.id == other.id && one.sealed == other.sealed;
@@ -44,13 +44,13 @@ pub async fn deliveries_come_in_their_order_and_by_query(place: &dyn Place) {
     assert_eq!(ask(nothing).await, "");
 }
 
-pub async fn what_is_acknowledged_is_forgotten_once(place: &dyn Place) {
-    let store = open(place).await;
-    done(&*store, turn([1, 2, 3].map(|number| Change::Deliver(delivery(number))))).await;
+pub async fn acknowledged_content_is_deleted_once(location: &dyn StoreLocation) {
+    let store = open(location).await;
+    commit_ok(&*store, commit_of([1, 2, 3].map(|number| Change::Deliver(delivery(number))))).await;
     let ids = |numbers: &[u64]| numbers.iter().map(|number| delivery(*number).id).collect::<Vec<_>>();
     assert_eq!(store.acknowledge(&[]).await.unwrap(), 0);
     assert_eq!(store.acknowledge(&ids(&[1, 2, 2, 77])).await.unwrap(), 2);
-    let store = reopen(place, store).await;
+    let store = reopen(location, store).await;
     assert_eq!(store.acknowledge(&ids(&[1, 2])).await.unwrap(), 0);
     assert_eq!(store.acknowledge(&ids(&[2, 3])).await.unwrap(), 1);
     let found = store.deliveries(all()).await.unwrap();
@@ -59,23 +59,23 @@ pub async fn what_is_acknowledged_is_forgotten_once(place: &dyn Place) {
     assert_eq!(store.usage().await.unwrap().deliveries, 0);
 }
 
-pub async fn the_outbox_keeps_its_order_for_each_peer(place: &dyn Place) {
-    let store = open(place).await;
-    assert!(store.peers().await.unwrap().is_empty());
+pub async fn the_outbox_keeps_the_order_of_each_peer(location: &dyn StoreLocation) {
+    let store = open(location).await;
+    assert!(store.outbox_peers().await.unwrap().is_empty());
     for number in 0..6 {
         let peer = if number % 2 == 0 { "did:example:even" } else { "did:example:odd" };
-        // Neither the id nor the time says anything of the order.
+        // The order depends on neither the id nor the time.
         let outgoing =
-            Outgoing { id: format!("{}", 9 - number), created: now() - number as i64, ..outgoing(number, peer) };
-        done(&*store, turn([Change::Send(outgoing)])).await;
+            OutboxEntry { id: format!("{}", 9 - number), created: now() - number as i64, ..outgoing(number, peer) };
+        commit_ok(&*store, commit_of([Change::Send(outgoing)])).await;
     }
-    done(&*store, turn([Change::Send(Outgoing { peer: String::new(), ..outgoing(9, "") })])).await;
-    let store = reopen(place, store).await;
-    let peers: BTreeSet<_> = store.peers().await.unwrap().into_iter().collect();
+    commit_ok(&*store, commit_of([Change::Send(OutboxEntry { peer: String::new(), ..outgoing(9, "") })])).await;
+    let store = reopen(location, store).await;
+    let peers: BTreeSet<_> = store.outbox_peers().await.unwrap().into_iter().collect();
     assert_eq!(peers, ["", "did:example:even", "did:example:odd"].map(str::to_owned).into());
     let ask = async |peer: &str, except: &[&str], limit| {
         let except: Vec<_> = except.iter().map(|id| id.to_string()).collect();
-        let found = store.outgoing(peer, &except, limit).await.unwrap();
+        let found = store.outbox_entries(peer, &except, limit).await.unwrap();
         found.into_iter().map(|outgoing| outgoing.id).collect::<Vec<_>>().join(" ")
     };
     assert_eq!(ask("did:example:even", &[], 10).await, "9 7 5");
@@ -84,22 +84,22 @@ pub async fn the_outbox_keeps_its_order_for_each_peer(place: &dyn Place) {
     assert_eq!(ask("did:example:odd", &["8", "9", "none"], 10).await, "6 4");
     assert_eq!(ask("did:example:nobody", &[], 10).await, "");
     for id in ["9", "5", "7"] {
-        store.sent(id, SendOutcome::Sent(now())).await.unwrap();
+        store.record_send_outcome(id, SendOutcome::Sent(now())).await.unwrap();
     }
     assert_eq!(ask("did:example:even", &[], 10).await, "");
-    let peers: BTreeSet<_> = store.peers().await.unwrap().into_iter().collect();
+    let peers: BTreeSet<_> = store.outbox_peers().await.unwrap().into_iter().collect();
     assert_eq!(peers, ["", "did:example:odd"].map(str::to_owned).into());
 }
 
-pub async fn what_became_of_a_message_is_kept(place: &dyn Place) {
-    let store = open(place).await;
+pub async fn send_outcomes_are_recorded(location: &dyn StoreLocation) {
+    let store = open(location).await;
     let peer = "did:example:them";
     let made = [1, 2, 3, 4].map(|number| outgoing(number, peer));
-    done(&*store, turn(made.clone().map(Change::Send))).await;
+    commit_ok(&*store, commit_of(made.clone().map(Change::Send))).await;
     let [sent, failed, expired, later] = made;
-    assert_eq!(store.sending(&sent.id).await.unwrap(), Some(sent.clone()));
-    assert_eq!(store.sending("none").await.unwrap(), None);
-    store.sent("none", SendOutcome::Sent(1)).await.unwrap();
+    assert_eq!(store.outbox_entry(&sent.id).await.unwrap(), Some(sent.clone()));
+    assert_eq!(store.outbox_entry("none").await.unwrap(), None);
+    store.record_send_outcome("none", SendOutcome::Sent(1)).await.unwrap();
 
     let outcomes = [
         (&later.id, SendOutcome::Later(50, "no answer".to_owned())),
@@ -109,45 +109,45 @@ pub async fn what_became_of_a_message_is_kept(place: &dyn Place) {
         (&sent.id, SendOutcome::Later(50, "no answer".to_owned())),
         (&sent.id, SendOutcome::Sent(80)),
         (&failed.id, SendOutcome::Failed(90, "no endpoint".to_owned())),
-        // What is done with stays so.
+        // A final state does not change.
         (&sent.id, SendOutcome::Failed(100, "late".to_owned())),
         (&failed.id, SendOutcome::Later(100, "late".to_owned())),
         (&expired.id, SendOutcome::Sent(100)),
     ];
     for (id, outcome) in outcomes {
-        store.sent(id, outcome).await.unwrap();
+        store.record_send_outcome(id, outcome).await.unwrap();
     }
-    let store = reopen(place, store).await;
-    let now_is = async |outgoing: Outgoing, state, tries, time, problem: Option<&str>| {
+    let store = reopen(location, store).await;
+    let assert_state = async |outgoing: OutboxEntry, state, tries, time, problem: Option<&str>| {
         let sealed = outgoing.sealed.clone().filter(|_| state == SendState::Waiting);
-        let wanted = Outgoing { state, tries, time, problem: problem.map(str::to_owned), sealed, ..outgoing };
-        assert_eq!(store.sending(&wanted.id).await.unwrap(), Some(wanted));
+        let wanted = OutboxEntry { state, tries, time, problem: problem.map(str::to_owned), sealed, ..outgoing };
+        assert_eq!(store.outbox_entry(&wanted.id).await.unwrap(), Some(wanted));
     };
-    now_is(later.clone(), SendState::Waiting, 2, 60, Some("no answer yet")).await;
-    now_is(expired, SendState::Expired, 1, 70, Some("no answer")).await;
-    now_is(sent, SendState::Sent, 1, 80, None).await;
-    now_is(failed, SendState::Failed, 0, 90, Some("no endpoint")).await;
-    let waiting = store.outgoing(peer, &[], 10).await.unwrap();
+    assert_state(later.clone(), SendState::Waiting, 2, 60, Some("no answer yet")).await;
+    assert_state(expired, SendState::Expired, 1, 70, Some("no answer")).await;
+    assert_state(sent, SendState::Sent, 1, 80, None).await;
+    assert_state(failed, SendState::Failed, 0, 90, Some("no endpoint")).await;
+    let waiting = store.outbox_entries(peer, &[], 10).await.unwrap();
     assert_eq!(waiting.into_iter().map(|outgoing| outgoing.id).collect::<Vec<_>>(), [later.id]);
 }
 
-pub async fn a_thread_has_both_sides_by_time(place: &dyn Place) {
-    let store = open(place).await;
+pub async fn a_thread_lists_both_directions_by_time(location: &dyn StoreLocation) {
+    let store = open(location).await;
     let changes = vec![
-        Change::Send(Outgoing { created: 40, ..outgoing(0, "did:example:them") }),
+        Change::Send(OutboxEntry { created: 40, ..outgoing(0, "did:example:them") }),
         Change::Deliver(Delivery { received: 30, ..delivery(2) }),
-        Change::Send(Outgoing { created: 20, ..outgoing(4, "did:example:them") }),
+        Change::Send(OutboxEntry { created: 20, ..outgoing(4, "did:example:them") }),
         Change::Deliver(Delivery { received: 10, ..delivery(6) }),
         Change::Deliver(Delivery { received: 15, ..delivery(7) }),
-        // At one time, what came first stands first; an answer follows what it answers.
-        Change::Send(Outgoing { created: 30, ..outgoing(8, "did:example:them") }),
-        Change::Send(Outgoing { created: 30, ..outgoing(10, "did:example:them") }),
+        // At the same time a received message comes before a sent one, and sent messages keep their order.
+        Change::Send(OutboxEntry { created: 30, ..outgoing(8, "did:example:them") }),
+        Change::Send(OutboxEntry { created: 30, ..outgoing(10, "did:example:them") }),
     ];
-    done(&*store, turn(changes)).await;
+    commit_ok(&*store, commit_of(changes)).await;
     store.acknowledge(&[delivery(6).id]).await.unwrap();
-    let store = reopen(place, store).await;
+    let store = reopen(location, store).await;
     let ask = async |thread: &str, limit| {
-        let entries = store.thread(thread, limit).await.unwrap();
+        let entries = store.thread_entries(thread, limit).await.unwrap();
         let message = |entry| match entry {
             ThreadEntry::Received(delivery) => format!("< {}", delivery.message),
             ThreadEntry::Sent(outgoing) => format!("> {}", outgoing.message),

@@ -1,4 +1,4 @@
-//! What outlives the process: every backend keeps the trait's word, and SQLite's own.
+//! The store: the suite of the trait for each backend, and tests of the SQLite backend.
 
 use std::{
     path::{Path, PathBuf},
@@ -9,30 +9,30 @@ use async_trait::async_trait;
 use claviger::agent::store::{SqliteOptions, SqliteStore, Store};
 use tempfile::TempDir;
 
-mod age;
-mod copies;
+mod backups;
+mod commits;
+mod concurrency;
 mod disk;
 mod envelopes;
-mod file;
-mod many;
+mod fixtures;
 mod messages;
 mod model;
 mod quotas;
 mod records;
+mod retention;
+mod sqlite_file;
 mod suite;
-mod things;
-mod turns;
 
-use suite::{Limits, Place};
+use suite::{Limits, StoreLocation};
 
 mod sqlite {
-    crate::suite!(crate::store::SqlitePlace::new);
+    crate::suite!(crate::store::SqliteLocation::new);
 }
 
-/// A folder with a store in it.
-struct SqlitePlace(TempDir);
+/// A temporary folder with a store.
+struct SqliteLocation(TempDir);
 
-impl SqlitePlace {
+impl SqliteLocation {
     fn new() -> Self {
         Self(tempfile::tempdir().expect("a folder for temporary files"))
     }
@@ -43,7 +43,7 @@ impl SqlitePlace {
 }
 
 #[async_trait]
-impl Place for SqlitePlace {
+impl StoreLocation for SqliteLocation {
     async fn open(&self, limits: Limits) -> Arc<dyn Store> {
         let limits = SqliteOptions {
             max_envelope_bytes: limits.envelope_bytes,

@@ -1,4 +1,5 @@
-//! A model in memory, and the same operations done to it and to a store: after each, both hold the same.
+//! A model of a store in memory. The same operations are applied to the model and to a store, and both are compared after
+//! each operation.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,36 +7,36 @@ use std::{
 };
 
 use claviger::agent::store::{
-    Arrival, Change, Commit, Committed, Delivery, Handled, Millis, Outgoing, Receipt, Record, Retention, Room,
-    SendOutcome, SendState, Store,
+    Change, Commit, CommitOutcome, Delivery, HandledMessage, Millis, NewEnvelope, OutboxEntry, PeerQuota,
+    ReceiveOutcome, Record, Retention, SendOutcome, SendState, Store,
 };
 use proptest::{prelude::*, sample::Index, test_runner::TestRunner};
 
 use crate::store::{
-    suite::{Limits, NO_LIMITS, Place},
-    things::{DAY, HOUR, PAST, all, arrival, delivery, handled, now, outgoing, record},
+    fixtures::{DAY, HOUR, PAST, all, delivery, handled_message, new_envelope, now, outgoing, record},
+    suite::{Limits, NO_LIMITS, StoreLocation},
 };
 
-/// Few enough that some runs come to them. They refuse nothing here, and are asked about.
-const FEW: Limits = Limits { unread_from: 3, replies_to: 2, ..NO_LIMITS };
+/// Limits that some runs reach. They refuse nothing here, and only change the quotas.
+const LOW_LIMITS: Limits = Limits { unread_from: 3, replies_to: 2, ..NO_LIMITS };
 const PEERS: [&str; 3] = ["did:example:0", "did:example:1", "did:example:2"];
 
-/// Random operations on a store of each place; what does not agree is made small.
-pub fn agrees<P: Place>(make: impl Fn() -> P) {
+/// Applies random operations to a new store. A failing sequence of operations is minimized.
+pub fn compare_with_store<P: StoreLocation>(make: impl Fn() -> P) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let config = ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() };
     let operations = proptest::collection::vec(operation(), 1..60);
     let run = TestRunner::new(config).run(&operations, |operations| {
-        let place = make();
+        let location = make();
         runtime.block_on(async {
-            let mut store = place.open(FEW).await;
+            let mut store = location.open(LOW_LIMITS).await;
             let mut model = Model::default();
             for operation in operations {
                 if let Operation::Reopen = operation {
                     store.close().await.unwrap();
-                    store = place.open(FEW).await;
+                    store = location.open(LOW_LIMITS).await;
                 } else {
-                    model.both(&store, operation).await;
+                    model.apply(&store, operation).await;
                 }
                 model.compare(&*store).await;
             }
@@ -91,33 +92,33 @@ fn operation() -> impl Strategy<Value = Operation> {
 
 #[derive(Default)]
 struct Model {
-    /// By number.
-    envelopes: BTreeMap<i64, Waiting>,
+    /// By id.
+    envelopes: BTreeMap<i64, Pending>,
     concluded: BTreeSet<[u8; 32]>,
-    /// By message; whether it has expired.
+    /// By message: whether the mark has expired.
     handled: BTreeMap<String, bool>,
     deliveries: Vec<(Delivery, bool)>,
-    outgoing: Vec<Outgoing>,
+    outgoing: Vec<OutboxEntry>,
     records: BTreeMap<String, Record>,
-    /// The highest that were given.
-    number: i64,
+    /// The highest id and cursor so far.
+    last_id: i64,
     cursor: i64,
-    /// Counts what is made.
-    made: u64,
+    /// The number of the last change.
+    last_change: u64,
 }
 
-struct Waiting {
-    arrival: Arrival,
+struct Pending {
+    envelope: NewEnvelope,
     tries: u32,
     next: Millis,
 }
 
 impl Model {
-    async fn both(&mut self, store: &Arc<dyn Store>, operation: Operation) {
+    async fn apply(&mut self, store: &Arc<dyn Store>, operation: Operation) {
         match operation {
             Operation::Receive(number) => {
-                let receipt = store.receive(arrival(number)).await.unwrap();
-                self.receive(arrival(number), receipt);
+                let receipt = store.receive(new_envelope(number)).await.unwrap();
+                self.receive(new_envelope(number), receipt);
             }
             Operation::Postpone(index, until) => {
                 let until = if until == PAST { until } else { now() + until };
@@ -129,13 +130,13 @@ impl Model {
             Operation::Commit { envelope, handled: mark, changes } => {
                 let handled = mark.map(|(number, expired)| {
                     let until = if expired { PAST } else { now() + HOUR };
-                    Handled { until, ..handled(number) }
+                    HandledMessage { until, ..handled_message(number) }
                 });
                 let envelope = envelope.and_then(|index| self.envelope(index));
                 let changes = changes.into_iter().map(|step| self.change(step)).collect();
-                let turn = Commit { envelope, handled, changes };
-                let committed = store.commit(turn.clone()).await.unwrap();
-                assert_eq!(committed, self.commit(turn));
+                let commit = Commit { envelope, handled, changes };
+                let committed = store.commit(commit.clone()).await.unwrap();
+                assert_eq!(committed, self.commit(commit));
             }
             Operation::Acknowledge(indices) if !self.deliveries.is_empty() => {
                 let chosen: BTreeSet<_> = indices.iter().map(|index| index.index(self.deliveries.len())).collect();
@@ -159,13 +160,13 @@ impl Model {
                     2 => SendOutcome::Failed(now(), why),
                     _ => SendOutcome::Expired(now()),
                 };
-                store.sent(&outgoing.id, outcome.clone()).await.unwrap();
-                became(outgoing, outcome);
+                store.record_send_outcome(&outgoing.id, outcome.clone()).await.unwrap();
+                apply_outcome(outgoing, outcome);
             }
             Operation::Sweep { days, unread } => {
                 let retention = Retention { deliveries: if unread { DAY } else { 0 }, ..Retention::default() };
                 let gone = self.sweep(days, unread);
-                assert_eq!(store.sweep(now() + days * DAY, &retention, usize::MAX).await.unwrap(), gone);
+                assert_eq!(store.delete_expired(now() + days * DAY, &retention, usize::MAX).await.unwrap(), gone);
             }
             Operation::Acknowledge(_) | Operation::Sent(..) | Operation::Reopen => {}
         }
@@ -176,51 +177,52 @@ impl Model {
         (!numbers.is_empty()).then(|| *index.get(&numbers))
     }
 
-    fn receive(&mut self, arrival: Arrival, receipt: Receipt) {
-        let known = self.envelopes.iter().find(|(_, waiting)| waiting.arrival.digest == arrival.digest);
-        match (known, self.concluded.contains(&arrival.digest), receipt) {
-            (Some((id, _)), _, receipt) => assert_eq!(receipt, Receipt::Waiting(*id)),
-            (None, true, receipt) => assert_eq!(receipt, Receipt::Concluded),
-            (None, false, Receipt::New(id)) => {
-                assert!(id > self.number, "{id} was given before");
-                self.number = id;
-                self.envelopes.insert(id, Waiting { arrival, tries: 0, next: 0 });
+    fn receive(&mut self, envelope: NewEnvelope, receipt: ReceiveOutcome) {
+        let known = self.envelopes.iter().find(|(_, waiting)| waiting.envelope.digest == envelope.digest);
+        match (known, self.concluded.contains(&envelope.digest), receipt) {
+            (Some((id, _)), _, receipt) => assert_eq!(receipt, ReceiveOutcome::AlreadyPending(*id)),
+            (None, true, receipt) => assert_eq!(receipt, ReceiveOutcome::AlreadyProcessed),
+            (None, false, ReceiveOutcome::Stored(id)) => {
+                assert!(id > self.last_id, "{id} was used before");
+                self.last_id = id;
+                self.envelopes.insert(id, Pending { envelope, tries: 0, next: 0 });
             }
             (None, false, receipt) => panic!("{receipt:?}"),
         }
     }
 
     fn change(&mut self, step: Step) -> Change {
-        self.made += 1;
+        self.last_change += 1;
         match step {
-            Step::Deliver => Change::Deliver(delivery(self.made)),
-            Step::Send(peer) => Change::Send(outgoing(self.made, PEERS[usize::from(peer)])),
+            Step::Deliver => Change::Deliver(delivery(self.last_change)),
+            Step::Send(peer) => Change::Send(outgoing(self.last_change, PEERS[usize::from(peer)])),
             Step::Put { key, stale, expired } => {
                 let key = key.to_string();
                 let revision = self.records.get(&key).map_or(0, |record| record.revision) + i64::from(stale);
-                let expires = if expired { Some(PAST) } else { self.made.is_multiple_of(2).then(|| now() + DAY) };
-                Change::Put(Record { expires, ..record(&key, revision, &self.made.to_string()) })
+                let expires =
+                    if expired { Some(PAST) } else { self.last_change.is_multiple_of(2).then(|| now() + DAY) };
+                Change::Put(Record { expires, ..record(&key, revision, &self.last_change.to_string()) })
             }
             Step::Delete(key) => Change::Delete { kind: "connection".to_owned(), key: key.to_string() },
         }
     }
 
-    fn commit(&mut self, turn: Commit) -> Committed {
-        if let Some(handled) = &turn.handled
+    fn commit(&mut self, commit: Commit) -> CommitOutcome {
+        if let Some(handled) = &commit.handled
             && self.handled.get(&handled.message) == Some(&false)
         {
-            self.conclude(turn.envelope);
-            return Committed::HandledBefore;
+            self.conclude(commit.envelope);
+            return CommitOutcome::Duplicate;
         }
         let (mut records, mut deliveries, mut outgoing) = (self.records.clone(), Vec::new(), Vec::new());
-        for change in turn.changes {
+        for change in commit.changes {
             match change {
                 Change::Deliver(delivery) => deliveries.push((delivery, false)),
                 Change::Send(message) => outgoing.push(message),
                 Change::Put(record) => {
                     let current = records.get(&record.key).filter(|record| record.expires != Some(PAST));
                     if current.map_or(0, |record| record.revision) != record.revision {
-                        return Committed::Conflict;
+                        return CommitOutcome::Conflict;
                     }
                     records.insert(record.key.clone(), Record { revision: record.revision + 1, ..record });
                 }
@@ -230,20 +232,20 @@ impl Model {
         self.records = records;
         self.deliveries.extend(deliveries);
         self.outgoing.extend(outgoing);
-        if let Some(handled) = turn.handled {
+        if let Some(handled) = commit.handled {
             self.handled.insert(handled.message, handled.until == PAST);
         }
-        self.conclude(turn.envelope);
-        Committed::Done
+        self.conclude(commit.envelope);
+        CommitOutcome::Committed
     }
 
     fn conclude(&mut self, envelope: Option<i64>) {
         if let Some(waiting) = envelope.and_then(|id| self.envelopes.remove(&id)) {
-            self.concluded.insert(waiting.arrival.digest);
+            self.concluded.insert(waiting.envelope.digest);
         }
     }
 
-    /// 0 days: what was past its time before; 2: the digests, the marks, the records; 40: everything that ever is.
+    /// After 0 days: what had expired before; after 2 days also digests, marks and records; after 40 days everything that expires.
     fn sweep(&mut self, days: Millis, unread: bool) -> usize {
         let before = self.rows();
         self.handled.retain(|_, expired| !*expired && days == 0);
@@ -266,9 +268,9 @@ impl Model {
     }
 
     async fn compare(&mut self, store: &dyn Store) {
-        let due = |waiting: &&Waiting| waiting.next <= now() || waiting.next > now() + HOUR;
-        let wanted: Vec<_> = self.envelopes.values().filter(due).map(|one| (&one.arrival.packed, one.tries)).collect();
-        let found = store.waiting(now(), &[], usize::MAX).await.unwrap();
+        let due = |waiting: &&Pending| waiting.next <= now() || waiting.next > now() + HOUR;
+        let wanted: Vec<_> = self.envelopes.values().filter(due).map(|one| (&one.envelope.packed, one.tries)).collect();
+        let found = store.pending_envelopes(now(), &[], usize::MAX).await.unwrap();
         assert_eq!(found.iter().map(|one| (&one.packed, one.tries)).collect::<Vec<_>>(), wanted);
 
         let found = store.deliveries(all()).await.unwrap();
@@ -277,7 +279,7 @@ impl Model {
         assert_eq!(found.iter().map(short).collect::<Vec<_>>(), wanted);
         for (known, found) in self.deliveries.iter_mut().zip(&found) {
             match known.0.cursor {
-                0 => assert!(found.cursor > self.cursor, "the cursor {} was given before", found.cursor),
+                0 => assert!(found.cursor > self.cursor, "the cursor {} was used before", found.cursor),
                 given => assert_eq!(found.cursor, given),
             }
             (known.0.cursor, self.cursor) = (found.cursor, self.cursor.max(found.cursor));
@@ -285,15 +287,15 @@ impl Model {
 
         let waiting = || self.outgoing.iter().filter(|outgoing| outgoing.state == SendState::Waiting);
         let peers: BTreeSet<_> = waiting().map(|outgoing| outgoing.peer.clone()).collect();
-        assert_eq!(store.peers().await.unwrap().into_iter().collect::<BTreeSet<_>>(), peers);
+        assert_eq!(store.outbox_peers().await.unwrap().into_iter().collect::<BTreeSet<_>>(), peers);
         for peer in peers {
-            let ids = |outgoing: &Outgoing| (outgoing.id.clone(), outgoing.tries);
+            let ids = |outgoing: &OutboxEntry| (outgoing.id.clone(), outgoing.tries);
             let wanted: Vec<_> = waiting().filter(|outgoing| outgoing.peer == peer).map(ids).collect();
-            let found = store.outgoing(&peer, &[], usize::MAX).await.unwrap();
+            let found = store.outbox_entries(&peer, &[], usize::MAX).await.unwrap();
             assert_eq!(found.iter().map(ids).collect::<Vec<_>>(), wanted);
         }
         for outgoing in &self.outgoing {
-            let found = store.sending(&outgoing.id).await.unwrap().expect("it is remembered");
+            let found = store.outbox_entry(&outgoing.id).await.unwrap().expect("the entry exists");
             assert_eq!((found.state, &found.problem), (outgoing.state, &outgoing.problem));
             assert_eq!(found.sealed.is_some(), outgoing.state == SendState::Waiting);
         }
@@ -302,7 +304,7 @@ impl Model {
         assert_eq!(store.records("connection", "", usize::MAX).await.unwrap(), wanted);
 
         let usage = store.usage().await.unwrap();
-        let bytes: usize = self.envelopes.values().map(|waiting| waiting.arrival.packed.len()).sum();
+        let bytes: usize = self.envelopes.values().map(|waiting| waiting.envelope.packed.len()).sum();
         let unread = self.deliveries.iter().filter(|(_, acknowledged)| !acknowledged).count();
         let sealed = |(delivery, _): &(Delivery, bool)| delivery.sealed.as_ref().map_or(0, Vec::len);
         let unread_bytes: usize = self.deliveries.iter().map(sealed).sum();
@@ -310,18 +312,18 @@ impl Model {
         let found = [usage.envelopes, usage.envelope_bytes, usage.deliveries, usage.delivery_bytes, usage.outgoing];
         assert_eq!(found, counts);
 
-        // All deliveries are of one sender; the peers are others.
-        let room = store.room("did:example:them").await.unwrap();
-        assert_eq!(room, Room { unread: (unread as u64) < FEW.unread_from, unsent: true });
+        // All deliveries have one sender, which is not among the peers.
+        let room = store.peer_quota("did:example:them").await.unwrap();
+        assert_eq!(room, PeerQuota { unread: (unread as u64) < LOW_LIMITS.unread_from, unsent: true });
         for peer in PEERS {
             let unsent = waiting().filter(|outgoing| outgoing.peer == peer).count() as u64;
-            let room = store.room(peer).await.unwrap();
-            assert_eq!(room, Room { unread: true, unsent: unsent < FEW.replies_to });
+            let room = store.peer_quota(peer).await.unwrap();
+            assert_eq!(room, PeerQuota { unread: true, unsent: unsent < LOW_LIMITS.replies_to });
         }
     }
 }
 
-fn became(outgoing: &mut Outgoing, outcome: SendOutcome) {
+fn apply_outcome(outgoing: &mut OutboxEntry, outcome: SendOutcome) {
     if outgoing.state != SendState::Waiting {
         return;
     }

@@ -1,20 +1,20 @@
-//! What is remembered by name.
+//! Records.
 
-use claviger::agent::store::{Change, Committed, Record};
+use claviger::agent::store::{Change, CommitOutcome, Record};
 
 use crate::store::{
-    suite::{Place, done, open, reopen},
-    things::{HOUR, PAST, now, record, turn},
+    fixtures::{HOUR, PAST, commit_of, now, record},
+    suite::{StoreLocation, commit_ok, open, reopen},
 };
 
-pub async fn records_are_kept_by_name_and_revision(place: &dyn Place) {
-    let store = open(place).await;
+pub async fn records_have_keys_and_revisions(location: &dyn StoreLocation) {
+    let store = open(location).await;
     let profile = Record { kind: "profile".to_owned(), ..record("a", 0, "another kind") };
     let names = ["b", "a", "ab", "é", "B", "a\0"];
     let mut changes: Vec<_> = names.map(|key| Change::Put(record(key, 0, key))).into();
     changes.push(Change::Put(profile.clone()));
-    done(&*store, turn(changes)).await;
-    let store = reopen(place, store).await;
+    commit_ok(&*store, commit_of(changes)).await;
+    let store = reopen(location, store).await;
     assert_eq!(store.record("connection", "ab").await.unwrap(), Some(record("ab", 1, "ab")));
     assert_eq!(store.record("profile", "a").await.unwrap(), Some(Record { revision: 1, ..profile }));
     assert_eq!(store.record("profile", "b").await.unwrap(), None);
@@ -26,23 +26,23 @@ pub async fn records_are_kept_by_name_and_revision(place: &dyn Place) {
     assert_eq!(ask("a", 2).await, ["a\0", "ab"]);
     assert!(ask("é", 10).await.is_empty());
     let all_at_once = names.map(|key| Change::Delete { kind: "connection".to_owned(), key: key.to_owned() });
-    done(&*store, turn(all_at_once)).await;
+    commit_ok(&*store, commit_of(all_at_once)).await;
     assert!(ask("", 10).await.is_empty());
-    // It begins anew.
-    done(&*store, turn([Change::Put(record("a", 0, "again"))])).await;
+    // The revision begins again.
+    commit_ok(&*store, commit_of([Change::Put(record("a", 0, "again"))])).await;
     assert_eq!(store.record("connection", "a").await.unwrap(), Some(record("a", 1, "again")));
 }
 
-pub async fn a_record_past_its_time_is_not_there(place: &dyn Place) {
-    let store = open(place).await;
+pub async fn an_expired_record_is_not_returned(location: &dyn StoreLocation) {
+    let store = open(location).await;
     let expired = Record { expires: Some(PAST), ..record("a", 0, "old") };
     let lasting = Record { expires: Some(now() + HOUR), ..record("b", 0, "new") };
-    done(&*store, turn([Change::Put(expired.clone()), Change::Put(lasting)])).await;
+    commit_ok(&*store, commit_of([Change::Put(expired.clone()), Change::Put(lasting)])).await;
     assert_eq!(store.record("connection", "a").await.unwrap(), None);
     let found = store.records("connection", "", 10).await.unwrap();
     assert_eq!(found.into_iter().map(|record| record.key).collect::<Vec<_>>(), ["b"]);
     let over = Change::Put(Record { revision: 1, ..expired });
-    assert_eq!(store.commit(turn([over])).await.unwrap(), Committed::Conflict);
-    done(&*store, turn([Change::Put(record("a", 0, "new"))])).await;
+    assert_eq!(store.commit(commit_of([over])).await.unwrap(), CommitOutcome::Conflict);
+    commit_ok(&*store, commit_of([Change::Put(record("a", 0, "new"))])).await;
     assert_eq!(store.record("connection", "a").await.unwrap(), Some(record("a", 1, "new")));
 }

@@ -1,19 +1,19 @@
-//! What the trait [`Store`] says of itself, sentence by sentence. Each backend is run against all of it.
+//! The suite of the trait [`Store`]. Every backend must pass it.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use claviger::agent::store::{Arrival, Commit, Committed, Receipt, Store};
+use claviger::agent::store::{Commit, CommitOutcome, NewEnvelope, ReceiveOutcome, Store};
 
-pub use crate::store::{age::*, envelopes::*, many::*, messages::*, quotas::*, records::*, turns::*};
+pub use crate::store::{commits::*, concurrency::*, envelopes::*, messages::*, quotas::*, records::*, retention::*};
 
-/// Where a store is: opened again, after it was closed, it is the same one.
+/// A location of a store. A store that is closed and opened again has the same content.
 #[async_trait]
-pub trait Place: Send + Sync {
+pub trait StoreLocation: Send + Sync {
     async fn open(&self, limits: Limits) -> Arc<dyn Store>;
 }
 
-/// How much a store may take.
+/// The limits of a store.
 #[derive(Clone, Copy)]
 pub struct Limits {
     pub envelope_bytes: u64,
@@ -35,46 +35,46 @@ pub const NO_LIMITS: Limits = Limits {
     replies_to: 100_000,
 };
 
-/// The tests, for the places that `$make` makes.
+/// The tests of the suite, for locations that `$make` creates.
 #[macro_export]
 macro_rules! suite {
     ($make:expr) => {
         $crate::suite! { $make =>
-            what_comes_is_kept_as_it_came
-            a_known_digest_is_not_kept_again
-            envelopes_wait_in_their_order
-            a_postponed_envelope_waits_for_its_time
+            an_envelope_is_stored_as_received
+            a_known_envelope_is_not_stored_again
+            pending_envelopes_keep_their_order
+            a_postponed_envelope_is_due_later
             a_clock_set_back_loses_no_envelope
-            numbers_and_cursors_are_never_given_twice
-            a_turn_is_made_whole
-            a_conflict_undoes_the_whole_turn
+            ids_and_cursors_are_never_reused
+            a_commit_makes_all_changes
+            a_conflict_undoes_all_changes
             a_message_is_handled_once
-            an_expired_mark_counts_for_nothing
-            deliveries_come_in_their_order_and_by_query
-            what_is_acknowledged_is_forgotten_once
-            the_outbox_keeps_its_order_for_each_peer
-            what_became_of_a_message_is_kept
-            a_thread_has_both_sides_by_time
-            records_are_kept_by_name_and_revision
-            a_record_past_its_time_is_not_there
-            a_sweep_takes_what_is_past_its_time
-            a_sweep_takes_no_more_than_it_is_told
-            usage_tells_how_much_there_is
-            limits_are_kept
-            a_recipient_has_so_much
-            a_sender_leaves_so_many
-            a_sender_leaves_so_much
-            all_senders_leave_so_much
-            a_peer_has_so_many_replies
-            a_closed_store_says_so
-            hundreds_at_once_are_all_durable
-            turns_at_once_are_all_or_nothing
-            what_was_written_is_read
-            a_caller_that_went_away_harms_nobody
+            an_expired_mark_is_ignored
+            deliveries_are_ordered_and_filtered
+            acknowledged_content_is_deleted_once
+            the_outbox_keeps_the_order_of_each_peer
+            send_outcomes_are_recorded
+            a_thread_lists_both_directions_by_time
+            records_have_keys_and_revisions
+            an_expired_record_is_not_returned
+            expired_content_is_deleted
+            deletion_stops_at_its_limit
+            usage_counts_the_content
+            limits_are_enforced
+            a_recipient_has_a_limit_of_bytes
+            a_sender_has_a_limit_of_messages
+            a_sender_has_a_limit_of_bytes
+            all_senders_share_a_limit_of_bytes
+            a_peer_has_a_limit_of_replies
+            a_closed_store_refuses_requests
+            hundreds_of_concurrent_envelopes_are_durable
+            concurrent_commits_are_atomic
+            a_write_is_visible_to_reads
+            a_cancelled_caller_does_no_harm
         }
         #[test]
         fn a_model_in_memory_agrees() {
-            $crate::store::model::agrees($make);
+            $crate::store::model::compare_with_store($make);
         }
     };
     ($make:expr => $($test:ident)*) => {$(
@@ -85,23 +85,23 @@ macro_rules! suite {
     )*};
 }
 
-pub async fn open(place: &dyn Place) -> Arc<dyn Store> {
-    place.open(NO_LIMITS).await
+pub async fn open(location: &dyn StoreLocation) -> Arc<dyn Store> {
+    location.open(NO_LIMITS).await
 }
 
-pub async fn reopen(place: &dyn Place, store: Arc<dyn Store>) -> Arc<dyn Store> {
+pub async fn reopen(location: &dyn StoreLocation, store: Arc<dyn Store>) -> Arc<dyn Store> {
     store.close().await.expect("the store closes");
     drop(store);
-    open(place).await
+    open(location).await
 }
 
-pub async fn receive(store: &dyn Store, arrival: Arrival) -> i64 {
-    match store.receive(arrival).await.expect("it is kept") {
-        Receipt::New(id) => id,
+pub async fn receive(store: &dyn Store, envelope: NewEnvelope) -> i64 {
+    match store.receive(envelope).await.expect("the envelope is stored") {
+        ReceiveOutcome::Stored(id) => id,
         other => panic!("{other:?}"),
     }
 }
 
-pub async fn done(store: &dyn Store, turn: Commit) {
-    assert_eq!(store.commit(turn).await.expect("it is written"), Committed::Done);
+pub async fn commit_ok(store: &dyn Store, commit: Commit) {
+    assert_eq!(store.commit(commit).await.expect("the commit succeeds"), CommitOutcome::Committed);
 }

@@ -1,16 +1,19 @@
-//! The store in a file: SQLite with a write-ahead log.
+//! The store in SQLite, with a write-ahead log.
 //!
-//! One thread writes, and does what waits in one transaction (group commit); nobody is answered before that is on disk.
-//! Two threads read, each from a state of its own. One agent at a time uses a store; [`backup`] copies it meanwhile.
+//! One thread writes. It runs all waiting requests in one transaction (group commit), and answers them after the transaction
+//! is on disk. Two threads read, each from a consistent state. One agent at a time uses a store; [`backup`] can copy it
+//! meanwhile.
 
+mod backup;
 mod changes;
-mod copy;
-mod fault;
+mod errors;
 mod files;
+mod options;
 mod queries;
 mod reader;
 mod rows;
 mod schema;
+mod statement;
 mod writer;
 
 use std::{
@@ -26,62 +29,31 @@ use async_trait::async_trait;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-pub use copy::{backup, restore};
+pub use backup::{backup, restore};
+pub use options::SqliteOptions;
 
 use self::{
-    fault::located,
-    files::{Lock, Place},
-    writer::{Undo, Writer},
+    errors::with_path,
+    files::{FileIdentity, StoreLock},
+    writer::{Rollback, Writer},
 };
 use super::{
-    Arrival, Commit, Committed, Delivery, DeliveryQuery, Envelope, Millis, Outgoing, Receipt, Record, Retention, Room,
-    SendOutcome, Store, StoreError, ThreadEntry, Usage,
+    backend::Store,
+    error::StoreError,
+    types::{
+        Commit, CommitOutcome, Delivery, DeliveryQuery, Millis, NewEnvelope, OutboxEntry, PeerQuota, PendingEnvelope,
+        ReceiveOutcome, Record, Retention, SendOutcome, ThreadEntry, Usage,
+    },
 };
 
-/// The limits of a store.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SqliteOptions {
-    /// Bytes of envelopes that wait: 1 GiB.
-    pub max_envelope_bytes: u64,
-    /// Envelopes that wait for one DID of ours: 100,000.
-    pub max_envelopes_for: u64,
-    /// The bytes of these: 512 MiB.
-    pub max_envelope_bytes_for: u64,
-    /// Bytes of what the application has not acknowledged; beyond, nothing is taken: 1 GiB.
-    pub max_unread_bytes: u64,
-    /// What of one sender the application has not acknowledged, in messages: 10,000.
-    pub max_unread_from: u64,
-    /// The same in bytes: 128 MiB.
-    pub max_unread_bytes_from: u64,
-    /// Messages that wait to be sent to one peer before it gets no more replies: 1,000.
-    pub max_replies_to: u64,
-    /// Bytes of the database, without its log; none, the default, for as many as the disk has.
-    pub max_bytes: Option<u64>,
-}
-
-impl Default for SqliteOptions {
-    fn default() -> Self {
-        Self {
-            max_envelope_bytes: 1 << 30,
-            max_envelopes_for: 100_000,
-            max_envelope_bytes_for: 512 << 20,
-            max_unread_bytes: 1 << 30,
-            max_unread_from: 10_000,
-            max_unread_bytes_from: 128 << 20,
-            max_replies_to: 1000,
-            max_bytes: None,
-        }
-    }
-}
-
-/// A store in one file, with SQLite's beside it, for one agent.
+/// A store in one SQLite database, for one agent.
 ///
-/// Dropped without [`Store::close`], it does what was asked before on its own threads, and then lets go of the files.
+/// If it is dropped without [`Store::close`], its threads complete the waiting requests and then release the files.
 pub struct SqliteStore {
     path: PathBuf,
     options: SqliteOptions,
     commits: Arc<AtomicU64>,
-    /// None once it is closed.
+    /// `None` after the store was closed.
     threads: Mutex<Option<Threads>>,
 }
 
@@ -93,38 +65,40 @@ struct Threads {
 }
 
 impl SqliteStore {
-    /// Opens a store, or makes it and its folder; blocking. It starts threads, so a sandbox is entered before.
+    /// Opens a store, and creates it with its folder if it does not exist. Blocks. Starts threads, so the process must enter its
+    /// sandbox before.
     ///
     /// # Errors
-    /// [`StoreError::InUse`], [`StoreError::TooNew`], [`StoreError::Unusable`] for a damaged or foreign file, and those of
-    /// the disk.
+    /// [`StoreError::InUse`] if another agent uses the store; [`StoreError::TooNew`] for a newer schema;
+    /// [`StoreError::Unusable`] for a damaged file or another program's; [`StoreError::Full`] or [`StoreError::Unavailable`] if
+    /// the disk fails.
     pub fn open(path: &Path, options: SqliteOptions) -> Result<Self, StoreError> {
         let path = files::absolute(path)?;
         files::make_folder(&path)?;
-        let lock = Lock::take(&path)?;
+        let lock = StoreLock::take(&path)?;
         let mut connection = files::open_writer(&path, options.max_bytes)?;
-        let found = schema::look(&connection).map_err(|error| located(&path, error))?;
+        let found = schema::current(&connection).map_err(|error| with_path(&path, error))?;
         files::use_wal(&connection, &path)?;
         schema::migrate(&mut connection, found)?;
         let readers = (0..reader::READERS).map(|_| files::open_reader(&path)).collect::<Result<Vec<_>, _>>()?;
         let commits = Arc::<AtomicU64>::default();
-        let writer = Writer { connection, place: Place::of(&path)?, commits: commits.clone(), lock };
+        let writer = Writer { connection, file: FileIdentity::of(&path)?, commits: commits.clone(), lock };
         let threads = Threads::start(writer, readers)?;
         Ok(Self { path, options, commits, threads: Mutex::new(Some(threads)) })
     }
 
-    /// The transactions that were committed since it was opened: far fewer than requests, where many come at once.
+    /// Returns how many transactions were committed since the store was opened. Under load they are far fewer than the requests.
     pub fn commits(&self) -> u64 {
         self.commits.load(Ordering::Relaxed)
     }
 
     async fn write<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Connection) -> Result<T, Undo<T>> + Send + 'static,
+        work: impl FnOnce(&Connection) -> Result<T, Rollback<T>> + Send + 'static,
     ) -> Result<T, StoreError> {
         let queue = self.queues(|threads| threads.write.clone())?;
         let (job, outcome) = writer::request(work);
-        ask(&queue, job, outcome).await
+        submit(&queue, job, outcome).await
     }
 
     async fn read<T: Send + 'static>(
@@ -132,8 +106,8 @@ impl SqliteStore {
         read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         let queue = self.queues(|threads| threads.read.clone())?;
-        let (job, outcome) = reader::question(read);
-        ask(&queue, job, outcome).await
+        let (job, outcome) = reader::request(read);
+        submit(&queue, job, outcome).await
     }
 
     fn queues<Q>(&self, queue: impl FnOnce(&Threads) -> Q) -> Result<Q, StoreError> {
@@ -142,8 +116,8 @@ impl SqliteStore {
     }
 }
 
-/// Once it is in the queue it is done, whether or not anybody waits for the answer.
-async fn ask<J, T>(
+/// Queues a job, and waits for its answer. A queued job is done even if the caller stops waiting.
+async fn submit<J, T>(
     queue: &mpsc::Sender<J>,
     job: J,
     outcome: oneshot::Receiver<Result<T, StoreError>>,
@@ -155,19 +129,19 @@ async fn ask<J, T>(
 
 impl Threads {
     fn start(writer: Writer, connections: Vec<Connection>) -> Result<Self, StoreError> {
-        let (write, requests) = mpsc::channel(writer::QUEUE);
-        let (read, questions) = mpsc::channel(reader::QUEUE);
-        let questions = Arc::new(Mutex::new(questions));
+        let (write, writes) = mpsc::channel(writer::QUEUE);
+        let (read, reads) = mpsc::channel(reader::QUEUE);
+        let reads = Arc::new(Mutex::new(reads));
         let mut readers = Vec::new();
         for connection in connections {
-            let questions = questions.clone();
-            readers.push(spawn("store reader", move || reader::run(connection, questions))?);
+            let reads = reads.clone();
+            readers.push(spawn("store reader", move || reader::run(connection, reads))?);
         }
-        let writer = spawn("store writer", move || writer.run(requests))?;
+        let writer = spawn("store writer", move || writer.run(writes))?;
         Ok(Self { write, read, writer, readers })
     }
 
-    /// The readers first, so that the writer is the last to let go, and can empty the log.
+    /// Ends the readers first: the writer then has the last connection, and can empty the log.
     fn end(self) -> Result<(), StoreError> {
         let panicked = |_| StoreError::Unavailable("its thread has panicked".to_owned());
         drop(self.read);
@@ -186,38 +160,43 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
 
 #[async_trait]
 impl Store for SqliteStore {
-    async fn receive(&self, arrival: Arrival) -> Result<Receipt, StoreError> {
+    async fn receive(&self, envelope: NewEnvelope) -> Result<ReceiveOutcome, StoreError> {
         let options = self.options.clone();
-        self.write(move |db| changes::receive(db, &arrival, &options)).await
+        self.write(move |db| changes::receive(db, &envelope, &options)).await
     }
 
-    async fn waiting(&self, now: Millis, except: &[i64], limit: usize) -> Result<Vec<Envelope>, StoreError> {
+    async fn pending_envelopes(
+        &self,
+        now: Millis,
+        except: &[i64],
+        limit: usize,
+    ) -> Result<Vec<PendingEnvelope>, StoreError> {
         let except = except.to_vec();
-        self.read(move |db| queries::waiting(db, now, &except, limit)).await
+        self.read(move |db| queries::pending_envelopes(db, now, &except, limit)).await
     }
 
-    async fn waiting_for(&self, recipient: &str) -> Result<u64, StoreError> {
+    async fn pending_count(&self, recipient: &str) -> Result<u64, StoreError> {
         let recipient = recipient.to_owned();
-        self.read(move |db| queries::waiting_for(db, &recipient)).await
+        self.read(move |db| queries::pending_count(db, &recipient)).await
     }
 
-    async fn room(&self, peer: &str) -> Result<Room, StoreError> {
+    async fn peer_quota(&self, peer: &str) -> Result<PeerQuota, StoreError> {
         let (peer, options) = (peer.to_owned(), self.options.clone());
-        self.read(move |db| queries::room(db, &peer, &options)).await
+        self.read(move |db| queries::peer_quota(db, &peer, &options)).await
     }
 
-    async fn postpone(&self, envelope: i64, until: Millis, why: &str) -> Result<(), StoreError> {
-        let why = why.to_owned();
-        self.write(move |db| changes::postpone(db, envelope, until, &why)).await
+    async fn postpone(&self, envelope: i64, until: Millis, reason: &str) -> Result<(), StoreError> {
+        let reason = reason.to_owned();
+        self.write(move |db| changes::postpone(db, envelope, until, &reason)).await
     }
 
-    async fn commit(&self, turn: Commit) -> Result<Committed, StoreError> {
-        self.write(move |db| changes::commit(db, &turn)).await
+    async fn commit(&self, commit: Commit) -> Result<CommitOutcome, StoreError> {
+        self.write(move |db| changes::commit(db, &commit)).await
     }
 
-    async fn handled(&self, sender: &str, recipient: &str, message: &str) -> Result<Option<i64>, StoreError> {
-        let mark = changes::mark_of(sender, recipient, message);
-        self.read(move |db| queries::handled(db, &mark)).await
+    async fn handled_position(&self, sender: &str, recipient: &str, message: &str) -> Result<Option<i64>, StoreError> {
+        let mark = changes::handled_mark(sender, recipient, message);
+        self.read(move |db| queries::handled_position(db, &mark)).await
     }
 
     async fn deliveries(&self, query: DeliveryQuery) -> Result<Vec<Delivery>, StoreError> {
@@ -229,28 +208,33 @@ impl Store for SqliteStore {
         self.write(move |db| changes::acknowledge(db, &ids)).await
     }
 
-    async fn peers(&self) -> Result<Vec<String>, StoreError> {
-        self.read(queries::peers).await
+    async fn outbox_peers(&self) -> Result<Vec<String>, StoreError> {
+        self.read(queries::outbox_peers).await
     }
 
-    async fn outgoing(&self, peer: &str, except: &[String], limit: usize) -> Result<Vec<Outgoing>, StoreError> {
+    async fn outbox_entries(
+        &self,
+        peer: &str,
+        except: &[String],
+        limit: usize,
+    ) -> Result<Vec<OutboxEntry>, StoreError> {
         let (peer, except) = (peer.to_owned(), except.to_vec());
-        self.read(move |db| queries::outgoing(db, &peer, &except, limit)).await
+        self.read(move |db| queries::outbox_entries(db, &peer, &except, limit)).await
     }
 
-    async fn sending(&self, id: &str) -> Result<Option<Outgoing>, StoreError> {
+    async fn outbox_entry(&self, id: &str) -> Result<Option<OutboxEntry>, StoreError> {
         let id = id.to_owned();
-        self.read(move |db| queries::sending(db, &id)).await
+        self.read(move |db| queries::outbox_entry(db, &id)).await
     }
 
-    async fn sent(&self, id: &str, outcome: SendOutcome) -> Result<(), StoreError> {
+    async fn record_send_outcome(&self, id: &str, outcome: SendOutcome) -> Result<(), StoreError> {
         let id = id.to_owned();
-        self.write(move |db| changes::sent(db, &id, &outcome)).await
+        self.write(move |db| changes::record_send_outcome(db, &id, &outcome)).await
     }
 
-    async fn thread(&self, thread: &str, limit: usize) -> Result<Vec<ThreadEntry>, StoreError> {
+    async fn thread_entries(&self, thread: &str, limit: usize) -> Result<Vec<ThreadEntry>, StoreError> {
         let thread = thread.to_owned();
-        self.read(move |db| queries::thread(db, &thread, limit)).await
+        self.read(move |db| queries::thread_entries(db, &thread, limit)).await
     }
 
     async fn record(&self, kind: &str, key: &str) -> Result<Option<Record>, StoreError> {
@@ -263,13 +247,15 @@ impl Store for SqliteStore {
         self.read(move |db| queries::records(db, &kind, &after, limit)).await
     }
 
-    async fn sweep(&self, now: Millis, retention: &Retention, limit: usize) -> Result<usize, StoreError> {
+    async fn delete_expired(&self, now: Millis, retention: &Retention, limit: usize) -> Result<usize, StoreError> {
         let retention = *retention;
-        let gone = self.write(move |db| changes::sweep(db, now, &retention, queries::count(limit))).await?;
-        // Content that was acknowledged before leaves the disk with it.
+        let deleted = self
+            .write(move |db| changes::delete_expired(db, now, &retention, statement::limit_parameter(limit)))
+            .await?;
+        // The checkpoint removes content that was acknowledged before from the disk.
         let queue = self.queues(|threads| threads.write.clone())?;
         let _ = queue.send(writer::Job::Checkpoint).await;
-        Ok(gone)
+        Ok(deleted)
     }
 
     async fn usage(&self) -> Result<Usage, StoreError> {
@@ -277,8 +263,8 @@ impl Store for SqliteStore {
         self.read(move |db| queries::usage(db, &path)).await
     }
 
-    async fn probe(&self) -> Result<(), StoreError> {
-        self.write(changes::probe).await
+    async fn probe_write(&self) -> Result<(), StoreError> {
+        self.write(changes::probe_write).await
     }
 
     async fn close(&self) -> Result<(), StoreError> {

@@ -1,23 +1,28 @@
-//! What the readers are asked, in SQL. Each runs in a transaction, so that it sees one state.
+//! The requests to read, in SQL. Each runs in a transaction, so that it sees one state.
 
 use std::path::Path;
 
-use rusqlite::{Connection, OptionalExtension, Params, Row, ToSql, named_params, params};
+use rusqlite::{Connection, Row, ToSql, named_params, params};
 
 use super::{
-    SqliteOptions,
-    changes::now,
     files,
+    options::SqliteOptions,
     rows::{self, DELIVERY, ENVELOPE, OUTGOING, RECORD},
+    statement::{limit_parameter, list_parameter, query_all, query_one},
 };
-use crate::agent::store::{Delivery, DeliveryQuery, Envelope, Millis, Outgoing, Record, Room, ThreadEntry, Usage};
+use crate::agent::{
+    clock::now,
+    store::types::{
+        Delivery, DeliveryQuery, Millis, OutboxEntry, PeerQuota, PendingEnvelope, Record, ThreadEntry, Usage,
+    },
+};
 
 type Rows<T> = rusqlite::Result<Vec<T>>;
 
-/// Nothing is postponed for longer: what seems to be was postponed before the clock was set back.
-const LONGEST: Millis = 60 * 60 * 1000;
+/// The longest pause of an envelope. An envelope that is due later was postponed before the clock was set back.
+const LONGEST_PAUSE: Millis = 60 * 60 * 1000;
 
-pub(super) fn waiting(db: &Connection, now: Millis, except: &[i64], limit: usize) -> Rows<Envelope> {
+pub(super) fn pending_envelopes(db: &Connection, now: Millis, except: &[i64], limit: usize) -> Rows<PendingEnvelope> {
     let sql = format!(
         "SELECT {ENVELOPE} FROM envelopes WHERE id IN (
             SELECT id FROM envelopes INDEXED BY envelopes_due
@@ -25,27 +30,33 @@ pub(super) fn waiting(db: &Connection, now: Millis, except: &[i64], limit: usize
             ORDER BY id LIMIT ?4
         ) ORDER BY id"
     );
-    all(db, &sql, params![now, now.saturating_add(LONGEST), list(except), count(limit)], rows::envelope)
+    query_all(
+        db,
+        &sql,
+        params![now, now.saturating_add(LONGEST_PAUSE), list_parameter(except), limit_parameter(limit)],
+        rows::envelope,
+    )
 }
 
-pub(super) fn waiting_for(db: &Connection, recipient: &str) -> rusqlite::Result<u64> {
-    let rows = all(db, "SELECT envelopes FROM load WHERE recipient = ?1", [recipient], |row| row.get::<_, i64>(0))?;
+pub(super) fn pending_count(db: &Connection, recipient: &str) -> rusqlite::Result<u64> {
+    let rows =
+        query_all(db, "SELECT envelopes FROM load WHERE recipient = ?1", [recipient], |row| row.get::<_, i64>(0))?;
     Ok(rows.first().map_or(0, |waiting| waiting.unsigned_abs()))
 }
 
-pub(super) fn room(db: &Connection, peer: &str, limits: &SqliteOptions) -> rusqlite::Result<Room> {
+pub(super) fn peer_quota(db: &Connection, peer: &str, limits: &SqliteOptions) -> rusqlite::Result<PeerQuota> {
     let left = "SELECT unread, unread_bytes, unsent FROM left_by WHERE peer = ?1";
     let read = |row: &Row<'_>| {
         let number = |column| row.get::<_, i64>(column).map(i64::unsigned_abs);
         let unread = number(0)? < limits.max_unread_from && number(1)? < limits.max_unread_bytes_from;
-        Ok(Room { unread, unsent: number(2)? < limits.max_replies_to })
+        Ok(PeerQuota { unread, unsent: number(2)? < limits.max_replies_to })
     };
-    let room = db.prepare_cached(left)?.query_row([peer], read).optional()?;
-    Ok(room.unwrap_or(Room { unread: true, unsent: true }))
+    let quota = query_one(db, left, [peer], read)?;
+    Ok(quota.unwrap_or(PeerQuota { unread: true, unsent: true }))
 }
 
 pub(super) fn deliveries(db: &Connection, query: &DeliveryQuery) -> Rows<Delivery> {
-    let limit = count(query.limit);
+    let limit = limit_parameter(query.limit);
     let mut sql = format!("SELECT {DELIVERY} FROM deliveries WHERE cursor > :after");
     let mut parameters: Vec<(&str, &dyn ToSql)> = vec![(":after", &query.after), (":limit", &limit)];
     if !query.acknowledged {
@@ -60,51 +71,52 @@ pub(super) fn deliveries(db: &Connection, query: &DeliveryQuery) -> Rows<Deliver
         }
     }
     sql.push_str(" ORDER BY cursor LIMIT :limit");
-    all(db, &sql, &*parameters, rows::delivery)
+    query_all(db, &sql, &*parameters, rows::delivery)
 }
 
-/// From one peer to the next in the index, however many messages each has.
-pub(super) fn peers(db: &Connection) -> Rows<String> {
+/// Goes from one peer to the next in the index, and skips the peer's other messages.
+pub(super) fn outbox_peers(db: &Connection) -> Rows<String> {
     let sql = "WITH RECURSIVE next (peer) AS (
             SELECT min(peer) FROM outgoing WHERE state = 0
             UNION ALL
             SELECT (SELECT min(peer) FROM outgoing WHERE state = 0 AND peer > next.peer)
             FROM next WHERE next.peer IS NOT NULL
         ) SELECT peer FROM next WHERE peer IS NOT NULL";
-    all(db, sql, [], |row| row.get(0))
+    query_all(db, sql, [], |row| row.get(0))
 }
 
-pub(super) fn outgoing(db: &Connection, peer: &str, except: &[String], limit: usize) -> Rows<Outgoing> {
+pub(super) fn outbox_entries(db: &Connection, peer: &str, except: &[String], limit: usize) -> Rows<OutboxEntry> {
     let sql = format!(
         "SELECT {OUTGOING} FROM outgoing INDEXED BY outgoing_waiting
         WHERE state = 0 AND peer = ?1 AND id NOT IN (SELECT value FROM json_each(?2))
         ORDER BY sequence LIMIT ?3"
     );
-    all(db, &sql, params![peer, list(except), count(limit)], rows::outgoing)
+    query_all(db, &sql, params![peer, list_parameter(except), limit_parameter(limit)], rows::outbox_entry)
 }
 
-pub(super) fn sending(db: &Connection, id: &str) -> rusqlite::Result<Option<Outgoing>> {
+pub(super) fn outbox_entry(db: &Connection, id: &str) -> rusqlite::Result<Option<OutboxEntry>> {
     let sql = format!("SELECT {OUTGOING} FROM outgoing WHERE id = ?1");
-    db.prepare_cached(&sql)?.query_row([id], rows::outgoing).optional()
+    query_one(db, &sql, [id], rows::outbox_entry)
 }
 
-pub(super) fn thread(db: &Connection, thread: &str, limit: usize) -> Rows<ThreadEntry> {
-    let came = format!("SELECT {DELIVERY} FROM deliveries WHERE thread = ?1 ORDER BY received, cursor LIMIT ?2");
-    let went = format!("SELECT {OUTGOING} FROM outgoing WHERE thread = ?1 ORDER BY created, sequence LIMIT ?2");
-    let mut entries: Vec<_> = all(db, &came, params![thread, count(limit)], rows::delivery)?
+pub(super) fn thread_entries(db: &Connection, thread: &str, limit: usize) -> Rows<ThreadEntry> {
+    let received = format!("SELECT {DELIVERY} FROM deliveries WHERE thread = ?1 ORDER BY received, cursor LIMIT ?2");
+    let sent = format!("SELECT {OUTGOING} FROM outgoing WHERE thread = ?1 ORDER BY created, sequence LIMIT ?2");
+    let mut entries: Vec<_> = query_all(db, &received, params![thread, limit_parameter(limit)], rows::delivery)?
         .into_iter()
         .map(|delivery| (delivery.received, ThreadEntry::Received(delivery)))
         .collect();
-    let went = all(db, &went, params![thread, count(limit)], rows::outgoing)?;
-    entries.extend(went.into_iter().map(|outgoing| (outgoing.created, ThreadEntry::Sent(outgoing))));
-    // It is stable: at one time what came goes first, as an answer follows its question.
+    let sent = query_all(db, &sent, params![thread, limit_parameter(limit)], rows::outbox_entry)?;
+    entries.extend(sent.into_iter().map(|entry| (entry.created, ThreadEntry::Sent(entry))));
+    // The sort is stable. Of two messages with the same time the received one comes first, since an answer follows its
+    // question.
     entries.sort_by_key(|(time, _)| *time);
     Ok(entries.into_iter().map(|(_, entry)| entry).take(limit).collect())
 }
 
 pub(super) fn record(db: &Connection, kind: &str, key: &str) -> rusqlite::Result<Option<Record>> {
     let sql = format!("SELECT {RECORD} FROM records WHERE kind = ?1 AND key = ?2 AND ifnull(expires > ?3, true)");
-    db.prepare_cached(&sql)?.query_row(params![kind, key, now()], rows::record).optional()
+    query_one(db, &sql, params![kind, key, now()], rows::record)
 }
 
 pub(super) fn records(db: &Connection, kind: &str, after: &str, limit: usize) -> Rows<Record> {
@@ -112,8 +124,8 @@ pub(super) fn records(db: &Connection, kind: &str, after: &str, limit: usize) ->
         "SELECT {RECORD} FROM records WHERE kind = :kind AND key > :after AND ifnull(expires > :now, true)
         ORDER BY key LIMIT :limit"
     );
-    let parameters = named_params! {":kind": kind, ":after": after, ":now": now(), ":limit": count(limit)};
-    all(db, &sql, parameters, rows::record)
+    let parameters = named_params! {":kind": kind, ":after": after, ":now": now(), ":limit": limit_parameter(limit)};
+    query_all(db, &sql, parameters, rows::record)
 }
 
 pub(super) fn usage(db: &Connection, path: &Path) -> rusqlite::Result<Usage> {
@@ -140,25 +152,6 @@ pub(super) fn usage(db: &Connection, path: &Path) -> rusqlite::Result<Usage> {
     })
 }
 
-/// For `json_each`: a statement has no parameter that is a list.
-fn list<T: serde::Serialize>(items: &[T]) -> String {
-    serde_json::json!(items).to_string()
-}
-
-pub(super) fn count(limit: usize) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX)
-}
-
-fn all<T>(
-    db: &Connection,
-    sql: &str,
-    parameters: impl Params,
-    read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
-) -> Rows<T> {
-    db.prepare_cached(sql)?.query_map(parameters, read)?.collect()
-}
-
-pub(super) fn handled(db: &Connection, mark: &[u8; 32]) -> rusqlite::Result<Option<i64>> {
-    let place = "SELECT seq FROM handled WHERE mark = ?1";
-    db.prepare_cached(place)?.query_row([mark], |row| row.get(0)).optional()
+pub(super) fn handled_position(db: &Connection, mark: &[u8; 32]) -> rusqlite::Result<Option<i64>> {
+    query_one(db, "SELECT seq FROM handled WHERE mark = ?1", [mark], |row| row.get(0))
 }

@@ -1,23 +1,23 @@
-//! The threads that read, each with a connection of its own: in a WAL nobody waits for the writer.
+//! The threads that read. Each has a connection of its own: with a write-ahead log no reader waits for the writer.
 
 use std::sync::{Arc, Mutex};
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use super::fault::fault;
-use crate::agent::store::StoreError;
+use super::errors::store_error;
+use crate::agent::store::error::StoreError;
 
-/// Threads that read.
+/// The number of threads that read.
 pub(super) const READERS: usize = 2;
-/// Questions that may wait for a reader; further ones wait for room.
+/// How many requests may wait for a reader. More requests wait for room in the queue.
 pub(super) const QUEUE: usize = 256;
 
-/// A question, which answers itself.
+/// A request to read, which sends its own answer.
 pub(super) type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
-/// A question that is a closure. It sees one state of the database.
-pub(super) fn question<T: Send + 'static>(
+/// Makes a request of a closure. The closure sees one state of the database.
+pub(super) fn request<T: Send + 'static>(
     read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
 ) -> (Job, oneshot::Receiver<Result<T, StoreError>>) {
     let (answer, outcome) = oneshot::channel();
@@ -28,13 +28,13 @@ pub(super) fn question<T: Send + 'static>(
             transaction.commit()?;
             Ok(value)
         };
-        // Nobody may wait for it any more.
-        let _ = answer.send(read().map_err(fault));
+        // The caller may have stopped waiting.
+        let _ = answer.send(read().map_err(store_error));
     };
     (Box::new(job), outcome)
 }
 
-/// Reads until nobody can ask any more.
+/// Serves requests until the queue is closed.
 pub(super) fn run(mut connection: Connection, queue: Arc<Mutex<mpsc::Receiver<Job>>>) {
     // The lock is held while waiting, not while reading.
     while let Some(job) = next(&queue) {

@@ -1,13 +1,13 @@
-//! Rows, as what they mean.
+//! Reads rows of the tables.
 
 use rusqlite::{Row, types::Type};
 
-use crate::agent::store::{Delivery, Envelope, Outgoing, Record, SendState};
+use crate::agent::store::types::{Delivery, OutboxEntry, PendingEnvelope, Record, SendState};
 
 pub(super) const ENVELOPE: &str = "id, packed, recipient, received, tries, charged";
 
-pub(super) fn envelope(row: &Row<'_>) -> rusqlite::Result<Envelope> {
-    Ok(Envelope {
+pub(super) fn envelope(row: &Row<'_>) -> rusqlite::Result<PendingEnvelope> {
+    Ok(PendingEnvelope {
         id: row.get(0)?,
         packed: row.get(1)?,
         recipient: row.get(2)?,
@@ -36,8 +36,8 @@ pub(super) fn delivery(row: &Row<'_>) -> rusqlite::Result<Delivery> {
 pub(super) const OUTGOING: &str =
     "id, message, thread, kind, sender, peer, created, expires, state, tries, time, problem, sealed";
 
-pub(super) fn outgoing(row: &Row<'_>) -> rusqlite::Result<Outgoing> {
-    Ok(Outgoing {
+pub(super) fn outbox_entry(row: &Row<'_>) -> rusqlite::Result<OutboxEntry> {
+    Ok(OutboxEntry {
         id: row.get(0)?,
         message: row.get(1)?,
         thread: row.get(2)?,

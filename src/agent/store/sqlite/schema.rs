@@ -1,46 +1,50 @@
-//! The schema, and the steps to it from any older one.
+//! The schema, and its migrations.
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
-use super::fault::fault;
-use crate::agent::store::StoreError;
+use super::errors::store_error;
+use crate::agent::store::error::StoreError;
 
-/// What step n is to a database of schema n - 1. A step is never changed once it is released.
-const STEPS: [&str; 2] = [include_str!("schema/1.sql"), include_str!("schema/2.sql")];
+/// The migrations. Number n, counted from 1, migrates a database of schema n - 1. A released migration never changes.
+const MIGRATIONS: [&str; 2] = [include_str!("schema/1.sql"), include_str!("schema/2.sql")];
 
-/// Ours: `user_version`.
-pub(super) const KNOWN: i64 = STEPS.len() as i64;
-/// "Clav": `application_id`, by which a database is told from another program's.
-const APPLICATION: i64 = 0x436c_6176;
+/// The schema of this release: `user_version`.
+pub(super) const KNOWN: i64 = MIGRATIONS.len() as i64;
+/// "Clav": `application_id`, which tells a store from another program's database.
+const APPLICATION_ID: i64 = 0x436c_6176;
 
-/// The schema of a database, 0 of a new one; nothing is written, since it may be another program's.
-pub(super) fn look(connection: &Connection) -> Result<i64, StoreError> {
-    if is_empty(connection).map_err(fault)? { Ok(0) } else { check(connection) }
+/// Returns the schema of a database, or 0 for an empty database. Writes nothing, since the database may be another program's.
+pub(super) fn current(connection: &Connection) -> Result<i64, StoreError> {
+    if is_empty(connection).map_err(store_error)? { Ok(0) } else { check(connection) }
 }
 
-/// Brings a database from the schema `found` to that of this release. One that a later release has only added to is left
-/// as it is.
+/// Migrates a database from the schema `found` to that of this release. A newer schema that this release may use is left as
+/// it is.
 pub(super) fn migrate(connection: &mut Connection, found: i64) -> Result<(), StoreError> {
-    for (step, number) in STEPS.iter().zip(1..).filter(|(_, number)| *number > found) {
-        take(connection, step, number).map_err(fault)?;
+    for (sql, number) in MIGRATIONS.iter().zip(1..).filter(|(_, number)| *number > found) {
+        apply(connection, sql, number).map_err(store_error)?;
         if found > 0 {
-            tracing::info!(schema = number, "the store has a new schema");
+            tracing::info!(schema = number, "store migrated");
         }
     }
     Ok(())
 }
 
-/// Whether a database is ours, of a schema that this release may use. Returns its number.
+/// Returns the schema of a store.
+///
+/// # Errors
+/// [`StoreError::Unusable`] for another program's database; [`StoreError::TooNew`] for a newer schema that this release must
+/// not use. A newer schema that only adds says so in `readable_from`.
 pub(super) fn check(connection: &Connection) -> Result<i64, StoreError> {
-    let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0)).map_err(fault);
+    let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0)).map_err(store_error);
     let found = number("user_version")?;
-    if number("application_id")? != APPLICATION || found == 0 {
+    if number("application_id")? != APPLICATION_ID || found == 0 {
         return Err(StoreError::Unusable("is another program's database".to_owned()));
     }
     if found > KNOWN {
-        let known_from = "SELECT value FROM meta WHERE name = 'readable_from'";
+        let sql = "SELECT value FROM meta WHERE name = 'readable_from'";
         let readable_from: Option<i64> =
-            connection.query_row(known_from, [], |row| row.get(0)).optional().map_err(fault)?;
+            connection.query_row(sql, [], |row| row.get(0)).optional().map_err(store_error)?;
         if readable_from.is_none_or(|oldest| oldest > KNOWN) {
             return Err(StoreError::TooNew { found, known: KNOWN });
         }
@@ -52,10 +56,10 @@ fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
     connection.query_row("SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)", [], |row| row.get(0))
 }
 
-fn take(connection: &mut Connection, step: &str, number: i64) -> rusqlite::Result<()> {
+fn apply(connection: &mut Connection, sql: &str, number: i64) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    transaction.execute_batch(step)?;
-    transaction.pragma_update(None, "application_id", APPLICATION)?;
+    transaction.execute_batch(sql)?;
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", number)?;
     transaction.commit()
 }

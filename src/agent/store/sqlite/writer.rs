@@ -1,4 +1,4 @@
-//! The one thread that writes: what waits is done in one transaction, so that many share one fsync.
+//! The one thread that writes. All waiting requests share one transaction and one fsync (group commit).
 
 use std::{
     sync::{
@@ -12,67 +12,67 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    fault::fault,
-    files::{Lock, PATIENCE, Place},
+    errors::store_error,
+    files::{BUSY_TIMEOUT, FileIdentity, StoreLock},
 };
-use crate::agent::store::StoreError;
+use crate::agent::store::error::StoreError;
 
-/// Requests of one transaction.
+/// How many requests share one transaction.
 const BATCH: usize = 256;
-/// Requests that may wait for the writer; further ones wait for room. A message is up to 1 MB large.
+/// How many requests may wait for the writer. More requests wait for room in the queue. A request may hold 1 MB.
 pub(super) const QUEUE: usize = 256;
 
-/// What the writer is asked.
+/// A job of the writer.
 pub(super) enum Job {
-    /// To write.
-    Write(Box<dyn Request>),
-    /// To bring the WAL into the database, and to empty it: what was deleted stands in it until then.
+    /// Run a request in the next transaction.
+    Write(Box<dyn WriteRequest>),
+    /// Copy the write-ahead log into the database, and empty the log. Deleted content stands in the log until then.
     Checkpoint,
 }
 
-/// A request and its way back.
-pub(super) trait Request: Send {
-    /// Does it, within a savepoint; unless it returns true, that is rolled back.
+/// A request to write, which sends its own answer.
+pub(super) trait WriteRequest: Send {
+    /// Makes the changes, within a savepoint. Returns whether to keep them; otherwise the savepoint is rolled back.
     fn work(&mut self, connection: &Connection) -> Result<bool, StoreError>;
-    /// Answers it, once it is known what became of the transaction.
+    /// Sends the answer, after the transaction was committed or has failed.
     fn answer(self: Box<Self>, committed: Result<(), StoreError>);
 }
 
 /// Why a request's changes are rolled back.
-pub(super) enum Undo<T> {
-    /// This is the answer all the same.
+pub(super) enum Rollback<T> {
+    /// The request is answered all the same, with this value.
     Answer(T),
-    /// It failed.
+    /// The request failed.
     Error(StoreError),
 }
 
-impl<T> From<rusqlite::Error> for Undo<T> {
+impl<T> From<rusqlite::Error> for Rollback<T> {
     fn from(error: rusqlite::Error) -> Self {
-        Self::Error(fault(error))
+        Self::Error(store_error(error))
     }
 }
 
-/// A request that is a closure.
+/// Makes a request of a closure.
 pub(super) fn request<T: Send + 'static>(
-    work: impl FnOnce(&Connection) -> Result<T, Undo<T>> + Send + 'static,
+    work: impl FnOnce(&Connection) -> Result<T, Rollback<T>> + Send + 'static,
 ) -> (Job, oneshot::Receiver<Result<T, StoreError>>) {
     let (answer, outcome) = oneshot::channel();
-    (Job::Write(Box::new(Closure { work: Some(work), outcome: None, answer })), outcome)
+    (Job::Write(Box::new(ClosureRequest { work: Some(work), outcome: None, answer })), outcome)
 }
 
-struct Closure<F, T> {
+struct ClosureRequest<F, T> {
     work: Option<F>,
     outcome: Option<Result<T, StoreError>>,
     answer: oneshot::Sender<Result<T, StoreError>>,
 }
 
-impl<T: Send, F: FnOnce(&Connection) -> Result<T, Undo<T>> + Send> Request for Closure<F, T> {
+impl<T: Send, F: FnOnce(&Connection) -> Result<T, Rollback<T>> + Send> WriteRequest for ClosureRequest<F, T> {
     fn work(&mut self, connection: &Connection) -> Result<bool, StoreError> {
         let Some(work) = self.work.take() else { return Ok(false) };
         let (outcome, keep) = match work(connection) {
             Ok(value) => (Ok(value), Ok(true)),
-            Err(Undo::Answer(value)) => (Ok(value), Ok(false)),
-            Err(Undo::Error(error)) => (Err(error.clone()), Err(error)),
+            Err(Rollback::Answer(value)) => (Ok(value), Ok(false)),
+            Err(Rollback::Error(error)) => (Err(error.clone()), Err(error)),
         };
         self.outcome = Some(outcome);
         keep
@@ -80,38 +80,38 @@ impl<T: Send, F: FnOnce(&Connection) -> Result<T, Undo<T>> + Send> Request for C
 
     fn answer(self: Box<Self>, committed: Result<(), StoreError>) {
         let outcome = match (self.outcome, committed) {
-            // Its own error says more than that of the transaction.
+            // The request's own error says more than that of the transaction.
             (Some(Err(error)), _) | (_, Err(error)) => Err(error),
             (Some(outcome), Ok(())) => outcome,
             (None, Ok(())) => Err(StoreError::Unavailable("the request was not done".to_owned())),
         };
-        // Nobody waits for it any more: it is done all the same.
+        // The caller may have stopped waiting. The change is made all the same.
         let _ = self.answer.send(outcome);
     }
 }
 
-/// The writer, with all that it holds until it ends.
+/// The writer, with what it holds until it ends.
 pub(super) struct Writer {
     pub(super) connection: Connection,
-    pub(super) place: Place,
+    pub(super) file: FileIdentity,
     pub(super) commits: Arc<AtomicU64>,
-    pub(super) lock: Lock,
+    pub(super) lock: StoreLock,
 }
 
 impl Writer {
-    /// Writes until nobody can ask any more, then lets go of the store.
+    /// Serves jobs until the queue is closed. Then empties the log, and unlocks the store.
     pub(super) fn run(self, mut queue: mpsc::Receiver<Job>) {
         let mut requests = Vec::with_capacity(BATCH);
         let mut jobs = Vec::with_capacity(BATCH);
         while queue.blocking_recv_many(&mut jobs, BATCH) > 0 {
-            let mut empty_log = false;
+            let mut checkpoint_asked = false;
             for job in jobs.drain(..) {
                 match job {
                     Job::Write(request) => requests.push(request),
-                    Job::Checkpoint => empty_log = true,
+                    Job::Checkpoint => checkpoint_asked = true,
                 }
             }
-            if empty_log {
+            if checkpoint_asked {
                 checkpoint(&self.connection, Duration::from_millis(100));
             }
             if !requests.is_empty() {
@@ -121,33 +121,33 @@ impl Writer {
                 }
             }
         }
-        checkpoint(&self.connection, PATIENCE);
+        checkpoint(&self.connection, BUSY_TIMEOUT);
         if let Err((_, error)) = self.connection.close() {
-            tracing::warn!(%error, "the store was not closed in order; it is complete");
+            tracing::warn!(%error, "store not closed in order; no data is lost");
         }
         drop(self.lock);
     }
 
-    /// Makes one transaction of them; after an error nothing of it is there.
-    fn write(&self, requests: &mut [Box<dyn Request>]) -> Result<(), StoreError> {
-        self.place.check()?;
+    /// Runs the requests in one transaction. After an error none of their changes is made.
+    fn write(&self, requests: &mut [Box<dyn WriteRequest>]) -> Result<(), StoreError> {
+        self.file.check()?;
         transaction(&self.connection, requests).inspect_err(|_| roll_back(&self.connection))?;
         self.commits.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 }
 
-fn transaction(connection: &Connection, requests: &mut [Box<dyn Request>]) -> Result<(), StoreError> {
-    let run = |sql| connection.prepare_cached(sql).and_then(|mut statement| statement.execute([])).map_err(fault);
-    // One that could not be rolled back then, on a disk that was sick.
+fn transaction(connection: &Connection, requests: &mut [Box<dyn WriteRequest>]) -> Result<(), StoreError> {
+    let run = |sql| connection.prepare_cached(sql).and_then(|mut statement| statement.execute([])).map_err(store_error);
+    // An earlier transaction that could not be rolled back when the disk failed.
     roll_back(connection);
     run("BEGIN IMMEDIATE")?;
     for request in requests {
         run("SAVEPOINT request")?;
         let worked = request.work(connection);
         if connection.is_autocommit() {
-            // After some errors, a full disk's among them, SQLite rolls the whole transaction back by itself
-            // (lang_transaction.html): the others fail with this one.
+            // After some errors, such as a full disk, SQLite rolls the whole transaction back by itself
+            // (lang_transaction.html). Then all requests fail.
             let rolled_back = || StoreError::Unavailable("SQLite rolled the transaction back".to_owned());
             return Err(worked.err().unwrap_or_else(rolled_back));
         }
@@ -160,24 +160,24 @@ fn transaction(connection: &Connection, requests: &mut [Box<dyn Request>]) -> Re
     Ok(())
 }
 
-/// A COMMIT that fails may leave its transaction open.
+/// Rolls an open transaction back. A failed COMMIT may leave its transaction open.
 fn roll_back(connection: &Connection) {
     if !connection.is_autocommit()
         && let Err(error) = connection.execute_batch("ROLLBACK")
     {
-        tracing::warn!(%error, "the store's transaction is not rolled back yet");
+        tracing::warn!(%error, "transaction not rolled back yet");
     }
 }
 
-/// As far as readers let it; the next one does the rest.
-fn checkpoint(connection: &Connection, patience: Duration) {
+/// Makes a checkpoint, as far as the readers allow. The next checkpoint does the rest.
+fn checkpoint(connection: &Connection, busy_timeout: Duration) {
     let run = || {
-        connection.busy_timeout(patience)?;
+        connection.busy_timeout(busy_timeout)?;
         let done = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
-        connection.busy_timeout(PATIENCE)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
         done
     };
     if let Err(error) = run() {
-        tracing::warn!(%error, "the store's log is not brought into its database yet");
+        tracing::warn!(%error, "write-ahead log not emptied yet");
     }
 }

@@ -1,9 +1,9 @@
--- What is known of the database itself. `readable_from` is the oldest schema whose release may still use it: a step that
--- only adds leaves it alone.
+-- About the database itself. `readable_from` is the oldest schema whose release may use this database: a migration that only
+-- adds does not change it.
 CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 INSERT INTO meta (name, value) VALUES ('readable_from', 1);
 
--- Messages as they came. The numbers of AUTOINCREMENT are never given twice.
+-- Envelopes as received. AUTOINCREMENT never uses an id again.
 CREATE TABLE envelopes (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     digest BLOB NOT NULL UNIQUE,
@@ -14,11 +14,11 @@ CREATE TABLE envelopes (
     problem TEXT,
     packed BLOB NOT NULL
 ) STRICT;
--- Those that are due are found without reading any envelope.
+-- Finds the envelopes that are due without reading an envelope.
 CREATE INDEX envelopes_due ON envelopes (id, next_try);
 CREATE INDEX envelopes_received ON envelopes (received);
 
--- How much waits, in all and for each recipient: the limits are looked up, not counted.
+-- How much is pending, in total and for each recipient. The limits are compared with these sums, without counting.
 CREATE TABLE load (recipient TEXT PRIMARY KEY, envelopes INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE total_load (
     id INTEGER PRIMARY KEY CHECK (id = 1),
@@ -37,11 +37,11 @@ CREATE TRIGGER envelope_went AFTER DELETE ON envelopes BEGIN
     UPDATE total_load SET envelopes = envelopes - 1, bytes = bytes - length(old.packed);
 END;
 
--- The digests of those that are done with.
+-- The digests of processed envelopes.
 CREATE TABLE concluded (digest BLOB PRIMARY KEY, time INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE INDEX concluded_time ON concluded (time);
 
--- Messages that were handled, in that order, by a hash of sender, recipient and id: DIDs are long.
+-- Handled messages in the order of handling, by a hash of sender, recipient and id, since DIDs are long.
 CREATE TABLE handled (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     mark BLOB NOT NULL UNIQUE,

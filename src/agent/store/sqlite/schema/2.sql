@@ -1,9 +1,9 @@
--- This only adds: a release that knows schema 1 keeps the figures by the same triggers.
+-- This migration only adds: a release of schema 1 maintains the sums by the same triggers.
 
--- Whether the room of its sender was looked at when a message came. What was taken before this, or by an older release, counts as such.
+-- Whether the quota of the sender was checked on arrival. Envelopes of older releases count as checked.
 ALTER TABLE envelopes ADD COLUMN charged INTEGER NOT NULL DEFAULT 1;
 
--- The bytes for each recipient, beside their number.
+-- The bytes for each recipient, beside the number of envelopes.
 ALTER TABLE load ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
 UPDATE load SET bytes = (SELECT sum(length(packed)) FROM envelopes WHERE envelopes.recipient = load.recipient);
 DROP TRIGGER envelope_came;
@@ -19,8 +19,8 @@ CREATE TRIGGER envelope_went AFTER DELETE ON envelopes BEGIN
     UPDATE total_load SET envelopes = envelopes - 1, bytes = bytes - length(old.packed);
 END;
 
--- How much a peer has left here: what the application has not acknowledged of it (the sender '' is nobody who is proved), and
--- what waits to be sent to it. As with the load, limits are looked up, not counted.
+-- How much each peer has left here: unacknowledged deliveries (the sender '' stands for all that are not authenticated), and
+-- messages that wait to be sent to the peer. As with `load`, the limits are compared with sums.
 CREATE TABLE left_by (
     peer TEXT PRIMARY KEY,
     unread INTEGER NOT NULL DEFAULT 0,

@@ -1,4 +1,4 @@
-//! Backups of a store at work, and the way back.
+//! Backups of a store in use, and their restoration.
 
 use std::{
     collections::BTreeSet,
@@ -12,37 +12,38 @@ use std::{
 };
 
 use claviger::agent::store::{
-    Change, Commit, Committed, Retention, SqliteOptions, SqliteStore, Store, StoreError, backup, restore,
+    Change, Commit, CommitOutcome, Retention, SqliteOptions, SqliteStore, Store, StoreError, backup, restore,
 };
 use rusqlite::Connection;
 
 use crate::store::{
-    SqlitePlace, open,
-    things::{arrival, delivered, delivery, large, now, record, turn, waiting},
+    SqliteLocation,
+    fixtures::{commit_of, delivery, large_envelope, new_envelope, now, pending_ids, record, unread_ids},
+    open,
 };
 
 fn names(folder: &Path) -> BTreeSet<String> {
     fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-/// One counter is raised with each delivery, by many at once: in a state that ever was, they agree.
+/// Each commit adds a delivery and increments a counter. They agree in every state that ever existed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_backup_under_load_is_the_store_at_one_moment() {
-    let place = SqlitePlace::new();
-    let store = Arc::new(open(&place.path(), SqliteOptions::default()));
+async fn a_backup_under_load_is_consistent() {
+    let location = SqliteLocation::new();
+    let store = Arc::new(open(&location.path(), SqliteOptions::default()));
     for number in 0..300 {
-        store.receive(large(number, 20_000)).await.unwrap();
+        store.receive(large_envelope(number, 20_000)).await.unwrap();
     }
-    let enough = Arc::new(AtomicBool::new(false));
+    let stop = Arc::new(AtomicBool::new(false));
     let tasks: Vec<_> = (0..4_u64)
         .map(|task| {
-            let (store, enough) = (store.clone(), enough.clone());
+            let (store, stop) = (store.clone(), stop.clone());
             tokio::spawn(async move {
                 let mut number = task * 1_000_000;
-                while !enough.load(Ordering::Relaxed) {
+                while !stop.load(Ordering::Relaxed) {
                     let revision = store.record("connection", "a").await.unwrap().map_or(0, |found| found.revision);
                     let changes = [Change::Deliver(delivery(number)), Change::Put(record("a", revision, ""))];
-                    if store.commit(turn(changes)).await.unwrap() == Committed::Done {
+                    if store.commit(commit_of(changes)).await.unwrap() == CommitOutcome::Committed {
                         number += 1;
                     }
                 }
@@ -51,14 +52,17 @@ async fn a_backup_under_load_is_the_store_at_one_moment() {
         .collect();
     let mut counts = Vec::new();
     for round in 0..5 {
-        let (from, to) = (place.path(), place.0.path().join(format!("backup {round}")));
+        let (from, to) = (location.path(), location.0.path().join(format!("backup {round}")));
         let (copy, written) = (to.clone(), store.clone());
         let progress = tokio::task::spawn_blocking(move || {
             let mut progress = Vec::new();
             let step = |done, all| {
-                assert!(progress.last().is_none_or(|last| *last < (done, all)), "{progress:?}, {done}: it begins anew");
+                assert!(
+                    progress.last().is_none_or(|last| *last < (done, all)),
+                    "{progress:?}, {done}: the copy restarts"
+                );
                 progress.push((done, all));
-                // Between two steps, something is written.
+                // Something is written between two steps.
                 let before = written.commits();
                 while written.commits() == before {
                     std::thread::yield_now();
@@ -72,63 +76,63 @@ async fn a_backup_under_load_is_the_store_at_one_moment() {
         assert!(progress.last().is_some_and(|(done, all)| done == all), "{progress:?}");
         assert_eq!(fs::metadata(&to).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(
-            names(place.0.path())
+            names(location.0.path())
                 .iter()
                 .all(|name| !name.starts_with(&format!("backup {round}")) || *name == format!("backup {round}"))
         );
-        // It is a store.
+        // The backup is a store.
         let copy = open(&to, SqliteOptions::default());
         let count = copy.record("connection", "a").await.unwrap().map_or(0, |found| found.revision);
-        assert_eq!(delivered(&copy).await.len() as i64, count);
-        assert_eq!(waiting(&copy).await.len(), 300);
+        assert_eq!(unread_ids(&copy).await.len() as i64, count);
+        assert_eq!(pending_ids(&copy).await.len(), 300);
         counts.push(count);
         copy.close().await.unwrap();
     }
-    enough.store(true, Ordering::Relaxed);
+    stop.store(true, Ordering::Relaxed);
     for task in tasks {
         task.await.unwrap();
     }
     assert!(counts.is_sorted() && counts.last() > counts.first(), "{counts:?}");
-    assert!(delivered(&*store).await.len() as i64 >= *counts.last().unwrap());
+    assert!(unread_ids(&*store).await.len() as i64 >= *counts.last().unwrap());
 }
 
 #[tokio::test]
-async fn a_backup_replaces_nothing_and_leaves_nothing_half() {
-    let place = SqlitePlace::new();
-    let (from, to) = (place.path(), place.0.path().join("backup"));
+async fn a_backup_replaces_no_file_and_leaves_none_incomplete() {
+    let location = SqliteLocation::new();
+    let (from, to) = (location.path(), location.0.path().join("backup"));
     let copy = || backup(&from, &to, |_, _| ());
     assert!(matches!(copy(), Err(StoreError::Unavailable(_))), "there is no store");
     let store = open(&from, SqliteOptions::default());
-    store.receive(arrival(1)).await.unwrap();
-    // One that was stopped is no hindrance.
-    fs::write(place.0.path().join("backup.part"), "half").unwrap();
+    store.receive(new_envelope(1)).await.unwrap();
+    // The file of an interrupted backup does not matter.
+    fs::write(location.0.path().join("backup.part"), "half").unwrap();
     copy().unwrap();
     let before = fs::read(&to).unwrap();
-    store.receive(arrival(2)).await.unwrap();
+    store.receive(new_envelope(2)).await.unwrap();
     let error = copy().unwrap_err().to_string();
     assert!(error.contains("is there already"), "{error}");
-    assert!(fs::read(&to).unwrap() == before, "it was replaced");
+    assert!(fs::read(&to).unwrap() == before, "the backup was replaced");
     store.close().await.unwrap();
 
-    // Of a store that nobody uses, and that is damaged where only a check looks.
-    let second = place.0.path().join("second");
+    // No agent uses the store. The damage is where only an integrity check finds it.
+    let second = location.0.path().join("second");
     backup(&from, &second, |_, _| ()).unwrap();
     OpenOptions::new().write(true).open(&from).unwrap().write_all_at(&[0xa5; 4096], 4096 * 4).unwrap();
-    let third = place.0.path().join("third");
+    let third = location.0.path().join("third");
     let error = backup(&from, &third, |_, _| ()).unwrap_err();
     assert!(matches!(error, StoreError::Unusable(_)), "{error}");
     let left = ["backup", "second", "store.db", "store.db.lock"].map(str::to_owned);
-    assert_eq!(names(place.0.path()), left.into());
+    assert_eq!(names(location.0.path()), left.into());
 }
 
 #[tokio::test]
 async fn a_backup_is_restored() {
-    let place = SqlitePlace::new();
-    let (path, saved) = (place.path(), place.0.path().join("backup"));
+    let location = SqliteLocation::new();
+    let (path, saved) = (location.path(), location.0.path().join("backup"));
     let store = open(&path, SqliteOptions::default());
-    store.receive(arrival(1)).await.unwrap();
+    store.receive(new_envelope(1)).await.unwrap();
     backup(&path, &saved, |_, _| ()).unwrap();
-    store.receive(arrival(2)).await.unwrap();
+    store.receive(new_envelope(2)).await.unwrap();
 
     let error = restore(&saved, &path, true).unwrap_err();
     assert!(matches!(error, StoreError::InUse(_)), "{error}");
@@ -137,36 +141,36 @@ async fn a_backup_is_restored() {
     assert!(matches!(&error, StoreError::Unusable(why) if why.contains("is there already")), "{error}");
     let messages = async |path: &Path| {
         let store = open(path, SqliteOptions::default());
-        let count = waiting(&store).await.len();
+        let count = pending_ids(&store).await.len();
         store.close().await.unwrap();
         count
     };
     assert_eq!(messages(&path).await, 2);
     restore(&saved, &path, true).unwrap();
     assert_eq!(messages(&path).await, 1);
-    // To where nothing is, in a folder that is not there.
-    let new = place.0.path().join("new").join("store.db");
+    // To a new path, in a folder that does not exist.
+    let new = location.0.path().join("new").join("store.db");
     restore(&saved, &new, false).unwrap();
     assert_eq!(messages(&new).await, 1);
 }
 
-/// The log of the database that was there is not taken for the new one's.
+/// The log of the replaced database must not be applied to the new one.
 #[tokio::test]
-async fn a_stale_log_goes_with_its_database() {
-    let place = SqlitePlace::new();
-    let (path, saved) = (place.path(), place.0.path().join("backup"));
+async fn a_stale_log_is_removed_with_its_database() {
+    let location = SqliteLocation::new();
+    let (path, saved) = (location.path(), location.0.path().join("backup"));
     let store = open(&path, SqliteOptions::default());
-    store.receive(arrival(1)).await.unwrap();
+    store.receive(new_envelope(1)).await.unwrap();
     backup(&path, &saved, |_, _| ()).unwrap();
     for number in 2..50 {
-        store.receive(large(number, 5000)).await.unwrap();
+        store.receive(large_envelope(number, 5000)).await.unwrap();
     }
-    // As a crash leaves it: the files of a store at work.
-    let crashed = place.0.path().join("crashed");
+    // The files of a store in use, as a crash leaves them.
+    let crashed = location.0.path().join("crashed");
     fs::create_dir(&crashed).unwrap();
     for ending in ["", "-wal", "-shm"] {
         let name = format!("store.db{ending}");
-        fs::copy(place.0.path().join(&name), crashed.join(&name)).unwrap();
+        fs::copy(location.0.path().join(&name), crashed.join(&name)).unwrap();
     }
     let path = crashed.join("store.db");
     assert!(fs::metadata(crashed.join("store.db-wal")).unwrap().len() > 0);
@@ -174,10 +178,10 @@ async fn a_stale_log_goes_with_its_database() {
         restore(&saved, &path, true).unwrap();
         assert_eq!(names(&crashed), ["store.db", "store.db.lock"].map(str::to_owned).into());
         let restored = open(&path, SqliteOptions::default());
-        assert_eq!(waiting(&restored).await.len(), 1);
+        assert_eq!(pending_ids(&restored).await.len(), 1);
         restored.close().await.unwrap();
     };
-    // Not while it is read: the reader would end by removing the log of the new one.
+    // Not while the store is read: the reader would finally remove the log of the new database.
     let reader = Connection::open(&path).unwrap();
     reader.execute_batch("BEGIN; SELECT * FROM meta").unwrap();
     let error = restore(&saved, &path, true).unwrap_err();
@@ -185,10 +189,10 @@ async fn a_stale_log_goes_with_its_database() {
     drop(reader);
     restored().await;
 
-    // A log that SQLite cannot bring into its database any more.
-    store.sweep(now(), &Retention::default(), 1).await.unwrap();
-    store.probe().await.unwrap();
-    fs::copy(place.0.path().join("store.db-wal"), crashed.join("store.db-wal")).unwrap();
+    // A log that SQLite can no longer copy into its database.
+    store.delete_expired(now(), &Retention::default(), 1).await.unwrap();
+    store.probe_write().await.unwrap();
+    fs::copy(location.0.path().join("store.db-wal"), crashed.join("store.db-wal")).unwrap();
     assert!(fs::metadata(crashed.join("store.db-wal")).unwrap().len() > 0);
     OpenOptions::new().write(true).open(&path).unwrap().write_all_at(&[0xa5; 4096], 0).unwrap();
     restored().await;
@@ -196,12 +200,12 @@ async fn a_stale_log_goes_with_its_database() {
 }
 
 #[tokio::test]
-async fn what_is_no_good_backup_is_not_restored() {
-    let place = SqlitePlace::new();
-    let (path, saved) = (place.path(), place.0.path().join("backup"));
+async fn a_bad_backup_is_not_restored() {
+    let location = SqliteLocation::new();
+    let (path, saved) = (location.path(), location.0.path().join("backup"));
     let store = open(&path, SqliteOptions::default());
     for number in 0..20 {
-        store.receive(large(number, 3000)).await.unwrap();
+        store.receive(large_envelope(number, 3000)).await.unwrap();
     }
     backup(&path, &saved, |_, _| ()).unwrap();
     store.close().await.unwrap();
@@ -210,8 +214,8 @@ async fn what_is_no_good_backup_is_not_restored() {
     let refused = |why: &str| {
         let error = restore(&saved, &path, true).unwrap_err();
         assert!(error.to_string().contains(why), "{error}");
-        assert!(fs::read(&path).unwrap() == before, "the store is as it was");
-        assert!(!names(place.0.path()).contains("store.db.part"));
+        assert!(fs::read(&path).unwrap() == before, "the store was changed");
+        assert!(!names(location.0.path()).contains("store.db.part"));
         fs::write(&saved, &good).unwrap();
     };
     fs::write(&saved, "no database").unwrap();
@@ -229,6 +233,6 @@ async fn what_is_no_good_backup_is_not_restored() {
     refused("unable to open");
     restore(&saved, &path, true).unwrap();
     let restored: SqliteStore = open(&path, SqliteOptions::default());
-    assert_eq!(restored.waiting(now(), &[], 100).await.unwrap().len(), 20);
+    assert_eq!(restored.pending_envelopes(now(), &[], 100).await.unwrap().len(), 20);
     restored.commit(Commit::default()).await.unwrap();
 }

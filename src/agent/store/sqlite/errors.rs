@@ -1,29 +1,31 @@
-//! What SQLite says, as the store's errors.
+//! Translates errors of SQLite and of files.
 
 use std::{io, path::Path};
 
 use rusqlite::{Error, ErrorCode, ffi};
 
-use crate::agent::store::StoreError;
+use crate::agent::store::error::StoreError;
 
-pub(super) fn fault(error: Error) -> StoreError {
+/// Translates an error of SQLite.
+pub(super) fn store_error(error: Error) -> StoreError {
     translate("", error)
 }
 
-/// The same, of the file at `path`.
-pub(super) fn fault_at(path: &Path, error: Error) -> StoreError {
+/// Translates an error of SQLite about the file at `path`.
+pub(super) fn store_error_at(path: &Path, error: Error) -> StoreError {
     translate(&format!("{}: ", path.display()), error)
 }
 
-/// Says which file is unusable.
-pub(super) fn located(path: &Path, error: StoreError) -> StoreError {
+/// Adds the path of the unusable file to an error.
+pub(super) fn with_path(path: &Path, error: StoreError) -> StoreError {
     match error {
         StoreError::Unusable(why) => StoreError::Unusable(format!("at {} {why}", path.display())),
         other => other,
     }
 }
 
-pub(super) fn io_fault(path: &Path, error: io::Error) -> StoreError {
+/// Translates an error about the file at `path`.
+pub(super) fn io_error(path: &Path, error: io::Error) -> StoreError {
     let text = format!("{}: {error}", path.display());
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full(text),
@@ -37,7 +39,7 @@ fn translate(at: &str, error: Error) -> StoreError {
     };
     let text = format!("{at}{error}");
     match (code.code, code.extended_code) {
-        // The shared memory of the WAL is a file, too.
+        // The shared memory of the write-ahead log is a file too.
         (ErrorCode::DiskFull, _) | (_, ffi::SQLITE_IOERR_SHMSIZE) => StoreError::Full(text),
         (ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase, _) => {
             StoreError::Unusable(format!("is damaged, or is no database: {text}"))
@@ -56,7 +58,7 @@ fn translate(at: &str, error: Error) -> StoreError {
             | ErrorCode::SystemIoFailure,
             _,
         ) => StoreError::Unavailable(text),
-        // It would be the same the next time: an id that is given twice, a column that is not there.
+        // The request would fail again: an id that exists already, a column that does not exist.
         _ => StoreError::Unusable(format!("refuses: {text}")),
     }
 }

@@ -1,19 +1,19 @@
-//! What is put into a store: each thing by its number.
+//! The content of the tests, made from numbers.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use claviger::agent::store::{
-    Arrival, Change, Commit, Delivery, DeliveryQuery, Handled, Millis, Outgoing, Record, SendState, Store,
+    Change, Commit, Delivery, DeliveryQuery, HandledMessage, Millis, NewEnvelope, OutboxEntry, Record, SendState, Store,
 };
 
 pub const HOUR: Millis = 60 * 60 * 1000;
 pub const DAY: Millis = 24 * HOUR;
-/// What is long past.
+/// A time long past.
 pub const PAST: Millis = 1_000_000_000_000;
 
 pub fn now() -> Millis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
-    since.as_millis().try_into().expect("a time of this age")
+    since.as_millis().try_into().expect("a time that fits")
 }
 
 pub fn digest(number: u64) -> [u8; 32] {
@@ -22,17 +22,23 @@ pub fn digest(number: u64) -> [u8; 32] {
     digest
 }
 
-pub fn arrival(number: u64) -> Arrival {
+pub fn new_envelope(number: u64) -> NewEnvelope {
     let packed = format!("{{\"protected\":\"{number}\"}}").into_bytes();
-    Arrival { packed, digest: digest(number), recipient: "did:example:us".to_owned(), sender: None, received: now() }
+    NewEnvelope {
+        packed,
+        digest: digest(number),
+        recipient: "did:example:us".to_owned(),
+        sender: None,
+        received: now(),
+    }
 }
 
-/// Of so many bytes.
-pub fn large(number: u64, bytes: usize) -> Arrival {
-    Arrival { packed: vec![b'x'; bytes], ..arrival(number) }
+/// An envelope of this size.
+pub fn large_envelope(number: u64, bytes: usize) -> NewEnvelope {
+    NewEnvelope { packed: vec![b'x'; bytes], ..new_envelope(number) }
 }
 
-/// In the thread of its number's parity.
+/// A delivery. Even and odd numbers belong to two threads.
 pub fn delivery(number: u64) -> Delivery {
     Delivery {
         id: format!("delivery {number}"),
@@ -47,8 +53,8 @@ pub fn delivery(number: u64) -> Delivery {
     }
 }
 
-pub fn outgoing(number: u64, peer: &str) -> Outgoing {
-    Outgoing {
+pub fn outgoing(number: u64, peer: &str) -> OutboxEntry {
+    OutboxEntry {
         id: format!("outgoing {number}"),
         message: format!("message {number}"),
         thread: format!("thread {}", number % 2),
@@ -70,8 +76,8 @@ pub fn record(key: &str, revision: i64, value: &str) -> Record {
     Record { kind: "connection".to_owned(), key: key.to_owned(), revision, value, expires: None }
 }
 
-pub fn handled(number: u64) -> Handled {
-    Handled {
+pub fn handled_message(number: u64) -> HandledMessage {
+    HandledMessage {
         sender: "did:example:them".to_owned(),
         recipient: "did:example:us".to_owned(),
         message: format!("message {number}"),
@@ -79,11 +85,11 @@ pub fn handled(number: u64) -> Handled {
     }
 }
 
-pub fn turn(changes: impl Into<Vec<Change>>) -> Commit {
+pub fn commit_of(changes: impl Into<Vec<Change>>) -> Commit {
     Commit { changes: changes.into(), ..Commit::default() }
 }
 
-pub fn concluding(envelope: i64) -> Commit {
+pub fn process_envelope(envelope: i64) -> Commit {
     Commit { envelope: Some(envelope), ..Commit::default() }
 }
 
@@ -91,12 +97,12 @@ pub fn all() -> DeliveryQuery {
     DeliveryQuery { acknowledged: true, limit: usize::MAX, ..DeliveryQuery::default() }
 }
 
-pub async fn delivered(store: &dyn Store) -> Vec<String> {
+pub async fn unread_ids(store: &dyn Store) -> Vec<String> {
     let query = DeliveryQuery { acknowledged: false, ..all() };
     store.deliveries(query).await.expect("the store reads").into_iter().map(|delivery| delivery.id).collect()
 }
 
-pub async fn waiting(store: &dyn Store) -> Vec<i64> {
-    let waiting = store.waiting(now(), &[], usize::MAX).await.expect("the store reads");
+pub async fn pending_ids(store: &dyn Store) -> Vec<i64> {
+    let waiting = store.pending_envelopes(now(), &[], usize::MAX).await.expect("the store reads");
     waiting.into_iter().map(|envelope| envelope.id).collect()
 }

@@ -1,0 +1,92 @@
+//! The trait of a store.
+
+use async_trait::async_trait;
+
+use super::{
+    error::StoreError,
+    types::{
+        Commit, CommitOutcome, Delivery, DeliveryQuery, NewEnvelope, OutboxEntry, PeerQuota, PendingEnvelope,
+        ReceiveOutcome, Record, Retention, SendOutcome, ThreadEntry, Usage,
+    },
+};
+use crate::agent::clock::Millis;
+
+/// The durable side of an agent.
+///
+/// An implementation passes the suite that begins in `tests/agent/store/suite.rs`.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Stores an envelope as received. An envelope whose digest is known, because it is pending or was processed, is not
+    /// stored again.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] if the envelope would exceed a limit, or the disk is full. The peer may send it again later.
+    async fn receive(&self, envelope: NewEnvelope) -> Result<ReceiveOutcome, StoreError>;
+
+    /// Returns at most `limit` pending envelopes that are due at `now`, oldest first, without those in `except`.
+    async fn pending_envelopes(
+        &self,
+        now: Millis,
+        except: &[i64],
+        limit: usize,
+    ) -> Result<Vec<PendingEnvelope>, StoreError>;
+
+    /// Returns how many envelopes for one of our DIDs are pending, due or not.
+    async fn pending_count(&self, recipient: &str) -> Result<u64, StoreError>;
+
+    /// Returns whether a peer may leave more messages here, and whether more replies may wait for the peer. The empty name
+    /// stands for all senders that are not authenticated.
+    async fn peer_quota(&self, peer: &str) -> Result<PeerQuota, StoreError>;
+
+    /// Postpones an envelope that cannot be opened now until the time `until`.
+    async fn postpone(&self, envelope: i64, until: Millis, reason: &str) -> Result<(), StoreError>;
+
+    /// Makes all changes of a commit, or none of them.
+    async fn commit(&self, commit: Commit) -> Result<CommitOutcome, StoreError>;
+
+    /// Returns the position of a handled message in the order of handling, or `None` if the message was not handled. The
+    /// message is named as in [`HandledMessage`](super::types::HandledMessage).
+    async fn handled_position(&self, sender: &str, recipient: &str, message: &str) -> Result<Option<i64>, StoreError>;
+
+    /// Returns deliveries for the application, in the order of their cursors.
+    async fn deliveries(&self, query: DeliveryQuery) -> Result<Vec<Delivery>, StoreError>;
+
+    /// Acknowledges deliveries and deletes their content. Ids that are unknown or were acknowledged before are ignored.
+    /// Returns how many deliveries were acknowledged now.
+    async fn acknowledge(&self, ids: &[String]) -> Result<usize, StoreError>;
+
+    /// Returns the peers with waiting messages in the outbox.
+    async fn outbox_peers(&self) -> Result<Vec<String>, StoreError>;
+
+    /// Returns at most `limit` waiting messages for a peer, in the order they were sent, without those in `except`.
+    async fn outbox_entries(&self, peer: &str, except: &[String], limit: usize)
+    -> Result<Vec<OutboxEntry>, StoreError>;
+
+    /// Returns a message of the outbox by its outbox id.
+    async fn outbox_entry(&self, id: &str) -> Result<Option<OutboxEntry>, StoreError>;
+
+    /// Records the outcome of an attempt to send. The content of a message that will not be tried again is deleted.
+    async fn record_send_outcome(&self, id: &str, outcome: SendOutcome) -> Result<(), StoreError>;
+
+    /// Returns what was received and sent in a thread, oldest first.
+    async fn thread_entries(&self, thread: &str, limit: usize) -> Result<Vec<ThreadEntry>, StoreError>;
+
+    /// Returns a record, unless it has expired.
+    async fn record(&self, kind: &str, key: &str) -> Result<Option<Record>, StoreError>;
+
+    /// Returns at most `limit` records of a kind with keys after `after`, in the order of their keys.
+    async fn records(&self, kind: &str, after: &str, limit: usize) -> Result<Vec<Record>, StoreError>;
+
+    /// Deletes what has expired or exceeds its retention, at most `limit` rows of each table. Returns how many rows were
+    /// deleted.
+    async fn delete_expired(&self, now: Millis, retention: &Retention, limit: usize) -> Result<usize, StoreError>;
+
+    /// Returns how much the store holds.
+    async fn usage(&self) -> Result<Usage, StoreError>;
+
+    /// Writes and commits a small change. Success means that messages can be stored.
+    async fn probe_write(&self) -> Result<(), StoreError>;
+
+    /// Completes the running requests and releases the files. Later requests fail with [`StoreError::Closed`].
+    async fn close(&self) -> Result<(), StoreError>;
+}

@@ -1,0 +1,152 @@
+//! Commits: all changes are made, once, or none.
+
+use std::collections::BTreeSet;
+
+use claviger::agent::store::{Change, Commit, CommitOutcome, HandledMessage, ReceiveOutcome, SendState, Store};
+
+use crate::store::{
+    fixtures::{
+        PAST, commit_of, delivery, handled_message, new_envelope, outgoing, pending_ids, process_envelope, record,
+        unread_ids,
+    },
+    suite::{StoreLocation, commit_ok, open, receive, reopen},
+};
+
+pub async fn a_commit_makes_all_changes(location: &dyn StoreLocation) {
+    let store = open(location).await;
+    let id = receive(&*store, new_envelope(1)).await;
+    commit_ok(&*store, commit_of([Change::Put(record("old", 0, "value"))])).await;
+    let changes = vec![
+        Change::Deliver(delivery(1)),
+        Change::Send(outgoing(1, "did:example:them")),
+        Change::Put(record("new", 0, "one")),
+        // In order: this changes the record a second time.
+        Change::Put(record("new", 1, "two")),
+        Change::Delete { kind: "connection".to_owned(), key: "old".to_owned() },
+        Change::Delete { kind: "connection".to_owned(), key: "never was".to_owned() },
+    ];
+    commit_ok(&*store, Commit { envelope: Some(id), handled: Some(handled_message(1)), changes }).await;
+    let store = reopen(location, store).await;
+    assert!(pending_ids(&*store).await.is_empty());
+    assert_eq!(unread_ids(&*store).await, [delivery(1).id]);
+    let sent = store.outbox_entry("outgoing 1").await.unwrap().unwrap();
+    assert_eq!((sent.state, sent.tries, sent.sealed), (SendState::Waiting, 0, Some(vec![1; 20])));
+    assert_eq!(store.record("connection", "new").await.unwrap(), Some(record("new", 2, "two")));
+    assert_eq!(store.record("connection", "old").await.unwrap(), None);
+    // An empty commit is no error, nor is a commit whose envelope is gone.
+    commit_ok(&*store, Commit::default()).await;
+    commit_ok(&*store, process_envelope(id)).await;
+}
+
+pub async fn a_conflict_undoes_all_changes(location: &dyn StoreLocation) {
+    let store = open(location).await;
+    let id = receive(&*store, new_envelope(1)).await;
+    commit_ok(&*store, commit_of([Change::Put(record("a", 0, "one"))])).await;
+    for wrong in [0, 2] {
+        let changes = vec![
+            Change::Deliver(delivery(1)),
+            Change::Send(outgoing(1, "did:example:them")),
+            Change::Put(record("b", 0, "new")),
+            Change::Put(record("a", wrong, "two")),
+        ];
+        let commit = Commit { envelope: Some(id), handled: Some(handled_message(1)), changes };
+        assert_eq!(store.commit(commit).await.unwrap(), CommitOutcome::Conflict);
+    }
+    let store = reopen(location, store).await;
+    assert_eq!(pending_ids(&*store).await, [id]);
+    assert!(unread_ids(&*store).await.is_empty() && store.outbox_peers().await.unwrap().is_empty());
+    assert_eq!(store.record("connection", "b").await.unwrap(), None);
+    assert_eq!(store.record("connection", "a").await.unwrap(), Some(record("a", 1, "one")));
+    // The commit is repeated with the new record. The first attempt left no mark.
+    let again = commit_of([Change::Put(record("a", 1, "two")), Change::Deliver(delivery(1))]);
+    commit_ok(&*store, Commit { envelope: Some(id), handled: Some(handled_message(1)), ..again }).await;
+    assert_eq!(store.record("connection", "a").await.unwrap(), Some(record("a", 2, "two")));
+    // A record that does not exist has the revision 0.
+    assert_eq!(store.commit(commit_of([Change::Put(record("c", 1, ""))])).await.unwrap(), CommitOutcome::Conflict);
+}
+
+pub async fn a_message_is_handled_once(location: &dyn StoreLocation) {
+    let store = open(location).await;
+    let commit = |envelope, handled, number| Commit {
+        envelope: Some(envelope),
+        handled: Some(handled),
+        changes: vec![Change::Deliver(delivery(number))],
+    };
+    let first = receive(&*store, new_envelope(1)).await;
+    commit_ok(&*store, commit(first, handled_message(1), 1)).await;
+    let store = reopen(location, store).await;
+    // The same message in another envelope. The envelope is processed too, even if a record has changed meanwhile.
+    let second = receive(&*store, new_envelope(2)).await;
+    let mut again = commit(second, handled_message(1), 2);
+    again.changes.push(Change::Put(record("a", 7, "")));
+    assert_eq!(store.commit(again).await.unwrap(), CommitOutcome::Duplicate);
+    assert!(pending_ids(&*store).await.is_empty());
+    assert_eq!(store.receive(new_envelope(2)).await.unwrap(), ReceiveOutcome::AlreadyProcessed);
+    assert_eq!(unread_ids(&*store).await, [delivery(1).id]);
+    // The mark depends on sender, recipient and id, and on where each of them ends.
+    let others = [
+        HandledMessage { sender: String::new(), ..handled_message(1) },
+        HandledMessage { recipient: "did:example:us2".to_owned(), ..handled_message(1) },
+        handled_message(2),
+        HandledMessage { sender: "did:example:themd".to_owned(), recipient: "id:example:us".to_owned(), ..handled_message(1) },
+    ];
+    let mut positions = vec![position_of(&*store, &handled_message(1)).await];
+    for (number, other) in (3..).zip(others) {
+        assert_eq!(position_of(&*store, &other).await, None);
+        let envelope = receive(&*store, new_envelope(number)).await;
+        commit_ok(&*store, commit(envelope, other.clone(), number)).await;
+        positions.push(position_of(&*store, &other).await);
+    }
+    assert!(positions.iter().all(Option::is_some) && positions.is_sorted_by(|one, next| one < next), "{positions:?}");
+}
+
+async fn position_of(store: &dyn Store, message: &HandledMessage) -> Option<i64> {
+    store.handled_position(&message.sender, &message.recipient, &message.message).await.unwrap()
+}
+
+pub async fn an_expired_mark_is_ignored(location: &dyn StoreLocation) {
+    let store = open(location).await;
+    let expired = Commit { handled: Some(HandledMessage { until: PAST, ..handled_message(1) }), ..commit_of([]) };
+    commit_ok(&*store, expired.clone()).await;
+    commit_ok(&*store, expired).await;
+    let lasting = Commit { handled: Some(handled_message(1)), ..commit_of([]) };
+    commit_ok(&*store, lasting.clone()).await;
+    assert_eq!(store.commit(lasting).await.unwrap(), CommitOutcome::Duplicate);
+}
+
+pub async fn concurrent_commits_are_atomic(location: &dyn StoreLocation) {
+    let store = open(location).await;
+    let tasks: Vec<_> = (0..300)
+        .map(|number: u64| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                let id = receive(&*store, new_envelope(number)).await;
+                // Thirty tasks increment each counter. A task with an old revision makes no change, and tries again.
+                let mut attempts = 0;
+                loop {
+                    attempts += 1;
+                    let key = format!("counter {}", number % 10);
+                    let revision = store.record("connection", &key).await.unwrap().map_or(0, |found| found.revision);
+                    let changes = [Change::Deliver(delivery(number)), Change::Put(record(&key, revision, ""))];
+                    let commit =
+                        Commit { envelope: Some(id), handled: Some(handled_message(number)), changes: changes.into() };
+                    match store.commit(commit).await.unwrap() {
+                        CommitOutcome::Committed => return attempts,
+                        CommitOutcome::Conflict => {}
+                        CommitOutcome::Duplicate => panic!("an undone commit left its mark"),
+                    }
+                }
+            })
+        })
+        .collect();
+    let mut attempts = 0;
+    for task in tasks {
+        attempts += task.await.unwrap();
+    }
+    assert!(attempts >= 300);
+    let store = reopen(location, store).await;
+    assert!(pending_ids(&*store).await.is_empty());
+    assert_eq!(unread_ids(&*store).await.into_iter().collect::<BTreeSet<_>>().len(), 300);
+    let counters = store.records("connection", "", 100).await.unwrap();
+    assert!(counters.len() == 10 && counters.iter().all(|counter| counter.revision == 30), "{counters:?}");
+}

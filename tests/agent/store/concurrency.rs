@@ -1,0 +1,124 @@
+//! Concurrent requests, cancelled callers, and requests to a closed store.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use claviger::agent::store::{Change, Commit, ReceiveOutcome, Retention, SendOutcome, StoreError};
+
+use crate::store::{
+    fixtures::{all, commit_of, digest, new_envelope, now, outgoing, pending_ids},
+    suite::{StoreLocation, commit_ok, open, reopen},
+};
+
+pub async fn a_closed_store_refuses_requests(location: &dyn StoreLocation) {
+    let store = open(location).await;
+    store.probe_write().await.unwrap();
+    // A request that has begun is completed.
+    let begun = tokio::spawn({
+        let store = store.clone();
+        async move { store.receive(new_envelope(1)).await }
+    });
+    store.close().await.unwrap();
+    let begun = begun.await.unwrap();
+    assert!(matches!(begun, Ok(ReceiveOutcome::Stored(_)) | Err(StoreError::Closed)), "{begun:?}");
+    macro_rules! closed {
+        ($($call:expr),* $(,)?) => {$(
+            assert!(matches!($call.await, Err(StoreError::Closed)), stringify!($call));
+        )*};
+    }
+    closed!(
+        store.receive(new_envelope(2)),
+        store.pending_envelopes(now(), &[], 1),
+        store.peer_quota(""),
+        store.postpone(1, 0, ""),
+        store.commit(Commit::default()),
+        store.deliveries(all()),
+        store.acknowledge(&[]),
+        store.outbox_peers(),
+        store.outbox_entries("", &[], 1),
+        store.outbox_entry(""),
+        store.record_send_outcome("", SendOutcome::Sent(0)),
+        store.thread_entries("", 1),
+        store.record("", ""),
+        store.records("", "", 1),
+        store.delete_expired(0, &Retention::default(), 1),
+        store.usage(),
+        store.probe_write(),
+        store.close(),
+    );
+    drop(store);
+    let store = open(location).await;
+    assert_eq!(pending_ids(&*store).await.len(), usize::from(begun.is_ok()));
+}
+
+pub async fn hundreds_of_concurrent_envelopes_are_durable(location: &dyn StoreLocation) {
+    let store = open(location).await;
+    // Each envelope arrives twice.
+    let tasks: Vec<_> = (0..600)
+        .map(|number| {
+            let store = store.clone();
+            tokio::spawn(async move { (number % 300, store.receive(new_envelope(number % 300)).await.unwrap()) })
+        })
+        .collect();
+    let mut receipts = BTreeMap::<u64, Vec<ReceiveOutcome>>::new();
+    for task in tasks {
+        let (number, receipt) = task.await.unwrap();
+        receipts.entry(number).or_default().push(receipt);
+    }
+    let store = reopen(location, store).await;
+    let kept: BTreeMap<_, _> = store
+        .pending_envelopes(now(), &[], usize::MAX)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|envelope| (envelope.id, envelope.packed))
+        .collect();
+    assert_eq!(kept.len(), 300);
+    for (number, receipts) in receipts {
+        let id =
+            receipts.iter().find_map(|receipt| if let ReceiveOutcome::Stored(id) = receipt { Some(*id) } else { None });
+        let id = id.expect("one of them is stored");
+        assert!(receipts.contains(&ReceiveOutcome::AlreadyPending(id)), "{receipts:?}");
+        assert_eq!(kept[&id], new_envelope(number).packed);
+        assert_eq!(digest(number), new_envelope(number).digest);
+    }
+}
+
+pub async fn a_write_is_visible_to_reads(location: &dyn StoreLocation) {
+    let store = open(location).await;
+    let tasks: Vec<_> = (0..100)
+        .map(|number| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                commit_ok(&*store, commit_of([Change::Send(outgoing(number, &format!("did:example:{number}")))])).await;
+                assert!(store.outbox_entry(&format!("outgoing {number}")).await.unwrap().is_some());
+                store
+                    .record_send_outcome(&format!("outgoing {number}"), SendOutcome::Later(7, String::new()))
+                    .await
+                    .unwrap();
+                let found = store.outbox_entries(&format!("did:example:{number}"), &[], 1).await.unwrap();
+                assert_eq!(found[0].time, 7);
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
+
+pub async fn a_cancelled_caller_does_no_harm(location: &dyn StoreLocation) {
+    let store = open(location).await;
+    for number in 0..200 {
+        // Whether the request was queued by then or not, the envelope is stored or not.
+        let call = store.receive(new_envelope(number));
+        let _ = tokio::time::timeout(Duration::ZERO, call).await;
+    }
+    store.probe_write().await.unwrap();
+    let kept = pending_ids(&*store).await.len();
+    let store = reopen(location, store).await;
+    assert_eq!(pending_ids(&*store).await.len(), kept);
+    for number in 0..200 {
+        store.receive(new_envelope(number)).await.unwrap();
+    }
+    assert_eq!(pending_ids(&*store).await.len(), 200);
+}
