@@ -3,13 +3,18 @@
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::{Fault, Problem, Protocol, Received, Turn};
+use super::{
+    handler::Protocol,
+    problem::{HandleError, Problem},
+    received::Received,
+    transaction::Transaction,
+};
 use crate::didcomm::{Message, MessageBuilder};
 
-/// The type of a message.
+/// The type of the message.
 pub const MESSAGE: &str = "https://didcomm.org/basicmessage/2.0/message";
 
-/// Hands messages to the application.
+/// Hands basic messages to the application.
 #[derive(Debug, Clone, Copy)]
 pub struct BasicMessage;
 
@@ -23,9 +28,9 @@ impl Protocol for BasicMessage {
         &["sender", "receiver"]
     }
 
-    async fn handle(&self, received: &Received, turn: &mut Turn<'_>) -> Result<(), Fault> {
+    async fn handle(&self, received: &Received, tx: &mut Transaction<'_>) -> Result<(), HandleError> {
         if !received.is("message") {
-            return Err(received.unknown().into());
+            return Err(received.unknown_type().into());
         }
         if !received.message.body.get("content").is_some_and(Value::is_string) {
             return Err(Problem::new("e.m.msg.no-content", "The message has no text in body.content.").into());
@@ -34,12 +39,12 @@ impl Protocol for BasicMessage {
         if received.message.created_time.is_none() {
             return Err(Problem::new("e.m.msg.no-created-time", "The message has no created_time.").into());
         }
-        turn.deliver();
+        tx.deliver();
         Ok(())
     }
 }
 
-/// Begins a message; `lang` is the text's language, `time` is now, in seconds since 1970.
+/// Begins a message. `lang` is the language of the text, and `time` the current time in seconds since 1970.
 pub fn text(content: &str, lang: Option<&str>, time: u64) -> MessageBuilder {
     let message = Message::build(Message::new_id(), MESSAGE, json!({ "content": content })).created_time(time);
     match lang {
@@ -53,9 +58,9 @@ mod tests {
     use super::*;
     use crate::agent::protocol::testing::{ALICE, World, from, from_with};
 
-    /// The example of the text.
+    /// The example of the specification.
     #[tokio::test]
-    async fn a_text_is_the_applications() {
+    async fn a_text_is_delivered() {
         let world = World::default();
         let mut eels = from(ALICE, MESSAGE, json!({}));
         eels.message = text("Your hovercraft is full of eels.", Some("en"), 1_547_577_721).from(ALICE).finalize();
@@ -67,7 +72,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_malformed_is_reported() {
+    async fn a_malformed_message_is_reported() {
         let world = World::default();
         for body in [json!({}), json!({"content": 1}), json!({"content": null})] {
             let received = from_with(ALICE, MESSAGE, body, |message| message.created_time(1));

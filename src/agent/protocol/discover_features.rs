@@ -4,87 +4,98 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Fault, Problem, Protocol, Received, Turn, connections::connection};
-use crate::{agent::store::Millis, didcomm::Message};
+use super::{
+    connections::find_connection,
+    features::Features,
+    handler::Protocol,
+    problem::{HandleError, Problem},
+    received::Received,
+    record::RecordType,
+    transaction::Transaction,
+};
+use crate::{agent::clock::Millis, didcomm::Message};
 
 /// The type of a query.
 pub const QUERIES: &str = "https://didcomm.org/discover-features/2.0/queries";
-/// The type of what answers it, or comes unasked.
+/// The type of a disclosure, which answers a query or comes unasked.
 pub const DISCLOSE: &str = "https://didcomm.org/discover-features/2.0/disclose";
-/// The kind of the records of what peers have disclosed, by the peer's DID.
-pub const FEATURES: &str = "features";
 
 /// How many queries of a message are answered.
 const MAX_QUERIES: usize = 32;
-/// How many disclosures of a peer are remembered, for how long, and how long a text in them may be.
+/// How many disclosures of a peer are remembered.
 const MAX_DISCLOSURES: usize = 64;
-const REMEMBERED: Millis = 7 * 24 * 60 * 60 * 1000;
+/// How long a disclosure is remembered.
+const RETENTION: Millis = 7 * 24 * 60 * 60 * 1000;
+/// The longest text in a disclosure or a query, in bytes.
 const MAX_TEXT: usize = 256;
+/// How many roles of a disclosed protocol are remembered.
 const MAX_ROLES: usize = 8;
 
 /// Answers queries, and remembers what peers disclose.
 #[derive(Debug, Clone, Default)]
-pub struct DiscoverFeatures(Disclose);
+pub struct DiscoverFeatures(DisclosurePolicy);
 
-/// What is told, and whom ("Follow selective disclosure").
+/// What is disclosed, and to whom ("Follow selective disclosure").
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Disclose {
-    /// What nobody is told: patterns of identifiers, such as `https://example.org/*`.
+pub struct DisclosurePolicy {
+    /// Patterns of identifiers that are never disclosed, such as `https://example.org/*`.
     pub hide: Vec<String>,
-    /// Whether those are told anything who did not come by an invitation. The specification encourages it strongly.
+    /// Whether features are disclosed to peers that did not accept an invitation. The specification encourages it strongly.
     pub to_strangers: bool,
 }
 
-impl Default for Disclose {
+impl Default for DisclosurePolicy {
     fn default() -> Self {
         Self { hide: Vec::new(), to_strangers: true }
     }
 }
 
 impl DiscoverFeatures {
-    /// One that tells so much.
-    pub fn new(disclose: Disclose) -> Self {
-        Self(disclose)
+    /// Makes the protocol with this policy.
+    pub fn new(policy: DisclosurePolicy) -> Self {
+        Self(policy)
     }
 
-    async fn answer(&self, received: &Received, turn: &mut Turn<'_>) -> Result<(), Fault> {
+    async fn answer(&self, received: &Received, tx: &mut Transaction<'_>) -> Result<(), HandleError> {
         let Some(queries) = received.message.body.get("queries").and_then(Value::as_array) else {
             return Err(Problem::new("e.m.msg.no-queries", "The message has no array body.queries.").into());
         };
-        let invited = connection(received, turn).await?.is_some_and(|connection| connection.invitation.is_some());
+        let connection = find_connection(received, tx).await?;
+        let is_invited = connection.is_some_and(|connection| connection.invitation.is_some());
         let mut disclosures = Vec::new();
-        if invited || self.0.to_strangers {
+        if is_invited || self.0.to_strangers {
             let queries: Vec<Query<'_>> = queries.iter().take(MAX_QUERIES).filter_map(Query::read).collect();
-            disclosures = features(turn.features());
+            disclosures = own_features(tx.features());
             disclosures.retain(|feature| {
-                queries.iter().any(|query| query.asks_for(feature))
+                queries.iter().any(|query| query.matches(feature))
                     && !self.0.hide.iter().any(|pattern| matches(pattern, &feature.id))
             });
-            // "Vary the order of items in the disclosures array": each gets a random number to be sorted by.
+            // "Vary the order of items in the disclosures array": they are sorted by random numbers.
             disclosures.sort_by_cached_key(|_| Message::new_id());
         }
-        let disclosures: Vec<Value> = disclosures.iter().map(Feature::disclosure).collect();
-        turn.answer(DISCLOSE, json!({ "disclosures": disclosures }), |message| message);
+        let disclosures: Vec<Value> = disclosures.iter().map(Feature::to_disclosure).collect();
+        tx.answer(DISCLOSE, json!({ "disclosures": disclosures }), |message| message);
         Ok(())
     }
 
-    async fn remember(&self, received: &Received, turn: &mut Turn<'_>) -> Result<(), Fault> {
+    async fn remember(&self, received: &Received, tx: &mut Transaction<'_>) -> Result<(), HandleError> {
         let Some(disclosures) = received.message.body.get("disclosures").and_then(Value::as_array) else {
             return Err(Problem::new("e.m.msg.no-disclosures", "The message has no array body.disclosures.").into());
         };
-        let Some(theirs) = &received.theirs else { return Ok(()) };
-        let known: Vec<Disclosed> = turn.get(FEATURES, theirs).await?.unwrap_or_default();
-        // The newest first. What it does not tell again may stand all the same: it may have been asked for less.
-        let mut now: Vec<Disclosed> = Vec::new();
-        let news = disclosures.iter().take(MAX_DISCLOSURES).filter_map(Feature::read);
-        let news = news.map(|feature| Disclosed { feature, time: received.time });
-        for disclosed in news.chain(known.into_iter().filter(|old| received.time - old.time < REMEMBERED)) {
-            if now.len() < MAX_DISCLOSURES && !now.iter().any(|other| other.feature.is_same(&disclosed.feature)) {
-                now.push(disclosed);
+        let Some(sender) = &received.sender else { return Ok(()) };
+        let DisclosedFeatures(known) = tx.get(sender).await?.unwrap_or_default();
+        // Newest first. An older disclosure that is not repeated stays: the peer may have been asked for less this time.
+        let mut features: Vec<DisclosedFeature> = Vec::new();
+        let new = disclosures.iter().take(MAX_DISCLOSURES).filter_map(Feature::read);
+        let new = new.map(|feature| DisclosedFeature { feature, time: received.time });
+        for disclosed in new.chain(known.into_iter().filter(|old| received.time - old.time < RETENTION)) {
+            let is_known = features.iter().any(|other| other.feature.is_same(&disclosed.feature));
+            if features.len() < MAX_DISCLOSURES && !is_known {
+                features.push(disclosed);
             }
         }
-        turn.put(FEATURES, theirs, &now, Some(received.time + REMEMBERED));
-        turn.deliver();
+        tx.put(sender, &DisclosedFeatures(features), Some(received.time + RETENTION));
+        tx.deliver();
         Ok(())
     }
 }
@@ -99,41 +110,50 @@ impl Protocol for DiscoverFeatures {
         &["requester", "responder"]
     }
 
-    async fn handle(&self, received: &Received, turn: &mut Turn<'_>) -> Result<(), Fault> {
+    async fn handle(&self, received: &Received, tx: &mut Transaction<'_>) -> Result<(), HandleError> {
         if received.is("queries") {
-            self.answer(received, turn).await
+            self.answer(received, tx).await
         } else if received.is("disclose") {
-            self.remember(received, turn).await
+            self.remember(received, tx).await
         } else {
-            Err(received.unknown().into())
+            Err(received.unknown_type().into())
         }
     }
 }
 
-/// A feature, as a disclosure tells it.
+/// A feature, as in a disclosure.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Feature {
-    /// `protocol`, `goal-code`, `header`, `constraint`, or another.
+    /// The feature type: `protocol`, `goal-code`, `header`, `constraint`, or another.
     #[serde(rename = "feature-type")]
     pub feature_type: String,
-    /// Which one.
+    /// The identifier.
     pub id: String,
-    /// Of a protocol: the roles that are played. None says nothing about them.
+    /// The roles that are supported in a protocol. An empty list says nothing about them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<String>,
-    /// Of the constraint of that name: the largest message that is taken, in bytes.
+    /// The largest message that is taken, in bytes, if the feature is the constraint of that name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_receive_bytes: Option<u64>,
 }
 
 /// A feature that a peer has disclosed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Disclosed {
-    /// Which.
+pub struct DisclosedFeature {
+    /// The feature.
     #[serde(flatten)]
     pub feature: Feature,
-    /// When.
+    /// When the disclosure arrived.
     pub time: Millis,
+}
+
+/// The record of the features that a peer has disclosed, newest first. The key is the peer's DID.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DisclosedFeatures(pub Vec<DisclosedFeature>);
+
+impl RecordType for DisclosedFeatures {
+    const KIND: &'static str = "features";
 }
 
 impl Feature {
@@ -141,7 +161,7 @@ impl Feature {
         Self { feature_type: feature_type.to_owned(), id: id.to_owned(), ..Default::default() }
     }
 
-    /// Reads a disclosure; nothing of one that is malformed or too long to be remembered.
+    /// Reads a disclosure. `None` if it is malformed, or too long to be remembered.
     fn read(value: &Value) -> Option<Self> {
         let text = |value: &Value| value.as_str().filter(|text| text.len() <= MAX_TEXT).map(str::to_owned);
         let bytes = |value: &Value| value.as_u64().or_else(|| value.as_str()?.parse().ok());
@@ -154,13 +174,13 @@ impl Feature {
         })
     }
 
-    fn disclosure(&self) -> Value {
+    fn to_disclosure(&self) -> Value {
         let mut disclosure = json!({ "feature-type": self.feature_type, "id": self.id });
         if !self.roles.is_empty() {
             disclosure["roles"] = json!(self.roles);
         }
         if let Some(bytes) = self.max_receive_bytes {
-            // A string, as v2.1 "Message Constraints" has it.
+            // A string, as in v2.1 "Message Constraints".
             disclosure["max_receive_bytes"] = json!(bytes.to_string());
         }
         disclosure
@@ -171,8 +191,8 @@ impl Feature {
     }
 }
 
-/// All that this agent could tell.
-fn features(own: &super::Features) -> Vec<Feature> {
+/// Returns all features that this agent could disclose.
+fn own_features(own: &Features) -> Vec<Feature> {
     let protocols =
         own.protocols.iter().map(|(id, roles)| Feature { roles: roles.clone(), ..Feature::new("protocol", id) });
     let goal_codes = own.goal_codes.iter().map(|code| Feature::new("goal-code", code));
@@ -183,7 +203,7 @@ fn features(own: &super::Features) -> Vec<Feature> {
     protocols.chain(goal_codes).chain(headers).chain(constraint).collect()
 }
 
-/// One query. Of a feature type that we do not know nothing is ever found ("unrecognized values MUST be ignored").
+/// One query. A query for an unknown feature type finds nothing ("unrecognized values MUST be ignored").
 struct Query<'a> {
     feature_type: &'a str,
     pattern: &'a str,
@@ -195,16 +215,16 @@ impl<'a> Query<'a> {
         Some(Self { feature_type: text("feature-type")?, pattern: text("match")? })
     }
 
-    fn asks_for(&self, feature: &Feature) -> bool {
+    fn matches(&self, feature: &Feature) -> bool {
         self.feature_type == feature.feature_type && matches(self.pattern, &feature.id)
     }
 }
 
-/// Whether a pattern, in which each `*` stands for any text, is all of a text.
+/// Whether a pattern matches a whole text. Each `*` in the pattern stands for any text.
 fn matches(pattern: &str, text: &str) -> bool {
     let Some((first, rest)) = pattern.split_once('*') else { return pattern == text };
     let Some(mut text) = text.strip_prefix(first) else { return false };
-    // The first place of each part will do, but for the last one, which ends the text.
+    // The first occurrence of each part suffices, except for the last part, which must end the text.
     let (middle, last) = rest.rsplit_once('*').unwrap_or(("", rest));
     for part in middle.split('*') {
         let Some(found) = text.find(part) else { return false };
@@ -219,8 +239,7 @@ mod tests {
 
     use super::*;
     use crate::agent::protocol::{
-        Features,
-        connections::{CONNECTION, Connection},
+        connections::Connection,
         testing::{ALICE, BOB, NOW, OURS, World, from},
     };
 
@@ -248,12 +267,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_pattern_matches_what_it_was_made_of(parts in prop::collection::vec("[ab]{0,3}", 1..5), filler in "[abc]{0,3}") {
+        fn a_pattern_matches_a_text_built_from_it(parts in prop::collection::vec("[ab]{0,3}", 1..5), filler in "[abc]{0,3}") {
             prop_assert!(matches(&parts.join("*"), &parts.join(&filler)));
         }
 
         #[test]
-        fn what_matches_holds_every_part(pattern in "[ab*é]{0,8}", text in "[abé]{0,12}") {
+        fn a_matching_text_contains_every_part(pattern in "[ab*é]{0,8}", text in "[abé]{0,12}") {
             if matches(&pattern, &text) {
                 prop_assert!(pattern.split('*').all(|part| text.contains(part)));
                 prop_assert!(pattern.replace('*', "").chars().count() <= text.chars().count());
@@ -276,7 +295,7 @@ mod tests {
         World { features, ..Default::default() }
     }
 
-    async fn asked(world: &World, disclose: Disclose, queries: Value) -> Vec<Value> {
+    async fn asked(world: &World, disclose: DisclosurePolicy, queries: Value) -> Vec<Value> {
         let received = from(ALICE, QUERIES, json!({ "queries": queries }));
         let outcome = world.handle(&DiscoverFeatures::new(disclose), &received).await.unwrap();
         let [answer] = &outcome.sent[..] else { panic!("{outcome:?}") };
@@ -288,14 +307,14 @@ mod tests {
 
     /// The examples of the specification.
     #[tokio::test]
-    async fn what_is_asked_for_is_disclosed() {
+    async fn matching_features_are_disclosed() {
         let queries = json!([
             { "feature-type": "protocol", "match": "https://didcomm.org/tictactoe/1.*" },
             { "feature-type": "protocol", "match": "https://didcomm.org/tictactoe/*" },
             { "feature-type": "goal-code", "match": "org.didcomm.*" }
         ]);
         assert_eq!(
-            asked(&world(), Disclose::default(), queries).await,
+            asked(&world(), DisclosurePolicy::default(), queries).await,
             [
                 json!({"feature-type": "goal-code", "id": "org.didcomm.sell.goods.consumer"}),
                 json!({"feature-type": "protocol", "id": "https://didcomm.org/tictactoe/1.0", "roles": ["player"]}),
@@ -303,18 +322,18 @@ mod tests {
         );
         let queries = json!([{ "feature-type": "constraint", "match": "max_receive_bytes" }]);
         assert_eq!(
-            asked(&world(), Disclose::default(), queries).await,
+            asked(&world(), DisclosurePolicy::default(), queries).await,
             [json!({"feature-type": "constraint", "id": "max_receive_bytes", "max_receive_bytes": "65536"})]
         );
     }
 
     #[tokio::test]
-    async fn what_is_not_known_is_ignored() {
+    async fn unknown_queries_are_ignored() {
         let queries = json!([{"feature-type": "*", "match": "*"}, {"feature-type": "governance", "match": "*"}, {}, 1,
             {"feature-type": "protocol"}, {"feature-type": "protocol", "match": 1},
             {"feature-type": "header", "match": "*".repeat(1000)}]);
-        assert!(asked(&world(), Disclose::default(), queries).await.is_empty());
-        assert!(asked(&world(), Disclose::default(), json!([])).await.is_empty());
+        assert!(asked(&world(), DisclosurePolicy::default(), queries).await.is_empty());
+        assert!(asked(&world(), DisclosurePolicy::default(), json!([])).await.is_empty());
         let protocol = DiscoverFeatures::default();
         assert_eq!(world().problem(&protocol, &from(ALICE, QUERIES, json!({}))).await, "e.m.msg.no-queries");
         assert_eq!(world().problem(&protocol, &from(ALICE, DISCLOSE, json!({}))).await, "e.m.msg.no-disclosures");
@@ -323,19 +342,19 @@ mod tests {
     #[tokio::test]
     async fn disclosure_is_selective() {
         let all = json!([{"feature-type": "protocol", "match": "*"}]);
-        let hide = Disclose { hide: vec!["https://example.org/*".into()], ..Default::default() };
+        let hide = DisclosurePolicy { hide: vec!["https://example.org/*".into()], ..Default::default() };
         assert_eq!(asked(&world(), hide, all.clone()).await.len(), 2);
 
-        let reserved = Disclose { hide: Vec::new(), to_strangers: false };
+        let reserved = DisclosurePolicy { hide: Vec::new(), to_strangers: false };
         let world = world();
         assert!(asked(&world, reserved.clone(), all.clone()).await.is_empty());
         let invited = Connection { invitation: Some("1".into()), ..Connection::new(OURS, ALICE, NOW) };
-        world.set(CONNECTION, &Connection::key(OURS, ALICE), &invited);
+        world.set(&Connection::key(OURS, ALICE), &invited);
         assert_eq!(asked(&world, reserved, all).await.len(), 3);
     }
 
     #[tokio::test]
-    async fn what_a_peer_discloses_is_remembered() {
+    async fn disclosures_of_a_peer_are_remembered() {
         let world = world();
         let protocol = DiscoverFeatures::default();
         let told = |disclosures: Value, time: Millis| {
@@ -350,7 +369,7 @@ mod tests {
         ]);
         let outcome = world.handle(&protocol, &told(first, NOW)).await.unwrap();
         assert!(outcome.delivered && outcome.sent.is_empty());
-        let known: Vec<Disclosed> = world.record(FEATURES, BOB).unwrap();
+        let DisclosedFeatures(known) = world.record(BOB).unwrap();
         assert_eq!(known.len(), 2);
         assert_eq!(
             (known[0].feature.roles.as_slice(), known[1].feature.max_receive_bytes),
@@ -359,14 +378,14 @@ mod tests {
 
         let again = json!([{"feature-type": "protocol", "id": "a"}, {"feature-type": "header", "id": "b"}]);
         world.handle(&protocol, &told(again, NOW + 1)).await.unwrap();
-        let known: Vec<Disclosed> = world.record(FEATURES, BOB).unwrap();
+        let DisclosedFeatures(known) = world.record(BOB).unwrap();
         let ids: Vec<&str> = known.iter().map(|disclosed| disclosed.feature.id.as_str()).collect();
         assert_eq!(ids, ["a", "b", "max_receive_bytes"]);
         assert!(known[0].feature.roles.is_empty());
 
         let many: Vec<Value> = (0..1000).map(|id| json!({"feature-type": "x", "id": id.to_string()})).collect();
-        world.handle(&protocol, &told(json!(many), NOW + REMEMBERED)).await.unwrap();
-        let known: Vec<Disclosed> = world.record(FEATURES, BOB).unwrap();
+        world.handle(&protocol, &told(json!(many), NOW + RETENTION)).await.unwrap();
+        let DisclosedFeatures(known) = world.record(BOB).unwrap();
         assert_eq!(known.len(), MAX_DISCLOSURES);
     }
 }

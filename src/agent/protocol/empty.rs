@@ -1,14 +1,14 @@
-//! Empty 1.0 (DIDComm v2.1 "The Empty Message"): headers without a body, such as an `ack`.
+//! Empty 1.0 (DIDComm v2.1 "The Empty Message"): a message that has only headers, such as `ack`.
 
 use async_trait::async_trait;
 
-use super::{Fault, Protocol, Received, Turn};
+use super::{handler::Protocol, problem::HandleError, received::Received, transaction::Transaction};
 use crate::didcomm::{Message, MessageType};
 
 /// The type of the empty message.
 pub const EMPTY: &str = "https://didcomm.org/empty/1.0/empty";
 
-/// Does nothing: what the headers say is done for every message.
+/// Does nothing. The agent applies the headers of every message.
 #[derive(Debug, Clone, Copy)]
 pub struct Empty;
 
@@ -18,20 +18,20 @@ impl Protocol for Empty {
         "https://didcomm.org/empty/1.0"
     }
 
-    /// An ending of a relationship is anonymous, and often empty otherwise.
-    fn reads_anonymous(&self) -> bool {
+    /// The message that ends a relationship is anonymous, and often empty.
+    fn accepts_anonymous(&self) -> bool {
         true
     }
 
-    async fn handle(&self, _received: &Received, _turn: &mut Turn<'_>) -> Result<(), Fault> {
+    async fn handle(&self, _received: &Received, _tx: &mut Transaction<'_>) -> Result<(), HandleError> {
         Ok(())
     }
 }
 
-/// Whether a message is the empty one.
+/// Whether a message is the empty message.
 pub(super) fn is_empty(message: &Message) -> bool {
     let empty = MessageType::parse(EMPTY);
-    message.message_type().is_some_and(|kind| empty.is_some_and(|empty| kind.is(&empty)))
+    message.message_type().is_some_and(|kind| empty.is_some_and(|empty| kind.is_compatible_with(&empty)))
 }
 
 #[cfg(test)]
@@ -42,7 +42,7 @@ mod tests {
     use crate::agent::protocol::testing::{ALICE, World, from};
 
     #[tokio::test]
-    async fn nothing_happens() {
+    async fn an_empty_message_has_no_effect() {
         let outcome = World::default().handle(&Empty, &from(ALICE, EMPTY, json!({}))).await.unwrap();
         assert!(outcome.sent.is_empty() && !outcome.delivered && outcome.written.is_empty());
     }

@@ -1,7 +1,7 @@
-//! Out of band 2.0 (DIDComm v2.1 "Out Of Band Messages"): an invitation, as JSON, as a URL and as a picture.
+//! Out of band 2.0 (DIDComm v2.1 "Out Of Band Messages"): an invitation as JSON, as a URL and as a QR code.
 //!
-//! Whoever sees one can read it: it is to hold nothing private, and a DID in it is to be changed over a secure connection
-//! if privacy is wanted ("Privacy Considerations").
+//! Anyone who sees an invitation can read it. It must contain nothing private, and for privacy the inviter rotates to another
+//! DID over the secure connection ("Privacy Considerations").
 
 use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -12,7 +12,12 @@ use qrcode::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{Fault, Problem, Protocol, Received, Turn};
+use super::{
+    handler::Protocol,
+    problem::{HandleError, Problem},
+    received::Received,
+    transaction::Transaction,
+};
 use crate::{
     did::is_did,
     didcomm::{Attachment, Message, MessageError, MessageType},
@@ -20,34 +25,34 @@ use crate::{
 
 /// The type of an invitation.
 pub const INVITATION: &str = "https://didcomm.org/out-of-band/2.0/invitation";
-/// How long an invitation may be, as JSON or as a URL, in bytes.
+/// The longest invitation as JSON or as a URL, in bytes.
 pub const MAX_LENGTH: usize = 64 * 1024;
-/// How many attachments it may have.
+/// The most attachments of an invitation.
 const MAX_ATTACHMENTS: usize = 16;
 
 /// An invitation.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Invitation {
-    /// Its id, which is the `pthid` of the response.
+    /// The id. It is the `pthid` of the response.
     pub id: String,
-    /// The DID of who invites.
+    /// The DID of the inviter.
     pub from: String,
-    /// What for, for software: the inviter's own word.
+    /// The goal, for programs, in the inviter's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub goal_code: Option<String>,
-    /// What for, for people: the inviter's own word.
+    /// The goal, for people, in the inviter's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub goal: Option<String>,
     /// The profiles of DIDComm that the endpoint supports, best first, such as `didcomm/v2`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub accept: Vec<String>,
-    /// Messages of which one is to be acted upon, best first.
+    /// Messages, best first. The recipient acts on one of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attachments: Vec<Attachment>,
-    /// When it was made: seconds since 1970, UTC.
+    /// When the invitation was made, in seconds since 1970, UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_time: Option<u64>,
-    /// When the inviter gives it up: seconds since 1970, UTC.
+    /// When the invitation expires, in seconds since 1970, UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_time: Option<u64>,
     /// The language of the goal.
@@ -55,71 +60,71 @@ pub struct Invitation {
     pub lang: Option<String>,
 }
 
-/// What was found in a text.
+/// What a text contains.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Found {
-    /// The invitation.
+pub enum ParsedInvitation {
+    /// An invitation.
     Invitation(Box<Invitation>),
-    /// A URL with `_oobid`, where the invitation has to be fetched by HTTP GET ("Short URL Message Retrieval"). What comes
-    /// of it, the address of a redirect or the body, is read in the same way.
-    Fetch(String),
+    /// A short URL with `_oobid`. The invitation must be fetched by HTTP GET ("Short URL Message Retrieval"). The address of a
+    /// redirect, or the body, is parsed in the same way.
+    Url(String),
 }
 
-/// Why a text holds no invitation.
+/// Why a text contains no invitation.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvitationError {
-    /// It is too long.
+    /// The invitation is too long, or has too many attachments.
     #[error("the invitation is longer than {MAX_LENGTH} bytes, or has more than {MAX_ATTACHMENTS} attachments")]
     TooLong,
-    /// It is neither JSON nor a URL with `_oob` or `_oobid`.
+    /// The text is neither JSON nor a URL with `_oob` or `_oobid`.
     #[error("there is neither an invitation nor a URL with _oob= or _oobid=")]
     NotFound,
-    /// What stands in `_oob` is not base64url.
-    #[error("what stands in _oob is no base64url of a text")]
+    /// The parameter `_oob` is not base64url of a text.
+    #[error("the parameter _oob is not base64url of a text")]
     Base64,
-    /// It is no message.
+    /// The JSON is no DIDComm message.
     #[error(transparent)]
     Message(#[from] MessageError),
-    /// It is another message.
-    #[error("it is a message of another type than an invitation")]
+    /// The message is not an invitation.
+    #[error("the message is not an invitation")]
     Type,
-    /// `from` is no DID.
-    #[error("from is no DID, and an invitation must have one")]
+    /// `from` is missing, or no DID.
+    #[error("from of the invitation is not a DID")]
     From,
-    /// A member of the body has the wrong type.
+    /// A member of the body has a wrong type.
     #[error("{0} of the invitation is malformed")]
     Member(&'static str),
-    /// It does not fit into a QR code.
+    /// The text does not fit into a QR code.
     #[error("the text is too long for a QR code: publish the invitation under a short URL")]
     Picture,
 }
 
 impl Invitation {
-    /// An invitation by a DID.
+    /// Makes an invitation of a DID, with a new id.
     pub fn new(from: impl Into<String>) -> Self {
         let accept = vec!["didcomm/v2".to_owned()];
         Self { id: Message::new_id(), from: from.into(), accept, ..Default::default() }
     }
 
-    /// Finds an invitation in what a person scanned or pasted: a URL, or the message itself.
+    /// Parses what a person scanned or pasted: a URL, or the invitation as JSON.
     ///
     /// # Errors
-    /// If there is none.
-    pub fn find(text: &str) -> Result<Found, InvitationError> {
+    /// If the text contains no valid invitation.
+    pub fn parse(text: &str) -> Result<ParsedInvitation, InvitationError> {
         let text = text.trim();
         if text.len() > MAX_LENGTH {
             return Err(InvitationError::TooLong);
         }
         if text.starts_with('{') {
-            return Self::from_json(text).map(Box::new).map(Found::Invitation);
+            return Self::from_json(text).map(Box::new).map(ParsedInvitation::Invitation);
         }
         if let Some(encoded) = parameter(text, "_oob") {
-            return Self::from_encoded(encoded).map(Box::new).map(Found::Invitation);
+            return Self::from_encoded(encoded).map(Box::new).map(ParsedInvitation::Invitation);
         }
-        let fetched = |text: &str| text.starts_with("https://") || text.starts_with("http://");
+        let is_http = |text: &str| text.starts_with("https://") || text.starts_with("http://");
         match parameter(text, "_oobid") {
-            Some(id) if !id.is_empty() && fetched(text) => Ok(Found::Fetch(text.to_owned())),
+            Some(id) if !id.is_empty() && is_http(text) => Ok(ParsedInvitation::Url(text.to_owned())),
             _ => Err(InvitationError::NotFound),
         }
     }
@@ -127,10 +132,10 @@ impl Invitation {
     /// Reads a message as an invitation.
     ///
     /// # Errors
-    /// If it is none.
+    /// If the message is no valid invitation.
     pub fn from_message(message: &Message) -> Result<Self, InvitationError> {
         let kind = MessageType::parse(INVITATION).ok_or(InvitationError::Type)?;
-        if !message.message_type().is_some_and(|other| other.is(&kind)) {
+        if !message.message_type().is_some_and(|other| other.is_compatible_with(&kind)) {
             return Err(InvitationError::Type);
         }
         let from = message.from.clone().filter(|from| is_did(from)).ok_or(InvitationError::From)?;
@@ -159,7 +164,7 @@ impl Invitation {
         })
     }
 
-    /// The message.
+    /// Returns the invitation as a message.
     pub fn to_message(&self) -> Message {
         let mut body = Map::new();
         for (name, text) in [("goal_code", &self.goal_code), ("goal", &self.goal)] {
@@ -171,7 +176,7 @@ impl Invitation {
             body.insert("accept".to_owned(), json!(self.accept));
         }
         let mut message = Message::build(&self.id, INVITATION, body.into()).from(&self.from).finalize();
-        // Short, so that the picture stays readable.
+        // Without `typ` the QR code is smaller.
         message.typ = None;
         message.created_time = self.created_time;
         message.expires_time = self.expires_time;
@@ -180,24 +185,24 @@ impl Invitation {
         message
     }
 
-    /// The URL with the invitation in it, without padding and whitespace. `base` is a page for people who have no agent;
-    /// it may have parameters of its own.
+    /// Returns a URL that contains the invitation, without padding and whitespace. `base` is a page for people who have no
+    /// agent. It may have parameters of its own.
     pub fn to_url(&self, base: &str) -> String {
         let encoded = URL_SAFE_NO_PAD.encode(self.to_message().to_json());
         let (base, fragment) = base.split_at(base.find('#').unwrap_or(base.len()));
-        let joint = match base.split_once('?') {
+        let separator = match base.split_once('?') {
             None => "?",
             Some((_, "")) => "",
             Some(_) => "&",
         };
-        format!("{base}{joint}_oob={encoded}{fragment}")
+        format!("{base}{separator}_oob={encoded}{fragment}")
     }
 
     fn from_json(text: &str) -> Result<Self, InvitationError> {
         Self::from_message(&Message::from_json(text)?)
     }
 
-    /// Padding is read too, percent-encoded or not.
+    /// Decodes the parameter `_oob`. Padding is accepted too, percent-encoded or not.
     fn from_encoded(encoded: &str) -> Result<Self, InvitationError> {
         let encoded = encoded.replace("%3D", "=").replace("%3d", "=");
         let bytes = URL_SAFE_NO_PAD.decode(encoded.trim_end_matches('=')).map_err(|_| InvitationError::Base64)?;
@@ -206,36 +211,36 @@ impl Invitation {
     }
 }
 
-/// A parameter of a URL's query.
+/// Returns a parameter of a URL's query.
 fn parameter<'a>(url: &'a str, name: &str) -> Option<&'a str> {
     let (url, _) = url.split_once('#').unwrap_or((url, ""));
     let (_, query) = url.split_once('?')?;
     query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
 }
 
-/// A QR code for a terminal with light text on a dark ground, two modules in each character.
+/// Returns a QR code for a terminal with light text on a dark background. Each character shows two modules.
 ///
 /// # Errors
-/// If the text is too long for one.
+/// If the text is too long.
 pub fn qr_text(text: &str) -> Result<String, InvitationError> {
-    // What is light is drawn, hence the dark pixel for it.
+    // The terminal draws the light modules, so dark and light are swapped.
     Ok(qr(text)?.render::<Dense1x2>().dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build())
 }
 
-/// A QR code as SVG.
+/// Returns a QR code as SVG.
 ///
 /// # Errors
-/// If the text is too long for one.
+/// If the text is too long.
 pub fn qr_svg(text: &str) -> Result<String, InvitationError> {
     Ok(qr(text)?.render::<svg::Color<'_>>().min_dimensions(256, 256).build())
 }
 
 fn qr(text: &str) -> Result<QrCode, InvitationError> {
-    // A screen is not scratched: the lowest level makes the largest modules.
+    // A screen is not damaged, so the lowest level of error correction suffices. It makes the largest modules.
     QrCode::with_error_correction_level(text, EcLevel::L).map_err(|_| InvitationError::Picture)
 }
 
-/// Hands invitations to the application: whether to accept one is not the agent's to decide.
+/// Hands invitations to the application, which decides whether to accept them.
 #[derive(Debug, Clone, Copy)]
 pub struct OutOfBand;
 
@@ -249,15 +254,15 @@ impl Protocol for OutOfBand {
         &["sender", "receiver"]
     }
 
-    async fn handle(&self, received: &Received, turn: &mut Turn<'_>) -> Result<(), Fault> {
+    async fn handle(&self, received: &Received, tx: &mut Transaction<'_>) -> Result<(), HandleError> {
         if !received.is("invitation") {
-            return Err(received.unknown().into());
+            return Err(received.unknown_type().into());
         }
         if let Err(error) = Invitation::from_message(&received.message) {
-            tracing::info!(%error, sender = received.theirs, "an invitation is malformed");
+            tracing::info!(%error, sender = received.sender, "malformed invitation");
             return Err(Problem::new("e.m.msg.bad-invitation", "The invitation is malformed.").into());
         }
-        turn.deliver();
+        tx.deliver();
         Ok(())
     }
 }
@@ -273,8 +278,8 @@ mod tests {
     const URL: &str = "https://example.com/path?_oob=eyJ0eXBlIjoiaHR0cHM6Ly9kaWRjb21tLm9yZy9vdXQtb2YtYmFuZC8yLjAvaW52aXRhdGlvbiIsImlkIjoiNjkyMTJhM2EtZDA2OC00ZjlkLWEyZGQtNDc0MWJjYTg5YWYzIiwiZnJvbSI6ImRpZDpleGFtcGxlOmFsaWNlIiwiYm9keSI6eyJnb2FsX2NvZGUiOiIiLCJnb2FsIjoiIn0sImF0dGFjaG1lbnRzIjpbeyJpZCI6InJlcXVlc3QtMCIsIm1lZGlhX3R5cGUiOiJhcHBsaWNhdGlvbi9qc29uIiwiZGF0YSI6eyJqc29uIjoiPGpzb24gb2YgcHJvdG9jb2wgbWVzc2FnZT4ifX1dfQ";
 
     fn found(text: &str) -> Invitation {
-        match Invitation::find(text) {
-            Ok(Found::Invitation(invitation)) => *invitation,
+        match Invitation::parse(text) {
+            Ok(ParsedInvitation::Invitation(invitation)) => *invitation,
             other => panic!("{other:?}"),
         }
     }
@@ -317,20 +322,20 @@ mod tests {
     }
 
     #[test]
-    fn a_short_url_is_to_be_fetched() {
+    fn a_short_url_is_recognized() {
         let url = "https://example.com/path?_oobid=5f0e3ffb-3f92-4648-9868-0d6f8889e6f3";
-        assert_eq!(Invitation::find(url).unwrap(), Found::Fetch(url.to_owned()));
+        assert_eq!(Invitation::parse(url).unwrap(), ParsedInvitation::Url(url.to_owned()));
         for text in
             ["", "https://example.com", "https://example.com/?_oobid=", "file:///x?_oobid=1", "x_oob=1", "?_oobx=1"]
         {
-            assert!(matches!(Invitation::find(text), Err(InvitationError::NotFound)), "{text}");
+            assert!(matches!(Invitation::parse(text), Err(InvitationError::NotFound)), "{text}");
         }
     }
 
     #[test]
-    fn what_is_no_invitation_says_why() {
+    fn an_invalid_invitation_is_refused() {
         let message = |from: Value, kind: &str, body: Value| {
-            Invitation::find(&json!({"id": "1", "type": kind, "from": from, "body": body}).to_string())
+            Invitation::parse(&json!({"id": "1", "type": kind, "from": from, "body": body}).to_string())
         };
         assert!(matches!(message(json!("alice"), INVITATION, json!({})), Err(InvitationError::From)));
         assert!(matches!(message(Value::Null, INVITATION, json!({})), Err(InvitationError::From)));
@@ -342,28 +347,28 @@ mod tests {
             let error = message(json!(ALICE), INVITATION, body).unwrap_err();
             assert!(matches!(error, InvitationError::Member(member) if member == name), "{error}");
         }
-        assert!(matches!(Invitation::find("https://example.com?_oob=!"), Err(InvitationError::Base64)));
-        assert!(matches!(Invitation::find("https://example.com?_oob=_w"), Err(InvitationError::Base64)));
-        assert!(matches!(Invitation::find(r#"{"id":"1","id":"1"}"#), Err(InvitationError::Message(_))));
-        assert!(matches!(Invitation::find(&"x".repeat(MAX_LENGTH + 1)), Err(InvitationError::TooLong)));
+        assert!(matches!(Invitation::parse("https://example.com?_oob=!"), Err(InvitationError::Base64)));
+        assert!(matches!(Invitation::parse("https://example.com?_oob=_w"), Err(InvitationError::Base64)));
+        assert!(matches!(Invitation::parse(r#"{"id":"1","id":"1"}"#), Err(InvitationError::Message(_))));
+        assert!(matches!(Invitation::parse(&"x".repeat(MAX_LENGTH + 1)), Err(InvitationError::TooLong)));
         let data = json!({"data": {"json": 1}});
         let many = json!({"id": "1", "type": INVITATION, "from": ALICE, "body": {}, "attachments": vec![data; 17]});
-        assert!(matches!(Invitation::find(&many.to_string()), Err(InvitationError::TooLong)));
+        assert!(matches!(Invitation::parse(&many.to_string()), Err(InvitationError::TooLong)));
     }
 
     #[test]
-    fn it_is_a_picture() {
+    fn a_qr_code_is_drawn() {
         let url = Invitation::new(ALICE).to_url("https://example.com/");
         let picture = qr_text(&url).unwrap();
         assert!(picture.lines().count() > 20 && picture.chars().all(|c| " ▀▄█\n".contains(c)));
-        // The margin is light, which is what is drawn.
+        // The margin is light, and light modules are drawn.
         assert!(picture.starts_with("████"));
         assert!(qr_svg(&url).unwrap().contains("<svg"));
         assert!(matches!(qr_text(&"x".repeat(3000)), Err(InvitationError::Picture)));
     }
 
     #[tokio::test]
-    async fn one_in_an_envelope_is_the_applications() {
+    async fn a_received_invitation_is_delivered() {
         let world = World::default();
         let invitation = from(ALICE, INVITATION, json!({"goal": "To talk"}));
         let outcome = world.handle(&OutOfBand, &invitation).await.unwrap();
@@ -375,10 +380,10 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_panics(text: String, query in "[a-zA-Z0-9_=%&?#-]{0,100}") {
-            let _ = Invitation::find(&text);
-            let _ = Invitation::find(&format!("https://example.com/?_oob={text}"));
-            let _ = Invitation::find(&format!("https://example.com/?_oob={}", URL_SAFE_NO_PAD.encode(&text)));
-            let _ = Invitation::find(&format!("https://example.com/?{query}"));
+            let _ = Invitation::parse(&text);
+            let _ = Invitation::parse(&format!("https://example.com/?_oob={text}"));
+            let _ = Invitation::parse(&format!("https://example.com/?_oob={}", URL_SAFE_NO_PAD.encode(&text)));
+            let _ = Invitation::parse(&format!("https://example.com/?{query}"));
         }
 
         #[test]

@@ -1,37 +1,37 @@
-//! Problem reports (report-problem 2.0): what one is, and how a protocol says that it has one.
+//! Problems (report-problem 2.0), and why a protocol did not handle a message.
 
 use serde_json::{Value, json};
 
-use crate::agent::store::StoreError;
+use crate::agent::store::error::StoreError;
 
 /// Why a protocol did not handle a message.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
-pub enum Fault {
-    /// The sender is told.
+pub enum HandleError {
+    /// The message is at fault. The problem is reported to the sender.
     #[error("{0}")]
     Problem(Problem),
-    /// It is tried again later.
+    /// The message cannot be handled now, and is handled again later.
     #[error("it cannot be handled now: {0}")]
-    Later(String),
+    Retry(String),
 }
 
 /// What a problem report says (report-problem 2.0 "Structure").
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {comment}")]
 pub struct Problem {
-    /// `e.p.msg` and the like: sorter, scope, descriptors.
+    /// The problem code: sorter, scope and descriptors, such as `e.p.msg`.
     pub code: String,
-    /// For people, one text for each code; `{1}` is the first argument.
+    /// A text for people, the same for each problem of this code. `{1}` stands for the first argument.
     pub comment: String,
-    /// The arguments.
+    /// The arguments of the comment.
     pub args: Vec<String>,
-    /// Where help can be found: a URI.
+    /// A URI where help can be found.
     pub escalate_to: Option<String>,
 }
 
 impl Problem {
-    /// A problem of this code.
+    /// Makes a problem without arguments.
     pub fn new(code: impl Into<String>, comment: impl Into<String>) -> Self {
         Self { code: code.into(), comment: comment.into(), args: Vec::new(), escalate_to: None }
     }
@@ -43,7 +43,7 @@ impl Problem {
         self
     }
 
-    /// The body of its report.
+    /// Returns the body of the problem report.
     pub fn body(&self) -> Value {
         let mut body = json!({ "code": self.code, "comment": self.comment });
         if !self.args.is_empty() {
@@ -56,14 +56,14 @@ impl Problem {
     }
 }
 
-impl From<Problem> for Fault {
+impl From<Problem> for HandleError {
     fn from(problem: Problem) -> Self {
         Self::Problem(problem)
     }
 }
 
-impl From<StoreError> for Fault {
+impl From<StoreError> for HandleError {
     fn from(error: StoreError) -> Self {
-        Self::Later(error.to_string())
+        Self::Retry(error.to_string())
     }
 }

@@ -1,39 +1,39 @@
 //! Problem codes (DIDComm v2.1 "Problem Codes"): `e.p.xfer.cant-use-endpoint`.
 
-/// A problem code, taken apart.
+/// A parsed problem code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Code<'a> {
-    /// Whether its consequences are clear.
+pub struct ProblemCode<'a> {
+    /// Whether the problem is an error or a warning.
     pub sorter: Sorter,
     /// How much is undone.
-    pub scope: Scope<'a>,
-    /// What it is about, from the general to the specific; empty if the sender left it out.
+    pub scope: ProblemScope<'a>,
+    /// The descriptors, from the general to the specific; empty if the sender left them out.
     pub descriptors: &'a str,
 }
 
 /// The leftmost part of a code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sorter {
-    /// `e`: it defeats somebody's intentions.
+    /// `e`: an error, which defeats somebody's intentions.
     Error,
-    /// `w`: its consequences have to be judged.
+    /// `w`: a warning, whose consequences are not clear.
     Warning,
 }
 
 /// How much context is undone if the problem is an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope<'a> {
+pub enum ProblemScope<'a> {
     /// `p`: the protocol is abandoned or reset.
     Protocol,
     /// `m`: the message has no effect.
     Message,
-    /// The state that the sender goes back to.
+    /// The name of the state that the sender returns to.
     State(&'a str),
 }
 
-impl<'a> Code<'a> {
-    /// Takes a code apart. It is lower kebab-case; an underscore within a token is read too, since the specification has
-    /// a `message_too_big` of its own (v2.1 "Message Constraints").
+impl<'a> ProblemCode<'a> {
+    /// Parses a code in lower kebab-case. An underscore within a token is accepted too, since the specification itself has
+    /// `message_too_big` (v2.1 "Message Constraints"). `None` if the code is malformed.
     pub fn parse(code: &'a str) -> Option<Self> {
         let mut parts = code.splitn(3, '.');
         let sorter = match parts.next()? {
@@ -42,9 +42,9 @@ impl<'a> Code<'a> {
             _ => return None,
         };
         let scope = match parts.next()? {
-            "p" => Scope::Protocol,
-            "m" => Scope::Message,
-            state if is_token(state) => Scope::State(state),
+            "p" => ProblemScope::Protocol,
+            "m" => ProblemScope::Message,
+            state if is_token(state) => ProblemScope::State(state),
             _ => return None,
         };
         let descriptors = parts.next();
@@ -54,7 +54,7 @@ impl<'a> Code<'a> {
         Some(Self { sorter, scope, descriptors: descriptors.unwrap_or("") })
     }
 
-    /// Whether its descriptors begin with these, token by token: `me.res` begins `me.res.storage`.
+    /// Whether the descriptors begin with these tokens: those of `me.res.storage` begin with `me.res`.
     pub fn is_about(&self, descriptors: &str) -> bool {
         self.descriptors.strip_prefix(descriptors).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     }
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn codes() {
-        use {Scope::*, Sorter::*};
+        use {ProblemScope::*, Sorter::*};
         for (code, sorter, scope, descriptors) in [
             ("e.p.xfer.cant-use-endpoint", Error, Protocol, "xfer.cant-use-endpoint"),
             ("w.m.msg", Warning, Message, "msg"),
@@ -81,14 +81,14 @@ mod tests {
             ("w.msg.bad-lang", Warning, State("msg"), "bad-lang"),
             ("e.p.me.res.storage.message_too_big", Error, Protocol, "me.res.storage.message_too_big"),
         ] {
-            assert_eq!(Code::parse(code), Some(Code { sorter, scope, descriptors }), "{code}");
+            assert_eq!(ProblemCode::parse(code), Some(ProblemCode { sorter, scope, descriptors }), "{code}");
         }
         for code in
             ["", "e", "x.p.msg", "E.p.msg", "e.P.msg", "e.p.", "e..msg", "e.p.msg.", "e.p.Bad", "e.p.-a", "e.p.a b"]
         {
-            assert_eq!(Code::parse(code), None, "{code}");
+            assert_eq!(ProblemCode::parse(code), None, "{code}");
         }
-        let code = Code::parse("e.p.me.res.storage").unwrap();
+        let code = ProblemCode::parse("e.p.me.res.storage").unwrap();
         assert!(code.is_about("me.res") && code.is_about("me.res.storage") && !code.is_about("me.re"));
     }
 }

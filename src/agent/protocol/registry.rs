@@ -1,25 +1,25 @@
-//! Which protocol a message belongs to.
+//! Finds the protocol of a message.
 
 use std::sync::Arc;
 
-use super::{Problem, Protocol};
+use super::{handler::Protocol, problem::Problem};
 use crate::didcomm::{MessageType, same_name};
 
-/// A protocol's identifier that is none.
+/// The identifier of a protocol is malformed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no protocol identifier URI, such as https://example.org/offer/1.0")]
-pub struct NotAPiuri(pub String);
+pub struct InvalidPiuri(pub String);
 
 /// The protocols that an agent speaks.
 #[derive(Clone, Default)]
 pub struct Registry(Vec<Arc<dyn Protocol>>);
 
 impl Registry {
-    /// One that holds these.
+    /// Makes a registry of these protocols.
     ///
     /// # Errors
-    /// If an identifier is none.
-    pub fn new(protocols: impl IntoIterator<Item = Arc<dyn Protocol>>) -> Result<Self, NotAPiuri> {
+    /// If the identifier of a protocol is malformed.
+    pub fn new(protocols: impl IntoIterator<Item = Arc<dyn Protocol>>) -> Result<Self, InvalidPiuri> {
         let mut registry = Self::default();
         for protocol in protocols {
             registry.add(protocol)?;
@@ -27,52 +27,53 @@ impl Registry {
         Ok(registry)
     }
 
-    /// Adds a protocol. It takes the place of one of the same name and major version: a built-in one can be replaced.
+    /// Adds a protocol. It replaces a protocol of the same name and major version, so a built-in protocol can be replaced.
     ///
     /// # Errors
-    /// If its identifier is none.
-    pub fn add(&mut self, protocol: Arc<dyn Protocol>) -> Result<(), NotAPiuri> {
+    /// If the identifier of the protocol is malformed.
+    pub fn add(&mut self, protocol: Arc<dyn Protocol>) -> Result<(), InvalidPiuri> {
         let kind = format!("{}/message", protocol.piuri());
         let Some(kind) = MessageType::parse(&kind).filter(|kind| kind.major().is_some()) else {
-            return Err(NotAPiuri(protocol.piuri().to_owned()));
+            return Err(InvalidPiuri(protocol.piuri().to_owned()));
         };
-        self.0.retain(|other| !(of_protocol(&**other, &kind) && major(&**other) == kind.major()));
+        self.0.retain(|other| !(is_same_protocol(&**other, &kind) && major_version(&**other) == kind.major()));
         self.0.push(protocol);
         Ok(())
     }
 
-    /// The protocol of a message type; none if it is unknown, and then the message is the application's. A minor version
-    /// that we do not have is handled as ours (v2.1 "Semver Rules").
+    /// Returns the protocol of a message type. `None` if the protocol is unknown; the message then goes to the application. A
+    /// message of another minor version is handled like one of ours (v2.1 "Semver Rules").
     ///
     /// # Errors
-    /// If the protocol is known, but not in that major version (v2.1 "Descriptors": `msg` is for "an unsupported version").
+    /// If the protocol is known, but not this major version (v2.1 "Descriptors": `msg` is for "an unsupported version").
     pub fn find(&self, kind: &str) -> Result<Option<&Arc<dyn Protocol>>, Problem> {
         let Some(kind) = MessageType::parse(kind) else { return Ok(None) };
-        let known: Vec<_> = self.0.iter().filter(|protocol| of_protocol(&***protocol, &kind)).collect();
+        let known: Vec<_> = self.0.iter().filter(|protocol| is_same_protocol(&***protocol, &kind)).collect();
         if known.is_empty() {
             return Ok(None);
         }
-        let same_major = |protocol: &&Arc<dyn Protocol>| kind.major().is_some() && major(&***protocol) == kind.major();
+        let same_major =
+            |protocol: &&Arc<dyn Protocol>| kind.major().is_some() && major_version(&***protocol) == kind.major();
         known.into_iter().find(same_major).map(Some).ok_or_else(|| {
             Problem::new("e.m.msg.unsupported-version", "Version {1} of this protocol is not supported.")
                 .arg(kind.version)
         })
     }
 
-    /// The protocols and the roles in each, as [`Features`](super::Features) has them.
+    /// Returns the protocols and the agent's roles in each, as in [`Features::protocols`](super::features::Features::protocols).
     pub fn protocols(&self) -> Vec<(String, Vec<String>)> {
         let roles = |protocol: &dyn Protocol| protocol.roles().iter().map(|&role| role.to_owned()).collect();
         self.0.iter().map(|protocol| (protocol.piuri().to_owned(), roles(&**protocol))).collect()
     }
 }
 
-/// Whether a message is of a protocol, in whatever version.
-fn of_protocol(protocol: &dyn Protocol, kind: &MessageType<'_>) -> bool {
+/// Whether a message belongs to a protocol, in any version.
+fn is_same_protocol(protocol: &dyn Protocol, kind: &MessageType<'_>) -> bool {
     let own = format!("{}/message", protocol.piuri());
     MessageType::parse(&own).is_some_and(|own| own.doc_uri == kind.doc_uri && same_name(own.protocol, kind.protocol))
 }
 
-fn major(protocol: &dyn Protocol) -> Option<u32> {
+fn major_version(protocol: &dyn Protocol) -> Option<u32> {
     MessageType::parse(&format!("{}/message", protocol.piuri())).and_then(|own| own.major())
 }
 
@@ -81,7 +82,7 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
-    use crate::agent::protocol::{Fault, Received, Turn, built_in};
+    use crate::agent::protocol::{HandleError, Received, Transaction, built_in};
 
     struct Named(&'static str);
 
@@ -91,7 +92,7 @@ mod tests {
             self.0
         }
 
-        async fn handle(&self, _: &Received, _: &mut Turn<'_>) -> Result<(), Fault> {
+        async fn handle(&self, _: &Received, _: &mut Transaction<'_>) -> Result<(), HandleError> {
             Ok(())
         }
     }
@@ -112,7 +113,7 @@ mod tests {
             assert_eq!(found(&registry, kind).unwrap_err().code, "e.m.msg.unsupported-version");
         }
 
-        // One more major version, and one that takes a built-in's place.
+        // Another major version is added, and another minor version replaces the built-in protocol.
         registry.add(Arc::new(Named("https://didcomm.org/trust-ping/1.0"))).unwrap();
         registry.add(Arc::new(Named("https://didcomm.org/trust-ping/2.1"))).unwrap();
         assert_eq!(

@@ -1,13 +1,13 @@
 //! Routing 2.0 as its recipient (DIDComm v2.1 "Routing Protocol 2.0").
 //!
-//! A forward to ourselves ("Rewrapping") was opened when the message was unpacked. One that comes here is for somebody
-//! else, and this agent is no mediator.
+//! Unpacking opens a forward to one of our own DIDs ("Rewrapping"). A forward that gets here is for another DID, and this
+//! agent is no mediator.
 
 use async_trait::async_trait;
 
-use super::{Fault, Protocol, Received, Turn};
+use super::{handler::Protocol, problem::HandleError, received::Received, transaction::Transaction};
 
-/// Drops forwards. It is a one-way protocol: nobody is told.
+/// Drops forwards. The protocol is one-way, so nobody is told.
 #[derive(Debug, Clone, Copy)]
 pub struct Routing;
 
@@ -21,13 +21,13 @@ impl Protocol for Routing {
         &["recipient"]
     }
 
-    /// A forward is anonymous by its nature.
-    fn reads_anonymous(&self) -> bool {
+    /// Forwards are anonymous.
+    fn accepts_anonymous(&self) -> bool {
         true
     }
 
-    async fn handle(&self, received: &Received, _turn: &mut Turn<'_>) -> Result<(), Fault> {
-        tracing::info!(ours = received.ours, "a forward for somebody else is dropped: this agent is no mediator");
+    async fn handle(&self, received: &Received, _tx: &mut Transaction<'_>) -> Result<(), HandleError> {
+        tracing::info!(ours = received.recipient, "forward dropped: this agent is no mediator");
         Ok(())
     }
 }

@@ -1,14 +1,20 @@
-//! A world for the protocols' tests: records in memory, and messages from peers.
+//! For unit tests: records in memory, and messages from peers.
 
 use std::{collections::HashMap, sync::Mutex};
 
 use async_trait::async_trait;
-use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use super::{Effect, Fault, Features, Protocol, Received, Records, Turn};
+use super::{
+    features::Features,
+    handler::Protocol,
+    problem::HandleError,
+    received::Received,
+    record::{RecordReader, RecordType},
+    transaction::{Effect, Transaction},
+};
 use crate::{
-    agent::store::{Millis, StoreError},
+    agent::{clock::Millis, store::error::StoreError},
     didcomm::{Message, MessageBuilder, Provenance},
 };
 
@@ -21,11 +27,11 @@ pub const NOW: Millis = 1_700_000_000_000;
 pub struct World {
     pub features: Features,
     pub records: Mutex<HashMap<(String, String), (Value, i64)>>,
-    /// What `Records::handled` knows: the peer and the id.
+    /// The messages that were handled, in order: the sender and the message id.
     pub handled: Vec<(String, String)>,
 }
 
-/// What became of a turn.
+/// What a transaction did.
 #[derive(Debug, Default)]
 pub struct Outcome {
     pub sent: Vec<Message>,
@@ -50,44 +56,44 @@ pub fn from_with(
     Received {
         message: more(message).finalize(),
         provenance,
-        ours: OURS.to_owned(),
-        theirs: Some(theirs.to_owned()),
+        recipient: OURS.to_owned(),
+        sender: Some(theirs.to_owned()),
         time: NOW,
     }
 }
 
-/// The same without a proof of who sent it.
+/// A message to [`OURS`] without an authenticated sender.
 pub fn anonymous(kind: &str, body: Value) -> Received {
     let mut received = from(ALICE, kind, body);
-    received.theirs = None;
+    received.sender = None;
     received.provenance.authenticated = false;
     received
 }
 
 impl World {
-    pub fn turn<'a>(&'a self, received: &'a Received) -> Turn<'a> {
-        Turn::new(received, self, &self.features)
+    pub fn begin<'a>(&'a self, received: &'a Received) -> Transaction<'a> {
+        Transaction::new(received, self, &self.features)
     }
 
     /// Hands a message to a protocol, and commits.
-    pub async fn handle(&self, protocol: &dyn Protocol, received: &Received) -> Result<Outcome, Fault> {
-        let mut turn = self.turn(received);
-        protocol.handle(received, &mut turn).await?;
-        Ok(self.commit(turn))
+    pub async fn handle(&self, protocol: &dyn Protocol, received: &Received) -> Result<Outcome, HandleError> {
+        let mut tx = self.begin(received);
+        protocol.handle(received, &mut tx).await?;
+        Ok(self.commit(tx))
     }
 
     /// The code of the problem that a protocol has with a message.
     pub async fn problem(&self, protocol: &dyn Protocol, received: &Received) -> String {
         match self.handle(protocol, received).await {
-            Err(Fault::Problem(problem)) => problem.code,
+            Err(HandleError::Problem(problem)) => problem.code,
             other => panic!("no problem: {other:?}"),
         }
     }
 
-    /// Does what a turn wants, as the store does it.
-    pub fn commit(&self, turn: Turn<'_>) -> Outcome {
+    /// Applies the effects of a transaction, as the store does.
+    pub fn commit(&self, tx: Transaction<'_>) -> Outcome {
         let mut outcome = Outcome::default();
-        for effect in turn.effects() {
+        for effect in tx.effects() {
             match effect {
                 Effect::Send(message) => outcome.sent.push(*message),
                 Effect::Deliver => outcome.delivered = true,
@@ -95,7 +101,7 @@ impl World {
                     outcome.written.push(kind.clone());
                     let mut records = self.records.lock().unwrap();
                     let entry = records.entry((kind, key)).or_insert((Value::Null, 0));
-                    assert_eq!(entry.1, revision, "it was not read before it was written");
+                    assert_eq!(entry.1, revision, "the record was not read before it was written");
                     *entry = (value, revision + 1);
                 }
                 Effect::Delete { kind, key } => drop(self.records.lock().unwrap().remove(&(kind, key))),
@@ -104,26 +110,26 @@ impl World {
         outcome
     }
 
-    pub fn record<T: DeserializeOwned>(&self, kind: &str, key: &str) -> Option<T> {
+    pub fn record<T: RecordType>(&self, key: &str) -> Option<T> {
         let records = self.records.lock().unwrap();
-        let (value, _) = records.get(&(kind.to_owned(), key.to_owned()))?;
+        let (value, _) = records.get(&(T::KIND.to_owned(), key.to_owned()))?;
         Some(serde_json::from_value(value.clone()).unwrap())
     }
 
-    pub fn set(&self, kind: &str, key: &str, value: &impl Serialize) {
+    pub fn set<T: RecordType>(&self, key: &str, value: &T) {
         let value = serde_json::to_value(value).unwrap();
         let mut records = self.records.lock().unwrap();
-        let entry = records.entry((kind.to_owned(), key.to_owned())).or_insert((Value::Null, 0));
+        let entry = records.entry((T::KIND.to_owned(), key.to_owned())).or_insert((Value::Null, 0));
         *entry = (value, entry.1 + 1);
     }
 
-    pub fn count(&self, kind: &str) -> usize {
-        self.records.lock().unwrap().keys().filter(|(other, _)| other == kind).count()
+    pub fn count<T: RecordType>(&self) -> usize {
+        self.records.lock().unwrap().keys().filter(|(kind, _)| kind == T::KIND).count()
     }
 }
 
 #[async_trait]
-impl Records for World {
+impl RecordReader for World {
     async fn read(&self, kind: &str, key: &str) -> Result<Option<(Value, i64)>, StoreError> {
         Ok(self.records.lock().unwrap().get(&(kind.to_owned(), key.to_owned())).cloned())
     }

@@ -1,16 +1,21 @@
-//! Trust ping 2.0 (DIDComm v2.1 "Trust Ping Protocol 2.0"): whether the other side is there and can be understood.
+//! Trust ping 2.0 (DIDComm v2.1 "Trust Ping Protocol 2.0"): whether the peer answers.
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::{Fault, Problem, Protocol, Received, Turn};
+use super::{
+    handler::Protocol,
+    problem::{HandleError, Problem},
+    received::Received,
+    transaction::Transaction,
+};
 
 /// The type of a ping.
 pub const PING: &str = "https://didcomm.org/trust-ping/2.0/ping";
-/// The type of what answers it.
+/// The type of the answer.
 pub const PING_RESPONSE: &str = "https://didcomm.org/trust-ping/2.0/ping-response";
 
-/// Answers pings; the answers to our own go to the application.
+/// Answers pings. The answers to our own pings go to the application.
 #[derive(Debug, Clone, Copy)]
 pub struct TrustPing;
 
@@ -24,21 +29,21 @@ impl Protocol for TrustPing {
         &["sender", "receiver"]
     }
 
-    async fn handle(&self, received: &Received, turn: &mut Turn<'_>) -> Result<(), Fault> {
+    async fn handle(&self, received: &Received, tx: &mut Transaction<'_>) -> Result<(), HandleError> {
         if received.is("ping") {
-            // "assuming that response_requested is not false": anything else asks.
+            // "assuming that response_requested is not false": any other value asks for an answer.
             if received.message.body.get("response_requested") != Some(&Value::Bool(false)) {
-                turn.answer(PING_RESPONSE, json!({}), |message| message);
+                tx.answer(PING_RESPONSE, json!({}), |message| message);
             }
             Ok(())
         } else if received.is("ping-response") {
             if received.message.thid.is_none() {
                 return Err(Problem::new("e.m.msg.no-thid", "A ping-response names its ping in thid.").into());
             }
-            turn.deliver();
+            tx.deliver();
             Ok(())
         } else {
-            Err(received.unknown().into())
+            Err(received.unknown_type().into())
         }
     }
 }
@@ -63,17 +68,17 @@ mod tests {
         let silent = from(ALICE, PING, json!({"response_requested": false}));
         assert!(world.handle(&TrustPing, &silent).await.unwrap().sent.is_empty());
         assert!(world.handle(&TrustPing, &anonymous(PING, json!({}))).await.unwrap().sent.is_empty());
-        assert!(!TrustPing.reads_anonymous());
+        assert!(!TrustPing.accepts_anonymous());
     }
 
     #[tokio::test]
-    async fn a_later_minor_version_is_answered_in_ours() {
+    async fn a_later_minor_version_is_answered_in_our_version() {
         let ping = from(ALICE, "https://didcomm.org/TrustPing/2.7/Ping", json!({}));
         assert_eq!(World::default().handle(&TrustPing, &ping).await.unwrap().sent[0].type_, PING_RESPONSE);
     }
 
     #[tokio::test]
-    async fn an_answer_is_the_applications() {
+    async fn an_answer_is_delivered() {
         let world = World::default();
         let answer = from_with(ALICE, PING_RESPONSE, json!({}), |message| message.thid("1"));
         let outcome = world.handle(&TrustPing, &answer).await.unwrap();

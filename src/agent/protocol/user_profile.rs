@@ -1,58 +1,72 @@
-//! User profile 1.0 (didcomm.org/user-profile/1.0): a name, a picture, a few words about oneself.
+//! User profile 1.0 (didcomm.org/user-profile/1.0): a name, a picture and a description.
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{Fault, Problem, Protocol, Received, Turn, connections::connection};
+use super::{
+    connections::find_connection,
+    handler::Protocol,
+    problem::{HandleError, Problem},
+    received::Received,
+    record::RecordType,
+    text::truncate_to,
+    transaction::Transaction,
+};
 use crate::{
-    agent::store::Millis,
+    agent::clock::Millis,
     didcomm::{Attachment, Message},
 };
 
 /// The type of a profile.
 pub const PROFILE: &str = "https://didcomm.org/user-profile/1.0/profile";
-/// The type of what asks for one.
+/// The type of a request for a profile.
 pub const REQUEST_PROFILE: &str = "https://didcomm.org/user-profile/1.0/request-profile";
-/// The kind of the records of profiles: a peer's by its DID, ours by [`own_key`] or [`OWN`].
-pub const RECORD: &str = "profile";
-/// The key of our profile for the DIDs that have none of their own.
+/// The key of our profile for those of our DIDs that have none of their own.
 pub const OWN: &str = "own";
 
-/// How long a text may be, and how large a picture with its attachment, in bytes.
+/// The longest text, in bytes.
 const MAX_TEXT: usize = 1024;
+/// The largest picture, in bytes of its attachment as JSON.
 const MAX_PICTURE: usize = 64 * 1024;
-/// The names of the fields.
+/// The longest language tag that is remembered, in bytes (RFC 5646 section 4.4.1).
+const MAX_LANG: usize = 35;
+/// The names of a profile's fields.
 const NAME: &str = "displayName";
 const PICTURE: &str = "displayPicture";
 const DESCRIPTION: &str = "description";
 
-/// The key of our profile under one DID of ours.
-pub fn own_key(ours: &str) -> String {
-    format!("{OWN}:{ours}")
+/// Returns the key of the profile of one of our DIDs.
+pub fn own_key(own_did: &str) -> String {
+    format!("{OWN}:{own_did}")
 }
 
-/// A profile that is remembered. A peer's is its own word.
+/// The record of a profile. The key is the peer's DID, or [`own_key`] or [`OWN`]. A peer's profile is what the peer says of
+/// itself.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Profile {
-    /// The name that is shown.
+    /// The name to show.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub display_name: Option<String>,
-    /// The picture: embedded, or a link, which is not followed here.
+    /// The picture: embedded, or a link. The agent does not follow the link.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub display_picture: Option<Attachment>,
-    /// A few words.
+    /// A short description.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
     /// The language of the texts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lang: Option<String>,
-    /// When it was changed.
+    /// When the profile was changed.
     pub time: Millis,
 }
 
-/// Remembers the profiles of peers, and gives them ours if they ask and there is one.
+impl RecordType for Profile {
+    const KIND: &'static str = "profile";
+}
+
+/// Remembers the profiles of peers, and sends ours on request.
 #[derive(Debug, Clone, Copy)]
 pub struct UserProfile;
 
@@ -66,33 +80,33 @@ impl Protocol for UserProfile {
         &["sender", "receiver"]
     }
 
-    async fn handle(&self, received: &Received, turn: &mut Turn<'_>) -> Result<(), Fault> {
+    async fn handle(&self, received: &Received, tx: &mut Transaction<'_>) -> Result<(), HandleError> {
         let body = &received.message.body;
         if received.is("profile") {
-            remember(received, turn).await?;
-            turn.deliver();
-            if body.get("send_back_yours") == Some(&Value::Bool(true)) && !is_reply(received, turn).await? {
-                send_ours(received, &[NAME, PICTURE, DESCRIPTION], turn).await?;
+            remember(received, tx).await?;
+            tx.deliver();
+            if body.get("send_back_yours") == Some(&Value::Bool(true)) && !is_reply(received, tx).await? {
+                send_ours(received, &[NAME, PICTURE, DESCRIPTION], tx).await?;
             }
             Ok(())
         } else if received.is("request-profile") {
             let query = body.get("query").and_then(Value::as_array);
             let asked = |name: &&str| query.is_none_or(|query| query.iter().any(|asked| asked == name));
             let fields: Vec<&str> = [NAME, PICTURE, DESCRIPTION].into_iter().filter(asked).collect();
-            send_ours(received, &fields, turn).await
+            send_ours(received, &fields, tx).await
         } else {
-            Err(received.unknown().into())
+            Err(received.unknown_type().into())
         }
     }
 }
 
 /// Takes what the peer's profile says anew. "Any absent field means that there is no change on that field."
-async fn remember(received: &Received, turn: &mut Turn<'_>) -> Result<(), Fault> {
+async fn remember(received: &Received, tx: &mut Transaction<'_>) -> Result<(), HandleError> {
     let Some(fields) = received.message.body.get("profile").and_then(Value::as_object) else {
         return Err(Problem::new("e.m.msg.no-profile", "The message has no object body.profile.").into());
     };
-    let Some(theirs) = &received.theirs else { return Ok(()) };
-    let mut profile: Profile = turn.get(RECORD, theirs).await?.unwrap_or_default();
+    let Some(sender) = &received.sender else { return Ok(()) };
+    let mut profile: Profile = tx.get(sender).await?.unwrap_or_default();
     if let Some(name) = text(fields, NAME)? {
         profile.display_name = name.map(str::to_owned);
     }
@@ -103,20 +117,21 @@ async fn remember(received: &Received, turn: &mut Turn<'_>) -> Result<(), Fault>
         profile.display_picture = reference.map(|reference| picture(&received.message, reference)).transpose()?;
     }
     if let Some(lang) = &received.message.lang {
-        profile.lang = Some(super::start_of(lang, 35).to_owned());
+        profile.lang = Some(truncate_to(lang, MAX_LANG).to_owned());
     }
     profile.time = received.time;
-    turn.put(RECORD, theirs, &profile, None);
+    tx.put(sender, &profile, None);
     Ok(())
 }
 
-/// A field: absent, to be removed ("explicitly set to null or an empty string"), or a text.
+/// Reads a field. The outer `None` means absent. The inner `None` means that the field must be removed ("explicitly set to null
+/// or an empty string").
 fn text<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<Option<Option<&'a str>>, Problem> {
     match fields.get(name) {
         None => Ok(None),
         Some(Value::Null) => Ok(Some(None)),
         Some(Value::String(text)) if text.len() <= MAX_TEXT => {
-            Ok(Some(Some(text.as_str()).filter(|it| !it.is_empty())))
+            Ok(Some(Some(text.as_str()).filter(|text| !text.is_empty())))
         }
         Some(Value::String(_)) => Err(Problem::new("e.m.me.res.storage.too-long", "{1} is longer than {2} bytes.")
             .arg(name)
@@ -125,7 +140,7 @@ fn text<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<Option<Option<
     }
 }
 
-/// The attachment that `#item1` means. Its id is in `@id` in the text's own example.
+/// Returns the attachment that a reference such as `#item1` names. The specification's own example has the id in `@id`.
 fn picture(message: &Message, reference: &str) -> Result<Attachment, Problem> {
     let id = reference.strip_prefix('#').unwrap_or(reference);
     let is_meant = |attachment: &&Attachment| {
@@ -142,29 +157,29 @@ fn picture(message: &Message, reference: &str) -> Result<Attachment, Problem> {
     Ok(attachment.clone())
 }
 
-/// Whether a profile answers something of ours, so that it must not ask for ours in turn: it grew out of another message.
-/// The invitation that all began with does not count.
-async fn is_reply(received: &Received, turn: &mut Turn<'_>) -> Result<bool, Fault> {
+/// Whether a profile replies to a message of ours: it belongs to another thread. Its request for our profile is then ignored,
+/// so that profiles are not exchanged for ever. The invitation of the connection does not count as a thread.
+async fn is_reply(received: &Received, tx: &mut Transaction<'_>) -> Result<bool, HandleError> {
     let Some(pthid) = &received.message.pthid else { return Ok(received.message.thread() != received.message.id) };
-    let invitation = connection(received, turn).await?.and_then(|connection| connection.invitation);
+    let invitation = find_connection(received, tx).await?.and_then(|connection| connection.invitation);
     Ok(!invitation.is_some_and(|invitation| invitation.eq_ignore_ascii_case(pthid)))
 }
 
-/// Sends these fields of our profile, if we have one. It begins a thread that grew out of the received message.
-async fn send_ours(received: &Received, fields: &[&str], turn: &mut Turn<'_>) -> Result<(), Fault> {
-    let Some(theirs) = &received.theirs else { return Ok(()) };
-    let ours = match turn.get::<Profile>(RECORD, &own_key(&received.ours)).await? {
+/// Sends these fields of our profile, if there is one, in a child thread of the received message.
+async fn send_ours(received: &Received, fields: &[&str], tx: &mut Transaction<'_>) -> Result<(), HandleError> {
+    let Some(sender) = &received.sender else { return Ok(()) };
+    let ours = match tx.get::<Profile>(&own_key(&received.recipient)).await? {
         Some(profile) => Some(profile),
-        None => turn.get::<Profile>(RECORD, OWN).await?,
+        None => tx.get::<Profile>(OWN).await?,
     };
     let Some(ours) = ours.filter(|_| !fields.is_empty()) else { return Ok(()) };
-    turn.send(message(&ours, &received.ours, theirs, fields, &received.message.id));
+    tx.send(message(&ours, &received.recipient, sender, fields, &received.message.id));
     Ok(())
 }
 
-/// The message of a profile; `pthid` is the message that asked for it. What is asked for and not there is null, in case
-/// it was there before.
-fn message(profile: &Profile, ours: &str, theirs: &str, fields: &[&str], pthid: &str) -> Message {
+/// Makes the message of a profile. `pthid` is the id of the message that asked for the profile. A requested field that is empty
+/// is null, since the peer may have an earlier value.
+fn message(profile: &Profile, from: &str, to: &str, fields: &[&str], pthid: &str) -> Message {
     let mut body = Map::new();
     let mut picture = None;
     for &field in fields {
@@ -179,7 +194,7 @@ fn message(profile: &Profile, ours: &str, theirs: &str, fields: &[&str], pthid: 
         body.insert(field.to_owned(), value);
     }
     let mut message =
-        Message::build(Message::new_id(), PROFILE, json!({ "profile": body })).from(ours).to(theirs).pthid(pthid);
+        Message::build(Message::new_id(), PROFILE, json!({ "profile": body })).from(from).to(to).pthid(pthid);
     if let Some(lang) = &profile.lang {
         message = message.lang(lang);
     }
@@ -194,7 +209,7 @@ fn message(profile: &Profile, ours: &str, theirs: &str, fields: &[&str], pthid: 
 mod tests {
     use super::*;
     use crate::agent::protocol::{
-        connections::{CONNECTION, Connection},
+        connections::Connection,
         testing::{ALICE, NOW, OURS, World, from, from_with},
     };
 
@@ -203,7 +218,7 @@ mod tests {
     }
 
     fn theirs(world: &World) -> Profile {
-        world.record(RECORD, ALICE).unwrap()
+        world.record(ALICE).unwrap()
     }
 
     fn own(name: &str) -> Profile {
@@ -216,7 +231,7 @@ mod tests {
         }
     }
 
-    /// The example of the text, with its `@id`.
+    /// The example of the specification, with its `@id`.
     #[tokio::test]
     async fn a_profile_is_remembered_and_changed() {
         let world = World::default();
@@ -241,7 +256,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_malformed_or_too_big_is_reported() {
+    async fn a_malformed_or_oversized_profile_is_reported() {
         let world = World::default();
         for (received, code) in [
             (from(ALICE, PROFILE, json!({})), "e.m.msg.no-profile"),
@@ -254,17 +269,17 @@ mod tests {
         let mut big = profile(json!({"displayPicture": "1"}));
         big.message.attachments = Some(vec![Attachment::base64(vec![0; MAX_PICTURE]).id("1").finalize()]);
         assert_eq!(world.problem(&UserProfile, &big).await, "e.m.me.res.storage.picture-too-big");
-        assert_eq!(world.count(RECORD), 0);
+        assert_eq!(world.count::<Profile>(), 0);
     }
 
     #[tokio::test]
-    async fn ours_is_sent_back_if_asked_for() {
+    async fn own_profile_is_sent_back_on_request() {
         let world = World::default();
         let body = json!({"profile": {}, "send_back_yours": true});
         let asking = from(ALICE, PROFILE, body.clone());
         assert!(world.handle(&UserProfile, &asking).await.unwrap().sent.is_empty());
 
-        world.set(RECORD, OWN, &own("Everyone's"));
+        world.set(OWN, &own("Everyone's"));
         let outcome = world.handle(&UserProfile, &asking).await.unwrap();
         let [sent] = &outcome.sent[..] else { panic!("{outcome:?}") };
         let picture = "#picture";
@@ -274,23 +289,23 @@ mod tests {
         assert_eq!(sent.attachments.as_ref().unwrap()[0].id.as_deref(), Some("picture"));
         assert_eq!(sent.lang.as_deref(), Some("en"));
 
-        // A reply never gets a reply, whatever it asks.
+        // A reply gets no reply.
         let reply = from_with(ALICE, PROFILE, body.clone(), |message| message.pthid(&sent.id));
         assert!(world.handle(&UserProfile, &reply).await.unwrap().sent.is_empty());
         let reply = from_with(ALICE, PROFILE, body.clone(), |message| message.thid(&sent.id));
         assert!(world.handle(&UserProfile, &reply).await.unwrap().sent.is_empty());
-        // What grew out of the invitation is no reply.
+        // A child thread of the invitation is no reply.
         let invited = Connection { invitation: Some("oob".into()), ..Connection::new(OURS, ALICE, NOW) };
-        world.set(CONNECTION, &Connection::key(OURS, ALICE), &invited);
+        world.set(&Connection::key(OURS, ALICE), &invited);
         let first = from_with(ALICE, PROFILE, body, |message| message.pthid("OOB"));
         assert_eq!(world.handle(&UserProfile, &first).await.unwrap().sent.len(), 1);
     }
 
     #[tokio::test]
-    async fn a_request_gets_what_it_names() {
+    async fn a_request_gets_the_fields_that_it_names() {
         let world = World::default();
-        world.set(RECORD, OWN, &own("Everyone's"));
-        world.set(RECORD, &own_key(OURS), &own("This DID's"));
+        world.set(OWN, &own("Everyone's"));
+        world.set(&own_key(OURS), &own("This DID's"));
         for (body, fields) in [
             (json!({"query": ["displayName", "shoeSize"]}), json!({"displayName": "This DID's"})),
             (json!({"query": ["description"]}), json!({"description": null})),

@@ -1,35 +1,40 @@
-//! Problems that bring about problems (DIDComm v2.1 "Cascading Problems"): errors are counted, and past a limit the thread
-//! is no longer answered; a peer whose threads go wrong one after the other gets no more reports for a while.
+//! Problems that cause problems (DIDComm v2.1 "Cascading Problems"). The agent counts the errors of each thread, and closes
+//! a thread with too many of them. A peer with too many closed threads or reports gets no more reports for a while.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Code, Fault, Problem, Received, Sorter, Turn, id_key, report_problem};
-use crate::agent::store::Millis;
-
-/// The kind of the records of threads that are closed.
-pub const THREAD: &str = "thread";
-/// The kind of the records of errors in a thread.
-pub const PROBLEMS: &str = "problems";
-/// The kind of the records of peers with many problems: the circuit breaker.
-pub const BREAKER: &str = "breaker";
+use super::{
+    problem::{HandleError, Problem},
+    problem_code::{ProblemCode, Sorter},
+    problem_report,
+    received::Received,
+    record::RecordType,
+    text::{id_as_key, truncate_to},
+    transaction::Transaction,
+};
+use crate::agent::clock::Millis;
 
 const HOUR: Millis = 60 * 60 * 1000;
+/// The problem that closes a thread.
+const MAX_ERRORS: &str = "e.p.req.max-errors-exceeded";
+/// The longest code that is stored, in bytes.
+const MAX_CODE: usize = 256;
 
-/// How many problems are borne.
+/// How many problems are reported before a thread or a peer is no longer answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProblemLimits {
-    /// The errors of one thread, reported to the peer or by it; one more closes the thread.
+    /// The errors of one thread, reported to the peer or by the peer. One more closes the thread.
     pub errors: u32,
-    /// The threads of one peer that may go over that within the window; then the breaker opens.
+    /// The threads of one peer that may be closed within the window. At this number the peer's circuit breaker opens.
     pub threads: u32,
-    /// The reports that one peer gets within the window; then the breaker opens. A peer that answers each report by a bad
-    /// message in a fresh thread goes over no other limit.
+    /// The reports to one peer within the window. At this number the circuit breaker opens. The other limits do not stop a
+    /// peer that answers each report by a bad message in a new thread.
     pub reports: u32,
-    /// The window.
+    /// The length of the window, in milliseconds.
     pub window: Millis,
-    /// For how long a peer gets no reports once the breaker is open.
+    /// How long the circuit breaker stays open and the peer gets no reports, in milliseconds.
     pub pause: Millis,
-    /// For how long a thread's errors, and that it is closed, are remembered.
+    /// How long the errors of a thread, and its end, are remembered, in milliseconds.
     pub remembered: Millis,
 }
 
@@ -39,154 +44,166 @@ impl Default for ProblemLimits {
     }
 }
 
-/// That a thread is no longer answered.
+/// The record that a thread is closed: its messages are ignored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Closed {
-    /// Since when.
+pub struct ClosedThread {
+    /// When the thread was closed.
     pub time: Millis,
-    /// The code of the problem that closed it.
+    /// The code of the problem that closed the thread.
     pub code: String,
 }
 
-/// Whether the message's thread is closed, and so no longer answered.
-///
-/// # Errors
-/// [`Fault::Later`] if the store does not answer.
-pub async fn is_closed(received: &Received, turn: &mut Turn<'_>) -> Result<bool, Fault> {
-    let Some(key) = thread_key(received, received.message.thread()) else { return Ok(false) };
-    Ok(turn.get::<Closed>(THREAD, &key).await?.is_some())
+impl RecordType for ClosedThread {
+    const KIND: &'static str = "thread";
 }
 
-/// Reports a problem with a message, or what stands in for it: nothing to whom nothing is to be told, and
-/// `e.p.req.max-errors-exceeded` once in a thread that has had its errors. The turn should be a fresh one.
+/// The record of a thread's errors.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct ErrorCount {
+    count: u32,
+}
+
+impl RecordType for ErrorCount {
+    const KIND: &'static str = "problems";
+}
+
+/// Whether the message's thread is closed, so that the message must be ignored.
 ///
 /// # Errors
-/// [`Fault::Later`] if the store does not answer.
-pub async fn report_on(
+/// [`HandleError::Retry`] if the store does not answer.
+pub async fn is_thread_closed(received: &Received, tx: &mut Transaction<'_>) -> Result<bool, HandleError> {
+    let Some(key) = thread_key(received, received.message.thread()) else { return Ok(false) };
+    Ok(tx.get::<ClosedThread>(&key).await?.is_some())
+}
+
+/// Reports a problem with a message to its sender, within the limits. One error too many in a thread is reported as
+/// `e.p.req.max-errors-exceeded` and closes the thread. Nothing is sent if the sender is not authenticated, the message is a
+/// report itself, the thread is closed or the peer's circuit breaker is open. The transaction should be a new one.
+///
+/// # Errors
+/// [`HandleError::Retry`] if the store does not answer.
+pub async fn report_problem(
     received: &Received,
     problem: &Problem,
-    turn: &mut Turn<'_>,
+    tx: &mut Transaction<'_>,
     limits: &ProblemLimits,
-) -> Result<(), Fault> {
-    let Some(report) = report_problem::report(received, problem) else { return Ok(()) };
-    if is_closed(received, turn).await? {
+) -> Result<(), HandleError> {
+    let Some(report) = problem_report::for_message(received, problem) else { return Ok(()) };
+    if is_thread_closed(received, tx).await? {
         return Ok(());
     }
-    let Some(breaker) = Breaker::closed_for(received, turn).await? else { return Ok(()) };
-    // A warning is no error, as long as nobody judges it to be one.
-    let is_error = Code::parse(&problem.code).is_none_or(|code| code.sorter == Sorter::Error);
+    let Some(breaker) = CircuitBreaker::closed_for_sender(received, tx).await? else { return Ok(()) };
+    // A warning does not count.
+    let is_error = ProblemCode::parse(&problem.code).is_none_or(|code| code.sorter == Sorter::Error);
     let thread = received.message.thread();
-    if is_error && crossed(received, thread, turn, limits).await? {
-        abort(received, thread, breaker, turn, limits).await
+    if is_error && count_error(received, thread, tx, limits).await? {
+        abort_thread(received, thread, breaker, tx, limits).await
     } else {
-        breaker.note(received, 0, turn, limits);
-        turn.send(report);
+        breaker.count_report(received, 0, tx, limits);
+        tx.send(report);
         Ok(())
     }
 }
 
 /// Counts an error that the peer reported. "If the limit is crossed as a result of a problem report they receive, they
-/// SHOULD send back a problem report with e.p.req.max-errors-exceeded": it is the one report that a report is answered by,
-/// once in a thread.
-pub(super) async fn was_told(
+/// SHOULD send back a problem report with e.p.req.max-errors-exceeded". No other report is answered by a report, and this one
+/// is sent once in a thread.
+pub(super) async fn count_reported_error(
     received: &Received,
     thread: &str,
-    turn: &mut Turn<'_>,
+    tx: &mut Transaction<'_>,
     limits: &ProblemLimits,
-) -> Result<(), Fault> {
+) -> Result<(), HandleError> {
     let Some(key) = thread_key(received, thread) else { return Ok(()) };
-    if turn.get::<Closed>(THREAD, &key).await?.is_some() || !crossed(received, thread, turn, limits).await? {
+    if tx.get::<ClosedThread>(&key).await?.is_some() || !count_error(received, thread, tx, limits).await? {
         return Ok(());
     }
-    match Breaker::closed_for(received, turn).await? {
-        Some(breaker) => abort(received, thread, breaker, turn, limits).await,
-        None => close(received, thread, MAX_ERRORS, turn, limits).await,
+    match CircuitBreaker::closed_for_sender(received, tx).await? {
+        Some(breaker) => abort_thread(received, thread, breaker, tx, limits).await,
+        None => close_thread(received, thread, MAX_ERRORS, tx, limits).await,
     }
 }
 
 /// Closes a thread.
-pub(super) async fn close(
+pub(super) async fn close_thread(
     received: &Received,
     thread: &str,
     code: &str,
-    turn: &mut Turn<'_>,
+    tx: &mut Transaction<'_>,
     limits: &ProblemLimits,
-) -> Result<(), Fault> {
+) -> Result<(), HandleError> {
     let Some(key) = thread_key(received, thread) else { return Ok(()) };
-    if turn.get::<Closed>(THREAD, &key).await?.is_none() {
-        let closed = Closed { time: received.time, code: super::start_of(code, 256).to_owned() };
-        turn.put(THREAD, &key, &closed, Some(received.time + limits.remembered));
+    if tx.get::<ClosedThread>(&key).await?.is_none() {
+        let closed = ClosedThread { time: received.time, code: truncate_to(code, MAX_CODE).to_owned() };
+        tx.put(&key, &closed, Some(received.time + limits.remembered));
     }
     Ok(())
 }
 
-const MAX_ERRORS: &str = "e.p.req.max-errors-exceeded";
-
-/// Sends the thread's last report, and closes it.
-async fn abort(
+/// Sends the last report of a thread, and closes the thread.
+async fn abort_thread(
     received: &Received,
     thread: &str,
-    breaker: Breaker,
-    turn: &mut Turn<'_>,
+    breaker: CircuitBreaker,
+    tx: &mut Transaction<'_>,
     limits: &ProblemLimits,
-) -> Result<(), Fault> {
+) -> Result<(), HandleError> {
     let problem = Problem::new(MAX_ERRORS, "There were too many errors; this thread is no longer answered.");
-    if let Some(report) = report_problem::tell(received, thread, &problem) {
-        turn.send(report);
+    if let Some(report) = problem_report::for_thread(received, thread, &problem) {
+        tx.send(report);
     }
-    breaker.note(received, 1, turn, limits);
-    close(received, thread, MAX_ERRORS, turn, limits).await
+    breaker.count_report(received, 1, tx, limits);
+    close_thread(received, thread, MAX_ERRORS, tx, limits).await
 }
 
-/// The errors of a thread.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Errors {
-    count: u32,
-}
-
-/// Counts an error; whether there are too many now.
-async fn crossed(
+/// Counts an error of a thread. Returns whether the thread has too many errors now.
+async fn count_error(
     received: &Received,
     thread: &str,
-    turn: &mut Turn<'_>,
+    tx: &mut Transaction<'_>,
     limits: &ProblemLimits,
-) -> Result<bool, Fault> {
+) -> Result<bool, HandleError> {
     let Some(key) = thread_key(received, thread) else { return Ok(false) };
-    let mut errors: Errors = turn.get(PROBLEMS, &key).await?.unwrap_or_default();
+    let mut errors: ErrorCount = tx.get(&key).await?.unwrap_or_default();
     errors.count = errors.count.saturating_add(1);
-    turn.put(PROBLEMS, &key, &errors, Some(received.time + limits.remembered));
+    tx.put(&key, &errors, Some(received.time + limits.remembered));
     Ok(errors.count > limits.errors)
 }
 
-/// What a peer's problems come to within a window, which begins with the first of them.
+/// The record of a peer's problems within the current window. The first problem begins the window. The key is the peer's
+/// DID.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Breaker {
+struct CircuitBreaker {
     since: Millis,
     threads: u32,
     reports: u32,
     open_until: Millis,
 }
 
-impl Breaker {
-    /// The sender's, if it gets reports now.
-    async fn closed_for(received: &Received, turn: &mut Turn<'_>) -> Result<Option<Self>, Fault> {
-        let Some(theirs) = &received.theirs else { return Ok(None) };
-        let breaker: Self = turn.get(BREAKER, theirs).await?.unwrap_or_default();
+impl RecordType for CircuitBreaker {
+    const KIND: &'static str = "breaker";
+}
+
+impl CircuitBreaker {
+    /// Returns the sender's circuit breaker if it is closed, that is if the sender gets reports.
+    async fn closed_for_sender(received: &Received, tx: &mut Transaction<'_>) -> Result<Option<Self>, HandleError> {
+        let Some(sender) = &received.sender else { return Ok(None) };
+        let breaker: Self = tx.get(sender).await?.unwrap_or_default();
         Ok((breaker.open_until <= received.time).then_some(breaker))
     }
 
-    /// Remembers one report more, and so many threads that went over their limit.
-    fn note(self, received: &Received, threads: u32, turn: &mut Turn<'_>, limits: &ProblemLimits) {
-        let Some(theirs) = &received.theirs else { return };
+    /// Counts one report, and `threads` threads that were closed.
+    fn count_report(self, received: &Received, threads: u32, tx: &mut Transaction<'_>, limits: &ProblemLimits) {
+        let Some(sender) = &received.sender else { return };
         let next = self.counted(received.time, threads, limits);
         if next.open_until > received.time {
-            tracing::warn!(peer = theirs, "too many problems with this peer: it gets no more reports for a while");
+            tracing::warn!(peer = sender, "problem reports to the peer suspended: too many problems");
         }
-        turn.put(BREAKER, theirs, &next, Some(received.time + limits.window.max(limits.pause)));
+        tx.put(sender, &next, Some(received.time + limits.window.max(limits.pause)));
     }
 
     fn counted(mut self, now: Millis, threads: u32, limits: &ProblemLimits) -> Self {
-        // A clock that was put back begins a window too.
+        // A clock that was set back begins a window too.
         if !(0..limits.window).contains(&(now - self.since)) {
             self = Self { since: now, ..Default::default() };
         }
@@ -199,10 +216,10 @@ impl Breaker {
     }
 }
 
-/// The key of a thread with the sender.
+/// Returns the key of a thread with the sender.
 fn thread_key(received: &Received, thread: &str) -> Option<String> {
-    let theirs = received.theirs.as_deref()?;
-    Some(format!("{} {theirs} {}", received.ours, id_key(thread)))
+    let sender = received.sender.as_deref()?;
+    Some(format!("{} {sender} {}", received.recipient, id_as_key(thread)))
 }
 
 #[cfg(test)]
@@ -211,7 +228,8 @@ mod tests {
 
     use super::*;
     use crate::agent::protocol::{
-        report_problem::{PROBLEM_REPORT, ReportProblem},
+        problem_report::PROBLEM_REPORT,
+        report_problem::ReportProblem,
         testing::{ALICE, BOB, NOW, Outcome, World, anonymous, from, from_with},
     };
 
@@ -222,13 +240,13 @@ mod tests {
     }
 
     async fn reported(world: &World, received: &Received, code: &str, limits: &ProblemLimits) -> Outcome {
-        let mut turn = world.turn(received);
-        report_on(received, &Problem::new(code, "Bad message."), &mut turn, limits).await.unwrap();
-        world.commit(turn)
+        let mut tx = world.begin(received);
+        report_problem(received, &Problem::new(code, "Bad message."), &mut tx, limits).await.unwrap();
+        world.commit(tx)
     }
 
     async fn closed(world: &World, received: &Received) -> bool {
-        is_closed(received, &mut world.turn(received)).await.unwrap()
+        is_thread_closed(received, &mut world.begin(received)).await.unwrap()
     }
 
     fn codes(outcome: &Outcome) -> Vec<&str> {
@@ -236,12 +254,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn past_the_limit_one_report_ends_the_thread() {
+    async fn one_error_too_many_closes_the_thread() {
         let (world, limits) = (World::default(), ProblemLimits::default());
         for _ in 0..5 {
             assert_eq!(codes(&reported(&world, &in_thread(ALICE, "t"), "e.m.msg", &limits).await), ["e.m.msg"]);
         }
-        // A warning is not counted.
+        // A warning does not count.
         assert_eq!(codes(&reported(&world, &in_thread(ALICE, "t"), "w.m.msg", &limits).await), ["w.m.msg"]);
         assert!(!closed(&world, &in_thread(ALICE, "t")).await);
         let last = reported(&world, &in_thread(ALICE, "t"), "e.m.msg", &limits).await;
@@ -250,14 +268,14 @@ mod tests {
         assert!(closed(&world, &in_thread(ALICE, "T")).await);
         let after = reported(&world, &in_thread(ALICE, "t"), "e.m.msg", &limits).await;
         assert!(after.sent.is_empty() && after.written.is_empty());
-        // Other threads and other peers are not concerned.
+        // Other threads and other peers are not affected.
         assert!(!closed(&world, &in_thread(ALICE, "u")).await);
         assert!(!closed(&world, &in_thread(BOB, "t")).await);
         assert_eq!(codes(&reported(&world, &in_thread(BOB, "t"), "e.m.msg", &limits).await), ["e.m.msg"]);
     }
 
     #[tokio::test]
-    async fn nothing_is_reported_to_nobody_or_about_a_report() {
+    async fn no_report_without_a_sender_or_about_a_report() {
         let (world, limits) = (World::default(), ProblemLimits::default());
         for received in [anonymous(MOVE, json!({})), from(ALICE, PROBLEM_REPORT, json!({}))] {
             let outcome = reported(&world, &received, "e.m.msg", &limits).await;
@@ -266,7 +284,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_breaker_opens_for_a_while() {
+    async fn the_circuit_breaker_opens_for_a_while() {
         let limits = ProblemLimits { errors: 0, threads: 2, ..Default::default() };
         let world = World::default();
         for thread in ["a", "b"] {
@@ -280,7 +298,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_loop_through_fresh_threads_ends() {
+    async fn a_loop_through_new_threads_ends() {
         let (world, limits) = (World::default(), ProblemLimits::default());
         let mut sent = 0;
         for _ in 0..100 {
@@ -292,15 +310,15 @@ mod tests {
     #[test]
     fn the_window_moves_on() {
         let limits = ProblemLimits { threads: 2, ..Default::default() };
-        let one = Breaker::default().counted(NOW, 1, &limits);
-        assert_eq!(one, Breaker { since: NOW, threads: 1, reports: 1, open_until: 0 });
+        let one = CircuitBreaker::default().counted(NOW, 1, &limits);
+        assert_eq!(one, CircuitBreaker { since: NOW, threads: 1, reports: 1, open_until: 0 });
         assert_eq!(one.clone().counted(NOW + HOUR, 1, &limits).threads, 1);
         assert_eq!(one.clone().counted(NOW - 1, 1, &limits).since, NOW - 1);
         assert_eq!(one.counted(NOW + 1, 1, &limits).open_until, NOW + 1 + limits.pause);
     }
 
     #[tokio::test]
-    async fn errors_of_the_peer_count_too() {
+    async fn errors_reported_by_the_peer_count() {
         let world = World::default();
         let protocol = ReportProblem::default();
         let told = |code: &str| from_with(ALICE, PROBLEM_REPORT, json!({ "code": code }), |message| message.pthid("t"));

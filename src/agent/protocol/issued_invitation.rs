@@ -1,0 +1,211 @@
+//! The invitations that the agent has issued, and their acceptance (DIDComm v2.1 "Message Correlation").
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    connections::{Connection, find_connection},
+    out_of_band::Invitation,
+    problem::{HandleError, Problem},
+    problem_report::is_report,
+    received::Received,
+    record::RecordType,
+    text::id_as_key,
+    transaction::Transaction,
+};
+use crate::agent::clock::Millis;
+
+/// An invitation that the agent has issued.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IssuedInvitation {
+    /// The invitation.
+    pub invitation: Invitation,
+    /// When the invitation was made.
+    pub created: Millis,
+    /// When the invitation expires; never if `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Millis>,
+    /// Whether more than one peer may accept the invitation. Their connections name it.
+    #[serde(default)]
+    pub multi_use: bool,
+    /// The DID of the peer that has accepted a single-use invitation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used_by: Option<String>,
+}
+
+impl RecordType for IssuedInvitation {
+    const KIND: &'static str = "invitation";
+}
+
+impl IssuedInvitation {
+    /// Whether a new peer may accept the invitation.
+    pub fn is_open(&self, now: Millis) -> bool {
+        (self.multi_use || self.used_by.is_none()) && self.expires.is_none_or(|expires| expires > now)
+    }
+
+    /// Returns the key of an invitation's record.
+    pub fn key(id: &str) -> String {
+        id_as_key(id).into_owned()
+    }
+}
+
+/// Records the acceptance of an invitation: a message to the DID that invited, whose `pthid` is the invitation's id. Call it
+/// after [`update_connection`](super::connections::update_connection).
+///
+/// # Errors
+/// A [`Problem`] if the invitation has expired, or another peer has used a single-use invitation. A peer that accepted before
+/// may name the invitation again. [`HandleError::Retry`] if the store does not answer.
+pub async fn record_acceptance(received: &Received, tx: &mut Transaction<'_>) -> Result<(), HandleError> {
+    // A report about an invitation does not accept it.
+    let Some(pthid) = received.message.pthid.as_deref().filter(|_| !is_report(&received.message)) else {
+        return Ok(());
+    };
+    let key = IssuedInvitation::key(pthid);
+    let Some(mut issued) = tx.get::<IssuedInvitation>(&key).await? else { return Ok(()) };
+    if issued.invitation.from != received.recipient {
+        return Ok(());
+    }
+    let connection = find_connection(received, tx).await?;
+    match status_for(&issued, connection.as_ref(), received.time) {
+        InvitationStatus::AcceptedBefore => return Ok(()),
+        InvitationStatus::Expired => {
+            return Err(Problem::new("e.p.req.time.invitation-expired", "The invitation has expired.").into());
+        }
+        InvitationStatus::UsedByAnother => {
+            return Err(Problem::new("e.p.req.invitation-used", "The invitation was used by somebody else.").into());
+        }
+        InvitationStatus::Open => {}
+    }
+    // Only an authenticated peer is recorded.
+    let Some(mut connection) = connection else { return Ok(()) };
+    if !issued.multi_use {
+        issued.used_by = Some(connection.peer_did.clone());
+        // Never expires: a forgotten acceptance would make the invitation usable again.
+        tx.put(&key, &issued, None);
+    }
+    connection.invitation = Some(key);
+    connection.put(tx);
+    Ok(())
+}
+
+/// What an invitation is to one peer.
+#[derive(Debug, PartialEq, Eq)]
+enum InvitationStatus {
+    Open,
+    AcceptedBefore,
+    Expired,
+    UsedByAnother,
+}
+
+fn status_for(issued: &IssuedInvitation, peer: Option<&Connection>, now: Millis) -> InvitationStatus {
+    let id = IssuedInvitation::key(&issued.invitation.id);
+    // The connection names the invitation too: the peer may have rotated to a new DID.
+    let has_accepted =
+        |peer: &&Connection| peer.invitation.as_ref() == Some(&id) || issued.used_by.as_ref() == Some(&peer.peer_did);
+    if peer.as_ref().is_some_and(has_accepted) {
+        return InvitationStatus::AcceptedBefore;
+    }
+    if !issued.multi_use && issued.used_by.is_some() {
+        return InvitationStatus::UsedByAnother;
+    }
+    match issued.expires {
+        // A peer that was connected before the invitation expired may go on.
+        Some(expires) if expires <= now => match peer {
+            Some(peer) if peer.since < expires => InvitationStatus::AcceptedBefore,
+            _ => InvitationStatus::Expired,
+        },
+        _ => InvitationStatus::Open,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::agent::protocol::{
+        connections::update_connection,
+        problem_report::PROBLEM_REPORT,
+        testing::{ALICE, BOB, NOW, OURS, Outcome, World, anonymous, from_with},
+        trust_ping::PING,
+    };
+
+    fn issue(world: &World, id: &str, multi_use: bool, expires: Option<Millis>) {
+        let invitation = Invitation { id: id.into(), ..Invitation::new(OURS) };
+        let issued = IssuedInvitation { invitation, created: NOW, expires, multi_use, used_by: None };
+        world.set(&IssuedInvitation::key(id), &issued);
+    }
+
+    fn response(theirs: &str, pthid: &str) -> Received {
+        from_with(theirs, PING, json!({}), |message| message.pthid(pthid))
+    }
+
+    /// As the inbox does.
+    async fn responded(world: &World, received: &Received) -> Result<Outcome, String> {
+        let mut tx = world.begin(received);
+        update_connection(received, &mut tx).await.unwrap();
+        match record_acceptance(received, &mut tx).await {
+            Ok(()) => Ok(world.commit(tx)),
+            Err(HandleError::Problem(problem)) => Err(problem.code),
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    fn invitation_of(world: &World, theirs: &str) -> Option<String> {
+        world.record::<Connection>(&Connection::key(OURS, theirs))?.invitation
+    }
+
+    #[tokio::test]
+    async fn a_single_use_invitation_is_used_once() {
+        let world = World::default();
+        issue(&world, "Inv", false, None);
+        assert!(responded(&world, &anonymous(PING, json!({}))).await.is_ok());
+        responded(&world, &response(ALICE, "inv")).await.unwrap();
+        assert_eq!(invitation_of(&world, ALICE).as_deref(), Some("inv"));
+        // Later messages may name the invitation too.
+        assert!(responded(&world, &response(ALICE, "INV")).await.unwrap().written.is_empty());
+        assert_eq!(responded(&world, &response(BOB, "inv")).await.unwrap_err(), "e.p.req.invitation-used");
+        let mut nobody = response(ALICE, "inv");
+        nobody.sender = None;
+        assert_eq!(responded(&world, &nobody).await.unwrap_err(), "e.p.req.invitation-used");
+
+        // The peer that used it, after its rotation.
+        let moved = Connection { invitation: Some("inv".into()), ..Connection::new(OURS, "did:example:new", NOW) };
+        world.set(&Connection::key(OURS, &moved.peer_did), &moved);
+        assert!(responded(&world, &response(&moved.peer_did, "inv")).await.unwrap().written.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_multi_use_invitation_serves_several_peers() {
+        let world = World::default();
+        issue(&world, "inv", true, None);
+        for theirs in [ALICE, BOB] {
+            assert_eq!(responded(&world, &response(theirs, "inv")).await.unwrap().written, [Connection::KIND]);
+            assert_eq!(invitation_of(&world, theirs).as_deref(), Some("inv"));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_expired_invitation_serves_peers_that_came_in_time() {
+        let world = World::default();
+        issue(&world, "inv", true, Some(NOW + 1));
+        issue(&world, "other", true, None);
+        responded(&world, &response(ALICE, "inv")).await.unwrap();
+        responded(&world, &response(ALICE, "other")).await.unwrap();
+        let late = |theirs| Received { time: NOW + 1, ..response(theirs, "inv") };
+        assert!(responded(&world, &late(ALICE)).await.is_ok());
+        assert_eq!(responded(&world, &late(BOB)).await.unwrap_err(), "e.p.req.time.invitation-expired");
+    }
+
+    #[tokio::test]
+    async fn other_messages_do_not_accept_the_invitation() {
+        let world = World::default();
+        issue(&world, "inv", false, None);
+        let report = from_with(ALICE, PROBLEM_REPORT, json!({}), |message| message.pthid("inv"));
+        let mut elsewhere = response(ALICE, "inv");
+        elsewhere.recipient = "did:example:ours2".into();
+        for received in [report, elsewhere, response(ALICE, "another")] {
+            responded(&world, &received).await.unwrap();
+            assert_eq!(world.record::<IssuedInvitation>("inv").unwrap().used_by, None);
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! A received message, as protocols see it.
+
+use super::problem::Problem;
+use crate::{
+    agent::clock::Millis,
+    didcomm::{Message, Provenance, same_name},
+};
+
+/// A message that was decrypted and verified.
+#[derive(Debug, Clone)]
+pub struct Received {
+    /// The message.
+    pub message: Message,
+    /// How the message was protected.
+    pub provenance: Provenance,
+    /// Our DID that the message was sent to.
+    pub recipient: String,
+    /// The authenticated sender: a DID, of a did:peer:4 the short form. `None` if nobody is authenticated.
+    pub sender: Option<String>,
+    /// When the message arrived.
+    pub time: Millis,
+}
+
+impl Received {
+    /// Returns the name within the message type: `ping` of `https://didcomm.org/trust-ping/2.0/ping`. The name is empty if
+    /// the type is malformed.
+    pub fn name(&self) -> &str {
+        self.message.message_type().map_or("", |kind| kind.message)
+    }
+
+    /// Whether the message has this name. Case and punctuation are ignored (v2.1 "Message Type URI").
+    pub fn is(&self, name: &str) -> bool {
+        same_name(self.name(), name)
+    }
+
+    /// Returns the problem that the protocol has no message of this name.
+    pub(super) fn unknown_type(&self) -> Problem {
+        Problem::new("e.m.msg.unknown-type", "This protocol has no message {1}.").arg(self.name())
+    }
+}

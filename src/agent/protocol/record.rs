@@ -1,0 +1,32 @@
+//! Typed records: what protocols and the agent keep in the store by kind and key.
+
+use async_trait::async_trait;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::agent::store::error::StoreError;
+
+/// A value that is kept as a record. The kind belongs to the type, so a record cannot be read as another type.
+pub trait RecordType: Serialize + DeserializeOwned + Send {
+    /// The kind, as it stands in the store. It must never change: existing stores have it.
+    const KIND: &'static str;
+}
+
+/// Reads and decrypts records.
+#[async_trait]
+pub trait RecordReader: Send + Sync {
+    /// Returns the value of a record and its revision.
+    ///
+    /// # Errors
+    /// Those of the store.
+    async fn read(&self, kind: &str, key: &str) -> Result<Option<(Value, i64)>, StoreError>;
+
+    /// Returns the position of a handled message in the order of handling, or `None` if it was not handled. `message` is
+    /// its id in lower case. Used for the acknowledgement of earlier messages.
+    ///
+    /// # Errors
+    /// Those of the store.
+    async fn handled(&self, _recipient: &str, _sender: &str, _message: &str) -> Result<Option<i64>, StoreError> {
+        Ok(None)
+    }
+}

@@ -1,0 +1,24 @@
+//! Foreign texts, bounded.
+
+use std::borrow::Cow;
+
+use sha2::{Digest, Sha256};
+
+/// The longest message id that stands in a record's key as it is, in bytes.
+const MAX_ID: usize = 64;
+
+/// Returns a message id as part of a record's key: in lower case, since ids are compared without case (v2.1 "Message IDs").
+/// An id that is longer than 64 bytes, or has other characters than the unreserved ones of RFC 3986, is hashed.
+pub(super) fn id_as_key(id: &str) -> Cow<'_, str> {
+    let is_unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    if id.len() > MAX_ID || !id.bytes().all(is_unreserved) {
+        let digest = Sha256::digest(id.to_lowercase().as_bytes());
+        return Cow::Owned(format!("sha256~{}", bs58::encode(digest).into_string()));
+    }
+    if id.bytes().any(|byte| byte.is_ascii_uppercase()) { id.to_ascii_lowercase().into() } else { id.into() }
+}
+
+/// Returns the longest prefix of a text that has at most `bytes` bytes.
+pub(super) fn truncate_to(text: &str, bytes: usize) -> &str {
+    (0..=bytes).rev().find_map(|end| text.get(..end)).unwrap_or(text)
+}

@@ -1,0 +1,215 @@
+//! The effects of one message, and what its protocol may read.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+
+use super::{
+    features::Features,
+    problem::HandleError,
+    received::Received,
+    record::{RecordReader, RecordType},
+};
+use crate::{
+    agent::clock::Millis,
+    didcomm::{Message, MessageBuilder},
+};
+
+/// One effect of a handled message.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Send a message to the first DID of its `to`. With `from`, the message is authcrypted by that DID.
+    Send(Box<Message>),
+    /// Hand the received message to the application.
+    Deliver,
+    /// Write a record.
+    Put {
+        /// The record's kind.
+        kind: String,
+        /// The record's key.
+        key: String,
+        /// The record's value.
+        value: Value,
+        /// The revision that was read; 0 for a new record.
+        revision: i64,
+        /// When the record expires; never if `None`.
+        expires: Option<Millis>,
+    },
+    /// Delete a record.
+    Delete {
+        /// The record's kind.
+        kind: String,
+        /// The record's key.
+        key: String,
+    },
+}
+
+impl Effect {
+    /// Whether the effect writes or deletes this record.
+    fn changes_record(&self, of_kind: &str, of_key: &str) -> bool {
+        matches!(self, Self::Put { kind, key, .. } | Self::Delete { kind, key } if kind == of_kind && key == of_key)
+    }
+}
+
+/// Collects the effects of one message, and reads records for its protocol.
+pub struct Transaction<'a> {
+    received: &'a Received,
+    records: &'a dyn RecordReader,
+    features: &'a Features,
+    effects: Vec<Effect>,
+    /// The records that were read, with their revisions, by kind and key. Several steps ask for the same connection, and
+    /// each read goes to the disk. The commit compares the revisions, so a change meanwhile is noticed.
+    cache: HashMap<(String, String), Option<(Value, i64)>>,
+}
+
+impl<'a> Transaction<'a> {
+    /// Begins a transaction without effects.
+    pub fn new(received: &'a Received, records: &'a dyn RecordReader, features: &'a Features) -> Self {
+        Self { received, records, features, effects: Vec::new(), cache: HashMap::new() }
+    }
+
+    /// Returns what this agent can do.
+    pub fn features(&self) -> &Features {
+        self.features
+    }
+
+    /// Replies in the received message's thread and protocol. `name` is the reply's name in its type, such as
+    /// `ping-response`. Nothing is sent if the received message has no authenticated sender.
+    pub fn reply(&mut self, name: &str, body: Value) {
+        self.reply_with(name, body, |message| message);
+    }
+
+    /// Replies like [`reply`](Self::reply), with headers that `more` adds.
+    pub fn reply_with(&mut self, name: &str, body: Value, more: impl FnOnce(MessageBuilder) -> MessageBuilder) {
+        let kind = &self.received.message.type_;
+        let base = kind.rsplit_once('/').map_or(kind.as_str(), |(base, _)| base);
+        self.answer(&format!("{base}/{name}"), body, more);
+    }
+
+    /// Replies in the received message's thread with a message of the type `kind`, which may belong to another protocol.
+    pub fn answer(&mut self, kind: &str, body: Value, more: impl FnOnce(MessageBuilder) -> MessageBuilder) {
+        let Some(sender) = &self.received.sender else { return };
+        let message = Message::build(Message::new_id(), kind, body)
+            .from(&self.received.recipient)
+            .to(sender)
+            .thid(self.received.message.thread());
+        let message = match &self.received.message.pthid {
+            Some(pthid) => message.pthid(pthid),
+            None => message,
+        };
+        self.send(more(message).finalize());
+    }
+
+    /// Sends a message. Without `from` the message is anoncrypted.
+    pub fn send(&mut self, message: Message) {
+        self.effects.push(Effect::Send(Box::new(message)));
+    }
+
+    /// Hands the received message to the application.
+    pub fn deliver(&mut self) {
+        if !self.effects.contains(&Effect::Deliver) {
+            self.effects.push(Effect::Deliver);
+        }
+    }
+
+    /// Returns the messages that this transaction sends, so that headers can be added.
+    pub fn sends(&mut self) -> impl Iterator<Item = &mut Message> {
+        self.effects.iter_mut().filter_map(|effect| match effect {
+            Effect::Send(message) => Some(&mut **message),
+            _ => None,
+        })
+    }
+
+    /// Reads a record. A value that this transaction wrote counts already.
+    ///
+    /// # Errors
+    /// [`HandleError::Retry`] if the store does not answer, or the stored value is not a `T`.
+    pub async fn get<T: RecordType>(&mut self, key: &str) -> Result<Option<T>, HandleError> {
+        let value = match self.effects.iter().rev().find(|effect| effect.changes_record(T::KIND, key)) {
+            Some(Effect::Put { value, .. }) => value.clone(),
+            Some(_) => return Ok(None),
+            None => {
+                let name = (T::KIND.to_owned(), key.to_owned());
+                if !self.cache.contains_key(&name) {
+                    let read = self.records.read(T::KIND, key).await?;
+                    self.cache.insert(name.clone(), read);
+                }
+                let Some(Some((value, _))) = self.cache.get(&name) else { return Ok(None) };
+                value.clone()
+            }
+        };
+        let damaged = |error| HandleError::Retry(format!("the {} {key}: {error}", T::KIND));
+        serde_json::from_value(value).map(Some).map_err(damaged)
+    }
+
+    /// Returns the position of an earlier message of the sender in the order of handling: see [`RecordReader::handled`].
+    ///
+    /// # Errors
+    /// [`HandleError::Retry`] if the store does not answer.
+    pub async fn handled(&self, message: &str) -> Result<Option<i64>, HandleError> {
+        let Some(sender) = &self.received.sender else { return Ok(None) };
+        Ok(self.records.handled(&self.received.recipient, sender, &message.to_ascii_lowercase()).await?)
+    }
+
+    /// Writes a record. If the record was changed since [`Transaction::get`], the message is handled again. A record that was
+    /// not read must not exist.
+    pub fn put<T: RecordType>(&mut self, key: &str, value: &T, expires: Option<Millis>) {
+        let read = self.cache.get(&(T::KIND.to_owned(), key.to_owned())).and_then(Option::as_ref);
+        let revision = read.map_or(0, |(_, revision)| *revision);
+        let value = serde_json::to_value(value).unwrap_or(Value::Null);
+        // The last write of a transaction wins. A deletion before it would change the revision.
+        self.effects.retain(|effect| !effect.changes_record(T::KIND, key));
+        self.effects.push(Effect::Put { kind: T::KIND.to_owned(), key: key.to_owned(), value, revision, expires });
+    }
+
+    /// Deletes a record.
+    pub fn delete<T: RecordType>(&mut self, key: &str) {
+        self.effects.retain(|effect| !effect.changes_record(T::KIND, key));
+        self.effects.push(Effect::Delete { kind: T::KIND.to_owned(), key: key.to_owned() });
+    }
+
+    /// Ends the transaction and returns its effects.
+    pub fn effects(self) -> Vec<Effect> {
+        self.effects
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, Serialize};
+    use serde_json::json;
+
+    use crate::agent::protocol::{
+        record::RecordType,
+        testing::{ALICE, World, from},
+    };
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(transparent)]
+    struct Number(i32);
+
+    impl RecordType for Number {
+        const KIND: &'static str = "number";
+    }
+
+    #[tokio::test]
+    async fn a_transaction_reads_its_own_writes() {
+        let world = World::default();
+        world.set("old", &Number(1));
+        let received = from(ALICE, "https://example.org/offer/1.0/offer", json!({}));
+        let mut tx = world.begin(&received);
+        assert_eq!(tx.get::<Number>("new").await.unwrap(), None);
+        tx.put("new", &Number(1), None);
+        tx.put("new", &Number(2), None);
+        assert_eq!(tx.get("new").await.unwrap(), Some(Number(2)));
+        assert_eq!(tx.get("old").await.unwrap(), Some(Number(1)));
+        tx.delete::<Number>("old");
+        assert_eq!(tx.get::<Number>("old").await.unwrap(), None);
+        // A write after the deletion has the revision that was read.
+        tx.put("old", &Number(3), None);
+        assert_eq!(tx.get("old").await.unwrap(), Some(Number(3)));
+        let outcome = world.commit(tx);
+        assert_eq!(outcome.written.len(), 2);
+        assert_eq!((world.record("old"), world.record("new")), (Some(Number(3)), Some(Number(2))));
+    }
+}
