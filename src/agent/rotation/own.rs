@@ -1,0 +1,241 @@
+//! Our own rotations: one of our DIDs moves to another, or a relationship ends.
+//!
+//! A custodian signs the proof with the old DID's key, elsewhere: whoever takes over an agent cannot move a DID. The agent
+//! verifies the proof, remembers it for each peer, and attaches it to every message until the peer has written to the new
+//! DID.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::{
+    agent::{
+        canonical_did::canonical_did,
+        clock::{Millis, now},
+        error::AgentError,
+        outgoing_message::{OutgoingMessage, message_now},
+        own_dids::OwnDids,
+        protocol::{RecordType, connections::Connection, empty::EMPTY},
+        sealed_store::SealedStore,
+        store::{
+            error::StoreError,
+            types::{Change, CommitOutcome},
+        },
+    },
+    did::{Document, ResolveError, Resolver},
+    didcomm::FromPrior,
+};
+
+/// The record that one of our DIDs has rotated. Its key is the old DID.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnRotation {
+    /// The new DID.
+    pub to: String,
+    /// When the DID rotated.
+    pub time: Millis,
+    /// Until when messages to the old DID are read.
+    pub until: Millis,
+}
+
+impl RecordType for OwnRotation {
+    const KIND: &'static str = "rotated";
+}
+
+/// The result of a rotation of one of our DIDs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RotationOutcome {
+    /// The DIDs of the peers that are told.
+    pub peers: Vec<String>,
+    /// Until when messages to the old DID are read.
+    pub until: Millis,
+}
+
+/// Connections that are read at once.
+const PAGE: usize = 500;
+/// How many rotated DIDs are looked at.
+const MAX_ROTATED: usize = 1000;
+const HOUR: Millis = 60 * 60 * 1000;
+
+/// Rotates our DIDs, and ends relationships.
+pub(in crate::agent) struct OwnRotations {
+    pub store: Arc<SealedStore>,
+    pub own_dids: Arc<OwnDids>,
+    pub resolver: Arc<dyn Resolver>,
+    /// How long a message to a peer is tried, in milliseconds.
+    pub message_lifetime: Millis,
+    /// Called when the set of retired DIDs has changed.
+    pub on_retired: Box<dyn Fn() + Send + Sync>,
+}
+
+impl OwnRotations {
+    /// Rotates one of our DIDs to another. Every peer gets an empty message from the new DID. Messages that are sent from the
+    /// old DID go out from the new DID. The old DID is read for `overlap` more milliseconds.
+    ///
+    /// # Errors
+    /// [`AgentError::Invalid`] if `from_prior` does not prove the rotation, or is not signed by the old DID;
+    /// [`AgentError::Store`] if the store fails. Connections that were moved before an error stay moved, and the call can be
+    /// repeated.
+    pub async fn rotate(
+        &self,
+        from: &str,
+        to: &str,
+        from_prior: &str,
+        overlap: Millis,
+    ) -> Result<RotationOutcome, AgentError> {
+        let (Some(old), Some(new)) = (self.own_dids.document(from), self.own_dids.document(to)) else {
+            return Err(invalid("both DIDs have to be ours, and their documents in the state folder"));
+        };
+        let (from, to) = (old.id().to_owned(), new.id().to_owned());
+        let claims = self.verify(from_prior).await?;
+        let is_same =
+            |did: &str, claim: Option<&str>| claim.is_some_and(|claim| canonical_did(claim) == canonical_did(did));
+        if from == to || !is_same(&from, Some(&claims.iss)) || !is_same(&to, claims.sub.as_deref()) {
+            return Err(invalid(format!("the from_prior does not say that {from} moves to {to}")));
+        }
+        let until = now().saturating_add(overlap);
+        let rotation = OwnRotation { to: to.clone(), time: now(), until };
+        let revision = self.store.revision::<OwnRotation>(&from).await?;
+        if !self.store.put(&from, &rotation, revision).await? {
+            return Err(AgentError::Store(StoreError::Unavailable("another rotation is under way".to_owned())));
+        }
+        let peers = self.move_connections(&from, &to, from_prior).await?;
+        // The overlap may be zero.
+        self.retire_expired().await;
+        Ok(RotationOutcome { peers, until })
+    }
+
+    /// Moves every connection of `from` that has not ended to `to`. Returns the peers.
+    async fn move_connections(&self, from: &str, to: &str, from_prior: &str) -> Result<Vec<String>, AgentError> {
+        let mut peers = Vec::new();
+        let mut after = Connection::key_prefix(from);
+        loop {
+            let page = self.store.list::<Connection>(&after, PAGE).await?;
+            let Some((last, _)) = page.last() else { break };
+            after.clone_from(last);
+            let is_last_page = page.iter().any(|(_, connection)| connection.own_did != from);
+            for (_, connection) in page.into_iter().filter(|(_, it)| it.own_did == from && it.ended.is_none()) {
+                peers.push(connection.peer_did.clone());
+                self.move_connection(connection, to, from_prior).await?;
+            }
+            if is_last_page {
+                break;
+            }
+        }
+        Ok(peers)
+    }
+
+    /// Moves one connection to the new DID, and sends the peer a message with the proof.
+    async fn move_connection(&self, old: Connection, to: &str, from_prior: &str) -> Result<(), AgentError> {
+        let key = Connection::key(to, &old.peer_did);
+        let existing = self.store.get::<Connection>(&key).await?;
+        // An interrupted rotation is repeated: this connection was moved before.
+        if existing.as_ref().is_some_and(|(existing, _)| existing.from_prior.as_deref() == Some(from_prior)) {
+            return Ok(());
+        }
+        let revision = existing.map_or(0, |(_, revision)| revision);
+        let peer = old.peer_did.clone();
+        let moved = Connection { own_did: to.to_owned(), from_prior: Some(from_prior.to_owned()), ..old };
+        let put = self.store.put_change(&key, &moved, revision, None)?;
+        let message = message_now(EMPTY, json!({})).from(to).to(&peer).finalize();
+        let (_, send) = self.store.send_change(&OutgoingMessage::plain(message), self.message_lifetime)?;
+        self.commit(vec![put, send]).await
+    }
+
+    /// Gives up a DID of ours that has rotated and whose overlap is over. Its keys may be deleted from their tokens
+    /// afterwards: the store's key is no longer wrapped for them.
+    ///
+    /// # Errors
+    /// [`AgentError::Invalid`] if the DID has not rotated, is still read, or messages for it wait; [`AgentError::Store`] if no
+    /// other key of ours is ready to open the store, or the store fails.
+    pub async fn give_up(&self, did: &str) -> Result<(), AgentError> {
+        let document = self.own_dids.document(did).ok_or_else(|| invalid(format!("{did} is none of our DIDs")))?;
+        let did = document.id();
+        let Some((OwnRotation { until, .. }, _)) = self.store.get::<OwnRotation>(did).await? else {
+            return Err(invalid(format!("{did} has not moved to another DID")));
+        };
+        let left = until.saturating_sub(now());
+        if left > 0 {
+            return Err(invalid(format!("{did} is read for {} hours more", left / HOUR + 1)));
+        }
+        self.retire_expired().await;
+        let pending = self.store.inner().pending_count(did).await?;
+        if pending > 0 {
+            return Err(invalid(format!("messages to {did} wait to be opened: {pending}")));
+        }
+        let keys = self.own_dids.keys_of_only(did);
+        let unlocked = self.store.unlock_excluding(&self.own_dids, &keys).await;
+        unlocked.map_err(|reason| AgentError::Store(StoreError::Unavailable(reason)))
+    }
+
+    /// Ends a relationship. The peer gets a message without a sender, and nothing is sent to it afterwards.
+    ///
+    /// # Errors
+    /// [`AgentError::Invalid`] if there is no such relationship, or `from_prior` does not prove its end;
+    /// [`AgentError::Store`] if the store fails.
+    pub async fn end_relationship(&self, own_did: &str, peer_did: &str, from_prior: &str) -> Result<(), AgentError> {
+        let document = self.own_dids.document(own_did);
+        let document = document.ok_or_else(|| invalid(format!("{own_did} is none of our DIDs")))?;
+        let own_did = document.id();
+        let claims = self.verify(from_prior).await?;
+        if claims.sub.is_some() || canonical_did(&claims.iss) != canonical_did(own_did) {
+            return Err(invalid(format!("the from_prior does not say that {own_did} ends a relationship")));
+        }
+        let key = Connection::key(own_did, peer_did);
+        let Some((connection, revision)) = self.store.get::<Connection>(&key).await? else {
+            return Err(invalid(format!("there is no relationship of {own_did} with {peer_did}")));
+        };
+        let peer = connection.peer_did.clone();
+        let ended = Connection { ended: Some(now()), ..connection };
+        let put = self.store.put_change(&key, &ended, revision, None)?;
+        // Without `from`, and so anoncrypted: we have no DID in this relationship any more.
+        let message = message_now(EMPTY, json!({})).to(&peer).from_prior(from_prior).finalize();
+        let (_, send) = self.store.send_change(&OutgoingMessage::plain(message), self.message_lifetime)?;
+        self.commit(vec![put, send]).await
+    }
+
+    /// Stops reading messages to DIDs that have rotated and whose overlap is over.
+    pub async fn retire_expired(&self) {
+        match self.store.list::<OwnRotation>("", MAX_ROTATED).await {
+            Ok(rotations) => {
+                let expired = |(did, rotation): (String, OwnRotation)| (rotation.until <= now()).then_some(did);
+                if self.own_dids.retire(rotations.into_iter().filter_map(expired).collect()) {
+                    (self.on_retired)();
+                }
+            }
+            // The store is sealed, and the caller tries again.
+            Err(error) => tracing::debug!(%error, "retired DIDs not read yet"),
+        }
+    }
+
+    /// Verifies a proof by our own documents. A resolver may still have the document before a change.
+    async fn verify(&self, from_prior: &str) -> Result<FromPrior, AgentError> {
+        let verified = FromPrior::unpack(from_prior, &OwnDocumentsFirst(self)).await;
+        verified.map(|(claims, _)| claims).map_err(|error| invalid(error.to_string()))
+    }
+
+    async fn commit(&self, changes: Vec<Change>) -> Result<(), AgentError> {
+        match self.store.commit_changes(changes).await? {
+            CommitOutcome::Committed => Ok(()),
+            _ => Err(AgentError::Store(StoreError::Unavailable("the connection was changed meanwhile".to_owned()))),
+        }
+    }
+}
+
+fn invalid(reason: impl Into<String>) -> AgentError {
+    AgentError::Invalid(reason.into())
+}
+
+/// Resolves our DIDs from their own documents, and all others by the resolver.
+struct OwnDocumentsFirst<'a>(&'a OwnRotations);
+
+#[async_trait]
+impl Resolver for OwnDocumentsFirst<'_> {
+    async fn resolve(&self, did: &str) -> Result<Arc<Document>, ResolveError> {
+        match self.0.own_dids.document(did) {
+            Some(document) => Ok(Arc::new(document)),
+            None => self.0.resolver.resolve(did).await,
+        }
+    }
+}
