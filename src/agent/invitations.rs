@@ -1,77 +1,124 @@
-//! Invitations, made and accepted (out-of-band 2.0).
+//! Invitations: issued, fetched and accepted (out-of-band 2.0).
 
 use std::sync::Arc;
 
 use serde_json::json;
 
 use super::{
-    Agent, Intent, NotSent,
-    books::Books,
-    clock::{now, of_seconds},
-    net::Limits,
-    ours::canonical,
+    canonical_did::canonical_did,
+    clock::{Millis, now, seconds_to_millis},
+    error::AgentError,
+    outgoing_message::{OutgoingMessage, message_now},
+    own_dids::OwnDids,
     protocol::{
-        Records,
-        connections::{CONNECTION, Connection},
-        invitations::{INVITATION, Issued},
-        out_of_band::{Found, Invitation, MAX_LENGTH},
+        connections::Connection,
+        issued_invitation::IssuedInvitation,
+        out_of_band::{Invitation, MAX_LENGTH, ParsedInvitation},
         trust_ping::PING,
     },
-    store::{Change, Committed, Millis, StoreError},
+    sealed_store::SealedStore,
+    store::{error::StoreError, types::CommitOutcome},
+};
+use crate::{
+    did::Resolver,
+    net::{HttpClient, RequestLimits},
 };
 
-/// An invitation that is wanted.
+/// What an invitation shall say.
 #[derive(Debug, Clone, Default)]
-pub struct Wanted {
+pub struct InvitationOptions {
     /// Our DID that invites.
     pub from: String,
-    /// What it is for, for people.
+    /// The goal, for people.
     pub goal: Option<String>,
-    /// What it is for, for programs.
+    /// The goal, for programs.
     pub goal_code: Option<String>,
-    /// Whether any number of others may accept it.
+    /// Whether more than one peer may accept the invitation.
     pub multi_use: bool,
-    /// How long it is good, in milliseconds; without an end if none.
-    pub good_for: Option<Millis>,
+    /// How long the invitation can be accepted, in milliseconds. `None` sets no limit.
+    pub valid_for: Option<Millis>,
 }
 
-/// An invitation that was accepted.
+/// An invitation that the agent has accepted.
 #[derive(Debug, Clone)]
-pub struct Accepted {
-    /// Our DID.
-    pub ours: String,
-    /// The DID of the one who invites.
-    pub theirs: String,
+pub struct AcceptedInvitation {
+    /// Our DID in the new connection.
+    pub own_did: String,
+    /// The inviter's DID.
+    pub peer_did: String,
     /// The invitation.
     pub invitation: Invitation,
-    /// The name in the outbox of the ping that tells of it.
+    /// The outbox id of the ping that tells the inviter.
     pub ping: String,
 }
 
-/// What is asked for at a short URL.
+/// The media types that the agent accepts at a short URL.
 const ACCEPT: &str = "application/didcomm-plain+json, application/json";
-/// Where a URL points if the agent has no public one: an agent reads what is in it, and asks nobody.
-const NOWHERE: &str = "didcomm://invite";
+/// The base of an invitation's URL if the agent has no public URL. Agents read the invitation in the URL, and fetch nothing.
+const NO_PUBLIC_URL: &str = "didcomm://invite";
 
-/// The invitations that were made here.
+/// Issues and accepts invitations.
 pub(super) struct Invitations {
-    pub books: Arc<Books>,
-    /// The URL of the page that people see who open one.
+    pub store: Arc<SealedStore>,
+    pub own_dids: Arc<OwnDids>,
+    pub resolver: Arc<dyn Resolver>,
+    /// Fetches invitations from short URLs. Without it they are refused.
+    pub http: Option<HttpClient>,
+    /// The URL of the page that people see who open an invitation.
     pub public_url: Option<String>,
+    /// How long a message to a peer is tried, in milliseconds.
+    pub message_lifetime: Millis,
 }
 
 impl Invitations {
-    /// One that is still good.
+    /// Issues an invitation.
+    ///
+    /// # Errors
+    /// [`AgentError::Invalid`] if `from` is not one of our DIDs; [`AgentError::Store`] if the store fails.
+    pub async fn issue(&self, options: InvitationOptions) -> Result<IssuedInvitation, AgentError> {
+        if self.own_dids.document(&options.from).is_none() {
+            return Err(invalid(format!("{} is none of our DIDs", options.from)));
+        }
+        let created = now();
+        let mut invitation = Invitation::new(options.from);
+        invitation.goal = options.goal;
+        invitation.goal_code = options.goal_code;
+        let expires = options.valid_for.map(|time| created.saturating_add(time));
+        invitation.expires_time = expires.map(|time| time.unsigned_abs() / 1000);
+        let issued = IssuedInvitation { invitation, created, expires, multi_use: options.multi_use, used_by: None };
+        match self.store.put(&IssuedInvitation::key(&issued.invitation.id), &issued, 0).await? {
+            true => Ok(issued),
+            false => Err(invalid("there is an invitation of this id")),
+        }
+    }
+
+    /// Returns at most `limit` issued invitations with keys after `after`, each with its key.
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn find(&self, id: &str) -> Result<Option<Issued>, StoreError> {
-        let record = self.books.read(INVITATION, &Issued::key(id)).await?;
-        let issued = record.and_then(|(value, _)| serde_json::from_value::<Issued>(value).ok());
+    pub async fn list(&self, after: &str, limit: usize) -> Result<Vec<(String, IssuedInvitation)>, StoreError> {
+        self.store.list(after, limit).await
+    }
+
+    /// Returns an issued invitation that has not expired.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn find(&self, id: &str) -> Result<Option<IssuedInvitation>, StoreError> {
+        let issued = self.store.get::<IssuedInvitation>(&IssuedInvitation::key(id)).await?;
+        let issued = issued.map(|(issued, _)| issued);
         Ok(issued.filter(|issued| issued.expires.is_none_or(|expires| expires > now())))
     }
 
-    /// The URL that holds the invitation of this id, if it is still good.
+    /// Revokes an issued invitation. An unknown id is no error.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn revoke(&self, id: &str) -> Result<(), StoreError> {
+        self.store.delete::<IssuedInvitation>(&IssuedInvitation::key(id)).await
+    }
+
+    /// Returns the URL that contains the invitation of this id, if it has not expired.
     ///
     /// # Errors
     /// Those of the store.
@@ -79,115 +126,83 @@ impl Invitations {
         Ok(self.find(id).await?.map(|issued| self.urls(&issued.invitation).0))
     }
 
-    /// The URL that holds an invitation, and a short one by which it is fetched, if there is a public URL.
+    /// Returns the URL that contains an invitation, and the short URL to fetch the invitation from, if there is a public URL.
     pub fn urls(&self, invitation: &Invitation) -> (String, Option<String>) {
         let base = self.public_url.as_deref();
         let short = base.map(|base| format!("{}?_oobid={}", with_path(base), invitation.id));
-        (invitation.to_url(&base.map_or_else(|| NOWHERE.to_owned(), with_path)), short)
-    }
-}
-
-impl Agent {
-    /// Makes an invitation.
-    ///
-    /// # Errors
-    /// If `from` is none of our DIDs, or it cannot be kept.
-    pub async fn invite(&self, wanted: Wanted) -> Result<Issued, NotSent> {
-        if self.ours.document(&wanted.from).is_none() {
-            return Err(NotSent::Message(format!("{} is none of our DIDs", wanted.from)));
-        }
-        let created = now();
-        let mut invitation = Invitation::new(wanted.from);
-        invitation.goal = wanted.goal;
-        invitation.goal_code = wanted.goal_code;
-        let expires = wanted.good_for.map(|time| created.saturating_add(time));
-        invitation.expires_time = expires.map(|time| time.unsigned_abs() / 1000);
-        let issued = Issued { invitation, created, expires, multi_use: wanted.multi_use, used_by: None };
-        match self.books.put(INVITATION, &Issued::key(&issued.invitation.id), 0, &issued).await? {
-            true => Ok(issued),
-            false => Err(NotSent::Message("there is an invitation of this id".to_owned())),
-        }
+        (invitation.to_url(&base.map_or_else(|| NO_PUBLIC_URL.to_owned(), with_path)), short)
     }
 
-    /// Takes an invitation back.
+    /// Accepts an invitation, given as a URL or as JSON. The connection and a ping in the invitation's thread are stored
+    /// together. `label` is our name for the peer.
     ///
     /// # Errors
-    /// Those of the store.
-    pub async fn revoke_invitation(&self, id: &str) -> Result<(), StoreError> {
-        let change = Change::Delete { kind: INVITATION.to_owned(), key: Issued::key(id) };
-        self.commit(vec![change]).await.map(drop)
-    }
-
-    /// Accepts an invitation, which is a URL or JSON: it is remembered whom we talk to, and a ping in its thread is kept, both or
-    /// neither.
-    ///
-    /// # Errors
-    /// If it is none, or has expired; or if it cannot be kept.
-    pub async fn accept(&self, text: &str, from: &str, label: Option<String>) -> Result<Accepted, NotSent> {
-        let wrong = |said: String| NotSent::Message(said);
-        let invitation = match Invitation::find(text).map_err(|error| wrong(error.to_string()))? {
-            Found::Invitation(invitation) => *invitation,
-            Found::Fetch(url) => self.fetch_invitation(&url).await?,
+    /// [`AgentError::Invalid`] if there is no invitation, or it has expired; [`AgentError::Store`] if the store fails.
+    pub async fn accept(
+        &self,
+        text: &str,
+        from: &str,
+        label: Option<String>,
+    ) -> Result<AcceptedInvitation, AgentError> {
+        let invitation = match Invitation::parse(text).map_err(|error| invalid(error.to_string()))? {
+            ParsedInvitation::Invitation(invitation) => *invitation,
+            ParsedInvitation::Url(url) => self.fetch(&url).await?,
         };
-        let Some(document) = self.ours.document(from) else {
-            return Err(wrong(format!("{from} is none of our DIDs")));
+        let Some(document) = self.own_dids.document(from) else {
+            return Err(invalid(format!("{from} is none of our DIDs")));
         };
-        let ours = document.id().to_owned();
-        if invitation.expires_time.is_some_and(|expires| of_seconds(expires) <= now()) {
-            return Err(wrong("the invitation has expired".to_owned()));
+        let own_did = document.id().to_owned();
+        if invitation.expires_time.is_some_and(|expires| seconds_to_millis(expires) <= now()) {
+            return Err(invalid("the invitation has expired"));
         }
-        if self.ours.document(&invitation.from).is_some() {
-            return Err(wrong("the invitation is our own".to_owned()));
+        if self.own_dids.document(&invitation.from).is_some() {
+            return Err(invalid("the invitation is our own"));
         }
-        self.resolver.resolve(&invitation.from).await.map_err(|error| wrong(error.to_string()))?;
-        let theirs = canonical(&invitation.from).to_owned();
-        let key = Connection::key(&ours, &theirs);
-        let known = self.books.read(CONNECTION, &key).await?;
-        let (mut connection, revision) = match known {
-            Some((value, revision)) => match serde_json::from_value(value) {
-                Ok(connection) => (connection, revision),
-                Err(error) => return Err(wrong(format!("the connection is damaged: {error}"))),
-            },
-            None => (Connection::new(&ours, &theirs, now()), 0),
-        };
+        self.resolver.resolve(&invitation.from).await.map_err(|error| invalid(error.to_string()))?;
+        let peer_did = canonical_did(&invitation.from).to_owned();
+        let key = Connection::key(&own_did, &peer_did);
+        let existing = self.store.get::<Connection>(&key).await?;
+        let (mut connection, revision) = existing.unwrap_or_else(|| (Connection::new(&own_did, &peer_did, now()), 0));
         connection.label = label.or(connection.label);
-        let put = self.books.remember(CONNECTION.to_owned(), key, &connection, revision, None)?;
-        let ping = Self::message(PING, json!({ "response_requested": true }))
-            .from(&ours)
-            .to(&theirs)
+        let put = self.store.put_change(&key, &connection, revision, None)?;
+        let ping = message_now(PING, json!({ "response_requested": true }))
+            .from(&own_did)
+            .to(&peer_did)
             .pthid(&invitation.id)
             .finalize();
-        let intent = Intent { message: ping, sign: false, protect_sender: false };
-        let (ping, send) = self.books.outgoing(&intent, self.options.outbox.life)?;
-        match self.commit(vec![put, send]).await? {
-            Committed::Done => Ok(Accepted { ours, theirs, invitation, ping }),
-            _ => Err(NotSent::Store(StoreError::Unavailable("the connection was changed meanwhile".to_owned()))),
+        let (ping, send) = self.store.send_change(&OutgoingMessage::plain(ping), self.message_lifetime)?;
+        match self.store.commit_changes(vec![put, send]).await? {
+            CommitOutcome::Committed => Ok(AcceptedInvitation { own_did, peer_did, invitation, ping }),
+            _ => Err(AgentError::Store(StoreError::Unavailable("the connection was changed meanwhile".to_owned()))),
+        }
+    }
+
+    /// Fetches the invitation at a short URL: in the address of a redirect, or in the body.
+    async fn fetch(&self, url: &str) -> Result<Invitation, AgentError> {
+        let client = self.http.as_ref().ok_or_else(|| invalid(format!("{url}: nothing is fetched here")))?;
+        let limits = RequestLimits { max_response_bytes: MAX_LENGTH, ..RequestLimits::default() };
+        let answer = client.get_untrusted(url, ACCEPT, limits).await.map_err(|error| invalid(error.to_string()))?;
+        let found = match (answer.status, answer.location, answer.body) {
+            (200, _, Ok(body)) => Invitation::parse(&String::from_utf8_lossy(&body)),
+            (300..400, Some(to), _) => Invitation::parse(&to),
+            (404 | 410, ..) => {
+                return Err(invalid(format!("there is no invitation at {url}: it may no longer be good")));
+            }
+            (status, ..) => return Err(invalid(format!("{url} answers with status {status}"))),
+        };
+        match found.map_err(|error| invalid(format!("what {url} leads to: {error}")))? {
+            ParsedInvitation::Invitation(invitation) => Ok(*invitation),
+            ParsedInvitation::Url(_) => Err(invalid(format!("{url} leads to a short URL again"))),
         }
     }
 }
 
-/// A URL with a path, so that a query can stand behind it.
+fn invalid(reason: impl Into<String>) -> AgentError {
+    AgentError::Invalid(reason.into())
+}
+
+/// Returns a URL with a path, so that a query can follow.
 fn with_path(base: &str) -> String {
     let host = base.split_once("://").map_or(base, |(_, rest)| rest);
     if host.contains('/') { base.to_owned() } else { format!("{base}/") }
-}
-
-impl Agent {
-    /// What is found where a short URL leads: the address of a redirect, or the body.
-    async fn fetch_invitation(&self, url: &str) -> Result<Invitation, NotSent> {
-        let wrong = |said: String| NotSent::Message(said);
-        let client = self.http.as_ref().ok_or_else(|| wrong(format!("{url}: nothing is fetched here")))?;
-        let limits = Limits { answer: MAX_LENGTH, ..Limits::default() };
-        let answer = client.get_untrusted(url, ACCEPT, limits).await.map_err(|error| wrong(error.to_string()))?;
-        let found = match (answer.status, answer.location, answer.body) {
-            (200, _, Ok(body)) => Invitation::find(&String::from_utf8_lossy(&body)),
-            (300..400, Some(to), _) => Invitation::find(&to),
-            (404 | 410, ..) => return Err(wrong(format!("there is no invitation at {url}: it may no longer be good"))),
-            (status, ..) => return Err(wrong(format!("{url} answers with status {status}"))),
-        };
-        match found.map_err(|error| wrong(format!("what {url} leads to: {error}")))? {
-            Found::Invitation(invitation) => Ok(*invitation),
-            Found::Fetch(_) => Err(wrong(format!("{url} leads to a short URL again"))),
-        }
-    }
 }

@@ -1,172 +1,181 @@
-//! From an opened message to what is done about it, in one commit.
+//! Handles an opened message: its effects are committed together.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest, Sha256};
 use tokio::{sync::oneshot, time::Duration};
 
-use super::{Fate, Inbox, ReturnRoute};
+use super::{return_route::ReturnRouteRequest, state::Inbox};
 use crate::{
     agent::{
-        clock::{SKEW, now, of_seconds},
-        ours::canonical,
-        protocol::{Effect, Fault, Received, Turn, acks, cascade, connections, invitations},
-        store::{Change, Commit, Committed, Envelope, Handled, Millis},
+        canonical_did::canonical_did,
+        clock::{MAX_CLOCK_SKEW, Millis, now, seconds_to_millis},
+        protocol::{
+            Effect, HandleError, Problem, Received, Transaction, acks, connections::update_connection,
+            issued_invitation::record_acceptance, problem_limits,
+        },
+        return_routes::ReturnRoute,
+        rotation::peer::{apply_from_prior, is_from_former_did},
+        store::types::{Change, Commit, CommitOutcome, HandledMessage, PendingEnvelope},
     },
     did::did_of,
     didcomm::{Layer, Message, Provenance},
 };
 
-/// A record may change while a message is handled; so often it is handled again at once.
-const ATTEMPTS: usize = 10;
-/// How long the connection may take until the way back is open.
-const GO: Duration = Duration::from_secs(1);
+/// How often a message is handled again at once because a record was changed meanwhile.
+const MAX_ATTEMPTS: usize = 10;
+/// How long the connection may take to open the return route.
+const RETURN_ROUTE_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Inbox {
+    /// Handles an opened message, or postpones it, or refuses it.
     pub(super) async fn handle(
         &self,
-        envelope: &Envelope,
+        envelope: &PendingEnvelope,
         message: Message,
         provenance: Provenance,
-        fate: Option<oneshot::Sender<Fate>>,
+        return_route: Option<oneshot::Sender<ReturnRouteRequest>>,
     ) {
         let kind = &message.type_.clone();
         let received = match self.received(envelope, message, provenance) {
             Ok(received) => received,
-            Err(why) => return self.let_go(envelope, kind, why).await,
+            Err(reason) => return self.refuse(envelope, kind, reason).await,
         };
-        let handled = match self.mark(&received) {
+        let handled = match self.handled_message(&received) {
             Ok(handled) => handled,
-            Err(why) => return self.let_go(envelope, kind, why).await,
+            Err(reason) => return self.refuse(envelope, kind, reason).await,
         };
-        let replied = tell(&received, fate).await;
-        for _ in 0..ATTEMPTS {
-            let (effects, result) = match self.take_turn(&received, envelope.charged).await {
-                Ok(taken) => taken,
-                Err(why) => return self.postpone(envelope, kind, &why).await,
+        let on_replied = request_return_route(&received, return_route).await;
+        for _ in 0..MAX_ATTEMPTS {
+            let (effects, result) = match self.effects(&received, envelope.charged).await {
+                Ok(done) => done,
+                Err(reason) => return self.postpone(envelope, kind, &reason).await,
             };
-            let effects = match self.answerable(&received, effects).await {
+            let effects = match self.limit_replies(&received, effects).await {
                 Ok(effects) => effects,
                 Err(error) => return self.postpone(envelope, kind, &error.to_string()).await,
             };
-            let changes = match self.parts.books.changes(&received, effects, self.parts.options.life) {
+            let changes = match self.parts.store.changes(&received, effects, self.parts.options.reply_lifetime) {
                 Ok(changes) => changes,
                 Err(error) => return self.postpone(envelope, kind, &error.to_string()).await,
             };
-            let commit =
-                Commit { envelope: Some(envelope.id), handled: Some(handled.clone()), changes: changes.clone() };
-            match self.parts.books.store().commit(commit).await {
-                Ok(Committed::Done) => {
-                    let replies = changes.iter().any(|change| matches!(change, Change::Send(_)));
-                    (self.parts.after)(&changes);
-                    self.parts.metrics.handled(kind, result);
-                    if let Some(replied) = replied {
-                        let _ = replied.send(replies);
+            let has_replies = changes.iter().any(|change| matches!(change, Change::Send(_)));
+            let commit = Commit { envelope: Some(envelope.id), handled: Some(handled.clone()), changes };
+            match self.parts.store.commit(commit).await {
+                Ok(CommitOutcome::Committed) => {
+                    self.parts.metrics.message_handled(kind, result);
+                    if let Some(on_replied) = on_replied {
+                        let _ = on_replied.send(has_replies);
                     }
                     return;
                 }
-                Ok(Committed::HandledBefore) => {
-                    tracing::info!(id = received.message.id, "a message came twice, and was handled once");
-                    self.parts.metrics.handled(kind, "again");
+                Ok(CommitOutcome::Duplicate) => {
+                    tracing::info!(id = received.message.id, "duplicate message ignored");
+                    self.parts.metrics.message_handled(kind, "again");
                     return;
                 }
-                Ok(Committed::Conflict) => {}
+                Ok(CommitOutcome::Conflict) => {}
                 Err(error) => return self.postpone(envelope, kind, &error.to_string()).await,
             }
         }
-        self.postpone(envelope, kind, "what it changes is changed by others").await;
+        self.postpone(envelope, kind, "its records are changed by others").await;
     }
 
-    /// By what it is known that it was handled; or why it is too late for it.
-    fn mark(&self, received: &Received) -> Result<Handled, &'static str> {
+    /// Returns the mark of a handled message, or the reason why the message is too old.
+    fn handled_message(&self, received: &Received) -> Result<HandledMessage, &'static str> {
         let message = &received.message;
         let time = now();
-        let longest = self.parts.options.longest_age;
-        let until = match (message.expires_time.map(of_seconds), message.created_time.map(of_seconds)) {
-            (Some(expires), _) if expires.saturating_add(SKEW) <= time => return Err("it has expired"),
-            (_, Some(created)) if created.saturating_add(longest) <= time => return Err("it is too old"),
-            (Some(expires), Some(created)) => expires.saturating_add(SKEW).min(created.saturating_add(longest)),
-            (Some(expires), None) => expires.saturating_add(SKEW),
-            (None, Some(created)) => created.saturating_add(longest),
-            // Nothing bounds its age: it is remembered for good.
+        let max_age = self.parts.options.max_age;
+        let until = match (message.expires_time.map(seconds_to_millis), message.created_time.map(seconds_to_millis)) {
+            (Some(expires), _) if expires.saturating_add(MAX_CLOCK_SKEW) <= time => return Err("it has expired"),
+            (_, Some(created)) if created.saturating_add(max_age) <= time => return Err("it is too old"),
+            (Some(expires), Some(created)) => {
+                expires.saturating_add(MAX_CLOCK_SKEW).min(created.saturating_add(max_age))
+            }
+            (Some(expires), None) => expires.saturating_add(MAX_CLOCK_SKEW),
+            (None, Some(created)) => created.saturating_add(max_age),
+            // The message has no time. It is remembered for ever.
             (None, None) => Millis::MAX,
         };
         let id = message.id.to_ascii_lowercase();
-        // Without a proved sender anyone may use an id: so that nobody spoils another's, it is bound to the content.
-        let id = match &received.theirs {
+        // Anyone can use an id in a message without an authenticated sender. Such an id is bound to the content, so that it
+        // does not block another message of the same id.
+        let id = match &received.sender {
             Some(_) => id,
             None => format!("{id} {}", URL_SAFE_NO_PAD.encode(Sha256::digest(message.to_json()))),
         };
-        Ok(Handled {
-            sender: received.theirs.clone().unwrap_or_default(),
-            recipient: received.ours.clone(),
+        Ok(HandledMessage {
+            sender: received.sender.clone().unwrap_or_default(),
+            recipient: received.recipient.clone(),
             message: id,
             until,
         })
     }
 
-    /// What is to be done about a message, and whether that is what it asks for, as a label.
+    /// Returns the effects of a message, and the metric's label of the result.
     ///
     /// # Errors
-    /// Why it cannot be handled now.
-    async fn take_turn(&self, received: &Received, charged: bool) -> Result<(Vec<Effect>, &'static str), String> {
-        let mut turn = Turn::new(received, &*self.parts.books, &self.parts.features);
-        let problem = match self.hand_over(received, &mut turn).await {
+    /// Why the message cannot be handled now.
+    async fn effects(&self, received: &Received, charged: bool) -> Result<(Vec<Effect>, &'static str), String> {
+        let mut tx = Transaction::new(received, &*self.parts.store, &self.parts.features);
+        let problem = match self.apply_protocols(received, &mut tx).await {
             Ok(()) => {
-                let effects = turn.effects();
-                match self.overcharge(received, charged, &effects).await.map_err(|error| error.to_string())? {
+                let effects = tx.effects();
+                match self.check_quota(received, charged, &effects).await.map_err(|error| error.to_string())? {
                     None => return Ok((effects, "done")),
                     Some(problem) => problem,
                 }
             }
-            Err(Fault::Later(why)) => return Err(why),
-            Err(Fault::Problem(problem)) => problem,
+            Err(HandleError::Retry(reason)) => return Err(reason),
+            Err(HandleError::Problem(problem)) => problem,
         };
-        tracing::info!(id = received.message.id, kind = received.message.type_, %problem, "a problem with a message");
-        // Nothing of what the protocol began is done.
-        let mut turn = Turn::new(received, &*self.parts.books, &self.parts.features);
-        // What the message says about its sender holds all the same: a peer stops telling its new DID once it was answered.
-        let known = async {
-            connections::rotate(received, &mut turn).await?;
-            connections::meet(received, &mut turn).await?;
-            acks::note(received, &mut turn).await
-        };
-        if let Err(fault) = known.await {
-            return Err(fault.to_string());
-        }
-        match cascade::report_on(received, &problem, &mut turn, &self.parts.options.problems).await {
-            Ok(()) => Ok((turn.effects(), "problem")),
-            Err(fault) => Err(fault.to_string()),
+        tracing::info!(id = received.message.id, kind = received.message.type_, %problem, "message has a problem");
+        // The effects of the protocol are dropped.
+        let mut tx = Transaction::new(received, &*self.parts.store, &self.parts.features);
+        match self.report(received, &problem, &mut tx).await {
+            Ok(()) => Ok((tx.effects(), "problem")),
+            Err(error) => Err(error.to_string()),
         }
     }
 
-    async fn hand_over(&self, received: &Received, turn: &mut Turn<'_>) -> Result<(), Fault> {
-        if connections::has_moved(received, turn).await? {
-            tracing::info!(id = received.message.id, "a message from a DID that its owner has left is passed over");
+    /// Applies the rules for every message and the message's protocol, in the order that the rules require.
+    async fn apply_protocols(&self, received: &Received, tx: &mut Transaction<'_>) -> Result<(), HandleError> {
+        if is_from_former_did(received, tx).await? {
+            tracing::info!(id = received.message.id, "message ignored: the sender has left this DID");
             return Ok(());
         }
-        if cascade::is_closed(received, turn).await? {
-            tracing::info!(id = received.message.id, "a message of a thread that had too many problems is passed over");
+        if problem_limits::is_thread_closed(received, tx).await? {
+            tracing::info!(id = received.message.id, "message ignored: its thread had too many problems");
             return Ok(());
         }
-        connections::rotate(received, turn).await?;
-        connections::meet(received, turn).await?;
-        acks::note(received, turn).await?;
-        invitations::note_response(received, turn).await?;
+        apply_headers(received, tx).await?;
+        record_acceptance(received, tx).await?;
         match self.parts.registry.find(&received.message.type_)? {
-            Some(protocol) if received.theirs.is_none() && !protocol.reads_anonymous() => {
-                tracing::info!(kind = received.message.type_, "an anonymous message is passed over");
+            Some(protocol) if received.sender.is_none() && !protocol.accepts_anonymous() => {
+                tracing::info!(kind = received.message.type_, "message ignored: the sender is not authenticated");
                 return Ok(());
             }
-            Some(protocol) => protocol.handle(received, turn).await?,
-            None => turn.deliver(),
+            Some(protocol) => protocol.handle(received, tx).await?,
+            None => tx.deliver(),
         }
-        acks::honour(received, turn).await
+        acks::answer_ack_request(received, tx).await
     }
 
-    /// What is known of the message, said once: whose it is, and for whom.
+    /// Reports a problem with a message. The headers of the message take effect all the same: a peer stops repeating its new
+    /// DID once it gets an answer.
+    async fn report(
+        &self,
+        received: &Received,
+        problem: &Problem,
+        tx: &mut Transaction<'_>,
+    ) -> Result<(), HandleError> {
+        apply_headers(received, tx).await?;
+        problem_limits::report_problem(received, problem, tx, &self.parts.options.problems).await
+    }
+
+    /// Determines the sender and the recipient of a message, once for all protocols.
     fn received(
         &self,
-        envelope: &Envelope,
+        envelope: &PendingEnvelope,
         message: Message,
         provenance: Provenance,
     ) -> Result<Received, &'static str> {
@@ -177,18 +186,30 @@ impl Inbox {
             Layer::Authcrypt { kid, .. } | Layer::Anoncrypt { kid, .. } => did_of(kid),
             _ => None,
         });
-        let named = opened_by.unwrap_or(&envelope.recipient);
-        // One name for a DID that has two.
-        let ours =
-            self.parts.ours.document(named).map_or_else(|| named.to_owned(), |document| document.id().to_owned());
-        let theirs = message.from.as_deref().filter(|_| provenance.authenticated).map(|did| canonical(did).to_owned());
-        Ok(Received { message, provenance, ours, theirs, time: envelope.received })
+        let did = opened_by.unwrap_or(&envelope.recipient);
+        // A did:peer:4 has two names. The document has one of them.
+        let document = self.parts.own_dids.document(did);
+        let recipient = document.map_or_else(|| did.to_owned(), |document| document.id().to_owned());
+        let sender = message.from.as_deref().filter(|_| provenance.authenticated);
+        let sender = sender.map(|did| canonical_did(did).to_owned());
+        Ok(Received { message, provenance, recipient, sender, time: envelope.received })
     }
 }
 
-/// Tells the connection that replies may go back on it, and waits until the way is open. Where it is told whether there are any.
-async fn tell(received: &Received, fate: Option<oneshot::Sender<Fate>>) -> Option<oneshot::Sender<bool>> {
-    let sender = received.theirs.clone()?;
+/// Applies the headers that hold for a message of any protocol.
+async fn apply_headers(received: &Received, tx: &mut Transaction<'_>) -> Result<(), HandleError> {
+    apply_from_prior(received, tx).await?;
+    update_connection(received, tx).await?;
+    acks::record_acks(received, tx).await
+}
+
+/// Tells the connection that replies may go back on it, and waits until the return route is open. Returns where to say
+/// whether there are replies.
+async fn request_return_route(
+    received: &Received,
+    connection: Option<oneshot::Sender<ReturnRouteRequest>>,
+) -> Option<oneshot::Sender<bool>> {
+    let sender = received.sender.clone()?;
     let return_route = match received.message.return_route.as_deref() {
         Some("all") => ReturnRoute::All,
         Some("thread") => {
@@ -197,9 +218,9 @@ async fn tell(received: &Received, fate: Option<oneshot::Sender<Fate>>) -> Optio
         }
         _ => return None,
     };
-    let (go, open) = oneshot::channel();
-    let (replied, told) = oneshot::channel();
-    fate?.send(Fate { sender, return_route, go, replied: told }).ok()?;
-    let _ = tokio::time::timeout(GO, open).await;
-    Some(replied)
+    let (opened, on_opened) = oneshot::channel();
+    let (on_replied, replied) = oneshot::channel();
+    connection?.send(ReturnRouteRequest { sender, return_route, opened, replied }).ok()?;
+    let _ = tokio::time::timeout(RETURN_ROUTE_TIMEOUT, on_opened).await;
+    Some(on_replied)
 }

@@ -1,53 +1,53 @@
 //! What one sender may leave here (threats.md "queue flooding").
 //!
-//! Who has left too much is told at the door to come again: nothing is lost, and nobody is charged with what others send in its
-//! name, since only what was opened counts. This is about what the door cannot see or say: who sent a message whose sender is
-//! hidden from those who carry it, or that was fetched; and how many replies wait for who does not take them.
+//! [`Inbox::accept`] asks a sender over its quota to come again later. Nothing is lost, and nobody is charged with messages
+//! that others send in its name, since only opened messages count. This file is about what the unopened envelope does not
+//! show: the sender of a message that hides its sender or was fetched, and the replies that wait for a peer.
 
-use super::Inbox;
+use super::state::Inbox;
 use crate::{
     agent::{
-        ours::canonical,
+        canonical_did::canonical_did,
         protocol::{Effect, Problem, Received},
-        store::StoreError,
+        store::error::StoreError,
     },
     did::did_of,
     didcomm::Layer,
 };
 
 impl Inbox {
-    /// The problem, if a message for the application was taken only because the door did not look at whose it is. One that
-    /// passed the door is delivered, whatever came of its sender since: it was said to be taken.
-    pub(super) async fn overcharge(
+    /// Returns the problem that a message for the application exceeds the sender's quota. `charged` says whether the quota
+    /// was checked on arrival. Then the message is delivered in any case: the sender was told that it was taken.
+    pub(super) async fn check_quota(
         &self,
         received: &Received,
         charged: bool,
         effects: &[Effect],
     ) -> Result<Option<Problem>, StoreError> {
-        if !effects.contains(&Effect::Deliver) || (charged && was_named(received)) {
+        if !effects.contains(&Effect::Deliver) || (charged && names_sender(received)) {
             return Ok(None);
         }
-        let sender = received.theirs.as_deref().unwrap_or_default();
-        if self.parts.books.store().room(sender).await?.unread {
+        let sender = received.sender.as_deref().unwrap_or_default();
+        if self.parts.store.inner().peer_quota(sender).await?.unread {
             return Ok(None);
         }
         let comment = "There is no room for more of your messages until those before are read; send it again later.";
         Ok(Some(Problem::new("e.m.me.res.storage", comment)))
     }
 
-    /// Without the replies to a sender for whom too many wait already.
-    pub(super) async fn answerable(
+    /// Drops the replies if too many messages wait for the sender already.
+    pub(super) async fn limit_replies(
         &self,
         received: &Received,
         mut effects: Vec<Effect>,
     ) -> Result<Vec<Effect>, StoreError> {
-        let Some(theirs) = &received.theirs else { return Ok(effects) };
+        let Some(sender) = &received.sender else { return Ok(effects) };
         let is_send = |effect: &Effect| matches!(effect, Effect::Send(_));
-        if effects.iter().any(is_send) && !self.parts.books.store().room(theirs).await?.unsent {
+        if effects.iter().any(is_send) && !self.parts.store.inner().peer_quota(sender).await?.unsent {
             tracing::warn!(
                 id = received.message.id,
-                peer = theirs,
-                "not answered: too many messages wait for this peer"
+                peer = sender,
+                "replies dropped: too many messages wait for the peer"
             );
             effects.retain(|effect| !is_send(effect));
         }
@@ -55,8 +55,8 @@ impl Inbox {
     }
 }
 
-/// Whether the envelope itself said who sent it, and not who carried it.
-fn was_named(received: &Received) -> bool {
+/// Whether the outermost envelope names the sender of the message, and not a mediator that carried it.
+fn names_sender(received: &Received) -> bool {
     let Some(Layer::Authcrypt { skid, .. }) = received.provenance.layers.first() else { return false };
-    did_of(skid).map(canonical) == received.theirs.as_deref()
+    did_of(skid).map(canonical_did) == received.sender.as_deref()
 }

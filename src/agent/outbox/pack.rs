@@ -1,96 +1,110 @@
-//! From what is to be sent to what goes on the wire.
+//! Packs a message for its peer.
 
-use super::{Outbox, SendError};
+use super::{state::Outbox, transport::SendError};
 use crate::{
     agent::{
-        books::Intent,
-        ours::canonical,
-        protocol::connections::{CONNECTION, Connection},
-        store::{Outgoing, StoreError},
+        canonical_did::canonical_did,
+        outgoing_message::OutgoingMessage,
+        protocol::connections::Connection,
+        rotation::current::{current_own_did, current_peer_did},
+        store::{error::StoreError, types::OutboxEntry},
     },
-    did::ResolveError,
-    didcomm::{Error, Message, PackEncryptedOptions},
+    did::{ResolveError, did_of},
+    didcomm::{Error, Message},
     jose::JoseError,
     secrets::{SecretsError, TokenError},
 };
 
-/// A packed message, and where it goes.
+/// A packed message, and its destination.
 pub(super) struct Packed {
     pub text: String,
-    /// The endpoint that the peer's document names, if it names one.
+    /// The endpoint in the peer's document, if there is one.
     pub uri: Option<String>,
 }
 
 /// Why a message was not packed.
-pub(in crate::agent) enum NotPacked {
-    /// A token of ours does not do it now: it is waited for.
-    Token(String),
-    /// Another reason, which passes or not.
-    Other(SendError),
+pub enum PackError {
+    /// No token of ours can pack it now. The message waits for a token.
+    TokenUnavailable(String),
+    /// Another reason.
+    Failed(SendError),
 }
 
 impl Outbox {
-    /// Encrypts a message, with forwards around it unless it goes back on the peer's own connection. `tries` chooses among
-    /// the peer's endpoints: after a failure another one has its turn (routing 2.0 "Failover").
-    pub(super) async fn pack(&self, outgoing: &Outgoing, back: bool) -> Result<Packed, NotPacked> {
-        let intent = match self.books.intent(outgoing) {
-            Ok(intent) => intent,
-            Err(StoreError::Unavailable(why)) => return Err(NotPacked::Token(why)),
-            Err(error) => return Err(lasting(error.to_string())),
+    /// Packs an outbox entry. With `on_return_route` the message goes back on the peer's own connection, and no forward is
+    /// put around it. Otherwise the number of tries selects among the peer's endpoints: after a failure the next one is
+    /// used (routing 2.0 "Failover").
+    pub(super) async fn pack(&self, entry: &OutboxEntry, on_return_route: bool) -> Result<Packed, PackError> {
+        let outgoing = match self.parts.store.outgoing_message(entry) {
+            Ok(outgoing) => outgoing,
+            Err(StoreError::Unavailable(reason)) => return Err(PackError::TokenUnavailable(reason)),
+            Err(error) => return Err(permanent(error.to_string())),
         };
-        self.pack_intent(intent, &outgoing.peer, outgoing.tries, back).await
+        self.pack_message(outgoing, &entry.peer, entry.tries, on_return_route).await
     }
 
-    /// Packs a message for the peer alone: it goes there on a way that the caller has.
-    pub(in crate::agent) async fn pack_to(&self, intent: Intent, peer: &str) -> Result<String, NotPacked> {
-        self.pack_intent(intent, peer, 0, true).await.map(|packed| packed.text)
+    /// Packs a message for the peer alone, without a forward: the caller has a connection to the peer.
+    pub async fn pack_to(&self, outgoing: OutgoingMessage, peer: &str) -> Result<String, PackError> {
+        self.pack_message(outgoing, peer, 0, true).await.map(|packed| packed.text)
     }
 
-    async fn pack_intent(&self, intent: Intent, peer: &str, tries: u32, back: bool) -> Result<Packed, NotPacked> {
-        let mut message = intent.message;
+    async fn pack_message(
+        &self,
+        outgoing: OutgoingMessage,
+        peer: &str,
+        tries: u32,
+        on_return_route: bool,
+    ) -> Result<Packed, PackError> {
+        let mut message = outgoing.message;
         let from = match message.from.take() {
             Some(from) => {
-                let from = self.ours.document(&from).map_or(from, |document| document.id().to_owned());
-                Some(self.books.ours_by_now(&from).await.map_err(unread)?)
+                let from = self.parts.own_dids.document(&from).map_or(from, |document| document.id().to_owned());
+                Some(current_own_did(&self.parts.store, &from).await.map_err(store_failed)?)
             }
             None => None,
         };
         message.from.clone_from(&from);
         if let Some(from) = &from {
-            self.follow_connection(from, peer, &mut message).await?;
+            self.apply_connection(from, peer, &mut message).await?;
         }
-        let me = self.ours.identities();
-        let sign_by = from.as_deref().filter(|_| intent.sign);
+        let identities = self.parts.own_dids.identities();
         let to = message.to.as_ref().and_then(|to| to.first()).cloned().unwrap_or_else(|| peer.to_owned());
-        let mut options = PackEncryptedOptions {
-            forward: !back,
-            protect_sender: intent.protect_sender,
-            ..PackEncryptedOptions::default()
-        };
-        if !back && tries > 0 {
-            options.messaging_service = self.another_service(&to, tries).await;
+        let mut service = None;
+        if !on_return_route && tries > 0 {
+            service = self.service_for_retry(&to, tries).await;
         }
-        let packed = message.pack_encrypted(&to, from.as_deref(), sign_by, &self.resolver, &me, &options).await;
-        match packed {
+        let mut pack = message.encrypt_to(&to).forward(!on_return_route).protect_sender(outgoing.protect_sender);
+        if let Some(from) = &from {
+            pack = pack.from(from);
+            if outgoing.sign {
+                pack = pack.sign_by(from);
+            }
+        }
+        if let Some(service) = &service {
+            pack = pack.messaging_service(service);
+        }
+        match pack.pack(&*self.parts.resolver, &identities).await {
             Ok((text, metadata)) => {
                 Ok(Packed { text, uri: metadata.messaging_service.map(|service| service.service_endpoint) })
             }
-            Err(error) => Err(self.not_packed(&error, from.as_deref())),
+            Err(error) => Err(self.pack_error(&error, from.as_deref())),
         }
     }
 
-    /// What is remembered of the peer: that it has another DID by now, that it has ended the relationship, or does not know
-    /// yet that our DID is another.
-    async fn follow_connection(&self, from: &str, peer: &str, message: &mut Message) -> Result<(), NotPacked> {
-        let theirs = self.books.theirs_by_now(from, peer).await.map_err(unread)?;
-        if canonical(&theirs) != peer {
-            message.to = Some(vec![theirs.clone()]);
+    /// Applies the connection with the peer to a message: the peer's current DID, and the proof of our own rotation.
+    ///
+    /// # Errors
+    /// A permanent failure if the relationship has ended.
+    async fn apply_connection(&self, from: &str, peer: &str, message: &mut Message) -> Result<(), PackError> {
+        let store = &self.parts.store;
+        let current = current_peer_did(store, from, peer).await.map_err(store_failed)?;
+        if canonical_did(&current) != peer {
+            message.to = Some(vec![current.clone()]);
         }
-        let connection = self.books.remembered::<Connection>(CONNECTION, &Connection::key(from, &theirs)).await;
-        let connection = connection.map_err(unread)?;
-        let Some(connection) = connection else { return Ok(()) };
+        let connection = store.get::<Connection>(&Connection::key(from, &current)).await.map_err(store_failed)?;
+        let Some((connection, _)) = connection else { return Ok(()) };
         if connection.ended.is_some() {
-            return Err(lasting("the peer has ended the relationship".to_owned()));
+            return Err(permanent("the peer has ended the relationship".to_owned()));
         }
         if message.from_prior.is_none() {
             message.from_prior = connection.from_prior;
@@ -98,38 +112,39 @@ impl Outbox {
         Ok(())
     }
 
-    async fn another_service(&self, to: &str, tries: u32) -> Option<String> {
-        let document = self.resolver.resolve(crate::did::did_of(to)?).await.ok()?;
+    /// Returns the id of the service to use at this try, if the peer has more than one.
+    async fn service_for_retry(&self, to: &str, tries: u32) -> Option<String> {
+        let document = self.parts.resolver.resolve(did_of(to)?).await.ok()?;
         let services: Vec<&str> = document.didcomm_services().map(|service| service.id.as_str()).collect();
         let count = services.len().max(1);
         services.get(tries as usize % count).map(|id| (*id).to_owned()).filter(|_| count > 1)
     }
 
-    fn not_packed(&self, error: &Error, from: Option<&str>) -> NotPacked {
-        let said = error.to_string();
+    fn pack_error(&self, error: &Error, from: Option<&str>) -> PackError {
+        let reason = error.to_string();
         match error {
             Error::Envelope(JoseError::Secrets(SecretsError::Token { error: TokenError::PeerKey(_), .. })) => {
-                lasting(said)
+                permanent(reason)
             }
-            Error::Envelope(JoseError::Secrets(_)) => NotPacked::Token(said),
-            // Ours, and no token is ready that holds its keys.
-            Error::NotOurs { .. } if from.is_some_and(|from| self.ours.document(from).is_some()) => {
-                NotPacked::Token(said)
+            Error::Envelope(JoseError::Secrets(_)) => PackError::TokenUnavailable(reason),
+            // The DID is ours, and no token that holds its keys is ready.
+            Error::NoReadyKey { .. } if from.is_some_and(|from| self.parts.own_dids.document(from).is_some()) => {
+                PackError::TokenUnavailable(reason)
             }
-            Error::Resolve(ResolveError::Unavailable { .. }) => NotPacked::Other(SendError::passing(said)),
-            _ => lasting(said),
+            Error::Resolve(ResolveError::Unavailable { .. }) => PackError::Failed(SendError::retryable(reason)),
+            _ => permanent(reason),
         }
     }
 }
 
-fn lasting(reason: String) -> NotPacked {
-    NotPacked::Other(SendError::lasting(reason))
+fn permanent(reason: String) -> PackError {
+    PackError::Failed(SendError::permanent(reason))
 }
 
-/// What is damaged stays so.
-fn unread(error: StoreError) -> NotPacked {
+/// A damaged record stays damaged. Other failures of the store may pass.
+fn store_failed(error: StoreError) -> PackError {
     match error {
-        StoreError::Unusable(_) => lasting(error.to_string()),
-        _ => NotPacked::Other(SendError::passing(error.to_string())),
+        StoreError::Unusable(_) => permanent(error.to_string()),
+        _ => PackError::Failed(SendError::retryable(error.to_string())),
     }
 }

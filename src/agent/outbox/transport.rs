@@ -1,19 +1,19 @@
 //! How a packed message gets to a URI.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-/// A way to send a packed message.
+/// Sends packed messages to URIs of certain schemes.
 #[async_trait]
 pub trait Transport: Send + Sync + 'static {
-    /// The schemes of the URIs that it serves, in lower case, as `https`.
+    /// Returns the supported schemes in lower case, such as `https`.
     fn schemes(&self) -> &[&str];
 
-    /// Sends a packed message; returns what came back on the same connection, packed too.
+    /// Sends a packed message. Returns the packed messages that the peer returned on the same connection.
     ///
     /// # Errors
-    /// Why it was not taken over there.
+    /// Why the other side did not take the message over.
     async fn send(&self, uri: &str, packed: &str) -> Result<Vec<String>, SendError>;
 }
 
@@ -21,12 +21,12 @@ pub trait Transport: Send + Sync + 'static {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct SendError {
-    /// What went wrong, and at whose end.
+    /// What went wrong, and on which side.
     pub reason: String,
-    /// Whether trying again may help.
-    pub passes: bool,
-    /// The peer wants to be left alone for so long.
-    pub retry_after: Option<std::time::Duration>,
+    /// Whether another attempt may succeed.
+    pub is_retryable: bool,
+    /// How long the peer asks us to wait.
+    pub retry_after: Option<Duration>,
 }
 
 /// The transports of an agent.
@@ -34,28 +34,28 @@ pub struct SendError {
 pub struct Transports(Vec<Arc<dyn Transport>>);
 
 impl Transports {
-    /// Adds one; of two for a scheme the first serves.
+    /// Adds a transport. The first of several transports for a scheme is used.
     #[must_use]
     pub fn with(mut self, transport: impl Transport) -> Self {
         self.0.push(Arc::new(transport));
         self
     }
 
-    /// The one for a URI.
-    pub fn of(&self, uri: &str) -> Option<&Arc<dyn Transport>> {
+    /// Returns the transport for a URI.
+    pub fn for_uri(&self, uri: &str) -> Option<&Arc<dyn Transport>> {
         let scheme = uri.split(':').next()?.to_ascii_lowercase();
         self.0.iter().find(|transport| transport.schemes().contains(&scheme.as_str()))
     }
 }
 
 impl SendError {
-    /// One that may pass.
-    pub fn passing(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), passes: true, retry_after: None }
+    /// A failure after which another attempt may succeed.
+    pub fn retryable(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), is_retryable: true, retry_after: None }
     }
 
-    /// One that will not.
-    pub fn lasting(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), passes: false, retry_after: None }
+    /// A failure that would repeat.
+    pub fn permanent(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), is_retryable: false, retry_after: None }
     }
 }

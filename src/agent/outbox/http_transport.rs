@@ -1,17 +1,17 @@
-//! Messages by HTTP and by WebSocket, as transports of the outbox.
+//! The transports over HTTP and WebSocket.
 
 use async_trait::async_trait;
 use hyper::body::Bytes;
 
-use super::{SendError, Transport};
+use super::transport::{SendError, Transport};
 use crate::{
-    agent::net::{HttpClient, Limits, NetError, WebSocketClient, status_passes},
     didcomm::ENCRYPTED,
+    net::{HttpClient, NetError, RequestLimits, WebSocketClient, is_retryable_status},
 };
 
 impl From<NetError> for SendError {
     fn from(error: NetError) -> Self {
-        Self { passes: error.passes(), reason: error.to_string(), retry_after: None }
+        Self { is_retryable: error.is_retryable(), reason: error.to_string(), retry_after: None }
     }
 }
 
@@ -23,16 +23,16 @@ impl Transport for HttpClient {
 
     async fn send(&self, uri: &str, packed: &str) -> Result<Vec<String>, SendError> {
         let packed = Bytes::copy_from_slice(packed.as_bytes());
-        let answer = self.post(uri, ENCRYPTED, packed, Limits::default()).await?;
+        let answer = self.post(uri, ENCRYPTED, packed, RequestLimits::default()).await?;
         if answer.is_success() {
-            // What comes back is a message, or nothing that matters.
+            // The body is a message, or is ignored.
             let body = answer.body.ok().and_then(|body| String::from_utf8(body.to_vec()).ok());
             return Ok(body.filter(|text| text.starts_with('{')).into_iter().collect());
         }
-        // A server that is not set up yet has no such page, and one behind a wrong proxy is forbidden: that passes too.
-        let passes = status_passes(answer.status) || !matches!(answer.status, 400 | 413 | 415 | 422);
+        // A server that is not set up yet answers 404, and one behind a misconfigured proxy 403. Both may change.
+        let is_retryable = is_retryable_status(answer.status) || !matches!(answer.status, 400 | 413 | 415 | 422);
         let reason = format!("{uri} answers with status {}", answer.status);
-        Err(SendError { reason, passes, retry_after: answer.retry_after })
+        Err(SendError { reason, is_retryable, retry_after: answer.retry_after })
     }
 }
 
@@ -42,7 +42,8 @@ impl Transport for WebSocketClient {
         &["wss", "ws"]
     }
 
-    /// One socket for one message. Nothing says that it was taken: it was written, and the peer took leave in order.
+    /// Opens a socket for one message. The protocol has no answer that says that the message was taken over: success means that
+    /// the message was written, and the peer closed the socket in order.
     async fn send(&self, uri: &str, packed: &str) -> Result<Vec<String>, SendError> {
         let (sender, mut receiver) = self.connect(uri).await?;
         sender.send(Bytes::copy_from_slice(packed.as_bytes())).await?;

@@ -1,9 +1,9 @@
-//! The key under which plaintext lies in the store, itself wrapped for our keys in the tokens.
+//! The store key: what the store holds is sealed under it. Our keys in the tokens wrap the store key.
 //!
-//! It is a content key of XC20P, whose nonces are long enough to be random for ever. It is kept as an authcrypt message of 32
-//! bytes would be, once for each of our key agreement keys, from that key to itself. So any one of the tokens opens it, who
-//! has the disk has nothing, and who writes to the disk cannot have us seal with a key of his own: the sender's key is one that
-//! the token holds, and not one that a document on the disk calls ours.
+//! The store key is a content key of XC20P, whose nonces are long enough to be random for ever. It is stored as an authcrypt
+//! message of 32 bytes, once for each of our key agreement keys, from that key to itself. Any one of the tokens can unwrap
+//! it, and a copy of the disk is worthless. Nobody can write a store key of their own to the disk: the sender's key must be
+//! held by a token, and not merely stand in a document on the disk.
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -16,31 +16,31 @@ use crate::{
 };
 
 const ENC: ContentEncryption = ContentEncryption::Xc20P;
-/// The form of what is sealed.
+/// The version of the sealed form, its first byte.
 const VERSION: u8 = 1;
 
-/// Seals what lies in the store.
+/// The key that the content of the store is sealed under.
 #[derive(Clone)]
 pub struct StoreKey(Cek);
 
-/// A store key, wrapped: one JWE for each key.
+/// A wrapped store key: one JWE for each of our keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WrappedKey {
+pub struct WrappedStoreKey {
     wrapped: Vec<String>,
 }
 
-/// Something in the store is not what was sealed there.
+/// A value was not sealed at its place, or not under this key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("what lies in the store was not sealed there under this key")]
-pub struct NotSealedHere;
+#[error("the value was not sealed here under this key")]
+pub struct UnsealError;
 
 impl StoreKey {
-    /// A new one.
+    /// Generates a store key.
     pub fn generate() -> Self {
         Self(Cek::generate(ENC))
     }
 
-    /// Wraps it for one of our keys, whose token has to be ready.
+    /// Wraps the store key for one of our keys, whose token must be ready.
     ///
     /// # Errors
     /// Those of [`jose::authcrypt`].
@@ -50,32 +50,32 @@ impl StoreKey {
         jose::authcrypt(self.0.as_bytes(), &kid, key, &itself, secrets, &Context::default()).await
     }
 
-    /// Seals what stands at a place, of which it is proof: nothing can be moved to another.
+    /// Seals a value for a place. A value that is moved to another place does not open.
     pub fn seal(&self, place: &str, plaintext: &[u8]) -> Vec<u8> {
         let sealed = ENC.seal(&self.0, place.as_bytes(), plaintext);
         [&[VERSION][..], &sealed.iv, &sealed.tag, &sealed.ciphertext].concat()
     }
 
-    /// Opens what stands at a place.
+    /// Opens the value of a place.
     ///
     /// # Errors
-    /// If it was not sealed there, or not under this key.
-    pub fn open(&self, place: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, NotSealedHere> {
-        let rest = sealed.strip_prefix(&[VERSION]).ok_or(NotSealedHere)?;
-        let (iv, rest) = rest.split_at_checked(ENC.iv_length()).ok_or(NotSealedHere)?;
-        let (tag, ciphertext) = rest.split_at_checked(ENC.tag_length()).ok_or(NotSealedHere)?;
+    /// If the value was not sealed for this place, or not under this key.
+    pub fn open(&self, place: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, UnsealError> {
+        let rest = sealed.strip_prefix(&[VERSION]).ok_or(UnsealError)?;
+        let (iv, rest) = rest.split_at_checked(ENC.iv_length()).ok_or(UnsealError)?;
+        let (tag, ciphertext) = rest.split_at_checked(ENC.tag_length()).ok_or(UnsealError)?;
         let opened = ENC.open(&self.0, place.as_bytes(), iv, ciphertext, tag);
-        opened.map(Zeroizing::new).map_err(|_| NotSealedHere)
+        opened.map(Zeroizing::new).map_err(|_| UnsealError)
     }
 }
 
-impl WrappedKey {
-    /// The keys that open it.
+impl WrappedStoreKey {
+    /// Returns the keys that the store key is wrapped for.
     pub fn keys(&self) -> Vec<PublicKey> {
         self.wrapped.iter().filter_map(|jwe| sender(jwe)).collect()
     }
 
-    /// Has it opened by one key more.
+    /// Wraps the store key for one more key.
     ///
     /// # Errors
     /// Those of [`jose::authcrypt`].
@@ -89,16 +89,16 @@ impl WrappedKey {
         Ok(())
     }
 
-    /// Has it opened by one key less.
+    /// Removes the wrapped key of a key.
     pub fn remove(&mut self, key: &PublicKey) {
         self.wrapped.retain(|jwe| sender(jwe).as_ref() != Some(key));
     }
 
-    /// Has a token open it: the first key that does. Only what one of our keys has wrapped is opened.
+    /// Has a token unwrap the store key, by the first key that can. A JWE whose sender is not a key in a token is ignored.
     ///
     /// # Errors
-    /// The last failure, if all fail; [`JoseError::NoRecipient`] if no token holds any of its keys.
-    pub async fn open(&self, secrets: &(impl Secrets + ?Sized)) -> Result<StoreKey, JoseError> {
+    /// The last failure if all keys fail; [`JoseError::NoRecipient`] if no token holds any of the keys.
+    pub async fn unwrap(&self, secrets: &(impl Secrets + ?Sized)) -> Result<StoreKey, JoseError> {
         let held = secrets.keys().borrow().clone();
         let mut failure = JoseError::NoRecipient;
         for wrapped in &self.wrapped {
@@ -113,7 +113,7 @@ impl WrappedKey {
     }
 }
 
-/// The key that has wrapped it.
+/// Returns the key that wrapped the store key in this JWE.
 fn sender(jwe: &str) -> Option<PublicKey> {
     match Envelope::parse(jwe.as_bytes(), &Limits::default()).ok()? {
         Envelope::Encrypted(jwe) => PublicKey::from_multikey(jwe.sender_kid()?).ok(),
@@ -126,15 +126,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_sealed_opens_at_its_place_only() {
+    fn a_sealed_value_opens_at_its_place_only() {
         let key = StoreKey::generate();
         let sealed = key.seal("delivery:1", b"lunch?");
         assert!(!sealed.windows(6).any(|window| window == b"lunch?"));
         assert_eq!(key.open("delivery:1", &sealed).unwrap().as_slice(), b"lunch?");
-        assert_eq!(key.open("delivery:2", &sealed), Err(NotSealedHere));
-        assert_eq!(StoreKey::generate().open("delivery:1", &sealed), Err(NotSealedHere));
+        assert_eq!(key.open("delivery:2", &sealed), Err(UnsealError));
+        assert_eq!(StoreKey::generate().open("delivery:1", &sealed), Err(UnsealError));
         for cut in 0..sealed.len() {
-            assert_eq!(key.open("delivery:1", &sealed[..cut]), Err(NotSealedHere));
+            assert_eq!(key.open("delivery:1", &sealed[..cut]), Err(UnsealError));
         }
     }
 }

@@ -1,0 +1,108 @@
+//! Takes envelopes over: checks them without a token, and stores them.
+
+use sha2::{Digest, Sha256};
+use tokio::sync::oneshot;
+
+use super::{
+    refusal::Refusal,
+    return_route::ReturnRouteRequest,
+    state::{Inbox, Job},
+};
+use crate::{
+    agent::{
+        canonical_did::canonical_did,
+        clock::now,
+        store::types::{NewEnvelope, PendingEnvelope, ReceiveOutcome},
+    },
+    did::did_of,
+    jose::{Envelope, JoseError},
+};
+
+/// The DIDs of an envelope's unverified header.
+struct Addresses {
+    recipient: String,
+    sender: Option<String>,
+}
+
+impl Inbox {
+    /// Takes an envelope over. When this returns, the envelope is stored and the sender may forget it.
+    ///
+    /// The channel receives the message's request for a return route, if there is one, once the message is opened. Otherwise
+    /// the channel is closed.
+    ///
+    /// # Errors
+    /// Why the envelope was refused. Nothing of it is stored then.
+    pub async fn accept(&self, packed: Vec<u8>) -> Result<oneshot::Receiver<ReturnRouteRequest>, Refusal> {
+        self.store_envelope(packed, true)
+            .await
+            .inspect_err(|refusal| self.parts.metrics.message_received(refusal.label()))
+    }
+
+    /// Takes over an envelope that was fetched. Its sender cannot be asked to send it again later, and refusing it would block
+    /// the envelopes behind it. So the sender's quota is checked when the message is opened.
+    ///
+    /// # Errors
+    /// Like [`Inbox::accept`].
+    pub async fn accept_fetched(&self, packed: Vec<u8>) -> Result<oneshot::Receiver<ReturnRouteRequest>, Refusal> {
+        self.store_envelope(packed, false)
+            .await
+            .inspect_err(|refusal| self.parts.metrics.message_received(refusal.label()))
+    }
+
+    async fn store_envelope(
+        &self,
+        packed: Vec<u8>,
+        check_quota: bool,
+    ) -> Result<oneshot::Receiver<ReturnRouteRequest>, Refusal> {
+        let Addresses { recipient, sender } = self.check(&packed)?;
+        let sender = sender.filter(|_| check_quota);
+        let charged = sender.is_some();
+        let received = now();
+        let digest: [u8; 32] = Sha256::digest(&packed).into();
+        let envelope = NewEnvelope { packed: packed.clone(), digest, recipient: recipient.clone(), sender, received };
+        let (return_route, requested) = oneshot::channel();
+        match self.parts.store.inner().receive(envelope).await? {
+            ReceiveOutcome::Stored(id) => {
+                self.parts.metrics.message_received("taken");
+                let envelope = PendingEnvelope { id, packed, recipient, received, tries: 0, charged };
+                if !self.enqueue(Job { envelope, return_route: Some(return_route) }) {
+                    self.note_backlog();
+                }
+            }
+            // The peer did not get the first answer. The envelope is pending, or was handled.
+            ReceiveOutcome::AlreadyPending(_) | ReceiveOutcome::AlreadyProcessed => {
+                self.parts.metrics.message_received("again");
+                tracing::debug!("envelope received again");
+            }
+        }
+        Ok(requested)
+    }
+
+    /// Makes every check that needs no key. Returns the DIDs that the envelope names.
+    fn check(&self, packed: &[u8]) -> Result<Addresses, Refusal> {
+        let limit = self.parts.options.limits.bytes;
+        if packed.len() > limit {
+            return Err(Refusal::TooLarge(limit));
+        }
+        let Envelope::Encrypted(jwe) = Envelope::parse(packed, &self.parts.options.limits)? else {
+            return Err(Refusal::NotEncrypted);
+        };
+        let (mut wrong_curve, mut undecided) = (None, false);
+        for kid in jwe.recipient_kids() {
+            let Some((did, key)) = self.parts.own_dids.recipient(kid) else {
+                undecided |= did_of(kid).is_some_and(|did| self.parts.own_dids.is_undecided(did));
+                continue;
+            };
+            if key.curve() == jwe.ephemeral_key().curve() {
+                let sender = jwe.sender_kid().and_then(did_of).map(|did| canonical_did(did).to_owned());
+                return Ok(Addresses { recipient: did, sender });
+            }
+            wrong_curve = Some(JoseError::CurveMismatch {
+                kid: kid.to_owned(),
+                curve: key.curve(),
+                expected: jwe.ephemeral_key().curve(),
+            });
+        }
+        Err(wrong_curve.map_or(Refusal::NotForUs { undecided }, Refusal::Malformed))
+    }
+}

@@ -1,0 +1,46 @@
+//! Whether a message that did not open may open later.
+
+use crate::{
+    agent::clock::Millis,
+    did::ResolveError,
+    didcomm::Error,
+    jose::JoseError,
+    secrets::{SecretsError, TokenError},
+};
+
+/// Why a message did not open, by what to do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnpackFailure {
+    /// No token can open the message now. It waits as long as pending envelopes are kept.
+    TokenUnavailable,
+    /// The sender's DID cannot be resolved now. The message waits for [`SENDER_RESOLUTION_TIMEOUT`].
+    SenderUnresolved,
+    /// The message will never open. It is refused.
+    Permanent,
+}
+
+/// How long a message waits for its sender's document, in milliseconds.
+pub const SENDER_RESOLUTION_TIMEOUT: Millis = 24 * 60 * 60 * 1000;
+
+/// Classifies an error of unpacking. If a token refuses a message, the peer is at fault; if a token fails, the peer is not.
+pub fn classify(error: &Error) -> UnpackFailure {
+    match error {
+        Error::Envelope(JoseError::Secrets(error)) => classify_secrets_error(error),
+        // A document names a key of ours that no token has shown yet.
+        Error::NotForUs(_) | Error::KeyNotHeld(_) | Error::NoReadyKey { .. } => UnpackFailure::TokenUnavailable,
+        // The message is opened once there is a connection with its sender, or an open invitation.
+        Error::UnknownSender { .. } => UnpackFailure::TokenUnavailable,
+        Error::Resolve(ResolveError::Unavailable { .. } | ResolveError::LongFormUnknown(_)) => {
+            UnpackFailure::SenderUnresolved
+        }
+        _ => UnpackFailure::Permanent,
+    }
+}
+
+fn classify_secrets_error(error: &SecretsError) -> UnpackFailure {
+    match error {
+        SecretsError::Token { error: TokenError::Unwrap | TokenError::PeerKey(_), .. } => UnpackFailure::Permanent,
+        // All other errors are on our side and can be repaired: a PIN, a policy, a token's module.
+        _ => UnpackFailure::TokenUnavailable,
+    }
+}

@@ -1,0 +1,39 @@
+//! The options of the inbox.
+
+use crate::{
+    agent::{clock::Millis, protocol::problem_limits::ProblemLimits},
+    jose::Limits,
+};
+
+const DAY: Millis = 24 * 60 * 60 * 1000;
+
+/// The options of the inbox.
+#[derive(Debug, Clone)]
+pub struct InboxOptions {
+    /// How large an envelope may be.
+    pub limits: Limits,
+    /// How many messages are opened at the same time. Default: 64.
+    pub workers: usize,
+    /// The age at which a message without `expires_time` is refused, in milliseconds. Default: 30 days. A handled message is
+    /// remembered for the same time.
+    pub max_age: Millis,
+    /// How long a reply is tried, in milliseconds. Default: 7 days.
+    pub reply_lifetime: Millis,
+    /// How many problems are reported.
+    pub problems: ProblemLimits,
+    /// Whether a person is asked for a PIN or a touch for a message of a sender without a connection.
+    pub prompt_strangers: bool,
+}
+
+impl Default for InboxOptions {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            workers: 64,
+            max_age: 30 * DAY,
+            reply_lifetime: 7 * DAY,
+            problems: ProblemLimits::default(),
+            prompt_strangers: false,
+        }
+    }
+}

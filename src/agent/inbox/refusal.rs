@@ -1,0 +1,40 @@
+//! Why an envelope was not taken over.
+
+use crate::{agent::store::error::StoreError, jose::JoseError};
+
+/// Why an envelope was not taken over. The peer learns little of this.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The envelope is malformed. The peer is at fault, and repeating it does not help.
+    #[error(transparent)]
+    Malformed(#[from] JoseError),
+    /// The envelope is larger than allowed. The field is the limit in bytes.
+    #[error("the message has more than {0} bytes")]
+    TooLarge(usize),
+    /// No recipient of the envelope is one of our keys.
+    #[error("the message is for none of our keys")]
+    NotForUs {
+        /// Whether a recipient may be a DID of ours whose keys no token has shown yet.
+        undecided: bool,
+    },
+    /// The message is not encrypted.
+    #[error("only encrypted messages are taken")]
+    NotEncrypted,
+    /// The envelope cannot be stored now.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Refusal {
+    /// Returns the value of the metric's label.
+    pub(super) fn label(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) => "malformed",
+            Self::TooLarge(_) => "too-large",
+            Self::NotForUs { .. } => "not-for-us",
+            Self::NotEncrypted => "not-encrypted",
+            Self::Store(_) => "not-kept",
+        }
+    }
+}

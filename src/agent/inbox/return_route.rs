@@ -1,0 +1,18 @@
+//! A message's request for replies on its own connection.
+
+use tokio::sync::oneshot;
+
+use crate::agent::return_routes::ReturnRoute;
+
+/// A message was opened, and its sender wants replies on the connection that the message arrived on.
+#[derive(Debug)]
+pub struct ReturnRouteRequest {
+    /// The authenticated sender.
+    pub sender: String,
+    /// Which messages may go back.
+    pub return_route: ReturnRoute,
+    /// To be signalled once the return route is open. The message is handled after that.
+    pub opened: oneshot::Sender<()>,
+    /// Receives whether there are replies, once the message is handled.
+    pub replied: oneshot::Receiver<bool>,
+}

@@ -1,0 +1,140 @@
+//! The state of the inbox: its queue, and the end of an envelope that is not handled now.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::{options::InboxOptions, return_route::ReturnRouteRequest};
+use crate::{
+    agent::{
+        clock::{Millis, now},
+        metrics::Metrics,
+        own_dids::OwnDids,
+        protocol::{Features, Registry},
+        sealed_store::SealedStore,
+        store::types::{Commit, PendingEnvelope},
+    },
+    did::Resolver,
+};
+
+/// How many envelopes wait in memory for a worker. More wait in the store only.
+const QUEUE: usize = 1024;
+/// The bytes of the envelopes that wait in memory.
+const QUEUE_BYTES: usize = 16 * 1024 * 1024;
+/// The first pause before an envelope is tried again, and the longest pause.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Takes envelopes over, and has them handled.
+pub struct Inbox {
+    pub(super) parts: InboxParts,
+    queue: mpsc::Sender<Job>,
+    pub(super) jobs: Mutex<Option<mpsc::Receiver<Job>>>,
+    /// The bytes of the envelopes in the queue.
+    pub(super) queued_bytes: AtomicUsize,
+    /// Whether the store has pending envelopes that are not in the queue.
+    pub(super) has_backlog: AtomicBool,
+    /// Signals that something can be tried that could not be tried before.
+    pub(super) wakeup: Notify,
+}
+
+/// What an inbox works with.
+pub struct InboxParts {
+    pub store: Arc<SealedStore>,
+    pub own_dids: Arc<OwnDids>,
+    pub resolver: Arc<dyn Resolver>,
+    pub registry: Arc<Registry>,
+    pub metrics: Arc<Metrics>,
+    pub features: Features,
+    pub options: InboxOptions,
+}
+
+/// An envelope to open, and the connection that waits for a return route.
+pub(super) struct Job {
+    pub envelope: PendingEnvelope,
+    pub return_route: Option<oneshot::Sender<ReturnRouteRequest>>,
+}
+
+impl Inbox {
+    /// Makes an inbox that does not work yet.
+    pub fn new(parts: InboxParts) -> Self {
+        let (queue, jobs) = mpsc::channel(QUEUE);
+        Self {
+            parts,
+            queue,
+            jobs: Mutex::new(Some(jobs)),
+            queued_bytes: AtomicUsize::new(0),
+            has_backlog: AtomicBool::new(true),
+            wakeup: Notify::new(),
+        }
+    }
+
+    /// Returns the largest message that is taken, in bytes.
+    pub fn max_bytes(&self) -> usize {
+        self.parts.options.limits.bytes
+    }
+
+    /// Whether messages are opened now. Otherwise they wait for a token.
+    pub fn is_ready(&self) -> bool {
+        self.parts.store.is_unlocked() && !self.parts.own_dids.ready_agreement_keys().is_empty()
+    }
+
+    /// Whether a message that arrives now is opened soon. If not, its sender should not wait for a reply.
+    pub fn is_quick(&self) -> bool {
+        self.is_ready() && self.queue.max_capacity() - self.queue.capacity() < 2 * self.parts.options.workers
+    }
+
+    /// Whether no envelope waits in memory.
+    pub(super) fn is_queue_empty(&self) -> bool {
+        self.queue.capacity() == self.queue.max_capacity()
+    }
+
+    /// Puts an envelope into the queue. Returns whether the queue has room for it.
+    pub(super) fn enqueue(&self, job: Job) -> bool {
+        let bytes = job.envelope.packed.len();
+        // A single envelope may be larger than the limit.
+        let add = |queued: usize| (queued == 0 || queued + bytes <= QUEUE_BYTES).then_some(queued + bytes);
+        if self.queued_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, add).is_err() {
+            return false;
+        }
+        let is_sent = self.queue.try_send(job).is_ok();
+        if !is_sent {
+            self.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
+        }
+        is_sent
+    }
+
+    /// Has the workers look for pending envelopes in the store.
+    pub(super) fn note_backlog(&self) {
+        self.has_backlog.store(true, Ordering::Release);
+        self.wakeup.notify_one();
+    }
+
+    /// Postpones an envelope, for longer after each attempt. `kind` is the message's type, if it is known.
+    pub(super) async fn postpone(&self, envelope: &PendingEnvelope, kind: &str, reason: &str) {
+        self.parts.metrics.message_handled(kind, "later");
+        tracing::info!(envelope = envelope.id, tries = envelope.tries + 1, reason, "message postponed");
+        let pause = FIRST_PAUSE.saturating_mul(1 << envelope.tries.min(10)).min(LONGEST_PAUSE);
+        let until = now() + Millis::try_from(pause.as_millis()).unwrap_or(0);
+        if let Err(error) = self.parts.store.inner().postpone(envelope.id, until, reason).await {
+            // The envelope is unchanged. The next look into the store finds it.
+            tracing::warn!(envelope = envelope.id, %error, "envelope not updated");
+        }
+    }
+
+    /// Refuses a message for good, and removes its envelope.
+    pub(super) async fn refuse(&self, envelope: &PendingEnvelope, kind: &str, reason: &str) {
+        self.parts.metrics.message_handled(kind, "refused");
+        tracing::warn!(envelope = envelope.id, reason, "message refused");
+        let commit = Commit { envelope: Some(envelope.id), ..Commit::default() };
+        if let Err(error) = self.parts.store.commit(commit).await {
+            tracing::warn!(envelope = envelope.id, %error, "envelope not removed");
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! The options of the outbox.
+
+use std::time::Duration;
+
+use crate::agent::clock::Millis;
+
+/// The options of the outbox.
+#[derive(Debug, Clone)]
+pub struct OutboxOptions {
+    /// How long a message without `expires_time` is tried, in milliseconds. Default: 7 days.
+    pub message_lifetime: Millis,
+    /// How many messages are sent to one peer at the same time. Default: 4.
+    pub concurrent_per_peer: usize,
+    /// How many messages are sent at the same time in total. Default: 256.
+    pub concurrent: usize,
+    /// The longest pause before the second attempt. It doubles with each failure. Default: 1 second.
+    pub first_pause: Duration,
+    /// The longest pause between attempts. Default: 10 minutes.
+    pub longest_pause: Duration,
+}
+
+impl Default for OutboxOptions {
+    fn default() -> Self {
+        Self {
+            message_lifetime: 7 * 24 * 60 * 60 * 1000,
+            concurrent_per_peer: 4,
+            concurrent: 256,
+            first_pause: Duration::from_secs(1),
+            longest_pause: Duration::from_secs(600),
+        }
+    }
+}

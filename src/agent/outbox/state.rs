@@ -1,0 +1,52 @@
+//! The state of the outbox.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use super::{options::OutboxOptions, transport::Transports, wakeups::PeerWakeups};
+use crate::{
+    agent::{
+        inbox::Inbox, metrics::Metrics, own_dids::OwnDids, return_routes::ReturnRoutes, sealed_store::SealedStore,
+    },
+    did::Resolver,
+};
+
+/// Sends the messages in the store.
+pub struct Outbox {
+    pub(super) parts: OutboxParts,
+    /// Limits the messages that are sent at the same time in total.
+    pub(super) permits: Semaphore,
+}
+
+/// What an outbox works with.
+pub struct OutboxParts {
+    pub store: Arc<SealedStore>,
+    pub own_dids: Arc<OwnDids>,
+    pub resolver: Arc<dyn Resolver>,
+    pub routes: Arc<ReturnRoutes>,
+    pub transports: Transports,
+    pub metrics: Arc<Metrics>,
+    pub wakeups: Arc<PeerWakeups>,
+    /// Takes the messages that peers return on the connection that a message was sent on.
+    pub inbox: Arc<Inbox>,
+    pub options: OutboxOptions,
+}
+
+impl Outbox {
+    /// Makes an outbox that does not work yet.
+    pub fn new(parts: OutboxParts) -> Self {
+        let permits = Semaphore::new(parts.options.concurrent);
+        Self { parts, permits }
+    }
+
+    /// Tries the waiting messages of a peer now: a return route to the peer was opened.
+    pub fn retry_now(&self, peer: &str) {
+        self.parts.wakeups.wake_task(peer);
+    }
+
+    /// Whether messages wait for a peer.
+    pub fn has_waiting(&self, peer: &str) -> bool {
+        self.parts.wakeups.has_task(peer)
+    }
+}

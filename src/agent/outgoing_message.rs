@@ -1,0 +1,36 @@
+//! A message that the agent is to send.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::clock::now;
+use crate::didcomm::{Message, MessageBuilder};
+
+/// A message to send, and how to protect it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OutgoingMessage {
+    /// The message.
+    pub message: Message,
+    /// Whether to sign the message, so that the recipient can prove to others who wrote it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub sign: bool,
+    /// Whether to hide the sender from mediators.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub protect_sender: bool,
+}
+
+impl OutgoingMessage {
+    /// A message that is neither signed nor sent with a hidden sender.
+    pub fn plain(message: Message) -> Self {
+        Self { message, sign: false, protect_sender: false }
+    }
+}
+
+/// Begins a message with a new id and the current time as its `created_time`.
+pub fn message_now(kind: &str, body: Value) -> MessageBuilder {
+    Message::build(Message::new_id(), kind, body).created_time(now().unsigned_abs() / 1000)
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}

@@ -1,0 +1,349 @@
+//! The store with encryption: callers read and write plaintext, and the store holds ciphertext.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use tokio::sync::watch;
+
+use super::{
+    canonical_did::canonical_did,
+    clock::{Millis, now, seconds_to_millis},
+    outgoing_message::OutgoingMessage,
+    own_dids::OwnDids,
+    protocol::{Effect, Received, RecordReader, RecordType},
+    store::{
+        Store,
+        error::StoreError,
+        types::{Change, Commit, CommitOutcome, Delivery, OutboxEntry, Record, SendState},
+    },
+    store_key::{StoreKey, WrappedStoreKey},
+};
+use crate::{
+    didcomm::{Message, Provenance},
+    keys::PublicKey,
+};
+
+/// The kind and the key of the wrapped store key, the only record that is not sealed.
+const STORE_KEY: (&str, &str) = ("store-key", "1");
+
+/// Is called with the changes of each successful commit.
+pub type CommitListener = Box<dyn Fn(&[Change]) + Send + Sync>;
+
+/// A store, and the key that its content is sealed under. A token unwraps the key.
+pub struct SealedStore {
+    inner: Arc<dyn Store>,
+    key: watch::Sender<Option<StoreKey>>,
+    on_commit: CommitListener,
+}
+
+/// The content of a delivery.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Content {
+    /// The message.
+    pub message: Message,
+    /// How the message was protected: [`Provenance`] as JSON.
+    pub provenance: Value,
+}
+
+impl SealedStore {
+    /// Wraps a store. The result is sealed until [`SealedStore::unlock`].
+    pub fn new(inner: Arc<dyn Store>, on_commit: CommitListener) -> Self {
+        Self { inner, key: watch::Sender::new(None), on_commit }
+    }
+
+    /// Returns the store without encryption.
+    pub fn inner(&self) -> &Arc<dyn Store> {
+        &self.inner
+    }
+
+    /// Whether a token has unwrapped the store's key.
+    pub fn is_unlocked(&self) -> bool {
+        self.key.borrow().is_some()
+    }
+
+    /// Returns once the store's key is unwrapped.
+    pub async fn unlocked(&self) {
+        // The sender lives as long as self, so this does not fail.
+        let _ = self.key.subscribe().wait_for(Option::is_some).await;
+    }
+
+    /// Has a token unwrap the store's key, and wraps the key for those of our keys that lack it. A store without a key gets
+    /// a new one.
+    ///
+    /// # Errors
+    /// The reason, for the log: no token is ready, or no token holds a key that the store's key is wrapped for.
+    pub async fn unlock(&self, own_dids: &OwnDids) -> Result<(), String> {
+        self.unlock_excluding(own_dids, &[]).await
+    }
+
+    /// Unlocks the store, and removes the wrapped keys for `excluded`, which are to be deleted from their tokens.
+    ///
+    /// # Errors
+    /// Like [`unlock`](Self::unlock), and if none of our other keys is ready.
+    pub async fn unlock_excluding(&self, own_dids: &OwnDids, excluded: &[PublicKey]) -> Result<(), String> {
+        let secrets = own_dids.secrets();
+        let record = self.inner.record(STORE_KEY.0, STORE_KEY.1).await.map_err(|error| error.to_string())?;
+        let old = match &record {
+            None => WrappedStoreKey::default(),
+            Some(record) => {
+                serde_json::from_slice(&record.value).map_err(|error| format!("the store's key is damaged: {error}"))?
+            }
+        };
+        let unlocked = self.key.borrow().clone();
+        let key = match (unlocked, &record) {
+            (Some(key), _) => key,
+            (None, None) => StoreKey::generate(),
+            (None, Some(_)) => old.unwrap(secrets).await.map_err(|error| {
+                let keys: Vec<String> = old.keys().iter().map(PublicKey::to_string).collect();
+                format!("the store's key, wrapped for {}, is not opened: {error}", keys.join(", "))
+            })?,
+        };
+        let mut wrapped = old.clone();
+        excluded.iter().for_each(|key| wrapped.remove(key));
+        let ready = own_dids.ready_agreement_keys();
+        for new in ready.iter().filter(|new| !excluded.contains(new) && !old.keys().contains(new)) {
+            // The failure of one token, such as a missing touch, must not affect the others.
+            if let Err(error) = wrapped.add(&key, new, secrets).await {
+                tracing::info!(%error, key = %new, "store key not wrapped for a key yet");
+            }
+        }
+        // If these keys go, a key wrapped for a lost token opens nothing. A key that is ready must remain.
+        let ready = own_dids.ready_agreement_keys();
+        if !excluded.is_empty() && !wrapped.keys().iter().any(|key| ready.contains(key)) {
+            return Err("no other key agreement key of ours is ready to open the store".to_owned());
+        }
+        if wrapped.keys().is_empty() {
+            return Err("no token is ready that holds a key agreement key of ours".to_owned());
+        }
+        if wrapped != old {
+            let value = serde_json::to_vec(&wrapped).map_err(|error| error.to_string())?;
+            let (kind, name) = (STORE_KEY.0.to_owned(), STORE_KEY.1.to_owned());
+            let revision = record.map_or(0, |record| record.revision);
+            let record = Record { kind, key: name, revision, value, expires: None };
+            match self.commit_changes(vec![Change::Put(record)]).await.map_err(|error| error.to_string())? {
+                CommitOutcome::Committed => {}
+                _ => return Err("the store's key was changed meanwhile".to_owned()),
+            }
+        }
+        self.key.send_replace(Some(key));
+        Ok(())
+    }
+
+    /// Commits, and tells the listener about the changes.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn commit(&self, commit: Commit) -> Result<CommitOutcome, StoreError> {
+        let changes = commit.changes.clone();
+        let outcome = self.inner.commit(commit).await?;
+        if outcome == CommitOutcome::Committed {
+            (self.on_commit)(&changes);
+        }
+        Ok(outcome)
+    }
+
+    /// Commits changes that belong together.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn commit_changes(&self, changes: Vec<Change>) -> Result<CommitOutcome, StoreError> {
+        self.commit(Commit { changes, ..Commit::default() }).await
+    }
+
+    /// Returns the changes of the store that effects stand for. `message_lifetime` is how long replies are tried.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] while the store is sealed.
+    pub fn changes(
+        &self,
+        received: &Received,
+        effects: Vec<Effect>,
+        message_lifetime: Millis,
+    ) -> Result<Vec<Change>, StoreError> {
+        let changes = effects.into_iter().map(|effect| match effect {
+            Effect::Send(message) => {
+                self.send_change(&OutgoingMessage::plain(*message), message_lifetime).map(|(_, change)| change)
+            }
+            Effect::Deliver => self.deliver_change(received),
+            Effect::Put { kind, key, value, revision, expires } => {
+                let value = self.seal(&place(&kind, &key), &value)?;
+                Ok(Change::Put(Record { kind, key, revision, value, expires }))
+            }
+            Effect::Delete { kind, key } => Ok(Change::Delete { kind, key }),
+        });
+        changes.collect()
+    }
+
+    /// Returns the change that puts a message into the outbox, and the message's outbox id. The message is tried until
+    /// `lifetime` milliseconds have passed, or until it expires.
+    ///
+    /// # Errors
+    /// Like [`SealedStore::changes`].
+    pub fn send_change(&self, outgoing: &OutgoingMessage, lifetime: Millis) -> Result<(String, Change), StoreError> {
+        let message = &outgoing.message;
+        let id = Message::new_id();
+        let created = now();
+        let lives_until = created.saturating_add(lifetime);
+        let expires = message.expires_time.map_or(lives_until, |seconds| seconds_to_millis(seconds).min(lives_until));
+        let peer = message.to.as_ref().and_then(|to| to.first()).map_or("", |did| canonical_did(did));
+        let entry = OutboxEntry {
+            message: message.id.clone(),
+            thread: message.thread().to_owned(),
+            kind: message.type_.clone(),
+            sender: message.from.clone().unwrap_or_default(),
+            peer: peer.to_owned(),
+            created,
+            expires,
+            state: SendState::Waiting,
+            tries: 0,
+            time: created,
+            problem: None,
+            sealed: Some(self.seal(&place("outgoing", &id), outgoing)?),
+            id: id.clone(),
+        };
+        Ok((id, Change::Send(entry)))
+    }
+
+    fn deliver_change(&self, received: &Received) -> Result<Change, StoreError> {
+        let id = Message::new_id();
+        let content = Content {
+            message: received.message.clone(),
+            provenance: serde_json::to_value::<&Provenance>(&received.provenance).unwrap_or_default(),
+        };
+        Ok(Change::Deliver(Delivery {
+            cursor: 0,
+            message: received.message.id.clone(),
+            thread: received.message.thread().to_owned(),
+            kind: received.message.type_.clone(),
+            sender: received.sender.clone().unwrap_or_default(),
+            recipient: received.recipient.clone(),
+            received: received.time,
+            sealed: Some(self.seal(&place("delivery", &id), &content)?),
+            id,
+        }))
+    }
+
+    /// Returns the message of an outbox entry.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] while the store is sealed; [`StoreError::Unusable`] if the content is damaged, or was
+    /// deleted because the message was sent.
+    pub fn outgoing_message(&self, entry: &OutboxEntry) -> Result<OutgoingMessage, StoreError> {
+        self.open(&place("outgoing", &entry.id), entry.sealed.as_deref().unwrap_or_default())
+    }
+
+    /// Returns the content of a delivery, or `None` after its acknowledgement.
+    ///
+    /// # Errors
+    /// Like [`SealedStore::outgoing_message`].
+    pub fn content(&self, delivery: &Delivery) -> Result<Option<Content>, StoreError> {
+        let sealed = delivery.sealed.as_deref();
+        sealed.map(|sealed| self.open(&place("delivery", &delivery.id), sealed)).transpose()
+    }
+
+    /// Returns a record and its revision.
+    ///
+    /// # Errors
+    /// Those of the store; [`StoreError::Unavailable`] while it is sealed; [`StoreError::Unusable`] if the record is damaged.
+    pub async fn get<T: RecordType>(&self, key: &str) -> Result<Option<(T, i64)>, StoreError> {
+        let Some((value, revision)) = self.read(T::KIND, key).await? else { return Ok(None) };
+        let damaged = |error| StoreError::Unusable(format!("has a damaged {}: {error}", T::KIND));
+        serde_json::from_value(value).map(|value| Some((value, revision))).map_err(damaged)
+    }
+
+    /// Returns the revision of a record, or 0 if there is none.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn revision<T: RecordType>(&self, key: &str) -> Result<i64, StoreError> {
+        Ok(self.inner.record(T::KIND, key).await?.map_or(0, |record| record.revision))
+    }
+
+    /// Returns at most `limit` records with keys after `after`, each with its key, in the order of the keys.
+    ///
+    /// # Errors
+    /// Like [`SealedStore::get`].
+    pub async fn list<T: RecordType>(&self, after: &str, limit: usize) -> Result<Vec<(String, T)>, StoreError> {
+        let records = self.inner.records(T::KIND, after, limit).await?;
+        let opened =
+            records.into_iter().map(|it| Ok((it.key.clone(), self.open(&place(T::KIND, &it.key), &it.value)?)));
+        opened.collect()
+    }
+
+    /// Returns the keys of at most `limit` records, in order. Works while the store is sealed.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn keys<T: RecordType>(&self, limit: usize) -> Result<Vec<String>, StoreError> {
+        Ok(self.inner.records(T::KIND, "", limit).await?.into_iter().map(|record| record.key).collect())
+    }
+
+    /// Writes a record if its revision is still `revision`; 0 stands for a new record. Returns whether it was written.
+    ///
+    /// # Errors
+    /// Those of the store, and like [`SealedStore::changes`].
+    pub async fn put<T: RecordType>(&self, key: &str, value: &T, revision: i64) -> Result<bool, StoreError> {
+        let put = self.put_change(key, value, revision, None)?;
+        Ok(self.commit_changes(vec![put]).await? == CommitOutcome::Committed)
+    }
+
+    /// Returns the change that writes a record.
+    ///
+    /// # Errors
+    /// Like [`SealedStore::changes`].
+    pub fn put_change<T: RecordType>(
+        &self,
+        key: &str,
+        value: &T,
+        revision: i64,
+        expires: Option<Millis>,
+    ) -> Result<Change, StoreError> {
+        let value = self.seal(&place(T::KIND, key), value)?;
+        Ok(Change::Put(Record { kind: T::KIND.to_owned(), key: key.to_owned(), revision, value, expires }))
+    }
+
+    /// Deletes a record, if it exists.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn delete<T: RecordType>(&self, key: &str) -> Result<(), StoreError> {
+        let delete = Change::Delete { kind: T::KIND.to_owned(), key: key.to_owned() };
+        self.commit_changes(vec![delete]).await.map(drop)
+    }
+
+    fn key(&self) -> Result<StoreKey, StoreError> {
+        let key = self.key.borrow().clone();
+        key.ok_or_else(|| StoreError::Unavailable("it is sealed until a token is ready".to_owned()))
+    }
+
+    fn seal(&self, place: &str, value: &impl Serialize) -> Result<Vec<u8>, StoreError> {
+        let plain = serde_json::to_vec(value).map_err(|error| StoreError::Unusable(format!("takes JSON: {error}")))?;
+        let plain = zeroize::Zeroizing::new(plain);
+        Ok(self.key()?.seal(place, &plain))
+    }
+
+    fn open<T: DeserializeOwned>(&self, place: &str, sealed: &[u8]) -> Result<T, StoreError> {
+        let damaged = |error: String| StoreError::Unusable(format!("has a damaged {place}: {error}"));
+        let plain = self.key()?.open(place, sealed).map_err(|error| damaged(error.to_string()))?;
+        serde_json::from_slice(&plain).map_err(|error| damaged(error.to_string()))
+    }
+}
+
+#[async_trait]
+impl RecordReader for SealedStore {
+    async fn handled(&self, recipient: &str, sender: &str, message: &str) -> Result<Option<i64>, StoreError> {
+        self.inner.handled_position(sender, recipient, message).await
+    }
+
+    async fn read(&self, kind: &str, key: &str) -> Result<Option<(Value, i64)>, StoreError> {
+        let record = self.inner.record(kind, key).await?;
+        record.map(|record| Ok((self.open(&place(kind, key), &record.value)?, record.revision))).transpose()
+    }
+}
+
+/// Returns the place that a sealed value is bound to.
+fn place(kind: &str, key: &str) -> String {
+    format!("{kind}:{key}")
+}
