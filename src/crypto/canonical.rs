@@ -1,15 +1,18 @@
-//! The JSON Canonicalization Scheme (RFC 8785): one text for each JSON value, which hashes and signatures are over.
+//! The JSON Canonicalization Scheme (RFC 8785): one text for each JSON value, for hashes and signatures.
+//!
+//! `tests/crypto/canonical_json.rs` compares it with the crate `serde_json_canonicalizer`, whose time grows with the depth
+//! of the value. This one is linear, and its input comes from strangers.
 
 use serde_json::Value;
 
-/// The canonical text of a value.
+/// Writes a value as canonical JSON.
 pub fn canonical_json(value: &Value) -> String {
     let mut text = String::new();
     write(value, &mut text);
     text
 }
 
-/// Recursion is as deep as the value, which `serde_json` bounds at 128 when it reads one.
+/// Recurses as deep as the value. `serde_json` reads values up to a depth of 128.
 fn write(value: &Value, text: &mut String) {
     match value {
         Value::Array(items) => {
@@ -24,40 +27,40 @@ fn write(value: &Value, text: &mut String) {
         }
         Value::Object(members) => {
             let mut members: Vec<_> = members.iter().collect();
-            // By UTF-16 code units (section 3.2.3), which are not in the order of the characters.
+            // Sorted by UTF-16 code units (section 3.2.3), whose order is not that of the characters.
             members.sort_by(|(a, _), (b, _)| a.encode_utf16().cmp(b.encode_utf16()));
             text.push('{');
             for (place, (name, value)) in members.into_iter().enumerate() {
                 if place > 0 {
                     text.push(',');
                 }
-                text.push_str(&string(name));
+                text.push_str(&quoted(name));
                 text.push(':');
                 write(value, text);
             }
             text.push('}');
         }
-        Value::Number(number) => text.push_str(&as_ecmascript(number.as_f64().unwrap_or_default())),
-        Value::String(own) => text.push_str(&string(own)),
+        Value::Number(number) => text.push_str(&ecmascript_number(number.as_f64().unwrap_or_default())),
+        Value::String(string) => text.push_str(&quoted(string)),
         Value::Null | Value::Bool(_) => text.push_str(&value.to_string()),
     }
 }
 
-/// `serde_json` escapes what section 3.2.2.2 has escaped, in the same way, and nothing else.
-fn string(text: &str) -> String {
+/// `serde_json` escapes exactly the characters of section 3.2.2.2, in the same way.
+fn quoted(text: &str) -> String {
     serde_json::to_string(text).expect("a string is JSON")
 }
 
-/// A number as ECMAScript writes it (section 3.2.2.3; ECMA-262 Number::toString).
-fn as_ecmascript(number: f64) -> String {
+/// Writes a number as ECMAScript does (section 3.2.2.3; ECMA-262 Number::toString).
+fn ecmascript_number(number: f64) -> String {
     if number == 0.0 {
         return "0".to_owned();
     }
-    let scientific = shortest(number.abs());
+    let scientific = shortest_digits(number.abs());
     let (mantissa, exponent) = scientific.split_once('e').expect("`{:e}` writes an exponent");
     let digits = mantissa.replace('.', "");
     let exponent: i32 = exponent.parse().expect("`{:e}` writes a number there");
-    // Where the decimal point stands among the digits.
+    // The position of the decimal point among the digits.
     let point = exponent + 1;
     let zeros = |count: i32| "0".repeat(count as usize);
     let length = digits.len() as i32;
@@ -70,9 +73,9 @@ fn as_ecmascript(number: f64) -> String {
     if number < 0.0 { format!("-{unsigned}") } else { unsigned }
 }
 
-/// The shortest digits that read as this number, and of those the nearest to it. Of two as near, Rust takes the greater, and
-/// ECMAScript the even one, as Rust does where the number of digits is given.
-fn shortest(number: f64) -> String {
+/// The shortest digits that read as this number; of several, the nearest to it. Of two that are equally near, Rust takes
+/// the greater and ECMAScript the even one. Rust takes the even one too if the number of digits is given.
+fn shortest_digits(number: f64) -> String {
     let greater = format!("{number:e}");
     let digits = greater.bytes().take_while(|byte| *byte != b'e').filter(u8::is_ascii_digit).count();
     let even = format!("{number:.*e}", digits - 1);
@@ -112,8 +115,8 @@ mod tests {
             (0xbecbf647612f3696, "-0.0000033333333333333333"),
             (0x43143ff3c1cb0959, "1424953923781206.2"),
         ] {
-            assert_eq!(as_ecmascript(f64::from_bits(bits)), text);
-            // And it is read as what it was.
+            assert_eq!(ecmascript_number(f64::from_bits(bits)), text);
+            // The text reads as the same number.
             let read: Value = serde_json::from_str(text).unwrap();
             assert_eq!(read.as_f64().map(f64::to_bits), Some(if text == "0" { 0 } else { bits }), "{text}");
         }

@@ -13,13 +13,13 @@ use serde::{Deserialize, Serialize};
 use sha2::Sha512;
 use subtle::ConstantTimeEq;
 
-use super::{Cek, CheckFailed, stack::wiped};
+use super::{CheckFailed, random::fill_random, secret::Cek, stack::with_wiped_stack};
 
-/// A content encryption, by its JWE `enc`.
+/// A content encryption, the `enc` of a JWE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum ContentEncryption {
-    /// AES-256-CBC with HMAC-SHA-512 (RFC 7518 section 5.2.5): the only one for authcrypt.
+    /// AES-256-CBC with HMAC-SHA-512 (RFC 7518 section 5.2.5). Authcrypt allows no other.
     #[serde(rename = "A256CBC-HS512")]
     A256CbcHs512,
     /// AES-256-GCM (RFC 7518 section 5.3).
@@ -30,22 +30,31 @@ pub enum ContentEncryption {
     Xc20P,
 }
 
-/// Encrypted content. The tag has 32 bytes for A256CBC-HS512, else 16.
+/// Encrypted content.
 #[derive(Debug, Clone)]
 pub struct Sealed {
     /// The nonce: 16, 12 or 24 bytes.
     pub iv: Vec<u8>,
-    /// As long as the plaintext, but for the padding of A256CBC-HS512.
+    /// The ciphertext. It is as long as the plaintext; A256CBC-HS512 adds 1 to 16 bytes of padding.
     pub ciphertext: Vec<u8>,
-    /// The authentication tag.
+    /// The authentication tag: 32 bytes for A256CBC-HS512, otherwise 16.
     pub tag: Vec<u8>,
 }
 
+impl Cek {
+    /// Generates a content key with randomness from the operating system.
+    pub fn generate(enc: ContentEncryption) -> Self {
+        let mut bytes = vec![0; enc.key_length()];
+        fill_random(&mut bytes);
+        Self::new(bytes)
+    }
+}
+
 impl ContentEncryption {
-    /// All of them.
+    /// All content encryptions.
     pub const ALL: [Self; 3] = [Self::A256CbcHs512, Self::A256Gcm, Self::Xc20P];
 
-    /// `enc` as it stands in the header.
+    /// The value of `enc` in a header.
     pub fn name(self) -> &'static str {
         match self {
             Self::A256CbcHs512 => "A256CBC-HS512",
@@ -54,7 +63,7 @@ impl ContentEncryption {
         }
     }
 
-    /// The length of the content key, in bytes.
+    /// The length of the content key in bytes.
     pub fn key_length(self) -> usize {
         match self {
             Self::A256CbcHs512 => 64,
@@ -62,7 +71,7 @@ impl ContentEncryption {
         }
     }
 
-    /// The length of the nonce, in bytes.
+    /// The length of the nonce in bytes.
     pub fn iv_length(self) -> usize {
         match self {
             Self::A256CbcHs512 => 16,
@@ -71,7 +80,7 @@ impl ContentEncryption {
         }
     }
 
-    /// The length of the authentication tag, in bytes.
+    /// The length of the authentication tag in bytes.
     pub fn tag_length(self) -> usize {
         match self {
             Self::A256CbcHs512 => 32,
@@ -79,11 +88,14 @@ impl ContentEncryption {
         }
     }
 
-    /// Encrypts under a fresh nonce. `cek` is one that [`Cek::generate`] made for this encryption.
+    /// Encrypts under a fresh nonce.
+    ///
+    /// # Panics
+    /// If `cek` was not generated for this encryption ([`Cek::generate`]).
     pub fn seal(self, cek: &Cek, aad: &[u8], plaintext: &[u8]) -> Sealed {
         let mut iv = vec![0; self.iv_length()];
-        super::ephemeral::fill_random(&mut iv);
-        let (ciphertext, tag) = wiped(|| match self {
+        fill_random(&mut iv);
+        let (ciphertext, tag) = with_wiped_stack(|| match self {
             Self::A256CbcHs512 => {
                 let (mac_key, enc_key) = halves(cek);
                 let cipher = cbc::Encryptor::<aes::Aes256>::new_from_slices(enc_key, &iv).expect("32 and 16 bytes");
@@ -97,12 +109,15 @@ impl ContentEncryption {
         Sealed { iv, ciphertext, tag }
     }
 
-    /// Decrypts. The tag is compared first and in constant time; every failure is the same.
+    /// Decrypts. The tag is checked first, in constant time.
+    ///
+    /// # Errors
+    /// If a length or the tag is wrong. The error does not say which.
     pub fn open(self, cek: &Cek, aad: &[u8], iv: &[u8], ciphertext: &[u8], tag: &[u8]) -> Result<Vec<u8>, CheckFailed> {
         if cek.as_bytes().len() != self.key_length() || iv.len() != self.iv_length() {
             return Err(CheckFailed);
         }
-        wiped(|| match self {
+        with_wiped_stack(|| match self {
             Self::A256CbcHs512 => {
                 let (mac_key, enc_key) = halves(cek);
                 if !bool::from(hs512_tag(mac_key, aad, iv, ciphertext).ct_eq(tag)) {
@@ -117,12 +132,12 @@ impl ContentEncryption {
     }
 }
 
-/// MAC key and encryption key, in this order (RFC 7518 section 5.2.2.1).
+/// The MAC key and the encryption key (RFC 7518 section 5.2.2.1).
 fn halves(cek: &Cek) -> (&[u8], &[u8]) {
     cek.as_bytes().split_at(32)
 }
 
-/// HMAC over AAD, IV, ciphertext and the AAD's length in bits, cut to its first half.
+/// The first half of the HMAC over AAD, IV, ciphertext, and the length of the AAD in bits.
 fn hs512_tag(mac_key: &[u8], aad: &[u8], iv: &[u8], ciphertext: &[u8]) -> [u8; 32] {
     let mut mac = <Hmac<Sha512> as KeyInit>::new_from_slice(mac_key).expect("HMAC takes a key of any length");
     mac.update(aad);
@@ -163,7 +178,7 @@ impl fmt::Display for ContentEncryption {
     }
 }
 
-/// The name is none of the three.
+/// The name is not one of the three content encryptions.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a content encryption of DIDComm: A256CBC-HS512, A256GCM or XC20P")]
 pub struct UnknownEncryption(pub String);

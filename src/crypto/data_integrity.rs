@@ -1,14 +1,15 @@
-//! What a Data Integrity proof signs, by the cryptosuite eddsa-jcs-2022 (W3C "Data Integrity EdDSA Cryptosuites" section 3.3).
+//! The input of Data Integrity signatures with the cryptosuite eddsa-jcs-2022 (W3C "Data Integrity EdDSA Cryptosuites"
+//! section 3.3).
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::canonical_json;
+use super::canonical::canonical_json;
 
 /// The cryptosuite's name in a proof.
 pub const CRYPTOSUITE: &str = "eddsa-jcs-2022";
 
-/// A proof without its value, by a key that is named by its did:key: for a change that it authorises, as did:webvh has it.
+/// A proof without `proofValue`, as did:webvh has it, by the key with this multikey. `created` is a time in RFC 3339.
 pub fn proof_options(multikey: &str, created: &str) -> Value {
     json!({
         "type": "DataIntegrityProof",
@@ -19,12 +20,12 @@ pub fn proof_options(multikey: &str, created: &str) -> Value {
     })
 }
 
-/// The hash of a document that a proof is over.
+/// The SHA-256 hash of a document's canonical JSON.
 pub fn document_hash(document: &Value) -> [u8; 32] {
     Sha256::digest(canonical_json(document)).into()
 }
 
-/// What is signed: the hash of the proof without its value, then the document's (section 3.3.4).
+/// The bytes to sign: the hash of the proof without `proofValue`, then the hash of the document (section 3.3.4).
 pub fn proof_input(proof_without_value: &Value, document_hash: &[u8; 32]) -> [u8; 64] {
     let mut input = [0; 64];
     input[..32].copy_from_slice(&Sha256::digest(canonical_json(proof_without_value)));

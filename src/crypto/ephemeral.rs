@@ -1,36 +1,36 @@
-//! The key pair of one message (RFC 7518 section 4.6: fresh for each). Its private half is the only one in the crate.
+//! The ephemeral key pair of one message (RFC 7518 section 4.6).
 //!
-//! On `aws-lc-rs`: every message that is packed pays for these two operations, and on P-256 they take it a third of what
-//! RustCrypto's constant-time arithmetic takes (docs/performance.md). AWS-LC wipes what it frees.
+//! It is computed by `aws-lc-rs`. Packing a message costs one key generation and one key agreement, and on P-256 AWS-LC
+//! takes a third of the time that RustCrypto takes (docs/performance.md). AWS-LC wipes memory that it frees.
 
 use aws_lc_rs::agreement::{self, Algorithm, PrivateKey, UnparsedPublicKey};
 
-use super::SharedSecret;
+use super::secret::SharedSecret;
 use crate::keys::{Curve, PublicKey};
 
-/// A key pair that lives as long as one message is made.
+/// A key pair for one message, dropped once the message is encrypted.
 pub struct EphemeralKey {
     private: PrivateKey,
     public: PublicKey,
 }
 
 impl EphemeralKey {
-    /// A fresh pair on a curve that agrees on keys; none for the others.
+    /// Generates a key pair. `None` if the curve is not for key agreement.
     pub fn generate(curve: Curve) -> Option<Self> {
         let algorithm = algorithm(curve)?;
-        // It fails only without randomness, which is no state to go on in.
+        // This fails only without randomness, and no cryptography can go on then.
         let private = PrivateKey::generate(algorithm).expect("the operating system has randomness");
         let point = private.compute_public_key().expect("a private key has a public one");
         let public = PublicKey::from_bytes(curve, point.as_ref()).expect("a generated point is valid");
         Some(Self { private, public })
     }
 
-    /// The public half: the message's `epk`.
+    /// The public half, which is the `epk` of the message.
     pub fn public(&self) -> &PublicKey {
         &self.public
     }
 
-    /// Ze with a recipient's key; none if that is on another curve.
+    /// Ze, the shared secret with a recipient's key. `None` if the key is on another curve.
     pub fn agree(&self, recipient: &PublicKey) -> Option<SharedSecret> {
         if recipient.curve() != self.public.curve() {
             return None;
@@ -48,9 +48,4 @@ fn algorithm(curve: Curve) -> Option<&'static Algorithm> {
         Curve::P521 => Some(&agreement::ECDH_P521),
         Curve::Ed25519 | Curve::Secp256k1 => None,
     }
-}
-
-/// Fills from the operating system's generator.
-pub(super) fn fill_random(bytes: &mut [u8]) {
-    getrandom::fill(bytes).expect("the operating system has randomness");
 }

@@ -3,49 +3,50 @@
 
 use sha2::{Digest, Sha256};
 
-use super::{Kek, SharedSecret};
+use super::secret::{Kek, SharedSecret};
 
-/// What is hashed behind Z. The algorithm follows from the tag: only ECDH-1PU+A256KW has one.
+/// The inputs of the KDF besides Z. If there is a tag, the algorithm is ECDH-1PU+A256KW, otherwise ECDH-ES+A256KW.
 ///
-/// The text of DIDComm v2.1 asks for the tag with ECDH-ES as well; its own vectors were made without it, as every
-/// implementation does (didcomm-messaging#457).
+/// The text of DIDComm v2.1 demands the tag for ECDH-ES too. Its test vectors and all implementations leave it out
+/// (didcomm-messaging#457).
 #[derive(Debug, Clone, Copy)]
 pub struct KdfInfo<'a> {
-    /// PartyUInfo: the sender's key id, decoded from the `apu` header; empty for ECDH-ES.
+    /// PartyUInfo: the decoded `apu` header, which is the sender's key id. Empty for ECDH-ES.
     pub apu: &'a [u8],
-    /// PartyVInfo: decoded from the `apv` header.
+    /// PartyVInfo: the decoded `apv` header.
     pub apv: &'a [u8],
-    /// The content's authentication tag, for ECDH-1PU.
+    /// The authentication tag of the content, for ECDH-1PU only.
     pub tag: Option<&'a [u8]>,
 }
 
 impl KdfInfo<'_> {
-    /// `alg` as it stands in the header and in AlgorithmID.
+    /// The `alg` of the header, which is also the AlgorithmID.
     pub fn algorithm(&self) -> &'static str {
         if self.tag.is_some() { "ECDH-1PU+A256KW" } else { "ECDH-ES+A256KW" }
     }
 
-    /// OtherInfo: AlgorithmID, PartyUInfo, PartyVInfo, SuppPubInfo (256 bits, and for ECDH-1PU the tag behind its length).
+    /// OtherInfo: AlgorithmID, PartyUInfo, PartyVInfo and SuppPubInfo. SuppPubInfo is the key length of 256 bits, and for
+    /// ECDH-1PU also the length of the tag and the tag.
     pub fn other_info(&self) -> Vec<u8> {
         let mut info = Vec::with_capacity(128);
-        push(&mut info, self.algorithm().as_bytes());
-        push(&mut info, self.apu);
-        push(&mut info, self.apv);
+        push_field(&mut info, self.algorithm().as_bytes());
+        push_field(&mut info, self.apu);
+        push_field(&mut info, self.apv);
         info.extend_from_slice(&256u32.to_be_bytes());
         if let Some(tag) = self.tag {
-            push(&mut info, tag);
+            push_field(&mut info, tag);
         }
         info
     }
 }
 
-/// A field behind its length of 32 bits.
-fn push(info: &mut Vec<u8>, field: &[u8]) {
+/// Appends the length of the field in 32 bits, and the field.
+fn push_field(info: &mut Vec<u8>, field: &[u8]) {
     info.extend_from_slice(&(field.len() as u32).to_be_bytes());
     info.extend_from_slice(field);
 }
 
-/// The KEK: SHA-256 of round 1, Z (Ze, then Zs for ECDH-1PU) and OtherInfo.
+/// Derives the KEK: SHA-256 over the round number 1, Z, and OtherInfo. For ECDH-1PU, `z` is Ze and then Zs.
 pub fn concat_kdf(z: &[&SharedSecret], info: &KdfInfo<'_>) -> Kek {
     let mut hash = Sha256::new_with_prefix(1u32.to_be_bytes());
     for part in z {

@@ -3,23 +3,27 @@
 use aes::cipher::KeyInit;
 use aes_kw::KwAes256;
 
-use super::{Cek, CheckFailed, EncryptedKey, Kek, stack::wiped};
+use super::{
+    CheckFailed,
+    secret::{Cek, EncryptedKey, Kek},
+    stack::with_wiped_stack,
+};
 
-/// Wraps a content key.
+/// Wraps a content key. The result is eight bytes longer than the key.
 pub fn wrap_key(kek: &Kek, cek: &Cek) -> EncryptedKey {
     let mut out = vec![0; cek.as_bytes().len() + 8];
-    wiped(|| KwAes256::new(kek.as_bytes().into()).wrap_key(cek.as_bytes(), &mut out).map(drop))
+    with_wiped_stack(|| KwAes256::new(kek.as_bytes().into()).wrap_key(cek.as_bytes(), &mut out).map(drop))
         .expect("a content key is a multiple of eight bytes and the buffer eight bytes longer");
     out
 }
 
-/// Unwraps a content key of 32 or 64 bytes; anything else is no content key of DIDComm's.
+/// Unwraps a content key. DIDComm has content keys of 32 and 64 bytes; other lengths are refused.
 pub fn unwrap_key(kek: &Kek, encrypted_key: &[u8]) -> Result<Cek, CheckFailed> {
     if ![40, 72].contains(&encrypted_key.len()) {
         return Err(CheckFailed);
     }
     let mut out = zeroize::Zeroizing::new(vec![0; encrypted_key.len() - 8]);
-    wiped(|| KwAes256::new(kek.as_bytes().into()).unwrap_key(encrypted_key, &mut out).map(drop))
+    with_wiped_stack(|| KwAes256::new(kek.as_bytes().into()).unwrap_key(encrypted_key, &mut out).map(drop))
         .map_err(|_| CheckFailed)?;
     Ok(Cek::new(std::mem::take(&mut *out)))
 }

@@ -1,7 +1,7 @@
-//! Pure functions of the JOSE algorithms: Concat KDF, AES key wrap, content encryption, verification, ephemeral keys; and
-//! what Data Integrity proofs sign, with the canonical JSON below it.
+//! Cryptographic functions without state: Concat KDF, AES key wrap, content encryption, signature verification, ephemeral
+//! keys, canonical JSON, and the input of Data Integrity proofs.
 //!
-//! Nothing here knows a long-term private key; the one private key is a message's own [`EphemeralKey`].
+//! No long-term private key is used here. The only private key is the [`EphemeralKey`] of a message.
 
 mod canonical;
 mod content;
@@ -9,6 +9,7 @@ mod data_integrity;
 mod ephemeral;
 mod kdf;
 mod key_wrap;
+mod random;
 mod secret;
 mod stack;
 mod verify;
@@ -22,8 +23,8 @@ pub use key_wrap::{unwrap_key, wrap_key};
 pub use secret::{Cek, EncryptedKey, Kek, SharedSecret};
 pub use verify::verify;
 
-/// A ciphertext, wrapped key or signature that is not what its key made. Which check failed is not told: an oracle needs
-/// no more than that (RFC 7516 section 11.5).
+/// A ciphertext, a wrapped key or a signature is wrong. The error does not say which check failed, since that would help
+/// an attacker (RFC 7516 section 11.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the cryptographic check failed")]
 pub struct CheckFailed;

@@ -1,67 +1,58 @@
-//! The secrets of one message, each wiped when it is dropped and never printed.
+//! The secrets of one message. Each is wiped when it is dropped, and none is printed.
 
 use std::fmt;
 
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use super::ContentEncryption;
-
-/// The key that encrypts a message's content: 64 bytes for A256CBC-HS512, else 32.
+/// The key that encrypts the content of a message: 64 bytes for A256CBC-HS512, otherwise 32.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Cek(Zeroizing<Vec<u8>>);
 
 impl Cek {
-    /// A fresh one from the operating system's generator.
-    pub fn generate(enc: ContentEncryption) -> Self {
-        let mut bytes = Zeroizing::new(vec![0; enc.key_length()]);
-        super::ephemeral::fill_random(&mut bytes);
-        Self(bytes)
-    }
-
-    /// One from bytes that a token unwrapped.
+    /// A key from bytes that a token unwrapped.
     pub fn new(bytes: Vec<u8>) -> Self {
         Self(Zeroizing::new(bytes))
     }
 
-    /// Its bytes.
+    /// The raw bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 }
 
-/// A key-encryption key of A256KW: 32 bytes.
+/// A key-encryption key for A256KW: 32 bytes.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct Kek([u8; 32]);
 
 impl Kek {
-    /// One from the output of a KDF.
+    /// A key from the output of a KDF.
     pub fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// Its bytes.
+    /// The raw bytes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 }
 
-/// The result of one Diffie-Hellman: Ze or Zs, 32 to 66 bytes.
+/// The result of one Diffie-Hellman key agreement, Ze or Zs: 32 to 66 bytes.
 #[derive(Clone)]
 pub struct SharedSecret(Zeroizing<Vec<u8>>);
 
 impl SharedSecret {
-    /// One from the bytes of a point's x coordinate, at full length.
+    /// A secret from the x coordinate of a point, at full length.
     pub fn new(bytes: Vec<u8>) -> Self {
         Self(Zeroizing::new(bytes))
     }
 
-    /// Its bytes.
+    /// The raw bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 }
 
-/// A content key wrapped under a KEK: eight bytes longer than the key. Not a secret.
+/// A content key that is wrapped under a KEK: eight bytes longer than the key. It is no secret.
 pub type EncryptedKey = Vec<u8>;
 
 macro_rules! redacted {

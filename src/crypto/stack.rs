@@ -1,28 +1,28 @@
-//! A stack on which no secret stays.
+//! Wipes the stack after an operation with secrets.
 //!
-//! What is dropped is wiped where it stands last, and not where it was moved from: a cipher's key schedule, which begins
-//! with the key, leaves copies in frames that are gone. A thread that then waits would keep them until it goes as deep
-//! again.
+//! `zeroize` wipes a value in its last place, and not the places from which it was moved. A cipher's key schedule begins
+//! with the key, and leaves copies in stack frames that are no longer in use. A thread that then waits would keep the
+//! copies until its stack grows as deep again.
 
 use std::hint::black_box;
 
 use zeroize::Zeroize;
 
-/// So deep the stack is wiped, in words of eight bytes. Without optimisation content encryption left keys 20 KiB deep (rustc
-/// 1.95); with it none was found, and less is wiped to be sure.
+/// How deep the stack is wiped, in words of eight bytes. Without optimisation, content encryption left keys 20 KiB deep
+/// (rustc 1.95). With optimisation none was found; 8 KiB are wiped to be sure.
 const DEPTH: usize = if cfg!(debug_assertions) { 4096 } else { 1024 };
 
-/// Does something with secrets, and wipes the stack that it has used.
+/// Calls `work`, and wipes the stack that it used.
 #[inline(never)]
-pub(super) fn wiped<T>(work: impl FnOnce() -> T) -> T {
-    let result = below(work);
+pub(super) fn with_wiped_stack<T>(work: impl FnOnce() -> T) -> T {
+    let result = in_own_frame(work);
     wipe();
     result
 }
 
-/// A frame that begins where that of [`wipe`] does.
+/// Calls `work` in a frame that begins where the frame of [`wipe`] will begin.
 #[inline(never)]
-fn below<T>(work: impl FnOnce() -> T) -> T {
+fn in_own_frame<T>(work: impl FnOnce() -> T) -> T {
     work()
 }
 
@@ -44,19 +44,19 @@ mod tests {
 
     use crate::crypto::{Cek, ContentEncryption, Kek, unwrap_key, wrap_key};
 
-    /// How many bytes below its own frame a thread looks at.
-    const LOOK: usize = 256 << 10;
+    /// How many bytes below its own frame a thread searches.
+    const SEARCHED: usize = 256 << 10;
 
-    /// The pieces of a secret that `work` leaves on the stack.
-    fn left_by(secret: &Cek, work: impl FnOnce() + Send) -> BTreeSet<usize> {
+    /// The 16-byte pieces of a secret that `work` leaves on the stack.
+    fn remains_of(secret: &Cek, work: impl FnOnce() + Send) -> BTreeSet<usize> {
         let look = move || {
-            // All that is needed is there before: what looks is not to write over what it looks for.
+            // Everything is allocated first, so that the search does not overwrite what it searches for.
             let memory = File::open("/proc/self/mem").unwrap();
-            let mut stack = vec![0u8; LOOK];
+            let mut stack = vec![0u8; SEARCHED];
             let here = 0u8;
             let top = &raw const here as u64;
             work();
-            let read = memory.read_exact_at(&mut stack, top - LOOK as u64);
+            let read = memory.read_exact_at(&mut stack, top - SEARCHED as u64);
             read.unwrap();
             let pieces = secret.as_bytes().chunks_exact(16).enumerate();
             pieces.filter(|(_, piece)| stack.windows(16).any(|window| window == *piece)).map(|(at, _)| at).collect()
@@ -67,31 +67,35 @@ mod tests {
     }
 
     #[test]
-    fn a_content_key_does_not_stay_on_it() {
+    fn no_content_key_remains_on_the_stack() {
         assert!(fs::exists("/proc/self/mem").unwrap());
         for enc in ContentEncryption::ALL {
             let cek = Cek::generate(enc);
             let sealed = enc.seal(&cek, b"aad", &[7; 1000]);
-            assert_eq!(left_by(&cek, || drop(enc.seal(&cek, b"aad", &[7; 1000]))), BTreeSet::new(), "{enc} seals");
+            assert_eq!(remains_of(&cek, || drop(enc.seal(&cek, b"aad", &[7; 1000]))), BTreeSet::new(), "{enc} seals");
             let opens = || drop(enc.open(&cek, b"aad", &sealed.iv, &sealed.ciphertext, &sealed.tag).unwrap());
-            assert_eq!(left_by(&cek, opens), BTreeSet::new(), "{enc} opens");
+            assert_eq!(remains_of(&cek, opens), BTreeSet::new(), "{enc} opens");
             let kek = Kek::new([9; 32]);
             let wrapped = wrap_key(&kek, &cek);
-            assert_eq!(left_by(&cek, || drop(wrap_key(&kek, &cek))), BTreeSet::new(), "{enc} wrapped");
-            assert_eq!(left_by(&cek, || drop(unwrap_key(&kek, &wrapped).unwrap())), BTreeSet::new(), "{enc} unwrapped");
+            assert_eq!(remains_of(&cek, || drop(wrap_key(&kek, &cek))), BTreeSet::new(), "{enc} wrapped");
+            assert_eq!(
+                remains_of(&cek, || drop(unwrap_key(&kek, &wrapped).unwrap())),
+                BTreeSet::new(),
+                "{enc} unwrapped"
+            );
         }
     }
 
-    /// Else the test above would show nothing.
+    /// Without this, the test above would prove nothing.
     #[test]
-    fn what_is_not_wiped_is_found() {
+    fn a_secret_that_is_not_wiped_is_found() {
         let cek = Cek::generate(ContentEncryption::A256Gcm);
         #[inline(never)]
         fn copies(cek: &Cek) {
             let copy: [u8; 32] = cek.as_bytes().try_into().unwrap();
             std::hint::black_box(&copy);
         }
-        assert!(!left_by(&cek, || copies(&cek)).is_empty());
-        assert!(left_by(&cek, || super::wiped(|| copies(&cek))).is_empty());
+        assert!(!remains_of(&cek, || copies(&cek)).is_empty());
+        assert!(remains_of(&cek, || super::with_wiped_stack(|| copies(&cek))).is_empty());
     }
 }

@@ -5,11 +5,14 @@ use p256::ecdsa::signature::Verifier;
 use super::CheckFailed;
 use crate::keys::{Curve, PublicKey};
 
-/// Whether `signature` (64 bytes) is the key's over `input`, by the one algorithm its curve has.
+/// Verifies a signature of 64 bytes over `input`, by the one algorithm of the key's curve.
 ///
-/// Ed25519 is verified strictly (RFC 8032 section 5.1.7 without the cofactor, no small-order R). ES256 takes a high s,
-/// as the specification's own vector has one (appendix C.2); ES256K does too: libraries that refuse it are many, peers
-/// that write it are some.
+/// Ed25519 is verified strictly (RFC 8032 section 5.1.7 without the cofactor, no small-order R). ES256 accepts a high s,
+/// because a vector of the specification has one (appendix C.2). ES256K accepts a high s too: many libraries refuse it,
+/// but some peers write it.
+///
+/// # Errors
+/// If the signature is wrong, or the curve is not for signatures.
 pub fn verify(key: &PublicKey, input: &[u8], signature: &[u8]) -> Result<(), CheckFailed> {
     match key.curve() {
         Curve::Ed25519 => {

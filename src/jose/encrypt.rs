@@ -1,24 +1,31 @@
-//! Making a JWE.
+//! Encrypts messages: makes JWEs in General JSON.
 
 use serde_json::{Value, json};
 
-use super::{JoseError, KeyAgreement, b64, jwe::apv_of};
+use super::{
+    b64,
+    error::JoseError,
+    jwe::{KeyAgreement, apv_of},
+};
 use crate::{
     crypto::{Cek, ContentEncryption, EncryptedKey, EphemeralKey, KdfInfo, Sealed, SharedSecret, concat_kdf, wrap_key},
     keys::PublicKey,
-    secrets::{Context, Secrets, Wrap},
+    secrets::{Context, Secrets, WrapRequest},
 };
 
-/// One who can open a message.
+/// A recipient of a message.
 #[derive(Debug, Clone, Copy)]
 pub struct Recipient<'a> {
-    /// The key's DID URL.
+    /// The DID URL of the recipient's key.
     pub kid: &'a str,
-    /// The key; all recipients' are on one curve.
+    /// The recipient's public key. The keys of all recipients must be on one curve.
     pub key: &'a PublicKey,
 }
 
-/// Encrypts for the recipients with ECDH-ES+A256KW. No private key of ours is needed.
+/// Encrypts to the recipients with ECDH-ES+A256KW. This needs no private key of ours.
+///
+/// # Errors
+/// If there is no recipient, or the keys are not on one curve that is for key agreement.
 pub fn anoncrypt(plaintext: &[u8], enc: ContentEncryption, recipients: &[Recipient<'_>]) -> Result<String, JoseError> {
     let draft = Draft::new(enc, None, recipients)?;
     let info = KdfInfo { apu: &[], apv: &draft.apv, tag: None };
@@ -27,10 +34,13 @@ pub fn anoncrypt(plaintext: &[u8], enc: ContentEncryption, recipients: &[Recipie
     Ok(draft.serialize(recipients, keys, &sealed))
 }
 
-/// Encrypts for the recipients with ECDH-1PU+A256KW as the holder of `sender`, whose DID URL is `skid`.
+/// Encrypts to the recipients with ECDH-1PU+A256KW and A256CBC-HS512. `sender` is our public key, and `skid` its DID URL.
 ///
-/// One call of [`Secrets::wrap_cek`], whatever the number of recipients. The content is encrypted first, since its tag
-/// enters the KDF.
+/// This calls [`Secrets::wrap_cek`] once for all recipients. The content is encrypted before, because its tag is an input
+/// of the KDF.
+///
+/// # Errors
+/// Those of [`anoncrypt`], and [`JoseError::Secrets`] if the token fails.
 pub async fn authcrypt(
     plaintext: &[u8],
     skid: &str,
@@ -41,7 +51,7 @@ pub async fn authcrypt(
 ) -> Result<String, JoseError> {
     let mut draft = Draft::new(ContentEncryption::A256CbcHs512, Some(skid), recipients)?;
     let sealed = draft.seal(plaintext);
-    let request = Wrap {
+    let request = WrapRequest {
         cek: draft.cek.clone(),
         apu: skid.as_bytes().to_vec(),
         apv: draft.apv.clone(),
@@ -52,24 +62,24 @@ pub async fn authcrypt(
     Ok(draft.serialize(recipients, keys, &sealed))
 }
 
-/// What stands before the content is encrypted.
+/// A message before its content is encrypted.
 struct Draft {
     enc: ContentEncryption,
     protected: String,
     apv: Vec<u8>,
     cek: Cek,
-    /// The ephemeral key's shared secret with each recipient.
+    /// The shared secret of the ephemeral key with each recipient.
     ze: Vec<SharedSecret>,
 }
 
 impl Draft {
     fn new(enc: ContentEncryption, skid: Option<&str>, recipients: &[Recipient<'_>]) -> Result<Self, JoseError> {
         let curve = recipients.first().ok_or(JoseError::NoRecipient)?.key.curve();
-        let ephemeral = EphemeralKey::generate(curve).ok_or_else(|| JoseError::Algorithm(curve.name().to_owned()))?;
+        let ephemeral = EphemeralKey::generate(curve).ok_or_else(|| JoseError::UnsupportedAlgorithm(curve.name().to_owned()))?;
         let ze: Result<Vec<_>, _> = recipients
             .iter()
             .map(|Recipient { kid, key }| {
-                ephemeral.agree(key).ok_or_else(|| JoseError::Curve {
+                ephemeral.agree(key).ok_or_else(|| JoseError::CurveMismatch {
                     kid: (*kid).to_owned(),
                     curve: key.curve(),
                     expected: curve,

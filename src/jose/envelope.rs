@@ -1,37 +1,25 @@
-//! From bytes to one of three types, by structure (`typ` is a hint that peers get wrong).
+//! Parses bytes into one of the three kinds of message. The structure decides; `typ` is a hint that some peers get wrong.
 
 use serde_json::{Map, Value};
 
-use super::{JoseError, Jwe, Jws, json};
+use super::{error::JoseError, json, jwe::Jwe, jws::Jws, limits::Limits};
 
-/// A DIDComm message as it came, parsed once.
+/// A received DIDComm message, parsed once.
 #[derive(Debug)]
 pub enum Envelope {
-    /// A JWE: authcrypt or anoncrypt.
+    /// An encrypted message (JWE): authcrypt or anoncrypt.
     Encrypted(Box<Jwe>),
-    /// A JWS.
+    /// A signed message (JWS).
     Signed(Box<Jws>),
     /// A plaintext message.
     Plain(Map<String, Value>),
 }
 
-/// How large a message may be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Its size in bytes; 1,000,000 by default.
-    pub bytes: usize,
-    /// The recipients of a JWE; 100 by default.
-    pub recipients: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { bytes: 1_000_000, recipients: 100 }
-    }
-}
-
 impl Envelope {
     /// Parses a message and makes every check that needs no key.
+    ///
+    /// # Errors
+    /// If the message is over the limits, is malformed, or uses an algorithm that DIDComm does not allow.
     pub fn parse(message: &[u8], limits: &Limits) -> Result<Self, JoseError> {
         if message.len() > limits.bytes {
             return Err(JoseError::TooLarge { size: message.len(), limit: limits.bytes });

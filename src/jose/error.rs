@@ -1,4 +1,4 @@
-//! What may be wrong with an envelope. All but the last two are the peer's fault.
+//! What is wrong with an envelope. Every error but the last two is the peer's fault.
 
 use crate::{
     crypto::{CheckFailed, ContentEncryption},
@@ -8,35 +8,35 @@ use crate::{
 
 /// Why an envelope was refused, or not made.
 ///
-/// The variants are for the log; a peer is told one thing only, that its message was not understood.
+/// The variants are for the log. Tell a peer no more than that its message was not understood.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum JoseError {
-    /// It is larger than [`Limits::bytes`](super::Limits).
+    /// The message is larger than [`Limits::bytes`](super::Limits).
     #[error("the message has {size} bytes, and the limit is {limit}")]
     TooLarge {
-        /// Its size in bytes.
+        /// The size of the message in bytes.
         size: usize,
         /// The limit in bytes.
         limit: usize,
     },
-    /// It has more recipients than [`Limits::recipients`](super::Limits).
+    /// The message has more recipients than [`Limits::recipients`](super::Limits).
     #[error("the message has {count} recipients, and the limit is {limit}")]
     TooManyRecipients {
-        /// How many it has.
+        /// The number of recipients.
         count: usize,
         /// The limit.
         limit: usize,
     },
-    /// It is not JSON, or has a member twice.
+    /// Something is not a JSON object, or has a duplicate member.
     #[error("the {name} is not well-formed JSON: {reason}")]
     Json {
         /// What was parsed.
         name: &'static str,
-        /// Where it goes wrong.
+        /// The parser's error.
         reason: String,
     },
-    /// It is neither encrypted nor signed nor plain.
+    /// The message is neither encrypted, nor signed, nor a plaintext.
     #[error("the message is neither encrypted nor signed nor plain")]
     Unrecognised,
     /// A member is absent.
@@ -44,76 +44,76 @@ pub enum JoseError {
     Missing(&'static str),
     /// A member has the wrong type.
     #[error("the member {0:?} has the wrong type or value")]
-    Member(&'static str),
+    InvalidMember(&'static str),
     /// A value is not base64url without padding.
     #[error("{0:?} is not base64url without padding")]
-    Base64(&'static str),
+    InvalidBase64(&'static str),
     /// A value has the wrong length for its algorithm.
     #[error("{0:?} has the wrong length")]
-    Length(&'static str),
-    /// A header parameter that we do not understand and must not ignore, or that must not stand here.
+    InvalidLength(&'static str),
+    /// A header parameter is unsupported and must not be ignored, or must not be in this header.
     #[error("the header parameter {} is refused", quoted(.0))]
-    Refused(String),
-    /// A header parameter stands in two headers (RFC 7516 section 7.2.1).
-    #[error("the header parameter {} stands twice", quoted(.0))]
-    Twice(String),
-    /// The algorithm is none of ours.
+    RefusedParameter(String),
+    /// A header parameter is in two headers (RFC 7516 section 7.2.1).
+    #[error("the header parameter {} is given twice", quoted(.0))]
+    DuplicateParameter(String),
+    /// The algorithm is not supported.
     #[error("the algorithm {} is not allowed", quoted(.0))]
-    Algorithm(String),
-    /// The content encryption is none of ours.
+    UnsupportedAlgorithm(String),
+    /// The content encryption is not supported.
     #[error("the content encryption {} is not allowed", quoted(.0))]
-    Encryption(String),
+    UnsupportedEncryption(String),
     /// ECDH-1PU with key wrapping needs A256CBC-HS512 (draft-madden-jose-ecdh-1pu-04 section 2.1).
     #[error("authcrypt with {0} is not allowed: it needs A256CBC-HS512")]
     AuthcryptEncryption(ContentEncryption),
-    /// `epk` is no valid public key.
+    /// `epk` is not a valid public key.
     #[error("the epk is refused: {0}")]
-    EphemeralKey(KeyError),
+    InvalidEphemeralKey(KeyError),
     /// `skid` and `apu` do not name the same key.
     #[error("the apu is not the skid")]
-    Apu,
+    ApuMismatch,
     /// `apv` is not the hash of the recipients' key ids.
     #[error("the apv does not fit the recipients")]
-    Apv,
-    /// One key id stands for two recipients.
-    #[error("the recipient {} stands twice", quoted(.0))]
-    RecipientTwice(String),
-    /// There is no recipient, or no signature, or more than one signature.
+    ApvMismatch,
+    /// Two recipients have the same key id.
+    #[error("two recipients have the key id {}", quoted(.0))]
+    DuplicateRecipient(String),
+    /// The message does not have exactly one signature.
     #[error("the message has {0} signatures; one is meaningful")]
-    Signatures(usize),
-    /// A key is on another curve than the message's ephemeral key.
+    SignatureCount(usize),
+    /// A key is on another curve than the ephemeral key of the message.
     #[error("the key {} is on {curve}, and the message on {expected}", quoted(kid))]
-    Curve {
+    CurveMismatch {
         /// The key's id.
         kid: String,
-        /// The curve it is on.
+        /// The curve of the key.
         curve: Curve,
         /// The message's curve.
         expected: Curve,
     },
-    /// The signature's algorithm is not the key's.
+    /// The signature algorithm does not belong to the curve of the key.
     #[error("the algorithm {alg} is not the one of a {curve} key")]
-    KeyAlgorithm {
+    AlgorithmMismatch {
         /// The header's algorithm.
         alg: &'static str,
         /// The key's curve.
         curve: Curve,
     },
-    /// The key or the tag is wrong; which is not told.
+    /// The key or the tag is wrong. The error does not say which.
     #[error("the message does not open: {0}")]
     Decrypt(#[from] CheckFailed),
-    /// The signature is not the key's.
+    /// The signature is wrong.
     #[error("the signature is wrong")]
-    Signature,
+    InvalidSignature,
     /// The caller named no recipient.
     #[error("an encrypted message needs a recipient")]
     NoRecipient,
-    /// The token, or the way to it.
+    /// The token failed, or could not be reached.
     #[error(transparent)]
     Secrets(#[from] SecretsError),
 }
 
-/// What a stranger wrote, for a log: at most 100 characters of it, and escaped.
+/// Text from a peer, for a log or an error: escaped, and cut after 100 characters.
 pub(crate) fn quoted(text: &str) -> String {
     match text.char_indices().nth(100) {
         None => format!("{text:?}"),

@@ -1,4 +1,5 @@
-//! JSON without duplicate members (RFC 7515 section 4, RFC 7516 section 4: their treatment is the start of many an attack).
+//! Parses JSON and refuses duplicate members. Parsers treat them differently, which attacks exploit (RFC 7515 section 4,
+//! RFC 7516 section 4).
 
 use std::fmt;
 
@@ -8,9 +9,9 @@ use serde::{
 };
 use serde_json::{Map, Value, map::Entry};
 
-use super::{JoseError, quoted};
+use super::error::{JoseError, quoted};
 
-/// Parses one JSON document that is an object. Nesting is bounded by `serde_json` at 128.
+/// Parses a JSON object. `serde_json` refuses more than 128 levels of nesting.
 pub(crate) fn object(name: &'static str, bytes: &[u8]) -> Result<Map<String, Value>, JoseError> {
     match serde_json::from_slice(bytes) {
         Ok(Strict(Value::Object(map))) => Ok(map),
@@ -19,7 +20,7 @@ pub(crate) fn object(name: &'static str, bytes: &[u8]) -> Result<Map<String, Val
     }
 }
 
-/// A value in which no object has a member twice.
+/// A value without duplicate members.
 struct Strict(Value);
 
 impl<'de> Deserialize<'de> for Strict {
@@ -77,9 +78,9 @@ impl<'de> Visitor<'de> for StrictVisitor {
         let mut map = Map::new();
         while let Some((name, Strict(value))) = members.next_entry::<String, Strict>()? {
             match map.entry(name) {
-                Entry::Vacant(place) => place.insert(value),
-                Entry::Occupied(there) => {
-                    return Err(A::Error::custom(format_args!("the member {} stands twice", quoted(there.key()))));
+                Entry::Vacant(entry) => entry.insert(value),
+                Entry::Occupied(entry) => {
+                    return Err(A::Error::custom(format_args!("the member {} is given twice", quoted(entry.key()))));
                 }
             };
         }
@@ -87,12 +88,12 @@ impl<'de> Visitor<'de> for StrictVisitor {
     }
 }
 
-/// A member that is a string, taken out of an object.
+/// Removes a member from an object, and returns it if it is a string.
 pub(crate) fn take_string(map: &mut Map<String, Value>, name: &'static str) -> Result<Option<String>, JoseError> {
     match map.remove(name) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
-        Some(_) => Err(JoseError::Member(name)),
+        Some(_) => Err(JoseError::InvalidMember(name)),
     }
 }
 
@@ -105,7 +106,7 @@ mod tests {
         assert!(object("it", br#"{"a":{"b":[{"c":1,"d":2.5,"e":null,"f":true,"g":-1}]}}"#).is_ok());
         for bad in [r#"{"a":1,"a":1}"#, r#"{"a":{"b":1,"b":2}}"#, r#"{"a":[{"b":1,"b":2}]}"#, r#"{"a":1,"\u0061":1}"#] {
             let error = object("it", bad.as_bytes()).unwrap_err();
-            assert!(error.to_string().contains("stands twice"), "{bad}: {error}");
+            assert!(error.to_string().contains("is given twice"), "{bad}: {error}");
         }
         for bad in ["", "[]", "{", "{}x", "\"a\""] {
             assert!(object("it", bad.as_bytes()).is_err());

@@ -1,16 +1,16 @@
-//! A received JWE in General JSON (RFC 7516 section 7.2.1), checked as far as it can be without a key.
+//! Received JWEs in General JSON (RFC 7516 section 7.2.1). Parsing makes every check that needs no key.
 
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use super::{JoseError, Limits, b64, json};
+use super::{b64, error::JoseError, header::refuse_extensions, json, limits::Limits};
 use crate::{
     crypto::{CheckFailed, ContentEncryption},
     keys::{Jwk, PublicKey},
-    secrets::{Context, Secrets, SecretsError, Sender, TokenError, Unwrap},
+    secrets::{Context, Ecdh1puSender, Secrets, SecretsError, TokenError, UnwrapRequest},
 };
 
-/// How the content key is agreed on.
+/// The key agreement of a JWE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum KeyAgreement {
     /// ECDH-ES+A256KW (RFC 7518 section 4.6): anoncrypt.
@@ -20,7 +20,7 @@ pub enum KeyAgreement {
 }
 
 impl KeyAgreement {
-    /// `alg` as it stands in the header.
+    /// The value of `alg` in the header.
     pub fn name(self) -> &'static str {
         match self {
             Self::EcdhEs => "ECDH-ES+A256KW",
@@ -29,7 +29,7 @@ impl KeyAgreement {
     }
 }
 
-/// An encrypted message: its headers are sound, its recipients are those it was made for.
+/// An encrypted message with valid headers. `apv` fits the recipients.
 #[derive(Debug)]
 pub struct Jwe {
     alg: KeyAgreement,
@@ -38,7 +38,7 @@ pub struct Jwe {
     skid: Option<String>,
     apu: Vec<u8>,
     apv: Vec<u8>,
-    /// The protected header as it came: the AAD.
+    /// The protected header as it was received. It is the AAD.
     protected: String,
     recipients: Vec<JweRecipient>,
     iv: Vec<u8>,
@@ -53,34 +53,38 @@ struct JweRecipient {
 }
 
 impl Jwe {
-    /// The `alg`.
+    /// The key agreement (`alg`).
     pub fn algorithm(&self) -> KeyAgreement {
         self.alg
     }
 
-    /// The `enc`.
+    /// The content encryption (`enc`).
     pub fn encryption(&self) -> ContentEncryption {
         self.enc
     }
 
-    /// The message's ephemeral key, whose curve is that of all keys it concerns.
+    /// The ephemeral key of the message (`epk`). The keys of sender and recipients must be on its curve.
     pub fn ephemeral_key(&self) -> &PublicKey {
         &self.epk
     }
 
-    /// The sender's key id; there for authcrypt, and only then.
+    /// The sender's key id. `Some` for authcrypt, `None` for anoncrypt.
     pub fn sender_kid(&self) -> Option<&str> {
         self.skid.as_deref()
     }
 
-    /// The recipients' key ids, in their order.
+    /// The recipients' key ids, in the order of the message.
     pub fn recipient_kids(&self) -> impl Iterator<Item = &str> {
         self.recipients.iter().map(|recipient| recipient.kid.as_str())
     }
 
-    /// Opens it as one recipient: `kid` names the slot, `key` is the held key for it, `sender` the key of the `skid`.
+    /// Decrypts the message as one recipient. `kid` names the recipient, `key` is the public half of its key, and `sender`
+    /// is the sender's public key for authcrypt.
     ///
-    /// One call of [`Secrets::unwrap_cek`]; none if a curve does not fit.
+    /// This calls [`Secrets::unwrap_cek`] once, or not at all if a key is on another curve.
+    ///
+    /// # Errors
+    /// [`JoseError::Decrypt`] if the message does not open; [`JoseError::Secrets`] if the token fails.
     pub async fn decrypt(
         &self,
         kid: &str,
@@ -89,28 +93,28 @@ impl Jwe {
         secrets: &(impl Secrets + ?Sized),
         cx: &Context,
     ) -> Result<Vec<u8>, JoseError> {
-        let slot =
+        let recipient =
             self.recipients.iter().find(|recipient| recipient.kid == kid).ok_or(JoseError::Missing("recipients"))?;
         self.check_curve(kid, key)?;
         let sender = match (self.alg, sender) {
             (KeyAgreement::EcdhEs, None) => None,
             (KeyAgreement::Ecdh1Pu, Some(key)) => {
                 self.check_curve(self.skid.as_deref().unwrap_or_default(), key)?;
-                Some(Sender { key: key.clone(), tag: self.tag.clone() })
+                Some(Ecdh1puSender { key: key.clone(), tag: self.tag.clone() })
             }
             _ => return Err(JoseError::Missing("skid")),
         };
-        let request = Unwrap {
+        let request = UnwrapRequest {
             epk: self.epk.clone(),
             sender,
             apu: self.apu.clone(),
             apv: self.apv.clone(),
-            encrypted_key: slot.encrypted_key.clone(),
+            encrypted_key: recipient.encrypted_key.clone(),
         };
         let peer = self.skid.as_deref().map(|skid| skid.split('#').next().unwrap_or_default().into());
         let cx = Context { peer, ..cx.for_kid(kid) };
         let cek = secrets.unwrap_cek(key, &request, &cx).await.map_err(|error| match error {
-            // One opaque error, whether the content key did not unwrap or the content did not open.
+            // The same error whether unwrapping the content key or decrypting the content fails.
             SecretsError::Token { error: TokenError::Unwrap, .. } => JoseError::Decrypt(CheckFailed),
             error => JoseError::Secrets(error),
         })?;
@@ -121,20 +125,20 @@ impl Jwe {
         if key.curve() == self.epk.curve() {
             return Ok(());
         }
-        Err(JoseError::Curve { kid: kid.to_owned(), curve: key.curve(), expected: self.epk.curve() })
+        Err(JoseError::CurveMismatch { kid: kid.to_owned(), curve: key.curve(), expected: self.epk.curve() })
     }
 
     pub(super) fn from_object(mut map: Map<String, Value>, limits: &Limits) -> Result<Self, JoseError> {
         let protected = json::take_string(&mut map, "protected")?.ok_or(JoseError::Missing("protected"))?;
         let mut header = json::object("protected header", &b64::decode("protected", &protected)?)?;
         if map.contains_key("aad") {
-            // DIDComm has none, and a peer that writes one would see it unread.
-            return Err(JoseError::Refused("aad".to_owned()));
+            // DIDComm has no `aad`. Ignoring it would hide something from the receiver.
+            return Err(JoseError::RefusedParameter("aad".to_owned()));
         }
         let unprotected = match map.remove("unprotected") {
             None => Map::new(),
             Some(Value::Object(unprotected)) => unprotected,
-            Some(_) => return Err(JoseError::Member("unprotected")),
+            Some(_) => return Err(JoseError::InvalidMember("unprotected")),
         };
         check_unprotected(&unprotected, &[&header])?;
         let recipients = recipients(&mut map, &[&header, &unprotected], limits)?;
@@ -143,38 +147,39 @@ impl Jwe {
         let enc = encryption(&mut header, alg)?;
         refuse_extensions(&header)?;
         let epk: Jwk = serde_json::from_value(header.remove("epk").ok_or(JoseError::Missing("epk"))?)
-            .map_err(|_| JoseError::Member("epk"))?;
-        let epk = PublicKey::from_jwk(&epk).map_err(JoseError::EphemeralKey)?;
-        if !epk.curve().agrees() {
-            return Err(JoseError::Algorithm(epk.curve().name().to_owned()));
+            .map_err(|_| JoseError::InvalidMember("epk"))?;
+        let epk = PublicKey::from_jwk(&epk).map_err(JoseError::InvalidEphemeralKey)?;
+        if !epk.curve().supports_key_agreement() {
+            return Err(JoseError::UnsupportedAlgorithm(epk.curve().name().to_owned()));
         }
         let (skid, apu) = sender(&mut header, alg)?;
         let apv = json::take_string(&mut header, "apv")?.ok_or(JoseError::Missing("apv"))?;
         let apv = b64::decode("apv", &apv)?;
         if apv != apv_of(recipients.iter().map(|recipient| recipient.kid.as_str())) {
-            return Err(JoseError::Apv);
+            return Err(JoseError::ApvMismatch);
         }
         if recipients.iter().any(|recipient| recipient.encrypted_key.len() != enc.key_length() + 8) {
-            return Err(JoseError::Length("encrypted_key"));
+            return Err(JoseError::InvalidLength("encrypted_key"));
         }
 
         let mut bytes = |name| b64::decode(name, &json::take_string(&mut map, name)?.ok_or(JoseError::Missing(name))?);
         let (iv, ciphertext, tag) = (bytes("iv")?, bytes("ciphertext")?, bytes("tag")?);
         if iv.len() != enc.iv_length() {
-            return Err(JoseError::Length("iv"));
+            return Err(JoseError::InvalidLength("iv"));
         }
         if tag.len() != enc.tag_length() {
-            return Err(JoseError::Length("tag"));
+            return Err(JoseError::InvalidLength("tag"));
         }
-        // Padded to whole blocks; a token need not be asked for the key of anything else.
+        // CBC ciphertexts have whole blocks. For anything else the token need not be asked.
         if enc == ContentEncryption::A256CbcHs512 && (ciphertext.is_empty() || !ciphertext.len().is_multiple_of(16)) {
-            return Err(JoseError::Length("ciphertext"));
+            return Err(JoseError::InvalidLength("ciphertext"));
         }
         Ok(Self { alg, enc, epk, skid, apu, apv, protected, recipients, iv, ciphertext, tag })
     }
 }
 
-/// The hash of the recipients' key ids (DIDComm v2.1, "ECDH-1PU key wrapping and common protected headers").
+/// Computes `apv`, the hash of the recipients' key ids (DIDComm v2.1, "ECDH-1PU key wrapping and common protected
+/// headers").
 pub(super) fn apv_of<'a>(kids: impl Iterator<Item = &'a str>) -> Vec<u8> {
     let mut kids: Vec<&str> = kids.collect();
     kids.sort_unstable();
@@ -197,10 +202,10 @@ fn recipients(
     }
     let mut recipients: Vec<JweRecipient> = Vec::with_capacity(items.len());
     for item in items {
-        let Value::Object(mut item) = item else { return Err(JoseError::Member("recipients")) };
+        let Value::Object(mut item) = item else { return Err(JoseError::InvalidMember("recipients")) };
         let mut header = match item.remove("header") {
             Some(Value::Object(header)) => header,
-            Some(_) => return Err(JoseError::Member("header")),
+            Some(_) => return Err(JoseError::InvalidMember("header")),
             None => return Err(JoseError::Missing("header")),
         };
         check_unprotected(&header, shared)?;
@@ -208,33 +213,25 @@ fn recipients(
         let encrypted_key =
             json::take_string(&mut item, "encrypted_key")?.ok_or(JoseError::Missing("encrypted_key"))?;
         if recipients.iter().any(|other| other.kid == kid) {
-            return Err(JoseError::RecipientTwice(kid));
+            return Err(JoseError::DuplicateRecipient(kid));
         }
         recipients.push(JweRecipient { kid, encrypted_key: b64::decode("encrypted_key", &encrypted_key)? });
     }
     Ok(recipients)
 }
 
-/// The header parameter names of the JOSE headers must be disjoint; what must be protected stands nowhere else; and an
-/// extension is one wherever it stands.
+/// Checks an unprotected header: it must not repeat a parameter of another header, contain a parameter that must be
+/// protected, or contain an extension.
 fn check_unprotected(header: &Map<String, Value>, others: &[&Map<String, Value>]) -> Result<(), JoseError> {
     for name in header.keys() {
         if others.iter().any(|other| other.contains_key(name)) {
-            return Err(JoseError::Twice(name.clone()));
+            return Err(JoseError::DuplicateParameter(name.clone()));
         }
         if ["alg", "enc", "epk", "apu", "apv", "skid", "typ"].contains(&name.as_str()) {
-            return Err(JoseError::Refused(name.clone()));
+            return Err(JoseError::RefusedParameter(name.clone()));
         }
     }
     refuse_extensions(header)
-}
-
-/// No extension is understood, so none may be critical; DIDComm compresses nothing; passwords wrap nothing.
-pub(super) fn refuse_extensions(header: &Map<String, Value>) -> Result<(), JoseError> {
-    match ["crit", "zip", "p2c", "p2s", "b64"].into_iter().find(|name| header.contains_key(*name)) {
-        Some(name) => Err(JoseError::Refused(name.to_owned())),
-        None => Ok(()),
-    }
 }
 
 fn algorithm(header: &mut Map<String, Value>) -> Result<KeyAgreement, JoseError> {
@@ -242,33 +239,33 @@ fn algorithm(header: &mut Map<String, Value>) -> Result<KeyAgreement, JoseError>
     [KeyAgreement::EcdhEs, KeyAgreement::Ecdh1Pu]
         .into_iter()
         .find(|known| known.name() == alg)
-        .ok_or(JoseError::Algorithm(alg))
+        .ok_or(JoseError::UnsupportedAlgorithm(alg))
 }
 
 fn encryption(header: &mut Map<String, Value>, alg: KeyAgreement) -> Result<ContentEncryption, JoseError> {
     let enc = json::take_string(header, "enc")?.ok_or(JoseError::Missing("enc"))?;
-    let enc = enc.parse().map_err(|_| JoseError::Encryption(enc))?;
+    let enc = enc.parse().map_err(|_| JoseError::UnsupportedEncryption(enc))?;
     if alg == KeyAgreement::Ecdh1Pu && enc != ContentEncryption::A256CbcHs512 {
         return Err(JoseError::AuthcryptEncryption(enc));
     }
     Ok(enc)
 }
 
-/// `skid` and the decoded `apu`. For authcrypt both name the sender's key, and `apu` serves where `skid` is absent; an
-/// anonymous message has no `skid`, and its `apu`, if any, only enters the KDF.
+/// Returns `skid` and the decoded `apu`. For authcrypt both name the sender's key, and `apu` is enough if `skid` is
+/// absent. An anoncrypted message has no `skid`; its `apu`, if there is one, is only an input of the KDF.
 fn sender(header: &mut Map<String, Value>, alg: KeyAgreement) -> Result<(Option<String>, Vec<u8>), JoseError> {
     let skid = json::take_string(header, "skid")?;
     let apu = json::take_string(header, "apu")?;
     match (alg, skid, apu) {
-        (KeyAgreement::EcdhEs, Some(_), _) => Err(JoseError::Refused("skid".to_owned())),
+        (KeyAgreement::EcdhEs, Some(_), _) => Err(JoseError::RefusedParameter("skid".to_owned())),
         (KeyAgreement::EcdhEs, None, None) => Ok((None, Vec::new())),
         (KeyAgreement::EcdhEs, None, Some(apu)) => Ok((None, b64::decode("apu", &apu)?)),
         (KeyAgreement::Ecdh1Pu, _, None) => Err(JoseError::Missing("apu")),
         (KeyAgreement::Ecdh1Pu, skid, Some(apu)) => {
             let apu = b64::decode("apu", &apu)?;
-            let named = std::str::from_utf8(&apu).map_err(|_| JoseError::Apu)?;
+            let named = std::str::from_utf8(&apu).map_err(|_| JoseError::ApuMismatch)?;
             if skid.as_ref().is_some_and(|skid| skid != named) {
-                return Err(JoseError::Apu);
+                return Err(JoseError::ApuMismatch);
             }
             Ok((Some(named.to_owned()), apu))
         }

@@ -1,14 +1,14 @@
-//! A compact JWS that is a JWT: `from_prior`, and nothing else in DIDComm.
+//! JWTs as compact JWS. In DIDComm only `from_prior` is one.
 
 use serde_json::{Map, Value};
 
-use super::{JoseError, b64, json, jwe::refuse_extensions, jws};
+use super::{b64, error::JoseError, header::refuse_extensions, json, jws};
 use crate::{
     crypto,
     keys::{PublicKey, SignatureAlgorithm},
 };
 
-/// A JWT, not yet verified.
+/// A JWT whose signature is not verified yet.
 #[derive(Debug)]
 pub struct Jwt {
     algorithm: SignatureAlgorithm,
@@ -19,27 +19,27 @@ pub struct Jwt {
 }
 
 impl Jwt {
-    /// Parses `header.claims.signature`. `typ` must be JWT and `kid` stand in the header, so that no signed message
-    /// passes for one.
+    /// Parses `header.claims.signature`. The header must have `typ` JWT, so that no signed message passes for a JWT, and a
+    /// `kid`.
     pub fn parse(text: &str) -> Result<Self, JoseError> {
         let mut parts = text.split('.');
         let (Some(header), Some(claims), Some(signature), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
         else {
-            return Err(JoseError::Member("from_prior"));
+            return Err(JoseError::InvalidMember("from_prior"));
         };
         let input = text[..header.len() + 1 + claims.len()].to_owned();
         let mut header = json::object("JWT header", &b64::decode("JWT header", header)?)?;
         refuse_extensions(&header)?;
         if !jws::is_jwt(&header) {
-            return Err(JoseError::Member("typ"));
+            return Err(JoseError::InvalidMember("typ"));
         }
         let algorithm = jws::algorithm(&mut header)?;
         let kid = json::take_string(&mut header, "kid")?.ok_or(JoseError::Missing("kid"))?;
         let claims = json::object("JWT claims", &b64::decode("JWT claims", claims)?)?;
         let signature = b64::decode("JWT signature", signature)?;
         if signature.len() != SignatureAlgorithm::LENGTH {
-            return Err(JoseError::Length("signature"));
+            return Err(JoseError::InvalidLength("signature"));
         }
         Ok(Self { algorithm, kid, input, claims, signature })
     }
@@ -49,15 +49,18 @@ impl Jwt {
         &self.kid
     }
 
-    /// The claims **before** the signature is verified: for finding out whose they claim to be, and nothing else.
+    /// The claims, **unverified**. Use them only to find out who claims to have signed them.
     pub fn unverified_claims(&self) -> &Map<String, Value> {
         &self.claims
     }
 
-    /// The claims, if the signature is the key's.
+    /// Verifies the signature and returns the claims.
+    ///
+    /// # Errors
+    /// If the key is on another curve than the algorithm's, or the signature is wrong.
     pub fn verify(&self, key: &PublicKey) -> Result<&Map<String, Value>, JoseError> {
         jws::check_key(self.algorithm, key)?;
-        crypto::verify(key, self.input.as_bytes(), &self.signature).map_err(|_| JoseError::Signature)?;
+        crypto::verify(key, self.input.as_bytes(), &self.signature).map_err(|_| JoseError::InvalidSignature)?;
         Ok(&self.claims)
     }
 }

@@ -1,6 +1,6 @@
-//! The six curves, and which of them agrees on keys and which signs.
+//! The six curves: which are for key agreement, and which for signatures.
 
-use std::{fmt, str::FromStr};
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -8,25 +8,25 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Curve {
-    /// RFC 7748; key agreement.
+    /// Key agreement (RFC 7748).
     X25519,
-    /// FIPS 186-5; key agreement, and ES256.
+    /// Key agreement, and ES256 signatures (FIPS 186-5).
     #[serde(rename = "P-256")]
     P256,
-    /// FIPS 186-5; key agreement.
+    /// Key agreement (FIPS 186-5).
     #[serde(rename = "P-384")]
     P384,
-    /// FIPS 186-5; key agreement.
+    /// Key agreement (FIPS 186-5).
     #[serde(rename = "P-521")]
     P521,
-    /// RFC 8032; EdDSA.
+    /// EdDSA signatures (RFC 8032).
     Ed25519,
-    /// SEC 2; ES256K.
+    /// ES256K signatures (SEC 2).
     #[serde(rename = "secp256k1")]
     Secp256k1,
 }
 
-/// A JWS algorithm that a DIDComm message is signed with.
+/// A JWS algorithm for signed DIDComm messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum SignatureAlgorithm {
@@ -42,7 +42,7 @@ pub enum SignatureAlgorithm {
 }
 
 impl Curve {
-    /// All of them, in the order in which we prefer to make keys.
+    /// All curves, in the order in which we prefer to generate keys.
     pub const ALL: [Curve; 6] =
         [Curve::X25519, Curve::P256, Curve::P384, Curve::P521, Curve::Ed25519, Curve::Secp256k1];
 
@@ -58,7 +58,7 @@ impl Curve {
         }
     }
 
-    /// The length of a coordinate, and of a private scalar, in bytes.
+    /// The length in bytes of a coordinate, and of a private scalar.
     pub fn coordinate_length(self) -> usize {
         match self {
             Curve::X25519 | Curve::Ed25519 | Curve::P256 | Curve::Secp256k1 => 32,
@@ -67,7 +67,7 @@ impl Curve {
         }
     }
 
-    /// The length of a point as [`PublicKey::as_bytes`](super::PublicKey::as_bytes) gives it, in bytes.
+    /// The length in bytes of a point as [`PublicKey::as_bytes`](super::PublicKey::as_bytes) returns it.
     pub fn point_length(self) -> usize {
         match self {
             Curve::X25519 | Curve::Ed25519 => 32,
@@ -75,12 +75,12 @@ impl Curve {
         }
     }
 
-    /// Whether DIDComm agrees on keys over it.
-    pub fn agrees(self) -> bool {
+    /// Whether DIDComm uses the curve for key agreement.
+    pub fn supports_key_agreement(self) -> bool {
         matches!(self, Curve::X25519 | Curve::P256 | Curve::P384 | Curve::P521)
     }
 
-    /// The algorithm that a key on it signs with, if DIDComm has one.
+    /// The algorithm with which a key on the curve signs, if DIDComm has one.
     pub fn signature_algorithm(self) -> Option<SignatureAlgorithm> {
         match self {
             Curve::Ed25519 => Some(SignatureAlgorithm::EdDsa),
@@ -101,7 +101,7 @@ impl SignatureAlgorithm {
         }
     }
 
-    /// The curve its keys are on.
+    /// The curve of the algorithm's keys.
     pub fn curve(self) -> Curve {
         match self {
             SignatureAlgorithm::EdDsa => Curve::Ed25519,
@@ -110,7 +110,7 @@ impl SignatureAlgorithm {
         }
     }
 
-    /// The length of every signature, in bytes; ECDSA's is `r || s`.
+    /// The length of every signature in bytes. An ECDSA signature is `r || s`.
     pub const LENGTH: usize = 64;
 }
 
@@ -123,29 +123,5 @@ impl fmt::Display for Curve {
 impl fmt::Display for SignatureAlgorithm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
-    }
-}
-
-/// A curve's JWK name, read without regard to case, as a person types it.
-impl FromStr for Curve {
-    type Err = super::KeyError;
-
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        Curve::ALL
-            .into_iter()
-            .find(|curve| curve.name().eq_ignore_ascii_case(name))
-            .ok_or_else(|| super::KeyError::Unsupported(name.to_owned()))
-    }
-}
-
-impl FromStr for SignatureAlgorithm {
-    type Err = super::KeyError;
-
-    /// The exact name: a JOSE algorithm is compared by case (RFC 7515 section 4.1.1).
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        [SignatureAlgorithm::EdDsa, SignatureAlgorithm::Es256, SignatureAlgorithm::Es256k]
-            .into_iter()
-            .find(|algorithm| algorithm.name() == name)
-            .ok_or_else(|| super::KeyError::Unsupported(name.to_owned()))
     }
 }

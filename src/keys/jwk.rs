@@ -1,29 +1,29 @@
-//! Public JSON Web Keys (RFC 7517) of our curves.
+//! Public JSON Web Keys (RFC 7517).
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Curve, KeyError, PublicKey};
+use super::{curve::Curve, error::KeyError, public_key::PublicKey};
 
-/// The public members of an EC or OKP JWK, as they stand in a document or an `epk`. Others are ignored.
+/// The public members of an EC or OKP JWK, as in a DID document or an `epk`. Other members are ignored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Jwk {
     /// `EC` or `OKP`.
     pub kty: String,
     /// The curve's name.
     pub crv: String,
-    /// The x coordinate, or the whole OKP key; base64url without padding.
+    /// The x coordinate, or the whole OKP key, in base64url without padding.
     pub x: String,
-    /// The y coordinate of an EC key; base64url without padding.
+    /// The y coordinate of an EC key, in base64url without padding.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub y: Option<String>,
 }
 
 impl Jwk {
-    /// The thumbprint of RFC 7638 with SHA-256: base64url, 43 characters.
+    /// The SHA-256 thumbprint of RFC 7638 in base64url: 43 characters.
     pub fn thumbprint(&self) -> String {
-        // Members in lexicographic order; names and base64url need no escapes.
+        // The members are in lexicographic order. Names and base64url need no escapes.
         let y = self.y.as_ref().map(|y| format!(r#","y":"{y}""#)).unwrap_or_default();
         let json = format!(r#"{{"crv":"{}","kty":"{}","x":"{}"{y}}}"#, self.crv, self.kty, self.x);
         URL_SAFE_NO_PAD.encode(Sha256::digest(json.as_bytes()))
@@ -31,7 +31,7 @@ impl Jwk {
 }
 
 impl PublicKey {
-    /// The key as a JWK, coordinates at full length.
+    /// The key as a JWK, with coordinates at full length.
     pub fn to_jwk(&self) -> Jwk {
         let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         let (kty, x, y) = match self.coordinates() {
@@ -41,7 +41,10 @@ impl PublicKey {
         Jwk { kty: kty.to_owned(), crv: self.curve().name().to_owned(), x, y }
     }
 
-    /// The key that a JWK holds.
+    /// The key in a JWK.
+    ///
+    /// # Errors
+    /// If the curve is not supported, `kty` does not fit it, a member is absent or malformed, or the point is invalid.
     pub fn from_jwk(jwk: &Jwk) -> Result<Self, KeyError> {
         let curve = Curve::ALL
             .into_iter()
@@ -59,7 +62,7 @@ impl PublicKey {
         }
     }
 
-    /// The RFC 7638 thumbprint of the key's JWK.
+    /// The thumbprint of the key's JWK ([`Jwk::thumbprint`]).
     pub fn thumbprint(&self) -> String {
         self.to_jwk().thumbprint()
     }

@@ -1,8 +1,8 @@
-//! Multikeys: a multicodec prefix and the key, in base58btc (W3C Controlled Identifiers 1.0 section 2.2.2, did:key 1.0).
+//! Multikeys: a multicodec prefix and a key in base58btc (W3C Controlled Identifiers 1.0 section 2.2.2, did:key 1.0).
 
-use super::{Curve, KeyError, PublicKey};
+use super::{curve::Curve, error::KeyError, public_key::PublicKey};
 
-/// The multicodec of each curve's public key, as the unsigned varint that stands on the wire.
+/// The multicodec of a public key on the curve, encoded as an unsigned varint.
 fn codec(curve: Curve) -> [u8; 2] {
     match curve {
         Curve::X25519 => [0xec, 0x01],
@@ -15,7 +15,7 @@ fn codec(curve: Curve) -> [u8; 2] {
 }
 
 impl PublicKey {
-    /// `z` and base58btc; NIST and secp256k1 points compressed.
+    /// The key as a multikey: `z` and base58btc. NIST and secp256k1 points are compressed.
     pub fn to_multikey(&self) -> String {
         let mut bytes = codec(self.curve()).to_vec();
         match self.coordinates() {
@@ -28,10 +28,13 @@ impl PublicKey {
         format!("z{}", bs58::encode(bytes).into_string())
     }
 
-    /// The key of a multikey; only base58btc (`z`) is allowed, as did:key and did:peer demand.
+    /// The key in a multikey. The base must be base58btc (`z`), as did:key and did:peer demand.
+    ///
+    /// # Errors
+    /// If the text is no multikey, its key type is not supported, or its point is invalid.
     pub fn from_multikey(text: &str) -> Result<Self, KeyError> {
         let base58 = text.strip_prefix('z').ok_or(KeyError::Malformed("the multikey's multibase prefix"))?;
-        // base58 decoding is quadratic: nothing longer than an uncompressed P-521 key is worth it.
+        // Decoding base58 takes quadratic time. The longest useful text is an uncompressed P-521 key.
         if base58.len() > 200 {
             return Err(KeyError::Malformed("the multikey"));
         }

@@ -1,12 +1,12 @@
-//! The checks that make bytes a point.
+//! Checks that bytes are a valid point.
 
 use p256::elliptic_curve::sec1::ToSec1Point;
 
-use super::{Curve, KeyError};
+use super::{curve::Curve, error::KeyError};
 
-/// Any SEC 1 form in, the uncompressed one out; on the curve and not at infinity.
+/// Checks a SEC 1 point, and returns it uncompressed. It must be on the curve, and not at infinity.
 ///
-/// Uncompressed points, as JWKs carry them, cost the curve equation only.
+/// For an uncompressed point, which a JWK has, this costs no more than the curve equation.
 pub(super) fn sec1(curve: Curve, bytes: &[u8]) -> Result<Box<[u8]>, KeyError> {
     macro_rules! check {
         ($curve:ident) => {{
@@ -27,10 +27,10 @@ pub(super) fn sec1(curve: Curve, bytes: &[u8]) -> Result<Box<[u8]>, KeyError> {
     }
 }
 
-/// A `u` that is not of low order.
+/// Checks that a `u` coordinate does not have low order.
 ///
-/// RFC 7748 section 6.1 lets a receiver look for the all-zero result; the result may stay inside a token, so the inputs
-/// that give it are refused instead. These are all of them, the last bit of the last byte being ignored by X25519.
+/// RFC 7748 section 6.1 lets a receiver check for the all-zero shared secret. That may stay inside a token, so the inputs
+/// that lead to it are refused instead. [`X25519_LOW_ORDER`] lists them all; X25519 ignores the highest bit.
 pub(super) fn x25519(bytes: &[u8]) -> Result<Box<[u8]>, KeyError> {
     let u: [u8; 32] = exact(Curve::X25519, bytes)?;
     let mut masked = u;
@@ -41,7 +41,7 @@ pub(super) fn x25519(bytes: &[u8]) -> Result<Box<[u8]>, KeyError> {
     Ok(u.into())
 }
 
-/// A compressed Edwards point of large order.
+/// Checks that a compressed Edwards point is on the curve and does not have low order.
 pub(super) fn ed25519(bytes: &[u8]) -> Result<Box<[u8]>, KeyError> {
     let point: [u8; 32] = exact(Curve::Ed25519, bytes)?;
     let key = ed25519_dalek::VerifyingKey::from_bytes(&point).map_err(|_| KeyError::NotOnCurve(Curve::Ed25519))?;
@@ -55,17 +55,17 @@ fn exact(curve: Curve, bytes: &[u8]) -> Result<[u8; 32], KeyError> {
     bytes.try_into().map_err(|_| KeyError::Length { curve, length: bytes.len() })
 }
 
-const fn le(first: u8, middle: u8, last: u8) -> [u8; 32] {
+const fn little_endian(first: u8, middle: u8, last: u8) -> [u8; 32] {
     let mut bytes = [middle; 32];
     bytes[0] = first;
     bytes[31] = last;
     bytes
 }
 
-/// 0; 1; the two of order 8; p - 1; and p and p + 1, which are 0 and 1 again.
+/// 0, 1, the two coordinates of order 8, p - 1, and p and p + 1, which are equal to 0 and 1.
 const X25519_LOW_ORDER: [[u8; 32]; 7] = [
-    le(0, 0, 0),
-    le(1, 0, 0),
+    little_endian(0, 0, 0),
+    little_endian(1, 0, 0),
     [
         0xe0, 0xeb, 0x7a, 0x7c, 0x3b, 0x41, 0xb8, 0xae, 0x16, 0x56, 0xe3, 0xfa, 0xf1, 0x9f, 0xc4, 0x6a, 0xda, 0x09,
         0x8d, 0xeb, 0x9c, 0x32, 0xb1, 0xfd, 0x86, 0x62, 0x05, 0x16, 0x5f, 0x49, 0xb8, 0x00,
@@ -74,16 +74,16 @@ const X25519_LOW_ORDER: [[u8; 32]; 7] = [
         0x5f, 0x9c, 0x95, 0xbc, 0xa3, 0x50, 0x8c, 0x24, 0xb1, 0xd0, 0xb1, 0x55, 0x9c, 0x83, 0xef, 0x5b, 0x04, 0x44,
         0x5c, 0xc4, 0x58, 0x1c, 0x8e, 0x86, 0xd8, 0x22, 0x4e, 0xdd, 0xd0, 0x9f, 0x11, 0x57,
     ],
-    le(0xec, 0xff, 0x7f),
-    le(0xed, 0xff, 0x7f),
-    le(0xee, 0xff, 0x7f),
+    little_endian(0xec, 0xff, 0x7f),
+    little_endian(0xed, 0xff, 0x7f),
+    little_endian(0xee, 0xff, 0x7f),
 ];
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The list is right if a throw-away scalar (clamped, so a multiple of 8) takes each to zero, and says so.
+    /// The list is right if a throw-away scalar, which is clamped and so a multiple of 8, takes each entry to zero.
     #[test]
     fn every_low_order_u_gives_zero_and_is_refused() {
         for low in X25519_LOW_ORDER {
@@ -107,7 +107,7 @@ mod tests {
             assert_eq!(sec1(curve, &point), Err(KeyError::NotOnCurve(curve)));
             assert!(matches!(sec1(curve, &[0]), Err(KeyError::Length { .. })), "infinity");
         }
-        assert_eq!(ed25519(&le(1, 0, 0)), Err(KeyError::LowOrder(Curve::Ed25519)));
-        assert_eq!(ed25519(&le(2, 0, 0)), Err(KeyError::NotOnCurve(Curve::Ed25519)));
+        assert_eq!(ed25519(&little_endian(1, 0, 0)), Err(KeyError::LowOrder(Curve::Ed25519)));
+        assert_eq!(ed25519(&little_endian(2, 0, 0)), Err(KeyError::NotOnCurve(Curve::Ed25519)));
     }
 }

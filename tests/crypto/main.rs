@@ -6,5 +6,6 @@ mod support;
 #[path = "../support/through.rs"]
 mod through;
 
+mod canonical_json;
 mod kdf_vectors;
 mod wycheproof;

@@ -1,0 +1,16 @@
+//! How large a message may be.
+
+/// How large a message may be. Larger ones are refused before anything else is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The size of the message in bytes. Default: 1,000,000.
+    pub bytes: usize,
+    /// The number of recipients of a JWE. Default: 100.
+    pub recipients: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { bytes: 1_000_000, recipients: 100 }
+    }
+}
