@@ -1,4 +1,4 @@
-//! Documents that were resolved lately.
+//! A cache in front of a resolver.
 
 use std::{
     sync::Arc,
@@ -11,26 +11,26 @@ use quick_cache::{
     sync::{Cache, DefaultLifecycle, EntryAction, EntryResult},
 };
 
-use super::{Document, ResolveError, Resolver, is_did};
+use super::{document::Document, resolve_error::ResolveError, resolver::Resolver, url::is_did};
 
-/// Remembers what a resolver found, and for a shorter time what it did not find.
+/// Caches the documents that a resolver found, and for a shorter time its failures.
 ///
-/// Of many that ask for one DID at once, one asks the resolver and the others wait for it. A document that is not of the
-/// DID asked for is refused here, whatever the resolver says.
+/// Concurrent calls for the same DID lead to one call of the resolver. A document whose `id` is not the requested DID is
+/// refused, whatever the resolver returns.
 pub struct Cached<R> {
     inner: R,
     limits: CacheLimits,
-    entries: Cache<String, Entry, Weight>,
+    entries: Cache<String, Entry, ByMemorySize>,
 }
 
-/// How much and how long [`Cached`] remembers.
+/// How much [`Cached`] keeps, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheLimits {
-    /// About how much memory the documents may take, in bytes: 64 MiB.
+    /// The approximate memory for documents, in bytes. Default: 64 MiB.
     pub bytes: u64,
-    /// How long a document is good: 10 minutes. A key that its owner withdrew is used as long.
+    /// How long a document is kept. Default: 10 minutes. A key that its owner has removed is used that long.
     pub ttl: Duration,
-    /// How long a failure is: 10 seconds.
+    /// How long a failure is kept. Default: 10 seconds.
     pub negative_ttl: Duration,
 }
 
@@ -42,16 +42,16 @@ impl Default for CacheLimits {
 
 #[derive(Clone)]
 struct Entry {
-    until: Instant,
+    expires: Instant,
     outcome: Result<Arc<Document>, ResolveError>,
 }
 
 #[derive(Clone)]
-struct Weight;
+struct ByMemorySize;
 
-impl Weighter<String, Entry> for Weight {
+impl Weighter<String, Entry> for ByMemorySize {
     fn weight(&self, did: &String, entry: &Entry) -> u64 {
-        let document = entry.outcome.as_ref().map_or(400, |document| document.weight());
+        let document = entry.outcome.as_ref().map_or(400, |document| document.memory_size());
         (did.len() + document + 200) as u64
     }
 }
@@ -64,24 +64,25 @@ impl<R: Resolver> Cached<R> {
 
     /// A cache with these limits.
     pub fn with_limits(inner: R, limits: CacheLimits) -> Self {
-        // The number of entries is an estimate, for the size of the tables. Four shards, as each has to have room for the
-        // largest document, and not more where there are more processors.
+        // The number of entries is an estimate for the size of the tables. There are four shards, whatever the number of
+        // processors: each shard needs room for the largest document.
         let options = OptionsBuilder::new()
             .estimated_items_capacity((limits.bytes / 8192) as usize + 1)
             .weight_capacity(limits.bytes)
             .shards(4)
             .build()
             .expect("both capacities are given");
-        let entries = Cache::with_options(options, Weight, DefaultHashBuilder::default(), DefaultLifecycle::default());
+        let entries =
+            Cache::with_options(options, ByMemorySize, DefaultHashBuilder::default(), DefaultLifecycle::default());
         Self { inner, limits, entries }
     }
 
-    /// The resolver behind it.
+    /// The resolver behind the cache.
     pub fn inner(&self) -> &R {
         &self.inner
     }
 
-    /// Forgets what is known of a DID, so that it is resolved anew.
+    /// Removes a DID from the cache. The next call resolves it again.
     pub fn forget(&self, did: &str) {
         self.entries.remove(did);
     }
@@ -92,20 +93,20 @@ impl<R: Resolver> Cached<R> {
             false => Err(ResolveError::wrong_id(did, document.id())),
         });
         let ttl = if outcome.is_ok() { self.limits.ttl } else { self.limits.negative_ttl };
-        Entry { until: Instant::now() + ttl, outcome }
+        Entry { expires: Instant::now() + ttl, outcome }
     }
 }
 
 #[async_trait]
 impl<R: Resolver> Resolver for Cached<R> {
     async fn resolve(&self, did: &str) -> Result<Arc<Document>, ResolveError> {
-        if let Some(entry) = self.entries.get(did).filter(|entry| Instant::now() < entry.until) {
+        if let Some(entry) = self.entries.get(did).filter(|entry| Instant::now() < entry.expires) {
             return entry.outcome;
         }
         if !is_did(did) {
             return Err(ResolveError::not_a_did(did));
         }
-        let known = |_: &String, entry: &mut Entry| match Instant::now() < entry.until {
+        let known = |_: &String, entry: &mut Entry| match Instant::now() < entry.expires {
             true => EntryAction::Retain(entry.outcome.clone()),
             false => EntryAction::ReplaceWithGuard,
         };
@@ -114,14 +115,14 @@ impl<R: Resolver> Resolver for Cached<R> {
             EntryResult::Vacant(guard) | EntryResult::Replaced(guard, _) => {
                 let entry = self.resolve_now(did).await;
                 let outcome = entry.outcome.clone();
-                // The long form may arrive with the next message, and looking for it again costs nothing.
+                // The long form may arrive with the next message, and looking for it costs nothing.
                 if !matches!(outcome, Err(ResolveError::LongFormUnknown(_))) {
-                    // It fails if the entry was forgotten meanwhile: then it is not kept, as was asked.
+                    // This fails if `forget` was called meanwhile. Then the entry must not be kept.
                     let _ = guard.insert(entry);
                 }
                 outcome
             }
-            // Neither is ever asked for above; the resolver itself is the answer that is always right.
+            // Neither can happen here. Asking the resolver is correct in every case.
             EntryResult::Removed(..) | EntryResult::Timeout => self.resolve_now(did).await.outcome,
         }
     }

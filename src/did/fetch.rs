@@ -1,47 +1,48 @@
-//! What a resolver asks of the network, which is not this module's.
+//! The trait through which resolvers use the network.
 
 use std::{error::Error, sync::Arc};
 
 use async_trait::async_trait;
 
-use super::{ResolveError, WebError, resolver::shortened};
+use super::{resolve_error::ResolveError, shorten::shortened, web::WebError};
 
-/// Gets what is at a URL, for DID methods whose documents are on servers.
+/// Fetches URLs, for DID methods whose documents are on servers. `net::HttpClient` (feature `http`) implements it.
 ///
-/// The URLs come from strangers. An implementation follows no redirect, reads no more than it is told, takes no longer than
-/// somebody waits, and connects to no address that strangers must not reach through it.
+/// The URLs come from strangers. An implementation must follow no redirect, read no more than `limit` bytes, bound the time,
+/// and refuse addresses that strangers must not reach through it, such as private ones.
 #[async_trait]
 pub trait Fetch: Send + Sync {
-    /// What is at `url`: the status, and the body if that is 200.
+    /// Sends a GET request for `url` with the header `Accept: accept`. Returns the status, and the body if the status is
+    /// 200.
     ///
     /// # Errors
-    /// If there is no answer, or its body has more than `limit` bytes.
+    /// If there is no response, or its body is longer than `limit` bytes.
     async fn fetch(&self, url: &str, accept: &str, limit: usize) -> Result<Fetched, FetchError>;
 }
 
-/// A server's answer.
+/// The response of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetched {
-    /// Its status.
+    /// The HTTP status.
     pub status: u16,
-    /// Its body, if the status is 200.
+    /// The body, if the status is 200. Otherwise it may be empty.
     pub body: Vec<u8>,
 }
 
-/// Why there is no answer.
+/// Why there is no response.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{source}")]
 pub struct FetchError {
-    /// Whether trying again later may help.
-    pub passes: bool,
-    /// What went wrong.
+    /// Whether a later try may succeed.
+    pub is_retryable: bool,
+    /// The cause.
     pub source: Arc<dyn Error + Send + Sync>,
 }
 
 impl FetchError {
-    /// One that passes or does not.
-    pub fn new(passes: bool, source: impl Error + Send + Sync + 'static) -> Self {
-        Self { passes, source: Arc::new(source) }
+    /// An error with its cause. `is_retryable` tells whether a later try may succeed.
+    pub fn new(is_retryable: bool, source: impl Error + Send + Sync + 'static) -> Self {
+        Self { is_retryable, source: Arc::new(source) }
     }
 }
 
@@ -52,8 +53,8 @@ impl<F: Fetch + ?Sized> Fetch for Arc<F> {
     }
 }
 
-/// What a server has for a DID.
-pub(super) async fn body(
+/// Fetches the body for a DID.
+pub(super) async fn fetch_body(
     fetch: &impl Fetch,
     did: &str,
     url: &str,
@@ -64,7 +65,11 @@ pub(super) async fn body(
         Ok(Fetched { status: 200, body }) => Ok(body),
         Ok(Fetched { status: 404 | 410, .. }) => Err(ResolveError::not_found(did)),
         Ok(Fetched { status, .. }) => Err(ResolveError::unavailable(did, WebError::Status(status))),
-        Err(FetchError { passes: true, source }) => Err(ResolveError::Unavailable { did: shortened(did), source }),
-        Err(FetchError { passes: false, source }) => Err(ResolveError::NotFetched { did: shortened(did), source }),
+        Err(FetchError { is_retryable: true, source }) => {
+            Err(ResolveError::Unavailable { did: shortened(did), source })
+        }
+        Err(FetchError { is_retryable: false, source }) => {
+            Err(ResolveError::NotFetched { did: shortened(did), source })
+        }
     }
 }

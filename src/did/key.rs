@@ -4,20 +4,23 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{Document, ResolveError, document::CONTEXT, resolver::shortened};
+use super::{
+    document::{CONTEXT, Document},
+    resolve_error::ResolveError,
+    shorten::shortened,
+};
 use crate::keys::{Curve, KeyError, PublicKey};
 
-/// The `did:key` of a key, with its document: the very one that a peer gets by resolving it.
+/// The document of the `did:key` of a key, exactly as peers resolve it.
 ///
-/// For an Ed25519 key it therefore has the X25519 key that peers derive from it in `keyAgreement`, and **no token holds
-/// that one**: PKCS#11 has no such conversion of a private key. Who wants to receive encrypted messages with keys in
-/// hardware takes a `did:key` on P-256, P-384 or P-521, which both signs and agrees, or a `did:peer` with a key for
-/// each.
+/// For an Ed25519 key, `keyAgreement` has the X25519 key that is derived from it, and **no token holds that key**: PKCS#11
+/// cannot convert a private key. To receive encrypted messages with keys in hardware, use a `did:key` on P-256, which signs
+/// and agrees on keys, on P-384 or P-521, or a `did:peer` with a key for each purpose.
 pub fn create(key: &PublicKey) -> Document {
     document(&format!("did:key:{}", key.to_multikey()), key)
 }
 
-/// The X25519 key that a peer derives from an Ed25519 key to encrypt to it; none of another curve.
+/// The X25519 key that peers derive from an Ed25519 key to encrypt to it. `None` for a key on another curve.
 ///
 /// It is the same point in Montgomery form (RFC 7748 section 4.1; did:key, "Derive Encryption Key Algorithm").
 pub fn derived_key_agreement(key: &PublicKey) -> Option<PublicKey> {
@@ -32,13 +35,13 @@ pub(super) fn resolve(did: &str) -> Result<Arc<Document>, ResolveError> {
     Ok(Arc::new(document(did, &key)))
 }
 
-/// The key of a multikey in its one canonical form, so that no key has two DIDs.
+/// The key of a multikey, which must be in canonical form. So no key has two DIDs.
 pub(super) fn canonical(multikey: &str) -> Result<PublicKey, KeyError> {
     let key = PublicKey::from_multikey(multikey)?;
     if key.to_multikey() == multikey { Ok(key) } else { Err(KeyError::Malformed("the multikey, not compressed,")) }
 }
 
-/// The document of a DID that is one key: did:key "Document Creation Algorithm", also for did:peer:0.
+/// The document of a DID that is one key (did:key "Document Creation Algorithm"). did:peer:0 has the same.
 pub(super) fn document(did: &str, key: &PublicKey) -> Document {
     let method = |key: &PublicKey| {
         let multikey = key.to_multikey();
@@ -55,7 +58,7 @@ pub(super) fn document(did: &str, key: &PublicKey) -> Document {
             methods.push(derived);
             id
         }),
-        curve => curve.agrees().then(|| id.clone()),
+        curve => curve.supports_key_agreement().then(|| id.clone()),
     };
     let mut document = json!({ "@context": CONTEXT, "id": did, "verificationMethod": Value::Array(methods) });
     if key.curve() != Curve::X25519 {

@@ -1,4 +1,4 @@
-//! The resolver that asks nobody: did:key, did:peer, and documents at hand.
+//! The resolver that needs no network: did:key, did:peer, and documents that it was given.
 
 use std::{
     collections::HashMap,
@@ -10,25 +10,30 @@ use std::{
 use async_trait::async_trait;
 
 use super::{
-    Cached, Document, DocumentError, ResolveError, Resolver, is_did, key,
+    cached::Cached,
+    document::{Document, DocumentError},
+    key,
     peer::{self, LongForms, LongFormsInMemory},
+    resolve_error::ResolveError,
+    resolver::Resolver,
+    url::is_did,
 };
 
-/// A resolver of `did:key` and `did:peer`, with a cache.
+/// A cached resolver for `did:key` and `did:peer`.
 pub fn local() -> Cached<LocalResolver> {
     Cached::new(LocalResolver::new())
 }
 
 /// Resolves `did:key`, `did:peer` 0, 2 and 4, and the DIDs of documents that it was given.
 ///
-/// A DID that is its own document (`did:key`, `did:peer` but the short form of numalgo 4) is always read from itself,
-/// never from a document given for it.
+/// A DID that contains its own document (`did:key`, and `did:peer` except the short form of numalgo 4) is always resolved
+/// from the DID, and never from a given document.
 pub struct LocalResolver {
     documents: HashMap<String, Arc<Document>>,
     long_forms: Arc<dyn LongForms>,
 }
 
-/// Why a file with a document was not read.
+/// Why a file with a DID document was not read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
@@ -37,28 +42,28 @@ pub enum LoadError {
     Read {
         /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// It is not a DID document.
+    /// The file is not a DID document.
     #[error("{path}: {source}", path = path.display())]
     Document {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// What is wrong.
         source: DocumentError,
     },
-    /// It is not a valid log of a did:webvh.
+    /// The file is not a valid log of a did:webvh.
     #[error("{path}: {source}", path = path.display())]
     Log {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// What is wrong.
         source: ResolveError,
     },
-    /// Two files are about one DID, and differ.
+    /// Two files have different documents of one DID.
     #[error("{path}: another file has another document of {did}", path = path.display())]
-    Twice {
+    Conflict {
         /// The second file.
         path: PathBuf,
         /// The DID.
@@ -67,18 +72,19 @@ pub enum LoadError {
 }
 
 impl LocalResolver {
-    /// One with no documents, that keeps long forms in memory.
+    /// A resolver without documents, which stores long forms of `did:peer:4` in memory.
     pub fn new() -> Self {
         Self { documents: HashMap::new(), long_forms: Arc::new(LongFormsInMemory::default()) }
     }
 
-    /// Keeps long forms of `did:peer:4` there. It comes before the documents, whose long forms it is to keep.
+    /// Stores long forms of `did:peer:4` in `long_forms`. Call this before [`with_documents`](Self::with_documents), whose
+    /// long forms are stored too.
     pub fn with_long_forms(mut self, long_forms: Arc<dyn LongForms>) -> Self {
         self.long_forms = long_forms;
         self
     }
 
-    /// Resolves the DIDs of these documents as well; of two for one DID the later stands.
+    /// Adds documents. If there are two for one DID, the later one counts.
     pub fn with_documents(mut self, documents: impl IntoIterator<Item = Document>) -> Self {
         for document in documents {
             for name in document.also_known_as().iter().map(String::as_str).chain([document.id()]) {
@@ -91,7 +97,7 @@ impl LocalResolver {
         self
     }
 
-    /// The documents it was given.
+    /// The documents that were added.
     pub fn documents(&self) -> impl Iterator<Item = &Arc<Document>> {
         self.documents.values()
     }
@@ -120,7 +126,8 @@ impl Resolver for LocalResolver {
     }
 }
 
-/// The documents of a folder's `*.json` files, in the order of their names, with their files; or that of one file.
+/// Reads the DID documents of the `*.json` files in a folder, in the order of their names, or the document of one file.
+/// Returns each with its path.
 ///
 /// # Errors
 /// If a file cannot be read or is not a DID document, or two files have different documents of one DID.
@@ -145,7 +152,7 @@ pub fn read_documents(path: &Path) -> Result<Vec<(PathBuf, Document)>, LoadError
         };
         match documents.iter().find(|(_, known)| known.id() == document.id()) {
             Some((_, known)) if *known == document => {}
-            Some(_) => return Err(LoadError::Twice { path, did: document.id().to_owned() }),
+            Some(_) => return Err(LoadError::Conflict { path, did: document.id().to_owned() }),
             None => documents.push((path, document)),
         }
     }

@@ -1,27 +1,27 @@
-//! One resolver of several.
+//! Combines several resolvers.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{Document, ResolveError, Resolver};
+use super::{document::Document, resolve_error::ResolveError, resolver::Resolver};
 
-/// Asks resolvers in turn, each for the DID methods that are its business.
+/// A resolver that asks several resolvers in turn, each for its DID methods.
 ///
-/// The first that does not say [`ResolveError::UnsupportedMethod`] answers, so a document at hand goes before one that a
-/// server has, and what fails with one resolver is not tried with the next.
+/// The first that does not return [`ResolveError::UnsupportedMethod`] decides. So a local document comes before the
+/// document of a server, and a failure of one resolver is not tried again with the next.
 #[derive(Clone)]
 pub struct Methods {
     resolvers: Vec<Arc<dyn Resolver>>,
 }
 
 impl Methods {
-    /// With one resolver, which is asked first.
+    /// Starts with the resolver that is asked first.
     pub fn new(first: impl Resolver + 'static) -> Self {
         Self { resolvers: vec![Arc::new(first)] }
     }
 
-    /// With another, that is asked after those before it.
+    /// Adds a resolver that is asked after the others.
     pub fn then(mut self, next: impl Resolver + 'static) -> Self {
         self.resolvers.push(Arc::new(next));
         self

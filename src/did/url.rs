@@ -2,42 +2,42 @@
 
 use std::{fmt, str::FromStr};
 
-/// A DID URL whose syntax was checked: a DID, and perhaps a path, a query and a fragment.
+/// A DID URL with valid syntax: a DID, and optionally a path, a query and a fragment.
 ///
-/// Two are equal if they are the same text; nothing is normalised, as DID methods differ in what they fold.
+/// Two DID URLs are equal if their texts are equal. They are not normalised, since the rules differ between DID methods.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DidUrl {
     text: String,
-    /// Where the DID ends.
-    did: usize,
-    /// Where the `#` stands.
+    /// The length of the DID.
+    did_length: usize,
+    /// The position of the `#`.
     hash: Option<usize>,
 }
 
-/// A text that is no DID URL.
+/// A text is not a DID URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("it is not a DID URL (DID Core section 3)")]
 pub struct DidUrlError;
 
 impl DidUrl {
-    /// The DID URL that `text` is.
+    /// Parses a DID URL.
     pub fn parse(text: &str) -> Result<Self, DidUrlError> {
-        let did = did_of(text).ok_or(DidUrlError)?.len();
+        let did_length = did_of(text).ok_or(DidUrlError)?.len();
         let hash = text.find('#');
-        Ok(Self { text: text.to_owned(), did, hash })
+        Ok(Self { text: text.to_owned(), did_length, hash })
     }
 
-    /// The DID, without path, query and fragment.
+    /// The DID without path, query and fragment.
     pub fn did(&self) -> &str {
-        &self.text[..self.did]
+        &self.text[..self.did_length]
     }
 
-    /// What follows the `#`, if there is one.
+    /// The fragment, without `#`.
     pub fn fragment(&self) -> Option<&str> {
         self.hash.map(|hash| &self.text[hash + 1..])
     }
 
-    /// All of it.
+    /// The whole text.
     pub fn as_str(&self) -> &str {
         &self.text
     }
@@ -57,28 +57,28 @@ impl fmt::Display for DidUrl {
     }
 }
 
-/// Whether `text` is a DID, without path, query or fragment (DID Core section 3.1).
+/// Whether `text` is a DID without path, query and fragment (DID Core section 3.1).
 pub fn is_did(text: &str) -> bool {
     text.strip_prefix("did:").and_then(|rest| rest.split_once(':')).is_some_and(|(method, id)| {
         !method.is_empty()
             && method.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
             && !id.is_empty()
             && !id.ends_with(':')
-            && is_made_of(id, |byte| byte.is_ascii_alphanumeric() || b".-_:".contains(&byte))
+            && consists_of(id, |byte| byte.is_ascii_alphanumeric() || b".-_:".contains(&byte))
     })
 }
 
-/// The DID of a DID URL, or nothing if `url` is none (DID Core section 3.2).
+/// The DID of a DID URL. `None` if `url` is not a DID URL (DID Core section 3.2).
 pub fn did_of(url: &str) -> Option<&str> {
     let (did, rest) = url.split_at(url.find(['/', '?', '#']).unwrap_or(url.len()));
-    // RFC 3986 pchar, with `/` and `?`; one `#` begins the fragment and none may follow.
+    // The pchar of RFC 3986, `/` and `?`. One `#` begins the fragment, and no other may follow.
     let pchar = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?".contains(&byte);
     let (rest, fragment) = rest.split_once('#').unwrap_or((rest, ""));
-    (is_did(did) && is_made_of(rest, pchar) && is_made_of(fragment, pchar)).then_some(did)
+    (is_did(did) && consists_of(rest, pchar) && consists_of(fragment, pchar)).then_some(did)
 }
 
-/// Whether all of `text` is allowed bytes and percent-encoded ones.
-fn is_made_of(text: &str, allowed: impl Fn(u8) -> bool) -> bool {
+/// Whether `text` consists of allowed and percent-encoded bytes only.
+fn consists_of(text: &str, allowed: impl Fn(u8) -> bool) -> bool {
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
         let encoded = || (0..2).all(|_| bytes.next().is_some_and(|digit| digit.is_ascii_hexdigit()));
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_a_did() {
+    fn valid_and_invalid_dids() {
         for did in ["did:example:123", "did:web:example.com%3A3000:user:alice", "did:x1::a", "did:key:z6Mk"] {
             assert!(is_did(did), "{did}");
             assert_eq!(did_of(did), Some(did));

@@ -228,7 +228,7 @@ fn documents_are_read_from_a_folder() {
     assert_eq!(read_documents(&folder.path().join("b.json")).unwrap().len(), 1);
 
     put("c.json", r#"{"id":"did:example:a","x":1}"#);
-    assert!(matches!(read(), Err(LoadError::Twice { path, .. }) if path.ends_with("c.json")));
+    assert!(matches!(read(), Err(LoadError::Conflict { path, .. }) if path.ends_with("c.json")));
     put("c.json", "{");
     let error = read().unwrap_err();
     assert!(error.to_string().contains("c.json"), "{error}");

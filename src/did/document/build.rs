@@ -1,11 +1,11 @@
-//! Documents of our own.
+//! Builds documents of our own.
 
 use serde_json::{Map, Value, json};
 
-use super::{Document, DocumentError, Relationship, Service};
+use super::{did_document::Document, error::DocumentError, id::absolute, relationship::Relationship, service::Service};
 use crate::keys::PublicKey;
 
-/// Makes a document of our own: keys as `Multikey`, in the order given.
+/// Builds a document of our own. Its keys are written as `Multikey`, in the order in which they are added.
 #[derive(Debug, Clone, Default)]
 pub struct DocumentBuilder {
     also_known_as: Vec<String>,
@@ -13,14 +13,21 @@ pub struct DocumentBuilder {
     services: Vec<Service>,
 }
 
+impl Document {
+    /// A builder for a document of our own.
+    pub fn builder() -> DocumentBuilder {
+        DocumentBuilder::default()
+    }
+}
+
 impl DocumentBuilder {
-    /// Adds a key, whose fragment is given without `#`, in these relationships.
+    /// Adds a key in these relationships. `fragment` is its id, without `#`.
     pub fn method(mut self, fragment: &str, key: &PublicKey, relationships: &[Relationship]) -> Self {
         self.methods.push((fragment.to_owned(), key.clone(), relationships.to_vec()));
         self
     }
 
-    /// Adds a service. If its id is empty it is `#service`, and then `#service-1` and so on, as did:peer:2 has it.
+    /// Adds a service. Services with an empty id get the ids of did:peer:2: `#service`, `#service-1` and so on.
     pub fn service(mut self, service: Service) -> Self {
         self.services.push(service);
         self
@@ -32,20 +39,23 @@ impl DocumentBuilder {
         self
     }
 
-    /// The document of `did`, all its ids absolute.
+    /// Builds the document of `did`, with absolute ids.
     ///
     /// # Errors
-    /// If `did` is no DID, two methods have one id, or it is over the limits of [`Document::from_value`].
+    /// If `did` is not a DID, two methods have the same id, or the document is over the limits of
+    /// [`Document::from_value`].
     pub fn build(&self, did: &str) -> Result<Document, DocumentError> {
         Document::from_value(self.value(Some(did)))
     }
 
-    /// The document without its DID, all its ids relative: what [`peer::create_4`](crate::did::peer::create_4) takes.
+    /// Builds the document without its DID and with relative ids: the input of
+    /// [`peer::create_4`](crate::did::peer::create_4).
     pub fn input(&self) -> Value {
         self.value(None)
     }
 
-    /// The document of a DID that is known only when this is hashed (did:webvh), as JSON that was not looked at.
+    /// Builds the document of a DID that is not known yet, because it contains the hash of this document (did:webvh). The
+    /// JSON is not checked.
     pub fn draft(&self, did: &str) -> Value {
         self.value(Some(did))
     }
@@ -80,7 +90,7 @@ impl DocumentBuilder {
             let mut names = ServiceNames::default();
             let services = self.services.iter().map(|service| {
                 let id = if service.id.is_empty() { names.next_name() } else { service.id.clone() };
-                service.to_value(&super::absolute(prefix, &id))
+                service.to_value(&absolute(prefix, &id))
             });
             document.insert("service".to_owned(), services.collect());
         }
@@ -91,7 +101,7 @@ impl DocumentBuilder {
 /// The contexts of a document whose keys are multikeys (Controlled Identifiers 1.0 section 2.2.2).
 pub(in crate::did) const CONTEXT: [&str; 2] = ["https://www.w3.org/ns/did/v1", "https://w3id.org/security/multikey/v1"];
 
-/// `#service`, `#service-1`, `#service-2` ...: the ids of services that have none (did:peer:2, "Resolving").
+/// Ids for services that have none: `#service`, `#service-1`, `#service-2` and so on (did:peer:2, "Resolving").
 #[derive(Default)]
 pub(in crate::did) struct ServiceNames(usize);
 

@@ -1,33 +1,33 @@
-//! Verification methods, and the ways in which documents write a key down.
+//! Verification methods, and the formats of their keys.
 
 use serde_json::{Map, Value};
 
 use crate::keys::{Curve, Jwk, KeyError, PublicKey};
 
-/// A key of a document (DID Core section 5.2).
+/// A verification method: a key in a DID document (DID Core section 5.2).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VerificationMethod {
-    /// The absolute DID URL that a `kid` or `skid` names.
+    /// The absolute DID URL, which a `kid` or `skid` names.
     pub id: String,
-    /// `type` as it stands in the document; empty if there is none.
+    /// The value of `type`. Empty if it is absent.
     pub kind: String,
-    /// Who may use the key; not always the document's subject.
+    /// The DID that may use the key. It is not always the subject of the document.
     pub controller: String,
-    /// The key, or why it cannot be used.
+    /// The key, or the reason why it cannot be used.
     pub key: Result<PublicKey, KeyError>,
 }
 
 impl VerificationMethod {
-    /// Reads the key of a method, whose other members are known.
+    /// Reads the key from the members of a method.
     pub(super) fn new(id: String, controller: String, members: &Map<String, Value>) -> Self {
         let kind = members.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
         let key = key(&kind, members);
         Self { id, kind, controller, key }
     }
 
-    /// Whether a library older than the clarifications of did:peer:2 gives the method this fragment: the multikey, the
-    /// same without `z`, or of that the first eight characters.
+    /// Whether libraries that are older than the clarifications of did:peer:2 give the method this fragment: the multikey,
+    /// the multikey without `z`, or the first eight characters of that.
     pub(super) fn has_legacy_fragment(&self, fragment: &str) -> bool {
         self.key.as_ref().is_ok_and(|key| {
             let multikey = key.to_multikey();
@@ -36,11 +36,11 @@ impl VerificationMethod {
     }
 }
 
-/// Reads the key of one member; the type of the method comes first.
+/// Reads a key from the type of the method and the value of one member.
 type Reader = fn(&str, &Value) -> Result<PublicKey, KeyError>;
 
-/// The key of the members that hold one. There should be one such member; if there are more they must agree, so that no
-/// two readers see different keys.
+/// Reads the key of a method. One member should contain it. If several do, they must contain the same key, so that all
+/// readers see the same one.
 fn key(kind: &str, members: &Map<String, Value>) -> Result<PublicKey, KeyError> {
     let readers: [(&str, Reader); 3] =
         [("publicKeyJwk", jwk), ("publicKeyMultibase", multibase), ("publicKeyBase58", base58)];
@@ -60,8 +60,8 @@ fn key(kind: &str, members: &Map<String, Value>) -> Result<PublicKey, KeyError> 
     }
 }
 
-/// The curve that a type names; none for `JsonWebKey2020`, `JsonWebKey`, `Multikey` and unknown ones, whose material
-/// names it.
+/// The curve that a type implies. `None` for `JsonWebKey2020`, `JsonWebKey`, `Multikey` and unknown types, whose key
+/// names the curve.
 fn curve_of(kind: &str) -> Option<Curve> {
     match kind {
         "Ed25519VerificationKey2018" | "Ed25519VerificationKey2020" => Some(Curve::Ed25519),
@@ -77,7 +77,7 @@ fn curve_of(kind: &str) -> Option<Curve> {
 fn jwk(_: &str, value: &Value) -> Result<PublicKey, KeyError> {
     let members = value.as_object().ok_or(KeyError::Malformed("publicKeyJwk"))?;
     if members.contains_key("d") {
-        // DID Core section 5.2.1. Whoever reads the document has this private key.
+        // DID Core section 5.2.1 forbids it: every reader of the document has this private key.
         return Err(KeyError::Malformed("publicKeyJwk, which holds a private key,"));
     }
     if !members.contains_key("crv") {
@@ -85,7 +85,7 @@ fn jwk(_: &str, value: &Value) -> Result<PublicKey, KeyError> {
         return Err(KeyError::Unsupported(kty.chars().take(20).collect()));
     }
     let member = |name| match members.get(name) {
-        // RFC 7515 has no padding; the older did:peer libraries wrote it.
+        // RFC 7515 has no padding, but older did:peer libraries write it.
         Some(Value::String(text)) => Ok(text.trim_end_matches('=').to_owned()),
         Some(_) => Err(KeyError::Malformed("publicKeyJwk")),
         None => Err(KeyError::MissingMember(name)),
@@ -97,20 +97,24 @@ fn jwk(_: &str, value: &Value) -> Result<PublicKey, KeyError> {
 fn multibase(kind: &str, value: &Value) -> Result<PublicKey, KeyError> {
     let text = value.as_str().ok_or(KeyError::Malformed("publicKeyMultibase"))?;
     let multikey = PublicKey::from_multikey(text);
-    // Some writers of the 2020 types leave out the multicodec prefix; 32 bytes can then be nothing else.
+    // Some libraries leave out the multicodec prefix in the types of 2020. The type then names the curve.
     if let (Err(_), Some(curve @ (Curve::X25519 | Curve::Ed25519))) = (&multikey, curve_of(kind)) {
-        return text.strip_prefix('z').and_then(|text| raw(curve, text)).unwrap_or(multikey);
+        return text.strip_prefix('z').and_then(|text| point_from_base58(curve, text)).unwrap_or(multikey);
     }
     multikey
 }
 
 fn base58(kind: &str, value: &Value) -> Result<PublicKey, KeyError> {
     let curve = curve_of(kind).ok_or_else(|| KeyError::Unsupported(format!("publicKeyBase58 in {kind:?}")))?;
-    value.as_str().and_then(|text| raw(curve, text)).unwrap_or(Err(KeyError::Malformed("publicKeyBase58")))
+    value
+        .as_str()
+        .and_then(|text| point_from_base58(curve, text))
+        .unwrap_or(Err(KeyError::Malformed("publicKeyBase58")))
 }
 
-/// A point in base58 alone; none if it is not base58. As base58 is quadratic, what is longer than any point is not read.
-fn raw(curve: Curve, text: &str) -> Option<Result<PublicKey, KeyError>> {
+/// Reads a point in base58 without a prefix. `None` if the text is not base58, or longer than any point: decoding base58
+/// takes quadratic time.
+fn point_from_base58(curve: Curve, text: &str) -> Option<Result<PublicKey, KeyError>> {
     let bytes = (text.len() <= 200).then(|| bs58::decode(text).into_vec().ok())??;
     Some(PublicKey::from_bytes(curve, &bytes))
 }

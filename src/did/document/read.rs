@@ -1,25 +1,66 @@
-//! From JSON to a [`Document`].
+//! Reads documents from JSON.
 
 use std::{collections::HashMap, io};
 
 use serde_json::{Map, Value};
 
-use super::{Document, DocumentError, MAX_ENTRIES, Relationship, Service, VerificationMethod, absolute, checked_id};
+use super::{
+    did_document::Document,
+    error::DocumentError,
+    id::{absolute, checked_id},
+    limits::{MAX_BYTES, MAX_ENTRIES, MAX_EXPANDED_BYTES},
+    method::VerificationMethod,
+    relationship::Relationship,
+    service::Service,
+};
 
-pub(super) fn document(value: Value, limit: usize) -> Result<Document, DocumentError> {
-    let bytes = length(&value);
+impl Document {
+    /// Reads a document. Unknown members are ignored, and kept in [`as_value`](Self::as_value).
+    ///
+    /// A verification method with an unsupported or invalid key is kept together with the error. A reference to a method
+    /// in another document is not followed.
+    ///
+    /// # Errors
+    /// If the document is over the limits (64 KiB, 100 methods, 100 services), has no `id` that is a DID, or has a member
+    /// with the wrong type (DID Core sections 4 and 5).
+    pub fn from_value(value: Value) -> Result<Self, DocumentError> {
+        read_document(value, MAX_BYTES)
+    }
+
+    /// Reads a document that is derived from its own DID.
+    pub(in crate::did) fn from_own_did(value: Value) -> Result<Self, DocumentError> {
+        read_document(value, MAX_EXPANDED_BYTES)
+    }
+
+    /// Reads a document from JSON text.
+    ///
+    /// # Errors
+    /// If the text is too long or not JSON, and those of [`from_value`](Self::from_value).
+    pub fn from_json(json: &[u8]) -> Result<Self, DocumentError> {
+        // White space is allowed, up to this bound.
+        if json.len() > 4 * MAX_BYTES {
+            return Err(DocumentError::TooLong { length: json.len(), limit: MAX_BYTES });
+        }
+        let value = serde_json::from_slice(json)
+            .map_err(|error| DocumentError::Json { line: error.line(), column: error.column() })?;
+        Self::from_value(value)
+    }
+}
+
+fn read_document(value: Value, limit: usize) -> Result<Document, DocumentError> {
+    let bytes = json_length(&value);
     if bytes > limit {
         return Err(DocumentError::TooLong { length: bytes, limit });
     }
     let members = value.as_object().ok_or(DocumentError::Member { member: "whole", expected: "a JSON object" })?;
     let id = checked_id(members.get("id").and_then(Value::as_str).unwrap_or_default())?.to_owned();
     let also_known_as = strings(members, "alsoKnownAs")?;
-    let mut methods = Methods { did: &id, methods: Vec::new(), places: HashMap::new() };
+    let mut methods = Methods { did: &id, methods: Vec::new(), indices: HashMap::new() };
     for entry in array(members, "verificationMethod")? {
         methods.add(entry)?;
     }
-    // Embedded methods first, so that a reference to one that is embedded further down is found: strictly DID Core has
-    // no such reference, but documents do.
+    // Embedded methods come first, so that a reference to a method that is embedded further down is found. DID Core does
+    // not allow such references, but documents have them.
     for relationship in Relationship::ALL {
         for entry in array(members, relationship.name())?.iter().filter(|entry| !entry.is_string()) {
             methods.add(entry)?;
@@ -34,26 +75,26 @@ pub(super) fn document(value: Value, limit: usize) -> Result<Document, DocumentE
     Ok(Document { id, also_known_as, methods, relationships, services, value, bytes })
 }
 
-/// The methods of a document, each once.
+/// The methods of a document, without duplicates.
 struct Methods<'a> {
     did: &'a str,
     methods: Vec<VerificationMethod>,
-    places: HashMap<String, usize>,
+    indices: HashMap<String, usize>,
 }
 
 impl Methods<'_> {
-    /// Adds a method, unless the same stands there already: documents embed one in several relationships.
+    /// Adds a method, unless it was added before: a document may embed the same method in several relationships.
     fn add(&mut self, entry: &Value) -> Result<(), DocumentError> {
         const MEMBER: &str = "verificationMethod";
         let members = entry.as_object().ok_or(DocumentError::Member { member: MEMBER, expected: "an object" })?;
         let id =
             self.id(entry).ok_or(DocumentError::Member { member: "verificationMethod id", expected: "a string" })?;
         let controller = members.get("controller").and_then(Value::as_str).unwrap_or("#");
-        // None, or `#id` and the like, is the document's own subject (did:peer).
+        // An absent controller, or a relative one as did:peer writes it, is the subject of the document.
         let controller = if controller.starts_with('#') { self.did } else { controller }.to_owned();
         let method = VerificationMethod::new(id, controller, members);
-        if let Some(place) = self.places.get(&method.id) {
-            return if self.methods[*place].key == method.key {
+        if let Some(index) = self.indices.get(&method.id) {
+            return if self.methods[*index].key == method.key {
                 Ok(())
             } else {
                 Err(DocumentError::DuplicateMethod(method.id))
@@ -62,21 +103,21 @@ impl Methods<'_> {
         if self.methods.len() == MAX_ENTRIES {
             return Err(DocumentError::TooMany { member: MEMBER, length: MAX_ENTRIES + 1, limit: MAX_ENTRIES });
         }
-        self.places.insert(method.id.clone(), self.methods.len());
+        self.indices.insert(method.id.clone(), self.methods.len());
         self.methods.push(method);
         Ok(())
     }
 
-    /// The places of the methods of a relationship, each once, in order.
+    /// The indices of the methods in a relationship, in order and without duplicates.
     fn in_relationship(&self, members: &Map<String, Value>, relationship: Relationship) -> Vec<usize> {
         let entries = array(members, relationship.name()).unwrap_or_default();
-        let mut places = Vec::with_capacity(entries.len());
-        for place in entries.iter().filter_map(|entry| self.places.get(&self.id(entry)?)) {
-            if !places.contains(place) {
-                places.push(*place);
+        let mut indices = Vec::with_capacity(entries.len());
+        for index in entries.iter().filter_map(|entry| self.indices.get(&self.id(entry)?)) {
+            if !indices.contains(index) {
+                indices.push(*index);
             }
         }
-        places
+        indices
     }
 
     /// The absolute id of a reference or of an embedded method.
@@ -86,7 +127,7 @@ impl Methods<'_> {
     }
 }
 
-/// The entries of a member; none if it is absent. One that is not in an array counts as an array of it.
+/// The entries of a member: none if it is absent, one if it is not an array.
 fn array<'a>(members: &'a Map<String, Value>, member: &'static str) -> Result<&'a [Value], DocumentError> {
     let entries = match members.get(member) {
         None | Some(Value::Null) => &[],
@@ -107,8 +148,8 @@ fn strings(members: &Map<String, Value>, member: &'static str) -> Result<Vec<Str
         .collect()
 }
 
-/// The length of the JSON, written nowhere.
-fn length(value: &Value) -> usize {
+/// The length of the JSON text, which is not stored.
+fn json_length(value: &Value) -> usize {
     struct Counter(usize);
     impl io::Write for Counter {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

@@ -1,33 +1,33 @@
-//! Services (DID Core section 5.4, DIDComm v2.1 "Service Endpoint"), in every form that documents give them.
+//! Services (DID Core section 5.4, DIDComm v2.1 "Service Endpoint"), in every form that documents use.
 
 use serde_json::{Map, Value, json};
 
-use super::absolute;
+use super::id::absolute;
 
-/// A service of a DID.
+/// A service in a DID document.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Service {
-    /// The absolute id; in a document to be made, one that begins with `#`.
+    /// The absolute id. In a document that is being built, an id that begins with `#`, or an empty one.
     pub id: String,
-    /// `type`: mostly one.
+    /// The values of `type`, usually one.
     pub kind: Vec<String>,
     /// The endpoints that have a URI, in order of preference.
     pub endpoints: Vec<ServiceEndpoint>,
 }
 
-/// Where a service is reached.
+/// An endpoint of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ServiceEndpoint {
-    /// A URI; a DID or DID URL if a mediator's own document says where.
+    /// The URI. It may be a DID or DID URL of a mediator, whose own document then has the URL.
     pub uri: String,
-    /// The profiles that are understood there, as `didcomm/v2`; none leaves the choice to the sender.
+    /// The accepted profiles, such as `didcomm/v2`. `None` leaves the choice to the sender.
     pub accept: Option<Vec<String>>,
-    /// The DID URLs of the keys to wrap forwards for, the one next to the sender first.
+    /// The DID URLs of the mediators' keys. The mediator next to the sender comes first.
     pub routing_keys: Vec<String>,
 }
 
 impl Service {
-    /// A `DIDCommMessaging` service at one endpoint, understanding `didcomm/v2`.
+    /// A `DIDCommMessaging` service with one endpoint that accepts `didcomm/v2`.
     pub fn didcomm(uri: impl Into<String>, routing_keys: impl IntoIterator<Item = String>) -> Self {
         let endpoint = ServiceEndpoint {
             uri: uri.into(),
@@ -37,12 +37,12 @@ impl Service {
         Self { id: String::new(), kind: vec!["DIDCommMessaging".to_owned()], endpoints: vec![endpoint] }
     }
 
-    /// Whether it is DIDComm v2's; v1's `did-communication` is not.
+    /// Whether the type is `DIDCommMessaging`. The `did-communication` of DIDComm v1 is not.
     pub fn is_didcomm(&self) -> bool {
         self.kind.iter().any(|kind| kind == "DIDCommMessaging")
     }
 
-    /// Reads one; what is not of the expected form is left out of it.
+    /// Reads a service. Malformed parts are left out.
     pub(super) fn read(did: &str, members: &Map<String, Value>) -> Self {
         let id = members.get("id").and_then(Value::as_str).map(|id| absolute(did, id)).unwrap_or_default();
         let endpoints = one_or_many(members.get("serviceEndpoint"));
@@ -53,27 +53,29 @@ impl Service {
         }
     }
 
-    /// The service as it stands in a document, with its id or without one if it is empty.
+    /// Writes the service as in a document. An empty id is left out.
     pub(in crate::did) fn to_value(&self, id: &str) -> Value {
         let mut members = Map::new();
         if !id.is_empty() {
             members.insert("id".to_owned(), id.into());
         }
-        members.insert("type".to_owned(), one(self.kind.iter().map(|kind| kind.as_str().into()).collect()));
-        members
-            .insert("serviceEndpoint".to_owned(), one(self.endpoints.iter().map(ServiceEndpoint::to_value).collect()));
+        members.insert("type".to_owned(), value_or_array(self.kind.iter().map(|kind| kind.as_str().into()).collect()));
+        members.insert(
+            "serviceEndpoint".to_owned(),
+            value_or_array(self.endpoints.iter().map(ServiceEndpoint::to_value).collect()),
+        );
         Value::Object(members)
     }
 }
 
 impl ServiceEndpoint {
-    /// Whether it understands DIDComm v2, as one that names no profile may.
+    /// Whether the endpoint accepts DIDComm v2. If it names no profile, it may.
     pub fn accepts_v2(&self) -> bool {
         self.accept.as_ref().is_none_or(|profiles| profiles.is_empty() || profiles.iter().any(|p| p == "didcomm/v2"))
     }
 
-    /// An endpoint that is an object, or a bare URI with its routing keys beside it in the service, as did:peer:2 once
-    /// had it. None for an object without a URI, as other kinds of service have.
+    /// Reads an endpoint: an object, or a URI with the routing keys beside it in the service, as early versions of
+    /// did:peer:2 had it. `None` for an object without a URI, which other types of service have.
     fn read(value: &Value, service: &Map<String, Value>) -> Option<Self> {
         let (uri, members) = match value {
             Value::String(uri) => (uri, service),
@@ -117,7 +119,7 @@ fn strings(value: Option<&Value>) -> Vec<String> {
     one_or_many(value).iter().filter_map(|value| value.as_str().map(str::to_owned)).collect()
 }
 
-/// The only value, or all in an array.
-fn one(mut values: Vec<Value>) -> Value {
+/// The value itself if there is only one, otherwise an array.
+fn value_or_array(mut values: Vec<Value>) -> Value {
     if values.len() == 1 { values.remove(0) } else { Value::Array(values) }
 }

@@ -1,17 +1,17 @@
-//! base58btc of long texts. Any decoder is quadratic; this one takes ten digits and eight bytes at a step, where the one
-//! that reads keys, `bs58`, takes one of each, and some tens of milliseconds for the longest DID.
+//! Decodes long texts in base58btc. Every decoder takes quadratic time. This one handles ten digits and eight bytes in a
+//! step; `bs58`, which decodes keys, handles one of each, and takes some tens of milliseconds for the longest DID.
 
 const ALPHABET: &[u8; 58] = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
 
-/// The bytes of a text that does not begin with a zero, which is `1`.
+/// Decodes a text that does not begin with `1`, which is the digit zero.
 pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
     if text.starts_with('1') {
         return None;
     }
-    // The number so far, its lowest part first.
+    // The number so far, least significant part first.
     let mut limbs: Vec<u64> = Vec::with_capacity(text.len() / 10 + 1);
     for digits in text.as_bytes().chunks(10) {
-        // 58^10 is less than 2^64.
+        // 58^10 is less than 2^64, so ten digits fit.
         let mut carry: u64 = 0;
         for digit in digits {
             carry = carry * 58 + u64::from(DIGITS[usize::from(*digit)]?);

@@ -1,37 +1,39 @@
-//! did:peer:4: a document in the DID, and its hash as a short form (Peer DID Method Specification, "Method 4").
+//! did:peer:4: the DID contains the document, and a hash is the short form (Peer DID Method Specification, "Method 4").
 
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 
-use super::{MAX_LENGTH, PeerError, base58, check_length};
-use crate::did::{Document, DocumentError, Relationship, document::MAX_EXPANDED};
+use super::{
+    base58,
+    error::PeerError,
+    forms::{hash, short_form},
+    length::{MAX_LENGTH, check_length},
+};
+use crate::did::document::{Document, DocumentError, MAX_EXPANDED_BYTES, Relationship};
 
-/// The varint of the multicodec `json`, 0x0200.
-const JSON: [u8; 2] = [0x80, 0x04];
-/// The multihash prefix of SHA2-256: its code and its length.
-const SHA2_256: [u8; 2] = [0x12, 0x20];
+/// The multicodec `json`, 0x0200, as a varint.
+const JSON_CODEC: [u8; 2] = [0x80, 0x04];
 
 /// Both forms of a `did:peer:4`.
 ///
-/// The long one goes to a peer that has not seen it; from then on the short one is enough.
+/// Send the long form to a peer that has not seen it. From then on the short form is enough.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Peer4 {
-    /// The document under the long form.
+    /// The document with the long form as `id`.
     pub long: Document,
-    /// The document under the short form.
+    /// The document with the short form as `id`.
     pub short: Document,
 }
 
-/// A `did:peer:4` of a document without `id`, whose ids and references are relative, such as
-/// [`DocumentBuilder::input`](crate::did::DocumentBuilder::input) makes.
+/// Makes a `did:peer:4` from a document without `id`, in which ids and references are relative. See
+/// [`DocumentBuilder::input`](crate::did::DocumentBuilder::input).
 ///
 /// # Errors
-/// If `input` is no such document, or its DID is over 20 KiB.
+/// If `input` is not such a document, or the DID is longer than 20 KiB.
 pub fn create_4(input: &Value) -> Result<Peer4, PeerError> {
     if input.as_object().is_none_or(|members| members.contains_key("id")) {
         return Err(PeerError::Input("the document of a did:peer:4 must be an object without `id`"));
     }
-    let mut bytes = JSON.to_vec();
+    let mut bytes = JSON_CODEC.to_vec();
     bytes.extend(input.to_string().into_bytes());
     if bytes.len() > MAX_LENGTH {
         return Err(PeerError::TooLong { length: bytes.len(), limit: MAX_LENGTH });
@@ -42,21 +44,12 @@ pub fn create_4(input: &Value) -> Result<Peer4, PeerError> {
     Ok(Peer4 { long: resolve_long(&long)?, short: resolve_short(&short, &long)? })
 }
 
-/// The short form of a `did:peer:4`, whose hash is checked if it is a long one. None for another DID.
-pub fn short_form(did: &str) -> Option<&str> {
-    let form = did.strip_prefix("did:peer:4")?;
-    match form.split_once(':') {
-        None => form.starts_with('z').then_some(did),
-        Some((hashed, encoded)) => (hash(encoded) == hashed).then(|| &did[..did.len() - encoded.len() - 1]),
-    }
-}
-
 pub(super) fn resolve_long(long: &str) -> Result<Document, PeerError> {
     let short = short_of(long)?;
     contextualized(decoded(long)?, long, short)
 }
 
-/// The document of the short form, whose long form is `long`.
+/// The document of the short form `short`. `long` is its long form.
 pub(super) fn resolve_short(short: &str, long: &str) -> Result<Document, PeerError> {
     if short_of(long)? != short {
         return Err(PeerError::Hash);
@@ -69,42 +62,35 @@ fn short_of(long: &str) -> Result<&str, PeerError> {
     short_form(long).ok_or(PeerError::Hash)
 }
 
-/// The multihash of the encoded document, over its text, as multibase.
-fn hash(encoded: &str) -> String {
-    let mut multihash = SHA2_256.to_vec();
-    multihash.extend_from_slice(&Sha256::digest(encoded.as_bytes()));
-    format!("z{}", bs58::encode(multihash).into_string())
-}
-
-/// The input document of a long form.
+/// Decodes the input document in a long form.
 fn decoded(long: &str) -> Result<Map<String, Value>, PeerError> {
     let encoded = long.rsplit_once(":z").map(|(_, encoded)| encoded).ok_or(PeerError::Encoding)?;
     let bytes = base58::decode(encoded).ok_or(PeerError::Encoding)?;
-    let json = bytes.strip_prefix(&JSON).ok_or(PeerError::Encoding)?;
+    let json = bytes.strip_prefix(&JSON_CODEC).ok_or(PeerError::Encoding)?;
     match serde_json::from_slice(json) {
         Ok(Value::Object(members)) => Ok(members),
         _ => Err(PeerError::Encoding),
     }
 }
 
-/// The document under one form of its DID, also known as the other ("contextualize a document").
+/// The document with one form of the DID as `id`, and the other in `alsoKnownAs` ("contextualize a document").
 fn contextualized(mut members: Map<String, Value>, did: &str, other: &str) -> Result<Document, PeerError> {
     members.insert("id".to_owned(), did.into());
     match members.get_mut("alsoKnownAs") {
         Some(Value::Array(names)) => names.push(other.into()),
         _ => drop(members.insert("alsoKnownAs".to_owned(), json!([other]))),
     }
-    let mut room = MAX_EXPANDED;
+    let mut remaining = MAX_EXPANDED_BYTES;
     for member in ["verificationMethod"].into_iter().chain(Relationship::ALL.map(Relationship::name)) {
         for method in members.get_mut(member).and_then(Value::as_array_mut).into_iter().flatten() {
             let Value::Object(method) = method else { continue };
             if !method.contains_key("controller") {
-                // Each carries the whole DID, so a short text could become a very long one.
-                let too_long = DocumentError::TooLong { length: MAX_EXPANDED + 1, limit: MAX_EXPANDED };
-                room = room.checked_sub(did.len()).ok_or(too_long)?;
+                // Each controller is the whole DID, so a short text could become a very long document.
+                let too_long = DocumentError::TooLong { length: MAX_EXPANDED_BYTES + 1, limit: MAX_EXPANDED_BYTES };
+                remaining = remaining.checked_sub(did.len()).ok_or(too_long)?;
                 method.insert("controller".to_owned(), did.into());
             }
         }
     }
-    Ok(Document::of_did(members.into())?)
+    Ok(Document::from_own_did(members.into())?)
 }

@@ -1,4 +1,4 @@
-//! Where long forms of did:peer:4 are kept, so that their short forms can be resolved.
+//! Stores long forms of did:peer:4, so that their short forms can be resolved.
 
 use std::{
     collections::HashSet,
@@ -9,18 +9,18 @@ use std::{
 
 use quick_cache::{Weighter, sync::Cache};
 
-use super::{MAX_LENGTH, four::short_form};
+use super::{forms::short_form, length::MAX_LENGTH};
 
-/// Keeps the long forms of `did:peer:4` that were seen. What it gives back is checked again, so it need not be trusted.
+/// Stores the long forms of `did:peer:4` that were seen. What it returns is checked again, so it need not be trusted.
 pub trait LongForms: Send + Sync {
-    /// Keeps a long form, whose hash was checked. One that cannot be kept is no reason to fail: it is logged.
+    /// Stores a long form whose hash was checked. This does not fail: an implementation logs errors.
     fn remember(&self, long: &str);
 
-    /// The long form whose short form this is.
+    /// Returns the long form that belongs to a short form.
     fn recall(&self, short: &str) -> Option<String>;
 }
 
-/// Keeps the long forms in memory, those of late and often used ones if there are too many.
+/// Stores long forms in memory. If there are too many, the least used ones are dropped.
 pub struct LongFormsInMemory(Cache<String, String, Length>);
 
 #[derive(Clone)]
@@ -33,14 +33,14 @@ impl Weighter<String, String> for Length {
 }
 
 impl LongFormsInMemory {
-    /// At most about `bytes` of them.
+    /// A store of at most about `bytes`.
     pub fn new(bytes: u64) -> Self {
-        // The number is an estimate, for the size of the tables: long forms are often one to four kilobytes.
+        // The number of entries is an estimate for the size of the tables: a long form often has 1 to 4 KB.
         Self(Cache::with_weighter((bytes / 2048) as usize + 1, bytes, Length))
     }
 }
 
-/// 16 MiB.
+/// A store of at most 16 MiB.
 impl Default for LongFormsInMemory {
     fn default() -> Self {
         Self::new(16 * 1024 * 1024)
@@ -59,23 +59,24 @@ impl LongForms for LongFormsInMemory {
     }
 }
 
-/// Keeps the long forms in a folder, a file for each, and in memory.
+/// Stores long forms in a folder, one file each, and in memory.
 ///
-/// Anyone may show us any number of them, so their number is bounded. What is there stays: when the folder is full, new
-/// ones are kept in memory only. A file is written once for a new peer, and synced; this blocks for some milliseconds.
+/// Peers can send any number of long forms, so the number of files is bounded. Files are never removed: once the folder is
+/// full, new long forms are kept in memory only. Writing a file for a new peer includes a sync, and blocks for some
+/// milliseconds.
 pub struct LongFormFolder {
     folder: PathBuf,
     limit: usize,
     memory: LongFormsInMemory,
-    /// The names of the files.
+    /// The names of the files in the folder.
     names: Mutex<HashSet<String>>,
 }
 
 impl LongFormFolder {
-    /// The folder, made if it is not there, with at most `limit` files.
+    /// Opens the folder, and creates it if it is absent. At most `limit` files are stored in it.
     ///
     /// # Errors
-    /// If it cannot be made or read.
+    /// If the folder cannot be created or read.
     pub fn open(folder: impl Into<PathBuf>, limit: usize) -> io::Result<Self> {
         let folder = folder.into();
         fs::create_dir_all(&folder)?;
@@ -102,12 +103,12 @@ impl LongFormFolder {
             }
             names.insert(name.to_owned());
         }
-        write(&self.folder.join(name), long)
+        write_atomically(&self.folder.join(name), long)
     }
 
     fn load(&self, name: &str) -> Option<String> {
         let path = self.folder.join(name);
-        // Another program may have damaged it; what is longer than a DID is not read.
+        // Another program may have damaged the file. If it is longer than any DID, it is not read.
         let length = fs::metadata(&path).ok()?.len();
         let long = (length <= MAX_LENGTH as u64).then(|| fs::read_to_string(path).ok())??;
         (file_name(short_form(&long)?) == Some(name)).then_some(long)
@@ -120,7 +121,7 @@ impl LongForms for LongFormFolder {
         let Some(name) = file_name(short).filter(|_| self.memory.recall(short).is_none()) else { return };
         self.memory.remember(long);
         if let Err(error) = self.store(name, long) {
-            tracing::warn!(%short, %error, "the long form of a did:peer:4 is kept in memory only");
+            tracing::warn!(%short, %error, "long form kept in memory only");
         }
     }
 
@@ -133,15 +134,16 @@ impl LongForms for LongFormFolder {
     }
 }
 
-/// The name of a short form's file: what stands after `did:peer:`. None if that is not a hash, so no path gets out.
+/// The file name of a short form: the part after `did:peer:`. `None` if that is not a hash, so that no other path is
+/// possible.
 fn file_name(short: &str) -> Option<&str> {
     let name = short.strip_prefix("did:peer:")?;
     let hash = name.strip_prefix("4z")?;
     (hash.len() < 60 && hash.bytes().all(|byte| byte.is_ascii_alphanumeric())).then_some(name)
 }
 
-/// All of the file or none of it, also when two processes write it.
-fn write(path: &Path, content: &str) -> io::Result<()> {
+/// Writes the whole file or nothing, even if two processes write the same file.
+fn write_atomically(path: &Path, content: &str) -> io::Result<()> {
     let temporary = path.with_extension(format!("{}.new", std::process::id()));
     let written = fs::File::create(&temporary).and_then(|mut file| {
         io::Write::write_all(&mut file, content.as_bytes())?;
@@ -149,7 +151,7 @@ fn write(path: &Path, content: &str) -> io::Result<()> {
         fs::rename(&temporary, path)
     });
     if written.is_err() {
-        // It is of no use; that it is still there does no harm.
+        // A temporary file that remains does no harm.
         let _ = fs::remove_file(&temporary);
     }
     written

@@ -1,25 +1,24 @@
-//! did:peer:2: keys and services written out in the DID (Peer DID Method Specification, "Method 2").
+//! did:peer:2: the DID contains keys and services (Peer DID Method Specification, "Method 2").
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
-use super::{PeerError, check_length};
+use super::{error::PeerError, length::check_length};
 use crate::{
     did::{
-        Document, DocumentError, Relationship, Service,
-        document::{CONTEXT, MAX_ENTRIES, ServiceNames},
+        document::{CONTEXT, Document, DocumentError, MAX_ENTRIES, Relationship, Service, ServiceNames},
         key,
     },
     keys::{KeyError, PublicKey},
 };
 
-/// A `did:peer:2` of these keys, each in its relationship, and these services.
+/// Makes a `did:peer:2` from keys, each with its relationship, and services.
 ///
-/// The keys get the fragments `key-1`, `key-2` ... in this order; one that is to stand in two relationships is given
-/// twice. A service's id begins with `#`, or is empty and made here. Prefer a key of its own for each relationship.
+/// The keys get the fragments `key-1`, `key-2` and so on, in this order. Give a key twice to put it in two relationships;
+/// a separate key for each relationship is better. The id of a service begins with `#`, or is empty and then generated.
 ///
 /// # Errors
-/// If no key is given, a service's id is not relative, or the DID is over 20 KiB.
+/// If there is no key, the id of a service is not relative, or the DID is longer than 20 KiB.
 pub fn create_2(keys: &[(Relationship, PublicKey)], services: &[Service]) -> Result<Document, PeerError> {
     if keys.is_empty() {
         return Err(PeerError::Input("a did:peer:2 needs a key"));
@@ -34,7 +33,7 @@ pub fn create_2(keys: &[(Relationship, PublicKey)], services: &[Service]) -> Res
         if !id.starts_with('#') {
             return Err(PeerError::Input("the id of a did:peer:2's service must begin with `#`"));
         }
-        let value = Turn::Short.apply(service.to_value(&id));
+        let value = Abbreviations::Abbreviate.apply(service.to_value(&id));
         elements += &format!(".S{}", URL_SAFE_NO_PAD.encode(value.to_string()));
     }
     resolve(&format!("did:peer:2{elements}"), &elements)
@@ -54,7 +53,7 @@ pub(super) fn resolve(did: &str, elements: &str) -> Result<Document, PeerError> 
         }
         let relationship =
             Relationship::ALL.into_iter().find(|known| purpose(*known) == code).ok_or(PeerError::Purpose)?;
-        // A key of another kind spoils neither the others nor their numbers; its method keeps the reason.
+        // An unsupported key does not invalidate the others, nor change their numbers. Its method keeps the error.
         if let Err(error @ (KeyError::Malformed(_) | KeyError::Length { .. })) = key::canonical(content) {
             return Err(error.into());
         }
@@ -80,15 +79,10 @@ pub(super) fn resolve(did: &str, elements: &str) -> Result<Document, PeerError> 
     if !services.services.is_empty() {
         document["service"] = services.services.into();
     }
-    Ok(Document::of_did(document)?)
+    Ok(Document::from_own_did(document)?)
 }
 
-/// Whether the libraries of peers name the keys of this DID by the keys themselves.
-pub(in crate::did) fn has_legacy_fragments(did: &str) -> bool {
-    did.starts_with("did:peer:2") || did.starts_with("did:peer:0")
-}
-
-/// The specification's table "Purpose Codes".
+/// The table "Purpose Codes" of the specification.
 fn purpose(relationship: Relationship) -> &'static str {
     match relationship {
         Relationship::AssertionMethod => "A",
@@ -99,7 +93,7 @@ fn purpose(relationship: Relationship) -> &'static str {
     }
 }
 
-/// The services read so far.
+/// The services that were read so far.
 #[derive(Default)]
 struct Services {
     services: Vec<Value>,
@@ -107,13 +101,13 @@ struct Services {
 }
 
 impl Services {
-    /// Reads one element. Before the clarifications several services stood in one, as an array.
+    /// Reads one element. Before the clarifications of the specification, an element could be an array of services.
     fn add(&mut self, content: &str) -> Result<(), PeerError> {
         let json = URL_SAFE_NO_PAD.decode(content).map_err(|_| PeerError::Service)?;
         let value = serde_json::from_slice(&json).map_err(|_| PeerError::Service)?;
         let values = if let Value::Array(values) = value { values } else { vec![value] };
         for value in values {
-            let Value::Object(mut service) = Turn::Long.apply(value) else {
+            let Value::Object(mut service) = Abbreviations::Expand.apply(value) else {
                 return Err(PeerError::Service);
             };
             if !service.contains_key("id") {
@@ -125,19 +119,19 @@ impl Services {
     }
 }
 
-/// The specification's table "Common String Abbreviations": names of members, and one value of `type`.
+/// The table "Common String Abbreviations" of the specification: names of members, and one value of `type`.
 const MEMBERS: [(&str, &str); 4] = [("type", "t"), ("serviceEndpoint", "s"), ("routingKeys", "r"), ("accept", "a")];
 const KINDS: [(&str, &str); 1] = [("DIDCommMessaging", "dm")];
 
-/// Whether a text takes the place of its abbreviation, or the other way round.
+/// Whether to expand abbreviations or to abbreviate.
 #[derive(Clone, Copy)]
-enum Turn {
-    Long,
-    Short,
+enum Abbreviations {
+    Expand,
+    Abbreviate,
 }
 
-impl Turn {
-    /// `value` with its members turned at every depth, and the values of `type` as well.
+impl Abbreviations {
+    /// Expands or abbreviates the names of members at every depth, and the values of `type`.
     fn apply(self, value: Value) -> Value {
         match value {
             Value::Object(members) => Value::Object(members.into_iter().map(|member| self.member(member)).collect()),
@@ -165,10 +159,10 @@ impl Turn {
     }
 
     fn text(self, table: &[(&str, &str)], text: String) -> String {
-        let turned = table.iter().find_map(|(long, short)| match self {
-            Turn::Long => (*short == text).then_some(long),
-            Turn::Short => (*long == text).then_some(short),
+        let replaced = table.iter().find_map(|(long, short)| match self {
+            Abbreviations::Expand => (*short == text).then_some(long),
+            Abbreviations::Abbreviate => (*long == text).then_some(short),
         });
-        turned.map_or(text, |turned| (*turned).to_owned())
+        replaced.map_or(text, |replaced| (*replaced).to_owned())
     }
 }

@@ -1,4 +1,4 @@
-//! A log, verified entry by entry ("Read (Resolve)").
+//! Verifies a log, entry by entry ("Read (Resolve)").
 
 use std::{
     sync::Arc,
@@ -8,33 +8,34 @@ use std::{
 use serde_json::{Map, Value};
 
 use super::{
-    EntryFault, Place, WebvhError, hash,
+    error::{EntryFault, ProofFault, WebvhError},
+    hash::hash,
+    location::Location,
     parameters::{Parameters, Witness},
-    proof::{Proof, ProofFault},
+    proof::Proof,
     witness,
 };
 use crate::{
     crypto::{canonical_json, document_hash},
-    did::is_did,
+    did::url::is_did,
 };
 
-/// How far a controller's clock may be ahead of ours: as far as the specification lets it be.
-const CLOCKS_DIFFER: Duration = Duration::from_secs(5 * 60);
-/// The longest entry, in bytes: a document of the most that is read, and what stands around it. As values it takes many times
-/// as much.
-const MAX_ENTRY: usize = 128 * 1024;
-/// The most proofs of an entry that are verified; one is what it takes.
+/// How far the clock of a controller may be ahead of ours, by the specification.
+const MAX_CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
+/// The longest accepted entry in bytes: the longest document and the other members. Parsed, it takes many times as much.
+const MAX_ENTRY_BYTES: usize = 128 * 1024;
+/// The most proofs of an entry. One is enough.
 const MAX_PROOFS: usize = 10;
 
-/// A log that is valid as far as it was added.
+/// The verified part of a log.
 pub(super) struct Log<'a> {
     scid: &'a str,
     now: SystemTime,
     pub parameters: Parameters,
-    /// The versions' ids, and the witnesses that each has to have.
+    /// The ids of the versions, and the witnesses that each needs.
     pub versions: Vec<(String, Option<Arc<Witness>>)>,
     pub time: SystemTime,
-    /// Every name that the DID had, the newest last.
+    /// Every name that the DID has had, newest last.
     ids: Vec<String>,
     state: Value,
 }
@@ -45,17 +46,17 @@ impl<'a> Log<'a> {
         Self { scid, now, parameters, versions: Vec::new(), time, ids: Vec::new(), state: Value::Null }
     }
 
-    /// Verifies the next entry, and takes it in.
+    /// Verifies and adds the next entry.
     pub fn add(&mut self, line: &[u8]) -> Result<(), WebvhError> {
         let number = self.versions.len() + 1;
-        self.take(line).map_err(|fault| WebvhError::Entry { number, fault })
+        self.add_entry(line).map_err(|fault| WebvhError::Entry { number, fault })
     }
 
-    fn take(&mut self, line: &[u8]) -> Result<(), EntryFault> {
+    fn add_entry(&mut self, line: &[u8]) -> Result<(), EntryFault> {
         if self.parameters.deactivated {
             return Err(EntryFault::Deactivated);
         }
-        if line.len() > MAX_ENTRY {
+        if line.len() > MAX_ENTRY_BYTES {
             return Err(EntryFault::TooLong);
         }
         let Ok(Value::Object(mut entry)) = serde_json::from_slice(line) else { return Err(EntryFault::Json) };
@@ -63,10 +64,10 @@ impl<'a> Log<'a> {
         let version = text(&entry, "versionId")?.to_owned();
         let time = self.time(text(&entry, "versionTime")?)?;
         let parameters = self.parameters(&entry)?;
-        // Without pre-rotation it is the keys of the entry before that may sign (section "Authorized Keys").
+        // Without pre-rotation, the keys of the previous entry may sign (section "Authorized Keys").
         let is_first = self.versions.is_empty();
-        let own_keys = is_first || self.parameters.is_pre_rotated();
-        let keys = if own_keys { &parameters.update_keys } else { &self.parameters.update_keys };
+        let signed_by_own_keys = is_first || self.parameters.is_pre_rotated();
+        let keys = if signed_by_own_keys { &parameters.update_keys } else { &self.parameters.update_keys };
         let entry = Value::Object(entry);
         verify(&entry, &proofs, keys)?;
         self.check_hashes(entry.clone(), &version)?;
@@ -88,7 +89,7 @@ impl<'a> Log<'a> {
         if !self.versions.is_empty() && time <= self.time {
             return Err(EntryFault::Order);
         }
-        if time > self.now + CLOCKS_DIFFER {
+        if time > self.now + MAX_CLOCK_SKEW {
             return Err(EntryFault::Future);
         }
         Ok(time)
@@ -106,14 +107,15 @@ impl<'a> Log<'a> {
         Ok(parameters)
     }
 
-    /// "Entry Hash Generation and Verification", and of the first entry "SCID Generation and Verification".
+    /// Checks the entry hash ("Entry Hash Generation and Verification"), and for the first entry the SCID ("SCID Generation
+    /// and Verification").
     fn check_hashes(&self, mut entry: Value, version: &str) -> Result<(), EntryFault> {
         entry["versionId"] = self.versions.last().map_or(self.scid, |(version, _)| version).into();
         if version != format!("{}-{}", self.versions.len() + 1, hash(&canonical_json(&entry))) {
             return Err(EntryFault::Version);
         }
         if self.versions.is_empty() {
-            // The SCID is replaced wherever it stands in the text, so the order of members may change with it.
+            // The SCID is replaced everywhere in the text, also in names, so the canonical order of members may change.
             let text = entry.to_string().replace(self.scid, "{SCID}");
             let entry: Value = serde_json::from_str(&text).map_err(|_| EntryFault::Scid)?;
             if hash(&canonical_json(&entry)) != self.scid {
@@ -123,10 +125,10 @@ impl<'a> Log<'a> {
         Ok(())
     }
 
-    /// The document's id, which has the SCID and which only a portable DID may change ("DID Portability").
+    /// Checks the `id` of the document. It has the SCID, and only a portable DID may change it ("DID Portability").
     fn id(&self, state: &Value) -> Result<String, EntryFault> {
         let id = state.get("id").and_then(Value::as_str).ok_or(EntryFault::Member("state"))?;
-        if !is_did(id) || !Place::of(id).is_ok_and(|place| place.scid == self.scid) {
+        if !is_did(id) || !Location::of(id).is_ok_and(|location| location.scid == self.scid) {
             return Err(EntryFault::Id);
         }
         if let Some(former) = self.ids.last().filter(|former| *former != id) {
@@ -139,17 +141,17 @@ impl<'a> Log<'a> {
         Ok(id.to_owned())
     }
 
-    /// Whether an entry has to have witnesses' approval.
+    /// Whether an entry needs the approval of witnesses.
     pub fn is_witnessed(&self) -> bool {
         self.versions.iter().any(|(_, witness)| witness.is_some())
     }
 
-    /// Whether the proofs of a did-witness.json approve each entry that has to be approved.
+    /// Checks that the proofs in a did-witness.json approve each entry that needs approval.
     pub fn check_witnesses(&self, file: &[u8]) -> Result<(), WebvhError> {
-        witness::check(&self.versions, file)
+        witness::check_approvals(&self.versions, file)
     }
 
-    /// The newest version's document, if the log is that of `did` and has not ended.
+    /// The newest document, if the log belongs to `did` and the DID is not deactivated.
     pub fn state(self, did: &str) -> Result<Value, WebvhError> {
         match self.ids.last() {
             None => Err(WebvhError::Empty),
@@ -164,7 +166,7 @@ fn text<'a>(entry: &'a Map<String, Value>, name: &'static str) -> Result<&'a str
     entry.get(name).and_then(Value::as_str).ok_or(EntryFault::Member(name))
 }
 
-/// An entry's proofs: a list of them, or one.
+/// The proofs of an entry: a list, or a single one.
 fn proofs(proof: Option<Value>) -> Result<Vec<Value>, EntryFault> {
     match proof {
         Some(Value::Array(proofs)) if proofs.is_empty() => Err(EntryFault::Proof(ProofFault::Missing)),
@@ -175,7 +177,7 @@ fn proofs(proof: Option<Value>) -> Result<Vec<Value>, EntryFault> {
     }
 }
 
-/// Every proof of an entry has to be valid, and that of a key that may change the DID.
+/// Every proof of an entry must be valid, and by one of `keys`, which may change the DID.
 fn verify(entry: &Value, proofs: &[Value], keys: &[String]) -> Result<(), EntryFault> {
     let hash = document_hash(entry);
     for proof in proofs {

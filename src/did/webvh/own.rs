@@ -1,20 +1,22 @@
-//! Logs of our own ("Create (Register)", "Update (Rotate)"): begun, continued, and verified before they are kept.
+//! Logs of our own DIDs ("Create (Register)", "Update (Rotate)"). Every change is verified before it is kept.
 
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value, json};
 
-use super::{Log, Place, WebvhError, hash, lines, parameters::METHOD, proof::key_of};
+use super::{
+    error::WebvhError, hash::hash, lines::lines, location::Location, log::Log, parameters::METHOD, proof::key_of,
+};
 use crate::{
     crypto::canonical_json,
-    did::{Document, ResolveError, resolver::shortened},
+    did::{document::Document, resolve_error::ResolveError, shorten::shortened},
     keys::PublicKey,
 };
 
-/// What stands for the SCID until the first entry is whole.
+/// The placeholder for the SCID, until the first entry is complete.
 const PLACEHOLDER: &str = "{SCID}";
 
-/// The log of a `did:webvh` of ours, verified.
+/// The verified log of one of our `did:webvh`.
 #[derive(Debug, Clone)]
 pub struct OwnLog {
     text: String,
@@ -22,21 +24,21 @@ pub struct OwnLog {
     update_keys: Vec<PublicKey>,
     committed: Vec<String>,
     version: String,
-    begun: SystemTime,
-    changed: SystemTime,
+    created: SystemTime,
+    updated: SystemTime,
 }
 
-/// What an entry says of the keys that may change the DID.
+/// Changes to the keys that may change the DID.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NewKeys<'a> {
-    /// The one that signs what follows. Under pre-rotation it is one that the entry before has committed to, and signs this
-    /// entry already.
+    /// The key that signs the following entries. With pre-rotation it must be a key to which the previous entry has
+    /// committed, and it signs this entry already.
     pub update: Option<&'a PublicKey>,
-    /// The one that has to be next: with it pre-rotation begins or goes on, without it ends.
+    /// The key to commit to as the next one. `Some` begins or continues pre-rotation, `None` ends it.
     pub next: Option<&'a PublicKey>,
 }
 
-/// An entry that wants a signature.
+/// An entry without a signature.
 #[derive(Debug, Clone)]
 pub struct Draft(Value);
 
@@ -44,26 +46,26 @@ impl OwnLog {
     /// Reads a log, and verifies it as a peer would.
     ///
     /// # Errors
-    /// If it is not valid, or its newest document is none.
+    /// If the log or its newest document is invalid.
     pub fn read(text: String) -> Result<Self, ResolveError> {
         let last = lines(text.as_bytes()).last().and_then(|line| serde_json::from_slice::<Value>(line).ok());
         let did = last.as_ref().and_then(|entry| entry["state"]["id"].as_str()).unwrap_or_default();
         let wrong = |source| ResolveError::Webvh { did: shortened(did), source };
-        let mut log = Log::new(Place::of(did).map_err(wrong)?.scid, SystemTime::now());
-        let mut begun = None;
+        let mut log = Log::new(Location::of(did).map_err(wrong)?.scid, SystemTime::now());
+        let mut created = None;
         for line in lines(text.as_bytes()) {
             log.add(line).map_err(wrong)?;
-            begun.get_or_insert(log.time);
+            created.get_or_insert(log.time);
         }
         let update_keys = log.parameters.update_keys.iter().filter_map(|key| key_of(key)).collect();
-        let (Some(begun), Some((version, _))) = (begun, log.versions.last().cloned()) else {
+        let (Some(created), Some((version, _))) = (created, log.versions.last().cloned()) else {
             return Err(wrong(WebvhError::Empty));
         };
-        let (changed, committed) = (log.time, log.parameters.next_key_hashes.clone());
+        let (updated, committed) = (log.time, log.parameters.next_key_hashes.clone());
         let state = log.state(did).map_err(wrong)?;
         let document = Document::from_value(state).and_then(|document| document.of(did));
         let document = document.map_err(|source| ResolveError::document(did, source))?;
-        Ok(Self { text, document, update_keys, committed, version, begun, changed })
+        Ok(Self { text, document, update_keys, committed, version, created, updated })
     }
 
     /// The newest document.
@@ -71,60 +73,60 @@ impl OwnLog {
         &self.document
     }
 
-    /// What a server answers with: one entry a line.
+    /// The log as a server has to serve it: one entry per line.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// The keys of which one signs the next entry, but under pre-rotation.
+    /// The keys that may sign the next entry. With pre-rotation, a committed key signs instead.
     pub fn update_keys(&self) -> &[PublicKey] {
         &self.update_keys
     }
 
-    /// Whether the next entry has to name a key that is committed to, and is signed by it.
+    /// Whether the next entry must name a committed key and be signed by it.
     pub fn is_pre_rotated(&self) -> bool {
         !self.committed.is_empty()
     }
 
-    /// Whether this key may be the next one.
+    /// Whether the log has committed to this key as the next one.
     pub fn has_committed_to(&self, key: &PublicKey) -> bool {
         self.committed.contains(&hash(&key.to_multikey()))
     }
 
-    /// The newest version's id.
+    /// The id of the newest version.
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// When the DID was made.
-    pub fn begun(&self) -> SystemTime {
-        self.begun
+    /// When the DID was created.
+    pub fn created(&self) -> SystemTime {
+        self.created
     }
 
-    /// Every version's document, the oldest first.
+    /// The documents of all versions, oldest first.
     pub fn states(&self) -> impl Iterator<Item = Value> {
         let entries = lines(self.text.as_bytes()).filter_map(|line| serde_json::from_slice::<Value>(line).ok());
         entries.map(|mut entry| entry["state"].take())
     }
 
-    /// The next entry: this document from now on, and perhaps other keys that sign what follows.
+    /// Drafts the next entry, with this document and perhaps new keys.
     pub fn next(&self, document: &Document, keys: NewKeys<'_>, now: SystemTime) -> Draft {
         let mut parameters = Map::new();
         if let Some(key) = keys.update {
             parameters.insert("updateKeys".to_owned(), json!([key.to_multikey()]));
         }
-        // While there is a commitment, each entry has to say what the next one is.
+        // While there is a commitment, each entry has to name the next one.
         if keys.next.is_some() || self.is_pre_rotated() {
             let hashes: Vec<String> = keys.next.iter().map(|key| hash(&key.to_multikey())).collect();
             parameters.insert("nextKeyHashes".to_owned(), json!(hashes));
         }
-        // Each is later than the one before it, also for those who read whole seconds.
-        let time = now.max(self.changed + Duration::from_secs(1));
+        // Each time is later than the previous one, also in whole seconds.
+        let time = now.max(self.updated + Duration::from_secs(1));
         let number = 1 + lines(self.text.as_bytes()).count();
-        Draft(hashed(
+        Draft(with_version_id(
             json!({
                 "versionId": self.version,
-                "versionTime": written(time),
+                "versionTime": rfc3339(time),
                 "parameters": parameters,
                 "state": document.as_value(),
             }),
@@ -132,7 +134,7 @@ impl OwnLog {
         ))
     }
 
-    /// The log with one entry more: a draft's line, as [`Draft::proved`] makes it.
+    /// The log with one entry more: a draft's line, as [`Draft::with_proof`] makes it.
     ///
     /// # Errors
     /// If it is not valid then.
@@ -147,7 +149,7 @@ impl Draft {
     pub fn first(place: &str, update_key: &PublicKey, document: impl FnOnce(&str) -> Value, now: SystemTime) -> Self {
         let entry = json!({
             "versionId": PLACEHOLDER,
-            "versionTime": written(now),
+            "versionTime": rfc3339(now),
             "parameters": {
                 "scid": PLACEHOLDER,
                 "method": METHOD,
@@ -158,19 +160,19 @@ impl Draft {
         });
         let scid = hash(&canonical_json(&entry));
         let entry = serde_json::from_str(&entry.to_string().replace(PLACEHOLDER, &scid));
-        Self(hashed(entry.expect("base58 within strings leaves it JSON"), 1))
+        Self(with_version_id(entry.expect("base58 within strings leaves it JSON"), 1))
     }
 
-    /// The entry as JSON, without its proof: what is to be signed.
+    /// The entry as JSON without a proof: the bytes to sign.
     pub fn entry(&self) -> String {
         self.0.to_string()
     }
 
-    /// The entry's line with its proof: what it says beside its value, as JSON, and the signature.
+    /// The line of the entry with its proof. `proof` is the proof without `proofValue`, as JSON.
     ///
     /// # Errors
-    /// If the proof is no JSON object.
-    pub fn proved(mut self, proof: &str, signature: &[u8]) -> Result<String, serde_json::Error> {
+    /// If `proof` is not a JSON object.
+    pub fn with_proof(mut self, proof: &str, signature: &[u8]) -> Result<String, serde_json::Error> {
         let mut proof: Map<String, Value> = serde_json::from_str(proof)?;
         proof.insert("proofValue".to_owned(), format!("z{}", bs58::encode(signature).into_string()).into());
         self.0["proof"] = json!([proof]);
@@ -178,13 +180,14 @@ impl Draft {
     }
 }
 
-/// An entry whose versionId is that of the one before, or the SCID, with its own ("Entry Hash Generation and Verification").
-fn hashed(mut entry: Value, number: usize) -> Value {
+/// Replaces the `versionId` of the previous entry, or the SCID, by the `versionId` of this entry ("Entry Hash Generation
+/// and Verification").
+fn with_version_id(mut entry: Value, number: usize) -> Value {
     entry["versionId"] = format!("{number}-{}", hash(&canonical_json(&entry))).into();
     entry
 }
 
-/// Whole seconds, which every implementation reads.
-fn written(time: SystemTime) -> String {
+/// A time in whole seconds, which every implementation can parse.
+fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
 }

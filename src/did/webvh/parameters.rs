@@ -1,42 +1,22 @@
-//! What a log's entries say of how the log goes on ("did:webvh DID Method Parameters").
+//! The parameters of a log ("did:webvh DID Method Parameters").
 
 use std::{collections::HashSet, sync::Arc};
 
 use serde_json::{Map, Value};
 
-use super::proof::key_of;
+use super::{
+    error::ParameterFault::{self, FirstOnly, NotCommitted, PreRotation, Unknown, Value as Invalid},
+    hash::hash,
+    proof::key_of,
+};
 use crate::keys::Curve;
 
-/// The one version of the method that is known, with the one hash and the one cryptosuite that it permits.
+/// The supported version of the method. It permits one hash function and one cryptosuite.
 pub(super) const METHOD: &str = "did:webvh:1.0";
-/// The most keys, hashes, witnesses or watchers that an entry may name; the specification has no bound, and whoever writes a log
-/// is a stranger.
-const MOST: usize = 100;
+/// The most keys, hashes, witnesses or watchers in an entry. The specification has no limit, but strangers write logs.
+const MAX_LIST_LENGTH: usize = 100;
 
-/// What is wrong with an entry's parameters.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ParameterFault {
-    /// One that version 1.0 does not have.
-    #[error("{0:?} is none that version 1.0 of the method has")]
-    Unknown(String),
-    /// One has a value of another form than the specification gives it, or is missing where it has to be.
-    #[error("{0:?} is absent, or not what it may be")]
-    Value(&'static str),
-    /// It stands in an entry where it must not.
-    #[error("{0:?} may stand in the first entry only")]
-    FirstOnly(&'static str),
-    /// Under pre-rotation each entry has to name its keys, and the hashes of the next ones.
-    #[error("{0:?} is absent, which pre-rotation demands")]
-    PreRotation(&'static str),
-    /// Under pre-rotation a key has to be one whose hash the entry before has.
-    #[error("the key {0:?} is none that the entry before has committed to")]
-    NotCommitted(String),
-}
-
-use ParameterFault::{FirstOnly, NotCommitted, PreRotation, Unknown, Value as Wrong};
-
-/// The parameters that go for a log, after its entries so far.
+/// The parameters of a log after its entries so far.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Parameters {
     pub update_keys: Vec<String>,
@@ -46,28 +26,28 @@ pub(super) struct Parameters {
     pub deactivated: bool,
 }
 
-/// Who has to approve an entry, and how many of them.
+/// The witnesses of an entry, and how many of them must approve it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Witness {
     pub threshold: usize,
-    /// Multikeys, each once.
+    /// Distinct multikeys.
     pub keys: Vec<String>,
 }
 
 impl Parameters {
-    /// The parameters from the first entry on, and the SCID it names.
+    /// The parameters of the first entry, and its SCID.
     pub fn first(entry: &Map<String, Value>) -> Result<(Self, &str), ParameterFault> {
-        let scid = entry.get("scid").and_then(Value::as_str).ok_or(Wrong("scid"))?;
+        let scid = entry.get("scid").and_then(Value::as_str).ok_or(Invalid("scid"))?;
         for name in ["method", "updateKeys"] {
-            entry.get(name).ok_or(Wrong(name))?;
+            entry.get(name).ok_or(Invalid(name))?;
         }
         let portable = flag(entry, "portable")?.unwrap_or_default();
         let mut parameters = Self { portable, ..Self::default() };
-        parameters.take(entry)?;
+        parameters.apply(entry)?;
         Ok((parameters, scid))
     }
 
-    /// The parameters from a later entry on.
+    /// The parameters after a later entry.
     pub fn next(&self, entry: &Map<String, Value>) -> Result<Self, ParameterFault> {
         if entry.contains_key("scid") {
             return Err(FirstOnly("scid"));
@@ -78,13 +58,13 @@ impl Parameters {
             Some(false) => parameters.portable = false,
             None => {}
         }
-        parameters.take(entry)?;
+        parameters.apply(entry)?;
         if self.is_pre_rotated() {
             for name in ["updateKeys", "nextKeyHashes"] {
                 entry.get(name).ok_or(PreRotation(name))?;
             }
-            // All the keys, not only those that are new.
-            let uncommitted = |key: &&String| !self.next_key_hashes.contains(&super::hash(key));
+            // This applies to all keys, not only to new ones.
+            let uncommitted = |key: &&String| !self.next_key_hashes.contains(&hash(key));
             if let Some(key) = parameters.update_keys.iter().find(uncommitted) {
                 return Err(NotCommitted(key.chars().take(100).collect()));
             }
@@ -92,24 +72,24 @@ impl Parameters {
         Ok(parameters)
     }
 
-    /// Whether the next entry may only have keys that are committed to.
+    /// Whether the next entry may only have committed keys.
     pub fn is_pre_rotated(&self) -> bool {
         !self.next_key_hashes.is_empty()
     }
 
-    /// Takes over what an entry says. `null` stands for a default in logs of early implementations.
-    fn take(&mut self, entry: &Map<String, Value>) -> Result<(), ParameterFault> {
+    /// Applies the parameters of an entry. Early implementations write `null` for the default.
+    fn apply(&mut self, entry: &Map<String, Value>) -> Result<(), ParameterFault> {
         for (name, value) in entry {
             match name.as_str() {
                 "method" if value == METHOD => {}
-                "method" => return Err(Wrong("method")),
-                "updateKeys" => self.update_keys = strings(value).ok_or(Wrong("updateKeys"))?,
-                "nextKeyHashes" => self.next_key_hashes = strings(value).ok_or(Wrong("nextKeyHashes"))?,
-                "witness" => self.witness = witness(value).ok_or(Wrong("witness"))?,
+                "method" => return Err(Invalid("method")),
+                "updateKeys" => self.update_keys = strings(value).ok_or(Invalid("updateKeys"))?,
+                "nextKeyHashes" => self.next_key_hashes = strings(value).ok_or(Invalid("nextKeyHashes"))?,
+                "witness" => self.witness = witness(value).ok_or(Invalid("witness"))?,
                 "deactivated" => self.deactivated = flag(entry, "deactivated")?.unwrap_or_default(),
                 "ttl" if value.is_null() || value.as_u64().is_some_and(|ttl| ttl <= 1 << 31) => {}
-                "ttl" => return Err(Wrong("ttl")),
-                "watchers" => drop(strings(value).ok_or(Wrong("watchers"))?),
+                "ttl" => return Err(Invalid("ttl")),
+                "watchers" => drop(strings(value).ok_or(Invalid("watchers"))?),
                 "scid" | "portable" => {}
                 other => return Err(Unknown(other.chars().take(100).collect())),
             }
@@ -122,33 +102,33 @@ fn flag(entry: &Map<String, Value>, name: &'static str) -> Result<Option<bool>, 
     match entry.get(name) {
         None => Ok(None),
         Some(Value::Null) => Ok(Some(false)),
-        Some(value) => value.as_bool().map(Some).ok_or(Wrong(name)),
+        Some(value) => value.as_bool().map(Some).ok_or(Invalid(name)),
     }
 }
 
 fn strings(value: &Value) -> Option<Vec<String>> {
     match value {
         Value::Null => Some(Vec::new()),
-        Value::Array(items) if items.len() <= MOST => {
+        Value::Array(items) if items.len() <= MAX_LIST_LENGTH => {
             items.iter().map(|item| item.as_str().map(str::to_owned)).collect()
         }
         _ => None,
     }
 }
 
-/// "The `witness` Parameter". What is not well-formed is none, and not no witnesses.
+/// Parses the parameter `witness`. `None` if it is malformed; `Some(None)` if there are no witnesses.
 fn witness(value: &Value) -> Option<Option<Arc<Witness>>> {
     if value.is_null() || value.as_object()?.is_empty() {
         return Some(None);
     }
-    let ids = value.get("witnesses")?.as_array().filter(|ids| ids.len() <= MOST)?.iter();
+    let ids = value.get("witnesses")?.as_array().filter(|ids| ids.len() <= MAX_LIST_LENGTH)?.iter();
     let keys: Vec<String> = ids.map(|witness| witness_key(witness.get("id")?.as_str()?)).collect::<Option<_>>()?;
     let threshold = usize::try_from(value.get("threshold")?.as_u64()?).ok()?;
     let distinct = keys.iter().collect::<HashSet<_>>().len() == keys.len();
     (distinct && (1..=keys.len()).contains(&threshold)).then(|| Some(Arc::new(Witness { threshold, keys })))
 }
 
-/// The multikey of a witness, whose did:key has to be one that the cryptosuite can be used with.
+/// The multikey of a witness. Its did:key must be an Ed25519 key, which the cryptosuite needs.
 fn witness_key(id: &str) -> Option<String> {
     let multikey = id.strip_prefix("did:key:")?;
     (key_of(multikey)?.curve() == Curve::Ed25519).then(|| multikey.to_owned())

@@ -1,37 +1,17 @@
-//! Data Integrity proofs, as did:webvh has them (its "Authorized Keys"; W3C "Verifiable Credential Data Integrity" 1.0).
+//! Data Integrity proofs of did:webvh ("Authorized Keys"; W3C "Verifiable Credential Data Integrity" 1.0).
 
 use serde_json::{Map, Value};
 
+use super::error::ProofFault;
 use crate::{
     crypto::{self, CRYPTOSUITE, proof_input},
     did::key,
     keys::{Curve, PublicKey},
 };
 
-/// What is wrong with a proof.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ProofFault {
-    /// There is none.
-    #[error("is missing")]
-    Missing,
-    /// There are more than are verified.
-    #[error("is one of more than ten")]
-    TooMany,
-    /// A member is absent, or not what the method demands.
-    #[error("has a {0} that did:webvh does not have")]
-    Member(&'static str),
-    /// Its key is none that may change the DID.
-    #[error("is by a key that may not change the DID")]
-    Key,
-    /// Its signature is not that of its key.
-    #[error("has a signature that is not its key's")]
-    Signature,
-}
-
-/// A proof whose members were looked at, and whose signature was not.
+/// A proof with valid members, whose signature is not verified yet.
 pub(super) struct Proof {
-    /// The multikey it names.
+    /// The multikey of the key that signed.
     pub multikey: String,
     key: PublicKey,
     options: Value,
@@ -49,7 +29,7 @@ impl Proof {
         is(&options, "type", "DataIntegrityProof")?;
         is(&options, "cryptosuite", CRYPTOSUITE)?;
         is(&options, "proofPurpose", "assertionMethod")?;
-        // It would have to be the document's (section 3.3.2 of the cryptosuites), and a log entry has none.
+        // It would have to be equal to that of the document (section 3.3.2 of the cryptosuites). A log entry has none.
         if options.contains_key("@context") {
             return Err(Member("@context"));
         }
@@ -62,19 +42,19 @@ impl Proof {
         Ok(Self { multikey, key, options: options.into(), signature })
     }
 
-    /// Whether it is its key's signature over the document with this hash.
+    /// Verifies the signature over the document with this hash.
     pub fn verify(&self, document_hash: &[u8; 32]) -> Result<(), ProofFault> {
         let input = proof_input(&self.options, document_hash);
         crypto::verify(&self.key, &input, &self.signature).map_err(|_| ProofFault::Signature)
     }
 }
 
-/// The key that a multikey is, if it is the one way to write it.
+/// The key of a multikey. `None` if it is malformed or not canonical.
 pub(super) fn key_of(multikey: &str) -> Option<PublicKey> {
     key::canonical(multikey).ok()
 }
 
-/// The multikey of a verification method: a did:key's only one, whose fragment is the key once more. Nothing is resolved.
+/// The multikey in the verification method of a did:key, whose fragment repeats the key. Nothing is resolved.
 fn multikey(method: &str) -> Option<&str> {
     let (body, fragment) = method.strip_prefix("did:key:")?.split_once('#')?;
     (body == fragment).then_some(body)

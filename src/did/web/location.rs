@@ -1,78 +1,18 @@
-//! did:web: a document that its host's web server has (W3C CCG, "did:web Method Specification").
+//! The URL of a did:web.
 
-use std::sync::Arc;
+use super::error::WebError;
 
-use async_trait::async_trait;
-
-use super::{
-    Document, DocumentError, Fetch, ResolveError, Resolver, document::MAX_BYTES, fetch, is_did, resolver::shortened,
-};
-
-/// What is asked for, the specification's own types first; what a server says that it gives is not looked at.
-const ACCEPT: &str = "application/did+json, application/did+ld+json, application/json;q=0.9, */*;q=0.1";
-
-/// Why a `did:web` names no place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum WebError {
-    /// Its host is no domain name: an address is none.
-    #[error("its host is not a domain name")]
-    Host,
-    /// Its port is none.
-    #[error("its port is not a number from 1 to 65535")]
-    Port,
-    /// Its path has a segment that is empty, `.` or `..`, begins or ends with a space, or hides a separator.
-    #[error("its path has a segment that leads elsewhere")]
-    Path,
-    /// The server has no document there now.
-    #[error("its server answers with status {0}")]
-    Status(u16),
-}
-
-/// Resolves `did:web` by HTTPS.
-///
-/// The document is believed because the host's certificate is, and is taken only if its `id` is the DID asked for. No
-/// redirect is followed, at most 64 KiB are read. It asks at each call: [`Cached`](super::Cached) is put before it.
-#[derive(Debug, Clone)]
-pub struct WebResolver<F> {
-    fetch: F,
-}
-
-impl<F: Fetch> WebResolver<F> {
-    /// One that fetches by `fetch`.
-    pub fn new(fetch: F) -> Self {
-        Self { fetch }
-    }
-}
-
-#[async_trait]
-impl<F: Fetch> Resolver for WebResolver<F> {
-    async fn resolve(&self, did: &str) -> Result<Arc<Document>, ResolveError> {
-        if !is_did(did) {
-            return Err(ResolveError::not_a_did(did));
-        }
-        if !did.starts_with("did:web:") {
-            return Err(ResolveError::unsupported_method(did));
-        }
-        let url = url(did).map_err(|source| ResolveError::Web { did: shortened(did), source })?;
-        let body = fetch::body(&self.fetch, did, &url, ACCEPT, MAX_BYTES).await?;
-        let wrong = |source: DocumentError| ResolveError::document(did, source);
-        let document = Document::from_json(&body).and_then(|document| document.of(did)).map_err(wrong)?;
-        Ok(Arc::new(document))
-    }
-}
-
-/// Where the document of a `did:web` is.
+/// The URL of the document of a `did:web`.
 ///
 /// # Errors
-/// If the DID is none of this method, or names no place.
+/// If the DID has another method, or an invalid host, port or path.
 pub fn url(did: &str) -> Result<String, WebError> {
-    Ok(format!("{}/did.json", folder(did.strip_prefix("did:web:").ok_or(WebError::Host)?)?))
+    Ok(format!("{}/did.json", folder_url(did.strip_prefix("did:web:").ok_or(WebError::Host)?)?))
 }
 
-/// The folder on a server that a host and a path, as they stand in a DID, lead to.
-pub(super) fn folder(place: &str) -> Result<String, WebError> {
-    let mut segments = place.split(':');
+/// The URL of the folder with the document, from the host and the path in a DID.
+pub(in crate::did) fn folder_url(host_and_path: &str) -> Result<String, WebError> {
+    let mut segments = host_and_path.split(':');
     let authority = authority(segments.next().unwrap_or_default())?;
     let mut url = format!("https://{authority}");
     let mut has_path = false;
@@ -89,20 +29,20 @@ pub(super) fn folder(place: &str) -> Result<String, WebError> {
     Ok(url)
 }
 
-/// The path at which the document of a `did:web` is served; none for a DID of another method.
+/// The path of that URL, at which a server has to serve the document. `None` if the DID has another method or is invalid.
 pub fn path(did: &str) -> Option<String> {
     let url = url(did).ok()?;
     let (_, rest) = url.strip_prefix("https://")?.split_once('/')?;
     Some(format!("/{rest}"))
 }
 
-/// The `did:web` whose document is served for this host, with its port if it has one, and these segments of a path.
+/// The `did:web` of a host, which may have a port, and of the segments of a path.
 pub fn did(host: &str, segments: &[&str]) -> String {
     let host = host.replace(':', "%3A");
     segments.iter().fold(format!("did:web:{host}"), |did, segment| format!("{did}:{segment}"))
 }
 
-/// The host, and the port behind its percent-encoded colon.
+/// Decodes the host, and the port after a percent-encoded colon.
 fn authority(text: &str) -> Result<String, WebError> {
     let (host, port) = match text.find('%') {
         None => (text, None),
@@ -123,7 +63,8 @@ fn authority(text: &str) -> Result<String, WebError> {
     }
 }
 
-/// RFC 1123 section 2.1, without the names that the URL standard and systems read as numbers: IPv4 addresses, in any form.
+/// Whether a host is a domain name (RFC 1123 section 2.1). Names that URL parsers or operating systems read as an IPv4
+/// address in any form are not.
 fn is_domain_name(host: &str) -> bool {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -136,13 +77,13 @@ fn is_domain_name(host: &str) -> bool {
     host.len() <= 253 && host.split('.').all(is_label) && !is_number
 }
 
-/// Whether a segment of a DID is one of a path, for every server, also one that decodes it first.
+/// Whether a segment of a DID is one segment of a path for every server, even if the server decodes it first.
 fn is_plain(segment: &str) -> bool {
     let Some(decoded) = decoded(segment) else { return false };
-    let leads_elsewhere = |byte: &u8| byte.is_ascii_control() || b"/\\".contains(byte);
-    // White space around it is refused by did:webvh only, and is nobody's wish in did:web either.
+    let is_separator_or_control = |byte: &u8| byte.is_ascii_control() || b"/\\".contains(byte);
+    // did:webvh forbids white space around a segment. For did:web it is refused too.
     let is_trimmed = decoded.trim_ascii() == decoded;
-    is_trimmed && !matches!(decoded.as_slice(), b"" | b"." | b"..") && !decoded.iter().any(leads_elsewhere)
+    is_trimmed && !matches!(decoded.as_slice(), b"" | b"." | b"..") && !decoded.iter().any(is_separator_or_control)
 }
 
 fn decoded(segment: &str) -> Option<Vec<u8>> {
@@ -158,9 +99,10 @@ fn decoded(segment: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::did::is_did;
 
     #[test]
-    fn where_the_document_is() {
+    fn urls_of_valid_dids() {
         for (did, at) in [
             ("did:web:w3c-ccg.github.io", "https://w3c-ccg.github.io/.well-known/did.json"),
             ("did:web:w3c-ccg.github.io:user:alice", "https://w3c-ccg.github.io/user/alice/did.json"),
@@ -177,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_place() {
+    fn invalid_dids() {
         use WebError::{Host, Path, Port};
         let long = "a".repeat(64);
         for (id, error) in [

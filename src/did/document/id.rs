@@ -1,0 +1,14 @@
+//! Ids in documents.
+
+use super::error::DocumentError;
+use crate::did::url::is_did;
+
+/// Makes `id` absolute if it is relative to `did` (DID Core section 3.2.2).
+pub(super) fn absolute(did: &str, id: &str) -> String {
+    if id.starts_with(['#', '?', '/']) { format!("{did}{id}") } else { id.to_owned() }
+}
+
+/// Checks that the `id` of a document is a DID.
+pub(super) fn checked_id(id: &str) -> Result<&str, DocumentError> {
+    if is_did(id) { Ok(id) } else { Err(DocumentError::Member { member: "id", expected: "a DID" }) }
+}

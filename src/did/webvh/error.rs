@@ -1,0 +1,133 @@
+//! Why a did:webvh has no document.
+
+use crate::did::web::WebError;
+
+/// Why a `did:webvh` has no document. The controller of the DID is to blame, or its server.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WebvhError {
+    /// The DID has no SCID: 46 characters of base58 before the host.
+    #[error("it has no SCID, which is 46 characters of base58")]
+    Scid,
+    /// The host, port or path of the DID is invalid.
+    #[error(transparent)]
+    Place(WebError),
+    /// The log has no entry.
+    #[error("its log is empty")]
+    Empty,
+    /// An entry of the log is invalid.
+    #[error("entry {number} of its log is not valid: {fault}")]
+    Entry {
+        /// The number of the entry, from 1.
+        number: usize,
+        /// What is wrong with the entry.
+        fault: EntryFault,
+    },
+    /// Too few witnesses have approved an entry.
+    #[error("entry {number} of its log has the approval of {approvals} witnesses, and needs {threshold}")]
+    Witnesses {
+        /// The number of the entry, from 1.
+        number: usize,
+        /// The number of witnesses that have approved the entry.
+        approvals: usize,
+        /// The required number.
+        threshold: usize,
+    },
+    /// The file with the proofs of the witnesses is malformed.
+    #[error("its did-witness.json is not a list of versions and their proofs")]
+    WitnessFile,
+    /// The log has the SCID of this DID, but never was the log of this DID. Holds the DID of the log.
+    #[error("its log is that of {0:?}")]
+    Another(String),
+    /// The controller has deactivated the DID.
+    #[error("its controller has deactivated it")]
+    Deactivated,
+}
+
+/// What is wrong with an entry of a log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EntryFault {
+    /// The entry is not a JSON object.
+    #[error("it is not a JSON object")]
+    Json,
+    /// The entry is longer than 128 KiB.
+    #[error("it has more than 128 KiB")]
+    TooLong,
+    /// A member is absent or has the wrong type.
+    #[error("its {0:?} is absent, or of another type")]
+    Member(&'static str),
+    /// `versionId` is not the number of the entry and the hash over it and the previous entry.
+    #[error("its versionId is not the number and the hash of this entry behind the one before")]
+    Version,
+    /// The hash of the first entry is not the SCID.
+    #[error("it does not have the SCID that is its hash")]
+    Scid,
+    /// `versionTime` is not a time in UTC.
+    #[error("its versionTime is not a time in UTC")]
+    Time,
+    /// `versionTime` is not later than that of the previous entry.
+    #[error("its versionTime is not later than that of the previous entry")]
+    Order,
+    /// `versionTime` is in the future.
+    #[error("its versionTime is in the future")]
+    Future,
+    /// The parameters are invalid.
+    #[error("in its parameters, {0}")]
+    Parameters(ParameterFault),
+    /// The `id` of the document is not a `did:webvh` with the SCID of the log.
+    #[error("its document's id is not a did:webvh with the SCID of the log")]
+    Id,
+    /// The document has another `id` than the previous one. Only a portable DID may do that, and it must name the previous
+    /// `id` in `alsoKnownAs`.
+    #[error("it moves the DID, which is not portable or does not name its former id in alsoKnownAs")]
+    Moved,
+    /// A proof is invalid, or by a key that may not change the DID.
+    #[error("its proof {0}")]
+    Proof(ProofFault),
+    /// An earlier entry deactivated the DID.
+    #[error("the DID was deactivated before it")]
+    Deactivated,
+}
+
+/// What is wrong with the parameters of an entry.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ParameterFault {
+    /// Version 1.0 of the method has no such parameter.
+    #[error("{0:?} is none that version 1.0 of the method has")]
+    Unknown(String),
+    /// A parameter has an invalid value, or is absent although it is required.
+    #[error("{0:?} is absent, or not what it may be")]
+    Value(&'static str),
+    /// A parameter is allowed in the first entry only.
+    #[error("{0:?} may stand in the first entry only")]
+    FirstOnly(&'static str),
+    /// With pre-rotation, each entry must name its keys and the hashes of the next keys.
+    #[error("{0:?} is absent, which pre-rotation demands")]
+    PreRotation(&'static str),
+    /// With pre-rotation, the hash of each key must be in the previous entry.
+    #[error("the key {0:?} is none that the previous entry has committed to")]
+    NotCommitted(String),
+}
+
+/// What is wrong with a proof.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProofFault {
+    /// There is no proof.
+    #[error("is missing")]
+    Missing,
+    /// There are more than ten proofs.
+    #[error("is one of more than ten")]
+    TooMany,
+    /// A member is absent, or has a value that the method does not allow.
+    #[error("has a {0} that did:webvh does not have")]
+    Member(&'static str),
+    /// The key may not change the DID.
+    #[error("is by a key that may not change the DID")]
+    Key,
+    /// The signature is wrong.
+    #[error("has a signature that is not its key's")]
+    Signature,
+}
