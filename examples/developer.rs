@@ -1,16 +1,16 @@
-//! The code a developer writes: keys in a PKCS#11 token, a message out, the same message in.
+//! Packs and unpacks a message with keys in a PKCS#11 token.
 //!
 //! ```sh
-//! softhsm/token /tmp/tokens demo          # prints the environment to export, and a URI
+//! softhsm/token /tmp/tokens demo          # prints variables to export, and the URI of the token
 //! cargo run --example developer -- 'pkcs11:token=demo?module-path=...&pin-source=file:...'
 //! ```
 
 use claviger::{
+    Identities, Keyring, Message,
     did::{self, Relationship},
-    didcomm::{Identities, Message},
     keys::Curve,
     secrets::{
-        Custodian, KeyUse, Keyring, NewKey,
+        Custodian, KeyUse, NewKey,
         pkcs11::{self, PinSource},
     },
 };
@@ -19,10 +19,10 @@ use serde_json::json;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let uri = std::env::args().nth(1).ok_or("name a token: pkcs11:token=...?module-path=...&pin-source=file:...")?;
-    // Where the PIN comes from stands in the URI; `PinSource::file("pin")` would name a file here.
+    // The URI says where the PIN comes from. `PinSource::file("pin")` names a file here instead.
     let token = pkcs11::open(&uri, PinSource::uri())?;
 
-    // Once: two keys made in the token, and a DID that is made of their public halves.
+    // Do this once: make two keys in the token, and a DID from their public halves.
     let agreement = token.generate(&NewKey { curve: Curve::X25519, usage: KeyUse::Agreement, label: None })?;
     let signing = token.generate(&NewKey { curve: Curve::Ed25519, usage: KeyUse::Signing, label: None })?;
     let keys = [(Relationship::KeyAgreement, agreement.public), (Relationship::Authentication, signing.public)];
@@ -30,17 +30,16 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let alice = document.id().to_owned();
 
     let secrets = Keyring::start([token]).await?;
-    let me = Identities::new(secrets, [document]).await?; // an error names a method that no token holds
-    let resolver = did::local(); // did:key, did:peer
+    let me = Identities::new(secrets, [document]).await?; // fails if no token holds one of the document's keys
+    let resolver = did::local(); // resolves did:key and did:peer
 
-    // To herself, so that one token is enough.
+    // Alice writes to herself, so one token is enough.
     let message =
         Message::build(Message::new_id(), "https://didcomm.org/basicmessage/2.0/message", json!({"content": "Hello"}))
             .from(&alice)
             .to(&alice)
             .finalize();
-    let (packed, chosen) =
-        message.pack_encrypted(&alice, Some(&alice), None, &resolver, &me, &Default::default()).await?;
+    let (packed, chosen) = message.encrypt_to(&alice).from(&alice).pack(&resolver, &me).await?;
     println!("{packed}\n\nfrom {:?}\nto   {:?}\n", chosen.from_kid, chosen.to_kids);
 
     let (message, provenance) = Message::unpack(&packed, &resolver, &me, &Default::default()).await?;

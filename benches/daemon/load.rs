@@ -11,7 +11,7 @@ use std::{
 
 use claviger::{
     did::{Document, LocalResolver, Relationship, peer},
-    didcomm::{Identities, Message, PackEncryptedOptions},
+    didcomm::{Identities, Message},
     keys::Curve,
     secrets::{Custodian, KeyUse, Keyring},
 };
@@ -78,12 +78,12 @@ impl Packed {
 
     fn pack(&self, runtime: &Runtime, messages: usize) -> Vec<String> {
         let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("it is later").as_secs();
-        let (resolver, options) = (LocalResolver::new(), PackEncryptedOptions::default());
+        let resolver = LocalResolver::new();
         let each = (0..messages).map(|number| {
             let (me, from) = &self.senders[number % self.senders.len()];
             let message = Message::build(Message::new_id(), LETTER, body()).from(from).to(&self.to);
             let message = message.created_time(time).finalize();
-            let packed = message.pack_encrypted(&self.to, Some(from), None, &resolver, me, &options);
+            let packed = message.encrypt_to(&self.to).from(from).pack(&resolver, me);
             runtime.block_on(packed).expect("it packs").0
         });
         each.collect()

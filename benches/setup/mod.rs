@@ -1,6 +1,6 @@
-//! What the benches have in common: tokens, the parties, and the token's own derivation.
+//! Shared by the benches: tokens, parties, and the token's own derivation.
 
-// Each bench uses its part.
+// Each bench uses a part of it.
 #![allow(dead_code)]
 
 use std::{
@@ -12,11 +12,11 @@ use std::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use claviger::{
     did::{Document, LocalResolver},
-    didcomm::{Identities, Message, PackEncryptedOptions},
+    didcomm::{Identities, Message, PackEncrypted},
     keys::{Curve, PublicKey},
     secrets::{
         Custodian, KeyUse, Keyring, NewKey, Token,
-        keeper::{Connect, KeeperClient},
+        keeper::{KeeperClient, KeeperConnector},
         pkcs11::{OpenOptions, Pkcs11Token, Uri},
     },
 };
@@ -40,12 +40,12 @@ use tokio::runtime::Runtime;
 
 /// The curves that both sides have.
 pub const CURVES: [Curve; 2] = [Curve::P256, Curve::X25519];
-/// More peers than the 256 shared secrets that a session keeps: asked in turn, each is a new one.
+/// More peers than the 256 shared secrets that a session keeps, so that each is unknown when its turn comes again.
 pub const PEERS: usize = 300;
-/// Keys of a DID, at most.
+/// The largest number of keys of a DID.
 pub const KEYS: usize = 100;
 
-/// Runs a bench in a process of its own with fresh tokens, as modules read their configuration from the environment.
+/// Runs a bench with new tokens, in a process of its own, since modules read their configuration from the environment.
 pub fn with_tokens(bench: impl FnOnce(&Runtime, &Tokens)) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     if std::env::var_os(READY).is_some() {
@@ -78,19 +78,19 @@ const SOFTHSM: &str = "CLAVIGER_BENCH_SOFTHSM";
 const CROWDED: &str = "CLAVIGER_BENCH_CROWDED";
 const KRYOPTIC: &str = "CLAVIGER_BENCH_KRYOPTIC";
 
-/// Less of everything: `CLAVIGER_BENCH_QUICK=1`.
+/// Whether to measure less: `CLAVIGER_BENCH_QUICK=1`.
 pub fn quick() -> bool {
     std::env::var("CLAVIGER_BENCH_QUICK").is_ok_and(|value| value == "1")
 }
 
-/// `cargo bench -- --test`: everything once, to see that it runs.
+/// Whether to run everything once only, without measuring: `cargo bench -- --test`.
 pub fn smoke() -> bool {
     std::env::args().any(|argument| argument == "--test")
 }
 
-/// The URIs of the tokens that are there.
+/// The URIs of the available tokens.
 pub struct Tokens {
-    /// By the name that the figures have: `softhsm` and `kryoptic`.
+    /// With their names in the results: `softhsm` and `kryoptic`.
     pub devices: Vec<(&'static str, String)>,
     /// A SoftHSM token for many keys.
     pub crowded: Option<String>,
@@ -107,7 +107,7 @@ impl Tokens {
     }
 }
 
-/// A DID of ours for each number of keys, all on one curve: `did:example:me-p-256-10`.
+/// Our DID with so many keys, all on one curve: `did:example:me-p-256-10`.
 pub fn me(curve: Curve, keys: usize) -> String {
     did("me", curve, keys)
 }
@@ -118,15 +118,15 @@ pub fn peer(curve: Curve, number: usize) -> String {
 }
 
 /// The DID of a peer with so many keys.
-pub fn crowd(curve: Curve, keys: usize) -> String {
-    did("crowd", curve, keys)
+pub fn peer_with_keys(curve: Curve, keys: usize) -> String {
+    did("peer-with-keys", curve, keys)
 }
 
 fn did(name: &str, curve: Curve, number: usize) -> String {
     format!("did:example:{name}-{}-{number}", curve.name().to_lowercase())
 }
 
-/// A document with keys for key agreement, in a form that both sides read.
+/// A document with keys for key agreement, in a form that both libraries read.
 fn document<'k>(did: &str, keys: impl IntoIterator<Item = &'k PublicKey>) -> Value {
     let methods = (1..).zip(keys).map(|(number, key)| {
         json!({
@@ -139,7 +139,7 @@ fn document<'k>(did: &str, keys: impl IntoIterator<Item = &'k PublicKey>) -> Val
     json!({ "id": did, "keyAgreement": methods.collect::<Vec<_>>() })
 }
 
-/// Peers whose keys are in memory. They make the messages that are opened.
+/// Peers with keys in memory. They pack the messages that are unpacked.
 pub struct Peers {
     keys: HashMap<Curve, Vec<PrivateKey>>,
     documents: Vec<Value>,
@@ -155,14 +155,14 @@ impl Peers {
         for (&curve, keys) in &keys {
             let single = keys.iter().enumerate();
             documents.extend(single.map(|(number, key)| document(&peer(curve, number), [key.public()])));
-            let crowds =
-                key_counts().map(|count| document(&crowd(curve, count), keys[..count].iter().map(PrivateKey::public)));
+            let crowds = key_counts()
+                .map(|count| document(&peer_with_keys(curve, count), keys[..count].iter().map(PrivateKey::public)));
             documents.extend(crowds);
         }
         Self { keys, documents }
     }
 
-    /// One message from each of the first `senders` peers, or as many anonymous ones, to a DID.
+    /// Packs one message from each of the first `senders` peers to a DID, or as many anonymous ones.
     pub fn write(
         &self,
         runtime: &Runtime,
@@ -186,10 +186,8 @@ impl Peers {
             for number in 0..senders {
                 let from = peer(curve, number);
                 let sender = authcrypt.then_some(from.as_str());
-                let options = PackEncryptedOptions::default();
-                packed.push(
-                    message(&from, to).pack_encrypted(to, sender, None, &resolver, &me, &options).await.unwrap().0,
-                );
+                let message = message(&from, to);
+                packed.push(encrypt(&message, to, sender).pack(&resolver, &me).await.unwrap().0);
             }
             packed
         })
@@ -208,11 +206,11 @@ fn read(document: &Value) -> Document {
     Document::from_value(document.clone()).expect("a document")
 }
 
-/// One who has DIDs with 1, 10 and 100 P-256 keys, and one X25519 key; and knows the peers.
+/// A party with DIDs of 1, 10 and 100 P-256 keys and one X25519 key. It can resolve the peers.
 pub struct Party {
     pub name: String,
     pub kind: Kind,
-    /// Its own, by DID.
+    /// The party's documents, by DID.
     pub documents: HashMap<String, Value>,
 }
 
@@ -222,7 +220,7 @@ pub enum Kind {
 }
 
 impl Party {
-    /// `didcomm`, its keys in memory.
+    /// `didcomm`, with keys in memory.
     pub fn didcomm(peers: &Peers) -> Self {
         let keys: HashMap<Curve, Vec<PrivateKey>> = wanted_keys()
             .map(|(curve, count)| (curve, (0..count).map(|_| PrivateKey::generate(curve)).collect()))
@@ -243,7 +241,7 @@ impl Party {
         Self { name: "didcomm".into(), kind: Kind::Didcomm(Box::new(Peer::new(documents, secrets))), documents: own }
     }
 
-    /// Claviger, its keys in a token, which is returned for those who want to ask it directly.
+    /// Claviger, with keys in a token. The token is returned too, to measure it directly.
     pub fn claviger(runtime: &Runtime, name: &str, uri: &str, peers: &Peers) -> (Self, Arc<Pkcs11Token>) {
         let token = OpenOptions::new().open(uri).expect("the token opens");
         let keys: HashMap<Curve, Vec<PublicKey>> = wanted_keys()
@@ -270,8 +268,8 @@ impl Party {
         (Self { name: name.to_owned(), kind: Kind::Claviger { me, resolver }, documents }, token)
     }
 
-    /// The same DIDs by way of a keeper.
-    pub fn kept(runtime: &Runtime, of: &Self, connect: Connect, peers: &Peers) -> Self {
+    /// The same DIDs, through a keeper.
+    pub fn through_keeper(runtime: &Runtime, of: &Self, connect: KeeperConnector, peers: &Peers) -> Self {
         let me = runtime.block_on(async {
             let keeper = KeeperClient::start("bench", connect).await.expect("a keeper");
             Identities::new(keeper, of.documents.values().map(read)).await.expect("its token holds them")
@@ -281,7 +279,7 @@ impl Party {
         Self { name: format!("{}, keeper", of.name), kind, documents: of.documents.clone() }
     }
 
-    /// The same in a token with so many keys more.
+    /// Claviger, with a token that holds so many keys.
     pub fn crowded(runtime: &Runtime, uri: &str, keys: usize, peers: &Peers) -> Self {
         let token = OpenOptions::new().open(uri).expect("the token opens");
         for number in KEYS..keys {
@@ -309,10 +307,17 @@ impl Party {
                 peer.pack_encrypted(&letter.theirs, &letter.to, from, None, &options).await.expect("it packs").0
             }
             Kind::Claviger { me, resolver } => {
-                let options = PackEncryptedOptions::default();
-                letter.ours.pack_encrypted(&letter.to, from, None, resolver, me, &options).await.expect("it packs").0
+                encrypt(&letter.ours, &letter.to, from).pack(resolver, me).await.expect("it packs").0
             }
         }
+    }
+}
+
+fn encrypt<'a>(message: &'a Message, to: &'a str, from: Option<&'a str>) -> PackEncrypted<'a> {
+    let packing = message.encrypt_to(to);
+    match from {
+        Some(from) => packing.from(from),
+        None => packing,
     }
 }
 
@@ -341,7 +346,7 @@ fn label(curve: Curve, number: usize) -> String {
     format!("{}-{number}", curve.name())
 }
 
-/// A message of 1 KB in the types of both.
+/// A message of 1 KB in the types of both libraries.
 pub struct Letter {
     pub to: String,
     pub ours: Message,
@@ -365,7 +370,7 @@ fn message(from: &str, to: &str) -> Message {
         .finalize()
 }
 
-/// The token's own ECDH, without anything of ours around it.
+/// The token's own ECDH, called through PKCS#11 only.
 pub struct Raw {
     session: Session,
     key: ObjectHandle,
@@ -374,11 +379,11 @@ pub struct Raw {
 }
 
 impl Raw {
-    /// With the first key on the curve of a token that is open in this process, and so logged in.
+    /// Uses the first key on the curve, of a token that is open and logged in in this process.
     pub fn new(uri: &str, curve: Curve) -> Self {
         let uri: Uri = uri.parse().expect("a pkcs11: URI");
         let context = Pkcs11::new(uri.module_path.expect("its module")).expect("a module");
-        // Claviger has initialised it.
+        // Claviger has initialised the module already.
         let _ = context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK));
         let slots = context.get_slots_with_token().expect("slots").into_iter();
         let wanted = uri.token.expect("a label");
@@ -390,7 +395,7 @@ impl Raw {
         Self { session, key, peer, length: curve.coordinate_length() }
     }
 
-    /// C_DeriveKey into a secret that stays inside, and C_DestroyObject.
+    /// C_DeriveKey into a secret that stays in the token, and C_DestroyObject.
     pub fn derive_and_destroy(&self) {
         let secret = self.derive(true);
         self.session.destroy_object(secret).expect("it is destroyed");

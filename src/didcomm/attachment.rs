@@ -8,51 +8,51 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256, Sha512};
 
-use super::MessageError;
+use super::message_error::{HashError, MessageError};
 
-/// Something that comes with a message.
+/// An attachment of a message.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Attachment {
-    /// Unique in the message.
+    /// The id, unique within the message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// For people.
+    /// A description for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// A hint at a name; not to be trusted as a path.
+    /// A suggested file name. Do not trust it as a path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filename: Option<String>,
     /// The media type.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub media_type: Option<String>,
-    /// The format, where the media type does not say enough.
+    /// The format, if the media type is not enough to tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<String>,
-    /// When the content was changed last: seconds since 1970, UTC.
+    /// When the content was last modified, in seconds since 1970 (UTC).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lastmod_time: Option<u64>,
-    /// The length of the content in bytes, where it is not in the message.
+    /// The length of the content in bytes, if the content is not in the message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub byte_count: Option<u64>,
-    /// The content, or where it is.
+    /// The content, or links to it.
     pub data: AttachmentData,
-    /// Members that we do not know.
+    /// Unknown members.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
 
-/// The content of an attachment, or where it is; at least one member is there.
+/// The content of an attachment, or links to it. At least one member is present.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct AttachmentData {
     /// A detached JWS over the content.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jws: Option<Value>,
-    /// The multihash of the content; must be there with `links`.
+    /// The multihash of the content. Required with `links`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hash: Option<String>,
-    /// Where the content can be fetched.
+    /// URLs from which the content can be fetched.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub links: Option<Vec<String>>,
     /// The content in base64url.
@@ -61,46 +61,25 @@ pub struct AttachmentData {
     /// The content as JSON.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub json: Option<Value>,
-    /// Members that we do not know.
+    /// Unknown members.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
 
-/// What is wrong with a hash, or with content that it names.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum HashError {
-    /// Content elsewhere needs a hash.
-    #[error("links need a hash")]
-    Missing,
-    /// It is no multihash in hexadecimal, base58btc or multibase.
-    #[error("the hash is no multihash")]
-    Malformed,
-    /// It is a multihash, but neither SHA-256 nor SHA-512.
-    #[error("the hash function with multicodec {0:#x} is not supported")]
-    Unsupported(u8),
-    /// The content is another one.
-    #[error("the content does not have the hash")]
-    Mismatch,
-    /// The content is not base64.
-    #[error("the content is not base64")]
-    Base64,
-}
-
 impl Attachment {
-    /// Begins an attachment of bytes.
+    /// Begins an attachment with bytes as content.
     pub fn base64(content: impl AsRef<[u8]>) -> AttachmentBuilder {
         let base64 = Some(URL_SAFE_NO_PAD.encode(content));
         AttachmentBuilder(Self { data: AttachmentData { base64, ..Default::default() }, ..Default::default() })
     }
 
-    /// Begins an attachment of JSON.
+    /// Begins an attachment with JSON as content.
     pub fn json(content: Value) -> AttachmentBuilder {
         let data = AttachmentData { json: Some(content), ..Default::default() };
         AttachmentBuilder(Self { data, ..Default::default() })
     }
 
-    /// Begins an attachment that is fetched; `hash` is the multihash of the content ([`multihash`]).
+    /// Begins an attachment whose content is fetched from links. `hash` is the [`multihash`] of the content.
     ///
     /// [`multihash`]: AttachmentData::multihash
     pub fn links(links: Vec<String>, hash: impl Into<String>) -> AttachmentBuilder {
@@ -108,9 +87,10 @@ impl Attachment {
         AttachmentBuilder(Self { data, ..Default::default() })
     }
 
-    /// At least one kind of data; a hash where there are links; and content that has its hash.
-    pub(super) fn check(&self, number: usize) -> Result<(), MessageError> {
-        let id = || self.id.clone().unwrap_or_else(|| number.to_string());
+    /// Checks that there is data, that links have a hash, and that embedded content has its hash. `index` names an attachment
+    /// without id in errors.
+    pub(super) fn check(&self, index: usize) -> Result<(), MessageError> {
+        let id = || self.id.clone().unwrap_or_else(|| index.to_string());
         let data = &self.data;
         if data.jws.is_none()
             && data.hash.is_none()
@@ -125,21 +105,22 @@ impl Attachment {
 }
 
 impl AttachmentData {
-    /// The multihash of content with SHA-256, in multibase base58btc.
+    /// The SHA-256 multihash of content, as multibase base58btc.
     pub fn multihash(content: &[u8]) -> String {
         let mut bytes = vec![0x12, 0x20];
         bytes.extend_from_slice(&Sha256::digest(content));
         format!("z{}", bs58::encode(bytes).into_string())
     }
 
-    /// The bytes of embedded base64 content; padded and standard base64, as older peers write it, is read too.
+    /// Decodes embedded base64 content. `None` if there is none. Padded base64url and standard base64, which older peers
+    /// write, are accepted too.
     pub fn bytes(&self) -> Option<Result<Vec<u8>, HashError>> {
         let text = self.base64.as_deref()?;
         let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).or_else(|_| STANDARD.decode(text));
         Some(bytes.map_err(|_| HashError::Base64))
     }
 
-    /// Compares content, fetched from a link, with the hash.
+    /// Checks that fetched content has the hash.
     pub fn verify(&self, content: &[u8]) -> Result<(), HashError> {
         let hash = multihash_bytes(self.hash.as_deref().ok_or(HashError::Missing)?)?;
         let (&[function, length], digest) = hash.split_first_chunk().ok_or(HashError::Malformed)?;
@@ -166,10 +147,10 @@ impl AttachmentData {
     }
 }
 
-/// A multihash in the spellings that are met: hexadecimal, bare base58btc, multibase `z`, `f` and `u`.
+/// Decodes a multihash in any form that peers use: hexadecimal, base58btc without prefix, or multibase `z`, `f` and `u`.
 fn multihash_bytes(text: &str) -> Result<Vec<u8>, HashError> {
     if text.len() > 200 {
-        return Err(HashError::Malformed); // Base58 is quadratic.
+        return Err(HashError::Malformed); // Decoding base58 takes quadratic time.
     }
     let base58 = |text: &str| bs58::decode(text).into_vec().ok();
     let bytes = match text.split_at_checked(1) {
@@ -189,7 +170,7 @@ fn hex(text: &str) -> Option<Vec<u8>> {
     digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }
 
-/// Makes an [`Attachment`].
+/// Builds an [`Attachment`].
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct AttachmentBuilder(Attachment);
@@ -206,7 +187,7 @@ impl AttachmentBuilder {
         media_type: impl Into<String> => media_type.into();
         /// Sets the format.
         format: impl Into<String> => format.into();
-        /// Sets the time of the last change, in seconds since 1970.
+        /// Sets the time of the last modification, in seconds since 1970.
         lastmod_time: u64 => lastmod_time;
         /// Sets the length in bytes.
         byte_count: u64 => byte_count;
@@ -224,7 +205,7 @@ impl AttachmentBuilder {
         self
     }
 
-    /// The attachment.
+    /// Returns the attachment.
     pub fn finalize(self) -> Attachment {
         self.0
     }
@@ -235,7 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hash_is_checked_in_each_spelling() {
+    fn hashes_are_checked_in_each_encoding() {
         let content = b"claviger";
         let z = AttachmentData::multihash(content);
         let raw = bs58::decode(&z[1..]).into_vec().unwrap();

@@ -1,144 +1,148 @@
-//! What may go wrong between a plaintext and an envelope, and whose fault it is.
+//! Why packing or unpacking failed, and whose fault it is.
 
 use std::fmt;
 
-use super::MessageError;
+use super::message_error::MessageError;
 use crate::{
     did::{Relationship, ResolveError},
     jose::{JoseError, quoted},
     keys::KeyError,
-    secrets::SecretsError,
+    secrets::{SecretsError, TokenError},
 };
 
 /// Why a message was not packed or not unpacked.
 ///
-/// The variants are for the log and for tests. A peer is told one thing only: that its message was not understood.
+/// The variants are for the log and for tests. Tell a peer no more than that its message was not understood.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The envelope is malformed, does not open, or the token failed ([`JoseError`] says which).
+    /// The envelope is malformed or does not open, or the token failed. [`JoseError`] says which.
     #[error(transparent)]
     Envelope(#[from] JoseError),
-    /// No recipient of the message is one of our keys.
+    /// No recipient of the message is one of our keys. Holds the recipients' key ids.
     #[error("the message is for none of our keys: {} recipients, the first {}", .0.len(), quoted(.0.first().map_or("", String::as_str)))]
     NotForUs(Vec<String>),
-    /// The layers are in an order that DIDComm forbids (v2.1 "Media Types", combinations).
+    /// DIDComm forbids this order of envelopes (v2.1 "Media Types", combinations).
     #[error("a {inner} envelope inside a {outer} one is forbidden")]
-    Nesting {
-        /// What was opened.
+    ForbiddenNesting {
+        /// The envelope that was opened.
         outer: &'static str,
-        /// What was found in it.
+        /// The envelope that was inside.
         inner: &'static str,
     },
     /// A DID does not resolve.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
-    /// A key id is no DID URL.
+    /// A key id is not a DID URL.
     #[error("the key id {} is no DID URL", quoted(.0))]
-    KeyId(String),
-    /// A key does not stand where its use demands.
+    InvalidKeyId(String),
+    /// The DID document does not list a key under the relationship that its use needs.
     #[error("the key {} does not stand in {} of its document", quoted(kid), relationship.name())]
     NotAuthorised {
-        /// The key.
+        /// The key's DID URL.
         kid: String,
-        /// Where it must stand.
+        /// The relationship that the key must stand in.
         relationship: Relationship,
     },
-    /// A key of a document is broken or of an unknown type.
+    /// A key in a DID document is malformed, or of an unsupported type.
     #[error("the key {} is refused: {error}", quoted(kid))]
-    Key {
-        /// The key.
+    UnusableKey {
+        /// The key's DID URL.
         kid: String,
-        /// Why.
+        /// Why it cannot be used.
         error: KeyError,
     },
-    /// What was opened is no message.
+    /// The opened content is not a valid message.
     #[error(transparent)]
     Message(#[from] MessageError),
-    /// An authenticated message says not who it is from.
+    /// Nothing proves who sent the message, and
+    /// [`UnpackOptions::require_authenticated`](super::UnpackOptions::require_authenticated) is set.
+    #[error("the sender is not authenticated: the message is neither authcrypted nor signed")]
+    NotAuthenticated,
+    /// The message is authcrypted or signed, and has no `from`. Holds the id of the key that made it.
     #[error("the message was made by {}, and has no from", quoted(.0))]
     FromAbsent(String),
-    /// `from` is not the DID of the key that encrypted or signed.
+    /// `from` is not the DID of the key that encrypted or signed the message.
     #[error("the message says it is from {}, and was made by {}", quoted(from), quoted(kid))]
-    From {
-        /// The header.
+    FromMismatch {
+        /// The header `from`.
         from: String,
-        /// The key.
+        /// The DID URL of the key.
         kid: String,
     },
     /// `to` does not name the DID whose key opened the message.
     #[error("the message was opened by {kid}, and its to does not name that DID")]
-    To {
-        /// Our key.
+    ToMismatch {
+        /// The DID URL of our key.
         kid: String,
     },
-    /// A signed and encrypted message must say whom it is for (v2.1 "Message Signing").
+    /// A message that is signed and encrypted must have a `to` (v2.1 "Message Signing").
     #[error("the message is signed and encrypted, and has no to")]
     ToAbsent,
-    /// `from_prior` is not what it must be.
+    /// `from_prior` is invalid.
     #[error("the from_prior is refused: {0}")]
     FromPrior(FromPriorError),
-    /// A forward to ourselves holds another one.
+    /// A forward to us contains another forward.
     #[error("a forward to ourselves holds another forward")]
     ForwardLoop,
-    /// A forward has no attachment, or `next` is absent.
+    /// A forward has no attachment or no `next`, or cannot be made.
     #[error("the forward is refused: {0}")]
     Forward(&'static str),
 
-    /// Ours: a method of our document whose key no token holds.
+    /// Our DID document has a method whose key no token holds. Holds the method's DID URL.
     #[error("no token holds the key of {0}")]
-    NoTokenHolds(String),
-    /// A stranger's: the key asks a person for a PIN or a touch, and the message does not say that it is from one of those for
-    /// whom that is done ([`UnpackOptions::prompt_for`](super::UnpackOptions::prompt_for)).
-    #[error("{kid} asks a person, and is not asked for a message that does not say it is from one who is known")]
-    Stranger {
-        /// The key's DID URL.
+    KeyNotHeld(String),
+    /// The key asks a person for a PIN or a touch, and the message does not claim a sender for whom that is allowed
+    /// ([`UnpackOptions::prompt_for`](super::UnpackOptions::prompt_for)).
+    #[error("{kid} asks a person for a PIN or a touch, which is not allowed for the sender of this message")]
+    UnknownSender {
+        /// The DID URL of our key.
         kid: String,
     },
-    /// Ours: the DID or key is none of ours.
+    /// The DID or key is none of ours, or its token is unavailable.
     #[error("{name} is none of our {relationship} keys, or its token is away")]
-    NotOurs {
+    NoReadyKey {
         /// The DID or DID URL.
         name: String,
-        /// What it was wanted for.
+        /// The relationship that the key was needed for.
         relationship: &'static str,
     },
-    /// The recipient has no key that we can encrypt to.
+    /// The recipient has no key that can be encrypted to.
     #[error("{0} has no keyAgreement key that can be encrypted to")]
     NoRecipientKey(String),
     /// The recipient and the sender have no curve in common.
-    #[error("{to} agrees on keys over {theirs}, and {from} over {ours}: there is no common curve")]
+    #[error("{to} has keyAgreement keys over {theirs}, and {from} over {ours}: there is no common curve")]
     NoCommonCurve {
         /// The recipient.
         to: String,
-        /// Its curves.
+        /// The recipient's curves.
         theirs: String,
         /// The sender.
         from: String,
-        /// Its curves.
+        /// The sender's curves.
         ours: String,
     },
-    /// The caller's message does not fit its arguments.
+    /// The caller's message contradicts the arguments.
     #[error("the message's {header} does not fit: it says {found}, and should name {expected}")]
-    Header {
-        /// The header.
+    HeaderMismatch {
+        /// The name of the header.
         header: &'static str,
-        /// What stands there.
+        /// Its value.
         found: String,
-        /// What was asked for.
+        /// The expected value.
         expected: String,
     },
     /// The caller asked for a combination that DIDComm forbids.
     #[error("{0}")]
-    Combination(&'static str),
-    /// The recipient's document has no such service, or none that serves.
-    #[error("the service {service:?} of {did} does not serve: {reason}")]
-    Service {
-        /// The DID.
+    ForbiddenCombination(&'static str),
+    /// The recipient's document has no such service, or the service cannot be used.
+    #[error("the service {service:?} of {did} cannot be used: {reason}")]
+    UnusableService {
+        /// The recipient's DID.
         did: String,
         /// The service's id.
         service: String,
-        /// Why.
+        /// Why the service cannot be used.
         reason: &'static str,
     },
 }
@@ -153,7 +157,7 @@ pub enum FromPriorError {
     Issuer,
     /// `sub` is not the message's `from`.
     Subject,
-    /// It ends the relationship, and yet the message has a `from`.
+    /// The JWT ends the relationship, but the message has a `from`.
     Ending,
 }
 
@@ -175,20 +179,19 @@ impl From<SecretsError> for Error {
 }
 
 impl Error {
-    /// Whether trying again later may help: the token, or a DID's source, is away or busy. Everything else stays as it
-    /// is.
+    /// Whether a later try may succeed: the token, or the source of a DID document, is unavailable or busy. Any other
+    /// error is final.
     pub fn is_retryable(&self) -> bool {
-        use crate::secrets::TokenError as Token;
         match self {
             Self::Envelope(JoseError::Secrets(error)) => match error {
-                SecretsError::Busy { .. } | SecretsError::Deadline { .. } => true,
+                SecretsError::Busy { .. } | SecretsError::DeadlineExceeded { .. } => true,
                 SecretsError::Token { error, .. } => {
-                    matches!(error, Token::Away(_) | Token::Pin(_) | Token::Device { .. })
+                    matches!(error, TokenError::Away(_) | TokenError::Pin(_) | TokenError::Device { .. })
                 }
                 _ => false,
             },
             Self::Resolve(error) => matches!(error, ResolveError::Unavailable { .. }),
-            Self::NotOurs { .. } => true,
+            Self::NoReadyKey { .. } => true,
             _ => false,
         }
     }

@@ -1,36 +1,39 @@
-//! Forwards (DIDComm v2.1 "Routing Protocol 2.0"): a packed message inside one that its carrier can open.
+//! Forward messages (DIDComm v2.1 "Routing Protocol 2.0"): a packed message inside a message for a mediator.
 
 use serde_json::{Map, Value, json};
 
-use super::{Attachment, Error, Message, pack::anoncrypt_to};
+use super::{
+    attachment::Attachment, error::Error, media_type::ENCRYPTED, message::Message, message_type::MessageType,
+    recipients::anoncrypt_to,
+};
 use crate::{
     crypto::ContentEncryption,
     did::{Resolver, did_of},
 };
 
-/// The type of a forward.
+/// The message type of a forward.
 pub const FORWARD: &str = "https://didcomm.org/routing/2.0/forward";
 
-/// What a forward says.
+/// The content of a forward.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Forward {
-    /// To whom the attachments go: a DID, or a key's DID URL.
+    /// The recipient of the attached messages: a DID, or the DID URL of a key.
     pub next: String,
-    /// The packed messages, in their order.
+    /// The packed messages, in order.
     pub forwarded: Vec<String>,
 }
 
 impl Forward {
-    /// Reads a message as a forward; nothing if it is none.
+    /// Reads a forward from a message. `None` if the message has another type.
     pub fn from_message(message: &Message) -> Option<Result<Self, Error>> {
-        let forward = super::MessageType::parse(FORWARD)?;
-        message.message_type()?.is(&forward).then(|| Self::read(message))
+        let forward = MessageType::parse(FORWARD)?;
+        message.message_type()?.is_compatible_with(&forward).then(|| Self::read(message))
     }
 
     fn read(message: &Message) -> Result<Self, Error> {
         let next = message.body.get("next").and_then(Value::as_str).ok_or(Error::Forward("next is absent"))?;
         let attachments = message.attachments.as_deref().unwrap_or_default();
-        let forwarded: Result<Vec<String>, Error> = attachments.iter().map(packed).collect();
+        let forwarded: Result<Vec<String>, Error> = attachments.iter().map(attached_message).collect();
         let forwarded = forwarded?;
         if forwarded.is_empty() {
             return Err(Error::Forward("it has no attachment"));
@@ -39,8 +42,8 @@ impl Forward {
     }
 }
 
-/// The message in an attachment: JSON or base64; what is linked is not fetched.
-fn packed(attachment: &Attachment) -> Result<String, Error> {
+/// The packed message in an attachment, as JSON or base64. Links are not followed.
+fn attached_message(attachment: &Attachment) -> Result<String, Error> {
     let unreadable = Error::Forward("an attachment is neither JSON nor base64");
     match (&attachment.data.json, attachment.data.bytes()) {
         (Some(Value::String(text)), _) => Ok(text.clone()),
@@ -50,11 +53,11 @@ fn packed(attachment: &Attachment) -> Result<String, Error> {
     }
 }
 
-/// Wraps a packed message for `next` into one forward for each routing key, the last key innermost.
+/// Wraps a packed message for `next` into one forward per routing key. The forward for the last key is the innermost.
 ///
-/// A routing key is a key's DID URL, or a DID, all of whose keys of one curve can then open the layer. The innermost
-/// `next` is `next`; that of each layer around is the routing key of the layer within. Nothing is wrapped if there is no
-/// routing key.
+/// A routing key is the DID URL of a key, or a DID, all of whose keys on one curve can then open the layer. The `next` of
+/// the innermost forward is `next`; the `next` of each other forward is the routing key of the forward inside. Without
+/// routing keys the message is returned unchanged.
 pub async fn wrap_in_forward(
     packed: &str,
     headers: Option<&Map<String, Value>>,
@@ -66,9 +69,9 @@ pub async fn wrap_in_forward(
     let mut packed = packed.to_owned();
     let mut next = next;
     for key in routing_keys.iter().rev() {
-        // JSON, which every peer reads; some do not read base64.
+        // Attached as JSON, which every peer can read. Some cannot read base64.
         let content: Value = serde_json::from_str(&packed).map_err(|_| Error::Forward("it is no JSON message"))?;
-        let attachment = Attachment::json(content).id("1").media_type(super::ENCRYPTED).finalize();
+        let attachment = Attachment::json(content).id("1").media_type(ENCRYPTED).finalize();
         let mut forward =
             Message::build(Message::new_id(), FORWARD, json!({"next": next})).attachment(attachment).finalize();
         forward.to = did_of(key).map(|did| vec![did.to_owned()]);
@@ -79,7 +82,7 @@ pub async fn wrap_in_forward(
     Ok(packed)
 }
 
-/// The forward with more headers, of which none may take the place of one that it has.
+/// Adds headers to a forward. They must not replace headers that it has.
 fn with_headers(forward: &Message, headers: Option<&Map<String, Value>>) -> Result<Message, Error> {
     let Ok(Value::Object(mut map)) = serde_json::to_value(forward) else { unreachable!("a message is an object") };
     for (name, value) in headers.into_iter().flatten() {

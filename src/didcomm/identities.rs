@@ -1,18 +1,18 @@
-//! Our own DIDs: their documents, and which key in a token each of their methods is.
+//! Our own DIDs: their documents, and the key in a token for each verification method.
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::Error;
+use super::error::Error;
 use crate::{
     did::{self, Document, Relationship, VerificationMethod},
     keys::PublicKey,
     secrets::{HeldKey, HeldKeys, KeyState, Secrets},
 };
 
-/// Our DIDs on top of [`Secrets`], which knows keys only.
+/// Our own DIDs. Joins their documents with [`Secrets`], which knows keys only.
 ///
-/// A DID may have several documents: old versions are kept through a rotation, so that what was encrypted to an old key
-/// is still read. The first one given is the DID's document of today.
+/// A DID may have several documents: keep the old versions after a key rotation, so that messages to an old key can still
+/// be read. The first document of a DID is the current one.
 #[derive(Clone)]
 pub struct Identities {
     secrets: Arc<dyn Secrets>,
@@ -21,37 +21,39 @@ pub struct Identities {
     keys: HashMap<String, OwnKey>,
 }
 
-/// A verification method of ours whose private key a token holds.
+/// One of our verification methods, whose private key is in a token.
 #[derive(Debug, Clone)]
 pub struct OwnKey {
-    /// Its DID URL, as the document writes it.
+    /// The DID URL, as in the document.
     pub kid: String,
-    /// Its DID.
+    /// The DID.
     pub did: String,
-    /// Its public half, by which the token is asked.
+    /// The public key, which names the private key in the token.
     pub key: PublicKey,
-    /// Whether it stands in `keyAgreement`.
+    /// Whether the method is in `keyAgreement`.
     pub agreement: bool,
-    /// Whether it stands in `authentication`.
+    /// Whether the method is in `authentication`.
     pub authentication: bool,
 }
 
 impl Identities {
-    /// Our DIDs. Every key in `authentication` and `keyAgreement` of each document must be held by a token: an error
-    /// names the one that is not.
+    /// Our DIDs, with their documents.
+    ///
+    /// # Errors
+    /// [`Error::KeyNotHeld`] if a key in `authentication` or `keyAgreement` of a document is in no token.
     pub async fn new(
         secrets: impl Secrets + 'static,
         documents: impl IntoIterator<Item = Document>,
     ) -> Result<Self, Error> {
         let (identities, missing) = Self::partial(secrets, documents);
         match missing.into_iter().next() {
-            Some(kid) => Err(Error::NoTokenHolds(kid)),
+            Some(kid) => Err(Error::KeyNotHeld(kid)),
             None => Ok(identities),
         }
     }
 
-    /// Our DIDs, with those methods that a token holds, and the ids of those that none does. A document none of whose
-    /// methods is held is not ours and is left out.
+    /// Our DIDs as far as tokens hold their keys, and the ids of the methods whose keys are in no token. A document is left
+    /// out if none of its keys is in a token.
     pub fn partial(
         secrets: impl Secrets + 'static,
         documents: impl IntoIterator<Item = Document>,
@@ -62,16 +64,16 @@ impl Identities {
         (identities, missing)
     }
 
-    /// Adds a document; returns the methods that no token holds.
+    /// Adds a document. Returns the ids of the methods whose keys are in no token.
     fn add(&mut self, document: Document) -> Vec<String> {
         let held = self.held.borrow().clone();
         let mut missing = Vec::new();
-        let mut ours = false;
+        let mut any_held = false;
         for relationship in [Relationship::KeyAgreement, Relationship::Authentication] {
             for method in document.methods(relationship) {
                 match own_key(&held, method, relationship) {
                     Some(key) => {
-                        ours = true;
+                        any_held = true;
                         self.add_key(&document, method, key, relationship);
                     }
                     None if !missing.contains(&method.id) => missing.push(method.id.clone()),
@@ -79,7 +81,7 @@ impl Identities {
                 }
             }
         }
-        if ours {
+        if any_held {
             let document = Arc::new(document);
             for name in names(document.id()) {
                 self.documents.entry(name.to_owned()).or_insert_with(|| document.clone());
@@ -110,23 +112,23 @@ impl Identities {
         }
     }
 
-    /// The tokens.
+    /// The private-key operations.
     pub fn secrets(&self) -> &dyn Secrets {
         &*self.secrets
     }
 
-    /// The document of one of our DIDs. A did:peer:4 has two names.
+    /// The current document of one of our DIDs. A did:peer:4 is found by its long and its short form.
     pub fn document(&self, did: &str) -> Option<&Arc<Document>> {
         self.documents.get(did)
     }
 
-    /// The documents of our DIDs, in no order; that of a did:peer:4 once.
+    /// The current documents of our DIDs in no particular order. The document of a did:peer:4 comes once.
     pub fn documents(&self) -> impl Iterator<Item = &Arc<Document>> {
         self.documents.iter().filter(|(name, document)| *name == document.id()).map(|(_, document)| document)
     }
 
-    /// Our key with this DID URL, if it stands in the relationship. Of a did:peer:2, a fragment as libraries older than
-    /// the clarifications write it is found too ([`Document::method`]).
+    /// Our key with this DID URL, if it is in the relationship. For a did:peer:2, the key ids of older libraries are found
+    /// too ([`Document::method`]).
     pub fn key(&self, kid: &str, relationship: Relationship) -> Option<&OwnKey> {
         let legacy = || self.keys.get(&self.document(did::did_of(kid)?)?.method(kid, relationship)?.id);
         self.keys.get(kid).or_else(legacy).filter(|own| match relationship {
@@ -136,7 +138,8 @@ impl Identities {
         })
     }
 
-    /// Our keys for a DID, or the one of a DID URL, that a token is ready to use, in the order of the document.
+    /// Our keys of a DID, in the order of the document, or the key of a DID URL. Only keys that their token can use now are
+    /// returned.
     pub(super) fn ready_keys(&self, did_or_kid: &str, relationship: Relationship) -> Vec<&OwnKey> {
         let own: Vec<&OwnKey> = match self.document(did_or_kid) {
             Some(document) => document.methods(relationship).filter_map(|it| self.key(&it.id, relationship)).collect(),
@@ -146,27 +149,27 @@ impl Identities {
         own.into_iter().filter(|own| held.get(&own.key).is_some_and(|held| held.state == KeyState::Ready)).collect()
     }
 
-    /// What its token says of a key.
+    /// The token's description of a key.
     pub fn held(&self, key: &PublicKey) -> Option<HeldKey> {
         self.held.borrow().get(key).cloned()
     }
 }
 
-/// The method's key if a token holds it for what the relationship needs: found out now, not at the first message.
+/// The key of a method, if a token holds it and its usage fits the relationship.
 fn own_key(held: &HeldKeys, method: &VerificationMethod, relationship: Relationship) -> Option<PublicKey> {
     let key = method.key.as_ref().ok()?;
     let usage = held.get(key)?.usage;
-    let fits = if relationship == Relationship::KeyAgreement { usage.agrees() } else { usage.signs() };
+    let fits = if relationship == Relationship::KeyAgreement { usage.allows_key_agreement() } else { usage.allows_signing() };
     fits.then(|| key.clone())
 }
 
-/// A DID and, of a did:peer:4 in long form, its short form: peers use either.
+/// The DID, and for the long form of a did:peer:4 also the short form. Peers use both.
 fn names(did: &str) -> impl Iterator<Item = &str> {
     let short = did::peer::short_form(did).filter(|short| *short != did);
     [Some(did), short].into_iter().flatten()
 }
 
-/// A method's id under each name of its DID. An id under a foreign DID, which a document may embed, stays as it is.
+/// The id of a method under each name of its DID. An id under another DID, which a document may contain, is not changed.
 fn kids(did: &str, kid: &str) -> Vec<String> {
     match kid.strip_prefix(did) {
         Some(fragment) if fragment.starts_with('#') => names(did).map(|name| format!("{name}{fragment}")).collect(),

@@ -3,22 +3,21 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Attachment, MessageType, PLAIN, attachment::HashError};
-use crate::jose::quoted;
+use super::{attachment::Attachment, media_type::PLAIN, message_error::MessageError, message_type::MessageType};
 
-/// A plaintext message. Every header of the specification has a field; the others are kept in `extra_headers`.
+/// A plaintext message. Every header of the specification has a field. Other headers are in `extra_headers`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Message {
-    /// Unique for its sender.
+    /// The id, unique for the sender.
     pub id: String,
-    /// The media type of this form; optional in a plaintext.
+    /// The media type. It is optional.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub typ: Option<String>,
     /// The message type URI.
     #[serde(rename = "type")]
     pub type_: String,
-    /// What the protocol says: a JSON object. An absent one (v2.1 allows it) reads as an empty one.
+    /// The content that the message type defines: a JSON object. An absent body, which v2.1 allows, reads as an empty object.
     #[serde(default = "empty_object")]
     pub body: Value,
     /// The sender's DID.
@@ -27,79 +26,51 @@ pub struct Message {
     /// The recipients' DIDs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<Vec<String>>,
-    /// The thread; absent in its first message, whose `id` names it.
+    /// The thread id. It is absent in the first message of a thread, whose `id` is the thread id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub thid: Option<String>,
-    /// The thread that this thread grew out of.
+    /// The id of the parent thread.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pthid: Option<String>,
-    /// When it was made: seconds since 1970, UTC.
+    /// When the message was created, in seconds since 1970 (UTC).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub created_time: Option<u64>,
-    /// When its sender gives it up: seconds since 1970, UTC.
+    /// When the message expires, in seconds since 1970 (UTC).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_time: Option<u64>,
-    /// A JWT by which the sender's old DID names its new one.
+    /// A JWT with which the sender's previous DID names its successor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from_prior: Option<String>,
-    /// Messages that the sender asks to have acknowledged; an empty string is this one.
+    /// The ids of messages that the recipient should acknowledge. An empty string means this message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub please_ack: Option<Vec<String>>,
-    /// Messages that it acknowledges, oldest first.
+    /// The ids of messages that this one acknowledges, oldest first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ack: Option<Vec<String>>,
-    /// The language of the text in it (IETF BCP 47).
+    /// The language of the text in the message (IETF BCP 47).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lang: Option<String>,
-    /// The languages that the sender reads, best first.
+    /// The languages that the sender accepts, in order of preference.
     #[serde(rename = "accept-lang", skip_serializing_if = "Option::is_none")]
     pub accept_lang: Option<Vec<String>>,
-    /// Whether the next hop may answer on the same connection: `none`, `all` or `thread` (extension `return_route`).
+    /// Whether the recipient may send messages back on the same connection: `none`, `all` or `thread` (extension
+    /// `return_route`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub return_route: Option<String>,
-    /// The thread that `return_route: thread` means.
+    /// The thread id for `return_route: thread`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub return_route_thread: Option<String>,
-    /// What comes with it.
+    /// The attachments.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attachments: Option<Vec<Attachment>>,
-    /// Headers that we do not know, among them those of extensions (`trace`, `delay_milli`, `web_redirect`,
-    /// `sender_order`, `received_orders`).
+    /// Headers without a field, among them those of extensions (`trace`, `delay_milli`, `web_redirect`, `sender_order`,
+    /// `received_orders`).
     #[serde(flatten)]
     pub extra_headers: Map<String, Value>,
 }
 
-/// Why an object is no message.
-#[derive(Debug, Clone, thiserror::Error)]
-#[non_exhaustive]
-pub enum MessageError {
-    /// It has no `id`, or an empty one.
-    #[error("the message has no id")]
-    NoId,
-    /// Its `type` is no message type URI.
-    #[error("the message type {} is no message type URI", quoted(.0))]
-    Type(String),
-    /// Its body is no JSON object.
-    #[error("the body of the message is no JSON object")]
-    Body,
-    /// A header has the wrong type.
-    #[error("a header of the message is wrong: {}", quoted(.0))]
-    Header(String),
-    /// An attachment has no data.
-    #[error("the attachment {} has no data: jws, hash, links, base64 or json", quoted(.0))]
-    AttachmentData(String),
-    /// An attachment's hash is wrong, or absent where it must be there.
-    #[error("the attachment {}: {error}", quoted(id))]
-    AttachmentHash {
-        /// The attachment's id, or its number.
-        id: String,
-        /// What is wrong.
-        error: HashError,
-    },
-}
-
-/// The headers that have a field: one in `extra_headers` as well would stand twice in the JSON.
-const FIELDS: [&str; 18] = [
+/// The headers that have a field. They must not be in `extra_headers` too, or the JSON would have them twice.
+const HEADERS_WITH_FIELD: [&str; 18] = [
     "id",
     "typ",
     "type",
@@ -125,7 +96,8 @@ fn empty_object() -> Value {
 }
 
 impl Message {
-    /// Begins a message; a fresh id is 32 hexadecimal digits ([`Message::new_id`]).
+    /// Begins a message. [`Message::new_id`] makes a new id. `type_` must be a message type URI and `body` a JSON object; both
+    /// are checked when the message is packed.
     pub fn build(id: impl Into<String>, type_: impl Into<String>, body: Value) -> MessageBuilder {
         MessageBuilder(Message {
             id: id.into(),
@@ -150,12 +122,12 @@ impl Message {
         })
     }
 
-    /// A random id: a UUID in 32 hexadecimal digits, the length the specification allows.
+    /// A random id: a UUID in 32 hexadecimal digits, the longest id that the specification allows.
     pub fn new_id() -> String {
         uuid::Uuid::new_v4().simple().to_string()
     }
 
-    /// The message that an object is; its headers and attachments are checked.
+    /// Reads a message from a JSON object, and checks its headers and attachments.
     pub fn from_object(map: Map<String, Value>) -> Result<Self, MessageError> {
         if map.get("id").and_then(Value::as_str).is_none_or(str::is_empty) {
             return Err(MessageError::NoId);
@@ -166,14 +138,14 @@ impl Message {
         Ok(message)
     }
 
-    /// Reads a plaintext message, strictly: no member twice.
+    /// Reads a message from JSON text. Duplicate members are an error.
     pub fn from_json(text: &str) -> Result<Self, MessageError> {
         let map = crate::jose::json_object("message", text.as_bytes())
             .map_err(|error| MessageError::Header(error.to_string()))?;
         Self::from_object(map)
     }
 
-    /// The message as JSON.
+    /// Writes the message as JSON.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("a message's members are JSON")
     }
@@ -188,8 +160,8 @@ impl Message {
         if !self.body.is_object() {
             return Err(MessageError::Body);
         }
-        if let Some(name) = self.extra_headers.keys().find(|name| FIELDS.contains(&name.as_str())) {
-            return Err(MessageError::Header(format!("{name:?} has a field, and stands in extra_headers")));
+        if let Some(name) = self.extra_headers.keys().find(|name| HEADERS_WITH_FIELD.contains(&name.as_str())) {
+            return Err(MessageError::Header(format!("{name:?} has a field, and is in extra_headers too")));
         }
         for (number, attachment) in self.attachments.iter().flatten().enumerate() {
             attachment.check(number)?;
@@ -197,18 +169,18 @@ impl Message {
         Ok(())
     }
 
-    /// Its type, taken apart.
+    /// The parts of the message type. `None` if it is not a message type URI.
     pub fn message_type(&self) -> Option<MessageType<'_>> {
         MessageType::parse(&self.type_)
     }
 
-    /// The thread it belongs to: its `thid`, or its `id` if it begins one.
+    /// The id of the message's thread: `thid`, or `id` if the message begins the thread.
     pub fn thread(&self) -> &str {
         self.thid.as_deref().unwrap_or(&self.id)
     }
 }
 
-/// Makes a [`Message`], header by header.
+/// Builds a [`Message`].
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct MessageBuilder(Message);
@@ -217,23 +189,23 @@ impl MessageBuilder {
     setters! {
         /// Sets the sender's DID.
         from: impl Into<String> => from.into();
-        /// Sets the thread.
+        /// Sets the thread id.
         thid: impl Into<String> => thid.into();
-        /// Sets the parent thread.
+        /// Sets the id of the parent thread.
         pthid: impl Into<String> => pthid.into();
-        /// Sets the time it was made, in seconds since 1970.
+        /// Sets the creation time, in seconds since 1970.
         created_time: u64 => created_time;
-        /// Sets the time it expires, in seconds since 1970.
+        /// Sets the expiry time, in seconds since 1970.
         expires_time: u64 => expires_time;
         /// Sets the JWT of a DID rotation.
         from_prior: impl Into<String> => from_prior.into();
-        /// Sets the messages to be acknowledged.
+        /// Sets the ids of messages that the recipient should acknowledge.
         please_ack: Vec<String> => please_ack;
-        /// Sets the messages that are acknowledged.
+        /// Sets the ids of messages that are acknowledged.
         ack: Vec<String> => ack;
         /// Sets the language.
         lang: impl Into<String> => lang.into();
-        /// Sets the languages that are read.
+        /// Sets the accepted languages.
         accept_lang: Vec<String> => accept_lang;
         /// Sets the return route.
         return_route: impl Into<String> => return_route.into();
@@ -251,13 +223,13 @@ impl MessageBuilder {
         self
     }
 
-    /// Sets a header that has no field.
+    /// Sets a header without a field.
     pub fn header(mut self, name: impl Into<String>, value: Value) -> Self {
         self.0.extra_headers.insert(name.into(), value);
         self
     }
 
-    /// The message.
+    /// Returns the message.
     pub fn finalize(self) -> Message {
         self.0
     }
@@ -272,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_keeps_what_it_does_not_know() {
+    fn unknown_headers_are_kept() {
         let text =
             r#"{"id":"1","type":"https://example.org/a/1.0/b","body":{"x":1},"accept-lang":["de"],"y":{"z":[]}}"#;
         let message = parse(text).unwrap();
@@ -282,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_says_why() {
+    fn invalid_messages_are_refused_with_a_reason() {
         assert!(parse(r#"{"id":"1","type":"https://example.org/a/1.0/b"}"#).unwrap().body.is_object());
         assert!(matches!(parse(r#"{"type":"https://example.org/a/1.0/b"}"#), Err(MessageError::NoId)));
         assert!(matches!(parse(r#"{"id":"","type":"https://example.org/a/1.0/b"}"#), Err(MessageError::NoId)));

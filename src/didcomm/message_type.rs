@@ -1,40 +1,40 @@
 //! Message type URIs (DIDComm v2.1 "Protocol Identifier URI", "Message Type URI").
 
-/// A message type URI, taken apart: `doc-uri` `protocol` `/` `version` `/` `message`.
+/// The parts of a message type URI: `doc-uri` `protocol` `/` `version` `/` `message`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MessageType<'a> {
-    /// What stands before the protocol's name, with its last delimiter.
+    /// The part before the protocol name, including the delimiter.
     pub doc_uri: &'a str,
-    /// The protocol's name.
+    /// The protocol name.
     pub protocol: &'a str,
-    /// The version as it stands: `major.minor`, and sometimes a patch.
+    /// The version: `major.minor`, sometimes with a patch number.
     pub version: &'a str,
-    /// The message's name.
+    /// The message name.
     pub message: &'a str,
 }
 
 impl<'a> MessageType<'a> {
-    /// Takes a URI apart by the specification's pattern `(.*?)([a-z0-9._-]+)/(\d[^/]*)/([a-z0-9._-]+)$`, case ignored.
+    /// Parses a URI by the pattern of the specification, `(.*?)([a-z0-9._-]+)/(\d[^/]*)/([a-z0-9._-]+)$` without regard to case. `None` if the URI does not match.
     pub fn parse(uri: &'a str) -> Option<Self> {
         let (rest, message) = uri.rsplit_once('/')?;
         let (rest, version) = rest.rsplit_once('/')?;
         let protocol = &rest[rest.trim_end_matches(is_name).len()..];
         let doc_uri = &rest[..rest.len() - protocol.len()];
-        let sound = !message.is_empty()
+        let is_valid = !message.is_empty()
             && message.chars().all(is_name)
             && version.starts_with(|c: char| c.is_ascii_digit())
             && !protocol.is_empty();
-        sound.then_some(Self { doc_uri, protocol, version, message })
+        is_valid.then_some(Self { doc_uri, protocol, version, message })
     }
 
-    /// The number before the first dot of the version.
+    /// The major version: the number before the first dot.
     pub fn major(&self) -> Option<u32> {
         self.version.split('.').next()?.parse().ok()
     }
 
-    /// Whether it is a message of a protocol that we speak: the same document, the same name but for case and
-    /// punctuation, and the same major version. A minor version is compatible (semver; patches are not used).
-    pub fn is(&self, other: &MessageType<'_>) -> bool {
+    /// Whether two types are compatible: the same document URI, the same names without regard to case and punctuation, and
+    /// the same major version. Minor versions are compatible (semver).
+    pub fn is_compatible_with(&self, other: &MessageType<'_>) -> bool {
         self.doc_uri == other.doc_uri
             && same_name(self.protocol, other.protocol)
             && self.major().is_some()
@@ -43,7 +43,7 @@ impl<'a> MessageType<'a> {
     }
 }
 
-/// Whether two names of protocols or messages are one: case and punctuation do not count.
+/// Whether two names of protocols or messages are the same, without regard to case and punctuation.
 pub fn same_name(a: &str, b: &str) -> bool {
     let letters = |name: &str| -> String {
         name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
@@ -60,15 +60,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn taken_apart() {
+    fn uris_are_parsed_and_compared() {
         let ping = MessageType::parse("https://didcomm.org/trust-ping/2.0/ping-response").unwrap();
         assert_eq!(
             (ping.doc_uri, ping.protocol, ping.version, ping.message),
             ("https://didcomm.org/", "trust-ping", "2.0", "ping-response")
         );
-        assert!(ping.is(&MessageType::parse("https://didcomm.org/TrustPing/2.7/PingResponse").unwrap()));
-        assert!(!ping.is(&MessageType::parse("https://didcomm.org/trust-ping/3.0/ping-response").unwrap()));
-        assert!(!ping.is(&MessageType::parse("https://example.org/trust-ping/2.0/ping-response").unwrap()));
+        assert!(
+            ping.is_compatible_with(&MessageType::parse("https://didcomm.org/TrustPing/2.7/PingResponse").unwrap())
+        );
+        assert!(
+            !ping.is_compatible_with(&MessageType::parse("https://didcomm.org/trust-ping/3.0/ping-response").unwrap())
+        );
+        assert!(
+            !ping.is_compatible_with(&MessageType::parse("https://example.org/trust-ping/2.0/ping-response").unwrap())
+        );
         for bad in ["", "a/b", "a/b/c", "https://didcomm.org/ping/2.0/", "https://didcomm.org//2.0/ping", "p/x1/m"] {
             assert_eq!(MessageType::parse(bad), None, "{bad}");
         }

@@ -1,73 +1,103 @@
-//! What is known about where a message came from.
+//! What is proved about the sender of a message.
 
 use serde::Serialize;
 
-use crate::{crypto::ContentEncryption, keys::SignatureAlgorithm, secrets::Custody};
+use crate::{crypto::ContentEncryption, did::did_of, keys::SignatureAlgorithm, secrets::Custody};
 
-/// How a message was protected, layer by layer; each is here only once it was verified.
+/// How a message was protected. Everything here was verified.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Provenance {
-    /// It was encrypted to us.
+    /// The message was encrypted to us.
     pub encrypted: bool,
-    /// `from` is proved: by authcrypt, or by a signature.
+    /// Authcrypt or a signature proves `from`.
     pub authenticated: bool,
-    /// An anoncrypt layer hid its sender from those who carried it.
+    /// An anoncrypt layer hid the sender from mediators.
     pub anonymous_sender: bool,
-    /// A signature proves `from` to others as well.
+    /// A signature proves `from` to third parties too.
     pub non_repudiation: bool,
     /// The envelopes, outermost first.
     pub layers: Vec<Layer>,
-    /// The sender's change of DID, its signature verified. Only under authcrypt by the new DID does it count: it names
-    /// no audience, so anyone may have copied it.
+    /// The sender's DID rotation; its signature is verified. It is proof only in a message that the new DID
+    /// authcrypted: the JWT names no audience, so anyone may have copied it. See [`Warning::UnauthenticatedFromPrior`].
     pub from_prior: Option<PriorDid>,
-    /// What is allowed and yet worth a look.
+    /// What is allowed and yet worth attention.
     pub warnings: Vec<Warning>,
 }
 
-/// One envelope.
+impl Provenance {
+    /// The sender's DID, if authcrypt or a signature proves it.
+    ///
+    /// It is the DID of the key that encrypted or signed. For a did:peer:4 it may be another form of the DID than the
+    /// message's `from`.
+    pub fn sender(&self) -> Option<&str> {
+        let kid = self.sender_layers().find_map(|layer| match layer {
+            Layer::Authcrypt { skid, .. } => Some(skid),
+            Layer::Signed { kid, .. } => Some(kid),
+            Layer::Anoncrypt { .. } | Layer::Forward { .. } => None,
+        });
+        kid.and_then(|kid| did_of(kid))
+    }
+
+    /// The DID URL of the key that signed the message, if it is signed. The signature proves the message to third
+    /// parties too.
+    pub fn signer(&self) -> Option<&str> {
+        self.sender_layers().find_map(|layer| match layer {
+            Layer::Signed { kid, .. } => Some(kid.as_str()),
+            _ => None,
+        })
+    }
+
+    /// The layers that the sender made, innermost first. Those of a mediator that forwarded the message to us are not
+    /// among them.
+    fn sender_layers(&self) -> impl Iterator<Item = &Layer> {
+        self.layers.iter().rev().take_while(|layer| !matches!(layer, Layer::Forward { .. }))
+    }
+}
+
+/// One envelope of a message.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "envelope", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Layer {
     /// Encrypted and authenticated by ECDH-1PU.
     Authcrypt {
-        /// The key agreement.
+        /// The JOSE name of the key agreement.
         alg: &'static str,
         /// The content encryption.
         enc: ContentEncryption,
-        /// The sender's key.
+        /// The DID URL of the sender's key.
         skid: String,
-        /// Our key, which opened it.
+        /// The DID URL of our key that opened the envelope.
         kid: String,
-        /// All recipients' keys.
+        /// The DID URLs of all recipients' keys.
         recipients: Vec<String>,
-        /// How far the shared secret came out of the token.
+        /// What left the token to open the envelope, if the token says.
         custody: Option<Custody>,
     },
     /// Encrypted by ECDH-ES.
     Anoncrypt {
-        /// The key agreement.
+        /// The JOSE name of the key agreement.
         alg: &'static str,
         /// The content encryption.
         enc: ContentEncryption,
-        /// Our key, which opened it.
+        /// The DID URL of our key that opened the envelope.
         kid: String,
-        /// All recipients' keys.
+        /// The DID URLs of all recipients' keys.
         recipients: Vec<String>,
-        /// How far the shared secret came out of the token.
+        /// What left the token to open the envelope, if the token says.
         custody: Option<Custody>,
     },
     /// Signed.
     Signed {
-        /// The signature's algorithm.
+        /// The signature algorithm.
         alg: SignatureAlgorithm,
-        /// The signer's key.
+        /// The DID URL of the key that signed.
         kid: String,
     },
-    /// Forwarded to us by a mediator that wraps again; the layers before are the mediator's, those behind the sender's.
+    /// A forward that was addressed to us. The layers before it are the mediator's, the layers after it the sender's.
     Forward {
-        /// To whom.
+        /// The `next` of the forward: one of our DIDs or key ids.
         next: String,
     },
 }
@@ -78,30 +108,30 @@ pub enum Layer {
 pub struct PriorDid {
     /// The old DID.
     pub iss: String,
-    /// The new DID; none ends the relationship.
+    /// The new DID. `None` ends the relationship.
     pub sub: Option<String>,
-    /// When the DID was changed: seconds since 1970, UTC.
+    /// When the DID was changed, in seconds since 1970.
     pub iat: Option<i64>,
-    /// The old DID's key that signed.
+    /// The DID URL of the old DID's key that signed.
     pub kid: String,
 }
 
-/// Something allowed that a receiver may want to know.
+/// Something that is allowed and that a receiver may want to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Warning {
-    /// `to` is absent (v2.1: the recipient assumes that it is the sole audience).
+    /// `to` is absent. By v2.1 the recipient may assume to be the only one.
     ToAbsent,
-    /// It is not encrypted, and `to` names none of our DIDs.
+    /// The message is not encrypted, and `to` names none of our DIDs.
     NotAddressedToUs,
     /// authcrypt(sign()), which the specification advises against.
     DiscouragedNesting,
-    /// anoncrypt(authcrypt(sign())), which the specification forbids and has a vector of.
+    /// anoncrypt(authcrypt(sign())), which the specification forbids although it has a test vector of it.
     ForbiddenNesting,
     /// `expires_time` has passed.
     Expired,
-    /// `from_prior` came without authcrypt by its `sub`, or, if it ends a relationship, not encrypted at all: it must not
-    /// change anything.
+    /// `from_prior` must be ignored: the message was not authcrypted by its `sub`, or, if it ends a relationship, not
+    /// encrypted.
     UnauthenticatedFromPrior,
 }

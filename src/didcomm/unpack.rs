@@ -1,4 +1,4 @@
-//! Unpacking: from the wire to a plaintext and its provenance. The receiver's consistency checks are here.
+//! Unpacking: opens and verifies what came from the wire.
 
 use std::{
     borrow::Cow,
@@ -8,35 +8,45 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    Error, Forward, Identities, Layer, Message, OwnKey, PriorDid, Provenance, Warning, error::FromPriorError,
-    from_prior::Unverified, resolvable, same_did,
+    consistency::{Evidence, check_from, check_owner, check_to},
+    did_forms::{resolvable, same_did},
+    error::{Error, FromPriorError},
+    forward::Forward,
+    from_prior::UnverifiedFromPrior,
+    identities::{Identities, OwnKey},
+    key_lookup::{find_key, resolve_key},
+    message::Message,
+    provenance::{Layer, PriorDid, Provenance, Warning},
 };
 use crate::{
-    did::{Document, Relationship, Resolver, did_of},
+    did::{Relationship, Resolver, did_of},
     jose::{self, Envelope, JoseError, Jwe, Jws, KeyAgreement, Limits},
     keys::PublicKey,
     secrets::{Context, SecretsError, TokenError},
 };
 
-/// The derivations that one layer may cost, so that no stranger spends a token's time by naming many of our keys: two
-/// tries of ECDH-ES, one of ECDH-1PU.
-const DERIVATIONS: u32 = 2;
+/// The most key derivations that one layer may cost: two tries of ECDH-ES, or one of ECDH-1PU. Otherwise a stranger
+/// could spend a token's time by naming many of our keys.
+const MAX_DERIVATIONS: u32 = 2;
 
 /// How a message is opened.
 #[derive(Debug, Clone)]
 pub struct UnpackOptions {
-    /// Opens a forward that is addressed to ourselves, once (v2.1 routing, "rewrapping"). Otherwise the forward is the
-    /// message.
+    /// Opens a forward that is addressed to us, once (v2.1 routing, "rewrapping"). If `false`, the forward itself is
+    /// returned. Default: `true`.
     pub unwrap_forward: bool,
-    /// Refuses authcrypt(sign()) and anoncrypt(authcrypt(sign())), which are warnings otherwise: the specification
-    /// advises against the one and forbids the other, and has a vector of each.
+    /// Refuses a message whose sender is proved by neither authcrypt nor a signature, with [`Error::NotAuthenticated`].
+    /// Forwards from peers to a mediator are such messages. Default: `false`.
+    pub require_authenticated: bool,
+    /// Refuses authcrypt(sign()) and anoncrypt(authcrypt(sign())). Otherwise each is a [`Warning`]: the specification
+    /// advises against the first and forbids the second, and yet has a test vector of each. Default: `false`.
     pub strict_nesting: bool,
-    /// How large a message may be.
+    /// How large a message may be, and how many recipients it may have.
     pub limits: Limits,
-    /// When to give up asking the token.
+    /// When to stop waiting for the token. Default: no deadline.
     pub deadline: Option<Instant>,
-    /// Who may have a person asked for a PIN or a touch: messages that say that they are from one of these DIDs. An envelope
-    /// that does not say who it is from, as an anoncrypt, may not. Everyone may, if this is not said.
+    /// The senders for whose messages a token may ask a person for a PIN or a touch, as DIDs. The sender is only claimed
+    /// at that point; an anoncrypted message claims none and never qualifies. Default: every message qualifies.
     pub prompt_for: Option<Vec<String>>,
 }
 
@@ -44,6 +54,7 @@ impl Default for UnpackOptions {
     fn default() -> Self {
         Self {
             unwrap_forward: true,
+            require_authenticated: false,
             strict_nesting: false,
             limits: Limits::default(),
             deadline: None,
@@ -53,60 +64,58 @@ impl Default for UnpackOptions {
 }
 
 impl Message {
-    /// Opens a message and verifies each layer, then compares `from`, `to`, the keys' DIDs and `from_prior`.
+    /// Opens a message and verifies each layer, then compares `from`, `to`, the DIDs of the keys, and `from_prior`.
     ///
-    /// Who sent it is told by the [`Provenance`]: a plaintext is a message too, and proves nothing.
+    /// The [`Provenance`] says what is proved about the sender. A plaintext is accepted too, and proves nothing: set
+    /// [`UnpackOptions::require_authenticated`], or look at [`Provenance::sender`].
+    ///
+    /// # Errors
+    /// If the message is malformed, is for none of our keys, does not open, contradicts itself, or its sender does not
+    /// resolve; or if the token fails. [`Error::is_retryable`] tells whether a later try may succeed. Tell the peer no
+    /// more than that the message was not understood.
     pub async fn unpack(
         packed: &str,
         resolver: &dyn Resolver,
         me: &Identities,
         options: &UnpackOptions,
     ) -> Result<(Self, Provenance), Error> {
-        let opener = Opener { resolver, me, options };
-        let (message, provenance) = opener.open(packed).await?;
-        match Forward::from_message(&message) {
-            Some(forward) if options.unwrap_forward => opener.open_forward(message, provenance, forward?).await,
-            _ => Ok((message, provenance)),
+        let unpacker = Unpacker { resolver, me, options };
+        let (message, provenance) = unpacker.open(packed).await?;
+        let (message, provenance) = match Forward::from_message(&message) {
+            Some(forward) if options.unwrap_forward => unpacker.open_forward(message, provenance, forward?).await?,
+            _ => (message, provenance),
+        };
+        if options.require_authenticated && !provenance.authenticated {
+            return Err(Error::NotAuthenticated);
         }
+        Ok((message, provenance))
     }
 }
 
-struct Opener<'a> {
+struct Unpacker<'a> {
     resolver: &'a dyn Resolver,
     me: &'a Identities,
     options: &'a UnpackOptions,
 }
 
-/// What the layers have shown so far.
-#[derive(Default)]
-struct Seen {
-    provenance: Provenance,
-    /// Our keys that opened a layer, outermost first.
-    opened_by: Vec<OwnKey>,
-    /// The key that authenticated by authcrypt.
-    skid: Option<String>,
-    /// The key that signed.
-    signer: Option<String>,
-}
-
-impl Opener<'_> {
+impl Unpacker<'_> {
     async fn open(&self, packed: &str) -> Result<(Message, Provenance), Error> {
-        let mut seen = Seen::default();
+        let mut evidence = Evidence::default();
         let mut bytes = Cow::Borrowed(packed.as_bytes());
-        // The grammar of `check_nesting` ends this after three layers.
+        // `check_nesting` ends this loop after three layers.
         let plain = loop {
             match Envelope::parse(&bytes, &self.options.limits)? {
                 Envelope::Plain(plain) => break plain,
-                Envelope::Encrypted(jwe) => bytes = Cow::Owned(self.decrypt(&jwe, &mut seen).await?),
-                Envelope::Signed(jws) => bytes = Cow::Owned(self.verify(&jws, &mut seen).await?),
+                Envelope::Encrypted(jwe) => bytes = Cow::Owned(self.decrypt(&jwe, &mut evidence).await?),
+                Envelope::Signed(jws) => bytes = Cow::Owned(self.verify(&jws, &mut evidence).await?),
             }
         };
         let message = Message::from_object(plain)?;
-        self.check_from(&message, &seen)?;
-        self.check_to(&message, &mut seen)?;
-        let mut provenance = seen.provenance;
+        check_from(&message, &evidence)?;
+        check_to(&message, &mut evidence, self.me)?;
+        let mut provenance = evidence.provenance;
         if let Some(jwt) = &message.from_prior {
-            self.check_from_prior(jwt, &message, seen.skid.is_some(), &mut provenance).await?;
+            self.check_from_prior(jwt, &message, evidence.skid.is_some(), &mut provenance).await?;
         }
         if message.expires_time.is_some_and(|expires| expires <= now()) {
             provenance.warnings.push(Warning::Expired);
@@ -114,16 +123,17 @@ impl Opener<'_> {
         Ok((message, provenance))
     }
 
-    /// Opens what a forward to ourselves holds. What is proved about the carrier is not proved about the sender.
+    /// Opens the message inside a forward that is addressed to us. Of the carrier only the layers are kept: what they
+    /// prove about the carrier proves nothing about the sender.
     async fn open_forward(
         &self,
         message: Message,
         provenance: Provenance,
         forward: Forward,
     ) -> Result<(Message, Provenance), Error> {
-        let ours = self.me.document(&forward.next).is_some()
+        let addressed_to_us = self.me.document(&forward.next).is_some()
             || self.me.key(&forward.next, Relationship::KeyAgreement).is_some();
-        if !ours {
+        if !addressed_to_us {
             return Ok((message, provenance));
         }
         let [packed] = forward.forwarded.as_slice() else {
@@ -139,21 +149,23 @@ impl Opener<'_> {
         Ok((message, Provenance { layers, ..inner }))
     }
 
-    async fn decrypt(&self, jwe: &Jwe, seen: &mut Seen) -> Result<Vec<u8>, Error> {
+    async fn decrypt(&self, jwe: &Jwe, evidence: &mut Evidence) -> Result<Vec<u8>, Error> {
         let kind = match jwe.algorithm() {
             KeyAgreement::Ecdh1Pu => "authcrypt",
             KeyAgreement::EcdhEs => "anoncrypt",
         };
-        self.check_nesting(kind, seen)?;
-        let ours: Vec<&OwnKey> =
+        self.check_nesting(kind, evidence)?;
+        let own_keys: Vec<&OwnKey> =
             jwe.recipient_kids().filter_map(|kid| self.me.key(kid, Relationship::KeyAgreement)).collect();
-        if ours.is_empty() {
+        if own_keys.is_empty() {
             return Err(Error::NotForUs(jwe.recipient_kids().map(str::to_owned).collect()));
         }
-        // Before the sender is resolved, which may ask a server of a stranger's choice.
+        // Checked before the sender is resolved, since that may ask a server of a stranger's choice.
         let curve = jwe.ephemeral_key().curve();
-        if let Some(own) = ours.first().filter(|_| ours.iter().all(|own| own.key.curve() != curve)) {
-            return Err(JoseError::Curve { kid: own.kid.clone(), curve: own.key.curve(), expected: curve }.into());
+        if let Some(own) = own_keys.first().filter(|_| own_keys.iter().all(|own| own.key.curve() != curve)) {
+            return Err(
+                JoseError::CurveMismatch { kid: own.kid.clone(), curve: own.key.curve(), expected: curve }.into()
+            );
         }
         let sender = match jwe.sender_kid() {
             Some(skid) => Some(self.key(skid, skid, Relationship::KeyAgreement).await?),
@@ -168,21 +180,21 @@ impl Opener<'_> {
             Some(skid) => Layer::Authcrypt { alg, enc, skid: skid.to_owned(), kid, recipients, custody },
             None => Layer::Anoncrypt { alg, enc, kid, recipients, custody },
         };
-        seen.provenance.layers.push(layer);
-        seen.provenance.encrypted = true;
+        evidence.provenance.layers.push(layer);
+        evidence.provenance.encrypted = true;
         match jwe.sender_kid() {
             Some(skid) => {
-                seen.provenance.authenticated = true;
-                seen.skid = Some(skid.to_owned());
+                evidence.provenance.authenticated = true;
+                evidence.skid = Some(skid.to_owned());
             }
-            None => seen.provenance.anonymous_sender = true,
+            None => evidence.provenance.anonymous_sender = true,
         }
-        seen.opened_by.push(own.clone());
+        evidence.opened_by.push(own.clone());
         Ok(plaintext)
     }
 
-    /// Asks for our keys in the order of the recipients, until one opens the message or the derivations are spent. A key
-    /// whose token is away costs none.
+    /// Tries our keys in the order of the recipients, until one opens the message or [`MAX_DERIVATIONS`] are spent. A key
+    /// whose token is away costs no derivation.
     async fn try_keys<'k>(
         &'k self,
         jwe: &Jwe,
@@ -190,44 +202,45 @@ impl Opener<'_> {
     ) -> Result<(Vec<u8>, &'k OwnKey, String), Error> {
         let cx = Context { deadline: self.options.deadline, ..Context::default() };
         let cost = if sender.is_some() { 2 } else { 1 };
-        let mut budget = DERIVATIONS;
-        let (mut failure, mut stranger) = (None, None);
+        let mut budget = MAX_DERIVATIONS;
+        let (mut failure, mut unprompted) = (None, None);
         for kid in jwe.recipient_kids() {
             let Some(own) = self.me.key(kid, Relationship::KeyAgreement) else { continue };
             if budget < cost {
                 break;
             }
-            if !self.may_ask(jwe, own) {
-                stranger = Some(Error::Stranger { kid: kid.to_owned() });
+            if !self.may_prompt(jwe, own) {
+                unprompted = Some(Error::UnknownSender { kid: kid.to_owned() });
                 continue;
             }
             match jwe.decrypt(kid, &own.key, sender, self.me.secrets(), &cx).await {
                 Ok(plaintext) => return Ok((plaintext, own, kid.to_owned())),
                 Err(error) => {
-                    if !costs_nothing(&error) {
+                    if !failed_before_derivation(&error) {
                         budget -= cost;
                     }
                     failure = Some(error);
                 }
             }
         }
-        Err(match (failure, stranger) {
+        Err(match (failure, unprompted) {
             (Some(failure), _) => failure.into(),
-            (None, Some(stranger)) => stranger,
+            (None, Some(unprompted)) => unprompted,
             (None, None) => JoseError::NoRecipient.into(),
         })
     }
 
-    /// Whether a key may be asked for: one that asks a person is not, for a stranger.
-    fn may_ask(&self, jwe: &Jwe, own: &OwnKey) -> bool {
+    /// Whether the key may be used for this message. A key that asks a person may only be used for a sender in
+    /// [`UnpackOptions::prompt_for`].
+    fn may_prompt(&self, jwe: &Jwe, own: &OwnKey) -> bool {
         let Some(known) = &self.options.prompt_for else { return true };
-        let asks = self.me.held(&own.key).is_some_and(|held| held.asks_pin || held.asks_touch);
+        let prompts = self.me.held(&own.key).is_some_and(|held| held.asks_pin || held.asks_touch);
         let sender = jwe.sender_kid().and_then(did_of);
-        !asks || sender.is_some_and(|sender| known.iter().any(|known| same_did(known, sender)))
+        !prompts || sender.is_some_and(|sender| known.iter().any(|known| same_did(known, sender)))
     }
 
-    /// A key in the document of `owner`, a DID or DID URL. Our own documents come first: a message from ourselves needs
-    /// no network.
+    /// The key `kid` in the document of `owner`, a DID or DID URL. Our own documents come first: a message from ourselves
+    /// needs no network.
     async fn key(&self, owner: &str, kid: &str, relationship: Relationship) -> Result<PublicKey, Error> {
         match did_of(owner).and_then(|did| self.me.document(did)) {
             Some(own) => find_key(own, kid, relationship),
@@ -235,33 +248,33 @@ impl Opener<'_> {
         }
     }
 
-    async fn verify(&self, jws: &Jws, seen: &mut Seen) -> Result<Vec<u8>, Error> {
-        self.check_nesting("signed", seen)?;
-        // `kid` may stand unprotected: it must be a key of `from` before anything is resolved, else any relay makes us
-        // ask a server of its choice (v2.1 "Message Signing"; affinidi-messaging 0.15.8).
+    async fn verify(&self, jws: &Jws, evidence: &mut Evidence) -> Result<Vec<u8>, Error> {
+        self.check_nesting("signed", evidence)?;
+        // `kid` may be unprotected. It must be a key of `from` before anything is resolved; otherwise any relay could make
+        // us ask a server of its choice (v2.1 "Message Signing"; affinidi-messaging 0.15.8).
         let claimed = jose::json_object("payload", jws.unverified_payload())?;
-        // A signature is innermost; whatever else is in it has no `from` of its own to check.
+        // A signature is the innermost layer. Another envelope inside it would have no `from` to check.
         for (member, inner) in [("ciphertext", "encrypted"), ("payload", "signed")] {
             if claimed.contains_key(member) {
-                return Err(Error::Nesting { outer: "signed", inner });
+                return Err(Error::ForbiddenNesting { outer: "signed", inner });
             }
         }
         let from = claimed.get("from").and_then(Value::as_str);
         let from = from.ok_or_else(|| Error::FromAbsent(jws.kid().to_owned()))?;
-        check_same(from, jws.kid())?;
+        check_owner(from, jws.kid())?;
         let key = self.key(resolvable(from, jws.kid()), jws.kid(), Relationship::Authentication).await?;
         let payload = jws.verify(&key)?.to_vec();
 
-        seen.provenance.layers.push(Layer::Signed { alg: jws.algorithm(), kid: jws.kid().to_owned() });
-        seen.provenance.authenticated = true;
-        seen.provenance.non_repudiation = true;
-        seen.signer = Some(jws.kid().to_owned());
+        evidence.provenance.layers.push(Layer::Signed { alg: jws.algorithm(), kid: jws.kid().to_owned() });
+        evidence.provenance.authenticated = true;
+        evidence.provenance.non_repudiation = true;
+        evidence.signer = Some(jws.kid().to_owned());
         Ok(payload)
     }
 
-    /// The grammar `anoncrypt? authcrypt? signed? plain`. It ends, so no message nests deeper than three envelopes.
-    fn check_nesting(&self, inner: &'static str, seen: &mut Seen) -> Result<(), Error> {
-        let outer = match seen.provenance.layers.last() {
+    /// Enforces the grammar `anoncrypt? authcrypt? signed? plain`, so no message has more than three envelopes.
+    fn check_nesting(&self, inner: &'static str, evidence: &mut Evidence) -> Result<(), Error> {
+        let outer = match evidence.provenance.layers.last() {
             None => return Ok(()),
             Some(Layer::Anoncrypt { .. }) => "anoncrypt",
             Some(Layer::Authcrypt { .. }) => "authcrypt",
@@ -270,44 +283,13 @@ impl Opener<'_> {
         match (outer, inner) {
             ("anoncrypt", "authcrypt" | "signed") => Ok(()),
             ("authcrypt", "signed") if !self.options.strict_nesting => {
-                let nested = seen.provenance.layers.len() > 1;
+                let nested = evidence.provenance.layers.len() > 1;
                 let warning = if nested { Warning::ForbiddenNesting } else { Warning::DiscouragedNesting };
-                seen.provenance.warnings.push(warning);
+                evidence.provenance.warnings.push(warning);
                 Ok(())
             }
-            _ => Err(Error::Nesting { outer, inner }),
+            _ => Err(Error::ForbiddenNesting { outer, inner }),
         }
-    }
-
-    /// `from` is the DID of the key that encrypted, and of the key that signed: so the two are one sender.
-    fn check_from(&self, message: &Message, seen: &Seen) -> Result<(), Error> {
-        for kid in [&seen.skid, &seen.signer].into_iter().flatten() {
-            let from = message.from.as_deref().ok_or_else(|| Error::FromAbsent(kid.clone()))?;
-            check_same(from, kid)?;
-        }
-        Ok(())
-    }
-
-    /// `to` names the DID of each key of ours that opened a layer. The specification says "should" in one place and
-    /// "must be an error" in another; absence is a warning, but with a signature inside encryption an error.
-    fn check_to(&self, message: &Message, seen: &mut Seen) -> Result<(), Error> {
-        let warnings = &mut seen.provenance.warnings;
-        let Some(to) = &message.to else {
-            if seen.signer.is_some() && !seen.opened_by.is_empty() {
-                return Err(Error::ToAbsent);
-            }
-            warnings.push(Warning::ToAbsent);
-            return Ok(());
-        };
-        for own in &seen.opened_by {
-            if !to.iter().any(|did| same_did(did, &own.did)) {
-                return Err(Error::To { kid: own.kid.clone() });
-            }
-        }
-        if seen.opened_by.is_empty() && !to.iter().any(|did| self.me.document(did).is_some()) {
-            warnings.push(Warning::NotAddressedToUs);
-        }
-        Ok(())
     }
 
     async fn check_from_prior(
@@ -317,7 +299,7 @@ impl Opener<'_> {
         authcrypt: bool,
         provenance: &mut Provenance,
     ) -> Result<(), Error> {
-        let prior = Unverified::parse(jwt)?;
+        let prior = UnverifiedFromPrior::parse(jwt)?;
         match (&prior.claims.sub, &message.from) {
             (Some(sub), Some(from)) if same_did(sub, from) => {}
             (Some(_), _) => return Err(Error::FromPrior(FromPriorError::Subject)),
@@ -325,9 +307,9 @@ impl Opener<'_> {
             (None, Some(_)) => return Err(Error::FromPrior(FromPriorError::Ending)),
         }
         let (claims, kid) = prior.verify(self.resolver).await?;
-        // An ending has no new DID, and so can have no authcrypt; encrypted it must be all the same.
-        let carried = if claims.sub.is_some() { authcrypt } else { provenance.encrypted };
-        if !carried {
+        // A message that ends a relationship has no sender to authcrypt with. It must be encrypted nevertheless.
+        let protected = if claims.sub.is_some() { authcrypt } else { provenance.encrypted };
+        if !protected {
             provenance.warnings.push(Warning::UnauthenticatedFromPrior);
         }
         provenance.from_prior = Some(PriorDid { iss: claims.iss, sub: claims.sub, iat: claims.iat, kid });
@@ -335,36 +317,10 @@ impl Opener<'_> {
     }
 }
 
-/// A key by its DID URL, if it stands in the relationship in the document of `owner`, a DID or DID URL.
-pub(super) async fn resolve_key(
-    resolver: &dyn Resolver,
-    owner: &str,
-    kid: &str,
-    relationship: Relationship,
-) -> Result<PublicKey, Error> {
-    let did = did_of(owner).ok_or_else(|| Error::KeyId(owner.to_owned()))?;
-    let document = resolver.resolve(did).await?;
-    find_key(&document, kid, relationship)
-}
-
-fn find_key(document: &Document, kid: &str, relationship: Relationship) -> Result<PublicKey, Error> {
-    let method =
-        document.method(kid, relationship).ok_or_else(|| Error::NotAuthorised { kid: kid.to_owned(), relationship })?;
-    method.key.clone().map_err(|error| Error::Key { kid: kid.to_owned(), error })
-}
-
-fn check_same(from: &str, kid: &str) -> Result<(), Error> {
-    let did = did_of(kid).ok_or_else(|| Error::KeyId(kid.to_owned()))?;
-    if same_did(from, did) {
-        return Ok(());
-    }
-    Err(Error::From { from: from.to_owned(), kid: kid.to_owned() })
-}
-
-/// Whether no token did any work before it failed.
-fn costs_nothing(error: &JoseError) -> bool {
+/// Whether decryption failed before a token computed anything.
+fn failed_before_derivation(error: &JoseError) -> bool {
     match error {
-        JoseError::Curve { .. } => true,
+        JoseError::CurveMismatch { .. } => true,
         JoseError::Secrets(SecretsError::Token { error, .. }) => {
             matches!(error, TokenError::Away(_) | TokenError::KeyGone | TokenError::Pin(_))
         }

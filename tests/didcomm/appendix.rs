@@ -71,7 +71,7 @@ async fn what_must_not_be_sent_is_refused_if_one_is_strict() {
         let opened = unpack(&entry, &resolver, &bob, &strict).await;
         match entry["envelope"].as_str().unwrap() {
             "allowed" => assert!(opened.is_ok(), "{}", entry["file"]),
-            _ => assert!(matches!(opened, Err(Error::Nesting { outer: "authcrypt", inner: "signed" }))),
+            _ => assert!(matches!(opened, Err(Error::ForbiddenNesting { outer: "authcrypt", inner: "signed" }))),
         }
     }
 }

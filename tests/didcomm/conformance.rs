@@ -19,7 +19,7 @@ fn every_test_that_is_named_exists() {
     assert!(names.len() > 80, "{}", names.len());
     for (file, test) in names.into_iter().filter(|name| *name != ("file", "test")) {
         let path = match file.split_once('/') {
-            Some(("protocol", file)) => format!("src/agent/protocol/{file}.rs"),
+            Some((folder @ ("protocol" | "rotation"), file)) => format!("src/agent/{folder}/{file}.rs"),
             Some(("interop", file)) => format!("tests/interop/tests/daemon/{file}.rs"),
             _ => format!("tests/{file}.rs"),
         };

@@ -2,9 +2,10 @@
 
 use crate::support::{Directory, Person, identities, lunch};
 use claviger::{
+    crypto::ContentEncryption,
     did::{Document, Relationship, Service, ServiceEndpoint, key},
     didcomm::{
-        Error, FORWARD, Forward, Layer, Message, PackEncryptedMetadata, PackEncryptedOptions, UnpackOptions, Warning,
+        Error, FORWARD, Forward, Layer, Message, PackEncrypted, PackEncryptedMetadata, UnpackOptions, Warning,
         wrap_in_forward,
     },
     keys::Curve,
@@ -17,7 +18,7 @@ use serde_json::{Map, Value, json};
 async fn through_one_mediator() {
     let mediator = Person::new("mediator", &[Curve::P256, Curve::X25519], &[]).await;
     let way = Way::new(Service::didcomm("https://mediator.example.org", [mediator.kid("agree-2")]), &[&mediator]).await;
-    let (packed, metadata) = way.send(&Default::default()).await.unwrap();
+    let (packed, metadata) = way.send(|packing| packing).await.unwrap();
     let service = metadata.messaging_service.unwrap();
     assert_eq!(service.service_endpoint, "https://mediator.example.org");
     assert_eq!(service.id, "did:example:bob#service");
@@ -36,7 +37,7 @@ async fn through_two_mediators() {
     // One by its key, one by its DID.
     let keys = [first.kid("agree-1"), second.did.clone()];
     let way = Way::new(Service::didcomm("https://first.example.org", keys), &[&first, &second]).await;
-    let (packed, _) = way.send(&Default::default()).await.unwrap();
+    let (packed, _) = way.send(|packing| packing).await.unwrap();
     let carried = carry(&first, &way, &packed, &second.did).await;
     let carried = carry(&second, &way, &carried, &way.bob.did).await;
     assert_eq!(way.bob.unpack(&carried, &way.directory).await.unwrap().0, way.message);
@@ -54,7 +55,7 @@ async fn an_endpoint_that_is_a_did() {
     let inner = Person::new("inner", &[Curve::P256], &[]).await;
     let service = Service::didcomm(&*mediator.did, [inner.kid("agree-1")]);
     let way = Way::new(service, &[&outer, &mediator, &inner]).await;
-    let (packed, metadata) = way.send(&Default::default()).await.unwrap();
+    let (packed, metadata) = way.send(|packing| packing).await.unwrap();
     assert_eq!(metadata.messaging_service.unwrap().service_endpoint, "wss://mediator.example.org");
     let carried = carry(&outer, &way, &packed, &mediator.did).await;
     let carried = carry(&mediator, &way, &carried, &inner.kid("agree-1")).await;
@@ -68,22 +69,22 @@ async fn a_mediator_that_leads_nowhere_is_refused() {
     let circular = Service::didcomm("did:example:mediator", []);
     let mediator = Person::with_service("mediator", &[Curve::P256], &[], Some(circular.clone())).await;
     let way = Way::new(circular, &[&mediator]).await;
-    assert_error!(way.send(&Default::default()).await.unwrap_err(), Error::Service { .. });
+    assert_error!(way.send(|packing| packing).await.unwrap_err(), Error::UnusableService { .. });
 
     let url = Service::didcomm("did:example:other#service", []);
     let mediator = Person::with_service("mediator", &[Curve::P256], &[], Some(url)).await;
     let way = Way::new(Service::didcomm("did:example:mediator", []), &[&mediator]).await;
-    assert_error!(way.send(&Default::default()).await.unwrap_err(), Error::Service { .. });
+    assert_error!(way.send(|packing| packing).await.unwrap_err(), Error::UnusableService { .. });
 
     let mediator = Person::new("mediator", &[Curve::P256], &[]).await;
     let way = Way::new(Service::didcomm("did:example:mediator", []), &[&mediator]).await;
-    assert_error!(way.send(&Default::default()).await.unwrap_err(), Error::Service { .. });
+    assert_error!(way.send(|packing| packing).await.unwrap_err(), Error::UnusableService { .. });
     let way = Way::new(Service::didcomm("did:example:nobody", []), &[]).await;
-    assert_error!(way.send(&Default::default()).await.unwrap_err(), Error::Resolve(_));
+    assert_error!(way.send(|packing| packing).await.unwrap_err(), Error::Resolve(_));
     // A routing key that is for signing only.
     let mediator = Person::new("mediator", &[Curve::P256], &[Curve::P256]).await;
     let way = Way::new(Service::didcomm("https://m.example.org", [mediator.kid("sign-1")]), &[&mediator]).await;
-    assert_error!(way.send(&Default::default()).await.unwrap_err(), Error::NotAuthorised { .. });
+    assert_error!(way.send(|packing| packing).await.unwrap_err(), Error::NotAuthorised { .. });
 }
 
 /// A mediator that gave Bob a did:key of its own.
@@ -95,7 +96,7 @@ async fn a_routing_key_may_be_a_did_key() {
     let kid = document.methods(Relationship::KeyAgreement).next().unwrap().id.clone();
     for routing_key in [did, kid] {
         let way = Way::new(Service::didcomm("https://mediator.example.org", [routing_key]), &[]).await;
-        let (packed, _) = way.send(&Default::default()).await.unwrap();
+        let (packed, _) = way.send(|packing| packing).await.unwrap();
         let opened = Message::unpack(&packed, &way.directory, &me, &UnpackOptions::default()).await;
         let (forward, provenance) = opened.unwrap();
         assert_eq!(forward.type_, FORWARD);
@@ -110,23 +111,22 @@ async fn headers_of_forwards() {
     let mut way =
         Way::new(Service::didcomm("https://mediator.example.org", [mediator.kid("agree-1")]), &[&mediator]).await;
     way.message.expires_time = Some(4_102_444_800);
-    let (packed, _) = way.send(&Default::default()).await.unwrap();
+    let (packed, _) = way.send(|packing| packing).await.unwrap();
     let (forward, _) = mediator.unpack(&packed, &way.directory).await.unwrap();
     assert_eq!(forward.expires_time, Some(4_102_444_800));
     assert_eq!(forward.please_ack, None, "conformance 24");
     assert_eq!(forward.to.as_deref(), Some(&[mediator.did.clone()][..]));
 
     let headers = Map::from_iter([("delay_milli".to_owned(), json!(50)), ("expires_time".to_owned(), json!(1))]);
-    let options = PackEncryptedOptions { forward_headers: Some(headers), ..Default::default() };
-    let (packed, _) = way.send(&options).await.unwrap();
+    let (packed, _) = way.send(|packing| packing.forward_headers(headers)).await.unwrap();
     let (forward, provenance) = mediator.unpack(&packed, &way.directory).await.unwrap();
     assert_eq!((forward.expires_time, &forward.extra_headers["delay_milli"]), (Some(1), &json!(50)));
     assert_eq!(provenance.warnings, [Warning::Expired]);
     // One that the forward has itself would stand twice, or take its place.
     for name in ["id", "type", "to", "body", "attachments"] {
         let headers = Map::from_iter([(name.to_owned(), Value::Null)]);
-        let options = PackEncryptedOptions { forward_headers: Some(headers), ..Default::default() };
-        assert_error!(way.send(&options).await.unwrap_err(), Error::Forward(_));
+        let refused = way.send(|packing| packing.forward_headers(headers)).await;
+        assert_error!(refused.unwrap_err(), Error::Forward(_));
     }
 }
 
@@ -167,8 +167,10 @@ async fn the_first_service_that_speaks_v2_is_used() {
     let directory = Directory::with([document, alice.document.clone()]);
     let way = Way { message: lunch(&alice, &bob), directory, alice, bob };
     let chosen = async |id: Option<&str>| {
-        let messaging_service = id.map(|id| format!("did:example:bob#{id}"));
-        let (packed, metadata) = way.send(&PackEncryptedOptions { messaging_service, ..Default::default() }).await?;
+        let (packed, metadata) = match id.map(|id| format!("did:example:bob#{id}")) {
+            Some(service) => way.packing().messaging_service(&service).pack(&way.directory, &way.alice.me).await?,
+            None => way.send(|packing| packing).await?,
+        };
         // Without routing keys nothing is wrapped.
         assert_eq!(way.bob.unpack(&packed, &way.directory).await.unwrap().0, way.message);
         Ok::<_, Error>(metadata.messaging_service.unwrap().service_endpoint)
@@ -176,7 +178,7 @@ async fn the_first_service_that_speaks_v2_is_used() {
     assert_eq!(chosen(None).await.unwrap(), "https://v2.example.org");
     assert_eq!(chosen(Some("any")).await.unwrap(), "https://any.example.org");
     for id in ["v1", "aip", "absent"] {
-        assert_error!(chosen(Some(id)).await.unwrap_err(), Error::Service { .. });
+        assert_error!(chosen(Some(id)).await.unwrap_err(), Error::UnusableService { .. });
     }
 }
 
@@ -185,16 +187,18 @@ async fn forwarding_can_be_left_to_the_caller() {
     let mediator = Person::new("mediator", &[Curve::P256], &[]).await;
     let service = Service::didcomm("https://mediator.example.org", [mediator.kid("agree-1")]);
     let way = Way::new(service, &[&mediator]).await;
-    let options = PackEncryptedOptions { forward: false, ..Default::default() };
-    let (packed, metadata) = way.send(&options).await.unwrap();
+    let (packed, metadata) = way.send(|packing| packing.forward(false)).await.unwrap();
     assert!(metadata.messaging_service.is_some());
     way.bob.unpack(&packed, &way.directory).await.unwrap();
 
     let keys = [mediator.kid("agree-1")];
-    let wrapped = wrap_in_forward(&packed, None, &way.bob.did, &keys, options.enc, &way.directory).await.unwrap();
+    let wrapped = wrap_in_forward(&packed, None, &way.bob.did, &keys, ContentEncryption::A256CbcHs512, &way.directory)
+        .await
+        .unwrap();
     let carried = carry(&mediator, &way, &wrapped, &way.bob.did).await;
     way.bob.unpack(&carried, &way.directory).await.unwrap();
-    let wrapped = wrap_in_forward("no JSON", None, &way.bob.did, &keys, options.enc, &way.directory).await;
+    let wrapped =
+        wrap_in_forward("no JSON", None, &way.bob.did, &keys, ContentEncryption::A256CbcHs512, &way.directory).await;
     assert_error!(wrapped.unwrap_err(), Error::Forward(_));
 }
 
@@ -202,9 +206,9 @@ async fn forwarding_can_be_left_to_the_caller() {
 #[tokio::test]
 async fn a_forward_to_ourselves_is_opened_if_wanted() {
     let way = Way::new(Service::didcomm("https://bob.example.org", []), &[]).await;
-    let (packed, _) = way.send(&Default::default()).await.unwrap();
+    let (packed, _) = way.send(|packing| packing).await.unwrap();
     let keys = [way.bob.did.clone()];
-    let enc = PackEncryptedOptions::default().enc;
+    let enc = ContentEncryption::A256CbcHs512;
     let again = wrap_in_forward(&packed, None, &way.bob.did, &keys, enc, &way.directory).await.unwrap();
 
     let (message, provenance) = way.bob.unpack(&again, &way.directory).await.unwrap();
@@ -239,9 +243,15 @@ impl Way {
         Self { message: lunch(&alice, &bob), directory, alice, bob }
     }
 
-    async fn send(&self, options: &PackEncryptedOptions) -> Result<(String, PackEncryptedMetadata), Error> {
-        let (bob, alice) = (&self.bob.did, &self.alice.did);
-        self.message.pack_encrypted(bob, Some(alice), None, &self.directory, &self.alice.me, options).await
+    fn packing(&self) -> PackEncrypted<'_> {
+        self.message.encrypt_to(&self.bob.did).from(&self.alice.did)
+    }
+
+    async fn send(
+        &self,
+        options: impl for<'a> FnOnce(PackEncrypted<'a>) -> PackEncrypted<'a>,
+    ) -> Result<(String, PackEncryptedMetadata), Error> {
+        options(self.packing()).pack(&self.directory, &self.alice.me).await
     }
 }
 

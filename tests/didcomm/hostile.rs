@@ -105,14 +105,14 @@ async fn layers_stand_in_one_order_and_three_deep() {
     ] {
         let before = stage.bob.token.counts();
         let error = stage.refused(packed).await;
-        assert_error!(error, Error::Nesting { outer, inner } if (*outer, *inner) == refused);
+        assert_error!(error, Error::ForbiddenNesting { outer, inner } if (*outer, *inner) == refused);
         assert_eq!((stage.bob.token.counts() - before).derivations, derivations, "{refused:?}");
     }
     // A `from` beside the ciphertext does not make it a payload to resolve anyone for.
     let mut inner: Value = serde_json::from_str(&anon(&text)).unwrap();
     inner["from"] = stage.alice.did.clone().into();
     let error = stage.refused_at_sight(sign(&inner.to_string())).await;
-    assert_error!(error, Error::Nesting { outer: "signed", inner: "encrypted" });
+    assert_error!(error, Error::ForbiddenNesting { outer: "signed", inner: "encrypted" });
 }
 
 // Conformance 68, 72, 74.

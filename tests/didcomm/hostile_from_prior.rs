@@ -48,7 +48,7 @@ async fn a_stolen_one_does_not_name_the_thief() {
     assert_eq!(stage.directory.asked(), ["did:example:mallory"], "the old DID is not resolved for it");
     // With Alice's `from` it is not authcrypt by Alice.
     let jwe = Jwe::authcrypt(&stage.mallory, &stage.bobs(&[1]));
-    assert_error!(stage.refused(jwe.seal(rotation.message(&stolen).to_string())).await, Error::From { .. });
+    assert_error!(stage.refused(jwe.seal(rotation.message(&stolen).to_string())).await, Error::FromMismatch { .. });
     // And as an anonymous message it changes nothing, which the receiver is told.
     for packed in [
         Jwe::anoncrypt(&stage.bobs(&[1])).seal(rotation.message(&stolen).to_string()),
@@ -78,7 +78,7 @@ async fn only_the_old_did_can_name_a_new_one() {
     assert_eq!(rotation.stage.directory.asked(), [""; 0]);
     // With the old DID's key id and her own key.
     let forged = jwt(mallory, &mallory.sign[0], &header(), &rotation.claims());
-    assert_error!(rotation.read(&forged).await.unwrap_err(), Error::Envelope(JoseError::Signature));
+    assert_error!(rotation.read(&forged).await.unwrap_err(), Error::Envelope(JoseError::InvalidSignature));
     // By a key of the old DID that is for key agreement.
     let mut agreement = header();
     agreement["kid"] = "did:example:old#agree-1".into();
@@ -94,7 +94,7 @@ async fn only_the_old_did_can_name_a_new_one() {
         let mut header = header();
         header["kid"] = kid.into();
         let error = rotation.read(&rotation.jwt(&header, &claims)).await.unwrap_err();
-        assert_error!(error, Error::FromPrior(FromPriorError::Issuer) | Error::KeyId(_));
+        assert_error!(error, Error::FromPrior(FromPriorError::Issuer) | Error::InvalidKeyId(_));
     }
 }
 
@@ -106,21 +106,21 @@ async fn a_signed_message_is_no_from_prior() {
         let mut header = header();
         header["typ"] = typ;
         let error = rotation.read(&rotation.jwt(&header, &rotation.claims())).await.unwrap_err();
-        assert_error!(error, Error::Envelope(JoseError::Member("typ")));
+        assert_error!(error, Error::Envelope(JoseError::InvalidMember("typ")));
     }
     let without = |name: &str| {
         let mut header = header();
         header.as_object_mut().unwrap().shift_remove(name);
         rotation.jwt(&header, &rotation.claims())
     };
-    assert_error!(rotation.read(&without("typ")).await.unwrap_err(), Error::Envelope(JoseError::Member("typ")));
+    assert_error!(rotation.read(&without("typ")).await.unwrap_err(), Error::Envelope(JoseError::InvalidMember("typ")));
     assert_error!(rotation.read(&without("kid")).await.unwrap_err(), Error::Envelope(JoseError::Missing("kid")));
     assert_error!(rotation.read(&without("alg")).await.unwrap_err(), Error::Envelope(JoseError::Missing("alg")));
     // A real one, made compact.
     let message = signed(&rotation.old, rotation.claims().to_string());
     let part = |pointer| message.pointer(pointer).unwrap().as_str().unwrap();
     let compact = [part("/signatures/0/protected"), part("/payload"), part("/signatures/0/signature")].join(".");
-    assert_error!(rotation.read(&compact).await.unwrap_err(), Error::Envelope(JoseError::Member("typ")));
+    assert_error!(rotation.read(&compact).await.unwrap_err(), Error::Envelope(JoseError::InvalidMember("typ")));
     // The token builds the header, and looks at the payload: what it signs as a message is none of these.
     assert!(
         rotation
@@ -129,7 +129,7 @@ async fn a_signed_message_is_no_from_prior() {
             .secrets()
             .sign(
                 &rotation.old.sign[0],
-                &claviger::secrets::ToSign::Message(rotation.claims().to_string().as_bytes()),
+                &claviger::secrets::SignRequest::Message(rotation.claims().to_string().as_bytes()),
                 &Default::default(),
             )
             .await
@@ -144,18 +144,18 @@ async fn headers_claims_and_spelling_are_strict() {
         let mut header = header();
         header[name] = value;
         let error = rotation.read(&rotation.jwt(&header, &rotation.claims())).await.unwrap_err();
-        assert_error!(error, Error::Envelope(JoseError::Refused(refused)) if refused == name);
+        assert_error!(error, Error::Envelope(JoseError::RefusedParameter(refused)) if refused == name);
     }
     for alg in ["none", "HS256", "ES384"] {
         let mut header = header();
         header["alg"] = alg.into();
         let error = rotation.read(&rotation.jwt(&header, &rotation.claims())).await.unwrap_err();
-        assert_error!(error, Error::Envelope(JoseError::Algorithm(name)) if name == alg);
+        assert_error!(error, Error::Envelope(JoseError::UnsupportedAlgorithm(name)) if name == alg);
     }
     let mut es256 = header();
     es256["alg"] = "ES256".into();
     let error = rotation.read(&rotation.jwt(&es256, &rotation.claims())).await.unwrap_err();
-    assert_error!(error, Error::Envelope(JoseError::KeyAlgorithm { curve: Curve::Ed25519, .. }));
+    assert_error!(error, Error::Envelope(JoseError::AlgorithmMismatch { curve: Curve::Ed25519, .. }));
 
     for (name, value) in [("iss", json!(null)), ("iss", json!(1)), ("sub", json!(["x"])), ("iat", json!("today"))] {
         let mut claims = rotation.claims();
@@ -166,10 +166,10 @@ async fn headers_claims_and_spelling_are_strict() {
     let sound = rotation.jwt(&header(), &rotation.claims());
     for broken in [format!("{sound}."), format!("{sound}.AA"), sound.replacen('.', "", 1), String::new()] {
         let error = rotation.read(&broken).await.unwrap_err();
-        assert_error!(error, Error::Envelope(JoseError::Member("from_prior")));
+        assert_error!(error, Error::Envelope(JoseError::InvalidMember("from_prior")));
     }
     for broken in [format!("{sound}="), format!("{sound}\n"), format!(" {sound}")] {
-        assert_error!(rotation.read(&broken).await.unwrap_err(), Error::Envelope(JoseError::Base64(_)));
+        assert_error!(rotation.read(&broken).await.unwrap_err(), Error::Envelope(JoseError::InvalidBase64(_)));
     }
 }
 

@@ -52,12 +52,12 @@ async fn extensions_are_refused_in_every_header() {
         recipient.recipients[0].header[name] = value;
         for jwe in [protected, unprotected, recipient] {
             let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
-            assert_error!(error, Error::Envelope(JoseError::Refused(refused)) if refused == name);
+            assert_error!(error, Error::Envelope(JoseError::RefusedParameter(refused)) if refused == name);
         }
     }
     let mut jwe = seal(&stage, &authcrypt(&stage));
     jwe["aad"] = "AAAA".into();
-    assert_error!(stage.refused_at_sight(jwe).await, Error::Envelope(JoseError::Refused(name)) if name == "aad");
+    assert_error!(stage.refused_at_sight(jwe).await, Error::Envelope(JoseError::RefusedParameter(name)) if name == "aad");
 }
 
 // Conformance 11, 34, 35, 36.
@@ -80,13 +80,13 @@ async fn algorithms_are_closed_lists() {
         let mut jwe = anoncrypt(&stage);
         jwe.header["alg"] = alg.into();
         let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
-        assert_error!(error, Error::Envelope(JoseError::Algorithm(name)) if name == alg);
+        assert_error!(error, Error::Envelope(JoseError::UnsupportedAlgorithm(name)) if name == alg);
     }
     for enc in ["none", "A128GCM", "A128CBC-HS256", "A192CBC-HS384", "C20P", "a256gcm", ""] {
         let mut jwe = anoncrypt(&stage);
         jwe.header["enc"] = enc.into();
         let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
-        assert_error!(error, Error::Envelope(JoseError::Encryption(name)) if name == enc);
+        assert_error!(error, Error::Envelope(JoseError::UnsupportedEncryption(name)) if name == enc);
     }
     for enc in [ContentEncryption::A256Gcm, ContentEncryption::Xc20P] {
         let error = stage.refused_at_sight(seal(&stage, &authcrypt(&stage).enc(enc))).await;
@@ -124,7 +124,7 @@ async fn apv_is_recomputed() {
     let more = Jwe::anoncrypt(&[(stage.mallory.kid("agree-1"), stage.mallory.agree[0].clone())]);
     added.recipients.extend(more.recipients);
     for jwe in [other, unsorted, added] {
-        assert_error!(stage.refused_at_sight(seal(&stage, &jwe)).await, Error::Envelope(JoseError::Apv));
+        assert_error!(stage.refused_at_sight(seal(&stage, &jwe)).await, Error::Envelope(JoseError::ApvMismatch));
     }
     let without = anoncrypt(&stage).without("apv");
     assert_error!(stage.refused_at_sight(seal(&stage, &without)).await, Error::Envelope(JoseError::Missing("apv")));
@@ -141,7 +141,7 @@ async fn apu_and_skid_name_one_key() {
     let mut not_text = authcrypt(&stage).without("skid");
     not_text.header["apu"] = b64([0xff, 0xfe]).into();
     for jwe in [apu, skid, not_text] {
-        assert_error!(stage.refused_at_sight(seal(&stage, &jwe)).await, Error::Envelope(JoseError::Apu));
+        assert_error!(stage.refused_at_sight(seal(&stage, &jwe)).await, Error::Envelope(JoseError::ApuMismatch));
     }
     for jwe in [authcrypt(&stage).without("apu"), authcrypt(&stage).without("apu").without("skid")] {
         let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
@@ -153,7 +153,7 @@ async fn apu_and_skid_name_one_key() {
     let mut es = anoncrypt(&stage);
     es.header["skid"] = stage.alice.kid("agree-1").into();
     let error = stage.refused_at_sight(seal(&stage, &es)).await;
-    assert_error!(error, Error::Envelope(JoseError::Refused(name)) if name == "skid");
+    assert_error!(error, Error::Envelope(JoseError::RefusedParameter(name)) if name == "skid");
 }
 
 // Conformance 44.
@@ -171,7 +171,7 @@ async fn an_epk_of_low_order_is_refused_though_its_z_is_known() {
             jwe.header["epk"]["x"] = b64(&bytes).into();
             jwe.ze = Some(vec![0; 32]);
             let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
-            assert_error!(error, Error::Envelope(JoseError::EphemeralKey(KeyError::LowOrder(Curve::X25519))));
+            assert_error!(error, Error::Envelope(JoseError::InvalidEphemeralKey(KeyError::LowOrder(Curve::X25519))));
             bytes[31] |= 0x80;
         }
     }
@@ -188,7 +188,7 @@ async fn an_epk_is_a_point_of_its_curve() {
             jwe.header["epk"]["x"] = b64(x).into();
             jwe.header["epk"]["y"] = b64(y).into();
             let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
-            assert_error!(error, Error::Envelope(JoseError::EphemeralKey(KeyError::NotOnCurve(on))) if *on == curve);
+            assert_error!(error, Error::Envelope(JoseError::InvalidEphemeralKey(KeyError::NotOnCurve(on))) if *on == curve);
         }
     }
     let epk = |member: &str, value: Value| {
@@ -198,21 +198,21 @@ async fn an_epk_is_a_point_of_its_curve() {
     };
     for (member, value) in [("kty", "OKP"), ("kty", "RSA"), ("crv", "X25519"), ("crv", "P-224"), ("crv", "P-256 ")] {
         let error = stage.refused_at_sight(seal(&stage, &epk(member, value.into()))).await;
-        assert_error!(error, Error::Envelope(JoseError::EphemeralKey(KeyError::Unsupported(_))));
+        assert_error!(error, Error::Envelope(JoseError::InvalidEphemeralKey(KeyError::Unsupported(_))));
     }
     let error = stage.refused_at_sight(seal(&stage, &epk("crv", "P-384".into()))).await;
-    assert_error!(error, Error::Envelope(JoseError::EphemeralKey(KeyError::NotOnCurve(Curve::P384))));
+    assert_error!(error, Error::Envelope(JoseError::InvalidEphemeralKey(KeyError::NotOnCurve(Curve::P384))));
     let error = stage.refused_at_sight(seal(&stage, &epk("x", b64([1; 33]).into()))).await;
-    assert_error!(error, Error::Envelope(JoseError::EphemeralKey(KeyError::Length { .. })));
+    assert_error!(error, Error::Envelope(JoseError::InvalidEphemeralKey(KeyError::Length { .. })));
     let error = stage.refused_at_sight(seal(&stage, &epk("y", "AAA=".into()))).await;
-    assert_error!(error, Error::Envelope(JoseError::EphemeralKey(KeyError::Malformed("y"))));
+    assert_error!(error, Error::Envelope(JoseError::InvalidEphemeralKey(KeyError::Malformed("y"))));
     let error = stage.refused_at_sight(seal(&stage, &epk("y", 1.into()))).await;
-    assert_error!(error, Error::Envelope(JoseError::Member("epk")));
+    assert_error!(error, Error::Envelope(JoseError::InvalidMember("epk")));
 
     let mut jwe = Jwe::anoncrypt(&stage.bobs(&[3]));
     jwe.header["epk"].as_object_mut().unwrap().shift_remove("y");
     let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
-    assert_error!(error, Error::Envelope(JoseError::EphemeralKey(KeyError::MissingMember("y"))));
+    assert_error!(error, Error::Envelope(JoseError::InvalidEphemeralKey(KeyError::MissingMember("y"))));
     let error = stage.refused_at_sight(seal(&stage, &anoncrypt(&stage).without("epk"))).await;
     assert_error!(error, Error::Envelope(JoseError::Missing("epk")));
 }
@@ -225,13 +225,13 @@ async fn an_epk_on_another_curve_than_the_recipients_is_refused() {
         let mut jwe = authcrypt(&stage);
         jwe.header["epk"] = json!(PrivateKey::generate(curve).public().to_jwk());
         let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
-        assert_error!(error, Error::Envelope(JoseError::Curve { expected, .. }) if *expected == curve);
+        assert_error!(error, Error::Envelope(JoseError::CurveMismatch { expected, .. }) if *expected == curve);
     }
     for curve in [Curve::Ed25519, Curve::Secp256k1] {
         let mut jwe = authcrypt(&stage);
         jwe.header["epk"] = json!(PrivateKey::generate(curve).public().to_jwk());
         let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
-        assert_error!(error, Error::Envelope(JoseError::Algorithm(_)));
+        assert_error!(error, Error::Envelope(JoseError::UnsupportedAlgorithm(_)));
     }
 }
 
@@ -239,7 +239,7 @@ async fn an_epk_on_another_curve_than_the_recipients_is_refused() {
 #[tokio::test]
 async fn no_header_parameter_stands_twice() {
     let stage = Stage::new().await;
-    let twice = |name: &'static str| move |error: &Error| matches!(error, Error::Envelope(JoseError::Twice(found)) if found == name);
+    let twice = |name: &'static str| move |error: &Error| matches!(error, Error::Envelope(JoseError::DuplicateParameter(found)) if found == name);
     let mut kid = authcrypt(&stage);
     kid.header["kid"] = stage.bob.kid("agree-1").into();
     assert!(twice("kid")(&stage.refused_at_sight(seal(&stage, &kid)).await));
@@ -254,7 +254,7 @@ async fn no_header_parameter_stands_twice() {
         let mut alone = authcrypt(&stage);
         alone.unprotected = Some(json!({name: alone.header[name]}));
         let error = stage.refused_at_sight(seal(&stage, &alone.without(name))).await;
-        assert_error!(error, Error::Envelope(JoseError::Refused(found)) if found == name);
+        assert_error!(error, Error::Envelope(JoseError::RefusedParameter(found)) if found == name);
     }
     let mut both = authcrypt(&stage);
     both.unprotected = Some(json!({"x": 1}));
@@ -269,7 +269,7 @@ async fn no_recipient_stands_twice_and_each_has_a_kid() {
     jwe.recipients[1].header = jwe.recipients[0].header.clone();
     jwe.fit_apv();
     let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
-    assert_error!(error, Error::Envelope(JoseError::RecipientTwice(kid)) if *kid == stage.bob.kid("agree-1"));
+    assert_error!(error, Error::Envelope(JoseError::DuplicateRecipient(kid)) if *kid == stage.bob.kid("agree-1"));
 
     let mut jwe = anoncrypt(&stage);
     jwe.recipients[1].header = json!({});
@@ -324,7 +324,7 @@ async fn lax_base64_is_refused_wherever_it_stands() {
             let mut packed = packed.clone();
             *packed.pointer_mut(pointer).unwrap() = spelling.clone().into();
             let error = stage.refused_at_sight(packed).await;
-            assert_error!(error, Error::Envelope(JoseError::Base64(found)) if *found == name);
+            assert_error!(error, Error::Envelope(JoseError::InvalidBase64(found)) if *found == name);
         }
     }
     for name in ["apv", "apu"] {
@@ -333,14 +333,14 @@ async fn lax_base64_is_refused_wherever_it_stands() {
             let mut jwe = authcrypt(&stage);
             jwe.header[name] = spelling.into();
             let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
-            assert_error!(error, Error::Envelope(JoseError::Base64(found)) if *found == name);
+            assert_error!(error, Error::Envelope(JoseError::InvalidBase64(found)) if *found == name);
         }
     }
     for spelling in lax(jwe.header["epk"]["x"].as_str().unwrap()) {
         let mut jwe = anoncrypt(&stage);
         jwe.header["epk"]["x"] = spelling.into();
         let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
-        assert_error!(error, Error::Envelope(JoseError::EphemeralKey(KeyError::Malformed("x"))));
+        assert_error!(error, Error::Envelope(JoseError::InvalidEphemeralKey(KeyError::Malformed("x"))));
     }
 }
 
@@ -366,7 +366,7 @@ async fn lengths_are_those_of_the_algorithm() {
                 let mut packed = honest.clone();
                 *packed.pointer_mut(pointer).unwrap() = b64(vec![0; length]).into();
                 let error = stage.refused_at_sight(packed).await;
-                assert_error!(error, Error::Envelope(JoseError::Length(found)) if *found == name);
+                assert_error!(error, Error::Envelope(JoseError::InvalidLength(found)) if *found == name);
             }
         }
     }
@@ -374,7 +374,7 @@ async fn lengths_are_those_of_the_algorithm() {
     for length in [0, 15, 17] {
         let mut packed = honest.clone();
         packed["ciphertext"] = b64(vec![0; length]).into();
-        assert_error!(stage.refused_at_sight(packed).await, Error::Envelope(JoseError::Length("ciphertext")));
+        assert_error!(stage.refused_at_sight(packed).await, Error::Envelope(JoseError::InvalidLength("ciphertext")));
     }
 }
 
@@ -475,8 +475,8 @@ async fn a_skid_must_stand_in_key_agreement() {
         seal(&stage, &jwe)
     };
     assert_error!(stage.refused_by_software(send("did:example:nobody#1")).await, Error::Resolve(_));
-    assert_error!(stage.refused_at_sight(send("https://example.org/#1")).await, Error::KeyId(_));
-    assert_error!(stage.refused_at_sight(send("")).await, Error::KeyId(_));
+    assert_error!(stage.refused_at_sight(send("https://example.org/#1")).await, Error::InvalidKeyId(_));
+    assert_error!(stage.refused_at_sight(send("")).await, Error::InvalidKeyId(_));
 }
 
 /// The skid is Mallory's, and she authenticates with her own key: it opens, and is not Alice's.
@@ -494,7 +494,7 @@ async fn a_skid_key_is_on_the_curve_and_of_large_order() {
     let stage = Stage::new().await;
     let jwe = Jwe::authcrypt_as(&stage.alice, &stage.alice.kid("agree-3"), &stage.alice.agree[0], &stage.bobs(&[1]));
     let error = stage.refused_by_software(seal(&stage, &jwe)).await;
-    assert_error!(error, Error::Envelope(JoseError::Curve { curve: Curve::P256, expected: Curve::X25519, .. }));
+    assert_error!(error, Error::Envelope(JoseError::CurveMismatch { curve: Curve::P256, expected: Curve::X25519, .. }));
     let low = json!({
         "id": "did:example:low",
         "keyAgreement": [{
@@ -506,7 +506,7 @@ async fn a_skid_key_is_on_the_curve_and_of_large_order() {
     let jwe = Jwe::authcrypt_as(&stage.alice, "did:example:low#1", &stage.alice.agree[0], &stage.bobs(&[1]));
     let before = stage.bob.token.counts();
     let error = stage.bob.unpack(&seal(&stage, &jwe).to_string(), &directory).await.unwrap_err();
-    assert_error!(error, Error::Key { error: KeyError::LowOrder(Curve::X25519), .. });
+    assert_error!(error, Error::UnusableKey { error: KeyError::LowOrder(Curve::X25519), .. });
     assert_eq!(stage.bob.token.counts(), before);
 }
 
@@ -517,12 +517,12 @@ async fn from_is_the_did_of_the_skid() {
     let mut text = stage.plaintext();
     let jwe = Jwe::authcrypt(&stage.mallory, &stage.bobs(&[1]));
     let error = stage.refused(jwe.seal(text.to_string())).await;
-    assert_error!(error, Error::From { from, kid } if from == "did:example:alice" && kid == "did:example:mallory#agree-1");
+    assert_error!(error, Error::FromMismatch { from, kid } if from == "did:example:alice" && kid == "did:example:mallory#agree-1");
     // Nor by a name that begins with hers, nor by her key's id.
     for from in ["did:example:alic", "did:example:alice2", "did:example:alice#agree-1", "did:example:ALICE", ""] {
         text["from"] = from.into();
         let jwe = authcrypt(&stage).seal(text.to_string());
-        assert_error!(stage.refused(jwe).await, Error::From { .. });
+        assert_error!(stage.refused(jwe).await, Error::FromMismatch { .. });
     }
     text.as_object_mut().unwrap().shift_remove("from");
     let jwe = authcrypt(&stage).seal(text.to_string());
@@ -543,7 +543,7 @@ async fn to_names_the_did_of_the_key_that_opened() {
         text["to"] = to;
         for jwe in [authcrypt(&stage), anoncrypt(&stage)] {
             let error = stage.refused(jwe.seal(text.to_string())).await;
-            assert_error!(error, Error::To { kid } if *kid == stage.bob.kid("agree-1"));
+            assert_error!(error, Error::ToMismatch { kid } if *kid == stage.bob.kid("agree-1"));
         }
     }
     text["to"] = json!(["did:example:mallory", "did:example:bob"]);

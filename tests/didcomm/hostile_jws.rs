@@ -45,12 +45,12 @@ async fn algorithms_are_a_closed_list() {
     let stage = Stage::new().await;
     for alg in ["none", "None", "HS256", "RS256", "PS256", "ES384", "ES512", "Ed25519", "eddsa", ""] {
         let error = stage.refused_at_sight(with_header(&stage, "alg", alg.into())).await;
-        assert_error!(error, Error::Envelope(JoseError::Algorithm(name)) if name == alg);
+        assert_error!(error, Error::Envelope(JoseError::UnsupportedAlgorithm(name)) if name == alg);
     }
     // Nor an empty signature, which `none` has.
     let mut packed = with_header(&stage, "alg", "none".into());
     packed["signatures"][0]["signature"] = "".into();
-    assert_error!(stage.refused_at_sight(packed).await, Error::Envelope(JoseError::Algorithm(_)));
+    assert_error!(stage.refused_at_sight(packed).await, Error::Envelope(JoseError::UnsupportedAlgorithm(_)));
 }
 
 /// The key has one algorithm, whatever the header says.
@@ -59,7 +59,7 @@ async fn the_algorithm_is_the_keys() {
     let stage = Stage::new().await;
     for alg in ["ES256", "ES256K"] {
         let error = stage.refused(with_header(&stage, "alg", alg.into())).await;
-        assert_error!(error, Error::Envelope(JoseError::KeyAlgorithm { curve: Curve::Ed25519, .. }));
+        assert_error!(error, Error::Envelope(JoseError::AlgorithmMismatch { curve: Curve::Ed25519, .. }));
     }
 }
 
@@ -73,7 +73,7 @@ async fn extensions_are_refused_in_both_headers() {
         unprotected["signatures"][0]["header"][name] = value.clone();
         for packed in [with_header(&stage, name, value), unprotected] {
             let error = stage.refused_at_sight(packed).await;
-            assert_error!(error, Error::Envelope(JoseError::Refused(refused)) if refused == name);
+            assert_error!(error, Error::Envelope(JoseError::RefusedParameter(refused)) if refused == name);
         }
     }
 }
@@ -83,18 +83,18 @@ async fn no_header_parameter_stands_twice() {
     let stage = Stage::new().await;
     // Two kids that differ: which of them is the signer's?
     let error = stage.refused_at_sight(with_header(&stage, "kid", stage.alice.kid("sign-2").into())).await;
-    assert_error!(error, Error::Envelope(JoseError::Twice(name)) if name == "kid");
+    assert_error!(error, Error::Envelope(JoseError::DuplicateParameter(name)) if name == "kid");
     for name in ["alg", "typ"] {
         let mut packed = signed(&stage.alice, stage.plaintext().to_string());
         packed["signatures"][0]["header"][name] = jws_header(Curve::Ed25519)[name].clone();
         let error = stage.refused_at_sight(packed).await;
-        assert_error!(error, Error::Envelope(JoseError::Twice(found)) if found == name);
+        assert_error!(error, Error::Envelope(JoseError::DuplicateParameter(found)) if found == name);
     }
     // Nor unprotected alone.
     let kid = json!({"kid": stage.alice.kid("sign-1"), "alg": "EdDSA"});
     let packed = jws(&stage.alice, &stage.alice.sign[0], &json!({}), &kid, stage.plaintext().to_string());
     let error = stage.refused_at_sight(packed).await;
-    assert_error!(error, Error::Envelope(JoseError::Refused(name)) if name == "alg");
+    assert_error!(error, Error::Envelope(JoseError::RefusedParameter(name)) if name == "alg");
     let packed =
         jws(&stage.alice, &stage.alice.sign[0], &jws_header(Curve::Ed25519), &json!({}), stage.plaintext().to_string());
     let error = stage.refused_at_sight(packed).await;
@@ -109,13 +109,13 @@ async fn one_signature_is_meaningful() {
         let mut packed = honest.clone();
         packed["signatures"] = vec![honest["signatures"][0].clone(); count].into();
         let error = stage.refused_at_sight(packed).await;
-        assert_error!(error, Error::Envelope(JoseError::Signatures(found)) if *found == count);
+        assert_error!(error, Error::Envelope(JoseError::SignatureCount(found)) if *found == count);
     }
     // General and flattened at once.
     let mut packed = honest.clone();
     packed["signature"] = honest["signatures"][0]["signature"].clone();
     let error = stage.refused_at_sight(packed).await;
-    assert_error!(error, Error::Envelope(JoseError::Twice(name)) if name == "signature");
+    assert_error!(error, Error::Envelope(JoseError::DuplicateParameter(name)) if name == "signature");
     // Compact is no message of DIDComm's.
     let part = |pointer| honest.pointer(pointer).unwrap().as_str().unwrap();
     let compact = [part("/signatures/0/protected"), part("/payload"), part("/signatures/0/signature")].join(".");
@@ -135,14 +135,14 @@ async fn lax_base64_and_lengths_are_refused() {
             let value = packed.pointer_mut(pointer).unwrap();
             *value = format!("{}{suffix}", value.as_str().unwrap()).into();
             let error = stage.refused_at_sight(packed).await;
-            assert_error!(error, Error::Envelope(JoseError::Base64(found)) if *found == name);
+            assert_error!(error, Error::Envelope(JoseError::InvalidBase64(found)) if *found == name);
         }
     }
     for length in [0, 63, 65, 70] {
         let mut packed = honest.clone();
         packed["signatures"][0]["signature"] = b64(vec![1; length]).into();
         let error = stage.refused_at_sight(packed).await;
-        assert_error!(error, Error::Envelope(JoseError::Length("signature")));
+        assert_error!(error, Error::Envelope(JoseError::InvalidLength("signature")));
     }
 }
 
@@ -156,15 +156,15 @@ async fn a_foreign_kid_is_refused_before_it_is_resolved() {
     for kid in ["did:example:mallory#sign-1", "did:web:169.254.169.254#sign-1", "did:example:alice2#sign-1"] {
         let packed = jws(mallory.0, mallory.1, &header, &json!({"kid": kid}), &text);
         let error = stage.refused_at_sight(packed).await;
-        assert_error!(error, Error::From { from, kid: found } if from == "did:example:alice" && found == kid);
+        assert_error!(error, Error::FromMismatch { from, kid: found } if from == "did:example:alice" && found == kid);
     }
     for kid in ["https://example.org/key", "#sign-1", "did:example:alice#a#b", ""] {
         let packed = jws(mallory.0, mallory.1, &header, &json!({"kid": kid}), &text);
-        assert_error!(stage.refused_at_sight(packed).await, Error::KeyId(found) if found == kid);
+        assert_error!(stage.refused_at_sight(packed).await, Error::InvalidKeyId(found) if found == kid);
     }
     // Alice's id and Mallory's key: now it is resolved, and wrong.
     let packed = jws(mallory.0, mallory.1, &header, &json!({"kid": stage.alice.kid("sign-1")}), &text);
-    assert_error!(stage.refused(packed).await, Error::Envelope(JoseError::Signature));
+    assert_error!(stage.refused(packed).await, Error::Envelope(JoseError::InvalidSignature));
 }
 
 // Conformance 50.
@@ -207,11 +207,11 @@ async fn who_signed_is_who_encrypted() {
 
     // Mallory relays what Alice signed as if she had written it.
     let error = stage.refused(Jwe::authcrypt(&stage.mallory, &to).seal(&alices)).await;
-    assert_error!(error, Error::From { from, kid } if from == "did:example:alice" && *kid == stage.mallory.kid("agree-1"));
+    assert_error!(error, Error::FromMismatch { from, kid } if from == "did:example:alice" && *kid == stage.mallory.kid("agree-1"));
     // And the other way round.
     let mallorys = signed(&stage.mallory, stage.plaintext().to_string()).to_string();
     let error = stage.refused(Jwe::authcrypt(&stage.alice, &to).seal(mallorys)).await;
-    assert_error!(error, Error::From { from, kid } if from == "did:example:alice" && *kid == stage.mallory.kid("sign-1"));
+    assert_error!(error, Error::FromMismatch { from, kid } if from == "did:example:alice" && *kid == stage.mallory.kid("sign-1"));
 }
 
 // Conformance 52: else Bob could encrypt what Alice signed for him to Carol, and Carol believe it is for her.
@@ -221,7 +221,7 @@ async fn what_is_signed_for_another_is_refused() {
     let mut text = stage.plaintext();
     text["to"] = json!(["did:example:mallory"]);
     let packed = Jwe::anoncrypt(&stage.bobs(&[1])).seal(signed(&stage.alice, text.to_string()).to_string());
-    assert_error!(stage.refused(packed).await, Error::To { .. });
+    assert_error!(stage.refused(packed).await, Error::ToMismatch { .. });
 
     text.as_object_mut().unwrap().shift_remove("to");
     let packed = signed(&stage.alice, text.to_string()).to_string();
@@ -237,7 +237,7 @@ async fn a_jwt_is_no_signed_message() {
     let stage = Stage::new().await;
     for typ in ["JWT", "jwt", "application/jwt"] {
         let error = stage.refused_at_sight(with_header(&stage, "typ", typ.into())).await;
-        assert_error!(error, Error::Envelope(JoseError::Refused(name)) if name == "typ");
+        assert_error!(error, Error::Envelope(JoseError::RefusedParameter(name)) if name == "typ");
     }
     // Conformance 5: other names are a hint, the specification's own example among them.
     for typ in ["JWM", "application/didcomm-signed+json", "didcomm-signed+json", "x"] {
@@ -269,10 +269,10 @@ async fn a_changed_payload_is_refused() {
     packed["payload"] = b64(text.to_string()).into();
     let resolver = &stage.directory;
     let opened = Message::unpack(&packed.to_string(), resolver, &stage.bob.me, &UnpackOptions::default()).await;
-    assert_error!(opened.unwrap_err(), Error::Envelope(JoseError::Signature));
+    assert_error!(opened.unwrap_err(), Error::Envelope(JoseError::InvalidSignature));
     let mut packed = honest;
     packed["signatures"][0]["protected"] = b64(r#"{"alg":"EdDSA"}"#).into();
-    assert_error!(stage.refused(packed).await, Error::Envelope(JoseError::Signature));
+    assert_error!(stage.refused(packed).await, Error::Envelope(JoseError::InvalidSignature));
 }
 
 /// Signed by Alice's first key under a protected header with another member.

@@ -13,5 +13,6 @@ mod hostile_jwe;
 mod hostile_jws;
 mod message;
 mod properties;
+mod provenance;
 mod rotation;
 mod roundtrip;

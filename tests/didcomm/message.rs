@@ -100,7 +100,7 @@ fn types_are_compared_as_the_specification_says() {
     let parse = |uri| MessageType::parse(uri).unwrap();
     let ours = parse("https://didcomm.org/trust-ping/2.0/ping");
     for same in ["https://didcomm.org/TrustPing/2.9/Ping", "https://didcomm.org/trust_ping/2/p.i-n_g"] {
-        assert!(ours.is(&parse(same)), "{same}");
+        assert!(ours.is_compatible_with(&parse(same)), "{same}");
     }
     for other in [
         "https://didcomm.org/trust-ping/3.0/ping",
@@ -108,7 +108,7 @@ fn types_are_compared_as_the_specification_says() {
         "https://example.org/trust-ping/2.0/ping",
         "did:sov:BzCbsNYhMrjHiqZDTUASHg;spec/trust-ping/2.0/ping",
     ] {
-        assert!(!ours.is(&parse(other)), "{other}");
+        assert!(!ours.is_compatible_with(&parse(other)), "{other}");
     }
     assert_eq!(parse("https://didcomm.org/lets_do.lunch-1/1.0.3/x").version, "1.0.3");
 }

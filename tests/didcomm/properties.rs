@@ -3,11 +3,11 @@
 
 use std::sync::{Arc, LazyLock};
 
-use crate::support::{Directory, LUNCH, identities};
+use crate::support::{Directory, LUNCH, identities, packing};
 use claviger::{
     crypto::ContentEncryption,
     did::{DidUrl, Document, Relationship, did_of, is_did},
-    didcomm::{Error, Forward, FromPrior, Identities, Message, MessageType, PackEncryptedOptions, UnpackOptions},
+    didcomm::{Error, Forward, FromPrior, Identities, Message, MessageType, UnpackOptions},
     jose::{Envelope, Jwt, Limits},
     keys::{Curve, PublicKey},
     secrets::Keyring,
@@ -101,13 +101,12 @@ impl World {
         let signer = format!("{ALICE}#sign-{}", case.signer);
         let from = matches!(case.kind, Kind::Authcrypt | Kind::AuthcryptSigned | Kind::Hidden).then_some(ALICE);
         let sign_by = matches!(case.kind, Kind::AnoncryptSigned | Kind::AuthcryptSigned).then_some(&*signer);
-        let options =
-            PackEncryptedOptions { enc: case.enc, protect_sender: case.kind == Kind::Hidden, ..Default::default() };
+        let packing = packing(message, BOB, from, sign_by).enc(case.enc).protect_sender(case.kind == Kind::Hidden);
         self.runtime.block_on(async {
             Ok(match case.kind {
                 Kind::Plain => message.pack_plaintext()?,
                 Kind::Signed => message.pack_signed(&signer, &self.alice).await?.0,
-                _ => message.pack_encrypted(BOB, from, sign_by, &directory, &self.alice, &options).await?.0,
+                _ => packing.pack(&directory, &self.alice).await?.0,
             })
         })
     }

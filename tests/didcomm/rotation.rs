@@ -5,7 +5,7 @@ use claviger::{
     did::{Document, Relationship, peer},
     didcomm::{Error, FromPrior, FromPriorError, Identities, Message, UnpackOptions},
     keys::Curve,
-    secrets::{Allow, Keyring, Policy, SecretsError},
+    secrets::{KeyOperation, Keyring, Policy, SecretsError},
 };
 use claviger_testkit::SoftToken;
 use serde_json::{Value, json};
@@ -30,8 +30,7 @@ async fn a_rotation_is_sent_under_the_new_did() {
         assert_eq!(FromPrior::unpack(&jwt, &directory).await.unwrap(), (claims, kid.clone()));
 
         let message = Message::build("1", LUNCH, json!({})).from(new.id()).to(&*bob.did).from_prior(&*jwt).finalize();
-        let options = Default::default();
-        let packed = message.pack_encrypted(&bob.did, Some(new.id()), None, &directory, &me, &options).await;
+        let packed = message.encrypt_to(&bob.did).from(new.id()).pack(&directory, &me).await;
         let (read, provenance) = bob.unpack(&packed.unwrap().0, &directory).await.unwrap();
         assert_eq!(read.from_prior, Some(jwt));
         let prior = provenance.from_prior.unwrap();
@@ -51,7 +50,7 @@ async fn an_ending_has_no_sub_and_its_message_no_from() {
     assert_eq!(part(&jwt, 1), json!({"iss": old.id(), "iat": IAT}));
     let message =
         Message::build("1", "https://didcomm.org/empty/1.0/empty", json!({})).to(&*bob.did).from_prior(jwt).finalize();
-    let packed = message.pack_encrypted(&bob.did, None, None, &directory, &me, &Default::default()).await;
+    let packed = message.encrypt_to(&bob.did).pack(&directory, &me).await;
     let (_, provenance) = bob.unpack(&packed.unwrap().0, &directory).await.unwrap();
     let prior = provenance.from_prior.unwrap();
     assert_eq!((&*prior.iss, prior.sub), (old.id(), None));
@@ -68,10 +67,10 @@ async fn only_a_key_of_the_old_did_signs() {
     assert_error!(by(&format!("{}#key-1", new.id())).await.unwrap_err(), Error::FromPrior(FromPriorError::Issuer));
     assert_error!(by(new.id()).await.unwrap_err(), Error::FromPrior(FromPriorError::Issuer));
     for kid in ["#key-2", "#key-9"] {
-        assert_error!(by(&format!("{}{kid}", old.id())).await.unwrap_err(), Error::NotOurs { .. });
+        assert_error!(by(&format!("{}{kid}", old.id())).await.unwrap_err(), Error::NoReadyKey { .. });
     }
     let foreign = FromPrior::rotation("did:example:mallory", new.id(), IAT);
-    assert_error!(foreign.pack(None, &me).await.unwrap_err(), Error::NotOurs { .. });
+    assert_error!(foreign.pack(None, &me).await.unwrap_err(), Error::NoReadyKey { .. });
 
     let token = SoftToken::new("alice");
     let key = token.make(Curve::Ed25519);
@@ -91,7 +90,7 @@ async fn a_policy_keeps_a_key_from_signing_rotations() {
     let token = SoftToken::new("alice");
     let key = token.make(Curve::Ed25519);
     let document = peer::create_2(&[(Relationship::Authentication, key.clone())], &[]).unwrap();
-    let policy = Policy { allow: Some(vec![Allow::SignMessage]), ..Default::default() };
+    let policy = Policy { allow: Some(vec![KeyOperation::SignMessage]), ..Default::default() };
     let keyring = Keyring::builder().token(token.clone()).key_policy(key, policy).start().await.unwrap();
     let me = Identities::new(keyring, [document.clone()]).await.unwrap();
     let refused = FromPrior::rotation(document.id(), "did:example:new", IAT).pack(None, &me).await;
@@ -100,7 +99,7 @@ async fn a_policy_keeps_a_key_from_signing_rotations() {
     // What it may sign is a message, and a message cannot be read as a JWT.
     let message = Message::build("1", LUNCH, json!({})).from(document.id()).header("iss", json!(document.id()));
     let refused = message.finalize().pack_signed(document.id(), &me).await.unwrap_err();
-    assert_error!(refused, Error::Envelope(claviger::jose::JoseError::Secrets(SecretsError::Request(_))));
+    assert_error!(refused, Error::Envelope(claviger::jose::JoseError::Secrets(SecretsError::InvalidRequest(_))));
     assert_eq!(token.counts().signatures, 0);
     let message = Message::build("1", LUNCH, json!({})).from(document.id()).finalize();
     let (packed, _) = message.pack_signed(document.id(), &me).await.unwrap();

@@ -1,12 +1,11 @@
 //! Packing and unpacking between two agents: each envelope, each DID method, and which key is chosen.
 
-use crate::support::{Directory, LUNCH, Person, Stage, identities, lunch};
+use crate::support::{Directory, LUNCH, Person, Stage, identities, lunch, packing};
 use claviger::{
     crypto::ContentEncryption,
     did::{Document, Relationship, key, peer},
     didcomm::{
-        Error, Identities, Layer, Message, PackEncryptedMetadata, PackEncryptedOptions, Provenance, UnpackOptions,
-        Warning,
+        Error, Identities, Layer, Message, PackEncrypted, PackEncryptedMetadata, Provenance, UnpackOptions, Warning,
     },
     jose::JoseError,
     keys::{Curve, KeyError, SignatureAlgorithm},
@@ -22,7 +21,7 @@ async fn authcrypt_on_every_curve() {
     for number in 1..=5 {
         let before = (stage.alice.token.counts(), stage.bob.token.counts());
         let to = stage.bob.kid(&format!("agree-{number}"));
-        let (packed, metadata) = pack(&stage, &to, true, None, &Default::default()).await.unwrap();
+        let (packed, metadata) = pack(&stage, &to, true, None, as_is).await.unwrap();
         let (message, provenance) = stage.opened(&packed).await;
 
         assert_eq!(message.from.as_deref(), Some(&*stage.alice.did));
@@ -57,10 +56,9 @@ async fn anoncrypt_with_every_curve_and_content_encryption() {
     let stage = Stage::new().await;
     for number in 1..=5 {
         for enc in ContentEncryption::ALL {
-            let options = PackEncryptedOptions { enc, ..Default::default() };
             let to = stage.bob.kid(&format!("agree-{number}"));
             let before = stage.alice.token.counts();
-            let (packed, metadata) = pack(&stage, &to, false, None, &options).await.unwrap();
+            let (packed, metadata) = pack(&stage, &to, false, None, |packing| packing.enc(enc)).await.unwrap();
             assert_eq!(stage.alice.token.counts(), before);
             assert_eq!(metadata.from_kid, None);
             let header = protected(&packed);
@@ -111,13 +109,13 @@ async fn layers_in_each_order_that_may_be_sent() {
         };
         provenance.layers.iter().map(kind).collect()
     };
-    let hidden = PackEncryptedOptions { protect_sender: true, enc: ContentEncryption::Xc20P, ..Default::default() };
-    let plain = PackEncryptedOptions::default();
+    let hidden: Options = |packing| packing.protect_sender(true).enc(ContentEncryption::Xc20P);
+    let plain: Options = as_is;
     let sign_by = Some(stage.alice.did.as_str());
     for (from, sign_by, options, expected, warning) in [
-        (false, sign_by, &plain, &["anoncrypt", "signed"][..], None),
-        (true, None, &hidden, &["anoncrypt", "authcrypt"], None),
-        (true, sign_by, &plain, &["authcrypt", "signed"], Some(Warning::DiscouragedNesting)),
+        (false, sign_by, plain, &["anoncrypt", "signed"][..], None),
+        (true, None, hidden, &["anoncrypt", "authcrypt"], None),
+        (true, sign_by, plain, &["authcrypt", "signed"], Some(Warning::DiscouragedNesting)),
     ] {
         let (packed, metadata) = pack(&stage, &stage.bob.did, from, sign_by, options).await.unwrap();
         assert_eq!(metadata.sign_by_kid.is_some(), sign_by.is_some());
@@ -135,18 +133,21 @@ async fn layers_in_each_order_that_may_be_sent() {
 #[tokio::test]
 async fn what_must_not_be_sent_is_not_packed() {
     let stage = Stage::new().await;
-    let hidden = PackEncryptedOptions { protect_sender: true, ..Default::default() };
+    let hidden: Options = |packing| packing.protect_sender(true);
     let sign_by = Some(stage.alice.did.as_str());
-    assert_error!(pack(&stage, &stage.bob.did, true, sign_by, &hidden).await.unwrap_err(), Error::Combination(_));
-    assert_error!(pack(&stage, &stage.bob.did, false, None, &hidden).await.unwrap_err(), Error::Combination(_));
+    assert_error!(
+        pack(&stage, &stage.bob.did, true, sign_by, hidden).await.unwrap_err(),
+        Error::ForbiddenCombination(_)
+    );
+    assert_error!(pack(&stage, &stage.bob.did, false, None, hidden).await.unwrap_err(), Error::ForbiddenCombination(_));
 
     let refused = async |message: Message, from: Option<&str>, sign_by: Option<&str>| {
         let (bob, me) = (&stage.bob.did, &stage.alice.me);
         let before = stage.alice.token.counts();
-        let packed = message.pack_encrypted(bob, from, sign_by, &stage.directory, me, &Default::default()).await;
+        let packed = packing(&message, bob, from, sign_by).pack(&stage.directory, me).await;
         assert_eq!(stage.alice.token.counts(), before);
         match packed {
-            Err(Error::Header { header, .. }) => header,
+            Err(Error::HeaderMismatch { header, .. }) => header,
             other => panic!("{other:?}"),
         }
     };
@@ -181,8 +182,7 @@ async fn each_did_method_speaks_with_each() {
         for (to, bob) in &bob {
             let message = Message::build("1", LUNCH, json!({})).from(from).to(to).finalize();
             for sign_by in [None, Some(from.as_str())] {
-                let options = PackEncryptedOptions::default();
-                let packed = message.pack_encrypted(to, Some(from), sign_by, &resolver, alice, &options).await;
+                let packed = packing(&message, to, Some(from), sign_by).pack(&resolver, alice).await;
                 let packed = packed.unwrap_or_else(|error| panic!("{from} to {to}: {error}")).0;
                 let opened = Message::unpack(&packed, &resolver, bob, &UnpackOptions::default()).await;
                 let (read, provenance) = opened.unwrap_or_else(|error| panic!("{from} to {to}: {error}"));
@@ -260,15 +260,13 @@ async fn the_recipients_order_decides_the_curve() {
         let alice = Person::new("alice", ours, &[]).await;
         let directory = Directory::of(&[&alice, &bob]);
         let message = lunch(&alice, &bob);
-        let options = PackEncryptedOptions::default();
         let (packed, metadata) =
-            message.pack_encrypted(&bob.did, Some(&alice.did), None, &directory, &alice.me, &options).await.unwrap();
+            message.encrypt_to(&bob.did).from(&alice.did).pack(&directory, &alice.me).await.unwrap();
         let kids: Vec<String> = fragments.iter().map(|fragment| bob.kid(fragment)).collect();
         assert_eq!(metadata.to_kids, kids);
         bob.unpack(&packed, &directory).await.unwrap();
         // Anoncrypt has no sender's curve to mind.
-        let (_, metadata) =
-            message.pack_encrypted(&bob.did, None, None, &directory, &alice.me, &options).await.unwrap();
+        let (_, metadata) = message.encrypt_to(&bob.did).pack(&directory, &alice.me).await.unwrap();
         assert_eq!(metadata.to_kids, [bob.kid("agree-1")]);
     }
 }
@@ -289,17 +287,21 @@ async fn a_recipients_unusable_keys_are_passed_over() {
         "service": [{"id": "#v1", "type": "did-communication", "serviceEndpoint": "https://v1.example.org"}],
     });
     let directory = Directory::with([Document::from_value(document).unwrap()]);
-    let (message, options) = (lunch(&stage.alice, &stage.bob), PackEncryptedOptions::default());
-    let pack = async |to: &str| {
-        message.pack_encrypted(to, Some(&stage.alice.did), None, &directory, &stage.alice.me, &options).await
-    };
+    let message = lunch(&stage.alice, &stage.bob);
+    let pack = async |to: &str| message.encrypt_to(to).from(&stage.alice.did).pack(&directory, &stage.alice.me).await;
     let (packed, metadata) = pack(&stage.bob.did).await.unwrap();
     assert_eq!(metadata.to_kids, [stage.bob.kid("agree-3")]);
     assert_eq!(metadata.messaging_service, None);
     stage.opened(packed).await;
     // Asked for by name, each says why.
-    assert_error!(pack(&stage.bob.kid("x448")).await.unwrap_err(), Error::Key { error: KeyError::Unsupported(_), .. });
-    assert_error!(pack(&stage.bob.kid("low")).await.unwrap_err(), Error::Key { error: KeyError::LowOrder(_), .. });
+    assert_error!(
+        pack(&stage.bob.kid("x448")).await.unwrap_err(),
+        Error::UnusableKey { error: KeyError::Unsupported(_), .. }
+    );
+    assert_error!(
+        pack(&stage.bob.kid("low")).await.unwrap_err(),
+        Error::UnusableKey { error: KeyError::LowOrder(_), .. }
+    );
     assert_error!(pack(&stage.bob.kid("signs")).await.unwrap_err(), Error::NoRecipientKey(_));
 }
 
@@ -310,7 +312,7 @@ async fn nothing_is_used_twice() {
     for authcrypt in [true, false] {
         let mut seen = std::collections::HashSet::new();
         for _ in 0..8 {
-            let (packed, _) = pack(&stage, &stage.bob.did, authcrypt, None, &Default::default()).await.unwrap();
+            let (packed, _) = pack(&stage, &stage.bob.did, authcrypt, None, as_is).await.unwrap();
             let value: Value = serde_json::from_str(&packed).unwrap();
             for part in [&value["iv"], &value["ciphertext"], &value["tag"], &protected(&packed)["epk"]["x"]] {
                 assert!(seen.insert(part.to_string()), "{part} again");
@@ -324,8 +326,7 @@ async fn a_key_is_chosen_by_its_did_url() {
     let stage = Stage::new().await;
     let (to, from) = (stage.bob.kid("agree-2"), stage.alice.kid("agree-2"));
     let message = lunch(&stage.alice, &stage.bob);
-    let options = PackEncryptedOptions::default();
-    let packed = message.pack_encrypted(&to, Some(&from), None, &stage.directory, &stage.alice.me, &options).await;
+    let packed = message.encrypt_to(&to).from(&from).pack(&stage.directory, &stage.alice.me).await;
     let (packed, metadata) = packed.unwrap();
     assert_eq!((metadata.from_kid.as_deref(), &metadata.to_kids[..]), (Some(&*from), &[to][..]));
     stage.opened(packed).await;
@@ -333,18 +334,18 @@ async fn a_key_is_chosen_by_its_did_url() {
     // A key of the recipient's that is for signing, one that is not there, and what is no DID URL.
     for (to, from) in [("sign-2", "agree-3"), ("agree-9", "agree-1")] {
         let (to, from) = (stage.bob.kid(to), stage.alice.kid(from));
-        let refused = message.pack_encrypted(&to, Some(&from), None, &stage.directory, &stage.alice.me, &options).await;
+        let refused = message.encrypt_to(&to).from(&from).pack(&stage.directory, &stage.alice.me).await;
         assert_error!(refused.unwrap_err(), Error::NotAuthorised { kid, .. } if *kid == to);
     }
     for from in [stage.alice.kid("sign-1"), stage.alice.kid("agree-9")] {
         let (bob, alice) = (&stage.bob.did, &stage.alice.me);
-        let refused = message.pack_encrypted(bob, Some(&from), None, &stage.directory, alice, &options).await;
-        assert_error!(refused.unwrap_err(), Error::NotOurs { name, relationship: "keyAgreement" } if *name == from);
+        let refused = message.encrypt_to(bob).from(&from).pack(&stage.directory, alice).await;
+        assert_error!(refused.unwrap_err(), Error::NoReadyKey { name, relationship: "keyAgreement" } if *name == from);
         let refused = message.pack_signed(&stage.alice.kid("agree-3"), &stage.alice.me).await;
-        assert_error!(refused.unwrap_err(), Error::NotOurs { relationship: "authentication", .. });
+        assert_error!(refused.unwrap_err(), Error::NoReadyKey { relationship: "authentication", .. });
     }
-    let refused = message.pack_encrypted("bob", None, None, &stage.directory, &stage.alice.me, &options).await;
-    assert_error!(refused.unwrap_err(), Error::KeyId(_));
+    let refused = message.encrypt_to("bob").pack(&stage.directory, &stage.alice.me).await;
+    assert_error!(refused.unwrap_err(), Error::InvalidKeyId(_));
 }
 
 #[tokio::test]
@@ -353,12 +354,11 @@ async fn no_common_curve_names_both_sides() {
     let bob = Person::new("bob", &[Curve::X25519, Curve::P384], &[]).await;
     let directory = Directory::of(&[&alice, &bob]);
     let message = lunch(&alice, &bob);
-    let refused =
-        message.pack_encrypted(&bob.did, Some(&alice.did), None, &directory, &alice.me, &Default::default()).await;
+    let refused = message.encrypt_to(&bob.did).from(&alice.did).pack(&directory, &alice.me).await;
     let error = refused.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "did:example:bob agrees on keys over X25519, P-384, and did:example:alice over P-256, P-521: there is no \
+        "did:example:bob has keyAgreement keys over X25519, P-384, and did:example:alice over P-256, P-521: there is no \
          common curve"
     );
     assert_error!(error, Error::NoCommonCurve { .. });
@@ -366,7 +366,7 @@ async fn no_common_curve_names_both_sides() {
     let carol = Person::new("carol", &[], &[Curve::Ed25519]).await;
     let directory = Directory::of(&[&carol]);
     let message = lunch(&alice, &carol);
-    let refused = message.pack_encrypted(&carol.did, None, None, &directory, &alice.me, &Default::default()).await;
+    let refused = message.encrypt_to(&carol.did).pack(&directory, &alice.me).await;
     assert_error!(refused.unwrap_err(), Error::NoRecipientKey(did) if *did == carol.did);
 }
 
@@ -382,7 +382,7 @@ async fn identities_name_the_method_that_no_token_holds() {
         .unwrap();
     let keyring = Keyring::start([held.clone()]).await.unwrap();
     let Err(error) = Identities::new(keyring, [document.clone()]).await else { panic!("no token holds it") };
-    assert_error!(error, Error::NoTokenHolds(kid) if kid == "did:example:alice#agree");
+    assert_error!(error, Error::KeyNotHeld(kid) if kid == "did:example:alice#agree");
 
     let keyring = Keyring::start([held]).await.unwrap();
     let (me, missing) = Identities::partial(keyring, [document, stage.bob.document.clone()]);
@@ -407,13 +407,12 @@ async fn an_old_document_is_still_read_and_not_written() {
     // Alice has the document of yesterday.
     let directory = Directory::with([alice.document.clone(), document("old", &old)]);
     let message = Message::build("1", LUNCH, json!({})).from(&*alice.did).to("did:example:bob").finalize();
-    let options = PackEncryptedOptions::default();
-    let packed = message.pack_encrypted("did:example:bob", Some(&alice.did), None, &directory, &alice.me, &options);
+    let packed = message.encrypt_to("did:example:bob").from(&alice.did).pack(&directory, &alice.me);
     let (packed, _) = packed.await.unwrap();
     Message::unpack(&packed, &directory, &bob, &UnpackOptions::default()).await.unwrap();
 
     let answer = Message::build("2", LUNCH, json!({})).from("did:example:bob").to(&*alice.did).finalize();
-    let packed = answer.pack_encrypted(&alice.did, Some("did:example:bob"), None, &directory, &bob, &options).await;
+    let packed = answer.encrypt_to(&alice.did).from("did:example:bob").pack(&directory, &bob).await;
     assert_eq!(packed.unwrap().1.from_kid.as_deref(), Some("did:example:bob#new"));
 }
 
@@ -432,8 +431,7 @@ async fn a_token_that_is_away_does_not_hide_the_others() {
     let alice = Person::new("alice", &[Curve::X25519], &[]).await;
     let directory = Directory::with([alice.document.clone(), document]);
     let message = Message::build("1", LUNCH, json!({})).from(&*alice.did).to("did:example:bob").finalize();
-    let options = PackEncryptedOptions::default();
-    let packed = message.pack_encrypted("did:example:bob", Some(&alice.did), None, &directory, &alice.me, &options);
+    let packed = message.encrypt_to("did:example:bob").from(&alice.did).pack(&directory, &alice.me);
     let (packed, _) = packed.await.unwrap();
 
     away.set_away(true);
@@ -451,16 +449,23 @@ async fn a_token_that_is_away_does_not_hide_the_others() {
     assert!(error.is_retryable(), "{error:?}");
 }
 
+/// Sets options of a message that is to be packed.
+type Options = fn(PackEncrypted<'_>) -> PackEncrypted<'_>;
+
+fn as_is(packing: PackEncrypted<'_>) -> PackEncrypted<'_> {
+    packing
+}
+
 async fn pack(
     stage: &Stage,
     to: &str,
     authcrypt: bool,
     sign_by: Option<&str>,
-    options: &PackEncryptedOptions,
+    options: impl for<'a> FnOnce(PackEncrypted<'a>) -> PackEncrypted<'a>,
 ) -> Result<(String, PackEncryptedMetadata), Error> {
     let from = authcrypt.then_some(stage.alice.did.as_str());
     let message = lunch(&stage.alice, &stage.bob);
-    message.pack_encrypted(to, from, sign_by, &stage.directory, &stage.alice.me, options).await
+    options(packing(&message, to, from, sign_by)).pack(&stage.directory, &stage.alice.me).await
 }
 
 fn protected(packed: &str) -> Value {

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use claviger::{
     did::{Document, LocalResolver, Relationship, ResolveError, Resolver, Service},
-    didcomm::{Error, Identities, Message, Provenance, UnpackOptions},
+    didcomm::{Error, Identities, Message, PackEncrypted, Provenance, UnpackOptions},
     keys::{Curve, PublicKey},
     secrets::Keyring,
 };
@@ -175,4 +175,21 @@ macro_rules! assert_error {
         let error = $error;
         assert!(matches!(&error, $($pattern)+), "{error:?} is not {}", stringify!($($pattern)+));
     }};
+}
+
+/// `Message::encrypt_to` with a sender and a signer that may be absent.
+pub fn packing<'a>(
+    message: &'a Message,
+    to: &'a str,
+    from: Option<&'a str>,
+    sign_by: Option<&'a str>,
+) -> PackEncrypted<'a> {
+    let mut packing = message.encrypt_to(to);
+    if let Some(from) = from {
+        packing = packing.from(from);
+    }
+    if let Some(signer) = sign_by {
+        packing = packing.sign_by(signer);
+    }
+    packing
 }

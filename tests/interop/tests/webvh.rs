@@ -35,7 +35,7 @@ fn signed(draft: Draft, key: &PrivateKey) -> String {
     let multikey = key.public().to_multikey();
     let proof = proof_options(&multikey, entry["versionTime"].as_str().unwrap());
     let signature = key.sign(&proof_input(&proof, &document_hash(&entry))).unwrap();
-    draft.proved(&proof.to_string(), &signature).unwrap()
+    draft.with_proof(&proof.to_string(), &signature).unwrap()
 }
 
 fn document(did: &str, agreement: &PublicKey) -> Value {

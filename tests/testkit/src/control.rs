@@ -1,4 +1,4 @@
-//! How a test breaks, slows and stops a [`SoftToken`](crate::SoftToken).
+//! How a test causes faults and delays of a [`SoftToken`](crate::SoftToken).
 
 use std::{
     collections::VecDeque,
@@ -25,7 +25,8 @@ struct Orders {
 }
 
 impl Control {
-    /// What every operation does first: wait while it is held, take its time, fail if it was told to.
+    /// Called at the beginning of every operation: waits while operations are held, sleeps for the delay, and fails if a
+    /// failure was ordered.
     pub(crate) fn begin(&self, away: impl FnOnce() -> TokenError) -> Result<(), TokenError> {
         let mut orders = self.orders();
         orders.held += 1;
@@ -71,13 +72,13 @@ impl Control {
     }
 }
 
-/// Operations wait at their beginning while it lives.
+/// While this exists, operations wait at their beginning.
 pub struct Hold<'a> {
     control: &'a Control,
 }
 
 impl Hold<'_> {
-    /// Blocks until so many operations wait here; false if they do not within the time.
+    /// Blocks until so many operations wait. Returns false if that takes longer than `time`.
     pub fn wait_for(&self, operations: usize, time: Duration) -> bool {
         let until = Instant::now() + time;
         let mut orders = self.control.orders();

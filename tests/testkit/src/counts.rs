@@ -1,14 +1,14 @@
-//! What a token was asked, and what that cost it.
+//! Counts of a token's operations and derivations.
 
 use std::{
     ops::Sub,
     sync::atomic::{AtomicU64, Ordering},
 };
 
-/// Operations begun, and the Diffie-Hellman derivations made for them. Subtract an earlier count from a later one.
+/// Begun operations, and the Diffie-Hellman derivations for them. Subtract an earlier count from a later one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Diffie-Hellman derivations: for unwrapping Ze, and Zs with authcrypt; for wrapping Zs of each recipient.
+    /// Diffie-Hellman derivations: Ze for unwrapping, and Zs for authcrypt; Zs of each recipient for wrapping.
     pub derivations: u64,
     /// Calls of `sign`.
     pub signatures: u64,

@@ -9,8 +9,8 @@ use claviger::{
 
 use crate::SoftToken;
 
-/// Someone to test with: a fresh did:peer:2 with an X25519 and a P-256 key for key agreement and an Ed25519 key for
-/// signing, in a [`SoftToken`] of this name. [`LocalResolver`](claviger::did::LocalResolver) resolves it.
+/// An identity for tests: a new did:peer:2 with an X25519 and a P-256 key for key agreement and an Ed25519 key for signing, in
+/// a [`SoftToken`] of this name. [`LocalResolver`](claviger::did::LocalResolver) resolves it.
 ///
 /// ```
 /// use claviger::{did::LocalResolver, didcomm::{Message, UnpackOptions}};
@@ -23,7 +23,7 @@ use crate::SoftToken;
 ///     .from(did(&alice)).to(did(&bob)).finalize();
 /// let resolver = LocalResolver::new();
 /// let (packed, _) = lunch
-///     .pack_encrypted(&did(&bob), Some(&did(&alice)), None, &resolver, &alice, &Default::default()).await?;
+///     .encrypt_to(&did(&bob)).from(&did(&alice)).pack(&resolver, &alice).await?;
 /// let (read, provenance) = Message::unpack(&packed, &resolver, &bob, &UnpackOptions::default()).await?;
 /// assert_eq!(read.id, lunch.id);
 /// assert!(provenance.authenticated);
@@ -35,7 +35,7 @@ pub async fn identity(name: &str) -> Identities {
     identity_in(&SoftToken::new(name)).await.1
 }
 
-/// The same in a token that is at hand, to count what it is asked and to break it. Its DID's document comes first.
+/// The same with keys in this token, so that a test can count its operations and cause faults. Returns the DID's document too.
 pub async fn identity_in(token: &SoftToken) -> (Document, Identities) {
     let make = |curve, usage| token.generate(&NewKey { curve, usage, label: None }).expect("a fitting use").public;
     let keys = [

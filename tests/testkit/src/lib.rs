@@ -1,9 +1,9 @@
-//! For those who test what stands on [`claviger`] without hardware, and for those who write a token of their own.
+//! For testing programs that use [`claviger`] without hardware, and for testing an implementation of a token.
 //!
-//! - [`SoftToken`] is a token in software that counts what it is asked, and slows, fails and goes away on demand.
-//! - [`identity`] is a DID with its keys in one, ready to pack and unpack.
-//! - [`token_suite!`] and [`suite`] are what every token must do.
-//! - [`PrivateKey`] and [`reference`](mod@reference) compute in software what a token is compared with.
+//! - [`SoftToken`] is a software token that counts operations, and is slow, fails or is absent on demand.
+//! - [`identity`] is a DID with its keys in a `SoftToken`, ready to pack and unpack.
+//! - [`token_suite!`] and [`suite`] test what every token must do.
+//! - [`PrivateKey`] and [`reference`](mod@reference) compute in software the results that a token is compared with.
 
 mod control;
 mod counts;

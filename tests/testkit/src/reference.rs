@@ -1,26 +1,26 @@
-//! Both ends of a key agreement in software: what a token is asked, and what it must answer.
+//! Both ends of a key agreement in software: requests to a token, and their right results.
 
 use claviger::{
     crypto::{Cek, ContentEncryption, EncryptedKey, KdfInfo, Kek, SharedSecret, concat_kdf, unwrap_key, wrap_key},
     keys::PublicKey,
-    secrets::{Sender, Unwrap, Wrap},
+    secrets::{Ecdh1puSender, UnwrapRequest, WrapRequest},
 };
 
 use crate::PrivateKey;
 
-/// What enters the KDF beside the secrets.
+/// The inputs of the KDF beside the secrets.
 #[derive(Debug, Clone)]
 pub struct Parties {
     /// PartyUInfo, decoded.
     pub apu: Vec<u8>,
     /// PartyVInfo, decoded.
     pub apv: Vec<u8>,
-    /// The content's tag, which only ECDH-1PU uses.
+    /// The content's tag. Only ECDH-1PU uses it.
     pub tag: Vec<u8>,
 }
 
 impl Parties {
-    /// Lengths as DIDComm has them: a key id, a hash, and a tag of A256CBC-HS512.
+    /// Values of the lengths that DIDComm uses: a key id, a hash, and a tag of A256CBC-HS512.
     pub fn example() -> Self {
         Self { apu: b"did:example:alice#key-1".to_vec(), apv: vec![0xa5; 32], tag: (0..32).collect() }
     }
@@ -33,20 +33,20 @@ impl Parties {
     }
 }
 
-/// A content key of 64 bytes, fresh.
+/// A new content key of 64 bytes.
 pub fn fresh_cek() -> Cek {
     Cek::generate(ContentEncryption::A256CbcHs512)
 }
 
-/// A content key on its way to `recipient`: by ECDH-1PU from a sender, else by ECDH-ES.
-pub fn message_to(recipient: &PublicKey, sender: Option<&PrivateKey>, cek: &Cek, parties: &Parties) -> Unwrap {
+/// A request to unwrap a content key for `recipient`: with ECDH-1PU if there is a sender, otherwise with ECDH-ES.
+pub fn message_to(recipient: &PublicKey, sender: Option<&PrivateKey>, cek: &Cek, parties: &Parties) -> UnwrapRequest {
     let ephemeral = PrivateKey::generate(recipient.curve());
     let ze = ephemeral.agree(recipient).expect("one curve");
     let zs = sender.map(|sender| sender.agree(recipient).expect("one curve"));
     message_with(&ze, zs.as_ref(), ephemeral.public(), sender.map(PrivateKey::public), cek, parties)
 }
 
-/// The same from shared secrets that are known, as those of a test vector are.
+/// The same from known shared secrets, such as those of a test vector.
 pub fn message_with(
     ze: &SharedSecret,
     zs: Option<&SharedSecret>,
@@ -54,25 +54,25 @@ pub fn message_with(
     sender: Option<&PublicKey>,
     cek: &Cek,
     parties: &Parties,
-) -> Unwrap {
-    Unwrap {
+) -> UnwrapRequest {
+    UnwrapRequest {
         epk: epk.clone(),
-        sender: sender.map(|key| Sender { key: key.clone(), tag: parties.tag.clone() }),
+        sender: sender.map(|key| Ecdh1puSender { key: key.clone(), tag: parties.tag.clone() }),
         apu: parties.apu.clone(),
         apv: parties.apv.clone(),
         encrypted_key: wrap_key(&parties.kek(ze, zs), cek),
     }
 }
 
-/// A content key for a token to wrap, and the ephemeral key that its recipients read it with.
+/// A request to wrap a content key for recipients, with the message's ephemeral key.
 pub fn wrap_for<'a>(
     recipients: impl IntoIterator<Item = &'a PublicKey>,
     ephemeral: &PrivateKey,
     cek: &Cek,
     parties: &Parties,
-) -> Wrap {
+) -> WrapRequest {
     let with_ze = |key: &PublicKey| (key.clone(), ephemeral.agree(key).expect("one curve"));
-    Wrap {
+    WrapRequest {
         cek: cek.clone(),
         apu: parties.apu.clone(),
         apv: parties.apv.clone(),
@@ -81,7 +81,7 @@ pub fn wrap_for<'a>(
     }
 }
 
-/// What a recipient in software reads of a wrapped key; none if it was not made for it by that sender.
+/// Unwraps a content key in software. None if it was not wrapped for this recipient by this sender.
 pub fn read(
     recipient: &PrivateKey,
     epk: &PublicKey,

@@ -1,4 +1,4 @@
-//! A token in software.
+//! A software token for tests.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -11,7 +11,7 @@ use claviger::{
     keys::{Curve, PublicKey},
     secrets::{
         Custodian, Custody, HeldKey, ImportError, ImportKey, KeyUse, NewKey, Origin, Token, TokenError, TokenInfo,
-        Unwrap, Wrap,
+        UnwrapRequest, WrapRequest,
     },
 };
 
@@ -21,10 +21,10 @@ use crate::{
     software::PrivateKey,
 };
 
-/// A [`Token`] and [`Custodian`] whose keys are in this process's memory: for tests, never for keys that matter.
+/// A [`Token`] and [`Custodian`] whose keys are in this process's memory. For tests only, never for real keys.
 ///
-/// A clone is the same token, so a test keeps one to count and to break what it gave to a
-/// [`Keyring`](claviger::secrets::Keyring).
+/// A clone is the same token: a test gives one to a [`Keyring`](claviger::secrets::Keyring), and counts and causes faults with
+/// the other.
 ///
 /// ```
 /// use claviger::{keys::Curve, secrets::{Custodian, KeyUse, NewKey, Token}};
@@ -40,7 +40,7 @@ pub struct SoftToken {
     shared: Arc<Shared>,
     custody: Custody,
     concurrency: usize,
-    /// How many Zs are kept; none by default.
+    /// How many Zs are kept; 0 by default.
     zs_kept: usize,
     lacks: Vec<Curve>,
 }
@@ -54,13 +54,13 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// In the order in which they were made.
+    /// In the order in which they were added.
     keys: Vec<(HeldKey, Arc<PrivateKey>)>,
     zs: ZsCache,
 }
 
 impl SoftToken {
-    /// An empty token. It reports the custody of its kind, [`Custody::SharedSecretInProcess`].
+    /// An empty token. Its keys report [`Custody::SharedSecretInProcess`].
     pub fn new(name: &str) -> Self {
         let shared = Shared {
             name: name.into(),
@@ -77,74 +77,74 @@ impl SoftToken {
         }
     }
 
-    /// Has the keys that are made or imported from now on report a custody. It is not true, of course.
+    /// Keys that are made or imported from now on report this custody, which is not true.
     pub fn reporting_custody(mut self, custody: Custody) -> Self {
         self.custody = custody;
         self
     }
 
-    /// Has a keyring give it so many threads.
+    /// Reports that it performs so many operations at once, so that a keyring gives it as many threads.
     pub fn with_concurrency(mut self, threads: usize) -> Self {
         self.concurrency = threads;
         self
     }
 
-    /// Keeps up to so many Zs, the oldest forgotten first, as a token does that keeps them inside: an authcrypt from a
-    /// known sender then costs one derivation, and one to a known recipient none.
+    /// Keeps up to so many Zs and forgets the oldest first, like a token that keeps them inside. An authcrypt message from a
+    /// known sender then costs one derivation, one to a known recipient none.
     pub fn keeping_zs(mut self, pairs: usize) -> Self {
         self.zs_kept = pairs;
         self
     }
 
-    /// Lacks a curve: keys on it are neither made nor imported.
+    /// Lacks a curve: keys on it can neither be made nor imported.
     pub fn lacking(mut self, curve: Curve) -> Self {
         self.lacks.push(curve);
         self
     }
 
-    /// What it was asked since it was made.
+    /// The operations since the token was made.
     pub fn counts(&self) -> Counts {
         self.shared.counters.now()
     }
 
-    /// Has the next `calls` operations fail so, before they do anything. Operations are those of [`Token`] that use a
-    /// private key.
+    /// The next `calls` operations fail with `error` before they do anything. Only the operations of [`Token`] that use a
+    /// private key count.
     pub fn fail_next(&self, calls: usize, error: TokenError) {
         self.shared.control.fail_next(calls, error);
     }
 
-    /// Has every operation take this much longer.
+    /// Every operation takes so much longer.
     pub fn delay(&self, delay: Duration) {
         self.shared.control.delay(delay);
     }
 
-    /// Takes the token away, or brings it back: everything fails with [`TokenError::Away`] meanwhile.
+    /// Takes the token away or brings it back. While it is away, everything fails with [`TokenError::Away`].
     pub fn set_away(&self, away: bool) {
         self.shared.control.set_away(away);
     }
 
-    /// Has operations stop at their beginning until the hold is dropped. They count as begun.
+    /// Operations wait at their beginning until the returned value is dropped. They count as begun.
     pub fn hold(&self) -> Hold<'_> {
         self.shared.control.hold()
     }
 
-    /// A key of the widest use its curve has.
+    /// Makes a key that may do everything its curve can.
     pub fn make(&self, curve: Curve) -> PublicKey {
         let key = NewKey { curve, usage: KeyUse::of(curve), label: None };
-        self.generate(&key).expect("a fitting use").public
+        self.generate(&key).expect("the use fits the curve").public
     }
 
-    /// Imports a private JWK; its `kid` is the label.
+    /// Imports a private JWK. Its `kid` becomes the label.
     pub fn import_jwk(&self, jwk: &serde_json::Value) -> Result<HeldKey, ImportError> {
         let (key, _kid) = ImportKey::from_jwk(jwk)?;
-        Ok(self.import(key).expect("a checked key that is not there yet"))
+        Ok(self.import(key).expect("a valid key that is not in the token"))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.shared.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    fn here(&self) -> Result<(), TokenError> {
+    fn check_present(&self) -> Result<(), TokenError> {
         if self.shared.control.is_away() { Err(self.away()) } else { Ok(()) }
     }
 
@@ -152,7 +152,7 @@ impl SoftToken {
         TokenError::Away(format!("the token {:?} is away", self.shared.name))
     }
 
-    /// The private key, if it may be used so.
+    /// The private key, if `may` allows its use.
     fn find(&self, key: &PublicKey, may: fn(KeyUse) -> bool) -> Result<Arc<PrivateKey>, TokenError> {
         let state = self.state();
         let (held, private) = state.keys.iter().find(|(held, _)| held.public == *key).ok_or(TokenError::KeyGone)?;
@@ -171,7 +171,7 @@ impl SoftToken {
     ) -> Result<HeldKey, TokenError> {
         let mut held = HeldKey::new(key.public().clone(), self.shared.name.clone(), usage);
         held.label = label.map(|label| label.to_string());
-        held.custody = usage.agrees().then_some(self.custody);
+        held.custody = usage.allows_key_agreement().then_some(self.custody);
         held.origin = origin;
         held.always_sensitive = Some(origin == Origin::Generated);
         held.never_extractable = Some(origin == Origin::Generated);
@@ -195,7 +195,7 @@ impl SoftToken {
         key.agree(peer).ok_or_else(|| TokenError::PeerKey(format!("it is on {}", peer.curve())))
     }
 
-    /// Zs: of all that is derived the only thing that is the same again.
+    /// Derives Zs, or takes it from the cache. Only Zs is the same each time.
     fn derive_static(&self, key: &PrivateKey, peer: &PublicKey) -> Result<SharedSecret, TokenError> {
         let pair = (key.public().clone(), peer.clone());
         if let Some(zs) = self.state().zs.kept.get(&pair) {
@@ -234,14 +234,14 @@ impl Token for SoftToken {
     fn sign(&self, key: &PublicKey, input: &[u8]) -> Result<Vec<u8>, TokenError> {
         self.shared.counters.signature();
         self.shared.control.begin(|| self.away())?;
-        let key = self.find(key, KeyUse::signs)?;
+        let key = self.find(key, KeyUse::allows_signing)?;
         key.sign(input).ok_or_else(|| TokenError::Unsupported(format!("{} does not sign", key.public().curve())))
     }
 
-    fn unwrap_cek(&self, key: &PublicKey, request: &Unwrap) -> Result<Cek, TokenError> {
+    fn unwrap_cek(&self, key: &PublicKey, request: &UnwrapRequest) -> Result<Cek, TokenError> {
         self.shared.counters.unwrap();
         self.shared.control.begin(|| self.away())?;
-        let key = self.find(key, KeyUse::agrees)?;
+        let key = self.find(key, KeyUse::allows_key_agreement)?;
         let ze = self.derive(&key, &request.epk)?;
         let kek = match &request.sender {
             None => concat_kdf(&[&ze], &KdfInfo { apu: &request.apu, apv: &request.apv, tag: None }),
@@ -253,10 +253,10 @@ impl Token for SoftToken {
         unwrap_key(&kek, &request.encrypted_key).map_err(|_| TokenError::Unwrap)
     }
 
-    fn wrap_cek(&self, key: &PublicKey, request: &Wrap) -> Result<Vec<EncryptedKey>, TokenError> {
+    fn wrap_cek(&self, key: &PublicKey, request: &WrapRequest) -> Result<Vec<EncryptedKey>, TokenError> {
         self.shared.counters.wrap();
         self.shared.control.begin(|| self.away())?;
-        let key = self.find(key, KeyUse::agrees)?;
+        let key = self.find(key, KeyUse::allows_key_agreement)?;
         let wrap = |(recipient, ze): &(PublicKey, SharedSecret)| {
             let zs = self.derive_static(&key, recipient)?;
             Ok(wrap_key(&kek_1pu(ze, &zs, &request.apu, &request.apv, &request.tag), &request.cek))
@@ -271,16 +271,16 @@ fn kek_1pu(ze: &SharedSecret, zs: &SharedSecret, apu: &[u8], apv: &[u8], tag: &[
 
 impl Custodian for SoftToken {
     fn generate(&self, key: &NewKey) -> Result<HeldKey, TokenError> {
-        self.here()?;
+        self.check_present()?;
         self.can_hold(key.usage, key.curve)?;
         self.add(PrivateKey::generate(key.curve), key.usage, key.label.clone(), Origin::Generated)
     }
 
     fn import(&self, key: ImportKey) -> Result<HeldKey, TokenError> {
-        self.here()?;
+        self.check_present()?;
         self.can_hold(key.usage, key.public.curve())?;
         let private = PrivateKey::from_bytes(key.public.curve(), &key.private)
-            .ok_or_else(|| TokenError::Config("the private key is none of its curve".into()))?;
+            .ok_or_else(|| TokenError::Config("the private key is not on its curve".into()))?;
         if *private.public() != key.public {
             return Err(TokenError::Config(format!("the private key is not that of {}", key.public)));
         }
@@ -288,7 +288,7 @@ impl Custodian for SoftToken {
     }
 
     fn delete(&self, key: &PublicKey) -> Result<(), TokenError> {
-        self.here()?;
+        self.check_present()?;
         let mut state = self.state();
         let there = state.keys.iter().position(|(held, _)| held.public == *key).ok_or(TokenError::KeyGone)?;
         state.keys.remove(there);
@@ -297,12 +297,12 @@ impl Custodian for SoftToken {
     }
 
     fn inventory(&self) -> Result<Vec<HeldKey>, TokenError> {
-        self.here()?;
+        self.check_present()?;
         Ok(self.state().keys.iter().map(|(held, _)| held.clone()).collect())
     }
 }
 
-/// The Zs that are kept, by our key and the peer's.
+/// The kept Zs, by our key and the peer's key.
 #[derive(Default)]
 struct ZsCache {
     kept: HashMap<(PublicKey, PublicKey), SharedSecret>,

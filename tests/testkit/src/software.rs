@@ -1,4 +1,4 @@
-//! Private keys in memory: what a token is compared with, and what [`SoftToken`](crate::SoftToken) is made of.
+//! Private keys in memory, to compare a token with, and for [`SoftToken`](crate::SoftToken).
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ use p256::{
 };
 use zeroize::Zeroizing;
 
-/// A private key in this process's memory, wiped when it is dropped. For tests: the product has none.
+/// A private key in this process's memory, wiped when it is dropped. For tests only: the product has no such type.
 pub struct PrivateKey {
     secret: Secret,
     public: PublicKey,
@@ -31,7 +31,7 @@ enum Secret {
 }
 
 impl PrivateKey {
-    /// A fresh key.
+    /// A new random key.
     pub fn generate(curve: Curve) -> Self {
         let mut rng = UnwrapErr(SysRng);
         let mut seed = Zeroizing::new([0; 32]);
@@ -43,13 +43,13 @@ impl PrivateKey {
             Curve::P521 => Secret::P521(p521::SecretKey::generate_from_rng(&mut rng)),
             Curve::Ed25519 => Secret::Ed25519(Box::new(ed25519_dalek::SigningKey::from_bytes(&seed))),
             Curve::Secp256k1 => Secret::Secp256k1(k256::SecretKey::generate_from_rng(&mut rng)),
-            other => panic!("{other} is younger than this crate"),
+            other => panic!("{other} is not supported by this crate"),
         })
     }
 
-    /// A key from its bytes as [`ImportKey::private`] has them; none if they are no scalar of the curve.
+    /// A key from its bytes, in the form of [`ImportKey::private`]. None if they are not a private key on the curve.
     pub fn from_bytes(curve: Curve, bytes: &[u8]) -> Option<Self> {
-        // `from_slice` pads short ones.
+        // Checked here, since `from_slice` pads short scalars.
         if bytes.len() != curve.coordinate_length() {
             return None;
         }
@@ -87,12 +87,12 @@ impl PrivateKey {
         })
     }
 
-    /// The key as a token imports it.
+    /// The key in the form that a token imports.
     pub fn to_import(&self, usage: KeyUse, label: Option<&str>) -> ImportKey {
         ImportKey { public: self.public.clone(), private: self.to_bytes(), usage, label: label.map(Into::into) }
     }
 
-    /// Diffie-Hellman with a peer's key; none across curves or on a curve that only signs.
+    /// Diffie-Hellman with a peer's key. None across curves, and on a curve without key agreement.
     pub fn agree(&self, peer: &PublicKey) -> Option<SharedSecret> {
         macro_rules! nist {
             ($curve:ident, $secret:expr) => {{
@@ -116,7 +116,7 @@ impl PrivateKey {
         }
     }
 
-    /// A signature of 64 bytes; none on a curve that only agrees. That of secp256k1 has a low s.
+    /// A signature of 64 bytes. None on a curve without signatures. On secp256k1, s is low.
     pub fn sign(&self, input: &[u8]) -> Option<Vec<u8>> {
         match &self.secret {
             Secret::Ed25519(key) => Some(key.sign(input).to_bytes().to_vec()),

@@ -1,18 +1,20 @@
-//! Tokens with one fault each, and the checks that must find it: a suite that finds nothing proves nothing.
+//! Tokens with one fault each, and the check that must find it: a suite that finds no faults proves nothing.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use claviger::{
     crypto::{Cek, EncryptedKey},
     keys::{Curve, PublicKey},
-    secrets::{Custodian, HeldKey, ImportKey, NewKey, Origin, Token, TokenError, TokenInfo, Unwrap, Wrap},
+    secrets::{
+        Custodian, HeldKey, ImportKey, NewKey, Origin, Token, TokenError, TokenInfo, UnwrapRequest, WrapRequest,
+    },
 };
 use claviger_testkit::{
     PrivateKey, SoftToken,
     suite::{CHECKS, Capabilities, Check},
 };
 
-/// What is wrong with it.
+/// The fault of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     None,
@@ -46,7 +48,7 @@ impl Broken {
         self.fault == fault
     }
 
-    fn told(&self, mut held: HeldKey) -> HeldKey {
+    fn report(&self, mut held: HeldKey) -> HeldKey {
         match self.fault {
             Fault::ForgetsLabels => held.label = None,
             Fault::CallsImportedKeysGenerated => held.origin = Origin::Generated,
@@ -84,10 +86,10 @@ impl Token for Broken {
         Ok(signature)
     }
 
-    fn unwrap_cek(&self, key: &PublicKey, request: &Unwrap) -> Result<Cek, TokenError> {
-        // What it ignores it would not put into the KDF, so that whatever stands there opens as the right one does.
+    fn unwrap_cek(&self, key: &PublicKey, request: &UnwrapRequest) -> Result<Cek, TokenError> {
+        // An ignored input is replaced by its right value, so that any other value unwraps too.
         if self.has(Fault::IgnoresTheSender) && request.sender.is_some() {
-            return self.token.unwrap_cek(key, &Unwrap { sender: None, ..request.clone() });
+            return self.token.unwrap_cek(key, &UnwrapRequest { sender: None, ..request.clone() });
         }
         let mut request = request.clone();
         match &mut request.sender {
@@ -103,7 +105,7 @@ impl Token for Broken {
         })
     }
 
-    fn wrap_cek(&self, key: &PublicKey, request: &Wrap) -> Result<Vec<EncryptedKey>, TokenError> {
+    fn wrap_cek(&self, key: &PublicKey, request: &WrapRequest) -> Result<Vec<EncryptedKey>, TokenError> {
         let mut wrapped = self.token.wrap_cek(key, request)?;
         match self.fault {
             Fault::WrapsForTheFirstOnly => wrapped.truncate(1),
@@ -116,7 +118,7 @@ impl Token for Broken {
 
 impl Custodian for Broken {
     fn generate(&self, key: &NewKey) -> Result<HeldKey, TokenError> {
-        let made = self.token.generate(key).map(|held| self.told(held));
+        let made = self.token.generate(key).map(|held| self.report(held));
         match made {
             Err(TokenError::Unsupported(reason)) if self.has(Fault::CallsLackingACurveADeviceError) => {
                 Err(TokenError::Device { operation: "C_GenerateKeyPair".into(), reason })
@@ -137,7 +139,7 @@ impl Custodian for Broken {
                 key.public = real;
                 self.token.import(key)
             }
-            _ => self.token.import(key).map(|held| self.told(held)),
+            _ => self.token.import(key).map(|held| self.report(held)),
         }
     }
 
@@ -153,7 +155,7 @@ impl Custodian for Broken {
     }
 
     fn inventory(&self) -> Result<Vec<HeldKey>, TokenError> {
-        let mut keys: Vec<_> = self.token.inventory()?.into_iter().map(|held| self.told(held)).collect();
+        let mut keys: Vec<_> = self.token.inventory()?.into_iter().map(|held| self.report(held)).collect();
         if self.has(Fault::ListsKeysTwice) {
             keys.extend(keys.clone());
         }
@@ -163,7 +165,7 @@ impl Custodian for Broken {
 
 /// Whether a token with the fault passes the check.
 fn passes(check: &Check, fault: Fault) -> bool {
-    // Two curves less, for speed: what is wrong is wrong on all.
+    // Without two curves, for speed: each fault occurs on all curves.
     let capabilities = Capabilities::all().without(Curve::P384).without(Curve::P521);
     let token = SoftToken::new("broken").lacking(Curve::P384).lacking(Curve::P521);
     let token = Broken { token, fault };

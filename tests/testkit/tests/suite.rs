@@ -1,4 +1,4 @@
-//! The suite over the software token: both are right, or this fails.
+//! The suite over the software token: a mistake in either fails.
 
 mod plain {
     use claviger_testkit::{SoftToken, suite::Capabilities, token_suite};
@@ -18,7 +18,7 @@ mod keeping_zs {
     token_suite!(open(), Capabilities::all().with_custody(Custody::KekInToken));
 }
 
-/// A token that is shared by all checks at once, as one of hardware is.
+/// A token that all checks share at the same time, like a hardware token.
 mod shared {
     use std::sync::{Arc, LazyLock};
 
@@ -30,11 +30,11 @@ mod shared {
 }
 
 #[test]
-fn run_runs_them_all_and_leaves_nothing() {
+fn run_performs_all_checks_and_leaves_no_key() {
     use claviger::{keys::Curve, secrets::Token};
     use claviger_testkit::{SoftToken, suite};
 
-    // Like Kryoptic, and faster than all curves once more.
+    // Fewer curves, for speed.
     let lacks = [Curve::Secp256k1, Curve::P384, Curve::P521];
     let token = lacks.into_iter().fold(SoftToken::new("run"), SoftToken::lacking);
     let capabilities = lacks.into_iter().fold(suite::Capabilities::all(), suite::Capabilities::without);

@@ -6,7 +6,7 @@
 use std::process::Command;
 
 use claviger::crypto::ContentEncryption;
-use claviger::didcomm::{Forward, FromPrior, Layer, Message, PackEncryptedOptions, Warning};
+use claviger::didcomm::{Forward, FromPrior, Layer, Message, PackEncrypted, Warning};
 use claviger::keys::SignatureAlgorithm;
 use claviger::secrets::Custody;
 use claviger_interop::Peer;
@@ -45,7 +45,7 @@ async fn authcrypt_from_us() {
     for (from, to, slots) in [("x25519-1", ALICE, 1), ("p256-1", ALICE, 1), ("x25519-2", BOB, 3), ("p256-2", BOB, 2)] {
         let from = format!("{OURS}#{from}");
         let letter = letter(OURS, to);
-        let (packed, sent) = ours.pack(&letter, to, Some(&from), None, &Default::default()).await;
+        let (packed, sent) = ours.pack(&letter, to, Some(&from), None, |packing| packing).await;
         assert_eq!(sent.to_kids.len(), slots);
 
         let (message, read) = peer.unpack(&packed).await.unwrap();
@@ -98,8 +98,7 @@ async fn anoncrypt_from_us_with_each_content_encryption() {
         for (enc, expected) in ENCRYPTIONS {
             let letter = letter(OURS, BOB);
             let to = format!("{BOB}#key-{key}");
-            let options = PackEncryptedOptions { enc, ..Default::default() };
-            let (packed, _) = ours.pack(&letter, &to, None, None, &options).await;
+            let (packed, _) = ours.pack(&letter, &to, None, None, |packing| packing.enc(enc)).await;
             let (message, read) = peer.unpack(&packed).await.unwrap();
             assert_eq!(serde_json::to_value(message).unwrap(), letter);
             assert!(read.anonymous_sender && !read.authenticated);
@@ -145,8 +144,8 @@ async fn each_signature_algorithm_from_us() {
     for (_, expected, kid, _) in SIGNATURES {
         let (signed, sent) = ours_message(&letter).pack_signed(kid, &ours.me).await.unwrap();
         assert_eq!(sent.sign_by_kid, kid);
-        let (sealed, _) = ours.pack(&letter, BOB, None, Some(kid), &Default::default()).await;
-        let (proved, _) = ours.pack(&letter, BOB, Some(OURS), Some(kid), &Default::default()).await;
+        let (sealed, _) = ours.pack(&letter, BOB, None, Some(kid), |packing| packing).await;
+        let (proved, _) = ours.pack(&letter, BOB, Some(OURS), Some(kid), |packing| packing).await;
         for (packed, encrypted, from) in [(signed, false, false), (sealed, true, false), (proved, true, true)] {
             let (message, read) = peer.unpack(&packed).await.unwrap();
             assert_eq!(serde_json::to_value(message).unwrap(), letter);
@@ -195,8 +194,8 @@ async fn protected_sender() {
     {
         let letter_out = letter(OURS, BOB);
         let from = format!("{OURS}#{key}");
-        let options = PackEncryptedOptions { protect_sender: true, enc, ..Default::default() };
-        let (packed, _) = ours.pack(&letter_out, BOB, Some(&from), None, &options).await;
+        let hidden = |packing: PackEncrypted<'_>| packing.protect_sender(true).enc(enc);
+        let (packed, _) = ours.pack(&letter_out, BOB, Some(&from), None, hidden).await;
         let (message, read) = peer.unpack(&packed).await.unwrap();
         assert_eq!(serde_json::to_value(message).unwrap(), letter_out);
         assert!(read.authenticated && read.anonymous_sender);
@@ -233,7 +232,10 @@ async fn protected_sender_and_signature_to_us() {
 
     let strict = claviger::didcomm::UnpackOptions { strict_nesting: true, ..Default::default() };
     let refused = Message::unpack(&packed, &ours.resolver, &ours.me, &strict).await.unwrap_err();
-    assert!(matches!(refused, claviger::didcomm::Error::Nesting { outer: "authcrypt", inner: "signed" }), "{refused}");
+    assert!(
+        matches!(refused, claviger::didcomm::Error::ForbiddenNesting { outer: "authcrypt", inner: "signed" }),
+        "{refused}"
+    );
 }
 
 /// From us through their mediator and then ours, by what Bob's document says.
@@ -247,8 +249,7 @@ async fn forward_from_us() {
 
     for (enc, expected) in ENCRYPTIONS {
         let letter = letter(OURS, BOB);
-        let options = PackEncryptedOptions { enc, ..Default::default() };
-        let (packed, sent) = ours.pack(&letter, BOB, Some(OURS), None, &options).await;
+        let (packed, sent) = ours.pack(&letter, BOB, Some(OURS), None, |packing| packing.enc(enc)).await;
         assert_eq!(sent.messaging_service.unwrap().service_endpoint, "https://example.org/in");
 
         let (forward, read) = first.unpack(&packed).await.unwrap();
@@ -308,7 +309,7 @@ async fn from_prior_from_us() {
         assert_eq!(signed_by, kid);
         let mut letter = letter(OURS_ANEW, BOB);
         letter["from_prior"] = jwt.into();
-        let (packed, _) = ours.pack(&letter, BOB, Some(OURS_ANEW), None, &Default::default()).await;
+        let (packed, _) = ours.pack(&letter, BOB, Some(OURS_ANEW), None, |packing| packing).await;
 
         let (message, read) = peer.unpack(&packed).await.unwrap();
         assert_eq!(serde_json::to_value(message).unwrap(), letter);
@@ -354,7 +355,7 @@ async fn what_is_not_meant_for_one_is_not_read() {
     let refused = Message::unpack(&packed, &mediator.resolver, &mediator.me, &Default::default()).await.unwrap_err();
     assert!(matches!(refused, claviger::didcomm::Error::NotForUs(_)), "{refused}");
 
-    let (sent, _) = ours.pack(&letter(OURS, BOB), BOB, Some(OURS), None, &Default::default()).await;
+    let (sent, _) = ours.pack(&letter(OURS, BOB), BOB, Some(OURS), None, |packing| packing).await;
     assert!(Message::unpack(&flipped(&packed), &ours.resolver, &ours.me, &Default::default()).await.is_err());
     assert!(peer.unpack(&sent).await.is_ok() && peer.unpack(&flipped(&sent)).await.is_err());
 }
@@ -394,9 +395,17 @@ impl Ours {
         to: &str,
         from: Option<&str>,
         sign_by: Option<&str>,
-        options: &PackEncryptedOptions,
+        options: impl for<'a> FnOnce(PackEncrypted<'a>) -> PackEncrypted<'a>,
     ) -> (String, claviger::didcomm::PackEncryptedMetadata) {
-        ours_message(letter).pack_encrypted(to, from, sign_by, &self.resolver, &self.me, options).await.unwrap()
+        let message = ours_message(letter);
+        let mut packing = message.encrypt_to(to);
+        if let Some(from) = from {
+            packing = packing.from(from);
+        }
+        if let Some(signer) = sign_by {
+            packing = packing.sign_by(signer);
+        }
+        options(packing).pack(&self.resolver, &self.me).await.unwrap()
     }
 
     async fn unpack(&self, packed: &str) -> (Message, claviger::didcomm::Provenance) {

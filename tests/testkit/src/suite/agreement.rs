@@ -1,9 +1,9 @@
-//! Key agreement: what a token unwraps and wraps is what software wraps and unwraps.
+//! Key agreement: the token unwraps what software wraps, and the other way round.
 
 use claviger::{
     crypto::{Cek, ContentEncryption, EncryptedKey},
     keys::PublicKey,
-    secrets::{Custodian, Sender, TokenError, Unwrap},
+    secrets::{Custodian, Ecdh1puSender, TokenError, UnwrapRequest},
 };
 
 use super::{Capabilities, temporary::Temporary};
@@ -36,7 +36,7 @@ pub fn unwraps_ecdh_1pu(token: &dyn Custodian, capabilities: &Capabilities) {
     }
 }
 
-/// A token may keep Zs; whatever it keeps belongs to one pair of keys, and is no Ze.
+/// A token may keep Zs. A kept Zs must be used only for its pair of keys, and never as Ze.
 pub fn unwraps_from_one_sender_again_and_again(token: &dyn Custodian, capabilities: &Capabilities) {
     for curve in capabilities.agreeing() {
         let keys = [Temporary::generate(token, curve), Temporary::generate(token, curve)];
@@ -53,7 +53,7 @@ pub fn unwraps_from_one_sender_again_and_again(token: &dyn Custodian, capabiliti
     }
 }
 
-/// PartyUInfo, PartyVInfo and tag of any length, empty ones too.
+/// PartyUInfo, PartyVInfo and tag of any length, including empty ones.
 pub fn unwraps_with_any_party_info(token: &dyn Custodian, capabilities: &Capabilities) {
     for curve in capabilities.agreeing() {
         let (key, sender) = (Temporary::generate(token, curve), PrivateKey::generate(curve));
@@ -69,8 +69,8 @@ pub fn unwraps_with_any_party_info(token: &dyn Custodian, capabilities: &Capabil
     }
 }
 
-/// Z is a coordinate at full length: one that begins with zeros is not shortened (RFC 7518 section 4.6.2 takes it from
-/// NIST SP 800-56A). It happens to one message in 256, and on P-521 to every other.
+/// Z is a coordinate at full length: leading zeros are not removed (RFC 7518 section 4.6.2, after NIST SP 800-56A). Z begins
+/// with a zero byte in one message of 256, and on P-521 in every other.
 pub fn unwraps_where_z_begins_with_zero(token: &dyn Custodian, capabilities: &Capabilities) {
     for curve in capabilities.agreeing() {
         let key = Temporary::generate(token, curve);
@@ -97,7 +97,7 @@ pub fn unwraps_where_z_begins_with_zero(token: &dyn Custodian, capabilities: &Ca
     }
 }
 
-/// Whatever of a message is changed, it is the peer's fault, and told as that: [`TokenError::Unwrap`].
+/// A changed message is the peer's fault, whatever was changed: [`TokenError::Unwrap`].
 pub fn refuses_what_was_changed(token: &dyn Custodian, capabilities: &Capabilities) {
     for curve in capabilities.agreeing() {
         let (key, sender) = (Temporary::generate(token, curve), PrivateKey::generate(curve));
@@ -108,34 +108,34 @@ pub fn refuses_what_was_changed(token: &dyn Custodian, capabilities: &Capabiliti
         let authcrypt = message_to(key.public(), Some(&sender), &cek, &parties);
 
         for message in [&es, &authcrypt] {
-            refused(token, &key, "apu", message, |message| message.apu[0] ^= 1);
-            refused(token, &key, "apu cut", message, |message| message.apu.truncate(3));
-            refused(token, &key, "apv", message, |message| message.apv[31] ^= 0x80);
-            refused(token, &key, "apu and apv swapped", message, |message| {
+            check_refused(token, &key, "apu", message, |message| message.apu[0] ^= 1);
+            check_refused(token, &key, "apu cut", message, |message| message.apu.truncate(3));
+            check_refused(token, &key, "apv", message, |message| message.apv[31] ^= 0x80);
+            check_refused(token, &key, "apu and apv swapped", message, |message| {
                 std::mem::swap(&mut message.apu, &mut message.apv);
             });
-            refused(token, &key, "epk", message, |message| message.epk = mallory.public().clone());
+            check_refused(token, &key, "epk", message, |message| message.epk = mallory.public().clone());
             for byte in [0, 7, 8, 40, 71] {
-                refused(token, &key, "encrypted_key", message, |message| message.encrypted_key[byte] ^= 1);
+                check_refused(token, &key, "encrypted_key", message, |message| message.encrypted_key[byte] ^= 1);
             }
         }
-        refused(token, &key, "no sender", &authcrypt, |message| message.sender = None);
-        refused(token, &key, "a sender", &es, |message| {
-            message.sender = Some(Sender { key: sender.public().clone(), tag: parties.tag.clone() });
+        check_refused(token, &key, "no sender", &authcrypt, |message| message.sender = None);
+        check_refused(token, &key, "a sender", &es, |message| {
+            message.sender = Some(Ecdh1puSender { key: sender.public().clone(), tag: parties.tag.clone() });
         });
-        refused(token, &key, "another sender", &authcrypt, |message| {
+        check_refused(token, &key, "another sender", &authcrypt, |message| {
             message.sender.as_mut().expect("authcrypt").key = mallory.public().clone();
         });
-        refused(token, &key, "tag", &authcrypt, |message| {
+        check_refused(token, &key, "tag", &authcrypt, |message| {
             message.sender.as_mut().expect("authcrypt").tag[0] ^= 1;
         });
 
-        assert_eq!(token.unwrap_cek(key.public(), &authcrypt), Ok(cek.clone()), "the token is well afterwards");
+        assert_eq!(token.unwrap_cek(key.public(), &authcrypt), Ok(cek.clone()), "the token still works");
         assert_eq!(token.unwrap_cek(key.public(), &es), Ok(cek));
     }
 }
 
-/// What was made for one key of the token opens with no other.
+/// A message for one key of the token does not unwrap with another.
 pub fn refuses_what_is_for_another(token: &dyn Custodian, capabilities: &Capabilities) {
     for curve in capabilities.agreeing() {
         let (ours, other) = (Temporary::generate(token, curve), Temporary::generate(token, curve));
@@ -149,30 +149,30 @@ pub fn refuses_what_is_for_another(token: &dyn Custodian, capabilities: &Capabil
     }
 }
 
-/// A wrapped key that has not 40 or 72 bytes is the peer's fault too.
+/// A wrapped key that is not 40 or 72 bytes long is the peer's fault too.
 pub fn refuses_a_wrapped_key_of_no_length(token: &dyn Custodian, capabilities: &Capabilities) {
     for curve in capabilities.agreeing() {
         let key = Temporary::generate(token, curve);
         let message = message_to(key.public(), None, &fresh_cek(), &Parties::example());
         for length in [0, 1, 8, 16, 24, 39, 41, 64, 71, 73, 80, 1000] {
-            refused(token, &key, "length", &message, |message| message.encrypted_key.resize(length, 0));
+            check_refused(token, &key, "length", &message, |message| message.encrypted_key.resize(length, 0));
         }
     }
 }
 
-/// What is wrapped for 1 to 20 recipients, each reads, in their order.
+/// Each of 1 to 20 recipients can unwrap its key, and the keys are in the recipients' order.
 pub fn wraps_for_one_to_twenty(token: &dyn Custodian, capabilities: &Capabilities) {
     for curve in capabilities.agreeing() {
         let key = Temporary::generate(token, curve);
         let recipients: Vec<_> = (0..20).map(|_| PrivateKey::generate(curve)).collect();
         for count in [1, 2, 3, 7, 19, 20] {
-            // Those at the end first, so that known and unknown ones are mixed.
+            // The last ones first, so that known and unknown recipients are mixed.
             check_wraps(token, key.public(), &recipients[20 - count..].iter().collect::<Vec<_>>());
         }
     }
 }
 
-/// One recipient may stand in a message twice, and in the next message again.
+/// A recipient may occur twice in a message, and again in the next one.
 pub fn wraps_for_the_same_recipient_twice(token: &dyn Custodian, capabilities: &Capabilities) {
     for curve in capabilities.agreeing() {
         let key = Temporary::generate(token, curve);
@@ -182,7 +182,7 @@ pub fn wraps_for_the_same_recipient_twice(token: &dyn Custodian, capabilities: &
     }
 }
 
-/// No recipients, no wrapped keys.
+/// Without recipients there are no wrapped keys.
 pub fn wraps_for_nobody(token: &dyn Custodian, capabilities: &Capabilities) {
     for curve in capabilities.agreeing() {
         let key = Temporary::generate(token, curve);
@@ -190,16 +190,16 @@ pub fn wraps_for_nobody(token: &dyn Custodian, capabilities: &Capabilities) {
     }
 }
 
-/// A message to its own sender: Zs is of a key with itself.
+/// A message to its own sender: Zs is derived from a key with itself.
 pub fn wraps_and_unwraps_to_itself(token: &dyn Custodian, capabilities: &Capabilities) {
     for curve in capabilities.agreeing() {
         let key = Temporary::generate(token, curve);
         let (ephemeral, cek, parties) = (PrivateKey::generate(curve), fresh_cek(), Parties::example());
         let wrap = wrap_for([key.public()], &ephemeral, &cek, &parties);
         let mut wrapped = token.wrap_cek(key.public(), &wrap).expect("a wrapped key");
-        let message = Unwrap {
+        let message = UnwrapRequest {
             epk: ephemeral.public().clone(),
-            sender: Some(Sender { key: key.public().clone(), tag: parties.tag }),
+            sender: Some(Ecdh1puSender { key: key.public().clone(), tag: parties.tag }),
             apu: parties.apu,
             apv: parties.apv,
             encrypted_key: wrapped.pop().expect("one"),
@@ -208,7 +208,7 @@ pub fn wraps_and_unwraps_to_itself(token: &dyn Custodian, capabilities: &Capabil
     }
 }
 
-/// The key reads both algorithms and wraps for someone.
+/// Checks that the key unwraps with both algorithms, and wraps.
 pub(super) fn check_unwraps(token: &dyn Custodian, key: &PublicKey) {
     let sender = PrivateKey::generate(key.curve());
     for sender in [None, Some(&sender)] {
@@ -237,7 +237,13 @@ fn check_wraps(token: &dyn Custodian, key: &PublicKey, recipients: &[&PrivateKey
     }
 }
 
-fn refused(token: &dyn Custodian, key: &Temporary<'_>, what: &str, message: &Unwrap, change: impl FnOnce(&mut Unwrap)) {
+fn check_refused(
+    token: &dyn Custodian,
+    key: &Temporary<'_>,
+    what: &str,
+    message: &UnwrapRequest,
+    change: impl FnOnce(&mut UnwrapRequest),
+) {
     let mut changed = message.clone();
     change(&mut changed);
     let curve = key.public().curve();

@@ -9,7 +9,7 @@ use super::{Capabilities, agreement, signing, temporary::Temporary};
 const THREADS: usize = 8;
 const ROUNDS: usize = 10;
 
-/// One key of each curve, and all threads use all of them.
+/// All threads use one key of each curve.
 pub fn keys_serve_many_threads(token: &dyn Custodian, capabilities: &Capabilities) {
     let keys: Vec<_> = capabilities.curves().map(|curve| Temporary::generate(token, curve)).collect();
     thread::scope(|scope| {
@@ -17,7 +17,7 @@ pub fn keys_serve_many_threads(token: &dyn Custodian, capabilities: &Capabilitie
             let keys = &keys;
             scope.spawn(move || {
                 for round in 0..ROUNDS {
-                    // Each thread begins elsewhere.
+                    // Each thread begins with another key.
                     use_once(token, &keys[(first + round) % keys.len()]);
                 }
             });
@@ -25,7 +25,7 @@ pub fn keys_serve_many_threads(token: &dyn Custodian, capabilities: &Capabilitie
     });
 }
 
-/// Each thread makes, uses and deletes its own keys, while the others do.
+/// Each thread makes, uses and deletes its own keys at the same time.
 pub fn keys_come_and_go_while_others_work(token: &dyn Custodian, capabilities: &Capabilities) {
     let curves: Vec<Curve> = capabilities.curves().collect();
     thread::scope(|scope| {
@@ -42,10 +42,10 @@ pub fn keys_come_and_go_while_others_work(token: &dyn Custodian, capabilities: &
 }
 
 fn use_once(token: &dyn Custodian, key: &Temporary<'_>) {
-    if key.held.usage.agrees() {
+    if key.held.usage.allows_key_agreement() {
         agreement::check_unwraps(token, key.public());
     }
-    if key.held.usage.signs() {
+    if key.held.usage.allows_signing() {
         signing::check_signs(token, key.public(), b"input");
     }
 }

@@ -19,20 +19,20 @@ use crate::{
 
 const USES: [KeyUse; 3] = [KeyUse::Agreement, KeyUse::Signing, KeyUse::Both];
 
-/// A key of each curve and each use that fits is made, listed once with the facts it was made with, and works.
+/// A key of each curve and each use that fits is made, is listed once with its attributes, and works.
 pub fn are_made_on_every_curve(token: &dyn Custodian, capabilities: &Capabilities) {
     for curve in capabilities.curves() {
         for usage in USES.into_iter().filter(|usage| usage.fits(curve)) {
             let label: Arc<str> = fresh_label().into();
             let key = Temporary::generate_as(token, &NewKey { curve, usage, label: Some(label.clone()) });
-            check_facts(token, capabilities, &key.held, curve, usage, &label);
+            check_attributes(token, capabilities, &key.held, curve, usage, &label);
             check_origin(capabilities, &key.held, Origin::Generated);
             check_works(token, &key.held);
         }
     }
 }
 
-/// A curve that the token lacks is refused as unsupported, by generation and by import.
+/// A curve that the token lacks is refused as unsupported, for generation and for import.
 pub fn of_a_curve_that_is_lacking_are_refused(token: &dyn Custodian, capabilities: &Capabilities) {
     for &curve in &capabilities.lacks {
         let label = fresh_label();
@@ -47,7 +47,7 @@ pub fn of_a_curve_that_is_lacking_are_refused(token: &dyn Custodian, capabilitie
     }
 }
 
-/// A key that its curve cannot be (X25519 for signing) is not made.
+/// A key for a use that its curve does not support (X25519 for signing) is not made.
 pub fn for_a_use_that_does_not_fit_are_refused(token: &dyn Custodian, capabilities: &Capabilities) {
     for curve in capabilities.curves() {
         for usage in USES.into_iter().filter(|usage| !usage.fits(curve)) {
@@ -77,7 +77,7 @@ pub fn do_only_what_they_were_made_for(token: &dyn Custodian, capabilities: &Cap
     assert_eq!(signs.held.custody, None, "a key that only signs has no custody");
 }
 
-/// Labels come back as they were given, in any script; none is none.
+/// Labels are kept unchanged, in any script. A key without a label has none.
 pub fn keep_their_labels(token: &dyn Custodian, capabilities: &Capabilities) {
     let Some(curve) = capabilities.curves().next() else { return };
     let unique = fresh_label();
@@ -85,21 +85,22 @@ pub fn keep_their_labels(token: &dyn Custodian, capabilities: &Capabilities) {
         let new = NewKey { curve, usage: KeyUse::of(curve), label: label.as_deref().map(Into::into) };
         let key = Temporary::generate_as(token, &new);
         assert_eq!(key.held.label, label);
-        assert_eq!(listed(token, key.public()).expect("it is listed").label, label);
+        assert_eq!(listed(token, key.public()).expect("the key is listed").label, label);
     }
 }
 
-/// A key of each curve is imported; its public half is the one that belongs to it; it is listed and works.
+/// A key of each curve is imported with the right public half, is listed, and works.
 pub fn are_imported_on_every_curve(token: &dyn Custodian, capabilities: &Capabilities) {
     for curve in capabilities.curves().filter(|_| capabilities.imports) {
         for usage in USES.into_iter().filter(|usage| usage.fits(curve)) {
             let (private, label) = (PrivateKey::generate(curve), fresh_label());
-            let held = token.import(private.to_import(usage, Some(&label))).expect("a key of a curve it has");
+            let held =
+                token.import(private.to_import(usage, Some(&label))).expect("a key on one of the token's curves");
             assert_eq!(held.public, *private.public());
-            check_facts(token, capabilities, &held, curve, usage, &label);
+            check_attributes(token, capabilities, &held, curve, usage, &label);
             check_origin(capabilities, &held, Origin::Imported);
             check_works(token, &held);
-            token.delete(&held.public).expect("it is there");
+            token.delete(&held.public).expect("the key is in the token");
         }
     }
 }
@@ -119,7 +120,7 @@ pub fn are_imported_with_leading_zeros(token: &dyn Custodian, capabilities: &Cap
     }
 }
 
-/// The private half of one key with the public half of another is refused, and nothing is left of either.
+/// The private half of one key with the public half of another is refused, and neither is left in the token.
 pub fn of_two_halves_that_do_not_match_leave_nothing(token: &dyn Custodian, capabilities: &Capabilities) {
     for curve in capabilities.curves().filter(|_| capabilities.imports) {
         let (one, other, label) = (PrivateKey::generate(curve), PrivateKey::generate(curve), fresh_label());
@@ -135,7 +136,7 @@ pub fn of_two_halves_that_do_not_match_leave_nothing(token: &dyn Custodian, capa
     }
 }
 
-/// Bytes that are no private key of the curve are refused, and nothing is left.
+/// Bytes that are not a private key of the curve are refused, and nothing is left in the token.
 pub fn of_no_curve_leave_nothing(token: &dyn Custodian, capabilities: &Capabilities) {
     for curve in capabilities.curves().filter(|_| capabilities.imports) {
         let (private, usage) = (PrivateKey::generate(curve), KeyUse::of(curve));
@@ -156,25 +157,25 @@ pub fn of_no_curve_leave_nothing(token: &dyn Custodian, capabilities: &Capabilit
     }
 }
 
-/// Whether a key is refused the second time or not, deleting it leaves none.
+/// Whether or not a second import of a key is refused, deleting the key leaves none.
 pub fn imported_twice_are_deleted_once(token: &dyn Custodian, capabilities: &Capabilities) {
     for curve in capabilities.curves().filter(|_| capabilities.imports) {
         let private = PrivateKey::generate(curve);
         let key = Temporary::import(token, &private);
         let _ = token.import(private.to_import(KeyUse::of(curve), Some(&fresh_label())));
         check_works(token, &key.held);
-        token.delete(private.public()).expect("it is there");
+        token.delete(private.public()).expect("the key is in the token");
         assert_eq!(listed(token, private.public()), None);
         check_gone(token, private.public());
     }
 }
 
-/// Deleting takes one key, and every operation with it says that it is gone.
+/// Deleting removes one key only. Every operation with it then fails with `KeyGone`.
 pub fn deleted_are_gone_and_no_others(token: &dyn Custodian, capabilities: &Capabilities) {
     for curve in capabilities.curves() {
         let (one, other) = (Temporary::generate(token, curve), Temporary::generate(token, curve));
         check_works(token, &one.held);
-        token.delete(one.public()).expect("it is there");
+        token.delete(one.public()).expect("the key is in the token");
         assert_eq!(listed(token, one.public()), None);
         check_gone(token, one.public());
         assert_eq!(listed(token, other.public()).as_ref(), Some(&other.held));
@@ -182,14 +183,14 @@ pub fn deleted_are_gone_and_no_others(token: &dyn Custodian, capabilities: &Capa
     }
 }
 
-/// A key that was never there is gone.
+/// Operations with a key that was never in the token fail with `KeyGone`.
 pub fn not_held_are_gone(token: &dyn Custodian, capabilities: &Capabilities) {
     for curve in capabilities.curves() {
         check_gone(token, PrivateKey::generate(curve).public());
     }
 }
 
-/// Keys are named by their public halves, whichever handle or session they are reached by.
+/// Keys are identified by their public halves, also after the token was opened again.
 pub fn are_the_same_when_opened_again<T: Custodian>(
     token: &dyn Custodian,
     capabilities: &Capabilities,
@@ -203,7 +204,7 @@ pub fn are_the_same_when_opened_again<T: Custodian>(
     }
 }
 
-/// The key among those of the inventory, which names no key twice.
+/// The key in the inventory, which must not list a key twice.
 fn listed(token: &dyn Custodian, public: &PublicKey) -> Option<HeldKey> {
     let inventory = token.inventory().expect("a list of keys");
     let mut found = inventory.into_iter().filter(|held| held.public == *public);
@@ -212,7 +213,7 @@ fn listed(token: &dyn Custodian, public: &PublicKey) -> Option<HeldKey> {
     first
 }
 
-fn check_facts(
+fn check_attributes(
     token: &dyn Custodian,
     capabilities: &Capabilities,
     held: &HeldKey,
@@ -226,30 +227,30 @@ fn check_facts(
     assert_eq!(*held.token, *token.name());
     assert_eq!(held.state, KeyState::Ready);
     assert!(held.protected, "a {curve} key is not sensitive, or is extractable");
-    assert_eq!(held.custody.is_some(), usage.agrees(), "{curve}: {:?}", held.custody);
-    if let (true, Some(_)) = (usage.agrees(), capabilities.custody) {
+    assert_eq!(held.custody.is_some(), usage.allows_key_agreement(), "{curve}: {:?}", held.custody);
+    if let (true, Some(_)) = (usage.allows_key_agreement(), capabilities.custody) {
         assert_eq!(held.custody, capabilities.custody, "{curve}");
     }
-    assert_eq!(listed(token, &held.public).as_ref(), Some(held), "the inventory tells the same");
+    assert_eq!(listed(token, &held.public).as_ref(), Some(held), "the inventory lists the same");
     let usable = token.keys().expect("a list of keys");
-    assert_eq!(usable.iter().filter(|key| *key == held).count(), 1, "it is among the usable keys, once");
+    assert_eq!(usable.iter().filter(|key| *key == held).count(), 1, "the key is listed once among the usable keys");
 }
 
 fn check_origin(capabilities: &Capabilities, held: &HeldKey, origin: Origin) {
     let expected = if capabilities.tells_origin { origin } else { Origin::Unknown };
     assert_eq!(held.origin, expected, "{}", held.public.curve());
-    // A token need not say it, and must not say what is not so (PKCS#11 v3.1 section 4.9).
+    // A token may leave these out, but must not report wrong values (PKCS#11 v3.1 section 4.9).
     let wrong = Some(origin != Origin::Generated);
     assert_ne!(held.always_sensitive, wrong, "{} {origin:?}: always sensitive", held.public.curve());
     assert_ne!(held.never_extractable, wrong, "{} {origin:?}: never extractable", held.public.curve());
 }
 
-/// It does all that it was made for.
+/// Checks that the key can do everything it was made for.
 fn check_works(token: &dyn Custodian, held: &HeldKey) {
-    if held.usage.agrees() {
+    if held.usage.allows_key_agreement() {
         agreement::check_unwraps(token, &held.public);
     }
-    if held.usage.signs() {
+    if held.usage.allows_signing() {
         signing::check_signs(token, &held.public, b"input");
     }
 }
@@ -257,7 +258,7 @@ fn check_works(token: &dyn Custodian, held: &HeldKey) {
 fn check_gone(token: &dyn Custodian, public: &PublicKey) {
     let gone = TokenError::KeyGone;
     assert_eq!(token.delete(public), Err(gone.clone()));
-    if public.curve().agrees() {
+    if public.curve().supports_key_agreement() {
         let parties = Parties::example();
         let message = message_to(public, None, &fresh_cek(), &parties);
         assert_eq!(token.unwrap_cek(public, &message).err(), Some(gone.clone()));
@@ -283,7 +284,7 @@ fn with_short_x(curve: Curve) -> PrivateKey {
     }
 }
 
-/// Two bytes that are not both zero, so that no two runs on one token meet the same key.
+/// Two random bytes that are not both zero, so that two runs on one token do not use the same key.
 fn random_pair() -> [u8; 2] {
     loop {
         let mut pair = [0; 2];

@@ -1,8 +1,8 @@
 //! What every token must do, as checks that any test runner can call.
 //!
-//! [`token_suite!`](crate::token_suite) makes a `#[test]` of each. A runner of its own calls [`run`], or the functions
-//! of [`CHECKS`] one by one. Each check makes its own keys and deletes them, leaves others alone, and panics with what
-//! it found wrong; so they may run at once and on a token in use.
+//! [`token_suite!`](crate::token_suite) makes a `#[test]` of each check. Another test runner calls [`run`], or the functions
+//! of [`CHECKS`] one by one. A check makes its own keys and deletes them, does not touch other keys, and panics if it fails. So
+//! checks may run at the same time, and on a token in use.
 
 pub mod agreement;
 pub mod concurrency;
@@ -15,30 +15,30 @@ use claviger::{
     secrets::{Custodian, Custody},
 };
 
-/// What a token is expected to be able to do. What it is said to lack must be refused clearly.
+/// What a token can do. It must refuse what it lacks as unsupported.
 #[derive(Debug, Clone)]
 pub struct Capabilities {
-    /// Curves it does not have.
+    /// The curves that the token lacks.
     pub lacks: Vec<Curve>,
     /// Whether keys can be imported.
     pub imports: bool,
-    /// Whether it tells keys made in it from those imported.
+    /// Whether the token distinguishes generated from imported keys.
     pub tells_origin: bool,
-    /// The longest input it signs with Ed25519, in bytes.
+    /// The longest input that the token signs with Ed25519, in bytes.
     pub longest_eddsa: Option<usize>,
-    /// The custody that it must reach with every key that agrees, if that is known.
+    /// The custody that every key for key agreement must have, if that is known.
     pub custody: Option<Custody>,
 }
 
 impl Default for Capabilities {
-    /// Everything.
+    /// A token that can do everything.
     fn default() -> Self {
         Self { lacks: Vec::new(), imports: true, tells_origin: true, longest_eddsa: None, custody: None }
     }
 }
 
 impl Capabilities {
-    /// Everything.
+    /// A token that can do everything.
     pub fn all() -> Self {
         Self::default()
     }
@@ -49,33 +49,33 @@ impl Capabilities {
         self
     }
 
-    /// The same with a custody that must be reached.
+    /// The same with an expected custody.
     pub fn with_custody(mut self, custody: Custody) -> Self {
         self.custody = Some(custody);
         self
     }
 
-    /// The curves it has.
+    /// The token's curves.
     pub fn curves(&self) -> impl Iterator<Item = Curve> {
         Curve::ALL.into_iter().filter(|curve| !self.lacks.contains(curve))
     }
 
-    /// The curves it agrees on keys over.
+    /// The token's curves with key agreement.
     pub fn agreeing(&self) -> impl Iterator<Item = Curve> {
-        self.curves().filter(|curve| curve.agrees())
+        self.curves().filter(|curve| curve.supports_key_agreement())
     }
 
-    /// The curves it signs with.
+    /// The token's curves with signatures.
     pub fn signing(&self) -> impl Iterator<Item = Curve> {
         self.curves().filter(|curve| curve.signature_algorithm().is_some())
     }
 }
 
-/// One thing that a token must do.
+/// One check of a token.
 pub struct Check {
-    /// Its name: that of its function, and of the test that [`token_suite!`](crate::token_suite) makes.
+    /// The name of the check's function, and of the test that [`token_suite!`](crate::token_suite) makes.
     pub name: &'static str,
-    /// Panics if the token does not.
+    /// Runs the check. Panics if it fails.
     pub run: fn(&dyn Custodian, &Capabilities),
 }
 
@@ -87,7 +87,7 @@ pub fn run(token: &dyn Custodian, capabilities: &Capabilities) {
     }
 }
 
-/// One list, for the table and for the macro that makes tests.
+/// Makes the table and the macro `token_suite!` from one list.
 macro_rules! checks {
     ($($module:ident::$name:ident,)*) => {
         /// All checks.
@@ -97,10 +97,10 @@ macro_rules! checks {
         /// A `#[test]` for each check of a token: `token_suite!(open)`, `token_suite!(open, capabilities)` or
         /// `token_suite!(open, capabilities, reopen)`.
         ///
-        /// `open` is an expression that gives a [`Custodian`](claviger::secrets::Custodian), evaluated in each test;
-        /// one behind a pointer is given as `*pointer`. `capabilities` gives `suite::Capabilities`,
-        /// everything by default. `reopen` is a closure that opens the same token once more, for tokens that keep keys
-        /// when they are closed. Call it once a module.
+        /// `open` is an expression for a [`Custodian`](claviger::secrets::Custodian), evaluated in each test; for one behind a
+        /// pointer, write `*pointer`. `capabilities` is an expression for `suite::Capabilities`; the default is everything.
+        /// `reopen` is a closure that opens the same token again, for tokens that keep keys when they are closed. Call the
+        /// macro once in a module.
         ///
         /// ```
         /// claviger_testkit::token_suite!(claviger_testkit::SoftToken::new("under test"));

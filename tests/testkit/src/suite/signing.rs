@@ -1,4 +1,4 @@
-//! Signatures: what a token signs, software verifies.
+//! Signatures: software verifies what the token signs.
 
 use claviger::{
     crypto::verify,
@@ -9,13 +9,13 @@ use claviger::{
 use super::{Capabilities, temporary::Temporary};
 use crate::PrivateKey;
 
-/// Half of secp256k1's order, rounded down: the largest s that is low (SEC 1 leaves both, most libraries take this one).
+/// Half of secp256k1's order, rounded down: the largest low s. SEC 1 allows both; most libraries accept only a low one.
 const HALF_ORDER: [u8; 32] = [
     0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x5d, 0x57, 0x6e,
     0x73, 0x57, 0xa4, 0x50, 0x1d, 0xdf, 0xe9, 0x2f, 0x46, 0x68, 0x1b, 0x20, 0xa0,
 ];
 
-/// Inputs of no, one, some and 65,536 bytes, those around a block and around a length byte too.
+/// Inputs of 0 to 65,536 bytes, with lengths around a block of the hash and around one byte of length.
 pub fn verifies(token: &dyn Custodian, capabilities: &Capabilities) {
     for curve in capabilities.signing() {
         let key = Temporary::generate(token, curve);
@@ -28,7 +28,7 @@ pub fn verifies(token: &dyn Custodian, capabilities: &Capabilities) {
     }
 }
 
-/// What the token cannot take is said to be too long, and no signature of a part of it.
+/// An input that is too long is refused. No part of it is signed.
 pub fn refuses_an_input_that_is_too_long(token: &dyn Custodian, capabilities: &Capabilities) {
     let Some(longest) = capabilities.longest_eddsa else { return };
     if capabilities.lacks.contains(&Curve::Ed25519) {
@@ -52,7 +52,8 @@ pub fn gives_ed25519_signatures_that_are_those_of_rfc_8032(token: &dyn Custodian
     }
 }
 
-/// `r || s` at full length; of each, one in 256 begins with a zero byte. Both are waited for: a token may shorten one only.
+/// `r || s` at full length. One in 256 of each begins with a zero byte. The check waits for both, since a token may shorten only
+/// one of them.
 pub fn gives_64_bytes_though_r_or_s_is_short(token: &dyn Custodian, capabilities: &Capabilities) {
     for curve in capabilities.signing().filter(|curve| *curve != Curve::Ed25519) {
         let key = Temporary::generate(token, curve);
@@ -65,7 +66,7 @@ pub fn gives_64_bytes_though_r_or_s_is_short(token: &dyn Custodian, capabilities
                 break;
             }
         }
-        // Without one among 5,000, something else is wrong: the odds are one in 100 million.
+        // The odds of none among 5,000 are one in 100 million.
         assert!(short_r && short_s, "{curve}: no signature has a short r, or none a short s");
     }
 }
@@ -82,7 +83,7 @@ pub fn gives_a_low_s_on_secp256k1(token: &dyn Custodian, capabilities: &Capabili
     }
 }
 
-/// The key's signature, which is of its length and over this input alone.
+/// Signs, and checks that the signature has the right length and is over this input only.
 pub(super) fn check_signs(token: &dyn Custodian, key: &PublicKey, input: &[u8]) -> Vec<u8> {
     let curve = key.curve();
     let signature =

@@ -1,4 +1,4 @@
-//! Keys that a check makes and takes away again, though it panics.
+//! Keys that a check makes and deletes again, even if it panics.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,7 +16,7 @@ pub(super) struct Temporary<'a> {
 }
 
 impl<'a> Temporary<'a> {
-    /// Made in the token, of the widest use.
+    /// Makes a key in the token that may do everything its curve can.
     pub(super) fn generate(token: &'a dyn Custodian, curve: Curve) -> Self {
         let key = NewKey { curve, usage: KeyUse::of(curve), label: Some(fresh_label().into()) };
         Self::generate_as(token, &key)
@@ -27,7 +27,7 @@ impl<'a> Temporary<'a> {
         Self { token, held }
     }
 
-    /// From outside, of the widest use.
+    /// Imports a key that may do everything its curve can.
     pub(super) fn import(token: &'a dyn Custodian, key: &PrivateKey) -> Self {
         let curve = key.public().curve();
         let import = key.to_import(KeyUse::of(curve), Some(&fresh_label()));

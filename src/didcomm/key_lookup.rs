@@ -1,0 +1,26 @@
+//! Finds a peer's key by its DID URL and checks that its document allows the use.
+
+use super::error::Error;
+use crate::{
+    did::{Document, Relationship, Resolver, did_of},
+    keys::PublicKey,
+};
+
+/// The key `kid` in the document of `owner`, which is a DID or a DID URL. It must stand in `relationship`.
+pub(super) async fn resolve_key(
+    resolver: &dyn Resolver,
+    owner: &str,
+    kid: &str,
+    relationship: Relationship,
+) -> Result<PublicKey, Error> {
+    let did = did_of(owner).ok_or_else(|| Error::InvalidKeyId(owner.to_owned()))?;
+    let document = resolver.resolve(did).await?;
+    find_key(&document, kid, relationship)
+}
+
+/// The key `kid` in `document`. It must stand in `relationship`.
+pub(super) fn find_key(document: &Document, kid: &str, relationship: Relationship) -> Result<PublicKey, Error> {
+    let method =
+        document.method(kid, relationship).ok_or_else(|| Error::NotAuthorised { kid: kid.to_owned(), relationship })?;
+    method.key.clone().map_err(|error| Error::UnusableKey { kid: kid.to_owned(), error })
+}

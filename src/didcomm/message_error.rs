@@ -1,0 +1,53 @@
+//! Why JSON is no message, and why an attachment is refused.
+
+use crate::jose::quoted;
+
+/// Why an object is no valid message.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum MessageError {
+    /// The message has no `id`, or an empty one.
+    #[error("the message has no id")]
+    NoId,
+    /// `type` is not a message type URI.
+    #[error("the message type {} is no message type URI", quoted(.0))]
+    Type(String),
+    /// The body is not a JSON object.
+    #[error("the body of the message is no JSON object")]
+    Body,
+    /// A header has the wrong type.
+    #[error("a header of the message is wrong: {}", quoted(.0))]
+    Header(String),
+    /// An attachment has no data.
+    #[error("the attachment {} has no data: jws, hash, links, base64 or json", quoted(.0))]
+    AttachmentData(String),
+    /// The hash of an attachment is wrong, or absent although it has links.
+    #[error("the attachment {}: {error}", quoted(id))]
+    AttachmentHash {
+        /// The attachment's id, or its index if it has none.
+        id: String,
+        /// What is wrong with the hash.
+        error: HashError,
+    },
+}
+
+/// What is wrong with an attachment's hash, or with the content that it names.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HashError {
+    /// An attachment with links needs a hash.
+    #[error("links need a hash")]
+    Missing,
+    /// The hash is not a multihash in hexadecimal, base58btc or multibase.
+    #[error("the hash is no multihash")]
+    Malformed,
+    /// The hash function is neither SHA-256 nor SHA-512.
+    #[error("the hash function with multicodec {0:#x} is not supported")]
+    Unsupported(u8),
+    /// The content does not have this hash.
+    #[error("the content does not have the hash")]
+    Mismatch,
+    /// The content is not base64.
+    #[error("the content is not base64")]
+    Base64,
+}
