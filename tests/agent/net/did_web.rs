@@ -3,25 +3,25 @@
 use std::{sync::Arc, time::Duration};
 
 use claviger::{
-    agent::net::{Dialer, Guard, HttpClient, HttpOptions, client_config},
     did::{Cached, Document, DocumentError, LocalResolver, Methods, ResolveError, Resolver, WebError, WebResolver},
+    net::{AddressGuard, Dialer, HttpClient, HttpOptions, client_config},
 };
 use hyper::{Request, Response, body::Incoming};
 use serde_json::json;
 
-use crate::net::server::{Answer, Authority, Server, answer, open, redirect};
+use crate::net::server::{Authority, Server, ServerResponse, loopback_guard, redirect, response};
 
-/// The port of the server asked, by its Host.
+/// The port in the request's `Host`.
 fn port(request: &Request<Incoming>) -> String {
     request.headers()["host"].to_str().unwrap().rsplit_once(':').unwrap().1.to_owned()
 }
 
-fn document(id: &str) -> Answer {
-    answer(200, json!({ "id": id }).to_string())
+fn document(id: &str) -> ServerResponse {
+    response(200, json!({ "id": id }).to_string())
 }
 
-/// A host of many DIDs, each with its own trouble.
-async fn host(request: Request<Incoming>) -> Answer {
+/// A host of many DIDs, most with one fault each.
+async fn host(request: Request<Incoming>) -> ServerResponse {
     assert_eq!(request.method(), "GET");
     let did = format!("did:web:localhost%3A{}", port(&request));
     let path = request.uri().path().to_owned();
@@ -34,13 +34,13 @@ async fn host(request: Request<Incoming>) -> Answer {
             let body = json!({ "id": format!("{did}:typed") }).to_string();
             Response::builder().header("content-type", "text/html").body(body.into()).unwrap()
         }
-        "/large" => answer(200, json!({ "id": format!("{did}:large"), "x": "a".repeat(64 * 1024) }).to_string()),
-        "/text" => answer(200, "<html>"),
-        "/gone" => answer(410, ""),
+        "/large" => response(200, json!({ "id": format!("{did}:large"), "x": "a".repeat(64 * 1024) }).to_string()),
+        "/text" => response(200, "<html>"),
+        "/gone" => response(410, ""),
         "/moved" => redirect(301, "/user/alice/did.json"),
-        "/busy" => answer(503, ""),
-        "/created" => answer(201, json!({ "id": format!("{did}:created") }).to_string()),
-        _ => answer(404, "no"),
+        "/busy" => response(503, ""),
+        "/created" => response(201, json!({ "id": format!("{did}:created") }).to_string()),
+        _ => response(404, "no"),
     }
 }
 
@@ -60,7 +60,7 @@ async fn a_document_is_found_by_port_and_path() {
 }
 
 #[tokio::test]
-async fn what_is_no_document_of_it_is_refused() {
+async fn a_document_of_another_did_is_refused() {
     let authority = Authority::new();
     let server = Server::https(authority.localhost(), host).await;
     let web = resolver(authority.client());
@@ -73,58 +73,64 @@ async fn what_is_no_document_of_it_is_refused() {
     assert!(matches!(ask("gone").await, NotFound(_)));
     assert!(matches!(ask("busy").await, Unavailable { .. }));
     assert!(matches!(ask("created").await, Unavailable { .. }));
-    let asked = server.asked();
+    let before = server.request_count();
     let error = ask("moved").await;
     assert!(error.to_string().contains("301"), "{error}");
-    assert_eq!(server.asked(), asked + 1, "the redirect was followed");
+    assert_eq!(server.request_count(), before + 1, "the redirect was followed");
     assert!(matches!(ask("a:..:b").await, Web { source: WebError::Path, .. }));
-    assert_eq!(server.asked(), asked + 1);
-    // The server has another name than it proves.
+    assert_eq!(server.request_count(), before + 1);
+    // The server's certificate is for another name.
     let other = Server::https(authority.server("example.com", rustls::ALL_VERSIONS), host).await;
     let did = format!("did:web:localhost%3A{}", other.port);
     assert!(matches!(web.resolve(&did).await, Err(Unavailable { .. })));
-    assert_eq!(other.asked(), 0);
+    assert_eq!(other.request_count(), 0);
 }
 
 #[tokio::test]
-async fn the_inside_is_not_asked() {
+async fn private_addresses_are_refused() {
     let authority = Authority::new();
     let server = Server::https(authority.localhost(), host).await;
     let tls = client_config(Some(&authority.roots)).unwrap();
-    let closed = resolver(HttpClient::new(Dialer::new(Guard::default(), tls), HttpOptions::default()));
+    let closed = resolver(HttpClient::new(Dialer::new(AddressGuard::default(), tls), HttpOptions::default()));
     let error = closed.resolve(&format!("did:web:localhost%3A{}", server.port)).await.unwrap_err();
     assert!(matches!(error, ResolveError::NotFetched { .. }), "{error}");
     assert!(error.to_string().contains("localhost") && error.to_string().contains("loopback"), "{error}");
+    let public = resolver(HttpClient::for_public_servers().unwrap());
+    let error = public.resolve(&format!("did:web:localhost%3A{}", server.port)).await.unwrap_err();
+    assert!(error.to_string().contains("localhost") && error.to_string().contains("loopback"), "{error}");
     let error = closed.resolve("did:web:127.0.0.1").await.unwrap_err();
     assert!(matches!(error, ResolveError::Web { source: WebError::Host, .. }), "{error}");
-    assert_eq!(server.connected(), 0);
+    assert_eq!(server.connection_count(), 0);
 }
 
-/// Without TLS only for a host that the operator named, and only inside.
+/// Plain HTTP is for hosts that the operator configured, with an allowed private address.
 #[tokio::test]
-async fn plain_http_is_for_named_hosts_inside() {
+async fn plain_http_is_for_configured_private_hosts() {
     let authority = Authority::new();
     let server = Server::http(host).await;
     let did = format!("did:web:localhost%3A{}:user:alice", server.port);
     let tls = client_config(Some(&authority.roots)).unwrap();
-    let client = |guard: Guard, name: &str| {
+    let client = |guard: AddressGuard, name: &str| {
         let options = HttpOptions { did_web_plain_http_for: vec![name.to_owned()], ..HttpOptions::default() };
         resolver(HttpClient::new(Dialer::new(guard, tls.clone()), options))
     };
     for name in ["localhost".to_owned(), format!("localhost:{}", server.port)] {
-        assert_eq!(client(open(), &name).resolve(&did).await.unwrap().id(), did);
+        assert_eq!(client(loopback_guard(), &name).resolve(&did).await.unwrap().id(), did);
     }
-    let asked = server.asked();
+    let before = server.request_count();
     for name in ["localhos", "localhost:1", "example.com"] {
-        assert!(matches!(client(open(), name).resolve(&did).await, Err(ResolveError::Unavailable { .. })), "{name}");
+        assert!(
+            matches!(client(loopback_guard(), name).resolve(&did).await, Err(ResolveError::Unavailable { .. })),
+            "{name}"
+        );
     }
-    let elsewhere = Guard::new(vec!["10.0.0.0/8".parse().unwrap()]);
+    let elsewhere = AddressGuard::new(vec!["10.0.0.0/8".parse().unwrap()]);
     assert!(matches!(client(elsewhere, "localhost").resolve(&did).await, Err(ResolveError::NotFetched { .. })));
-    assert_eq!(server.asked(), asked);
+    assert_eq!(server.request_count(), before);
 }
 
 #[tokio::test]
-async fn a_thousand_at_once_ask_once() {
+async fn a_thousand_concurrent_lookups_send_one_request() {
     let authority = Authority::new();
     let server = Server::https(authority.localhost(), |request| async {
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -133,7 +139,7 @@ async fn a_thousand_at_once_ask_once() {
     .await;
     let cached = Arc::new(Cached::new(resolver(authority.client())));
     for (rest, found) in [("", true), (":nobody", false)] {
-        let before = server.asked();
+        let before = server.request_count();
         let did: Arc<str> = format!("did:web:localhost%3A{}{rest}", server.port).into();
         let asking: Vec<_> = (0..1000)
             .map(|_| {
@@ -144,13 +150,13 @@ async fn a_thousand_at_once_ask_once() {
         for one in asking {
             assert_eq!(one.await.unwrap(), found);
         }
-        assert_eq!(server.asked(), before + 1);
+        assert_eq!(server.request_count(), before + 1);
     }
 }
 
-/// A document at hand goes before the server's; other methods are nobody's.
+/// A local document takes precedence over the server's. Other methods are not supported.
 #[tokio::test]
-async fn resolvers_are_asked_in_turn() {
+async fn resolvers_are_tried_in_order() {
     let authority = Authority::new();
     let server = Server::https(authority.localhost(), host).await;
     let did = format!("did:web:localhost%3A{}", server.port);
@@ -158,7 +164,7 @@ async fn resolvers_are_asked_in_turn() {
     let local = LocalResolver::new().with_documents([at_hand]);
     let methods = Methods::new(local).then(WebResolver::new(authority.client()));
     assert_eq!(methods.resolve(&did).await.unwrap().also_known_as(), ["at:hand"]);
-    assert_eq!(server.connected(), 0);
+    assert_eq!(server.connection_count(), 0);
     let key = "did:key:z6LSbysY2xFMRpGMhb7tFTLMpeuPRaqaWM1yECx2AtzE3KCc";
     assert_eq!(methods.resolve(key).await.unwrap().id(), key);
     assert!(matches!(methods.resolve("did:key:z6LS").await, Err(ResolveError::Key { .. })));

@@ -1,23 +1,23 @@
-//! POST: what is sent, what comes back, and what is bounded.
+//! The HTTP client: requests, responses, and limits.
 
 use std::time::Duration;
 
-use claviger::agent::net::{Dialer, Guard, HttpClient, HttpOptions, Limits, NetError};
+use claviger::net::{AddressGuard, Dialer, HttpClient, HttpOptions, NetError, RequestLimits};
 use http_body_util::BodyExt;
 use hyper::{Response, body::Bytes};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::net::server::{Authority, Server, answer, listen, nobody, redirect, silent};
+use crate::net::server::{Authority, Server, closed_port, listen, redirect, response, silent_port};
 
 const TYPE: &str = "application/didcomm-encrypted+json";
 
-async fn post(client: &HttpClient, url: &str) -> Result<claviger::agent::net::Answer, NetError> {
-    client.post(url, TYPE, Bytes::from_static(b"{}"), Limits::default()).await
+async fn post(client: &HttpClient, url: &str) -> Result<claviger::net::HttpResponse, NetError> {
+    client.post(url, TYPE, Bytes::from_static(b"{}"), RequestLimits::default()).await
 }
 
 /// conformance.md, 78.
 #[tokio::test]
-async fn a_message_is_posted_and_nothing_else_is_told() {
+async fn post_sends_the_message_and_no_other_headers() {
     let server = Server::http(|request| async move {
         let (head, body) = request.into_parts();
         let mut names: Vec<_> = head.headers.keys().map(|name| name.as_str()).collect();
@@ -27,47 +27,47 @@ async fn a_message_is_posted_and_nothing_else_is_told() {
         assert_eq!(head.headers["content-type"], TYPE);
         assert_eq!(head.headers["user-agent"], concat!("claviger/", env!("CARGO_PKG_VERSION")));
         let body = body.collect().await.unwrap().to_bytes();
-        let answer = Response::builder().status(202).header("content-type", "text/plain").header("retry-after", "7");
-        answer.body(body.into()).unwrap()
+        let accepted = Response::builder().status(202).header("content-type", "text/plain").header("retry-after", "7");
+        accepted.body(body.into()).unwrap()
     })
     .await;
     let client = Authority::new().client();
-    let answer = post(&client, &server.url("/didcomm?a=b")).await.unwrap();
-    assert!(answer.is_success());
-    assert_eq!((answer.status, answer.content_type.as_deref()), (202, Some("text/plain")));
-    assert_eq!(answer.retry_after, Some(Duration::from_secs(7)));
-    assert_eq!(answer.body.unwrap(), "{}");
+    let response = post(&client, &server.url("/didcomm?a=b")).await.unwrap();
+    assert!(response.is_success());
+    assert_eq!((response.status, response.content_type.as_deref()), (202, Some("text/plain")));
+    assert_eq!(response.retry_after, Some(Duration::from_secs(7)));
+    assert_eq!(response.body.unwrap(), "{}");
 }
 
 #[tokio::test]
-async fn connections_are_used_again() {
-    let server = Server::http(|_| async { answer(202, "") }).await;
+async fn connections_are_reused() {
+    let server = Server::http(|_| async { response(202, "") }).await;
     let client = Authority::new().client();
     for _ in 0..10 {
         post(&client, &server.url("/")).await.unwrap();
     }
-    assert_eq!((server.asked(), server.connected()), (10, 1));
+    assert_eq!((server.request_count(), server.connection_count()), (10, 1));
 }
 
-/// threats.md, "SSRF": each way to write this machine's address is refused, unless an operator opens it.
+/// threats.md, "SSRF": each notation of the loopback address is refused, unless the operator allows it.
 #[tokio::test]
-async fn this_machine_is_not_asked_under_any_name() {
-    let server = Server::http(|_| async { answer(202, "") }).await;
+async fn loopback_is_refused_in_every_notation() {
+    let server = Server::http(|_| async { response(202, "") }).await;
     let authority = Authority::new();
-    let tls = claviger::agent::net::client_config(Some(&authority.roots)).unwrap();
-    let closed = HttpClient::new(Dialer::new(Guard::default(), tls), HttpOptions::default());
+    let tls = claviger::net::client_config(Some(&authority.roots)).unwrap();
+    let closed = HttpClient::new(Dialer::new(AddressGuard::default(), tls), HttpOptions::default());
     let open = authority.client();
     for host in
         ["127.0.0.1", "localhost", "LOCALHOST", "127.1", "2130706433", "0x7f.1", "0177.0.0.1", "[::ffff:127.0.0.1]"]
     {
         let url = format!("http://{host}:{}/", server.port);
         let error = post(&closed, &url).await.unwrap_err();
-        assert!(matches!(&error, NetError::Refused { source, .. } if source.why == "loopback"), "{host}: {error}");
-        assert!(!error.passes());
+        assert!(matches!(&error, NetError::Refused { source, .. } if source.kind == "loopback"), "{host}: {error}");
+        assert!(!error.is_retryable());
         assert!(error.to_string().contains(host.trim_matches(['[', ']'])), "{error}");
-        assert_eq!(server.connected(), 0, "{host}");
+        assert_eq!(server.connection_count(), 0, "{host}");
     }
-    // The same names, opened: it is by the address alone.
+    // The same names are accepted if the address is allowed.
     for host in ["127.0.0.1", "localhost", "127.1", "2130706433", "0x7f.1"] {
         post(&open, &format!("http://{host}:{}/", server.port)).await.unwrap();
     }
@@ -79,17 +79,17 @@ async fn this_machine_is_not_asked_under_any_name() {
 
 #[tokio::test]
 async fn plain_http_can_be_refused() {
-    let server = Server::http(|_| async { answer(202, "") }).await;
+    let server = Server::http(|_| async { response(202, "") }).await;
     let options = HttpOptions { refuse_plain_http: true, ..HttpOptions::default() };
     let client = HttpClient::new(Authority::new().dialer(), options);
     assert!(matches!(post(&client, &server.url("/")).await, Err(NetError::Url { .. })));
-    assert_eq!(server.connected(), 0);
+    assert_eq!(server.connection_count(), 0);
 }
 
 #[tokio::test]
-async fn to_get_takes_tls_and_follows_nothing() {
+async fn get_requires_tls_and_follows_no_redirect() {
     let authority = Authority::new();
-    let plain = Server::http(|_| async { answer(200, "") }).await;
+    let plain = Server::http(|_| async { response(200, "") }).await;
     let to = plain.url("/");
     let secure = Server::https(authority.localhost(), move |request| {
         assert_eq!(
@@ -97,23 +97,23 @@ async fn to_get_takes_tls_and_follows_nothing() {
             ("GET", &"application/json".parse().unwrap())
         );
         let to = to.clone();
-        async move { if request.uri().path() == "/307" { redirect(307, &to) } else { answer(200, "{}") } }
+        async move { if request.uri().path() == "/307" { redirect(307, &to) } else { response(200, "{}") } }
     })
     .await;
     let client = authority.client();
-    let get = async |url: &str| client.get(url, "application/json", Limits::default()).await;
+    let get = async |url: &str| client.get(url, "application/json", RequestLimits::default()).await;
     assert_eq!(get(&secure.secure_url("/?_oobid=a")).await.unwrap().body.unwrap(), "{}");
     assert_eq!(get(&secure.secure_url("/307")).await.unwrap().status, 307);
     assert!(matches!(get(&plain.url("/")).await, Err(NetError::Url { .. })));
-    assert_eq!(plain.connected(), 0);
+    assert_eq!(plain.connection_count(), 0);
 }
 
-/// A large answer is not read; that the message was taken is known all the same.
+/// The body of a large response is not read. Its status tells whether the message was accepted.
 #[tokio::test]
-async fn a_large_answer_is_not_read() {
-    let told = Server::http(|_| async { answer(202, vec![b'a'; 2000]) }).await;
-    // Without a length, for ever.
-    let (untold, _) = listen(None, |mut stream| async move {
+async fn a_large_response_is_not_read() {
+    let with_length = Server::http(|_| async { response(202, vec![b'a'; 2000]) }).await;
+    // An endless body without an announced length.
+    let (without_length, _) = listen(None, |mut stream| async move {
         let _ = stream.read(&mut [0; 1024]).await;
         let head = "HTTP/1.1 202 Accepted\r\ntransfer-encoding: chunked\r\n\r\n";
         let _ = stream.write_all(head.as_bytes()).await;
@@ -121,14 +121,14 @@ async fn a_large_answer_is_not_read() {
     })
     .await;
     let client = Authority::new().client();
-    let limits = Limits { answer: 1000, ..Limits::default() };
-    for url in [told.url("/"), format!("http://127.0.0.1:{untold}/")] {
-        let answer = client.post(&url, TYPE, Bytes::new(), limits).await.unwrap();
-        assert_eq!(answer.status, 202);
-        assert!(matches!(answer.body, Err(NetError::TooLarge { limit: 1000, .. })), "{:?}", answer.body);
+    let limits = RequestLimits { max_response_bytes: 1000, ..RequestLimits::default() };
+    for url in [with_length.url("/"), format!("http://127.0.0.1:{without_length}/")] {
+        let response = client.post(&url, TYPE, Bytes::new(), limits).await.unwrap();
+        assert_eq!(response.status, 202);
+        assert!(matches!(response.body, Err(NetError::TooLarge { limit: 1000, .. })), "{:?}", response.body);
     }
-    let limits = Limits { answer: 2000, ..Limits::default() };
-    assert_eq!(client.post(&told.url("/"), TYPE, Bytes::new(), limits).await.unwrap().body.unwrap().len(), 2000);
+    let limits = RequestLimits { max_response_bytes: 2000, ..RequestLimits::default() };
+    assert_eq!(client.post(&with_length.url("/"), TYPE, Bytes::new(), limits).await.unwrap().body.unwrap().len(), 2000);
 }
 
 #[tokio::test]
@@ -140,20 +140,21 @@ async fn an_endless_head_is_not_read() {
     })
     .await;
     let error = post(&Authority::new().client(), &format!("http://127.0.0.1:{port}/")).await.unwrap_err();
-    assert!(matches!(error, NetError::Broken { .. }) && error.passes(), "{error}");
+    assert!(matches!(error, NetError::Broken { .. }) && error.is_retryable(), "{error}");
 }
 
 #[tokio::test]
-async fn a_slow_server_is_not_waited_for() {
-    let client = HttpClient::new(Authority::new().dialer().within(Duration::from_millis(200)), HttpOptions::default());
-    let short = Limits { within: Duration::from_millis(400), ..Limits::default() };
-    // It says nothing, by HTTP and by TLS.
+async fn a_slow_server_times_out() {
+    let client =
+        HttpClient::new(Authority::new().dialer().with_timeout(Duration::from_millis(200)), HttpOptions::default());
+    let short = RequestLimits { timeout: Duration::from_millis(400), ..RequestLimits::default() };
+    // The server sends nothing, with HTTP and with TLS.
     for scheme in ["http", "https"] {
-        let url = format!("{scheme}://localhost:{}/", silent().await);
+        let url = format!("{scheme}://localhost:{}/", silent_port().await);
         let error = client.post(&url, TYPE, Bytes::new(), short).await.unwrap_err();
-        assert!(matches!(error, NetError::Timeout { .. }) && error.passes(), "{error}");
+        assert!(matches!(error, NetError::Timeout { .. }) && error.is_retryable(), "{error}");
     }
-    // It says one byte at a time.
+    // The server sends one byte at a time.
     let (port, _) = listen(None, |mut stream| async move {
         let _ = stream.read(&mut [0; 1024]).await;
         let _ = stream.write_all(b"HTTP/1.1 202 Accepted\r\ncontent-length: 1000\r\n\r\n").await;
@@ -162,20 +163,20 @@ async fn a_slow_server_is_not_waited_for() {
         }
     })
     .await;
-    let answer = client.post(&format!("http://127.0.0.1:{port}/"), TYPE, Bytes::new(), short).await.unwrap();
-    assert_eq!(answer.status, 202);
-    assert!(matches!(answer.body, Err(NetError::Timeout { .. })), "{:?}", answer.body);
+    let response = client.post(&format!("http://127.0.0.1:{port}/"), TYPE, Bytes::new(), short).await.unwrap();
+    assert_eq!(response.status, 202);
+    assert!(matches!(response.body, Err(NetError::Timeout { .. })), "{:?}", response.body);
 }
 
 #[tokio::test]
-async fn who_is_to_blame_is_told() {
+async fn errors_name_the_host_at_fault() {
     let client = Authority::new().client();
-    let error = post(&client, &format!("http://127.0.0.1:{}/", nobody().await)).await.unwrap_err();
-    assert!(matches!(error, NetError::Connect { .. }) && error.passes(), "{error}");
-    // RFC 6761: there is no such name.
+    let error = post(&client, &format!("http://127.0.0.1:{}/", closed_port().await)).await.unwrap_err();
+    assert!(matches!(error, NetError::Connect { .. }) && error.is_retryable(), "{error}");
+    // RFC 6761: the name does not exist.
     let error = post(&client, "http://claviger.invalid/").await.unwrap_err();
-    // Where there is no DNS, it takes its time to say so.
-    assert!(matches!(error, NetError::Resolve { .. } | NetError::Timeout { .. }) && error.passes(), "{error}");
+    // Without DNS the lookup may time out.
+    assert!(matches!(error, NetError::Resolve { .. } | NetError::Timeout { .. }) && error.is_retryable(), "{error}");
     assert!(error.to_string().contains("claviger.invalid"), "{error}");
     let (hangs_up, _) = listen(None, |mut stream| async move {
         let _ = stream.read(&mut [0; 1024]).await;
@@ -188,6 +189,6 @@ async fn who_is_to_blame_is_told() {
     .await;
     for port in [hangs_up, talks_nonsense] {
         let error = post(&client, &format!("http://127.0.0.1:{port}/")).await.unwrap_err();
-        assert!(matches!(error, NetError::Broken { .. }) && error.passes(), "{error}");
+        assert!(matches!(error, NetError::Broken { .. }) && error.is_retryable(), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! How strangers' servers are asked: by real servers on this machine, which the guard has to be opened for.
+//! The network clients, against real servers on the loopback interface, which the guard is configured to allow.
 
 mod did_web;
 mod did_webvh;

@@ -1,20 +1,22 @@
-//! Redirects: only 307, not for ever, and to nowhere that would not be asked itself. conformance.md, 79.
+//! Redirects: only 307, at most five, and only to URLs that may be requested themselves. conformance.md, 79.
 
-use claviger::agent::net::{Answer, HttpClient, Limits, NetError};
+use claviger::net::{HttpClient, HttpResponse, NetError, RequestLimits};
 use http_body_util::BodyExt;
 use hyper::body::Bytes;
 
-use crate::net::server::{Authority, Server, answer, redirect};
+use crate::net::server::{Authority, Server, redirect, response};
 
-async fn post(client: &HttpClient, url: &str) -> Result<Answer, NetError> {
-    client.post(url, "application/didcomm-encrypted+json", Bytes::from_static(b"{\"a\":1}"), Limits::default()).await
+async fn post(client: &HttpClient, url: &str) -> Result<HttpResponse, NetError> {
+    client
+        .post(url, "application/didcomm-encrypted+json", Bytes::from_static(b"{\"a\":1}"), RequestLimits::default())
+        .await
 }
 
-/// One that redirects `/n` to `/n-1` with a 307, and says at `/0` what was posted.
+/// A server that redirects `/n` to `/n-1` with status 307, and returns the posted body at `/0`.
 async fn countdown() -> Server {
     Server::http(|request| async move {
         match request.uri().path()[1..].parse::<u8>().unwrap() {
-            0 => answer(202, request.into_body().collect().await.unwrap().to_bytes()),
+            0 => response(202, request.into_body().collect().await.unwrap().to_bytes()),
             n => redirect(307, &format!("/{}", n - 1)),
         }
     })
@@ -22,7 +24,7 @@ async fn countdown() -> Server {
 }
 
 #[tokio::test]
-async fn a_307_is_followed_with_the_message() {
+async fn a_307_redirect_is_followed_with_the_message() {
     let there = countdown().await;
     let to = there.url("/0");
     let here = Server::http(move |_| {
@@ -30,24 +32,24 @@ async fn a_307_is_followed_with_the_message() {
         async move { redirect(307, &to) }
     })
     .await;
-    let answer = post(&Authority::new().client(), &here.url("/")).await.unwrap();
-    assert_eq!((answer.status, answer.body.unwrap()), (202, Bytes::from_static(b"{\"a\":1}")));
-    assert_eq!((here.asked(), there.asked()), (1, 1));
+    let response = post(&Authority::new().client(), &here.url("/")).await.unwrap();
+    assert_eq!((response.status, response.body.unwrap()), (202, Bytes::from_static(b"{\"a\":1}")));
+    assert_eq!((here.request_count(), there.request_count()), (1, 1));
 }
 
 #[tokio::test]
-async fn five_are_followed_and_no_more() {
+async fn at_most_five_redirects_are_followed() {
     let server = countdown().await;
     let client = Authority::new().client();
     assert_eq!(post(&client, &server.url("/5")).await.unwrap().status, 202);
-    assert_eq!(server.asked(), 6);
+    assert_eq!(server.request_count(), 6);
     let error = post(&client, &server.url("/100")).await.unwrap_err();
     assert!(matches!(error, NetError::Redirect { .. }), "{error}");
-    assert_eq!(server.asked(), 12);
+    assert_eq!(server.request_count(), 12);
 }
 
 #[tokio::test]
-async fn no_other_is_followed() {
+async fn other_redirects_are_not_followed() {
     let there = countdown().await;
     for status in [300, 301, 302, 303, 305, 308] {
         let to = there.url("/0");
@@ -56,16 +58,16 @@ async fn no_other_is_followed() {
             async move { redirect(status, &to) }
         })
         .await;
-        let answer = post(&Authority::new().client(), &here.url("/")).await.unwrap();
-        assert_eq!(answer.status, status);
-        assert!(!answer.is_success());
+        let response = post(&Authority::new().client(), &here.url("/")).await.unwrap();
+        assert_eq!(response.status, status);
+        assert!(!response.is_success());
     }
-    assert_eq!(there.connected(), 0);
+    assert_eq!(there.connection_count(), 0);
 }
 
-/// threats.md, "SSRF": each redirect is judged as if it had been asked for.
+/// threats.md, "SSRF": the URL of a redirect is checked as any other.
 #[tokio::test]
-async fn the_guard_judges_each_hop() {
+async fn the_guard_checks_each_hop() {
     let client = Authority::new().client();
     for to in [
         "http://10.0.0.1/",
@@ -90,7 +92,7 @@ async fn the_guard_judges_each_hop() {
 }
 
 #[tokio::test]
-async fn tls_is_not_left() {
+async fn a_redirect_cannot_leave_tls() {
     let there = countdown().await;
     let to = there.url("/0");
     let authority = Authority::new();
@@ -101,8 +103,8 @@ async fn tls_is_not_left() {
     .await;
     let error = post(&authority.client(), &here.secure_url("/")).await.unwrap_err();
     assert!(matches!(error, NetError::Redirect { .. }), "{error}");
-    assert_eq!(there.connected(), 0);
-    let nowhere = Server::http(|_| async { answer(307, "") }).await;
+    assert_eq!(there.connection_count(), 0);
+    let nowhere = Server::http(|_| async { response(307, "") }).await;
     let error = post(&authority.client(), &nowhere.url("/")).await.unwrap_err();
     assert!(matches!(error, NetError::Redirect { .. }), "{error}");
 }

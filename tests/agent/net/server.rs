@@ -1,4 +1,4 @@
-//! Servers of the tests, and a certificate authority.
+//! Servers for the tests, and a certificate authority.
 
 use std::{
     convert::Infallible,
@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use claviger::agent::net::{Dialer, Guard, HttpClient, HttpOptions, client_config};
+use claviger::net::{AddressGuard, Dialer, HttpClient, HttpOptions, client_config};
 use http_body_util::Full;
 use hyper::{
     Request, Response,
@@ -28,47 +28,47 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-pub type Answer = Response<Full<Bytes>>;
+pub type ServerResponse = Response<Full<Bytes>>;
 
-/// A server on 127.0.0.1, which counts.
+/// A server on 127.0.0.1 that counts its requests and connections.
 pub struct Server {
     pub port: u16,
-    asked: Arc<AtomicUsize>,
-    connected: Arc<AtomicUsize>,
+    requests: Arc<AtomicUsize>,
+    connections: Arc<AtomicUsize>,
 }
 
 impl Server {
-    /// One without TLS.
-    pub async fn http<A, F>(answer: A) -> Self
+    /// Starts a server without TLS.
+    pub async fn http<A, F>(respond: A) -> Self
     where
         A: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
-        F: Future<Output = Answer> + Send + 'static,
+        F: Future<Output = ServerResponse> + Send + 'static,
     {
-        Self::start(None, answer).await
+        Self::start(None, respond).await
     }
 
-    /// One with TLS.
-    pub async fn https<A, F>(tls: ServerConfig, answer: A) -> Self
+    /// Starts a server with TLS.
+    pub async fn https<A, F>(tls: ServerConfig, respond: A) -> Self
     where
         A: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
-        F: Future<Output = Answer> + Send + 'static,
+        F: Future<Output = ServerResponse> + Send + 'static,
     {
-        Self::start(Some(tls), answer).await
+        Self::start(Some(tls), respond).await
     }
 
-    async fn start<A, F>(tls: Option<ServerConfig>, answer: A) -> Self
+    async fn start<A, F>(tls: Option<ServerConfig>, respond: A) -> Self
     where
         A: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
-        F: Future<Output = Answer> + Send + 'static,
+        F: Future<Output = ServerResponse> + Send + 'static,
     {
-        let asked = Arc::new(AtomicUsize::new(0));
-        let counted = asked.clone();
-        let (port, connected) = listen(tls, move |stream| {
-            let (answer, counted) = (answer.clone(), counted.clone());
+        let requests = Arc::new(AtomicUsize::new(0));
+        let counted = requests.clone();
+        let (port, connections) = listen(tls, move |stream| {
+            let (respond, counted) = (respond.clone(), counted.clone());
             let service = service_fn(move |request| {
                 counted.fetch_add(1, Ordering::SeqCst);
-                let answer = answer(request);
-                async move { Ok::<_, Infallible>(answer.await) }
+                let response = respond(request);
+                async move { Ok::<_, Infallible>(response.await) }
             });
             async move {
                 let _ =
@@ -76,17 +76,17 @@ impl Server {
             }
         })
         .await;
-        Self { port, asked, connected }
+        Self { port, requests, connections }
     }
 
-    /// How many requests came.
-    pub fn asked(&self) -> usize {
-        self.asked.load(Ordering::SeqCst)
+    /// The number of requests so far.
+    pub fn request_count(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
     }
 
-    /// How many connections came.
-    pub fn connected(&self) -> usize {
-        self.connected.load(Ordering::SeqCst)
+    /// The number of connections so far.
+    pub fn connection_count(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -101,7 +101,7 @@ impl Server {
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
-/// A listener on 127.0.0.1 that hands each connection on; its port, and how many there were.
+/// Listens on 127.0.0.1 and passes each connection to `serve`. Returns the port, and the number of connections so far.
 pub async fn listen<F>(
     tls: Option<ServerConfig>,
     serve: impl Fn(Box<dyn Stream>) -> F + Send + Sync + 'static,
@@ -111,8 +111,8 @@ where
 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let connected = Arc::new(AtomicUsize::new(0));
-    let (counted, serve) = (connected.clone(), Arc::new(serve));
+    let connections = Arc::new(AtomicUsize::new(0));
+    let (counted, serve) = (connections.clone(), Arc::new(serve));
     let tls = tls.map(|tls| TlsAcceptor::from(Arc::new(tls)));
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
@@ -130,11 +130,11 @@ where
             });
         }
     });
-    (port, connected)
+    (port, connections)
 }
 
-/// A port that takes connections and says nothing.
-pub async fn silent() -> u16 {
+/// A port that accepts connections and sends nothing.
+pub async fn silent_port() -> u16 {
     listen(None, |stream| async move {
         tokio::time::sleep(Duration::from_secs(60)).await;
         drop(stream);
@@ -143,8 +143,8 @@ pub async fn silent() -> u16 {
     .0
 }
 
-/// A port where nobody listens.
-pub async fn nobody() -> u16 {
+/// A port on which nobody listens.
+pub async fn closed_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     drop(listener);
@@ -152,15 +152,15 @@ pub async fn nobody() -> u16 {
     port
 }
 
-pub fn answer(status: u16, body: impl Into<Bytes>) -> Answer {
+pub fn response(status: u16, body: impl Into<Bytes>) -> ServerResponse {
     Response::builder().status(status).body(Full::new(body.into())).unwrap()
 }
 
-pub fn redirect(status: u16, to: &str) -> Answer {
+pub fn redirect(status: u16, to: &str) -> ServerResponse {
     Response::builder().status(status).header("location", to).body(Full::default()).unwrap()
 }
 
-/// A certificate authority, and the file of its certificate.
+/// A certificate authority, and the file with its certificate.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pub roots: PathBuf,
@@ -179,7 +179,7 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), roots, _folder: folder }
     }
 
-    /// A server's TLS, for this name.
+    /// A TLS configuration with a certificate for this name.
     pub fn server(&self, name: &str, versions: &[&'static SupportedProtocolVersion]) -> ServerConfig {
         self.server_with(CertificateParams::new([name.to_owned()]).unwrap(), versions)
     }
@@ -200,14 +200,14 @@ impl Authority {
             .unwrap()
     }
 
-    /// What `localhost` has.
+    /// A TLS configuration with a certificate for `localhost`.
     pub fn localhost(&self) -> ServerConfig {
         self.server("localhost", rustls::ALL_VERSIONS)
     }
 
-    /// A dialer that trusts it, and connects to this machine by IPv4.
+    /// A dialer that trusts the authority, and connects to 127.0.0.0/8.
     pub fn dialer(&self) -> Dialer {
-        Dialer::new(open(), client_config(Some(&self.roots)).unwrap())
+        Dialer::new(loopback_guard(), client_config(Some(&self.roots)).unwrap())
     }
 
     pub fn client(&self) -> HttpClient {
@@ -215,7 +215,7 @@ impl Authority {
     }
 }
 
-/// The guard as an operator opens it for 127.0.0.0/8.
-pub fn open() -> Guard {
-    Guard::new(vec!["127.0.0.0/8".parse().unwrap()])
+/// A guard that allows 127.0.0.0/8.
+pub fn loopback_guard() -> AddressGuard {
+    AddressGuard::new(vec!["127.0.0.0/8".parse().unwrap()])
 }

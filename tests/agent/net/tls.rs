@@ -1,8 +1,8 @@
-//! TLS: who is trusted, and what is spoken. conformance.md, 80.
+//! TLS to servers: trust, versions and cipher suites. conformance.md, 80.
 
 use std::fs;
 
-use claviger::agent::net::{Dialer, HttpClient, HttpOptions, Limits, NetError, TlsError, client_config};
+use claviger::net::{Dialer, HttpClient, HttpOptions, NetError, RequestLimits, TlsError, client_config};
 use hyper::body::Bytes;
 use rcgen::{CertificateParams, date_time_ymd};
 use rustls::{
@@ -10,31 +10,31 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
-use crate::net::server::{Authority, Server, answer, open};
+use crate::net::server::{Authority, Server, loopback_guard, response};
 
 async fn status(client: &HttpClient, tls: ServerConfig) -> Result<u16, NetError> {
-    let server = Server::https(tls, |_| async { answer(202, "") }).await;
-    let answer = client.post(&server.secure_url("/"), "text/plain", Bytes::new(), Limits::default()).await?;
-    Ok(answer.status)
+    let server = Server::https(tls, |_| async { response(202, "") }).await;
+    let response = client.post(&server.secure_url("/"), "text/plain", Bytes::new(), RequestLimits::default()).await?;
+    Ok(response.status)
 }
 
 #[tokio::test]
-async fn an_authority_of_the_operators_is_trusted_and_no_other() {
+async fn only_the_configured_authority_is_trusted() {
     let (ours, others) = (Authority::new(), Authority::new());
     let client = ours.client();
     assert_eq!(status(&client, ours.localhost()).await.unwrap(), 202);
     let error = status(&client, others.localhost()).await.unwrap_err();
-    assert!(matches!(error, NetError::Tls { .. }) && error.passes(), "{error}");
+    assert!(matches!(error, NetError::Tls { .. }) && error.is_retryable(), "{error}");
     assert!(error.to_string().contains("localhost"), "{error}");
-    // The system's roots alone, where there are some.
+    // The system's roots alone, if it has any.
     if let Ok(system) = client_config(None) {
-        let client = HttpClient::new(Dialer::new(open(), system), HttpOptions::default());
+        let client = HttpClient::new(Dialer::new(loopback_guard(), system), HttpOptions::default());
         assert!(matches!(status(&client, ours.localhost()).await, Err(NetError::Tls { .. })));
     }
 }
 
 #[tokio::test]
-async fn a_certificate_of_another_name_or_time_is_refused() {
+async fn a_certificate_for_another_name_or_time_is_refused() {
     let authority = Authority::new();
     let client = authority.client();
     for name in ["example.com", "127.0.0.1", "a.localhost"] {
@@ -48,7 +48,7 @@ async fn a_certificate_of_another_name_or_time_is_refused() {
 }
 
 #[tokio::test]
-async fn both_versions_are_spoken_with_forward_secrecy() {
+async fn tls_1_2_and_1_3_have_forward_secrecy() {
     let authority = Authority::new();
     for version in [&TLS12, &TLS13] {
         assert_eq!(status(&authority.client(), authority.server("localhost", &[version])).await.unwrap(), 202);
@@ -61,15 +61,16 @@ async fn both_versions_are_spoken_with_forward_secrecy() {
 }
 
 #[tokio::test]
-async fn a_server_without_tls_is_no_server_with_it() {
-    let plain = Server::http(|_| async { answer(202, "") }).await;
+async fn a_plain_server_fails_the_tls_handshake() {
+    let plain = Server::http(|_| async { response(202, "") }).await;
     let client = Authority::new().client();
-    let error = client.post(&plain.secure_url("/"), "text/plain", Bytes::new(), Limits::default()).await.unwrap_err();
+    let error =
+        client.post(&plain.secure_url("/"), "text/plain", Bytes::new(), RequestLimits::default()).await.unwrap_err();
     assert!(matches!(error, NetError::Tls { .. }), "{error}");
 }
 
 #[test]
-fn a_file_that_holds_no_root_is_refused() {
+fn a_file_without_roots_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("roots.pem");
     assert!(matches!(client_config(Some(&path)), Err(TlsError::File { .. })));

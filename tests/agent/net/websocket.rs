@@ -1,17 +1,17 @@
-//! WebSockets: messages both ways, kept alive, bounded. conformance.md, 81.
+//! The WebSocket client: messages in both directions, keep-alive, and limits. conformance.md, 81.
 
 use std::time::Duration;
 
-use claviger::agent::net::{Dialer, Guard, NetError, WebSocketClient, WebSocketOptions, client_config};
+use claviger::net::{AddressGuard, Dialer, NetError, WebSocketClient, WebSocketOptions, client_config};
 use futures_util::{SinkExt, StreamExt};
 use hyper::body::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::{accept_async, tungstenite::Message};
 
-use crate::net::server::{Authority, Server, Stream, answer, listen, silent};
+use crate::net::server::{Authority, Server, Stream, listen, response, silent_port};
 
 fn client(options: WebSocketOptions) -> WebSocketClient {
-    WebSocketClient::new(Authority::new().dialer().within(Duration::from_secs(2)), options)
+    WebSocketClient::new(Authority::new().dialer().with_timeout(Duration::from_secs(2)), options)
 }
 
 fn url(port: u16) -> String {
@@ -28,7 +28,7 @@ async fn echo(stream: Box<dyn Stream>) {
 }
 
 #[tokio::test]
-async fn messages_go_both_ways_in_the_clear_and_by_tls() {
+async fn messages_go_both_ways_with_and_without_tls() {
     let authority = Authority::new();
     let (plain, _) = listen(None, echo).await;
     let (secure, _) = listen(Some(authority.localhost()), echo).await;
@@ -49,10 +49,10 @@ async fn messages_go_both_ways_in_the_clear_and_by_tls() {
 }
 
 #[tokio::test]
-async fn the_guard_judges_websockets_too() {
+async fn the_guard_checks_websockets() {
     let (port, connected) = listen(None, echo).await;
     let tls = client_config(Some(&Authority::new().roots)).unwrap();
-    let closed = WebSocketClient::new(Dialer::new(Guard::default(), tls), WebSocketOptions::default());
+    let closed = WebSocketClient::new(Dialer::new(AddressGuard::default(), tls), WebSocketOptions::default());
     for url in [url(port), format!("ws://localhost:{port}/"), format!("wss://localhost:{port}/")] {
         let error = closed.connect(&url).await.err().unwrap();
         assert!(matches!(error, NetError::Refused { .. }), "{url}: {error}");
@@ -64,14 +64,14 @@ async fn the_guard_judges_websockets_too() {
 }
 
 #[tokio::test]
-async fn a_server_that_opens_none_is_told() {
-    for (status, passes) in [(200, false), (302, false), (404, false), (503, true)] {
-        let server = Server::http(move |_| async move { answer(status, "no") }).await;
+async fn a_refused_handshake_is_an_error() {
+    for (status, is_retryable) in [(200, false), (302, false), (404, false), (503, true)] {
+        let server = Server::http(move |_| async move { response(status, "no") }).await;
         let error = client(WebSocketOptions::default()).connect(&url(server.port)).await.err().unwrap();
-        assert!(matches!(error, NetError::NoWebSocket { status: s, .. } if s == status), "{error}");
-        assert_eq!(error.passes(), passes);
+        assert!(matches!(error, NetError::WebSocketRefused { status: s, .. } if s == status), "{error}");
+        assert_eq!(error.is_retryable(), is_retryable);
     }
-    let error = client(WebSocketOptions::default()).connect(&url(silent().await)).await.err().unwrap();
+    let error = client(WebSocketOptions::default()).connect(&url(silent_port().await)).await.err().unwrap();
     assert!(matches!(error, NetError::Timeout { .. }), "{error}");
     let (endless, _) = listen(None, |mut stream| async move {
         let _ = stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nx: ").await;
@@ -91,7 +91,7 @@ async fn a_large_message_is_not_read() {
         let _ = socket.next().await;
     })
     .await;
-    let client = client(WebSocketOptions { message: 1000, ..WebSocketOptions::default() });
+    let client = client(WebSocketOptions { max_message_bytes: 1000, ..WebSocketOptions::default() });
     let (_sender, mut receiver) = client.connect(&url(port)).await.unwrap();
     assert_eq!(receiver.receive().await.unwrap().unwrap().len(), 1000);
     let error = receiver.receive().await.unwrap_err();
@@ -99,9 +99,9 @@ async fn a_large_message_is_not_read() {
     assert_eq!(receiver.receive().await.unwrap(), None);
 }
 
-/// Two that both write before they read would wait for each other.
+/// Two sides that both write before they read must not wait for each other.
 #[tokio::test]
-async fn both_may_write_at_once() {
+async fn both_sides_may_write_at_once() {
     let (port, _) = listen(None, |stream| async move {
         let socket = accept_async(stream).await.unwrap();
         let (mut sink, mut stream) = socket.split();
@@ -131,9 +131,9 @@ async fn both_may_write_at_once() {
 }
 
 #[tokio::test]
-async fn the_peer_is_asked_whether_it_is_there() {
-    let options = WebSocketOptions { keep_alive: Duration::from_millis(100), ..WebSocketOptions::default() };
-    // It answers pings, and speaks after many of them.
+async fn silent_peers_are_detected_by_pings() {
+    let options = WebSocketOptions { ping_interval: Duration::from_millis(100), ..WebSocketOptions::default() };
+    // The peer answers pings, and sends a message after ten of them.
     let (port, _) = listen(None, |stream| async move {
         let mut socket = accept_async(stream).await.unwrap();
         for _ in 0..10 {
@@ -145,7 +145,7 @@ async fn the_peer_is_asked_whether_it_is_there() {
     .await;
     let (_sender, mut receiver) = client(options).connect(&url(port)).await.unwrap();
     assert_eq!(receiver.receive().await.unwrap().unwrap(), "late");
-    // It does not.
+    // The peer does not answer.
     let (port, _) = listen(None, |stream| async move {
         let socket = accept_async(stream).await.unwrap();
         tokio::time::sleep(Duration::from_secs(60)).await;
@@ -158,15 +158,15 @@ async fn the_peer_is_asked_whether_it_is_there() {
 }
 
 #[tokio::test]
-async fn an_end_is_told_as_it_was() {
-    let (in_order, _) = listen(None, |stream| async move {
+async fn a_close_differs_from_a_broken_connection() {
+    let (closing, _) = listen(None, |stream| async move {
         let mut socket = accept_async(stream).await.unwrap();
         socket.send(Message::text("last")).await.unwrap();
         socket.close(None).await.unwrap();
         while let Some(Ok(_)) = socket.next().await {}
     })
     .await;
-    let (_sender, mut receiver) = client(WebSocketOptions::default()).connect(&url(in_order)).await.unwrap();
+    let (_sender, mut receiver) = client(WebSocketOptions::default()).connect(&url(closing)).await.unwrap();
     assert_eq!(receiver.receive().await.unwrap().unwrap(), "last");
     assert_eq!(receiver.receive().await.unwrap(), None);
     let (broken, _) = listen(None, |stream| async move {
@@ -180,19 +180,19 @@ async fn an_end_is_told_as_it_was() {
     assert!(sender.send("{}").await.is_err());
 }
 
-/// What is dropped is closed, after what was sent.
+/// Dropping the sender or the receiver closes the WebSocket, after the messages that were sent.
 #[tokio::test]
-async fn to_drop_either_half_closes_it() {
+async fn dropping_either_half_closes_the_websocket() {
     for drops_sender in [true, false] {
-        let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+        let (received_sender, mut received) = tokio::sync::mpsc::unbounded_channel();
         let (port, _) = listen(None, move |stream| {
-            let told = told.clone();
+            let received_sender = received_sender.clone();
             async move {
                 let mut socket = accept_async(stream).await.unwrap();
-                // Something of ours is on its way.
+                // A message to the client is in flight.
                 socket.send(Message::text("unread")).await.unwrap();
                 while let Some(Ok(message)) = socket.next().await {
-                    told.send(message).unwrap();
+                    received_sender.send(message).unwrap();
                 }
             }
         })
@@ -205,15 +205,15 @@ async fn to_drop_either_half_closes_it() {
         } else {
             receiver = None;
         }
-        assert_eq!(heard.recv().await.unwrap(), Message::text("{}"));
-        assert!(heard.recv().await.unwrap().is_close());
+        assert_eq!(received.recv().await.unwrap(), Message::text("{}"));
+        assert!(received.recv().await.unwrap().is_close());
         drop((sender, receiver));
     }
 }
 
-/// A server that speaks, but no WebSocket, after the handshake.
+/// A server that sends other bytes than WebSocket frames after the handshake.
 #[tokio::test]
-async fn nonsense_after_the_handshake_is_the_peers_fault() {
+async fn invalid_frames_are_the_peers_fault() {
     let (port, _) = listen(None, |stream| async move {
         let socket = accept_async(stream).await.unwrap();
         let mut stream = socket.into_inner();

@@ -1,84 +1,84 @@
-//! An address that is asked.
+//! Parsed URLs of servers.
 
 use std::fmt;
 
 use hyper::Uri;
 
-use super::NetError;
+use super::error::NetError;
 
-/// The longest URL that is taken, in bytes.
-const MAX_URL: usize = 4096;
+/// The longest accepted URL, in bytes.
+const MAX_URL_BYTES: usize = 4096;
 
-/// A URL of a server, read once: `http`, `https`, `ws` or `wss`, with a host, and without a user's name or password.
+/// A parsed URL of a server: `http`, `https`, `ws` or `wss`, with a host, and without a user name or password.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     uri: Uri,
     host: String,
     port: u16,
-    kind: Kind,
+    protocol: Protocol,
     secure: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum Protocol {
     Http,
     WebSocket,
 }
 
 impl Target {
-    /// The target that `url` is, for requests by HTTP.
+    /// Parses the URL of an HTTP server.
     ///
     /// # Errors
     /// [`NetError::Url`].
     pub fn http(url: &str) -> Result<Self, NetError> {
         match Self::parse(url)? {
-            target if target.kind == Kind::Http => Ok(target),
-            _ => Err(bad(url, "it is a WebSocket's")),
+            target if target.protocol == Protocol::Http => Ok(target),
+            _ => Err(invalid(url, "it is a WebSocket URL")),
         }
     }
 
-    /// The target that `url` is, for a WebSocket.
+    /// Parses the URL of a WebSocket server.
     ///
     /// # Errors
     /// [`NetError::Url`].
     pub fn websocket(url: &str) -> Result<Self, NetError> {
         match Self::parse(url)? {
-            target if target.kind == Kind::WebSocket => Ok(target),
-            _ => Err(bad(url, "it is no WebSocket's")),
+            target if target.protocol == Protocol::WebSocket => Ok(target),
+            _ => Err(invalid(url, "it is no WebSocket URL")),
         }
     }
 
     fn parse(url: &str) -> Result<Self, NetError> {
-        if url.len() > MAX_URL {
-            return Err(bad(url, "it is too long"));
+        if url.len() > MAX_URL_BYTES {
+            return Err(invalid(url, "it is too long"));
         }
-        let uri: Uri = url.parse().map_err(|_| bad(url, "it is not a URL"))?;
-        let (kind, secure) = match uri.scheme_str() {
-            Some("http") => (Kind::Http, false),
-            Some("https") => (Kind::Http, true),
-            Some("ws") => (Kind::WebSocket, false),
-            Some("wss") => (Kind::WebSocket, true),
-            _ => return Err(bad(url, "its scheme is none of http, https, ws and wss")),
+        let uri: Uri = url.parse().map_err(|_| invalid(url, "it is not a URL"))?;
+        let (protocol, secure) = match uri.scheme_str() {
+            Some("http") => (Protocol::Http, false),
+            Some("https") => (Protocol::Http, true),
+            Some("ws") => (Protocol::WebSocket, false),
+            Some("wss") => (Protocol::WebSocket, true),
+            _ => return Err(invalid(url, "its scheme is not http, https, ws or wss")),
         };
-        let authority = uri.authority().ok_or_else(|| bad(url, "it has no host"))?;
-        // RFC 9110 section 4.2.4: nothing good is behind it.
+        let authority = uri.authority().ok_or_else(|| invalid(url, "it has no host"))?;
+        // RFC 9110 section 4.2.4: user information in a URL is likely an attack.
         if authority.as_str().contains('@') {
-            return Err(bad(url, "it has a user's name"));
+            return Err(invalid(url, "it contains a user name"));
         }
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         if host.is_empty() || host.len() > 255 {
-            return Err(bad(url, "it has no host"));
+            return Err(invalid(url, "it has no host"));
         }
-        // A port that is none makes hyper say that there is no port.
+        // For an invalid port hyper reports that there is no port.
         let port = match (authority.port_u16(), authority.as_str().ends_with(authority.host())) {
-            (Some(0), _) | (None, false) => return Err(bad(url, "its port is none")),
+            (Some(0), _) | (None, false) => return Err(invalid(url, "its port is invalid")),
             (Some(port), _) => port,
             (None, true) => [80, 443][usize::from(secure)],
         };
-        Ok(Self { host, port, kind, secure, uri })
+        Ok(Self { host, port, protocol, secure, uri })
     }
 
-    /// The name or the address of the host, without brackets.
+    /// The host's name or IP address, without brackets.
     pub fn host(&self) -> &str {
         &self.host
     }
@@ -88,7 +88,7 @@ impl Target {
         self.port
     }
 
-    /// Whether it is asked by TLS.
+    /// Whether the server is contacted with TLS.
     pub fn is_secure(&self) -> bool {
         self.secure
     }
@@ -98,7 +98,7 @@ impl Target {
         &self.uri
     }
 
-    /// What a `Location` of an answer from here leads to (RFC 3986 section 5.2; dots in a path are the server's matter).
+    /// Resolves the `Location` of a response from this URL (RFC 3986 section 5.2, without removing dot segments).
     pub(super) fn join(&self, location: &str) -> Result<Self, NetError> {
         let here = self.uri.authority().map_or("", |authority| authority.as_str());
         let scheme = self.uri.scheme_str().unwrap_or_default();
@@ -120,8 +120,8 @@ impl fmt::Display for Target {
     }
 }
 
-fn bad(url: &str, why: &'static str) -> NetError {
-    NetError::Url { url: url.chars().take(100).collect(), why }
+fn invalid(url: &str, reason: &'static str) -> NetError {
+    NetError::Url { url: url.chars().take(100).collect(), reason }
 }
 
 #[cfg(test)]
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_asked() {
+    fn valid_urls() {
         for (url, host, port, secure) in [
             ("https://example.com", "example.com", 443, true),
             ("http://example.com/a?b=c", "example.com", 80, false),
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not() {
+    fn invalid_urls() {
         for url in [
             "",
             "/path",
@@ -175,11 +175,11 @@ mod tests {
         ] {
             assert!(matches!(Target::http(url), Err(NetError::Url { .. })), "{url}: {:?}", Target::http(url));
         }
-        assert!(Target::http(&format!("https://example.com/{}", "a".repeat(MAX_URL))).is_err());
+        assert!(Target::http(&format!("https://example.com/{}", "a".repeat(MAX_URL_BYTES))).is_err());
     }
 
     #[test]
-    fn where_a_redirect_leads() {
+    fn redirect_locations() {
         let here = Target::http("https://a.example:1/b/c?d").unwrap();
         for (location, there) in [
             ("https://b.example/x", "https://b.example/x"),

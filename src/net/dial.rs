@@ -1,4 +1,4 @@
-//! A connection with a server, by TLS or in the clear.
+//! Connections to servers, with TLS or without.
 
 use std::{
     io,
@@ -17,68 +17,70 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{Connector, Guard, NetError, Target};
+use super::{connect::Connector, error::NetError, guard::AddressGuard, target::Target};
 
-/// Dials servers: every connection of the agent to the outside comes from here.
+/// Connects to servers. Every outgoing connection of the agent is made here.
 #[derive(Clone)]
 pub struct Dialer {
     connector: Connector,
     tls: TlsConnector,
-    within: Duration,
+    timeout: Duration,
 }
 
-/// A connection with a server.
+/// A connection to a server.
 pub enum Connection {
-    /// In the clear.
+    /// Without TLS.
     Plain(TcpStream),
-    /// By TLS.
+    /// With TLS.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Dialer {
-    /// How long name, connection and TLS together may take.
-    pub const WITHIN: Duration = Duration::from_secs(10);
+    /// The default time limit for DNS lookup, connection and TLS handshake together.
+    pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
-    /// One with this guard and TLS.
-    pub fn new(guard: Guard, tls: Arc<ClientConfig>) -> Self {
-        Self { connector: Connector::new(guard), tls: TlsConnector::from(tls), within: Self::WITHIN }
+    /// A dialer with this guard and TLS configuration.
+    pub fn new(guard: AddressGuard, tls: Arc<ClientConfig>) -> Self {
+        Self { connector: Connector::new(guard), tls: TlsConnector::from(tls), timeout: Self::DEFAULT_TIMEOUT }
     }
 
-    /// The same with another time for name, connection and TLS together.
-    pub fn within(mut self, within: Duration) -> Self {
-        self.within = within;
+    /// Sets the time limit for DNS lookup, connection and TLS handshake together.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
         self
     }
 
-    /// How long name, connection and TLS together may take.
-    pub fn limit(&self) -> Duration {
-        self.within
+    /// The time limit for DNS lookup, connection and TLS handshake together.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
     }
 
-    /// One that dials only what the guard's `allow_private` opens.
-    pub fn opened_only(&self) -> Self {
-        Self { connector: Connector::new(self.connector.guard().opened_only()), ..self.clone() }
+    /// A dialer that connects only to the addresses of the guard's `allow_private`.
+    #[must_use]
+    pub fn allow_private_only(&self) -> Self {
+        Self { connector: Connector::new(self.connector.guard().allow_private_only()), ..self.clone() }
     }
 
-    /// A connection with the target's host.
+    /// Connects to the target's host.
     ///
     /// # Errors
     /// Those of [`Connector::connect`], and [`NetError::Tls`].
     pub async fn dial(&self, target: &Target) -> Result<Connection, NetError> {
-        let (host, deadline) = (target.host(), Instant::now() + self.within);
-        let stream = self.connector.connect(host, target.port(), self.within).await?;
+        let (host, deadline) = (target.host(), Instant::now() + self.timeout);
+        let stream = self.connector.connect(host, target.port(), self.timeout).await?;
         if !target.is_secure() {
             return Ok(Connection::Plain(stream));
         }
-        let broken = |source: io::Error| NetError::Tls { host: host.to_owned(), source: Arc::new(source) };
-        let name = ServerName::try_from(host.to_owned()).map_err(|error| broken(io::Error::other(error)))?;
+        let failed = |source: io::Error| NetError::Tls { host: host.to_owned(), source: Arc::new(source) };
+        let name = ServerName::try_from(host.to_owned()).map_err(|error| failed(io::Error::other(error)))?;
         let stream = timeout_at(deadline, self.tls.connect(name, stream)).await;
-        let stream = stream.map_err(|_| NetError::timeout(host, self.within))?.map_err(broken)?;
+        let stream = stream.map_err(|_| NetError::timeout(host, self.timeout))?.map_err(failed)?;
         Ok(Connection::Tls(Box::new(stream)))
     }
 }
 
-/// With what hyper's pool has to know: nothing.
+/// hyper's pool needs no further information about a connection.
 impl LegacyConnection for Connection {
     fn connected(&self) -> Connected {
         Connected::new()

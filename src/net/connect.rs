@@ -1,4 +1,4 @@
-//! The one way out: a name is resolved, the guard picks, a connection is made and looked at again.
+//! TCP connections: the host is resolved, the guard filters its addresses, and the address of the connection is checked again.
 
 use std::{
     collections::VecDeque,
@@ -15,98 +15,102 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Guard, NetError, RefusedAddress};
+use super::{
+    error::NetError,
+    guard::{AddressGuard, RefusedAddress},
+};
 
-/// How many names are resolved at once. Each takes a thread, also after whoever asked gave up.
-const LOOKUPS: usize = 64;
-/// How many addresses of one name are tried.
-const ADDRESSES: usize = 8;
-/// How long an address is waited for until the next is tried beside it (RFC 8305 section 5).
-const STAGGER: Duration = Duration::from_millis(250);
+/// The most concurrent DNS lookups. Each occupies a thread until the system answers, even if its caller gave up.
+const MAX_LOOKUPS: usize = 64;
+/// The most addresses of one name that are tried.
+const MAX_ADDRESSES: usize = 8;
+/// The delay before the next address is tried concurrently (RFC 8305 section 5, "Connection Attempt Delay").
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// Makes TCP connections to where its [`Guard`] lets it.
+/// Makes TCP connections to the addresses that its [`AddressGuard`] allows.
 #[derive(Debug, Clone)]
 pub struct Connector {
-    guard: Arc<Guard>,
+    guard: Arc<AddressGuard>,
     lookups: Arc<Semaphore>,
 }
 
 impl Connector {
-    /// One with this guard.
-    pub fn new(guard: Guard) -> Self {
-        Self { guard: Arc::new(guard), lookups: Arc::new(Semaphore::new(LOOKUPS)) }
+    /// A connector with this guard.
+    pub fn new(guard: AddressGuard) -> Self {
+        Self { guard: Arc::new(guard), lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)) }
     }
 
     /// The guard.
-    pub fn guard(&self) -> &Guard {
+    pub fn guard(&self) -> &AddressGuard {
         &self.guard
     }
 
-    /// A connection with a host, which is a name or an address.
+    /// Connects to a host, which is a name or an IP address, within `limit`.
     ///
-    /// Of the addresses of a name the public ones are tried, one after the other and without waiting long for any; a name
-    /// that leads to none that the guard lets through is refused.
+    /// The addresses of a name that the guard allows are tried in the system's order, each starting 250 ms after the one
+    /// before. A name without any such address is refused.
     ///
     /// # Errors
     /// [`NetError::Resolve`], [`NetError::Refused`], [`NetError::Connect`] and [`NetError::Timeout`].
-    pub async fn connect(&self, host: &str, port: u16, within: Duration) -> Result<TcpStream, NetError> {
-        let connected = timeout(within, async {
+    pub async fn connect(&self, host: &str, port: u16, limit: Duration) -> Result<TcpStream, NetError> {
+        let connected = timeout(limit, async {
             let addresses = self.addresses(host, port).await?;
             race(host, addresses).await
         });
-        let stream = connected.await.map_err(|_| NetError::timeout(host, within))??;
+        let stream = connected.await.map_err(|_| NetError::timeout(host, limit))??;
         let unusable = |source: io::Error| NetError::Connect { host: host.to_owned(), source: Arc::new(source) };
-        // Systems connect some addresses elsewhere than they say, as 0.0.0.0 to the machine itself.
+        // A system may connect to another address than the given one: 0.0.0.0 reaches the machine itself.
         let peer = stream.peer_addr().map_err(unusable)?;
         self.guard.check(peer.ip()).map_err(|source| refused(host, source))?;
         stream.set_nodelay(true).map_err(unusable)?;
         Ok(stream)
     }
 
-    /// The addresses of a host that the guard lets through: at least one.
+    /// The addresses of a host that the guard allows: at least one.
     async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, NetError> {
-        let (mut open, mut closed) = (Vec::new(), None);
+        let (mut allowed, mut first_refused) = (Vec::new(), None);
         for address in self.lookup(host, port).await? {
             match self.guard.check(address.ip()) {
-                Ok(()) => open.push(address),
-                Err(error) => closed = closed.or(Some(error)),
+                Ok(()) => allowed.push(address),
+                Err(error) => first_refused = first_refused.or(Some(error)),
             }
         }
-        match (open.is_empty(), closed) {
-            (false, _) => Ok(open),
+        match (allowed.is_empty(), first_refused) {
+            (false, _) => Ok(allowed),
             (true, Some(source)) => Err(refused(host, source)),
-            (true, None) => Err(unresolved(host, io::Error::other("it has no address"))),
+            (true, None) => Err(unresolved(host, io::Error::other("the name has no address"))),
         }
     }
 
-    /// What the system says of a name. Numbers pass here as well: the system reads `2130706433` and `0x7f.1` as 127.0.0.1.
+    /// Resolves a host by the system. IP addresses are resolved too: the system reads `2130706433` and `0x7f.1` as 127.0.0.1.
     async fn lookup(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, NetError> {
         let Ok(permit) = self.lookups.clone().acquire_owned().await else {
-            return Err(unresolved(host, io::Error::other("the agent is closing")));
+            return Err(unresolved(host, io::Error::other("the agent is shutting down")));
         };
-        let asked = (host.to_owned(), port);
+        let name = (host.to_owned(), port);
         let found = spawn_blocking(move || {
-            // The thread is taken until the system answers, whoever still waits for it.
+            // The thread is occupied until the system answers, whether or not a caller still waits.
             let _permit = permit;
-            asked.to_socket_addrs().map(|addresses| addresses.take(4 * ADDRESSES).collect())
+            name.to_socket_addrs().map(|addresses| addresses.take(4 * MAX_ADDRESSES).collect())
         });
         let found = found.await.map_err(io::Error::other).and_then(|found| found);
         found.map_err(|source| unresolved(host, source))
     }
 }
 
-/// The first address that answers, in the system's order (RFC 6724), each a little later than the one before.
+/// Connects to the first address that answers. The addresses are tried in the system's order (RFC 6724), each starting
+/// [`ATTEMPT_DELAY`] after the one before, or at once if that one failed.
 async fn race(host: &str, addresses: Vec<SocketAddr>) -> Result<TcpStream, NetError> {
-    let mut waiting: VecDeque<_> = addresses.into_iter().take(ADDRESSES).collect();
+    let mut waiting: VecDeque<_> = addresses.into_iter().take(MAX_ADDRESSES).collect();
     let mut trying = JoinSet::new();
-    let mut last = io::Error::other("it has no address");
+    let mut last = io::Error::other("the name has no address");
     loop {
         if let Some(address) = waiting.pop_front() {
             trying.spawn(TcpStream::connect(address));
         }
         let tried = tokio::select! {
             tried = trying.join_next() => tried,
-            () = sleep(STAGGER), if !waiting.is_empty() => continue,
+            () = sleep(ATTEMPT_DELAY), if !waiting.is_empty() => continue,
         };
         match tried {
             Some(Ok(Ok(stream))) => return Ok(stream),
@@ -132,37 +136,37 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_next_address_is_tried_at_once_if_one_fails() {
+    async fn a_failed_address_is_followed_by_the_next_at_once() {
         let open = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (open_at, closed_at) = (open.local_addr().unwrap(), closed.local_addr().unwrap());
         drop(closed);
-        for before in 0..ADDRESSES {
+        for before in 0..MAX_ADDRESSES {
             let addresses = [vec![closed_at; before], vec![open_at]].concat();
             assert_eq!(race("a", addresses).await.unwrap().peer_addr().unwrap(), open_at);
         }
-        // Not for ever.
-        let addresses = [vec![closed_at; ADDRESSES], vec![open_at]].concat();
+        // The number of addresses is limited.
+        let addresses = [vec![closed_at; MAX_ADDRESSES], vec![open_at]].concat();
         assert!(matches!(race("a", addresses).await, Err(NetError::Connect { .. })));
         assert!(matches!(race("a", Vec::new()).await, Err(NetError::Connect { .. })));
     }
 
     #[tokio::test]
-    async fn lookups_are_bounded_in_number_and_waited_for_no_longer_than_said() {
-        let connector = Connector::new(Guard::default());
-        let all = connector.lookups.clone().acquire_many_owned(LOOKUPS as u32).await.unwrap();
+    async fn lookups_are_bounded_in_number_and_time() {
+        let connector = Connector::new(AddressGuard::default());
+        let all = connector.lookups.clone().acquire_many_owned(MAX_LOOKUPS as u32).await.unwrap();
         let short = Duration::from_millis(50);
         assert!(matches!(connector.connect("localhost", 1, short).await, Err(NetError::Timeout { .. })));
         drop(all);
         let found = connector.connect("localhost", 1, Duration::from_secs(10)).await;
         assert!(matches!(found, Err(NetError::Refused { .. })), "{found:?}");
-        assert_eq!(connector.lookups.available_permits(), LOOKUPS);
+        assert_eq!(connector.lookups.available_permits(), MAX_LOOKUPS);
     }
 
     #[tokio::test]
-    async fn small_messages_are_not_held_back() {
+    async fn connections_have_tcp_nodelay() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let connector = Connector::new(Guard::new(vec!["127.0.0.1/32".parse().unwrap()]));
+        let connector = Connector::new(AddressGuard::new(vec!["127.0.0.1/32".parse().unwrap()]));
         let port = listener.local_addr().unwrap().port();
         assert!(connector.connect("127.0.0.1", port, Duration::from_secs(10)).await.unwrap().nodelay().unwrap());
     }

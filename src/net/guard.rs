@@ -1,65 +1,71 @@
-//! Which addresses the agent connects to: the guard against server-side request forgery (SSRF).
+//! The guard against server-side request forgery (SSRF): which addresses the agent connects to.
 //!
-//! A stranger who writes an address can make the agent ask servers that only it can reach: on its own machine, in its
-//! network, the cloud's metadata. A name proves nothing (`127.0.0.1.nip.io` is one), so the guard looks at addresses.
+//! A stranger who writes a URL can make the agent send requests to servers that only the agent reaches: on its own machine,
+//! in its network, or the metadata service of its cloud. A host name proves nothing (`127.0.0.1.nip.io` is public and
+//! resolves to the loopback address), so the guard checks addresses.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// Decides which addresses are connected: those that are globally reachable, and those that the operator opened.
+/// Decides which addresses the agent connects to: globally reachable addresses, and those that the operator allows.
 ///
-/// What is refused are the ranges of IANA's special-purpose registries (RFC 6890) that are not globally reachable,
-/// multicast, and of IPv6 all but global unicast. An IPv6 address that carries an IPv4 address is judged by that as well.
+/// It refuses the ranges of IANA's special-purpose registries (RFC 6890) that are not globally reachable, multicast, and all
+/// of IPv6 that is not global unicast. An IPv6 address with an embedded IPv4 address is refused if that address is.
 #[derive(Debug, Clone, Default)]
-pub struct Guard {
-    opened: Vec<IpNet>,
-    opened_only: bool,
+pub struct AddressGuard {
+    allow_private: Vec<IpNet>,
+    allow_private_only: bool,
 }
 
-/// An address that the [`Guard`] refuses.
+/// An address that the [`AddressGuard`] refuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the address {address} is refused: {why}")]
+#[error("the address {address} is refused: {kind}")]
 pub struct RefusedAddress {
     /// The address.
     pub address: IpAddr,
-    /// What it is.
-    pub why: &'static str,
+    /// What kind of address it is.
+    pub kind: &'static str,
 }
 
-impl Guard {
-    /// A guard that opens these ranges (`allow_private`), and refuses the rest of what is not public.
+impl AddressGuard {
+    /// A guard that allows public addresses and these ranges.
     pub fn new(allow_private: Vec<IpNet>) -> Self {
-        Self { opened: allow_private, opened_only: false }
+        Self { allow_private, allow_private_only: false }
     }
 
-    /// The same, but it refuses what is public as well.
-    pub fn opened_only(&self) -> Self {
-        Self { opened: self.opened.clone(), opened_only: true }
+    /// A guard that allows the ranges of `allow_private` only, and refuses public addresses.
+    #[must_use]
+    pub fn allow_private_only(&self) -> Self {
+        Self { allow_private: self.allow_private.clone(), allow_private_only: true }
     }
 
-    /// Whether an address may be connected.
+    /// Checks whether the agent may connect to an address.
     ///
     /// # Errors
-    /// With what the address is, if it may not.
+    /// If it may not. The error tells what kind of address it is.
     pub fn check(&self, address: IpAddr) -> Result<(), RefusedAddress> {
-        // ::ffff:a.b.c.d is connected by IPv4.
+        // The system connects to ::ffff:a.b.c.d over IPv4.
         let address = address.to_canonical();
-        if self.opened.iter().any(|net| net.contains(&address)) {
+        if self.allow_private.iter().any(|net| net.contains(&address)) {
             return Ok(());
         }
-        let why = match address {
-            _ if self.opened_only => Some("it is not in allow_private"),
+        let kind = match address {
+            _ if self.allow_private_only => Some("it is not in allow_private"),
             IpAddr::V4(address) => kind_of_v4(address),
             IpAddr::V6(address) => self.kind_of_v6(address),
         };
-        why.map_or(Ok(()), |why| Err(RefusedAddress { address, why }))
+        kind.map_or(Ok(()), |kind| Err(RefusedAddress { address, kind }))
     }
 
     fn kind_of_v6(&self, address: Ipv6Addr) -> Option<&'static str> {
         let embedded = embedded(address);
         if embedded[0].is_some() {
-            return embedded.into_iter().flatten().find_map(|v4| self.check(IpAddr::V4(v4)).err()).map(|r| r.why);
+            return embedded
+                .into_iter()
+                .flatten()
+                .find_map(|v4| self.check(IpAddr::V4(v4)).err())
+                .map(|refused| refused.kind);
         }
         let named = V6.iter().find(|(net, _)| net.contains(&address)).map(|(_, why)| *why);
         named.or((!GLOBAL_UNICAST.contains(&address)).then_some("not global unicast (RFC 4291)"))
@@ -70,7 +76,7 @@ fn kind_of_v4(address: Ipv4Addr) -> Option<&'static str> {
     V4.iter().find(|(net, _)| net.contains(&address)).map(|(_, why)| *why)
 }
 
-/// The IPv4 addresses that an IPv6 address carries, and to which a packet to it may go in the end.
+/// The IPv4 addresses that are embedded in an IPv6 address. A packet to it may end up at any of them.
 fn embedded(address: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
     let octets = address.octets();
     let at = |start: usize| Ipv4Addr::new(octets[start], octets[start + 1], octets[start + 2], octets[start + 3]);
@@ -81,7 +87,7 @@ fn embedded(address: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
     } else if SIX_TO_FOUR.contains(&address) {
         [Some(at(2)), None]
     } else if TEREDO.contains(&address) {
-        // The client's, with its bits inverted, and its server's (RFC 4380 section 4).
+        // The client's address with its bits inverted, and the server's (RFC 4380 section 4).
         [Some(Ipv4Addr::from_bits(!at(12).to_bits())), Some(at(4))]
     } else {
         [None, None]
@@ -97,7 +103,7 @@ const fn v6(start: [u16; 6], length: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, 0, 0), length)
 }
 
-/// The first that holds an address says what it is.
+/// The special ranges of IPv4. The first that contains an address names its kind.
 const V4: &[(Ipv4Net, &str)] = &[
     (v4(0, 0, 0, 0, 32), "unspecified"),
     (v4(0, 0, 0, 0, 8), "this network (RFC 791)"),
@@ -114,18 +120,18 @@ const V4: &[(Ipv4Net, &str)] = &[
     (v4(198, 18, 0, 0, 15), "benchmarks (RFC 2544)"),
     (v4(198, 51, 100, 0, 24), "documentation (RFC 5737)"),
     (v4(203, 0, 113, 0, 24), "documentation (RFC 5737)"),
-    // A public address that Azure answers to its own machines only, with their configuration.
+    // A public address on which Azure serves the configuration of its own machines.
     (v4(168, 63, 129, 16, 32), "a cloud's metadata"),
     (v4(224, 0, 0, 0, 4), "multicast"),
     (v4(255, 255, 255, 255, 32), "broadcast"),
     (v4(240, 0, 0, 0, 4), "reserved (RFC 1112)"),
 ];
 
-/// What is refused of global unicast, and what has a better name than that it is not.
+/// The special ranges of IPv6: refused parts of global unicast, and other ranges with a name.
 const V6: &[(Ipv6Net, &str)] = &[
     (Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128), "unspecified"),
     (Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128), "loopback"),
-    // Where in it the IPv4 address stands is the network's choice, so none can be read from it.
+    // The network chooses where the IPv4 address is embedded, so it cannot be read.
     (v6([0x64, 0xff9b, 1, 0, 0, 0], 48), "a network's own NAT64 (RFC 8215)"),
     (v6([0x100, 0, 0, 0, 0, 0], 64), "discarded (RFC 6666)"),
     (v6([0x2001, 0, 0, 0, 0, 0], 23), "for protocols (RFC 2928)"),
@@ -143,24 +149,24 @@ const GLOBAL_UNICAST: Ipv6Net = v6([0x2000, 0, 0, 0, 0, 0], 3);
 const COMPATIBLE: Ipv6Net = v6([0, 0, 0, 0, 0, 0], 96);
 /// IPv4-translated (RFC 2765).
 const TRANSLATED: Ipv6Net = v6([0, 0, 0, 0, 0xffff, 0], 96);
-/// RFC 6052: to which every IPv4 address has one of IPv6.
+/// RFC 6052: NAT64, with the IPv4 address in the last 32 bits.
 const NAT64: Ipv6Net = v6([0x64, 0xff9b, 0, 0, 0, 0], 96);
-/// RFC 3056.
+/// 6to4 (RFC 3056).
 const SIX_TO_FOUR: Ipv6Net = v6([0x2002, 0, 0, 0, 0, 0], 16);
-/// RFC 4380; it stands in the range for protocols.
+/// Teredo (RFC 4380), which is part of the range for protocols.
 const TEREDO: Ipv6Net = v6([0x2001, 0, 0, 0, 0, 0], 32);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn why(guard: &Guard, address: &str) -> Option<&'static str> {
-        guard.check(address.parse().unwrap()).err().map(|refused| refused.why)
+    fn refused_kind(guard: &AddressGuard, address: &str) -> Option<&'static str> {
+        guard.check(address.parse().unwrap()).err().map(|refused| refused.kind)
     }
 
     #[test]
-    fn what_is_refused_and_why() {
-        for (reason, addresses) in [
+    fn special_addresses_are_refused_by_kind() {
+        for (kind, addresses) in [
             ("loopback", "127.0.0.1 127.0.0.2 127.255.255.255 ::1 ::ffff:127.0.0.1 ::127.0.0.1 64:ff9b::7f00:1"),
             ("loopback", "2002:7f00:1:: 2002:7f00:1:2:3:4:5:6 ::ffff:0:127.0.0.1 64:ff9b::127.9.9.9"),
             // Teredo: the client's address is inverted; then a server's.
@@ -193,14 +199,14 @@ mod tests {
             ),
         ] {
             for address in addresses.split(' ') {
-                let found = why(&Guard::default(), address);
-                assert!(found.is_some_and(|why| why.starts_with(reason)), "{address}: {found:?}, not {reason}");
+                let found = refused_kind(&AddressGuard::default(), address);
+                assert!(found.is_some_and(|found| found.starts_with(kind)), "{address}: {found:?}, not {kind}");
             }
         }
     }
 
     #[test]
-    fn what_is_public_is_let_through() {
+    fn public_addresses_are_allowed() {
         for address in [
             "1.1.1.1",
             "8.8.8.8",
@@ -232,47 +238,48 @@ mod tests {
             "2002:808:808::1",
             "2001:0:102:304:0:0:f7f7:f7f7",
         ] {
-            assert_eq!(why(&Guard::default(), address), None, "{address}");
+            assert_eq!(refused_kind(&AddressGuard::default(), address), None, "{address}");
         }
     }
 
-    /// An address is refused or not alike, in whatever IPv6 address it is carried.
+    /// An IPv4 address is refused or allowed in the same way, in whatever IPv6 address it is embedded.
     #[test]
-    fn each_embedding_is_judged_as_what_it_carries() {
-        let guard = Guard::new(vec!["10.1.0.0/16".parse().unwrap()]);
+    fn an_embedded_address_is_treated_as_the_plain_one() {
+        let guard = AddressGuard::new(vec!["10.1.0.0/16".parse().unwrap()]);
         let server = u128::from(Ipv4Addr::new(1, 1, 1, 1).to_bits());
         for bits in (0..=u32::MAX).step_by(65_521) {
             let v4 = Ipv4Addr::from_bits(bits);
             let refused = guard.check(IpAddr::V4(v4)).is_err();
-            let carried = u128::from(bits);
+            let embedded = u128::from(bits);
             for v6 in [
-                0xffff << 32 | carried,
-                carried,
-                0xffff << 48 | carried,
-                0x64_ff9b << 96 | carried,
-                0x2002 << 112 | carried << 80 | 1,
+                0xffff << 32 | embedded,
+                embedded,
+                0xffff << 48 | embedded,
+                0x64_ff9b << 96 | embedded,
+                0x2002 << 112 | embedded << 80 | 1,
                 0x2001_0000 << 96 | server << 64 | u128::from(!bits),
-                0x2001_0000 << 96 | carried << 64 | u128::from(!0x0101_0101_u32),
+                0x2001_0000 << 96 | embedded << 64 | u128::from(!0x0101_0101_u32),
             ] {
                 let v6 = Ipv6Addr::from_bits(v6);
-                assert_eq!(guard.check(IpAddr::V6(v6)).is_err(), refused, "{v6} carries {v4}");
+                assert_eq!(guard.check(IpAddr::V6(v6)).is_err(), refused, "{v6} embeds {v4}");
             }
         }
     }
 
     #[test]
-    fn an_operator_opens_ranges_and_no_more() {
-        let guard = Guard::new(["127.0.0.0/8", "10.1.0.0/16", "fd00::/64"].map(|net| net.parse().unwrap()).to_vec());
+    fn an_operator_allows_ranges_and_no_more() {
+        let guard =
+            AddressGuard::new(["127.0.0.0/8", "10.1.0.0/16", "fd00::/64"].map(|net| net.parse().unwrap()).to_vec());
         for address in ["127.0.0.1", "::ffff:127.0.0.1", "10.1.2.3", "fd00::1", "64:ff9b::10.1.2.3", "8.8.8.8"] {
-            assert_eq!(why(&guard, address), None, "{address}");
+            assert_eq!(refused_kind(&guard, address), None, "{address}");
         }
         for address in ["::1", "10.2.0.1", "fd00:0:0:1::1", "169.254.169.254", "2002:a02:1::", "0.0.0.0"] {
-            assert!(why(&guard, address).is_some(), "{address}");
+            assert!(refused_kind(&guard, address).is_some(), "{address}");
         }
-        // Teredo through an opened server to a client that is not.
-        assert!(why(&guard, "2001:0:7f00:1:0:0:f5fd:fffe").is_some());
-        let only = guard.opened_only();
-        assert_eq!(why(&only, "127.0.0.1"), None);
-        assert_eq!(why(&only, "8.8.8.8"), Some("it is not in allow_private"));
+        // Teredo through an allowed server to a client that is not allowed.
+        assert!(refused_kind(&guard, "2001:0:7f00:1:0:0:f5fd:fffe").is_some());
+        let only = guard.allow_private_only();
+        assert_eq!(refused_kind(&only, "127.0.0.1"), None);
+        assert_eq!(refused_kind(&only, "8.8.8.8"), Some("it is not in allow_private"));
     }
 }

@@ -1,0 +1,28 @@
+//! Fetches documents for the module `did`.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::{error::NetError, http::HttpClient, request_limits::RequestLimits, target::Target};
+use crate::did::{Fetch, FetchError, Fetched};
+
+/// The time limit for a document. It is small, and a caller waits for it.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+#[async_trait]
+impl Fetch for HttpClient {
+    async fn fetch(&self, url: &str, accept: &str, limit: usize) -> Result<Fetched, FetchError> {
+        let fetched = async {
+            let target = Target::http(url)?;
+            let plain =
+                url.strip_prefix("https").filter(|_| self.allows_plain_http(&target)).map(|rest| format!("http{rest}"));
+            let limits = RequestLimits { timeout: TIMEOUT, max_response_bytes: limit };
+            let response = self.get(plain.as_deref().unwrap_or(url), accept, limits).await?;
+            // Only a response with status 200 has a document.
+            let body = if response.status == 200 { response.body?.to_vec() } else { Vec::new() };
+            Ok(Fetched { status: response.status, body })
+        };
+        fetched.await.map_err(|error: NetError| FetchError::new(error.is_retryable(), error))
+    }
+}
