@@ -1,11 +1,10 @@
-//! `claviger backup` and `claviger restore`: the store, our documents and long forms, in a folder that a person can read.
+//! `claviger backup` and `claviger restore`: the store, our DID documents and the long forms of did:peer:4, in one folder.
 
 mod manifest;
 
 use std::{
-    fs::{self, DirBuilder, File},
+    fs::{self, File},
     io,
-    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
@@ -17,59 +16,66 @@ use super::{
     config::Config,
     failure::Failure,
     output::{Out, Progress, count},
+    private_folder,
 };
 use manifest::Manifest;
 
-/// Copies the store and the documents of our DIDs to a new folder, also while the agent runs.
+/// Copies the store, the documents of our DIDs and the long forms of did:peer:4 to a new folder.
 ///
-/// Not in it: keys, PINs, the configuration. What is sealed in the store opens only with the keys of the tokens.
+/// The agent may run meanwhile. The folder has a `manifest.json` with the size and the SHA-256 of each file. Keys, PINs and the
+/// configuration are not copied, and the encrypted content of the store can be decrypted only with the same tokens.
 #[derive(clap::Args)]
+#[command(after_long_help = r#"With --json: {"folder", "time", "files"}."#)]
 pub struct BackupArgs {
-    /// The folder, which is made
+    /// The folder to make
     #[arg(value_name = "FOLDER")]
     to: PathBuf,
 }
 
-/// Puts a backup in the place of what is there, while no agent runs. What was there stays beside it.
+/// Restores a backup, while no agent runs.
+///
+/// The backup is checked first; if a file is missing or changed, nothing is restored. The present state stays beside the restored
+/// one.
 #[derive(clap::Args)]
+#[command(after_long_help = r#"With --json: {"time", "store", "kept"}."#)]
 pub struct RestoreArgs {
     /// A folder that `claviger backup` made
     #[arg(value_name = "FOLDER")]
     from: PathBuf,
 }
 
-/// The database in a backup.
+/// The database file in a backup.
 const STORE: &str = "agent.db";
-/// Folders of the state folder that belong into it.
+/// The folders of the state folder that a backup has.
 const FOLDERS: [&str; 2] = ["documents", "long-forms"];
 
 pub fn backup(args: &BackupArgs, config: &Config, out: &Out) -> Result<(), Failure> {
     let database = config.store_path();
     if !database.exists() {
         return Err(Failure::new("store-unusable", format!("there is no store at {} yet", database.display()))
-            .hint("`claviger serve` makes it"));
+            .hint("`claviger serve` makes the store"));
     }
     let failed = |error: io::Error| Failure::io(args.to.display(), &error);
     if args.to.symlink_metadata().is_ok() {
-        return Err(failed(io::Error::from(io::ErrorKind::AlreadyExists)).hint("a backup wants a folder of its own"));
+        return Err(failed(io::Error::from(io::ErrorKind::AlreadyExists)).hint("name a folder that does not exist"));
     }
-    // Made beside it under another name, so that a folder of that name is whole.
+    // Written under another name first, so that a folder with the given name is always complete.
     let parent = parent(&args.to);
     let partial = tempfile::Builder::new().prefix(".claviger-backup-").tempdir_in(parent).map_err(failed)?;
     let progress = Progress::new(out);
-    // The documents first: a DID that is made meanwhile is missing, and no message refers to what is not there.
+    // The store comes last, so that every DID its messages refer to was copied before.
     for folder in FOLDERS {
-        copy_folder(&config.state_dir.join(folder), &partial.path().join(folder)).map_err(failed)?;
+        copy_files(&config.state_dir.join(folder), &partial.path().join(folder)).map_err(failed)?;
     }
     store::backup(&database, &partial.path().join(STORE), |done, all| {
-        progress.tell(&format!("Copying the store: {done} of {all} pages"));
+        progress.show(&format!("Copying the store: {done} of {all} pages"));
     })?;
-    progress.tell("Reading the copy again");
-    let manifest = Manifest::of(partial.path()).map_err(failed)?;
+    progress.show("Reading the copy again");
+    let manifest = Manifest::of_folder(partial.path()).map_err(failed)?;
     manifest.write(partial.path()).map_err(failed)?;
     File::open(partial.path()).and_then(|folder| folder.sync_all()).map_err(failed)?;
     fs::rename(partial.path(), &args.to).map_err(failed)?;
-    // It has its name now.
+    // The folder was renamed, so the temporary folder must not be removed.
     let _ = partial.keep();
     File::open(parent).and_then(|folder| folder.sync_all()).map_err(failed)?;
     drop(progress);
@@ -77,33 +83,33 @@ pub fn backup(args: &BackupArgs, config: &Config, out: &Out) -> Result<(), Failu
         return out.document(&json!({ "folder": args.to, "time": manifest.time, "files": manifest.files }));
     }
     out.say(&format!("{} in {}.", count(manifest.files.len(), "file"), args.to.display()));
-    out.say("The keys are not in it: what is sealed in the store opens only with the same tokens.");
+    out.say("The keys are not in it: the store's content can be decrypted only with the same tokens.");
     Ok(())
 }
 
 pub fn restore(args: &RestoreArgs, config: &Config, out: &Out) -> Result<(), Failure> {
     let manifest = Manifest::read(&args.from)?;
     let progress = Progress::new(out);
-    progress.tell("Looking at the backup");
+    progress.show("Checking the backup");
     manifest.check(&args.from)?;
     let database = config.store_path();
     let failed = |error: io::Error| Failure::io(config.state_dir.display(), &error);
-    make_private(parent(&database)).map_err(failed)?;
-    progress.tell("Copying the store");
-    // First, as it fails if an agent runs: then nothing is changed.
-    let mut kept: Vec<PathBuf> = put_back(&args.from.join(STORE), &database)?.into_iter().collect();
+    private_folder::create(parent(&database)).map_err(failed)?;
+    progress.show("Copying the store");
+    // The store comes first: it fails if an agent runs, before anything is changed.
+    let mut kept: Vec<PathBuf> = restore_store(&args.from.join(STORE), &database)?.into_iter().collect();
     for folder in FOLDERS {
         let target = config.state_dir.join(folder);
         let new = target.with_extension("restored");
         if new.exists() {
-            // Of a restore that was cut off.
+            // Left by a restore that was interrupted.
             fs::remove_dir_all(&new).map_err(failed)?;
         }
-        if !copy_folder(&args.from.join(folder), &new).map_err(failed)? {
+        if !copy_files(&args.from.join(folder), &new).map_err(failed)? {
             continue;
         }
         if target.exists() {
-            let old = beside(&target);
+            let old = unused_name(&target);
             fs::rename(&target, &old).map_err(failed)?;
             kept.push(old);
         }
@@ -114,23 +120,23 @@ pub fn restore(args: &RestoreArgs, config: &Config, out: &Out) -> Result<(), Fai
     if out.json {
         return out.document(&json!({ "time": manifest.time, "store": database, "kept": kept }));
     }
-    out.say(&format!("The state of {} is back.", manifest.time));
+    out.say(&format!("Restored the state of {}.", manifest.time));
     for old in &kept {
-        out.say(&format!("What was there is in {}.", old.display()));
+        out.say(&format!("The state before is in {}.", old.display()));
     }
     Ok(())
 }
 
-/// Puts the copy of a store in its place. What was there is kept beside it, under the name that is returned.
-fn put_back(copy: &Path, database: &Path) -> Result<Option<PathBuf>, StoreError> {
-    let old = database.exists().then(|| beside(database));
+/// Restores the store from a copy. The present store is kept under the name that is returned.
+fn restore_store(copy: &Path, database: &Path) -> Result<Option<PathBuf>, StoreError> {
+    let old = database.exists().then(|| unused_name(database));
     if let Some(old) = &old {
         match store::backup(database, old, |_, _| ()) {
-            // It may be why there is a restore: its file is kept as it is.
+            // A damaged store may be the reason for the restore: its file is kept unchanged.
             Err(StoreError::Unusable(_)) => {
                 fs::copy(database, old).map_err(|error| StoreError::Unavailable(error.to_string()))?;
             }
-            kept => kept?,
+            copied => copied?,
         }
     }
     if let Err(error) = store::restore(copy, database, true) {
@@ -142,22 +148,22 @@ fn put_back(copy: &Path, database: &Path) -> Result<Option<PathBuf>, StoreError>
     Ok(old)
 }
 
-/// Copies the files of a folder, if it is there.
-fn copy_folder(from: &Path, to: &Path) -> io::Result<bool> {
+/// Copies the files of a folder. Returns whether the folder exists.
+fn copy_files(from: &Path, to: &Path) -> io::Result<bool> {
     if !from.is_dir() {
         return Ok(false);
     }
-    make_private(to)?;
+    private_folder::create(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;
-        // A file that is just being written has another name then.
+        // A file whose name begins with a dot is being written.
         if !entry.file_type()?.is_file() || entry.file_name().as_encoded_bytes().starts_with(b".") {
             continue;
         }
         let copy = to.join(entry.file_name());
         match fs::copy(entry.path(), &copy) {
             Ok(_) => File::open(&copy)?.sync_all()?,
-            // Long forms come and go.
+            // Long forms may be removed meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
@@ -166,16 +172,12 @@ fn copy_folder(from: &Path, to: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-fn make_private(folder: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(folder)
-}
-
 fn parent(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// A name that is free.
-fn beside(path: &Path) -> PathBuf {
+/// A path beside this one that no file has.
+fn unused_name(path: &Path) -> PathBuf {
     let names = (1..).map(|number| path.with_extension(format!("before-{number}")));
     names.into_iter().find(|name| !name.exists()).unwrap_or_else(|| path.with_extension("before"))
 }

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{failure::Failure, output::Out};
 
-/// Prints the completions for a shell.
+/// Prints the completion script for a shell.
 #[derive(clap::Args)]
 pub struct Args {
     /// The shell

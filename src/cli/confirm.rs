@@ -1,13 +1,13 @@
-//! A question that a person answers with yes, before keys are deleted.
+//! The confirmation before keys are deleted.
 
 use std::io::{self, BufRead, Write};
 
 use super::failure::Failure;
 
-/// What hangs on a key.
-pub const NEVER_AGAIN: &str = "What was encrypted to it can never be read again.";
+/// The consequence of deleting a key.
+pub const NEVER_AGAIN: &str = "Messages that are encrypted to it can never be read again.";
 
-/// Asks; any other answer than yes is an error.
+/// Asks a question on stderr, and reads the answer from stdin. Any answer but yes is an error.
 pub fn confirm(question: &str) -> Result<(), Failure> {
     let mut stderr = anstream::stderr().lock();
     let _ = write!(stderr, "{question} [y/N] ");

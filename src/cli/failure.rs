@@ -1,6 +1,6 @@
-//! What a command says when it does not do what it was asked: what was wrong, with what, and what to do next.
+//! The failure of a command: what went wrong, and what to do next.
 //!
-//! The codes are part of the interface: docs/cli.md lists them, and a test compares.
+//! The codes are part of the interface. docs/cli.md lists them, and a test compares the list.
 
 use std::{fmt::Display, io};
 
@@ -17,7 +17,7 @@ use claviger::{
 /// Why a command failed.
 #[derive(Debug)]
 pub struct Failure {
-    /// One word for programs.
+    /// The error code for programs, in kebab-case.
     pub code: &'static str,
     pub status: Status,
     pub message: String,
@@ -25,13 +25,15 @@ pub struct Failure {
     pub hint: Option<String>,
 }
 
-/// The exit status.
+/// The exit status of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
-    /// Whoever read our output has gone: nothing to say, and no one to say it to.
-    Unread = 0,
+    /// The reader of stdout has closed the pipe. Nothing is reported.
+    OutputClosed = 0,
     Failed = 1,
-    WrongWords = 2,
+    /// The arguments or the configuration are wrong.
+    Usage = 2,
+    /// The token is absent or locked, or its PIN was refused.
     TokenNotReady = 3,
 }
 
@@ -40,25 +42,25 @@ impl Failure {
         Self { code, status: Status::Failed, message: message.into(), hint: None }
     }
 
-    /// The arguments or the configuration are wrong.
-    pub fn words(code: &'static str, message: impl Into<String>) -> Self {
-        Self { status: Status::WrongWords, ..Self::new(code, message) }
+    /// A failure because the arguments or the configuration are wrong.
+    pub fn usage(code: &'static str, message: impl Into<String>) -> Self {
+        Self { status: Status::Usage, ..Self::new(code, message) }
     }
 
-    /// The token is absent, locked, or has no PIN.
+    /// A failure because a token is absent or locked, or its PIN was refused.
     pub fn not_ready(code: &'static str, message: impl Into<String>) -> Self {
         Self { status: Status::TokenNotReady, ..Self::new(code, message) }
     }
 
-    /// A file, a folder or the terminal.
+    /// A failure of a file, a folder, a socket or the terminal.
     pub fn io(what: impl Display, error: &io::Error) -> Self {
         Self::new("io", format!("{what}: {error}"))
     }
 
-    /// Stdout.
+    /// A failure to write to stdout.
     pub fn stdout(error: &io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::BrokenPipe => Self { status: Status::Unread, ..Self::new("io", "") },
+            io::ErrorKind::BrokenPipe => Self { status: Status::OutputClosed, ..Self::new("io", "") },
             _ => Self::io("stdout", error),
         }
     }
@@ -68,63 +70,63 @@ impl Failure {
         self
     }
 
-    /// The failure as programs read it.
+    /// The JSON form of the failure.
     pub fn to_json(&self) -> Value {
         json!({ "error": { "code": self.code, "message": self.message, "hint": self.hint } })
     }
 
-    /// What a token says while it is opened, or when it is asked for something.
-    pub fn of_token(name: &str, error: &TokenError) -> Self {
-        let mut said = error.to_string();
-        if !said.starts_with("the token ") {
-            said = format!("the token {name:?}: {said}");
+    /// The failure of an operation of a token, or of opening it.
+    pub fn from_token(name: &str, error: &TokenError) -> Self {
+        let mut message = error.to_string();
+        if !message.starts_with("the token ") {
+            message = format!("the token {name:?}: {message}");
         }
         match error {
             TokenError::Away(_) => {
-                Self::not_ready("token-absent", said).hint("`claviger token list` shows the tokens that are there")
+                Self::not_ready("token-absent", message).hint("`claviger token list` shows which tokens are present")
             }
-            TokenError::Pin(_) => Self::not_ready("pin-refused", said).hint(format!(
-                "look at the `pin-source` of the token's URI; `claviger token unlock {name}` then tries the PIN once more"
+            TokenError::Pin(_) => Self::not_ready("pin-refused", message).hint(format!(
+                "check the `pin-source` in the token's URI; `claviger token unlock {name}` then tries the PIN once more"
             )),
-            TokenError::Config(_) => Self::words("token-misconfigured", said),
-            TokenError::Custody(_) => Self::new("custody-too-low", said)
+            TokenError::Config(_) => Self::usage("token-misconfigured", message),
+            TokenError::Custody(_) => Self::new("custody-too-low", message)
                 .hint(format!("`claviger token doctor {name}` shows what the token can do")),
-            TokenError::Unsupported(_) => Self::new("token-cannot", said)
+            TokenError::Unsupported(_) => Self::new("token-cannot", message)
                 .hint(format!("`claviger token doctor {name}` shows what the token can do")),
-            TokenError::KnownAnswer(_) => Self::new("known-answer-failed", said),
-            TokenError::Unprotected(_) => Self::new("key-unprotected", said)
-                .hint("`allow_unprotected` in its [[token]] lists keys that may be used all the same"),
-            TokenError::KeyGone => Self::new("key-gone", said).hint("`claviger key list` shows the keys"),
-            TokenError::Unwrap | TokenError::PeerKey(_) => Self::new("decrypt-failed", said),
-            _ => Self::new("token-failed", said),
+            TokenError::KnownAnswer(_) => Self::new("known-answer-failed", message),
+            TokenError::Unprotected(_) => Self::new("key-unprotected", message)
+                .hint("`allow_unprotected` in the [[token]] lists keys that may be used all the same"),
+            TokenError::KeyGone => Self::new("key-gone", message).hint("`claviger key list` shows the keys"),
+            TokenError::Unwrap | TokenError::PeerKey(_) => Self::new("decrypt-failed", message),
+            _ => Self::new("token-failed", message),
         }
     }
 }
 
-/// What clap found wrong, in one message.
-pub fn wrong_words(error: &clap::Error, json: bool) -> Failure {
+/// The failure for arguments that clap refused.
+pub fn invalid_arguments(error: &clap::Error, json: bool) -> Failure {
     let text = if json { error.render().to_string() } else { error.render().ansi().to_string() };
     let text = text.trim_end();
     match text.split_once("\n\n").filter(|_| json) {
         Some((message, _)) => {
             let message = message.strip_prefix("error: ").unwrap_or(message).replace("\n  ", " ");
-            Failure::words("bad-arguments", message).hint("see `claviger --help`")
+            Failure::usage("bad-arguments", message).hint("see `claviger --help`")
         }
-        None => Failure::words("bad-arguments", text),
+        None => Failure::usage("bad-arguments", text),
     }
 }
 
 impl From<SecretsError> for Failure {
     fn from(error: SecretsError) -> Self {
-        let said = error.to_string();
+        let message = error.to_string();
         match error {
-            SecretsError::Token { token, error } => Self::of_token(&token, &error),
+            SecretsError::Token { token, error } => Self::from_token(&token, &error),
             SecretsError::NotHeld(_) => {
-                Self::new("key-not-held", said).hint("`claviger key list` shows the keys of the configured tokens")
+                Self::new("key-not-held", message).hint("`claviger key list` shows the keys of the configured tokens")
             }
-            SecretsError::NotAllowed { .. } => Self::new("not-allowed", said),
-            SecretsError::Busy { .. } | SecretsError::Deadline { .. } => Self::not_ready("token-busy", said),
-            _ => Self::new("token-failed", said),
+            SecretsError::NotAllowed { .. } => Self::new("not-allowed", message),
+            SecretsError::Busy { .. } | SecretsError::DeadlineExceeded { .. } => Self::not_ready("token-busy", message),
+            _ => Self::new("token-failed", message),
         }
     }
 }
@@ -134,12 +136,12 @@ impl From<JoseError> for Failure {
         let code = match &error {
             JoseError::Secrets(_) => "token-failed",
             JoseError::TooLarge { .. } | JoseError::TooManyRecipients { .. } => "message-too-large",
-            JoseError::Algorithm(_)
-            | JoseError::Encryption(_)
+            JoseError::UnsupportedAlgorithm(_)
+            | JoseError::UnsupportedEncryption(_)
             | JoseError::AuthcryptEncryption(_)
-            | JoseError::KeyAlgorithm { .. } => "algorithm-not-allowed",
+            | JoseError::AlgorithmMismatch { .. } => "algorithm-not-allowed",
             JoseError::Decrypt(_) => "decrypt-failed",
-            JoseError::Signature => "signature-wrong",
+            JoseError::InvalidSignature => "signature-wrong",
             _ => "envelope-malformed",
         };
         match error {
@@ -151,40 +153,43 @@ impl From<JoseError> for Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let said = error.to_string();
-        let new = |code| Self::new(code, said.clone());
+        let message = error.to_string();
+        let new = |code| Self::new(code, message.clone());
         match error {
             Error::Envelope(error) => error.into(),
             Error::Resolve(error) => error.into(),
             Error::Message(error) => error.into(),
             Error::NotForUs(_) => new("not-for-us").hint("`claviger key list` shows our keys, and the DIDs they serve"),
-            Error::Nesting { .. } => new("nesting-forbidden"),
-            Error::KeyId(_) => new("bad-key-id"),
+            Error::ForbiddenNesting { .. } => new("nesting-forbidden"),
+            Error::InvalidKeyId(_) => new("bad-key-id"),
             Error::NotAuthorised { .. } => new("key-not-authorised"),
-            Error::Key { .. } => new("key-refused"),
-            Error::FromAbsent(_) | Error::From { .. } => new("from-mismatch"),
-            Error::To { .. } | Error::ToAbsent => new("to-mismatch"),
+            Error::UnusableKey { .. } => new("key-refused"),
+            Error::FromAbsent(_) | Error::FromMismatch { .. } => new("from-mismatch"),
+            Error::ToMismatch { .. } | Error::ToAbsent => new("to-mismatch"),
+            Error::NotAuthenticated => new("not-authenticated"),
             Error::FromPrior(_) => new("from-prior-refused"),
             Error::ForwardLoop | Error::Forward(_) => new("forward-refused"),
-            Error::Stranger { .. } => new("stranger").hint("--known DID names one for whom a person is asked"),
-            Error::NoTokenHolds(_) => new("key-not-held"),
-            Error::NotOurs { .. } => {
+            Error::UnknownSender { .. } => {
+                new("stranger").hint("--known DID names a sender for whose messages a person is asked")
+            }
+            Error::KeyNotHeld(_) => new("key-not-held"),
+            Error::NoReadyKey { .. } => {
                 new("not-ours").hint("`claviger key list` shows our keys, and the DIDs they serve")
             }
             Error::NoRecipientKey(_) => new("no-recipient-key"),
             Error::NoCommonCurve { .. } => new("no-common-curve")
                 .hint("make a key on one of the recipient's curves and a DID with it: `claviger key generate`"),
-            Error::Header { .. } => new("header-mismatch"),
-            Error::Combination(_) => Self::words("combination-forbidden", said),
-            Error::Service { .. } => new("service-unusable").hint("--no-forward packs for the recipient alone"),
+            Error::HeaderMismatch { .. } => new("header-mismatch"),
+            Error::ForbiddenCombination(_) => Self::usage("combination-forbidden", message),
+            Error::UnusableService { .. } => new("service-unusable").hint("--no-forward packs for the recipient alone"),
             _ => new("failed"),
         }
     }
 }
 
 impl Failure {
-    /// What a running agent has answered.
-    pub fn of_agent(code: &str, message: String) -> Self {
+    /// The failure that a running agent returned.
+    pub fn from_agent(code: &str, message: String) -> Self {
         let code = match code {
             "store-full" => "store-full",
             "store-unavailable" | "store-unusable" => "store-unusable",
@@ -202,12 +207,13 @@ impl Failure {
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        let said = error.to_string();
+        let message = error.to_string();
         match error {
-            StoreError::InUse(_) => Self::new("agent-there", said).hint("one agent has one store: end the other first"),
-            StoreError::TooNew { .. } => Self::new("store-too-new", said),
-            StoreError::Full(_) => Self::new("store-full", said),
-            _ => Self::new("store-unusable", said),
+            StoreError::InUse(_) => Self::new("agent-there", message)
+                .hint("a store can be used by one agent at a time: stop the other agent first"),
+            StoreError::TooNew { .. } => Self::new("store-too-new", message),
+            StoreError::Full(_) => Self::new("store-full", message),
+            _ => Self::new("store-unusable", message),
         }
     }
 }
@@ -220,14 +226,15 @@ impl From<MessageError> for Failure {
 
 impl From<ResolveError> for Failure {
     fn from(error: ResolveError) -> Self {
-        let said = error.to_string();
+        let message = error.to_string();
         match error {
-            ResolveError::LongFormUnknown(_) => Self::new("did-long-form-unknown", said)
-                .hint("`claviger did resolve` with its long form keeps that for next time"),
-            ResolveError::UnsupportedMethod(_) => Self::new("did-method-unsupported", said)
-                .hint("a document at hand is used if `documents` in [did] names its file or folder"),
-            ResolveError::Unavailable { .. } => Self::new("did-unavailable", said),
-            _ => Self::new("did-unresolved", said),
+            ResolveError::LongFormUnknown(_) => {
+                Self::new("did-long-form-unknown", message).hint("`claviger did resolve` with the long form stores it")
+            }
+            ResolveError::UnsupportedMethod(_) => Self::new("did-method-unsupported", message)
+                .hint("`documents` in [did] can name a file with the DID's document"),
+            ResolveError::Unavailable { .. } => Self::new("did-unavailable", message),
+            _ => Self::new("did-unresolved", message),
         }
     }
 }
@@ -241,10 +248,12 @@ impl From<PeerError> for Failure {
 impl From<LoadError> for Failure {
     fn from(error: LoadError) -> Self {
         let hint = match error {
-            LoadError::Log { .. } => "somebody has changed it: a backup has it as it was, and so has who resolved it",
-            _ => "see `documents` in [did] of the configuration",
+            LoadError::Log { .. } => {
+                "the log was changed: restore it from a backup, or from a peer that resolved the DID"
+            }
+            _ => "check `documents` in [did] of the configuration",
         };
-        Self::words("bad-document", error.to_string()).hint(hint)
+        Self::usage("bad-document", error.to_string()).hint(hint)
     }
 }
 

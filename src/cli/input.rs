@@ -1,4 +1,4 @@
-//! Stdin: one message, or one a line; never more than a message may have.
+//! Reads messages from stdin: one message, or one per line. No more is kept in memory than a message may have.
 
 use std::io::{self, BufRead, IsTerminal, Read};
 
@@ -6,8 +6,8 @@ use claviger::jose::{JoseError, Limits};
 
 use super::{failure::Failure, output::Out};
 
-/// All of stdin as one message.
-pub fn message(out: &Out, what: &str) -> Result<String, Failure> {
+/// Reads stdin to its end as one message. `what` names the message for a person at a terminal.
+pub fn read_message(out: &Out, what: &str) -> Result<String, Failure> {
     let stdin = io::stdin();
     if stdin.is_terminal() {
         out.say(&format!("Reading {what} from the terminal; end it with Ctrl-D."));
@@ -17,12 +17,12 @@ pub fn message(out: &Out, what: &str) -> Result<String, Failure> {
     text(bytes)
 }
 
-/// The messages of stdin, one a line; empty lines are passed over.
-pub fn lines() -> impl Iterator<Item = Result<String, Failure>> {
+/// Reads messages from stdin, one per line. Empty lines are skipped.
+pub fn read_lines() -> impl Iterator<Item = Result<String, Failure>> {
     let mut stdin = io::stdin().lock();
     std::iter::from_fn(move || {
         loop {
-            match line(&mut stdin) {
+            match read_line(&mut stdin) {
                 Ok(None) => return None,
                 Ok(Some(bytes)) if bytes.trim_ascii().is_empty() => {}
                 Ok(Some(bytes)) => return Some(text(bytes)),
@@ -32,8 +32,8 @@ pub fn lines() -> impl Iterator<Item = Result<String, Failure>> {
     })
 }
 
-/// A line, of which at most one byte too many is kept; the rest of a longer one is read and forgotten.
-fn line(stdin: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
+/// Reads a line. Of a line that is too long, one byte more than the limit is kept, and the rest is discarded.
+fn read_line(stdin: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
     let mut kept = Vec::new();
     let mut any = false;
     loop {

@@ -1,4 +1,4 @@
-//! What the library logs, as sentences on stderr: its warnings always, more with `--verbose`.
+//! The log of a command: the library's events as lines on stderr. Warnings and errors always, more with `--verbose`.
 
 use std::fmt::Write;
 
@@ -11,6 +11,7 @@ use tracing_subscriber::{Layer, layer::Context, layer::SubscriberExt};
 
 use super::output;
 
+/// Starts the log of this process. With `json`, warnings are JSON documents, and other events are not printed.
 pub fn start(verbose: u8, json: bool) {
     let level = match verbose {
         0 => LevelFilter::WARN,
@@ -19,7 +20,7 @@ pub fn start(verbose: u8, json: bool) {
         _ => LevelFilter::TRACE,
     };
     let subscriber = tracing_subscriber::registry().with(Lines { json }.with_filter(level));
-    // It fails only if there is one already, and there is none.
+    // Fails only if a subscriber is set already, and none is.
     let _ = tracing::subscriber::set_global_default(subscriber);
 }
 
@@ -41,7 +42,7 @@ impl<S: Subscriber> Layer<S> for Lines {
     }
 }
 
-/// An event: its message, and its fields behind it.
+/// An event: the message, and the fields after it.
 #[derive(Default)]
 struct Line {
     message: String,

@@ -2,52 +2,74 @@
 
 use std::io;
 
+use clap::Command;
 use clap_mangen::Man;
 use serde_json::json;
 
 use super::{failure::Failure, output::Out};
 
-pub fn run(command: &clap::Command, out: &Out) -> Result<(), Failure> {
+pub fn run(root: &Command, out: &Out) -> Result<(), Failure> {
     let mut page = Vec::new();
-    write(command, &mut page).map_err(|error| Failure::io("the manual page", &error))?;
+    write(root, &mut page).map_err(|error| Failure::io("the manual page", &error))?;
     let page = String::from_utf8_lossy(&page);
     if out.json { out.document(&json!({ "man": page })) } else { out.line(page.trim_end()) }
 }
 
-fn write(command: &clap::Command, page: &mut Vec<u8>) -> io::Result<()> {
-    let mut command = command.clone();
-    command.build();
-    let man = Man::new(command.clone());
+fn write(root: &Command, page: &mut Vec<u8>) -> io::Result<()> {
+    let man = Man::new(built(root));
     man.render_title(page)?;
     man.render_name_section(page)?;
     man.render_synopsis_section(page)?;
     man.render_description_section(page)?;
     man.render_options_section(page)?;
-    of_each(&command, page)
-}
-
-fn of_each(command: &clap::Command, page: &mut Vec<u8>) -> io::Result<()> {
-    for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {
-        if command.has_subcommands() {
-            of_each(command, page)?;
-            continue;
-        }
+    for command in leaf_commands(root) {
         let name = command.get_bin_name().unwrap_or_default().to_uppercase();
         page.extend_from_slice(format!(".SH \"{name}\"\n").as_bytes());
-        let about = command.get_long_about().or(command.get_about()).map(ToString::to_string).unwrap_or_default();
-        page.extend_from_slice(format!("{}\n", about.replace('\\', "\\\\")).as_bytes());
+        for paragraph in paragraphs(&command) {
+            page.extend_from_slice(format!("{}\n\n", paragraph.replace('\\', "\\\\")).as_bytes());
+        }
         let mut options = Vec::new();
-        // Said once, at the top.
-        let own = command.clone().mut_args(|arg| {
-            let everywhere = arg.is_global_set() || arg.get_id() == "help";
-            arg.hide(everywhere)
-        });
-        Man::new(own).render_options_section(&mut options)?;
-        // Its own section here, not one of the page.
+        Man::new(command).render_options_section(&mut options)?;
+        // The options belong to the command's section, so they need no heading of their own.
         let options = String::from_utf8_lossy(&options).into_owned();
         for line in options.lines().filter(|line| !line.starts_with(".SH")) {
             page.extend_from_slice(format!("{line}\n").as_bytes());
         }
     }
     Ok(())
+}
+
+/// The commands without subcommands, in the order of the help. The options that every command has are hidden.
+pub fn leaf_commands(root: &Command) -> Vec<Command> {
+    let mut leaves = Vec::new();
+    collect_leaves(&built(root), &mut leaves);
+    leaves
+}
+
+fn collect_leaves(command: &Command, leaves: &mut Vec<Command>) {
+    for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {
+        if command.has_subcommands() {
+            collect_leaves(command, leaves);
+            continue;
+        }
+        leaves.push(command.clone().mut_args(|arg| {
+            let is_hidden = arg.is_hide_set() || arg.is_global_set() || arg.get_id() == "help";
+            arg.hide(is_hidden)
+        }));
+    }
+}
+
+/// The description of a command: its long help, and what stands after its options.
+pub fn paragraphs(command: &Command) -> Vec<String> {
+    let about = command.get_long_about().or(command.get_about()).map(ToString::to_string).unwrap_or_default();
+    let after = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
+    let all = format!("{about}\n\n{after}");
+    all.split("\n\n").map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned).collect()
+}
+
+/// The command with the names and global options that clap adds when it parses.
+fn built(root: &Command) -> Command {
+    let mut root = root.clone();
+    root.build();
+    root
 }

@@ -1,61 +1,75 @@
-//! The command line: words in, words out. No protocol logic; each command is a file.
+//! The command line. Each command is a file, without protocol logic.
 //!
-//! Data goes to stdout, what is meant for people to stderr. Exit status: 0 done, 1 it failed, 2 the words were wrong,
-//! 3 the token was not ready. Arguments, configuration, message and DIDs are checked before any token is touched, and
-//! only those tokens are opened that the command needs.
+//! Data goes to stdout, messages for people go to stderr. Exit status: 0 done, 1 failed, 2 wrong arguments or configuration,
+//! 3 token not ready. Arguments, configuration, message and DIDs are checked before a token is opened, and only the tokens that
+//! the command needs are opened.
 
-mod app;
+mod agent_client;
+mod agent_commands;
+mod arguments;
 mod backup;
 mod completions;
 mod config;
 mod confirm;
+mod daemon_options;
 mod demo;
 mod desktop;
 mod did;
-mod environment;
 mod failure;
 mod init;
 mod input;
 mod keeper;
+mod keeper_process;
 mod key;
-mod keys;
+mod key_name;
 mod log;
 mod man;
 mod output;
-mod own;
+mod own_dids;
 mod pack;
-mod patience;
 mod pin;
+mod pkcs11_modules;
+mod private_folder;
+#[cfg(all(test, feature = "yubikey"))]
+mod reference;
+mod reload;
+mod runtime;
 mod serve;
-mod state;
+mod state_dir;
 mod table;
 mod token;
+mod token_environment;
 mod tokens;
+mod typed_pin;
+mod unix_time;
 mod unpack;
+mod users;
+mod yubikey_wait;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use claviger::process::hygiene::harden;
+use claviger::process::hardening::harden;
 use config::Config;
 use failure::Failure;
 use output::Out;
 
-/// DIDComm v2 with private keys that never leave the hardware.
+/// A DIDComm v2 agent whose private keys never leave the hardware.
 #[derive(Parser)]
 #[command(name = "claviger", version, max_term_width = 100, disable_help_subcommand = true)]
 struct Cli {
-    /// The configuration; else $CLAVIGER_CONFIG, ./claviger.toml, or the user's or the system's folder
+    /// The configuration file; if not given, $CLAVIGER_CONFIG, ./claviger.toml, ~/.config/claviger/claviger.toml or
+    /// /etc/claviger/claviger.toml
     #[arg(long, value_name = "FILE", global = true, help_heading = "Everywhere")]
     config: Option<PathBuf>,
-    /// One JSON document on stdout; an error is one on stderr
+    /// Prints one JSON document on stdout; an error is a JSON document on stderr
     #[arg(long, global = true, help_heading = "Everywhere")]
     json: bool,
-    /// Says more on stderr; twice, still more
+    /// Logs more on stderr; given twice, still more
     #[arg(short, long, action = clap::ArgAction::Count, global = true, help_heading = "Everywhere")]
     verbose: u8,
-    /// Waits so many seconds for a YubiKey that is not plugged in; at a terminal 60 if not said, else none
+    /// Waits this many seconds for a YubiKey that is not plugged in; if not given, 60 at a terminal, else 0
     #[arg(long, value_name = "SECONDS", global = true, help_heading = "Everywhere")]
     wait: Option<u32>,
     #[command(subcommand)]
@@ -65,13 +79,13 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Demo(demo::Args),
-    /// The tokens: list, initialise, examine
+    /// Tokens: list, initialise, unlock, lock, examine
     #[command(subcommand)]
     Token(token::Command),
-    /// The keys in the tokens: generate, import, list, delete
+    /// Keys in the tokens: generate, import, list, delete, attest
     #[command(subcommand)]
     Key(key::Command),
-    /// DIDs: create our own, resolve anyone's
+    /// DIDs: create, resolve, rotate, retire, update
     #[command(subcommand)]
     Did(did::Command),
     Pack(pack::Args),
@@ -80,15 +94,15 @@ enum Command {
     Serve(serve::Args),
     Backup(backup::BackupArgs),
     Restore(backup::RestoreArgs),
-    Send(app::SendArgs),
-    Ping(app::PingArgs),
-    Inbox(app::InboxArgs),
-    Invite(app::InviteArgs),
-    Accept(app::AcceptArgs),
-    Connections(app::ConnectionsArgs),
+    Send(agent_commands::SendArgs),
+    Ping(agent_commands::PingArgs),
+    Inbox(agent_commands::InboxArgs),
+    Invite(agent_commands::InviteArgs),
+    Accept(agent_commands::AcceptArgs),
+    Connections(agent_commands::ConnectionsArgs),
     #[command(subcommand)]
-    Mediator(app::mediator::Command),
-    Status(app::StatusArgs),
+    Mediator(agent_commands::mediator::Command),
+    Status(agent_commands::StatusArgs),
     Keeper(keeper::Args),
     Completions(completions::Args),
     /// Prints the manual page
@@ -97,32 +111,32 @@ enum Command {
 
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
-    let words: Vec<OsString> = std::env::args_os().collect();
-    // Known before the arguments are understood: they may be wrong.
-    let out = Out { json: words.iter().take_while(|word| *word != "--").any(|word| word == "--json") };
-    let cli = match Cli::try_parse_from(words) {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    // Needed before the arguments are parsed, to report that they are invalid.
+    let out = Out { json: arguments.iter().take_while(|it| *it != "--").any(|it| it == "--json") };
+    let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) if !error.use_stderr() => {
-            // Help and version. A closed pipe is no fault.
+            // Help and version. A closed pipe is no failure.
             let _ = error.print();
             return ExitCode::SUCCESS;
         }
-        Err(error) => return out.failed(&failure::wrong_words(&error, out.json)),
+        Err(error) => return out.report(&failure::invalid_arguments(&error, out.json)),
     };
     match &cli.command {
         Command::Serve(args) => args.start_log(cli.verbose),
         _ => log::start(cli.verbose, out.json),
     }
-    // Before anything is read: what does not hold here, `token doctor` says.
+    // Before anything is read. `token doctor` reports what this system does not support.
     harden();
     match run(cli, &out) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => out.failed(&failure),
+        Err(failure) => out.report(&failure),
     }
 }
 
 fn run(cli: Cli, out: &Out) -> Result<(), Failure> {
-    // What examines a device loads its module itself.
+    // The commands that examine a device load its module in this process.
     let loads_modules = matches!(cli.command, Command::Token(_));
     let config = || {
         let mut config = Config::load(cli.config.as_deref())?;
@@ -130,7 +144,7 @@ fn run(cli: Cli, out: &Out) -> Result<(), Failure> {
         config.flags.extend(cli.json.then(|| "--json".to_owned()));
         config.flags.extend(std::iter::repeat_n("--verbose".to_owned(), cli.verbose.into()));
         if loads_modules || config.keeper.in_process {
-            environment::enter(&config)?;
+            token_environment::ensure(&config)?;
         }
         Ok(config)
     };
@@ -143,25 +157,21 @@ fn run(cli: Cli, out: &Out) -> Result<(), Failure> {
         Command::Did(command) => did::run(&command, &config()?, out),
         Command::Pack(args) => pack::run(&args, &config()?, out),
         Command::Unpack(args) => unpack::run(&args, &config()?, out),
-        Command::Serve(args) if args.openapi => serve::describe(out),
+        Command::Serve(args) if args.openapi => serve::print_openapi(out),
         Command::Init(args) => init::run(&args, out),
         Command::Serve(args) => serve::run(&args, &config()?, out),
         Command::Backup(args) => backup::backup(&args, &config()?, out),
         Command::Restore(args) => backup::restore(&args, &config()?, out),
-        Command::Send(args) => app::run(&app::Words::Send(args), &config()?, out),
-        Command::Ping(args) => app::run(&app::Words::Ping(args), &config()?, out),
-        Command::Inbox(args) => app::run(&app::Words::Inbox(args), &config()?, out),
-        Command::Invite(args) => app::run(&app::Words::Invite(args), &config()?, out),
-        Command::Accept(args) => app::run(&app::Words::Accept(args), &config()?, out),
-        Command::Connections(args) => app::run(&app::Words::Connections(args), &config()?, out),
-        Command::Mediator(command) => app::mediator::run(&command, &config()?, out),
-        Command::Status(args) => app::run(&app::Words::Status(args), &config()?, out),
+        Command::Send(args) => agent_commands::run(&agent_commands::AgentCommand::Send(args), &config()?, out),
+        Command::Ping(args) => agent_commands::run(&agent_commands::AgentCommand::Ping(args), &config()?, out),
+        Command::Inbox(args) => agent_commands::run(&agent_commands::AgentCommand::Inbox(args), &config()?, out),
+        Command::Invite(args) => agent_commands::run(&agent_commands::AgentCommand::Invite(args), &config()?, out),
+        Command::Accept(args) => agent_commands::run(&agent_commands::AgentCommand::Accept(args), &config()?, out),
+        Command::Connections(args) => {
+            agent_commands::run(&agent_commands::AgentCommand::Connections(args), &config()?, out)
+        }
+        Command::Mediator(command) => agent_commands::mediator::run(&command, &config()?, out),
+        Command::Status(args) => agent_commands::run(&agent_commands::AgentCommand::Status(args), &config()?, out),
         Command::Keeper(args) => keeper::run(&args, &config()?, out),
     }
-}
-
-/// Runs what waits for tokens and resolvers.
-fn wait<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-    runtime.map_err(|error| Failure::io("the runtime", &error))?.block_on(future)
 }

@@ -1,7 +1,7 @@
-//! Stdout for data, stderr for people.
+//! The output of a command: data on stdout, messages for people on stderr.
 //!
-//! Rules for talking to people: say what happened and what comes next, in sentences; no colour but on a terminal
-//! (anstream looks, and honours NO_COLOR); never a PIN, never a private key.
+//! Rules for messages: say in sentences what happened and what to do next. Colour only on a terminal (anstream checks, and
+//! honours NO_COLOR). Never a PIN, never a private key.
 
 use std::{
     io::{IsTerminal, Write},
@@ -20,49 +20,49 @@ pub const BAD: Style = AnsiColor::Red.on_default().bold();
 pub const WARN: Style = AnsiColor::Yellow.on_default();
 pub const NAME: Style = AnsiColor::Cyan.on_default();
 
-/// Where a command's words go.
+/// The output of a command.
 pub struct Out {
-    /// For a program.
+    /// Whether the output is for a program (`--json`).
     pub json: bool,
 }
 
 impl Out {
-    /// A line of data.
+    /// Prints a line of data.
     pub fn line(&self, text: &str) -> Result<(), Failure> {
         let mut stdout = anstream::stdout().lock();
         writeln!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(|error| Failure::stdout(&error))
     }
 
-    /// One JSON document: in one line for a program, indented for a person.
+    /// Prints a JSON document: in one line for a program, indented for a person.
     pub fn document(&self, value: &impl Serialize) -> Result<(), Failure> {
         self.line(&if self.json { one_line(value) } else { indented(value) })
     }
 
-    /// One JSON document in one line.
+    /// Prints a JSON document in one line.
     pub fn json_line(&self, value: &Value) -> Result<(), Failure> {
         self.line(&one_line(value))
     }
 
-    /// Words for a person; a program gets none.
+    /// Prints a message for a person. With `--json` nothing is printed.
     pub fn say(&self, text: &str) {
         if !self.json {
-            // Who has closed stderr does not want to read.
+            // A closed stderr is no failure of the command.
             let _ = writeln!(anstream::stderr(), "{text}");
         }
     }
 
-    /// What is allowed and yet worth a look.
+    /// Prints a warning.
     pub fn warn(&self, text: &str) {
         warn(text, self.json);
     }
 
-    /// Says why the command failed, and returns its exit status.
-    pub fn failed(&self, failure: &Failure) -> ExitCode {
+    /// Prints a failure, and returns its exit status.
+    pub fn report(&self, failure: &Failure) -> ExitCode {
         let mut stderr = anstream::stderr().lock();
         let _ = match (failure.status, self.json) {
-            (Status::Unread, _) => Ok(()),
+            (Status::OutputClosed, _) => Ok(()),
             (_, true) => writeln!(stderr, "{}", failure.to_json()),
-            // clap has said it its own way.
+            // clap has formatted this message.
             _ if failure.code == "bad-arguments" && failure.message.contains('\n') => {
                 writeln!(stderr, "{}", failure.message)
             }
@@ -92,7 +92,7 @@ fn indented(value: &impl Serialize) -> String {
     serde_json::to_string_pretty(value).expect("what we print is JSON")
 }
 
-/// What is done now: one line on stderr, drawn anew, and only on a terminal.
+/// A progress line on stderr, shown only on a terminal. Dropping it erases the line.
 pub struct Progress {
     shown: bool,
 }
@@ -102,7 +102,8 @@ impl Progress {
         Self { shown: !out.json && std::io::stderr().is_terminal() }
     }
 
-    pub fn tell(&self, text: &str) {
+    /// Replaces the line.
+    pub fn show(&self, text: &str) {
         if self.shown {
             let mut stderr = std::io::stderr().lock();
             let _ = write!(stderr, "{ERASE}{text}").and_then(|()| stderr.flush());
@@ -112,19 +113,19 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        self.tell("");
+        self.show("");
     }
 }
 
-/// To the line's start, and what stands there away (ECMA-48, EL).
+/// Moves to the start of the line, and erases it (ECMA-48, EL).
 const ERASE: &str = "\r\x1b[K";
 
-/// `1 key`, `2 keys`.
+/// A number with its noun: `1 key`, `2 keys`.
 pub fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
-/// A DID or key id that may be hundreds of characters long, its middle left out.
+/// Shortens a DID or DID URL for a person: the middle of a long DID is left out.
 pub fn short(id: &str) -> String {
     let (did, fragment) = id.split_once('#').map_or((id, String::new()), |(did, rest)| (did, format!("#{rest}")));
     if did.chars().count() <= 40 {
@@ -135,7 +136,7 @@ pub fn short(id: &str) -> String {
     format!("{head}...{tail}{fragment}")
 }
 
-/// How many messages of `--lines` failed. Each has its line, and the exit status says whether all were done.
+/// Counts the failed messages of `--lines`. Each failure has its line; the tally gives the exit status.
 #[derive(Default)]
 pub struct Tally {
     failed: usize,
@@ -143,6 +144,7 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Counts a result.
     pub fn add<T>(&mut self, result: &Result<T, Failure>) {
         if let Err(failure) = result {
             self.failed += 1;
@@ -150,7 +152,8 @@ impl Tally {
         }
     }
 
-    pub fn end(self) -> Result<(), Failure> {
+    /// Fails if a message failed: with the status of a token that was not ready if that was a reason.
+    pub fn finish(self) -> Result<(), Failure> {
         if self.failed == 0 {
             return Ok(());
         }

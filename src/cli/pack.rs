@@ -1,86 +1,91 @@
-//! `claviger pack`: a plaintext message in, a packed one out.
+//! `claviger pack`: packs a plaintext message.
 
 use serde_json::{Value, json};
 
 use claviger::{
     crypto::ContentEncryption,
     did::{Relationship, did_of},
-    didcomm::{Identities, Message, PackEncryptedMetadata, PackEncryptedOptions},
+    didcomm::{Identities, Message, PackEncryptedMetadata},
 };
 
 use super::{
+    arguments::check_did,
     config::Config,
     failure::Failure,
     input,
     output::{Out, Tally, short},
-    own::{Own, Wanted, check_did},
-    wait,
+    own_dids::{NeededKeys, OwnDids},
+    runtime::block_on,
 };
 
-/// Packs the plaintext message on stdin.
+/// Packs the plaintext message on stdin, and prints the packed message.
 ///
-/// With --to it is encrypted: authcrypt with --from, anoncrypt without. With --sign-by it is signed, and with --to
-/// encrypted then. A message without `id` gets one; `from`, and in a signed message `to`, are filled in if they are
-/// absent.
+/// With --to the message is encrypted: authcrypt with --from, anoncrypt without. With --sign-by it is signed first; without --to
+/// it is only signed. A message without `id` gets one. If `from` is absent it is added, and in a signed message `to` as well.
+/// Nothing else in the message is changed.
+///
+/// With --lines each line of stdin is a message, and each line of stdout is a result, in the same order: {"packed": "..."} or
+/// {"error": ...}. A bad message does not stop the others; at the end the exit status is 1 if a message failed, and 3 if one needed
+/// a token that was not ready.
 #[derive(clap::Args)]
 pub struct Args {
     /// The recipient: a DID, or the DID URL of one of its keys
     #[arg(long, value_name = "DID")]
     to: Option<String>,
-    /// The sender, who proves to the recipient who it is: one of our DIDs, or the DID URL of one of its keys
+    /// The sender, authenticated to the recipient: one of our DIDs, or the DID URL of one of its keys
     #[arg(long, value_name = "DID", requires = "to")]
     from: Option<String>,
-    /// Signs, which proves to anyone who said it: one of our DIDs or authentication keys
+    /// The signer, which anyone can verify: one of our DIDs, or the DID URL of one of its authentication keys
     #[arg(long, value_name = "KID")]
     sign_by: Option<String>,
-    /// The content encryption of anoncrypt; authcrypt has A256CBC-HS512 only
-    #[arg(long, value_name = "ENC", value_parser = enc, requires = "to")]
+    /// The content encryption of anoncrypt: A256CBC-HS512, A256GCM or XC20P; authcrypt allows A256CBC-HS512 only
+    #[arg(long, value_name = "ENC", value_parser = content_encryption, requires = "to")]
     enc: Option<ContentEncryption>,
-    /// Hides the sender's key from those who carry the message
+    /// Hides the sender's key from mediators: an anoncrypt layer around the authcrypt
     #[arg(long, requires = "from", conflicts_with = "sign_by")]
     protect_sender: bool,
-    /// Does not wrap for the mediators that the recipient's document names
+    /// Does not wrap the message for the mediators in the recipient's document
     #[arg(long)]
     no_forward: bool,
-    /// One message a line, one result a line
+    /// Packs one message per line, and prints one result per line
     #[arg(long)]
     lines: bool,
 }
 
-fn enc(name: &str) -> Result<ContentEncryption, String> {
+fn content_encryption(name: &str) -> Result<ContentEncryption, String> {
     name.parse().map_err(|_| "it is A256CBC-HS512, A256GCM or XC20P".to_owned())
 }
 
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     args.check()?;
-    let mut own = Own::load(config)?;
-    own.close_in()?;
+    let mut own = OwnDids::load(config)?;
+    own.enter_sandbox()?;
     if args.lines {
-        return wait(lines(args, &mut own, out));
+        return block_on(pack_lines(args, &mut own, out));
     }
-    let message = args.message(&input::message(out, "a plaintext message")?)?;
-    wait(async {
-        let me = args.identities(&mut own).await?;
-        let packed = pack(args, &message, &own, &me).await?;
-        for line in packed.told() {
+    let message = args.message(&input::read_message(out, "a plaintext message")?)?;
+    block_on(async {
+        let identities = args.identities(&mut own).await?;
+        let packed = pack(args, &message, &own, &identities).await?;
+        for line in packed.description() {
             out.say(&line);
         }
         out.line(&packed.text)
     })
 }
 
-async fn lines(args: &Args, own: &mut Own<'_>, out: &Out) -> Result<(), Failure> {
-    // Opened at the first message that is worth it.
-    let mut me = None;
+async fn pack_lines(args: &Args, own: &mut OwnDids<'_>, out: &Out) -> Result<(), Failure> {
+    // Tokens are opened for the first message that can be packed.
+    let mut identities = None;
     let mut tally = Tally::default();
-    for line in input::lines() {
+    for line in input::read_lines() {
         let result = match line.and_then(|line| args.message(&line)) {
             Ok(message) => {
-                let me = match &mut me {
-                    Some(me) => me,
+                let identities = match &mut identities {
+                    Some(identities) => identities,
                     none => none.insert(args.identities(own).await?),
                 };
-                pack(args, &message, own, me).await
+                pack(args, &message, own, identities).await
             }
             Err(failure) if failure.code == "io" => return Err(failure),
             Err(failure) => Err(failure),
@@ -89,38 +94,40 @@ async fn lines(args: &Args, own: &mut Own<'_>, out: &Out) -> Result<(), Failure>
         tally.add(&line);
         out.json_line(&line.unwrap_or_else(|failure| failure.to_json()))?;
     }
-    tally.end()
+    tally.finish()
 }
 
 impl Args {
-    /// What can be wrong before there is a message.
+    /// Checks what can be checked without a message.
     fn check(&self) -> Result<(), Failure> {
         [&self.to, &self.from, &self.sign_by].into_iter().flatten().try_for_each(|did| check_did(did))?;
         if self.to.is_none() && self.sign_by.is_none() {
-            return Err(Failure::words("bad-arguments", "pack wants --to to encrypt, or --sign-by to sign, or both"));
+            return Err(Failure::usage("bad-arguments", "pack needs --to to encrypt, or --sign-by to sign, or both"));
         }
         match self.enc {
             Some(enc) if enc != ContentEncryption::A256CbcHs512 && self.from.is_some() && !self.protect_sender => {
-                let said = format!("authcrypt with {enc} is not allowed: with --from it is A256CBC-HS512");
-                Err(Failure::words("combination-forbidden", said).hint("leave out --enc"))
+                let message = format!(
+                    "authcrypt with {enc} is not allowed: with --from, the content encryption is A256CBC-HS512"
+                );
+                Err(Failure::usage("combination-forbidden", message).hint("leave out --enc"))
             }
             _ => Ok(()),
         }
     }
 
-    /// The plaintext, with those headers that it could not be packed without.
+    /// Parses the plaintext, and adds `id`, `from` and `to` where they are absent.
     fn message(&self, text: &str) -> Result<Message, Failure> {
         let mut value: Value = serde_json::from_str(text)
             .map_err(|error| Failure::new("bad-message", format!("the message is not JSON: {error}")))?;
         if let Some(members) = value.as_object_mut().filter(|members| !members.contains_key("id")) {
             members.insert("id".to_owned(), Message::new_id().into());
-            return Ok(self.addressed(Message::from_json(&value.to_string())?));
+            return Ok(self.add_addresses(Message::from_json(&value.to_string())?));
         }
-        // As it came: the strict parser sees a member that stands twice.
-        Ok(self.addressed(Message::from_json(text)?))
+        // The original text, in which the strict parser finds duplicate members.
+        Ok(self.add_addresses(Message::from_json(text)?))
     }
 
-    fn addressed(&self, mut message: Message) -> Message {
+    fn add_addresses(&self, mut message: Message) -> Message {
         let did = |name: &Option<String>| name.as_deref().and_then(did_of).map(str::to_owned);
         if message.from.is_none() {
             message.from = did(&self.from).or_else(|| did(&self.sign_by));
@@ -131,9 +138,9 @@ impl Args {
         message
     }
 
-    /// Our DIDs that the arguments name, on their tokens. All that needs no token comes first.
-    async fn identities(&self, own: &mut Own<'_>) -> Result<Identities, Failure> {
-        let mut wanted = Vec::new();
+    /// Opens the tokens of the DIDs in the arguments, after everything that needs no token was checked.
+    async fn identities(&self, own: &mut OwnDids<'_>) -> Result<Identities, Failure> {
+        let mut needed = Vec::new();
         if let Some(to) = &self.to {
             own.keys(to, Relationship::KeyAgreement).await?;
         }
@@ -141,58 +148,61 @@ impl Args {
             [(&self.from, Relationship::KeyAgreement), (&self.sign_by, Relationship::Authentication)]
         {
             if let Some(name) = name {
-                own.adopt(name).await?;
-                wanted.extend(own.keys(name, relationship).await?);
+                own.add_resolved(name).await?;
+                needed.extend(own.keys(name, relationship).await?);
             }
         }
-        own.identities(&Wanted::All(wanted)).await
+        own.identities(&NeededKeys::All(needed)).await
     }
 }
 
-/// A packed message and what was chosen for it.
+/// A packed message, and the keys and the service that were chosen for it.
 struct Packed {
     text: String,
-    chosen: PackEncryptedMetadata,
+    metadata: PackEncryptedMetadata,
 }
 
-async fn pack(args: &Args, message: &Message, own: &Own<'_>, me: &Identities) -> Result<Packed, Failure> {
+async fn pack(args: &Args, message: &Message, own: &OwnDids<'_>, identities: &Identities) -> Result<Packed, Failure> {
     let Some(to) = &args.to else {
         let signer = args.sign_by.as_deref().unwrap_or_default();
-        let (text, chosen) = message.pack_signed(signer, me).await?;
-        let mut packed = Packed { text, chosen: PackEncryptedMetadata::default() };
-        packed.chosen.sign_by_kid = Some(chosen.sign_by_kid);
+        let (text, signed) = message.pack_signed(signer, identities).await?;
+        let mut packed = Packed { text, metadata: PackEncryptedMetadata::default() };
+        packed.metadata.sign_by_kid = Some(signed.sign_by_kid);
         return Ok(packed);
     };
-    let options = PackEncryptedOptions {
-        protect_sender: args.protect_sender,
-        forward: !args.no_forward,
-        enc: args.enc.unwrap_or(ContentEncryption::A256CbcHs512),
-        ..Default::default()
-    };
-    let (from, sign_by) = (args.from.as_deref(), args.sign_by.as_deref());
-    let (text, chosen) = message.pack_encrypted(to, from, sign_by, &own.resolver, me, &options).await?;
-    Ok(Packed { text, chosen })
+    let mut packing = message.encrypt_to(to).protect_sender(args.protect_sender).forward(!args.no_forward);
+    if let Some(from) = &args.from {
+        packing = packing.from(from);
+    }
+    if let Some(signer) = &args.sign_by {
+        packing = packing.sign_by(signer);
+    }
+    if let Some(enc) = args.enc {
+        packing = packing.enc(enc);
+    }
+    let (text, metadata) = packing.pack(&own.resolver, identities).await?;
+    Ok(Packed { text, metadata })
 }
 
 impl Packed {
-    /// What was done, for people.
-    fn told(&self) -> Vec<String> {
-        let chosen = &self.chosen;
-        let mut told = Vec::new();
-        if let Some(kid) = &chosen.sign_by_kid {
-            told.push(format!("signed by {}", short(kid)));
+    /// How the message was packed, for people.
+    fn description(&self) -> Vec<String> {
+        let metadata = &self.metadata;
+        let mut lines = Vec::new();
+        if let Some(kid) = &metadata.sign_by_kid {
+            lines.push(format!("signed by {}", short(kid)));
         }
-        if !chosen.to_kids.is_empty() {
-            let how = match &chosen.from_kid {
+        if !metadata.to_kids.is_empty() {
+            let how = match &metadata.from_kid {
                 Some(kid) => format!("authcrypt from {}", short(kid)),
                 None => "anoncrypt".to_owned(),
             };
-            let to: Vec<String> = chosen.to_kids.iter().map(|kid| short(kid)).collect();
-            told.push(format!("{how} to {}", to.join(", ")));
+            let to: Vec<String> = metadata.to_kids.iter().map(|kid| short(kid)).collect();
+            lines.push(format!("{how} to {}", to.join(", ")));
         }
-        if let Some(service) = &chosen.messaging_service {
-            told.push(format!("to be sent to {}", service.service_endpoint));
+        if let Some(service) = &metadata.messaging_service {
+            lines.push(format!("to be sent to {}", service.service_endpoint));
         }
-        told
+        lines
     }
 }

@@ -1,6 +1,6 @@
-//! Columns for people to read, aligned by blanks.
+//! Tables for people, with aligned columns.
 
-/// A table with a head; the last column is not padded.
+/// A table with a header row. The last column is not padded.
 pub struct Table {
     rows: Vec<Vec<String>>,
 }
@@ -11,7 +11,7 @@ impl Table {
     }
 
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        // An empty cell would let a reader, or awk, lose its place.
+        // A dash keeps the columns apart for readers and for awk.
         self.rows.push(cells.into_iter().map(|cell| if cell.is_empty() { "-".into() } else { cell }).collect());
     }
 

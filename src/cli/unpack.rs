@@ -1,4 +1,4 @@
-//! `claviger unpack`: a packed message in, the message and its provenance out.
+//! `claviger unpack`: unpacks a packed message.
 
 use serde_json::{Value, json};
 
@@ -14,128 +14,139 @@ use super::{
     failure::Failure,
     input,
     output::{Out, Tally, short},
-    own::{Own, Wanted},
-    wait,
+    own_dids::{NeededKeys, OwnDids},
+    runtime::block_on,
 };
 
-/// Unpacks the packed message on stdin: {"message": ..., "provenance": ...}.
+/// Unpacks the packed message on stdin, and prints the message and its provenance.
+///
+/// The output is {"message": ..., "provenance": ...}. Provenance says how the message was protected, and what that proves.
+///
+/// With --lines each line of stdin is a packed message, and each line of stdout is a result, in the same order: {"message": ...,
+/// "provenance": ...} or {"error": ...}. A bad message does not stop the others; at the end the exit status is 1 if a message
+/// failed, and 3 if one needed a token that was not ready.
 #[derive(clap::Args)]
 pub struct Args {
-    /// One message a line, one result a line
+    /// Unpacks one message per line, and prints one result per line
     #[arg(long)]
     lines: bool,
-    /// Leaves a forward that is addressed to ourselves unopened
+    /// Does not unpack the message inside a forward that is addressed to us
     #[arg(long)]
     no_forward: bool,
-    /// Of a forward for someone else prints the packed messages in it, one a line, as a mediator sends them on
+    /// Prints the packed messages in a forward for someone else, one per line, as a mediator sends them on
     #[arg(long, conflicts_with = "lines")]
     forwarded: bool,
-    /// Refuses nestings that DIDComm advises against or forbids, which are warnings otherwise
+    /// Refuses nested envelopes that DIDComm discourages or forbids; without this they are warnings
     #[arg(long)]
     strict: bool,
-    /// Has a person asked for a PIN or a touch only for messages that say they are from this DID; may be given several times
+    /// Asks a person for the PIN or a touch of a YubiKey only for messages that claim to be from this DID, and never for an
+    /// anoncrypt; may be given several times. A PKCS#11 token whose PIN a person types asks when it is opened
     #[arg(long, value_name = "DID")]
     known: Vec<String>,
 }
 
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
-    let mut own = Own::load(config)?;
-    own.close_in()?;
-    let mut opener = Opener {
+    let mut own = OwnDids::load(config)?;
+    own.enter_sandbox()?;
+    let mut unpacker = Unpacker {
         own: &own,
-        me: None,
-        opened: Vec::new(),
+        identities: None,
+        keys: Vec::new(),
         options: UnpackOptions {
             unwrap_forward: !args.no_forward,
             strict_nesting: args.strict,
-            prompt_for: args.known()?,
+            prompt_for: args.known_senders()?,
             ..UnpackOptions::default()
         },
     };
     if args.lines {
-        return wait(lines(&mut opener, out));
+        return block_on(unpack_lines(&mut unpacker, out));
     }
-    let packed = input::message(out, "a packed message")?;
-    let opened = wait(opener.open(&packed))?;
+    let packed = input::read_message(out, "a packed message")?;
+    let unpacked = block_on(unpacker.unpack(&packed))?;
     if args.forwarded {
-        return forwarded(&opened.0, out);
+        return print_forwarded(&unpacked.message, out);
     }
-    out.document(&opened.to_json())
+    out.document(&unpacked.to_json())
 }
 
 impl Args {
-    fn known(&self) -> Result<Option<Vec<String>>, Failure> {
+    fn known_senders(&self) -> Result<Option<Vec<String>>, Failure> {
         if let Some(text) = self.known.iter().find(|text| !is_did(text)) {
-            return Err(Failure::words("bad-did", format!("--known {text:?}: it is no DID")));
+            return Err(Failure::usage("bad-did", format!("--known {text:?} is not a DID")));
         }
         Ok((!self.known.is_empty()).then(|| self.known.clone()))
     }
 }
 
-async fn lines(opener: &mut Opener<'_>, out: &Out) -> Result<(), Failure> {
+async fn unpack_lines(unpacker: &mut Unpacker<'_>, out: &Out) -> Result<(), Failure> {
     let mut tally = Tally::default();
-    for line in input::lines() {
+    for line in input::read_lines() {
         let result = match line {
-            Ok(line) => opener.open(&line).await.map(|opened| opened.to_json()),
+            Ok(line) => unpacker.unpack(&line).await.map(|unpacked| unpacked.to_json()),
             Err(failure) if failure.code == "io" => return Err(failure),
             Err(failure) => Err(failure),
         };
         tally.add(&result);
         out.json_line(&result.unwrap_or_else(|failure| failure.to_json()))?;
     }
-    tally.end()
+    tally.finish()
 }
 
 /// A message, and how it was protected.
-struct Opened(Message, Provenance);
+struct Unpacked {
+    message: Message,
+    provenance: Provenance,
+}
 
-impl Opened {
+impl Unpacked {
     fn to_json(&self) -> Value {
-        json!({ "message": self.0, "provenance": self.1 })
+        json!({ "message": self.message, "provenance": self.provenance })
     }
 }
 
-/// What a forward carries; to whom it goes next is told to the person.
-fn forwarded(message: &Message, out: &Out) -> Result<(), Failure> {
-    let forward = Forward::from_message(message)
-        .ok_or_else(|| Failure::new("not-a-forward", format!("the message is no forward, but {}", message.type_)))??;
+/// Prints the packed messages in a forward, and tells the person where they go next.
+fn print_forwarded(message: &Message, out: &Out) -> Result<(), Failure> {
+    let forward = Forward::from_message(message).ok_or_else(|| {
+        Failure::new("not-a-forward", format!("the message is not a forward, but a {}", message.type_))
+    })??;
     out.say(&format!("to be sent on to {}", short(&forward.next)));
     forward.forwarded.iter().try_for_each(|packed| out.line(packed))
 }
 
-/// Unpacks messages, and opens tokens when the first needs one.
-struct Opener<'a> {
-    own: &'a Own<'a>,
-    me: Option<Identities>,
+/// Unpacks messages. Opens a token when the first message needs it.
+struct Unpacker<'a> {
+    own: &'a OwnDids<'a>,
+    identities: Option<Identities>,
     /// The keys that tokens were opened for.
-    opened: Vec<PublicKey>,
+    keys: Vec<PublicKey>,
     options: UnpackOptions,
 }
 
-impl Opener<'_> {
-    async fn open(&mut self, packed: &str) -> Result<Opened, Failure> {
-        let wanted = self.wanted(packed)?;
-        let mut me = self.identities(wanted).await?;
+impl Unpacker<'_> {
+    async fn unpack(&mut self, packed: &str) -> Result<Unpacked, Failure> {
+        let needed = self.needed_keys(packed)?;
+        let mut identities = self.open_identities(needed).await?;
         loop {
-            match Message::unpack(packed, &self.own.resolver, &me, &self.options).await {
-                Ok((message, provenance)) => return Ok(Opened(message, provenance)),
-                // An inner layer may be for a key in another token.
+            match Message::unpack(packed, &self.own.resolver, &identities, &self.options).await {
+                Ok((message, provenance)) => return Ok(Unpacked { message, provenance }),
+                // An inner layer may need a key in another token.
                 Err(Error::NotForUs(kids)) => {
                     let keys = self.own.agreement_keys(kids.iter().map(String::as_str));
-                    if keys.is_empty() || keys.iter().any(|key| self.opened.contains(key)) {
+                    if keys.is_empty() || keys.iter().any(|key| self.keys.contains(key)) {
                         return Err(Error::NotForUs(kids).into());
                     }
-                    me = self.identities(keys).await?;
+                    identities = self.open_identities(keys).await?;
                 }
                 Err(error) => return Err(error.into()),
             }
         }
     }
 
-    /// The keys of ours that the outermost layer needs; of a message that is not encrypted, those of the DIDs that it
-    /// is for. All that can be wrong without a token is found here.
-    fn wanted(&self, packed: &str) -> Result<Vec<PublicKey>, Failure> {
-        let to = |message: &Value| -> Vec<PublicKey> {
+    /// Our keys that the outermost layer needs. For a message that is not encrypted, the agreement keys of our DIDs in `to`.
+    /// Fails for everything that can be wrong without a token.
+    fn needed_keys(&self, packed: &str) -> Result<Vec<PublicKey>, Failure> {
+        let keys_of_recipients = |message: &Value| -> Vec<PublicKey> {
             let dids = message["to"].as_array().into_iter().flatten().filter_map(Value::as_str);
             let named = dids.filter_map(|did| self.own.documents.iter().find(|document| document.names(did)));
             let methods = named.flat_map(|document| document.methods(Relationship::KeyAgreement));
@@ -150,26 +161,28 @@ impl Opener<'_> {
                 Ok(keys)
             }
             Envelope::Signed(jws) => {
-                Ok(serde_json::from_slice(jws.unverified_payload()).map_or(Vec::new(), |it| to(&it)))
+                Ok(serde_json::from_slice(jws.unverified_payload()).map_or(Vec::new(), |it| keys_of_recipients(&it)))
             }
-            Envelope::Plain(message) => Ok(to(&Value::Object(message))),
+            Envelope::Plain(message) => Ok(keys_of_recipients(&Value::Object(message))),
         }
     }
 
-    /// Our DIDs, with one of the wanted keys if a token has one.
-    async fn identities(&mut self, wanted: Vec<PublicKey>) -> Result<Identities, Failure> {
-        if let Some(me) = &self.me {
-            let held = me.secrets().keys().borrow().clone();
-            if wanted.iter().any(|key| held.get(key).is_some()) || wanted.iter().all(|key| self.opened.contains(key)) {
-                return Ok(me.clone());
+    /// Our DIDs, with a token that holds one of these keys if there is one.
+    async fn open_identities(&mut self, needed: Vec<PublicKey>) -> Result<Identities, Failure> {
+        if let Some(identities) = &self.identities {
+            let held = identities.secrets().keys().borrow().clone();
+            if needed.iter().any(|key| held.get(key).is_some()) || needed.iter().all(|key| self.keys.contains(key)) {
+                return Ok(identities.clone());
             }
         }
-        // Those of earlier messages as well, so that none is opened twice in turn.
-        self.opened.extend(wanted);
-        let wanted =
-            if self.me.is_none() { Wanted::Any(self.opened.clone()) } else { Wanted::All(self.opened.clone()) };
-        let me = self.own.identities(&wanted).await?;
-        self.me = Some(me.clone());
-        Ok(me)
+        // Includes the keys of earlier messages, so that messages for two tokens in turn do not open each token again.
+        self.keys.extend(needed);
+        let needed = match self.identities {
+            None => NeededKeys::Any(self.keys.clone()),
+            Some(_) => NeededKeys::All(self.keys.clone()),
+        };
+        let identities = self.own.identities(&needed).await?;
+        self.identities = Some(identities.clone());
+        Ok(identities)
     }
 }

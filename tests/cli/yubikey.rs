@@ -10,7 +10,7 @@ use std::{
 use claviger_virtual_yubikey::{
     Firmware, VirtualYubiKey,
     pcscd::{PORT, Pcscd, is_here, until},
-    reader::InReader,
+    reader::ReaderConnection,
 };
 use serde_json::Value;
 
@@ -27,18 +27,18 @@ fn a_desk() {
     }
 }
 
-/// What docs/guide.md says of a desktop, as it stands there.
+/// Runs the commands of docs/desktop.md as they are printed there.
 fn by_the_guide() {
     let folder = tempfile::tempdir().unwrap();
     let _pcscd = Pcscd::start();
     let card = VirtualYubiKey::new(Firmware::V5_7_1, 5555);
-    let _reader = InReader::plug_in(&card, PORT);
+    let _reader = ReaderConnection::plug_in(&card, PORT);
     let desk = Desk(folder.path());
     until("it is in its reader", || desk.json("token list").to_string().contains("5555"));
 
     let port = || claviger_testkit::free_port().to_string();
     let ops = port();
-    let script = crate::pages::commands("## A desktop with a YubiKey").replace("12345678", "5555");
+    let script = crate::pages::commands("desktop.md", "## From the box to a first message").replace("12345678", "5555");
     let script = script.replace("8080", &port()).replace("8081", &ops);
     fs::write(folder.path().join("guide.sh"), script).unwrap();
     fs::write(folder.path().join("typed"), format!("{PIN}\n")).unwrap();
@@ -52,7 +52,7 @@ fn by_the_guide() {
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     let log = fs::read_to_string(folder.path().join("serve.log")).unwrap_or_default();
     assert!(output.status.success(), "{printed}{}{log}", said(&output));
-    for words in ["serial 5555: as it came from the factory", "Hello, me", "/?_oob="] {
+    for words in ["serial 5555: new", "Hello, me", "/?_oob="] {
         assert!(printed.contains(words), "{words}: {printed}{}", said(&output));
     }
     assert!(!format!("{printed}{}{log}", said(&output)).contains(PIN));
@@ -79,8 +79,8 @@ fn at_the_desk() {
         change_pin(&card);
         card
     });
-    let new = InReader::plug_in(&cards[0], PORT);
-    let _old = InReader::plug_in(&cards[1], PORT + 1);
+    let new = ReaderConnection::plug_in(&cards[0], PORT);
+    let _old = ReaderConnection::plug_in(&cards[1], PORT + 1);
     until("both are in their readers", || {
         let rows = desk.json("token list");
         rows.as_array().unwrap().iter().all(|row| row["error"].is_null())
@@ -120,7 +120,7 @@ fn at_the_desk() {
         // Who is willing to wait is told for which one, and is served when it comes.
         let short = desk.run("--wait 1 key generate --token desk --alg P-256", "");
         assert_eq!(short.status.code(), Some(3));
-        assert!(said(&short).contains("it is waited for, 1 second at most"), "{}", said(&short));
+        assert!(said(&short).contains("waiting for it, 1 second at most"), "{}", said(&short));
         let waited = std::thread::scope(|scope| {
             let waiting = scope.spawn(|| desk.run("--wait 20 unpack", &packed));
             std::thread::sleep(std::time::Duration::from_secs(1));
@@ -128,7 +128,7 @@ fn at_the_desk() {
             waiting.join().unwrap()
         });
         assert!(
-            waited.status.success() && said(&waited).contains("it is waited for, 20 seconds at most"),
+            waited.status.success() && said(&waited).contains("waiting for it, 20 seconds at most"),
             "{}",
             said(&waited)
         );
@@ -172,7 +172,7 @@ fn out_of_the_box() {
     let _pcscd = Pcscd::start();
     let cards = [(Firmware::V5_7_1, 3333), (Firmware::V5_4_3, 4444)]
         .map(|(firmware, serial)| VirtualYubiKey::new(firmware, serial));
-    let readers = [0, 1].map(|at: u16| InReader::plug_in(&cards[usize::from(at)], PORT + at));
+    let readers = [0, 1].map(|at: u16| ReaderConnection::plug_in(&cards[usize::from(at)], PORT + at));
 
     // Without a configuration they are shown, and how to go on.
     until("both are in their readers", || {
@@ -182,7 +182,7 @@ fn out_of_the_box() {
     });
     let listed = desk.run("token list", "");
     let listed = String::from_utf8(listed.stdout).unwrap();
-    assert!(listed.contains("serial 3333: as it came from the factory"), "{listed}");
+    assert!(listed.contains("serial 3333: new"), "{listed}");
     assert!(listed.contains("uri = \"yubikey:serial=4444?pin-source=prompt\""), "{listed}");
 
     let token = |name: &str, serial: u32| {
@@ -253,7 +253,7 @@ fn out_of_the_box() {
     assert!(slots.iter().any(|slot| slot["slot"] == "9d" && slot["key"] == key && slot["touch"] == true));
     let listed = desk.run("token list", "");
     assert!(String::from_utf8_lossy(&listed.stdout).contains("ready, 3 tries left"));
-    assert!(said(&listed).contains("desk slot 9d: P-256, both, consent, wants a touch"), "{}", said(&listed));
+    assert!(said(&listed).contains("desk slot 9d: P-256, both, consent, needs a touch"), "{}", said(&listed));
     let unfit = desk.run("key generate --token desk --alg P-256 --slot f9", "");
     assert_eq!(unfit.status.code(), Some(2));
 

@@ -42,23 +42,23 @@ fn what_may_change_counts_at_once_and_the_rest_is_named() {
     for _ in 0..5 {
         assert!(agent.post(b"{}").starts_with("HTTP/1.1 400"));
     }
-    assert!(!agent.log().contains("a message is not taken"), "{}", agent.log());
+    assert!(!agent.log().contains("message refused"), "{}", agent.log());
 
     change(&agent, "log_level = \"error\"", "log_level = \"debug\"");
     agent.until("its log says more", |agent| {
         agent.post(b"{}");
-        agent.log().contains("a message is not taken")
+        agent.log().contains("message refused")
     });
 
     let before = agent.log().len();
     change(&agent, "[http]\n", "[http]\nrate_per_address = 1\nheader_seconds = 20\n");
-    says(&agent, before, &["INFO", "counts from now on", "http.header_seconds", "http.rate_per_address"]);
+    says(&agent, before, &["INFO", "configuration reloaded", "http.header_seconds", "http.rate_per_address"]);
     let answers: Vec<String> = (0..5).map(|_| agent.post(b"{}")).collect();
     assert!(answers.iter().any(|answer| answer.starts_with("HTTP/1.1 429")), "{answers:?}");
 
     let before = agent.log().len();
     change(&agent, "workers = 8", "workers = 9");
-    says(&agent, before, &["WARN", "counts after a restart", "agent.workers"]);
+    says(&agent, before, &["WARN", "need a restart", "agent.workers"]);
     change(&agent, "workers = 9", "workers = 8");
     says(&agent, before, &["nothing has changed"]);
 }
@@ -79,14 +79,14 @@ fn a_broken_file_changes_nothing_and_its_line_is_named() {
     for (from, to, word, said) in broken {
         let before = agent.log().len();
         change(&agent, from, to);
-        says(&agent, before, &["ERROR", "what counted goes on", &line(word), said]);
+        says(&agent, before, &["ERROR", "configuration not reloaded", &line(word), said]);
         // What stands there may be a secret.
         assert!(!agent.log().contains("0 0"));
         assert!(agent.post(b"{}").starts_with("HTTP/1.1 400"));
     }
     let before = agent.log().len();
     change(&agent, "connections = 0 0", "connections = 0");
-    says(&agent, before, &["counts from now on", "http.connections"]);
+    says(&agent, before, &["configuration reloaded", "http.connections"]);
     // Nobody comes in any more, as it says.
     assert_eq!(agent.post(b"{}"), "");
 }
@@ -100,16 +100,16 @@ fn the_webhook_moves() {
     file(&agent.home, "hook.secret", "the-old-secret-of-this-hook-0123456789\n", 0o600);
     agent.start();
     bob.json(&["send", "--to", &agent.did, "where to?", "--within", "30"]);
-    agent.until("nobody takes it", |agent| agent.log().contains("the webhook has not taken a message"));
+    agent.until("nobody takes it", |agent| agent.log().contains("webhook did not accept a message"));
 
     let before = agent.log().len();
     change(&agent, &format!("http://127.0.0.1:{old}/old"), "http://app.example.org/");
-    says(&agent, before, &["what counted goes on", "in the clear"]);
+    says(&agent, before, &["configuration not reloaded", "in the clear"]);
 
     let hook = Hook::on(port, &[]);
     file(&agent.home, "hook.secret", &format!("{SECRET}\n"), 0o600);
     change(&agent, "http://app.example.org/", &format!("http://127.0.0.1:{port}/new"));
-    says(&agent, before, &["counts from now on", "api.webhook"]);
+    says(&agent, before, &["configuration reloaded", "api.webhook"]);
     agent.until("it is brought there", |_| !hook.brought().is_empty());
     let brought = &hook.brought()[0];
     assert!(brought.head.starts_with("post /new http/1.1\r\n"), "{}", brought.head);

@@ -104,7 +104,7 @@ fn no_log_and_no_answer_has_a_body_a_pin_or_a_key() {
 
     // Its configuration is read again, and its PIN is refused.
     alice.signal(Signal::HUP);
-    alice.until("it was read again", |alice| alice.log().contains("the configuration was read again"));
+    alice.until("it was read again", |alice| alice.log().contains("configuration reloaded"));
     alice.stop();
     alice.home.write("user.pin", WRONG_PIN);
     start_talkative(&mut alice);
@@ -113,7 +113,7 @@ fn no_log_and_no_answer_has_a_body_a_pin_or_a_key() {
     alice.stop();
 
     // They do talk, and of this conversation.
-    for (log, words) in [(alice.log(), ["DEBUG", "a message is not taken"]), (bob.log(), ["DEBUG", "not sent yet"])] {
+    for (log, words) in [(alice.log(), ["DEBUG", "message refused"]), (bob.log(), ["DEBUG", "not sent yet"])] {
         assert!(words.iter().all(|word| log.contains(word)), "{log}");
         silent(&secrets, "the log", &log);
     }

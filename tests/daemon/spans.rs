@@ -78,7 +78,7 @@ fn without_a_collector_it_works_all_the_same() {
         bob.json(&["send", "--to", &alice.did, text, "--within", "30"]);
         alice.until("it came", |alice| alice.texts().iter().any(|it| it == text));
     }
-    alice.until("it is said", |alice| alice.log().contains("spans are not taken"));
+    alice.until("it is said", |alice| alice.log().contains("spans not exported"));
     std::thread::sleep(std::time::Duration::from_secs(2));
     assert_eq!(alice.log().matches("spans are not taken").count(), 1, "{}", alice.log());
 }

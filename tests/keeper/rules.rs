@@ -1,4 +1,4 @@
-//! What a keeper holds to, whoever asks: the audit, the rate, and what the configuration can say.
+//! What a keeper enforces: the audit log, the rate, and the configuration.
 
 use std::{
     fs,
@@ -8,29 +8,31 @@ use std::{
 
 use claviger::{
     keys::{Curve, PublicKey},
-    secrets::{Claims, Context, KeyUse, NewKey, Secrets, SecretsError, ToSign, TokenError, keeper::KeeperClient},
+    secrets::{
+        Context, FromPriorClaims, KeyUse, NewKey, Secrets, SecretsError, SignRequest, TokenError, keeper::KeeperClient,
+    },
 };
 use claviger_testkit::reference::{Parties, fresh_cek, message_to};
 use serde_json::Value;
 
 use crate::{
-    home::{Home, MESSAGE, kept, open_message},
+    home::{Home, MESSAGE, open_message, with_home},
     support::Module,
 };
 
-/// The lines of the audit, each of which is whole.
-fn audit(home: &Home) -> Vec<Value> {
+/// The lines of the audit log, each of which must be complete JSON.
+fn audit_log(home: &Home) -> Vec<Value> {
     let text = fs::read_to_string(home.folder().join("state/audit.jsonl")).unwrap();
     assert!(text.ends_with('\n'));
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
 }
 
 #[test]
-fn each_operation_has_its_line() {
-    kept(Module::SoftHsm, "", async |home| {
-        let key = home.make(Curve::P256);
+fn each_operation_has_an_audit_line() {
+    with_home(Module::SoftHsm, "", async |home| {
+        let key = home.generate(Curve::P256);
         let supervisor = home.supervisor();
-        let client = KeeperClient::start("demo", supervisor.connect("demo")).await.unwrap();
+        let client = KeeperClient::start("demo", supervisor.connector("demo")).await.unwrap();
         let cx = Context {
             kid: Some("did:example:bob#key-1".into()),
             message_id: Some("a \"message\"\n{}".into()),
@@ -38,8 +40,8 @@ fn each_operation_has_its_line() {
         };
         open_message(&client, &key, &cx).await.unwrap();
         client.sign(&key, &MESSAGE, &cx).await.unwrap();
-        let claims = Claims { iss: "did:example:old".into(), sub: Some("did:example:new".into()), iat: None };
-        let rotation = ToSign::FromPrior { kid: "did:example:old#1", claims: &claims };
+        let claims = FromPriorClaims { iss: "did:example:old".into(), sub: Some("did:example:new".into()), iat: None };
+        let rotation = SignRequest::FromPrior { kid: "did:example:old#1", claims: &claims };
         client.sign(&key, &rotation, &cx).await.unwrap_err();
         let mut hostile = message_to(&key, None, &fresh_cek(), &Parties::example());
         hostile.encrypted_key[7] ^= 1;
@@ -48,8 +50,9 @@ fn each_operation_has_its_line() {
         client.sign(&key, &MESSAGE, &cx).await.unwrap_err();
         home.shim.order(&[]);
 
-        let lines = audit(home);
-        let did: Vec<_> = lines.iter().map(|line| [&line["operation"], &line["result"]].map(Value::as_str)).collect();
+        let lines = audit_log(home);
+        let outcomes: Vec<_> =
+            lines.iter().map(|line| [&line["operation"], &line["result"]].map(Value::as_str)).collect();
         let expected = [
             ("generate", "done"),
             ("unwrap", "done"),
@@ -58,8 +61,8 @@ fn each_operation_has_its_line() {
             ("unwrap", "message-refused"),
             ("sign:message", "token-failed"),
         ];
-        assert_eq!(did, expected.map(|(operation, result)| [Some(operation), Some(result)]));
-        for (line, agents) in lines.iter().zip([false, true, true, true, true, true]) {
+        assert_eq!(outcomes, expected.map(|(operation, result)| [Some(operation), Some(result)]));
+        for (line, is_agent) in lines.iter().zip([false, true, true, true, true, true]) {
             let members: Vec<_> = line.as_object().unwrap().keys().map(String::as_str).collect();
             let expected =
                 ["time", "token", "operation", "key", "kid", "message_id", "custody", "result", "pid", "uid"];
@@ -69,14 +72,14 @@ fn each_operation_has_its_line() {
             assert_eq!(line["token"], "demo");
             assert_eq!(line["key"], key.to_multikey());
             assert_eq!(line["uid"], fs::metadata("/proc/self").unwrap().uid());
-            // Who made the connection: the supervisor, for the agent.
-            assert_eq!(line["pid"], if agents { supervisor.id() } else { std::process::id() });
+            // The process that made the connection: for the agent, the supervisor.
+            assert_eq!(line["pid"], if is_agent { supervisor.id() } else { std::process::id() });
         }
         for (number, line) in lines.iter().enumerate() {
-            // One was asked without a word, and the custodian names no kid.
-            let named = ![0, 4].contains(&number);
-            assert_eq!(line["kid"].as_str(), named.then_some("did:example:bob#key-1"));
-            assert_eq!(line["message_id"].as_str(), named.then_some("a \"message\"\n{}"));
+            // One request had an empty context, and the custodian sends none.
+            let has_context = ![0, 4].contains(&number);
+            assert_eq!(line["kid"].as_str(), has_context.then_some("did:example:bob#key-1"));
+            assert_eq!(line["message_id"].as_str(), has_context.then_some("a \"message\"\n{}"));
         }
         assert_eq!(lines[1]["custody"], "kek-in-process");
 
@@ -87,12 +90,12 @@ fn each_operation_has_its_line() {
     });
 }
 
-/// Two keepers add to one file at once, and take nothing away.
+/// Two keepers append to one file at the same time, and no line is lost.
 #[test]
-fn two_keepers_share_an_audit() {
-    kept(Module::SoftHsm, "", async |home| {
-        let key = home.make(Curve::P256);
-        let before = audit(home);
+fn two_keepers_share_an_audit_log() {
+    with_home(Module::SoftHsm, "", async |home| {
+        let key = home.generate(Curve::P256);
+        let before = audit_log(home);
         let clients = [home.client().await, home.client().await];
         assert_eq!(home.keepers().len(), 2);
         let tasks: Vec<_> = clients
@@ -102,7 +105,7 @@ fn two_keepers_share_an_audit() {
                 let (client, key) = (client.clone(), key.clone());
                 tokio::spawn(async move {
                     for message in 0..150 {
-                        // Longer than a pipe's or a page's worth of two lines.
+                        // Long lines, so that a write in parts would mix them.
                         let id = format!("{number}-{message}-{}", "x".repeat(400));
                         let cx = Context { message_id: Some(id.into()), ..Context::default() };
                         open_message(&*client, &key, &cx).await.unwrap();
@@ -113,23 +116,22 @@ fn two_keepers_share_an_audit() {
         for task in tasks {
             task.await.unwrap();
         }
-        let after = audit(home);
+        let after = audit_log(home);
         assert_eq!(after[..before.len()], before);
         let mut ids: Vec<_> = after[before.len()..].iter().map(|line| line["message_id"].as_str().unwrap()).collect();
         assert_eq!(ids.len(), 300);
         ids.sort_unstable();
         ids.dedup();
-        assert_eq!(ids.len(), 300, "each stands there once");
+        assert_eq!(ids.len(), 300, "each has one line");
     });
 }
 
-/// What cannot be written down is not given out.
 #[test]
-fn results_are_withheld_while_the_audit_cannot_be_written() {
-    kept(Module::SoftHsm, "", async |home| {
-        let key = home.make(Curve::P256);
-        let written = fs::read_to_string(home.folder().join("claviger.toml")).unwrap();
-        fs::write(home.folder().join("claviger.toml"), format!("{written}audit = \"/dev/full\"\n")).unwrap();
+fn results_are_withheld_while_the_audit_log_cannot_be_written() {
+    with_home(Module::SoftHsm, "", async |home| {
+        let key = home.generate(Curve::P256);
+        let configuration = fs::read_to_string(home.folder().join("claviger.toml")).unwrap();
+        fs::write(home.folder().join("claviger.toml"), format!("{configuration}audit = \"/dev/full\"\n")).unwrap();
         let client = home.client().await;
         let done = home.shim.calls("C_Sign");
         let errors = [
@@ -138,23 +140,23 @@ fn results_are_withheld_while_the_audit_cannot_be_written() {
         ];
         for error in errors {
             let error = error.unwrap_err();
-            assert!(matches!(error, SecretsError::Audit(_)) && error.is_retryable(), "{error:?}");
+            assert!(matches!(error, SecretsError::AuditFailed(_)) && error.is_retryable(), "{error:?}");
         }
-        assert!(home.shim.calls("C_Sign") > done, "it was withheld, and not only refused");
+        assert!(home.shim.calls("C_Sign") > done, "the signature was made, and withheld");
         assert!(home.log().contains("results are withheld"), "{}", home.log());
-        assert_eq!(client.trouble(), None, "nothing is wrong with the token");
+        assert_eq!(client.outage(), None, "the token is in service");
     });
 }
 
 #[test]
-fn a_rate_for_each_key() {
-    kept(Module::SoftHsm, "rate = 5", async |home| {
-        let (key, other) = (home.make(Curve::P256), home.make(Curve::P256));
+fn each_key_has_its_own_rate() {
+    with_home(Module::SoftHsm, "rate = 5", async |home| {
+        let (key, other) = (home.generate(Curve::P256), home.generate(Curve::P256));
         let client = home.client().await;
-        // A keeper that is asked for the first time has much to do.
+        // The first request also starts the keeper, which takes time.
         open_message(&*client, &other, &Context::default()).await.unwrap();
         let requests: Vec<_> = (0..10).map(|_| message_to(&key, None, &fresh_cek(), &Parties::example())).collect();
-        let begun = Instant::now();
+        let start = Instant::now();
         let mut done = 0;
         for request in &requests {
             match client.unwrap_cek(&key, request, &Context::default()).await {
@@ -165,28 +167,28 @@ fn a_rate_for_each_key() {
                 }
             }
         }
-        let took = begun.elapsed();
-        // One more for each 200 ms that it took: none, unless the machine has much else to do.
+        let took = start.elapsed();
+        // One more is allowed for each 200 ms that passed; on an idle machine that is none.
         let most = 5 + usize::try_from(took.as_millis() / 200).unwrap();
         assert!((5..=most.min(10)).contains(&done), "{done} done in {took:?}");
         println!("rate = 5: {done} of 10 done in {took:?}");
         open_message(&*client, &other, &Context::default()).await.expect("another key has its own rate");
-        let limited = audit(home).iter().filter(|line| line["result"] == "rate-limited").count();
+        let limited = audit_log(home).iter().filter(|line| line["result"] == "rate-limited").count();
         assert_eq!(limited, 10 - done);
         tokio::time::sleep(Duration::from_millis(500)).await;
         open_message(&*client, &key, &Context::default()).await.expect("after a while there is room again");
     });
 }
 
-/// Without a keeper the token's module and PIN are in the command's own process: it works, and says what that means.
+/// Without a keeper, the token's module and PIN are in the command's own process. That works, with a warning.
 #[test]
 fn in_process_works_and_warns() {
     const WARNING: &str = "in_process = true";
-    kept(Module::SoftHsm, "", async |home| {
+    with_home(Module::SoftHsm, "", async |home| {
         for (in_process, keeper) in [(false, ""), (true, "in_process = true")] {
             home.configure("claviger.toml", &format!("uri = {:?}", home.uri), keeper);
             let run = |words: &str, stdin: &str| {
-                let output = home.fed(words, stdin);
+                let output = home.run_with_stdin(words, stdin);
                 let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
                 assert!(output.status.success(), "{words}: {err}");
                 assert_eq!(err.contains(WARNING), in_process, "{words}: {err}");
@@ -203,32 +205,35 @@ fn in_process_works_and_warns() {
             let opened: Value = serde_json::from_str(&run("unpack", &packed)).unwrap();
             assert_eq!(opened["message"]["body"]["text"], "ho");
             let audits = fs::read_to_string(home.folder().join("state/audit.jsonl")).unwrap_or_default() != audited;
-            assert_eq!(audits, !in_process, "a keeper writes its audit, and without one there is none");
+            assert_eq!(audits, !in_process, "only a keeper writes an audit log");
         }
     });
 }
 
 #[test]
-fn a_keeper_and_a_uri_are_one_too_many() {
-    kept(Module::SoftHsm, "", async |home| {
+fn a_token_has_either_a_uri_or_a_keeper() {
+    with_home(Module::SoftHsm, "", async |home| {
         for token in [format!("uri = {:?}\nkeeper = {:?}", home.uri, home.address()), String::new()] {
             home.configure("claviger.toml", &token, "");
             let output = home.run("--json key list");
             assert_eq!(output.status.code(), Some(2));
             let said = String::from_utf8(output.stderr).unwrap();
-            assert!(said.contains(r#""code":"bad-config""#) && said.contains("wants a uri, or a keeper"), "{said}");
+            assert!(
+                said.contains(r#""code":"bad-config""#) && said.contains("needs either `uri` or `keeper`"),
+                "{said}"
+            );
         }
-        // And what is kept elsewhere is not examined from here.
+        // A token that another keeper holds is not opened here.
         home.configure("claviger.toml", &format!("keeper = {:?}", home.address()), "");
         let said = String::from_utf8(home.run("--json keeper --listen unix:x").stderr).unwrap();
         assert!(said.contains(r#""code":"token-elsewhere""#), "{said}");
     });
 }
 
-/// A key below the minimum is not made: at the next start it would have the whole token refused.
+/// A key below the minimum custody is deleted again: at the next start the whole token would be refused because of it.
 #[test]
 fn a_new_key_below_the_minimum_is_not_left_behind() {
-    kept(Module::SoftHsm, "", async |home| {
+    with_home(Module::SoftHsm, "", async |home| {
         home.configure("claviger.toml", &format!("uri = {:?}\nminimum_custody = \"kek-in-token\"", home.uri), "");
         let (custodian, _process) = home.custodian();
         let key = NewKey { curve: Curve::P256, usage: KeyUse::Both, label: None };
@@ -238,13 +243,14 @@ fn a_new_key_below_the_minimum_is_not_left_behind() {
     });
 }
 
-/// A keeper that is told what cannot be says so to who asked for it, and is none of a token's troubles.
+/// A minimum custody that the token cannot reach is an error of the configuration, which the client gets.
 #[test]
-fn a_custody_that_cannot_be() {
-    kept(Module::SoftHsm, "", async |home| {
-        let _: PublicKey = home.make(Curve::P256);
+fn an_unreachable_minimum_custody_is_refused() {
+    with_home(Module::SoftHsm, "", async |home| {
+        let _: PublicKey = home.generate(Curve::P256);
         home.configure("claviger.toml", &format!("uri = {:?}\nminimum_custody = \"kek-in-token\"", home.uri), "");
-        let error = KeeperClient::start("demo", home.supervisor().connect("demo")).await.err().expect("it is refused");
+        let error =
+            KeeperClient::start("demo", home.supervisor().connector("demo")).await.err().expect("it is refused");
         let custody = matches!(&error, SecretsError::Token { error: TokenError::Custody(_), .. });
         assert!(custody && !error.is_retryable(), "{error:?}");
     });

@@ -1,4 +1,4 @@
-//! What is in a backup: manifest.json.
+//! The manifest of a backup: manifest.json.
 
 use std::{
     fs::{self, File},
@@ -13,21 +13,22 @@ use sha2::{Digest, Sha256};
 use crate::cli::failure::Failure;
 
 const NAME: &str = "manifest.json";
-/// The form of a backup.
-const FORM: u32 = 1;
+/// The format of a backup.
+const FORMAT: u32 = 1;
 
-/// What made it, when, and what it has.
+/// The release that made the backup, the time, and the files.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Manifest {
-    form: u32,
-    /// The release that made it.
+    #[serde(rename = "form")]
+    format: u32,
+    /// The release that made the backup.
     claviger: String,
-    /// When, as RFC 3339 has it.
+    /// The time of the backup, as in RFC 3339.
     pub time: String,
     pub files: Vec<Entry>,
 }
 
-/// A file.
+/// A file of the backup.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     path: String,
@@ -36,10 +37,10 @@ pub struct Entry {
 }
 
 impl Manifest {
-    /// Of what is in a folder.
-    pub fn of(folder: &Path) -> io::Result<Self> {
+    /// The manifest of the files in a folder.
+    pub fn of_folder(folder: &Path) -> io::Result<Self> {
         let time = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-        Ok(Self { form: FORM, claviger: env!("CARGO_PKG_VERSION").to_owned(), time, files: entries(folder)? })
+        Ok(Self { format: FORMAT, claviger: env!("CARGO_PKG_VERSION").to_owned(), time, files: entries(folder)? })
     }
 
     pub fn write(&self, folder: &Path) -> io::Result<()> {
@@ -52,19 +53,19 @@ impl Manifest {
     pub fn read(folder: &Path) -> Result<Self, Failure> {
         let path = folder.join(NAME);
         let text = fs::read(&path).map_err(|error| {
-            Failure::io(path.display(), &error).hint("it is no folder that `claviger backup` made, or not all of it")
+            Failure::io(path.display(), &error).hint("the folder was not made by `claviger backup`, or is incomplete")
         })?;
         let manifest: Self = serde_json::from_slice(&text)
             .map_err(|error| Failure::new("backup-damaged", format!("{}: {error}", path.display())))?;
-        if manifest.form != FORM {
-            let said = format!("{} is of form {}, and this release knows {FORM}", path.display(), manifest.form);
-            return Err(Failure::new("backup-damaged", said)
-                .hint(format!("claviger {} made it, and reads it", manifest.claviger)));
+        if manifest.format != FORMAT {
+            let message = format!("{} has format {}, and this release knows {FORMAT}", path.display(), manifest.format);
+            return Err(Failure::new("backup-damaged", message)
+                .hint(format!("claviger {} made the backup, and can restore it", manifest.claviger)));
         }
         Ok(manifest)
     }
 
-    /// Whether a folder has these files, and no other.
+    /// Checks that a folder has these files, unchanged, and no others.
     pub fn check(&self, folder: &Path) -> Result<(), Failure> {
         let found = entries(folder).map_err(|error| Failure::io(folder.display(), &error))?;
         let damaged = |path: &str, what: &str| {
@@ -73,19 +74,19 @@ impl Manifest {
         };
         for wanted in &self.files {
             match found.iter().find(|entry| entry.path == wanted.path) {
-                None => return damaged(&wanted.path, "it is missing"),
-                Some(entry) if entry != wanted => return damaged(&wanted.path, "it is not what was written there"),
+                None => return damaged(&wanted.path, "the file is missing"),
+                Some(entry) if entry != wanted => return damaged(&wanted.path, "the file was changed"),
                 Some(_) => {}
             }
         }
         match found.iter().find(|entry| !self.files.iter().any(|wanted| wanted.path == entry.path)) {
-            Some(more) => damaged(&more.path, "it is not of the backup"),
+            Some(more) => damaged(&more.path, "the file is not part of the backup"),
             None => Ok(()),
         }
     }
 }
 
-/// The files of a folder and of those in it, by name.
+/// The files of a folder and its subfolders, sorted by path.
 fn entries(folder: &Path) -> io::Result<Vec<Entry>> {
     let mut entries = Vec::new();
     collect(folder, "", &mut entries)?;
@@ -101,13 +102,13 @@ fn collect(folder: &Path, prefix: &str, entries: &mut Vec<Entry>) -> io::Result<
         if entry.file_type()?.is_dir() {
             collect(&entry.path(), &format!("{path}/"), entries)?;
         } else if path != NAME {
-            entries.push(of_file(&entry.path(), path)?);
+            entries.push(entry_of(&entry.path(), path)?);
         }
     }
     Ok(())
 }
 
-fn of_file(file: &Path, path: String) -> io::Result<Entry> {
+fn entry_of(file: &Path, path: String) -> io::Result<Entry> {
     let mut hash = Hasher(Sha256::new());
     let bytes = io::copy(&mut File::open(file)?, &mut hash)?;
     let sha256 = hash.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect();

@@ -1,4 +1,4 @@
-//! One who takes part in the demo: a token, its keys, a DID; and a witness of each operation of the token.
+//! A participant of the demo: a token, its keys, a DID, and a record of the token's operations.
 
 use std::{
     path::Path,
@@ -14,38 +14,36 @@ use claviger::{
     didcomm::Identities,
     keys::{Curve, PublicKey},
     secrets::{
-        Custodian, HeldKey, KeyUse, Keyring, NewKey, Purpose, Token, TokenError, TokenInfo, Unwrap, Wrap,
+        Custodian, HeldKey, KeyUse, Keyring, NewKey, Purpose, Token, TokenError, TokenInfo, UnwrapRequest, WrapRequest,
         pkcs11::{InitToken, OpenOptions, Pin, PinSource, Uri, init_token},
     },
 };
 
-use crate::cli::failure::Failure;
-#[cfg(feature = "yubikey")]
-use crate::cli::pin;
+use crate::cli::{failure::Failure, pin};
 
-/// One who takes part.
+/// A participant.
 pub struct Agent {
     pub name: &'static str,
     pub did: String,
     pub info: TokenInfo,
     pub keys: Vec<HeldKey>,
-    pub me: Identities,
-    witness: Arc<Witness>,
-    _made: Made,
+    pub identities: Identities,
+    recorder: Arc<RecordingToken>,
+    _keys: MadeKeys,
 }
 
-/// A new token, not yet with a DID.
-pub struct Seat {
+/// An open token without keys and a DID of the demo.
+pub struct DemoToken {
     name: &'static str,
     token: Arc<dyn Custodian>,
-    /// Whether the token is here longer than the demo.
-    lasts: bool,
+    /// Whether the token outlives the demo, so that the demo's keys must be deleted.
+    outlives_demo: bool,
 }
 
-impl Seat {
-    /// Initialises a token; its PIN is made at random, and is in no file.
-    pub fn take(name: &'static str, module: &Path) -> Result<Self, Failure> {
-        let failed = |error| Failure::of_token(name, &error);
+impl DemoToken {
+    /// Initialises a SoftHSM token. Its PIN is random, and in no file.
+    pub fn new_softhsm(name: &'static str, module: &Path) -> Result<Self, Failure> {
+        let failed = |error| Failure::from_token(name, &error);
         let pin = Pin::new(Uuid::new_v4().simple().to_string());
         let request = InitToken {
             module: module.to_owned(),
@@ -62,32 +60,37 @@ impl Seat {
         uri.module_path = module.to_str().map(str::to_owned);
         let options = OpenOptions::new().name(name).pin(PinSource::value(pin));
         let token = Arc::new(options.open(&uri.to_string()).map_err(failed)?);
-        Ok(Self { name, token, lasts: false })
+        Ok(Self { name, token, outlives_demo: false })
     }
 
-    /// A YubiKey. The PIN of one that comes from the factory is known; that of another a person types.
+    /// Opens a YubiKey. A new one has the factory's PIN; for another, a person types the PIN.
     #[cfg(feature = "yubikey")]
-    pub fn take_yubikey(name: &'static str, serial: u32) -> Result<Self, Failure> {
+    pub fn open_yubikey(name: &'static str, serial: u32) -> Result<Self, Failure> {
         use claviger::secrets::piv::{self, PcscReaders};
-        let failed = |error| Failure::of_token(name, &error);
+        let failed = |error| Failure::from_token(name, &error);
         let uri = format!("yubikey:serial={serial}");
         let open = |options: piv::OpenOptions| {
-            options.name(name).touch(move |touch| pin::touch(name, touch)).open(&uri, PcscReaders).map_err(failed)
+            options
+                .name(name)
+                .touch(move |touch| pin::ask_for_touch(name, touch))
+                .open(&uri, PcscReaders)
+                .map_err(failed)
         };
-        let typed = open(piv::OpenOptions::new().prompt(move |prompt| pin::prompt(name, pin::At::Terminal, prompt)))?;
-        let token = match typed.check_fresh() {
+        let prompting =
+            open(piv::OpenOptions::new().prompt(move |prompt| pin::prompt(name, pin::AskAt::Terminal, prompt)))?;
+        let token = match prompting.check_fresh() {
             Ok(()) => open(piv::OpenOptions::new().pin(PinSource::value(Pin::new("123456"))))?,
-            Err(_) => typed,
+            Err(_) => prompting,
         };
-        Ok(Self { name, token: Arc::new(token), lasts: true })
+        Ok(Self { name, token: Arc::new(token), outlives_demo: true })
     }
 
-    /// Makes keys in the token, on one curve for all who take part, and a did:peer:2 of them.
-    pub async fn settle(self, curves: [Curve; 2], services: &[Service]) -> Result<Agent, Failure> {
-        let mut made = Made { token: self.token.clone(), keys: Vec::new(), remove: self.lasts };
+    /// Makes an agreement key and a signing key in the token, and a did:peer:2 of them. All participants have the same curves.
+    pub async fn create_agent(self, curves: [Curve; 2], services: &[Service]) -> Result<Agent, Failure> {
+        let mut made = MadeKeys { token: self.token.clone(), keys: Vec::new(), delete: self.outlives_demo };
         let mut make = |curve, usage| {
             let new = NewKey { curve, usage, label: Some(self.name.into()) };
-            let held = self.token.generate(&new).map_err(|error| Failure::of_token(self.name, &error))?;
+            let held = self.token.generate(&new).map_err(|error| Failure::from_token(self.name, &error))?;
             made.keys.push(held.public.clone());
             Ok::<_, Failure>(held)
         };
@@ -100,88 +103,87 @@ impl Seat {
             ],
             services,
         )?;
-        let witness = Arc::new(Witness { token: self.token, seen: Mutex::default() });
-        let keyring = Keyring::builder().shared_token(witness.clone()).start().await?;
+        let recorder = Arc::new(RecordingToken { token: self.token, operations: Mutex::default() });
+        let keyring = Keyring::builder().shared_token(recorder.clone()).start().await?;
         Ok(Agent {
             name: self.name,
             did: document.id().to_owned(),
-            info: witness.info(),
+            info: recorder.info(),
             keys: vec![agreement, signing],
-            me: Identities::new(keyring, [document]).await?,
-            witness,
-            _made: made,
+            identities: Identities::new(keyring, [document]).await?,
+            recorder,
+            _keys: made,
         })
     }
 }
 
 impl Agent {
-    /// What its token has done since it was asked last.
-    pub fn operations(&self) -> Vec<Operation> {
-        std::mem::take(&mut *self.witness.seen())
+    /// Returns the token's operations since the last call, and forgets them.
+    pub fn take_operations(&self) -> Vec<Operation> {
+        std::mem::take(&mut *self.recorder.operations())
     }
 }
 
-/// An operation that a token has done.
+/// An operation of a token.
 pub struct Operation {
-    pub kind: Kind,
+    pub kind: OperationKind,
     pub key: PublicKey,
     pub took: Duration,
 }
 
-/// Which operation of the seam it was.
 #[derive(Clone, Copy, PartialEq)]
-pub enum Kind {
+pub enum OperationKind {
     Sign,
     /// Key agreement to send, with an authenticated sender.
     Wrap,
-    /// Key agreement to receive; `authenticated` with the sender's key too.
+    /// Key agreement to receive. `authenticated`: also with the sender's key.
     Unwrap {
         authenticated: bool,
     },
 }
 
-/// The keys that were made, which do not stay in a token that does.
-struct Made {
+/// The keys of the demo. Dropping this deletes them from a token that outlives the demo.
+struct MadeKeys {
     token: Arc<dyn Custodian>,
     keys: Vec<PublicKey>,
-    remove: bool,
+    delete: bool,
 }
 
-impl Drop for Made {
+impl Drop for MadeKeys {
     fn drop(&mut self) {
-        for key in self.keys.iter().filter(|_| self.remove) {
+        for key in self.keys.iter().filter(|_| self.delete) {
             if let Err(error) = self.token.delete(key) {
-                tracing::warn!(token = self.token.name(), %key, %error, "a key of the demo stays in the token");
+                tracing::warn!(token = self.token.name(), %key, %error, "cannot delete a key of the demo; it stays in the token");
             }
         }
     }
 }
 
-/// A token, and what it was asked to do.
-struct Witness {
+/// A token that records its operations.
+struct RecordingToken {
     token: Arc<dyn Custodian>,
-    seen: Mutex<Vec<Operation>>,
+    operations: Mutex<Vec<Operation>>,
 }
 
-impl Witness {
-    fn seen(&self) -> std::sync::MutexGuard<'_, Vec<Operation>> {
-        self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+impl RecordingToken {
+    fn operations(&self) -> std::sync::MutexGuard<'_, Vec<Operation>> {
+        self.operations.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn watch<T>(
+    fn record<T>(
         &self,
-        kind: Kind,
+        kind: OperationKind,
         key: &PublicKey,
         operation: impl FnOnce() -> Result<T, TokenError>,
     ) -> Result<T, TokenError> {
         let start = Instant::now();
         let result = operation()?;
-        self.seen().push(Operation { kind, key: key.clone(), took: start.elapsed() });
+        self.operations().push(Operation { kind, key: key.clone(), took: start.elapsed() });
         Ok(result)
     }
 }
 
-impl Token for Witness {
+impl Token for RecordingToken {
     fn name(&self) -> &str {
         self.token.name()
     }
@@ -190,8 +192,8 @@ impl Token for Witness {
         self.token.info()
     }
 
-    fn is_for(&self, purpose: &Purpose) {
-        self.token.is_for(purpose);
+    fn set_purpose(&self, purpose: &Purpose) {
+        self.token.set_purpose(purpose);
     }
 
     fn keys(&self) -> Result<Vec<HeldKey>, TokenError> {
@@ -199,15 +201,15 @@ impl Token for Witness {
     }
 
     fn sign(&self, key: &PublicKey, input: &[u8]) -> Result<Vec<u8>, TokenError> {
-        self.watch(Kind::Sign, key, || self.token.sign(key, input))
+        self.record(OperationKind::Sign, key, || self.token.sign(key, input))
     }
 
-    fn unwrap_cek(&self, key: &PublicKey, request: &Unwrap) -> Result<Cek, TokenError> {
-        let kind = Kind::Unwrap { authenticated: request.sender.is_some() };
-        self.watch(kind, key, || self.token.unwrap_cek(key, request))
+    fn unwrap_cek(&self, key: &PublicKey, request: &UnwrapRequest) -> Result<Cek, TokenError> {
+        let kind = OperationKind::Unwrap { authenticated: request.sender.is_some() };
+        self.record(kind, key, || self.token.unwrap_cek(key, request))
     }
 
-    fn wrap_cek(&self, key: &PublicKey, request: &Wrap) -> Result<Vec<EncryptedKey>, TokenError> {
-        self.watch(Kind::Wrap, key, || self.token.wrap_cek(key, request))
+    fn wrap_cek(&self, key: &PublicKey, request: &WrapRequest) -> Result<Vec<EncryptedKey>, TokenError> {
+        self.record(OperationKind::Wrap, key, || self.token.wrap_cek(key, request))
     }
 }

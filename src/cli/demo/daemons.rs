@@ -1,5 +1,5 @@
-//! Two daemons, each with its keeper and its token: they meet by an invitation, and talk. What is shown is what this program's
-//! own commands do and say.
+//! The demo with two daemons, each with its keeper and its token: they meet by an invitation, and talk. All of it is done with
+//! this program's own commands.
 
 use std::{
     env, fs,
@@ -15,17 +15,18 @@ use std::{
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{by_hand, page::Page};
+use super::{page::Page, script};
 use crate::cli::{
     failure::Failure,
     output::{Out, short},
 };
 
-/// How long is waited for what should come at once.
-const PATIENCE: Duration = Duration::from_secs(60);
-const LOOK: Duration = Duration::from_millis(50);
+/// How long to wait for something that usually takes less than a second.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// The pause between two looks.
+const POLL: Duration = Duration::from_millis(50);
 
-pub fn tell(module: &Path, stage: &Path, out: &Out) -> Result<(), Failure> {
+pub fn run(module: &Path, folder: &Path, out: &Out) -> Result<(), Failure> {
     let mut page = Page::new(out);
     page.title("Two agents meet and talk, and no private key leaves its token")?;
     page.text(
@@ -34,59 +35,59 @@ pub fn tell(module: &Path, stage: &Path, out: &Out) -> Result<(), Failure> {
          which is PKCS#11 in software; in earnest, an HSM or a YubiKey.",
     )?;
     page.step("A token, keys made in it, and a DID of their public halves, for each")?;
-    let mut alice = Daemon::settle("alice", module, stage)?;
-    let mut bob = Daemon::settle("bob", module, stage)?;
+    let mut alice = Daemon::create("alice", module, folder)?;
+    let mut bob = Daemon::create("bob", module, folder)?;
     for daemon in [&alice, &bob] {
-        page.row(daemon.who, &short(&daemon.did))?;
+        page.row(daemon.owner, &short(&daemon.did))?;
     }
     page.record("dids", json!([alice.did, bob.did]));
 
     page.step("Two daemons")?;
     for daemon in [&mut alice, &mut bob] {
         let took = daemon.start()?;
-        page.timed(daemon.who, &format!("claviger serve, on port {}: its token is ready", daemon.port), took)?;
+        page.timed(daemon.owner, &format!("claviger serve, on port {}: its token is ready", daemon.port), took)?;
     }
 
     page.step("An invitation")?;
-    let invitation = alice.json(&["invite", "--goal", "To try this out"])?;
+    let invitation = alice.run(&["invite", "--goal", "To try this out"])?;
     let url = text(&invitation, "url");
     page.row("Alice", "claviger invite --goal \"To try this out\"")?;
-    page.row("", "It is a URL; opened in a browser, it is a page with this picture, for a wallet's camera.")?;
+    page.row("", "prints a URL. A browser shows a page with this QR code, for a wallet's camera.")?;
     if let Some(picture) = invitation["terminal"].as_str() {
         page.blank()?;
         page.verbatim(picture)?;
     }
-    let accepted = bob.json(&["accept", &url, "--label", "Alice"])?;
+    let accepted = bob.run(&["accept", &url, "--label", "Alice"])?;
     page.row("Bob", "claviger accept URL")?;
-    page.row("", &format!("It says: {}. A ping tells Alice that he has accepted.", text(&accepted, "goal")))?;
+    page.row("", &format!("The purpose: {}. A ping tells Alice that Bob accepted.", text(&accepted, "goal")))?;
     alice.wait_for("Alice to know Bob", |alice| {
-        Ok(alice.json(&["connections"])?["connections"].as_array().is_some_and(|known| !known.is_empty()))
+        Ok(alice.run(&["connections"])?["connections"].as_array().is_some_and(|known| !known.is_empty()))
     })?;
     page.record("invitation", invitation["invitation"].clone());
 
     page.step("They talk")?;
-    let ping = bob.json(&["ping", &alice.did])?;
+    let ping = bob.run(&["ping", &alice.did])?;
     page.row("Bob", &format!("claviger ping: Alice's agent answered after {} ms", ping["milliseconds"]))?;
-    let said = "The key stays where it is.";
-    bob.json(&["send", "--to", &alice.did, said, "--within", "30"])?;
-    page.row("Bob", &format!("claviger send: {said}"))?;
+    let message = "The key stays where it is.";
+    bob.run(&["send", "--to", &alice.did, message, "--within", "30"])?;
+    page.row("Bob", &format!("claviger send: {message}"))?;
     let received = alice.receive()?;
     page.row("Alice", &format!("claviger inbox: {}", text(&received["message"]["body"], "content")))?;
-    page.row("", "authenticated, and opened by her token: the agent asked its keeper")?;
+    page.row("", "authenticated, and decrypted with the key in her token: the agent asked its keeper")?;
     page.record("message", received);
 
     page.step("Bob's power fails; nothing is lost")?;
     bob.kill();
     page.row("Bob", "kill -9")?;
-    let sent = alice.json(&["send", "--to", &bob.did, "Are you there?"])?;
+    let sent = alice.run(&["send", "--to", &bob.did, "Are you there?"])?;
     page.row("Alice", "claviger send: Are you there?")?;
     let id = text(&sent, "id");
     alice.wait_for("Alice to have tried", |alice| {
-        Ok(alice.json(&["status"])?["status"]["waiting"]["outgoing"] == 1 && alice.log().contains("not sent yet"))
+        Ok(alice.run(&["status"])?["status"]["waiting"]["outgoing"] == 1 && alice.log().contains("not sent yet"))
     })?;
-    page.row("", &format!("it waits in her outbox, under the name {id}, and is tried again and again"))?;
+    page.row("", &format!("the message waits in her outbox, with the ID {id}, and is tried again and again"))?;
     let took = bob.start()?;
-    page.timed("Bob", "claviger serve: he is back", took)?;
+    page.timed("Bob", "claviger serve: the daemon is back", took)?;
     let received = bob.receive()?;
     page.row("Bob", &format!("claviger inbox: {}", text(&received["message"]["body"], "content")))?;
     page.record("message", received);
@@ -94,7 +95,7 @@ pub fn tell(module: &Path, stage: &Path, out: &Out) -> Result<(), Failure> {
     for daemon in [&mut alice, &mut bob] {
         daemon.stop()?;
     }
-    let script = by_hand::daemons(module);
+    let script = script::daemons(module);
     page.title("The same by hand")?;
     page.text("In a shell, in an empty folder. The tokens stay there, until you delete the folder.")?;
     page.blank()?;
@@ -106,9 +107,10 @@ fn text(value: &Value, name: &str) -> String {
     value[name].as_str().unwrap_or_default().to_owned()
 }
 
-/// One who takes part: a folder with a token and a configuration, and a daemon while it runs.
+/// A folder with a token and a configuration, and the daemon while it runs. Dropping it kills the daemon.
 struct Daemon {
-    who: &'static str,
+    /// The name that the page shows.
+    owner: &'static str,
     folder: PathBuf,
     did: String,
     port: u16,
@@ -117,14 +119,15 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn settle(name: &'static str, module: &Path, stage: &Path) -> Result<Self, Failure> {
-        let folder = stage.join(name);
+    /// Makes the folder, initialises the token and makes a DID.
+    fn create(name: &'static str, module: &Path, folder: &Path) -> Result<Self, Failure> {
+        let folder = folder.join(name);
         let failed = |error: std::io::Error| Failure::io("the demo's folder", &error);
         let (port, health) = (free_port().map_err(failed)?, free_port().map_err(failed)?);
-        let who = if name == "alice" { "Alice" } else { "Bob" };
-        let mut daemon = Self { who, folder, did: String::new(), port, health, child: None };
+        let owner = if name == "alice" { "Alice" } else { "Bob" };
+        let mut daemon = Self { owner, folder, did: String::new(), port, health, child: None };
         fs::create_dir(&daemon.folder).map_err(failed)?;
-        // Random, in a file that nobody else may read, and gone with the folder.
+        // A random PIN. The temporary folder is readable by this user only, and removed with the file.
         fs::write(daemon.folder.join("pin"), Uuid::new_v4().simple().to_string()).map_err(failed)?;
         let uri = format!("pkcs11:token={name}?module-path={}&pin-source=file:pin", module.display());
         let configuration = format!(
@@ -133,21 +136,21 @@ impl Daemon {
              [ops]\nlisten = \"127.0.0.1:{health}\"\n"
         );
         fs::write(daemon.folder.join("claviger.toml"), configuration).map_err(failed)?;
-        daemon.json(&["token", "init", name, "--so-pin-source", "file:pin"])?;
+        daemon.run(&["token", "init", name, "--so-pin-source", "file:pin"])?;
         let service = format!("http://127.0.0.1:{port}");
-        daemon.did = text(&daemon.json(&["did", "create", "--method", "peer:2", "--service", &service])?, "did");
+        daemon.did = text(&daemon.run(&["did", "create", "--method", "peer:2", "--service", &service])?, "did");
         Ok(daemon)
     }
 
-    /// Runs a command of this program, and reads what it prints.
-    fn json(&self, words: &[&str]) -> Result<Value, Failure> {
+    /// Runs a command of this program with `--json`, and parses its output.
+    fn run(&self, words: &[&str]) -> Result<Value, Failure> {
         let output = self.command()?.arg("--json").args(words).stdin(Stdio::null()).output();
         let output = output.map_err(|error| Failure::io("this program", &error))?;
         if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            return Err(Failure::new("failed", format!("{}: claviger {}: {said}", self.who, words.join(" "))));
+            let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            return Err(Failure::new("failed", format!("{}: claviger {}: {message}", self.owner, words.join(" "))));
         }
-        // A command that only does something prints nothing.
+        // Some commands print nothing.
         Ok(serde_json::from_slice(&output.stdout).unwrap_or(Value::Null))
     }
 
@@ -158,7 +161,7 @@ impl Daemon {
         Ok(command)
     }
 
-    /// Starts it, and waits until its token is ready.
+    /// Starts the daemon, and waits until its token is ready.
     fn start(&mut self) -> Result<Duration, Failure> {
         let failed = |error: std::io::Error| Failure::io("the demo's daemon", &error);
         let begun = Instant::now();
@@ -177,36 +180,36 @@ impl Daemon {
         asked.is_ok() && stream.read_to_string(&mut answer).is_ok() && answer.starts_with("HTTP/1.1 200")
     }
 
-    /// The next text that came, acknowledged.
+    /// Waits for the next basic message, and acknowledges it.
     fn receive(&self) -> Result<Value, Failure> {
         let mut found = Value::Null;
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         while found.is_null() && Instant::now() < until {
-            let page = self.json(&["inbox", "--acknowledge"])?;
+            let page = self.run(&["inbox", "--acknowledge"])?;
             let messages = page["messages"].as_array().cloned().unwrap_or_default();
             found = messages.into_iter().find(|it| it["message"]["body"]["content"].is_string()).unwrap_or_default();
-            thread::sleep(LOOK);
+            thread::sleep(POLL);
         }
         match found.is_null() {
-            true => Err(self.late("the message to come")),
+            true => Err(self.timed_out("the message to come")),
             false => Ok(found),
         }
     }
 
     fn wait_for(&self, what: &str, is: impl Fn(&Self) -> Result<bool, Failure>) -> Result<(), Failure> {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         while !is(self)? {
             if Instant::now() > until {
-                return Err(self.late(what));
+                return Err(self.timed_out(what));
             }
-            thread::sleep(LOOK);
+            thread::sleep(POLL);
         }
         Ok(())
     }
 
-    fn late(&self, what: &str) -> Failure {
-        let said = format!("{}: waited in vain for {what}\n{}", self.who, self.log());
-        Failure::new("failed", said)
+    fn timed_out(&self, what: &str) -> Failure {
+        let message = format!("{}: timeout while waiting for {what}\n{}", self.owner, self.log());
+        Failure::new("failed", message)
     }
 
     fn log(&self) -> String {
@@ -241,7 +244,7 @@ impl Drop for Daemon {
     }
 }
 
-/// A port that nobody listens on now.
+/// A port that nobody listens on at the moment.
 fn free_port() -> std::io::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

@@ -1,13 +1,13 @@
 //! `claviger demo`: real tokens, real messages, shown step by step.
 //!
-//! SoftHSM reads SOFTHSM2_CONF when it is initialised, and no safe Rust changes the environment of its own process: so
-//! the demo starts itself again, with the variable set.
+//! SoftHSM reads SOFTHSM2_CONF when its module is initialised, and no safe Rust changes the environment of its own process. So
+//! the demo runs in a second process, which has the variable set.
 
 mod agent;
-mod by_hand;
 mod daemons;
+mod envelopes;
 mod page;
-mod story;
+mod script;
 
 use std::{
     env, fs,
@@ -15,38 +15,43 @@ use std::{
     process::Command,
 };
 
-use super::{failure::Failure, output::Out, token::softhsm, wait};
+use super::{
+    failure::Failure,
+    output::Out,
+    pkcs11_modules::{softhsm, softhsm_missing},
+    runtime::block_on,
+};
 
-/// Two agents, two tokens, a conversation, shown step by step.
+/// Shows two agents with a token each, which exchange messages.
 ///
-/// Alice and Bob each run a daemon with its keeper and a throw-away SoftHSM token in a temporary folder. They meet by an
-/// invitation and talk, and one of them is killed meanwhile. With --envelopes the messages themselves are shown, layer by
-/// layer, and what the tokens do for each; a YubiKey may be among them. Nothing is left behind: the keys that are made in a
-/// YubiKey are deleted at the end.
+/// Alice and Bob each run a daemon with its keeper and a SoftHSM token in a temporary folder. They meet by an invitation and
+/// exchange messages, and one daemon is killed and started again. With --envelopes the demo shows the messages themselves, layer
+/// by layer, and the operations of the tokens; Alice and Bob may have YubiKeys. Nothing is left behind: keys that were made in a
+/// YubiKey are deleted at the end. The demo needs SoftHSM.
 #[derive(clap::Args)]
 pub struct Args {
-    /// SoftHSM's PKCS#11 module, if it is not at one of its usual places
+    /// SoftHSM's PKCS#11 module, if it is not in one of its usual places
     #[arg(long, value_name = "FILE")]
     module: Option<PathBuf>,
     /// The serial number of a YubiKey for Alice; given again, of one for Bob
     #[cfg(feature = "yubikey")]
     #[arg(long, value_name = "SERIAL")]
     yubikey: Vec<u32>,
-    /// Shows the messages themselves instead of daemons that exchange them; so does --yubikey
+    /// Shows the messages instead of the daemons that exchange them; --yubikey does the same
     #[arg(long)]
     envelopes: bool,
-    /// The folder of the tokens: what the demo gives itself when it starts itself again
+    /// The folder of the tokens, for the second process of the demo
     #[arg(long, hide = true, value_name = "DIR")]
-    stage: Option<PathBuf>,
+    folder: Option<PathBuf>,
 }
 
 pub fn run(args: &Args, out: &Out) -> Result<(), Failure> {
     let module = args.module.clone().or_else(softhsm).filter(|module| module.is_file()).ok_or_else(softhsm_missing)?;
     let yubikeys = args.yubikeys()?;
-    match &args.stage {
-        Some(stage) if !args.envelopes && yubikeys.is_empty() => daemons::tell(&module, stage, out),
-        Some(_) => wait(story::tell(&module, &yubikeys, out)),
-        None => start_again(&module, &yubikeys, args.envelopes, out),
+    match &args.folder {
+        Some(folder) if !args.envelopes && yubikeys.is_empty() => daemons::run(&module, folder, out),
+        Some(_) => block_on(envelopes::run(&module, &yubikeys, out)),
+        None => run_second_process(&module, &yubikeys, args.envelopes, out),
     }
 }
 
@@ -55,9 +60,9 @@ impl Args {
     fn yubikeys(&self) -> Result<Vec<u32>, Failure> {
         match &self.yubikey[..] {
             [first, second] if first == second => {
-                Err(Failure::words("bad-arguments", "Alice and Bob have a YubiKey each, not the same one"))
+                Err(Failure::usage("bad-arguments", "Alice and Bob need a YubiKey each, not the same one"))
             }
-            [_, _, _, ..] => Err(Failure::words("bad-arguments", "two YubiKeys are enough: Alice's and Bob's")),
+            [_, _, _, ..] => Err(Failure::usage("bad-arguments", "two YubiKeys are enough: Alice's and Bob's")),
             serials => Ok(serials.to_vec()),
         }
     }
@@ -68,39 +73,39 @@ impl Args {
     }
 }
 
-/// That SoftHSM is not installed, and how it is.
-pub fn softhsm_missing() -> Failure {
-    Failure::not_ready("softhsm-missing", "SoftHSM is not installed")
-        .hint("apt-get install softhsm2 (Debian, Ubuntu), dnf install softhsm (Fedora), brew install softhsm (macOS)")
-}
-
-/// Runs the demo in a process of its own that finds its tokens in a new folder, which is removed after.
-fn start_again(module: &Path, yubikeys: &[u32], envelopes: bool, out: &Out) -> Result<(), Failure> {
+/// Runs the demo in a second process, with a new folder for its tokens, which is removed afterwards.
+fn run_second_process(module: &Path, yubikeys: &[u32], envelopes: bool, out: &Out) -> Result<(), Failure> {
     let failed = |error: &std::io::Error| Failure::io("the demo's temporary folder", error);
-    let stage = tempfile::Builder::new().prefix("claviger-demo-").tempdir().map_err(|error| failed(&error))?;
-    let configuration = prepare(stage.path()).map_err(|error| failed(&error))?;
+    let folder = tempfile::Builder::new().prefix("claviger-demo-").tempdir().map_err(|error| failed(&error))?;
+    let configuration = write_softhsm_configuration(folder.path()).map_err(|error| failed(&error))?;
     let program = env::current_exe().map_err(|error| Failure::io("this program", &error))?;
     let mut command = Command::new(program);
-    command.args(out.json.then_some("--json")).arg("demo").arg("--stage").arg(stage.path()).arg("--module").arg(module);
+    command
+        .args(out.json.then_some("--json"))
+        .arg("demo")
+        .arg("--folder")
+        .arg(folder.path())
+        .arg("--module")
+        .arg(module);
     command.args(envelopes.then_some("--envelopes"));
     command.args(yubikeys.iter().map(|serial| format!("--yubikey={serial}")));
     command.env("SOFTHSM2_CONF", configuration);
     let status = command.status().map_err(|error| Failure::io("the demo's own process", &error))?;
     match status.code() {
         Some(0) => Ok(()),
-        // It has said why.
+        // The second process has printed its error.
         Some(code) => {
-            drop(stage);
+            drop(folder);
             std::process::exit(code)
         }
         None => Err(Failure::new("failed", format!("the demo's own process ended by a signal: {status}"))),
     }
 }
 
-fn prepare(stage: &Path) -> std::io::Result<PathBuf> {
-    let tokens = stage.join("tokens");
+fn write_softhsm_configuration(folder: &Path) -> std::io::Result<PathBuf> {
+    let tokens = folder.join("tokens");
     fs::create_dir(&tokens)?;
-    let configuration = stage.join("softhsm2.conf");
+    let configuration = folder.join("softhsm2.conf");
     let lines = format!("directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n", tokens.display());
     fs::write(&configuration, lines)?;
     Ok(configuration)

@@ -1,4 +1,4 @@
-//! How the demo looks: numbered steps, who on the left, what on the right, nothing wider than 80 columns.
+//! The layout of the demo: numbered steps, the actor on the left, the text on the right, at most 79 columns wide.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ const WIDTH: usize = 79;
 const INDENT: usize = 4;
 const LEFT: usize = 17;
 
-/// The page; a program gets its content at the end, as one document.
+/// The page. With `--json` nothing is printed until the end, and then the recorded steps as one document.
 pub struct Page<'a> {
     out: &'a Out,
     steps: Vec<Value>,
@@ -37,42 +37,42 @@ impl<'a> Page<'a> {
         Ok(())
     }
 
-    /// A new step, with its title.
+    /// Begins a new step.
     pub fn step(&mut self, title: &str) -> Result<(), Failure> {
         self.steps.push(json!({ "step": self.steps.len() + 1, "title": title }));
         self.line(&format!("\n {BOLD}{}. {title}{BOLD:#}\n", self.steps.len()))
     }
 
-    /// What the step is for programs.
+    /// Adds a member to the step in the JSON document.
     pub fn record(&mut self, member: &str, value: Value) {
         if let Some(step) = self.steps.last_mut() {
             step[member] = value;
         }
     }
 
-    /// Who, and what it does.
-    pub fn row(&self, who: &str, text: &str) -> Result<(), Failure> {
-        self.rows(who, text, None)
+    /// A row with an actor and a text.
+    pub fn row(&self, actor: &str, text: &str) -> Result<(), Failure> {
+        self.rows(actor, text, None)
     }
 
-    /// What a token does, and how long it took.
-    pub fn timed(&self, who: &str, text: &str, took: Duration) -> Result<(), Failure> {
-        self.rows(who, text, Some(format!("{:.1} ms", took.as_secs_f64() * 1e3)))
+    /// A row with a duration on the right.
+    pub fn timed(&self, actor: &str, text: &str, took: Duration) -> Result<(), Failure> {
+        self.rows(actor, text, Some(format!("{:.1} ms", took.as_secs_f64() * 1e3)))
     }
 
-    fn rows(&self, who: &str, text: &str, aside: Option<String>) -> Result<(), Failure> {
+    fn rows(&self, actor: &str, text: &str, aside: Option<String>) -> Result<(), Failure> {
         let aside = aside.unwrap_or_default();
         let room = WIDTH - INDENT - LEFT - if aside.is_empty() { 0 } else { aside.len() + 2 };
         for (index, line) in wrapped(text, room).iter().enumerate() {
-            let (who, aside) = if index == 0 { (who, aside.as_str()) } else { ("", "") };
+            let (actor, aside) = if index == 0 { (actor, aside.as_str()) } else { ("", "") };
             let pad = if aside.is_empty() { 0 } else { room + 2 - line.chars().count() };
-            let left = format!("{:INDENT$}{NAME}{who:<LEFT$}{NAME:#}{line}", "");
+            let left = format!("{:INDENT$}{NAME}{actor:<LEFT$}{NAME:#}{line}", "");
             self.line(format!("{left}{:pad$}{DIM}{aside}{DIM:#}", "").trim_end())?;
         }
         Ok(())
     }
 
-    /// Lines that stay as they are.
+    /// Prints lines unchanged.
     pub fn verbatim(&self, text: &str) -> Result<(), Failure> {
         text.lines().try_for_each(|line| match line.strip_prefix('#') {
             Some(_) => self.line(&format!("{DIM}{line}{DIM:#}")),
@@ -84,10 +84,10 @@ impl<'a> Page<'a> {
         self.line("")
     }
 
-    /// The document for programs.
-    pub fn end(self, by_hand: &str) -> Result<(), Failure> {
+    /// Prints the JSON document. `script` does the same as the demo in a shell.
+    pub fn end(self, script: &str) -> Result<(), Failure> {
         if self.out.json {
-            self.out.document(&json!({ "steps": self.steps, "by_hand": by_hand }))?;
+            self.out.document(&json!({ "steps": self.steps, "by_hand": script }))?;
         }
         Ok(())
     }
@@ -97,7 +97,7 @@ impl<'a> Page<'a> {
     }
 }
 
-/// Lines of at most `width` characters, but for a word that is longer.
+/// Wraps text at `width` characters. A longer word gets a line of its own.
 fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {

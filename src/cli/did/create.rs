@@ -4,76 +4,83 @@ use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use claviger::{
-    did::{Document, DocumentBuilder, Relationship, Service, did_of, key, peer, web},
-    keys::{Curve, PublicKey},
+    did::{Document, Relationship, Service, key, peer, web},
+    keys::Curve,
     secrets::{HeldKey, KeyUse},
 };
 
 use crate::cli::{
-    app,
+    agent_client::reload_own_dids,
+    arguments::routing_keys,
     config::{Config, TokenConfig},
     failure::Failure,
-    keys::{KeyName, to_json},
+    key_name::{KeyName, held_key_json, key_ids},
     output::{Out, short},
-    own::Own,
-    state::State,
-    tokens::{self, Management},
-    wait,
+    own_dids::OwnDids,
+    runtime::block_on,
+    state_dir::StateDir,
+    tokens::custodian::{self, ManagementKeyArgs},
 };
 
 use super::{
-    maker::{Chosen, Maker},
+    key_maker::{DidKey, KeyMaker, document_builder},
     webvh,
 };
 
-/// Makes a DID of ours and keeps its document.
+/// Makes a DID of ours, and stores its document.
 ///
-/// The keys it is not given are made: X25519 and Ed25519 where the token can, else P-256 for both; a YubiKey signs with P-256.
-/// For --method key it is one P-256 key that does both. The document of a did:web, and the log of a did:webvh, is for a server
-/// to serve: `claviger serve` does. An Ed25519 key that is made for it in the first token changes a did:webvh, by `did update`.
+/// Keys that are not given are made: X25519 and Ed25519 if the token has them, else P-256 for both. A YubiKey signs with P-256.
+/// A did:key is one P-256 key for both. A key that another DID of ours uses causes a warning, because whoever sees both DIDs can
+/// link them.
+///
+/// The document of a did:web has the keys `key-1`, `key-2` and so on; `claviger serve` serves the document. For a did:webvh one
+/// more key is made in the first token: an Ed25519 key that signs each entry of the log (`claviger did update`). It is in no
+/// document, and its label is `updates HOST` if there is no --name. A token without Ed25519 makes no did:webvh.
 #[derive(clap::Args)]
+#[command(after_long_help = r#"With --json: {"did", "document", "keys"}, and "short" for a did:peer:4."#)]
 pub struct Args {
     /// The DID method
     #[arg(long)]
     pub method: Method,
-    /// The server whose did:web or did:webvh it is
+    /// The server of a did:web or did:webvh
     #[arg(long, value_name = "HOST[:PORT]", required_if_eq_any([("method", "web"), ("method", "webvh")]))]
     pub host: Option<String>,
-    /// The path on that server, as a/b
+    /// The path on the server, such as a/b
     #[arg(long, requires = "host")]
     pub path: Option<String>,
-    /// The token in which keys are made or found, by its name in the configuration; given several times, keys are made in
-    /// each, and either opens what is encrypted to the DID
+    /// The token in which keys are made or found, by its name in the configuration; may be given several times: then keys are
+    /// made in each token, on curves that all of them have, and each token alone decrypts messages to the DID
     #[arg(long, value_name = "NAME")]
     pub token: Vec<String>,
-    /// A key to encrypt to; may be given several times
+    /// A key agreement key; may be given several times
     #[arg(long, value_name = "KEY")]
     pub agreement: Vec<String>,
-    /// A key to sign with; may be given several times
+    /// An authentication key; may be given several times
     #[arg(long, value_name = "KEY")]
     pub authentication: Vec<String>,
-    /// Where messages are to be sent; may be given several times
+    /// The URI of a service endpoint: where peers send messages; may be given several times
     #[arg(long, value_name = "URI")]
     pub service: Vec<String>,
-    /// A mediator's key to wrap for, or its DID, the one next to the sender first; may be given several times
+    /// A routing key: the DID, DID URL or multikey of a mediator; may be given several times, the mediator next to the sender
+    /// first
     #[arg(long, value_name = "KEY", requires = "service")]
     pub routing_key: Vec<String>,
-    /// A name for the keys that are made
+    /// A label for the keys that are made
     #[arg(long)]
     pub name: Option<String>,
     #[command(flatten)]
-    pub management: Management,
+    pub management: ManagementKeyArgs,
 }
 
-/// A DID method that DIDs are made with.
+/// A DID method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Method {
-    /// One key is the DID
+    /// The DID is one public key
     Key,
-    /// Keys and services in the DID
+    /// The DID holds keys and services
     #[value(name = "peer:2")]
     Peer2,
-    /// A document in the DID, and a short form
+    /// The DID holds a document, and has a short form
     #[value(name = "peer:4")]
     Peer4,
     /// A document on a web server
@@ -83,95 +90,97 @@ pub enum Method {
 }
 
 impl Method {
-    /// Whether its DIDs name a server.
+    /// Whether a DID of this method names a server.
     pub fn has_host(self) -> bool {
         matches!(self, Self::Web | Self::Webvh)
     }
 }
 
-/// What was made.
-pub struct Made {
+/// A new DID.
+pub struct CreatedDid {
     pub document: Document,
-    keys: Vec<Chosen>,
+    keys: Vec<DidKey>,
 }
 
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     let made = make(args, config, out)?;
-    app::tell_of_new_did(config);
-    told(&made.document, &made.keys, out)
+    reload_own_dids(config);
+    print(&made.document, &made.keys, out)
 }
 
-/// Makes the DID, and keeps its document.
-pub fn make(args: &Args, config: &Config, out: &Out) -> Result<Made, Failure> {
+/// Makes the DID, and stores its document.
+pub fn make(args: &Args, config: &Config, out: &Out) -> Result<CreatedDid, Failure> {
     if !args.method.has_host() && args.host.is_some() {
-        return Err(Failure::words("bad-arguments", "--host is for --method web and --method webvh"));
+        return Err(Failure::usage("bad-arguments", "--host is for --method web and --method webvh"));
     }
-    let web = args.web()?;
+    let web = args.web_did()?;
     if args.method == Method::Key && !args.service.is_empty() {
-        return Err(Failure::words("bad-arguments", "a did:key has no services").hint("--method peer:2 has"));
+        return Err(
+            Failure::usage("bad-arguments", "a did:key has no services").hint("a did:peer:2 has: --method peer:2")
+        );
     }
-    let given = args.given()?;
+    let given = args.given_keys()?;
     let routing_keys = routing_keys(&args.routing_key)?;
     let configured = args.tokens(config)?;
-    let own = Own::load(config)?;
+    let own = OwnDids::load(config)?;
     if args.method == Method::Webvh {
-        webvh::check_place(web.as_deref().unwrap_or_default(), &own.documents)?;
+        webvh::check_place_is_free(web.as_deref().unwrap_or_default(), &own.documents)?;
     }
-    let given = wait(resolved(given, &own))?;
+    let given = block_on(resolve_names(given, &own))?;
 
     let management_key = args.management.read()?;
-    let opened = configured
-        .into_iter()
-        .map(|token| Ok::<_, Failure>(tokens::open_patiently(config, token)?.with(management_key.as_ref())));
-    let mut maker = Maker::new(opened.collect::<Result<_, _>>()?, args.name.clone());
-    let made = keys(args, &mut maker, given).and_then(|keys| {
+    let opened = configured.into_iter().map(|token| {
+        Ok::<_, Failure>(custodian::open_or_wait(config, token)?.with_management_key(management_key.as_ref()))
+    });
+    let mut maker = KeyMaker::new(opened.collect::<Result<_, _>>()?, args.name.clone());
+    let made = find_or_make_keys(args, &mut maker, given).and_then(|keys| {
         let services: Vec<Service> =
             args.service.iter().map(|uri| Service::didcomm(uri, routing_keys.iter().cloned())).collect();
         if args.method == Method::Webvh {
-            return webvh::first(config, &mut maker, web.as_deref().unwrap_or_default(), keys, &services);
+            return webvh::create(config, &mut maker, web.as_deref().unwrap_or_default(), keys, &services);
         }
         let document = document(args.method, web.as_deref(), &keys, &services)?;
-        // What is too large to be read again is not kept.
+        // A document that is too large to be read again is not stored.
         Document::from_value(document.as_value().clone())
             .map_err(|error| Failure::new("did-not-made", format!("the DID cannot be used: {error}")))?;
-        State::new(config.state_dir.clone()).add_document(&document)?;
+        StateDir::new(config.state_dir.clone()).add_document(&document)?;
         Ok((document, keys))
     });
     match made {
         Ok((document, keys)) => {
-            warn_of_shared(&keys, &own.documents, out);
-            Ok(Made { document, keys })
+            warn_of_shared_keys(&keys, &own.documents, out);
+            Ok(CreatedDid { document, keys })
         }
         Err(failure) => {
-            maker.undo();
+            maker.delete_made_keys();
             Err(failure)
         }
     }
 }
 
-/// A KEY and the text it was read from.
-type Given = (KeyName, String);
+/// The name of a key, parsed and as it was given.
+type GivenKey = (KeyName, String);
 
 impl Args {
-    /// For a DID that follows upon another one: of the same method, with the same services, and keys of its own.
-    pub fn following(old: &Document, tokens: &[String]) -> Result<Self, Failure> {
+    /// For the successor of a DID: the same method, the same services, and new keys in these tokens.
+    pub fn for_successor(old: &Document, tokens: &[String]) -> Result<Self, Failure> {
         let method = match old.id().split(':').take(3).collect::<Vec<_>>().as_slice() {
             ["did", "peer", form] if form.starts_with('2') => Method::Peer2,
             ["did", "peer", form] if form.starts_with('4') => Method::Peer4,
             ["did", "key", _] => Method::Key,
             _ => {
-                let said = format!("{}: no DID that follows upon it is made by itself", short(old.id()));
-                return Err(Failure::words("bad-arguments", said).hint("make one, and name it with --to"));
+                let message = format!("{}: no successor can be made for a DID of this method", short(old.id()));
+                return Err(Failure::usage("bad-arguments", message).hint("make a DID, and name it with --to"));
             }
         };
         let endpoints = || old.didcomm_services().flat_map(|service| &service.endpoints);
         let routing_key = endpoints().next().map(|endpoint| endpoint.routing_keys.clone()).unwrap_or_default();
         let services = endpoints().map(|endpoint| endpoint.uri.clone()).collect();
-        Ok(Self { routing_key, ..Self::plain(method, tokens, services) })
+        Ok(Self { routing_key, ..Self::with_new_keys(method, tokens, services) })
     }
 
-    /// With keys of its own in these tokens.
-    pub fn plain(method: Method, tokens: &[String], services: Vec<String>) -> Self {
+    /// For a DID with new keys in these tokens.
+    pub fn with_new_keys(method: Method, tokens: &[String], services: Vec<String>) -> Self {
         Self {
             method,
             token: tokens.to_vec(),
@@ -182,36 +191,38 @@ impl Args {
             name: None,
             host: None,
             path: None,
-            management: Management::none(),
+            management: ManagementKeyArgs::default(),
         }
     }
 
-    fn given(&self) -> Result<[Vec<Given>; 2], Failure> {
-        let parse = |names: &[String]| -> Result<Vec<Given>, Failure> {
+    /// The keys that were given for key agreement and for authentication.
+    fn given_keys(&self) -> Result<[Vec<GivenKey>; 2], Failure> {
+        let parse = |names: &[String]| -> Result<Vec<GivenKey>, Failure> {
             names.iter().map(|text| Ok((KeyName::parse(text)?, text.clone()))).collect()
         };
         Ok([parse(&self.agreement)?, parse(&self.authentication)?])
     }
 
-    /// The did:web; that of a did:webvh has the same place.
-    fn web(&self) -> Result<Option<String>, Failure> {
+    /// The did:web for --host and --path. A did:webvh at the same place has the same host and path.
+    fn web_did(&self) -> Result<Option<String>, Failure> {
         let Some(host) = &self.host else { return Ok(None) };
         let segments: Vec<&str> = self.path.iter().flat_map(|path| path.trim_matches('/').split('/')).collect();
         let did = web::did(&host.to_ascii_lowercase(), &segments);
         match web::path(&did) {
             Some(_) => Ok(Some(did)),
             None => {
-                let said = format!("{did} is no did:web: --host is a host's name, with its port if it has one");
-                Err(Failure::words("bad-arguments", said).hint("without a scheme; --path is as a/b"))
+                let message =
+                    format!("{did} is no did:web: --host takes the name of a host, and its port if it has one");
+                Err(Failure::usage("bad-arguments", message).hint("--host has no scheme; --path is a path such as a/b"))
             }
         }
     }
 
-    /// The tokens, each once.
+    /// The tokens that --token names, or the only one.
     fn tokens<'a>(&self, config: &'a Config) -> Result<Vec<&'a TokenConfig>, Failure> {
         if self.method == Method::Key && self.token.len() > 1 {
-            return Err(Failure::words("bad-arguments", "a did:key is one key, in one token")
-                .hint("--method peer:2 has a key in each"));
+            return Err(Failure::usage("bad-arguments", "a did:key is one key, in one token")
+                .hint("--method peer:2 makes keys in each token"));
         }
         if self.token.is_empty() {
             return config.token(None).map(|only| vec![only]);
@@ -220,7 +231,7 @@ impl Args {
         for name in &self.token {
             let token = config.token(Some(name))?;
             if tokens.iter().any(|known| known.name == token.name) {
-                return Err(Failure::words("bad-arguments", format!("the token {name:?} is named twice")));
+                return Err(Failure::usage("bad-arguments", format!("the token {name:?} is named twice")));
             }
             tokens.push(token);
         }
@@ -228,79 +239,69 @@ impl Args {
     }
 }
 
-/// Routing keys as a document names them: DIDs and DID URLs; a multikey is its did:key's.
-pub fn routing_keys(names: &[String]) -> Result<Vec<String>, Failure> {
-    let named = names.iter().map(|text| {
-        if did_of(text).is_some() {
-            return Ok(text.clone());
-        }
-        match PublicKey::from_multikey(text) {
-            Ok(_) => Ok(format!("did:key:{text}#{text}")),
-            Err(_) => Err(Failure::words("bad-key-name", format!("{text:?} is no mediator's key"))
-                .hint("a routing key is a DID, a DID URL or a multikey")),
-        }
-    });
-    named.collect()
-}
-
-async fn resolved(given: [Vec<Given>; 2], own: &Own<'_>) -> Result<[Vec<Given>; 2], Failure> {
+/// Resolves the names that are DID URLs.
+async fn resolve_names(given: [Vec<GivenKey>; 2], own: &OwnDids<'_>) -> Result<[Vec<GivenKey>; 2], Failure> {
     let mut resolved = [Vec::new(), Vec::new()];
     for (names, into) in given.into_iter().zip(&mut resolved) {
         for (name, text) in names {
-            // An imported key's name may be a DID URL that resolves to nothing.
-            into.push((name.clone().resolve(own).await.unwrap_or(name), text));
+            // The label of an imported key may be a DID URL that does not resolve.
+            into.push((name.clone().resolve(&own.resolver).await.unwrap_or(name), text));
         }
     }
     Ok(resolved)
 }
 
-/// The keys of the DID: those given, and those made because none was.
-fn keys(args: &Args, maker: &mut Maker, given: [Vec<Given>; 2]) -> Result<Vec<Chosen>, Failure> {
+/// Returns the keys of the DID: the given ones, and new ones for each relationship without a given one.
+fn find_or_make_keys(args: &Args, maker: &mut KeyMaker, given: [Vec<GivenKey>; 2]) -> Result<Vec<DidKey>, Failure> {
     let inventory = match &given {
         [agreement, authentication] if agreement.is_empty() && authentication.is_empty() => Vec::new(),
         _ => maker.inventory()?,
     };
-    let mut chosen: Vec<Chosen> = Vec::new();
+    let mut chosen: Vec<DidKey> = Vec::new();
     let needed = [(Relationship::KeyAgreement, KeyUse::Agreement), (Relationship::Authentication, KeyUse::Signing)];
     for ((relationship, usage), names) in needed.into_iter().zip(&given) {
         for (name, text) in names {
             let held = name.find(text, &inventory)?.ok_or_else(|| KeyName::unknown(text))?;
-            let fits = if usage == KeyUse::Agreement { held.usage.agrees() } else { held.usage.signs() };
+            let fits = if usage == KeyUse::Agreement {
+                held.usage.allows_key_agreement()
+            } else {
+                held.usage.allows_signing()
+            };
             if !fits {
-                let said = format!("the key {text} is not for {}", relationship.name());
-                return Err(Failure::words("use-unfit", said).hint("`claviger key list` shows the use of each key"));
+                let message = format!("the key {text} cannot be used for {}", relationship.name());
+                return Err(Failure::usage("use-unfit", message).hint("`claviger key list` shows the use of each key"));
             }
             match chosen.iter_mut().find(|chosen| chosen.held.public == held.public) {
                 Some(chosen) => chosen.relationships.push(relationship),
-                None => chosen.push(Chosen { held: held.clone(), relationships: vec![relationship] }),
+                None => chosen.push(DidKey { held: held.clone(), relationships: vec![relationship] }),
             }
         }
     }
     if args.method == Method::Key {
-        return one_key(maker, chosen);
+        return single_key(maker, chosen);
     }
     let [agreement, authentication] = &given;
-    let mut made = maker.missing(agreement.is_empty(), authentication.is_empty())?;
-    // keyAgreement first, as did:peer:2 numbers them.
-    let agrees = |chosen: &Chosen| chosen.relationships.contains(&Relationship::KeyAgreement);
+    let mut made = maker.make_missing(agreement.is_empty(), authentication.is_empty())?;
+    // did:peer:2 numbers the keys in this order: keyAgreement first.
+    let is_agreement = |chosen: &DidKey| chosen.relationships.contains(&Relationship::KeyAgreement);
     made.extend(chosen);
-    made.sort_by_key(|chosen| !agrees(chosen));
+    made.sort_by_key(|chosen| !is_agreement(chosen));
     Ok(made)
 }
 
-/// The key of a did:key.
-fn one_key(maker: &mut Maker, mut chosen: Vec<Chosen>) -> Result<Vec<Chosen>, Failure> {
+/// Returns the one key of a did:key.
+fn single_key(maker: &mut KeyMaker, mut chosen: Vec<DidKey>) -> Result<Vec<DidKey>, Failure> {
     if chosen.len() > 1 {
-        return Err(Failure::words("bad-arguments", "a did:key is one key: give the same one for both, or one"));
+        return Err(Failure::usage("bad-arguments", "a did:key is one key: give one, or the same for both"));
     }
     if chosen.is_empty() {
         let held = maker.make(0, Curve::P256, KeyUse::Both)?;
-        chosen.push(Chosen { held, relationships: vec![Relationship::KeyAgreement, Relationship::Authentication] });
+        chosen.push(DidKey { held, relationships: vec![Relationship::KeyAgreement, Relationship::Authentication] });
     }
     Ok(chosen)
 }
 
-fn document(method: Method, web: Option<&str>, keys: &[Chosen], services: &[Service]) -> Result<Document, Failure> {
+fn document(method: Method, web: Option<&str>, keys: &[DidKey], services: &[Service]) -> Result<Document, Failure> {
     match method {
         Method::Key => Ok(key::create(&keys[0].held.public)),
         Method::Peer2 => {
@@ -309,35 +310,26 @@ fn document(method: Method, web: Option<&str>, keys: &[Chosen], services: &[Serv
             });
             Ok(peer::create_2(&each.collect::<Vec<_>>(), services)?)
         }
-        Method::Peer4 => Ok(peer::create_4(&builder(keys, services).input())?.long),
+        Method::Peer4 => Ok(peer::create_4(&document_builder(keys, services).input())?.long),
         Method::Web | Method::Webvh => {
-            let built = builder(keys, services).build(web.unwrap_or_default());
+            let built = document_builder(keys, services).build(web.unwrap_or_default());
             built.map_err(|error| Failure::new("did-not-made", format!("the DID cannot be made: {error}")))
         }
     }
 }
 
-/// A document with the keys key-1, key-2 ...
-pub fn builder(keys: &[Chosen], services: &[Service]) -> DocumentBuilder {
-    let mut builder = Document::builder();
-    for (index, chosen) in keys.iter().enumerate() {
-        builder = builder.method(&format!("key-{}", index + 1), &chosen.held.public, &chosen.relationships);
-    }
-    services.iter().cloned().fold(builder, DocumentBuilder::service)
-}
-
-fn told(document: &Document, keys: &[Chosen], out: &Out) -> Result<(), Failure> {
-    let kids = |chosen: &Chosen| crate::cli::keys::kids(std::slice::from_ref(document), &chosen.held.public);
+fn print(document: &Document, keys: &[DidKey], out: &Out) -> Result<(), Failure> {
+    let kids = |chosen: &DidKey| key_ids(std::slice::from_ref(document), &chosen.held.public);
     let sole = keys.len() == 1 && document.id().starts_with("did:key:");
     if sole && keys[0].held.public.curve() == Curve::Ed25519 {
         out.warn(
-            "peers derive an X25519 key from this Ed25519 one to encrypt to, and no token holds that: this DID signs, and \
-             cannot read what is encrypted to it. did:peer has a key for each, and so has a did:key on P-256",
+            "peers derive an X25519 key from this Ed25519 key, and no token holds the derived key: this DID can sign, and cannot \
+             read messages that are encrypted to it. A did:peer has a key for each use, and a did:key on P-256 has one for both",
         );
     }
     if out.json {
         let keys = keys.iter().map(|chosen| {
-            let mut key = to_json(&chosen.held);
+            let mut key = held_key_json(&chosen.held);
             key["kids"] = json!(kids(chosen));
             key
         });
@@ -354,30 +346,32 @@ fn told(document: &Document, keys: &[Chosen], out: &Out) -> Result<(), Failure> 
     for chosen in keys {
         let HeldKey { public, token, .. } = &chosen.held;
         let uses: Vec<&str> = chosen.relationships.iter().map(|relationship| relationship.name()).collect();
-        let uses = if uses.is_empty() { "changes of the DID".to_owned() } else { uses.join(" and ") };
+        let uses = if uses.is_empty() { "updates of the DID".to_owned() } else { uses.join(" and ") };
         out.say(&format!("{:<9} {} in the token {token:?}, for {uses}", public.curve().name(), public));
     }
     if let Some(path) = web::path(document.id()) {
-        out.say(&format!("Its document is to be served at {path}: `claviger serve` does, once it is started again."));
+        out.say(&format!(
+            "Its document must be served at {path}: `claviger serve` does that once it is started again."
+        ));
     }
     if let Some(path) = claviger::did::webvh::path(document.id()) {
         out.say(&format!(
-            "Its log is to be served at {path}: `claviger serve` does. `claviger did update` changes the DID."
+            "Its log must be served at {path}: `claviger serve` does that. `claviger did update` changes the DID."
         ));
     }
     if let Some(short) = peer::short_form(document.id()) {
-        out.say(&format!("Its short form, for peers that have seen the long one: {short}"));
+        out.say(&format!("Its short form, for peers that have seen the long form: {short}"));
     }
     out.line(document.id())
 }
 
-/// Whoever sees two DIDs with one key knows that they are of one owner.
-fn warn_of_shared(keys: &[Chosen], documents: &[Document], out: &Out) {
+/// Warns of keys that another DID of ours uses: whoever sees both DIDs knows that they belong together.
+fn warn_of_shared_keys(keys: &[DidKey], documents: &[Document], out: &Out) {
     for chosen in keys {
         let public = &chosen.held.public;
-        let others = crate::cli::keys::kids(documents, public);
+        let others = key_ids(documents, public);
         if let Some(other) = others.first() {
-            out.warn(&format!("the key {public} is {} as well: who sees both DIDs can link them", short(other)));
+            out.warn(&format!("the key {public} is also {}: whoever sees both DIDs can link them", short(other)));
         }
     }
 }

@@ -1,14 +1,12 @@
 //! `claviger did`.
 
 pub mod create;
-mod maker;
+mod key_maker;
 mod resolve;
 mod retire;
 mod rotate;
 mod update;
 mod webvh;
-
-pub use rotate::{now, sign};
 
 use super::{config::Config, failure::Failure, output::Out};
 

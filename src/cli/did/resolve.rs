@@ -3,14 +3,12 @@
 use claviger::did::{Resolver, is_did};
 
 use crate::cli::{
-    config::Config,
-    failure::Failure,
-    output::Out,
-    own::{Own, bad_did},
-    wait,
+    arguments::not_a_did, config::Config, failure::Failure, output::Out, own_dids::OwnDids, runtime::block_on,
 };
 
-/// Prints the document of a DID. No token is touched.
+/// Prints the document of a DID
+///
+/// No token is opened. The long form of a did:peer:4 is stored, so that its short form resolves from then on.
 #[derive(clap::Args)]
 pub struct Args {
     /// The DID
@@ -19,10 +17,10 @@ pub struct Args {
 
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     if !is_did(&args.did) {
-        let failure = bad_did(&args.did);
-        return Err(if args.did.contains('#') { failure.hint("a DID ends before the #") } else { failure });
+        let failure = not_a_did(&args.did);
+        return Err(if args.did.contains('#') { failure.hint("leave out the part from the # on") } else { failure });
     }
-    let own = Own::load(config)?;
-    let document = wait(async { Ok(own.resolver.resolve(&args.did).await?) })?;
+    let own = OwnDids::load(config)?;
+    let document = block_on(async { Ok(own.resolver.resolve(&args.did).await?) })?;
     out.document(document.as_value())
 }

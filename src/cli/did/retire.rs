@@ -4,78 +4,82 @@ use serde_json::{Value, json};
 
 use claviger::keys::PublicKey;
 
-use super::rotate::own;
 use crate::cli::{
-    app::{Client, tell_of_new_did},
+    agent_client::{AgentClient, reload_own_dids},
+    arguments::check_did,
     config::Config,
     confirm::{NEVER_AGAIN, confirm},
     failure::Failure,
-    keys::KeyName,
+    key_name::KeyName,
     output::{Out, count, short},
-    own::{Own, check_did},
-    state::State,
-    tokens::{self, Management},
-    wait,
+    own_dids::{OwnDids, own_document},
+    runtime::block_on,
+    state_dir::StateDir,
+    tokens::custodian::{self, ManagementKeyArgs},
 };
 
-/// Deletes the keys of a DID that has moved, once its overlap is over.
+/// Deletes the keys of a DID that was rotated, after its overlap.
 ///
-/// What was encrypted to it can never be read again. Keys that another DID of ours has too stay.
+/// Messages that are encrypted to the DID can never be read again. The command fails before the overlap is over, and while
+/// messages to the DID wait. The running agent first makes sure that the keys of other DIDs open its store. Keys that another DID
+/// of ours uses are not deleted, nor is the update key of another did:webvh. The document is moved to `retired/` in the state folder, and a
+/// did:web is served no more.
 #[derive(clap::Args)]
+#[command(after_long_help = r#"With --json: {"did", "deleted"}."#)]
 pub struct Args {
-    /// The DID that has moved
+    /// The DID that was rotated
     did: String,
-    /// Does not ask
+    /// Does not ask for confirmation
     #[arg(long, short)]
     yes: bool,
     #[command(flatten)]
-    management: Management,
+    management: ManagementKeyArgs,
 }
 
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     check_did(&args.did)?;
     let management_key = args.management.read()?;
-    let old = own(config, &args.did)?;
-    let state = State::new(config.state_dir.clone());
+    let old = own_document(config, &args.did)?;
+    let state = StateDir::new(config.state_dir.clone());
     let file = state.file_of(&old).ok_or_else(|| {
-        let said = format!("{} was not made here: its document is not in the state folder", short(old.id()));
-        Failure::new("not-ours", said).hint("`claviger key delete` deletes a key")
+        let message = format!("{} was not made by claviger: its document is not in the state folder", short(old.id()));
+        Failure::new("not-ours", message).hint("`claviger key delete` deletes a key")
     })?;
-    // A key that changes another did:webvh stands in no document.
+    // The update key of another did:webvh is in no document.
     let logs = state.logs()?;
-    let changes = |key: &PublicKey| {
+    let is_update_key = |key: &PublicKey| {
         let mut others = logs.iter().filter(|log| log.document().id() != old.id());
         others.any(|log| log.update_keys().contains(key) || log.has_committed_to(key))
     };
-    let mut keys = old.own_keys(&Own::load(config)?.documents);
-    keys.retain(|key| !changes(key));
+    let mut keys = old.own_keys(&OwnDids::load(config)?.documents);
+    keys.retain(|key| !is_update_key(key));
     if !args.yes {
-        let of_its_own = count(keys.len(), "key");
-        confirm(&format!("{}: {of_its_own} of its own\n{NEVER_AGAIN} Delete them?", old.id()))?;
+        let keys = count(keys.len(), "key");
+        confirm(&format!("{} has {keys} that no other DID uses.\n{NEVER_AGAIN} Delete them?", old.id()))?;
     }
-    // It knows when the overlap is over, and has the store opened by other keys from now on.
-    let client = Client::new(config)?;
-    wait(client.post::<Value>("/v1/dids/give-up", &json!({ "did": old.id() })))?;
+    // The agent knows when the overlap is over. From now on, the keys of other DIDs unwrap the key of its store.
+    let client = AgentClient::new(config)?;
+    block_on(client.post::<Value>("/v1/dids/give-up", &json!({ "did": old.id() })))?;
     let mut deleted = Vec::new();
     for key in &keys {
         let text = key.to_string();
-        // A key that was imported may be in more than one token that is there.
+        // An imported key may be in several tokens.
         loop {
-            match tokens::holding(config, &KeyName::Public(key.clone()), &text) {
+            match custodian::open_holder(config, &KeyName::Public(key.clone()), &text) {
                 Ok((token, _)) => {
-                    let token = token.with(management_key.as_ref());
-                    token.delete(key).map_err(|error| Failure::of_token(token.name(), &error))?;
+                    let token = token.with_management_key(management_key.as_ref());
+                    token.delete(key).map_err(|error| Failure::from_token(token.name(), &error))?;
                 }
                 Err(failure) if failure.code == "key-unknown" || deleted.contains(&text) => break,
-                Err(failure) => return Err(failure.hint("what was not deleted is by the same command, run again")),
+                Err(failure) => return Err(failure.hint("run the same command again to delete the remaining keys")),
             }
             if !deleted.contains(&text) {
                 deleted.push(text.clone());
             }
         }
     }
-    state.put_aside(&file)?;
-    tell_of_new_did(config);
-    out.say(&format!("{} is ours no more; deleted: {}.", short(old.id()), count(deleted.len(), "key")));
+    state.move_to_retired(&file)?;
+    reload_own_dids(config);
+    out.say(&format!("{} is retired; deleted: {}.", short(old.id()), count(deleted.len(), "key")));
     if out.json { out.document(&json!({ "did": old.id(), "deleted": deleted })) } else { Ok(()) }
 }

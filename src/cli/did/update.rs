@@ -10,145 +10,163 @@ use claviger::{
         webvh::{NewKeys, OwnLog},
     },
     keys::{Curve, PublicKey},
-    secrets::{HeldKey, Signature, ToSign},
+    secrets::{HeldKey, SignRequest, Signature},
 };
 
-use super::{create::routing_keys, webvh};
+use super::webvh;
 use crate::cli::{
-    app,
+    agent_client::reload_own_dids,
+    arguments::{check_did, routing_keys},
     config::Config,
     failure::Failure,
-    keys::KeyName,
+    key_name::KeyName,
     output::{Out, short},
-    own::{Own, check_did},
-    state::State,
-    tokens, wait,
+    own_dids::OwnDids,
+    runtime::block_on,
+    state_dir::StateDir,
+    tokens::custodian,
 };
 
 /// Changes the document of a did:web or did:webvh of ours.
 ///
-/// What is given takes the place of what was there of its kind, and the rest stays. A key that is to stay is named beside the new
-/// one: peers that know the former document encrypt to the former key for a while. `claviger key generate` makes keys. To the log
-/// of a did:webvh an entry is added, signed in the token.
+/// Given keys and services replace all of their kind in the document; the others stay. Keys that stay keep their IDs.
+/// `claviger key generate` makes keys. Name the former agreement key beside the new one for as long as peers may know the former
+/// document, which is ten minutes for other Claviger agents.
+///
+/// The change of a did:webvh is a new entry of its log, signed in the token as a custodian, which an agent may not do. The running
+/// agent serves the new document at once.
 #[derive(clap::Args)]
+#[command(after_long_help = r#"With --json: {"did", "document"}, and "version" for a did:webvh."#)]
 pub struct Args {
     /// The did:web or did:webvh
     did: String,
-    /// A key to encrypt to; may be given several times
+    /// A key agreement key; may be given several times
     #[arg(long, value_name = "KEY")]
     agreement: Vec<String>,
-    /// A key to sign with; may be given several times
+    /// An authentication key; may be given several times
     #[arg(long, value_name = "KEY")]
     authentication: Vec<String>,
-    /// Where messages are to be sent; may be given several times
+    /// The URI of a service endpoint: where peers send messages; may be given several times
     #[arg(long, value_name = "URI")]
     service: Vec<String>,
-    /// A mediator's key to wrap for, or its DID, the one next to the sender first; may be given several times
+    /// A routing key: the DID, DID URL or multikey of a mediator; may be given several times, the mediator next to the sender
+    /// first
     #[arg(long, value_name = "KEY", requires = "service")]
     routing_key: Vec<String>,
     /// The Ed25519 key that signs the changes of a did:webvh after this one
     #[arg(long, value_name = "KEY")]
     update_key: Option<String>,
-    /// The Ed25519 key that has to be the next --update-key, whoever has the present one (pre-rotation): by its multikey also one
-    /// that lies in a safe. The change after this one names it with --update-key, and it signs that
+    /// Commits to the Ed25519 key that signs the next change (pre-rotation). The next change must name this key with --update-key,
+    /// so a thief of the present key can change nothing. A multikey is enough: the key itself may lie in a safe
     #[arg(long, value_name = "KEY")]
     next_update_key: Option<String>,
 }
 
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     check_did(&args.did)?;
-    let state = State::new(config.state_dir.clone());
-    // Two changes at once would both follow the same version, and the second hide the first.
+    let state = StateDir::new(config.state_dir.clone());
+    // Two changes at once would follow the same version, and the second would hide the first.
     let _lock = state.lock()?;
-    let own = Own::load(config)?;
+    let own = OwnDids::load(config)?;
     let log = state.logs()?.into_iter().find(|log| log.document().id() == args.did);
     let changed = match log {
-        Some(log) => args.add_entry(&state, &own, config, &log)?,
-        None => args.replace(&state, &own, config)?,
+        Some(log) => args.add_log_entry(&state, &own, config, &log)?,
+        None => args.replace_document(&state, &own, config)?,
     };
-    app::tell_of_new_did(config);
+    reload_own_dids(config);
     if out.json {
-        let mut told = json!({ "did": args.did, "document": changed.document.as_value() });
+        let mut result = json!({ "did": args.did, "document": changed.document.as_value() });
         if let Some(version) = changed.version {
-            told["version"] = version.into();
+            result["version"] = version.into();
         }
-        return out.document(&told);
+        return out.document(&result);
     }
     if let Some(version) = changed.version {
-        out.say(&format!("The log has an entry more: {version}"));
+        out.say(&format!("The log has a new entry: {version}"));
     }
     out.line(&args.did)
 }
 
-/// What came of it.
-struct Changed {
+/// A changed DID.
+struct ChangedDid {
     document: Document,
-    /// Of a did:webvh.
+    /// The version of the log's new entry. Only a did:webvh has one.
     version: Option<String>,
 }
 
 impl Args {
-    /// A did:webvh has a signed log of its versions.
-    fn add_entry(&self, state: &State, own: &Own<'_>, config: &Config, log: &OwnLog) -> Result<Changed, Failure> {
+    /// Adds an entry to the log of a did:webvh.
+    fn add_log_entry(
+        &self,
+        state: &StateDir,
+        own: &OwnDids<'_>,
+        config: &Config,
+        log: &OwnLog,
+    ) -> Result<ChangedDid, Failure> {
         let document = self.document(own, config, log.document(), next_number(log.states()))?;
         let update_key = self.update_key.as_deref().map(|text| update_key(own, config, text)).transpose()?;
         let next_key = self.next_update_key.as_deref().map(|text| next_key(own, config, text)).transpose()?;
-        let keeps_keys = update_key.as_ref().is_none_or(|key| log.update_keys().contains(key)) && next_key.is_none();
-        if document == *log.document() && keeps_keys {
-            return Err(nothing());
+        let keeps_update_keys =
+            update_key.as_ref().is_none_or(|key| log.update_keys().contains(key)) && next_key.is_none();
+        if document == *log.document() && keeps_update_keys {
+            return Err(no_change());
         }
         let signers = match &update_key {
             _ if !log.is_pre_rotated() => log.update_keys(),
             Some(key) if log.has_committed_to(key) => std::slice::from_ref(key),
             _ => {
-                let said = "the change before has committed to a key that has to sign this one";
-                return Err(Failure::words("bad-arguments", said).hint("name it with --update-key"));
+                let message = "the previous change committed to a key that must sign this one";
+                return Err(Failure::usage("bad-arguments", message).hint("name it with --update-key"));
             }
         };
         let keys = NewKeys { update: update_key.as_ref(), next: next_key.as_ref() };
         let draft = log.next(&document, keys, SystemTime::now());
-        let line = webvh::proved(draft, |what| sign(config, signers, what))?;
+        let line = webvh::sign_entry(draft, |what| sign_with_first_held(config, signers, what))?;
         let log = log.with(&line)?;
-        state.keep_log(&log)?;
-        Ok(Changed { document, version: Some(log.version().to_owned()) })
+        state.add_log(&log)?;
+        Ok(ChangedDid { document, version: Some(log.version().to_owned()) })
     }
 
-    /// A did:web is what its server says now.
-    fn replace(&self, state: &State, own: &Own<'_>, config: &Config) -> Result<Changed, Failure> {
+    /// Replaces the document of a did:web.
+    fn replace_document(&self, state: &StateDir, own: &OwnDids<'_>, config: &Config) -> Result<ChangedDid, Failure> {
         let ours = state.documents()?.into_iter().find(|old| old.id() == self.did && web::path(old.id()).is_some());
         let old = ours.ok_or_else(|| {
-            Failure::new("not-ours", format!("{} is no did:web or did:webvh that was made here", short(&self.did)))
-                .hint("`claviger did rotate` moves a DID of another method to a new one")
+            Failure::new("not-ours", format!("{} is no did:web or did:webvh that claviger made", short(&self.did)))
+                .hint("`claviger did rotate` rotates a DID of another method to a new one")
         })?;
         if self.update_key.is_some() || self.next_update_key.is_some() {
-            return Err(Failure::words("bad-arguments", "no key changes a did:web: --update-key is for a did:webvh"));
+            return Err(Failure::usage(
+                "bad-arguments",
+                "a did:web has no update keys: --update-key and --next-update-key are for a did:webvh",
+            ));
         }
         let document = self.document(own, config, &old, next_number([old.as_value().clone()]))?;
         if document == old {
-            return Err(nothing());
+            return Err(no_change());
         }
         state.add_document(&document)?;
-        Ok(Changed { document, version: None })
+        Ok(ChangedDid { document, version: None })
     }
 }
 
-fn nothing() -> Failure {
-    Failure::words("bad-arguments", "nothing of it changes").hint("see `claviger did update --help`")
+fn no_change() -> Failure {
+    Failure::usage("bad-arguments", "the arguments change nothing in the document")
+        .hint("see `claviger did update --help`")
 }
 
-/// By the first of these keys that a token has.
-fn sign(config: &Config, keys: &[PublicKey], what: &ToSign<'_>) -> Result<Signature, Failure> {
+/// Signs with the first of these keys that a token holds.
+fn sign_with_first_held(config: &Config, keys: &[PublicKey], what: &SignRequest<'_>) -> Result<Signature, Failure> {
     let mut failed = None;
     for key in keys {
-        match tokens::holding(config, &KeyName::Public(key.clone()), &key.to_multikey()) {
+        match custodian::open_holder(config, &KeyName::Public(key.clone()), &key.to_multikey()) {
             Ok((token, held)) => return token.sign(config, &held.public, what),
             Err(failure) => failed = failed.or(Some(failure)),
         }
     }
-    Err(failed.unwrap_or_else(|| Failure::new("not-ours", "no key may change the DID any more")))
+    Err(failed.unwrap_or_else(|| Failure::new("not-ours", "the DID is deactivated: no key may change it")))
 }
 
-/// A key of the document, and where it stands there.
+/// A verification method of the new document.
 struct Method {
     fragment: String,
     key: PublicKey,
@@ -156,8 +174,8 @@ struct Method {
 }
 
 impl Args {
-    /// The document from now on.
-    fn document(&self, own: &Own<'_>, config: &Config, old: &Document, next: usize) -> Result<Document, Failure> {
+    /// Builds the new document. `next` is the first free number for the IDs of new keys.
+    fn document(&self, own: &OwnDids<'_>, config: &Config, old: &Document, next: usize) -> Result<Document, Failure> {
         let routing_keys = routing_keys(&self.routing_key)?;
         let services = match self.service.is_empty() {
             true => old.services().to_vec(),
@@ -172,15 +190,21 @@ impl Args {
         built.map_err(|error| Failure::new("did-not-made", format!("the document cannot be made: {error}")))
     }
 
-    /// New keys are numbered from `next` on.
-    fn methods(&self, own: &Own<'_>, config: &Config, old: &Document, mut next: usize) -> Result<Vec<Method>, Failure> {
+    /// The verification methods of the new document. The IDs of new keys are numbered from `next` on.
+    fn methods(
+        &self,
+        own: &OwnDids<'_>,
+        config: &Config,
+        old: &Document,
+        mut next: usize,
+    ) -> Result<Vec<Method>, Failure> {
         let mut methods: Vec<Method> = Vec::new();
         let given =
             [(Relationship::KeyAgreement, &self.agreement), (Relationship::Authentication, &self.authentication)];
         for (relationship, names) in given {
             let keys = match names.is_empty() {
                 true => old.methods(relationship).filter_map(|method| method.key.clone().ok()).collect(),
-                false => chosen(own, config, names, relationship)?,
+                false => held_keys(own, config, names, relationship)?,
             };
             for key in keys {
                 if let Some(method) = methods.iter_mut().find(|method| method.key == key) {
@@ -200,7 +224,8 @@ impl Args {
     }
 }
 
-/// The first number from which on no key of these documents has one: an old signature names its key by it.
+/// The first number that no key ID in these documents uses. A number is never used again, because old signatures name their key
+/// by it.
 fn next_number(documents: impl IntoIterator<Item = Value>) -> usize {
     let mut used = 0;
     for document in documents {
@@ -211,44 +236,53 @@ fn next_number(documents: impl IntoIterator<Item = Value>) -> usize {
     used + 1
 }
 
-fn chosen(
-    own: &Own<'_>,
+/// Finds the named keys, and checks that they fit the relationship.
+fn held_keys(
+    own: &OwnDids<'_>,
     config: &Config,
     names: &[String],
     relationship: Relationship,
 ) -> Result<Vec<PublicKey>, Failure> {
     let held = names.iter().map(|text| {
-        let held = held(own, config, text)?;
-        let fits = if relationship == Relationship::KeyAgreement { held.usage.agrees() } else { held.usage.signs() };
+        let held = held_key(own, config, text)?;
+        let fits = if relationship == Relationship::KeyAgreement {
+            held.usage.allows_key_agreement()
+        } else {
+            held.usage.allows_signing()
+        };
         if !fits {
-            let said = format!("the key {text} is not for {}", relationship.name());
-            return Err(Failure::words("use-unfit", said).hint("`claviger key list` shows the use of each key"));
+            let message = format!("the key {text} cannot be used for {}", relationship.name());
+            return Err(Failure::usage("use-unfit", message).hint("`claviger key list` shows the use of each key"));
         }
         Ok(held.public)
     });
     held.collect()
 }
 
-fn update_key(own: &Own<'_>, config: &Config, text: &str) -> Result<PublicKey, Failure> {
-    let held = held(own, config, text)?;
-    match held.public.curve() == Curve::Ed25519 && held.usage.signs() {
+fn update_key(own: &OwnDids<'_>, config: &Config, text: &str) -> Result<PublicKey, Failure> {
+    let held = held_key(own, config, text)?;
+    match held.public.curve() == Curve::Ed25519 && held.usage.allows_signing() {
         true => Ok(held.public),
-        false => Err(Failure::words("use-unfit", format!("the key {text} changes no did:webvh: it is not Ed25519"))
-            .hint("`claviger key generate --alg Ed25519` makes one")),
+        false => Err(Failure::usage(
+            "use-unfit",
+            format!("the key {text} cannot sign changes of a did:webvh: it is not an Ed25519 signing key"),
+        )
+        .hint("`claviger key generate --alg Ed25519` makes one")),
     }
 }
 
-/// Its public half is enough.
-fn next_key(own: &Own<'_>, config: &Config, text: &str) -> Result<PublicKey, Failure> {
+/// The key to commit to. Its public half is enough.
+fn next_key(own: &OwnDids<'_>, config: &Config, text: &str) -> Result<PublicKey, Failure> {
     match KeyName::parse(text)? {
         KeyName::Public(key) if key.curve() == Curve::Ed25519 => Ok(key),
         _ => update_key(own, config, text),
     }
 }
 
-fn held(own: &Own<'_>, config: &Config, text: &str) -> Result<HeldKey, Failure> {
+/// Finds a key in the tokens.
+fn held_key(own: &OwnDids<'_>, config: &Config, text: &str) -> Result<HeldKey, Failure> {
     let name = KeyName::parse(text)?;
-    // An imported key's name may be a DID URL that resolves to nothing.
-    let name = wait(name.clone().resolve(own)).unwrap_or(name);
-    Ok(tokens::holding(config, &name, text)?.1)
+    // The label of an imported key may be a DID URL that does not resolve.
+    let name = block_on(name.clone().resolve(&own.resolver)).unwrap_or(name);
+    Ok(custodian::open_holder(config, &name, text)?.1)
 }

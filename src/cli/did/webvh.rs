@@ -1,4 +1,4 @@
-//! The entries of a did:webvh of ours, each signed in the token.
+//! The log entries of our did:webvh DIDs, each signed in the token.
 
 use std::time::SystemTime;
 
@@ -7,58 +7,58 @@ use claviger::{
         Document, Service,
         webvh::{self, Draft, OwnLog},
     },
-    secrets::{Signature, ToSign},
+    secrets::{SignRequest, Signature},
 };
 
-use super::{
-    create::builder,
-    maker::{Chosen, Maker},
-};
-use crate::cli::{config::Config, failure::Failure, output::short, state::State};
+use super::key_maker::{DidKey, KeyMaker, document_builder};
+use crate::cli::{config::Config, failure::Failure, output::short, state_dir::StateDir};
 
-/// Begins a log at the place of this did:web, with a key of its own that may change it.
-pub fn first(
+/// Makes a did:webvh at the place of this did:web: makes its update key, and stores its log with the first entry.
+pub fn create(
     config: &Config,
-    maker: &mut Maker,
-    web: &str,
-    mut keys: Vec<Chosen>,
+    maker: &mut KeyMaker,
+    web_did: &str,
+    mut keys: Vec<DidKey>,
     services: &[Service],
-) -> Result<(Document, Vec<Chosen>), Failure> {
-    let update = maker.make_update_key(place(web))?;
-    let built = builder(&keys, services);
-    let draft = Draft::first(place(web), &update.public, |did| built.draft(did), SystemTime::now());
-    let line = proved(draft, |what| maker.sign(config, &update.public, what))?;
+) -> Result<(Document, Vec<DidKey>), Failure> {
+    let update = maker.make_update_key(host_and_path(web_did))?;
+    let built = document_builder(&keys, services);
+    let draft = Draft::first(host_and_path(web_did), &update.public, |did| built.draft(did), SystemTime::now());
+    let line = sign_entry(draft, |what| maker.sign(config, &update.public, what))?;
     let log = OwnLog::read(format!("{line}\n"))?;
-    State::new(config.state_dir.clone()).keep_log(&log)?;
-    keys.push(Chosen { held: update, relationships: Vec::new() });
+    StateDir::new(config.state_dir.clone()).add_log(&log)?;
+    keys.push(DidKey { held: update, relationships: Vec::new() });
     Ok((log.document().clone(), keys))
 }
 
-/// The line of an entry, with the signature over it.
-pub fn proved(draft: Draft, sign: impl FnOnce(&ToSign<'_>) -> Result<Signature, Failure>) -> Result<String, Failure> {
-    let signature = sign(&ToSign::WebvhEntry(draft.entry().as_bytes()))?;
-    let proved = draft.proved(&signature.protected, &signature.signature);
-    proved.map_err(|error| Failure::new("did-not-made", format!("the proof is not one: {error}")))
+/// Signs a log entry, and returns its line in the log.
+pub fn sign_entry(
+    draft: Draft,
+    sign: impl FnOnce(&SignRequest<'_>) -> Result<Signature, Failure>,
+) -> Result<String, Failure> {
+    let signature = sign(&SignRequest::WebvhEntry(draft.entry().as_bytes()))?;
+    let proved = draft.with_proof(&signature.protected, &signature.signature);
+    proved.map_err(|error| Failure::new("did-not-made", format!("the token's signature is not valid: {error}")))
 }
 
-/// A place has one log.
-pub fn check_place(web: &str, documents: &[Document]) -> Result<(), Failure> {
-    let there = |document: &&Document| {
+/// Checks that none of our DIDs has its log at this place.
+pub fn check_place_is_free(web_did: &str, documents: &[Document]) -> Result<(), Failure> {
+    let is_there = |document: &&Document| {
         let at = document.id().strip_prefix("did:webvh:").and_then(|id| id.split_once(':'));
-        at.is_some_and(|(_, at)| at == place(web))
+        at.is_some_and(|(_, at)| at == host_and_path(web_did))
     };
-    match documents.iter().find(there) {
+    match documents.iter().find(is_there) {
         None => Ok(()),
         Some(document) => {
             let path = webvh::path(document.id()).unwrap_or_default();
-            let said = format!("the log of {} is at {path} of that host already", short(document.id()));
-            Err(Failure::words("bad-arguments", said)
+            let message = format!("the log of {} is at {path} of that host already", short(document.id()));
+            Err(Failure::usage("bad-arguments", message)
                 .hint("--path names another place; `claviger did update` changes a DID"))
         }
     }
 }
 
-/// Host and path, as a DID has them.
-fn place(web: &str) -> &str {
-    web.strip_prefix("did:web:").unwrap_or(web)
+/// Host and path of a did:web, encoded as in the DID.
+fn host_and_path(web_did: &str) -> &str {
+    web_did.strip_prefix("did:web:").unwrap_or(web_did)
 }

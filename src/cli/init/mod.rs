@@ -1,6 +1,6 @@
 //! `claviger init`: a configuration, keys in the token, a first DID.
 
-mod place;
+mod created_files;
 mod softhsm;
 mod template;
 
@@ -19,31 +19,34 @@ use super::{
     failure::Failure,
     output::Out,
 };
-use place::Place;
+use created_files::CreatedFiles;
 use template::{Settings, TokenSettings};
 
-/// Makes a configuration, the keys in the token and a first DID: what `claviger serve` needs.
+/// Makes what `claviger serve` needs: a configuration, keys in the token, and a first DID.
 ///
-/// Without --token-uri the keys are in a new SoftHSM token in the state folder, which is in files: for trying out. What is
-/// there already is not overwritten.
+/// Without --token-uri it makes a SoftHSM token in the state folder, to try claviger out: the keys are in files, and the PINs are
+/// random, in files of mode 0600. An existing configuration is not overwritten. A command that fails removes what it made.
 #[derive(clap::Args)]
+#[command(
+    after_long_help = r#"With --json: {"configuration", "did", "software_token", "next"}, and "short" for a did:peer:4."#
+)]
 pub struct Args {
-    /// The folder of claviger.toml
+    /// The folder for claviger.toml
     #[arg(value_name = "DIR", default_value = ".")]
     folder: PathBuf,
-    /// The token, which is initialised already: a PKCS#11 URI (RFC 7512), or yubikey:
+    /// The URI of a token that is initialised already: pkcs11: (RFC 7512) or yubikey:; a path in it is relative to claviger.toml
     #[arg(long, value_name = "URI")]
     token_uri: Option<String>,
-    /// The URL by which peers reach the agent; without it only this machine does
+    /// The URL by which peers reach the agent; without it, only this machine reaches it
     #[arg(long, value_name = "URL")]
     public_url: Option<String>,
-    /// Where it listens
+    /// The address and port to listen on
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// Opens no port, as behind a mediator: the DID leads nowhere yet, and `claviger mediator use` makes one that does
+    /// Opens no port, for an agent behind a mediator: the first DID has no service, and `claviger mediator use` makes a DID with one
     #[arg(long, conflicts_with_all = ["public_url", "listen"])]
     no_port: bool,
-    /// The DID method
+    /// The DID method; web and webvh take the host and the path of --public-url
     #[arg(long, default_value = "peer:2")]
     method: Method,
 }
@@ -51,49 +54,49 @@ pub struct Args {
 pub fn run(args: &Args, out: &Out) -> Result<(), Failure> {
     let url = match &args.public_url {
         Some(url) => PublicUrl::parse(url)?,
-        None => PublicUrl::parse(&format!("http://{}", reachable(args.listen)))?,
+        None => PublicUrl::parse(&format!("http://{}", local_address(args.listen)))?,
     };
     if args.method == Method::Key {
-        return Err(Failure::words("bad-arguments", "a did:key names no place to send messages to")
-            .hint("--method peer:2 does, and peer:4, web and webvh"));
+        return Err(Failure::usage("bad-arguments", "a did:key has no service, so no peer could send messages to it")
+            .hint("use --method peer:2, peer:4, web or webvh"));
     }
     let url = Some(url).filter(|_| !args.no_port);
     if args.method.has_host() && args.public_url.is_none() {
-        let said = "--method web and --method webvh want --public-url: the DID has its host";
-        return Err(Failure::words("bad-arguments", said));
+        let message = "--method web and --method webvh need --public-url: its host becomes part of the DID";
+        return Err(Failure::usage("bad-arguments", message));
     }
-    let mut place = Place::take(&args.folder)?;
-    make(args, url.as_ref(), &mut place, out)?;
-    place.keep();
+    let mut files = CreatedFiles::begin(&args.folder)?;
+    make(args, url.as_ref(), &mut files, out)?;
+    files.keep();
     Ok(())
 }
 
-fn make(args: &Args, url: Option<&PublicUrl>, place: &mut Place, out: &Out) -> Result<(), Failure> {
+fn make(args: &Args, url: Option<&PublicUrl>, files: &mut CreatedFiles, out: &Out) -> Result<(), Failure> {
     let (token, soft) = match &args.token_uri {
-        Some(uri) => (TokenSettings::of_uri(uri)?, None),
+        Some(uri) => (TokenSettings::from_uri(uri)?, None),
         None => {
-            let soft = softhsm::SoftToken::prepare(place)?;
+            let soft = softhsm::SoftToken::prepare(files)?;
             (soft.settings(), Some(soft))
         }
     };
     let settings = Settings {
         token,
-        place: url.map(|url| (args.listen, url.text.as_str())),
-        private: url.is_some_and(PublicUrl::is_private),
+        http: url.map(|url| (args.listen, url.text.as_str())),
+        peers_are_local: url.is_some_and(PublicUrl::is_local),
     };
-    let file = place.write_configuration(&settings.render())?;
+    let file = files.write_configuration(&settings.render())?;
     let config = Config::load(Some(&file))?;
     if let Some(soft) = &soft {
         soft.initialise(&file)?;
     }
-    let made = create::make(&args.first_did(url), &config, out)?;
-    told(args, url, &file, made.document.id(), soft.as_ref(), out)
+    let created = create::make(&args.first_did(url), &config, out)?;
+    print(args, url, &file, created.document.id(), soft.as_ref(), out)
 }
 
 impl Args {
     fn first_did(&self, url: Option<&PublicUrl>) -> create::Args {
         let services = url.map(|url| url.text.clone());
-        let mut first = create::Args::plain(self.method, &[], services.into_iter().collect());
+        let mut first = create::Args::with_new_keys(self.method, &[], services.into_iter().collect());
         if let Some(url) = url.filter(|_| self.method.has_host()) {
             first.host = Some(url.host.clone());
             first.path = Some(url.path.clone()).filter(|path| !path.is_empty());
@@ -102,8 +105,8 @@ impl Args {
     }
 }
 
-/// Says what was made, and what comes next.
-fn told(
+/// Prints what was made, and the next commands.
+fn print(
     args: &Args,
     url: Option<&PublicUrl>,
     file: &Path,
@@ -113,24 +116,21 @@ fn told(
 ) -> Result<(), Failure> {
     if soft.is_some() {
         out.warn(&format!(
-            "the private keys are in files, under {}: SoftHSM is no hardware, and this is for trying out. --token-uri names \
-             a token",
+            "the private keys are in files, under {}: SoftHSM is not hardware, and only for trying claviger out. --token-uri \
+             names another token",
             softhsm::folder(file).display()
         ));
     }
-    if let Some(url) = url.filter(|url| url.is_private()) {
-        out.warn(&format!(
-            "{} is reached from this machine or its network only; --public-url says where peers reach it",
-            url.text
-        ));
+    if let Some(url) = url.filter(|url| url.is_local()) {
+        out.warn(&format!("only this machine reaches {}; --public-url names a URL that peers reach", url.text));
     }
     let flag = match file == Path::new("./claviger.toml") && std::env::var_os("CLAVIGER_CONFIG").is_none() {
         true => String::new(),
-        false => format!(" --config {}", quoted(file)),
+        false => format!(" --config {}", shell_quoted(file)),
     };
-    let (then, what) = match url {
-        Some(_) => ("invite", "an invitation for a peer"),
-        None => ("mediator use DID", "a mediator, by its DID"),
+    let (then, does) = match url {
+        Some(_) => ("invite", "prints an invitation for a peer"),
+        None => ("mediator use DID", "registers with a mediator, by its DID"),
     };
     let next = [format!("claviger{flag} serve"), format!("claviger{flag} {then}")];
     if out.json {
@@ -143,10 +143,10 @@ fn told(
     out.say(&format!("Made {}, keys in the token, and a DID:", file.display()));
     out.line(did)?;
     if args.method.has_host() {
-        out.say("Its document is served by the agent; a proxy in front must have TLS for that host.");
+        out.say("The agent serves its document; a proxy before it must have TLS for that host.");
     }
     out.say(&format!(
-        "Next:\n    {:width$}    runs the agent\n    {}    in another terminal: {what}",
+        "Next:\n    {:width$}    runs the agent\n    {}    {does}, in another terminal",
         next[0],
         next[1],
         width = next[1].len()
@@ -154,15 +154,15 @@ fn told(
     Ok(())
 }
 
-/// For a shell.
-fn quoted(path: &Path) -> String {
+/// Quotes a path for a shell.
+fn shell_quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+".contains(&byte);
     if text.bytes().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
-/// The address at which one that listens on all of them is reached from here.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
+/// The address by which this machine reaches a listener: an unspecified address becomes the loopback address.
+fn local_address(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         let loopback = match address {
             SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
@@ -173,25 +173,25 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-/// Where peers reach the agent.
+/// The URL by which peers reach the agent.
 struct PublicUrl {
     text: String,
-    /// With the port, if there is one.
+    /// Includes the port, if the URL has one.
     host: String,
-    /// Without slashes at its ends.
+    /// Without leading and trailing slashes.
     path: String,
 }
 
 impl PublicUrl {
     fn parse(text: &str) -> Result<Self, Failure> {
-        let wrong = || {
-            Failure::words("bad-arguments", format!("{text:?} is no URL of http or https"))
-                .hint("as https://agent.example.org")
+        let invalid = || {
+            Failure::usage("bad-arguments", format!("{text:?} is not an http or https URL"))
+                .hint("for example https://agent.example.org")
         };
-        let uri: axum::http::Uri = text.parse().map_err(|_| wrong())?;
-        let authority = uri.authority().ok_or_else(wrong)?;
+        let uri: axum::http::Uri = text.parse().map_err(|_| invalid())?;
+        let authority = uri.authority().ok_or_else(invalid)?;
         if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.query().is_some() || text.contains(['@', '#']) {
-            return Err(wrong());
+            return Err(invalid());
         }
         Ok(Self {
             text: text.trim_end_matches('/').to_owned(),
@@ -200,8 +200,8 @@ impl PublicUrl {
         })
     }
 
-    /// Whether it is on this machine, as far as can be seen.
-    fn is_private(&self) -> bool {
+    /// Whether the host is localhost or a loopback address.
+    fn is_local(&self) -> bool {
         let host = self.host.rsplit_once(':').map_or(self.host.as_str(), |(host, _)| host);
         let address: Result<std::net::IpAddr, _> = host.trim_matches(['[', ']']).parse();
         host == "localhost" || address.is_ok_and(|address| address.is_loopback())

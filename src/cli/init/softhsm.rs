@@ -1,4 +1,4 @@
-//! A SoftHSM token in the state folder, for who has no other.
+//! A SoftHSM token in the state folder, for trying claviger out.
 
 use std::{
     env,
@@ -9,53 +9,55 @@ use std::{
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{place::Place, template::TokenSettings};
-use crate::cli::{demo, failure::Failure, token::softhsm};
+use super::{created_files::CreatedFiles, template::TokenSettings};
+use crate::cli::{
+    failure::Failure,
+    pkcs11_modules::{softhsm, softhsm_missing},
+};
 
 const NAME: &str = "soft";
 
-/// One whose files are prepared.
+/// A SoftHSM token whose files are written, and that is not initialised yet.
 pub struct SoftToken {
     module: PathBuf,
-    /// SoftHSM's own configuration, absolute.
+    /// The absolute path of SoftHSM's own configuration.
     configuration: PathBuf,
     folder: PathBuf,
 }
 
-/// The folder of it, beside a claviger.toml.
+/// The folder of the token for a configuration file.
 pub fn folder(file: &Path) -> PathBuf {
     file.parent().unwrap_or(Path::new("")).join("state/softhsm")
 }
 
 impl SoftToken {
-    /// Writes what SoftHSM reads, and PINs made at random.
-    pub fn prepare(place: &mut Place) -> Result<Self, Failure> {
+    /// Writes SoftHSM's configuration, and files with random PINs.
+    pub fn prepare(files: &mut CreatedFiles) -> Result<Self, Failure> {
         let module = softhsm().ok_or_else(|| {
-            let missing = demo::softhsm_missing();
+            let missing = softhsm_missing();
             let hint = missing.hint.clone().unwrap_or_default();
-            missing
-                .hint(format!("--token-uri names a token that there is; `claviger token list` shows them. Or {hint}"))
+            missing.hint(format!("--token-uri names an existing token; `claviger token list` shows them. Or {hint}"))
         })?;
-        let folder = place.state().join("softhsm");
+        let folder = files.state_dir().join("softhsm");
         if folder.exists() {
-            return Err(Failure::new("config-there", format!("{} is there already", folder.display()))
-                .hint("it may hold keys: move it away, or name its token with --token-uri"));
+            return Err(Failure::new("config-there", format!("{} exists already", folder.display()))
+                .hint("it may hold keys: move the folder away, or name its token with --token-uri"));
         }
         let tokens = folder.join("tokens");
-        place.make_folder(&tokens, 0o700, true)?;
+        files.make_folder(&tokens, 0o700, true)?;
         let absolute = |path: &Path| path.canonicalize().map_err(|error| Failure::io(path.display(), &error));
         let lines = format!(
             "directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\nslots.removable = false\n",
             absolute(&tokens)?.display()
         );
-        place.write(&folder.join("softhsm2.conf"), 0o600, &lines)?;
+        files.write(&folder.join("softhsm2.conf"), 0o600, &lines)?;
         for name in ["user.pin", "so.pin"] {
-            place.write(&folder.join(name), 0o600, &format!("{}\n", Uuid::new_v4().simple()))?;
+            files.write(&folder.join(name), 0o600, &format!("{}\n", Uuid::new_v4().simple()))?;
         }
         Ok(Self { module, configuration: absolute(&folder.join("softhsm2.conf"))?, folder })
     }
 
-    /// Its [[token]].
+    /// The token's [[token]].
     pub fn settings(&self) -> TokenSettings {
         TokenSettings {
             name: NAME.to_owned(),
@@ -67,7 +69,7 @@ impl SoftToken {
         }
     }
 
-    /// Initialises it, in a process of its own: SoftHSM reads its variable in the process that loads it.
+    /// Initialises the token in another process, whose environment names SoftHSM's configuration.
     pub fn initialise(&self, configuration: &Path) -> Result<(), Failure> {
         let program = env::current_exe().map_err(|error| Failure::io("this program", &error))?;
         let officer = format!("file:{}", self.folder.join("so.pin").display());
@@ -78,9 +80,9 @@ impl SoftToken {
         if ran.status.success() {
             return Ok(());
         }
-        let said = String::from_utf8_lossy(&ran.stderr);
-        let error = said.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok());
+        let stderr = String::from_utf8_lossy(&ran.stderr);
+        let error = stderr.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok());
         let message = error.and_then(|error| error["error"]["message"].as_str().map(str::to_owned));
-        Err(Failure::new("not-initialised", message.unwrap_or_else(|| said.trim().to_owned())))
+        Err(Failure::new("not-initialised", message.unwrap_or_else(|| stderr.trim().to_owned())))
     }
 }

@@ -1,4 +1,4 @@
-//! claviger.toml as it is written first.
+//! The claviger.toml that `claviger init` writes.
 
 use std::net::SocketAddr;
 
@@ -6,13 +6,13 @@ use crate::cli::failure::Failure;
 
 const TEMPLATE: &str = include_str!("claviger.toml");
 
-/// What is filled in.
+/// The values for the template.
 pub struct Settings<'a> {
     pub token: TokenSettings,
-    /// None opens no port.
-    pub place: Option<(SocketAddr, &'a str)>,
-    /// Whether peers are on this machine.
-    pub private: bool,
+    /// The address to listen on, and the public URL. `None` opens no port.
+    pub http: Option<(SocketAddr, &'a str)>,
+    /// Whether peers run on this machine, so that connections to it must be allowed.
+    pub peers_are_local: bool,
 }
 
 /// The [[token]].
@@ -25,26 +25,29 @@ pub struct TokenSettings {
 impl Settings<'_> {
     pub fn render(&self) -> String {
         let environment: Vec<String> =
-            self.token.environment.iter().map(|(name, value)| format!("{name} = {}", quoted(value))).collect();
+            self.token.environment.iter().map(|(name, value)| format!("{name} = {}", toml_string(value))).collect();
         let environment = match environment.is_empty() {
             true => String::new(),
-            false => format!("# What its module reads.\nenvironment = {{ {} }}\n", environment.join(", ")),
+            false => format!(
+                "# Environment variables for the token's module.\nenvironment = {{ {} }}\n",
+                environment.join(", ")
+            ),
         };
-        let allow_private = match self.private {
+        let allow_private = match self.peers_are_local {
             true => "allow_private = [\"127.0.0.0/8\", \"::1/128\"]",
             false => "#allow_private = []",
         };
-        let (listen, public_url) = match self.place {
+        let (listen, public_url) = match self.http {
             Some((listen, url)) => {
-                (format!("listen = {}", quoted(&listen.to_string())), format!("public_url = {}", quoted(url)))
+                (format!("listen = {}", toml_string(&listen.to_string())), format!("public_url = {}", toml_string(url)))
             }
             None => {
                 ("#listen = \"127.0.0.1:8080\"".to_owned(), "#public_url = \"https://agent.example.org\"".to_owned())
             }
         };
         TEMPLATE
-            .replace("@NAME@", &quoted(&self.token.name))
-            .replace("@URI@", &quoted(&self.token.uri))
+            .replace("@NAME@", &toml_string(&self.token.name))
+            .replace("@URI@", &toml_string(&self.token.uri))
             .replace("@ENVIRONMENT@", &environment)
             .replace("@LISTEN@", &listen)
             .replace("@PUBLIC_URL@", &public_url)
@@ -53,16 +56,16 @@ impl Settings<'_> {
 }
 
 impl TokenSettings {
-    /// A token that there is.
-    pub fn of_uri(uri: &str) -> Result<Self, Failure> {
-        let wrong = |said: &str| Failure::words("bad-arguments", format!("--token-uri: {said}"));
+    /// An existing token. Its URI must hold no PIN.
+    pub fn from_uri(uri: &str) -> Result<Self, Failure> {
+        let invalid = |message: &str| Failure::usage("bad-arguments", format!("--token-uri: {message}"));
         let scheme = uri.split(':').next().unwrap_or_default().to_ascii_lowercase();
         if !["pkcs11", "yubikey"].contains(&scheme.as_str()) {
-            return Err(wrong("it begins with neither pkcs11: nor yubikey:")
+            return Err(invalid("the URI begins with neither pkcs11: nor yubikey:")
                 .hint("`claviger token list` shows the URIs of this machine's tokens"));
         }
         if uri.contains("pin-value=") {
-            return Err(wrong("it has a PIN in it, which other processes see in the arguments")
+            return Err(invalid("the URI has a PIN in it, which other processes see in the arguments")
                 .hint("pin-source=file:PATH names a file with the PIN, relative to claviger.toml"));
         }
         Ok(Self {
@@ -73,7 +76,7 @@ impl TokenSettings {
     }
 }
 
-/// A TOML string; all that JSON escapes TOML reads.
-fn quoted(text: &str) -> String {
+/// Quotes a TOML string. TOML understands all escapes of JSON.
+fn toml_string(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }

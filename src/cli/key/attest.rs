@@ -7,17 +7,20 @@ use serde_json::json;
 
 use claviger::secrets::piv::{Attestation, AttestationError};
 
-use crate::cli::{config::Config, failure::Failure, keys::KeyName, output::Out, own::Own, tokens, wait};
+use crate::cli::{
+    config::Config, failure::Failure, key_name::KeyName, output::Out, own_dids::OwnDids, runtime::block_on,
+    tokens::custodian,
+};
 
-/// Prints what proves that a key was made in a YubiKey, verified up to one of Yubico's roots.
+/// Prints the certificates which prove that a key was made in a YubiKey.
 ///
-/// The certificates name the YubiKey's serial number, by which all that it is used for can be linked: they are for whom you
-/// give them to, and are never sent by themselves.
+/// They are verified up to one of Yubico's root certificates, which the program has, and printed in PEM. They name the YubiKey's
+/// serial number, by which its uses can be linked. Claviger never sends them by itself.
 #[derive(clap::Args)]
 pub struct Args {
     /// The key: its name, multikey, JWK thumbprint or DID URL
     key: String,
-    /// A certificate in PEM that is trusted as Yubico's roots are, for an attestation key of one's own in slot F9; may be
+    /// A file with root certificates in PEM that are trusted beside Yubico's, for an attestation key of your own in slot F9; may be
     /// given several times
     #[arg(long, value_name = "FILE")]
     root: Vec<PathBuf>,
@@ -29,17 +32,17 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     for file in &args.root {
         roots.extend(certificates(file)?);
     }
-    let own = Own::load(config)?;
-    let name = wait(name.clone().resolve(&own)).unwrap_or(name);
-    let (token, held) = tokens::holding(config, &name, &args.key)?;
-    let chain = token.attest(&held.public).map_err(|error| Failure::of_token(token.name(), &error))?;
+    let own = OwnDids::load(config)?;
+    let name = block_on(name.clone().resolve(&own.resolver)).unwrap_or(name);
+    let (token, held) = custodian::open_holder(config, &name, &args.key)?;
+    let chain = token.attest(&held.public).map_err(|error| Failure::from_token(token.name(), &error))?;
     let attested = Attestation::verify(&chain, &roots).map_err(|error| refused(token.name(), &error))?;
     if attested.public != held.public {
-        let said = format!("the token {:?} attests another key than {}", token.name(), held.public);
-        return Err(Failure::new("attestation-refused", said));
+        let message = format!("the token {:?} attests another key than {}", token.name(), held.public);
+        return Err(Failure::new("attestation-refused", message));
     }
     let serial = attested.serial.map(|serial| serial.to_string()).unwrap_or_default();
-    let form = attested.form.map(|form| form.to_string());
+    let form = attested.form_factor.map(|form| form.to_string());
     if out.json {
         return out.document(&json!({
             "key": held.public.to_multikey(),
@@ -56,7 +59,7 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     }
     let word = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
     out.say(&format!(
-        "{} was made in the slot {} of the YubiKey {serial} (firmware {}, {}); it wants the PIN {} and a touch {}.",
+        "{} was made in slot {} of the YubiKey {serial} (firmware {}, {}); it needs the PIN {} and a touch {}.",
         held.public,
         attested.slot,
         attested.firmware,
@@ -65,18 +68,20 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
         word(json!(attested.touch)),
     ));
     out.say(&format!(
-        "{:?} stands behind that. The certificates name the serial number: give them to whom you mean to.",
+        "The root certificate {:?} vouches for that. The certificates name the YubiKey's serial number: give them to nobody else \
+         than you mean to.",
         attested.root
     ));
     out.line(attested.chain_pem().concat().trim_end())
 }
 
 fn certificates(file: &Path) -> Result<Vec<Vec<u8>>, Failure> {
-    let wrong = |said: &dyn std::fmt::Display| Failure::words("bad-arguments", format!("{}: {said}", file.display()));
-    let read = CertificateDer::pem_file_iter(file).map_err(|error| wrong(&error))?;
+    let invalid =
+        |message: &dyn std::fmt::Display| Failure::usage("bad-arguments", format!("{}: {message}", file.display()));
+    let read = CertificateDer::pem_file_iter(file).map_err(|error| invalid(&error))?;
     let read = read.map(|der| der.map(|der| der.to_vec())).collect::<Result<Vec<_>, _>>();
-    match read.map_err(|error| wrong(&error))? {
-        certificates if certificates.is_empty() => Err(wrong(&"no certificate in PEM is in it")),
+    match read.map_err(|error| invalid(&error))? {
+        certificates if certificates.is_empty() => Err(invalid(&"the file has no certificate in PEM")),
         certificates => Ok(certificates),
     }
 }
@@ -85,7 +90,7 @@ fn refused(token: &str, error: &AttestationError) -> Failure {
     let failure = Failure::new("attestation-refused", format!("the token {token:?}: {error}"));
     match error {
         AttestationError::Untrusted(_) => failure.hint(
-            "an attestation key of one's own in slot F9 is no longer Yubico's: --root FILE names who stands behind it",
+            "an attestation key of your own in slot F9 has no certificate of Yubico's: --root FILE names its root certificate",
         ),
         _ => failure,
     }

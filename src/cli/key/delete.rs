@@ -8,49 +8,45 @@ use crate::cli::{
     config::Config,
     confirm::{NEVER_AGAIN, confirm},
     failure::Failure,
-    keys::{KeyName, kids, to_json},
+    key_name::{KeyName, held_key_json, key_ids},
     output::Out,
-    own::Own,
-    tokens::{self, Management},
-    wait,
+    own_dids::OwnDids,
+    runtime::block_on,
+    tokens::custodian::{self, ManagementKeyArgs},
 };
 
-/// Deletes a key pair. What was encrypted to it can never be read again.
+/// Deletes a key pair. Messages that are encrypted to it can never be read again.
 #[derive(clap::Args)]
 pub struct Args {
     /// The key: its name, multikey, JWK thumbprint or DID URL
     key: String,
-    /// Does not ask
+    /// Does not ask for confirmation
     #[arg(long, short)]
     yes: bool,
     #[command(flatten)]
-    management: Management,
+    management: ManagementKeyArgs,
 }
 
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     let name = KeyName::parse(&args.key)?;
-    let own = Own::load(config)?;
+    let own = OwnDids::load(config)?;
     let management_key = args.management.read()?;
-    // A key may be named by a DID URL that is its label only: then it resolves to nothing.
-    let resolved = wait(name.clone().resolve(&own));
-    let name = match resolved {
-        Ok(name) => name,
-        Err(_) => name,
-    };
-    let (token, held) = tokens::holding(config, &name, &args.key)?;
+    // The label of an imported key may be a DID URL that does not resolve.
+    let name = block_on(name.clone().resolve(&own.resolver)).unwrap_or(name);
+    let (token, held) = custodian::open_holder(config, &name, &args.key)?;
     if !args.yes {
-        confirm(&question(&held, &kids(&own.documents, &held.public)))?;
+        confirm(&question(&held, &key_ids(&own.documents, &held.public)))?;
     }
-    let token = token.with(management_key.as_ref());
-    token.delete(&held.public).map_err(|error| Failure::of_token(token.name(), &error))?;
+    let token = token.with_management_key(management_key.as_ref());
+    token.delete(&held.public).map_err(|error| Failure::from_token(token.name(), &error))?;
     out.say(&format!("Deleted from the token {:?}: {}", token.name(), held.public));
     if out.json {
-        return out.document(&json!({ "deleted": to_json(&held) }));
+        return out.document(&json!({ "deleted": held_key_json(&held) }));
     }
     Ok(())
 }
 
-/// What is asked, with what hangs on it.
+/// The question to confirm, with the key IDs that will stop working.
 fn question(held: &HeldKey, kids: &[String]) -> String {
     let label = held.label.as_deref().map(|label| format!(" {label:?}")).unwrap_or_default();
     let key = format!("The key{label} {} ({}) in the token {:?}\n", held.public, held.public.curve(), held.token);

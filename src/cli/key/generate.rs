@@ -4,86 +4,88 @@ use clap::ValueEnum;
 
 use claviger::{
     keys,
-    secrets::{KeyUse, NewKey, PinPolicy, Place, Slot, TouchPolicy},
+    secrets::{KeyUse, NewKey, PinPolicy, Slot, SlotOptions, TouchPolicy},
 };
 
 use crate::cli::{
     config::Config,
     failure::Failure,
-    keys::to_json,
+    key_name::held_key_json,
     output::Out,
-    tokens::{self, Management},
+    tokens::custodian::{self, ManagementKeyArgs},
 };
 
-/// Makes a key pair in a token; its private half never leaves it.
+/// Makes a key pair in a token. The private key never leaves the token.
+///
+/// Prints the public JWK and the multikey.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The token's name in the configuration
+    /// The token's name in the configuration; without it, the only token
     #[arg(long, value_name = "NAME")]
     token: Option<String>,
     /// The algorithm
     #[arg(long, ignore_case = true)]
     alg: Curve,
-    /// What it is for; without, all that its curve can
+    /// What the key is used for; if not given, all that its curve allows
     #[arg(long = "use")]
     usage: Option<Use>,
-    /// A name for people
+    /// A label for the key
     #[arg(long)]
     name: Option<String>,
-    /// The slot of a YubiKey: 9a, 9c, 9d, 9e, or 82 to 95; without it the first of 82 to 95 that is empty
+    /// The slot of a YubiKey: 9a, 9c, 9d, 9e, or 82 to 95; if not given, the first empty slot from 82 to 95
     #[arg(long)]
     slot: Option<Slot>,
-    /// When a YubiKey's key wants the PIN; once if not said
+    /// When the key in a YubiKey needs the PIN; once if not given
     #[arg(long, value_name = "POLICY")]
-    pin_policy: Option<WantsPin>,
-    /// When a YubiKey's key wants a touch; never if not said
+    pin_policy: Option<PinPolicyArg>,
+    /// When the key in a YubiKey needs a touch; never if not given
     #[arg(long, value_name = "POLICY")]
-    touch_policy: Option<WantsTouch>,
-    /// Overwrites what is in the slot
+    touch_policy: Option<TouchPolicyArg>,
+    /// Overwrites the key in the slot
     #[arg(long, requires = "slot")]
     force: bool,
     #[command(flatten)]
-    management: Management,
+    management: ManagementKeyArgs,
 }
 
-/// When a key wants a PIN.
+/// When a key needs the PIN.
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
-pub enum WantsPin {
-    /// Not at all
+pub enum PinPolicyArg {
+    /// Never
     Never,
     /// Once, until the YubiKey is unplugged or reset
     Once,
-    /// Right before each operation
+    /// Before each operation
     Always,
 }
 
-/// When a key wants a touch.
+/// When a key needs a touch.
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
-pub enum WantsTouch {
-    /// Not at all: for what nobody sits at
+pub enum TouchPolicyArg {
+    /// Never: for a machine without a person
     Never,
-    /// For each operation; a message from a sender takes two
+    /// For each operation; an authcrypted message needs two
     Always,
-    /// Unless there was one in the last 15 seconds
+    /// Unless there was a touch in the last 15 seconds
     Cached,
 }
 
-impl From<WantsPin> for PinPolicy {
-    fn from(wants: WantsPin) -> Self {
-        match wants {
-            WantsPin::Never => Self::Never,
-            WantsPin::Once => Self::Once,
-            WantsPin::Always => Self::Always,
+impl From<PinPolicyArg> for PinPolicy {
+    fn from(policy: PinPolicyArg) -> Self {
+        match policy {
+            PinPolicyArg::Never => Self::Never,
+            PinPolicyArg::Once => Self::Once,
+            PinPolicyArg::Always => Self::Always,
         }
     }
 }
 
-impl From<WantsTouch> for TouchPolicy {
-    fn from(wants: WantsTouch) -> Self {
-        match wants {
-            WantsTouch::Never => Self::Never,
-            WantsTouch::Always => Self::Always,
-            WantsTouch::Cached => Self::Cached,
+impl From<TouchPolicyArg> for TouchPolicy {
+    fn from(policy: TouchPolicyArg) -> Self {
+        match policy {
+            TouchPolicyArg::Never => Self::Never,
+            TouchPolicyArg::Always => Self::Always,
+            TouchPolicyArg::Cached => Self::Cached,
         }
     }
 }
@@ -105,14 +107,14 @@ pub enum Curve {
     Secp256k1,
 }
 
-/// What a key is for.
+/// The use of a key.
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 pub enum Use {
-    /// To agree on keys: encryption
+    /// Key agreement, for encryption
     Agreement,
-    /// To sign
+    /// Signatures
     Signing,
-    /// To agree on keys and to sign
+    /// Key agreement and signatures
     Both,
 }
 
@@ -143,27 +145,31 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     let curve = keys::Curve::from(args.alg);
     let usage = args.usage.map_or(KeyUse::of(curve), KeyUse::from);
     if !usage.fits(curve) {
-        let can = if curve.agrees() { "agrees on keys and does not sign" } else { "signs and does not agree on keys" };
-        return Err(Failure::words("use-unfit", format!("a key on {curve} {can}"))
+        let can = if curve.supports_key_agreement() {
+            "agrees on keys and does not sign"
+        } else {
+            "signs and does not agree on keys"
+        };
+        return Err(Failure::usage("use-unfit", format!("a key on {curve} {can}"))
             .hint("P-256 does both; separate keys are better, X25519 and Ed25519"));
     }
     let configured = config.token(args.token.as_deref())?;
     let management_key = args.management.read()?;
-    let token = tokens::open_patiently(config, configured)?.with(management_key.as_ref());
+    let token = custodian::open_or_wait(config, configured)?.with_management_key(management_key.as_ref());
     let new = NewKey { curve, usage, label: args.name.as_deref().map(Into::into) };
-    let place = Place {
+    let place = SlotOptions {
         slot: args.slot,
         force: args.force,
         pin: args.pin_policy.map(Into::into),
         touch: args.touch_policy.map(Into::into),
     };
-    let held = token.generate(&new, place).map_err(|error| Failure::of_token(token.name(), &error))?;
+    let held = token.generate(&new, place).map_err(|error| Failure::from_token(token.name(), &error))?;
     if out.json {
-        return out.document(&to_json(&held));
+        return out.document(&held_key_json(&held));
     }
     let custody = held.custody.map(|custody| format!(", custody {custody}")).unwrap_or_default();
     let slot = held.slot.map(|slot| format!(", slot {slot}")).unwrap_or_default();
-    out.say(&format!("Made in the token {:?}{slot}{custody}; the private half does not leave it.", token.name()));
+    out.say(&format!("Made in the token {:?}{slot}{custody}; the private key does not leave it.", token.name()));
     out.line(&serde_json::to_string(&held.public.to_jwk()).expect("a JWK is JSON"))?;
     out.line(&held.public.to_multikey())
 }

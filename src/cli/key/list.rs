@@ -7,15 +7,18 @@ use claviger::secrets::{HeldKey, Origin};
 use crate::cli::{
     config::Config,
     failure::{Failure, Status},
-    keys::{kids, to_json},
+    key_name::{held_key_json, key_ids},
     output::{Out, short},
-    own::Own,
+    own_dids::OwnDids,
     table::Table,
-    tokens,
+    tokens::custodian,
 };
 
-/// Lists the keys in the tokens, with the DIDs that use each, and what the token vouches for: that a key was made in it,
-/// that it was never readable (always sensitive) and that it never could leave (never extractable).
+/// Lists the keys in the tokens, and the DIDs that use them
+///
+/// For each key the token says whether it was generated there or imported, whether it was always sensitive, and whether it was
+/// never extractable. The custody is how far the secrets of a key agreement stay in the token (docs/custody.md). Keys of which a
+/// copy may exist cause a warning. If a token is not ready, the keys of the others are listed, and the exit status is 3.
 #[derive(clap::Args)]
 pub struct Args {
     /// Only this token, by its name in the configuration
@@ -29,13 +32,13 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
         None if config.tokens.is_empty() => return Err(config.no_token()),
         None => config.tokens.iter().collect(),
     };
-    let own = Own::load(config)?;
+    let own = OwnDids::load(config)?;
     let (mut keys, mut not_ready) = (Vec::new(), None);
     let several = tokens.len() > 1;
     for token in tokens {
-        match tokens::open(config, token).and_then(|token| token.inventory()) {
+        match custodian::open(config, token).and_then(|token| token.inventory()) {
             Ok(held) => keys.extend(held),
-            // One of several YubiKeys lies in a drawer: what there is is listed, and that it is not all is told at the end.
+            // One of several YubiKeys may lie in a drawer: the other keys are listed, and the failure is returned at the end.
             Err(failure) if several && failure.status == Status::TokenNotReady => {
                 not_ready.get_or_insert(failure);
             }
@@ -44,19 +47,19 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     }
     match not_ready {
         Some(failure) if keys.is_empty() => Err(failure),
-        Some(failure) => listed(keys, &own, out).and(Err(failure)),
-        None => listed(keys, &own, out),
+        Some(failure) => print(keys, &own, out).and(Err(failure)),
+        None => print(keys, &own, out),
     }
 }
 
-fn listed(mut keys: Vec<HeldKey>, own: &Own<'_>, out: &Out) -> Result<(), Failure> {
-    // Tokens give them in no order.
+fn print(mut keys: Vec<HeldKey>, own: &OwnDids<'_>, out: &Out) -> Result<(), Failure> {
+    // Tokens list their keys in no particular order.
     keys.sort_by_cached_key(|held| (held.token.clone(), held.label.is_none(), held.label.clone(), held.public.clone()));
-    warn(&keys, out);
+    warn_of_exposed_keys(&keys, out);
     if out.json {
         let rows = keys.iter().map(|held| {
-            let mut row = to_json(held);
-            row["dids"] = json!(kids(&own.documents, &held.public));
+            let mut row = held_key_json(held);
+            row["dids"] = json!(key_ids(&own.documents, &held.public));
             row
         });
         return out.document(&rows.collect::<Vec<_>>());
@@ -70,7 +73,7 @@ fn listed(mut keys: Vec<HeldKey>, own: &Own<'_>, out: &Out) -> Result<(), Failur
     }
     let mut table = Table::new(&head);
     for held in &keys {
-        let kids: Vec<String> = kids(&own.documents, &held.public).iter().map(|kid| short(kid)).collect();
+        let kids: Vec<String> = key_ids(&own.documents, &held.public).iter().map(|kid| short(kid)).collect();
         let word = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
         let custody = match held.custody {
             _ if !held.protected => "UNPROTECTED".to_owned(),
@@ -84,8 +87,8 @@ fn listed(mut keys: Vec<HeldKey>, own: &Own<'_>, out: &Out) -> Result<(), Failur
             word(json!(held.usage)),
             held.token.to_string(),
             word(json!(held.origin)),
-            evidence(held.always_sensitive, "always", "not-always"),
-            evidence(held.never_extractable, "never", "not-never"),
+            attribute(held.always_sensitive, "always", "not-always"),
+            attribute(held.never_extractable, "never", "not-never"),
             custody,
             kids.join(","),
         ];
@@ -101,36 +104,37 @@ fn listed(mut keys: Vec<HeldKey>, own: &Own<'_>, out: &Out) -> Result<(), Failur
     out.line(&table.render())
 }
 
-fn evidence(says: Option<bool>, yes: &str, no: &str) -> String {
+/// The word for an attribute of a key. Empty if the token does not say.
+fn attribute(says: Option<bool>, yes: &str, no: &str) -> String {
     says.map(|says| if says { yes } else { no }).unwrap_or_default().to_owned()
 }
 
-/// Says which keys lack what: once for all that lack the same.
-fn warn(keys: &[HeldKey], out: &Out) {
-    let of = |lacks: fn(&HeldKey) -> bool| {
-        let named = keys.iter().filter(|held| lacks(held));
+/// Warns of keys that a copy may exist of: one warning for all keys with the same reason.
+fn warn_of_exposed_keys(keys: &[HeldKey], out: &Out) {
+    let names_of = |is_exposed: fn(&HeldKey) -> bool| {
+        let named = keys.iter().filter(|held| is_exposed(held));
         named.map(|held| held.label.clone().unwrap_or_else(|| held.public.to_multikey())).collect::<Vec<_>>()
     };
     for (names, what) in [
-        (of(|held| !held.protected), "can leave the token now: extractable, or not sensitive"),
+        (names_of(|held| !held.protected), "can leave the token now: extractable, or not sensitive"),
         (
-            of(|held| held.origin == Origin::Imported),
-            "existed outside the token before they were imported: a copy may exist, and no token can prove otherwise",
+            names_of(|held| held.origin == Origin::Imported),
+            "existed outside the token before the import: a copy may exist, and no token can prove otherwise",
         ),
         (
-            of(|held| {
+            names_of(|held| {
                 let denied = [held.always_sensitive, held.never_extractable].contains(&Some(false));
                 held.protected && held.origin != Origin::Imported && denied
             }),
-            "could leave the token at some time, so a copy may exist: make new ones in their place",
+            "could leave the token at some time, so a copy may exist: make new keys in their place",
         ),
         (
-            of(|held| {
+            names_of(|held| {
                 let says =
                     held.origin != Origin::Unknown && held.always_sensitive.and(held.never_extractable).is_some();
                 held.protected && held.origin != Origin::Imported && !says
             }),
-            "the token does not say whether they could ever leave it",
+            "the token does not say whether a key could ever leave it",
         ),
     ] {
         if !names.is_empty() {

@@ -1,6 +1,7 @@
-//! `[ops]`: whether the daemon lives, is ready, and how much there is of what.
+//! The server of `[ops]`: health checks and metrics.
 //!
-//! It is ready when the store takes messages: with the token away ciphertext waits, so the node stays in service.
+//! The daemon is ready when the store accepts messages. If the token is not ready, messages wait in the store, so the node stays
+//! in service.
 
 use std::{net::TcpListener, sync::Arc, time::Duration};
 
@@ -12,12 +13,12 @@ use axum::{
     routing::get,
 };
 use claviger::agent::Agent;
-use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
-/// A store that does not answer by then is not ready.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// A store that takes longer to answer is not ready.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-pub async fn serve(listener: TcpListener, agent: Arc<Agent>, mut shutdown: watch::Receiver<bool>) {
+pub async fn serve(listener: TcpListener, agent: Arc<Agent>, shutdown: CancellationToken) {
     let router = Router::new()
         .route("/live", get(|| async { "alive\n" }))
         .route("/ready", get(ready))
@@ -26,19 +27,16 @@ pub async fn serve(listener: TcpListener, agent: Arc<Agent>, mut shutdown: watch
         .with_state(agent);
     let listener = listener.set_nonblocking(true).and_then(|()| tokio::net::TcpListener::from_std(listener));
     let served = match listener {
-        Ok(listener) => {
-            let ended = async move { drop(shutdown.wait_for(|now| *now).await) };
-            axum::serve(listener, router).with_graceful_shutdown(ended).await
-        }
+        Ok(listener) => axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await,
         Err(error) => Err(error),
     };
     if let Err(error) = served {
-        tracing::error!(%error, "health and figures are not served");
+        tracing::error!(%error, "health checks and metrics are not served");
     }
 }
 
 async fn ready(State(agent): State<Arc<Agent>>) -> Response {
-    match tokio::time::timeout(PATIENCE, agent.store().probe()).await {
+    match tokio::time::timeout(TIMEOUT, agent.store().probe_write()).await {
         Ok(Ok(())) => "ready\n".into_response(),
         Ok(Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {error}\n")).into_response(),
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "not ready: the store does not answer\n").into_response(),

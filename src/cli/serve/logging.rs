@@ -1,5 +1,5 @@
-//! The daemon's log: on stderr, for people or one JSON document a line. It has ids, threads and key ids, and never a body or
-//! a secret.
+//! The daemon's log on stderr, as text or as one JSON document per line. It has IDs of messages, threads and keys, and never a
+//! body or a secret.
 
 use std::{
     io::{self, IsTerminal},
@@ -15,20 +15,20 @@ use tracing_subscriber::{
     reload::{self, Handle},
 };
 
-use super::config::LogLevel;
+use crate::cli::config::LogLevel;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// For people
+    /// Text for people
     Text,
-    /// One JSON document a line
+    /// One JSON document per line
     Json,
 }
 
-/// The log of this process, and what `--verbose` asks for.
+/// The level filter of this process's log, and the level that `--verbose` asks for.
 static LOG: OnceLock<(Handle<LevelFilter, Registry>, LogLevel)> = OnceLock::new();
 
-/// Starts it; warnings and what happened until the configuration says otherwise, more with `--verbose`.
+/// Starts the log with the level `info`, or more with `--verbose`.
 pub fn start(format: Format, verbose: u8) {
     let asked = match verbose {
         0 => LogLevel::Error,
@@ -36,28 +36,28 @@ pub fn start(format: Format, verbose: u8) {
         _ => LogLevel::Trace,
     };
     let (level, handle) = reload::Layer::new(filter(asked.max(LogLevel::Info)));
-    // It is started once.
+    // Fails only if the log was started before.
     let _ = LOG.set((handle, asked));
     let layer = fmt::layer().with_writer(io::stderr).with_target(false);
     let layer = match format {
-        // The journal has the time.
+        // The journal adds the time.
         Format::Text if std::env::var_os("JOURNAL_STREAM").is_some() => layer.without_time().with_ansi(false).boxed(),
         Format::Text => layer.with_ansi(io::stderr().is_terminal()).boxed(),
         Format::Json => layer.json().flatten_event(true).boxed(),
     };
-    // Spans have a way of their own.
+    // Spans are exported separately.
     let subscriber =
         tracing_subscriber::registry().with(layer.with_filter(level.and(filter_fn(|metadata| metadata.is_event()))));
     #[cfg(feature = "otel")]
     let subscriber = subscriber.with(super::spans::layer());
-    // It fails only if there is one already, and there is none.
+    // Fails only if a subscriber is set already, and none is.
     let _ = tracing::subscriber::set_global_default(subscriber);
 }
 
-/// Has it say so much from now on, or what `--verbose` asks for, if that is more.
+/// Sets the level of the log. The level that `--verbose` asks for is the minimum.
 pub fn set_level(level: LogLevel) {
     if let Some((handle, asked)) = LOG.get() {
-        // It fails if the log is gone, which lives as long as the process.
+        // Fails only if the subscriber is gone, which lives as long as the process.
         let _ = handle.reload(filter(level.max(*asked)));
     }
 }

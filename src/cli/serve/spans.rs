@@ -1,7 +1,7 @@
-//! Spans for OpenTelemetry, as OTLP over HTTP: what the agent does, how long it took and what came of it, without content.
+//! Exports the agent's spans to an OpenTelemetry collector, as OTLP over HTTP. Spans have no content of messages.
 //!
-//! opentelemetry's own processors start threads, which the sandbox forbids before it is entered, and its clients have a way
-//! out of their own. Here spans wait in a short queue, and leave by the daemon's guarded way.
+//! opentelemetry's own span processors start threads before the sandbox is entered, which it forbids, and its HTTP clients would
+//! bypass the address guard. So spans wait in a short queue, and are sent with the daemon's own client.
 
 use std::{
     sync::{
@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use claviger::agent::{SPANS, net::HttpClient};
+use claviger::{agent::SPAN_TARGET, net::HttpClient};
 use http::{Request, Response};
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_http::{Bytes, HttpError};
@@ -27,63 +27,66 @@ use tracing_subscriber::{Layer, filter::dynamic_filter_fn, layer::Context, regis
 
 use crate::cli::failure::Failure;
 
-/// Spans that wait to be brought, at most: more are dropped, since they may not hold up a message.
-const WAITING: usize = 4096;
-/// Spans that are brought at once.
+/// The capacity of the queue. Further spans are dropped: they must not hold up a message.
+const QUEUE_CAPACITY: usize = 4096;
+/// The number of spans in one request, at most.
 const BATCH: usize = 512;
-/// How long spans are gathered.
-const GATHER: Duration = Duration::from_secs(1);
+/// The pause between two requests.
+const PAUSE: Duration = Duration::from_secs(1);
 
-/// Where ended spans go, once they are wanted.
+/// The queue for finished spans, once they are exported.
 static QUEUE: OnceLock<mpsc::Sender<SpanData>> = OnceLock::new();
-static WANTED: AtomicBool = AtomicBool::new(false);
+/// Whether spans are recorded.
+static ENABLED: AtomicBool = AtomicBool::new(false);
 
-/// Makes spans of the agent's, when they are wanted.
+/// The layer that records the agent's spans, once they are exported.
 pub fn layer<S: Subscriber + for<'a> LookupSpan<'a>>() -> impl Layer<S> {
     let tracer = SdkTracerProvider::builder().with_span_processor(Queue).build().tracer("claviger");
-    let wanted = |metadata: &Metadata<'_>, _: &Context<'_, S>| {
-        WANTED.load(Ordering::Relaxed) && metadata.is_span() && metadata.target() == SPANS
+    let is_recorded = |metadata: &Metadata<'_>, _: &Context<'_, S>| {
+        ENABLED.load(Ordering::Relaxed) && metadata.is_span() && metadata.target() == SPAN_TARGET
     };
     tracing_opentelemetry::layer()
         .with_tracer(tracer)
         .with_location(false)
         .with_threads(false)
         .with_tracked_inactivity(false)
-        .with_filter(dynamic_filter_fn(wanted).with_max_level_hint(LevelFilter::INFO))
+        .with_filter(dynamic_filter_fn(is_recorded).with_max_level_hint(LevelFilter::INFO))
 }
 
-/// Has spans brought to a collector from now on.
-pub fn bring(url: &str, client: HttpClient) -> Result<(), Failure> {
-    let wrong = |said: String| Failure::words("bad-config", format!("otlp in [ops]: {said}"));
+/// Exports spans to a collector from now on.
+pub fn export(url: &str, client: HttpClient) -> Result<(), Failure> {
+    let invalid = |message: String| Failure::usage("bad-config", format!("otlp in [ops]: {message}"));
     let exporter = SpanExporter::builder()
         .with_http()
-        .with_http_client(WayOut(client))
+        .with_http_client(GuardedClient(client))
         .with_protocol(Protocol::HttpBinary)
         .with_endpoint(url);
-    let mut exporter = exporter.build().map_err(|error| wrong(error.to_string()))?;
+    let mut exporter = exporter.build().map_err(|error| invalid(error.to_string()))?;
     exporter.set_resource(&Resource::builder_empty().with_service_name("claviger").build());
-    let (queue, mut ended) = mpsc::channel(WAITING);
-    // It is begun once.
+    let (queue, mut finished) = mpsc::channel(QUEUE_CAPACITY);
+    // Fails only if the export was started before.
     let _ = QUEUE.set(queue);
-    WANTED.store(true, Ordering::Relaxed);
+    ENABLED.store(true, Ordering::Relaxed);
     tokio::spawn(async move {
         let mut failing = false;
         let mut batch = Vec::new();
-        while ended.recv_many(&mut batch, BATCH).await > 0 {
-            let brought = exporter.export(std::mem::take(&mut batch)).await;
-            match &brought {
-                Err(error) if !failing => tracing::warn!(%error, "spans are not taken, and dropped until they are"),
-                Ok(()) if failing => tracing::info!("spans are taken again"),
+        while finished.recv_many(&mut batch, BATCH).await > 0 {
+            let exported = exporter.export(std::mem::take(&mut batch)).await;
+            match &exported {
+                Err(error) if !failing => {
+                    tracing::warn!(%error, "spans not exported; dropping them until the collector accepts")
+                }
+                Ok(()) if failing => tracing::info!("spans exported again"),
                 _ => {}
             }
-            failing = brought.is_err();
-            tokio::time::sleep(GATHER).await;
+            failing = exported.is_err();
+            tokio::time::sleep(PAUSE).await;
         }
     });
     Ok(())
 }
 
-/// Puts spans that have ended where they are fetched from.
+/// Puts finished spans into the queue.
 #[derive(Debug)]
 struct Queue;
 
@@ -92,7 +95,7 @@ impl SpanProcessor for Queue {
 
     fn on_end(&self, span: SpanData) {
         if let Some(queue) = QUEUE.get() {
-            // A collector that is slow or away loses spans.
+            // Fails if the queue is full: spans for a slow collector are lost.
             let _ = queue.try_send(span);
         }
     }
@@ -106,20 +109,20 @@ impl SpanProcessor for Queue {
     }
 }
 
-/// The daemon's way out, as the exporter wants it.
-struct WayOut(HttpClient);
+/// The daemon's HTTP client, which refuses private addresses, as the exporter's client.
+struct GuardedClient(HttpClient);
 
-impl std::fmt::Debug for WayOut {
+impl std::fmt::Debug for GuardedClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("WayOut")
+        f.write_str("GuardedClient")
     }
 }
 
 #[async_trait::async_trait]
-impl opentelemetry_http::HttpClient for WayOut {
+impl opentelemetry_http::HttpClient for GuardedClient {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let (head, content) = request.into_parts();
-        let sent = self.0.post_to_own(&head.uri.to_string(), "application/x-protobuf", &[], content).await?;
+        let sent = self.0.post_without_redirects(&head.uri.to_string(), "application/x-protobuf", &[], content).await?;
         Ok(Response::builder().status(sent.as_u16()).body(Bytes::new())?)
     }
 }

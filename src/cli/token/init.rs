@@ -9,25 +9,26 @@ use claviger::secrets::{
     pkcs11::{self, InitToken, Pin, Uri, init_token},
 };
 
-use crate::cli::{config::Config, failure::Failure, output::Out, pin, tokens};
+use crate::cli::{config::Config, failure::Failure, output::Out, pin, tokens::open::pkcs11_uri};
 
-/// Initialises the empty token that a [[token]] names: its label, the security officer's PIN and the user's PIN.
+/// Initialises an empty token: sets its label, the security officer's PIN and the user's PIN.
 ///
-/// Label, module and the user's PIN are those of its URI. A token that holds or may hold anything is refused.
+/// The label, the module and the user's PIN are those of the token's URI. A token that holds or may hold anything is refused,
+/// unless --erase names it.
 ///
-/// A YubiKey that comes from the factory gets the PIN of its URI, a PUK, and a random management key that it keeps behind
-/// the PIN. One that holds keys, or has a PIN of its own, is not touched.
+/// A new YubiKey gets the PIN of its URI, a PUK, and a random management key that it keeps behind the PIN. A YubiKey that holds
+/// keys or has a PIN of its own is refused.
 #[derive(clap::Args)]
 pub struct Args {
     /// The token's name in the configuration
     name: String,
-    /// The slot; without it the one slot whose token is not initialised
+    /// The slot; if not given, the one slot whose token is not initialised
     #[arg(long, value_name = "N")]
     slot_id: Option<u64>,
-    /// Where the security officer's PIN comes from, of a YubiKey the PUK: file:PATH, credential:NAME or prompt
+    /// The source of the security officer's PIN, or of a YubiKey's PUK: file:PATH, credential:NAME or prompt
     #[arg(long, visible_alias = "puk-source", value_name = "SOURCE", default_value = "prompt")]
     so_pin_source: String,
-    /// Erases the token of this label, and every key in it
+    /// Erases the token with this label, and every key in it
     #[arg(long, value_name = "LABEL")]
     erase: Option<String>,
 }
@@ -35,18 +36,18 @@ pub struct Args {
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     let configured = config.token(Some(&args.name))?;
     #[cfg(feature = "yubikey")]
-    if tokens::is_yubikey(configured) {
+    if configured.is_yubikey() {
         if args.slot_id.is_some() || args.erase.is_some() {
-            let said = "--slot-id and --erase are for PKCS#11 tokens: a YubiKey is emptied by `ykman piv reset`";
-            return Err(Failure::words("bad-arguments", said));
+            let message = "--slot-id and --erase are for PKCS#11 tokens: `ykman piv reset` erases a YubiKey";
+            return Err(Failure::usage("bad-arguments", message));
         }
-        return super::piv::init(configured, &args.so_pin_source, config, out);
+        return super::yubikey::init(configured, &args.so_pin_source, config, out);
     }
-    let uri = tokens::check_uri(configured)?;
+    let uri = pkcs11_uri(configured)?;
     let misconfigured =
-        |what: &str| Failure::words("token-misconfigured", format!("the URI of the token {:?} {what}", args.name));
+        |what: &str| Failure::usage("token-misconfigured", format!("the URI of the token {:?} {what}", args.name));
     let module = uri.module_path.as_ref().ok_or_else(|| misconfigured("has no module-path=FILE"))?;
-    let label = uri.token.clone().ok_or_else(|| misconfigured("has no token=LABEL to give it"))?;
+    let label = uri.token.clone().ok_or_else(|| misconfigured("has no token=LABEL, the label for the token"))?;
     let slot_id = slot(args, &uri, &config.base.join(module))?;
     let user_source = uri.pin_source.as_deref().unwrap_or("prompt");
     let request = InitToken {
@@ -54,7 +55,7 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
         slot_id,
         user_pin: match &uri.pin_value {
             Some(pin) => pin.clone(),
-            None => pin::new(user_source, &config.base, &format!("new PIN of the token {:?}", args.name))?,
+            None => pin::read_new(user_source, &config.base, &format!("new PIN of the token {:?}", args.name))?,
         },
         so_pin: so_pin(args)?,
         erase: args.erase.clone(),
@@ -73,39 +74,39 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The slot: the one named, or that of the token which the URI or --erase names already, so that no second token gets
-/// its label. None leaves the choice of an empty one to the library.
+/// The slot to initialise: the one that was named, or the one whose token has the label already, so that no second token gets it.
+/// With `None` the library chooses an empty one.
 fn slot(args: &Args, uri: &Uri, module: &Path) -> Result<Option<u64>, Failure> {
     let label = args.erase.as_ref().or(uri.token.as_ref());
-    let seen = pkcs11::tokens(module).map_err(|error| Failure::of_token(&args.name, &error))?;
-    let same = seen.iter().find(|token| token.initialized && Some(&token.info.label) == label);
-    match (args.slot_id.or(uri.slot_id), same) {
+    let seen = pkcs11::tokens(module).map_err(|error| Failure::from_token(&args.name, &error))?;
+    let same_label = seen.iter().find(|token| token.initialized && Some(&token.info.label) == label);
+    match (args.slot_id.or(uri.slot_id), same_label) {
         (Some(slot), Some(token)) if slot != token.slot_id => {
-            let said = format!("the token {token} has that label already");
-            Err(Failure::new("not-initialised", said).hint("give the new one another label: token=LABEL in its URI"))
+            let message = format!("the token {token} has that label already");
+            Err(Failure::new("not-initialised", message)
+                .hint("give the new token another label: token=LABEL in its URI"))
         }
         (Some(slot), _) => Ok(Some(slot)),
-        (None, same) => Ok(same.map(|token| token.slot_id)),
+        (None, same_label) => Ok(same_label.map(|token| token.slot_id)),
     }
 }
 
-/// The security officer's PIN: a new one, or that of the token which is to be erased. As all arguments, a file is
-/// relative to the working folder.
+/// The security officer's PIN: a new one, or that of the token to erase. The path of a file is relative to the working folder.
 fn so_pin(args: &Args) -> Result<Pin, Failure> {
     match args.erase {
-        Some(_) => pin::present(&args.so_pin_source, Path::new(""), "the security officer's PIN"),
-        None => pin::new(&args.so_pin_source, Path::new(""), "a PIN for the security officer"),
+        Some(_) => pin::read_existing(&args.so_pin_source, Path::new(""), "the security officer's PIN"),
+        None => pin::read_new(&args.so_pin_source, Path::new(""), "a PIN for the security officer"),
     }
 }
 
 fn refused(args: &Args, error: &TokenError) -> Failure {
-    let said = format!("the token {:?} was not initialised: {error}", args.name);
+    let message = format!("the token {:?} was not initialised: {error}", args.name);
     match error {
         TokenError::Config(_) => {
-            let hint = "--slot-id N names a slot, and --erase LABEL erases the token there; `claviger token list` \
+            let hint = "--slot-id N names a slot, and --erase LABEL erases the token in it; `claviger token list` \
                         without a configuration shows the slots";
-            Failure::new("not-initialised", said).hint(hint)
+            Failure::new("not-initialised", message).hint(hint)
         }
-        error => Failure { message: said, ..Failure::of_token(&args.name, error) },
+        error => Failure { message, ..Failure::from_token(&args.name, error) },
     }
 }

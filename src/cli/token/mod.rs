@@ -2,35 +2,33 @@
 
 mod doctor;
 mod init;
-pub mod list;
+mod list;
 mod lock;
-mod modules;
-#[cfg(feature = "yubikey")]
-mod piv;
+mod pin_problem;
+mod row;
 mod unlock;
-
-pub use modules::softhsm;
+#[cfg(feature = "yubikey")]
+mod yubikey;
 
 use super::{config::Config, failure::Failure, output::Out};
 
 #[derive(clap::Subcommand)]
 pub enum Command {
-    /// Lists the tokens; without a configuration those of this machine
-    List,
+    List(list::Args),
     Init(init::Args),
     Unlock(unlock::Args),
     Lock(lock::Args),
     Doctor(doctor::Args),
 }
 
-/// A configuration is read only by the commands that need one.
+/// Runs a command. `config` reads the configuration, for the commands that need one.
 pub fn run(command: &Command, config: &dyn Fn() -> Result<Config, Failure>, out: &Out) -> Result<(), Failure> {
     match command {
-        Command::List => list::run(&config()?, out),
+        Command::List(_) => list::run(&config()?, out),
         Command::Init(args) => init::run(args, &config()?, out),
         Command::Unlock(args) => unlock::run(args, &config()?, out),
         Command::Lock(args) => lock::run(args, &config()?, out),
-        Command::Doctor(args) if args.sandbox => doctor::try_sandbox(out),
+        Command::Doctor(args) if args.sandbox => doctor::report_sandbox(out),
         Command::Doctor(args) => doctor::run(args, &config()?, out),
     }
 }

@@ -1,4 +1,4 @@
-//! What a doctor finds, in plain words. docs/cli.md lists the ids, and a test compares.
+//! The findings of `token doctor`. docs/cli.md lists the IDs, and a test compares the list.
 
 use std::{fmt, time::Duration};
 
@@ -8,27 +8,32 @@ use claviger::{
     keys::Curve,
     secrets::{
         Custody, HeldKey, Origin, Token,
-        pkcs11::{Answer, Basis, Examined, Look, PinPlace, ProfileBy, TestKey, Verdict},
+        pkcs11::{
+            Answer, CurveExamination, EvidenceBasis, PinLocation, ProfileSource, TestKey, TokenOverview, Verdict,
+        },
     },
 };
 
-use super::{Inside, Patient, machine::Machine};
-use crate::cli::{config::TokenConfig, output::count, token::list::PinTrouble};
+use super::{
+    examination::{ExaminedToken, OpenedToken},
+    machine::Machine,
+};
+use crate::cli::{config::TokenConfig, output::count, token::pin_problem::PinProblem};
 
-/// One thing that was found.
+/// A finding.
 #[derive(Debug, Serialize)]
 pub struct Finding {
-    /// For programs, in kebab-case.
+    /// The ID for programs, in kebab-case.
     pub id: &'static str,
     pub level: Level,
-    /// The algorithms, keys or measures that it is about; none if it is the token.
+    /// The algorithms, keys or measures that it is about. Empty if it is about the token.
     pub about: Vec<String>,
     pub message: String,
     /// What to do.
     pub hint: Option<String>,
 }
 
-/// How bad it is, worst first.
+/// The severity of a finding, worst first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Level {
@@ -53,21 +58,21 @@ impl fmt::Display for Level {
     }
 }
 
-/// A message in longer than this is slow.
+/// An operation that takes longer is slow.
 const SLOW: Duration = Duration::from_millis(50);
 
-/// Everything that was found, in no order but that of looking.
-pub fn findings(patient: &Patient, configured: &TokenConfig, machine: &Machine) -> Vec<Finding> {
+/// Returns all findings, in the order of the checks.
+pub fn findings(token: &ExaminedToken, configured: &TokenConfig, machine: &Machine) -> Vec<Finding> {
     let mut found = Findings(Vec::new());
-    if let Some(look) = &patient.look {
-        found.pin(patient, look);
-        found.profile(look);
+    if let Some(overview) = &token.overview {
+        found.pin(token, overview);
+        found.profile(overview);
     }
-    if let (Ok(inside), Some(look)) = (&patient.inside, &patient.look) {
-        found.token(inside, look);
-        found.algorithms(inside, look);
-        found.custody(&inside.examination.algorithms, configured.policy().minimum_custody);
-        found.keys(inside);
+    if let (Ok(opened), Some(overview)) = (&token.opened, &token.overview) {
+        found.token(opened, overview);
+        found.algorithms(opened, overview);
+        found.custody(&opened.examination.algorithms, configured.policy().minimum_custody);
+        found.keys(opened);
     }
     found.machine(machine);
     found.0
@@ -81,11 +86,11 @@ impl Findings {
         self.0.last_mut().expect("it was pushed")
     }
 
-    fn pin(&mut self, patient: &Patient, look: &Look) {
-        let trouble =
-            PinTrouble::of(&patient.name, look.token.pin, patient.remembered.as_ref(), patient.inside.is_ok());
-        if let Some(trouble) = trouble {
-            let id = match trouble.word {
+    fn pin(&mut self, token: &ExaminedToken, overview: &TokenOverview) {
+        let problem =
+            PinProblem::find(&token.name, overview.token.pin, token.pin_record.as_ref(), token.opened.is_ok());
+        if let Some(problem) = problem {
+            let id = match problem.word {
                 "LOCKED" => "pin-locked",
                 "LOCKED-HERE" => "pin-locked-here",
                 "REFUSED" => "pin-refused",
@@ -93,163 +98,171 @@ impl Findings {
                 "FINAL-TRY" => "pin-final-try",
                 _ => "pin-count-low",
             };
-            self.add(id, Level::Bad, trouble.said).hint(trouble.hint);
+            self.add(id, Level::Bad, problem.message).hint(problem.hint);
         }
-        match &look.pin {
-            PinPlace::File { path, others_may_read: true } => {
+        match &overview.pin_location {
+            PinLocation::File { path, others_may_read: true } => {
                 let path = path.display();
                 self.add(
                     "pin-file-readable",
                     Level::Warning,
-                    format!("others than its owner may read the PIN's file {path}"),
+                    format!("other users than its owner may read the PIN's file {path}"),
                 )
                 .hint(format!("chmod 600 {path}"));
             }
-            PinPlace::Uri => {
-                self.add(
-                    "pin-in-uri",
-                    Level::Warning,
-                    "the PIN stands in the token's URI, which is no secret elsewhere",
-                )
-                .hint("write it to a file of its own and name that as pin-source=file:PATH");
+            PinLocation::Uri => {
+                self.add("pin-in-uri", Level::Warning, "the PIN is in the token's URI, which is not kept secret")
+                    .hint("write the PIN to a file, and name the file with pin-source=file:PATH");
             }
             _ => {}
         }
     }
 
-    fn profile(&mut self, look: &Look) {
-        let (name, device) = (look.profile.name(), look.profile.device());
-        if look.profile_by == ProfileBy::Nothing {
-            let said = "no profile fits this device: every form is tried, which takes longer at the start";
-            self.add("profile-unknown", Level::Note, said)
-                .hint("docs/hsm.md says how to write one; what this test shows is what stands in it");
-        } else if let Some((Basis::Read, version)) = look.profile.basis() {
-            let said = format!("what the profile {name} says of {device} was read ({version}), and never measured");
-            self.add("profile-not-measured", Level::Note, said)
-                .hint("what this test shows is more than is known: tell the project of it");
+    fn profile(&mut self, overview: &TokenOverview) {
+        let (name, device) = (overview.profile.name(), overview.profile.device());
+        if overview.profile_source == ProfileSource::Unknown {
+            let message = "no profile matches this device: each mechanism is tried, which takes longer at the start";
+            self.add("profile-unknown", Level::Note, message)
+                .hint("docs/devices.md says how to write a profile with the results of this test");
+        } else if let Some((EvidenceBasis::Documented, version)) = overview.profile.basis() {
+            let message = format!(
+                "the profile {name} of {device} was written from documentation ({version}), and never measured"
+            );
+            self.add("profile-not-measured", Level::Note, message)
+                .hint("please send the results of this test to the project");
         }
     }
 
-    fn token(&mut self, inside: &Inside, look: &Look) {
-        let used = inside.token.concurrency() as u64;
-        if let Some(most) = look.most_sessions.filter(|most| *most < used) {
-            let said =
-                format!("{used} operations may be under way at once, and it gives {}", count(most as usize, "session"));
-            self.add("too-many-sessions", Level::Warning, said)
-                .hint(format!("sessions = {most} in its [[token]], or less"));
+    fn token(&mut self, opened: &OpenedToken, overview: &TokenOverview) {
+        let used = opened.token.concurrency() as u64;
+        if let Some(most) = overview.most_sessions.filter(|most| *most < used) {
+            let message =
+                format!("{used} operations may run at once, and the token allows {}", count(most as usize, "session"));
+            self.add("too-many-sessions", Level::Warning, message)
+                .hint(format!("set sessions = {most} in the [[token]], or less"));
         }
-        let (before, after) = inside.examination.objects;
+        let (before, after) = opened.examination.objects;
         if before != after {
-            let said =
-                format!("it holds {after} objects, and held {before} before the test, which makes and deletes none");
-            self.add("objects-changed", Level::Bad, said)
-                .hint("another program at work on it does that; else ask its maker");
+            let message = format!(
+                "the token holds {after} objects, and held {before} before the test, which makes and deletes none"
+            );
+            self.add("objects-changed", Level::Bad, message)
+                .hint("another program may use the token; if not, ask its maker");
         }
-        if !inside.examination.session_keys {
-            let said = "it makes no keys for the time of a test: it was tested with those that it holds";
-            self.add("no-session-keys", Level::Note, said)
+        if !opened.examination.session_keys {
+            let message = "the token makes no session keys: it was tested with the keys that it holds";
+            self.add("no-session-keys", Level::Note, message)
                 .hint("`claviger key generate` makes a key for an algorithm that was not tested");
         }
     }
 
-    fn algorithms(&mut self, inside: &Inside, look: &Look) {
-        let algorithms = &inside.examination.algorithms;
+    fn algorithms(&mut self, opened: &OpenedToken, overview: &TokenOverview) {
+        let algorithms = &opened.examination.algorithms;
         for it in algorithms {
             self.answers(it);
-            let longest = [it.authcrypt.or(it.unwrap), it.sign].into_iter().flatten().max();
+            let longest = [it.authcrypt_time.or(it.anoncrypt_time), it.sign_time].into_iter().flatten().max();
             if let Some(took) = longest.filter(|took| *took > SLOW) {
-                let (millis, sessions) = (took.as_millis(), inside.token.concurrency());
+                let (millis, sessions) = (took.as_millis(), opened.token.concurrency());
                 let a_second = sessions as f64 / took.as_secs_f64();
-                let said = format!(
+                let message = format!(
                     "one operation takes {millis} ms: expect {a_second:.0} messages a second with {}",
                     count(sessions, "session")
                 );
-                self.add("slow", Level::Warning, said)
+                self.add("slow", Level::Warning, message)
                     .about(it.curve)
-                    .hint("`sessions` in its [[token]] has several at once, if the device gains from it");
+                    .hint("`sessions` in the [[token]] runs several at once, if the device gains from that");
             }
-            if let (Some(verdict), Some(said)) = (it.verdict, look.profile.verdict(it.curve))
-                && verdict != said
-                && !matches!(it.with, TestKey::Held(_))
+            if let (Some(verdict), Some(expected)) = (it.verdict, overview.profile.verdict(it.curve))
+                && verdict != expected
+                && !matches!(it.test_key, TestKey::Held(_))
             {
-                let (id, level) = match verdict < said {
+                let (id, level) = match verdict < expected {
                     true => ("verdict-worse", Level::Warning),
                     false => ("verdict-better", Level::Note),
                 };
-                let (name, version) = (look.profile.name(), look.profile.basis().map_or("", |(_, version)| version));
-                let said = format!("it is {verdict}, and the profile {name} says {said} of {version}");
-                self.add(id, level, said)
+                let (name, version) =
+                    (overview.profile.name(), overview.profile.basis().map_or("", |(_, version)| version));
+                let message = format!("the verdict is {verdict}, and the profile {name} says {expected} for {version}");
+                self.add(id, level, message)
                     .about(it.curve)
-                    .hint("another version, or a policy of the token: what was seen here counts");
+                    .hint("the version or a policy of the token differs: the result of this test counts");
             }
         }
         let x25519 = algorithms.iter().find(|it| it.curve == Curve::X25519).and_then(|it| it.verdict);
         if x25519.is_some_and(|verdict| verdict < Verdict::Authcrypt) {
-            let said =
-                "there is no X25519: peers whose documents have X25519 keys only cannot be written to with a sender";
-            self.add("no-x25519", Level::Warning, said)
+            let message =
+                "the token has no X25519: authcrypt to peers whose documents have X25519 keys only is not possible";
+            self.add("no-x25519", Level::Warning, message)
                 .about(Curve::X25519)
-                .hint("make DIDs with P-256, which every DIDComm v2 agent must have; anoncrypt to such peers works");
+                .hint("make DIDs with P-256, which every DIDComm v2 agent must support; anoncrypt to such peers works");
         }
     }
 
-    /// What it did, against what it claims.
-    fn answers(&mut self, it: &Examined) {
+    /// Compares the answers with what the token claims.
+    fn answers(&mut self, it: &CurveExamination) {
         let mut told = Vec::new();
-        for wrong in it.tried.iter().filter(|tried| tried.answer == Answer::Wrong) {
+        for wrong in it.tests.iter().filter(|tried| tried.answer == Answer::Wrong) {
             if !told.contains(&wrong.custody) {
                 told.push(wrong.custody);
                 let what = wrong.custody.map_or("signed".to_owned(), |custody| format!("agreed ({custody})"));
-                let said = format!("it {what} without an error, and the result was wrong");
-                self.add("wrong-answer", Level::Bad, said)
+                let message = format!("the token {what} without an error, and the result was wrong");
+                self.add("wrong-answer", Level::Bad, message)
                     .about(it.curve)
-                    .hint("it is not used so; tell its maker, and look for a newer firmware or module");
+                    .hint("claviger does not use it; look for a newer firmware or module, and tell the maker");
             }
         }
         for mechanism in &it.mechanisms {
             let name = mechanism.name;
             match (mechanism.listed, mechanism.works) {
                 (true, false) => {
-                    let why = it.why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
-                    self.add("mechanism-fails", Level::Warning, format!("it lists {name}, which does not serve{why}"))
-                        .about(it.curve)
-                        .hint("a policy of the token may forbid it, or it wants a KDF that JOSE does not have");
+                    let why = it.reason.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+                    self.add(
+                        "mechanism-fails",
+                        Level::Warning,
+                        format!("the token lists {name}, which does not work{why}"),
+                    )
+                    .about(it.curve)
+                    .hint("a policy of the token may forbid it, or it requires a KDF that JOSE does not have");
                 }
                 (false, true) => {
-                    self.add("mechanism-unlisted", Level::Note, format!("{name} works, though it does not list it"))
-                        .about(it.curve);
+                    self.add(
+                        "mechanism-unlisted",
+                        Level::Note,
+                        format!("{name} works, although the token does not list it"),
+                    )
+                    .about(it.curve);
                 }
                 _ => {}
             }
         }
         if it.verdict == Some(Verdict::Anoncrypt) {
-            let said = "it opens ECDH-ES and does not do ECDH-1PU: no key of it is used for agreement";
-            self.add("anoncrypt-only", Level::Bad, said).about(it.curve).hint("use another curve");
+            let message = "the token does ECDH-ES and not ECDH-1PU: none of its keys is used for key agreement";
+            self.add("anoncrypt-only", Level::Bad, message).about(it.curve).hint("use another curve");
         }
         if it.signs == Some(false) && it.verdict == Some(Verdict::Authcrypt) {
-            self.add("does-not-sign", Level::Warning, "it agrees on keys and does not sign")
+            self.add("does-not-sign", Level::Warning, "the token does key agreement and does not sign")
                 .about(it.curve)
                 .hint("sign with Ed25519; a did:key on P-256 needs both");
         }
     }
 
-    fn custody(&mut self, algorithms: &[Examined], minimum: Option<Custody>) {
+    fn custody(&mut self, algorithms: &[CurveExamination], minimum: Option<Custody>) {
         for custody in Custody::ALL {
-            let on = |it: &&Examined| it.custody == Some(custody) && it.verdict == Some(Verdict::Authcrypt);
+            let on = |it: &&CurveExamination| it.custody == Some(custody) && it.verdict == Some(Verdict::Authcrypt);
             let about: Vec<_> = algorithms.iter().filter(on).map(|it| it.curve.to_string()).collect();
             if about.is_empty() {
                 continue;
             }
             let (level, means) = match custody {
-                Custody::KekInToken => (Level::Good, "only a message's content key ever comes out of the token"),
+                Custody::KekInToken => (Level::Good, "only the content key of a message leaves the token"),
                 Custody::KekInProcess => (
                     Level::Good,
-                    "the shared secret stays in the token; the key of one message comes out to the keeper",
+                    "the shared secret stays in the token; the key-encryption key of one message leaves it, to the keeper",
                 ),
                 Custody::SharedSecretInProcess => (
                     Level::Note,
-                    "the shared secret of each message comes out to the keeper, which wipes it: who reads its memory then \
-                     can forge that sender to us",
+                    "the shared secret of each message leaves the token, to the keeper, which wipes it: whoever reads the keeper's \
+                     memory at that time can forge messages of that sender to us",
                 ),
             };
             let finding = self.add("custody", level, format!("{custody}: {means}"));
@@ -258,19 +271,20 @@ impl Findings {
                 finding.hint("run the keeper as its own user (docs/custody.md)");
             }
             if let Some(minimum) = minimum.filter(|minimum| custody < *minimum) {
-                let said =
-                    format!("minimum_custody is {minimum}, and it reaches {custody}: its keys are refused at start");
-                let finding = self.add("custody-below-minimum", Level::Bad, said);
+                let message = format!(
+                    "minimum_custody is {minimum}, and the token reaches {custody}: its keys are refused at start"
+                );
+                let finding = self.add("custody-below-minimum", Level::Bad, message);
                 finding.about = about;
-                finding.hint("use another token, or lower minimum_custody knowingly");
+                finding.hint("use another token, or lower minimum_custody if you accept that");
             }
         }
     }
 
-    fn keys(&mut self, inside: &Inside) {
-        let unused = |held: &&HeldKey| !inside.usable.contains(held);
+    fn keys(&mut self, opened: &OpenedToken) {
+        let unused = |held: &&HeldKey| !opened.usable.contains(held);
         let mut of = |id, level, message: &str, hint: &str, is: &dyn Fn(&&HeldKey) -> bool| {
-            let about: Vec<_> = inside.inventory.iter().filter(is).map(name).collect();
+            let about: Vec<_> = opened.inventory.iter().filter(is).map(name).collect();
             if !about.is_empty() {
                 let finding = self.add(id, level, message);
                 finding.about = about;
@@ -287,22 +301,22 @@ impl Findings {
         of(
             "key-asks-pin",
             Level::Warning,
-            "wants the PIN for each operation, and is not used",
+            "needs the PIN for each operation, and is not used",
             "make a key without CKA_ALWAYS_AUTHENTICATE",
             &|held| held.asks_pin && unused(held),
         );
         of(
             "key-fails",
             Level::Bad,
-            "failed its known answers, and is not used: its halves do not pair, or the token cannot use it",
-            "`claviger -v key list` says why",
+            "failed its known-answer test, and is not used: its halves do not match, or the token cannot use it",
+            "`claviger -v key list` shows the reason",
             &|held| held.protected && !held.asks_pin && unused(held),
         );
         of(
             "key-imported",
             Level::Note,
-            "existed outside the token before it was imported: a copy may exist, and no token can prove otherwise",
-            "`claviger key generate` makes one that never was outside",
+            "existed outside the token before the import: a copy may exist, and no token can prove otherwise",
+            "`claviger key generate` makes a key that was never outside the token",
             &|held| held.origin == Origin::Imported,
         );
         of(
@@ -318,28 +332,33 @@ impl Findings {
     }
 
     fn machine(&mut self, machine: &Machine) {
-        let unguarded = machine.unguarded();
-        if unguarded.is_empty() {
-            let said =
-                "a keeper's memory is guarded here: not dumpable, no core, locked, nothing passed on to other programs";
-            self.add("process", Level::Good, said);
+        let missing_measures = machine.missing_hardening();
+        if missing_measures.is_empty() {
+            let message = "a keeper's memory is protected here: not dumpable, no core dump, locked, and passes nothing on to other programs";
+            self.add("process", Level::Good, message);
         }
-        for lacking in unguarded {
-            let finding =
-                self.add("process", Level::Warning, format!("a keeper here goes without it: {}", lacking.why));
-            finding.about.push(lacking.name);
-            finding.hint = lacking.remedy;
+        for missing in missing_measures {
+            let finding = self.add(
+                "process",
+                Level::Warning,
+                format!("a keeper on this machine lacks a protection: {}", missing.why),
+            );
+            finding.about.push(missing.name);
+            finding.hint = missing.remedy;
         }
-        let open = machine.open_doors();
-        if open.is_empty() {
-            let said = "an agent's sandbox holds here: no files but its own, no programs, no other processes";
-            self.add("sandbox", Level::Good, said);
+        let missing_measures = machine.missing_sandbox_measures();
+        if missing_measures.is_empty() {
+            let message = "an agent's sandbox works here: no files but its own, no programs, no other processes";
+            self.add("sandbox", Level::Good, message);
         }
-        for lacking in open {
-            let finding =
-                self.add("sandbox", Level::Warning, format!("an agent here goes without it: {}", lacking.why));
-            finding.about.push(lacking.name);
-            finding.hint = lacking.remedy;
+        for missing in missing_measures {
+            let finding = self.add(
+                "sandbox",
+                Level::Warning,
+                format!("an agent on this machine lacks a restriction of its sandbox: {}", missing.why),
+            );
+            finding.about.push(missing.name);
+            finding.hint = missing.remedy;
         }
     }
 }
@@ -355,7 +374,7 @@ impl Finding {
     }
 }
 
-/// A key for people.
+/// The name of a key for people.
 fn name(held: &HeldKey) -> String {
     held.label.clone().unwrap_or_else(|| held.public.to_multikey())
 }

@@ -1,4 +1,4 @@
-//! What a doctor says: a table and findings for people, one document for programs.
+//! The report on a token: a table and findings for people, a JSON document for programs.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 use claviger::{
     keys::Curve,
     secrets::{
-        HeldKey, Token,
-        pkcs11::{Basis, Examined, Look, PinPlace, ProfileBy, TestKey},
+        Token,
+        pkcs11::{CurveExamination, EvidenceBasis, PinLocation, ProfileSource, TestKey, TokenOverview},
     },
 };
 
 use super::{
-    Inside, Patient,
+    examination::{ExaminedToken, OpenedToken},
     findings::{Finding, Level, findings},
     machine::Machine,
 };
@@ -24,38 +24,38 @@ use crate::cli::{
     table::Table,
 };
 
-/// One token.
+/// The report on one token.
 pub struct Report<'m> {
-    patient: Patient,
+    token: ExaminedToken,
     findings: Vec<Finding>,
     machine: &'m Machine,
 }
 
 impl<'m> Report<'m> {
-    pub fn new(patient: Patient, configured: &TokenConfig, machine: &'m Machine) -> Self {
-        let findings = findings(&patient, configured, machine);
-        Self { patient, findings, machine }
+    pub fn new(token: ExaminedToken, configured: &TokenConfig, machine: &'m Machine) -> Self {
+        let findings = findings(&token, configured, machine);
+        Self { token, findings, machine }
     }
 
-    /// Why the token could not be examined, if so.
+    /// Why the token could not be examined, or `None` if it was.
     pub fn failure(self) -> Option<Failure> {
-        self.patient.inside.err()
+        self.token.opened.err()
     }
 
     pub fn print(&self, out: &Out) -> Result<(), Failure> {
-        let name = &self.patient.name;
-        match &self.patient.look {
-            Some(look) => {
-                let info = &look.token.info;
+        let name = &self.token.name;
+        match &self.token.overview {
+            Some(overview) => {
+                let info = &overview.token.info;
                 let is =
                     format!("{} {}, serial {}, firmware {}", info.manufacturer, info.model, info.serial, info.firmware);
                 out.line(&format!("{BOLD}{name}{BOLD:#}: {is}"))?;
-                out.line(&format!("{DIM}{}; {}{DIM:#}", look.module.display(), profile(look)))?;
+                out.line(&format!("{DIM}{}; {}{DIM:#}", overview.module.display(), profile(overview)))?;
             }
-            None => out.line(&format!("{BOLD}{name}{BOLD:#}: it is not there"))?,
+            None => out.line(&format!("{BOLD}{name}{BOLD:#}: absent"))?,
         }
-        if let Ok(inside) = &self.patient.inside {
-            out.line(&table(inside))?;
+        if let Ok(opened) = &self.token.opened {
+            out.line(&table(opened))?;
         }
         for level in Level::ALL {
             let (style, mut findings) = (style(level), self.findings.iter().filter(|it| it.level == level).peekable());
@@ -73,83 +73,70 @@ impl<'m> Report<'m> {
                 }
             }
         }
-        out.line(match &self.patient.inside {
-            Ok(inside) if inside.changed() => "\nThe objects in the token changed meanwhile: see above.",
+        out.line(match &self.token.opened {
+            Ok(opened) if opened.has_changed() => "\nThe objects in the token changed during the test: see above.",
             Ok(_) => "\nNothing in the token was changed.",
-            Err(_) => "\nNothing in the token was changed. What it does with keys is seen after a login.",
+            Err(_) => "\nNothing in the token was changed. Its keys can be tested only after a login.",
         })
     }
 
     pub fn to_json(&self) -> Value {
-        let Patient { name, look, remembered, inside } = &self.patient;
-        let inside = inside.as_ref();
-        let examination = inside.ok().map(|inside| &inside.examination);
+        let ExaminedToken { name, overview, pin_record, opened } = &self.token;
+        let opened = opened.as_ref();
+        let examination = opened.ok().map(|opened| &opened.examination);
         let algorithms = examination.into_iter().flat_map(|it| it.algorithms.iter().map(algorithm));
         json!({
             "name": name,
-            "token": look.as_ref().map(|look| &look.token.info),
-            "module": look.as_ref().map(|look| &look.module),
-            "profile": look.as_ref().map(profile_to_json),
-            "pin": look.as_ref().map(|look| json!({
-                "state": look.token.pin,
-                "last_try": remembered.as_ref().map(|memory| memory.state),
-                "source": source(&look.pin),
-                "file": match &look.pin {
-                    PinPlace::File { path, .. } => Some(path),
+            "token": overview.as_ref().map(|overview| &overview.token.info),
+            "module": overview.as_ref().map(|overview| &overview.module),
+            "profile": overview.as_ref().map(profile_to_json),
+            "pin": overview.as_ref().map(|overview| json!({
+                "state": overview.token.pin,
+                "last_try": pin_record.as_ref().map(|memory| memory.state),
+                "source": source(&overview.pin_location),
+                "file": match &overview.pin_location {
+                    PinLocation::File { path, .. } => Some(path),
                     _ => None,
                 },
             })),
-            "sessions": look.as_ref().map(|look| json!({
-                "used": inside.ok().map(|inside| inside.token.concurrency()),
-                "most": look.most_sessions,
+            "sessions": overview.as_ref().map(|overview| json!({
+                "used": opened.ok().map(|opened| opened.token.concurrency()),
+                "most": overview.most_sessions,
             })),
             "session_keys": examination.map(|it| it.session_keys),
             "algorithms": algorithms.collect::<Vec<_>>(),
-            "refused": inside.ok().map(Inside::refused).unwrap_or_default(),
+            "refused": opened.ok().map(OpenedToken::refused_keys).unwrap_or_default(),
             "findings": self.findings,
             "process": self.machine.to_json(),
-            "changed": inside.ok().map(Inside::changed),
-            "error": inside.err().map(|failure| failure.to_json()["error"].clone()),
+            "changed": opened.ok().map(OpenedToken::has_changed),
+            "error": opened.err().map(|failure| failure.to_json()["error"].clone()),
         })
     }
 }
 
-impl Inside {
-    fn changed(&self) -> bool {
-        let (before, after) = self.examination.objects;
-        before != after
-    }
-
-    /// Keys that it holds and that are not used.
-    fn refused(&self) -> Vec<String> {
-        let unused = self.inventory.iter().filter(|held| !self.usable.contains(held));
-        unused.map(|held: &HeldKey| held.public.to_multikey()).collect()
-    }
-}
-
-fn table(inside: &Inside) -> String {
+fn table(opened: &OpenedToken) -> String {
     let time =
         |took: Option<Duration>| took.map_or(String::new(), |took| format!("{:.2} ms", took.as_secs_f64() * 1e3));
     let mut table = Table::new(&["ALGORITHM", "VERDICT", "CUSTODY", "POINT", "UNWRAP", "SIGN", "NOTE"]);
-    for it in &inside.examination.algorithms {
+    for it in &opened.examination.algorithms {
         table.row([
             it.curve.to_string(),
             it.verdict.map_or("not tested".to_owned(), |verdict| verdict.to_string()),
             it.custody.map(|custody| custody.to_string()).unwrap_or_default(),
             it.point.map_or(String::new(), |point| word(&json!(point))),
-            time(it.unwrap),
-            time(it.sign),
+            time(it.anoncrypt_time),
+            time(it.sign_time),
             note(it).unwrap_or_default(),
         ]);
     }
     table.render()
 }
 
-/// What is to be known of a verdict.
-fn note(it: &Examined) -> Option<String> {
-    match (&it.with, &it.why) {
+/// A remark on a verdict.
+fn note(it: &CurveExamination) -> Option<String> {
+    match (&it.test_key, &it.reason) {
         (TestKey::Nothing, Some(why)) if it.verdict.is_none() => {
-            Some(format!("the token makes no key for the test ({why}), and holds none"))
+            Some(format!("the token makes no key for the test ({why}), and holds no such key"))
         }
         (TestKey::Held(key), why) => {
             let why = why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
@@ -159,9 +146,9 @@ fn note(it: &Examined) -> Option<String> {
     }
 }
 
-fn algorithm(it: &Examined) -> Value {
+fn algorithm(it: &CurveExamination) -> Value {
     let micros = |took: Option<Duration>| took.map(|took| took.as_micros() as u64);
-    let (with, key) = match &it.with {
+    let (with, key) = match &it.test_key {
         TestKey::Session => (Some("session-key"), None),
         TestKey::Held(key) => (Some("held-key"), Some(key.to_multikey())),
         TestKey::Nothing => (None, None),
@@ -174,52 +161,53 @@ fn algorithm(it: &Examined) -> Value {
         "signs": it.signs,
         "custody": it.custody,
         "point": it.point,
-        "unwrap_microseconds": micros(it.unwrap),
-        "authcrypt_microseconds": micros(it.authcrypt),
-        "sign_microseconds": micros(it.sign),
+        "unwrap_microseconds": micros(it.anoncrypt_time),
+        "authcrypt_microseconds": micros(it.authcrypt_time),
+        "sign_microseconds": micros(it.sign_time),
         "mechanisms": it.mechanisms,
-        "tried": it.tried,
+        "tried": it.tests,
         "note": note(it),
     })
 }
 
-fn profile(look: &Look) -> String {
-    let name = look.profile.name();
-    let by = match look.profile_by {
-        ProfileBy::Name => format!("profile {name}, which the configuration names"),
-        ProfileBy::Match => format!("profile {name}, which fits it"),
-        ProfileBy::Nothing => "no profile fits it".to_owned(),
+fn profile(overview: &TokenOverview) -> String {
+    let name = overview.profile.name();
+    let by = match overview.profile_source {
+        ProfileSource::Configured => format!("profile {name}, which the configuration names"),
+        ProfileSource::Matched => format!("profile {name}, which matches it"),
+        ProfileSource::Unknown => "no profile matches it".to_owned(),
     };
-    match look.profile.basis() {
-        Some((Basis::Measured, version)) => format!("{by} (measured: {version})"),
-        Some((Basis::Read, version)) => format!("{by} (read, not measured: {version})"),
+    match overview.profile.basis() {
+        Some((EvidenceBasis::Measured, version)) => format!("{by} (measured: {version})"),
+        Some((EvidenceBasis::Documented, version)) => format!("{by} (read, not measured: {version})"),
         None => by,
     }
 }
 
-fn profile_to_json(look: &Look) -> Value {
-    let (basis, version) = look.profile.basis().unzip();
-    let says =
-        Curve::ALL.into_iter().filter_map(|curve| Some((curve.name().to_owned(), json!(look.profile.verdict(curve)?))));
+fn profile_to_json(overview: &TokenOverview) -> Value {
+    let (basis, version) = overview.profile.basis().unzip();
+    let says = Curve::ALL
+        .into_iter()
+        .filter_map(|curve| Some((curve.name().to_owned(), json!(overview.profile.verdict(curve)?))));
     json!({
-        "name": look.profile.name(),
-        "device": look.profile.device(),
-        "by": look.profile_by,
+        "name": overview.profile.name(),
+        "device": overview.profile.device(),
+        "by": overview.profile_source,
         "basis": basis.map(|basis| match basis {
-            Basis::Measured => "measured",
-            Basis::Read => "read",
+            EvidenceBasis::Measured => "measured",
+            EvidenceBasis::Documented => "read",
         }),
         "version": version,
         "says": says.collect::<serde_json::Map<_, _>>(),
     })
 }
 
-fn source(place: &PinPlace) -> &'static str {
+fn source(place: &PinLocation) -> &'static str {
     match place {
-        PinPlace::File { .. } => "file",
-        PinPlace::Credential => "credential",
-        PinPlace::Uri => "uri",
-        PinPlace::Person => "person",
+        PinLocation::File { .. } => "file",
+        PinLocation::Credential => "credential",
+        PinLocation::Uri => "uri",
+        PinLocation::Person => "person",
         _ => "program",
     }
 }

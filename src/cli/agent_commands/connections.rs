@@ -1,0 +1,74 @@
+//! `claviger connections`.
+
+use serde_json::{Value, json};
+
+use claviger::didcomm::FromPrior;
+
+use crate::cli::{
+    agent_client::AgentClient,
+    arguments::check_did,
+    config::Config,
+    failure::Failure,
+    output::{NAME, Out, count, short},
+    own_dids::sign_from_prior,
+    runtime::block_on,
+    unix_time::unix_time,
+};
+
+/// Lists the agent's connections, or ends one
+#[derive(clap::Args)]
+pub struct Args {
+    /// Ends the connection with this DID: the peer is told, and nothing more is sent to it
+    #[arg(long, value_name = "DID")]
+    end: Option<String>,
+    /// Our DID in the connection to end, if there are several with that peer
+    #[arg(long, value_name = "DID", requires = "end")]
+    from: Option<String>,
+}
+
+pub fn run(args: &Args, client: &AgentClient, config: &Config, out: &Out) -> Result<(), Failure> {
+    let found: Value = block_on(client.get("/v1/connections?limit=1000"))?;
+    let connections = found["connections"].as_array().cloned().unwrap_or_default();
+    if let Some(theirs) = &args.end {
+        return end(theirs, args.from.as_deref(), &connections, client, config, out);
+    }
+    if out.json {
+        return out.document(&found);
+    }
+    for connection in &connections {
+        let text = |name: &str| connection[name].as_str().unwrap_or_default().to_owned();
+        let label = connection["label"].as_str().map_or(String::new(), |label| format!(" ({label})"));
+        let ended = if connection["ended"].is_null() { "" } else { ", ended" };
+        out.line(&format!("{NAME}{}{NAME:#}{label}, as {}{ended}", short(&text("theirs")), short(&text("ours"))))?;
+    }
+    out.say(&count(connections.len(), "connection"));
+    Ok(())
+}
+
+/// Ends a connection: our DID's key signs that in its token, and the agent tells the peer.
+fn end(
+    theirs: &str,
+    ours: Option<&str>,
+    connections: &[Value],
+    client: &AgentClient,
+    config: &Config,
+    out: &Out,
+) -> Result<(), Failure> {
+    check_did(theirs)?;
+    let open = connections.iter().filter(|it| it["theirs"] == theirs && it["ended"].is_null());
+    let mut open: Vec<&str> = open.filter_map(|it| it["ours"].as_str()).collect();
+    open.retain(|did| ours.is_none_or(|ours| ours == *did));
+    let ours = match open.as_slice() {
+        [] => return Err(Failure::new("not-found", format!("there is no connection with {}", short(theirs)))),
+        [only] => *only,
+        [..] => {
+            let message = format!("there are {} connections with {}", open.len(), short(theirs));
+            return Err(Failure::usage("bad-arguments", message).hint("--from names our DID in the connection to end"));
+        }
+    };
+    let from_prior = sign_from_prior(config, &FromPrior::ending(ours, unix_time()))?;
+    let ended = json!({ "ours": ours, "theirs": theirs, "from_prior": from_prior });
+    block_on(client.post::<Value>("/v1/connections/end", &ended))?;
+    out.say(&format!("The connection with {} has ended, and the peer is told.", short(theirs)));
+    if out.json { out.document(&json!({ "ours": ours, "theirs": theirs })) } else { Ok(()) }
+}

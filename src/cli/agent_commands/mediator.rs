@@ -1,0 +1,201 @@
+//! `claviger mediator`.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::cli::{
+    agent_client::AgentClient,
+    arguments::check_did,
+    config::Config,
+    did::create::{self, Method},
+    failure::Failure,
+    output::{DIM, NAME, Out, count, short},
+    runtime::block_on,
+};
+
+/// Mediators, which receive messages for an agent without a reachable port: use, list, leave
+#[derive(clap::Subcommand)]
+pub enum Command {
+    Use(UseArgs),
+    List(ListArgs),
+    Leave(LeaveArgs),
+}
+
+/// Asks a mediator to receive messages for this agent
+///
+/// If the mediator agrees, a DID is made whose service is the mediator, and printed: that DID is for peers. The mediator knows
+/// the agent by another DID. Further DIDs of ours with the mediator's routing DID as --service are registered with the mediator
+/// by themselves. From then on the agent fetches its messages. A second call with the same mediator makes nothing new.
+#[derive(clap::Args)]
+pub struct UseArgs {
+    /// The mediator's DID
+    did: String,
+    /// Our DID for the mediator; if not given, the newest without a service, or a new one
+    #[arg(long, value_name = "DID")]
+    from: Option<String>,
+    /// Makes no DID whose service is the mediator, and prints the mediator's routing DIDs
+    #[arg(long)]
+    no_did: bool,
+    /// The token in which keys are made, by its name in the configuration; may be given several times, as in `did create`
+    #[arg(long, value_name = "NAME")]
+    token: Vec<String>,
+}
+
+/// Lists the mediators, and the state of each
+///
+/// The state is `live` (the mediator delivers messages at once), `polling`, `connecting` or `away`. The DIDs are listed for
+/// which the mediator receives messages, and those that it has not registered yet.
+#[derive(clap::Args)]
+pub struct ListArgs {}
+
+/// Leaves a mediator
+///
+/// The agent fetches the messages that wait there, and the mediator receives no more.
+#[derive(clap::Args)]
+pub struct LeaveArgs {
+    /// The mediator's DID
+    did: String,
+    /// Leaves also if the mediator cannot be told; messages that wait there are lost
+    #[arg(long)]
+    force: bool,
+}
+
+/// How long a mediator may take to register a new DID.
+const REGISTRATION_TIMEOUT: Duration = Duration::from_secs(40);
+/// The pause between two looks at the mediator's state.
+const POLL: Duration = Duration::from_millis(50);
+
+pub fn run(command: &Command, config: &Config, out: &Out) -> Result<(), Failure> {
+    let client = AgentClient::new(config)?;
+    match command {
+        Command::Use(args) => use_mediator(args, &client, config, out),
+        Command::List(_) => list(&client, out),
+        Command::Leave(args) => leave(args, &client, out),
+    }
+}
+
+fn use_mediator(args: &UseArgs, client: &AgentClient, config: &Config, out: &Out) -> Result<(), Failure> {
+    check_did(&args.did)?;
+    let ours: Value = block_on(client.get("/v1/dids"))?;
+    let from = match &args.from {
+        Some(did) => {
+            check_did(did)?;
+            did.clone()
+        }
+        None => match ours.as_array().into_iter().flatten().find(|it| services(it).next().is_none()) {
+            Some(own) => own["did"].as_str().unwrap_or_default().to_owned(),
+            None => create_did(None, args, client, config, out)?,
+        },
+    };
+    let mediator: Value = block_on(client.post("/v1/mediators", &json!({ "did": args.did, "from": from })))?;
+    let routing: Vec<&str> =
+        mediator["routing_dids"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    out.say(&format!("{} receives messages for this agent.", short(&args.did)));
+    let uses_mediator = |own: &&Value| services(own).any(|uri| routing.contains(&uri));
+    let known = ours.as_array().into_iter().flatten().find(uses_mediator).and_then(|own| own["did"].as_str());
+    let did = match (known, routing.first()) {
+        _ if args.no_did => None,
+        (Some(did), _) => Some(did.to_owned()),
+        (None, Some(routing)) => Some(create_did(Some(routing), args, client, config, out)?),
+        (None, None) => None,
+    };
+    let mediator = block_on(wait_until_registered(client, &args.did, did.as_deref()))?;
+    if out.json {
+        return out.document(&json!({ "mediator": mediator, "did": did }));
+    }
+    match did {
+        Some(did) => out.line(&did),
+        None => routing.iter().try_for_each(|routing| out.line(routing)),
+    }
+}
+
+/// Makes a DID, and has the agent serve it. `routing` is the mediator's routing DID.
+fn create_did(
+    routing: Option<&str>,
+    args: &UseArgs,
+    client: &AgentClient,
+    config: &Config,
+    out: &Out,
+) -> Result<String, Failure> {
+    let services: Vec<String> = routing.iter().map(|&did| did.to_owned()).collect();
+    let made = create::make(&create::Args::with_new_keys(Method::Peer2, &args.token, services), config, out)?;
+    block_on(client.post::<Value>("/v1/dids/reload", &Value::Null))?;
+    Ok(made.document.id().to_owned())
+}
+
+/// Waits until the mediator receives messages for one of our DIDs, and returns the mediator's state.
+async fn wait_until_registered(client: &AgentClient, mediator: &str, did: Option<&str>) -> Result<Value, Failure> {
+    let until = Instant::now() + REGISTRATION_TIMEOUT;
+    loop {
+        let all: Value = client.get("/v1/mediators").await?;
+        let found = all.as_array().into_iter().flatten().find(|it| it["did"] == mediator).cloned().unwrap_or_default();
+        let is_registered =
+            |did: &str| found["registered"].as_array().is_some_and(|all| all.iter().any(|it| it == did));
+        if did.is_none_or(is_registered) {
+            return Ok(found);
+        }
+        if Instant::now() > until {
+            let why = found["problem"].as_str().unwrap_or("no reason is known");
+            let message =
+                format!("the mediator receives no messages for {} yet: {why}", did.map(short).unwrap_or_default());
+            return Err(Failure::new("mediator-away", message)
+                .hint("the agent keeps asking; `claviger mediator list` shows the state"));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+fn list(client: &AgentClient, out: &Out) -> Result<(), Failure> {
+    let all: Value = block_on(client.get("/v1/mediators"))?;
+    if out.json {
+        return out.document(&json!({ "mediators": all }));
+    }
+    let mediators = all.as_array().cloned().unwrap_or_default();
+    for mediator in &mediators {
+        let text = |name: &str| mediator[name].as_str().unwrap_or_default();
+        let how = match text("state") {
+            "live" => "messages are delivered at once".to_owned(),
+            "polling" => "messages are fetched from time to time".to_owned(),
+            "connecting" => "connecting".to_owned(),
+            _ => format!("away: {}", text("problem")),
+        };
+        out.line(&format!("{NAME}{}{NAME:#}, as {}: {how}", short(text("did")), short(text("ours"))))?;
+        for (name, what) in [("registered", "receives messages for"), ("missing", "not yet registered:")] {
+            for did in mediator[name].as_array().into_iter().flatten().filter_map(Value::as_str) {
+                out.line(&format!("  {DIM}{what}{DIM:#} {}", short(did)))?;
+            }
+        }
+    }
+    out.say(&count(mediators.len(), "mediator"));
+    Ok(())
+}
+
+fn leave(args: &LeaveArgs, client: &AgentClient, out: &Out) -> Result<(), Failure> {
+    check_did(&args.did)?;
+    let left: Value = block_on(client.post("/v1/mediators/leave", &json!({ "did": args.did, "force": args.force })))
+        .map_err(|failure| match failure.code {
+            "mediator-away" | "mediator-denied" | "mediator-unusable" => {
+                failure.hint("--force leaves all the same; messages that wait there are lost")
+            }
+            _ => failure,
+        })?;
+    out.say(&format!("{} receives no more messages for this agent.", short(&args.did)));
+    let still_routed: Vec<&str> =
+        left["registered"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    for did in &still_routed {
+        out.warn(&format!("peers still send messages for {} there: `claviger did rotate` moves the DID", short(did)));
+    }
+    if out.json { out.document(&json!({ "did": args.did, "registered": still_routed })) } else { Ok(()) }
+}
+
+/// The endpoint URIs in the services of one of our DIDs.
+fn services(own: &Value) -> impl Iterator<Item = &str> {
+    let services = own["document"]["service"].as_array().into_iter().flatten();
+    services.flat_map(|service| match &service["serviceEndpoint"] {
+        Value::Array(all) => all.iter().filter_map(|it| it["uri"].as_str()).collect::<Vec<_>>(),
+        Value::String(uri) => vec![uri.as_str()],
+        one => one["uri"].as_str().into_iter().collect(),
+    })
+}

@@ -1,0 +1,53 @@
+//! `[keeper]`: the processes that hold tokens.
+
+use std::{num::NonZeroU32, path::PathBuf, time::Duration};
+
+use claviger::secrets::keeper::KeeperOptions;
+use serde::Deserialize;
+
+/// The keepers: the processes that hold tokens, with the PKCS#11 module and the PIN.
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(deny_unknown_fields, default)]
+pub struct KeeperSection {
+    /// Whether commands open tokens in their own process, without a keeper. The module, the PIN and a software token's keys
+    /// are then in the memory of that process, and a warning says so. `claviger serve` refuses it.
+    pub in_process: bool,
+    /// Operations per second for each key, at most. 0: no limit.
+    rate: u32,
+    /// An operation that takes longer than this many seconds has hung. Its keeper ends, and another one is started.
+    hang_seconds: u64,
+    /// The audit file, to which a line is added for each operation. Without it: `audit.jsonl` in `state_dir`.
+    pub audit: Option<PathBuf>,
+    /// The users, by name or number, whose processes may use the keys of a keeper with a socket of its own. Without it: the
+    /// keeper's user and root.
+    pub agents: Option<Vec<String>>,
+    /// The users whose processes may also make and delete its keys. Without it: the keeper's user and root.
+    pub custodians: Option<Vec<String>>,
+}
+
+impl Default for KeeperSection {
+    fn default() -> Self {
+        let KeeperOptions { rate, hang_timeout, .. } = KeeperOptions::default();
+        Self {
+            in_process: false,
+            rate: rate.map_or(0, NonZeroU32::get),
+            hang_seconds: hang_timeout.as_secs(),
+            audit: None,
+            agents: None,
+            custodians: None,
+        }
+    }
+}
+
+impl KeeperSection {
+    /// Operations per second for each key, at most. `None`: no limit.
+    pub fn rate(&self) -> Option<NonZeroU32> {
+        NonZeroU32::new(self.rate)
+    }
+
+    /// The time after which an operation has hung.
+    pub fn hang(&self) -> Duration {
+        Duration::from_secs(self.hang_seconds)
+    }
+}

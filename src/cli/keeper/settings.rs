@@ -1,0 +1,52 @@
+//! A keeper with the settings of the configuration.
+
+use std::{fs::metadata, os::unix::fs::MetadataExt, sync::Arc};
+
+use claviger::secrets::{
+    LazyToken, SecretsError,
+    keeper::{Keeper, KeeperOptions, PeerCredentials, Role},
+};
+
+use crate::cli::{
+    config::{Config, TokenConfig},
+    failure::Failure,
+    private_folder,
+    tokens::open::Opener,
+    users::user_id,
+};
+
+/// Starts a keeper. Its token is opened as soon as it is present.
+pub fn start_keeper(config: &Config, token: &TokenConfig, opener: Opener) -> Result<Arc<Keeper>, SecretsError> {
+    let audit = config.audit_path();
+    if let Some(folder) = audit.parent() {
+        private_folder::create(folder)
+            .map_err(|error| SecretsError::AuditFailed(format!("{}: {error}", folder.display())))?;
+    }
+    let options = KeeperOptions {
+        audit: Some(audit),
+        rate: config.keeper.rate(),
+        hang_timeout: config.keeper.hang(),
+        policy: token.policy(),
+        key_policies: config.keys.clone(),
+    };
+    let (name, sessions) = (token.name.clone(), token.sessions.unwrap_or(1));
+    let lazy_token = LazyToken::new(name, sessions, move |confirmed| opener.open(confirmed));
+    Keeper::start(Arc::new(lazy_token), options)
+}
+
+/// Returns who may connect in which role. Without settings in the configuration: this user and root, in each role.
+pub fn may_connect(
+    config: &Config,
+) -> Result<impl Fn(&PeerCredentials, Role) -> bool + Send + Sync + 'static, Failure> {
+    let own = metadata("/proc/self").map(|metadata| metadata.uid());
+    let own = own.map_err(|error| Failure::io("/proc/self", &error))?;
+    let users = |names: &Option<Vec<String>>| match names {
+        None => Ok(vec![0, own]),
+        Some(names) => names.iter().map(|name| user_id(name)).collect::<Result<Vec<u32>, Failure>>(),
+    };
+    let (agents, custodians) = (users(&config.keeper.agents)?, users(&config.keeper.custodians)?);
+    Ok(move |peer: &PeerCredentials, role| {
+        let Some(uid) = peer.uid else { return false };
+        custodians.contains(&uid) || role == Role::Agent && agents.contains(&uid)
+    })
+}

@@ -1,0 +1,61 @@
+//! Keepers as other processes: this program, started again, or a socket that a keeper listens on.
+
+use std::{
+    env, io,
+    os::{fd::AsFd, unix::net::UnixStream},
+    process::{Command, Stdio},
+    sync::Arc,
+};
+
+use claviger::secrets::keeper::{Role, Supervisor};
+
+use super::{config::Config, failure::Failure};
+
+/// Starts the process that starts keepers with this configuration, for connections of a role.
+pub fn start_supervisor(config: &Config, role: Role) -> Result<Arc<Supervisor>, Failure> {
+    let mut command = this_program(config);
+    command.args(["keeper", "--supervise", role_name(role)]);
+    Supervisor::start(command).map_err(|error| Failure::io("the keepers' supervisor cannot be started", &error))
+}
+
+/// The command that starts a keeper of a token, with one connection on its standard input.
+pub fn keeper_command(config: &Config, token: &str, role: Role) -> Command {
+    let mut command = this_program(config);
+    command.args(["keeper", "--token", token, "--connection", role_name(role)]);
+    // The variables that the token's module reads.
+    command.envs(config.tokens.iter().filter(|it| it.name == token).flat_map(|it| &it.environment));
+    command
+}
+
+/// The command that starts a keeper of a token, with a listening socket on its standard input. The keeper ends with this
+/// process.
+pub fn listening_keeper_command(config: &Config, token: &str) -> Command {
+    let mut command = this_program(config);
+    command.args(["keeper", "--token", token, "--listener", &std::process::id().to_string()]);
+    command
+}
+
+/// Connects to a keeper that listens on a socket: `unix:PATH`.
+pub fn connect(address: &str) -> io::Result<UnixStream> {
+    let path = address.strip_prefix("unix:").unwrap_or(address);
+    UnixStream::connect(path).map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))
+}
+
+/// This program with the same configuration and the same global options. The new process writes to our stderr only.
+fn this_program(config: &Config) -> Command {
+    let program = env::current_exe().unwrap_or_else(|_| "claviger".into());
+    let mut command = Command::new(program);
+    command.args(&config.flags);
+    if let Some(file) = &config.file {
+        command.arg("--config").arg(file);
+    }
+    command.stdout(io::stderr().as_fd().try_clone_to_owned().map_or_else(|_| Stdio::null(), Stdio::from));
+    command
+}
+
+fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Agent => "agent",
+        Role::Custodian => "custodian",
+    }
+}

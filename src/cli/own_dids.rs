@@ -1,0 +1,157 @@
+//! Our DIDs: the documents that claviger made or was given, and the tokens that hold their keys.
+
+use std::sync::Arc;
+
+use claviger::{
+    did::{Cached, Document, LocalResolver, Relationship, Resolver, did_of, is_did, read_documents},
+    didcomm::{FromPrior, Identities},
+    keys::PublicKey,
+    process::sandbox::Sandbox,
+    secrets::{
+        Keyring, Secrets,
+        keeper::{Role, Supervisor},
+    },
+};
+
+use super::{
+    arguments::not_a_did, config::Config, failure::Failure, keeper_process::start_supervisor, output::short,
+    runtime::block_on, state_dir::StateDir, tokens::secrets::open_until,
+};
+
+/// The documents that may be ours, and a resolver. Only a token can tell whether a document's DID is ours.
+pub struct OwnDids<'a> {
+    config: &'a Config,
+    pub documents: Vec<Document>,
+    pub resolver: Cached<LocalResolver>,
+    supervisor: Option<Arc<Supervisor>>,
+}
+
+/// The keys that a command needs.
+pub enum NeededKeys {
+    All(Vec<PublicKey>),
+    Any(Vec<PublicKey>),
+}
+
+impl<'a> OwnDids<'a> {
+    /// Reads the documents that were made here and those that the configuration names. Opens no token.
+    pub fn load(config: &'a Config) -> Result<Self, Failure> {
+        let state = StateDir::new(config.state_dir.clone());
+        let mut documents = state.documents()?;
+        for path in &config.documents {
+            for (_, document) in read_documents(path)? {
+                if !documents.iter().any(|known| known.id() == document.id()) {
+                    documents.push(document);
+                }
+            }
+        }
+        let local = LocalResolver::new().with_long_forms(state.long_forms()).with_documents(documents.clone());
+        Ok(Self { config, documents, resolver: Cached::new(local), supervisor: None })
+    }
+
+    /// Starts the keepers' supervisor, and enters the sandbox for good: from now on this process reads messages of
+    /// strangers. Must be called before the process has a second thread.
+    ///
+    /// With `in_process` it does neither, since this process must load the module and read the PIN.
+    pub fn enter_sandbox(&mut self) -> Result<(), Failure> {
+        if self.config.in_process() {
+            return Ok(());
+        }
+        if !self.config.tokens.is_empty() {
+            self.supervisor = Some(start_supervisor(self.config, Role::Agent)?);
+        }
+        let long_forms = StateDir::new(self.config.state_dir.clone()).long_forms_folder();
+        let sandbox = if long_forms.is_dir() { Sandbox::new().allow_write(long_forms) } else { Sandbox::new() };
+        match sandbox.enforce() {
+            Ok(report) => {
+                for finding in report.findings.iter().filter(|finding| !finding.holds) {
+                    tracing::info!(name = finding.name, reason = finding.why, "sandbox incomplete on this kernel");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "sandbox not entered"),
+        }
+        Ok(())
+    }
+
+    /// Our DIDs with the tokens that hold the needed keys. If no key is needed, no token is opened.
+    pub async fn identities(&self, needed: &NeededKeys) -> Result<Identities, Failure> {
+        let secrets = match needed {
+            NeededKeys::All(keys) | NeededKeys::Any(keys) if keys.is_empty() => {
+                Arc::new(Keyring::builder().start().await?)
+            }
+            _ => open_until(self.config, self.supervisor.as_ref(), |secrets| needed.are_held(secrets)).await?,
+        };
+        let (identities, missing) = Identities::partial(secrets, self.documents.clone());
+        if !missing.is_empty() {
+            tracing::debug!(missing = missing.len(), "verification methods without a key in an open token");
+        }
+        Ok(identities)
+    }
+
+    /// The keys of a DID in a verification relationship, or the one key of a DID URL.
+    pub async fn keys(&self, did_or_kid: &str, relationship: Relationship) -> Result<Vec<PublicKey>, Failure> {
+        let did = did_of(did_or_kid).ok_or_else(|| not_a_did(did_or_kid))?;
+        let document = self.resolver.resolve(did).await?;
+        if is_did(did_or_kid) {
+            return Ok(document.methods(relationship).filter_map(|method| method.key.as_ref().ok()).cloned().collect());
+        }
+        match document.method(did_or_kid, relationship) {
+            Some(method) => Ok(method.key.iter().cloned().collect()),
+            None => {
+                let message = format!("{did_or_kid} is not in {} of its document", relationship.name());
+                Err(Failure::new("key-not-authorised", message))
+            }
+        }
+    }
+
+    /// Adds the document of a DID that needs no file, such as a did:key. The DID is ours if a token holds its keys.
+    pub async fn add_resolved(&mut self, did_or_kid: &str) -> Result<(), Failure> {
+        let did = did_of(did_or_kid).ok_or_else(|| not_a_did(did_or_kid))?;
+        if !self.documents.iter().any(|document| document.names(did)) {
+            self.documents.push((*self.resolver.resolve(did).await?).clone());
+        }
+        Ok(())
+    }
+
+    /// The public keys that our documents give for these key IDs in keyAgreement.
+    pub fn agreement_keys<'k>(&self, kids: impl Iterator<Item = &'k str>) -> Vec<PublicKey> {
+        let find = |kid: &str| {
+            let methods = self.documents.iter().filter_map(|it| it.method(kid, Relationship::KeyAgreement));
+            methods.filter_map(|method| method.key.as_ref().ok()).next().cloned()
+        };
+        kids.filter_map(find).collect()
+    }
+}
+
+impl NeededKeys {
+    fn are_held(&self, secrets: &dyn Secrets) -> bool {
+        let held = secrets.keys().borrow().clone();
+        match self {
+            Self::All(keys) => keys.iter().all(|key| held.get(key).is_some()),
+            Self::Any(keys) => keys.iter().any(|key| held.get(key).is_some()),
+        }
+    }
+}
+
+/// The document of one of our DIDs.
+pub fn own_document(config: &Config, did: &str) -> Result<Document, Failure> {
+    let documents = OwnDids::load(config)?.documents;
+    documents.into_iter().find(|document| document.names(did)).ok_or_else(|| {
+        Failure::new("not-ours", format!("{} is none of our DIDs", short(did)))
+            .hint("`claviger key list` shows the DIDs that use our keys")
+    })
+}
+
+/// Signs a `from_prior` with an authentication key of its `iss`, as custodian: an agent may not.
+pub fn sign_from_prior(config: &Config, claims: &FromPrior) -> Result<String, Failure> {
+    let own = OwnDids::load(config)?;
+    let supervisor = match config.in_process() {
+        true => None,
+        false => Some(start_supervisor(config, Role::Custodian)?),
+    };
+    block_on(async {
+        let keys = NeededKeys::Any(own.keys(&claims.iss, Relationship::Authentication).await?);
+        let secrets = open_until(config, supervisor.as_ref(), |secrets| keys.are_held(secrets)).await?;
+        let (own_identities, _) = Identities::partial(secrets, own.documents.clone());
+        Ok(claims.pack(None, &own_identities).await?.0)
+    })
+}

@@ -1,0 +1,194 @@
+//! The running daemon: the agent, its servers, and what watches over them.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use claviger::{
+    agent::{Agent, OwnDocuments, Reload, Server, Tokens, Transports, api, store::Store},
+    did::{Cached, Document, LoadError, LocalResolver, Methods, Resolver, WebResolver, WebvhResolver, read_documents},
+    net::{HttpClient, HttpOptions, WebSocketClient, WebSocketOptions},
+    secrets::{
+        FailoverSecrets, Secrets,
+        keeper::{KeeperClient, Supervisor},
+    },
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+#[cfg(feature = "otel")]
+use super::spans;
+use super::{
+    health,
+    prepared::Prepared,
+    reload::{Reloader, WebhookTask},
+    systemd::Notifier,
+};
+use crate::cli::{config::Config, daemon_options::agent_options, failure::Failure, output::Out, state_dir::StateDir};
+
+/// How often to check that the supervisor still runs.
+const SUPERVISOR_CHECK: Duration = Duration::from_secs(1);
+
+/// Runs the agent until it is told to end.
+pub async fn run(
+    prepared: Prepared,
+    config: &Config,
+    documents: Vec<Document>,
+    supervisor: Arc<Supervisor>,
+    store: Arc<dyn Store>,
+    out: &Out,
+) -> Result<(), Failure> {
+    let own_documents = own_documents(&StateDir::new(config.state_dir.clone()), &config.documents)?;
+    let did_web_plain_http_for = config.daemon.net.did_web_plain_http_for.clone();
+    let http_options = HttpOptions { did_web_plain_http_for, ..HttpOptions::default() };
+    let client = HttpClient::new(prepared.dialer.clone(), http_options);
+    let keepers = keepers(config, &supervisor);
+    let secrets = keepers.iter().map(|keeper| keeper.clone() as Arc<dyn Secrets>);
+    let agent = Agent::builder(
+        Arc::new(FailoverSecrets::new(secrets)),
+        own_documents,
+        resolver(config, documents, client.clone()),
+        store.clone(),
+    );
+    #[cfg(feature = "otel")]
+    if let Some(url) = &config.daemon.ops.otlp {
+        spans::export(url, client.clone())?;
+        out.say("Spans are exported to the collector.");
+    }
+    let (http, mut webhook_task) = (client.clone(), WebhookTask::new(client.clone()));
+    let websockets = WebSocketClient::new(prepared.dialer, WebSocketOptions::default());
+    let agent = agent
+        .transports(Transports::default().with(client).with(websockets.clone()))
+        .websockets(websockets)
+        .http(http)
+        .tokens(token_states(keepers.clone()))
+        .on_reload(reload_documents(config, keepers))
+        .options(agent_options(config))
+        .build();
+    let agent = agent.map_err(|error| Failure::new("failed", error.to_string()))?;
+    let shutdown = CancellationToken::new();
+    let mut servers = Vec::new();
+    for listener in prepared.peers {
+        let address = listener.local_addr().map_err(|error| Failure::io("the listening socket", &error))?;
+        let tls = if prepared.tls.is_some() { " with TLS" } else { "" };
+        out.say(&format!("Peers are served on {address}{tls}."));
+        servers.push(Server::new(listener, prepared.tls.clone()));
+    }
+    if let Some(tls) = &prepared.tls {
+        tokio::spawn(tls.clone().watch());
+    }
+    if let Some(listener) = prepared.ops {
+        let address = listener.local_addr().map_err(|error| Failure::io("the listening socket", &error))?;
+        out.say(&format!("Health and metrics are served on {address}."));
+        tokio::spawn(health::serve(listener, agent.clone(), shutdown.clone()));
+    }
+    let (listener, access) = prepared.api;
+    let api = tokio::spawn(api::serve(listener, access, agent.clone(), shutdown.clone()));
+    if let Some(webhook) = prepared.webhook {
+        out.say(&format!("Messages are posted to the webhook on {}.", webhook.host()));
+        webhook_task.start(webhook, &agent);
+    }
+    let reloader =
+        Reloader { supervisor: supervisor.clone(), agent: agent.clone(), tls: prepared.tls, webhook: webhook_task };
+    let reloader = tokio::spawn(reloader.run(shutdown.clone()));
+    tokio::spawn(shut_down_on_signal(shutdown.clone(), prepared.notifier.clone()));
+    let supervision =
+        tokio::spawn(shut_down_without_supervisor(supervisor, shutdown.clone(), prepared.notifier.clone()));
+    prepared.notifier.ready();
+    let ended = tokio::select! {
+        ended = agent.run(servers, shutdown) => ended,
+        () = prepared.notifier.watchdog(agent.clone()) => Ok(()),
+    };
+    if let Ok(Err(error)) = api.await {
+        tracing::error!(%error, "API server failed");
+    }
+    if reloader.await.is_err() {
+        tracing::error!("reload task failed: this is a bug in claviger");
+    }
+    // Closing is tidy, and not necessary: nothing is lost if the process is killed before.
+    store.close().await?;
+    ended.map_err(|error| Failure::io("the server", &error))?;
+    match supervision.is_finished() && supervision.await.unwrap_or(false) {
+        true => Err(Failure::new("failed", "the agent ended because the keepers' supervisor ended")
+            .hint("start the agent again: it has stored every message that it accepted")),
+        false => Ok(()),
+    }
+}
+
+/// Ends the agent on SIGTERM or SIGINT, and the process at once on the second signal.
+async fn shut_down_on_signal(shutdown: CancellationToken, notifier: Arc<Notifier>) {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("cannot listen for signals: only SIGKILL ends this process");
+        return;
+    };
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        if shutdown.is_cancelled() {
+            std::process::exit(1);
+        }
+        shutdown.cancel();
+        notifier.stopping();
+        tracing::info!("shutting down; a second signal ends the process at once");
+    }
+}
+
+/// Ends the agent when the supervisor has ended, because no keeper could be started any more. Whoever started the agent can start
+/// it again. Returns `false` if the agent was told to end before.
+async fn shut_down_without_supervisor(
+    supervisor: Arc<Supervisor>,
+    shutdown: CancellationToken,
+    notifier: Arc<Notifier>,
+) -> bool {
+    while !supervisor.has_ended() {
+        tokio::time::sleep(SUPERVISOR_CHECK).await;
+    }
+    if shutdown.is_cancelled() {
+        return false;
+    }
+    shutdown.cancel();
+    notifier.stopping();
+    tracing::error!("keepers' supervisor ended; shutting down");
+    true
+}
+
+/// Clients of the keepers, which may not run yet.
+fn keepers(config: &Config, supervisor: &Arc<Supervisor>) -> Vec<Arc<KeeperClient>> {
+    let start = |name: &str| Arc::new(KeeperClient::start_in_background(name, supervisor.connector(name)));
+    config.tokens.iter().map(|token| start(&token.name)).collect()
+}
+
+/// The states of the tokens, for the metrics.
+fn token_states(keepers: Vec<Arc<KeeperClient>>) -> Tokens {
+    Box::new(move || keepers.iter().map(|keeper| (keeper.name().to_owned(), keeper.state())).collect())
+}
+
+/// Reads the documents in the state folder again, and has the keepers look for new keys.
+fn reload_documents(config: &Config, keepers: Vec<Arc<KeeperClient>>) -> Reload {
+    let (state, paths) = (StateDir::new(config.state_dir.clone()), config.documents.clone());
+    Box::new(move || {
+        let documents = own_documents(&state, &paths).map_err(|error| error.to_string())?;
+        keepers.iter().for_each(|keeper| keeper.refresh_keys());
+        Ok(documents)
+    })
+}
+
+/// The documents of our DIDs. Those that claviger made are ours even without their token; others only if a token holds their
+/// keys.
+fn own_documents(state: &StateDir, paths: &[PathBuf]) -> Result<OwnDocuments, LoadError> {
+    let created = state.documents()?;
+    let mut candidates = Vec::new();
+    for path in paths {
+        let more = read_documents(path)?.into_iter().map(|(_, document)| document);
+        candidates.extend(more.filter(|document| !created.iter().any(|own| own.id() == document.id())));
+    }
+    Ok(OwnDocuments { created, candidates, logs: state.logs()? })
+}
+
+fn resolver(config: &Config, documents: Vec<Document>, client: HttpClient) -> Arc<dyn Resolver> {
+    let state = StateDir::new(config.state_dir.clone());
+    let local = LocalResolver::new().with_long_forms(state.long_forms()).with_documents(documents);
+    let methods = Methods::new(local).then(WebResolver::new(client.clone())).then(WebvhResolver::new(client));
+    Arc::new(Cached::new(methods))
+}

@@ -1,0 +1,205 @@
+//! A token in the hands of its custodian, who may make, import and delete keys.
+
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use claviger::{
+    keys::PublicKey,
+    secrets::{
+        Context, Custodian, HeldKey, ImportKey, NewKey, Secrets, SignRequest, Signature, SlotOptions, TokenError,
+        TokenInfo,
+        keeper::{ChildProcess, KeeperCustodian, Role, spawn_on_socket},
+    },
+};
+
+use super::open::{check_uri, open_in_process, start_keyring};
+use crate::cli::{
+    config::{Config, TokenConfig},
+    failure::{Failure, Status},
+    keeper_process::{connect, keeper_command},
+    key_name::KeyName,
+    pin,
+    runtime::block_on,
+    yubikey_wait::YubiKeyWait,
+};
+
+/// An open token, and the management key for changes of it.
+pub struct CustodianToken {
+    connection: Connection,
+    /// The management key of a YubiKey that does not keep it behind its PIN.
+    management_key: Option<Zeroizing<Vec<u8>>>,
+}
+
+enum Connection {
+    InProcess(Arc<dyn Custodian>),
+    /// A keeper. If we started it, dropping the process waits for its end.
+    Keeper(
+        Box<KeeperCustodian>,
+        #[expect(dead_code, reason = "waits for the process when dropped")] Option<ChildProcess>,
+    ),
+}
+
+/// The option for the management key of a YubiKey.
+#[derive(Default, clap::Args)]
+pub struct ManagementKeyArgs {
+    /// The management key of a YubiKey that does not keep it behind its PIN, in hexadecimal: prompt, file:PATH or
+    /// credential:NAME
+    #[arg(long, value_name = "SOURCE")]
+    management_key: Option<String>,
+}
+
+impl ManagementKeyArgs {
+    /// Reads the key. To be called before a token is opened.
+    pub fn read(&self) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
+        self.management_key.as_ref().map(|source| pin::read_hex_key(source, "the management key")).transpose()
+    }
+}
+
+/// Opens a token.
+pub fn open(config: &Config, token: &TokenConfig) -> Result<CustodianToken, Failure> {
+    connect_to(config, token).map(|connection| CustodianToken { connection, management_key: None })
+}
+
+/// Opens a token. Waits for a YubiKey that is not plugged in.
+pub fn open_or_wait(config: &Config, token: &TokenConfig) -> Result<CustodianToken, Failure> {
+    let mut wait = YubiKeyWait::new(config);
+    loop {
+        match open(config, token) {
+            Err(failure) if wait.should_retry(token, &failure) => {}
+            result => return result,
+        }
+    }
+}
+
+/// Opens the first token, in configured order, that holds the named key. A token that is not ready is skipped; its failure
+/// is returned if no other token holds the key.
+pub fn open_holder(config: &Config, name: &KeyName, text: &str) -> Result<(CustodianToken, HeldKey), Failure> {
+    if config.tokens.is_empty() {
+        return Err(config.no_token());
+    }
+    let mut not_ready = None;
+    for token in &config.tokens {
+        match open(config, token).and_then(|token| token.inventory().map(|keys| (token, keys))) {
+            Ok((token, keys)) => {
+                if let Some(held) = name.find(text, &keys)? {
+                    return Ok((token, held.clone()));
+                }
+            }
+            Err(failure) if failure.status == Status::TokenNotReady => {
+                not_ready.get_or_insert(failure);
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    Err(not_ready.unwrap_or_else(|| KeyName::unknown(text)))
+}
+
+fn connect_to(config: &Config, token: &TokenConfig) -> Result<Connection, Failure> {
+    if token.keeper.is_none() && config.in_process() {
+        return open_in_process(config, token, false).map(Connection::InProcess);
+    }
+    let failed = |error: TokenError| Failure::from_token(&token.name, &error);
+    let absent =
+        |error: std::io::Error| failed(TokenError::Away(format!("the keeper of the token {:?}: {error}", token.name)));
+    let (stream, process) = match &token.keeper {
+        Some(address) => (connect(address).map_err(absent)?, None),
+        None => {
+            check_uri(token)?;
+            let (stream, process) =
+                spawn_on_socket(keeper_command(config, &token.name, Role::Custodian)).map_err(absent)?;
+            (stream, Some(process))
+        }
+    };
+    let custodian = KeeperCustodian::new(&token.name, stream).map_err(failed)?;
+    match custodian.token_error() {
+        Some(error) => Err(failed(error.clone())),
+        None => Ok(Connection::Keeper(Box::new(custodian), process)),
+    }
+}
+
+impl CustodianToken {
+    pub fn name(&self) -> &str {
+        match &self.connection {
+            Connection::InProcess(token) => token.name(),
+            Connection::Keeper(keeper, _) => keeper.name(),
+        }
+    }
+
+    pub fn info(&self) -> TokenInfo {
+        match &self.connection {
+            Connection::InProcess(token) => token.info(),
+            Connection::Keeper(keeper, _) => keeper.info(),
+        }
+    }
+
+    /// Sets the management key for the changes that follow.
+    pub fn with_management_key(mut self, management_key: Option<&Zeroizing<Vec<u8>>>) -> Self {
+        self.management_key = management_key.cloned();
+        self
+    }
+
+    /// Gives the token the management key for the next change.
+    fn send_management_key(&self) -> Result<(), TokenError> {
+        match (&self.management_key, &self.connection) {
+            (None, _) => Ok(()),
+            (Some(key), Connection::InProcess(token)) => token.set_management_key(key.clone()),
+            (Some(key), Connection::Keeper(keeper, _)) => keeper.set_management_key(key),
+        }
+    }
+
+    pub fn generate(&self, key: &NewKey, place: SlotOptions) -> Result<HeldKey, TokenError> {
+        self.send_management_key()?;
+        match &self.connection {
+            Connection::InProcess(token) => token.generate_in_slot(key, place),
+            Connection::Keeper(keeper, _) => keeper.generate_in_slot(key, place),
+        }
+    }
+
+    pub fn import(&self, key: ImportKey) -> Result<HeldKey, TokenError> {
+        self.send_management_key()?;
+        match &self.connection {
+            Connection::InProcess(token) => token.import(key),
+            Connection::Keeper(keeper, _) => keeper.import(&key),
+        }
+    }
+
+    pub fn delete(&self, key: &PublicKey) -> Result<(), TokenError> {
+        self.send_management_key()?;
+        match &self.connection {
+            Connection::InProcess(token) => token.delete(key),
+            Connection::Keeper(keeper, _) => keeper.delete(key),
+        }
+    }
+
+    /// The certificates which prove that a key was made in the token, in DER.
+    #[cfg(feature = "yubikey")]
+    pub fn attest(&self, key: &PublicKey) -> Result<Vec<Vec<u8>>, TokenError> {
+        match &self.connection {
+            Connection::InProcess(token) => token.attest(key),
+            Connection::Keeper(keeper, _) => keeper.attest(key),
+        }
+    }
+
+    /// Signs what only a custodian may sign, within the configured policies.
+    pub fn sign(&self, config: &Config, key: &PublicKey, what: &SignRequest<'_>) -> Result<Signature, Failure> {
+        match &self.connection {
+            Connection::InProcess(token) => block_on(async {
+                let keyring = start_keyring(config, self.name(), token.clone()).await?;
+                Ok(keyring.sign(key, what, &Context::default()).await?)
+            }),
+            Connection::Keeper(keeper, _) => {
+                keeper.sign(key, what).map_err(|error| Failure::from_token(self.name(), &error))
+            }
+        }
+    }
+
+    /// Every key of the token, including keys that would be refused for use.
+    pub fn inventory(&self) -> Result<Vec<HeldKey>, Failure> {
+        let keys = match &self.connection {
+            Connection::InProcess(token) => token.inventory(),
+            Connection::Keeper(keeper, _) => keeper.inventory(),
+        };
+        keys.map_err(|error| Failure::from_token(self.name(), &error))
+    }
+}

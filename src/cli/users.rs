@@ -1,0 +1,18 @@
+//! Users of this machine, by number or by name.
+
+use std::fs;
+
+use super::failure::Failure;
+
+/// Returns the user ID for a number or a name of /etc/passwd.
+pub fn user_id(name: &str) -> Result<u32, Failure> {
+    if let Ok(number) = name.parse() {
+        return Ok(number);
+    }
+    let passwd = fs::read_to_string("/etc/passwd").map_err(|error| Failure::io("/etc/passwd", &error))?;
+    let entry = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|entry| entry[0] == name);
+    entry.and_then(|entry| entry.get(2)?.parse().ok()).ok_or_else(|| {
+        Failure::usage("bad-config", format!("the configuration names the user {name:?}, who is not in /etc/passwd"))
+            .hint("name a user of another directory by number: `id -u NAME`")
+    })
+}
