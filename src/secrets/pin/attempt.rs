@@ -2,7 +2,8 @@
 //!
 //! 1. [`TokenPin::prepare`] opens the source, takes the guard's lock, reads the record, asks the device for the tries left,
 //!    and decides by the rules of `record.rs`. Then it reads the PIN and records the attempt as begun.
-//! 2. The device presents [`PinAttempt::pin`] once: C_Login in `pkcs11/login.rs`, VERIFY in `piv/unlock.rs`.
+//! 2. The device presents [`PinAttempt::pin`] once: C_Login in `pkcs11/login.rs`, VERIFY in `piv/unlock.rs`. A card presents
+//!    it again only after it was accepted, for a key that wants the PIN before each use.
 //! 3. [`TokenPin::conclude`] erases the PIN, records the result, and releases the lock.
 //!
 //! A device provides only what differs: the tries left, how the PIN is presented, and what an answer means

@@ -2,7 +2,7 @@
 //! programs also look for keys by their certificates.
 //!
 //! The certificate is signed by a throw-away key: a key-agreement key cannot sign, and a signing key would ask for PIN and
-//! touch. It proves nothing, and its issuer says so. What proves a key is its attestation.
+//! touch. It proves nothing, and its issuer says so. An attestation proves a key.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,7 +1,7 @@
 //! Device profiles: what is peculiar to a device, as data. One file of `hsm-config/` for each device.
 //!
-//! A profile restricts what is tried, and says how to write it for the device. It is not believed about what a key can do:
-//! known answers decide that, with a profile and without. Without a profile every variant is tried.
+//! A profile restricts the variants that are tried, and gives the encodings that the device wants. What a key can do is decided
+//! by known answers, with a profile and without. Without a profile every variant is tried.
 
 mod definition;
 mod evidence;
