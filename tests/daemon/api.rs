@@ -312,7 +312,7 @@ fn the_description_is_that_of_what_is_there() {
     assert_eq!(served, description);
 }
 
-/// docs/api.md has every code that the API answers with, and no other.
+/// docs/api.md and docs/troubleshooting.md have every error code of the API, and no other.
 #[test]
 fn every_code_is_documented() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -320,17 +320,19 @@ fn every_code_is_documented() {
     for file in std::fs::read_dir(root.join("src/agent/api")).unwrap() {
         let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
         // The first string behind these is the code.
-        for before in ["ApiError::new(", "Self::new(", "Self::bad(", "ApiError::bad("] {
+        for before in ["ApiError::new(", "Self::new(", "Self::invalid(", "ApiError::invalid("] {
             for rest in text.split(before).skip(1) {
                 let arguments = rest.split(';').next().unwrap();
                 made.extend(arguments.split('"').nth(1).map(str::to_owned));
             }
         }
     }
-    let documentation = std::fs::read_to_string(root.join("docs/api.md")).unwrap();
-    let table = documentation.split("| code | status |").nth(1).unwrap();
-    let codes = table.lines().filter_map(|line| Some(line.strip_prefix("| `")?.split('`').next()?.to_owned()));
-    assert_eq!(made, codes.collect());
+    for (page, place) in [("docs/api.md", 1), ("docs/troubleshooting.md", 2)] {
+        let documentation = std::fs::read_to_string(root.join(page)).unwrap();
+        let table = documentation.split("| code | status |").nth(place).unwrap().split("\n\n").next().unwrap();
+        let codes = table.lines().filter_map(|line| Some(line.strip_prefix("| `")?.split('`').next()?.to_owned()));
+        assert_eq!(made, codes.collect(), "{page}");
+    }
 }
 
 #[track_caller]
