@@ -1,5 +1,4 @@
-//! A YubiKey that answers whatever it likes. Nothing panics, what it signs is a signature, and a PIN that it did not take is
-//! not given to it again.
+//! A card with arbitrary responses. Nothing panics, a returned signature is valid, and a refused PIN is not presented again.
 #![no_main]
 
 use std::sync::{Arc, Mutex};
@@ -8,9 +7,9 @@ use claviger::{
     crypto::verify,
     keys::{Curve, PublicKey},
     secrets::{
-        Custodian, KeyUse, NewKey, Place, Token,
+        Custodian, KeyUse, NewKey, SlotOptions, Token,
         pin::{Pin, PinSource},
-        piv::{Attestation, Exchange, OpenOptions, Readers, Transport, TransportError, YubiKey},
+        piv::{Attestation, CardTransaction, OpenOptions, Readers, Transport, TransportError, YubiKey},
     },
 };
 use claviger_testkit::{
@@ -25,7 +24,7 @@ const VERIFY: u8 = 0x20;
 const VERSION: u8 = 0xfd;
 const SERIAL: u8 = 0xf8;
 
-/// A card, whose state all that speak to it share.
+/// A card. Clones share its state.
 #[derive(Clone, Default)]
 struct Card(Arc<Mutex<State>>);
 
@@ -33,41 +32,42 @@ struct Card(Arc<Mutex<State>>);
 struct State {
     /// Firmware 5.7.1, else 5.4.3.
     is_new: bool,
-    /// What is left to answer.
+    /// The responses that are left.
     rest: Vec<u8>,
-    /// Whether a PIN was not taken.
+    /// Whether a PIN was refused.
     refused: bool,
 }
 
 impl Card {
-    /// Answers from the start again.
-    fn answers(&self, bytes: &[u8]) {
+    /// Starts with the first response again.
+    fn answer_from(&self, bytes: &[u8]) {
         let state = &mut *self.0.lock().expect("one thread");
         state.is_new = bytes.first().is_some_and(|first| first & 1 == 1);
         state.rest = bytes.get(1..).unwrap_or_default().to_vec();
     }
 }
 
-impl Exchange for Card {
+impl CardTransaction for Card {
     fn transmit(&mut self, command: &[u8]) -> Result<Zeroizing<Vec<u8>>, TransportError> {
         let State { is_new, rest, refused } = &mut *self.0.lock().expect("one thread");
         let answer = match command[1] {
             SELECT => vec![0x90, 0x00],
-            // Else it would not be taken for one that serves.
+            // An unsupported firmware would end the test too early.
             VERSION if *is_new => vec![5, 7, 1, 0x90, 0x00],
             VERSION => vec![5, 4, 3, 0x90, 0x00],
             SERIAL => vec![0, 0, 0x04, 0x57, 0x90, 0x00],
             _ => next(rest),
         };
         if command[1] == VERIFY && command.len() > 5 {
-            assert!(!*refused, "a PIN that was not taken is given again");
+            assert!(!*refused, "a refused PIN is presented again");
             *refused = !answer.ends_with(&[0x90, 0x00]);
         }
         Ok(Zeroizing::new(answer))
     }
 }
 
-/// Each answer is behind its length, of two bytes; without the upper bit it gets the status word of success.
+/// The next response. The input has its length in two bytes, then its bytes. Without the highest bit of the length, the
+/// status word of success is appended.
 fn next(rest: &mut Vec<u8>) -> Vec<u8> {
     let Some((length, content)) = rest.split_first_chunk::<2>() else { return vec![0x6a, 0x82] };
     let length = u16::from_be_bytes(*length);
@@ -81,7 +81,7 @@ fn next(rest: &mut Vec<u8>) -> Vec<u8> {
 }
 
 impl Transport for Card {
-    fn transaction(&mut self, work: &mut dyn FnMut(&mut dyn Exchange)) -> Result<(), TransportError> {
+    fn transaction(&mut self, work: &mut dyn FnMut(&mut dyn CardTransaction)) -> Result<(), TransportError> {
         work(self);
         Ok(())
     }
@@ -95,7 +95,7 @@ impl Readers for Card {
 
 fuzz_target!(|bytes: &[u8]| {
     let card = Card::default();
-    let answers = |bytes: &[u8]| card.answers(bytes);
+    let answers = |bytes: &[u8]| card.answer_from(bytes);
     answers(bytes);
     let pin = PinSource::value(Pin::new("471108"));
     let Ok(token) = OpenOptions::new().pin(pin).open("yubikey:serial=1111", card.clone()) else { return };
@@ -106,7 +106,7 @@ fuzz_target!(|bytes: &[u8]| {
     for curve in [Curve::P256, Curve::X25519] {
         answers(bytes);
         let new = NewKey { curve, usage: KeyUse::of(curve), label: None };
-        keys.extend(token.generate_in(&new, Place::default()).map(|held| held.public));
+        keys.extend(token.generate_in_slot(&new, SlotOptions::default()).map(|held| held.public));
     }
     answers(bytes);
     let private = PrivateKey::generate(Curve::P256);
@@ -121,14 +121,14 @@ fuzz_target!(|bytes: &[u8]| {
     }
     answers(bytes);
     let _ = token.set_up(&Pin::new("222222"), &Pin::new("33333333"));
-    let _ = (token.form(), token.pin_state(), token.lock());
+    let _ = (token.form_factor(), token.pin_state(), token.lock());
 });
 
 fn use_key(token: &YubiKey, key: &PublicKey) {
     if let Ok(signature) = token.sign(key, b"input") {
-        verify(key, b"input", &signature).expect("a signature that was given out is one");
+        verify(key, b"input", &signature).expect("a returned signature is valid");
     }
-    if key.curve().agrees() {
+    if key.curve().supports_key_agreement() {
         let sender = PrivateKey::generate(key.curve());
         let message = message_to(key, Some(&sender), &fresh_cek(), &Parties::example());
         let _ = token.unwrap_cek(key, &message);
