@@ -1,4 +1,5 @@
-//! docs/guide.md, as someone follows it who is new here. What it says of a YubiKey is followed in tests/cli/yubikey.rs.
+//! Runs the commands of README.md and of the pages in docs/ as a new user would. `yubikey.rs` runs those of
+//! docs/desktop.md.
 
 use std::{
     fs::{self, File},
@@ -61,7 +62,7 @@ fn a_server_on_trial() {
         return;
     }
     let home = Home::new();
-    let said = all(&follow(&home, &commands("### On trial: SoftHSM"), ""));
+    let said = all(&follow(&home, &commands("start.md", "## Two agents talk"), ""));
     for words in ["At noon?", "claviger_waiting{queue=\"outbox\"} 0"] {
         assert!(said.contains(words), "{words}: {said}");
     }
@@ -72,7 +73,8 @@ fn a_server_on_trial() {
 fn a_server_with_its_hsm() {
     let Some(home) = Home::with_token() else { return };
     let module = softhsm().unwrap().display().to_string();
-    let script = commands("### With the HSM").replace("/opt/vendor/libpkcs11.so", &module);
+    let script =
+        commands("server.md", "## Try your HSM, and set up the agent").replace("/opt/vendor/libpkcs11.so", &module);
     let said = all(&follow(&home, &script.replace("token=prod", "token=soft"), &format!("{PIN}\n")));
     for words in ["authcrypt", "X25519", "A DID of ours: did:peer:2."] {
         assert!(said.contains(words), "{words}: {said}");
@@ -96,7 +98,7 @@ fn the_library() {
         cargo.current_dir(repository).env("CARGO_TARGET_DIR", folder.parent().unwrap());
         assert!(cargo.status().unwrap().success());
     }
-    let script = commands("## The library in Rust");
+    let script = commands("library.md", "## Run the example");
     assert!(script.contains("cargo run --quiet --example developer --"));
     let script = script.replace("cargo run --quiet --example developer --", &built.display().to_string());
     let said = all(&follow(&home, &script, ""));
@@ -106,7 +108,7 @@ fn the_library() {
 
     let example = fs::read_to_string(repository.join("examples/developer.rs")).unwrap();
     let mut lines = example.lines().map(str::trim);
-    for line in rust() {
+    for line in rust("library.md") {
         assert!(lines.any(|other| other == line), "the example does not have, at this place: {line}");
     }
 }

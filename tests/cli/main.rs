@@ -10,6 +10,7 @@ mod demo;
 mod doctor;
 mod documentation;
 mod guide;
+mod links;
 mod messages;
 mod tokens;
 mod transcripts;
