@@ -80,7 +80,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 ///
 /// Versions 0.4 of `didcomm` write a DID document of DID Core, which needs no translation. Versions 0.3 and earlier have
 /// other member names, and the key of a verification method under `verification_material`.
-fn document_from_did_doc(did_doc: Value) -> Result<Document, DocumentError> {
+pub fn document_from_did_doc(did_doc: Value) -> Result<Document, DocumentError> {
     let Value::Object(members) = did_doc else { return Document::from_value(did_doc) };
     let mut document = Map::new();
     for (name, value) in members {
@@ -123,22 +123,23 @@ fn verification_method(mut method: Value) -> Value {
     method
 }
 
-/// Renames the members of a service's endpoint.
+/// Renames the members of a service and of its endpoint.
 fn service(mut service: Value) -> Value {
     let Some(members) = service.as_object_mut() else { return service };
     // {"id": ..., "kind": {"DIDCommMessaging": {"service_endpoint": ..., "accept": ..., "route_keys": ...}}}
-    if let Some(mut endpoint) = members.get_mut("kind").and_then(|kind| Some(kind.get_mut("DIDCommMessaging")?.take()))
-    {
-        let uri = endpoint["service_endpoint"].take();
-        let routing_keys = endpoint["route_keys"].take();
+    if let Some(endpoint) = members.get_mut("kind").and_then(|kind| Some(kind.get_mut("DIDCommMessaging")?.take())) {
         members.remove("kind");
         members.insert("type".to_owned(), "DIDCommMessaging".into());
-        let endpoint = json!({ "uri": uri, "accept": endpoint["accept"].take(), "routingKeys": routing_keys });
         members.insert("serviceEndpoint".to_owned(), endpoint);
-    } else if let Some(endpoint) = members.get_mut("serviceEndpoint").and_then(Value::as_object_mut)
-        && let Some(keys) = endpoint.remove("routing_keys")
-    {
-        endpoint.insert("routingKeys".to_owned(), keys);
+    }
+    if let Some(endpoint) = members.get_mut("serviceEndpoint").and_then(Value::as_object_mut) {
+        for (old, new) in [("service_endpoint", "uri"), ("route_keys", "routingKeys"), ("routing_keys", "routingKeys")]
+        {
+            if let Some(value) = endpoint.remove(old) {
+                endpoint.insert(new.to_owned(), value);
+            }
+        }
+        endpoint.retain(|_, value| !value.is_null());
     }
     service
 }
@@ -147,7 +148,7 @@ fn service(mut service: Value) -> Value {
 /// secrets in another form than a JWK.
 ///
 /// Versions 0.4 write `privateKeyJwk`, earlier versions `secret_material`.
-fn jwk_from_secret(secret: &Value) -> Option<Value> {
+pub fn jwk_from_secret(secret: &Value) -> Option<Value> {
     let material = || secret.get("secret_material").filter(|material| material["format"] == "JWK")?.get("value");
     let mut jwk = secret.get("privateKeyJwk").or_else(material)?.clone();
     jwk["kid"] = secret.get("id")?.clone();

@@ -1,4 +1,5 @@
-//! Every reader of what strangers send, on the same bytes. None may panic; what is read must be written again.
+//! Every parser of received data, on the same bytes. No parser may panic, and what was parsed must survive writing and
+//! parsing again.
 #![no_main]
 
 use std::{cell::LazyCell, str};

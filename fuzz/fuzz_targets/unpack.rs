@@ -1,7 +1,7 @@
 //! Unpacking as Bob of the specification's appendix, whose keys and messages are public.
 //!
-//! The bytes are tried as they come; with what JOSE hides in base64 written out as JSON, so that the fuzzer can change
-//! it; and, since no mutation survives a tag, as the content of envelopes that are encrypted and signed for it.
+//! The input is tried unchanged; with the base64 parts of JOSE as JSON, so that the fuzzer can change them; and as the
+//! content of envelopes with valid tags and signatures, which no mutation could produce.
 #![no_main]
 
 use std::{cell::LazyCell, str};
@@ -46,8 +46,8 @@ fuzz_target!(|bytes: &[u8]| {
     WORLD.with(|world| {
         world.unpack(text);
         let Ok(value) = serde_json::from_str::<Value>(text) else { return };
-        if let Some(folded) = folded(&value) {
-            world.unpack(&folded.to_string());
+        if let Some(encoded) = with_encoded_parts(&value) {
+            world.unpack(&encoded.to_string());
         }
         if value.is_object() {
             world.unpack(&world.anoncrypt(text));
@@ -81,7 +81,7 @@ impl World {
         let options = UnpackOptions::default();
         let unpacking = Message::unpack(packed, &self.resolver, &self.bob, &options);
         if let Ok((message, provenance)) = self.runtime.block_on(unpacking) {
-            // Bob knows Alice only: who else wrote it proved nothing.
+            // Bob can resolve Alice only, so nobody else can be authenticated.
             assert!(!provenance.authenticated || message.from.as_deref() == Some("did:example:alice"));
             message.to_json();
         }
@@ -109,8 +109,8 @@ impl World {
     }
 }
 
-/// The envelope with its `protected` and `payload`, where they are objects, as the text that JOSE has there.
-fn folded(value: &Value) -> Option<Value> {
+/// Encodes `protected` and `payload` of an envelope in base64, where they are JSON objects.
+fn with_encoded_parts(value: &Value) -> Option<Value> {
     let mut folded = value.clone();
     let mut changed = false;
     for pointer in ["/protected", "/payload", "/signatures/0/protected"] {

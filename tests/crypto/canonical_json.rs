@@ -9,7 +9,7 @@ fn assert_canonical(value: &Value) {
 }
 
 #[test]
-fn numbers_at_the_borders() {
+fn numbers_next_to_powers_of_two_and_ten() {
     // RFC 8785 appendix B, and the powers of two and ten, each with its neighbours.
     let mut bits: Vec<u64> = vec![
         0x44b5_2d02_c7e1_4af5,

@@ -1,9 +1,9 @@
-//! The vectors of the algorithms' own specifications: Concat KDF, key wrap and content in software, and their private
-//! keys through every token.
+//! Test vectors of the specifications: Concat KDF, key wrap and content encryption in software, and private keys in every
+//! token.
 //!
-//! The examples of RFC 7518, RFC 7520 and draft-madden-jose-ecdh-1pu-04 wrap with 128 bits, or not at all; DIDComm has
-//! A256KW alone. Z and the content are used as they stand; OtherInfo is compared but for the algorithm's name and the
-//! key's length; and the draft's KDF is computed here as well, so that nothing of it rests on our own word.
+//! The examples of RFC 7518, RFC 7520 and draft-madden-jose-ecdh-1pu-04 wrap with 128 bits or not at all, and DIDComm has
+//! only A256KW. So Z and the content are used unchanged, OtherInfo is compared except for the algorithm name and the key
+//! length, and the KDF of the draft is computed here a second time, independently of `src`.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use claviger::{
@@ -20,11 +20,11 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 through_every_token! {
-    draft_1pu_appendix_b => |token: &dyn Custodian| appendix_b_through(token),
+    draft_1pu_appendix_b => |token: &dyn Custodian| appendix_b_with(token),
     rfc_7518_appendix_c => |token: &dyn Custodian| es_through(token, &vector("rfc7518/appendix-c"), "bob", "alice_ephemeral"),
-    rfc_7520_sections_5_4_and_5_5 => |token: &dyn Custodian| rfc_7520_through(token),
+    rfc_7520_sections_5_4_and_5_5 => |token: &dyn Custodian| rfc_7520_with(token),
     rfc_8037_appendix_a6 => |token: &dyn Custodian| {
-        // Bob's private half is not told; Ephemeral's is.
+        // The RFC does not give Bob's private key, but the ephemeral one.
         es_through(token, &vector("rfc8037/appendix-a6"), "ephemeral", "bob");
     },
 }
@@ -60,13 +60,13 @@ fn z(value: &Value) -> SharedSecret {
     SharedSecret::new(hex(value))
 }
 
-/// PartyUInfo, PartyVInfo and tag of a vector.
+/// PartyUInfo, PartyVInfo and the tag of a vector.
 fn parties(vector: &Value) -> Parties {
     let member = |name| vector["header"].get(name).map(base64url).unwrap_or_default();
     Parties { apu: member("apu"), apv: member("apv"), tag: vector.get("tag").map(hex).unwrap_or_default() }
 }
 
-/// OtherInfo behind AlgorithmID, without the key's length in bits: what does not depend on the wrapping.
+/// OtherInfo after AlgorithmID and without the key length: the part that does not depend on the key wrap.
 fn without_algorithm<'a>(other_info: &'a [u8], parties: &Parties) -> (&'a [u8], &'a [u8]) {
     let field = |from: usize| 4 + u32::from_be_bytes(other_info[from..from + 4].try_into().unwrap()) as usize;
     let start = field(0);
@@ -74,7 +74,7 @@ fn without_algorithm<'a>(other_info: &'a [u8], parties: &Parties) -> (&'a [u8], 
     (&other_info[start..bits], &other_info[bits + 4..])
 }
 
-/// The token's Z with a peer is that of a vector: it opens what is wrapped under a KEK made of it.
+/// Checks that the token derives the Z of a vector: it unwraps a key that is wrapped under a KEK from that Z.
 fn es_through(token: &dyn Custodian, vector: &Value, ours: &str, peer: &str) {
     let key = import(token, &vector["keys"][ours]);
     opens_with(token, &key, &public(&vector["keys"][peer]), &z(&vector["z"]), &parties(vector));
@@ -86,7 +86,7 @@ fn opens_with(token: &dyn Custodian, key: &PublicKey, epk: &PublicKey, z: &Share
     assert_eq!(token.unwrap_cek(key, &message).unwrap(), cek);
 }
 
-fn rfc_7520_through(token: &dyn Custodian) {
+fn rfc_7520_with(token: &dyn Custodian) {
     for section in ["rfc7520/section-5-4", "rfc7520/section-5-5"] {
         let vector = vector(section);
         let key = import(token, &vector["key"]);
@@ -94,8 +94,8 @@ fn rfc_7520_through(token: &dyn Custodian) {
     }
 }
 
-/// Alice sends, Bob and Charlie read: each end once in the token, with the draft's Ze and Zs at the other.
-fn appendix_b_through(token: &dyn Custodian) {
+/// Alice sends to Bob and Charlie. Each side is in the token once, with Ze and Zs of the draft for the other side.
+fn appendix_b_with(token: &dyn Custodian) {
     let vector = vector("ecdh-1pu-04/appendix-b");
     let (keys, parties, cek) = (&vector["keys"], parties(&vector), Cek::new(hex(&vector["cek"])));
     let epk = public(&keys["ephemeral"]);
@@ -107,14 +107,14 @@ fn appendix_b_through(token: &dyn Custodian) {
         let message = message_with(&ze, Some(&zs), &epk, Some(&alice), &cek, &parties);
         assert_eq!(token.unwrap_cek(&key, &message).unwrap(), cek, "{name} reads");
 
-        // What Alice wraps is what the KEK of the draft's Z wraps, bit for bit: AES key wrap has no nonce.
+        // AES key wrap has no nonce, so Alice's wrapped key equals the one under the KEK from the draft's Z.
         let mut wrap = wrap_for([], &PrivateKey::generate(epk.curve()), &cek, &parties);
         wrap.recipients.push((key, ze));
         assert_eq!(token.wrap_cek(&alice, &wrap).unwrap(), [message.encrypted_key], "for {name}");
     }
 }
 
-/// draft-madden-jose-ecdh-1pu-04 appendix B, value by value.
+/// draft-madden-jose-ecdh-1pu-04 appendix B, each value.
 #[test]
 fn draft_1pu_appendix_b() {
     let vector = vector("ecdh-1pu-04/appendix-b");
@@ -133,13 +133,13 @@ fn draft_1pu_appendix_b() {
         let (ze, zs) = (ephemeral.agree(&key).unwrap(), alice.agree(&key).unwrap());
         assert_eq!(ze.as_bytes(), hex(&recipient["ze"]));
         assert_eq!(zs.as_bytes(), hex(&recipient["zs"]));
-        // The draft's KEK from what is ours: Ze before Zs, and OtherInfo with 128 bits.
+        // The KEK of the draft from our Ze, Zs, and OtherInfo with 128 bits.
         let mut hash = Sha256::new_with_prefix([0, 0, 0, 1]);
         hash.update(ze.as_bytes());
         hash.update(zs.as_bytes());
         hash.update(&drafts);
         assert_eq!(hash.finalize()[..16], hex(&recipient["kek"]));
-        // And ours from the draft's Z, by the same steps.
+        // Our KEK from the draft's Z, by the same steps.
         let mut hash = Sha256::new_with_prefix([0, 0, 0, 1]);
         hash.update(hex(&recipient["z"]));
         hash.update(&ours);
@@ -157,7 +157,7 @@ fn draft_1pu_appendix_b() {
     assert_eq!(content.unwrap(), vector["plaintext"].as_str().unwrap().as_bytes());
 }
 
-/// RFC 7518 appendix C: Z, and OtherInfo but for its algorithm.
+/// RFC 7518 appendix C: Z, and OtherInfo except for the algorithm.
 #[test]
 fn rfc_7518_appendix_c() {
     let vector = vector("rfc7518/appendix-c");
@@ -170,7 +170,7 @@ fn rfc_7518_appendix_c() {
     assert!(ours.starts_with(b"\0\0\0\x0eECDH-ES+A256KW"));
     assert!(ours.ends_with(&256u32.to_be_bytes()));
 
-    // The KDF itself, with the RFC's own OtherInfo: the first 128 bits are the derived key.
+    // The KDF with the OtherInfo of the RFC: the first 128 bits are the derived key.
     let mut hash = Sha256::new_with_prefix([0, 0, 0, 1]);
     hash.update(hex(&vector["z"]));
     hash.update(&theirs);
@@ -197,7 +197,7 @@ fn rfc_7518_appendix_b3() {
     }
 }
 
-/// RFC 3394 section 4: those under 256 bits.
+/// RFC 3394 section 4: the vectors with a KEK of 256 bits.
 #[test]
 fn rfc_3394_section_4() {
     let vector = vector("rfc3394/section-4");
@@ -206,7 +206,7 @@ fn rfc_3394_section_4() {
         let (kek, key, wrapped) = (hex(&vector["kek"]), hex(&vector["key"]), hex(&vector["wrapped"]));
         let Ok(kek) = kek.try_into().map(Kek::new) else { continue };
         assert_eq!(wrap_key(&kek, &Cek::new(key.clone())), wrapped, "section {}", vector["section"]);
-        // Only 32 and 64 bytes are a content key.
+        // A content key has 32 or 64 bytes.
         let ours = (key.len() == 32).then(|| Cek::new(key));
         unwrapped += usize::from(ours.is_some());
         assert_eq!(unwrap_key(&kek, &wrapped).ok(), ours, "section {}", vector["section"]);
@@ -216,7 +216,7 @@ fn rfc_3394_section_4() {
 
 /// RFC 7520 sections 5.4 and 5.5, RFC 8037 appendix A.6: Z.
 #[test]
-fn z_of_the_other_specifications() {
+fn shared_secrets_of_other_specifications() {
     for section in ["rfc7520/section-5-4", "rfc7520/section-5-5"] {
         let vector = vector(section);
         let shared = private(&vector["key"]).agree(&public(&vector["header"]["epk"])).unwrap();
@@ -227,9 +227,9 @@ fn z_of_the_other_specifications() {
     assert_eq!(shared.as_bytes(), hex(&vector["z"]));
 }
 
-/// The reference that all of this is compared with reads the draft's message too, with A256KW in A128KW's place.
+/// The reference implementation of these tests also reads the draft's message, with A256KW instead of A128KW.
 #[test]
-fn the_reference_reads_what_it_wraps() {
+fn the_reference_implementation_decrypts_its_own_message() {
     let vector = vector("ecdh-1pu-04/appendix-b");
     let (keys, parties, cek) = (&vector["keys"], parties(&vector), Cek::new(hex(&vector["cek"])));
     let (alice, bob, epk) = (private(&keys["alice"]), private(&keys["bob"]), public(&keys["ephemeral"]));

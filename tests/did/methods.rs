@@ -52,7 +52,7 @@ async fn did_key_of_every_curve() {
     }
 }
 
-/// conformance.md 111: peers derive this key; no token holds it.
+/// conformance.md 111: peers derive this key, and no token holds it.
 #[tokio::test]
 async fn an_ed25519_did_key_has_the_derived_x25519_key() {
     let vectors = vectors(include_str!("../vectors/did/key.json"));
@@ -76,7 +76,7 @@ async fn an_ed25519_did_key_has_the_derived_x25519_key() {
 }
 
 #[tokio::test]
-async fn a_did_key_has_one_form() {
+async fn only_the_canonical_did_key_resolves() {
     let key = PublicKey::from_multikey("zDnaerDaTF5BXEavCrfRZEk316dpbLsfPDZ3WJ5hRTPFU2169").unwrap();
     let uncompressed = bs58::encode([&[0x80, 0x24], key.as_bytes()].concat()).into_string();
     assert!(matches!(resolve(&format!("did:key:z{uncompressed}")).await, Err(ResolveError::Key { .. })));
@@ -107,7 +107,7 @@ async fn did_peer_2_of_the_specification() {
     let did = vectors["did"].as_str().unwrap();
     let document = resolve(did).await.unwrap();
     let mut expected = vectors["document"].clone();
-    // The specification lets it out or in; numalgo 3 is not resolved here.
+    // `alsoKnownAs` is optional. The example has a did:peer:3 there, which is not supported.
     expected.as_object_mut().unwrap().shift_remove("alsoKnownAs").unwrap();
     assert_eq!(*document.as_value(), expected);
     assert_eq!(ids(&document, Relationship::Authentication), [format!("{did}#key-1")]);
@@ -148,7 +148,7 @@ async fn did_peer_2_of_older_libraries() {
 }
 
 #[tokio::test]
-async fn did_peer_2_made_here() {
+async fn create_2_makes_a_did_peer_2() {
     let sign = PublicKey::from_multikey("z6Mkj3PUd1WjvaDhNZhhhXQdz5UnZXmS7ehtx8bsPpD47kKc").unwrap();
     let agree = PublicKey::from_multikey("z6LSg8zQom395jKLrGiBNruB9MM6V8PWuf2FpEy4uRFiqQBR").unwrap();
     let keys = [(Relationship::Authentication, sign.clone()), (Relationship::KeyAgreement, agree)];
@@ -172,7 +172,7 @@ async fn did_peer_2_made_here() {
 }
 
 #[tokio::test]
-async fn a_did_peer_2_that_is_not_well_made() {
+async fn malformed_did_peer_2_are_refused() {
     let key = "z6LSg8zQom395jKLrGiBNruB9MM6V8PWuf2FpEy4uRFiqQBR";
     for (elements, expected) in [
         ("", PeerError::Purpose),
@@ -187,11 +187,11 @@ async fn a_did_peer_2_that_is_not_well_made() {
         let error = resolve(&format!("did:peer:2{elements}")).await;
         match error {
             Err(ResolveError::Peer { source, .. }) => assert_eq!(source, expected, "{elements}"),
-            // `!` stands in no DID, so it is refused before.
+            // `!` is not allowed in a DID, so this is refused earlier.
             other => assert!(elements.contains('!') && matches!(other, Err(ResolveError::NotADid(_))), "{elements}"),
         }
     }
-    // A key of a kind that is not supported leaves the others as they are.
+    // An unsupported key does not affect the others.
     let bls = "zUC7K4ndUaGZgV7Cp2yJy6JtMoUHY6u7tkcSYUvPrEidqBmLCTLmi6d5WvwnUqejscAkERJ3bfjEiSYtdPkRSE8kSa11hFBr4sTgnbZ95SJj19PN2jdvJjyzpSZgxkyyxNnBNnY";
     let document = resolve(&format!("did:peer:2.A{bls}.E{key}")).await.unwrap();
     assert!(document.methods(Relationship::AssertionMethod).next().unwrap().key.is_err());
@@ -222,7 +222,7 @@ async fn did_peer_4_of_the_specification() {
     assert_eq!((made.long.id(), made.short.id()), (long, short));
     assert_eq!((&made.long, &made.short), (&*long_document, &*short_document));
 
-    // Each form names the other, and a key is found under both.
+    // Each form names the other in `alsoKnownAs`, and keys are found under both.
     for document in [&long_document, &short_document] {
         assert!(document.names(long) && document.names(short) && !document.names("did:example:a"));
         assert!(!document.names(&format!("{short}:zJunk")));
@@ -238,7 +238,7 @@ async fn did_peer_4_of_the_specification() {
 }
 
 #[tokio::test]
-async fn a_did_peer_4_that_is_not_well_made() {
+async fn malformed_did_peer_4_are_refused() {
     let vectors = vectors(include_str!("../vectors/did/peer-4.json"));
     let long = vectors["long"].as_str().unwrap();
     let flipped = format!("{}y", &long[..long.len() - 1]);
@@ -252,7 +252,7 @@ async fn a_did_peer_4_that_is_not_well_made() {
         resolve(&format!("did:peer:4zQm:z{}", "2".repeat(30_000))).await,
         PeerError::TooLong { length: 30_000 + 15, limit: 20 * 1024 },
     );
-    // With a right hash, but no document.
+    // The hash is right, but the content is no document.
     for content in [&b"\x80\x04[]"[..], b"\x80\x04{", b"{}", b"", b"\x00\x80\x04{}"] {
         let encoded = format!("z{}", bs58::encode(content).into_string());
         let digest = <sha2::Sha256 as sha2::Digest>::digest(encoded.as_bytes());
@@ -261,14 +261,14 @@ async fn a_did_peer_4_that_is_not_well_made() {
     }
     assert!(matches!(create_4(&json!({"id": "did:e:a"})), Err(PeerError::Input(_))));
     assert!(matches!(create_4(&json!([])), Err(PeerError::Input(_))));
-    // A short text that would become a long document: thousands of methods, each with the DID as its controller.
+    // A short text would become a long document: it has thousands of methods, each with the DID as controller.
     let bomb = json!({ "verificationMethod": vec![json!({}); 4000] });
     assert!(matches!(create_4(&bomb), Err(PeerError::Document(_))));
 }
 
-/// `alsoKnownAs` is the peer's own word: it makes no one else's DID a name of the document.
+/// A peer can write any DID into `alsoKnownAs`. It does not become a name of the document.
 #[tokio::test]
-async fn a_claimed_name_is_no_name() {
+async fn also_known_as_is_not_trusted() {
     let key = PublicKey::from_multikey("z6LSg8zQom395jKLrGiBNruB9MM6V8PWuf2FpEy4uRFiqQBR").unwrap();
     let builder = Document::builder().method("key-1", &key, &[Relationship::KeyAgreement]);
     let made = create_4(&builder.also_known_as("did:example:victim").input()).unwrap();

@@ -1,4 +1,4 @@
-//! What holds of all keys, and of whatever a stranger may write.
+//! Properties of all keys, and of any input from peers.
 
 use claviger::{
     did::{
@@ -15,7 +15,7 @@ fn resolve(did: &str) -> Option<Document> {
     runtime.block_on(LocalResolver::new().resolve(did)).ok().map(|document| (*document).clone())
 }
 
-/// A key on any curve: about half of all numbers are coordinates of a point.
+/// A key on any curve. About half of all numbers are coordinates of a point.
 fn any_key() -> impl Strategy<Value = PublicKey> {
     (select(Curve::ALL.to_vec()), prop::collection::vec(any::<u8>(), 66), any::<bool>()).prop_filter_map(
         "not a point",
@@ -101,7 +101,7 @@ fn any_json() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
-    fn a_did_key_resolves_to_what_was_made(key in any_key()) {
+    fn did_keys_resolve_to_their_document(key in any_key()) {
         let document = key::create(&key);
         prop_assert_eq!(resolve(document.id()), Some(document.clone()));
         let signs = key.curve() != Curve::X25519;
@@ -110,7 +110,7 @@ proptest! {
     }
 
     #[test]
-    fn a_did_peer_2_resolves_to_what_was_made(keys in any_keys(), services in prop::collection::vec(any_service(), 0..4)) {
+    fn did_peer_2_resolve_to_their_document(keys in any_keys(), services in prop::collection::vec(any_service(), 0..4)) {
         let document = create_2(&keys, &services).unwrap();
         prop_assert!(is_did(document.id()));
         prop_assert_eq!(resolve(document.id()), Some(document.clone()));
@@ -123,7 +123,7 @@ proptest! {
     }
 
     #[test]
-    fn a_did_peer_4_resolves_to_what_was_made(keys in any_keys(), service in any_service()) {
+    fn did_peer_4_resolve_to_their_document(keys in any_keys(), service in any_service()) {
         let mut builder = Document::builder().service(service);
         for (number, (relationship, key)) in keys.iter().enumerate() {
             builder = builder.method(&format!("k{number}"), key, &[*relationship]);

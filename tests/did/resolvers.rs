@@ -1,4 +1,4 @@
-//! The local resolver, the cache, and what they keep.
+//! The local resolver, the cache, and the stores of long forms.
 
 use std::{
     fs,
@@ -30,7 +30,7 @@ fn peer4(name: &str) -> Peer4 {
     create_4(&Document::builder().method(name, &key, &[Relationship::KeyAgreement]).input()).unwrap()
 }
 
-/// Counts its calls; says what it is told to.
+/// A resolver that counts its calls and returns a given result.
 struct Scripted {
     calls: AtomicUsize,
     says: fn(&str) -> Result<Document, ResolveError>,
@@ -54,7 +54,7 @@ fn calls(cached: &Cached<Scripted>) -> usize {
 }
 
 #[tokio::test]
-async fn documents_given_are_found_and_others_are_not() {
+async fn only_given_documents_are_found() {
     let resolver = LocalResolver::new().with_documents([document("did:example:a")]);
     assert_eq!(resolver.resolve("did:example:a").await.unwrap().id(), "did:example:a");
     assert!(matches!(resolver.resolve("did:example:b").await, Err(ResolveError::UnsupportedMethod(_))));
@@ -65,7 +65,7 @@ async fn documents_given_are_found_and_others_are_not() {
 
 /// threats.md, "DID document poisoning".
 #[tokio::test]
-async fn a_document_never_stands_for_a_did_that_is_its_own_document() {
+async fn a_given_document_never_replaces_a_self_contained_did() {
     let did = "did:key:z6LSbysY2xFMRpGMhb7tFTLMpeuPRaqaWM1yECx2AtzE3KCc";
     let resolver = LocalResolver::new().with_documents([document(did)]);
     let key = PublicKey::from_multikey(&did[8..]).unwrap();
@@ -87,7 +87,7 @@ async fn a_document_of_another_did_is_refused() {
 }
 
 #[tokio::test]
-async fn a_document_is_resolved_once_until_it_is_old() {
+async fn documents_are_cached_until_they_expire() {
     let limits = CacheLimits { ttl: Duration::from_secs(2), ..CacheLimits::default() };
     let cached = scripted(|did| Ok(document(did)), limits);
     let many = (0..20).map(|_| cached.resolve("did:example:a"));
@@ -105,7 +105,7 @@ async fn a_document_is_resolved_once_until_it_is_old() {
 }
 
 #[tokio::test]
-async fn of_many_at_once_one_asks() {
+async fn concurrent_calls_lead_to_one_resolution() {
     let cached = Arc::new(scripted(|did| Ok(document(did)), CacheLimits::default()));
     let tasks: Vec<_> = (0..50)
         .map(|_| {
@@ -119,9 +119,9 @@ async fn of_many_at_once_one_asks() {
     assert_eq!(calls(&cached), 1);
 }
 
-/// One that gives up, as at a deadline, does not leave the others waiting.
+/// A call that is cancelled, for example at a deadline, does not leave the others waiting.
 #[tokio::test]
-async fn one_that_gives_up_blocks_nobody() {
+async fn a_cancelled_call_does_not_block_others() {
     let cached = scripted(|did| Ok(document(did)), CacheLimits::default());
     let gave_up = tokio::time::timeout(Duration::from_millis(1), cached.resolve("did:example:a")).await;
     assert!(gave_up.is_err());
@@ -129,7 +129,7 @@ async fn one_that_gives_up_blocks_nobody() {
 }
 
 #[tokio::test]
-async fn a_failure_is_remembered_for_a_while() {
+async fn failures_are_cached_for_a_shorter_time() {
     let limits = CacheLimits { negative_ttl: Duration::from_secs(2), ..CacheLimits::default() };
     let cached = scripted(|did| Err(ResolveError::not_found(did)), limits);
     for _ in 0..3 {
@@ -139,7 +139,7 @@ async fn a_failure_is_remembered_for_a_while() {
     tokio::time::sleep(Duration::from_millis(2100)).await;
     assert!(cached.resolve("did:example:a").await.is_err());
     assert_eq!(calls(&cached), 2);
-    // What is no DID is never asked for, nor kept.
+    // A text that is not a DID is neither resolved nor cached.
     assert!(matches!(cached.resolve("nonsense").await, Err(ResolveError::NotADid(_))));
     assert_eq!(calls(&cached), 2);
 }
@@ -155,7 +155,7 @@ async fn the_cache_is_bounded() {
 }
 
 #[tokio::test]
-async fn a_short_form_is_found_as_soon_as_its_long_form_was_seen() {
+async fn a_short_form_resolves_once_its_long_form_was_seen() {
     let (resolver, peer) = (local(), peer4("key-1"));
     for _ in 0..2 {
         assert!(matches!(resolver.resolve(peer.short.id()).await, Err(ResolveError::LongFormUnknown(_))));
@@ -165,7 +165,7 @@ async fn a_short_form_is_found_as_soon_as_its_long_form_was_seen() {
 }
 
 #[tokio::test]
-async fn a_documents_other_form_is_known() {
+async fn both_forms_of_a_given_document_resolve() {
     let (one, two) = (peer4("one"), peer4("two"));
     let resolver = LocalResolver::new().with_documents([one.long.clone(), two.short.clone()]);
     assert!(resolver.resolve(one.short.id()).await.is_ok());
@@ -174,7 +174,7 @@ async fn a_documents_other_form_is_known() {
 }
 
 #[tokio::test]
-async fn long_forms_outlive_the_process() {
+async fn long_forms_are_stored_in_a_folder() {
     let folder = tempfile::tempdir().unwrap();
     let open = || Arc::new(LongFormFolder::open(folder.path().join("long"), 2).unwrap());
     let (one, two, three) = (peer4("one"), peer4("two"), peer4("three"));
@@ -183,13 +183,13 @@ async fn long_forms_outlive_the_process() {
         resolver.resolve(peer.long.id()).await.unwrap();
         assert!(resolver.resolve(peer.short.id()).await.is_ok());
     }
-    // The folder was full, so the third was kept in memory only.
+    // The folder was full, so the third long form was kept in memory only.
     let again = LocalResolver::new().with_long_forms(open());
     assert_eq!(*again.resolve(one.short.id()).await.unwrap(), one.short);
     assert!(again.resolve(two.short.id()).await.is_ok());
     assert!(matches!(again.resolve(three.short.id()).await, Err(ResolveError::LongFormUnknown(_))));
 
-    // A damaged file is no long form, and is written anew when the long form comes again.
+    // A damaged file is ignored, and written again when the long form is seen again.
     let file = folder.path().join("long").join(one.short.id().strip_prefix("did:peer:").unwrap());
     fs::write(&file, two.long.id()).unwrap();
     let third = open();
@@ -199,9 +199,9 @@ async fn long_forms_outlive_the_process() {
     assert_eq!(third.recall("did:peer:4z/../../etc/passwd"), None);
 }
 
-/// A store that lies is found out: the hash is looked at again.
+/// The hash of a long form from the store is checked again.
 #[tokio::test]
-async fn a_long_form_of_another_is_refused() {
+async fn a_wrong_long_form_from_the_store_is_refused() {
     struct Liar(String);
     impl LongForms for Liar {
         fn remember(&self, _: &str) {}

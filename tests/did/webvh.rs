@@ -1,4 +1,4 @@
-//! did:webvh against the logs of other implementations, and against logs that are wrong in one thing each.
+//! did:webvh: logs of other implementations, and logs that each violate one rule.
 
 use std::{
     collections::HashMap,
@@ -14,7 +14,7 @@ use claviger::did::{
 };
 use serde_json::{Value, json};
 
-/// A server's files, and which of them were asked for.
+/// The files of a server, and the requests for them.
 #[derive(Clone, Default)]
 struct Files {
     files: HashMap<String, Vec<u8>>,
@@ -35,7 +35,7 @@ impl Fetch for Files {
     }
 }
 
-/// Resolves a DID of example.com's root, where this log is, and perhaps these proofs of witnesses.
+/// Resolves a DID whose log is at the root of example.com, optionally with witness proofs.
 async fn resolve(did: &str, log: &str, witnesses: Option<&str>) -> Result<Arc<Document>, ResolveError> {
     let mut files = Files::default();
     files.files.insert("https://example.com/.well-known/did.jsonl".to_owned(), log.into());
@@ -60,12 +60,12 @@ async fn fault(log: &Log) -> (usize, EntryFault) {
     }
 }
 
-/// A log of one entry by key 1.
+/// A log with one entry, signed by key 1.
 fn plain() -> Log {
     Log::new("example.com", &key(1), |_| {})
 }
 
-/// One that commits to key 2.
+/// A log whose first entry commits to key 2.
 fn pre_rotated() -> Log {
     Log::new("example.com", &key(1), |it| it["parameters"]["nextKeyHashes"] = json!([hash(&multikey(&key(2)))]))
 }
@@ -75,7 +75,7 @@ fn last_state(log: &str) -> Value {
 }
 
 #[tokio::test]
-async fn the_logs_of_other_implementations() {
+async fn logs_of_other_implementations_are_verified() {
     macro_rules! vector {
         ($name:literal) => {
             ($name, include_str!(concat!("../vectors/did/webvh/", $name, ".jsonl")))
@@ -99,9 +99,9 @@ async fn the_logs_of_other_implementations() {
     assert_eq!(error, WebvhError::Deactivated);
 }
 
-/// It is found where it is now, and by its newest name alone.
+/// The DID resolves at its new location, and under its newest name only.
 #[tokio::test]
-async fn a_portable_did_moves() {
+async fn a_portable_did_resolves_at_its_new_location() {
     let log = include_str!("../vectors/did/webvh/portable-move.jsonl");
     let state = last_state(log);
     let did = state["id"].as_str().unwrap();
@@ -116,7 +116,7 @@ async fn a_portable_did_moves() {
 }
 
 #[tokio::test]
-async fn witnesses_of_other_implementations() {
+async fn witness_proofs_of_other_implementations_are_verified() {
     let log = include_str!("../vectors/did/webvh/witness-threshold.jsonl");
     let proofs = include_str!("../vectors/did/webvh/witness-threshold.witness.json");
     let state = last_state(log);
@@ -127,10 +127,10 @@ async fn witnesses_of_other_implementations() {
     assert_eq!(webvh_error(resolve(did, log, Some("{}")).await), WebvhError::WitnessFile);
 }
 
-/// The former witnesses approve an entry that names others ("Witness Lists"). Implementations differ: of those that the
-/// test suite has, didwebvh-java lets the new ones do, didwebvh-py and didwebvh-rs do not.
+/// The previous witnesses must approve an entry that names new ones ("Witness Lists"). Implementations differ: of those in
+/// the test suite, didwebvh-java accepts the new witnesses; didwebvh-py and didwebvh-rs do not.
 #[tokio::test]
-async fn new_witnesses_do_not_approve_themselves() {
+async fn new_witnesses_cannot_approve_their_own_entry() {
     let log = include_str!("../vectors/did/webvh/witness-update.jsonl");
     let proofs = include_str!("../vectors/did/webvh/witness-update.witness.json");
     let state = last_state(log);
@@ -139,7 +139,7 @@ async fn new_witnesses_do_not_approve_themselves() {
 }
 
 #[tokio::test]
-async fn each_right_log_is_believed() {
+async fn every_valid_log_is_accepted() {
     let two = Log::new("example.com", &key(1), |it| {
         it["parameters"]["updateKeys"] = json!([multikey(&key(1)), multikey(&key(2))]);
         it["parameters"]["ttl"] = json!(300);
@@ -149,19 +149,19 @@ async fn each_right_log_is_believed() {
     for log in [
         plain(),
         two.clone(),
-        // The keys before this entry sign it, and then those that it has named.
+        // The previous keys sign this entry. The keys that it names sign the next one.
         plain().and(&key(1), |it| it["parameters"]["updateKeys"] = json!([multikey(&key(2))])).and(&key(2), |_| {}),
         two.and(&key(2), |it| it["versionTime"] = "2024-01-01T00:00:00.001+00:00".into()),
-        // Under pre-rotation its own keys sign an entry; and it ends with an empty list.
+        // With pre-rotation, an entry is signed by its own keys. An empty list ends pre-rotation.
         pre_rotated()
             .and(&key(2), |it| it["parameters"] = json!({ "updateKeys": [multikey(&key(2))], "nextKeyHashes": [] }))
             .and(&key(2), |it| it["parameters"]["updateKeys"] = json!([multikey(&key(3))]))
             .and(&key(3), |_| {}),
-        // Early implementations wrote `null` for a default.
+        // Early implementations write `null` for the default.
         plain().and(&key(1), |it| it["parameters"] = json!({ "nextKeyHashes": null, "witness": null, "ttl": null })),
-        // One proof that is not in a list.
+        // A single proof, not in a list.
         plain().but(1, |it| it["proof"] = it["proof"][0].clone()),
-        // A clock may be some minutes ahead.
+        // The clock of the controller may be some minutes ahead.
         plain().and(&key(1), |it| {
             let ahead = SystemTime::now() + Duration::from_secs(240);
             it["versionTime"] = humantime(ahead).into();
@@ -169,7 +169,7 @@ async fn each_right_log_is_believed() {
     ] {
         let document = resolve(&log.did(), &log.text(), None).await.unwrap();
         assert_eq!(document.as_value(), &log.entries.last().unwrap()["state"]);
-        // The last line needs no end.
+        // The last line needs no line feed.
         resolve(&log.did(), log.text().trim_end(), None).await.unwrap();
     }
 }
@@ -179,7 +179,7 @@ fn humantime(time: SystemTime) -> String {
 }
 
 #[tokio::test]
-async fn each_wrong_log_is_refused() {
+async fn every_invalid_log_is_refused() {
     use EntryFault::{Future, Id, Json, Member, Moved, Order, Parameters, Proof, Scid, Time, Version};
     use ParameterFault::{FirstOnly, NotCommitted, PreRotation, Unknown, Value as Wrong};
     let scid = "QmRRaLXwc6BjBuBPosSupJwEQ8w9f3znP7yfbpGfwcnLr6";
@@ -188,7 +188,7 @@ async fn each_wrong_log_is_refused() {
     let next = |parameters: Value| plain().and(&key(1), |it| it["parameters"] = parameters);
     let first = |name: &str, value: Value| Log::new("example.com", &key(1), |it| it["parameters"][name] = value);
     let cases = vec![
-        // What was signed is not what stands there.
+        // The entry was changed after it was signed.
         ("a document changed", plain().but(1, |it| it["state"]["x"] = 1.into()), 1, Proof(ProofFault::Signature)),
         (
             "a time changed",
@@ -258,7 +258,7 @@ async fn each_wrong_log_is_refused() {
             1,
             Proof(ProofFault::Member("proofValue")),
         ),
-        // Whose key it is.
+        // The key that signs.
         (
             "a first entry by another",
             Log::new("example.com", &key(1), |it| it["parameters"]["updateKeys"] = json!([two()])),
@@ -299,7 +299,7 @@ async fn each_wrong_log_is_refused() {
             1,
             Proof(ProofFault::Member("verificationMethod")),
         ),
-        // The chain.
+        // The chain of hashes.
         (
             "a lost entry",
             {
@@ -387,7 +387,7 @@ async fn each_wrong_log_is_refused() {
             2,
             Future,
         ),
-        // The document's id.
+        // The `id` of the document.
         ("another's id", plain().and(&key(1), |it| it["state"]["id"] = other.clone().into()), 2, Id),
         ("an id of another method", plain().and(&key(1), |it| it["state"]["id"] = "did:web:example.com".into()), 2, Id),
         (
@@ -470,7 +470,7 @@ async fn each_wrong_log_is_refused() {
             2,
             Proof(ProofFault::Key),
         ),
-        // Witnesses that are none: "zero-witness-threshold" and "duplicate-witness-ids" of the test suite, and more.
+        // Invalid witnesses: "zero-witness-threshold" and "duplicate-witness-ids" of the test suite, and more.
         ("no threshold", first("witness", witness(json!(null), &[2])), 1, Parameters(Wrong("witness"))),
         ("a threshold of none", first("witness", witness(json!(0), &[2])), 1, Parameters(Wrong("witness"))),
         ("a threshold of half", first("witness", witness(json!(0.5), &[2])), 1, Parameters(Wrong("witness"))),
@@ -488,7 +488,7 @@ async fn each_wrong_log_is_refused() {
             1,
             Parameters(Wrong("witness")),
         ),
-        // After the end.
+        // Entries after the deactivation.
         ("more after the end", next(json!({ "deactivated": true })).and(&key(1), |_| {}), 3, EntryFault::Deactivated),
         (
             "back after the end",
@@ -518,7 +518,7 @@ async fn each_wrong_log_is_refused() {
             1,
             Member("versionId"),
         ),
-        // A fault in the middle is not made good by what follows.
+        // An invalid entry in the middle invalidates the log.
         (
             "a fault before the last",
             plain().and(&key(1), |_| {}).and(&key(1), |_| {}).but(2, |it| it["state"]["x"] = 1.into()),
@@ -531,7 +531,7 @@ async fn each_wrong_log_is_refused() {
     }
 }
 
-/// Its first entry signed anew, after `change` and without a hash that fits.
+/// The log with its first entry changed and signed again, without the right hash.
 fn resigned(mut log: Log, change: impl FnOnce(&mut Value)) -> Log {
     let mut entry = log.entries[0].clone();
     entry.as_object_mut().unwrap().remove("proof");
@@ -541,7 +541,7 @@ fn resigned(mut log: Log, change: impl FnOnce(&mut Value)) -> Log {
     log
 }
 
-/// One whose entries all name this SCID, which is not the hash of the first, though all other hashes are right.
+/// A log whose entries all have this SCID, which is not the hash of the first entry. All other hashes are right.
 fn with_scid(scid: &str) -> Log {
     let unsigned = |it: &mut Value| *it = serde_json::from_str(&it.to_string().replace("{SCID}", scid)).unwrap();
     let mut log = Log::new("example.com", &key(1), unsigned);
@@ -571,7 +571,7 @@ fn witness(threshold: Value, seeds: &[u8]) -> Value {
 }
 
 #[tokio::test]
-async fn a_log_is_that_of_the_did_asked_for() {
+async fn a_log_of_another_did_is_refused() {
     let (log, stranger) = (plain(), Log::new("example.com", &key(3), |_| {}));
     let error = webvh_error(resolve(&stranger.did(), &log.text(), None).await);
     assert_eq!(error, WebvhError::Entry { number: 1, fault: EntryFault::Scid });
@@ -592,7 +592,7 @@ async fn a_log_is_that_of_the_did_asked_for() {
 }
 
 #[tokio::test]
-async fn witnesses_have_to_approve() {
+async fn required_witness_approvals_are_checked() {
     let log = Log::new("example.com", &key(1), |it| it["parameters"]["witness"] = witness(json!(2), &[11, 12, 13]))
         .and(&key(1), |it| it["parameters"]["witness"] = witness(json!(1), &[14]))
         .and(&key(1), |it| it["parameters"]["witness"] = json!({}))
@@ -604,8 +604,8 @@ async fn witnesses_have_to_approve() {
     };
     let check = async |file: Value| resolve(&log.did(), &log.text(), Some(&file.to_string())).await;
     let missing = |number, approvals, threshold| WebvhError::Witnesses { number, approvals, threshold };
-    // The second entry is the former witnesses' to approve, the third the new one's, the fourth nobody's. Who approves an
-    // entry approves those before it.
+    // The previous witnesses must approve the second entry, the new one the third, and nobody the fourth. Approving an
+    // entry approves all entries before it.
     check(json!([approve(2, &[11, 13]), approve(3, &[14])])).await.unwrap();
     check(json!([approve(1, &[12]), approve(2, &[11, 13, 12]), approve(4, &[14])])).await.unwrap();
     for (file, error) in [
@@ -619,7 +619,7 @@ async fn witnesses_have_to_approve() {
     ] {
         assert_eq!(webvh_error(check(file).await), error);
     }
-    // The proof of one version does not go for another, nor that of another key for a witness.
+    // A proof for another version does not count, nor a proof by a key that is no witness.
     let mut other = approve(1, &[11, 12]);
     other["versionId"] = log.version(3).into();
     assert_eq!(webvh_error(check(json!([other, approve(3, &[14])])).await), missing(1, 0, 2));
@@ -631,9 +631,9 @@ async fn witnesses_have_to_approve() {
     }
 }
 
-/// Where a DID leads, and what leads nowhere: the negative vectors of the test suite on addresses among them.
+/// URLs of logs, and DIDs without one, including the negative vectors of the test suite for locations.
 #[tokio::test]
-async fn where_the_log_is() {
+async fn log_urls_and_invalid_locations() {
     let scid = "QmRRaLXwc6BjBuBPosSupJwEQ8w9f3znP7yfbpGfwcnLr6";
     let url = |rest: &str| claviger::did::webvh::url(&format!("did:webvh:{rest}"));
     for (place, at) in [
@@ -663,7 +663,7 @@ async fn where_the_log_is() {
         assert_eq!(url(&format!("{scid}:example.com")), Err(WebvhError::Scid));
     }
     assert_eq!(url(scid), Err(WebvhError::Scid));
-    // What names no place is not asked for.
+    // An invalid location leads to no request.
     let files = Files::default();
     let resolver = WebvhResolver::new(files.clone());
     for did in [format!("did:webvh:{scid}:127.0.0.1"), "did:webvh:example.com".to_owned()] {
@@ -677,9 +677,9 @@ async fn where_the_log_is() {
     assert_eq!(*files.asked.lock().unwrap(), ["https://example.com/.well-known/did.jsonl"]);
 }
 
-/// What a stranger's log may take: it is read before anything is known of the stranger.
+/// A log is read before anything is known about its author, so its size is limited.
 #[tokio::test]
-async fn a_log_has_bounds() {
+async fn the_size_of_a_log_is_limited() {
     let many = |count: u8, name: &str| {
         let keys: Vec<String> = (0..count).map(|seed| hash(&multikey(&key(seed)))).collect();
         Log::new("example.com", &key(1), |it| it["parameters"][name] = json!(keys))

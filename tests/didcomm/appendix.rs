@@ -1,5 +1,5 @@
-//! The appendix of DIDComm Messaging v2.1 through the library: every message of `tests/vectors/didcomm-v2.1/index.json`
-//! shows the layers, the provenance and the plaintext that it has.
+//! The appendix of DIDComm Messaging v2.1: every message of `tests/vectors/didcomm-v2.1/index.json` has the layers, the
+//! provenance and the plaintext that the index says.
 
 use std::{fs, path::Path};
 
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 // Conformance 6, 9, 34, 35, 36, 40, 41, 42, 48, 51; section 14.
 #[tokio::test]
-async fn every_message_shows_what_it_is() {
+async fn every_message_has_the_expected_layers() {
     let resolver = resolver();
     let (token, bob) = bob(|_| true).await;
     for entry in index() {
@@ -44,9 +44,9 @@ async fn every_message_shows_what_it_is() {
     }
 }
 
-/// Each recipient can open its message alone: every slot is sound, and every one of Bob's nine keys is used.
+/// Each recipient can decrypt with its key alone, and each of Bob's nine keys is used.
 #[tokio::test]
-async fn every_slot_opens_with_its_key_alone() {
+async fn every_recipient_can_decrypt_alone() {
     let resolver = resolver();
     let mut opened = 0;
     for entry in index() {
@@ -63,7 +63,7 @@ async fn every_slot_opens_with_its_key_alone() {
 
 // Conformance 7, 8, 9.
 #[tokio::test]
-async fn what_must_not_be_sent_is_refused_if_one_is_strict() {
+async fn strict_nesting_refuses_forbidden_layers() {
     let resolver = resolver();
     let (_, bob) = bob(|_| true).await;
     let strict = UnpackOptions { strict_nesting: true, ..Default::default() };
@@ -76,9 +76,9 @@ async fn what_must_not_be_sent_is_refused_if_one_is_strict() {
     }
 }
 
-/// What the keys of appendix A are for in the documents of appendix B: each is there, and is the public half.
+/// Each secret of appendix A has its public key in a document of appendix B.
 #[tokio::test]
-async fn the_secrets_are_those_of_the_documents() {
+async fn the_secrets_belong_to_the_documents() {
     let (token, bob) = bob(|_| true).await;
     assert_eq!(bob.documents().count(), 1);
     for secret in read("secrets/bob.json").as_array().unwrap() {
@@ -140,14 +140,14 @@ fn proved(provenance: &Provenance) -> Value {
     })
 }
 
-/// One derivation for anoncrypt, two for authcrypt, none for a signature.
+/// Anoncrypt costs one derivation, authcrypt two, and a signature none.
 fn cost(layers: &[Value]) -> Counts {
     let count = |kind: &str| layers.iter().filter(|layer| layer["kind"] == kind).count() as u64;
     let (anoncrypt, authcrypt) = (count("anoncrypt"), count("authcrypt"));
     Counts { derivations: anoncrypt + 2 * authcrypt, unwraps: anoncrypt + authcrypt, ..Counts::default() }
 }
 
-/// Bob with those of his keys that are wanted.
+/// Bob with some of his keys.
 async fn bob(wanted: impl Fn(&str) -> bool) -> (SoftToken, Identities) {
     let token = SoftToken::new("bob");
     for secret in read("secrets/bob.json").as_array().unwrap() {

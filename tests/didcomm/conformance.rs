@@ -1,4 +1,4 @@
-//! `docs/conformance.md` tells the truth: every test it names exists, and every number a test names is in it.
+//! `docs/conformance.md` is complete: every test that it names exists, and every number that a test names is in it.
 
 use std::{
     collections::BTreeSet,
@@ -12,7 +12,7 @@ fn read(file: &str) -> String {
 }
 
 #[test]
-fn every_test_that_is_named_exists() {
+fn every_named_test_exists() {
     let table = read("docs/conformance.md");
     let names: Vec<(&str, &str)> =
         table.split('`').filter(|word| !word.contains(' ')).filter_map(|word| word.split_once("::")).collect();
@@ -28,7 +28,7 @@ fn every_test_that_is_named_exists() {
 }
 
 #[test]
-fn every_line_of_envelopes_has_its_row() {
+fn every_line_has_a_row() {
     let table = read("docs/conformance.md");
     let rows: Vec<Vec<&str>> = table
         .lines()
@@ -41,13 +41,13 @@ fn every_line_of_envelopes_has_its_row() {
     for row in rows.iter().filter(|row| number(row).is_some()) {
         assert_eq!(row[3].is_empty(), row[4] == "later", "{row:?}");
     }
-    // And the numbers in comments are among them.
+    // The numbers in comments of tests are in the table too.
     for path in rust_files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")) {
         for line in fs::read_to_string(&path).unwrap().lines() {
             let Some((_, named)) = line.split_once("// Conformance ") else { continue };
             let named = named.split([':', ';']).next().unwrap().trim_end_matches('.');
             for number in named.split(", ").filter_map(|number| number.parse::<u32>().ok()) {
-                // Those above belong to what is not built yet.
+                // Higher numbers belong to features that do not exist yet.
                 assert!(numbered.contains(&number) || number > 106, "{}: {line}", path.display());
             }
         }

@@ -1,4 +1,4 @@
-//! Forwards (DIDComm v2.1 "Routing Protocol 2.0"): through mediators, to endpoints that are DIDs, and by which service.
+//! Forwards (DIDComm v2.1 "Routing Protocol 2.0"): mediators, endpoints that are DIDs, and the choice of the service.
 
 use crate::support::{Directory, Person, identities, lunch};
 use claviger::{
@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 // Conformance 68, 69, 71, 74.
 #[tokio::test]
-async fn through_one_mediator() {
+async fn forward_through_one_mediator() {
     let mediator = Person::new("mediator", &[Curve::P256, Curve::X25519], &[]).await;
     let way = Way::new(Service::didcomm("https://mediator.example.org", [mediator.kid("agree-2")]), &[&mediator]).await;
     let (packed, metadata) = way.send(|packing| packing).await.unwrap();
@@ -29,26 +29,26 @@ async fn through_one_mediator() {
     assert!(provenance.authenticated);
 }
 
-// Conformance 69: the last routing key is innermost, and each layer names the next.
+// Conformance 69: the forward for the last routing key is the innermost, and each forward names the next recipient.
 #[tokio::test]
-async fn through_two_mediators() {
+async fn forward_through_two_mediators() {
     let first = Person::new("first", &[Curve::P384], &[]).await;
     let second = Person::new("second", &[Curve::X25519], &[]).await;
-    // One by its key, one by its DID.
+    // One routing key is a DID URL, the other a DID.
     let keys = [first.kid("agree-1"), second.did.clone()];
     let way = Way::new(Service::didcomm("https://first.example.org", keys), &[&first, &second]).await;
     let (packed, _) = way.send(|packing| packing).await.unwrap();
     let carried = carry(&first, &way, &packed, &second.did).await;
     let carried = carry(&second, &way, &carried, &way.bob.did).await;
     assert_eq!(way.bob.unpack(&carried, &way.directory).await.unwrap().0, way.message);
-    // No one else can open a layer.
+    // Nobody else can open a layer.
     assert_error!(second.unpack(&packed, &way.directory).await.unwrap_err(), Error::NotForUs(_));
     assert_error!(way.bob.unpack(&packed, &way.directory).await.unwrap_err(), Error::NotForUs(_));
 }
 
 // Conformance 70: the mediator's keys are prepended to the routing keys.
 #[tokio::test]
-async fn an_endpoint_that_is_a_did() {
+async fn forward_to_an_endpoint_that_is_a_did() {
     let outer = Person::new("outer", &[Curve::X25519], &[]).await;
     let service = Service::didcomm("wss://mediator.example.org", [outer.kid("agree-1")]);
     let mediator = Person::with_service("mediator", &[Curve::P256], &[], Some(service)).await;
@@ -63,9 +63,9 @@ async fn an_endpoint_that_is_a_did() {
     assert_eq!(way.bob.unpack(&carried, &way.directory).await.unwrap().0, way.message);
 }
 
-// Conformance 70: recursion is bound, and a mediator must say where it is.
+// Conformance 70: recursion is limited, and a mediator must have a URL.
 #[tokio::test]
-async fn a_mediator_that_leads_nowhere_is_refused() {
+async fn unusable_mediators_are_refused() {
     let circular = Service::didcomm("did:example:mediator", []);
     let mediator = Person::with_service("mediator", &[Curve::P256], &[], Some(circular.clone())).await;
     let way = Way::new(circular, &[&mediator]).await;
@@ -81,13 +81,13 @@ async fn a_mediator_that_leads_nowhere_is_refused() {
     assert_error!(way.send(|packing| packing).await.unwrap_err(), Error::UnusableService { .. });
     let way = Way::new(Service::didcomm("did:example:nobody", []), &[]).await;
     assert_error!(way.send(|packing| packing).await.unwrap_err(), Error::Resolve(_));
-    // A routing key that is for signing only.
+    // The routing key is for signing only.
     let mediator = Person::new("mediator", &[Curve::P256], &[Curve::P256]).await;
     let way = Way::new(Service::didcomm("https://m.example.org", [mediator.kid("sign-1")]), &[&mediator]).await;
     assert_error!(way.send(|packing| packing).await.unwrap_err(), Error::NotAuthorised { .. });
 }
 
-/// A mediator that gave Bob a did:key of its own.
+/// A mediator may give Bob a did:key as routing key.
 #[tokio::test]
 async fn a_routing_key_may_be_a_did_key() {
     let token = SoftToken::new("mediator");
@@ -104,9 +104,9 @@ async fn a_routing_key_may_be_a_did_key() {
     }
 }
 
-// Conformance 68: a forward lives no longer than what it carries.
+// Conformance 68: a forward expires no later than the message that it carries.
 #[tokio::test]
-async fn headers_of_forwards() {
+async fn forwards_have_expiry_and_given_headers() {
     let mediator = Person::new("mediator", &[Curve::P256], &[]).await;
     let mut way =
         Way::new(Service::didcomm("https://mediator.example.org", [mediator.kid("agree-1")]), &[&mediator]).await;
@@ -122,7 +122,7 @@ async fn headers_of_forwards() {
     let (forward, provenance) = mediator.unpack(&packed, &way.directory).await.unwrap();
     assert_eq!((forward.expires_time, &forward.extra_headers["delay_milli"]), (Some(1), &json!(50)));
     assert_eq!(provenance.warnings, [Warning::Expired]);
-    // One that the forward has itself would stand twice, or take its place.
+    // A header that the forward has already must not be given.
     for name in ["id", "type", "to", "body", "attachments"] {
         let headers = Map::from_iter([(name.to_owned(), Value::Null)]);
         let refused = way.send(|packing| packing.forward_headers(headers)).await;
@@ -132,7 +132,7 @@ async fn headers_of_forwards() {
 
 // Conformance 75, 76, 77.
 #[tokio::test]
-async fn the_first_service_that_speaks_v2_is_used() {
+async fn the_first_service_that_accepts_v2_is_used() {
     let endpoint = |uri: &str, accept: &[&str]| ServiceEndpoint {
         uri: uri.to_owned(),
         accept: Some(accept.iter().map(|profile| (*profile).to_owned()).collect()),
@@ -171,7 +171,7 @@ async fn the_first_service_that_speaks_v2_is_used() {
             Some(service) => way.packing().messaging_service(&service).pack(&way.directory, &way.alice.me).await?,
             None => way.send(|packing| packing).await?,
         };
-        // Without routing keys nothing is wrapped.
+        // Without routing keys the message is not wrapped.
         assert_eq!(way.bob.unpack(&packed, &way.directory).await.unwrap().0, way.message);
         Ok::<_, Error>(metadata.messaging_service.unwrap().service_endpoint)
     };
@@ -183,7 +183,7 @@ async fn the_first_service_that_speaks_v2_is_used() {
 }
 
 #[tokio::test]
-async fn forwarding_can_be_left_to_the_caller() {
+async fn the_caller_can_wrap_forwards() {
     let mediator = Person::new("mediator", &[Curve::P256], &[]).await;
     let service = Service::didcomm("https://mediator.example.org", [mediator.kid("agree-1")]);
     let way = Way::new(service, &[&mediator]).await;
@@ -204,7 +204,7 @@ async fn forwarding_can_be_left_to_the_caller() {
 
 // Conformance 72: a mediator that wraps again for the recipient itself.
 #[tokio::test]
-async fn a_forward_to_ourselves_is_opened_if_wanted() {
+async fn unwrap_forward_opens_a_forward_to_us() {
     let way = Way::new(Service::didcomm("https://bob.example.org", []), &[]).await;
     let (packed, _) = way.send(|packing| packing).await.unwrap();
     let keys = [way.bob.did.clone()];
@@ -217,7 +217,7 @@ async fn a_forward_to_ourselves_is_opened_if_wanted() {
         &provenance.layers[..],
         [Layer::Anoncrypt { .. }, Layer::Forward { next }, Layer::Authcrypt { .. }] if *next == way.bob.did
     ));
-    // The sender did not hide: it was the carrier that had no name.
+    // The carrier was anonymous, not the sender.
     assert!(provenance.authenticated && !provenance.anonymous_sender);
 
     let options = UnpackOptions { unwrap_forward: false, ..Default::default() };
@@ -225,7 +225,7 @@ async fn a_forward_to_ourselves_is_opened_if_wanted() {
     assert_eq!(message.type_, FORWARD);
 }
 
-/// Alice writes to Bob, who is reached at a service.
+/// Alice writes to Bob, whose document has a service.
 struct Way {
     alice: Person,
     bob: Person,
@@ -255,7 +255,7 @@ impl Way {
     }
 }
 
-/// What a mediator does: opens the forward, looks whom it is for, and passes on what it holds.
+/// Acts as a mediator: opens the forward, checks its `next`, and returns the message inside.
 async fn carry(mediator: &Person, way: &Way, packed: &str, next: &str) -> String {
     let (message, provenance) = mediator.unpack(packed, &way.directory).await.unwrap();
     assert!(provenance.encrypted && !provenance.authenticated);

@@ -1,4 +1,4 @@
-//! Messages that are too large, too deep, too many in one, or that go round in circles.
+//! Messages that are too large or too deeply nested, and forwards inside forwards.
 
 use crate::support::{
     Stage,
@@ -19,7 +19,7 @@ async fn a_message_over_the_limit_is_not_parsed() {
     let error = stage.refused_at_sight(&huge).await;
     assert_error!(error, Error::Envelope(JoseError::TooLarge { size: 1_000_001, limit: 1_000_000 }));
 
-    // The limit holds for what it decrypts to as well, which is always shorter.
+    // The limit also applies to the decrypted content, which is always shorter.
     let mut text = stage.plaintext();
     text["body"]["x"] = "x".repeat(500_000).into();
     let packed = Jwe::anoncrypt(&stage.bobs(&[1])).seal(text.to_string()).to_string();
@@ -30,7 +30,7 @@ async fn a_message_over_the_limit_is_not_parsed() {
 }
 
 #[tokio::test]
-async fn deep_json_is_refused_wherever_it_stands() {
+async fn deeply_nested_json_is_refused_everywhere() {
     let stage = Stage::new().await;
     let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
     let deep = nested(100_000);
@@ -47,13 +47,13 @@ async fn deep_json_is_refused_wherever_it_stands() {
     let header = jwe.header.to_string().replacen('{', &format!(r#"{{"x":{deep},"#), 1);
     let error = stage.refused_at_sight(jwe.seal_under(&header, "{}")).await;
     assert_error!(error, Error::Envelope(JoseError::Json { name: "protected header", .. }));
-    // Depth that a message may well have is none.
+    // A reasonable depth is accepted.
     stage.opened(message(&nested(100))).await;
 }
 
-/// What is neither is told so; what claims to be two is read as the outermost, strictly.
+/// A message of no kind is an error. A message with members of two kinds is read as the outermost kind, strictly.
 #[tokio::test]
-async fn an_envelope_is_one_thing() {
+async fn ambiguous_envelopes_are_refused() {
     let stage = Stage::new().await;
     for text in [r#"{}"#, r#"{"id":"1"}"#, r#"{"payload":"e30"}"#, r#"{"recipients":[],"protected":"e30"}"#] {
         assert_error!(stage.refused_at_sight(text).await, Error::Envelope(JoseError::Unrecognised));
@@ -64,13 +64,13 @@ async fn an_envelope_is_one_thing() {
     let mut both = stage.plaintext();
     both["ciphertext"] = "AAAA".into();
     assert_error!(stage.refused_at_sight(both).await, Error::Envelope(JoseError::Missing("protected")));
-    // The Compact Serialization is none of DIDComm's.
+    // DIDComm does not use the compact serialization.
     assert_error!(stage.refused_at_sight("e30.AA.AA.AA.AA").await, Error::Envelope(JoseError::Json { .. }));
 }
 
 // Conformance 2, 5.
 #[tokio::test]
-async fn the_structure_decides_and_typ_is_a_hint() {
+async fn the_structure_decides_the_kind_of_envelope() {
     let stage = Stage::new().await;
     for typ in ["application/didcomm-signed+json", "didcomm-encrypted+json", "application/didcomm-plain+json", "x"] {
         let mut jwe = Jwe::anoncrypt(&stage.bobs(&[1]));
@@ -85,7 +85,7 @@ async fn the_structure_decides_and_typ_is_a_hint() {
 
 // Conformance 6, 8, 10.
 #[tokio::test]
-async fn layers_stand_in_one_order_and_three_deep() {
+async fn only_allowed_nestings_are_opened() {
     let stage = Stage::new().await;
     let text = stage.plaintext().to_string();
     let sign = |inner: &str| signed(&stage.alice, inner).to_string();
@@ -108,7 +108,7 @@ async fn layers_stand_in_one_order_and_three_deep() {
         assert_error!(error, Error::ForbiddenNesting { outer, inner } if (*outer, *inner) == refused);
         assert_eq!((stage.bob.token.counts() - before).derivations, derivations, "{refused:?}");
     }
-    // A `from` beside the ciphertext does not make it a payload to resolve anyone for.
+    // A `from` beside the ciphertext does not lead to a resolution.
     let mut inner: Value = serde_json::from_str(&anon(&text)).unwrap();
     inner["from"] = stage.alice.did.clone().into();
     let error = stage.refused_at_sight(sign(&inner.to_string())).await;
@@ -117,7 +117,7 @@ async fn layers_stand_in_one_order_and_three_deep() {
 
 // Conformance 68, 72, 74.
 #[tokio::test]
-async fn a_forward_to_ourselves_is_opened_once() {
+async fn a_forward_inside_a_forward_to_us_is_refused() {
     let stage = Stage::new().await;
     let inner = Jwe::authcrypt(&stage.alice, &stage.bobs(&[1])).seal(stage.plaintext().to_string());
     let forward = |next: &str, attachments: Value| -> Value {
@@ -134,7 +134,7 @@ async fn a_forward_to_ourselves_is_opened_once() {
     assert_eq!(message.type_, crate::support::LUNCH);
     assert!(matches!(&provenance.layers[1], Layer::Forward { next } if next == bob));
     assert_eq!(stage.bob.token.counts() - before, Counts { derivations: 3, unwraps: 2, ..Counts::default() });
-    // To one of our keys, and in base64.
+    // Addressed to one of our keys, and attached as base64.
     let base64 = json!([{"data": {"base64": b64(inner.to_string())}}]);
     stage.opened(forward(&stage.bob.kid("agree-1"), base64)).await;
 
@@ -150,12 +150,12 @@ async fn a_forward_to_ourselves_is_opened_once() {
     assert_error!(stage.refused(forward(bob, links)).await, Error::Forward(_));
     let not_text = json!([{"data": {"base64": b64([0xff])}}]);
     assert_error!(stage.refused(forward(bob, not_text)).await, Error::Forward(_));
-    // What is carried proves its own sender, not the carrier's word.
+    // The inner message proves its sender; the carrier does not.
     let mut lie = stage.plaintext();
     lie["from"] = stage.mallory.did.clone().into();
     let (_, provenance) = stage.opened(forward(bob, holding(&lie))).await;
     assert!(!provenance.authenticated && !provenance.encrypted);
-    // A forward for someone else is a message like any other: it is the mediator's to carry on.
+    // A forward for someone else is returned as a message. Forwarding it is the task of a mediator.
     let (message, _) = stage.opened(forward(&stage.mallory.did, holding(&inner))).await;
     assert_eq!(message.type_, FORWARD);
 }
@@ -165,7 +165,7 @@ fn multihash(content: &Value) -> String {
 }
 
 #[tokio::test]
-async fn attachments_and_headers_of_strangers_are_checked() {
+async fn received_attachments_and_headers_are_checked() {
     let stage = Stage::new().await;
     let with = |name: &str, value: Value| {
         let mut text = stage.plaintext();
@@ -206,9 +206,9 @@ async fn attachments_and_headers_of_strangers_are_checked() {
     }
 }
 
-/// No time, no token, no resolution is spent on what is not for us, though it is well made.
+/// A valid message that is for none of our keys costs no token operation and no resolution.
 #[tokio::test]
-async fn a_stranger_costs_nothing() {
+async fn a_message_for_others_costs_no_token_and_no_resolution() {
     let stage = Stage::new().await;
     let eve = crate::support::Person::new("eve", &[Curve::X25519], &[]).await;
     let to = [(eve.kid("agree-1"), eve.agree[0].clone())];
@@ -216,9 +216,9 @@ async fn a_stranger_costs_nothing() {
     assert_error!(stage.refused_at_sight(packed).await, Error::NotForUs(_));
 }
 
-/// A stranger fills no log, and writes no line of his own into it.
+/// A peer can neither fill the log nor write lines into it.
 #[tokio::test]
-async fn errors_quote_strangers_in_short() {
+async fn errors_quote_received_text_cut_and_escaped() {
     let stage = Stage::new().await;
     let long = format!("line\nbreak\u{1b}[31m{}", "x".repeat(10_000));
     let mut texts = Vec::new();

@@ -1,4 +1,4 @@
-//! `from_prior` (DIDComm v2.1 "DID Rotation") that was stolen, forged or meant for something else, its signature valid.
+//! `from_prior` (DIDComm v2.1 "DID Rotation") with valid signatures that were copied, forged or made for another purpose.
 
 use crate::support::{
     Person, Stage,
@@ -16,7 +16,7 @@ const IAT: i64 = 1_516_269_022;
 
 // Conformance 60, 61, 65.
 #[tokio::test]
-async fn an_honest_one_is_read() {
+async fn a_valid_from_prior_is_read() {
     let rotation = Rotation::new().await;
     let text = rotation.message(&rotation.jwt(&header(), &rotation.claims()));
     let jwe = Jwe::authcrypt(&rotation.stage.alice, &rotation.stage.bobs(&[1]));
@@ -28,15 +28,16 @@ async fn an_honest_one_is_read() {
     );
     assert_eq!(prior.kid, "did:example:old#sign-1");
     assert_eq!(provenance.warnings, []);
-    // The sample of the specification has a `crv` in the header.
+    // The example of the specification has a `crv` in the header.
     let mut sample = header();
     sample["crv"] = "Ed25519".into();
     assert!(rotation.read(&rotation.jwt(&sample, &rotation.claims())).await.is_ok());
 }
 
-/// It names no audience: who received it once can attach it to messages of his own, and so it must name their `from`.
+/// A `from_prior` names no audience, so anyone who received it can attach it to a message. Therefore its `sub` must be the
+/// `from` of the message.
 #[tokio::test]
-async fn a_stolen_one_does_not_name_the_thief() {
+async fn a_copied_from_prior_is_refused() {
     let rotation = Rotation::new().await;
     let Rotation { stage, .. } = &rotation;
     let stolen = rotation.jwt(&header(), &rotation.claims());
@@ -46,10 +47,10 @@ async fn a_stolen_one_does_not_name_the_thief() {
     stage.directory.asked();
     assert_error!(stage.refused(jwe.seal(text.to_string())).await, Error::FromPrior(FromPriorError::Subject));
     assert_eq!(stage.directory.asked(), ["did:example:mallory"], "the old DID is not resolved for it");
-    // With Alice's `from` it is not authcrypt by Alice.
+    // With Alice's `from` the message is not authcrypted by Alice.
     let jwe = Jwe::authcrypt(&stage.mallory, &stage.bobs(&[1]));
     assert_error!(stage.refused(jwe.seal(rotation.message(&stolen).to_string())).await, Error::FromMismatch { .. });
-    // And as an anonymous message it changes nothing, which the receiver is told.
+    // In an anonymous message it has no effect, and the receiver gets a warning.
     for packed in [
         Jwe::anoncrypt(&stage.bobs(&[1])).seal(rotation.message(&stolen).to_string()),
         signed(&stage.alice, rotation.message(&stolen).to_string()),
@@ -58,7 +59,7 @@ async fn a_stolen_one_does_not_name_the_thief() {
         let (_, provenance) = stage.opened(packed).await;
         assert!(provenance.warnings.contains(&Warning::UnauthenticatedFromPrior));
     }
-    // No `from` at all.
+    // The message has no `from`.
     text.as_object_mut().unwrap().shift_remove("from");
     let jwe = Jwe::anoncrypt(&stage.bobs(&[1]));
     assert_error!(stage.refused(jwe.seal(text.to_string())).await, Error::FromPrior(FromPriorError::Subject));
@@ -66,20 +67,20 @@ async fn a_stolen_one_does_not_name_the_thief() {
 
 // Conformance 62.
 #[tokio::test]
-async fn only_the_old_did_can_name_a_new_one() {
+async fn only_the_old_did_can_sign_a_from_prior() {
     let rotation = Rotation::new().await;
     let mallory = &rotation.stage.mallory;
-    // Mallory signs as herself for the old DID: refused before her document is asked for.
+    // Mallory signs with her own key id for the old DID. This is refused before her document is resolved.
     let mut kid = header();
     kid["kid"] = mallory.kid("sign-1").into();
     let forged = jwt(mallory, &mallory.sign[0], &kid, &rotation.claims());
     rotation.stage.directory.asked();
     assert_error!(rotation.read(&forged).await.unwrap_err(), Error::FromPrior(FromPriorError::Issuer));
     assert_eq!(rotation.stage.directory.asked(), [""; 0]);
-    // With the old DID's key id and her own key.
+    // Mallory signs with her own key and the key id of the old DID.
     let forged = jwt(mallory, &mallory.sign[0], &header(), &rotation.claims());
     assert_error!(rotation.read(&forged).await.unwrap_err(), Error::Envelope(JoseError::InvalidSignature));
-    // By a key of the old DID that is for key agreement.
+    // A key of the old DID that is for key agreement signs.
     let mut agreement = header();
     agreement["kid"] = "did:example:old#agree-1".into();
     agreement["alg"] = "ES256".into();
@@ -98,9 +99,9 @@ async fn only_the_old_did_can_name_a_new_one() {
     }
 }
 
-/// A signature for one thing used as another: typ and kid stand in the protected header, so that no signed message does.
+/// `typ` and `kid` of a `from_prior` must be in the protected header, so that no signed message passes for one.
 #[tokio::test]
-async fn a_signed_message_is_no_from_prior() {
+async fn a_signed_message_is_refused_as_from_prior() {
     let rotation = Rotation::new().await;
     for typ in [json!("application/didcomm-signed+json"), json!("JWM"), json!(""), json!(1)] {
         let mut header = header();
@@ -116,12 +117,12 @@ async fn a_signed_message_is_no_from_prior() {
     assert_error!(rotation.read(&without("typ")).await.unwrap_err(), Error::Envelope(JoseError::InvalidMember("typ")));
     assert_error!(rotation.read(&without("kid")).await.unwrap_err(), Error::Envelope(JoseError::Missing("kid")));
     assert_error!(rotation.read(&without("alg")).await.unwrap_err(), Error::Envelope(JoseError::Missing("alg")));
-    // A real one, made compact.
+    // A real signed message in the compact serialization.
     let message = signed(&rotation.old, rotation.claims().to_string());
     let part = |pointer| message.pointer(pointer).unwrap().as_str().unwrap();
     let compact = [part("/signatures/0/protected"), part("/payload"), part("/signatures/0/signature")].join(".");
     assert_error!(rotation.read(&compact).await.unwrap_err(), Error::Envelope(JoseError::InvalidMember("typ")));
-    // The token builds the header, and looks at the payload: what it signs as a message is none of these.
+    // The token builds the header and checks the payload, so it never signs a `from_prior` as a message.
     assert!(
         rotation
             .old
@@ -138,7 +139,7 @@ async fn a_signed_message_is_no_from_prior() {
 }
 
 #[tokio::test]
-async fn headers_claims_and_spelling_are_strict() {
+async fn malformed_from_priors_are_refused() {
     let rotation = Rotation::new().await;
     for (name, value) in [("crit", json!(["exp"])), ("b64", json!(false)), ("zip", json!("DEF"))] {
         let mut header = header();
@@ -173,9 +174,9 @@ async fn headers_claims_and_spelling_are_strict() {
     }
 }
 
-// Conformance 66: an ending has no sub, and its message no from; so it is anoncrypt.
+// Conformance 66: an ending has no `sub`, and its message has no `from`, so it is anoncrypted.
 #[tokio::test]
-async fn an_ending_comes_from_nobody_and_encrypted() {
+async fn an_ending_must_be_encrypted_and_have_no_from() {
     let rotation = Rotation::new().await;
     let stage = &rotation.stage;
     let ending = rotation.jwt(&header(), &json!({"iss": "did:example:old", "iat": IAT}));
@@ -186,7 +187,7 @@ async fn an_ending_comes_from_nobody_and_encrypted() {
     let (_, provenance) = stage.opened(Jwe::anoncrypt(&stage.bobs(&[1])).seal(text.to_string())).await;
     assert_eq!(provenance.from_prior.unwrap().sub, None);
     assert_eq!(provenance.warnings, []);
-    // In the clear anyone on the way could have attached it.
+    // To an unencrypted message, anyone on the way could have attached it.
     let (_, provenance) = stage.opened(text).await;
     assert!(provenance.warnings.contains(&Warning::UnauthenticatedFromPrior));
 }
@@ -209,7 +210,7 @@ impl Rotation {
         json!({"iss": "did:example:old", "sub": "did:example:alice", "iat": IAT})
     }
 
-    /// Signed by the old DID's key, whatever stands in it.
+    /// Signs any claims with the key of the old DID.
     fn jwt(&self, header: &Value, claims: &Value) -> String {
         jwt(&self.old, &self.old.sign[0], header, claims)
     }
@@ -218,7 +219,7 @@ impl Rotation {
         FromPrior::unpack(jwt, &self.stage.directory).await
     }
 
-    /// Alice's message to Bob with it.
+    /// A message from Alice to Bob with this `from_prior`.
     fn message(&self, from_prior: &str) -> Value {
         let mut text = self.stage.plaintext();
         text["from_prior"] = from_prior.into();

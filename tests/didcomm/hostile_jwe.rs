@@ -1,5 +1,5 @@
-//! Encrypted messages by a sender who knows the algorithms and breaks the rules: each has valid tags, and is refused by
-//! its own error. What can be seen from outside is refused before a token is asked or a DID resolved.
+//! Encrypted messages with valid tags that break a rule. Each is refused with its own error. If the violation is visible
+//! from outside, the message is refused before a token is used or a DID is resolved.
 
 use crate::support::{
     Directory, Person, Stage,
@@ -15,7 +15,7 @@ use claviger::{
 use claviger_testkit::{Counts, PrivateKey};
 use serde_json::{Value, json};
 
-/// What the others are measured by: as the forge makes them, they open.
+/// The control: an unchanged message of the forge opens.
 #[tokio::test]
 async fn an_honest_forgery_opens() {
     let stage = Stage::new().await;
@@ -62,7 +62,7 @@ async fn extensions_are_refused_in_every_header() {
 
 // Conformance 11, 34, 35, 36.
 #[tokio::test]
-async fn algorithms_are_closed_lists() {
+async fn unsupported_algorithms_are_refused() {
     let stage = Stage::new().await;
     for alg in [
         "none",
@@ -94,9 +94,9 @@ async fn algorithms_are_closed_lists() {
     }
 }
 
-/// A KEK for one algorithm does not open what says it is the other: ES with the KEK of 1PU, and 1PU with that of ES.
+/// A message that says ECDH-ES does not open with the KEK of ECDH-1PU, nor the other way round.
 #[tokio::test]
-async fn the_algorithm_is_in_the_kek() {
+async fn the_kek_depends_on_the_algorithm() {
     let stage = Stage::new().await;
     let mut es = authcrypt(&stage).without("skid").without("apu");
     es.header["alg"] = "ECDH-ES+A256KW".into();
@@ -109,7 +109,7 @@ async fn the_algorithm_is_in_the_kek() {
 
 // Conformance 37, 39.
 #[tokio::test]
-async fn apv_is_recomputed() {
+async fn a_wrong_apv_is_refused() {
     let stage = Stage::new().await;
     let mut other = anoncrypt(&stage);
     other.header["apv"] = b64([0; 32]).into();
@@ -119,7 +119,7 @@ async fn apv_is_recomputed() {
         let kids = [2, 1].map(|number| stage.bob.kid(&format!("agree-{number}")));
         b64(sha2::Sha256::digest(kids.join("."))).into()
     };
-    // One who is added later finds the same apv as the others.
+    // A recipient was added afterwards, with the `apv` of the others.
     let mut added = anoncrypt(&stage);
     let more = Jwe::anoncrypt(&[(stage.mallory.kid("agree-1"), stage.mallory.agree[0].clone())]);
     added.recipients.extend(more.recipients);
@@ -132,7 +132,7 @@ async fn apv_is_recomputed() {
 
 // Conformance 38.
 #[tokio::test]
-async fn apu_and_skid_name_one_key() {
+async fn apu_and_skid_must_name_the_same_key() {
     let stage = Stage::new().await;
     let mut apu = authcrypt(&stage);
     apu.header["apu"] = b64(stage.mallory.kid("agree-1")).into();
@@ -147,7 +147,7 @@ async fn apu_and_skid_name_one_key() {
         let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
         assert_error!(error, Error::Envelope(JoseError::Missing("apu")));
     }
-    // The one fallback that the specification wants.
+    // The specification demands this fallback.
     assert!(stage.opened(seal(&stage, &authcrypt(&stage).without("skid"))).await.1.authenticated);
 
     let mut es = anoncrypt(&stage);
@@ -158,9 +158,9 @@ async fn apu_and_skid_name_one_key() {
 
 // Conformance 44.
 #[tokio::test]
-async fn an_epk_of_low_order_is_refused_though_its_z_is_known() {
+async fn an_epk_of_low_order_is_refused() {
     let stage = Stage::new().await;
-    // 0, 1, one of order 8, p - 1, p; the top bit does not count.
+    // 0, 1, a point of order 8, p - 1, p. The highest bit is ignored.
     let order_8 = "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800";
     let edge = |first: u8| format!("{first:02x}{}7f", "ff".repeat(30));
     for point in ["00".repeat(32), format!("01{}", "00".repeat(31)), order_8.to_owned(), edge(0xec), edge(0xed)] {
@@ -179,7 +179,7 @@ async fn an_epk_of_low_order_is_refused_though_its_z_is_known() {
 
 // Conformance 37, 44.
 #[tokio::test]
-async fn an_epk_is_a_point_of_its_curve() {
+async fn an_epk_off_its_curve_is_refused() {
     let stage = Stage::new().await;
     for (number, curve) in [(3, Curve::P256), (4, Curve::P384), (5, Curve::P521)] {
         let n = curve.coordinate_length();
@@ -217,7 +217,7 @@ async fn an_epk_is_a_point_of_its_curve() {
     assert_error!(error, Error::Envelope(JoseError::Missing("epk")));
 }
 
-/// Our key is asked to agree on its own curve only, and its owner is told before the sender is resolved.
+/// Our key is used on its own curve only. The error comes before the sender is resolved.
 #[tokio::test]
 async fn an_epk_on_another_curve_than_the_recipients_is_refused() {
     let stage = Stage::new().await;
@@ -237,7 +237,7 @@ async fn an_epk_on_another_curve_than_the_recipients_is_refused() {
 
 // RFC 7516 section 7.2.1.
 #[tokio::test]
-async fn no_header_parameter_stands_twice() {
+async fn duplicate_header_parameters_are_refused() {
     let stage = Stage::new().await;
     let twice = |name: &'static str| move |error: &Error| matches!(error, Error::Envelope(JoseError::DuplicateParameter(found)) if found == name);
     let mut kid = authcrypt(&stage);
@@ -250,7 +250,7 @@ async fn no_header_parameter_stands_twice() {
         let mut unprotected = authcrypt(&stage);
         unprotected.unprotected = Some(json!({name: unprotected.header[name]}));
         assert!(twice(name)(&stage.refused_at_sight(seal(&stage, &unprotected)).await), "{name}");
-        // Nor once, where no tag protects it.
+        // Not even once in a header that no tag protects.
         let mut alone = authcrypt(&stage);
         alone.unprotected = Some(json!({name: alone.header[name]}));
         let error = stage.refused_at_sight(seal(&stage, &alone.without(name))).await;
@@ -263,7 +263,7 @@ async fn no_header_parameter_stands_twice() {
 }
 
 #[tokio::test]
-async fn no_recipient_stands_twice_and_each_has_a_kid() {
+async fn recipients_need_distinct_kids() {
     let stage = Stage::new().await;
     let mut jwe = Jwe::anoncrypt(&stage.bobs(&[1, 2]));
     jwe.recipients[1].header = jwe.recipients[0].header.clone();
@@ -301,15 +301,15 @@ async fn duplicate_json_members_are_refused_at_every_depth() {
         let error = stage.refused_at_sight(packed).await;
         assert_error!(error, Error::Envelope(JoseError::Json { name: "message", .. }));
     }
-    // Within: the tag is valid, and yet a reader of the first and one of the last would see different messages.
+    // In the plaintext: the tag is valid, but parsers that keep the first or the last member would see different messages.
     let twice = doubled(&text, r#""from":"did:example:mallory""#);
     let error = stage.refused(jwe.seal(twice)).await;
     assert_error!(error, Error::Envelope(JoseError::Json { name: "message", .. }));
 }
 
-/// Padding, the other alphabet, white space, and bits beyond the last byte: each a second spelling of the same bytes.
+/// Padding, the standard alphabet, white space, and unused bits: each would be a second encoding of the same bytes.
 #[tokio::test]
-async fn lax_base64_is_refused_wherever_it_stands() {
+async fn lax_base64_is_refused_everywhere() {
     let stage = Stage::new().await;
     let jwe = anoncrypt(&stage).enc(ContentEncryption::Xc20P);
     let packed = seal(&stage, &jwe);
@@ -357,7 +357,7 @@ fn lax(text: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn lengths_are_those_of_the_algorithm() {
+async fn wrong_lengths_are_refused() {
     let stage = Stage::new().await;
     for enc in ContentEncryption::ALL {
         let honest = seal(&stage, &anoncrypt(&stage).enc(enc));
@@ -379,7 +379,7 @@ async fn lengths_are_those_of_the_algorithm() {
 }
 
 #[tokio::test]
-async fn a_flood_of_recipients_is_counted_not_read() {
+async fn too_many_recipients_are_refused_early() {
     let stage = Stage::new().await;
     let stranger = PrivateKey::generate(Curve::X25519);
     let crowd = |size: usize| -> Vec<_> {
@@ -396,9 +396,9 @@ async fn a_flood_of_recipients_is_counted_not_read() {
     assert_eq!(stage.directory.asked(), [""; 0], "a recipient's id is never resolved");
 }
 
-/// Token time is the scarce thing: whoever names many of our keys gets two derivations, not one for each.
+/// Token time is scarce. A message that names many of our keys gets two derivations, not one for each key.
 #[tokio::test]
-async fn a_layer_costs_two_derivations_at_most() {
+async fn a_layer_costs_at_most_two_derivations() {
     let stage = Stage::new().await;
     let curves = [Curve::X25519; 20];
     let bob = Person::new("bob", &curves, &[]).await;
@@ -407,7 +407,7 @@ async fn a_layer_costs_two_derivations_at_most() {
     let text = stage.plaintext();
     for (jwe, derivations, unwraps) in [(Jwe::anoncrypt(&all), 2, 2), (Jwe::authcrypt(&stage.alice, &all), 2, 1)] {
         let mut packed = jwe.seal(text.to_string());
-        // Every slot is of the right length, and none was made for its key but the last.
+        // Every encrypted key has the right length, but only the last one is right.
         for slot in 0..19 {
             packed["recipients"][slot]["encrypted_key"] = b64([slot as u8; 72]).into();
         }
@@ -416,15 +416,15 @@ async fn a_layer_costs_two_derivations_at_most() {
         assert_error!(error, Error::Envelope(JoseError::Decrypt(_)));
         assert_eq!(bob.token.counts() - before, Counts { derivations, unwraps, ..Counts::default() });
     }
-    // Within the budget the second slot is tried when the first fails.
+    // Within the limit, the second recipient is tried if the first fails.
     let mut packed = Jwe::anoncrypt(&all).seal(text.to_string());
     packed["recipients"][0]["encrypted_key"] = b64([0; 72]).into();
     assert!(bob.unpack(&packed.to_string(), &directory).await.is_ok());
 }
 
-// Conformance 46: one opaque error, whatever failed.
+// Conformance 46: the same error, whatever failed.
 #[tokio::test]
-async fn a_wrong_wrap_and_a_wrong_tag_are_one_error() {
+async fn a_wrong_key_and_a_wrong_tag_give_the_same_error() {
     let stage = Stage::new().await;
     let honest = seal(&stage, &Jwe::anoncrypt(&stage.bobs(&[1])));
     let mut texts = std::collections::HashSet::new();
@@ -440,7 +440,7 @@ async fn a_wrong_wrap_and_a_wrong_tag_are_one_error() {
 
 // Conformance 57.
 #[tokio::test]
-async fn a_message_for_another_key_is_not_for_us() {
+async fn a_message_for_other_keys_is_refused() {
     let stage = Stage::new().await;
     let mallory = [(stage.mallory.kid("agree-1"), stage.mallory.agree[0].clone())];
     let signing = [(stage.bob.kid("sign-2"), stage.bob.sign[1].clone())];
@@ -454,9 +454,9 @@ async fn a_message_for_another_key_is_not_for_us() {
 
 // Conformance 17, 57.
 #[tokio::test]
-async fn a_skid_must_stand_in_key_agreement() {
+async fn a_skid_must_be_in_key_agreement() {
     let stage = Stage::new().await;
-    // A key of Alice's that could agree, and that her document gives for signing only.
+    // A key of Alice that could agree, but is in her document for signing only.
     let (skid, key) = (stage.alice.kid("sign-2"), &stage.alice.sign[1]);
     let jwe = Jwe::authcrypt_as(&stage.alice, &skid, key, &stage.bobs(&[3]));
     let error = stage.refused_by_software(seal(&stage, &jwe)).await;
@@ -464,12 +464,12 @@ async fn a_skid_must_stand_in_key_agreement() {
         error,
         Error::NotAuthorised { kid, relationship: Relationship::KeyAgreement } if *kid == skid
     );
-    // A key that she has not.
+    // A key that Alice does not have.
     let absent = stage.alice.kid("agree-9");
     let jwe = Jwe::authcrypt_as(&stage.alice, &absent, &stage.alice.agree[0], &stage.bobs(&[1]));
     let error = stage.refused_by_software(seal(&stage, &jwe)).await;
     assert_error!(error, Error::NotAuthorised { kid, .. } if *kid == absent);
-    // Nobody's, and no DID URL at all.
+    // A DID that does not exist, and a text that is not a DID URL.
     let send = |skid: &str| {
         let jwe = Jwe::authcrypt_as(&stage.alice, skid, &stage.alice.agree[0], &stage.bobs(&[1]));
         seal(&stage, &jwe)
@@ -479,9 +479,9 @@ async fn a_skid_must_stand_in_key_agreement() {
     assert_error!(stage.refused_at_sight(send("")).await, Error::InvalidKeyId(_));
 }
 
-/// The skid is Mallory's, and she authenticates with her own key: it opens, and is not Alice's.
+/// Mallory authenticates with her own key under Alice's `skid`.
 #[tokio::test]
-async fn another_key_under_alices_skid_does_not_open() {
+async fn a_false_skid_does_not_authenticate() {
     let stage = Stage::new().await;
     let skid = stage.alice.kid("agree-1");
     let jwe = Jwe::authcrypt_as(&stage.mallory, &skid, &stage.mallory.agree[0], &stage.bobs(&[1, 2]));
@@ -490,7 +490,7 @@ async fn another_key_under_alices_skid_does_not_open() {
 
 // Conformance 37, 44.
 #[tokio::test]
-async fn a_skid_key_is_on_the_curve_and_of_large_order() {
+async fn the_key_of_the_skid_must_be_valid() {
     let stage = Stage::new().await;
     let jwe = Jwe::authcrypt_as(&stage.alice, &stage.alice.kid("agree-3"), &stage.alice.agree[0], &stage.bobs(&[1]));
     let error = stage.refused_by_software(seal(&stage, &jwe)).await;
@@ -512,13 +512,13 @@ async fn a_skid_key_is_on_the_curve_and_of_large_order() {
 
 // Conformance 17, 54.
 #[tokio::test]
-async fn from_is_the_did_of_the_skid() {
+async fn from_must_be_the_did_of_the_skid() {
     let stage = Stage::new().await;
     let mut text = stage.plaintext();
     let jwe = Jwe::authcrypt(&stage.mallory, &stage.bobs(&[1]));
     let error = stage.refused(jwe.seal(text.to_string())).await;
     assert_error!(error, Error::FromMismatch { from, kid } if from == "did:example:alice" && kid == "did:example:mallory#agree-1");
-    // Nor by a name that begins with hers, nor by her key's id.
+    // Neither a DID that begins with hers nor the id of her key will do.
     for from in ["did:example:alic", "did:example:alice2", "did:example:alice#agree-1", "did:example:ALICE", ""] {
         text["from"] = from.into();
         let jwe = authcrypt(&stage).seal(text.to_string());
@@ -527,7 +527,7 @@ async fn from_is_the_did_of_the_skid() {
     text.as_object_mut().unwrap().shift_remove("from");
     let jwe = authcrypt(&stage).seal(text.to_string());
     assert_error!(stage.refused(jwe).await, Error::FromAbsent(kid) if *kid == stage.alice.kid("agree-1"));
-    // Anoncrypt may say what it likes: it proves nothing, and says so.
+    // An anoncrypted message may have any `from`. It proves nothing, and the provenance says so.
     text["from"] = "did:example:mallory".into();
     let (message, provenance) = stage.opened(anoncrypt(&stage).seal(text.to_string())).await;
     assert!(message.from.is_some() && !provenance.authenticated);
@@ -535,7 +535,7 @@ async fn from_is_the_did_of_the_skid() {
 
 // Conformance 16, 55.
 #[tokio::test]
-async fn to_names_the_did_of_the_key_that_opened() {
+async fn to_must_name_the_did_of_the_key_that_opened() {
     let stage = Stage::new().await;
     let mut text = stage.plaintext();
     for to in [json!(["did:example:mallory"]), json!([]), json!(["did:example:bob#agree-1"]), json!(["did:example:bo"])]
@@ -552,7 +552,7 @@ async fn to_names_the_did_of_the_key_that_opened() {
 
 // Conformance 12.
 #[tokio::test]
-async fn what_opens_must_be_a_message() {
+async fn the_decrypted_content_must_be_a_message() {
     let stage = Stage::new().await;
     let without = |member: &str| {
         let mut text = stage.plaintext();
@@ -569,7 +569,7 @@ async fn what_opens_must_be_a_message() {
     }
 }
 
-/// Authcrypt by Alice's first key for two of Bob's.
+/// A message that Alice authcrypts with her first key to two of Bob's keys.
 fn authcrypt(stage: &Stage) -> Jwe {
     Jwe::authcrypt(&stage.alice, &stage.bobs(&[1, 2]))
 }

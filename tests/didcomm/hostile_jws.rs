@@ -1,5 +1,5 @@
-//! Signed messages whose signatures are valid and prove nothing: by a foreign key, a key of another relationship, for
-//! another purpose, or for someone else. Each is refused by its own error; a foreign key id is never resolved.
+//! Signed messages with valid signatures that prove nothing: by a key of another DID or relationship, for another purpose,
+//! or for another recipient. Each is refused with its own error. A key id of another DID is never resolved.
 
 use crate::support::{
     Stage,
@@ -31,7 +31,7 @@ async fn an_honest_forgery_opens() {
             general,
             flattened,
             jws(&stage.alice, key, &protected, &json!({}), &text),
-            // Affinidi's library writes it in both.
+            // Affinidi's library writes `kid` in both headers.
             jws(&stage.alice, key, &protected, &kid, &text),
         ] {
             let (_, provenance) = stage.opened(packed).await;
@@ -41,21 +41,21 @@ async fn an_honest_forgery_opens() {
 }
 
 #[tokio::test]
-async fn algorithms_are_a_closed_list() {
+async fn unsupported_signature_algorithms_are_refused() {
     let stage = Stage::new().await;
     for alg in ["none", "None", "HS256", "RS256", "PS256", "ES384", "ES512", "Ed25519", "eddsa", ""] {
         let error = stage.refused_at_sight(with_header(&stage, "alg", alg.into())).await;
         assert_error!(error, Error::Envelope(JoseError::UnsupportedAlgorithm(name)) if name == alg);
     }
-    // Nor an empty signature, which `none` has.
+    // An empty signature, which `none` has, is refused too.
     let mut packed = with_header(&stage, "alg", "none".into());
     packed["signatures"][0]["signature"] = "".into();
     assert_error!(stage.refused_at_sight(packed).await, Error::Envelope(JoseError::UnsupportedAlgorithm(_)));
 }
 
-/// The key has one algorithm, whatever the header says.
+/// A key has one algorithm, whatever the header says.
 #[tokio::test]
-async fn the_algorithm_is_the_keys() {
+async fn the_algorithm_must_fit_the_key() {
     let stage = Stage::new().await;
     for alg in ["ES256", "ES256K"] {
         let error = stage.refused(with_header(&stage, "alg", alg.into())).await;
@@ -79,9 +79,9 @@ async fn extensions_are_refused_in_both_headers() {
 }
 
 #[tokio::test]
-async fn no_header_parameter_stands_twice() {
+async fn duplicate_header_parameters_are_refused() {
     let stage = Stage::new().await;
-    // Two kids that differ: which of them is the signer's?
+    // Two different `kid` would name two signers.
     let error = stage.refused_at_sight(with_header(&stage, "kid", stage.alice.kid("sign-2").into())).await;
     assert_error!(error, Error::Envelope(JoseError::DuplicateParameter(name)) if name == "kid");
     for name in ["alg", "typ"] {
@@ -90,7 +90,7 @@ async fn no_header_parameter_stands_twice() {
         let error = stage.refused_at_sight(packed).await;
         assert_error!(error, Error::Envelope(JoseError::DuplicateParameter(found)) if found == name);
     }
-    // Nor unprotected alone.
+    // Not in the unprotected header alone either.
     let kid = json!({"kid": stage.alice.kid("sign-1"), "alg": "EdDSA"});
     let packed = jws(&stage.alice, &stage.alice.sign[0], &json!({}), &kid, stage.plaintext().to_string());
     let error = stage.refused_at_sight(packed).await;
@@ -102,7 +102,7 @@ async fn no_header_parameter_stands_twice() {
 }
 
 #[tokio::test]
-async fn one_signature_is_meaningful() {
+async fn exactly_one_signature_is_required() {
     let stage = Stage::new().await;
     let honest = signed(&stage.alice, stage.plaintext().to_string());
     for count in [0, 2, 3] {
@@ -111,12 +111,12 @@ async fn one_signature_is_meaningful() {
         let error = stage.refused_at_sight(packed).await;
         assert_error!(error, Error::Envelope(JoseError::SignatureCount(found)) if *found == count);
     }
-    // General and flattened at once.
+    // General and flattened JSON at once.
     let mut packed = honest.clone();
     packed["signature"] = honest["signatures"][0]["signature"].clone();
     let error = stage.refused_at_sight(packed).await;
     assert_error!(error, Error::Envelope(JoseError::DuplicateParameter(name)) if name == "signature");
-    // Compact is no message of DIDComm's.
+    // DIDComm does not use the compact serialization.
     let part = |pointer| honest.pointer(pointer).unwrap().as_str().unwrap();
     let compact = [part("/signatures/0/protected"), part("/payload"), part("/signatures/0/signature")].join(".");
     let error = stage.refused_at_sight(compact).await;
@@ -146,9 +146,9 @@ async fn lax_base64_and_lengths_are_refused() {
     }
 }
 
-// Conformance 50, 51, 56: from is checked before the key id, which any relay can write, makes us ask a server.
+// Conformance 50, 51, 56: any relay can write the key id, so `from` is checked before the key id is resolved.
 #[tokio::test]
-async fn a_foreign_kid_is_refused_before_it_is_resolved() {
+async fn a_kid_of_another_did_is_refused_before_resolution() {
     let stage = Stage::new().await;
     let text = stage.plaintext().to_string();
     let header = jws_header(Curve::Ed25519);
@@ -162,14 +162,14 @@ async fn a_foreign_kid_is_refused_before_it_is_resolved() {
         let packed = jws(mallory.0, mallory.1, &header, &json!({"kid": kid}), &text);
         assert_error!(stage.refused_at_sight(packed).await, Error::InvalidKeyId(found) if found == kid);
     }
-    // Alice's id and Mallory's key: now it is resolved, and wrong.
+    // Alice's key id with Mallory's signature: it is resolved, and the signature is wrong.
     let packed = jws(mallory.0, mallory.1, &header, &json!({"kid": stage.alice.kid("sign-1")}), &text);
     assert_error!(stage.refused(packed).await, Error::Envelope(JoseError::InvalidSignature));
 }
 
 // Conformance 50.
 #[tokio::test]
-async fn a_signed_message_says_who_it_is_from() {
+async fn a_signed_message_needs_from() {
     let stage = Stage::new().await;
     let mut text = stage.plaintext();
     for from in [None, Some(Value::Null), Some(json!(["did:example:alice"]))] {
@@ -184,9 +184,9 @@ async fn a_signed_message_says_who_it_is_from() {
 
 // Conformance 50, 57.
 #[tokio::test]
-async fn a_signer_must_stand_in_authentication() {
+async fn the_signers_key_must_be_in_authentication() {
     let stage = Stage::new().await;
-    // A P-256 key, which could sign, and which Alice's document gives for key agreement only.
+    // A P-256 key could sign, but is in Alice's document for key agreement only.
     let (kid, key) = (stage.alice.kid("agree-3"), &stage.alice.agree[2]);
     let text = stage.plaintext().to_string();
     let packed = jws(&stage.alice, key, &jws_header(key.curve()), &json!({"kid": kid}), text);
@@ -199,24 +199,24 @@ async fn a_signer_must_stand_in_authentication() {
 
 // Conformance 7: the inner signer is the authcrypt sender.
 #[tokio::test]
-async fn who_signed_is_who_encrypted() {
+async fn signer_and_sender_must_be_the_same() {
     let stage = Stage::new().await;
     let to = stage.bobs(&[1]);
     let alices = signed(&stage.alice, stage.plaintext().to_string()).to_string();
     assert!(stage.opened(Jwe::authcrypt(&stage.alice, &to).seal(&alices)).await.1.non_repudiation);
 
-    // Mallory relays what Alice signed as if she had written it.
+    // Mallory authcrypts what Alice signed.
     let error = stage.refused(Jwe::authcrypt(&stage.mallory, &to).seal(&alices)).await;
     assert_error!(error, Error::FromMismatch { from, kid } if from == "did:example:alice" && *kid == stage.mallory.kid("agree-1"));
-    // And the other way round.
+    // The other way round.
     let mallorys = signed(&stage.mallory, stage.plaintext().to_string()).to_string();
     let error = stage.refused(Jwe::authcrypt(&stage.alice, &to).seal(mallorys)).await;
     assert_error!(error, Error::FromMismatch { from, kid } if from == "did:example:alice" && *kid == stage.mallory.kid("sign-1"));
 }
 
-// Conformance 52: else Bob could encrypt what Alice signed for him to Carol, and Carol believe it is for her.
+// Conformance 52: otherwise Bob could encrypt a message that Alice signed for him to Carol, who would take it for hers.
 #[tokio::test]
-async fn what_is_signed_for_another_is_refused() {
+async fn a_signed_message_for_another_recipient_is_refused() {
     let stage = Stage::new().await;
     let mut text = stage.plaintext();
     text["to"] = json!(["did:example:mallory"]);
@@ -231,15 +231,15 @@ async fn what_is_signed_for_another_is_refused() {
     stage.opened(packed).await;
 }
 
-/// A signature for one thing is none for another: what is signed as a JWT is no message, though it has all its members.
+/// A signed JWT is refused as a message, even if it has all members of one.
 #[tokio::test]
-async fn a_jwt_is_no_signed_message() {
+async fn a_jwt_is_refused_as_signed_message() {
     let stage = Stage::new().await;
     for typ in ["JWT", "jwt", "application/jwt"] {
         let error = stage.refused_at_sight(with_header(&stage, "typ", typ.into())).await;
         assert_error!(error, Error::Envelope(JoseError::RefusedParameter(name)) if name == "typ");
     }
-    // Conformance 5: other names are a hint, the specification's own example among them.
+    // Conformance 5: other values of `typ` are only a hint, such as the one in the specification's example.
     for typ in ["JWM", "application/didcomm-signed+json", "didcomm-signed+json", "x"] {
         stage.opened(with_header(&stage, "typ", typ.into())).await;
     }
@@ -247,7 +247,7 @@ async fn a_jwt_is_no_signed_message() {
 
 // Conformance 12.
 #[tokio::test]
-async fn what_is_signed_must_be_a_message() {
+async fn the_signed_payload_must_be_a_message() {
     let stage = Stage::new().await;
     let error =
         stage.refused(signed(&stage.alice, r#"{"from":"did:example:alice","type":"https://e.org/a/1/b"}"#)).await;
@@ -258,7 +258,7 @@ async fn what_is_signed_must_be_a_message() {
     }
 }
 
-/// A payload or header that was changed after it was signed, byte by byte at its edges.
+/// The payload or the header was changed after it was signed, at its first and last bytes.
 #[tokio::test]
 async fn a_changed_payload_is_refused() {
     let stage = Stage::new().await;
@@ -275,7 +275,7 @@ async fn a_changed_payload_is_refused() {
     assert_error!(stage.refused(packed).await, Error::Envelope(JoseError::InvalidSignature));
 }
 
-/// Signed by Alice's first key under a protected header with another member.
+/// A message that Alice signs with her first key, with another member in the protected header.
 fn with_header(stage: &Stage, name: &str, value: Value) -> Value {
     let mut protected = jws_header(Curve::Ed25519);
     protected[name] = value;

@@ -1,4 +1,4 @@
-//! Plaintext messages: every header and every kind of attachment, there and back through an envelope.
+//! Plaintext messages: every header and every kind of attachment, packed and unpacked.
 
 use crate::support::{LUNCH, Stage, forge::Jwe, lunch};
 use claviger::{
@@ -20,7 +20,7 @@ fn media_types() {
 
 // Conformance 3, 13, 15, 17, 18, 19, 20, 22, 24, 25, 27, 28, 29.
 #[tokio::test]
-async fn every_header_comes_back() {
+async fn every_header_survives_packing() {
     let stage = Stage::new().await;
     let message = Message::build("1", LUNCH, json!({"at": "noon"}))
         .from(&*stage.alice.did)
@@ -71,7 +71,7 @@ async fn every_header_comes_back() {
 
 // Conformance 0.2, 21.
 #[tokio::test]
-async fn a_body_may_be_absent_and_is_always_written() {
+async fn an_absent_body_is_read_and_written_as_empty() {
     let read = Message::from_json(&format!(r#"{{"id":"1","type":"{LUNCH}"}}"#)).unwrap();
     assert_eq!(read.body, json!({}));
     assert!(read.to_json().contains(r#""body":{}"#));
@@ -89,14 +89,14 @@ fn ids_and_threads() {
     assert_eq!(first.thread(), "a");
     let second = Message::build("b", LUNCH, json!({})).thid(first.thread()).finalize();
     assert_eq!(second.thread(), "a");
-    // Longer ids than the specification allows are in use: a UUID with hyphens has 36 characters.
+    // Peers use longer ids than the specification allows: a UUID with hyphens has 36 characters.
     assert!(Message::from_json(&format!(r#"{{"id":"{}","type":"{LUNCH}"}}"#, "0123456789ab-".repeat(3))).is_ok());
     assert!(Message::build("", LUNCH, json!({})).finalize().pack_plaintext().is_err());
 }
 
 // Conformance 14, 99.
 #[test]
-fn types_are_compared_as_the_specification_says() {
+fn message_types_are_compared_by_the_specification() {
     let parse = |uri| MessageType::parse(uri).unwrap();
     let ours = parse("https://didcomm.org/trust-ping/2.0/ping");
     for same in ["https://didcomm.org/TrustPing/2.9/Ping", "https://didcomm.org/trust_ping/2/p.i-n_g"] {
@@ -113,7 +113,7 @@ fn types_are_compared_as_the_specification_says() {
     assert_eq!(parse("https://didcomm.org/lets_do.lunch-1/1.0.3/x").version, "1.0.3");
 }
 
-// Conformance 16: absence is a warning, and what is not encrypted is for whoever it names.
+// Conformance 16: an absent `to` is a warning. So is an unencrypted message whose `to` does not name us.
 #[tokio::test]
 async fn to_may_be_absent() {
     let stage = Stage::new().await;
@@ -133,7 +133,7 @@ async fn to_may_be_absent() {
     assert!(!provenance.authenticated && !provenance.encrypted && provenance.layers.is_empty());
 }
 
-// Conformance 20: a message that has expired is told, since protocols may refine what it means.
+// Conformance 20: expiry is a warning, since protocols may refine its meaning.
 #[tokio::test]
 async fn expiry_is_a_warning() {
     let stage = Stage::new().await;
@@ -146,7 +146,7 @@ async fn expiry_is_a_warning() {
 
 // Conformance 23.
 #[tokio::test]
-async fn every_kind_of_attachment_comes_back() {
+async fn every_kind_of_attachment_survives_packing() {
     let stage = Stage::new().await;
     let content = "Grüße".as_bytes();
     let hash = AttachmentData::multihash(content);
@@ -175,9 +175,9 @@ async fn every_kind_of_attachment_comes_back() {
     assert_eq!(attachments[2].data.verify(b"another"), Err(HashError::Mismatch));
 }
 
-/// What peers write: padded and standard base64, unknown members, an attachment without an id.
+/// Padded and standard base64, unknown members, and an attachment without id.
 #[test]
-fn attachments_of_peers_are_read() {
+fn attachments_in_the_forms_of_peers_are_read() {
     let message = |data: Value| {
         let text = json!({"id": "1", "type": LUNCH, "attachments": [{"data": data, "x": 1}]});
         Message::from_json(&text.to_string())
@@ -193,9 +193,10 @@ fn attachments_of_peers_are_read() {
     assert!(Message::from_json(&json!({"id": "1", "type": LUNCH, "attachments": [{}]}).to_string()).is_err());
 }
 
-/// A header with a field cannot be set beside it: it would stand twice, and two readers see two messages.
+/// A header with a field must not be in `extra_headers`: it would be written twice, and parsers would read different
+/// messages.
 #[test]
-fn no_header_is_written_twice() {
+fn a_header_with_a_field_is_refused_in_extra_headers() {
     for name in ["id", "type", "from", "to", "accept-lang", "expires_time", "attachments", "body"] {
         let message = Message::build("1", LUNCH, json!({})).header(name, json!("x")).finalize();
         assert!(message.pack_plaintext().is_err(), "{name}");

@@ -1,5 +1,5 @@
-//! What holds for every message: packing and unpacking is the identity, a flipped bit is an error, and nothing that a
-//! stranger sends makes the library panic.
+//! Properties of all messages: unpacking returns what was packed, a flipped bit is an error, and no input makes the library
+//! panic.
 
 use std::sync::{Arc, LazyLock};
 
@@ -17,7 +17,7 @@ use proptest::{collection, prelude::*, sample::Index};
 use serde_json::{Map, Value, json};
 use tokio::runtime::Runtime;
 
-/// The most keys of one curve that Bob has.
+/// The most keys on one curve that Bob has.
 const RECIPIENTS: usize = 20;
 const AGREE: [Curve; 4] = [Curve::X25519, Curve::P256, Curve::P384, Curve::P521];
 const SIGN: [Curve; 3] = [Curve::Ed25519, Curve::P256, Curve::Secp256k1];
@@ -26,7 +26,7 @@ const BOB: &str = "did:example:bob";
 
 static WORLD: LazyLock<World> = LazyLock::new(World::new);
 
-/// Alice with a key of each kind, and twenty keys of each curve for Bob.
+/// Alice has a key of each kind, and Bob twenty keys on each curve.
 struct World {
     runtime: Runtime,
     alice: Identities,
@@ -47,7 +47,7 @@ enum Kind {
     Hidden,
 }
 
-/// How one message goes from Alice to Bob.
+/// How Alice packs a message for Bob.
 #[derive(Debug, Clone)]
 struct Case {
     curve: usize,
@@ -55,7 +55,7 @@ struct Case {
     enc: ContentEncryption,
     kind: Kind,
     recipients: usize,
-    /// Which of them reads it.
+    /// The number of the key that decrypts.
     reader: usize,
 }
 
@@ -80,7 +80,7 @@ impl World {
         Self { runtime, alice, document, bobs, keyring }
     }
 
-    /// Bob's document with the first keys of a curve, or of them one only.
+    /// Bob's document with the first keys of a curve, or with only one of them.
     fn bob(&self, case: &Case, only: Option<usize>) -> Document {
         let keys = self.bobs[case.curve][..case.recipients].iter().enumerate();
         keys.filter(|(number, _)| only.is_none_or(|only| only == *number))
@@ -91,7 +91,7 @@ impl World {
             .unwrap()
     }
 
-    /// Bob as the reader: one key of all that the message is for.
+    /// Bob with one of the keys that the message is encrypted to.
     fn reader(&self, case: &Case) -> Identities {
         Identities::partial(self.keyring.clone(), [self.bob(case, Some(case.reader))]).0
     }
@@ -119,7 +119,7 @@ impl World {
 }
 
 fn cases() -> impl Strategy<Value = Case> {
-    // P-384 and P-521 are slow, and differ from P-256 in their lengths only.
+    // P-384 and P-521 are slow, and differ from P-256 only in their lengths.
     let curve = prop_oneof![6 => Just(0), 6 => Just(1), 2 => Just(2), 1 => Just(3)];
     let kind = prop_oneof![
         1 => Just(Kind::Plain),
@@ -154,7 +154,7 @@ fn messages() -> impl Strategy<Value = Message> {
     )
 }
 
-/// Any JSON but fractions, whose last digit JSON does not keep.
+/// Any JSON without fractions, whose last digit may change.
 fn values() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -174,15 +174,15 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_packed_is_unpacked(message in messages(), case in cases()) {
+    fn unpacking_returns_the_packed_message(message in messages(), case in cases()) {
         let packed = WORLD.pack(&message, &case).unwrap();
         prop_assert_eq!(WORLD.unpack(&packed, &WORLD.reader(&case)).unwrap(), message);
     }
 }
 
-/// One of each, so that no combination of curve, content encryption and envelope depends on luck.
+/// Tests each combination of curve, content encryption and envelope once.
 #[test]
-fn every_combination_comes_back() {
+fn every_combination_survives_packing() {
     let message = Message::build("1", LUNCH, json!({"at": "noon"})).from(ALICE).to(BOB).finalize();
     let kinds = [Kind::Anoncrypt, Kind::Authcrypt, Kind::AnoncryptSigned, Kind::AuthcryptSigned, Kind::Hidden];
     for curve in 0..AGREE.len() {
@@ -196,7 +196,7 @@ fn every_combination_comes_back() {
     }
 }
 
-/// Every bit of an envelope of each kind, for one recipient: the slots of others are no business of a reader's.
+/// Flips every bit of an envelope of each kind, with one recipient. A recipient does not check the encrypted keys of others.
 #[test]
 fn a_flipped_bit_anywhere_is_an_error() {
     let message = Message::build("1", LUNCH, json!({})).from(ALICE).to(BOB).finalize();
@@ -213,7 +213,7 @@ fn a_flipped_bit_anywhere_is_an_error() {
         let packed = WORLD.pack(&message, &case).unwrap().into_bytes();
         let reader = WORLD.reader(&case);
         for at in 0..packed.len() {
-            // Two flips in P-256's ECDH and ECDSA cost as much as twenty in the others.
+            // Two flips with P-256 take as long as twenty with the other curves.
             for bit in if case.curve == 1 || case.signer == 1 { 0..2 } else { 0..7 } {
                 let mut flipped = packed.clone();
                 flipped[at] ^= 1 << bit;
@@ -228,9 +228,9 @@ fn a_flipped_bit_anywhere_is_an_error() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// The same at random for the others; a slot of another recipient may be broken, and then the message is as it was.
+    /// Flips random bits for the other curves. If the encrypted key of another recipient is hit, the message still opens.
     #[test]
-    fn a_flipped_bit_changes_nothing_unseen(case in cases(), at in any::<Index>(), bit in 0..7) {
+    fn a_flipped_bit_never_changes_the_message(case in cases(), at in any::<Index>(), bit in 0..7) {
         prop_assume!(case.kind != Kind::Plain);
         let message = Message::build("1", LUNCH, json!({"at": "noon"})).from(ALICE).to(BOB).finalize();
         let mut packed = WORLD.pack(&message, &case).unwrap().into_bytes();
@@ -262,7 +262,7 @@ proptest! {
     ) {
         read_everything(text.as_bytes());
         let directory = Directory::default();
-        // An answer is about the DID that was asked for, or there is none.
+        // A resolved document has the requested DID.
         if let Ok(document) = WORLD.runtime.block_on(claviger::did::Resolver::resolve(&directory, &text)) {
             prop_assert_eq!(document.id(), text);
         }
@@ -278,14 +278,14 @@ proptest! {
     }
 }
 
-/// Bob with one of the keys that the seeds are for.
+/// Bob with one of the keys that the seeds are encrypted to.
 static READER: LazyLock<Identities> = LazyLock::new(|| WORLD.reader(&seed(Kind::Authcrypt)));
 
 fn seed(kind: Kind) -> Case {
     Case { curve: 0, signer: 0, enc: ContentEncryption::A256CbcHs512, kind, recipients: 2, reader: 0 }
 }
 
-/// An envelope of each kind, and a document.
+/// One envelope of each kind, and a document.
 static SEEDS: LazyLock<Vec<Value>> = LazyLock::new(|| {
     let message = Message::build("1", LUNCH, json!({})).from(ALICE).to(BOB).finalize();
     let kinds = [Kind::Plain, Kind::Signed, Kind::Anoncrypt, Kind::Authcrypt, Kind::AnoncryptSigned];
@@ -297,7 +297,7 @@ static SEEDS: LazyLock<Vec<Value>> = LazyLock::new(|| {
     seeds
 });
 
-/// Puts another part where the path leads, as far as there is one.
+/// Replaces the value at the path, as far as the path exists.
 fn replace(value: &mut Value, path: &[Index], part: Value) {
     let Some((step, rest)) = path.split_first() else {
         *value = part;
@@ -313,7 +313,7 @@ fn replace(value: &mut Value, path: &[Index], part: Value) {
     }
 }
 
-/// JSON made of the names and values that the readers look for.
+/// JSON from the names and values that the parsers look for.
 fn hostile_values() -> impl Strategy<Value = Value> {
     const NAMES: [&str; 40] = [
         "id",
@@ -376,7 +376,7 @@ fn hostile_values() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Every reader of what strangers send.
+/// Calls every parser of received data.
 fn read_everything(bytes: &[u8]) {
     let _ = Envelope::parse(bytes, &Limits::default());
     let _ = Document::from_json(bytes);

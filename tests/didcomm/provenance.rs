@@ -64,7 +64,10 @@ async fn the_carrier_of_a_forward_is_not_the_sender() {
 
         let (read, provenance) = stage.opened(&packed).await;
         assert_eq!(read.type_, LUNCH);
-        assert!(matches!(&provenance.layers[..3], [Layer::Authcrypt { .. }, Layer::Signed { .. }, Layer::Forward { .. }]));
+        assert!(matches!(
+            &provenance.layers[..3],
+            [Layer::Authcrypt { .. }, Layer::Signed { .. }, Layer::Forward { .. }]
+        ));
         assert_eq!((provenance.sender(), provenance.signer()), (sender, None));
         let authenticated = unpack_authenticated(&packed, &stage.bob, directory).await;
         assert_eq!(authenticated.is_ok(), sender.is_some());

@@ -1,4 +1,4 @@
-//! DID rotation (DIDComm v2.1 "DID Rotation"): `from_prior` made in the token and read by the peer.
+//! DID rotation (DIDComm v2.1 "DID Rotation"): the token signs a `from_prior`, and the peer reads it.
 
 use crate::support::{Directory, LUNCH, Person, identities};
 use claviger::{
@@ -42,7 +42,7 @@ async fn a_rotation_is_sent_under_the_new_did() {
 
 // Conformance 66.
 #[tokio::test]
-async fn an_ending_has_no_sub_and_its_message_no_from() {
+async fn an_ending_has_no_sub_and_no_from() {
     let (me, old, _) = alice_with_two_dids(Curve::Ed25519).await;
     let bob = Person::new("bob", &[Curve::X25519], &[]).await;
     let directory = Directory::with([bob.document.clone()]);
@@ -57,7 +57,7 @@ async fn an_ending_has_no_sub_and_its_message_no_from() {
     assert_eq!(provenance.warnings, []);
 }
 
-// Conformance 62, 110: the key is one of the old DID's, by either name of it.
+// Conformance 62, 110: the key belongs to the old DID, under either form of the DID.
 #[tokio::test]
 async fn only_a_key_of_the_old_did_signs() {
     let (me, old, new) = alice_with_two_dids(Curve::Ed25519).await;
@@ -77,16 +77,16 @@ async fn only_a_key_of_the_old_did_signs() {
     let input = Document::builder().method("sign", &key, &[Relationship::Authentication]).input();
     let four = peer::create_4(&input).unwrap();
     let me = identities(&token, [four.short.clone()]).await;
-    // The old DID by its long form, its key by the short one, neither seen before by the reader.
+    // The old DID is in long form and its key id in short form, and the reader has seen neither before.
     let rotation = FromPrior::rotation(four.long.id(), "did:example:new", IAT);
     let (jwt, kid) = rotation.pack(Some(four.short.id()), &me).await.unwrap();
     assert_eq!(kid, format!("{}#sign", four.short.id()));
     assert_eq!(FromPrior::unpack(&jwt, &Directory::default()).await.unwrap().0, rotation);
 }
 
-/// Who takes over the agent cannot have it sign a rotation that takes the DID away: a policy forbids it.
+/// An attacker who controls the agent cannot sign a rotation, which would give away the DID: a policy forbids it.
 #[tokio::test]
-async fn a_policy_keeps_a_key_from_signing_rotations() {
+async fn a_policy_can_forbid_signing_rotations() {
     let token = SoftToken::new("alice");
     let key = token.make(Curve::Ed25519);
     let document = peer::create_2(&[(Relationship::Authentication, key.clone())], &[]).unwrap();
@@ -96,7 +96,7 @@ async fn a_policy_keeps_a_key_from_signing_rotations() {
     let refused = FromPrior::rotation(document.id(), "did:example:new", IAT).pack(None, &me).await;
     assert!(refused.unwrap_err().to_string().contains("sign:from-prior"));
     assert_eq!(token.counts().signatures, 0);
-    // What it may sign is a message, and a message cannot be read as a JWT.
+    // The key may sign messages, which cannot be read as a JWT.
     let message = Message::build("1", LUNCH, json!({})).from(document.id()).header("iss", json!(document.id()));
     let refused = message.finalize().pack_signed(document.id(), &me).await.unwrap_err();
     assert_error!(refused, Error::Envelope(claviger::jose::JoseError::Secrets(SecretsError::InvalidRequest(_))));
@@ -106,7 +106,7 @@ async fn a_policy_keeps_a_key_from_signing_rotations() {
     Message::unpack(&packed, &Directory::default(), &me, &UnpackOptions::default()).await.unwrap();
 }
 
-/// Two did:peer:2 in one token: key-1 signs, key-2 agrees.
+/// Two did:peer:2 with keys in one token. `key-1` is for signatures, and `key-2` for key agreement.
 async fn alice_with_two_dids(signing: Curve) -> (Identities, Document, Document) {
     let token = SoftToken::new("alice");
     let did = || {

@@ -1,4 +1,4 @@
-//! Packing and unpacking between two agents: each envelope, each DID method, and which key is chosen.
+//! Packing and unpacking between two agents: each envelope, each DID method, and the choice of the keys.
 
 use crate::support::{Directory, LUNCH, Person, Stage, identities, lunch, packing};
 use claviger::{
@@ -43,14 +43,14 @@ async fn authcrypt_on_every_curve() {
         assert_eq!(header["apu"], crate::support::forge::b64(&skid));
         assert_eq!(header["apv"], crate::support::forge::b64(crate::support::forge::apv([&*to].into_iter())));
         assert_eq!(header["epk"]["crv"], stage.bob.agree[number - 1].curve().name());
-        // The tag is in the KDF: Zs of the sender in one call, Ze and Zs of the recipient.
+        // The sender derives Zs in one call; the recipient derives Ze and Zs.
         let packing = Counts { derivations: 1, wraps: 1, ..Counts::default() };
         assert_eq!(stage.alice.token.counts() - before.0, packing);
         assert_eq!(stage.bob.token.counts() - before.1, Counts { derivations: 2, unwraps: 1, ..Counts::default() });
     }
 }
 
-// Conformance 11, 34, 35, 36, 38: anoncrypt names no sender and costs its sender no private key.
+// Conformance 11, 34, 35, 36, 38: anoncrypt names no sender and needs no private key of the sender.
 #[tokio::test]
 async fn anoncrypt_with_every_curve_and_content_encryption() {
     let stage = Stage::new().await;
@@ -91,14 +91,14 @@ async fn signed_with_every_algorithm() {
         assert_eq!(provenance.layers, [Layer::Signed { alg, kid }]);
         assert!(provenance.authenticated && provenance.non_repudiation && !provenance.encrypted);
     }
-    // By the DID alone the first key of its document signs.
+    // If only the DID is given, the first key of its document signs.
     let (_, metadata) = message.pack_signed(&stage.alice.did, &stage.alice.me).await.unwrap();
     assert_eq!(metadata.sign_by_kid, stage.alice.kid("sign-1"));
 }
 
 // Conformance 6, 7, 10, 47, 52.
 #[tokio::test]
-async fn layers_in_each_order_that_may_be_sent() {
+async fn every_allowed_nesting_is_packed() {
     let stage = Stage::new().await;
     let kinds = |provenance: &Provenance| -> Vec<&'static str> {
         let kind = |layer: &Layer| match layer {
@@ -129,9 +129,9 @@ async fn layers_in_each_order_that_may_be_sent() {
     }
 }
 
-// Conformance 8, 9, 17, 52: what must not be sent is not made.
+// Conformance 8, 9, 17, 52.
 #[tokio::test]
-async fn what_must_not_be_sent_is_not_packed() {
+async fn forbidden_combinations_are_not_packed() {
     let stage = Stage::new().await;
     let hidden: Options = |packing| packing.protect_sender(true);
     let sign_by = Some(stage.alice.did.as_str());
@@ -163,7 +163,7 @@ async fn what_must_not_be_sent_is_not_packed() {
     assert_eq!(refused(with(|message| message.from = Some("did:example:mallory".into())), alice, None).await, "from");
     assert_eq!(refused(with(|message| message.to = None), None, alice).await, "to");
     assert_eq!(refused(with(|message| message.to = Some(vec!["did:example:carol".into()])), alice, None).await, "to");
-    // Conformance 15, 17: DIDs, not DID URLs.
+    // Conformance 15, 17: `from` and `to` are DIDs, not DID URLs.
     let url = with(|message| message.to.as_mut().unwrap().push("did:example:carol#key-1".into()));
     assert_eq!(refused(url, alice, None).await, "to");
     assert_eq!(
@@ -172,9 +172,9 @@ async fn what_must_not_be_sent_is_not_packed() {
     );
 }
 
-// Conformance 110: both forms of a did:peer:4 are one DID. 109, 111: did:peer:2 and did:key.
+// Conformance 110: both forms of a did:peer:4 name the same DID. 109, 111: did:peer:2 and did:key.
 #[tokio::test]
-async fn each_did_method_speaks_with_each() {
+async fn every_pair_of_did_methods_exchanges_messages() {
     let alice = every_method("alice").await;
     let bob = every_method("bob").await;
     let resolver = Directory::default();
@@ -193,7 +193,7 @@ async fn each_did_method_speaks_with_each() {
     }
 }
 
-/// A did:peer:2, did:peer:4 in both forms, and did:key, each with a P-256 key to agree and one to sign.
+/// A did:peer:2, a did:peer:4 in both forms, and a did:key, each with P-256 keys for key agreement and signatures.
 async fn every_method(name: &str) -> Vec<(String, Identities)> {
     let token = SoftToken::new(name);
     let (agree, sign) = (token.make(Curve::P256), token.make(Curve::Ed25519));
@@ -211,14 +211,14 @@ async fn every_method(name: &str) -> Vec<(String, Identities)> {
     for document in [two.unwrap(), four.long, key::create(&agree)] {
         all.push((document.id().to_owned(), identities(&token, [document]).await));
     }
-    // Its long form was resolved when the one above spoke; from then on the short one is enough.
+    // The long form was resolved for the message above. From then on the short form is enough.
     all.push((four.short.id().to_owned(), identities(&token, [four.short]).await));
     all
 }
 
-/// The first message may name a did:peer:4 by its long form in `from` and by its short form in the key id.
+/// A first message may have the long form of a did:peer:4 in `from`, and the short form in the key id.
 #[tokio::test]
-async fn the_long_form_in_from_serves_for_the_short_one_in_kid() {
+async fn the_long_form_in_from_resolves_the_short_form_in_kid() {
     let token = SoftToken::new("alice");
     let key = token.make(Curve::Ed25519);
     let input = Document::builder().method("sign", &key, &[Relationship::Authentication]).input();
@@ -233,7 +233,7 @@ async fn the_long_form_in_from_serves_for_the_short_one_in_kid() {
     assert!(provenance.non_repudiation);
 }
 
-/// A key that the peer names in the way of libraries older than the clarifications of did:peer:2 is found.
+/// A key id in the form of libraries that are older than the clarifications of did:peer:2 is found.
 #[tokio::test]
 async fn a_legacy_fragment_of_our_did_peer_2_is_our_key() {
     let token = SoftToken::new("bob");
@@ -249,7 +249,7 @@ async fn a_legacy_fragment_of_our_did_peer_2_is_our_key() {
     }
 }
 
-// Conformance 31, 33, 37: all keys of one curve, the first in the recipient's order that the sender serves.
+// Conformance 31, 33, 37: encrypts to all keys of the first curve, in the recipient's order, on which the sender has a key.
 #[tokio::test]
 async fn the_recipients_order_decides_the_curve() {
     use Curve::{P256, P384, X25519};
@@ -265,15 +265,15 @@ async fn the_recipients_order_decides_the_curve() {
         let kids: Vec<String> = fragments.iter().map(|fragment| bob.kid(fragment)).collect();
         assert_eq!(metadata.to_kids, kids);
         bob.unpack(&packed, &directory).await.unwrap();
-        // Anoncrypt has no sender's curve to mind.
+        // Anoncrypt does not depend on the curves of the sender.
         let (_, metadata) = message.encrypt_to(&bob.did).pack(&directory, &alice.me).await.unwrap();
         assert_eq!(metadata.to_kids, [bob.kid("agree-1")]);
     }
 }
 
-// Conformance 33, 76: what of a document cannot be used does not keep the rest from it.
+// Conformance 33, 76: an unusable part of a document does not affect the rest.
 #[tokio::test]
-async fn a_recipients_unusable_keys_are_passed_over() {
+async fn unusable_recipient_keys_are_skipped() {
     let stage = Stage::new().await;
     let key = stage.bob.agree[2].to_multikey();
     let document = json!({
@@ -293,7 +293,7 @@ async fn a_recipients_unusable_keys_are_passed_over() {
     assert_eq!(metadata.to_kids, [stage.bob.kid("agree-3")]);
     assert_eq!(metadata.messaging_service, None);
     stage.opened(packed).await;
-    // Asked for by name, each says why.
+    // If an unusable key is named, the error says why it is unusable.
     assert_error!(
         pack(&stage.bob.kid("x448")).await.unwrap_err(),
         Error::UnusableKey { error: KeyError::Unsupported(_), .. }
@@ -305,9 +305,9 @@ async fn a_recipients_unusable_keys_are_passed_over() {
     assert_error!(pack(&stage.bob.kid("signs")).await.unwrap_err(), Error::NoRecipientKey(_));
 }
 
-// Conformance 45: nonce, ephemeral key and content key are fresh for every message, the same one too.
+// Conformance 45: nonce, ephemeral key and content key are fresh each time, even for the same message.
 #[tokio::test]
-async fn nothing_is_used_twice() {
+async fn nonces_and_keys_are_fresh_for_each_message() {
     let stage = Stage::new().await;
     for authcrypt in [true, false] {
         let mut seen = std::collections::HashSet::new();
@@ -331,7 +331,7 @@ async fn a_key_is_chosen_by_its_did_url() {
     assert_eq!((metadata.from_kid.as_deref(), &metadata.to_kids[..]), (Some(&*from), &[to][..]));
     stage.opened(packed).await;
 
-    // A key of the recipient's that is for signing, one that is not there, and what is no DID URL.
+    // A signing key of the recipient, a key that does not exist, and a text that is not a DID URL.
     for (to, from) in [("sign-2", "agree-3"), ("agree-9", "agree-1")] {
         let (to, from) = (stage.bob.kid(to), stage.alice.kid(from));
         let refused = message.encrypt_to(&to).from(&from).pack(&stage.directory, &stage.alice.me).await;
@@ -349,7 +349,7 @@ async fn a_key_is_chosen_by_its_did_url() {
 }
 
 #[tokio::test]
-async fn no_common_curve_names_both_sides() {
+async fn the_error_without_a_common_curve_names_both_sides() {
     let alice = Person::new("alice", &[Curve::P256, Curve::P521], &[]).await;
     let bob = Person::new("bob", &[Curve::X25519, Curve::P384], &[]).await;
     let directory = Directory::of(&[&alice, &bob]);
@@ -362,7 +362,7 @@ async fn no_common_curve_names_both_sides() {
          common curve"
     );
     assert_error!(error, Error::NoCommonCurve { .. });
-    // And one who cannot be encrypted to at all.
+    // A recipient without key agreement keys.
     let carol = Person::new("carol", &[], &[Curve::Ed25519]).await;
     let directory = Directory::of(&[&carol]);
     let message = lunch(&alice, &carol);
@@ -393,9 +393,9 @@ async fn identities_name_the_method_that_no_token_holds() {
     assert!(me.document(&stage.bob.did).is_none(), "not ours at all");
 }
 
-/// A document of before a rotation stays readable; what is sent is sent with the keys of today.
+/// After a rotation, the old document still decrypts, and only the current keys encrypt.
 #[tokio::test]
-async fn an_old_document_is_still_read_and_not_written() {
+async fn old_documents_decrypt_and_do_not_encrypt() {
     let token = SoftToken::new("bob");
     let (old, new) = (token.make(Curve::X25519), token.make(Curve::X25519));
     let document = |fragment: &str, key| {
@@ -404,7 +404,7 @@ async fn an_old_document_is_still_read_and_not_written() {
     };
     let bob = identities(&token, [document("new", &new), document("old", &old)]).await;
     let alice = Person::new("alice", &[Curve::X25519], &[]).await;
-    // Alice has the document of yesterday.
+    // Alice has the old document.
     let directory = Directory::with([alice.document.clone(), document("old", &old)]);
     let message = Message::build("1", LUNCH, json!({})).from(&*alice.did).to("did:example:bob").finalize();
     let packed = message.encrypt_to("did:example:bob").from(&alice.did).pack(&directory, &alice.me);
@@ -416,9 +416,9 @@ async fn an_old_document_is_still_read_and_not_written() {
     assert_eq!(packed.unwrap().1.from_kid.as_deref(), Some("did:example:bob#new"));
 }
 
-// Conformance 46: every slot that is held is tried, and one that is away costs the others nothing.
+// Conformance 46: every recipient key of ours is tried, and an unavailable token costs the others nothing.
 #[tokio::test]
-async fn a_token_that_is_away_does_not_hide_the_others() {
+async fn an_unavailable_token_does_not_block_the_others() {
     let (here, away) = (SoftToken::new("here"), SoftToken::new("away"));
     let (first, second) = (away.make(Curve::X25519), here.make(Curve::X25519));
     let document = Document::builder()
@@ -437,7 +437,7 @@ async fn a_token_that_is_away_does_not_hide_the_others() {
     away.set_away(true);
     let (_, provenance) = Message::unpack(&packed, &directory, &bob, &UnpackOptions::default()).await.unwrap();
     assert!(matches!(&provenance.layers[0], Layer::Authcrypt { kid, .. } if kid == "did:example:bob#second"));
-    // With both away the message can wait: it is no fault of its sender's.
+    // With both tokens unavailable, the error is retryable: the sender is not at fault.
     here.set_away(true);
     let error = Message::unpack(&packed, &directory, &bob, &UnpackOptions::default()).await.unwrap_err();
     assert!(error.is_retryable(), "{error:?}");
@@ -449,7 +449,7 @@ async fn a_token_that_is_away_does_not_hide_the_others() {
     assert!(error.is_retryable(), "{error:?}");
 }
 
-/// Sets options of a message that is to be packed.
+/// Sets options of a message before it is packed.
 type Options = fn(PackEncrypted<'_>) -> PackEncrypted<'_>;
 
 fn as_is(packing: PackEncrypted<'_>) -> PackEncrypted<'_> {

@@ -1,10 +1,10 @@
-//! Envelopes by someone who knows the algorithms: whatever a header says, tag, key wrap and signature are valid for it.
+//! Makes envelopes with any header. Tag, key wrap and signature are always valid for the header.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use claviger::{
     crypto::{Cek, ContentEncryption, KdfInfo, SharedSecret, concat_kdf, wrap_key},
     keys::{Curve, PublicKey},
-    secrets::{Token, Wrap},
+    secrets::{Token, WrapRequest},
 };
 use claviger_testkit::{PrivateKey, SoftToken};
 use serde_json::{Map, Value, json};
@@ -21,31 +21,31 @@ fn unb64(text: Option<&Value>) -> Vec<u8> {
     text.and_then(Value::as_str).and_then(|text| URL_SAFE_NO_PAD.decode(text).ok()).unwrap_or_default()
 }
 
-/// A JWE in the making: sound as it is, until a test changes a member.
+/// A JWE that is being made. It is valid until a test changes a member.
 pub struct Jwe {
     /// The protected header.
     pub header: Value,
     /// The shared unprotected header.
     pub unprotected: Option<Value>,
     pub recipients: Vec<Recipient>,
-    /// Encrypts the content, whatever the header says.
+    /// The content encryption that is used, whatever the header says.
     pub enc: ContentEncryption,
-    /// Authenticates with ECDH-1PU, whatever the header says.
+    /// The sender's key for ECDH-1PU, whatever the header says.
     pub sender: Option<(SoftToken, PublicKey)>,
-    /// Makes Ze. The header's `epk` is its public half.
+    /// The ephemeral key, for Ze. Its public half is the `epk` of the header.
     pub ephemeral: PrivateKey,
-    /// Ze, where it is known without a private key.
+    /// Ze, if it is known without a private key.
     pub ze: Option<Vec<u8>>,
 }
 
 pub struct Recipient {
-    /// The header of this recipient.
+    /// The header of the recipient.
     pub header: Value,
     pub key: PublicKey,
 }
 
 impl Jwe {
-    /// ECDH-ES+A256KW for keys by their ids.
+    /// ECDH-ES+A256KW to keys, given with their ids.
     pub fn anoncrypt(recipients: &[(String, PublicKey)]) -> Self {
         let ephemeral = PrivateKey::generate(recipients[0].1.curve());
         let enc = ContentEncryption::A256CbcHs512;
@@ -61,12 +61,12 @@ impl Jwe {
         Self { header, unprotected: None, recipients, enc, sender: None, ephemeral, ze: None }
     }
 
-    /// ECDH-1PU+A256KW by the sender's first key.
+    /// ECDH-1PU+A256KW from the sender's first key.
     pub fn authcrypt(sender: &Person, recipients: &[(String, PublicKey)]) -> Self {
         Self::authcrypt_as(sender, &sender.kid("agree-1"), &sender.agree[0], recipients)
     }
 
-    /// ECDH-1PU+A256KW by any of the sender's keys under any `skid`.
+    /// ECDH-1PU+A256KW from any key of the sender, with any `skid`.
     pub fn authcrypt_as(sender: &Person, skid: &str, key: &PublicKey, recipients: &[(String, PublicKey)]) -> Self {
         let mut jwe = Self::anoncrypt(recipients);
         jwe.header["alg"] = "ECDH-1PU+A256KW".into();
@@ -76,14 +76,14 @@ impl Jwe {
         jwe
     }
 
-    /// Another content encryption, in the header as well.
+    /// Changes the content encryption, also in the header.
     pub fn enc(mut self, enc: ContentEncryption) -> Self {
         self.enc = enc;
         self.header["enc"] = enc.name().into();
         self
     }
 
-    /// The `apv` that fits the recipients as they now are.
+    /// Sets the `apv` that fits the current recipients.
     pub fn fit_apv(&mut self) {
         let kids = self.recipients.iter().map(|to| to.header["kid"].as_str().unwrap_or_default());
         self.header["apv"] = b64(apv(kids)).into();
@@ -95,12 +95,12 @@ impl Jwe {
         self
     }
 
-    /// The message, with the header as it now is.
+    /// The message with the current header.
     pub fn seal(&self, plaintext: impl AsRef<[u8]>) -> Value {
         self.seal_under(&self.header.to_string(), plaintext)
     }
 
-    /// The message with a protected header in a spelling of its own.
+    /// The message with this text as the protected header.
     pub fn seal_under(&self, header: &str, plaintext: impl AsRef<[u8]>) -> Value {
         let protected = b64(header);
         let cek = Cek::generate(self.enc);
@@ -109,7 +109,9 @@ impl Jwe {
         let keys = match &self.sender {
             Some((token, key)) => {
                 let recipients = self.recipients.iter().map(|to| (to.key.clone(), self.ze(&to.key))).collect();
-                token.wrap_cek(key, &Wrap { cek, apu, apv, tag: sealed.tag.clone(), recipients }).expect("a wrap")
+                token
+                    .wrap_cek(key, &WrapRequest { cek, apu, apv, tag: sealed.tag.clone(), recipients })
+                    .expect("a wrap")
             }
             None => {
                 let wrap = |to: &Recipient| {
@@ -136,7 +138,7 @@ impl Jwe {
     fn ze(&self, key: &PublicKey) -> SharedSecret {
         match &self.ze {
             Some(ze) => SharedSecret::new(ze.clone()),
-            // Across curves there is none; any will do.
+            // Keys on two curves have no shared secret. Any value will do.
             None => self.ephemeral.agree(key).unwrap_or_else(|| SharedSecret::new(vec![7; 32])),
         }
     }
@@ -155,7 +157,7 @@ pub fn apv<'a>(kids: impl Iterator<Item = &'a str>) -> Vec<u8> {
     Sha256::digest(kids.join(".")).to_vec()
 }
 
-/// A JWS in General JSON by any key, whatever its headers say.
+/// A JWS in General JSON, signed by any key, whatever its headers say.
 pub fn jws(signer: &Person, key: &PublicKey, protected: &Value, header: &Value, payload: impl AsRef<[u8]>) -> Value {
     let mut signature = compact(signer, key, &protected.to_string(), payload.as_ref());
     signature.insert("header".to_owned(), header.clone());
@@ -163,13 +165,13 @@ pub fn jws(signer: &Person, key: &PublicKey, protected: &Value, header: &Value, 
     json!({"payload": payload, "signatures": [signature]})
 }
 
-/// A sound JWS by the signer's first key.
+/// A valid JWS by the signer's first key.
 pub fn signed(signer: &Person, payload: impl AsRef<[u8]>) -> Value {
     let key = &signer.sign[0];
     jws(signer, key, &jws_header(key.curve()), &json!({"kid": signer.kid("sign-1")}), payload)
 }
 
-/// The protected header that a signature by a key on this curve has.
+/// The protected header for a signature by a key on this curve.
 pub fn jws_header(curve: Curve) -> Value {
     let alg = curve.signature_algorithm().expect("a curve that signs").name();
     json!({"typ": "application/didcomm-signed+json", "alg": alg})

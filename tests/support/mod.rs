@@ -1,4 +1,4 @@
-//! People to test with: keys in software tokens, documents that name them, and a resolver that counts.
+//! Test persons with keys in software tokens and DID documents, and a resolver that records its calls.
 #![allow(dead_code)] // Each suite uses a part of it.
 
 #[cfg(feature = "pkcs11")]
@@ -21,10 +21,10 @@ use claviger::{
 use claviger_testkit::SoftToken;
 use serde_json::json;
 
-/// The type of the messages that tests send.
+/// The message type of test messages.
 pub const LUNCH: &str = "https://example.org/lets_do_lunch/1.0/proposal";
 
-/// Someone with keys in a software token and a document that names them.
+/// A person with a DID document and its keys in a software token.
 pub struct Person {
     pub did: String,
     pub document: Document,
@@ -42,7 +42,7 @@ impl Person {
         Self::with_service(name, agree, sign, None).await
     }
 
-    /// The same, reached at a service.
+    /// The same, with a service in the document.
     pub async fn with_service(name: &str, agree: &[Curve], sign: &[Curve], service: Option<Service>) -> Self {
         let did = format!("did:example:{name}");
         let token = SoftToken::new(name);
@@ -61,7 +61,7 @@ impl Person {
         Self { did, document, token, me, agree, sign }
     }
 
-    /// The DID URL of one of its keys.
+    /// The DID URL of a key.
     pub fn kid(&self, fragment: &str) -> String {
         format!("{}#{fragment}", self.did)
     }
@@ -71,18 +71,18 @@ impl Person {
     }
 }
 
-/// The DIDs of these documents, whose keys are in a token.
+/// The DIDs of these documents. Their keys are in the token.
 pub async fn identities(token: &SoftToken, documents: impl IntoIterator<Item = Document>) -> Identities {
     let keyring = Keyring::start([token.clone()]).await.expect("a software token starts");
     Identities::new(keyring, documents).await.expect("the token holds the keys")
 }
 
-/// A message from one to another.
+/// A message from one person to another.
 pub fn lunch(from: &Person, to: &Person) -> Message {
     Message::build(Message::new_id(), LUNCH, json!({"at": "noon"})).from(&*from.did).to(&*to.did).finalize()
 }
 
-/// Resolves the documents of people, did:key and did:peer, and keeps a list of what it was asked.
+/// Resolves the documents of persons, did:key and did:peer, and records the requested DIDs.
 #[derive(Default)]
 pub struct Directory {
     inner: LocalResolver,
@@ -98,7 +98,7 @@ impl Directory {
         Self { inner: LocalResolver::new().with_documents(documents), asked: Mutex::default() }
     }
 
-    /// The DIDs it was asked for since the last call.
+    /// The DIDs that were requested since the last call of this method.
     pub fn asked(&self) -> Vec<String> {
         std::mem::take(&mut self.asked.lock().unwrap())
     }
@@ -112,7 +112,7 @@ impl Resolver for Directory {
     }
 }
 
-/// Alice writes to Bob, and Mallory would like to.
+/// Alice, who writes to Bob, and Mallory, who attacks.
 pub struct Stage {
     pub alice: Person,
     pub bob: Person,
@@ -121,7 +121,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Each has two X25519 keys and one on each NIST curve, and a key for each signature.
+    /// Each person has two X25519 keys, a key on each NIST curve, and a key for each signature algorithm.
     pub async fn new() -> Self {
         const AGREE: [Curve; 5] = [Curve::X25519, Curve::X25519, Curve::P256, Curve::P384, Curve::P521];
         const SIGN: [Curve; 3] = [Curve::Ed25519, Curve::P256, Curve::Secp256k1];
@@ -131,13 +131,13 @@ impl Stage {
         Self { alice, bob, mallory, directory }
     }
 
-    /// Bob's keys by their numbers, with their ids.
+    /// Bob's key agreement keys with these numbers, with their ids.
     pub fn bobs(&self, numbers: &[usize]) -> Vec<(String, PublicKey)> {
         let key = |number: &usize| (self.bob.kid(&format!("agree-{number}")), self.bob.agree[number - 1].clone());
         numbers.iter().map(key).collect()
     }
 
-    /// A message of Alice's to Bob, as JSON.
+    /// A message from Alice to Bob, as JSON.
     pub fn plaintext(&self) -> serde_json::Value {
         serde_json::to_value(lunch(&self.alice, &self.bob)).unwrap()
     }
@@ -146,12 +146,12 @@ impl Stage {
         self.bob.unpack(&packed.to_string(), &self.directory).await.expect("it opens")
     }
 
-    /// Why Bob refuses it.
+    /// Returns the error with which Bob refuses a message.
     pub async fn refused(&self, packed: impl ToString) -> Error {
         self.bob.unpack(&packed.to_string(), &self.directory).await.expect_err("it is refused")
     }
 
-    /// Why Bob refuses it, before his token is asked for anything and before anyone is resolved.
+    /// The same. Bob must use neither his token nor the resolver.
     pub async fn refused_at_sight(&self, packed: impl ToString) -> Error {
         self.directory.asked();
         let error = self.refused_by_software(packed).await;
@@ -159,7 +159,7 @@ impl Stage {
         error
     }
 
-    /// Why Bob refuses it, before his token is asked for anything.
+    /// The same. Bob must not use his token.
     pub async fn refused_by_software(&self, packed: impl ToString) -> Error {
         let before = self.bob.token.counts();
         let error = self.refused(packed).await;
@@ -168,7 +168,7 @@ impl Stage {
     }
 }
 
-/// The error is this one.
+/// Asserts that an error matches a pattern.
 #[macro_export]
 macro_rules! assert_error {
     ($error:expr, $($pattern:tt)+) => {{

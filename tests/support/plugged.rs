@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use claviger::secrets::{
     pin::{Pin, PinSource},
-    piv::{Exchange, OpenOptions, Readers, Transport, TransportError, YubiKey},
+    piv::{CardTransaction, OpenOptions, Readers, Transport, TransportError, YubiKey},
 };
 use claviger_virtual_yubikey::{Firmware, VirtualYubiKey};
 use zeroize::Zeroizing;
@@ -44,7 +44,7 @@ impl Readers for Plugged {
 }
 
 impl Transport for Plugged {
-    fn transaction(&mut self, work: &mut dyn FnMut(&mut dyn Exchange)) -> Result<(), TransportError> {
+    fn transaction(&mut self, work: &mut dyn FnMut(&mut dyn CardTransaction)) -> Result<(), TransportError> {
         let in_use = self.in_use.clone();
         let _in_use = in_use.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         work(self);
@@ -52,7 +52,7 @@ impl Transport for Plugged {
     }
 }
 
-impl Exchange for Plugged {
+impl CardTransaction for Plugged {
     fn transmit(&mut self, command: &[u8]) -> Result<Zeroizing<Vec<u8>>, TransportError> {
         let answer = self.card.transmit(command);
         answer.map(Zeroizing::new).map_err(|_| TransportError::Away("the card was removed".into()))

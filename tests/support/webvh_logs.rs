@@ -1,4 +1,4 @@
-//! Makes logs of did:webvh, right and wrong ones.
+//! Makes valid and invalid logs of did:webvh.
 
 use claviger::{
     crypto::{canonical_json, document_hash, proof_input},
@@ -13,7 +13,7 @@ pub fn key(seed: u8) -> SigningKey {
     SigningKey::from_bytes(&[seed; 32])
 }
 
-/// Its public half as parameters have it.
+/// The public key as a multikey, as in parameters.
 pub fn multikey(key: &SigningKey) -> String {
     PublicKey::from_bytes(Curve::Ed25519, key.verifying_key().as_bytes()).unwrap().to_multikey()
 }
@@ -40,7 +40,7 @@ pub fn proof(document: &Value, key: &SigningKey) -> Value {
     proof
 }
 
-/// A log in the making.
+/// A log that is being made.
 #[derive(Clone)]
 pub struct Log {
     pub scid: String,
@@ -48,8 +48,8 @@ pub struct Log {
 }
 
 impl Log {
-    /// One whose first entry is signed by `signer`, for a host and perhaps a path. `change` has the entry before it is
-    /// hashed, with `{SCID}` in place of the SCID.
+    /// A log whose first entry is signed by `signer`, for a host and optionally a path. `change` modifies the entry before it
+    /// is hashed, when it has `{SCID}` instead of the SCID.
     pub fn new(place: &str, signer: &SigningKey, change: impl FnOnce(&mut Value)) -> Self {
         let mut entry = json!({
             "versionId": "{SCID}",
@@ -65,7 +65,7 @@ impl Log {
         log
     }
 
-    /// With one entry more, which says the same as the last but for what `change` does.
+    /// Adds an entry that is equal to the last one, except for `change`.
     pub fn and(mut self, signer: &SigningKey, change: impl FnOnce(&mut Value)) -> Self {
         let mut entry = self.entries.last().unwrap().clone();
         entry.as_object_mut().unwrap().remove("proof");
@@ -84,7 +84,7 @@ impl Log {
         self.entries.push(entry);
     }
 
-    /// With something done to an entry after it was signed.
+    /// Changes an entry after it was signed.
     pub fn but(mut self, number: usize, change: impl FnOnce(&mut Value)) -> Self {
         change(&mut self.entries[number - 1]);
         self
@@ -95,7 +95,7 @@ impl Log {
         self.entries.last().unwrap()["state"]["id"].as_str().unwrap().to_owned()
     }
 
-    /// A version's id, from 1.
+    /// The id of a version, counted from 1.
     pub fn version(&self, number: usize) -> String {
         self.entries[number - 1]["versionId"].as_str().unwrap().to_owned()
     }

@@ -28,7 +28,15 @@ pub fn program(release: bool) -> PathBuf {
     }
     let mut cargo = process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
-    cargo.args(["build", "--locked", "--features", "cli,yubikey", "--bin", "claviger", "--message-format=json-render-diagnostics"]);
+    cargo.args([
+        "build",
+        "--locked",
+        "--features",
+        "cli,yubikey",
+        "--bin",
+        "claviger",
+        "--message-format=json-render-diagnostics",
+    ]);
     if release {
         cargo.arg("--release");
     }

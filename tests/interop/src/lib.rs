@@ -28,6 +28,15 @@ pub mod tokens;
 mod documents;
 mod resolvers;
 
+/// A DID document as a `DIDDoc` of `didcomm`.
+///
+/// # Panics
+/// If the document has a method without a key that `didcomm` knows, or no `id`.
+#[must_use]
+pub fn did_doc(document: &Value) -> didcomm::did::DIDDoc {
+    documents::translate(document)
+}
+
 /// An agent of `didcomm` 0.4.1: the documents it can resolve, and its private keys.
 pub struct Peer {
     documents: Documents,
