@@ -118,6 +118,17 @@ fn the_book_has_every_page() {
     assert_eq!(written, listed);
 }
 
+/// Source files that ARCHITECTURE.md names in code, as `agent/inbox/worker.rs`: from `src`, or from the repository's root.
+#[test]
+fn the_source_files_in_architecture_exist() {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let code = text.lines().flat_map(|line| line.split('`').skip(1).step_by(2));
+    let names = code.filter(|code| code.ends_with(".rs") && !code.contains(' ') && !code.contains("NAME"));
+    let exists = |name: &str| root().join("src").join(name).is_file() || root().join(name).is_file();
+    let missing: Vec<&str> = names.filter(|name| !exists(name)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
 /// Files of the repository that a page names in code, as `src/lib.rs`.
 #[test]
 fn the_files_that_pages_name_exist() {
