@@ -1,17 +1,22 @@
-//! The public side: where peers bring messages, over HTTP and WebSocket.
+//! The public side: where peers deliver messages, over HTTP and WebSocket.
 //!
-//! Everyone may connect, so everything is bounded: connections in all and of one address, the time for headers, for a body
-//! and between requests, the size of both, what is on its way in all together, and how often an address may bring something.
+//! Anyone may connect, so everything is bounded: connections in total and per address, the time for headers, for a body
+//! and between requests, the size of both, the bytes of all incoming messages together, and the messages per second from
+//! an address.
 
-mod doors;
-mod hall;
+mod admission;
+mod context;
 mod http;
-mod page;
+mod options;
+mod pages;
 mod tls;
 mod websocket;
-mod weighed;
 
+pub use options::ServerOptions;
 pub use tls::{ServerTls, TlsError};
+
+pub(super) use admission::MessageRateLimiter;
+pub(super) use context::ServerContext;
 
 use std::{io, net::TcpListener as StdListener, sync::Arc, time::Duration};
 
@@ -22,80 +27,21 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::watch,
     task::JoinSet,
 };
+use tokio_util::sync::CancellationToken;
 
-use super::{
-    inbox::Inbox, invitations::Invitations, metrics::Metrics, ours::Ours, outbox::Outbox, routes::Routes, told_to_end,
-};
-pub(super) use doors::Budget;
-use doors::Doors;
-pub(super) use hall::Hall;
+use admission::ConnectionLimiter;
+use context::PeerConnection;
 
-/// How much a stranger may take up.
-#[derive(Debug, Clone)]
-pub struct ServerOptions {
-    /// Connections in all: 20,000.
-    pub connections: usize,
-    /// Connections of one address: 1,000. Behind a proxy all have one.
-    pub per_address: usize,
-    /// Messages a second from one address, at most; 0 for no limit. Behind a proxy all have one address.
-    pub rate_per_address: u32,
-    /// How long headers may take, and how long a connection may be idle between requests: 30 seconds.
-    pub header_time: Duration,
-    /// How long a body may take: 30 seconds.
-    pub body_time: Duration,
-    /// How long an answer waits for replies that may go back with it: 5 seconds.
-    pub return_time: Duration,
-    /// How often a quiet WebSocket is asked whether it is there: 30 seconds. It is closed if it does not answer twice.
-    pub ping: Duration,
-    /// The URL by which peers reach this agent.
-    pub public_url: Option<String>,
-}
-
-impl Default for ServerOptions {
-    fn default() -> Self {
-        Self {
-            connections: 20_000,
-            per_address: 1_000,
-            rate_per_address: 0,
-            header_time: Duration::from_secs(30),
-            body_time: Duration::from_secs(30),
-            return_time: Duration::from_secs(5),
-            ping: Duration::from_secs(30),
-            public_url: None,
-        }
-    }
-}
-
-/// What the handlers share.
-pub(super) struct Shared {
-    pub inbox: Arc<Inbox>,
-    pub outbox: Arc<Outbox>,
-    pub routes: Arc<Routes>,
-    pub ours: Arc<Ours>,
-    pub invitations: Arc<Invitations>,
-    pub metrics: Arc<Metrics>,
-    pub budget: Budget,
-    pub hall: Arc<Hall>,
-    /// The size of a message, at most.
-    pub max_bytes: usize,
-    pub shutdown: watch::Receiver<bool>,
-    pub options: watch::Receiver<Arc<ServerOptions>>,
-}
-
-impl Shared {
-    /// Those that count now.
-    pub fn options(&self) -> Arc<ServerOptions> {
-        self.options.borrow().clone()
-    }
-}
-
-/// The headers of a request, at most, in bytes; hyper wants no less than 8 KiB.
-const HEADERS: usize = 16 * 1024;
-/// How long a TLS handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+/// The most bytes of a request's headers. hyper requires at least 8 KiB.
+const MAX_HEADER_BYTES: usize = 16 * 1024;
+/// The time for a TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The pause after a connection could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long open connections may finish after shutdown. Then they are aborted.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A listening socket for peers.
 pub struct Server {
@@ -104,104 +50,106 @@ pub struct Server {
 }
 
 impl Server {
-    /// One on a socket that listens, in the clear behind a proxy, or with a certificate of its own.
+    /// A server on a listening socket. Without `tls` it speaks plain HTTP, for use behind a proxy.
     pub fn new(listener: StdListener, tls: Option<Arc<ServerTls>>) -> Self {
         Self { listener, tls }
     }
 
-    /// Serves until it is told to end; then lets those finish that have begun, for a while.
+    /// Serves until `shutdown`, then lets open requests finish for up to ten seconds.
     ///
     /// # Errors
     /// If the socket cannot be used.
-    pub(super) async fn run(self, shared: Arc<Shared>, mut shutdown: watch::Receiver<bool>) -> io::Result<()> {
+    pub(super) async fn run(self, context: Arc<ServerContext>, shutdown: CancellationToken) -> io::Result<()> {
         self.listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(self.listener)?;
-        let doors = Doors::default();
+        let limiter = ConnectionLimiter::default();
         let mut tasks = JoinSet::new();
         loop {
             let (stream, address) = tokio::select! {
-                () = told_to_end(&mut shutdown) => break,
+                () = shutdown.cancelled() => break,
                 accepted = listener.accept() => match accepted {
                     Ok(accepted) => accepted,
                     Err(error) => {
-                        // Out of descriptors, say: some will be free again.
-                        tracing::warn!(%error, "a connection is not accepted");
-                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        // For example out of file descriptors: closing connections free some.
+                        tracing::warn!(%error, "connection not accepted");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
                         continue;
                     }
                 },
                 Some(_) = tasks.join_next(), if !tasks.is_empty() => continue,
             };
-            let options = shared.options();
-            let Some(entered) = doors.enter(address.ip(), options.connections, options.per_address) else {
-                shared.metrics.turned_away();
+            let options = context.options();
+            let (max_total, max_per_address) = (options.max_connections, options.max_connections_per_address);
+            let Some(permit) = limiter.admit(address.ip(), max_total, max_per_address) else {
+                context.metrics.connection_rejected();
                 continue;
             };
             let _ = stream.set_nodelay(true);
-            let_go_of_the_deaf(&stream, options.header_time);
-            let router = http::router(shared.clone(), address.ip(), entered);
-            let (shared, tls, shutdown) = (shared.clone(), self.tls.clone(), shutdown.clone());
+            set_unacknowledged_timeout(&stream, options.header_timeout);
+            let router = http::router(PeerConnection::new(context.clone(), address.ip(), permit));
+            let (context, tls, shutdown) = (context.clone(), self.tls.clone(), shutdown.clone());
             tasks.spawn(async move {
                 match tls {
-                    None => serve(TokioIo::new(stream), router, &shared, shutdown).await,
+                    None => serve(TokioIo::new(stream), router, &context, shutdown).await,
                     Some(tls) => {
                         if let Some(stream) = handshake(&tls, stream).await {
-                            serve(TokioIo::new(stream), router, &shared, shutdown).await;
+                            serve(TokioIo::new(stream), router, &context, shutdown).await;
                         }
                     }
                 }
             });
         }
-        // Who comes now is refused, and tries again later; in the queue of a socket that is open he would wait for nothing.
+        // A peer that connects now is refused and retries later. On an open socket it would wait in the backlog for nothing.
         drop(listener);
-        let rest = async { while tasks.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(Duration::from_secs(10), rest).await;
+        let all_ended = async { while tasks.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(DRAIN_TIMEOUT, all_ended).await;
         Ok(())
     }
 }
 
-/// One who reads nothing of what it asked for is let go of, as one is who asks for nothing (tcp(7), `TCP_USER_TIMEOUT`).
+/// Closes the connection of a peer that acknowledges nothing for this long: it requests and does not read (tcp(7),
+/// `TCP_USER_TIMEOUT`).
 #[cfg(target_os = "linux")]
-fn let_go_of_the_deaf(stream: &TcpStream, time: Duration) {
-    let time = u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
-    if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(stream, time) {
-        tracing::debug!(%error, "a connection whose other end reads nothing stays open");
+fn set_unacknowledged_timeout(stream: &TcpStream, timeout: Duration) {
+    let millis = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+    if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(stream, millis) {
+        tracing::debug!(%error, "TCP_USER_TIMEOUT not set: a peer that does not read keeps its connection");
     }
 }
 
-/// Elsewhere the system's own time for that has to do.
+/// Other systems use their own timeout.
 #[cfg(not(target_os = "linux"))]
-fn let_go_of_the_deaf(_: &TcpStream, _: Duration) {}
+fn set_unacknowledged_timeout(_: &TcpStream, _: Duration) {}
 
 async fn handshake(tls: &ServerTls, stream: TcpStream) -> Option<tokio_rustls::server::TlsStream<TcpStream>> {
-    match tokio::time::timeout(HANDSHAKE, tls.acceptor().accept(stream)).await {
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.acceptor().accept(stream)).await {
         Ok(Ok(stream)) => Some(stream),
         Ok(Err(error)) => {
-            tracing::debug!(%error, "a TLS handshake failed");
+            tracing::debug!(%error, "TLS handshake failed");
             None
         }
         Err(_) => None,
     }
 }
 
-async fn serve<I>(io: I, router: Router, shared: &Shared, mut shutdown: watch::Receiver<bool>)
+async fn serve<I>(io: I, router: Router, context: &ServerContext, shutdown: CancellationToken)
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(shared.options().header_time)
-        .max_buf_size(HEADERS)
+        .header_read_timeout(context.options().header_timeout)
+        .max_buf_size(MAX_HEADER_BYTES)
         .serve_connection(io, TowerToHyperService::new(router))
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         ended = connection.as_mut() => {
             if let Err(error) = ended {
-                tracing::debug!(%error, "a connection ended");
+                tracing::debug!(%error, "connection ended");
             }
         }
-        () = told_to_end(&mut shutdown) => {
+        () = shutdown.cancelled() => {
             connection.as_mut().graceful_shutdown();
             let _ = connection.await;
         }

@@ -1,4 +1,4 @@
-//! A certificate of our own, read again when its files change.
+//! The server certificate, which is read again when its files change.
 
 use std::{
     fs, io,
@@ -14,18 +14,18 @@ use rustls::{
 };
 use tokio_rustls::TlsAcceptor;
 
-/// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(60);
+/// How often the files are checked for changes.
+const CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
-/// A certificate and its key, in files.
+/// A certificate and its private key, in PEM files.
 pub struct ServerTls {
     certificate: PathBuf,
     key: PathBuf,
-    now: RwLock<(TlsAcceptor, Changed)>,
+    current: RwLock<(TlsAcceptor, ModificationTimes)>,
 }
 
-/// When each file was changed.
-type Changed = [Option<SystemTime>; 2];
+/// The modification times of the certificate file and the key file.
+type ModificationTimes = [Option<SystemTime>; 2];
 
 /// Why a certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +39,7 @@ pub enum TlsError {
         /// Why.
         source: io::Error,
     },
-    /// A file holds no certificate or no key, in PEM.
+    /// A file contains no PEM certificate or no PEM key.
     #[error("{}: {reason}", path.display())]
     Pem {
         /// The file.
@@ -47,7 +47,7 @@ pub enum TlsError {
         /// Why.
         reason: String,
     },
-    /// They do not belong together, or cannot be used.
+    /// The certificate and the key do not belong together, or cannot be used.
     #[error("the certificate {} and its key: {source}", path.display())]
     Unfit {
         /// The certificate's file.
@@ -58,17 +58,18 @@ pub enum TlsError {
 }
 
 impl ServerTls {
-    /// Reads a chain of certificates, the server's first, and its private key, both in PEM.
+    /// Reads a certificate chain, the server's certificate first, and its private key, both in PEM.
     ///
     /// # Errors
-    /// If they cannot be used.
+    /// If a file cannot be read, or they cannot be used together.
     pub fn open(certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Result<Self, TlsError> {
         let (certificate, key) = (certificate.into(), key.into());
-        let now = RwLock::new((read(&certificate, &key)?, changed(&certificate, &key)));
-        Ok(Self { certificate, key, now })
+        let current = RwLock::new((read(&certificate, &key)?, modification_times(&certificate, &key)));
+        Ok(Self { certificate, key, current })
     }
 
-    /// The folders that its files are in, and those that links lead to: a new certificate comes there.
+    /// The folders of the files, and of the files that symbolic links point to. A sandbox must allow reading there, since a
+    /// renewed certificate appears in them.
     pub fn folders(&self) -> Vec<PathBuf> {
         let files = [&self.certificate, &self.key];
         let real = files.iter().filter_map(|file| fs::canonicalize(file).ok());
@@ -78,40 +79,40 @@ impl ServerTls {
         folders
     }
 
-    /// For the next connection.
+    /// The acceptor for the next connection.
     pub(super) fn acceptor(&self) -> TlsAcceptor {
-        self.now.read().unwrap_or_else(PoisonError::into_inner).0.clone()
+        self.current.read().unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 
-    /// Reads the files again if they have changed. True if the new ones are used from now on.
+    /// Reads the files again if they have changed. Returns whether the new certificate is in use.
     ///
     /// # Errors
-    /// If the new ones cannot be used: the old ones go on.
+    /// If the new files cannot be used. The old certificate stays in use then.
     pub fn reload(&self) -> Result<bool, TlsError> {
-        let changed = changed(&self.certificate, &self.key);
-        if self.now.read().unwrap_or_else(PoisonError::into_inner).1 == changed {
+        let modified = modification_times(&self.certificate, &self.key);
+        if self.current.read().unwrap_or_else(PoisonError::into_inner).1 == modified {
             return Ok(false);
         }
         let acceptor = read(&self.certificate, &self.key)?;
-        *self.now.write().unwrap_or_else(PoisonError::into_inner) = (acceptor, changed);
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = (acceptor, modified);
         Ok(true)
     }
 
-    /// Looks at the files once a minute.
-    pub async fn follow(self: Arc<Self>) {
+    /// Checks the files for changes once a minute, without an end.
+    pub async fn watch(self: Arc<Self>) {
         loop {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
             match self.reload() {
-                Ok(true) => tracing::info!(certificate = %self.certificate.display(), "a new certificate is used"),
+                Ok(true) => tracing::info!(certificate = %self.certificate.display(), "certificate reloaded"),
                 Ok(false) => {}
-                // One file may be new and the other not yet.
-                Err(error) => tracing::warn!(%error, "the new certificate is not used"),
+                // One file may be renewed and the other not yet.
+                Err(error) => tracing::warn!(%error, "certificate not reloaded"),
             }
         }
     }
 }
 
-fn changed(certificate: &Path, key: &Path) -> Changed {
+fn modification_times(certificate: &Path, key: &Path) -> ModificationTimes {
     [certificate, key].map(|path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok())
 }
 
@@ -122,7 +123,7 @@ fn read(certificate: &Path, key: &Path) -> Result<TlsAcceptor, TlsError> {
         .collect::<Result<_, _>>()
         .map_err(|error| refuse(certificate, error.to_string()))?;
     if chain.is_empty() {
-        return Err(refuse(certificate, "it holds no certificate".to_owned()));
+        return Err(refuse(certificate, "the file contains no certificate".to_owned()));
     }
     let secret = zeroize::Zeroizing::new(pem(key)?);
     let private = PrivateKeyDer::from_pem_slice(&secret).map_err(|error| refuse(key, error.to_string()))?;

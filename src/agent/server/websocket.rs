@@ -1,6 +1,7 @@
-//! Messages by WebSocket (DIDComm v2.1 "WebSockets"): one message a frame. Who a peer is, its messages say and not the socket.
+//! Messages over WebSocket (DIDComm v2.1 "WebSockets"): one message per frame. The messages authenticate a peer; the
+//! connection does not.
 
-use std::{collections::HashMap, io::ErrorKind, sync::Arc, time::Duration};
+use std::{collections::HashMap, io::ErrorKind, time::Duration};
 
 use axum::{
     extract::Request,
@@ -12,7 +13,7 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::{
     sync::{mpsc, oneshot},
-    time::Instant,
+    time::{Instant, timeout},
 };
 use tokio_tungstenite::{
     WebSocketStream,
@@ -23,42 +24,50 @@ use tokio_tungstenite::{
     },
 };
 
-use super::{Shared, http::Connection, weighed::Weighed};
+use super::{admission::MeteredStream, context::PeerConnection};
 use crate::agent::{
-    inbox::{Fate, Refusal},
-    routes::{OpenRoute, Returning},
-    told_to_end,
+    inbox::{Refusal, ReturnRouteRequest},
+    return_routes::{ReturnMessage, RouteGuard},
 };
 
-/// What is read at once, in bytes: small, as most sockets are quiet.
-const BUFFER: usize = 4 * 1024;
-/// Messages that wait for a slow reader.
-const WAITING: usize = 4;
-/// A reader that takes nothing for so long is let go of; its messages wait in the outbox.
-const WRITE: Duration = Duration::from_secs(10);
-/// Peers that one socket may speak for: a mediator has many.
-const PEERS: usize = 1000;
-/// Malformed messages after which a socket is closed.
-const PATIENCE: usize = 10;
-/// Messages of one socket that are being handled, at most: then it is not read from, unless a token is away. What comes
-/// beyond that is kept, and opens no way back.
-const UNDER_WAY: usize = 64;
+/// The bytes that are read at once. Small, since most WebSockets are idle.
+const READ_BUFFER_BYTES: usize = 4 * 1024;
+/// The most messages that wait for a slow reader.
+const MAX_QUEUED_MESSAGES: usize = 4;
+/// A peer that reads nothing for this long is disconnected. Its messages wait in the outbox.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the close handshake may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// The most peers that one WebSocket may open return routes for: a mediator has many.
+const MAX_PEERS: usize = 1000;
+/// A WebSocket is closed after this number of refused messages.
+const MAX_REFUSED: usize = 10;
+/// The most messages of one WebSocket that wait for their return route. At this number the WebSocket is not read from,
+/// unless no token is ready: then further messages are stored, and open no return route.
+const MAX_PENDING: usize = 64;
 
-const TOO_LARGE: (CloseCode, &str) = (CloseCode::Size, "the message is too large");
-const NO_ROOM: (CloseCode, &str) = (CloseCode::Again, "too much comes in at once");
-const LATE: (CloseCode, &str) = (CloseCode::Policy, "the message did not arrive in time");
+/// Why a WebSocket is closed: the code, and the reason in words.
+type CloseReason = (CloseCode, &'static str);
+
+const TOO_LARGE: CloseReason = (CloseCode::Size, "the message is too large");
+const NO_ROOM: CloseReason = (CloseCode::Again, "too many bytes are being received at once");
+const TIMED_OUT: CloseReason = (CloseCode::Policy, "the message did not arrive in time");
+const TOO_MANY_MESSAGES: CloseReason = (CloseCode::Again, "too many messages from this address");
+const NOT_STORED: CloseReason = (CloseCode::Again, "messages cannot be stored now");
+const TOO_MANY_REFUSED: CloseReason = (CloseCode::Policy, "too many messages that this agent refuses");
+const SHUTDOWN: CloseReason = (CloseCode::Restart, "the agent is shutting down");
 
 /// Whether a request asks for a WebSocket (RFC 6455 section 4.2.1).
-pub(super) fn is_asked_for(headers: &HeaderMap) -> bool {
-    let says = |name, word: &str| {
+pub fn is_upgrade(headers: &HeaderMap) -> bool {
+    let contains = |name, word: &str| {
         let value = headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok()).unwrap_or_default();
         value.split(',').any(|token| token.trim().eq_ignore_ascii_case(word))
     };
-    says(header::UPGRADE, "websocket") && says(header::CONNECTION, "upgrade")
+    contains(header::UPGRADE, "websocket") && contains(header::CONNECTION, "upgrade")
 }
 
-/// Switches to it.
-pub(super) fn answer(connection: Connection, mut request: Request) -> Response {
+/// Answers the handshake, and serves the WebSocket in a task of its own.
+pub fn upgrade(connection: PeerConnection, mut request: Request) -> Response {
     let key = request.headers().get(header::SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes()));
     let version = request.headers().get(header::SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13");
     let (Some(key), true) = (key.and_then(|key| HeaderValue::from_str(&key).ok()), version) else {
@@ -69,21 +78,22 @@ pub(super) fn answer(connection: Connection, mut request: Request) -> Response {
     tokio::spawn(async move {
         match upgrade.await {
             Ok(io) => {
-                let max = connection.shared.max_bytes;
+                let context = &connection.context;
+                let max_bytes = context.max_message_bytes;
                 let config = WebSocketConfig::default()
-                    .read_buffer_size(BUFFER)
+                    .read_buffer_size(READ_BUFFER_BYTES)
                     .write_buffer_size(0)
-                    .max_write_buffer_size(2 * max + BUFFER)
-                    .max_message_size(Some(max))
-                    .max_frame_size(Some(max));
-                let burden = connection.shared.hall.enter(connection.address);
-                let io = Weighed::new(TokioIo::new(io), burden, connection.shared.options().body_time);
+                    .max_write_buffer_size(2 * max_bytes + READ_BUFFER_BYTES)
+                    .max_message_size(Some(max_bytes))
+                    .max_frame_size(Some(max_bytes));
+                let reservation = context.bytes.reserve(connection.address);
+                let io = MeteredStream::new(TokioIo::new(io), reservation, context.options().body_timeout);
                 let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
-                connection.shared.metrics.sockets(1);
+                context.metrics.websockets_changed(1);
                 Box::pin(Session::new(connection.clone()).run(socket)).await;
-                connection.shared.metrics.sockets(-1);
+                context.metrics.websockets_changed(-1);
             }
-            Err(error) => tracing::debug!(%error, "a WebSocket was not opened"),
+            Err(error) => tracing::debug!(%error, "WebSocket not opened"),
         }
     });
     let switched = [
@@ -94,125 +104,146 @@ pub(super) fn answer(connection: Connection, mut request: Request) -> Response {
     (StatusCode::SWITCHING_PROTOCOLS, switched).into_response()
 }
 
-/// One socket.
+/// One WebSocket.
 struct Session {
-    connection: Connection,
-    /// The ways back that its messages have opened, by peer.
-    ways: HashMap<String, OpenRoute>,
-    back: mpsc::Sender<Returning>,
-    returning: mpsc::Receiver<Returning>,
-    malformed: usize,
+    connection: PeerConnection,
+    /// The return routes that its messages have opened, by peer.
+    routes: HashMap<String, RouteGuard>,
+    replies_sender: mpsc::Sender<ReturnMessage>,
+    replies: mpsc::Receiver<ReturnMessage>,
+    refused: usize,
 }
 
-type Socket = WebSocketStream<Weighed<TokioIo<Upgraded>>>;
+type Socket = WebSocketStream<MeteredStream<TokioIo<Upgraded>>>;
+
+/// What was read from a WebSocket.
+enum Incoming {
+    Message(Vec<u8>),
+    /// A ping or a pong, with the length of its payload.
+    Control(usize),
+    Ignored,
+    /// The peer has closed the WebSocket, or it broke. The reason, if the peer should be told one.
+    End(Option<CloseReason>),
+}
 
 impl Session {
-    fn new(connection: Connection) -> Self {
-        let (back, returning) = mpsc::channel(WAITING);
-        Self { connection, ways: HashMap::new(), back, returning, malformed: 0 }
+    fn new(connection: PeerConnection) -> Self {
+        let (replies_sender, replies) = mpsc::channel(MAX_QUEUED_MESSAGES);
+        Self { connection, routes: HashMap::new(), replies_sender, replies, refused: 0 }
     }
 
     async fn run(mut self, mut socket: Socket) {
-        let shared = self.connection.shared.clone();
-        let mut shutdown = shared.shutdown.clone();
-        let ping = shared.options().ping;
-        let mut under_way: FuturesUnordered<oneshot::Receiver<Fate>> = FuturesUnordered::new();
-        let mut heard = Instant::now();
-        let mut next_ping = heard + ping;
+        let context = self.connection.context.clone();
+        let ping_interval = context.options().ping_interval;
+        let mut pending: FuturesUnordered<oneshot::Receiver<ReturnRouteRequest>> = FuturesUnordered::new();
+        let mut last_heard = Instant::now();
+        let mut next_ping = last_heard + ping_interval;
         let close = loop {
             tokio::select! {
-                frame = socket.next(), if under_way.len() < UNDER_WAY || !shared.inbox.is_ready() => {
-                    heard = Instant::now();
-                    let message = match frame {
-                        Some(Ok(Frame::Text(text))) => text.as_bytes().to_vec(),
-                        Some(Ok(Frame::Binary(bytes))) => bytes.to_vec(),
-                        Some(Ok(Frame::Close(_))) | None => break None,
-                        Some(Ok(Frame::Ping(payload) | Frame::Pong(payload))) => {
-                            socket.get_mut().control(payload.len());
-                            continue;
+                frame = socket.next(), if pending.len() < MAX_PENDING || !context.inbox.is_ready() => {
+                    last_heard = Instant::now();
+                    match incoming(frame) {
+                        Incoming::Message(packed) => {
+                            let accepted = self.accept_message(packed).await;
+                            socket.get_mut().message_done();
+                            match accepted {
+                                Ok(request) => pending.extend(request.filter(|_| pending.len() < MAX_PENDING)),
+                                Err(close) => break Some(close),
+                            }
                         }
-                        Some(Ok(_)) => continue,
-                        // The sender is told: else it takes the message for kept.
-                        Some(Err(SocketError::Capacity(_))) => break Some(TOO_LARGE),
-                        Some(Err(SocketError::Io(error))) if error.kind() == ErrorKind::QuotaExceeded => break Some(NO_ROOM),
-                        Some(Err(SocketError::Io(error))) if error.kind() == ErrorKind::TimedOut => break Some(LATE),
-                        Some(Err(error)) => {
-                            tracing::debug!(%error, "a WebSocket ended");
-                            break None;
-                        }
-                    };
-                    let taken = self.take(message).await;
-                    socket.get_mut().whole();
-                    match taken {
-                        Ok(told) => under_way.extend(told.filter(|_| under_way.len() < UNDER_WAY)),
-                        Err(close) => break Some(close),
+                        Incoming::Control(payload) => socket.get_mut().control_frame_done(payload),
+                        Incoming::Ignored => {}
+                        Incoming::End(close) => break close,
                     }
                 }
-                Some(told) = under_way.next(), if !under_way.is_empty() => if let Ok(fate) = told {
-                    self.open_way(fate);
+                Some(request) = pending.next(), if !pending.is_empty() => if let Ok(request) = request {
+                    self.open_route(request);
                 },
-                Some(Returning { packed, written }) = self.returning.recv() => {
-                    let sent = tokio::time::timeout(WRITE, socket.send(Frame::text(packed))).await;
-                    let sent = matches!(sent, Ok(Ok(())));
+                Some(ReturnMessage { packed, written }) = self.replies.recv() => {
+                    let sent = send(&mut socket, Frame::text(packed)).await;
                     let _ = written.send(sent);
                     if !sent {
                         break None;
                     }
                 }
                 () = tokio::time::sleep_until(next_ping) => {
-                    let quiet = heard.elapsed();
-                    if quiet >= 3 * ping {
+                    let silence = last_heard.elapsed();
+                    if silence >= 3 * ping_interval {
                         break None;
                     }
-                    if quiet >= ping {
-                        let asked = tokio::time::timeout(WRITE, socket.send(Frame::Ping(Default::default()))).await;
-                        if !matches!(asked, Ok(Ok(()))) {
-                            break None;
-                        }
+                    if silence >= ping_interval && !send(&mut socket, Frame::Ping(Default::default())).await {
+                        break None;
                     }
-                    next_ping = Instant::now() + ping;
+                    next_ping = Instant::now() + ping_interval;
                 }
-                () = told_to_end(&mut shutdown) => break Some((CloseCode::Restart, "the agent ends")),
+                () = context.shutdown.cancelled() => break Some(SHUTDOWN),
             }
         };
-        self.ways.clear();
+        self.routes.clear();
         let frame = close.map(|(code, reason)| CloseFrame { code, reason: reason.into() });
-        let _ = tokio::time::timeout(Duration::from_secs(1), socket.close(frame)).await;
+        let _ = timeout(CLOSE_TIMEOUT, socket.close(frame)).await;
     }
 
-    /// Takes a message over; or says why the socket is closed. There is no other way to tell the peer: what it hears nothing
-    /// of it may take for kept only while the socket is open.
-    async fn take(&mut self, packed: Vec<u8>) -> Result<Option<oneshot::Receiver<Fate>>, (CloseCode, &'static str)> {
-        let Connection { shared, address, .. } = &self.connection;
-        if !shared.budget.allows(*address, shared.options().rate_per_address) {
-            return Err((CloseCode::Again, "too many messages from one address"));
+    /// Passes a message to the inbox. Returns why the WebSocket is closed, if the message is not stored: a peer may assume
+    /// that its messages are stored as long as the WebSocket stays open.
+    async fn accept_message(
+        &mut self,
+        packed: Vec<u8>,
+    ) -> Result<Option<oneshot::Receiver<ReturnRouteRequest>>, CloseReason> {
+        let PeerConnection { context, address, .. } = &self.connection;
+        if !context.message_rate.allows(*address, context.options().max_messages_per_second) {
+            return Err(TOO_MANY_MESSAGES);
         }
-        match shared.inbox.take(packed).await {
-            Ok(told) => Ok(Some(told)),
+        match context.inbox.accept(packed).await {
+            Ok(request) => Ok(Some(request)),
             Err(Refusal::Store(error)) => {
-                tracing::warn!(%error, "a message is refused");
-                Err((CloseCode::Again, "messages cannot be kept now"))
+                tracing::warn!(reason = %error, "message refused");
+                Err(NOT_STORED)
             }
             Err(Refusal::TooLarge(_)) => Err(TOO_LARGE),
             Err(refusal) => {
-                tracing::debug!(%refusal, "a message is not taken");
-                self.malformed += 1;
-                match self.malformed > PATIENCE {
-                    true => Err((CloseCode::Policy, "too many messages that are not for this agent")),
+                tracing::debug!(reason = %refusal, "message refused");
+                self.refused += 1;
+                match self.refused > MAX_REFUSED {
+                    true => Err(TOO_MANY_REFUSED),
                     false => Ok(None),
                 }
             }
         }
     }
 
-    /// The sender of a message may be answered here from now on.
-    fn open_way(&mut self, fate: Fate) {
-        let shared: &Arc<Shared> = &self.connection.shared;
-        if self.ways.len() < PEERS || self.ways.contains_key(&fate.sender) {
-            let way = shared.routes.open(&fate.sender, fate.return_route, self.back.clone());
-            self.ways.insert(fate.sender.clone(), way);
+    /// Opens a return route to the sender of a message on this WebSocket.
+    fn open_route(&mut self, request: ReturnRouteRequest) {
+        let context = &self.connection.context;
+        if self.routes.len() < MAX_PEERS || self.routes.contains_key(&request.sender) {
+            let route = context.routes.open(&request.sender, request.return_route, self.replies_sender.clone());
+            self.routes.insert(request.sender.clone(), route);
         }
-        let _ = fate.go.send(());
-        shared.outbox.wake_waiting(&fate.sender);
+        let _ = request.opened.send(());
+        context.outbox.retry_now(&request.sender);
     }
+}
+
+/// Sorts what was read from the WebSocket.
+fn incoming(frame: Option<Result<Frame, SocketError>>) -> Incoming {
+    match frame {
+        Some(Ok(Frame::Text(text))) => Incoming::Message(text.as_bytes().to_vec()),
+        Some(Ok(Frame::Binary(bytes))) => Incoming::Message(bytes.to_vec()),
+        Some(Ok(Frame::Close(_))) | None => Incoming::End(None),
+        Some(Ok(Frame::Ping(payload) | Frame::Pong(payload))) => Incoming::Control(payload.len()),
+        Some(Ok(_)) => Incoming::Ignored,
+        // The sender is told, since it would assume otherwise that the message was stored.
+        Some(Err(SocketError::Capacity(_))) => Incoming::End(Some(TOO_LARGE)),
+        Some(Err(SocketError::Io(error))) if error.kind() == ErrorKind::QuotaExceeded => Incoming::End(Some(NO_ROOM)),
+        Some(Err(SocketError::Io(error))) if error.kind() == ErrorKind::TimedOut => Incoming::End(Some(TIMED_OUT)),
+        Some(Err(error)) => {
+            tracing::debug!(%error, "WebSocket ended");
+            Incoming::End(None)
+        }
+    }
+}
+
+/// Sends a frame within [`WRITE_TIMEOUT`]. Returns whether it was sent.
+async fn send(socket: &mut Socket, frame: Frame) -> bool {
+    matches!(timeout(WRITE_TIMEOUT, socket.send(frame)).await, Ok(Ok(())))
 }

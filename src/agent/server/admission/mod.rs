@@ -1,0 +1,14 @@
+//! What a stranger may use of the public side: connections, messages per second, and bytes in memory.
+//!
+//! Each limit counts by `peer_address_prefix`, so that a peer does not get more by using more of its IPv6 addresses.
+
+mod address;
+mod bytes;
+mod connections;
+mod message_rate;
+mod metered_stream;
+
+pub use bytes::{ByteBudget, ByteReservation};
+pub use connections::{ConnectionLimiter, ConnectionPermit};
+pub use message_rate::MessageRateLimiter;
+pub use metered_stream::MeteredStream;

@@ -1,0 +1,54 @@
+//! What the request handlers of the public side share.
+
+use std::{net::IpAddr, sync::Arc};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    admission::{ByteBudget, ConnectionPermit, MessageRateLimiter},
+    options::ServerOptions,
+};
+use crate::agent::{
+    inbox::Inbox, invitations::Invitations, metrics::Metrics, outbox::Outbox, own_dids::OwnDids,
+    return_routes::ReturnRoutes,
+};
+
+/// What all handlers of all listening sockets share.
+pub struct ServerContext {
+    pub inbox: Arc<Inbox>,
+    pub outbox: Arc<Outbox>,
+    pub routes: Arc<ReturnRoutes>,
+    pub own_dids: Arc<OwnDids>,
+    pub invitations: Arc<Invitations>,
+    pub metrics: Arc<Metrics>,
+    pub message_rate: MessageRateLimiter,
+    pub bytes: Arc<ByteBudget>,
+    /// The size of the largest accepted message, in bytes.
+    pub max_message_bytes: usize,
+    pub shutdown: CancellationToken,
+    pub options: watch::Receiver<Arc<ServerOptions>>,
+}
+
+impl ServerContext {
+    /// The options in force now.
+    pub fn options(&self) -> Arc<ServerOptions> {
+        self.options.borrow().clone()
+    }
+}
+
+/// A peer's connection, as its handlers see it.
+#[derive(Clone)]
+pub struct PeerConnection {
+    pub context: Arc<ServerContext>,
+    pub address: IpAddr,
+    /// Counts the connection while any handler runs, which a WebSocket's does after the HTTP connection has ended.
+    _permit: Arc<ConnectionPermit>,
+}
+
+impl PeerConnection {
+    /// A connection from `address` that was admitted with `permit`.
+    pub fn new(context: Arc<ServerContext>, address: IpAddr, permit: ConnectionPermit) -> Self {
+        Self { context, address, _permit: Arc::new(permit) }
+    }
+}

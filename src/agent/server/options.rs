@@ -1,0 +1,39 @@
+//! What an operator decides of the public side.
+
+use std::time::Duration;
+
+/// The limits and timeouts of the public side.
+#[derive(Debug, Clone)]
+pub struct ServerOptions {
+    /// The most open connections: 20,000.
+    pub max_connections: usize,
+    /// The most open connections from one address: 1,000. Behind a proxy all peers have one address.
+    pub max_connections_per_address: usize,
+    /// The most messages per second from one address; 0 for no limit. Behind a proxy all peers have one address.
+    pub max_messages_per_second: u32,
+    /// The time for the headers of a request, and for an idle connection between requests: 30 seconds.
+    pub header_timeout: Duration,
+    /// The time for a body, or for a message on a WebSocket: 30 seconds.
+    pub body_timeout: Duration,
+    /// How long a response waits for a reply that may go back with it (`return_route`): 5 seconds.
+    pub return_route_timeout: Duration,
+    /// A WebSocket that is silent for this long gets a ping: 30 seconds. It is closed after three times that.
+    pub ping_interval: Duration,
+    /// The URL by which peers reach this agent.
+    pub public_url: Option<String>,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self {
+            max_connections: 20_000,
+            max_connections_per_address: 1_000,
+            max_messages_per_second: 0,
+            header_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(30),
+            return_route_timeout: Duration::from_secs(5),
+            ping_interval: Duration::from_secs(30),
+            public_url: None,
+        }
+    }
+}
