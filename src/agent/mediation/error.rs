@@ -1,33 +1,36 @@
-//! Why a mediator is of no use now.
+//! Why a mediator cannot be used.
 
-use crate::agent::{net::NetError, outbox::NotPacked, store::StoreError};
+use crate::{
+    agent::{outbox::PackError, store::StoreError},
+    net::NetError,
+};
 
 /// Why a mediator was not asked, or did not do what it was asked for.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum MediationError {
-    /// The caller's: it cannot be asked for.
+    /// The caller's request is invalid.
     #[error("{0}")]
-    Wrong(String),
-    /// This agent uses no such mediator.
-    #[error("{0} is none of the mediators that are used")]
+    InvalidRequest(String),
+    /// This agent uses no mediator with this DID.
+    #[error("this agent uses no mediator {0}")]
     Unknown(String),
-    /// It is not reached, or does not answer. That may pass.
-    #[error("the mediator is not reached: {0}")]
-    Away(String),
-    /// It does not want to be ours.
-    #[error("the mediator takes no messages for this agent: {0}")]
+    /// The mediator cannot be reached, or does not answer. A retry may help.
+    #[error("the mediator cannot be reached: {0}")]
+    Unreachable(String),
+    /// The mediator refuses to mediate for this agent.
+    #[error("the mediator refuses: {0}")]
     Denied(String),
-    /// Its DID leads nowhere, or it does not keep to its protocols.
+    /// The mediator's DID has no usable document or endpoint, or the mediator violates its protocols.
     #[error("the mediator cannot be used: {0}")]
     Unusable(String),
-    /// What it sends is larger than what is read at once.
+    /// The mediator sends more bytes at once than are read.
     #[error("the mediator sends more than {0} bytes at once")]
     TooLarge(usize),
     /// A token of ours is not ready.
-    #[error("no message to the mediator is packed or opened now: {0}")]
-    Token(String),
-    /// The store's.
+    #[error("no token is ready to encrypt or decrypt messages of the mediator: {0}")]
+    TokenUnavailable(String),
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -36,18 +39,18 @@ impl From<NetError> for MediationError {
     fn from(error: NetError) -> Self {
         match error {
             NetError::TooLarge { limit, .. } => Self::TooLarge(limit),
-            error if error.passes() => Self::Away(error.to_string()),
+            error if error.is_retryable() => Self::Unreachable(error.to_string()),
             error => Self::Unusable(error.to_string()),
         }
     }
 }
 
-impl From<NotPacked> for MediationError {
-    fn from(error: NotPacked) -> Self {
+impl From<PackError> for MediationError {
+    fn from(error: PackError) -> Self {
         match error {
-            NotPacked::Token(why) => Self::Token(why),
-            NotPacked::Other(error) if error.passes => Self::Away(error.reason),
-            NotPacked::Other(error) => Self::Unusable(error.reason),
+            PackError::TokenUnavailable(reason) => Self::TokenUnavailable(reason),
+            PackError::Failed(error) if error.is_retryable => Self::Unreachable(error.reason),
+            PackError::Failed(error) => Self::Unusable(error.reason),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What differs between the versions of the mediators' protocols.
+//! The differences between the versions of the mediation protocols.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -7,28 +7,29 @@ use crate::didcomm::{Message, MessageType};
 
 /// A version of coordinate-mediation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Coordination {
-    /// 2.0: DIDs stand in a "keylist", and one DID routes.
+pub enum CoordinationVersion {
+    /// 2.0: registered DIDs are a "keylist", and the mediator has one routing DID.
     #[serde(rename = "2.0")]
     V2,
-    /// 3.0: they are "recipients", and several DIDs may route.
+    /// 3.0: registered DIDs are "recipients", and the mediator may have several routing DIDs.
     #[serde(rename = "3.0")]
     V3,
 }
 
-/// A version of the protocol by which messages are fetched.
+/// A version of the pickup protocol, by which messages are fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Pickup {
-    /// messagepickup 3.0. How live messages come it does not say; here as in 4.0, and as they are too.
+pub enum PickupVersion {
+    /// messagepickup 3.0. It does not specify how live messages are delivered. Both ways are accepted: by `delivery`, as in
+    /// 4.0, and as plain forwarded messages.
     #[serde(rename = "3.0")]
     V3,
-    /// message-pickup 4.0: live messages come by `delivery`, and stay with the mediator until they are acknowledged.
+    /// message-pickup 4.0: live messages come by `delivery`. The mediator keeps them until they are acknowledged.
     #[serde(rename = "4.0")]
     V4,
 }
 
-impl Coordination {
-    /// Its protocol identifier.
+impl CoordinationVersion {
+    /// The protocol identifier (PIURI).
     pub fn piuri(self) -> &'static str {
         match self {
             Self::V2 => "https://didcomm.org/coordinate-mediation/2.0",
@@ -36,24 +37,24 @@ impl Coordination {
         }
     }
 
-    /// The name of the message that adds and removes DIDs.
-    pub fn update(self) -> &'static str {
+    /// The name of the message that adds and removes registered DIDs.
+    pub fn update_name(self) -> &'static str {
         match self {
             Self::V2 => "keylist-update",
             Self::V3 => "recipient-update",
         }
     }
 
-    /// What adds and removes these DIDs.
-    pub fn updates(add: &[String], remove: &[String]) -> Value {
+    /// The body of the message that adds and removes these DIDs.
+    pub fn update_body(add: &[String], remove: &[String]) -> Value {
         let actions = add.iter().map(|did| (did, "add")).chain(remove.iter().map(|did| (did, "remove")));
         let updates = actions.map(|(did, action)| json!({ "recipient_did": did, "action": action }));
         json!({ "updates": updates.collect::<Vec<_>>() })
     }
 }
 
-impl Pickup {
-    /// Its protocol identifier.
+impl PickupVersion {
+    /// The protocol identifier (PIURI).
     pub fn piuri(self) -> &'static str {
         match self {
             Self::V3 => "https://didcomm.org/messagepickup/3.0",
@@ -61,8 +62,8 @@ impl Pickup {
         }
     }
 
-    /// What asks for so many messages.
-    pub fn limit(self, count: usize) -> Value {
+    /// The body that asks for at most `count` messages.
+    pub fn delivery_request_body(self, count: usize) -> Value {
         match self {
             Self::V3 => json!({ "limit": count }),
             Self::V4 => json!({ "message_count_limit": count }),
@@ -70,7 +71,7 @@ impl Pickup {
     }
 }
 
-/// The DIDs that route, as `mediate-grant` names them: one in 2.0, several in 3.0. What is neither is none.
+/// The routing DIDs in a `mediate-grant`: a string in 2.0, a list in 3.0. Anything else yields none.
 pub fn routing_dids(grant: &Message) -> Vec<String> {
     match grant.body.get("routing_did") {
         Some(Value::String(did)) => vec![did.clone()],
@@ -79,11 +80,11 @@ pub fn routing_dids(grant: &Message) -> Vec<String> {
     }
 }
 
-/// Whether a message is of this protocol, in this major version.
-pub fn is_of(message: &Message, piuri: &str) -> bool {
+/// Whether a message belongs to this protocol in this major version.
+pub fn belongs_to(message: &Message, piuri: &str) -> bool {
     let own = format!("{piuri}/{}", message.message_type().map_or("", |kind| kind.message));
     let own = MessageType::parse(&own);
-    own.zip(message.message_type()).is_some_and(|(own, kind)| kind.is(&own))
+    own.zip(message.message_type()).is_some_and(|(own, kind)| kind.is_compatible_with(&own))
 }
 
 #[cfg(test)]
@@ -91,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_routes_or_several() {
+    fn routing_dids_are_one_or_several() {
         let granted = |routing: Value| {
             let grant = Message::build("1", "https://didcomm.org/coordinate-mediation/3.0/mediate-grant", routing);
             routing_dids(&grant.finalize())
@@ -103,14 +104,14 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_of_one_protocol() {
+    fn a_message_belongs_to_one_protocol() {
         let status = |piuri: &str| Message::build("1", format!("{piuri}/status"), json!({})).finalize();
-        assert!(is_of(&status("https://didcomm.org/messagepickup/3.0"), Pickup::V3.piuri()));
-        assert!(is_of(&status("https://didcomm.org/messagepickup/3.1"), Pickup::V3.piuri()));
-        assert!(!is_of(&status("https://didcomm.org/messagepickup/3.0"), Pickup::V4.piuri()));
-        // Punctuation does not count in a protocol's name.
-        assert!(is_of(&status("https://didcomm.org/messagepickup/4.0"), Pickup::V4.piuri()));
-        assert!(is_of(&status("https://didcomm.org/message-pickup/4.0"), Pickup::V4.piuri()));
-        assert!(!is_of(&status("https://example.org/messagepickup/3.0"), Pickup::V3.piuri()));
+        assert!(belongs_to(&status("https://didcomm.org/messagepickup/3.0"), PickupVersion::V3.piuri()));
+        assert!(belongs_to(&status("https://didcomm.org/messagepickup/3.1"), PickupVersion::V3.piuri()));
+        assert!(!belongs_to(&status("https://didcomm.org/messagepickup/3.0"), PickupVersion::V4.piuri()));
+        // Punctuation in a protocol's name is ignored.
+        assert!(belongs_to(&status("https://didcomm.org/messagepickup/4.0"), PickupVersion::V4.piuri()));
+        assert!(belongs_to(&status("https://didcomm.org/message-pickup/4.0"), PickupVersion::V4.piuri()));
+        assert!(!belongs_to(&status("https://example.org/messagepickup/3.0"), PickupVersion::V3.piuri()));
     }
 }

@@ -1,0 +1,18 @@
+//! How messages are fetched from mediators.
+
+use std::time::Duration;
+
+/// How messages are fetched from mediators.
+#[derive(Debug, Clone)]
+pub struct MediationOptions {
+    /// Whether to use the mediator's WebSocket, if it has one.
+    pub websocket: bool,
+    /// The interval at which a mediator without live delivery is asked: 30 seconds.
+    pub poll_interval: Duration,
+}
+
+impl Default for MediationOptions {
+    fn default() -> Self {
+        Self { websocket: true, poll_interval: Duration::from_secs(30) }
+    }
+}

@@ -1,0 +1,20 @@
+//! The parts of the agent that mediation uses.
+
+use std::sync::Arc;
+
+use crate::{
+    agent::{inbox::Inbox, outbox::Outbox, own_dids::OwnDids, sealed_store::SealedStore},
+    did::Resolver,
+    net::{HttpClient, WebSocketClient},
+};
+
+/// The parts of the agent that mediation uses.
+pub struct MediationParts {
+    pub store: Arc<SealedStore>,
+    pub own_dids: Arc<OwnDids>,
+    pub resolver: Arc<dyn Resolver>,
+    pub inbox: Arc<Inbox>,
+    pub outbox: Arc<Outbox>,
+    pub http: Option<HttpClient>,
+    pub websockets: Option<WebSocketClient>,
+}

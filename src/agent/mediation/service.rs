@@ -1,0 +1,209 @@
+//! The mediators of this agent: added, listed, removed.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::watch;
+
+use super::{
+    error::MediationError,
+    mediator::{Mediator, MediatorState, MediatorStatus},
+    options::MediationOptions,
+    parts::MediationParts,
+    session::Session,
+    versions::{CoordinationVersion, PickupVersion},
+};
+use crate::agent::{
+    canonical_did::canonical_did,
+    clock::now,
+    protocol::connections::Connection,
+    rotation::current::{current_own_did, current_peer_did},
+    store::{CommitOutcome, StoreError},
+};
+
+/// The most mediators of one agent.
+pub const MAX_MEDIATORS: usize = 100;
+/// The most messages in one delivery.
+pub const MAX_DELIVERY: usize = 10;
+/// How often a commit is repeated if its record changes meanwhile.
+pub const MAX_COMMIT_ATTEMPTS: usize = 10;
+
+/// Uses mediators.
+pub struct Mediation {
+    pub(super) parts: MediationParts,
+    pub(super) options: MediationOptions,
+    states: Mutex<HashMap<String, MediatorState>>,
+    /// Guards keylist updates to a mediator. Held until the mediator's answer is committed, so that the record and the
+    /// mediator agree.
+    pub(super) keylist_update: tokio::sync::Mutex<()>,
+    /// Counts the changes of our documents and of the list of mediators.
+    pub(super) changes: watch::Sender<u64>,
+}
+
+impl Mediation {
+    /// A mediation that does nothing before [`Mediation::run`].
+    pub(in crate::agent) fn new(parts: MediationParts, options: MediationOptions) -> Self {
+        Self {
+            parts,
+            options,
+            states: Mutex::default(),
+            keylist_update: tokio::sync::Mutex::default(),
+            changes: watch::Sender::new(0),
+        }
+    }
+
+    /// Records that our documents have changed: mediators may need a keylist update.
+    pub fn notify_changed(&self) {
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Asks the mediator with this DID to mediate for `own_did`, and stores it. A mediator that is in use already is asked
+    /// again, since its answer may have changed.
+    ///
+    /// # Errors
+    /// Why the mediator is not used. Nothing is stored then.
+    pub async fn add(&self, did: &str, own_did: &str) -> Result<Mediator, MediationError> {
+        let store = &self.parts.store;
+        let Some(document) = self.parts.own_dids.document(&current_own_did(store, own_did).await?) else {
+            return Err(MediationError::InvalidRequest(format!("{own_did} is none of our DIDs")));
+        };
+        if store.list::<Mediator>("", MAX_MEDIATORS).await?.len() >= MAX_MEDIATORS {
+            return Err(MediationError::InvalidRequest(format!("there are {MAX_MEDIATORS} mediators already")));
+        }
+        if document.names(did) {
+            return Err(MediationError::InvalidRequest("a DID of ours cannot be our mediator".to_owned()));
+        }
+        let versions = (CoordinationVersion::V3, PickupVersion::V3);
+        let mut session = Session::open(&self.parts, did, document.id(), self.options.websocket, versions).await?;
+        let granted = request_mediation(&mut session).await;
+        let (coordination, pickup) = (session.coordination, session.pickup);
+        session.close().await;
+        let routing_dids: Vec<String> = granted?.into_iter().filter(|did| did.starts_with("did:")).collect();
+        if routing_dids.is_empty() {
+            return Err(MediationError::Unusable("it grants mediation and names no routing DID".to_owned()));
+        }
+        let mediator = Mediator {
+            did: did.to_owned(),
+            own_did: document.id().to_owned(),
+            coordination,
+            pickup,
+            routing_dids,
+            since: now(),
+            registered: Vec::new(),
+        };
+        self.save(&mediator).await?;
+        self.notify_changed();
+        Ok(mediator)
+    }
+
+    /// Stores the mediator, and a connection with it, so that it is told when our DID rotates.
+    async fn save(&self, mediator: &Mediator) -> Result<(), MediationError> {
+        let store = &self.parts.store;
+        let key = Mediator::key(&mediator.did);
+        for _ in 0..MAX_COMMIT_ATTEMPTS {
+            let revision = store.revision::<Mediator>(key).await?;
+            let mut changes = vec![store.put_change(key, mediator, revision, None)?];
+            let connection = Connection::key(&mediator.own_did, &mediator.did);
+            if store.get::<Connection>(&connection).await?.is_none() {
+                let new = Connection::new(&mediator.own_did, &mediator.did, mediator.since);
+                changes.push(store.put_change(&connection, &new, 0, None)?);
+            }
+            if store.commit_changes(changes).await? == CommitOutcome::Committed {
+                return Ok(());
+            }
+        }
+        Err(StoreError::Unavailable("the mediator's record is changed concurrently".to_owned()).into())
+    }
+
+    /// Stops using a mediator. It is asked to receive no more messages for us, and its queue is fetched first.
+    ///
+    /// # Errors
+    /// If the mediator cannot be told. With `force` it is removed all the same.
+    pub async fn remove(&self, did: &str, force: bool) -> Result<Mediator, MediationError> {
+        let _guard = self.keylist_update.lock().await;
+        let mediator = self.find(did).await?.ok_or_else(|| MediationError::Unknown(did.to_owned()))?;
+        let unregistered = async {
+            let mut session = self.open_session(&mediator, false).await?;
+            session.fetch_all(MAX_DELIVERY).await?;
+            if !mediator.registered.is_empty() {
+                session.update_keylist(&[], &mediator.registered).await?;
+            }
+            session.fetch_all(MAX_DELIVERY).await?;
+            session.close().await;
+            Ok::<_, MediationError>(())
+        };
+        if let Err(error) = unregistered.await {
+            if !force {
+                return Err(error);
+            }
+            tracing::warn!(%error, mediator = did, "mediator removed without telling it");
+        }
+        self.parts.store.delete::<Mediator>(Mediator::key(&mediator.did)).await?;
+        self.notify_changed();
+        Ok(mediator)
+    }
+
+    /// The mediators, each with its state.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn list(&self) -> Result<Vec<MediatorStatus>, StoreError> {
+        let all = self.parts.store.list::<Mediator>("", MAX_MEDIATORS).await?;
+        let each = all.into_iter().map(|(key, mediator)| {
+            let state = self.states().get(&key).cloned().unwrap_or_default();
+            let named = self.parts.own_dids.routed_through(&mediator.routing_dids);
+            let unregistered = named.into_iter().filter(|name| !mediator.registered.contains(name)).collect();
+            MediatorStatus { mediator, state, unregistered }
+        });
+        Ok(each.collect())
+    }
+
+    pub(super) async fn find(&self, did: &str) -> Result<Option<Mediator>, StoreError> {
+        Ok(self.parts.store.get::<Mediator>(Mediator::key(did)).await?.map(|(mediator, _)| mediator))
+    }
+
+    /// Opens a session with a mediator. Both DIDs may have rotated since the mediator was added. The outbox tells a mediator
+    /// of our rotation, as it tells every peer.
+    pub(super) async fn open_session(
+        &self,
+        mediator: &Mediator,
+        websocket: bool,
+    ) -> Result<Session<'_>, MediationError> {
+        let own_did = current_own_did(&self.parts.store, &mediator.own_did).await?;
+        let mediator_did = current_peer_did(&self.parts.store, &own_did, &mediator.did).await?;
+        let versions = (mediator.coordination, mediator.pickup);
+        Session::open(&self.parts, &mediator_did, &own_did, websocket, versions).await
+    }
+
+    pub(super) fn set_state(&self, did: &str, state: MediatorState) {
+        self.states().insert(canonical_did(did).to_owned(), state);
+    }
+
+    pub(super) fn clear_state(&self, key: &str) {
+        self.states().remove(key);
+    }
+
+    fn states(&self) -> MutexGuard<'_, HashMap<String, MediatorState>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Asks for mediation in a version that the mediator speaks. Returns the routing DIDs.
+async fn request_mediation(session: &mut Session<'_>) -> Result<Vec<String>, MediationError> {
+    let discloses_mediation = session.discover_versions().await?;
+    match session.request_mediation().await {
+        Err(MediationError::Unreachable(_)) if discloses_mediation == Some(false) => Err(MediationError::Unusable(
+            "it does not disclose coordinate-mediation, and does not answer a request for it".to_owned(),
+        )),
+        // It may speak the older version without disclosing it.
+        Err(MediationError::Denied(reason))
+            if session.coordination == CoordinationVersion::V3 && reason.starts_with("e.") =>
+        {
+            session.coordination = CoordinationVersion::V2;
+            session.request_mediation().await
+        }
+        answer => answer,
+    }
+}
