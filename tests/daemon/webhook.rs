@@ -12,6 +12,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::Value;
 
@@ -27,7 +28,10 @@ pub const SECRET: &str = "the-secret-of-this-hook-0123456789abcdef";
 /// A request that came, and how it was answered.
 #[derive(Debug, Clone)]
 pub struct Brought {
+    /// The head in lower case.
     pub head: String,
+    /// The head as it was sent.
+    raw_head: String,
     body: String,
     status: u16,
 }
@@ -58,12 +62,12 @@ impl Hook {
                         break;
                     }
                 }
-                let head = head.to_lowercase();
+                let (raw_head, head) = (head.clone(), head.to_lowercase());
                 let Some(length) = header(&head, "content-length") else { continue };
                 let mut body = vec![0; length.parse().unwrap()];
                 reader.read_exact(&mut body).unwrap();
                 let status = statuses.pop_front().unwrap_or(204);
-                kept.lock().unwrap().push(Brought { head, body: String::from_utf8(body).unwrap(), status });
+                kept.lock().unwrap().push(Brought { head, raw_head, body: String::from_utf8(body).unwrap(), status });
                 let answer = format!(
                     "HTTP/1.1 {status} X\r\nlocation: /elsewhere\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
                 );
@@ -124,17 +128,30 @@ fn say(bob: &Daemon, alice: &Daemon, texts: &[&str]) {
     }
 }
 
-/// As docs/api.md says that it is verified.
+/// Verifies the signature of Standard Webhooks and the deprecated one, as docs/api.md says. The bytes of a secret without
+/// `whsec_` are the key.
 pub fn verify(brought: &Brought) {
+    let [id, timestamp, standard] =
+        ["webhook-id", "webhook-timestamp", "webhook-signature"].map(|name| header(&brought.raw_head, name).unwrap());
+    let message: Value = serde_json::from_str(&brought.body).unwrap();
+    assert_eq!(message["id"], id.as_str());
+    let expected = hmac_sha256(&format!("{id}.{timestamp}.{}", brought.body));
+    assert_eq!(standard, format!("v1,{}", STANDARD.encode(expected)));
     let signature = header(&brought.head, "claviger-signature").unwrap();
     let (time, mac) = signature.strip_prefix("t=").unwrap().split_once(",v1=").unwrap();
     let seconds: u64 = time.parse().unwrap();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     assert!(now.abs_diff(seconds) < 120, "{signature}");
-    let mut expected = <Hmac<sha2::Sha256> as KeyInit>::new_from_slice(SECRET.as_bytes()).unwrap();
-    expected.update(format!("{time}.{}", brought.body).as_bytes());
-    let expected: String = expected.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(timestamp, time);
+    let expected: String =
+        hmac_sha256(&format!("{time}.{}", brought.body)).iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(mac, expected);
+}
+
+fn hmac_sha256(text: &str) -> [u8; 32] {
+    let mut mac = <Hmac<sha2::Sha256> as KeyInit>::new_from_slice(SECRET.as_bytes()).unwrap();
+    mac.update(text.as_bytes());
+    mac.finalize().into_bytes().into()
 }
 
 #[test]
@@ -162,11 +179,7 @@ fn signed_and_brought_until_it_is_taken() {
     assert_eq!((&first["sender"], &first["provenance"]["authenticated"]), (&bob.did.clone().into(), &true.into()));
     let known = api.get("/v1/inbox?acknowledged=true").json(200)["messages"][0].clone();
     assert_eq!((&known["id"], &known["cursor"], &known["message"]), (&first["id"], &first["cursor"], &Value::Null));
-    assert!(
-        !alice.log().contains(SECRET) && alice.log().contains("the webhook takes messages again"),
-        "{}",
-        alice.log()
-    );
+    assert!(!alice.log().contains(SECRET) && alice.log().contains("webhook accepts messages again"), "{}", alice.log());
     no_panic(&[&alice, &bob]);
 }
 
@@ -175,9 +188,7 @@ fn nothing_is_lost_while_either_is_away() {
     let port = free_port();
     let Some((mut alice, bob)) = two(port, "") else { return };
     say(&bob, &alice, &["0", "1"]);
-    alice.until("it is said once", |alice| {
-        alice.log().contains("the webhook has not taken a message, which is tried again")
-    });
+    alice.until("it is said once", |alice| alice.log().contains("webhook did not accept a message, and is retried"));
     // The application is there, and then ends in the middle.
     let hook = Hook::on(port, &[503, 200, 503, 503, 503, 503, 503, 503, 503, 503, 503]);
     alice.until("the first was brought", |_| hook.brought().len() >= 3);

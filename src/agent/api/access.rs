@@ -1,7 +1,8 @@
-//! Who may use the API.
+//! Access control of the API.
 //!
-//! On a Unix socket the kernel says whose process connects. On the loopback interface any process of the machine may, and so
-//! may a page in a browser: there a bearer token is wanted, the `Host` has to be the loopback's, and an `Origin` is refused.
+//! On a Unix socket the kernel tells the caller's user id. On the loopback interface every process of the machine can
+//! connect, and so can a page in a browser. There a request needs a bearer token and a loopback `Host`, and must not have an
+//! `Origin`.
 
 use std::{
     fs, io,
@@ -27,21 +28,21 @@ use tokio::{
 };
 use zeroize::Zeroizing;
 
-use super::error::ApiError;
+use super::{error::ApiError, secret_file::read_secret_line};
 
 /// A listening socket for applications.
 pub enum ApiListener {
     /// A Unix socket.
     Unix(StdUnix),
-    /// One of the loopback interface.
+    /// A TCP socket on the loopback interface.
     Loopback(StdTcp),
 }
 
-/// Who may connect.
+/// Who may use the API.
 pub enum Access {
-    /// Processes of these users.
+    /// Processes of the users with these ids.
     Users(Vec<u32>),
-    /// Who knows the token.
+    /// Callers that send the token.
     Token(BearerToken),
 }
 
@@ -49,74 +50,59 @@ pub enum Access {
 #[derive(Clone)]
 pub struct BearerToken(Arc<Zeroizing<String>>);
 
-/// A secret has so many characters at least.
-const SHORTEST: usize = 32;
-
 impl BearerToken {
-    /// The first line of a file, which only its owner may read.
+    /// Reads a token: the first line of a file that only its owner may read.
     ///
     /// # Errors
-    /// If it cannot be read, is readable by others, or is shorter than 32 characters.
+    /// If the file cannot be read or is readable by others, or the token has less than 32 characters.
     pub fn read(path: &Path) -> io::Result<Self> {
-        secret_line(path).map(|token| Self(Arc::new(token)))
+        read_secret_line(path).map(|token| Self(Arc::new(token)))
     }
 
-    fn is(&self, headers: &HeaderMap) -> bool {
-        let said = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let (scheme, token) = said.split_once(' ').unwrap_or_default();
+    fn matches(&self, headers: &HeaderMap) -> bool {
+        let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let (scheme, token) = value.split_once(' ').unwrap_or_default();
         scheme.eq_ignore_ascii_case("bearer") && bool::from(token.trim().as_bytes().ct_eq(self.0.as_bytes()))
     }
 }
 
-/// The first line of a file, which only its owner may read: what two programs share.
-pub(super) fn secret_line(path: &Path) -> io::Result<Zeroizing<String>> {
-    use std::os::unix::fs::MetadataExt;
-    let wrong = |said: &str| io::Error::new(io::ErrorKind::InvalidData, said);
-    if fs::metadata(path)?.mode() & 0o077 != 0 {
-        return Err(wrong("others may read it: chmod 600"));
-    }
-    let text = Zeroizing::new(fs::read_to_string(path)?);
-    let secret = text.lines().next().unwrap_or_default().trim();
-    if secret.len() < SHORTEST || !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(wrong(
-            "its first line is not a secret of 32 characters or more, as `openssl rand -hex 32` makes one",
-        ));
-    }
-    Ok(Zeroizing::new(secret.to_owned()))
-}
-
 impl ApiListener {
-    /// On a Unix socket that this process owns; one that an ended process has left is replaced.
+    /// Listens on a Unix socket. A socket that an ended process has left at the path is replaced.
     ///
     /// # Errors
-    /// If something else is there, or someone listens there.
+    /// If there is another file at the path, or another process listens there.
     pub fn unix(path: &Path) -> io::Result<Self> {
         use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-        let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+        let with_path = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
         match fs::symlink_metadata(path) {
             Ok(metadata) if metadata.file_type().is_socket() => {
                 if std::os::unix::net::UnixStream::connect(path).is_ok() {
-                    return Err(named(io::Error::new(io::ErrorKind::AddrInUse, "another agent listens there")));
+                    return Err(with_path(io::Error::new(io::ErrorKind::AddrInUse, "another agent listens there")));
                 }
-                fs::remove_file(path).map_err(named)?;
+                fs::remove_file(path).map_err(with_path)?;
             }
-            Ok(_) => return Err(named(io::Error::new(io::ErrorKind::AlreadyExists, "it is there, and is no socket"))),
+            Ok(_) => {
+                return Err(with_path(io::Error::new(
+                    io::ErrorKind::AlreadyExists,
+                    "there is a file that is no socket",
+                )));
+            }
             Err(_) => {}
         }
-        let listener = StdUnix::bind(path).map_err(named)?;
-        // Who connects is looked at one by one: the kernel says who it is.
-        fs::set_permissions(path, fs::Permissions::from_mode(0o666)).map_err(named)?;
+        let listener = StdUnix::bind(path).map_err(with_path)?;
+        // Every user may connect. The kernel tells the user id, which is checked for each connection.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o666)).map_err(with_path)?;
         Ok(Self::Unix(listener))
     }
 
-    /// On an address of the loopback interface.
+    /// Listens on an address of the loopback interface.
     ///
     /// # Errors
-    /// If it is another's, or is taken.
+    /// If it is no loopback address, or is in use.
     pub fn loopback(address: SocketAddr) -> io::Result<Self> {
         if !address.ip().is_loopback() {
-            let said = format!("{address} is no address of the loopback interface: others could connect to it");
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, said));
+            let reason = format!("{address} is no address of the loopback interface: others could connect to it");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
         }
         Ok(Self::Loopback(StdTcp::bind(address)?))
     }
@@ -141,7 +127,7 @@ pub(super) enum Listener {
 }
 
 impl Listener {
-    /// The next connection that may be served.
+    /// Accepts the next connection of a caller that may connect.
     pub async fn accept(&self, access: &Access) -> io::Result<Stream> {
         match self {
             Self::Unix(listener) => loop {
@@ -149,7 +135,7 @@ impl Listener {
                 let uid = stream.peer_cred()?.uid();
                 match access {
                     Access::Users(users) if !users.contains(&uid) => {
-                        tracing::warn!(uid, "a user who may not use the API has connected: see `users` in [api]");
+                        tracing::warn!(uid, "API connection refused: add the user to `users` in [api] to allow it");
                     }
                     _ => return Ok(Stream::Unix(stream)),
                 }
@@ -160,40 +146,40 @@ impl Listener {
 }
 
 impl Access {
-    /// The routes, for those who may use them.
-    pub(super) fn guard(&self, router: Router) -> Router {
+    /// Adds the check of the bearer token to the routes, if there is one.
+    pub(super) fn protect(&self, router: Router) -> Router {
         match self {
             Self::Users(_) => router,
-            Self::Token(token) => router.layer(middleware::from_fn_with_state(token.clone(), check)),
+            Self::Token(token) => router.layer(middleware::from_fn_with_state(token.clone(), check_token)),
         }
     }
 }
 
-async fn check(State(token): State<BearerToken>, request: Request, next: Next) -> Response {
+async fn check_token(State(token): State<BearerToken>, request: Request, next: Next) -> Response {
     let headers = request.headers();
-    // A page that a browser shows may send requests to this port (DNS rebinding, CSRF); it cannot leave these out.
-    if headers.contains_key(header::ORIGIN) || !is_loopback(headers) {
-        return ApiError::new(StatusCode::FORBIDDEN, "not-local", "this is for programs of this machine")
+    // A page in a browser can send requests to this port (DNS rebinding, CSRF), but not without these headers.
+    if headers.contains_key(header::ORIGIN) || !has_loopback_host(headers) {
+        return ApiError::new(StatusCode::FORBIDDEN, "not-local", "the API is for programs on this machine only")
             .into_response();
     }
-    if !token.is(headers) {
-        let said = "an Authorization: Bearer header with the token of `token_file` in [api] is wanted";
-        let wanted = [(header::WWW_AUTHENTICATE, "Bearer")];
-        return (wanted, ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", said)).into_response();
+    if !token.matches(headers) {
+        let reason = "the request needs an Authorization: Bearer header with the token of `token_file` in [api]";
+        let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
+        return (challenge, ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", reason)).into_response();
     }
     next.run(request).await
 }
 
-fn is_loopback(headers: &HeaderMap) -> bool {
+fn has_loopback_host(headers: &HeaderMap) -> bool {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     names_loopback(match host.rfind(':') {
-        // The colons of an address of IPv6 stand in brackets.
+        // The colons of an IPv6 address are in brackets.
         Some(colon) if !host[colon..].contains(']') => &host[..colon],
         _ => host,
     })
 }
 
-/// Whether a host, without a port, is the loopback interface's.
+/// Whether a host, without a port, is `localhost` or a loopback address.
 pub(super) fn names_loopback(host: &str) -> bool {
     let address = host.strip_prefix('[').and_then(|v6| v6.strip_suffix(']')).unwrap_or(host);
     host.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())

@@ -1,67 +1,105 @@
-//! With whom the agent talks.
+//! Connections: listed, and ended.
 
 use axum::{
     Json,
-    extract::{Query, State, rejection::QueryRejection},
+    extract::{
+        Query, State,
+        rejection::{JsonRejection, QueryRejection},
+    },
+    http::StatusCode,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{ApiError, Shared};
-use crate::agent::protocol::connections::{CONNECTION, Connection};
+use super::{context::ApiContext, error::ApiError};
 
-/// Which connections.
+/// A page of the connections.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Which {
-    /// Those behind this cursor.
+pub(super) struct ConnectionQuery {
+    /// The cursor of the page before; without it, the first page.
     #[serde(default)]
     after: String,
-    /// So many at most: 1 to 1000, 100 if it is not said.
+    /// The size of the page: 1 to 1000, by default 100.
     #[param(minimum = 1, maximum = 1000, nullable = false)]
     limit: Option<usize>,
 }
 
-/// Connections.
+/// A page of the connections.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Connections)]
-pub(super) struct Page {
-    /// Each with `ours`, `theirs`, `since` in milliseconds since 1970, and what else is known.
+pub(super) struct ConnectionPage {
+    /// The connections. Each has `ours`, `theirs`, `since` in milliseconds since 1970, and what else is known.
     #[schema(value_type = Vec<Object>)]
     connections: Vec<Value>,
     /// `after` of the next page.
     cursor: String,
 }
 
-const MOST: usize = 1000;
-const USUAL: usize = 100;
+const MAX_LIMIT: usize = 1000;
+const DEFAULT_LIMIT: usize = 100;
 
-/// With whom the agent talks, by DID of ours and of theirs.
+/// The connections of the agent, by our DID and the peer's DID.
 #[utoipa::path(
     get,
     path = "/v1/connections",
     operation_id = "connections",
-    params(Which),
+    params(ConnectionQuery),
     responses(
-        (status = 200, description = "Connections", body = Page),
-        (status = 400, description = "The question is wrong", body = ApiError),
+        (status = 200, description = "Connections", body = ConnectionPage),
+        (status = 400, description = "The query is invalid", body = ApiError),
         (status = 503, description = "The store does not answer, or is sealed until a token is ready", body = ApiError)
     )
 )]
 pub(super) async fn list(
-    State(shared): State<Shared>,
-    which: Result<Query<Which>, QueryRejection>,
-) -> Result<Json<Page>, ApiError> {
-    let Query(which) = which?;
-    let limit = which.limit.unwrap_or(USUAL);
-    if !(1..=MOST).contains(&limit) {
-        return Err(ApiError::bad("bad-request", format!("limit is 1 to {MOST}")));
+    State(context): State<ApiContext>,
+    query: Result<Query<ConnectionQuery>, QueryRejection>,
+) -> Result<Json<ConnectionPage>, ApiError> {
+    let Query(query) = query?;
+    let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
+    if !(1..=MAX_LIMIT).contains(&limit) {
+        return Err(ApiError::invalid("bad-request", format!("limit is 1 to {MAX_LIMIT}")));
     }
-    let found = shared.agent.books.list::<Connection>(CONNECTION, &which.after, limit).await?;
-    let cursor = found.last().map_or(which.after, |(key, _)| key.clone());
-    // How a change of our own DID is proved is the agent's business.
-    let shown = |connection: Connection| json!(Connection { from_prior: None, ..connection });
-    Ok(Json(Page { connections: found.into_iter().map(|(_, connection)| shown(connection)).collect(), cursor }))
+    let found = context.agent.connections(&query.after, limit).await?;
+    let cursor = found.last().map_or(query.after, |(key, _)| key.clone());
+    let connections = found.into_iter().map(|(_, connection)| json!(connection)).collect();
+    Ok(Json(ConnectionPage { connections, cursor }))
+}
+
+/// A relationship to end.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EndConnection {
+    /// Our DID in the relationship.
+    ours: String,
+    /// The peer's DID.
+    theirs: String,
+    /// A JWT that proves the end, signed by a custodian with our DID's key (`claviger connections end`).
+    from_prior: String,
+}
+
+/// Ends a relationship. The peer is told, and nothing is sent to it afterwards.
+#[utoipa::path(
+    post,
+    path = "/v1/connections/end",
+    operation_id = "end_connection",
+    request_body = EndConnection,
+    responses(
+        (status = 202, description = "The relationship has ended. A message to the peer is in the outbox"),
+        (status = 400, description = "The JWT does not prove the end, or there is no such relationship", body = ApiError),
+        (status = 413, description = "The request is too large", body = ApiError),
+        (status = 415, description = "The media type is not JSON", body = ApiError),
+        (status = 422, description = "The JSON does not have this form", body = ApiError),
+        (status = 503, description = "The store is unavailable", body = ApiError)
+    )
+)]
+pub(super) async fn end(
+    State(context): State<ApiContext>,
+    request: Result<Json<EndConnection>, JsonRejection>,
+) -> Result<StatusCode, ApiError> {
+    let Json(EndConnection { ours, theirs, from_prior }) = request?;
+    context.agent.end_relationship(&ours, &theirs, &from_prior).await?;
+    Ok(StatusCode::ACCEPTED)
 }

@@ -1,4 +1,4 @@
-//! The description of the API (OpenAPI 3.1), from the types that it speaks.
+//! The description of the API (OpenAPI 3.1), generated from its types.
 
 use utoipa::{
     Modify, OpenApi,
@@ -13,23 +13,23 @@ use super::{connections, dids, events, inbox, invitations, mediators, messages, 
 
 /// The description of the API as JSON (OpenAPI 3.1).
 pub fn openapi() -> String {
-    Described::openapi().to_pretty_json().unwrap_or_default()
+    ApiDescription::openapi().to_pretty_json().unwrap_or_default()
 }
 
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "Claviger",
-        description = "The application's side of a DIDComm agent. An error is {\"error\": {\"code\", \"message\"}}; times are \
-                       in milliseconds since 1970, UTC. On the Unix socket the kernel says whose process asks, and no token \
-                       is wanted."
+        description = "The application's API of a DIDComm agent. An error is {\"error\": {\"code\", \"message\"}}. Times are in \
+                       milliseconds since 1970, UTC. On the Unix socket the kernel tells the caller's user id, and no bearer \
+                       token is needed."
     ),
     paths(
         messages::send,
         messages::status,
         inbox::list,
         inbox::acknowledge,
-        events::follow,
+        events::stream,
         state::thread,
         state::status,
         state::tokens,
@@ -37,43 +37,48 @@ pub fn openapi() -> String {
         dids::reload,
         dids::rotate,
         dids::give_up,
-        dids::end,
         connections::list,
-        mediators::adopt,
+        connections::end,
+        mediators::add,
         mediators::list,
-        mediators::leave,
+        mediators::remove,
         invitations::create,
         invitations::list,
         invitations::revoke,
         invitations::accept
     ),
-    modifiers(&Everywhere)
+    modifiers(&Common)
 )]
-struct Described;
+struct ApiDescription;
 
-/// What may come of every request.
-struct Everywhere;
+/// Adds what all operations have in common: authentication, and errors.
+struct Common;
 
-const TOKEN: &str = "token";
+const SECURITY_SCHEME: &str = "token";
 
-impl Modify for Everywhere {
+impl Modify for Common {
     fn modify(&self, description: &mut Description) {
         let mut scheme = Http::new(HttpAuthScheme::Bearer);
-        scheme.description = Some("The token of `token_file` in [api]; on the loopback interface only".to_owned());
+        scheme.description =
+            Some("The token of `token_file` in [api]. Needed on the loopback interface only".to_owned());
         description
             .components
             .get_or_insert_default()
             .security_schemes
-            .insert(TOKEN.to_owned(), SecurityScheme::Http(scheme).into());
-        description.security = Some(vec![SecurityRequirement::new(TOKEN, Vec::<String>::new())]);
+            .insert(SECURITY_SCHEME.to_owned(), SecurityScheme::Http(scheme).into());
+        description.security = Some(vec![SecurityRequirement::new(SECURITY_SCHEME, Vec::<String>::new())]);
         for operation in description.paths.paths.values_mut().flat_map(operations) {
-            let answers = [
-                ("401", "On the loopback interface: the bearer token is wrong or absent"),
-                ("403", "On the loopback interface: the Host is not the loopback's, or there is an Origin"),
+            let errors = [
+                ("401", "On the loopback interface: the bearer token is wrong or missing"),
+                ("403", "On the loopback interface: the Host is not a loopback address, or there is an Origin"),
                 ("500", "The store is damaged"),
             ];
-            for (status, said) in answers {
-                operation.responses.responses.entry(status.to_owned()).or_insert_with(|| error(said).into());
+            for (status, description) in errors {
+                operation
+                    .responses
+                    .responses
+                    .entry(status.to_owned())
+                    .or_insert_with(|| error_response(description).into());
             }
         }
     }
@@ -83,7 +88,7 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     [&mut item.get, &mut item.post, &mut item.delete].into_iter().flatten()
 }
 
-fn error(said: &str) -> Response {
+fn error_response(description: &str) -> Response {
     let content = Content::new(Some(Ref::from_schema_name("ApiError")));
-    ResponseBuilder::new().description(said).content("application/json", content).build()
+    ResponseBuilder::new().description(description).content("application/json", content).build()
 }

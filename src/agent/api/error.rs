@@ -1,4 +1,4 @@
-//! What an application is told when it does not get what it asked for.
+//! Error responses of the API.
 
 use axum::{
     Json,
@@ -9,36 +9,36 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::agent::{NotSent, store::StoreError};
+use crate::agent::{error::AgentError, store::StoreError};
 
-/// An error, as everywhere in this program: a code for programs, a message for people.
+/// An error: a code for programs, and a message for people. The command line has the same form.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ApiError {
     #[serde(skip)]
     status: StatusCode,
-    error: Said,
+    error: ErrorBody,
 }
 
 #[derive(Debug, Clone, Serialize, ToSchema)]
-struct Said {
-    /// In kebab case; documented.
+struct ErrorBody {
+    /// The error code, in kebab case. docs/api.md lists the codes.
     code: &'static str,
-    /// What was wrong, and with what.
+    /// What is wrong.
     message: String,
 }
 
 impl ApiError {
-    /// One with this status and code.
+    /// An error with this HTTP status and code.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, error: Said { code, message: message.into() } }
+        Self { status, error: ErrorBody { code, message: message.into() } }
     }
 
-    /// What the caller sent is wrong.
-    pub fn bad(code: &'static str, message: impl Into<String>) -> Self {
+    /// The request is invalid: status 400.
+    pub fn invalid(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, code, message)
     }
 
-    /// There is no such thing.
+    /// The requested object does not exist: status 404.
     pub fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not-found", message)
     }
@@ -57,37 +57,38 @@ impl IntoResponse for ApiError {
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
-        let said = error.to_string();
+        let message = error.to_string();
         match error {
-            StoreError::Full(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "store-full", said),
+            StoreError::Full(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "store-full", message),
             StoreError::Unavailable(_) | StoreError::Closed => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "store-unavailable", said)
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "store-unavailable", message)
             }
-            _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "store-unusable", said),
+            _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "store-unusable", message),
         }
     }
 }
 
-impl From<NotSent> for ApiError {
-    fn from(error: NotSent) -> Self {
+impl From<AgentError> for ApiError {
+    fn from(error: AgentError) -> Self {
         match error {
-            NotSent::Store(error) => error.into(),
-            NotSent::Message(said) => Self::bad("bad-message", said),
+            AgentError::Store(error) => error.into(),
+            AgentError::Invalid(message) => Self::invalid("bad-message", message),
         }
     }
 }
 
 impl From<JsonRejection> for ApiError {
     fn from(error: JsonRejection) -> Self {
-        Self::new(error.status(), "bad-request", without_the_text(error.body_text()))
+        Self::new(error.status(), "bad-request", without_quoted_string(error.body_text()))
     }
 }
 
-/// serde quotes a text of the wrong kind. That may be a message, and who logs errors does not expect one there.
-fn without_the_text(said: String) -> String {
+/// Removes the string that serde quotes if a string stands in place of another type. It may be the content of a message,
+/// which must not get into the logs of an application.
+fn without_quoted_string(text: String) -> String {
     let around =
-        said.split_once("string \"").and_then(|(before, rest)| Some((before, rest.rsplit_once("\", expected")?.1)));
-    around.map_or_else(|| said.clone(), |(before, after)| format!("{before}a string, expected{after}"))
+        text.split_once("string \"").and_then(|(before, rest)| Some((before, rest.rsplit_once("\", expected")?.1)));
+    around.map_or_else(|| text.clone(), |(before, after)| format!("{before}a string, expected{after}"))
 }
 
 impl From<QueryRejection> for ApiError {
@@ -102,10 +103,14 @@ impl From<PathRejection> for ApiError {
     }
 }
 
-pub(super) async fn nothing_here() -> ApiError {
-    ApiError::not_found("there is nothing here: /openapi.json says what there is")
+pub(super) async fn unknown_path() -> ApiError {
+    ApiError::not_found("there is no such path: see /openapi.json")
 }
 
-pub(super) async fn not_so() -> ApiError {
-    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "bad-request", "this cannot be done with it: see /openapi.json")
+pub(super) async fn wrong_method() -> ApiError {
+    ApiError::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "bad-request",
+        "this path does not have this method: see /openapi.json",
+    )
 }

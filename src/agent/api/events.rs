@@ -1,4 +1,4 @@
-//! Server-sent events: messages as they come.
+//! Server-sent events: messages as they are received.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -12,103 +12,107 @@ use axum::{
 };
 use futures_util::{Stream, stream};
 use serde::Deserialize;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
 use utoipa::IntoParams;
 
-use super::{ApiError, Shared, inbox::Delivered};
-use crate::agent::{Agent, store::DeliveryQuery, told_to_end};
+use super::{context::ApiContext, delivered::DeliveredMessage, error::ApiError};
+use crate::agent::{daemon::Agent, event::Event as AgentEvent, store::DeliveryQuery};
 
-/// From where on.
+/// Where the events begin.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-pub(super) struct From {
-    /// Those behind this cursor, the ones that have not been acknowledged first; the header Last-Event-ID comes before it.
+pub(super) struct EventQuery {
+    /// Only messages after this cursor, beginning with unacknowledged ones. The header Last-Event-ID takes precedence.
     after: Option<i64>,
 }
 
-/// How many are read at once, and how often the store is looked at even if nothing is heard.
+/// The most messages that are read from the store at once.
 const PAGE: usize = 100;
-const LOOK: Duration = Duration::from_secs(15);
+/// The interval at which the store is read without an event.
+const READ_INTERVAL: Duration = Duration::from_secs(15);
 
-/// Messages as they come, those first that have not been acknowledged: an `id` is a cursor, the `event` is `message`, and
-/// `data` is what /v1/inbox has of it.
+/// Messages as they are received, beginning with unacknowledged ones. The `id` of an event is a cursor, its `event` is
+/// `message`, and its `data` is a message as in /v1/inbox.
 #[utoipa::path(
     get,
     path = "/v1/events",
     operation_id = "events",
     params(
-        From,
-        ("last-event-id" = Option<i64>, Header, description = "The `id` of the last event that was seen: it comes before `after`")
+        EventQuery,
+        ("last-event-id" = Option<i64>, Header, description = "The `id` of the last event that was processed. It takes precedence over `after`")
     ),
     responses(
         (status = 200, description = "Messages, without an end", content_type = "text/event-stream"),
-        (status = 400, description = "The question is wrong", body = ApiError)
+        (status = 400, description = "The query is invalid", body = ApiError)
     )
 )]
-pub(super) async fn follow(
-    State(shared): State<Shared>,
+pub(super) async fn stream(
+    State(context): State<ApiContext>,
     headers: HeaderMap,
-    from: Result<Query<From>, QueryRejection>,
+    query: Result<Query<EventQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
-    let Query(from) = from?;
+    let Query(query) = query?;
     let last = headers.get("last-event-id").map(|id| id.to_str().ok().and_then(|id| id.trim().parse().ok()));
-    // To begin anew instead would have an application do again what it has done.
+    // Starting again at the beginning would make the application process messages twice.
     let last = match last {
-        Some(None) => return Err(ApiError::bad("bad-request", "Last-Event-ID is no `id` of an event: a whole number")),
+        Some(None) => {
+            return Err(ApiError::invalid("bad-request", "Last-Event-ID must be the `id` of an event: a whole number"));
+        }
         last => last.flatten(),
     };
-    let after = last.or(from.after).unwrap_or(0);
-    let follower = Follower {
-        heard: shared.agent.events(),
-        agent: shared.agent,
-        shutdown: shared.shutdown,
-        after,
-        waiting: Vec::new(),
+    let reader = EventReader {
+        events: context.agent.events(),
+        agent: context.agent,
+        shutdown: context.shutdown,
+        after: last.or(query.after).unwrap_or(0),
+        read: Vec::new(),
     };
-    Ok(Sse::new(follower.stream()).keep_alive(KeepAlive::default()).into_response())
+    Ok(Sse::new(reader.into_stream()).keep_alive(KeepAlive::default()).into_response())
 }
 
-/// Reads the store, which has the order and misses nothing; what is heard only says when.
-struct Follower {
+/// Reads messages from the store, in their order and without gaps. An event only tells when to read again.
+struct EventReader {
     agent: Arc<Agent>,
-    heard: broadcast::Receiver<crate::agent::Event>,
-    shutdown: watch::Receiver<bool>,
+    events: broadcast::Receiver<AgentEvent>,
+    shutdown: CancellationToken,
     after: i64,
-    /// Read, and not sent yet: the last first.
-    waiting: Vec<Delivered>,
+    /// Messages that were read and not sent yet, in reverse order.
+    read: Vec<DeliveredMessage>,
 }
 
-impl Follower {
-    fn stream(self) -> impl Stream<Item = Result<Event, Infallible>> {
-        stream::unfold(self, |mut follower| async {
-            let delivered = follower.next().await?;
-            let cursor = delivered.cursor();
-            // What was made from JSON is JSON.
-            let event = Event::default().event("message").id(cursor.to_string()).json_data(&delivered).ok()?;
-            Some((Ok(event), follower))
+impl EventReader {
+    fn into_stream(self) -> impl Stream<Item = Result<Event, Infallible>> {
+        stream::unfold(self, |mut reader| async {
+            let message = reader.next().await?;
+            let cursor = message.cursor();
+            // A message that was parsed from JSON can be written as JSON.
+            let event = Event::default().event("message").id(cursor.to_string()).json_data(&message).ok()?;
+            Some((Ok(event), reader))
         })
     }
 
-    async fn next(&mut self) -> Option<Delivered> {
+    async fn next(&mut self) -> Option<DeliveredMessage> {
         loop {
-            if let Some(delivered) = self.waiting.pop() {
-                return Some(delivered);
+            if let Some(message) = self.read.pop() {
+                return Some(message);
             }
             let query = DeliveryQuery { after: self.after, limit: PAGE, ..DeliveryQuery::default() };
             match self.agent.deliveries(query).await {
                 Ok(found) if !found.is_empty() => {
-                    self.waiting = found.into_iter().map(|(it, content)| Delivered::new(it, content)).rev().collect();
-                    self.after = self.waiting.first().map_or(self.after, Delivered::cursor);
+                    self.read =
+                        found.into_iter().map(|(it, content)| DeliveredMessage::new(it, content)).rev().collect();
+                    self.after = self.read.first().map_or(self.after, DeliveredMessage::cursor);
                     continue;
                 }
                 Ok(_) => {}
-                Err(error) => tracing::debug!(%error, "an application waits for the store"),
+                Err(error) => tracing::debug!(%error, "events wait for the store"),
             }
             tokio::select! {
-                () = told_to_end(&mut self.shutdown) => return None,
-                _ = self.heard.recv() => {}
-                () = tokio::time::sleep(LOOK) => {}
+                () = self.shutdown.cancelled() => return None,
+                _ = self.events.recv() => {}
+                () = tokio::time::sleep(READ_INTERVAL) => {}
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Reading, and acknowledging what was read.
+//! Received messages: read and acknowledged.
 
 use axum::{
     Json,
@@ -8,178 +8,121 @@ use axum::{
     },
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{ApiError, Shared};
-use crate::agent::{
-    Content,
-    store::{Delivery, DeliveryQuery},
-};
+use super::{context::ApiContext, delivered::DeliveredMessage, error::ApiError};
+use crate::agent::store::DeliveryQuery;
 
-/// Which messages.
+/// Which messages to list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Which {
-    /// Those behind this cursor.
+pub(super) struct InboxQuery {
+    /// The cursor of the page before; without it, the first page.
     #[serde(default)]
     after: i64,
-    /// So many at most: 1 to 1000, 100 if it is not said.
+    /// The size of the page: 1 to 1000, by default 100.
     #[param(minimum = 1, maximum = 1000, nullable = false)]
     limit: Option<usize>,
-    /// Those of this thread.
+    /// Only messages of this thread.
     thread: Option<String>,
-    /// Those of this type.
+    /// Only messages of this type.
     #[serde(rename = "type")]
     kind: Option<String>,
-    /// Those of this sender.
+    /// Only messages of this sender.
     sender: Option<String>,
-    /// The acknowledged ones too, of which there is no content any more.
+    /// Also acknowledged messages, whose content is deleted.
     #[serde(default)]
     acknowledged: bool,
 }
 
-/// A message for the application.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Delivered {
-    /// Its name: by it, it is acknowledged.
-    id: String,
-    /// Its place in the order.
-    cursor: i64,
-    /// When it came, in milliseconds since 1970.
-    received: i64,
-    /// Who sent it, proved; null for nobody.
-    sender: Option<String>,
-    /// Our DID.
-    recipient: String,
-    /// Its own id.
-    message_id: String,
-    /// Its thread.
-    thread: String,
-    /// Its type.
-    #[serde(rename = "type")]
-    kind: String,
-    /// The message; null once it is acknowledged.
-    #[schema(value_type = Option<Object>)]
-    message: Value,
-    /// How it was protected; null once it is acknowledged.
-    #[schema(value_type = Option<Object>)]
-    provenance: Value,
-}
-
-/// Messages for the application.
+/// A page of messages for the application.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Inbox)]
-pub(super) struct Page {
-    /// In the order they came.
-    messages: Vec<Delivered>,
-    /// Behind the last of them: `after` of the next page.
+pub(super) struct InboxPage {
+    /// The messages, in the order they were received.
+    messages: Vec<DeliveredMessage>,
+    /// `after` of the next page.
     cursor: i64,
 }
 
-/// What the application has.
+/// The messages to acknowledge.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Acknowledge {
-    /// The messages' names here; 1000 at most.
+    /// The ids of the messages in the inbox; at most 1000.
     #[schema(max_items = 1000)]
     ids: Vec<String>,
 }
 
-/// How many messages were acknowledged.
+/// The number of acknowledged messages.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Acknowledged {
-    /// Those that were not before.
+    /// The number of messages that were not acknowledged before.
     acknowledged: usize,
 }
 
-impl Delivered {
-    pub fn new(delivery: Delivery, content: Option<Content>) -> Self {
-        let (message, provenance) = match content {
-            Some(content) => (json!(content.message), content.provenance),
-            None => (Value::Null, Value::Null),
-        };
-        Self {
-            id: delivery.id,
-            cursor: delivery.cursor,
-            received: delivery.received,
-            sender: Some(delivery.sender).filter(|sender| !sender.is_empty()),
-            recipient: delivery.recipient,
-            message_id: delivery.message,
-            thread: delivery.thread,
-            kind: delivery.kind,
-            message,
-            provenance,
-        }
-    }
+const MAX_LIMIT: usize = 1000;
+const DEFAULT_LIMIT: usize = 100;
 
-    pub fn cursor(&self) -> i64 {
-        self.cursor
-    }
-}
-
-const MOST: usize = 1000;
-const USUAL: usize = 100;
-
-/// The messages for the application, in the order they came. They come again until they are acknowledged.
+/// The messages for the application, in the order they were received. A message is listed until it is acknowledged.
 #[utoipa::path(
     get,
     path = "/v1/inbox",
     operation_id = "inbox",
-    params(Which),
+    params(InboxQuery),
     responses(
-        (status = 200, description = "Messages", body = Page),
-        (status = 400, description = "The question is wrong", body = ApiError),
+        (status = 200, description = "Messages", body = InboxPage),
+        (status = 400, description = "The query is invalid", body = ApiError),
         (status = 503, description = "The store does not answer, or is sealed until a token is ready", body = ApiError)
     )
 )]
 pub(super) async fn list(
-    State(shared): State<Shared>,
-    which: Result<Query<Which>, QueryRejection>,
-) -> Result<Json<Page>, ApiError> {
-    let Query(which) = which?;
-    let limit = which.limit.unwrap_or(USUAL);
-    if !(1..=MOST).contains(&limit) {
-        return Err(ApiError::bad("bad-request", format!("limit is 1 to {MOST}")));
+    State(context): State<ApiContext>,
+    query: Result<Query<InboxQuery>, QueryRejection>,
+) -> Result<Json<InboxPage>, ApiError> {
+    let Query(query) = query?;
+    let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
+    if !(1..=MAX_LIMIT).contains(&limit) {
+        return Err(ApiError::invalid("bad-request", format!("limit is 1 to {MAX_LIMIT}")));
     }
-    let query = DeliveryQuery {
-        after: which.after,
-        thread: which.thread,
-        kind: which.kind,
-        sender: which.sender,
-        acknowledged: which.acknowledged,
+    let deliveries = DeliveryQuery {
+        after: query.after,
+        thread: query.thread,
+        kind: query.kind,
+        sender: query.sender,
+        acknowledged: query.acknowledged,
         limit,
     };
-    let found = shared.agent.deliveries(query).await?;
-    let messages: Vec<Delivered> =
-        found.into_iter().map(|(delivery, content)| Delivered::new(delivery, content)).collect();
-    let cursor = messages.last().map_or(which.after, Delivered::cursor);
-    Ok(Json(Page { messages, cursor }))
+    let found = context.agent.deliveries(deliveries).await?;
+    let messages: Vec<DeliveredMessage> =
+        found.into_iter().map(|(delivery, content)| DeliveredMessage::new(delivery, content)).collect();
+    let cursor = messages.last().map_or(query.after, DeliveredMessage::cursor);
+    Ok(Json(InboxPage { messages, cursor }))
 }
 
-/// The application has these messages: their content is forgotten.
+/// Acknowledges messages: their content is deleted.
 #[utoipa::path(
     post,
     path = "/v1/inbox/acknowledge",
     operation_id = "acknowledge",
     request_body = Acknowledge,
     responses(
-        (status = 200, description = "It is forgotten", body = Acknowledged),
-        (status = 400, description = "The request is wrong", body = ApiError),
-        (status = 413, description = "It is too large", body = ApiError),
-        (status = 415, description = "It is not JSON by its media type", body = ApiError),
-        (status = 422, description = "It is not of this form", body = ApiError),
-        (status = 503, description = "The store does not answer", body = ApiError)
+        (status = 200, description = "The messages are acknowledged", body = Acknowledged),
+        (status = 400, description = "The request is invalid", body = ApiError),
+        (status = 413, description = "The request is too large", body = ApiError),
+        (status = 415, description = "The media type is not JSON", body = ApiError),
+        (status = 422, description = "The JSON does not have this form", body = ApiError),
+        (status = 503, description = "The store is unavailable", body = ApiError)
     )
 )]
 pub(super) async fn acknowledge(
-    State(shared): State<Shared>,
-    these: Result<Json<Acknowledge>, JsonRejection>,
+    State(context): State<ApiContext>,
+    request: Result<Json<Acknowledge>, JsonRejection>,
 ) -> Result<Json<Acknowledged>, ApiError> {
-    let Json(Acknowledge { ids }) = these?;
-    if ids.len() > MOST {
-        return Err(ApiError::bad("bad-request", format!("at most {MOST} messages are acknowledged at once")));
+    let Json(Acknowledge { ids }) = request?;
+    if ids.len() > MAX_LIMIT {
+        return Err(ApiError::invalid("bad-request", format!("a request acknowledges at most {MAX_LIMIT} messages")));
     }
-    Ok(Json(Acknowledged { acknowledged: shared.agent.acknowledge(&ids).await? }))
+    Ok(Json(Acknowledged { acknowledged: context.agent.acknowledge(&ids).await? }))
 }

@@ -1,4 +1,4 @@
-//! Invitations: made, shown, taken back, accepted (out-of-band 2.0).
+//! Invitations: created, listed, revoked, accepted (out-of-band 2.0).
 
 use axum::{
     Json,
@@ -12,102 +12,104 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{ApiError, Shared};
+use super::{context::ApiContext, error::ApiError};
 use crate::agent::{
-    invitations::{Accepted, Wanted},
+    daemon::Agent,
+    invitations::{AcceptedInvitation, InvitationOptions},
     protocol::{
-        invitations::{INVITATION, Issued},
+        issued_invitation::IssuedInvitation,
         out_of_band::{qr_svg, qr_text},
     },
 };
 
-/// An invitation to be made.
+/// An invitation to create.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewInvitation {
     /// Our DID that invites.
     from: String,
-    /// What it is for, for people: 1000 characters at most.
+    /// The goal, for people: at most 1000 characters.
     #[schema(max_length = 1000)]
     goal: Option<String>,
-    /// What it is for, for programs: 1000 characters at most.
+    /// The goal, for programs: at most 1000 characters.
     #[schema(max_length = 1000)]
     goal_code: Option<String>,
-    /// Whether any number of others may accept it.
+    /// Whether more than one peer may accept the invitation.
     #[serde(default)]
     multi_use: bool,
-    /// It is good for so many hours, 1 to 87600 (ten years); without an end, if it is not said.
+    /// For how many hours the invitation is valid: 1 to 87600 (ten years). Without it, there is no limit.
     #[schema(minimum = 1, maximum = 87600)]
     hours: Option<u32>,
 }
 
 /// An invitation of ours.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Invited {
-    /// Its id.
+#[schema(as = Invitation)]
+pub(super) struct InvitationView {
+    /// The id.
     id: String,
-    /// What another agent is given.
+    /// The URL to give to the peer. It contains the invitation.
     url: String,
-    /// A shorter URL by which it is fetched; null without a public URL.
+    /// A short URL that leads to the invitation; null without a public URL.
     short_url: Option<String>,
-    /// The invitation itself.
+    /// The invitation.
     #[schema(value_type = Object)]
     invitation: Value,
-    /// When it was made, in milliseconds since 1970.
+    /// When the invitation was created, in milliseconds since 1970.
     created: i64,
-    /// Until when it is good, in milliseconds since 1970; null without an end.
+    /// When the invitation expires, in milliseconds since 1970; null for never.
     expires: Option<i64>,
-    /// Whether any number of others may accept it.
+    /// Whether more than one peer may accept the invitation.
     multi_use: bool,
-    /// Who has accepted it, if only one may.
+    /// The DID of the peer that has accepted it, if only one may.
     used_by: Option<String>,
-    /// The URL as a picture, in SVG; null if it is too long for one, and in a list.
+    /// The URL as a QR code in SVG; null if the URL is too long for one, and in a list.
     svg: Option<String>,
-    /// The same in the letters of a terminal.
+    /// The QR code in characters for a terminal.
     terminal: Option<String>,
 }
 
-/// Which invitations.
+/// A page of the invitations.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Which {
-    /// Those behind this cursor.
+pub(super) struct InvitationQuery {
+    /// The cursor of the page before; without it, the first page.
     #[serde(default)]
     after: String,
 }
 
-/// Invitations of ours.
+/// A page of our invitations.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Invitations)]
-pub(super) struct Page {
-    /// By their ids.
-    invitations: Vec<Invited>,
+pub(super) struct InvitationPage {
+    /// The invitations, by id.
+    invitations: Vec<InvitationView>,
     /// `after` of the next page.
     cursor: String,
 }
 
-/// An invitation to be accepted.
+/// An invitation to accept.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Accept {
-    /// Its URL, or the JSON that it holds.
+pub(super) struct AcceptInvitation {
+    /// The URL, or the invitation as JSON.
     invitation: String,
-    /// Our DID that accepts.
+    /// Our DID that accepts the invitation.
     from: String,
-    /// What we call the other.
+    /// Our name for the peer.
     label: Option<String>,
 }
 
-/// Invitations that are shown at once.
+/// The number of invitations on a page.
 const PAGE: usize = 100;
-const LONGEST_GOAL: usize = 1000;
-const MOST_HOURS: u32 = 10 * 365 * 24;
-const HOUR: i64 = 60 * 60 * 1000;
+const MAX_GOAL_CHARS: usize = 1000;
+const MAX_HOURS: u32 = 10 * 365 * 24;
+const HOUR_MILLIS: i64 = 60 * 60 * 1000;
 
-impl Invited {
-    fn new(shared: &Shared, issued: Issued) -> Self {
-        let (url, short_url) = shared.agent.invitations.urls(&issued.invitation);
+impl InvitationView {
+    fn new(agent: &Agent, issued: IssuedInvitation) -> Self {
+        let (url, short_url) = agent.invitation_urls(&issued.invitation);
         Self {
             id: issued.invitation.id.clone(),
             svg: None,
@@ -122,48 +124,48 @@ impl Invited {
         }
     }
 
-    /// With its pictures. Those of a whole list would take seconds, in which nothing else is done.
-    fn drawn(self) -> Self {
+    /// Adds the QR codes. Those of a whole page would block the thread for seconds.
+    fn with_qr_codes(self) -> Self {
         Self { svg: qr_svg(&self.url).ok(), terminal: qr_text(&self.url).ok(), ..self }
     }
 }
 
-/// Makes an invitation.
+/// Creates an invitation.
 #[utoipa::path(
     post,
     path = "/v1/invitations",
     operation_id = "invite",
     request_body = NewInvitation,
     responses(
-        (status = 201, description = "It is made", body = Invited),
-        (status = 400, description = "It cannot be made", body = ApiError),
-        (status = 413, description = "It is too large", body = ApiError),
-        (status = 415, description = "It is not JSON by its media type", body = ApiError),
-        (status = 422, description = "It is not of this form", body = ApiError),
-        (status = 503, description = "It cannot be kept now", body = ApiError)
+        (status = 201, description = "The invitation is created", body = InvitationView),
+        (status = 400, description = "The invitation cannot be created", body = ApiError),
+        (status = 413, description = "The request is too large", body = ApiError),
+        (status = 415, description = "The media type is not JSON", body = ApiError),
+        (status = 422, description = "The JSON does not have this form", body = ApiError),
+        (status = 503, description = "The store is unavailable", body = ApiError)
     )
 )]
 pub(super) async fn create(
-    State(shared): State<Shared>,
+    State(context): State<ApiContext>,
     new: Result<Json<NewInvitation>, JsonRejection>,
-) -> Result<(StatusCode, Json<Invited>), ApiError> {
+) -> Result<(StatusCode, Json<InvitationView>), ApiError> {
     let Json(new) = new?;
-    let long = |text: &Option<String>| text.as_ref().is_some_and(|text| text.chars().count() > LONGEST_GOAL);
-    if long(&new.goal) || long(&new.goal_code) {
-        return Err(ApiError::bad("bad-request", format!("a goal has at most {LONGEST_GOAL} characters")));
+    let is_too_long = |text: &Option<String>| text.as_ref().is_some_and(|text| text.chars().count() > MAX_GOAL_CHARS);
+    if is_too_long(&new.goal) || is_too_long(&new.goal_code) {
+        return Err(ApiError::invalid("bad-request", format!("a goal has at most {MAX_GOAL_CHARS} characters")));
     }
-    if new.hours.is_some_and(|hours| !(1..=MOST_HOURS).contains(&hours)) {
-        return Err(ApiError::bad("bad-request", format!("hours is 1 to {MOST_HOURS}")));
+    if new.hours.is_some_and(|hours| !(1..=MAX_HOURS).contains(&hours)) {
+        return Err(ApiError::invalid("bad-request", format!("hours is 1 to {MAX_HOURS}")));
     }
-    let wanted = Wanted {
+    let options = InvitationOptions {
         from: new.from,
         goal: new.goal,
         goal_code: new.goal_code,
         multi_use: new.multi_use,
-        good_for: new.hours.map(|hours| HOUR * i64::from(hours)),
+        valid_for: new.hours.map(|hours| HOUR_MILLIS * i64::from(hours)),
     };
-    let issued = shared.agent.invite(wanted).await?;
-    Ok((StatusCode::CREATED, Json(Invited::new(&shared, issued).drawn())))
+    let issued = context.agent.issue_invitation(options).await?;
+    Ok((StatusCode::CREATED, Json(InvitationView::new(&context.agent, issued).with_qr_codes())))
 }
 
 /// Our invitations.
@@ -171,83 +173,91 @@ pub(super) async fn create(
     get,
     path = "/v1/invitations",
     operation_id = "invitations",
-    params(Which),
+    params(InvitationQuery),
     responses(
-        (status = 200, description = "Invitations", body = Page),
-        (status = 400, description = "The question is wrong", body = ApiError),
+        (status = 200, description = "Invitations", body = InvitationPage),
+        (status = 400, description = "The query is invalid", body = ApiError),
         (status = 503, description = "The store does not answer, or is sealed until a token is ready", body = ApiError)
     )
 )]
 pub(super) async fn list(
-    State(shared): State<Shared>,
-    which: Result<Query<Which>, QueryRejection>,
-) -> Result<Json<Page>, ApiError> {
-    let Query(which) = which?;
-    let found = shared.agent.books.list::<Issued>(INVITATION, &which.after, PAGE).await?;
-    let cursor = found.last().map_or(which.after, |(key, _)| key.clone());
-    Ok(Json(Page { invitations: found.into_iter().map(|(_, issued)| Invited::new(&shared, issued)).collect(), cursor }))
+    State(context): State<ApiContext>,
+    query: Result<Query<InvitationQuery>, QueryRejection>,
+) -> Result<Json<InvitationPage>, ApiError> {
+    let Query(query) = query?;
+    let found = context.agent.invitations(&query.after, PAGE).await?;
+    let cursor = found.last().map_or(query.after, |(key, _)| key.clone());
+    let invitations = found.into_iter().map(|(_, issued)| InvitationView::new(&context.agent, issued)).collect();
+    Ok(Json(InvitationPage { invitations, cursor }))
 }
 
-/// Takes an invitation back: nobody new may accept it.
+/// Revokes an invitation: no further peer can accept it.
 #[utoipa::path(
     delete,
     path = "/v1/invitations/{id}",
     operation_id = "revoke",
-    params(("id" = String, Path, description = "Its id")),
+    params(("id" = String, Path, description = "The id of the invitation")),
     responses(
-        (status = 204, description = "It is no longer good, or never was"),
+        (status = 204, description = "The invitation is revoked, or there was none"),
         (status = 400, description = "The id is not UTF-8", body = ApiError),
-        (status = 503, description = "The store does not answer", body = ApiError)
+        (status = 503, description = "The store is unavailable", body = ApiError)
     )
 )]
 pub(super) async fn revoke(
-    State(shared): State<Shared>,
+    State(context): State<ApiContext>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
     let Path(id) = id?;
-    shared.agent.revoke_invitation(&id).await?;
+    context.agent.revoke_invitation(&id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// What became of an acceptance.
+/// The connection that an accepted invitation has begun.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Began {
+pub(super) struct NewConnection {
     /// Our DID.
     ours: String,
-    /// The DID of the one who invites.
+    /// The inviter's DID.
     theirs: String,
-    /// The invitation's id: the parent thread of what comes of it.
+    /// The invitation's id: the parent thread of the messages that follow.
     invitation: String,
-    /// The name in the outbox of the ping that tells of it.
+    /// The id of the outbox entry of the trust ping to the inviter.
     ping: String,
-    /// What it is for, in the words of the one who invites.
+    /// The goal, in the inviter's words.
     goal: Option<String>,
-    /// The same, for programs.
+    /// The goal, for programs.
     goal_code: Option<String>,
 }
 
-/// Accepts an invitation: a trust ping in its thread tells the one who invites.
+/// Accepts an invitation. A trust ping in its thread tells the inviter.
 #[utoipa::path(
     post,
     path = "/v1/invitations/accept",
     operation_id = "accept",
-    request_body = Accept,
+    request_body = AcceptInvitation,
     responses(
-        (status = 202, description = "It is accepted, and the other is told soon", body = Began),
-        (status = 400, description = "It is no invitation, or cannot be accepted", body = ApiError),
-        (status = 413, description = "It is too large", body = ApiError),
-        (status = 415, description = "It is not JSON by its media type", body = ApiError),
-        (status = 422, description = "It is not of this form", body = ApiError),
-        (status = 503, description = "It cannot be kept, or fetched, now", body = ApiError)
+        (status = 202, description = "The invitation is accepted. A trust ping is in the outbox", body = NewConnection),
+        (status = 400, description = "This is no invitation, or it cannot be accepted", body = ApiError),
+        (status = 413, description = "The request is too large", body = ApiError),
+        (status = 415, description = "The media type is not JSON", body = ApiError),
+        (status = 422, description = "The JSON does not have this form", body = ApiError),
+        (status = 503, description = "The store is unavailable", body = ApiError)
     )
 )]
 pub(super) async fn accept(
-    State(shared): State<Shared>,
-    accept: Result<Json<Accept>, JsonRejection>,
-) -> Result<(StatusCode, Json<Began>), ApiError> {
-    let Json(Accept { invitation, from, label }) = accept?;
-    let Accepted { ours, theirs, invitation, ping } = shared.agent.accept(&invitation, &from, label).await?;
-    let began =
-        Began { ours, theirs, ping, goal: invitation.goal, goal_code: invitation.goal_code, invitation: invitation.id };
-    Ok((StatusCode::ACCEPTED, Json(began)))
+    State(context): State<ApiContext>,
+    request: Result<Json<AcceptInvitation>, JsonRejection>,
+) -> Result<(StatusCode, Json<NewConnection>), ApiError> {
+    let Json(AcceptInvitation { invitation, from, label }) = request?;
+    let accepted = context.agent.accept_invitation(&invitation, &from, label).await?;
+    let AcceptedInvitation { own_did, peer_did, invitation, ping } = accepted;
+    let connection = NewConnection {
+        ours: own_did,
+        theirs: peer_did,
+        ping,
+        goal: invitation.goal,
+        goal_code: invitation.goal_code,
+        invitation: invitation.id,
+    };
+    Ok((StatusCode::ACCEPTED, Json(connection)))
 }

@@ -1,4 +1,4 @@
-//! Mediators: used, shown, left.
+//! Mediators: added, listed, removed.
 
 use axum::{
     Json,
@@ -8,161 +8,168 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{ApiError, Shared};
-use crate::agent::{MediationError, Mediator, Reach};
+use super::{context::ApiContext, error::ApiError};
+use crate::agent::mediation::{MediationError, Mediator, MediatorState, MediatorStatus};
 
-/// A mediator that takes messages for us.
+/// A mediator that receives messages for this agent.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Mediator)]
-pub(super) struct Shown {
-    /// Its DID.
+pub(super) struct MediatorView {
+    /// The mediator's DID.
     did: String,
-    /// Our DID that it knows.
+    /// Our DID in the relationship with the mediator.
     ours: String,
-    /// The version of coordinate-mediation that it speaks.
+    /// The version of coordinate-mediation.
     coordinate_mediation: String,
-    /// The version of the protocol by which messages are fetched: 3.0 is messagepickup, 4.0 message-pickup.
+    /// The version of the pickup protocol: 3.0 is messagepickup, 4.0 is message-pickup.
     message_pickup: String,
-    /// The DIDs that the service of a DID of ours names, as its URI, so that messages come to this mediator.
+    /// The routing DIDs. A DID of ours names one as the URI of its service, so that messages go to this mediator.
     routing_dids: Vec<String>,
-    /// Since when, in milliseconds since 1970.
+    /// When the mediator granted mediation, in milliseconds since 1970.
     since: i64,
-    /// Our DIDs for which it takes messages; of a did:peer:4 both forms.
+    /// Our DIDs for which the mediator receives messages. Of a did:peer:4 both forms.
     registered: Vec<String>,
-    /// Our DIDs that name it, and for which it does not do so yet.
+    /// Our DIDs that name the mediator, and that it is not registered for yet.
     missing: Vec<String>,
-    /// `live` (messages come at once), `polling` (they are asked for), `connecting`, or `away`.
+    /// `live` (messages are delivered at once), `polling` (the agent asks for them), `connecting`, or `away`.
     state: String,
-    /// Why it is away.
+    /// Why the mediator is away.
     problem: Option<String>,
 }
 
-/// A mediator that is to be used.
+/// A mediator to add.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Use {
-    /// Its DID.
+pub(super) struct AddMediator {
+    /// The mediator's DID.
     did: String,
-    /// Our DID that it is to know.
+    /// Our DID in the relationship with the mediator.
     from: String,
 }
 
-/// A mediator that is left.
+/// A mediator to remove.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Leave {
-    /// Its DID.
+pub(super) struct RemoveMediator {
+    /// The mediator's DID.
     did: String,
-    /// Whether it is forgotten also if it cannot be told.
+    /// Whether to remove the mediator even if it cannot be told.
     #[serde(default)]
     force: bool,
 }
 
-impl Shown {
-    fn new(mediator: Mediator, reach: Reach, missing: Vec<String>) -> Self {
+impl From<MediatorStatus> for MediatorView {
+    fn from(MediatorStatus { mediator, state, unregistered }: MediatorStatus) -> Self {
         let version = |version: serde_json::Value| version.as_str().unwrap_or_default().to_owned();
-        let (state, problem) = match reach {
-            Reach::Connecting => ("connecting", None),
-            Reach::Live => ("live", None),
-            Reach::Polling => ("polling", None),
-            Reach::Away(why) => ("away", Some(why)),
+        let (state, problem) = match state {
+            MediatorState::Connecting => ("connecting", None),
+            MediatorState::Live => ("live", None),
+            MediatorState::Polling => ("polling", None),
+            MediatorState::Unreachable(reason) => ("away", Some(reason)),
         };
         Self {
             did: mediator.did,
-            ours: mediator.ours,
+            ours: mediator.own_did,
             coordinate_mediation: version(serde_json::json!(mediator.coordination)),
             message_pickup: version(serde_json::json!(mediator.pickup)),
-            routing_dids: mediator.routing,
+            routing_dids: mediator.routing_dids,
             since: mediator.since,
             registered: mediator.registered,
-            missing,
+            missing: unregistered,
             state: state.to_owned(),
             problem,
         }
     }
 }
 
-/// The mediators that take messages for this agent, and how it stands with each.
+/// A mediator that was added or removed just now has no state yet, or no more.
+impl From<Mediator> for MediatorView {
+    fn from(mediator: Mediator) -> Self {
+        MediatorStatus { mediator, state: MediatorState::Connecting, unregistered: Vec::new() }.into()
+    }
+}
+
+/// The mediators that receive messages for this agent, each with its state.
 #[utoipa::path(
     get,
     path = "/v1/mediators",
     operation_id = "mediators",
     responses(
-        (status = 200, description = "Mediators", body = Vec<Shown>),
+        (status = 200, description = "Mediators", body = Vec<MediatorView>),
         (status = 503, description = "The store does not answer, or is sealed until a token is ready", body = ApiError)
     )
 )]
-pub(super) async fn list(State(shared): State<Shared>) -> Result<Json<Vec<Shown>>, ApiError> {
-    let all = shared.agent.mediation().mediators().await?;
-    Ok(Json(all.into_iter().map(|(mediator, reach, missing)| Shown::new(mediator, reach, missing)).collect()))
+pub(super) async fn list(State(context): State<ApiContext>) -> Result<Json<Vec<MediatorView>>, ApiError> {
+    let all = context.agent.mediation().list().await?;
+    Ok(Json(all.into_iter().map(MediatorView::from).collect()))
 }
 
-/// Asks a mediator to take messages for this agent, and waits for its answer. Those DIDs of ours whose service names one of its
-/// routing DIDs are told it from then on.
+/// Asks a mediator to receive messages for this agent, and waits for its answer. Afterwards the agent registers each DID of
+/// ours whose service names a routing DID of the mediator.
 #[utoipa::path(
     post,
     path = "/v1/mediators",
     operation_id = "use_mediator",
-    request_body = Use,
+    request_body = AddMediator,
     responses(
-        (status = 201, description = "It does", body = Shown),
-        (status = 400, description = "It cannot be asked for", body = ApiError),
-        (status = 409, description = "It does not want to", body = ApiError),
-        (status = 413, description = "It is too large", body = ApiError),
-        (status = 415, description = "It is not JSON by its media type", body = ApiError),
-        (status = 422, description = "It is not of this form", body = ApiError),
-        (status = 502, description = "It is no mediator, or does not keep to its protocols", body = ApiError),
-        (status = 503, description = "It is not reached, or no token is ready", body = ApiError)
+        (status = 201, description = "The mediator receives messages for this agent", body = MediatorView),
+        (status = 400, description = "The request is invalid", body = ApiError),
+        (status = 409, description = "The mediator refuses", body = ApiError),
+        (status = 413, description = "The request is too large", body = ApiError),
+        (status = 415, description = "The media type is not JSON", body = ApiError),
+        (status = 422, description = "The JSON does not have this form", body = ApiError),
+        (status = 502, description = "The DID is no mediator's, or the mediator violates its protocols", body = ApiError),
+        (status = 503, description = "The mediator cannot be reached, or no token is ready", body = ApiError)
     )
 )]
-pub(super) async fn adopt(
-    State(shared): State<Shared>,
-    asked: Result<Json<Use>, JsonRejection>,
-) -> Result<(StatusCode, Json<Shown>), ApiError> {
-    let Json(asked) = asked?;
-    let mediator = shared.agent.mediation().adopt(&asked.did, &asked.from).await?;
-    Ok((StatusCode::CREATED, Json(Shown::new(mediator, Reach::Connecting, Vec::new()))))
+pub(super) async fn add(
+    State(context): State<ApiContext>,
+    request: Result<Json<AddMediator>, JsonRejection>,
+) -> Result<(StatusCode, Json<MediatorView>), ApiError> {
+    let Json(AddMediator { did, from }) = request?;
+    let mediator = context.agent.mediation().add(&did, &from).await?;
+    Ok((StatusCode::CREATED, Json(mediator.into())))
 }
 
-/// Leaves a mediator: what waits there is fetched, and it takes no more.
+/// Removes a mediator: waiting messages are fetched, and it receives no more.
 #[utoipa::path(
     post,
     path = "/v1/mediators/leave",
     operation_id = "leave_mediator",
-    request_body = Leave,
+    request_body = RemoveMediator,
     responses(
-        (status = 200, description = "It was this one", body = Shown),
-        (status = 400, description = "The request is wrong", body = ApiError),
-        (status = 404, description = "No such mediator is used", body = ApiError),
-        (status = 409, description = "It does not want to be left", body = ApiError),
-        (status = 413, description = "It is too large", body = ApiError),
-        (status = 415, description = "It is not JSON by its media type", body = ApiError),
-        (status = 422, description = "It is not of this form", body = ApiError),
-        (status = 502, description = "It does not keep to its protocols", body = ApiError),
-        (status = 503, description = "It is not reached, or no token is ready", body = ApiError)
+        (status = 200, description = "The removed mediator", body = MediatorView),
+        (status = 400, description = "The request is invalid", body = ApiError),
+        (status = 404, description = "This agent uses no such mediator", body = ApiError),
+        (status = 409, description = "The mediator refuses", body = ApiError),
+        (status = 413, description = "The request is too large", body = ApiError),
+        (status = 415, description = "The media type is not JSON", body = ApiError),
+        (status = 422, description = "The JSON does not have this form", body = ApiError),
+        (status = 502, description = "The mediator violates its protocols", body = ApiError),
+        (status = 503, description = "The mediator cannot be reached, or no token is ready", body = ApiError)
     )
 )]
-pub(super) async fn leave(
-    State(shared): State<Shared>,
-    asked: Result<Json<Leave>, JsonRejection>,
-) -> Result<Json<Shown>, ApiError> {
-    let Json(asked) = asked?;
-    let mediator = shared.agent.mediation().leave(&asked.did, asked.force).await?;
-    Ok(Json(Shown::new(mediator, Reach::Connecting, Vec::new())))
+pub(super) async fn remove(
+    State(context): State<ApiContext>,
+    request: Result<Json<RemoveMediator>, JsonRejection>,
+) -> Result<Json<MediatorView>, ApiError> {
+    let Json(RemoveMediator { did, force }) = request?;
+    let mediator = context.agent.mediation().remove(&did, force).await?;
+    Ok(Json(mediator.into()))
 }
 
 impl From<MediationError> for ApiError {
     fn from(error: MediationError) -> Self {
-        let said = error.to_string();
+        let message = error.to_string();
         match error {
-            MediationError::Wrong(_) => Self::bad("bad-message", said),
-            MediationError::Unknown(_) => Self::not_found(said),
-            MediationError::Denied(_) => Self::new(StatusCode::CONFLICT, "mediator-denied", said),
+            MediationError::InvalidRequest(_) => Self::invalid("bad-message", message),
+            MediationError::Unknown(_) => Self::not_found(message),
+            MediationError::Denied(_) => Self::new(StatusCode::CONFLICT, "mediator-denied", message),
             MediationError::Unusable(_) | MediationError::TooLarge(_) => {
-                Self::new(StatusCode::BAD_GATEWAY, "mediator-unusable", said)
+                Self::new(StatusCode::BAD_GATEWAY, "mediator-unusable", message)
             }
-            MediationError::Away(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "mediator-away", said),
-            MediationError::Token(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "token-away", said),
+            MediationError::Unreachable(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "mediator-away", message),
+            MediationError::TokenUnavailable(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "token-away", message),
             MediationError::Store(error) => error.into(),
         }
     }

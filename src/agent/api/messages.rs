@@ -1,4 +1,4 @@
-//! Sending.
+//! Sending messages, and their state in the outbox.
 
 use axum::{
     Json,
@@ -12,175 +12,180 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::{ApiError, Shared};
+use super::{context::ApiContext, error::ApiError};
 use crate::{
     agent::{
-        Agent, Intent,
-        store::{Outgoing, SendState},
+        outgoing_message::{OutgoingMessage, message_now},
+        store::{OutboxEntry, SendState},
     },
     didcomm::{Message, MessageError},
 };
 
-/// A message to be sent.
+/// A message to send.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewMessage {
-    /// The DID that it is for.
+    /// The recipient's DID.
     to: String,
-    /// Our DID that it is from; without, it is anonymous.
+    /// Our DID that sends the message. Without it, the message is anonymous.
     from: Option<String>,
-    /// Its type.
+    /// The message type.
     #[serde(rename = "type")]
     kind: String,
-    /// Its body: an object.
+    /// The body: an object.
     #[serde(default)]
     body: Map<String, Value>,
-    /// More headers, as `thid`, `pthid`, `lang`, `please_ack`, `expires_time`, `attachments`.
+    /// Further headers, such as `thid`, `pthid`, `lang`, `please_ack`, `expires_time`, `attachments`.
     #[serde(default)]
     headers: Map<String, Value>,
-    /// Whether it is signed, so that others can be shown who wrote it.
+    /// Whether to sign the message, so that the recipient can prove to others who wrote it.
     #[serde(default)]
     sign: bool,
-    /// Whether who carries it must not learn who sent it.
+    /// Whether to hide the sender from mediators.
     #[serde(default)]
     protect_sender: bool,
 }
 
-/// A message that was taken.
+/// A message that was put into the outbox.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Taken {
-    /// Its name in the outbox.
+pub(super) struct QueuedMessage {
+    /// The id of the outbox entry.
     id: String,
-    /// Its own id.
+    /// The id of the message.
     message_id: String,
-    /// Its thread.
+    /// The thread of the message.
     thread: String,
 }
 
-/// How far a message is.
+/// The state of a message in the outbox.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Sending {
-    /// Its name in the outbox.
+pub(super) struct OutgoingStatus {
+    /// The id of the outbox entry.
     id: String,
-    /// Its own id.
+    /// The id of the message.
     message_id: String,
-    /// Its thread.
+    /// The thread of the message.
     thread: String,
-    /// Its type.
+    /// The message type.
     #[serde(rename = "type")]
     kind: String,
-    /// Our DID; null for an anonymous one.
+    /// Our DID; null for an anonymous message.
     from: Option<String>,
-    /// The DID that it is for.
+    /// The recipient's DID.
     to: String,
     /// `waiting`, `sent`, `failed` or `expired`.
     state: &'static str,
-    /// How often it was tried in vain.
+    /// The number of failed attempts.
     tries: u32,
-    /// When it was put there, in milliseconds since 1970.
+    /// When the message was put into the outbox, in milliseconds since 1970.
     created: i64,
-    /// When it is tried next or was done with, in milliseconds since 1970.
+    /// When the next attempt is made or the last one ended, in milliseconds since 1970.
     time: i64,
-    /// When it is given up, in milliseconds since 1970.
+    /// When the message is given up, in milliseconds since 1970.
     expires: i64,
-    /// Why it has not been sent.
+    /// Why the message has not been sent.
     problem: Option<String>,
 }
 
-impl From<Outgoing> for Sending {
-    fn from(outgoing: Outgoing) -> Self {
+/// The name of a send state in the API.
+pub(super) fn state_name(state: SendState) -> &'static str {
+    match state {
+        SendState::Waiting => "waiting",
+        SendState::Sent => "sent",
+        SendState::Failed => "failed",
+        SendState::Expired => "expired",
+    }
+}
+
+impl From<OutboxEntry> for OutgoingStatus {
+    fn from(entry: OutboxEntry) -> Self {
         Self {
-            id: outgoing.id,
-            message_id: outgoing.message,
-            thread: outgoing.thread,
-            kind: outgoing.kind,
-            from: Some(outgoing.sender).filter(|sender| !sender.is_empty()),
-            to: outgoing.peer,
-            state: match outgoing.state {
-                SendState::Waiting => "waiting",
-                SendState::Sent => "sent",
-                SendState::Failed => "failed",
-                SendState::Expired => "expired",
-            },
-            tries: outgoing.tries,
-            created: outgoing.created,
-            time: outgoing.time,
-            expires: outgoing.expires,
-            problem: outgoing.problem,
+            id: entry.id,
+            message_id: entry.message,
+            thread: entry.thread,
+            kind: entry.kind,
+            from: Some(entry.sender).filter(|sender| !sender.is_empty()),
+            to: entry.peer,
+            state: state_name(entry.state),
+            tries: entry.tries,
+            created: entry.created,
+            time: entry.time,
+            expires: entry.expires,
+            problem: entry.problem,
         }
     }
 }
 
-/// Puts a message into the outbox: it is kept when this answers, and sent soon.
+/// Puts a message into the outbox. It is stored when this responds, and sent soon after.
 #[utoipa::path(
     post,
     path = "/v1/messages",
     operation_id = "send",
     request_body = NewMessage,
     responses(
-        (status = 202, description = "It is kept, and sent soon", body = Taken),
-        (status = 400, description = "It cannot be sent", body = ApiError),
-        (status = 413, description = "It is too large", body = ApiError),
-        (status = 415, description = "It is not JSON by its media type", body = ApiError),
-        (status = 422, description = "It is not of this form", body = ApiError),
-        (status = 503, description = "It cannot be kept now", body = ApiError)
+        (status = 202, description = "The message is stored, and sent soon", body = QueuedMessage),
+        (status = 400, description = "The message cannot be sent", body = ApiError),
+        (status = 413, description = "The request is too large", body = ApiError),
+        (status = 415, description = "The media type is not JSON", body = ApiError),
+        (status = 422, description = "The JSON does not have this form", body = ApiError),
+        (status = 503, description = "The store is unavailable", body = ApiError)
     )
 )]
 pub(super) async fn send(
-    State(shared): State<Shared>,
+    State(context): State<ApiContext>,
     new: Result<Json<NewMessage>, JsonRejection>,
-) -> Result<(StatusCode, Json<Taken>), ApiError> {
+) -> Result<(StatusCode, Json<QueuedMessage>), ApiError> {
     let Json(new) = new?;
     let (sign, protect_sender) = (new.sign, new.protect_sender);
-    let message = new.message().map_err(|error| ApiError::bad("bad-message", error.to_string()))?;
+    let message = new.into_message().map_err(|error| ApiError::invalid("bad-message", error.to_string()))?;
     let (message_id, thread) = (message.id.clone(), message.thread().to_owned());
-    let id = shared.agent.send(&Intent { message, sign, protect_sender }).await?;
-    Ok((StatusCode::ACCEPTED, Json(Taken { id, message_id, thread })))
+    let id = context.agent.send(&OutgoingMessage { message, sign, protect_sender }).await?;
+    Ok((StatusCode::ACCEPTED, Json(QueuedMessage { id, message_id, thread })))
 }
 
 impl NewMessage {
-    fn message(self) -> Result<Message, MessageError> {
-        let mut map = self.headers;
+    fn into_message(self) -> Result<Message, MessageError> {
+        let mut headers = self.headers;
         for name in ["to", "from", "type", "body", "id", "typ", "from_prior"] {
-            if map.contains_key(name) {
-                return Err(MessageError::Header(format!("{name} is none of the other headers")));
+            if headers.contains_key(name) {
+                return Err(MessageError::Header(format!("{name} must not be in `headers`")));
             }
         }
-        let built = Agent::message(&self.kind, Value::Object(self.body)).to(self.to);
-        let built = match self.from {
-            Some(from) => built.from(from),
-            None => built,
+        let builder = message_now(&self.kind, Value::Object(self.body)).to(self.to);
+        let builder = match self.from {
+            Some(from) => builder.from(from),
+            None => builder,
         };
-        let Ok(Value::Object(own)) = serde_json::to_value(built.finalize()) else {
+        let Ok(Value::Object(built)) = serde_json::to_value(builder.finalize()) else {
             return Err(MessageError::Body);
         };
-        for (name, value) in own {
-            map.entry(name).or_insert(value);
+        for (name, value) in built {
+            headers.entry(name).or_insert(value);
         }
-        Message::from_object(map)
+        Message::from_object(headers)
     }
 }
 
-/// How far a message is.
+/// The state of a message in the outbox.
 #[utoipa::path(
     get,
     path = "/v1/messages/{id}",
     operation_id = "sending",
-    params(("id" = String, Path, description = "Its name in the outbox")),
+    params(("id" = String, Path, description = "The id of the outbox entry")),
     responses(
-        (status = 200, description = "How far it is", body = Sending),
+        (status = 200, description = "The state of the message", body = OutgoingStatus),
         (status = 400, description = "The id is not UTF-8", body = ApiError),
-        (status = 404, description = "There is no such message, or it is forgotten", body = ApiError),
-        (status = 503, description = "The store does not answer", body = ApiError)
+        (status = 404, description = "There is no such message, or it was deleted", body = ApiError),
+        (status = 503, description = "The store is unavailable", body = ApiError)
     )
 )]
 pub(super) async fn status(
-    State(shared): State<Shared>,
+    State(context): State<ApiContext>,
     id: Result<Path<String>, PathRejection>,
-) -> Result<Json<Sending>, ApiError> {
+) -> Result<Json<OutgoingStatus>, ApiError> {
     let Path(id) = id?;
-    match shared.agent.sending(&id).await? {
-        Some(outgoing) => Ok(Json(outgoing.into())),
-        None => Err(ApiError::not_found("there is no such message in the outbox, or it is forgotten")),
+    match context.agent.outbox_entry(&id).await? {
+        Some(entry) => Ok(Json(entry.into())),
+        None => Err(ApiError::not_found("there is no such message in the outbox, or it was deleted")),
     }
 }

@@ -1,12 +1,14 @@
-//! The application's side: HTTP and JSON on a Unix socket, whose peer the kernel names, or on the loopback interface with a
-//! bearer token.
+//! The application's API: HTTP and JSON on a Unix socket, where the kernel tells the caller's user id, or on the loopback
+//! interface with a bearer token.
 //!
-//! An application sends, reads and acknowledges messages, makes invitations and accepts them, and looks at what there is.
-//! Nothing here signs, derives, wraps or decrypts what its caller brings: who may use it speaks as the agent and is no
-//! nearer to a key.
+//! An application sends, reads and acknowledges messages, makes and accepts invitations, and reads the agent's state. No
+//! function of the API signs, derives, wraps or decrypts data of the caller. A caller can speak as the agent, and cannot use
+//! a key in any other way.
 
 mod access;
 mod connections;
+mod context;
+mod delivered;
 mod description;
 mod dids;
 mod error;
@@ -15,13 +17,16 @@ mod inbox;
 mod invitations;
 mod mediators;
 mod messages;
+mod secret_file;
 mod state;
 mod webhook;
+mod webhook_secret;
 
 pub use access::{Access, ApiListener, BearerToken};
 pub use description::openapi;
 pub use error::ApiError;
-pub use webhook::Webhook;
+pub use webhook::{Webhook, WebhookError};
+pub use webhook_secret::InvalidWebhookSecret;
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -34,24 +39,19 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use tokio::{sync::watch, task::JoinSet};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
-use super::{Agent, told_to_end};
+use super::daemon::Agent;
+use context::ApiContext;
 
-/// What the handlers share.
-#[derive(Clone)]
-pub(super) struct Shared {
-    agent: Arc<Agent>,
-    shutdown: watch::Receiver<bool>,
-}
-
-fn router(shared: Shared, body: usize) -> Router {
+fn router(context: ApiContext, max_body_bytes: usize) -> Router {
     Router::new()
         .route("/v1/messages", post(messages::send))
         .route("/v1/messages/{id}", get(messages::status))
         .route("/v1/inbox", get(inbox::list))
         .route("/v1/inbox/acknowledge", post(inbox::acknowledge))
-        .route("/v1/events", get(events::follow))
+        .route("/v1/events", get(events::stream))
         .route("/v1/threads/{thread}", get(state::thread))
         .route("/v1/status", get(state::status))
         .route("/v1/tokens", get(state::tokens))
@@ -60,23 +60,28 @@ fn router(shared: Shared, body: usize) -> Router {
         .route("/v1/dids/rotate", post(dids::rotate))
         .route("/v1/dids/give-up", post(dids::give_up))
         .route("/v1/connections", get(connections::list))
-        .route("/v1/connections/end", post(dids::end))
-        .route("/v1/mediators", post(mediators::adopt).get(mediators::list))
-        .route("/v1/mediators/leave", post(mediators::leave))
+        .route("/v1/connections/end", post(connections::end))
+        .route("/v1/mediators", post(mediators::add).get(mediators::list))
+        .route("/v1/mediators/leave", post(mediators::remove))
         .route("/v1/invitations", post(invitations::create).get(invitations::list))
         .route("/v1/invitations/{id}", delete(invitations::revoke))
         .route("/v1/invitations/accept", post(invitations::accept))
         .route("/openapi.json", get(|| async { ([("content-type", "application/json")], openapi()) }))
-        .fallback(error::nothing_here)
-        .method_not_allowed_fallback(error::not_so)
-        .layer(DefaultBodyLimit::max(body))
-        .with_state(shared)
+        .fallback(error::unknown_path)
+        .method_not_allowed_fallback(error::wrong_method)
+        .layer(DefaultBodyLimit::max(max_body_bytes))
+        .with_state(context)
 }
 
-/// A request's headers may take so long; an application that is idle is let go of after it.
-const HEADERS: Duration = Duration::from_secs(60);
+/// The time for the headers of a request, and for an idle connection between requests.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Serves applications until it is told to end.
+/// How long open requests may finish after shutdown. Then they are aborted.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// The pause after a connection could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves applications until `shutdown`, then lets open requests finish for up to five seconds.
 ///
 /// # Errors
 /// If the socket cannot be used.
@@ -84,45 +89,45 @@ pub async fn serve(
     listener: ApiListener,
     access: Access,
     agent: Arc<Agent>,
-    mut shutdown: watch::Receiver<bool>,
+    shutdown: CancellationToken,
 ) -> io::Result<()> {
-    // A message of the largest size in base64 and JSON.
-    let body = 2 * agent.options.inbox.limits.bytes + 64 * 1024;
-    let router = router(Shared { agent, shutdown: shutdown.clone() }, body);
+    // Room for the largest message in base64 and JSON.
+    let max_body_bytes = 2 * agent.max_message_bytes() + 64 * 1024;
+    let router = router(ApiContext { agent, shutdown: shutdown.clone() }, max_body_bytes);
     let access = Arc::new(access);
     let listener = listener.into_async()?;
     let mut tasks = JoinSet::new();
     loop {
         let accepted = tokio::select! {
-            () = told_to_end(&mut shutdown) => break,
+            () = shutdown.cancelled() => break,
             accepted = listener.accept(&access) => accepted,
             Some(_) = tasks.join_next(), if !tasks.is_empty() => continue,
         };
         let stream = match accepted {
             Ok(stream) => stream,
             Err(error) => {
-                tracing::warn!(%error, "an application's connection is not accepted");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tracing::warn!(%error, "API connection not accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        let (router, mut shutdown) = (access.guard(router.clone()), shutdown.clone());
+        let (router, shutdown) = (access.protect(router.clone()), shutdown.clone());
         tasks.spawn(async move {
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(HEADERS)
+                .header_read_timeout(HEADER_TIMEOUT)
                 .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
             let mut connection = std::pin::pin!(connection);
             tokio::select! {
                 _ = connection.as_mut() => {}
-                () = told_to_end(&mut shutdown) => {
+                () = shutdown.cancelled() => {
                     connection.as_mut().graceful_shutdown();
                     let _ = connection.await;
                 }
             }
         });
     }
-    let rest = async { while tasks.join_next().await.is_some() {} };
-    let _ = tokio::time::timeout(Duration::from_secs(5), rest).await;
+    let all_ended = async { while tasks.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(DRAIN_TIMEOUT, all_ended).await;
     Ok(())
 }

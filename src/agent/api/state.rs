@@ -1,4 +1,4 @@
-//! What there is: threads, DIDs, tokens, and how much waits.
+//! The agent's state: threads, tokens, and what waits in the store.
 
 use axum::{
     Json,
@@ -7,43 +7,43 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{ApiError, Shared};
+use super::{context::ApiContext, error::ApiError, messages::state_name};
 use crate::{
-    agent::store::{SendState, ThreadEntry, Usage},
+    agent::store::{ThreadEntry, Usage},
     secrets::KeyState,
 };
 
-/// An entry of a thread.
+/// A message of a thread.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Entry {
+pub(super) struct ThreadMessage {
     /// `received` or `sent`.
     direction: &'static str,
-    /// Its name in the inbox or in the outbox.
+    /// The id in the inbox or the outbox.
     id: String,
-    /// The message's own id.
+    /// The id of the message.
     message_id: String,
-    /// Its type.
+    /// The message type.
     #[serde(rename = "type")]
     kind: String,
-    /// The other's DID; null for an anonymous sender.
+    /// The peer's DID; null for an anonymous sender.
     peer: Option<String>,
-    /// When it came or was put into the outbox, in milliseconds since 1970.
+    /// When the message was received or put into the outbox, in milliseconds since 1970.
     time: i64,
-    /// Of a sent one how far it is; of a received one `waiting` until it is acknowledged, then `acknowledged`.
+    /// Of a sent message: its state in the outbox. Of a received message: `waiting`, then `acknowledged`.
     state: &'static str,
 }
 
-/// A thread.
+/// The messages of a thread.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Thread {
-    /// Oldest first.
-    messages: Vec<Entry>,
+    /// The messages, oldest first.
+    messages: Vec<ThreadMessage>,
 }
 
-/// Entries of a thread that are shown, at most.
-const ENTRIES: usize = 1000;
+/// The most messages of a thread in a response.
+const MAX_THREAD_MESSAGES: usize = 1000;
 
-impl From<ThreadEntry> for Entry {
+impl From<ThreadEntry> for ThreadMessage {
     fn from(entry: ThreadEntry) -> Self {
         match entry {
             ThreadEntry::Received(it) => Self {
@@ -62,90 +62,85 @@ impl From<ThreadEntry> for Entry {
                 kind: it.kind,
                 peer: Some(it.peer),
                 time: it.created,
-                state: match it.state {
-                    SendState::Waiting => "waiting",
-                    SendState::Sent => "sent",
-                    SendState::Failed => "failed",
-                    SendState::Expired => "expired",
-                },
+                state: state_name(it.state),
             },
         }
     }
 }
 
-/// What came and what was sent in a thread, oldest first; what the application was given, and not what a protocol handled by
-/// itself.
+/// The messages of a thread that were delivered to the application or sent, oldest first. A message that a protocol handled
+/// by itself is not among them.
 #[utoipa::path(
     get,
     path = "/v1/threads/{thread}",
     operation_id = "thread",
-    params(("thread" = String, Path, description = "The thread's id")),
+    params(("thread" = String, Path, description = "The id of the thread")),
     responses(
-        (status = 200, description = "Its messages; none if it is not known", body = Thread),
+        (status = 200, description = "The messages; none of an unknown thread", body = Thread),
         (status = 400, description = "The id is not UTF-8", body = ApiError),
-        (status = 503, description = "The store does not answer", body = ApiError)
+        (status = 503, description = "The store is unavailable", body = ApiError)
     )
 )]
 pub(super) async fn thread(
-    State(shared): State<Shared>,
+    State(context): State<ApiContext>,
     thread: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Thread>, ApiError> {
     let Path(thread) = thread?;
-    let entries = shared.agent.store().thread(&thread, ENTRIES).await?;
-    Ok(Json(Thread { messages: entries.into_iter().map(Entry::from).collect() }))
+    let entries = context.agent.thread(&thread, MAX_THREAD_MESSAGES).await?;
+    Ok(Json(Thread { messages: entries.into_iter().map(ThreadMessage::from).collect() }))
 }
 
-/// How it stands with the agent.
+/// The state of the agent.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Status {
-    /// The release.
+    /// The version of the agent.
     version: &'static str,
-    /// Whether a token is there that opens messages; without, they wait.
+    /// Whether a token is ready to decrypt messages. Without one, messages wait.
     token_ready: bool,
-    /// What waits: envelopes to be opened, deliveries for the application, outgoing messages; since when, in milliseconds
-    /// since 1970.
+    /// What waits in the store: envelopes to decrypt, deliveries for the application, outgoing messages. Times are in
+    /// milliseconds since 1970.
     #[schema(value_type = Object)]
     waiting: Usage,
 }
 
-/// How it stands with the agent.
+/// The state of the agent.
 #[utoipa::path(
     get,
     path = "/v1/status",
     operation_id = "status",
     responses(
-        (status = 200, description = "How it stands", body = Status),
-        (status = 503, description = "The store does not answer", body = ApiError)
+        (status = 200, description = "The state", body = Status),
+        (status = 503, description = "The store is unavailable", body = ApiError)
     )
 )]
-pub(super) async fn status(State(shared): State<Shared>) -> Result<Json<Status>, ApiError> {
-    let waiting = shared.agent.store().usage().await?;
-    let token_ready = shared.agent.is_token_ready();
+pub(super) async fn status(State(context): State<ApiContext>) -> Result<Json<Status>, ApiError> {
+    let waiting = context.agent.usage().await?;
+    let token_ready = context.agent.is_token_ready();
     Ok(Json(Status { version: env!("CARGO_PKG_VERSION"), token_ready, waiting }))
 }
 
 /// A key in a token.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Key {
-    /// Its public half, as multikey.
+pub(super) struct TokenKey {
+    /// The public key, as multikey.
     key: String,
     /// The token's name.
     token: String,
-    /// Its name in the token.
+    /// The key's label in the token.
     label: Option<String>,
     /// `ready`, `away` or `locked`.
     state: &'static str,
-    /// Whether an operation asks a person for a PIN.
+    /// Whether an operation prompts a person for a PIN.
     asks_pin: bool,
-    /// Whether an operation asks a person for a touch.
+    /// Whether an operation waits for a touch.
     asks_touch: bool,
 }
 
 /// The keys that the tokens hold, and whether they are ready.
-#[utoipa::path(get, path = "/v1/tokens", operation_id = "tokens", responses((status = 200, description = "Keys", body = Vec<Key>)))]
-pub(super) async fn tokens(State(shared): State<Shared>) -> Json<Vec<Key>> {
-    let held = shared.agent.ours().secrets().keys().borrow().clone();
-    let keys = held.iter().map(|held| Key {
+#[utoipa::path(get, path = "/v1/tokens", operation_id = "tokens", responses((status = 200, description = "Keys", body = Vec<TokenKey>)))]
+pub(super) async fn tokens(State(context): State<ApiContext>) -> Json<Vec<TokenKey>> {
+    let held = context.agent.own_dids().secrets().keys().borrow().clone();
+    let keys = held.iter().map(|held| TokenKey {
         key: held.public.to_string(),
         token: held.token.to_string(),
         label: held.label.clone(),

@@ -1,0 +1,62 @@
+//! A received message as the application gets it: in the inbox, as an event, and by the webhook.
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use crate::agent::{sealed_store::Content, store::Delivery};
+
+/// A message for the application.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct DeliveredMessage {
+    /// The id in the inbox, by which the message is acknowledged.
+    id: String,
+    /// The position in the inbox.
+    cursor: i64,
+    /// When the message was received, in milliseconds since 1970.
+    received: i64,
+    /// The authenticated sender's DID; null for an anonymous message.
+    sender: Option<String>,
+    /// Our DID.
+    recipient: String,
+    /// The id of the message.
+    message_id: String,
+    /// The thread of the message.
+    thread: String,
+    /// The message type.
+    #[serde(rename = "type")]
+    kind: String,
+    /// The message; null once it is acknowledged.
+    #[schema(value_type = Option<Object>)]
+    message: Value,
+    /// How the message was protected; null once it is acknowledged.
+    #[schema(value_type = Option<Object>)]
+    provenance: Value,
+}
+
+impl DeliveredMessage {
+    /// A delivery with its content, if the content is not deleted.
+    pub fn new(delivery: Delivery, content: Option<Content>) -> Self {
+        let (message, provenance) = match content {
+            Some(content) => (json!(content.message), content.provenance),
+            None => (Value::Null, Value::Null),
+        };
+        Self {
+            id: delivery.id,
+            cursor: delivery.cursor,
+            received: delivery.received,
+            sender: Some(delivery.sender).filter(|sender| !sender.is_empty()),
+            recipient: delivery.recipient,
+            message_id: delivery.message,
+            thread: delivery.thread,
+            kind: delivery.kind,
+            message,
+            provenance,
+        }
+    }
+
+    /// The position in the inbox.
+    pub fn cursor(&self) -> i64 {
+        self.cursor
+    }
+}
