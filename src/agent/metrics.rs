@@ -1,6 +1,7 @@
-//! Figures for Prometheus; docs/operations.md has the list of them.
+//! The metrics for Prometheus. docs/operations.md lists them.
 //!
-//! Who sends a message chooses its type: a label has the name of a protocol that this agent speaks, or `other`.
+//! The sender of a message chooses its type, so a label holds the protocol of the type only if this agent speaks it, and
+//! `other` otherwise.
 
 use std::{
     sync::{Arc, atomic::AtomicU64},
@@ -10,7 +11,7 @@ use std::{
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
-    registry::Registry as Figures,
+    registry::Registry as MetricsRegistry,
 };
 
 use super::{
@@ -19,30 +20,30 @@ use super::{
 };
 use crate::secrets::KeyState;
 
-/// What is counted.
+/// The agent's metrics.
 pub struct Metrics {
     protocols: Arc<Registry>,
-    figures: Figures,
-    received: Family<Received, Counter>,
+    registry: MetricsRegistry,
+    received: Family<Reception, Counter>,
     handled: Family<Outcome, Counter>,
     sent: Family<Outcome, Counter>,
-    operations: Family<Operation, Counter>,
-    seconds: Family<Kind, Histogram, fn() -> Histogram>,
-    tokens: Family<TokenIs, Gauge>,
-    answers: Family<Status, Counter>,
-    turned_away: Counter,
-    sockets: Gauge,
-    waiting: Family<Queue, Gauge>,
-    oldest: Family<Queue, Gauge<f64, AtomicU64>>,
+    operations: Family<TokenOperation, Counter>,
+    durations: Family<OperationKind, Histogram, fn() -> Histogram>,
+    token_states: Family<TokenState, Gauge>,
+    post_answers: Family<Status, Counter>,
+    rejected_connections: Counter,
+    websockets: Gauge,
+    queue_length: Family<Queue, Gauge>,
+    queue_age: Family<Queue, Gauge<f64, AtomicU64>>,
     unread_bytes: Gauge,
     store_bytes: Gauge,
 }
 
-/// The tokens by name, and how they are now.
+/// The tokens by name, with the state of each.
 pub type TokenStates = Vec<(String, KeyState)>;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Received {
+struct Reception {
     result: &'static str,
 }
 
@@ -53,18 +54,18 @@ struct Outcome {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Operation {
+struct TokenOperation {
     kind: &'static str,
     result: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Kind {
+struct OperationKind {
     kind: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct TokenIs {
+struct TokenState {
     token: String,
     state: &'static str,
 }
@@ -79,33 +80,33 @@ struct Queue {
     queue: &'static str,
 }
 
-/// The protocol of a message that was not opened.
+/// The protocol label of a message that was not opened.
 pub(super) const UNOPENED: &str = "unopened";
-/// That of a type that the agent does not know.
+/// The protocol label of a message type that the agent does not know.
 const OTHER: &str = "other";
-/// From SoftHSM in memory to a person who is asked for a touch, in seconds.
+/// The histogram's buckets in seconds: from SoftHSM in memory to a person who is asked for a touch.
 const BUCKETS: [f64; 13] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0];
 const STATES: [(KeyState, &str); 3] =
     [(KeyState::Ready, "ready"), (KeyState::Away, "away"), (KeyState::Locked, "locked")];
 
 impl Metrics {
-    /// With nothing counted, of an agent that speaks these protocols.
+    /// Metrics at zero, for an agent that speaks these protocols.
     pub(super) fn new(protocols: Arc<Registry>) -> Self {
         let histogram: fn() -> Histogram = || Histogram::new(BUCKETS);
         let mut metrics = Self {
             protocols,
-            figures: Figures::with_prefix("claviger"),
+            registry: MetricsRegistry::with_prefix("claviger"),
             received: Family::default(),
             handled: Family::default(),
             sent: Family::default(),
             operations: Family::default(),
-            seconds: Family::new_with_constructor(histogram),
-            tokens: Family::default(),
-            answers: Family::default(),
-            turned_away: Counter::default(),
-            sockets: Gauge::default(),
-            waiting: Family::default(),
-            oldest: Family::default(),
+            durations: Family::new_with_constructor(histogram),
+            token_states: Family::default(),
+            post_answers: Family::default(),
+            rejected_connections: Counter::default(),
+            websockets: Gauge::default(),
+            queue_length: Family::default(),
+            queue_age: Family::default(),
             unread_bytes: Gauge::default(),
             store_bytes: Gauge::default(),
         };
@@ -114,57 +115,69 @@ impl Metrics {
     }
 
     fn register(&mut self) {
-        let figures = &mut self.figures;
-        figures.register("messages_received", "Messages that came, by whether they were taken", self.received.clone());
-        figures.register("messages_handled", "Messages, by what became of them", self.handled.clone());
-        figures.register("messages_sent", "Tries to send a message, by what became of them", self.sent.clone());
-        figures.register("token_operations", "Operations with a private key", self.operations.clone());
-        figures.register("token_operation_seconds", "How long they took", self.seconds.clone());
-        figures.register("token_state", "1 for the state that a token is in", self.tokens.clone());
-        figures.register("http_answers", "Answers to POSTed messages, by status", self.answers.clone());
-        let turned_away = self.turned_away.clone();
-        figures.register("connections_turned_away", "Connections for which there was no room", turned_away);
-        figures.register("websockets", "WebSockets that are open", self.sockets.clone());
-        figures.register("waiting", "Messages that wait, by queue", self.waiting.clone());
-        figures.register("oldest_seconds", "How long the oldest message has waited, by queue", self.oldest.clone());
-        figures.register("unread_bytes", "The bytes that the application has not read", self.unread_bytes.clone());
-        figures.register("store_bytes", "The size of the store's files", self.store_bytes.clone());
+        let registry = &mut self.registry;
+        registry.register(
+            "messages_received",
+            "Messages received, by whether they were accepted",
+            self.received.clone(),
+        );
+        registry.register("messages_handled", "Messages handled, by protocol and result", self.handled.clone());
+        registry.register("messages_sent", "Attempts to send a message, by protocol and result", self.sent.clone());
+        registry.register("token_operations", "Private-key operations, by kind and result", self.operations.clone());
+        registry.register(
+            "token_operation_seconds",
+            "Duration of private-key operations, by kind",
+            self.durations.clone(),
+        );
+        registry.register("token_state", "1 for the current state of a token, else 0", self.token_states.clone());
+        registry.register("http_answers", "Responses to POSTed messages, by HTTP status", self.post_answers.clone());
+        let rejected = self.rejected_connections.clone();
+        registry.register("connections_turned_away", "Connections rejected by a connection limit", rejected);
+        registry.register("websockets", "Open WebSockets", self.websockets.clone());
+        registry.register("waiting", "Messages waiting, by queue", self.queue_length.clone());
+        registry.register("oldest_seconds", "Age of the oldest waiting message, by queue", self.queue_age.clone());
+        registry.register(
+            "unread_bytes",
+            "Bytes of messages that the application has not acknowledged",
+            self.unread_bytes.clone(),
+        );
+        registry.register("store_bytes", "Size of the store's files", self.store_bytes.clone());
     }
 
-    /// A message came.
-    pub(super) fn received(&self, result: &'static str) {
-        self.received.get_or_create(&Received { result }).inc();
+    /// Records that a message was received: accepted, or refused for this reason.
+    pub(super) fn message_received(&self, result: &'static str) {
+        self.received.get_or_create(&Reception { result }).inc();
     }
 
-    /// A message of this type, or [`UNOPENED`], was done with, or is to be tried again.
-    pub(super) fn handled(&self, kind: &str, result: &'static str) {
+    /// Records the result of handling a message of this type, or of an [`UNOPENED`] one.
+    pub(super) fn message_handled(&self, kind: &str, result: &'static str) {
         self.handled.get_or_create(&Outcome { protocol: self.protocol(kind), result }).inc();
     }
 
-    /// A message of this type was tried to be sent.
-    pub(super) fn sent(&self, kind: &str, result: &'static str) {
+    /// Records the result of one attempt to send a message of this type.
+    pub(super) fn send_attempted(&self, kind: &str, result: &'static str) {
         self.sent.get_or_create(&Outcome { protocol: self.protocol(kind), result }).inc();
     }
 
-    /// A token was asked to do something.
-    pub(super) fn operated(&self, kind: &'static str, result: &'static str, took: Duration) {
-        self.operations.get_or_create(&Operation { kind, result }).inc();
-        self.seconds.get_or_create(&Kind { kind }).observe(took.as_secs_f64());
+    /// Records a private-key operation.
+    pub(super) fn token_operation(&self, kind: &'static str, result: &'static str, took: Duration) {
+        self.operations.get_or_create(&TokenOperation { kind, result }).inc();
+        self.durations.get_or_create(&OperationKind { kind }).observe(took.as_secs_f64());
     }
 
-    /// A POST was answered.
-    pub(super) fn answered(&self, status: u16) {
-        self.answers.get_or_create(&Status { status }).inc();
+    /// Records the HTTP status of the response to a POST.
+    pub(super) fn post_answered(&self, status: u16) {
+        self.post_answers.get_or_create(&Status { status }).inc();
     }
 
-    /// There was no room for a connection.
-    pub(super) fn turned_away(&self) {
-        self.turned_away.inc();
+    /// Records that a connection limit rejected a connection.
+    pub(super) fn connection_rejected(&self) {
+        self.rejected_connections.inc();
     }
 
-    /// So many WebSockets more.
-    pub(super) fn sockets(&self, more: i64) {
-        self.sockets.inc_by(more);
+    /// Adds to the number of open WebSockets.
+    pub(super) fn websockets_changed(&self, difference: i64) {
+        self.websockets.inc_by(difference);
     }
 
     fn protocol(&self, kind: &str) -> String {
@@ -175,12 +188,13 @@ impl Metrics {
         }
     }
 
-    /// All figures in the text format of OpenMetrics 1.0, with what the store holds and how the tokens are now.
-    pub(super) fn text(&self, usage: &Usage, tokens: &TokenStates, now: Millis) -> String {
-        for (token, is) in tokens {
+    /// All metrics in the text format of OpenMetrics 1.0. `usage` and `tokens` are the state of the store and of the tokens at
+    /// `now`, in milliseconds since 1970.
+    pub(super) fn render(&self, usage: &Usage, tokens: &TokenStates, now: Millis) -> String {
+        for (token, current) in tokens {
             for (state, name) in STATES {
-                let label = TokenIs { token: token.clone(), state: name };
-                self.tokens.get_or_create(&label).set(i64::from(state == *is));
+                let label = TokenState { token: token.clone(), state: name };
+                self.token_states.get_or_create(&label).set(i64::from(state == *current));
             }
         }
         let queues = [
@@ -190,15 +204,15 @@ impl Metrics {
         ];
         for (queue, waiting, oldest) in queues {
             let label = Queue { queue };
-            self.waiting.get_or_create(&label).set(i64::try_from(waiting).unwrap_or(i64::MAX));
+            self.queue_length.get_or_create(&label).set(i64::try_from(waiting).unwrap_or(i64::MAX));
             let age = oldest.map_or(0, |oldest| now.saturating_sub(oldest).max(0));
-            self.oldest.get_or_create(&label).set(age as f64 / 1000.0);
+            self.queue_age.get_or_create(&label).set(age as f64 / 1000.0);
         }
         self.unread_bytes.set(i64::try_from(usage.delivery_bytes).unwrap_or(i64::MAX));
         self.store_bytes.set(i64::try_from(usage.bytes).unwrap_or(i64::MAX));
         let mut text = String::new();
-        // Writing to a string does not fail.
-        let _ = encode(&mut text, &self.figures);
+        // Writing to a string cannot fail.
+        let _ = encode(&mut text, &self.registry);
         text
     }
 }
@@ -208,21 +222,21 @@ mod tests {
     use super::*;
     use crate::agent::protocol::{Options, built_in};
 
-    /// Types that strangers think of make no label of their own.
+    /// Message types that a stranger invents do not become labels.
     #[test]
-    fn a_stranger_makes_no_new_label() {
+    fn unknown_message_types_share_one_label() {
         let registry = Registry::new(built_in(&Options::default())).unwrap();
         let metrics = Metrics::new(Arc::new(registry));
         let kinds = ["https://didcomm.org/trust-ping/2.0/ping", "https://didcomm.org/TrustPing/2.7/ping", UNOPENED];
         for kind in kinds {
-            metrics.handled(kind, "done");
+            metrics.message_handled(kind, "done");
         }
         for number in 0..100 {
-            metrics.handled(&format!("https://example.org/flood/{number}.0/drop"), "done");
-            metrics.handled(&format!("https://didcomm.org/trust-ping/{}.0/ping", 3 + number), "problem");
-            metrics.sent(&format!("no type at all {number}"), "sent");
+            metrics.message_handled(&format!("https://example.org/flood/{number}.0/drop"), "done");
+            metrics.message_handled(&format!("https://didcomm.org/trust-ping/{}.0/ping", 3 + number), "problem");
+            metrics.send_attempted(&format!("no type at all {number}"), "sent");
         }
-        let text = metrics.text(&Usage::default(), &Vec::new(), 0);
+        let text = metrics.render(&Usage::default(), &Vec::new(), 0);
         let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("claviger_messages")).collect();
         assert_eq!(lines.len(), 5, "{lines:#?}");
         let ping = "claviger_messages_handled_total{protocol=\"https://didcomm.org/trust-ping/2.0\",result=\"done\"} 2";

@@ -1,0 +1,212 @@
+//! Builds an agent from its parts.
+
+use std::sync::Arc;
+
+use tokio::sync::{broadcast, watch};
+
+use super::{
+    daemon::{Agent, Reload, Tokens},
+    event::Event,
+    inbox::{Inbox, InboxParts},
+    instrumented_secrets::InstrumentedSecrets,
+    invitations::Invitations,
+    mediation::{Mediation, MediationParts},
+    metrics::Metrics,
+    options::AgentOptions,
+    outbox::{Outbox, OutboxParts, PeerWakeups, Transports},
+    own_dids::{OwnDids, OwnDocuments},
+    protocol::{self, Features, InvalidPiuri, Protocol, Registry},
+    return_routes::ReturnRoutes,
+    rotation::own::OwnRotations,
+    sealed_store::{CommitListener, SealedStore},
+    store::{Change, Store},
+};
+use crate::{
+    did::Resolver,
+    net::{HttpClient, WebSocketClient},
+    secrets::Secrets,
+};
+
+/// Builds an [`Agent`].
+#[must_use]
+pub struct AgentBuilder {
+    secrets: Arc<dyn Secrets>,
+    documents: OwnDocuments,
+    resolver: Arc<dyn Resolver>,
+    store: Arc<dyn Store>,
+    transports: Transports,
+    http: Option<HttpClient>,
+    websockets: Option<WebSocketClient>,
+    reload: Option<Reload>,
+    tokens: Option<Tokens>,
+    protocols: Vec<Arc<dyn Protocol>>,
+    options: AgentOptions,
+}
+
+/// The number of events that a subscriber may be behind. After that it loses events, and reads the store.
+const EVENT_BUFFER: usize = 1024;
+
+impl Agent {
+    /// Builds an agent with these DIDs of ours. `secrets` holds their keys.
+    pub fn builder(
+        secrets: Arc<dyn Secrets>,
+        documents: OwnDocuments,
+        resolver: Arc<dyn Resolver>,
+        store: Arc<dyn Store>,
+    ) -> AgentBuilder {
+        AgentBuilder {
+            secrets,
+            documents,
+            resolver,
+            store,
+            transports: Transports::default(),
+            http: None,
+            websockets: None,
+            reload: None,
+            tokens: None,
+            protocols: protocol::built_in(&protocol::Options::default()),
+            options: AgentOptions::default(),
+        }
+    }
+}
+
+impl AgentBuilder {
+    /// Adds a protocol. For messages that a built-in protocol handles too, the added one takes precedence.
+    pub fn protocol(mut self, protocol: impl Protocol) -> Self {
+        self.protocols.push(Arc::new(protocol));
+        self
+    }
+
+    /// Sets how [`Agent::reload_dids`] reads the documents of our DIDs.
+    pub fn on_reload(mut self, reload: Reload) -> Self {
+        self.reload = Some(reload);
+        self
+    }
+
+    /// Sets how the metrics read the states of the tokens. Without it, the metrics have none.
+    pub fn tokens(mut self, tokens: Tokens) -> Self {
+        self.tokens = Some(tokens);
+        self
+    }
+
+    /// Sets the HTTP client for short URLs of invitations and for mediators. Without it, neither is used over HTTP.
+    pub fn http(mut self, client: HttpClient) -> Self {
+        self.http = Some(client);
+        self
+    }
+
+    /// Sets the WebSocket client for mediators. Without it, mediators are polled over HTTP.
+    pub fn websockets(mut self, client: WebSocketClient) -> Self {
+        self.websockets = Some(client);
+        self
+    }
+
+    /// Sets how messages are sent.
+    pub fn transports(mut self, transports: Transports) -> Self {
+        self.transports = transports;
+        self
+    }
+
+    /// Sets the options.
+    pub fn options(mut self, options: AgentOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Builds the agent.
+    ///
+    /// # Errors
+    /// If the identifier of a protocol is invalid.
+    pub fn build(self) -> Result<Arc<Agent>, InvalidPiuri> {
+        let Self { resolver, http, options, .. } = self;
+        let registry = Arc::new(Registry::new(self.protocols)?);
+        let metrics = Arc::new(Metrics::new(registry.clone()));
+        let secrets = Arc::new(InstrumentedSecrets { secrets: self.secrets, metrics: metrics.clone() });
+        let (events, _) = broadcast::channel(EVENT_BUFFER);
+        let wakeups = Arc::<PeerWakeups>::default();
+        let store = Arc::new(SealedStore::new(self.store, commit_listener(wakeups.clone(), events.clone())));
+        let own_dids = Arc::new(OwnDids::new(secrets, self.documents));
+        let routes = Arc::new(ReturnRoutes::default());
+        let features = Features {
+            protocols: registry.protocols(),
+            goal_codes: options.goal_codes.clone(),
+            headers: Vec::new(),
+            max_receive_bytes: u64::try_from(options.inbox.limits.bytes).ok(),
+        };
+        let inbox = Arc::new(Inbox::new(InboxParts {
+            store: store.clone(),
+            own_dids: own_dids.clone(),
+            resolver: resolver.clone(),
+            registry,
+            metrics: metrics.clone(),
+            features,
+            options: options.inbox.clone(),
+        }));
+        let message_lifetime = options.outbox.message_lifetime;
+        let outbox = Arc::new(Outbox::new(OutboxParts {
+            store: store.clone(),
+            own_dids: own_dids.clone(),
+            resolver: resolver.clone(),
+            routes: routes.clone(),
+            transports: self.transports,
+            metrics: metrics.clone(),
+            wakeups,
+            inbox: inbox.clone(),
+            options: options.outbox.clone(),
+        }));
+        let parts = MediationParts {
+            store: store.clone(),
+            own_dids: own_dids.clone(),
+            resolver: resolver.clone(),
+            inbox: inbox.clone(),
+            outbox: outbox.clone(),
+            http: http.clone(),
+            websockets: self.websockets,
+        };
+        let mediation = Arc::new(Mediation::new(parts, options.mediation.clone()));
+        let invitations = Arc::new(Invitations {
+            store: store.clone(),
+            own_dids: own_dids.clone(),
+            resolver: resolver.clone(),
+            http,
+            public_url: options.server.public_url.clone(),
+            message_lifetime,
+        });
+        let on_retired = {
+            let mediation = mediation.clone();
+            Box::new(move || mediation.notify_changed())
+        };
+        let rotations =
+            OwnRotations { store: store.clone(), own_dids: own_dids.clone(), resolver, message_lifetime, on_retired };
+        Ok(Arc::new(Agent {
+            store,
+            own_dids,
+            inbox,
+            outbox,
+            routes,
+            metrics,
+            invitations,
+            rotations,
+            mediation,
+            reload: self.reload,
+            tokens: self.tokens,
+            events,
+            server: watch::Sender::new(Arc::new(options.server.clone())),
+            retention: watch::Sender::new(options.retention),
+            options,
+        }))
+    }
+}
+
+/// Returns what follows each commit: the outbox sends new messages, and subscribers get an event for each delivery.
+fn commit_listener(wakeups: Arc<PeerWakeups>, events: broadcast::Sender<Event>) -> CommitListener {
+    Box::new(move |changes| {
+        wakeups.wake_for(changes);
+        for change in changes {
+            if let Change::Deliver(delivery) = change {
+                // Sending fails if there is no subscriber.
+                let _ = events.send(Event::Delivered(delivery.clone()));
+            }
+        }
+    })
+}

@@ -1,0 +1,109 @@
+//! The tasks of a running agent.
+
+use std::{io, sync::Arc, time::Duration};
+
+use tokio::{task::JoinSet, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    clock::now,
+    daemon::Agent,
+    server::{MessageRateLimiter, Server, ServerContext},
+};
+
+/// The interval at which a token is asked for the store's key. It is asked earlier when a key becomes ready.
+const UNLOCK_INTERVAL: Duration = Duration::from_secs(5);
+/// The interval at which expired data is deleted, and how many rows one commit deletes.
+const CLEANUP_INTERVAL: Duration = Duration::from_secs(60);
+const CLEANUP_BATCH: usize = 1000;
+
+impl Agent {
+    /// Runs until `shutdown`, then lets running work finish.
+    ///
+    /// # Errors
+    /// If a listening socket cannot be used.
+    pub async fn run(self: &Arc<Self>, servers: Vec<Server>, shutdown: CancellationToken) -> io::Result<()> {
+        let context = Arc::new(ServerContext {
+            inbox: self.inbox.clone(),
+            outbox: self.outbox.clone(),
+            routes: self.routes.clone(),
+            own_dids: self.own_dids.clone(),
+            invitations: self.invitations.clone(),
+            metrics: self.metrics.clone(),
+            message_rate: MessageRateLimiter::default(),
+            bytes: Arc::default(),
+            max_message_bytes: self.max_message_bytes(),
+            shutdown: shutdown.clone(),
+            options: self.server.subscribe(),
+        });
+        let mut serving = JoinSet::new();
+        for server in servers {
+            serving.spawn(server.run(context.clone(), shutdown.clone()));
+        }
+        let mut work = JoinSet::new();
+        work.spawn(self.clone().unlock_store(shutdown.clone()));
+        work.spawn(self.clone().delete_expired(shutdown.clone()));
+        work.spawn(self.inbox.clone().work(shutdown.clone()));
+        work.spawn(self.outbox.clone().work(shutdown.clone()));
+        work.spawn(self.mediation.clone().run(shutdown.clone()));
+        let mut result = Ok(());
+        while let Some(ended) = serving.join_next().await {
+            if let Ok(Err(error)) = ended {
+                result = Err(error);
+            }
+        }
+        while work.join_next().await.is_some() {}
+        result
+    }
+
+    /// Unlocks the store as soon as a token is ready. Afterwards wraps its key for each further key that becomes ready.
+    async fn unlock_store(self: Arc<Self>, shutdown: CancellationToken) {
+        let mut logged = String::new();
+        let mut keys = self.own_dids.secrets().keys();
+        while let Err(reason) = self.store.unlock(&self.own_dids).await {
+            if reason != logged {
+                tracing::warn!(reason, "store is sealed");
+                logged = reason;
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = sleep(UNLOCK_INTERVAL) => {}
+                Ok(()) = keys.changed() => self.own_dids.refresh(),
+            }
+        }
+        // A token that appears later must be able to open the store too, in case another is lost one day.
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                changed = keys.changed() => match changed {
+                    Ok(()) => self.own_dids.refresh(),
+                    Err(_) => return,
+                },
+            }
+            if let Err(reason) = self.store.unlock(&self.own_dids).await {
+                tracing::info!(reason, "store key not wrapped for the current keys");
+            }
+        }
+    }
+
+    /// Deletes expired data from the store, and retires DIDs whose overlap is over.
+    async fn delete_expired(self: Arc<Self>, shutdown: CancellationToken) {
+        loop {
+            self.rotations.retire_expired().await;
+            let retention = *self.retention.borrow();
+            match self.store.inner().delete_expired(now(), &retention, CLEANUP_BATCH).await {
+                // There may be more.
+                Ok(deleted) if deleted >= CLEANUP_BATCH => {
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+                Ok(_) => {}
+                Err(error) => tracing::warn!(%error, "expired data not deleted"),
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = sleep(CLEANUP_INTERVAL) => {}
+            }
+        }
+    }
+}
