@@ -55,7 +55,7 @@ fn the_kernel_says_whose_process_asks() {
     let listen = format!("[api]\nlisten = \"unix:{}\"\n", socket.display());
     let Some(mut alice) = Daemon::running(&listen) else { return };
     assert_eq!(ask_as(NOBODY, &socket), "");
-    assert!(alice.log().contains("a user who may not use the API has connected"), "{}", alice.log());
+    assert!(alice.log().contains("API connection refused"), "{}", alice.log());
     assert!(ask_as(0, &socket).starts_with("HTTP/1.0 200"));
     // The refused one has done no harm.
     assert!(alice.json(&["status"])["status"]["token_ready"].as_bool().unwrap());
@@ -145,8 +145,8 @@ fn what_is_refused_at_start() {
         (on("127.0.0.1:0", "short"), "32 characters or more"),
         (on("127.0.0.1:0", "blank"), "32 characters or more"),
         (on("127.0.0.1:0", "empty"), "32 characters or more"),
-        (on("127.0.0.1:0", "for-all"), "others may read it: chmod 600"),
-        (on("127.0.0.1:0", "for-the-group"), "others may read it: chmod 600"),
+        (on("127.0.0.1:0", "for-all"), "others may read the file: chmod 600"),
+        (on("127.0.0.1:0", "for-the-group"), "others may read the file: chmod 600"),
         (on("127.0.0.1:0", "no-such-file"), "No such file"),
         (on("0.0.0.0:0", "good"), "no address of the loopback interface"),
         (on("[::]:0", "good"), "no address of the loopback interface"),
@@ -160,7 +160,7 @@ fn what_is_refused_at_start() {
         (hook("https://10.0.0.1/", "secret_file = \"good\""), "a private address"),
         (hook(local, "secret_file = \"good\""), "a private address"),
         (hook(local, "secret_file = \"short\""), "32 characters or more"),
-        (hook(local, "secret_file = \"for-all\""), "others may read it: chmod 600"),
+        (hook(local, "secret_file = \"for-all\""), "others may read the file: chmod 600"),
         (hook(local, ""), "secret_file"),
         (hook(local, "secret_file = \"good\"\nsecret = \"x\""), "secret"),
     ];

@@ -12,7 +12,7 @@ use std::{
 
 use claviger::{
     did::{LocalResolver, Relationship, Service, peer},
-    didcomm::{Attachment, Forward, Identities, Message, PackEncryptedOptions, UnpackOptions},
+    didcomm::{Attachment, Forward, Identities, Message, UnpackOptions},
     jose::Limits,
     keys::Curve,
     secrets::Keyring,
@@ -377,8 +377,7 @@ impl State {
         let mut message = Message::build(Message::new_id(), kind, body).from(&self.did).to(to).finalize();
         (message.thid, message.pthid) = (thid, pthid);
         message.attachments = Some(attachments).filter(|all| !all.is_empty());
-        let options = PackEncryptedOptions { forward: false, ..PackEncryptedOptions::default() };
         let resolver = LocalResolver::new();
-        message.pack_encrypted(to, Some(&self.did), None, &resolver, &self.me, &options).await.unwrap().0
+        message.encrypt_to(to).from(&self.did).forward(false).pack(&resolver, &self.me).await.unwrap().0
     }
 }

@@ -43,7 +43,7 @@ impl Trial {
     #[track_caller]
     fn ends_with(self, contents: &[&str]) {
         self.daemon.settles();
-        let refused = self.daemon.log().matches("a message is refused").count();
+        let refused = self.daemon.log().matches("message refused").count();
         assert_eq!(self.daemon.status(self.alice.says(&self.daemon.did, "lunch?")), 202);
         let all = [contents, &["lunch?"]].concat();
         self.daemon.until("the honest message came", |daemon| daemon.texts().contains(&"lunch?".to_owned()));

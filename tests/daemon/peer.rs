@@ -4,7 +4,7 @@ use std::{future::Future, sync::OnceLock};
 
 use claviger::{
     did::{LocalResolver, Relationship, Resolver, Service, peer::create_2},
-    didcomm::{Message, MessageBuilder, PackEncryptedOptions, Provenance, UnpackOptions},
+    didcomm::{Message, MessageBuilder, Provenance, UnpackOptions},
     keys::{Curve, PublicKey},
 };
 use claviger_testkit::SoftToken;
@@ -87,10 +87,9 @@ impl Peer {
     /// Authcrypt, as an honest peer packs it.
     pub fn pack(&self, message: &Message) -> String {
         let to = message.to.as_ref().unwrap()[0].clone();
-        let options = PackEncryptedOptions { forward: false, ..PackEncryptedOptions::default() };
-        let me = &self.person.me;
-        let resolver = LocalResolver::new();
-        wait(message.pack_encrypted(&to, Some(self.did()), None, &resolver, me, &options)).expect("it is packed").0
+        let (resolver, me) = (LocalResolver::new(), &self.person.me);
+        let packing = message.encrypt_to(&to).from(self.did()).forward(false);
+        wait(packing.pack(&resolver, me)).expect("it is packed").0
     }
 
     /// Something said to the daemon's application, packed.

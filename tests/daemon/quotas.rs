@@ -3,9 +3,9 @@
 use std::fs;
 
 use claviger::{
-    agent::protocol::{report_problem::PROBLEM_REPORT, trust_ping::PING},
+    agent::protocol::{problem_report::PROBLEM_REPORT, trust_ping::PING},
     did::LocalResolver,
-    didcomm::{Message, PackEncryptedOptions},
+    didcomm::Message,
 };
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -43,11 +43,8 @@ fn reads(daemon: &Daemon, all_but: usize) {
 
 /// Encrypted in a second layer, so that the envelope does not say who sent it.
 fn hidden(peer: &Peer, to: &str, message: &Message) -> String {
-    let options = PackEncryptedOptions { forward: false, protect_sender: true, ..PackEncryptedOptions::default() };
-    let me = &peer.person.me;
-    wait(message.pack_encrypted(to, Some(peer.did()), None, &LocalResolver::new(), me, &options))
-        .expect("it is packed")
-        .0
+    let packing = message.encrypt_to(to).from(peer.did()).forward(false).protect_sender(true);
+    wait(packing.pack(&LocalResolver::new(), &peer.person.me)).expect("it is packed").0
 }
 
 #[test]
@@ -140,7 +137,7 @@ fn a_peer_has_so_many_replies() {
         leaves(&daemon, &ping(&flooding, None));
     }
     assert_eq!(daemon.figure("claviger_waiting{queue=\"outbox\"}"), 3.0);
-    assert!(daemon.log().contains("not answered: too many messages wait for this peer"));
+    assert!(daemon.log().contains("replies dropped: too many messages wait for the peer"));
     assert!(daemon.post(ping(&honest, Some("all")).as_bytes()).starts_with("HTTP/1.1 200"));
     // What the application says is kept, whatever waits; and when all of it is taken, there are answers again.
     let said = daemon.say(flooding.did(), "are you there?").unwrap();
