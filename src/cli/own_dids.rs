@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use claviger::{
-    did::{Cached, Document, LocalResolver, Relationship, Resolver, did_of, is_did, read_documents},
+    did::{CachedResolver, Document, LocalResolver, Relationship, Resolver, did_of, is_did, read_documents},
     didcomm::{FromPrior, Identities},
     keys::PublicKey,
     process::sandbox::Sandbox,
@@ -22,7 +22,7 @@ use super::{
 pub struct OwnDids<'a> {
     config: &'a Config,
     pub documents: Vec<Document>,
-    pub resolver: Cached<LocalResolver>,
+    pub resolver: CachedResolver<LocalResolver>,
     supervisor: Option<Arc<Supervisor>>,
 }
 
@@ -45,7 +45,7 @@ impl<'a> OwnDids<'a> {
             }
         }
         let local = LocalResolver::new().with_long_forms(state.long_forms()).with_documents(documents.clone());
-        Ok(Self { config, documents, resolver: Cached::new(local), supervisor: None })
+        Ok(Self { config, documents, resolver: CachedResolver::new(local), supervisor: None })
     }
 
     /// Starts the keepers' supervisor, and enters the sandbox for good: from now on this process reads messages of

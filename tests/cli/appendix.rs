@@ -14,7 +14,7 @@ fn read(name: &str) -> Value {
     serde_json::from_slice(&fs::read(vectors().join(name)).unwrap()).unwrap()
 }
 
-/// A home with the keys of both in its token, and their documents.
+/// A home whose token holds the keys of Alice and Bob, with their documents.
 fn home() -> Option<Home> {
     let home = Home::with_token()?;
     let documents = vectors().join("documents");
@@ -36,7 +36,7 @@ fn home() -> Option<Home> {
 }
 
 #[test]
-fn every_message_of_the_specification_is_read_on_the_token() {
+fn each_message_of_the_appendix_unpacks_with_a_token() {
     let Some(home) = home() else { return };
     let index = read("index.json");
     let messages = index["messages"].as_array().unwrap();
@@ -58,10 +58,10 @@ fn every_message_of_the_specification_is_read_on_the_token() {
         }
         assert_eq!(provenance["from_prior"], Value::Null, "{file}");
         let layers = provenance["layers"].as_array().unwrap();
-        let wanted = expected["layers"].as_array().unwrap();
-        assert_eq!(layers.len(), wanted.len(), "{file}");
-        for (layer, wanted) in layers.iter().zip(wanted) {
-            check_layer(file, layer, wanted);
+        let expected_layers = expected["layers"].as_array().unwrap();
+        assert_eq!(layers.len(), expected_layers.len(), "{file}");
+        for (layer, expected_layer) in layers.iter().zip(expected_layers) {
+            check_layer(file, layer, expected_layer);
         }
         let warned = |warning: &str| provenance["warnings"].as_array().unwrap().iter().any(|it| it == warning);
         assert_eq!(warned("discouraged-nesting"), expected["envelope"] == "discouraged", "{file}");
@@ -70,23 +70,23 @@ fn every_message_of_the_specification_is_read_on_the_token() {
     }
 }
 
-fn check_layer(file: &str, layer: &Value, wanted: &Value) {
-    assert_eq!(layer["envelope"], wanted["kind"], "{file}");
+fn check_layer(file: &str, layer: &Value, expected_layer: &Value) {
+    assert_eq!(layer["envelope"], expected_layer["kind"], "{file}");
     for member in ["alg", "enc", "skid", "recipients"] {
-        if let Some(value) = wanted.get(member) {
+        if let Some(value) = expected_layer.get(member) {
             assert_eq!(layer[member], *value, "{file}: {member}");
         }
     }
-    if wanted["kind"] == "signed" {
-        assert_eq!(layer["kid"], wanted["kid"], "{file}");
+    if expected_layer["kind"] == "signed" {
+        assert_eq!(layer["kid"], expected_layer["kid"], "{file}");
         return;
     }
-    assert!(wanted["recipients"].as_array().unwrap().contains(&layer["kid"]), "{file}: {}", layer["kid"]);
+    assert!(expected_layer["recipients"].as_array().unwrap().contains(&layer["kid"]), "{file}: {}", layer["kid"]);
     assert_eq!(layer["custody"], "kek-in-process", "{file}: SoftHSM 2.6.1 digests the shared secret itself");
 }
 
 #[test]
-fn all_of_them_in_lines_with_one_bad() {
+fn the_messages_unpack_as_lines_beside_a_malformed_one() {
     let Some(home) = home() else { return };
     let index = read("index.json");
     let mut lines = String::new();
@@ -109,7 +109,7 @@ fn all_of_them_in_lines_with_one_bad() {
 }
 
 #[test]
-fn keys_are_named_in_four_ways_and_not_twice() {
+fn a_key_has_four_names_and_is_imported_once() {
     let Some(home) = home() else { return };
     let keys = home.run("--json key list").json();
     let named = |kid: &str| keys.as_array().unwrap().iter().find(|key| key["name"] == kid).unwrap().clone();

@@ -1,15 +1,15 @@
-//! The demo, and its commands done by hand.
+//! `claviger demo`, and the scripts that it prints.
 
 use serde_json::Value;
 
 use crate::home::{Home, softhsm};
 
 #[test]
-fn it_tells_the_whole_conversation() {
+fn the_envelope_demo_shows_each_step() {
     let Some(module) = softhsm() else { return };
     let home = Home::new();
     let mut command = home.command(env!("CARGO_BIN_EXE_claviger"));
-    // As on a machine where SoftHSM was never used.
+    // As on a machine without a configuration of SoftHSM.
     let output =
         command.args(["demo", "--envelopes", "--module"]).arg(&module).env_remove("SOFTHSM2_CONF").output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -44,7 +44,7 @@ fn it_tells_the_whole_conversation() {
 }
 
 #[test]
-fn its_commands_by_hand_work_as_they_stand() {
+fn the_script_of_the_envelope_demo_works() {
     let Some(module) = softhsm() else { return };
     let home = Home::new();
     let told = home.run(&format!("--json demo --envelopes --module {}", module.display())).json();
@@ -62,7 +62,7 @@ fn its_commands_by_hand_work_as_they_stand() {
 }
 
 #[test]
-fn two_daemons_meet_and_talk() {
+fn the_daemon_demo_and_its_script_work() {
     let Some(module) = softhsm() else { return };
     let home = Home::new();
     let mut command = home.command(env!("CARGO_BIN_EXE_claviger"));

@@ -17,8 +17,8 @@ fn report(ran: &Ran) -> Value {
     reports[0].clone()
 }
 
-/// The findings with this id: level, what it is about.
-fn found(report: &Value, id: &str) -> Vec<(String, Vec<String>)> {
+/// The level and the subjects of the findings with this ID.
+fn findings_with_id(report: &Value, id: &str) -> Vec<(String, Vec<String>)> {
     let findings = report["findings"].as_array().unwrap();
     let with_id = findings.iter().filter(|finding| finding["id"] == id);
     with_id
@@ -30,12 +30,12 @@ fn found(report: &Value, id: &str) -> Vec<(String, Vec<String>)> {
         .collect()
 }
 
-fn one(level: &str, about: &[&str]) -> Vec<(String, Vec<String>)> {
+fn one_finding(level: &str, about: &[&str]) -> Vec<(String, Vec<String>)> {
     vec![(level.to_owned(), about.iter().map(ToString::to_string).collect())]
 }
 
-/// The files of the token, and what is in them. SoftHSM 2.6.1 counts each login in the first eight bytes of
-/// `token.object`.
+/// The files of the token with their contents, without the first eight bytes of `token.object`, in which SoftHSM 2.6.1 counts
+/// logins.
 fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let each = entries.flat_map(|path| {
@@ -49,7 +49,7 @@ fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 #[test]
-fn it_says_what_each_algorithm_is_good_for_and_changes_nothing() {
+fn each_algorithm_has_a_verdict_and_nothing_changes() {
     let Some(home) = Home::with_token() else { return };
     home.run("key generate --token soft --alg X25519 --name mine").done();
     let keys = home.run("--json key list").json();
@@ -87,31 +87,31 @@ fn it_says_what_each_algorithm_is_good_for_and_changes_nothing() {
     );
     assert_eq!((&told["session_keys"], &told["changed"], &told["error"]), (&json!(true), &json!(false), &Value::Null));
     assert_eq!((&told["profile"]["name"], &told["profile"]["by"]), (&json!("softhsm"), &json!("match")));
-    assert_eq!(found(&told, "custody"), one("good", &["X25519", "P-256", "P-384", "P-521"]));
+    assert_eq!(findings_with_id(&told, "custody"), one_finding("good", &["X25519", "P-256", "P-384", "P-521"]));
     let hygiene = told["process"]["hygiene"].as_array().unwrap();
     assert!(hygiene.iter().any(|measure| measure == &json!({ "name": "not dumpable", "holds": true })), "{hygiene:?}");
-    let process = found(&told, "process");
+    let process = findings_with_id(&told, "process");
     let lacking = hygiene.iter().filter(|measure| measure["holds"] == false).count();
     assert_eq!(process.iter().filter(|(level, _)| level == "warning").count(), lacking);
-    assert!(!found(&told, "sandbox").is_empty());
+    assert!(!findings_with_id(&told, "sandbox").is_empty());
     assert!(files(&home.path().join("tokens")) == before);
     assert_eq!(home.run("--json key list").json(), keys);
 }
 
 #[test]
-fn a_token_that_no_configuration_names() {
+fn a_token_named_by_its_uri() {
     let Some(home) = Home::with_token() else { return };
     let uri = format!("pkcs11:token=soft?module-path={}&pin-value={PIN}", softhsm().unwrap().display());
     home.write("claviger.toml", "");
     let told = report(&home.run(&format!("--json token doctor --uri {uri}")));
     assert_eq!(told["token"]["label"], "soft");
-    assert_eq!(found(&told, "pin-in-uri"), one("warning", &[]));
+    assert_eq!(findings_with_id(&told, "pin-in-uri"), one_finding("warning", &[]));
     assert_eq!(home.run("--json token doctor").error(2), "no-token");
 }
 
-/// What can be said without a login is said, and no PIN is tried that would not be tried otherwise.
+/// The report has what is visible without a login, and the refused PIN is not tried again.
 #[test]
-fn a_token_whose_pin_is_refused() {
+fn a_token_with_a_refused_pin() {
     let Some(home) = Home::with_token() else { return };
     home.write("user.pin", "wrong");
     for _ in 0..2 {
@@ -122,20 +122,20 @@ fn a_token_whose_pin_is_refused() {
         assert_eq!((&told["error"]["code"], &told["changed"]), (&json!("pin-refused"), &Value::Null));
         assert_eq!((&told["token"]["label"], &told["profile"]["name"]), (&json!("soft"), &json!("softhsm")));
         assert_eq!((&told["pin"]["state"], &told["pin"]["last_try"]), (&json!("count-low"), &json!("refused")));
-        assert_eq!(found(&told, "pin-refused"), one("bad", &[]));
+        assert_eq!(findings_with_id(&told, "pin-refused"), one_finding("bad", &[]));
         assert_eq!(told["algorithms"], json!([]));
     }
     home.write("user.pin", PIN);
     home.run("token lock soft").done();
     let ran = home.run("--json token doctor");
-    assert_eq!((ran.status(), found(&report(&ran), "pin-locked-here")), (3, one("bad", &[])));
+    assert_eq!((ran.status(), findings_with_id(&report(&ran), "pin-locked-here")), (3, one_finding("bad", &[])));
     home.run("token unlock soft").done();
     let ran = home.run("--json token doctor");
     assert_eq!((ran.status(), report(&ran)["pin"]["last_try"].clone()), (0, json!("accepted")));
 }
 
 #[test]
-fn a_token_that_is_not_there() {
+fn an_absent_token() {
     let Some(home) = Home::with_token() else { return };
     let config = fs::read_to_string(home.path().join("claviger.toml")).unwrap();
     home.write("claviger.toml", &config.replace("token=soft", "token=lost"));
@@ -144,9 +144,9 @@ fn a_token_that_is_not_there() {
     assert_eq!((ran.status(), &told["token"], &told["error"]["code"]), (3, &Value::Null, &json!("token-absent")));
 }
 
-/// Keys that are not as they should be, a PIN that others may read, a profile and a minimum that are not met.
+/// An imported key, a readable PIN file, and a profile and a minimum custody that the token does not meet.
 #[test]
-fn what_is_not_as_it_should_be() {
+fn problems_of_keys_pin_profile_and_custody() {
     let Some(home) = Home::with_token() else { return };
     let set = |mode| {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
@@ -171,28 +171,28 @@ fn what_is_not_as_it_should_be() {
     home.configure(&softhsm().unwrap(), "profile = \"mine\"\nminimum_custody = \"kek-in-process\"\n");
     let told = report(&home.run("--json token doctor"));
     let agreeing = ["X25519", "P-256", "P-384", "P-521"];
-    assert_eq!(found(&told, "pin-file-readable"), one("warning", &[]));
-    assert_eq!(found(&told, "key-imported"), one("note", &["brought"]));
-    assert_eq!(found(&told, "key-was-exposed"), [], "it was told that it was imported");
+    assert_eq!(findings_with_id(&told, "pin-file-readable"), one_finding("warning", &[]));
+    assert_eq!(findings_with_id(&told, "key-imported"), one_finding("note", &["brought"]));
+    assert_eq!(findings_with_id(&told, "key-was-exposed"), [], "the finding key-imported covers it");
     assert_eq!(told["profile"]["by"], "name");
-    assert_eq!(found(&told, "profile-not-measured"), one("note", &[]));
-    assert_eq!(found(&told, "verdict-better"), one("note", &["P-521"]));
-    assert_eq!(found(&told, "verdict-worse"), one("warning", &["secp256k1"]));
-    assert_eq!(found(&told, "custody"), one("note", &agreeing));
-    assert_eq!(found(&told, "custody-below-minimum"), one("bad", &agreeing));
+    assert_eq!(findings_with_id(&told, "profile-not-measured"), one_finding("note", &[]));
+    assert_eq!(findings_with_id(&told, "verdict-better"), one_finding("note", &["P-521"]));
+    assert_eq!(findings_with_id(&told, "verdict-worse"), one_finding("warning", &["secp256k1"]));
+    assert_eq!(findings_with_id(&told, "custody"), one_finding("note", &agreeing));
+    assert_eq!(findings_with_id(&told, "custody-below-minimum"), one_finding("bad", &agreeing));
     set(0o600);
     fs::remove_dir_all(home.path().join("hsm-config")).unwrap();
     home.configure(&softhsm().unwrap(), "");
     let told = report(&home.run("--json token doctor"));
     for id in ["pin-file-readable", "profile-not-measured", "verdict-better", "verdict-worse", "custody-below-minimum"]
     {
-        assert_eq!(found(&told, id), [], "{id}");
+        assert_eq!(findings_with_id(&told, id), [], "{id}");
     }
 }
 
-/// What a token makes of its work, behind `tests/fault-module`.
+/// Slow, wrong and refused operations, made by `tests/fault-module`.
 #[test]
-fn a_token_that_is_slow_or_lies() {
+fn a_slow_token_and_wrong_answers() {
     let Some(home) = Home::with_token() else { return };
     home.run("key generate --token soft --alg P-256 --name mine").done();
     home.configure(&Shim::module(), "");
@@ -209,7 +209,7 @@ fn a_token_that_is_slow_or_lies() {
         document[0].clone()
     };
     let level = |report: &Value, id| {
-        let found = found(report, id).into_iter();
+        let found = findings_with_id(report, id).into_iter();
         found.map(|(level, about)| format!("{level} {}", about.join(" "))).collect::<Vec<_>>()
     };
 
@@ -234,7 +234,7 @@ fn a_token_that_is_slow_or_lies() {
     assert_eq!(verdicts, [&Value::Null, &json!("authcrypt"), &Value::Null, &Value::Null, &Value::Null, &Value::Null]);
     assert_eq!(report["algorithms"][1]["tested_with"], "held-key");
 
-    // CKR_KEY_FUNCTION_NOT_PERMITTED, of the key that is held.
+    // CKR_KEY_FUNCTION_NOT_PERMITTED, for the key in the token.
     let report = told(&["fail C_SignInit 0x68", "fail C_DeriveKey 0x68"]);
     assert_eq!(level(&report, "key-fails"), ["bad mine"]);
     assert_eq!(report["refused"].as_array().unwrap().len(), 1);

@@ -1,4 +1,4 @@
-//! What docs/cli.md and the examples say is so.
+//! docs/cli.md and the example configuration agree with the program.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -8,13 +8,13 @@ fn read(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
 }
 
-/// All that is in the folder's files.
+/// The text of all files in a folder.
 fn sources(folder: &Path) -> String {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     entries.map(|path| if path.is_dir() { sources(&path) } else { fs::read_to_string(path).unwrap() }).collect()
 }
 
-/// The first string literal behind each of these places, if it looks like a code.
+/// The first string literal after each occurrence of `before`, if it looks like a code.
 fn codes<'a>(text: &'a str, before: &str) -> impl Iterator<Item = &'a str> {
     text.split(before).skip(1).filter_map(|rest| {
         let code = rest.trim_start().strip_prefix('"')?.split('"').next()?;
@@ -24,7 +24,7 @@ fn codes<'a>(text: &'a str, before: &str) -> impl Iterator<Item = &'a str> {
 }
 
 #[test]
-fn every_error_code_is_documented_and_no_other() {
+fn exactly_the_error_codes_are_documented() {
     let sources = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli"));
     let failure = read("src/cli/failure.rs");
     let mut made: BTreeSet<&str> = BTreeSet::new();
@@ -44,7 +44,7 @@ fn every_error_code_is_documented_and_no_other() {
 }
 
 #[test]
-fn every_finding_is_documented_and_no_other() {
+fn exactly_the_findings_are_documented() {
     let findings = read("src/cli/token/doctor/findings.rs");
     let mut made: BTreeSet<&str> = BTreeSet::new();
     for before in [".add(", " of(", "=> (", "true => (", "=> "] {
@@ -58,7 +58,7 @@ fn every_finding_is_documented_and_no_other() {
 }
 
 #[test]
-fn every_command_is_documented_and_in_the_manual() {
+fn each_documented_command_is_in_the_manual_and_has_help() {
     let documentation = read("docs/cli.md");
     let home = Home::new();
     let manual = home.run("man").done().to_owned();
@@ -75,11 +75,11 @@ fn every_command_is_documented_and_in_the_manual() {
 }
 
 #[test]
-fn the_example_configuration_is_read() {
+fn the_example_configuration_is_valid() {
     let home = Home::new();
     home.write("claviger.toml", &read("examples/claviger.toml"));
     home.run("did resolve did:key:z6LSeu9HkTHSfLLeUs2nnzUSNedgDUevfNQgQjQC23ZCit6F").done();
-    // Its rules are found, and so its token is looked for.
+    // The configuration is valid, so the command looks for the token.
     let code =
         home.run("--json key list").error(if Path::new("/usr/lib/softhsm/libsofthsm2.so").is_file() { 3 } else { 2 });
     assert!(["token-absent", "token-misconfigured"].contains(&code.as_str()), "{code}");

@@ -12,9 +12,9 @@ use crate::{
     pages::{commands, rust},
 };
 
-/// Runs a script in a home, with free ports in the place of those that it names, and this text at its terminal.
+/// Runs a script in a home. Its ports are replaced by free ones, and `typed` is its stdin.
 #[track_caller]
-fn follow(home: &Home, script: &str, typed: &str) -> Output {
+fn run_script(home: &Home, script: &str, typed: &str) -> Output {
     let mut script = script.to_owned();
     let mut ops = String::new();
     for port in ["8080", "8081", "8090", "8091", "8070", "8071"] {
@@ -29,22 +29,23 @@ fn follow(home: &Home, script: &str, typed: &str) -> Output {
     let mut command = home.command("timeout");
     command.args(["300", "bash", "guide.sh"]).env("CLAVIGER_OPS__LISTEN", ops);
     let output = command.stdin(File::open(home.path().join("typed")).unwrap()).output().unwrap();
-    assert!(output.status.success(), "{script}\n{}", all(&output));
+    assert!(output.status.success(), "{script}\n{}", output_text(&output));
     output
 }
 
-fn all(output: &Output) -> String {
+fn output_text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// The README's three commands, each in a terminal of its own.
+/// Runs the README's three commands.
 #[test]
-fn the_first_minute() {
+fn the_readme_commands_work() {
     if softhsm().is_none() {
         return;
     }
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    let block = readme.split("```sh\n").find(|block| block.starts_with("claviger init")).expect("they are there");
+    let block =
+        readme.split("```sh\n").find(|block| block.starts_with("claviger init")).expect("README.md has the commands");
     let lines = block.split("```").next().unwrap().lines().map(|line| line.split('#').next().unwrap().trim());
     let [init, serve, invite] = lines.collect::<Vec<_>>()[..] else { panic!("{block}") };
     let home = Home::new();
@@ -52,17 +53,17 @@ fn the_first_minute() {
         "set -eu\ntrap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT\nexport CLAVIGER_HTTP__LISTEN=127.0.0.1:8080\n\
          {init}\n{serve} 2> serve.log &\nuntil {invite} 2> invite.log; do sleep 0.2; done\n"
     );
-    let said = all(&follow(&home, &script, ""));
+    let said = output_text(&run_script(&home, &script, ""));
     assert!(said.contains("?_oob="), "{said}");
 }
 
 #[test]
-fn a_server_on_trial() {
+fn the_start_page_works() {
     if softhsm().is_none() {
         return;
     }
     let home = Home::new();
-    let said = all(&follow(&home, &commands("start.md", "## Two agents talk"), ""));
+    let said = output_text(&run_script(&home, &commands("start.md", "## Two agents talk"), ""));
     for words in ["At noon?", "claviger_waiting{queue=\"outbox\"} 0"] {
         assert!(said.contains(words), "{words}: {said}");
     }
@@ -70,12 +71,12 @@ fn a_server_on_trial() {
 }
 
 #[test]
-fn a_server_with_its_hsm() {
+fn the_server_page_works() {
     let Some(home) = Home::with_token() else { return };
     let module = softhsm().unwrap().display().to_string();
     let script =
         commands("server.md", "## Try your HSM, and set up the agent").replace("/opt/vendor/libpkcs11.so", &module);
-    let said = all(&follow(&home, &script.replace("token=prod", "token=soft"), &format!("{PIN}\n")));
+    let said = output_text(&run_script(&home, &script.replace("token=prod", "token=soft"), &format!("{PIN}\n")));
     for words in ["authcrypt", "X25519", "A DID of ours: did:peer:2."] {
         assert!(said.contains(words), "{words}: {said}");
     }
@@ -83,13 +84,13 @@ fn a_server_with_its_hsm() {
 }
 
 #[test]
-fn the_library() {
+fn the_library_page_works() {
     if softhsm().is_none() {
         return;
     }
     let (home, repository) = (Home::new(), Path::new(env!("CARGO_MANIFEST_DIR")));
     std::os::unix::fs::symlink(repository.join("softhsm"), home.path().join("softhsm")).unwrap();
-    // Cargo has built it beside the tests, unless it was to run this suite alone.
+    // Cargo builds the example together with the tests, but not if it runs this test program only.
     let folder = Path::new(env!("CARGO_BIN_EXE_claviger")).parent().unwrap();
     let built = folder.join("examples/developer");
     if !built.is_file() {
@@ -101,7 +102,7 @@ fn the_library() {
     let script = commands("library.md", "## Run the example");
     assert!(script.contains("cargo run --quiet --example developer --"));
     let script = script.replace("cargo run --quiet --example developer --", &built.display().to_string());
-    let said = all(&follow(&home, &script, ""));
+    let said = output_text(&run_script(&home, &script, ""));
     for words in ["\"content\": \"Hello\"", "\"authenticated\": true"] {
         assert!(said.contains(words), "{words}: {said}");
     }

@@ -4,13 +4,13 @@ use serde_json::Value;
 
 use crate::home::{Home, plaintext};
 
-fn two() -> Option<(Home, Home)> {
+fn two_homes() -> Option<(Home, Home)> {
     Some((Home::with_token()?, Home::with_token()?))
 }
 
 #[test]
-fn what_is_packed_is_unpacked_by_each_content_encryption() {
-    let Some((alice, bob)) = two() else { return };
+fn each_content_encryption_packs_and_unpacks() {
+    let Some((alice, bob)) = two_homes() else { return };
     for method in ["peer:2", "peer:4", "key"] {
         let from = alice.did(&format!("--method {method}"));
         let to = bob.did(&format!("--method {method}"));
@@ -23,7 +23,7 @@ fn what_is_packed_is_unpacked_by_each_content_encryption() {
             assert_eq!(provenance["layers"][0]["enc"], enc);
             assert_eq!((&provenance["encrypted"], &provenance["authenticated"]), (&true.into(), &false.into()));
 
-            // Authcrypt inside, and `enc` is that of the anoncrypt around it.
+            // With --protect-sender, --enc is the content encryption of the anoncrypt around the authcrypt.
             let message = plaintext(Some(&from), Some(&to), enc);
             let packed = alice.feed(&format!("pack --to {to} --from {from} --protect-sender --enc {enc}"), &message);
             let read = bob.feed("unpack", packed.done()).json();
@@ -48,8 +48,8 @@ fn what_is_packed_is_unpacked_by_each_content_encryption() {
 }
 
 #[test]
-fn a_short_did_is_known_once_its_long_form_was_seen() {
-    let Some((alice, bob)) = two() else { return };
+fn a_short_did_resolves_once_its_long_form_was_resolved() {
+    let Some((alice, bob)) = two_homes() else { return };
     let long = bob.did("--method peer:4");
     let short = long.rsplit_once(':').unwrap().0;
     assert_eq!(alice.run(&format!("--json did resolve {short}")).error(1), "did-long-form-unknown");
@@ -60,8 +60,8 @@ fn a_short_did_is_known_once_its_long_form_was_seen() {
 }
 
 #[test]
-fn lines_go_on_after_a_bad_one() {
-    let Some((alice, bob)) = two() else { return };
+fn lines_continue_after_a_bad_message() {
+    let Some((alice, bob)) = two_homes() else { return };
     let (from, to) = (alice.did("--method peer:2"), bob.did("--method peer:2"));
     let lines = format!(
         "{}\nnot json\n\n{}\n",
@@ -87,8 +87,8 @@ fn lines_go_on_after_a_bad_one() {
 }
 
 #[test]
-fn a_mediator_sees_the_next_and_no_more() {
-    let Some((alice, bob)) = two() else { return };
+fn a_mediator_sees_only_the_next_recipient() {
+    let Some((alice, bob)) = two_homes() else { return };
     let Some(mediator) = Home::with_token() else { return };
     let routing = mediator.did("--method peer:2");
     let to = bob.did(&format!("--method peer:2 --service https://mediator.example/ --routing-key {routing}"));
@@ -108,10 +108,10 @@ fn a_mediator_sees_the_next_and_no_more() {
     assert_eq!(bob.feed("unpack", direct.done()).json()["provenance"]["authenticated"], true);
 }
 
-/// Packing for others and resolving touch no token: a PIN that is wrong is not even read.
+/// Packing for others and resolving open no token: the PIN's file is missing, and nothing fails.
 #[test]
-fn no_token_is_touched_without_need() {
-    let Some((alice, bob)) = two() else { return };
+fn no_token_is_opened_without_need() {
+    let Some((alice, bob)) = two_homes() else { return };
     let to = bob.did("--method peer:2");
     let ours = alice.did("--method peer:2");
     std::fs::remove_file(alice.path().join("user.pin")).unwrap();
@@ -126,17 +126,17 @@ fn no_token_is_touched_without_need() {
         alice.feed(&format!("--json pack --from {ours} --to did:key:zzz"), &plaintext(None, None, "x")).error(1),
         "did-unresolved"
     );
-    // And this does need it.
+    // Packing as one of our DIDs needs the token.
     assert_eq!(
         alice.feed(&format!("--json pack --from {ours} --to {to}"), &plaintext(None, None, "x")).error(3),
         "pin-refused"
     );
 }
 
-/// Each line has its error, and the end says that it was the token's doing.
+/// Each line has its error, and the exit status is that of a token that is not ready.
 #[test]
-fn lines_without_the_token() {
-    let Some((alice, bob)) = two() else { return };
+fn each_line_fails_without_the_token() {
+    let Some((alice, bob)) = two_homes() else { return };
     let to = bob.did("--method peer:2");
     let packed = alice.feed(&format!("pack --to {to}"), &plaintext(None, Some(&to), "x"));
     let line = packed.done().trim_end();

@@ -1,4 +1,4 @@
-//! What happens with tokens and PINs.
+//! Tokens, keys and PINs on the command line.
 
 use std::process::Stdio;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::home::{Home, PIN, SO_PIN, plaintext, softhsm};
 
 #[test]
-fn a_wrong_pin_is_tried_once_and_then_not_until_a_person_acts() {
+fn a_wrong_pin_is_tried_once_until_a_person_acts() {
     let Some(home) = Home::with_token() else { return };
     home.run("key list").done();
     home.write("user.pin", "wrong");
@@ -21,7 +21,7 @@ fn a_wrong_pin_is_tried_once_and_then_not_until_a_person_acts() {
     assert_eq!(listed[0]["last_try"], "refused");
     assert!(ran.stderr().contains("THE PIN OF soft WAS REFUSED"), "{}", ran.stderr());
     assert!(home.run("token list").done().contains("REFUSED"));
-    // Who changes the source vouches for it, and so does who says so.
+    // A changed source is tried once, and so is a PIN that a person confirms with `token unlock`.
     home.write("user.pin", PIN);
     home.run("key list").done();
     assert_eq!(home.run("--json token list").json()[0]["last_try"], "accepted");
@@ -41,7 +41,7 @@ fn a_locked_token_is_not_used_until_it_is_unlocked() {
     let ran = home.run("--json key list");
     assert_eq!(ran.error(3), "pin-refused");
     assert!(ran.stderr().contains("claviger token unlock soft"), "{}", ran.stderr());
-    // A changed file does not undo what a person said.
+    // A changed file does not undo `token lock`.
     home.write("user.pin", PIN);
     assert_eq!(home.run("--json key list").error(3), "pin-refused");
     let listed = home.run("token list");
@@ -51,9 +51,9 @@ fn a_locked_token_is_not_used_until_it_is_unlocked() {
     assert_eq!(home.run("--json token lock nobody").error(2), "token-unknown");
 }
 
-/// What the token vouches for of a key, and a warning of what it cannot.
+/// The list has what the token vouches for, and a warning for an imported key.
 #[test]
-fn a_keys_past_is_told() {
+fn key_list_shows_where_a_key_was_made() {
     let Some(home) = Home::with_token() else { return };
     home.run("key generate --token soft --alg P-256 --name made").done();
     let ran = home.run("--json key list");
@@ -83,7 +83,7 @@ fn a_keys_past_is_told() {
 }
 
 #[test]
-fn an_absent_token_is_told_with_those_that_are_there() {
+fn the_error_for_an_absent_token_names_the_present_ones() {
     let Some(home) = Home::with_token() else { return };
     let config = std::fs::read_to_string(home.path().join("claviger.toml")).unwrap();
     home.write("claviger.toml", &config.replace("token=soft", "token=lost"));
@@ -107,7 +107,7 @@ fn a_token_with_keys_is_not_initialised_again() {
 }
 
 #[test]
-fn deleting_asks() {
+fn key_delete_asks_for_confirmation() {
     let Some(home) = Home::with_token() else { return };
     home.run("key generate --token soft --alg P-256 --name mine").done();
     for answer in ["", "n\n", "\n", "maybe\n"] {
@@ -121,7 +121,7 @@ fn deleting_asks() {
 }
 
 #[test]
-fn no_pin_is_ever_printed() {
+fn no_pin_is_printed() {
     let Some(home) = Home::with_token() else { return };
     let did = home.did("--method peer:2 -vvv");
     let message = plaintext(Some(&did), Some(&did), "x");
@@ -138,7 +138,7 @@ fn no_pin_is_ever_printed() {
         said += ran.stdout();
         said += ran.stderr();
     }
-    // In the URI itself, which is warned of, and wrong.
+    // A PIN in the URI, which causes a warning: the correct one, and a wrong one.
     let config = std::fs::read_to_string(home.path().join("claviger.toml")).unwrap();
     let in_uri = |pin: &str| config.replace("pin-source=file:user.pin", &format!("pin-value={pin}"));
     for pin in [PIN, "another-p1n-of-4711"] {
@@ -164,9 +164,9 @@ fn a_custody_below_the_minimum_is_refused_at_start() {
     assert_eq!(home.feed(&format!("--json pack --sign-by {did}"), &message).error(1), "not-allowed");
 }
 
-/// A reader that goes away is no fault, and no panic.
+/// A reader that closes the pipe causes neither an error nor a panic.
 #[test]
-fn a_closed_pipe() {
+fn a_closed_stdout_is_no_failure() {
     let home = Home::new();
     for words in [&["man"][..], &["completions", "bash"], &["--help"], &["demo"]] {
         if words == ["demo"] && softhsm().is_none() {
@@ -182,9 +182,9 @@ fn a_closed_pipe() {
     }
 }
 
-/// Two tokens: the one that does not hold the key is not opened once the key is found, and passed over if it is away.
+/// Of two tokens, the one without the key is not opened after the key was found, and is skipped if it is absent.
 #[test]
-fn only_the_tokens_that_are_needed_are_opened() {
+fn only_needed_tokens_are_opened() {
     let Some(home) = Home::with_token() else { return };
     let did = home.did("--method peer:2 --token soft");
     let module = softhsm().unwrap();
@@ -201,7 +201,7 @@ fn only_the_tokens_that_are_needed_are_opened() {
         home.write("claviger.toml", &config);
         let packed = home.feed(&format!("pack --from {did} --sign-by {did} --to {did}"), &message);
         home.feed("unpack", packed.done()).json();
-        // This needs them all: what there is is listed, and that it is not all is told.
+        // `key list` needs all tokens: it lists the keys of the present one, and fails for the absent one.
         let ran = home.run("--json key list");
         let listed: Value = serde_json::from_str(ran.stdout()).unwrap();
         assert_eq!((ran.status(), listed.as_array().unwrap().len()), (3, 2));
@@ -210,9 +210,9 @@ fn only_the_tokens_that_are_needed_are_opened() {
     }
 }
 
-/// A DID whose document cannot be kept is not made, and its keys are not left behind.
+/// A DID whose document cannot be stored is not made, and the keys that were made for it are deleted.
 #[test]
-fn nothing_is_left_of_a_did_that_cannot_be_kept() {
+fn keys_of_a_did_that_cannot_be_stored_are_deleted() {
     let Some(home) = Home::with_token() else { return };
     std::fs::create_dir_all(home.path().join("state")).unwrap();
     home.write("state/documents", "a file");

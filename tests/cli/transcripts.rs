@@ -7,18 +7,18 @@
 //! > more of the command
 //! a line on stdout
 //! ! a line on stderr
-//! ? 2                         the exit status; 0 if it is not said
+//! ? 2                         the exit status; 0 without this line
 //! ```
 //!
-//! `[..]` stands for anything within a line, a line `...` for any number of lines. Empty lines do not count. Variables of
-//! the shell live as long as the transcript. `CLAVIGER_TRANSCRIPTS=update` writes what came out, where it did not match.
+//! `[..]` matches anything within a line, and a line `...` any number of lines. Empty lines are ignored. Shell variables live as
+//! long as the transcript. `CLAVIGER_TRANSCRIPTS=update` writes the actual output where it does not match.
 
 use std::{fs, path::Path};
 
 use crate::home::Home;
 
 #[test]
-fn each_command_says_what_its_transcript_says() {
+fn each_command_matches_its_transcript() {
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/transcripts"));
     let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
@@ -29,23 +29,26 @@ fn each_command_says_what_its_transcript_says() {
         let text = fs::read_to_string(file).unwrap();
         let with_token = text.lines().any(|line| line == "= token");
         let Some(home) = (if with_token { Home::with_token() } else { Some(Home::new()) }) else { continue };
-        let came = replay(&home, &text, &mut |command, wanted, came| {
+        let actual = replay(&home, &text, &mut |command, expected, actual| {
             let file = file.file_name().unwrap().to_string_lossy();
-            wrong +=
-                &format!("\n{file}: {command}\n--- wanted\n{}\n--- came\n{}\n", wanted.join("\n"), came.join("\n"));
+            wrong += &format!(
+                "\n{file}: {command}\n--- expected\n{}\n--- actual\n{}\n",
+                expected.join("\n"),
+                actual.join("\n")
+            );
         });
         if update {
-            fs::write(file, came).unwrap();
+            fs::write(file, actual).unwrap();
         }
     }
     assert!(wrong.is_empty() || update, "{wrong}");
 }
 
-/// Told of a command, what was wanted and what came.
-type Differs<'a> = dyn FnMut(&str, &[String], &[String]) + 'a;
+/// Receives the command, the expected lines and the actual lines.
+type OnMismatch<'a> = dyn FnMut(&str, &[String], &[String]) + 'a;
 
-/// Runs the commands of a transcript, and writes it again with what came out.
-fn replay(home: &Home, text: &str, differs: &mut Differs<'_>) -> String {
+/// Runs the commands of a transcript. Returns the transcript with the actual output where it does not match.
+fn replay(home: &Home, text: &str, on_mismatch: &mut OnMismatch<'_>) -> String {
     let mut written = String::new();
     let mut lines = text.lines().peekable();
     while let Some(line) = lines.next() {
@@ -56,25 +59,25 @@ fn replay(home: &Home, text: &str, differs: &mut Differs<'_>) -> String {
             written += &format!("{more}\n");
             command += &format!("\n{}", &more[2..]);
         }
-        let mut wanted = Vec::new();
+        let mut expected = Vec::new();
         while let Some(line) =
             lines.next_if(|line| !line.is_empty() && !line.starts_with("$ ") && !line.starts_with("# "))
         {
-            wanted.push(line.to_owned());
+            expected.push(line.to_owned());
         }
-        let came = run(home, &command);
-        let fits = fits(&wanted, &came);
-        if !fits {
-            differs(&command, &wanted, &came);
+        let actual = run(home, &command);
+        let matches = matches(&expected, &actual);
+        if !matches {
+            on_mismatch(&command, &expected, &actual);
         }
-        for line in if fits { &wanted } else { &came } {
+        for line in if matches { &expected } else { &actual } {
             written += &format!("{line}\n");
         }
     }
     written
 }
 
-/// What a command prints, as a transcript has it.
+/// Runs a command, and returns its output as lines of a transcript.
 fn run(home: &Home, command: &str) -> Vec<String> {
     let script = format!("set -a; [ -e .env ] && . ./.env; {command}\nstatus=$?; export -p > .env; exit $status");
     let output = home.command("sh").args(["-c", &script]).output().unwrap();
@@ -82,30 +85,32 @@ fn run(home: &Home, command: &str) -> Vec<String> {
         let text = String::from_utf8_lossy(bytes).replace(&home.path().display().to_string(), "$PWD");
         text.lines().filter(|line| !line.is_empty()).map(|line| format!("{mark}{line}")).collect()
     };
-    let mut came = lines(&output.stdout, "");
-    came.extend(lines(&output.stderr, "! "));
+    let mut actual = lines(&output.stdout, "");
+    actual.extend(lines(&output.stderr, "! "));
     match output.status.code() {
         Some(0) => {}
-        code => came.push(format!("? {}", code.unwrap_or(-1))),
+        code => actual.push(format!("? {}", code.unwrap_or(-1))),
     }
-    came
+    actual
 }
 
-fn fits(wanted: &[String], came: &[String]) -> bool {
-    match (wanted, came) {
+fn matches(expected: &[String], actual: &[String]) -> bool {
+    match (expected, actual) {
         ([], []) => true,
-        ([first, rest @ ..], came) if first == "..." => (0..=came.len()).any(|skipped| fits(rest, &came[skipped..])),
-        ([first, wanted @ ..], [line, came @ ..]) => line_fits(first, line) && fits(wanted, came),
+        ([first, rest @ ..], actual) if first == "..." => {
+            (0..=actual.len()).any(|skipped| matches(rest, &actual[skipped..]))
+        }
+        ([first, expected @ ..], [line, actual @ ..]) => line_matches(first, line) && matches(expected, actual),
         _ => false,
     }
 }
 
-fn line_fits(wanted: &str, line: &str) -> bool {
-    match wanted.split_once("[..]") {
-        None => wanted == line,
+fn line_matches(expected: &str, line: &str) -> bool {
+    match expected.split_once("[..]") {
+        None => expected == line,
         Some((start, rest)) => line.strip_prefix(start).is_some_and(|line| {
             let ends = line.char_indices().map(|(index, _)| index).chain([line.len()]);
-            ends.into_iter().any(|index| line_fits(rest, &line[index..]))
+            ends.into_iter().any(|index| line_matches(rest, &line[index..]))
         }),
     }
 }

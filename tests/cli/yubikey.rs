@@ -1,4 +1,4 @@
-//! The command line with a YubiKey: a virtual one, behind the real pcscd.
+//! The command line with virtual YubiKeys behind the real pcscd.
 
 use std::{
     fs,
@@ -18,17 +18,17 @@ const PIN: &str = "471108";
 const MESSAGE: &str = r#"{"id":"1","type":"https://example.org/lunch/1.0/proposal","body":{"at":"noon"}}"#;
 
 #[test]
-fn a_desk() {
+fn yubikeys_behind_pcscd() {
     if is_here() {
-        // One after the other: a machine has one pcscd.
-        at_the_desk();
-        out_of_the_box();
-        by_the_guide();
+        // One after the other, because a machine has one pcscd.
+        two_yubikeys_in_use();
+        two_new_yubikeys();
+        the_desktop_page_works();
     }
 }
 
 /// Runs the commands of docs/desktop.md as they are printed there.
-fn by_the_guide() {
+fn the_desktop_page_works() {
     let folder = tempfile::tempdir().unwrap();
     let _pcscd = Pcscd::start();
     let card = VirtualYubiKey::new(Firmware::V5_7_1, 5555);
@@ -51,14 +51,14 @@ fn by_the_guide() {
     let output = command.output().unwrap();
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     let log = fs::read_to_string(folder.path().join("serve.log")).unwrap_or_default();
-    assert!(output.status.success(), "{printed}{}{log}", said(&output));
+    assert!(output.status.success(), "{printed}{}{log}", stderr_of(&output));
     for words in ["serial 5555: new", "Hello, me", "/?_oob="] {
-        assert!(printed.contains(words), "{words}: {printed}{}", said(&output));
+        assert!(printed.contains(words), "{words}: {printed}{}", stderr_of(&output));
     }
-    assert!(!format!("{printed}{}{log}", said(&output)).contains(PIN));
+    assert!(!format!("{printed}{}{log}", stderr_of(&output)).contains(PIN));
 }
 
-fn at_the_desk() {
+fn two_yubikeys_in_use() {
     let folder = tempfile::tempdir().unwrap();
     let desk = Desk(folder.path());
     fs::write(folder.path().join("pin"), PIN).unwrap();
@@ -68,10 +68,10 @@ fn at_the_desk() {
     let configuration = format!("state_dir = \"state\"\n{}{}", token("desk", 1111), token("old", 2222));
     fs::write(folder.path().join("claviger.toml"), configuration).unwrap();
 
-    // Without the service it is said what is missing, and what to do.
+    // Without the service, the error says what to install.
     let output = desk.run("key list --token desk", "");
     assert_eq!(output.status.code(), Some(3));
-    assert!(said(&output).contains("install and start pcscd"), "{}", said(&output));
+    assert!(stderr_of(&output).contains("install and start pcscd"), "{}", stderr_of(&output));
 
     let _pcscd = Pcscd::start();
     let cards = [(Firmware::V5_7_1, 1111), (Firmware::V5_4_3, 2222)].map(|(firmware, serial)| {
@@ -92,7 +92,7 @@ fn at_the_desk() {
     assert_eq!([told(1, "serial"), told(1, "firmware"), told(1, "pin")], ["2222", "5.4.3", "ready"]);
     assert_eq!(rows[0]["keys"], 0);
 
-    // Curve 25519 where the firmware has it, else P-256; a YubiKey signs with P-256.
+    // X25519 if the firmware has it, else P-256. A YubiKey signs with P-256.
     for (name, agreement) in [("desk", "X25519"), ("old", "P-256")] {
         let made = desk.json(&format!("did create --method peer:2 --token {name}"));
         let did = made["did"].as_str().unwrap();
@@ -100,10 +100,10 @@ fn at_the_desk() {
             made["keys"].as_array().unwrap().iter().filter_map(|key| key["algorithm"].as_str()).collect();
         assert!(algorithms.contains(&agreement), "{made}");
         let packed = desk.run(&format!("pack --to {did} --from {did}"), MESSAGE);
-        assert!(packed.status.success(), "{}", said(&packed));
+        assert!(packed.status.success(), "{}", stderr_of(&packed));
         let packed = String::from_utf8(packed.stdout).unwrap();
         let unpacked = desk.run("-vvv unpack", &packed);
-        assert!(unpacked.status.success(), "{}", said(&unpacked));
+        assert!(unpacked.status.success(), "{}", stderr_of(&unpacked));
         let unpacked: Value = serde_json::from_slice(&unpacked.stdout).unwrap();
         assert_eq!(unpacked["message"]["body"]["at"], "noon");
         assert_eq!(unpacked["provenance"]["authenticated"], true);
@@ -115,12 +115,12 @@ fn at_the_desk() {
         new.unplug(true);
         until("the reader is empty", || desk.run("key list --token desk", "").status.code() == Some(3));
         let waits = desk.run("unpack", &packed);
-        assert_eq!(waits.status.code(), Some(3), "{}", said(&waits));
-        assert!(said(&waits).contains("insert the YubiKey with serial 1111"), "{}", said(&waits));
+        assert_eq!(waits.status.code(), Some(3), "{}", stderr_of(&waits));
+        assert!(stderr_of(&waits).contains("insert the YubiKey with serial 1111"), "{}", stderr_of(&waits));
         // Who is willing to wait is told for which one, and is served when it comes.
         let short = desk.run("--wait 1 key generate --token desk --alg P-256", "");
         assert_eq!(short.status.code(), Some(3));
-        assert!(said(&short).contains("waiting for it, 1 second at most"), "{}", said(&short));
+        assert!(stderr_of(&short).contains("waiting for it, 1 second at most"), "{}", stderr_of(&short));
         let waited = std::thread::scope(|scope| {
             let waiting = scope.spawn(|| desk.run("--wait 20 unpack", &packed));
             std::thread::sleep(std::time::Duration::from_secs(1));
@@ -128,33 +128,33 @@ fn at_the_desk() {
             waiting.join().unwrap()
         });
         assert!(
-            waited.status.success() && said(&waited).contains("waiting for it, 20 seconds at most"),
+            waited.status.success() && stderr_of(&waited).contains("waiting for it, 20 seconds at most"),
             "{}",
-            said(&waited)
+            stderr_of(&waited)
         );
-        // Locked and unlocked, by way of the guard.
+        // Locked and unlocked through the PIN guard.
         assert!(desk.run("token lock desk", "").status.success());
         assert_eq!(desk.run("unpack", &packed).status.code(), Some(3));
         let unlocked = desk.run("token unlock desk", "");
-        assert!(unlocked.status.success(), "{}", said(&unlocked));
+        assert!(unlocked.status.success(), "{}", stderr_of(&unlocked));
         assert!(desk.run("unpack", &packed).status.success());
     }
 
     let error = desk.run("key generate --token old --alg X25519", "");
-    assert!(said(&error).contains("firmware 5.4.3 has no X25519: use P-256"), "{}", said(&error));
+    assert!(stderr_of(&error).contains("firmware 5.4.3 has no X25519: use P-256"), "{}", stderr_of(&error));
 
-    // A wrong PIN costs one try, however often it is asked for; nothing of it is said.
+    // A wrong PIN costs one try, however often the commands run, and is never printed.
     cards[0].reset();
     fs::write(folder.path().join("pin"), "081547").unwrap();
     let before = cards[0].counts();
     for _ in 0..3 {
         let output = desk.run("-vvv key list --token desk", "");
-        assert!(!said(&output).contains("081547"));
+        assert!(!stderr_of(&output).contains("081547"));
         let did = desk.run("-vvv unpack", "{}");
-        assert!(!said(&did).contains("081547"));
+        assert!(!stderr_of(&did).contains("081547"));
     }
     let packed = desk.run("did create --method peer:2 --token desk", "");
-    assert!(!said(&packed).contains("081547"));
+    assert!(!stderr_of(&packed).contains("081547"));
     let after = cards[0].counts();
     assert_eq!((after.wrong_pins - before.wrong_pins, after.verifies - before.verifies), (1, 1));
 
@@ -162,8 +162,8 @@ fn at_the_desk() {
     assert!(everything.len() > 1000 && !everything.contains(PIN) && !everything.contains("081547"));
 }
 
-/// Two cards from the factory are set up, and serve one DID.
-fn out_of_the_box() {
+/// Two new cards are set up, and hold the keys of one DID.
+fn two_new_yubikeys() {
     let folder = tempfile::tempdir().unwrap();
     let desk = Desk(folder.path());
     let write = |name: &str, content: &str| fs::write(folder.path().join(name), content).unwrap();
@@ -174,7 +174,7 @@ fn out_of_the_box() {
         .map(|(firmware, serial)| VirtualYubiKey::new(firmware, serial));
     let readers = [0, 1].map(|at: u16| ReaderConnection::plug_in(&cards[usize::from(at)], PORT + at));
 
-    // Without a configuration they are shown, and how to go on.
+    // Without a configuration the list has lines to paste.
     until("both are in their readers", || {
         let rows = desk.json("token list");
         let serials: Vec<&str> = rows.as_array().unwrap().iter().filter_map(|row| row["serial"].as_str()).collect();
@@ -191,18 +191,18 @@ fn out_of_the_box() {
     write("claviger.toml", &format!("state_dir = \"state\"\n{}{}", token("desk", 3333), token("spare", 4444)));
     for name in ["desk", "spare"] {
         let done = desk.run(&format!("token init {name} --puk-source file:puk"), "");
-        assert!(done.status.success() && said(&done).contains("set up a second one"), "{}", said(&done));
+        assert!(done.status.success() && stderr_of(&done).contains("set up a second one"), "{}", stderr_of(&done));
         let again = desk.run(&format!("--json token init {name} --puk-source file:puk"), "");
         assert_eq!(again.status.code(), Some(1));
         assert!(
-            said(&again).contains("not-initialised") && said(&again).contains("a PIN of its own"),
+            stderr_of(&again).contains("not-initialised") && stderr_of(&again).contains("a PIN of its own"),
             "{}",
-            said(&again)
+            stderr_of(&again)
         );
     }
     assert_eq!(desk.run("token init desk --erase desk", "").status.code(), Some(2));
 
-    // A key in each, on the curve that both have; either opens what comes.
+    // A key in each, on the curve that both have. Either decrypts messages.
     let made = desk.json("did create --method peer:2 --token desk --token spare --name us");
     let keys: Vec<[&str; 3]> = made["keys"]
         .as_array()
@@ -215,7 +215,7 @@ fn out_of_the_box() {
     assert_eq!(keys, expected);
     let did = made["did"].as_str().unwrap();
     let packed = desk.run(&format!("pack --to {did} --from {did}"), MESSAGE);
-    assert!(packed.status.success(), "{}", said(&packed));
+    assert!(packed.status.success(), "{}", stderr_of(&packed));
     let packed = String::from_utf8(packed.stdout).unwrap();
     let jwe: Value = serde_json::from_str(&packed).unwrap();
     assert_eq!(jwe["recipients"].as_array().unwrap().len(), 2);
@@ -226,10 +226,14 @@ fn out_of_the_box() {
             rows.as_array().unwrap().iter().filter(|row| row["error"].is_null()).count() == 1
         });
         let unpacked = desk.run("unpack", &packed);
-        assert!(unpacked.status.success(), "by {here}: {}", said(&unpacked));
-        // A list shows what there is, and says that it is not all.
+        assert!(unpacked.status.success(), "by {here}: {}", stderr_of(&unpacked));
+        // The list has the present keys, and the command fails for the absent token.
         let listed = desk.run("--json key list", "");
-        assert!(listed.status.code() == Some(3) && said(&listed).contains("insert the YubiKey"), "{}", said(&listed));
+        assert!(
+            listed.status.code() == Some(3) && stderr_of(&listed).contains("insert the YubiKey"),
+            "{}",
+            stderr_of(&listed)
+        );
         let keys: Value = serde_json::from_slice(&listed.stdout).unwrap();
         assert!(keys.as_array().unwrap().iter().all(|key| key["token"] == here));
         readers[away].unplug(false);
@@ -244,7 +248,7 @@ fn out_of_the_box() {
     let made = desk.json(&format!("key generate {place}"));
     assert_eq!((&made["slot"], &made["name"]), (&"9d".into(), &"consent".into()));
     let again = desk.run(&format!("key generate {place}"), "");
-    assert!(said(&again).contains("slot 9d is not empty: use --force to overwrite it"), "{}", said(&again));
+    assert!(stderr_of(&again).contains("slot 9d is not empty: use --force to overwrite it"), "{}", stderr_of(&again));
     let made = desk.json(&format!("key generate {place} --force"));
     let key = made["key"].as_str().unwrap();
     let rows = desk.json("token list");
@@ -253,13 +257,17 @@ fn out_of_the_box() {
     assert!(slots.iter().any(|slot| slot["slot"] == "9d" && slot["key"] == key && slot["touch"] == true));
     let listed = desk.run("token list", "");
     assert!(String::from_utf8_lossy(&listed.stdout).contains("ready, 3 tries left"));
-    assert!(said(&listed).contains("desk slot 9d: P-256, both, consent, needs a touch"), "{}", said(&listed));
+    assert!(stderr_of(&listed).contains("desk slot 9d: P-256, both, consent, needs a touch"), "{}", stderr_of(&listed));
     let unfit = desk.run("key generate --token desk --alg P-256 --slot f9", "");
     assert_eq!(unfit.status.code(), Some(2));
 
-    // What proves it, to whom trusts the maker of this virtual card.
+    // The attestation, verified with the root certificate of the virtual card.
     let refused = desk.run("--json key attest consent", "");
-    assert!(!refused.status.success() && said(&refused).contains("attestation-refused"), "{}", said(&refused));
+    assert!(
+        !refused.status.success() && stderr_of(&refused).contains("attestation-refused"),
+        "{}",
+        stderr_of(&refused)
+    );
     write("root.pem", &pem(&cards[0].attestation_root()));
     let attested = desk.json("key attest consent --root root.pem");
     let told = ["serial", "firmware", "form", "slot", "pin_policy", "touch_policy", "root"];
@@ -268,46 +276,50 @@ fn out_of_the_box() {
         ["3333", "5.7.1", "USB-A", "9d", "always", "cached", "Virtual YubiKey PIV Root CA"]
     );
     let printed = desk.run("key attest consent --root root.pem", "");
-    // The first is made anew each time, the card's own is the same.
+    // The first certificate is new each time; the card's own is the same.
     let (printed, chain) = (String::from_utf8(printed.stdout).unwrap(), attested["chain"].as_array().unwrap());
     assert_eq!((printed.matches("BEGIN CERTIFICATE").count(), chain.len()), (2, 2));
     assert!(printed.ends_with(chain[1].as_str().unwrap()), "{printed}");
 
     // Two DIDs with one key can be linked.
     let consent = desk.run("did create --method key --token desk --agreement consent --authentication consent", "");
-    assert!(consent.status.success() && !said(&consent).contains("link them"), "{}", said(&consent));
+    assert!(consent.status.success() && !stderr_of(&consent).contains("link them"), "{}", stderr_of(&consent));
     let shared = desk.run("did create --method peer:2 --token desk --agreement consent", "");
-    assert!(shared.status.success() && said(&shared).contains("link them"), "{}", said(&shared));
+    assert!(shared.status.success() && stderr_of(&shared).contains("link them"), "{}", stderr_of(&shared));
 
-    // Who is asked for a touch is told what for, and from whom the message says that it is.
+    // The request for a touch names the purpose and the claimed sender.
     let consent = String::from_utf8(consent.stdout).unwrap();
     let packed = desk.run(&format!("pack --to {} --from {did}", consent.trim()), MESSAGE);
     let unpacked = desk.run("unpack", std::str::from_utf8(&packed.stdout).unwrap());
-    assert!(unpacked.status.success(), "{}", said(&unpacked));
+    assert!(unpacked.status.success(), "{}", stderr_of(&unpacked));
     let asked = "Touch the YubiKey desk, serial 3333 to read a message that says it is from did:peer:2.";
-    assert!(said(&unpacked).contains(asked), "{}", said(&unpacked));
+    assert!(stderr_of(&unpacked).contains(asked), "{}", stderr_of(&unpacked));
 
-    at_a_desktop(&desk, &cards[0], &String::from_utf8(packed.stdout).unwrap());
+    pinentry_and_notifications(&desk, &cards[0], &String::from_utf8(packed.stdout).unwrap());
 
     let no_key = desk.run("key generate --token desk --alg P-256 --management-key file:pin", "");
-    assert!(no_key.status.code() == Some(2) && said(&no_key).contains("hexadecimal digits"), "{}", said(&no_key));
+    assert!(
+        no_key.status.code() == Some(2) && stderr_of(&no_key).contains("hexadecimal digits"),
+        "{}",
+        stderr_of(&no_key)
+    );
     let everything = fs::read_to_string(folder.path().join("said")).unwrap();
     assert!(!everything.contains(PIN) && !everything.contains("81504711"));
 }
 
-/// Where there is no terminal: the PIN by the session's pinentry, a touch by its notifications.
-fn at_a_desktop(desk: &Desk<'_>, card: &VirtualYubiKey, packed: &str) {
+/// Without a terminal, pinentry asks for the PIN, and a desktop notification for a touch.
+fn pinentry_and_notifications(desk: &Desk<'_>, card: &VirtualYubiKey, packed: &str) {
     let file = |name: &str| desk.0.join(name);
     let configuration = fs::read_to_string(file("claviger.toml")).unwrap();
     let asked = configuration.replacen("pin-source=file:pin", "pin-source=pinentry", 1);
     fs::write(file("claviger.toml"), asked).unwrap();
-    // One that answers by itself, by the protocol (Assuan), and writes down what it is told.
+    // A pinentry that answers by itself (Assuan protocol), and records the requests.
     let script = "#!/bin/sh\necho OK\nwhile read -r line; do echo \"$line\" >> asked\n\
                   case $line in GETPIN*) echo D 471108;; esac; echo OK; done\n";
     fs::create_dir(file("bin")).unwrap();
     fs::write(file("bin/pinentry"), script).unwrap();
     fs::set_permissions(file("bin/pinentry"), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-    // A session's bus, and who sees all that passes there.
+    // A session bus, and a monitor of its messages.
     let mut bus = Command::new("dbus-daemon")
         .args(["--session", "--nofork", "--print-address"])
         .stdout(Stdio::piped())
@@ -325,7 +337,7 @@ fn at_a_desktop(desk: &Desk<'_>, card: &VirtualYubiKey, packed: &str) {
     let path = format!("{}:/usr/bin:/bin", file("bin").display());
     let session = [("PATH", path.as_str()), ("DBUS_SESSION_BUS_ADDRESS", address.trim())];
     let unpacked = desk.run_in(&session, "unpack", packed);
-    assert!(unpacked.status.success(), "{}", said(&unpacked));
+    assert!(unpacked.status.success(), "{}", stderr_of(&unpacked));
     let told = fs::read_to_string(file("asked")).unwrap();
     let what_for = "to read a message that says it is from did:peer:2.";
     assert!(
@@ -353,7 +365,7 @@ fn pem(der: &[u8]) -> String {
     format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }
 
-/// A card whose PIN a person has chosen.
+/// Changes the factory PIN of a card.
 fn change_pin(card: &VirtualYubiKey) {
     card.transmit(&[0, 0xa4, 4, 0, 5, 0xa0, 0, 0, 3, 8]).unwrap();
     let mut change = vec![0, 0x24, 0, 0x80, 16];
@@ -368,7 +380,7 @@ fn change_pin(card: &VirtualYubiKey) {
 struct Desk<'a>(&'a Path);
 
 impl Desk<'_> {
-    /// `claviger` with words that are separated by blanks. All that it says is kept.
+    /// Runs `claviger` with arguments that are separated by blanks. The output is appended to the file `said`.
     fn run(&self, words: &str, stdin: &str) -> Output {
         self.run_in(&[], words, stdin)
     }
@@ -379,7 +391,7 @@ impl Desk<'_> {
         command.envs(environment.iter().copied());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        // It may end without reading.
+        // The command may end without reading stdin.
         let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
         let output = child.wait_with_output().unwrap();
         let mut said = fs::OpenOptions::new().append(true).create(true).open(self.0.join("said")).unwrap();
@@ -389,11 +401,11 @@ impl Desk<'_> {
 
     fn json(&self, words: &str) -> Value {
         let output = self.run(&format!("--json {words}"), "");
-        assert!(output.status.success(), "{words}: {}", said(&output));
+        assert!(output.status.success(), "{words}: {}", stderr_of(&output));
         serde_json::from_slice(&output.stdout).unwrap()
     }
 }
 
-fn said(output: &Output) -> String {
+fn stderr_of(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, path::Path};
 use serde_json::{Value, json};
 
 use claviger::{
-    did::{Cached, LocalResolver, Service, local},
+    did::{CachedResolver, LocalResolver, Service, local},
     didcomm::{Forward, Layer, Message, Provenance, UnpackOptions},
     keys::Curve,
     secrets::{Custody, HeldKey},
@@ -62,7 +62,7 @@ struct Agents {
     alice: Agent,
     bob: Agent,
     mediator: Agent,
-    resolver: Cached<LocalResolver>,
+    resolver: CachedResolver<LocalResolver>,
 }
 
 /// A packed message, and the operations of the sender's token for it.

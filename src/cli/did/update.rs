@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use claviger::{
     did::{
         Document, DocumentBuilder, Relationship, Service, web,
-        webvh::{NewKeys, OwnLog},
+        webvh::{KeyChanges, OwnLog},
     },
     keys::{Curve, PublicKey},
     secrets::{HeldKey, SignRequest, Signature},
@@ -119,7 +119,7 @@ impl Args {
                 return Err(Failure::usage("bad-arguments", message).hint("name it with --update-key"));
             }
         };
-        let keys = NewKeys { update: update_key.as_ref(), next: next_key.as_ref() };
+        let keys = KeyChanges { update: update_key.as_ref(), next: next_key.as_ref() };
         let draft = log.next(&document, keys, SystemTime::now());
         let line = webvh::sign_entry(draft, |what| sign_with_first_held(config, signers, what))?;
         let log = log.with(&line)?;

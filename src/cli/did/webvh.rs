@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use claviger::{
     did::{
         Document, Service,
-        webvh::{self, Draft, OwnLog},
+        webvh::{self, EntryDraft, OwnLog},
     },
     secrets::{SignRequest, Signature},
 };
@@ -23,7 +23,7 @@ pub fn create(
 ) -> Result<(Document, Vec<DidKey>), Failure> {
     let update = maker.make_update_key(host_and_path(web_did))?;
     let built = document_builder(&keys, services);
-    let draft = Draft::first(host_and_path(web_did), &update.public, |did| built.draft(did), SystemTime::now());
+    let draft = EntryDraft::first(host_and_path(web_did), &update.public, |did| built.draft(did), SystemTime::now());
     let line = sign_entry(draft, |what| maker.sign(config, &update.public, what))?;
     let log = OwnLog::read(format!("{line}\n"))?;
     StateDir::new(config.state_dir.clone()).add_log(&log)?;
@@ -33,7 +33,7 @@ pub fn create(
 
 /// Signs a log entry, and returns its line in the log.
 pub fn sign_entry(
-    draft: Draft,
+    draft: EntryDraft,
     sign: impl FnOnce(&SignRequest<'_>) -> Result<Signature, Failure>,
 ) -> Result<String, Failure> {
     let signature = sign(&SignRequest::WebvhEntry(draft.entry().as_bytes()))?;

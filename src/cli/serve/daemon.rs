@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use claviger::{
     agent::{Agent, OwnDocuments, Reload, Server, Tokens, Transports, api, store::Store},
-    did::{Cached, Document, LoadError, LocalResolver, Methods, Resolver, WebResolver, WebvhResolver, read_documents},
+    did::{CachedResolver, Document, LoadError, LocalResolver, ResolverChain, Resolver, WebResolver, WebvhResolver, read_documents},
     net::{HttpClient, HttpOptions, WebSocketClient, WebSocketOptions},
     secrets::{
         FailoverSecrets, Secrets,
@@ -189,6 +189,6 @@ fn own_documents(state: &StateDir, paths: &[PathBuf]) -> Result<OwnDocuments, Lo
 fn resolver(config: &Config, documents: Vec<Document>, client: HttpClient) -> Arc<dyn Resolver> {
     let state = StateDir::new(config.state_dir.clone());
     let local = LocalResolver::new().with_long_forms(state.long_forms()).with_documents(documents);
-    let methods = Methods::new(local).then(WebResolver::new(client.clone())).then(WebvhResolver::new(client));
-    Arc::new(Cached::new(methods))
+    let methods = ResolverChain::new(local).then(WebResolver::new(client.clone())).then(WebvhResolver::new(client));
+    Arc::new(CachedResolver::new(methods))
 }
