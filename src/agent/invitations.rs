@@ -8,7 +8,7 @@ use super::{
     canonical_did::canonical_did,
     clock::{Millis, now, seconds_to_millis},
     error::AgentError,
-    outgoing_message::{OutgoingMessage, message_now},
+    outgoing_message::{OutgoingMessage, new_message},
     own_dids::OwnDids,
     protocol::{
         connections::Connection,
@@ -165,7 +165,7 @@ impl Invitations {
         let (mut connection, revision) = existing.unwrap_or_else(|| (Connection::new(&own_did, &peer_did, now()), 0));
         connection.label = label.or(connection.label);
         let put = self.store.put_change(&key, &connection, revision, None)?;
-        let ping = message_now(PING, json!({ "response_requested": true }))
+        let ping = new_message(PING, json!({ "response_requested": true }))
             .from(&own_did)
             .to(&peer_did)
             .pthid(&invitation.id)

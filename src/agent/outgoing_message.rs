@@ -27,7 +27,7 @@ impl OutgoingMessage {
 }
 
 /// Begins a message with a new id and the current time as its `created_time`.
-pub fn message_now(kind: &str, body: Value) -> MessageBuilder {
+pub fn new_message(kind: &str, body: Value) -> MessageBuilder {
     Message::build(Message::new_id(), kind, body).created_time(now().unsigned_abs() / 1000)
 }
 

@@ -25,8 +25,9 @@ use crate::{
     keys::PublicKey,
 };
 
-/// The kind and the key of the wrapped store key, the only record that is not sealed.
-const STORE_KEY: (&str, &str) = ("store-key", "1");
+/// The kind and the key of the wrapped store key's record, the only one that is not sealed.
+const STORE_KEY_KIND: &str = "store-key";
+const STORE_KEY: &str = "1";
 
 /// Is called with the changes of each successful commit.
 pub type CommitListener = Box<dyn Fn(&[Change]) + Send + Sync>;
@@ -40,7 +41,7 @@ pub struct SealedStore {
 
 /// The content of a delivery.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Content {
+pub struct DeliveryContent {
     /// The message.
     pub message: Message,
     /// How the message was protected: [`Provenance`] as JSON.
@@ -84,22 +85,17 @@ impl SealedStore {
     /// Like [`unlock`](Self::unlock), and if none of our other keys is ready.
     pub async fn unlock_excluding(&self, own_dids: &OwnDids, excluded: &[PublicKey]) -> Result<(), String> {
         let secrets = own_dids.secrets();
-        let record = self.inner.record(STORE_KEY.0, STORE_KEY.1).await.map_err(|error| error.to_string())?;
-        let old = match &record {
-            None => WrappedStoreKey::default(),
-            Some(record) => {
-                serde_json::from_slice(&record.value).map_err(|error| format!("the store's key is damaged: {error}"))?
-            }
-        };
+        let (stored, revision) = self.load_wrapped_key().await?;
         let unlocked = self.key.borrow().clone();
-        let key = match (unlocked, &record) {
+        let key = match (unlocked, &stored) {
             (Some(key), _) => key,
             (None, None) => StoreKey::generate(),
-            (None, Some(_)) => old.unwrap(secrets).await.map_err(|error| {
-                let keys: Vec<String> = old.keys().iter().map(PublicKey::to_string).collect();
+            (None, Some(wrapped)) => wrapped.unwrap(secrets).await.map_err(|error| {
+                let keys: Vec<String> = wrapped.keys().iter().map(PublicKey::to_string).collect();
                 format!("the store's key, wrapped for {}, is not opened: {error}", keys.join(", "))
             })?,
         };
+        let old = stored.unwrap_or_default();
         let mut wrapped = old.clone();
         excluded.iter().for_each(|key| wrapped.remove(key));
         let ready = own_dids.ready_agreement_keys();
@@ -109,7 +105,7 @@ impl SealedStore {
                 tracing::info!(%error, key = %new, "store key not wrapped for a key yet");
             }
         }
-        // If these keys go, a key wrapped for a lost token opens nothing. A key that is ready must remain.
+        // A wrapped key for a lost token opens nothing. So the excluded keys may go only if a ready key remains.
         let ready = own_dids.ready_agreement_keys();
         if !excluded.is_empty() && !wrapped.keys().iter().any(|key| ready.contains(key)) {
             return Err("no other key agreement key of ours is ready to open the store".to_owned());
@@ -118,17 +114,29 @@ impl SealedStore {
             return Err("no token is ready that holds a key agreement key of ours".to_owned());
         }
         if wrapped != old {
-            let value = serde_json::to_vec(&wrapped).map_err(|error| error.to_string())?;
-            let (kind, name) = (STORE_KEY.0.to_owned(), STORE_KEY.1.to_owned());
-            let revision = record.map_or(0, |record| record.revision);
-            let record = Record { kind, key: name, revision, value, expires: None };
-            match self.commit_changes(vec![Change::Put(record)]).await.map_err(|error| error.to_string())? {
-                CommitOutcome::Committed => {}
-                _ => return Err("the store's key was changed meanwhile".to_owned()),
-            }
+            self.save_wrapped_key(&wrapped, revision).await?;
         }
         self.key.send_replace(Some(key));
         Ok(())
+    }
+
+    /// Returns the wrapped store key, and the revision of its record.
+    async fn load_wrapped_key(&self) -> Result<(Option<WrappedStoreKey>, i64), String> {
+        let record = self.inner.record(STORE_KEY_KIND, STORE_KEY).await.map_err(|error| error.to_string())?;
+        let Some(record) = record else { return Ok((None, 0)) };
+        let wrapped = serde_json::from_slice(&record.value);
+        let wrapped = wrapped.map_err(|error| format!("the store's key is damaged: {error}"))?;
+        Ok((Some(wrapped), record.revision))
+    }
+
+    async fn save_wrapped_key(&self, wrapped: &WrappedStoreKey, revision: i64) -> Result<(), String> {
+        let value = serde_json::to_vec(wrapped).map_err(|error| error.to_string())?;
+        let (kind, key) = (STORE_KEY_KIND.to_owned(), STORE_KEY.to_owned());
+        let put = Change::Put(Record { kind, key, revision, value, expires: None });
+        match self.commit_changes(vec![put]).await.map_err(|error| error.to_string())? {
+            CommitOutcome::Committed => Ok(()),
+            _ => Err("the store's key was changed meanwhile".to_owned()),
+        }
     }
 
     /// Commits, and tells the listener about the changes.
@@ -208,7 +216,7 @@ impl SealedStore {
 
     fn deliver_change(&self, received: &Received) -> Result<Change, StoreError> {
         let id = Message::new_id();
-        let content = Content {
+        let content = DeliveryContent {
             message: received.message.clone(),
             provenance: serde_json::to_value::<&Provenance>(&received.provenance).unwrap_or_default(),
         };
@@ -238,7 +246,7 @@ impl SealedStore {
     ///
     /// # Errors
     /// Like [`SealedStore::outgoing_message`].
-    pub fn content(&self, delivery: &Delivery) -> Result<Option<Content>, StoreError> {
+    pub fn content(&self, delivery: &Delivery) -> Result<Option<DeliveryContent>, StoreError> {
         let sealed = delivery.sealed.as_deref();
         sealed.map(|sealed| self.open(&place("delivery", &delivery.id), sealed)).transpose()
     }

@@ -56,7 +56,7 @@ impl Inbox {
     ) -> Result<oneshot::Receiver<ReturnRouteRequest>, Refusal> {
         let Addresses { recipient, sender } = self.check(&packed)?;
         let sender = sender.filter(|_| check_quota);
-        let charged = sender.is_some();
+        let quota_checked = sender.is_some();
         let received = now();
         let digest: [u8; 32] = Sha256::digest(&packed).into();
         let envelope = NewEnvelope { packed: packed.clone(), digest, recipient: recipient.clone(), sender, received };
@@ -64,7 +64,7 @@ impl Inbox {
         match self.parts.store.inner().receive(envelope).await? {
             ReceiveOutcome::Stored(id) => {
                 self.parts.metrics.message_received("taken");
-                let envelope = PendingEnvelope { id, packed, recipient, received, tries: 0, charged };
+                let envelope = PendingEnvelope { id, packed, recipient, received, tries: 0, quota_checked };
                 if !self.enqueue(Job { envelope, return_route: Some(return_route) }) {
                     self.note_backlog();
                 }

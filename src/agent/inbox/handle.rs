@@ -46,7 +46,7 @@ impl Inbox {
         };
         let on_replied = request_return_route(&received, return_route).await;
         for _ in 0..MAX_ATTEMPTS {
-            let (effects, result) = match self.effects(&received, envelope.charged).await {
+            let (effects, result) = match self.effects(&received, envelope.quota_checked).await {
                 Ok(done) => done,
                 Err(reason) => return self.postpone(envelope, kind, &reason).await,
             };
@@ -115,12 +115,12 @@ impl Inbox {
     ///
     /// # Errors
     /// Why the message cannot be handled now.
-    async fn effects(&self, received: &Received, charged: bool) -> Result<(Vec<Effect>, &'static str), String> {
+    async fn effects(&self, received: &Received, quota_checked: bool) -> Result<(Vec<Effect>, &'static str), String> {
         let mut tx = Transaction::new(received, &*self.parts.store, &self.parts.features);
         let problem = match self.apply_protocols(received, &mut tx).await {
             Ok(()) => {
                 let effects = tx.effects();
-                match self.check_quota(received, charged, &effects).await.map_err(|error| error.to_string())? {
+                match self.check_quota(received, quota_checked, &effects).await.map_err(|error| error.to_string())? {
                     None => return Ok((effects, "done")),
                     Some(problem) => problem,
                 }

@@ -16,19 +16,19 @@ use crate::{
 };
 
 impl Inbox {
-    /// Returns the problem that a message for the application exceeds the sender's quota. `charged` says whether the quota
+    /// Returns the problem that a message for the application exceeds the sender's quota. `quota_checked` says whether the quota
     /// was checked on arrival. Then the message is delivered in any case: the sender was told that it was taken.
     pub(super) async fn check_quota(
         &self,
         received: &Received,
-        charged: bool,
+        quota_checked: bool,
         effects: &[Effect],
     ) -> Result<Option<Problem>, StoreError> {
-        if !effects.contains(&Effect::Deliver) || (charged && names_sender(received)) {
+        if !effects.contains(&Effect::Deliver) || (quota_checked && names_sender(received)) {
             return Ok(None);
         }
         let sender = received.sender.as_deref().unwrap_or_default();
-        if self.parts.store.inner().peer_quota(sender).await?.unread {
+        if self.parts.store.inner().peer_quota(sender).await?.may_deliver {
             return Ok(None);
         }
         let comment = "There is no room for more of your messages until those before are read; send it again later.";
@@ -43,7 +43,7 @@ impl Inbox {
     ) -> Result<Vec<Effect>, StoreError> {
         let Some(sender) = &received.sender else { return Ok(effects) };
         let is_send = |effect: &Effect| matches!(effect, Effect::Send(_));
-        if effects.iter().any(is_send) && !self.parts.store.inner().peer_quota(sender).await?.unsent {
+        if effects.iter().any(is_send) && !self.parts.store.inner().peer_quota(sender).await?.may_reply {
             tracing::warn!(
                 id = received.message.id,
                 peer = sender,

@@ -86,7 +86,7 @@ impl Inbox {
     }
 
     /// Whether a message that arrives now is opened soon. If not, its sender should not wait for a reply.
-    pub fn is_quick(&self) -> bool {
+    pub fn opens_soon(&self) -> bool {
         self.is_ready() && self.queue.max_capacity() - self.queue.capacity() < 2 * self.parts.options.workers
     }
 

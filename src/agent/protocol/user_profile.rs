@@ -83,38 +83,38 @@ impl Protocol for UserProfile {
     async fn handle(&self, received: &Received, tx: &mut Transaction<'_>) -> Result<(), HandleError> {
         let body = &received.message.body;
         if received.is("profile") {
-            remember(received, tx).await?;
+            update_profile(received, tx).await?;
             tx.deliver();
             if body.get("send_back_yours") == Some(&Value::Bool(true)) && !is_reply(received, tx).await? {
-                send_ours(received, &[NAME, PICTURE, DESCRIPTION], tx).await?;
+                send_own_profile(received, &[NAME, PICTURE, DESCRIPTION], tx).await?;
             }
             Ok(())
         } else if received.is("request-profile") {
             let query = body.get("query").and_then(Value::as_array);
             let asked = |name: &&str| query.is_none_or(|query| query.iter().any(|asked| asked == name));
             let fields: Vec<&str> = [NAME, PICTURE, DESCRIPTION].into_iter().filter(asked).collect();
-            send_ours(received, &fields, tx).await
+            send_own_profile(received, &fields, tx).await
         } else {
             Err(received.unknown_type().into())
         }
     }
 }
 
-/// Takes what the peer's profile says anew. "Any absent field means that there is no change on that field."
-async fn remember(received: &Received, tx: &mut Transaction<'_>) -> Result<(), HandleError> {
+/// Updates the stored profile of the sender. "Any absent field means that there is no change on that field."
+async fn update_profile(received: &Received, tx: &mut Transaction<'_>) -> Result<(), HandleError> {
     let Some(fields) = received.message.body.get("profile").and_then(Value::as_object) else {
         return Err(Problem::new("e.m.msg.no-profile", "The message has no object body.profile.").into());
     };
     let Some(sender) = &received.sender else { return Ok(()) };
     let mut profile: Profile = tx.get(sender).await?.unwrap_or_default();
-    if let Some(name) = text(fields, NAME)? {
+    if let Some(name) = text_field(fields, NAME)? {
         profile.display_name = name.map(str::to_owned);
     }
-    if let Some(description) = text(fields, DESCRIPTION)? {
+    if let Some(description) = text_field(fields, DESCRIPTION)? {
         profile.description = description.map(str::to_owned);
     }
-    if let Some(reference) = text(fields, PICTURE)? {
-        profile.display_picture = reference.map(|reference| picture(&received.message, reference)).transpose()?;
+    if let Some(reference) = text_field(fields, PICTURE)? {
+        profile.display_picture = reference.map(|reference| find_picture(&received.message, reference)).transpose()?;
     }
     if let Some(lang) = &received.message.lang {
         profile.lang = Some(truncate_to(lang, MAX_LANG).to_owned());
@@ -126,7 +126,7 @@ async fn remember(received: &Received, tx: &mut Transaction<'_>) -> Result<(), H
 
 /// Reads a field. The outer `None` means absent. The inner `None` means that the field must be removed ("explicitly set to null
 /// or an empty string").
-fn text<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<Option<Option<&'a str>>, Problem> {
+fn text_field<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<Option<Option<&'a str>>, Problem> {
     match fields.get(name) {
         None => Ok(None),
         Some(Value::Null) => Ok(Some(None)),
@@ -141,7 +141,7 @@ fn text<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<Option<Option<
 }
 
 /// Returns the attachment that a reference such as `#item1` names. The specification's own example has the id in `@id`.
-fn picture(message: &Message, reference: &str) -> Result<Attachment, Problem> {
+fn find_picture(message: &Message, reference: &str) -> Result<Attachment, Problem> {
     let id = reference.strip_prefix('#').unwrap_or(reference);
     let is_meant = |attachment: &&Attachment| {
         let other = attachment.extra.get("@id").and_then(Value::as_str);
@@ -166,20 +166,20 @@ async fn is_reply(received: &Received, tx: &mut Transaction<'_>) -> Result<bool,
 }
 
 /// Sends these fields of our profile, if there is one, in a child thread of the received message.
-async fn send_ours(received: &Received, fields: &[&str], tx: &mut Transaction<'_>) -> Result<(), HandleError> {
+async fn send_own_profile(received: &Received, fields: &[&str], tx: &mut Transaction<'_>) -> Result<(), HandleError> {
     let Some(sender) = &received.sender else { return Ok(()) };
     let ours = match tx.get::<Profile>(&own_key(&received.recipient)).await? {
         Some(profile) => Some(profile),
         None => tx.get::<Profile>(OWN).await?,
     };
     let Some(ours) = ours.filter(|_| !fields.is_empty()) else { return Ok(()) };
-    tx.send(message(&ours, &received.recipient, sender, fields, &received.message.id));
+    tx.send(profile_message(&ours, &received.recipient, sender, fields, &received.message.id));
     Ok(())
 }
 
 /// Makes the message of a profile. `pthid` is the id of the message that asked for the profile. A requested field that is empty
 /// is null, since the peer may have an earlier value.
-fn message(profile: &Profile, from: &str, to: &str, fields: &[&str], pthid: &str) -> Message {
+fn profile_message(profile: &Profile, from: &str, to: &str, fields: &[&str], pthid: &str) -> Message {
     let mut body = Map::new();
     let mut picture = None;
     for &field in fields {

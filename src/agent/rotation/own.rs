@@ -15,7 +15,7 @@ use crate::{
         canonical_did::canonical_did,
         clock::{Millis, now},
         error::AgentError,
-        outgoing_message::{OutgoingMessage, message_now},
+        outgoing_message::{OutgoingMessage, new_message},
         own_dids::OwnDids,
         protocol::{RecordType, connections::Connection, empty::EMPTY},
         sealed_store::SealedStore,
@@ -138,7 +138,7 @@ impl OwnRotations {
         let peer = old.peer_did.clone();
         let moved = Connection { own_did: to.to_owned(), from_prior: Some(from_prior.to_owned()), ..old };
         let put = self.store.put_change(&key, &moved, revision, None)?;
-        let message = message_now(EMPTY, json!({})).from(to).to(&peer).finalize();
+        let message = new_message(EMPTY, json!({})).from(to).to(&peer).finalize();
         let (_, send) = self.store.send_change(&OutgoingMessage::plain(message), self.message_lifetime)?;
         self.commit(vec![put, send]).await
     }
@@ -190,7 +190,7 @@ impl OwnRotations {
         let ended = Connection { ended: Some(now()), ..connection };
         let put = self.store.put_change(&key, &ended, revision, None)?;
         // Without `from`, and so anoncrypted: we have no DID in this relationship any more.
-        let message = message_now(EMPTY, json!({})).to(&peer).from_prior(from_prior).finalize();
+        let message = new_message(EMPTY, json!({})).to(&peer).from_prior(from_prior).finalize();
         let (_, send) = self.store.send_change(&OutgoingMessage::plain(message), self.message_lifetime)?;
         self.commit(vec![put, send]).await
     }

@@ -35,10 +35,10 @@ pub enum ReceiveOutcome {
 /// Whether a peer is within its limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerQuota {
-    /// Whether the peer may leave more messages for the application.
-    pub unread: bool,
+    /// Whether more messages of the peer may be delivered to the application.
+    pub may_deliver: bool,
     /// Whether more replies may wait to be sent to the peer.
-    pub unsent: bool,
+    pub may_reply: bool,
 }
 
 /// An envelope that waits to be opened.
@@ -55,7 +55,7 @@ pub struct PendingEnvelope {
     /// How often the envelope was postponed.
     pub tries: u32,
     /// Whether the envelope named its sender on arrival, and the sender was within its quota.
-    pub charged: bool,
+    pub quota_checked: bool,
 }
 
 /// Changes that are made together, or not at all.

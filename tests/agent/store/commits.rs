@@ -88,7 +88,11 @@ pub async fn a_message_is_handled_once(location: &dyn StoreLocation) {
         HandledMessage { sender: String::new(), ..handled_message(1) },
         HandledMessage { recipient: "did:example:us2".to_owned(), ..handled_message(1) },
         handled_message(2),
-        HandledMessage { sender: "did:example:themd".to_owned(), recipient: "id:example:us".to_owned(), ..handled_message(1) },
+        HandledMessage {
+            sender: "did:example:themd".to_owned(),
+            recipient: "id:example:us".to_owned(),
+            ..handled_message(1)
+        },
     ];
     let mut positions = vec![position_of(&*store, &handled_message(1)).await];
     for (number, other) in (3..).zip(others) {

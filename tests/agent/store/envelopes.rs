@@ -15,7 +15,7 @@ pub async fn an_envelope_is_stored_as_received(location: &dyn StoreLocation) {
         let envelopes = store.pending_envelopes(now(), &[], 10).await.unwrap();
         let [found] = &envelopes[..] else { panic!("{envelopes:?}") };
         assert_eq!((found.id, &found.packed, &found.recipient), (id, &envelope.packed, &envelope.recipient));
-        assert_eq!((found.received, found.tries, found.charged), (envelope.received, 0, false));
+        assert_eq!((found.received, found.tries, found.quota_checked), (envelope.received, 0, false));
     };
     check(&*store).await;
     check(&*reopen(location, store).await).await;

@@ -313,12 +313,12 @@ impl Model {
         assert_eq!(found, counts);
 
         // All deliveries have one sender, which is not among the peers.
-        let room = store.peer_quota("did:example:them").await.unwrap();
-        assert_eq!(room, PeerQuota { unread: (unread as u64) < LOW_LIMITS.unread_from, unsent: true });
+        let quota = store.peer_quota("did:example:them").await.unwrap();
+        assert_eq!(quota, PeerQuota { may_deliver: (unread as u64) < LOW_LIMITS.unread_from, may_reply: true });
         for peer in PEERS {
             let unsent = waiting().filter(|outgoing| outgoing.peer == peer).count() as u64;
-            let room = store.peer_quota(peer).await.unwrap();
-            assert_eq!(room, PeerQuota { unread: true, unsent: unsent < LOW_LIMITS.replies_to });
+            let quota = store.peer_quota(peer).await.unwrap();
+            assert_eq!(quota, PeerQuota { may_deliver: true, may_reply: unsent < LOW_LIMITS.replies_to });
         }
     }
 }

@@ -29,9 +29,9 @@ async fn is_accepted(store: &dyn Store, envelope: NewEnvelope) -> bool {
 }
 
 async fn is_within_quota(store: &dyn Store, peer: &str) -> bool {
-    let PeerQuota { unread, unsent } = store.peer_quota(peer).await.unwrap();
-    assert!(unsent);
-    unread
+    let PeerQuota { may_deliver, may_reply } = store.peer_quota(peer).await.unwrap();
+    assert!(may_reply);
+    may_deliver
 }
 
 pub async fn limits_are_enforced(location: &dyn StoreLocation) {
@@ -90,7 +90,7 @@ pub async fn a_sender_has_a_limit_of_messages(location: &dyn StoreLocation) {
     assert!(!is_within_quota(&*store, THEM).await && !is_accepted(&*store, of(THEM, 11)).await);
     // The envelope records that the sender's quota was checked.
     let kept = store.pending_envelopes(now(), &[], 1).await.unwrap();
-    assert!(kept[0].charged);
+    assert!(kept[0].quota_checked);
     assert!(is_within_quota(&*store, "did:example:others").await && is_within_quota(&*store, "").await);
     assert!(is_accepted(&*store, of("did:example:others", 12)).await && is_accepted(&*store, new_envelope(13)).await);
     // A pending envelope is answered as such, and a message that was opened before the limit was reached is delivered.
@@ -155,19 +155,19 @@ pub async fn a_peer_has_a_limit_of_replies(location: &dyn StoreLocation) {
     let few = Limits { replies_to: 2, ..NO_LIMITS };
     let store = location.open(few).await;
     let send = async |number| store.commit(commit_of([Change::Send(outgoing(number, THEM))])).await.unwrap();
-    let unsent = async |store: &dyn Store| store.peer_quota(THEM).await.unwrap().unsent;
+    let may_reply = async |store: &dyn Store| store.peer_quota(THEM).await.unwrap().may_reply;
     send(1).await;
-    assert!(unsent(&*store).await);
+    assert!(may_reply(&*store).await);
     send(2).await;
-    assert!(!unsent(&*store).await);
+    assert!(!may_reply(&*store).await);
     // The quota concerns replies only: the store takes what the application sends.
     send(3).await;
     store.record_send_outcome("outgoing 1", SendOutcome::Later(now(), "unreachable".to_owned())).await.unwrap();
     store.record_send_outcome("outgoing 1", SendOutcome::Sent(now())).await.unwrap();
     store.record_send_outcome("outgoing 1", SendOutcome::Sent(now())).await.unwrap();
-    assert!(!unsent(&*store).await && store.peer_quota("did:example:others").await.unwrap().unsent);
+    assert!(!may_reply(&*store).await && store.peer_quota("did:example:others").await.unwrap().may_reply);
     store.record_send_outcome("outgoing 2", SendOutcome::Failed(now(), "no endpoint".to_owned())).await.unwrap();
-    assert!(unsent(&*store).await);
+    assert!(may_reply(&*store).await);
     assert_eq!(store.delete_expired(now() + 60 * DAY, &Retention::default(), 100).await.unwrap(), 2);
-    assert!(unsent(&*store).await);
+    assert!(may_reply(&*store).await);
 }

@@ -308,11 +308,11 @@ async fn an_older_schema_is_migrated() {
         max_replies_to: replies,
         ..SqliteOptions::default()
     };
-    for (options, unread, unsent) in
+    for (options, may_deliver, may_reply) in
         [(few(2, 200, 2), false, false), (few(3, 100, 3), false, true), (few(3, 101, 3), true, true)]
     {
         let store = open(&location.path(), options);
-        assert_eq!(store.peer_quota("did:example:a").await.unwrap(), PeerQuota { unread, unsent });
+        assert_eq!(store.peer_quota("did:example:a").await.unwrap(), PeerQuota { may_deliver, may_reply });
         let usage = store.usage().await.unwrap();
         assert_eq!((usage.deliveries, usage.delivery_bytes, usage.outgoing), (3, 150, 2));
         store.close().await.unwrap();
@@ -323,9 +323,9 @@ async fn an_older_schema_is_migrated() {
     older.execute("UPDATE deliveries SET acknowledged = 7, sealed = NULL WHERE id = '1'", []).unwrap();
     drop(older);
     let store = open(&location.path(), few(2, 200, 2));
-    assert_eq!(store.peer_quota("did:example:a").await.unwrap(), PeerQuota { unread: true, unsent: false });
-    assert_eq!(store.peer_quota("").await.unwrap(), PeerQuota { unread: false, unsent: true });
-    assert!(store.pending_envelopes(now(), &[], 10).await.unwrap().iter().all(|envelope| envelope.charged));
+    assert_eq!(store.peer_quota("did:example:a").await.unwrap(), PeerQuota { may_deliver: true, may_reply: false });
+    assert_eq!(store.peer_quota("").await.unwrap(), PeerQuota { may_deliver: false, may_reply: true });
+    assert!(store.pending_envelopes(now(), &[], 10).await.unwrap().iter().all(|envelope| envelope.quota_checked));
     store.close().await.unwrap();
     let store = open(&location.path(), SqliteOptions { max_envelope_bytes_for: 160, ..SqliteOptions::default() });
     assert!(matches!(store.receive(large_envelope(1, 11)).await, Err(StoreError::Full(_))));

@@ -34,8 +34,12 @@ pub(super) fn receive(db: &Connection, envelope: &NewEnvelope, limits: &SqliteOp
         return Err(Rollback::Error(StoreError::Full(reason)));
     }
     let insert = "INSERT INTO envelopes (digest, recipient, received, packed, charged) VALUES (?1, ?2, ?3, ?4, ?5)";
-    let charged = envelope.sender.is_some();
-    execute(db, insert, params![envelope.digest, envelope.recipient, envelope.received, envelope.packed, charged])?;
+    let quota_checked = envelope.sender.is_some();
+    execute(
+        db,
+        insert,
+        params![envelope.digest, envelope.recipient, envelope.received, envelope.packed, quota_checked],
+    )?;
     Ok(ReceiveOutcome::Stored(db.last_insert_rowid()))
 }
 
@@ -57,7 +61,7 @@ fn exceeded_limit(db: &Connection, envelope: &NewEnvelope, limits: &SqliteOption
         return Ok(Some(format!("the application has not acknowledged {unread} bytes of {}", limits.max_unread_bytes)));
     }
     let Some(sender) = &envelope.sender else { return Ok(None) };
-    let has_room = queries::peer_quota(db, sender, limits)?.unread;
+    let has_room = queries::peer_quota(db, sender, limits)?.may_deliver;
     Ok((!has_room).then(|| format!("the application has not acknowledged too much of {sender} already")))
 }
 

@@ -48,11 +48,11 @@ pub(super) fn peer_quota(db: &Connection, peer: &str, limits: &SqliteOptions) ->
     let left = "SELECT unread, unread_bytes, unsent FROM left_by WHERE peer = ?1";
     let read = |row: &Row<'_>| {
         let number = |column| row.get::<_, i64>(column).map(i64::unsigned_abs);
-        let unread = number(0)? < limits.max_unread_from && number(1)? < limits.max_unread_bytes_from;
-        Ok(PeerQuota { unread, unsent: number(2)? < limits.max_replies_to })
+        let may_deliver = number(0)? < limits.max_unread_from && number(1)? < limits.max_unread_bytes_from;
+        Ok(PeerQuota { may_deliver, may_reply: number(2)? < limits.max_replies_to })
     };
     let quota = query_one(db, left, [peer], read)?;
-    Ok(quota.unwrap_or(PeerQuota { unread: true, unsent: true }))
+    Ok(quota.unwrap_or(PeerQuota { may_deliver: true, may_reply: true }))
 }
 
 pub(super) fn deliveries(db: &Connection, query: &DeliveryQuery) -> Rows<Delivery> {

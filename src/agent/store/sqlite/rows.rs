@@ -13,7 +13,7 @@ pub(super) fn envelope(row: &Row<'_>) -> rusqlite::Result<PendingEnvelope> {
         recipient: row.get(2)?,
         received: row.get(3)?,
         tries: row.get(4)?,
-        charged: row.get(5)?,
+        quota_checked: row.get(5)?,
     })
 }
 
