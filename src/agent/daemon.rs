@@ -19,7 +19,7 @@ use super::{
     protocol::{connections::Connection, issued_invitation::IssuedInvitation, out_of_band::Invitation},
     return_routes::ReturnRoutes,
     rotation::own::{OwnRotations, RotationOutcome},
-    sealed_store::{Content, SealedStore},
+    sealed_store::{DeliveryContent, SealedStore},
     server::ServerOptions,
     store::{Delivery, DeliveryQuery, OutboxEntry, Retention, Store, StoreError, ThreadEntry, Usage},
 };
@@ -83,7 +83,10 @@ impl Agent {
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn deliveries(&self, query: DeliveryQuery) -> Result<Vec<(Delivery, Option<Content>)>, StoreError> {
+    pub async fn deliveries(
+        &self,
+        query: DeliveryQuery,
+    ) -> Result<Vec<(Delivery, Option<DeliveryContent>)>, StoreError> {
         let deliveries = self.store.inner().deliveries(query).await?;
         deliveries.into_iter().map(|delivery| Ok((delivery.clone(), self.content(&delivery)?))).collect()
     }
@@ -92,7 +95,7 @@ impl Agent {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] while the store is sealed; [`StoreError::Unusable`] if the content is damaged.
-    pub fn content(&self, delivery: &Delivery) -> Result<Option<Content>, StoreError> {
+    pub fn content(&self, delivery: &Delivery) -> Result<Option<DeliveryContent>, StoreError> {
         self.store.content(delivery)
     }
 

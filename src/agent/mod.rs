@@ -46,6 +46,6 @@ pub use outbox::{OutboxOptions, SendError, Transport, Transports};
 pub use outgoing_message::OutgoingMessage;
 pub use own_dids::{OwnDids, OwnDocuments};
 pub use rotation::{OwnRotation, RotationOutcome};
-pub use sealed_store::Content;
+pub use sealed_store::DeliveryContent;
 pub use server::{Server, ServerOptions, ServerTls, TlsError};
 pub use spans::SPAN_TARGET;

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use crate::agent::{sealed_store::Content, store::Delivery};
+use crate::agent::{sealed_store::DeliveryContent, store::Delivery};
 
 /// A message for the application.
 #[derive(Debug, Serialize, ToSchema)]
@@ -36,7 +36,7 @@ pub(super) struct DeliveredMessage {
 
 impl DeliveredMessage {
     /// A delivery with its content, if the content is not deleted.
-    pub fn new(delivery: Delivery, content: Option<Content>) -> Self {
+    pub fn new(delivery: Delivery, content: Option<DeliveryContent>) -> Self {
         let (message, provenance) = match content {
             Some(content) => (json!(content.message), content.provenance),
             None => (Value::Null, Value::Null),

@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use super::{context::ApiContext, error::ApiError};
 use crate::{
     agent::{
-        outgoing_message::{OutgoingMessage, message_now},
+        outgoing_message::{OutgoingMessage, new_message},
         store::{OutboxEntry, SendState},
     },
     didcomm::{Message, MessageError},
@@ -151,7 +151,7 @@ impl NewMessage {
                 return Err(MessageError::Header(format!("{name} must not be in `headers`")));
             }
         }
-        let builder = message_now(&self.kind, Value::Object(self.body)).to(self.to);
+        let builder = new_message(&self.kind, Value::Object(self.body)).to(self.to);
         let builder = match self.from {
             Some(from) => builder.from(from),
             None => builder,

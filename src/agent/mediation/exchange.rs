@@ -11,7 +11,7 @@ use crate::{
             Refusal,
             failure::{UnpackFailure, classify},
         },
-        outgoing_message::{OutgoingMessage, message_now},
+        outgoing_message::{OutgoingMessage, new_message},
         protocol::{discover_features::DISCLOSE, problem_report::PROBLEM_REPORT},
     },
     did::did_of,
@@ -58,7 +58,7 @@ impl<'a> Exchange<'a> {
 
     /// Builds a message to the mediator. `return_route` "must be set each time the communication channel is established".
     pub fn message(&self, kind: &str, body: Value) -> Message {
-        message_now(kind, body).from(&self.own_did).to(&self.mediator_did).return_route("all").finalize()
+        new_message(kind, body).from(&self.own_did).to(&self.mediator_did).return_route("all").finalize()
     }
 
     pub async fn send(&mut self, message: &Message) -> Result<(), MediationError> {
@@ -86,7 +86,7 @@ impl<'a> Exchange<'a> {
         match self.parts.inbox.accept_fetched(frame.to_vec()).await {
             Ok(_) => {}
             Err(Refusal::Store(error)) => return Err(error.into()),
-            Err(refusal) => tracing::warn!(reason = %refusal, mediator = self.mediator_did, "message refused"),
+            Err(refusal) => tracing::warn!(reason = %refusal, mediator = self.mediator_did, "message not accepted"),
         }
         Ok(None)
     }

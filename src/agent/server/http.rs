@@ -128,7 +128,7 @@ fn is_encrypted(headers: &HeaderMap) -> bool {
 
 /// The response to a refused message. It cannot tell why an envelope does not open: the envelope is not opened yet.
 fn refusal_response(refusal: &Refusal) -> Response {
-    tracing::debug!(reason = %refusal, "message refused");
+    tracing::debug!(reason = %refusal, "message not accepted");
     match refusal {
         Refusal::Malformed(_) | Refusal::NotEncrypted => {
             (StatusCode::BAD_REQUEST, format!("{refusal}\n")).into_response()
@@ -136,7 +136,7 @@ fn refusal_response(refusal: &Refusal) -> Response {
         Refusal::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, format!("{refusal}\n")).into_response(),
         Refusal::NotForUs { .. } => (StatusCode::NOT_FOUND, format!("{refusal}\n")).into_response(),
         Refusal::Store(error) => {
-            tracing::warn!(reason = %error, "message refused");
+            tracing::warn!(reason = %error, "message not accepted");
             retry_later(StatusCode::SERVICE_UNAVAILABLE, "messages cannot be stored now\n")
         }
     }
@@ -151,7 +151,7 @@ fn retry_later(status: StatusCode, text: &'static str) -> Response {
 async fn respond(context: &ServerContext, return_route: oneshot::Receiver<ReturnRouteRequest>) -> Response {
     let accepted = || StatusCode::ACCEPTED.into_response();
     // While the token is unavailable, or the queue is long, the message is not opened soon.
-    if !context.inbox.is_quick() {
+    if !context.inbox.opens_soon() {
         return accepted();
     }
     let timeout = context.options().return_route_timeout;
