@@ -42,12 +42,12 @@ fn what_may_change_counts_at_once_and_the_rest_is_named() {
     for _ in 0..5 {
         assert!(agent.post(b"{}").starts_with("HTTP/1.1 400"));
     }
-    assert!(!agent.log().contains("message refused"), "{}", agent.log());
+    assert!(!agent.log().contains("message not accepted"), "{}", agent.log());
 
     change(&agent, "log_level = \"error\"", "log_level = \"debug\"");
     agent.until("its log says more", |agent| {
         agent.post(b"{}");
-        agent.log().contains("message refused")
+        agent.log().contains("message not accepted")
     });
 
     let before = agent.log().len();
@@ -104,7 +104,7 @@ fn the_webhook_moves() {
 
     let before = agent.log().len();
     change(&agent, &format!("http://127.0.0.1:{old}/old"), "http://app.example.org/");
-    says(&agent, before, &["configuration not reloaded", "in the clear"]);
+    says(&agent, before, &["configuration not reloaded", "in clear text"]);
 
     let hook = Hook::on(port, &[]);
     file(&agent.home, "hook.secret", &format!("{SECRET}\n"), 0o600);

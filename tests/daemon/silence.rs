@@ -113,7 +113,7 @@ fn no_log_and_no_answer_has_a_body_a_pin_or_a_key() {
     alice.stop();
 
     // They do talk, and of this conversation.
-    for (log, words) in [(alice.log(), ["DEBUG", "message refused"]), (bob.log(), ["DEBUG", "not sent yet"])] {
+    for (log, words) in [(alice.log(), ["DEBUG", "message not accepted"]), (bob.log(), ["DEBUG", "not sent yet"])] {
         assert!(words.iter().all(|word| log.contains(word)), "{log}");
         silent(&secrets, "the log", &log);
     }

@@ -220,7 +220,7 @@ impl<'a> Session<'a> {
                 Err(Refusal::NotForUs { undecided: true }) => {}
                 // Without an acknowledgement it would be delivered again and again, and block later messages.
                 Err(refusal) => {
-                    tracing::warn!(reason = %refusal, mediator, "message refused");
+                    tracing::warn!(reason = %refusal, mediator, "message not accepted");
                     acknowledged.push(id.clone());
                 }
             }

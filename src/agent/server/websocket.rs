@@ -197,12 +197,12 @@ impl Session {
         match context.inbox.accept(packed).await {
             Ok(request) => Ok(Some(request)),
             Err(Refusal::Store(error)) => {
-                tracing::warn!(reason = %error, "message refused");
+                tracing::warn!(reason = %error, "message not accepted");
                 Err(NOT_STORED)
             }
             Err(Refusal::TooLarge(_)) => Err(TOO_LARGE),
             Err(refusal) => {
-                tracing::debug!(reason = %refusal, "message refused");
+                tracing::debug!(reason = %refusal, "message not accepted");
                 self.refused += 1;
                 match self.refused > MAX_REFUSED {
                     true => Err(TOO_MANY_REFUSED),
