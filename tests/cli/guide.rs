@@ -37,24 +37,31 @@ fn output_text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// Runs the README's three commands.
+/// Runs the commands of the README's first agent: those of the first terminal, then those of the second.
 #[test]
 fn the_readme_commands_work() {
     if softhsm().is_none() {
         return;
     }
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    let block =
-        readme.split("```sh\n").find(|block| block.starts_with("claviger init")).expect("README.md has the commands");
-    let lines = block.split("```").next().unwrap().lines().map(|line| line.split('#').next().unwrap().trim());
-    let [init, serve, invite] = lines.collect::<Vec<_>>()[..] else { panic!("{block}") };
+    let block = |first: &str| {
+        let block = readme.split("```sh\n").find(|block| block.starts_with(first)).expect("README.md has the commands");
+        block.split("```").next().unwrap()
+    };
+    let lines = block("claviger init").lines().map(|line| line.split('#').next().unwrap().trim());
+    let [init, serve] = lines.collect::<Vec<_>>()[..] else { panic!("{readme}") };
+    let second_terminal = block("claviger send");
     let home = Home::new();
     let script = format!(
-        "set -eu\ntrap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT\nexport CLAVIGER_HTTP__LISTEN=127.0.0.1:8080\n\
-         {init}\n{serve} 2> serve.log &\nuntil {invite} 2> invite.log; do sleep 0.2; done\n"
+        "set -eu\ntrap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT\n\
+         {}\n{serve} 2> serve.log &\n\
+         until curl --silent --fail http://127.0.0.1:8081/ready/token; do sleep 0.2; done\n{second_terminal}",
+        init.replace("claviger init", "claviger init --listen 127.0.0.1:8080"),
     );
     let said = output_text(&run_script(&home, &script, ""));
-    assert!(said.contains("?_oob="), "{said}");
+    for words in ["Hello, me", "?_oob="] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
 }
 
 #[test]
