@@ -17,12 +17,12 @@ pub trait Fetch: Send + Sync {
     ///
     /// # Errors
     /// If there is no response, or its body is longer than `limit` bytes.
-    async fn fetch(&self, url: &str, accept: &str, limit: usize) -> Result<Fetched, FetchError>;
+    async fn fetch(&self, url: &str, accept: &str, limit: usize) -> Result<FetchResponse, FetchError>;
 }
 
 /// The response of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fetched {
+pub struct FetchResponse {
     /// The HTTP status.
     pub status: u16,
     /// The body, if the status is 200. Otherwise it may be empty.
@@ -48,7 +48,7 @@ impl FetchError {
 
 #[async_trait]
 impl<F: Fetch + ?Sized> Fetch for Arc<F> {
-    async fn fetch(&self, url: &str, accept: &str, limit: usize) -> Result<Fetched, FetchError> {
+    async fn fetch(&self, url: &str, accept: &str, limit: usize) -> Result<FetchResponse, FetchError> {
         (**self).fetch(url, accept, limit).await
     }
 }
@@ -62,9 +62,9 @@ pub(super) async fn fetch_body(
     limit: usize,
 ) -> Result<Vec<u8>, ResolveError> {
     match fetch.fetch(url, accept, limit).await {
-        Ok(Fetched { status: 200, body }) => Ok(body),
-        Ok(Fetched { status: 404 | 410, .. }) => Err(ResolveError::not_found(did)),
-        Ok(Fetched { status, .. }) => Err(ResolveError::unavailable(did, WebError::Status(status))),
+        Ok(FetchResponse { status: 200, body }) => Ok(body),
+        Ok(FetchResponse { status: 404 | 410, .. }) => Err(ResolveError::not_found(did)),
+        Ok(FetchResponse { status, .. }) => Err(ResolveError::unavailable(did, WebError::Status(status))),
         Err(FetchError { is_retryable: true, source }) => {
             Err(ResolveError::Unavailable { did: shortened(did), source })
         }

@@ -10,7 +10,7 @@ use std::{
 use async_trait::async_trait;
 
 use super::{
-    cached::Cached,
+    cached_resolver::CachedResolver,
     document::{Document, DocumentError},
     key,
     peer::{self, LongForms, LongFormsInMemory},
@@ -20,8 +20,8 @@ use super::{
 };
 
 /// A cached resolver for `did:key` and `did:peer`.
-pub fn local() -> Cached<LocalResolver> {
-    Cached::new(LocalResolver::new())
+pub fn local() -> CachedResolver<LocalResolver> {
+    CachedResolver::new(LocalResolver::new())
 }
 
 /// Resolves `did:key`, `did:peer` 0, 2 and 4, and the DIDs of documents that it was given.

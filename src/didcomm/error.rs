@@ -34,10 +34,10 @@ pub enum Error {
     #[error(transparent)]
     Resolve(#[from] ResolveError),
     /// A key id is not a DID URL.
-    #[error("the key id {} is no DID URL", quoted(.0))]
+    #[error("the key id {} is not a DID URL", quoted(.0))]
     InvalidKeyId(String),
     /// The DID document does not list a key under the relationship that its use needs.
-    #[error("the key {} does not stand in {} of its document", quoted(kid), relationship.name())]
+    #[error("the key {} is not in {} of its document", quoted(kid), relationship.name())]
     NotAuthorised {
         /// The key's DID URL.
         kid: String,
@@ -60,10 +60,10 @@ pub enum Error {
     #[error("the sender is not authenticated: the message is neither authcrypted nor signed")]
     NotAuthenticated,
     /// The message is authcrypted or signed, and has no `from`. Holds the id of the key that made it.
-    #[error("the message was made by {}, and has no from", quoted(.0))]
+    #[error("the message was encrypted or signed by {}, and has no from", quoted(.0))]
     FromAbsent(String),
     /// `from` is not the DID of the key that encrypted or signed the message.
-    #[error("the message says it is from {}, and was made by {}", quoted(from), quoted(kid))]
+    #[error("the message says it is from {}, but was encrypted or signed by {}", quoted(from), quoted(kid))]
     FromMismatch {
         /// The header `from`.
         from: String,
@@ -83,7 +83,7 @@ pub enum Error {
     #[error("the from_prior is refused: {0}")]
     FromPrior(FromPriorError),
     /// A forward to us contains another forward.
-    #[error("a forward to ourselves holds another forward")]
+    #[error("a forward to us contains another forward")]
     ForwardLoop,
     /// A forward has no attachment or no `next`, or cannot be made.
     #[error("the forward is refused: {0}")]
@@ -100,7 +100,7 @@ pub enum Error {
         kid: String,
     },
     /// The DID or key is none of ours, or its token is unavailable.
-    #[error("{name} is none of our {relationship} keys, or its token is away")]
+    #[error("{name} is none of our {relationship} keys, or its token is unavailable")]
     NoReadyKey {
         /// The DID or DID URL.
         name: String,
@@ -165,7 +165,7 @@ impl fmt::Display for FromPriorError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Claims(reason) => write!(f, "its claims are wrong: {}", quoted(reason)),
-            Self::Issuer => f.write_str("its kid is no key of its iss"),
+            Self::Issuer => f.write_str("its kid is not a key of its iss"),
             Self::Subject => f.write_str("its sub is not the message's from"),
             Self::Ending => f.write_str("it has no sub, which ends a relationship, and the message has a from"),
         }

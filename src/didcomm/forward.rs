@@ -70,7 +70,7 @@ pub async fn wrap_in_forward(
     let mut next = next;
     for key in routing_keys.iter().rev() {
         // Attached as JSON, which every peer can read. Some cannot read base64.
-        let content: Value = serde_json::from_str(&packed).map_err(|_| Error::Forward("it is no JSON message"))?;
+        let content: Value = serde_json::from_str(&packed).map_err(|_| Error::Forward("the message to forward is not JSON"))?;
         let attachment = Attachment::json(content).id("1").media_type(ENCRYPTED).finalize();
         let mut forward =
             Message::build(Message::new_id(), FORWARD, json!({"next": next})).attachment(attachment).finalize();
@@ -87,7 +87,7 @@ fn with_headers(forward: &Message, headers: Option<&Map<String, Value>>) -> Resu
     let Ok(Value::Object(mut map)) = serde_json::to_value(forward) else { unreachable!("a message is an object") };
     for (name, value) in headers.into_iter().flatten() {
         if map.insert(name.clone(), value.clone()).is_some() {
-            return Err(Error::Forward("a header given for it is one that it has already"));
+            return Err(Error::Forward("a given header is one that the forward has already"));
         }
     }
     Ok(Message::from_object(map)?)

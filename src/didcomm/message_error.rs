@@ -10,10 +10,10 @@ pub enum MessageError {
     #[error("the message has no id")]
     NoId,
     /// `type` is not a message type URI.
-    #[error("the message type {} is no message type URI", quoted(.0))]
+    #[error("the message type {} is not a message type URI", quoted(.0))]
     Type(String),
     /// The body is not a JSON object.
-    #[error("the body of the message is no JSON object")]
+    #[error("the body of the message is not a JSON object")]
     Body,
     /// A header has the wrong type.
     #[error("a header of the message is wrong: {}", quoted(.0))]
@@ -39,7 +39,7 @@ pub enum HashError {
     #[error("links need a hash")]
     Missing,
     /// The hash is not a multihash in hexadecimal, base58btc or multibase.
-    #[error("the hash is no multihash")]
+    #[error("the hash is not a multihash")]
     Malformed,
     /// The hash function is neither SHA-256 nor SHA-512.
     #[error("the hash function with multicodec {0:#x} is not supported")]

@@ -137,7 +137,7 @@ impl Unpacker<'_> {
             return Ok((message, provenance));
         }
         let [packed] = forward.forwarded.as_slice() else {
-            return Err(Error::Forward("one that is for ourselves must hold one message"));
+            return Err(Error::Forward("a forward to us must contain exactly one message"));
         };
         let (message, inner) = self.open(packed).await?;
         if Forward::from_message(&message).is_some() {

@@ -27,7 +27,7 @@ pub struct Recipient<'a> {
 /// # Errors
 /// If there is no recipient, or the keys are not on one curve that is for key agreement.
 pub fn anoncrypt(plaintext: &[u8], enc: ContentEncryption, recipients: &[Recipient<'_>]) -> Result<String, JoseError> {
-    let draft = Draft::new(enc, None, recipients)?;
+    let draft = MessageDraft::new(enc, None, recipients)?;
     let info = KdfInfo { apu: &[], apv: &draft.apv, tag: None };
     let keys = draft.ze.iter().map(|ze| wrap_key(&concat_kdf(&[ze], &info), &draft.cek)).collect();
     let sealed = draft.seal(plaintext);
@@ -49,7 +49,7 @@ pub async fn authcrypt(
     secrets: &(impl Secrets + ?Sized),
     cx: &Context,
 ) -> Result<String, JoseError> {
-    let mut draft = Draft::new(ContentEncryption::A256CbcHs512, Some(skid), recipients)?;
+    let mut draft = MessageDraft::new(ContentEncryption::A256CbcHs512, Some(skid), recipients)?;
     let sealed = draft.seal(plaintext);
     let request = WrapRequest {
         cek: draft.cek.clone(),
@@ -63,7 +63,7 @@ pub async fn authcrypt(
 }
 
 /// A message before its content is encrypted.
-struct Draft {
+struct MessageDraft {
     enc: ContentEncryption,
     protected: String,
     apv: Vec<u8>,
@@ -72,7 +72,7 @@ struct Draft {
     ze: Vec<SharedSecret>,
 }
 
-impl Draft {
+impl MessageDraft {
     fn new(enc: ContentEncryption, skid: Option<&str>, recipients: &[Recipient<'_>]) -> Result<Self, JoseError> {
         let curve = recipients.first().ok_or(JoseError::NoRecipient)?.key.curve();
         let ephemeral = EphemeralKey::generate(curve).ok_or_else(|| JoseError::UnsupportedAlgorithm(curve.name().to_owned()))?;

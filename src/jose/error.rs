@@ -37,7 +37,7 @@ pub enum JoseError {
         reason: String,
     },
     /// The message is neither encrypted, nor signed, nor a plaintext.
-    #[error("the message is neither encrypted nor signed nor plain")]
+    #[error("the message is neither encrypted, nor signed, nor a plaintext")]
     Unrecognised,
     /// A member is absent.
     #[error("the member {0:?} is absent")]
@@ -70,7 +70,7 @@ pub enum JoseError {
     #[error("the epk is refused: {0}")]
     InvalidEphemeralKey(KeyError),
     /// `skid` and `apu` do not name the same key.
-    #[error("the apu is not the skid")]
+    #[error("apu and skid name different keys")]
     ApuMismatch,
     /// `apv` is not the hash of the recipients' key ids.
     #[error("the apv does not fit the recipients")]
@@ -79,7 +79,7 @@ pub enum JoseError {
     #[error("two recipients have the key id {}", quoted(.0))]
     DuplicateRecipient(String),
     /// The message does not have exactly one signature.
-    #[error("the message has {0} signatures; one is meaningful")]
+    #[error("the message has {0} signatures, and must have one")]
     SignatureCount(usize),
     /// A key is on another curve than the ephemeral key of the message.
     #[error("the key {} is on {curve}, and the message on {expected}", quoted(kid))]
@@ -92,7 +92,7 @@ pub enum JoseError {
         expected: Curve,
     },
     /// The signature algorithm does not belong to the curve of the key.
-    #[error("the algorithm {alg} is not the one of a {curve} key")]
+    #[error("the algorithm {alg} does not fit a {curve} key")]
     AlgorithmMismatch {
         /// The header's algorithm.
         alg: &'static str,

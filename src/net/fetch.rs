@@ -5,14 +5,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{error::NetError, http::HttpClient, request_limits::RequestLimits, target::Target};
-use crate::did::{Fetch, FetchError, Fetched};
+use crate::did::{Fetch, FetchError, FetchResponse};
 
 /// The time limit for a document. It is small, and a caller waits for it.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 #[async_trait]
 impl Fetch for HttpClient {
-    async fn fetch(&self, url: &str, accept: &str, limit: usize) -> Result<Fetched, FetchError> {
+    async fn fetch(&self, url: &str, accept: &str, limit: usize) -> Result<FetchResponse, FetchError> {
         let fetched = async {
             let target = Target::http(url)?;
             let plain =
@@ -21,7 +21,7 @@ impl Fetch for HttpClient {
             let response = self.get(plain.as_deref().unwrap_or(url), accept, limits).await?;
             // Only a response with status 200 has a document.
             let body = if response.status == 200 { response.body?.to_vec() } else { Vec::new() };
-            Ok(Fetched { status: response.status, body })
+            Ok(FetchResponse { status: response.status, body })
         };
         fetched.await.map_err(|error: NetError| FetchError::new(error.is_retryable(), error))
     }

@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use claviger::{
     did::{
-        CacheLimits, Cached, Document, DocumentError, LoadError, LocalResolver, Relationship, ResolveError, Resolver,
+        CacheLimits, CachedResolver, Document, DocumentError, LoadError, LocalResolver, Relationship, ResolveError, Resolver,
         key, local,
         peer::{LongFormFolder, LongForms, Peer4, create_4},
         read_documents,
@@ -45,11 +45,11 @@ impl Resolver for Scripted {
     }
 }
 
-fn scripted(says: fn(&str) -> Result<Document, ResolveError>, limits: CacheLimits) -> Cached<Scripted> {
-    Cached::with_limits(Scripted { calls: AtomicUsize::new(0), says }, limits)
+fn scripted(says: fn(&str) -> Result<Document, ResolveError>, limits: CacheLimits) -> CachedResolver<Scripted> {
+    CachedResolver::with_limits(Scripted { calls: AtomicUsize::new(0), says }, limits)
 }
 
-fn calls(cached: &Cached<Scripted>) -> usize {
+fn calls(cached: &CachedResolver<Scripted>) -> usize {
     cached.inner().calls.load(Ordering::SeqCst)
 }
 

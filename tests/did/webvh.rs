@@ -9,7 +9,7 @@ use std::{
 use crate::webvh_logs::{Log, hash, key, multikey, proof};
 use async_trait::async_trait;
 use claviger::did::{
-    Document, DocumentError, Fetch, FetchError, Fetched, ResolveError, Resolver, WebError, WebvhError, WebvhResolver,
+    Document, DocumentError, Fetch, FetchError, FetchResponse, ResolveError, Resolver, WebError, WebvhError, WebvhResolver,
     webvh::{EntryFault, ParameterFault, ProofFault},
 };
 use serde_json::{Value, json};
@@ -23,13 +23,13 @@ struct Files {
 
 #[async_trait]
 impl Fetch for Files {
-    async fn fetch(&self, url: &str, _: &str, limit: usize) -> Result<Fetched, FetchError> {
+    async fn fetch(&self, url: &str, _: &str, limit: usize) -> Result<FetchResponse, FetchError> {
         self.asked.lock().unwrap().push(url.to_owned());
         match self.files.get(url) {
-            None => Ok(Fetched { status: 404, body: Vec::new() }),
+            None => Ok(FetchResponse { status: 404, body: Vec::new() }),
             Some(body) => {
                 assert!(body.len() <= limit);
-                Ok(Fetched { status: 200, body: body.clone() })
+                Ok(FetchResponse { status: 200, body: body.clone() })
             }
         }
     }

@@ -1,4 +1,4 @@
-//! A keeper that listens: who may come in, as what, and what becomes of its socket.
+//! A keeper that listens: who may connect in which role, and the life of its socket.
 
 use std::{
     fs,
@@ -9,17 +9,17 @@ use std::{
 };
 
 use claviger::{
-    did::webvh::{Draft, OwnLog},
+    did::webvh::{EntryDraft, OwnLog},
     keys::Curve,
     secrets::{
-        Allow, Claims, Context, KeyUse, NewKey, Secrets, SecretsError, ToSign, TokenError,
-        keeper::{Connect, KeeperClient, KeeperCustodian, spawn},
+        Context, FromPriorClaims, KeyOperation, KeyUse, NewKey, Secrets, SecretsError, SignRequest, TokenError,
+        keeper::{KeeperClient, KeeperConnector, KeeperCustodian, spawn_on_socket},
     },
 };
 use serde_json::json;
 
 use crate::{
-    home::{Home, SOON, kept, kill, open_message, serves, until},
+    home::{HANG_TIMEOUT, Home, kill, open_message, time_until_served, wait_until, with_home},
     support::Module,
 };
 
@@ -27,53 +27,53 @@ fn new_key() -> NewKey {
     NewKey { curve: Curve::P256, usage: KeyUse::Both, label: None }
 }
 
-/// Agents and custodians by one path: what the one makes the other uses.
+/// Agents and custodians connect to the same path: an agent uses the key that a custodian made.
 #[test]
 fn agents_and_custodians_connect_by_path() {
-    kept(Module::SoftHsm, "", async |home| {
+    with_home(Module::SoftHsm, "", async |home| {
         let listening = home.listen();
         let custodian = listening.custodian().unwrap();
         let client = listening.client().await;
         assert!(client.keys().borrow().is_empty());
         let key = custodian.generate(&new_key()).unwrap().public;
-        until("the agent is told of the new key", || client.keys().borrow().get(&key).is_some()).await;
+        wait_until("the agent sees the new key", || client.keys().borrow().get(&key).is_some()).await;
         let other = listening.client().await;
         for agent in [&client, &other] {
             open_message(&**agent, &key, &Context::default()).await.unwrap();
         }
-        // What listens starts another, on the same socket.
+        // The listening process starts another keeper on the same socket.
         home.kill_keepers();
         for agent in [&client, &other] {
-            serves(&**agent, &key).await;
+            time_until_served(&**agent, &key).await;
         }
         let custodian = listening.custodian().unwrap();
         custodian.delete(&key).unwrap();
-        until("the agent is told that it is gone", || client.keys().borrow().get(&key).is_none()).await;
+        wait_until("the agent sees that the key is gone", || client.keys().borrow().get(&key).is_none()).await;
         assert!(matches!(open_message(&*client, &key, &Context::default()).await, Err(SecretsError::NotHeld(_))));
     });
 }
 
 #[test]
 fn one_keeper_listens_on_a_path() {
-    kept(Module::SoftHsm, "", async |home| {
-        let key = home.make(Curve::P256);
+    with_home(Module::SoftHsm, "", async |home| {
+        let key = home.generate(Curve::P256);
         let listening = home.listen();
         let output = home.run(&format!("--json keeper --listen {}", home.address()));
         assert_eq!(output.status.code(), Some(1));
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert!(said.contains(r#""code":"keeper-there""#), "{said}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(stderr.contains(r#""code":"keeper-there""#), "{stderr}");
         open_message(&*listening.client().await, &key, &Context::default()).await.unwrap();
-        // It goes without a word, and the keeper goes with it: nothing listens, and the socket's file is left.
+        // The listening process is killed, and its keeper ends: nothing listens, and the socket's file remains.
         drop(listening);
-        home.ends();
+        home.wait_for_end();
         let path = home.folder().join("socket");
         assert!(path.exists());
-        // A process that ends has lost its words, by which it is known, a moment before its sockets are closed.
-        until("nothing listens", || UnixStream::connect(&path).is_err()).await;
+        // A process that ends has no arguments any more, by which it is found, a moment before its sockets are closed.
+        wait_until("nothing listens", || UnixStream::connect(&path).is_err()).await;
         let listening = home.listen();
         open_message(&*listening.client().await, &key, &Context::default()).await.unwrap();
         drop(listening);
-        // What is no socket is left alone.
+        // A file that is not a socket is not replaced.
         fs::remove_file(&path).unwrap();
         fs::write(&path, "a file").unwrap();
         let output = home.run(&format!("keeper --listen {}", home.address()));
@@ -82,21 +82,21 @@ fn one_keeper_listens_on_a_path() {
     });
 }
 
-/// An empty list is nobody; a custodian is an agent too, and not the other way round.
+/// An empty list allows nobody. A custodian may also be an agent, but not the other way round.
 #[test]
-fn who_may_not_is_turned_away() {
+fn a_user_who_may_not_connect_is_turned_away() {
     let own = fs::metadata("/proc/self").map(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata)).unwrap();
     for (keeper, agent, custodian) in [
         ("agents = []\ncustodians = []".to_owned(), false, false),
         (format!("agents = [\"{own}\"]\ncustodians = []"), true, false),
         (format!("agents = []\ncustodians = [\"{own}\"]"), true, true),
     ] {
-        kept(Module::SoftHsm, &keeper, async |home| {
+        with_home(Module::SoftHsm, &keeper, async |home| {
             let listening = home.listen();
             let path = listening.path.clone();
-            let client = KeeperClient::start("demo", Connect::new(move || UnixStream::connect(&path))).await;
+            let client = KeeperClient::start("demo", KeeperConnector::new(move || UnixStream::connect(&path))).await;
             assert_eq!(client.is_ok(), agent, "{keeper}");
-            for error in [client.err(), listening.custodian().err().map(in_demo)].into_iter().flatten() {
+            for error in [client.err(), listening.custodian().err().map(of_demo)].into_iter().flatten() {
                 let SecretsError::Token { error: TokenError::Config(said), .. } = error else { panic!("{error:?}") };
                 assert!(said.contains("does not serve this user"), "{said}");
             }
@@ -106,17 +106,17 @@ fn who_may_not_is_turned_away() {
     }
 }
 
-fn in_demo(error: TokenError) -> SecretsError {
+fn of_demo(error: TokenError) -> SecretsError {
     SecretsError::Token { token: "demo".into(), error }
 }
 
-/// Another user's process, with the command line.
+/// The command line, run by another user.
 #[test]
 fn another_user_is_turned_away() {
     const NOBODY: &str = "65534";
     let root = fs::metadata("/proc/self").is_ok_and(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata) == 0);
     if !root || Command::new("setpriv").arg("--version").stdout(Stdio::null()).status().is_err() {
-        return eprintln!("skipped: only root becomes another user, by setpriv");
+        return eprintln!("skipped: only root can change to another user, with setpriv");
     }
     let as_nobody = |home: &Home, program: &Path| {
         let mut command = Command::new("setpriv");
@@ -126,12 +126,12 @@ fn another_user_is_turned_away() {
         command.output().unwrap()
     };
     for (keeper, may) in [("", false), ("agents = [\"65534\"]", false), ("custodians = [\"nobody\"]", true)] {
-        kept(Module::SoftHsm, keeper, async |home| {
-            let key = home.make(Curve::P256);
+        with_home(Module::SoftHsm, keeper, async |home| {
+            let key = home.generate(Curve::P256);
             let _listening = home.listen();
             home.configure("agent.toml", &format!("keeper = {:?}", home.address()), "");
             fs::set_permissions(home.folder(), fs::Permissions::from_mode(0o755)).unwrap();
-            // Where this program was built another user may not go.
+            // Another user may not read the folder where this program was built.
             let program = home.folder().join("claviger");
             fs::copy(env!("CARGO_BIN_EXE_claviger"), &program).unwrap();
             let output = as_nobody(home, &program);
@@ -145,19 +145,19 @@ fn another_user_is_turned_away() {
     }
 }
 
-/// The connection that a supervisor gives to an agent never is a custodian's.
+/// The connection that a supervisor gives to an agent never has a custodian's role.
 #[test]
-fn an_agents_connection_is_no_custodians() {
-    kept(Module::SoftHsm, "", async |home| {
-        let (stream, _process) = spawn(home.command("keeper --token demo --connection agent")).unwrap();
+fn an_agents_connection_never_is_a_custodians() {
+    with_home(Module::SoftHsm, "", async |home| {
+        let (stream, _process) = spawn_on_socket(home.command("keeper --token demo --connection agent")).unwrap();
         let error = KeeperCustodian::new("demo", stream).err().expect("it is refused");
         assert!(matches!(&error, TokenError::Config(said) if said.contains("does not serve this user")), "{error}");
-        // The supervisor has said who connects, and what is said after it changes nothing: not with a keeper that it
-        // starts, nor with one that listens, which would have this user for a custodian.
+        // The supervisor has sent the hello with the role, and a second hello changes nothing: neither with a keeper that
+        // it starts, nor with one that listens, where this user may be a custodian.
         let supervisor = home.supervisor();
         let mut connections = vec![supervisor.keeper("demo").unwrap()];
         let listening = home.listen();
-        // It serves, and so has read its configuration; the next one is the agent's.
+        // The keeper answers, so it has read its configuration. The next configuration is the agent's.
         drop(listening.custodian().unwrap());
         home.configure("claviger.toml", &format!("keeper = {:?}", home.address()), "");
         let supervisor = home.supervisor();
@@ -170,89 +170,91 @@ fn an_agents_connection_is_no_custodians() {
     });
 }
 
-/// An agent that asks for one keeper after the other gets no more than two, and so no more than twice the rate.
+/// An agent that asks for many keepers gets no more than two, and so no more than twice the rate.
 #[test]
 fn a_supervisor_keeps_two_keepers_of_a_token() {
-    kept(Module::SoftHsm, "", async |home| {
+    with_home(Module::SoftHsm, "", async |home| {
         let supervisor = home.supervisor();
         let connections: Vec<_> = (0..4).map(|_| supervisor.keeper("demo").unwrap()).collect();
-        until("the others have ended", || home.keepers().len() <= 2).await;
+        wait_until("the other keepers have ended", || home.keepers().len() <= 2).await;
         drop(connections);
     });
 }
 
-/// A rotation is signed when a person armed its key, and once.
+/// A rotation is signed only after a person has armed the key, and only once.
 #[test]
 fn a_rotation_is_signed_once_for_each_arming() {
-    kept(Module::SoftHsm, "", async |home| {
+    with_home(Module::SoftHsm, "", async |home| {
         let listening = home.listen();
         let custodian = listening.custodian().unwrap();
         let [key, other] = [0; 2].map(|_| custodian.generate(&new_key()).unwrap().public);
         let client = listening.client().await;
-        let claims = Claims { iss: "did:example:old".into(), sub: Some("did:example:new".into()), iat: Some(1) };
-        let rotation = ToSign::FromPrior { kid: "did:example:old#1", claims: &claims };
+        let claims =
+            FromPriorClaims { iss: "did:example:old".into(), sub: Some("did:example:new".into()), iat: Some(1) };
+        let rotation = SignRequest::FromPrior { kid: "did:example:old#1", claims: &claims };
         let cx = Context::default();
-        let denied = |error: Result<_, SecretsError>| {
-            let error = error.map(|_: claviger::secrets::Signature| ()).unwrap_err();
-            let expected = Allow::SignFromPrior.name();
+        let assert_denied = |result: Result<_, SecretsError>| {
+            let error = result.map(|_: claviger::secrets::Signature| ()).unwrap_err();
+            let expected = KeyOperation::SignFromPrior.name();
             assert!(matches!(&error, SecretsError::NotAllowed { operation, .. } if *operation == expected), "{error}");
             assert!(!error.is_retryable());
         };
-        denied(client.sign(&key, &rotation, &cx).await);
+        assert_denied(client.sign(&key, &rotation, &cx).await);
         for _ in 0..2 {
             custodian.arm(&key).unwrap();
-            denied(client.sign(&other, &rotation, &cx).await);
+            assert_denied(client.sign(&other, &rotation, &cx).await);
             let signed = client.sign(&key, &rotation, &cx).await.unwrap();
             let input = format!("{}.{}", signed.protected, signed.payload);
             claviger::crypto::verify(&key, input.as_bytes(), &signed.signature).unwrap();
-            denied(client.sign(&key, &rotation, &cx).await);
+            assert_denied(client.sign(&key, &rotation, &cx).await);
         }
-        // An arming does not outlive its keeper.
+        // Arming ends with the keeper.
         custodian.arm(&key).unwrap();
         home.kill_keepers();
-        serves(&*client, &key).await;
-        denied(client.sign(&key, &rotation, &cx).await);
+        time_until_served(&*client, &key).await;
+        assert_denied(client.sign(&key, &rotation, &cx).await);
     });
 }
 
-/// What a did:webvh is, no agent changes: a custodian has its entries signed, each over what the keeper has looked at.
+/// An agent cannot change a did:webvh. Its log entries are signed for a custodian only, and only if the keeper recognises
+/// them as entries.
 #[test]
-fn an_entry_of_a_webvh_log_is_signed_for_a_custodian_alone() {
-    kept(Module::SoftHsm, "", async |home| {
+fn a_webvh_log_entry_is_signed_for_a_custodian_only() {
+    with_home(Module::SoftHsm, "", async |home| {
         let listening = home.listen();
         let custodian = listening.custodian().unwrap();
         let new_key = NewKey { curve: Curve::Ed25519, usage: KeyUse::Signing, label: None };
         let key = custodian.generate(&new_key).unwrap().public;
         let client = listening.client().await;
-        let draft = Draft::first("example.com", &key, |did| json!({ "id": did }), SystemTime::now());
+        let draft = EntryDraft::first("example.com", &key, |did| json!({ "id": did }), SystemTime::now());
         let entry = draft.entry();
-        let what = ToSign::WebvhEntry(entry.as_bytes());
+        let request = SignRequest::WebvhEntry(entry.as_bytes());
         custodian.arm(&key).unwrap();
-        let denied = client.sign(&key, &what, &Context::default()).await.unwrap_err();
-        let expected = Allow::SignWebvhEntry.name();
+        let denied = client.sign(&key, &request, &Context::default()).await.unwrap_err();
+        let expected = KeyOperation::SignWebvhEntry.name();
         assert!(matches!(&denied, SecretsError::NotAllowed { operation, .. } if *operation == expected), "{denied}");
 
-        let signed = custodian.sign(&key, &what).unwrap();
-        let line = draft.proved(&signed.protected, &signed.signature).unwrap();
+        let signed = custodian.sign(&key, &request).unwrap();
+        let line = draft.with_proof(&signed.protected, &signed.signature).unwrap();
         assert_eq!(OwnLog::read(line).unwrap().update_keys(), std::slice::from_ref(&key));
-        let message = ToSign::WebvhEntry(br#"{"id":"1","type":"https://example.org/test/1.0/note","body":{}}"#);
+        let message = SignRequest::WebvhEntry(br#"{"id":"1","type":"https://example.org/test/1.0/note","body":{}}"#);
         assert!(matches!(custodian.sign(&key, &message), Err(TokenError::Config(_))));
     });
 }
 
-/// What listens is killed without a word: the keeper behind it ends, and does not keep the token for nobody.
+/// When the listening process is killed, its keeper ends and releases the token.
 #[test]
-fn a_keeper_ends_with_what_started_it() {
-    kept(Module::SoftHsm, "", async |home| {
-        let key = home.make(Curve::P256);
+fn a_keeper_ends_with_the_process_that_started_it() {
+    with_home(Module::SoftHsm, "", async |home| {
+        let key = home.generate(Curve::P256);
         let listening = home.listen();
         let client = listening.client().await;
         open_message(&*client, &key, &Context::default()).await.unwrap();
         let keepers = home.keepers();
         assert_eq!(keepers.len(), 1);
         kill(listening.id());
-        let end = std::time::Instant::now() + SOON;
-        until("the keeper ends", || home.keepers().is_empty() || std::time::Instant::now() > end).await;
+        let end = std::time::Instant::now() + HANG_TIMEOUT;
+        wait_until("the keeper ends", || home.keepers().is_empty() || std::time::Instant::now() > end).await;
         assert_eq!(home.keepers(), [0; 0]);
     });
 }

@@ -1,4 +1,5 @@
-//! The demo of envelopes: Alice, Bob and a mediator exchange messages, which the library packs and unpacks on real tokens.
+//! The demo of envelopes: Alice, Bob and a mediator exchange messages, which the library packs and unpacks on real
+//! tokens.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -198,8 +199,8 @@ impl Agents {
         Ok(())
     }
 
-    /// Packs a message. `authenticated` is the sender for authcrypt; without it, anoncrypt. `direct` leaves out the mediator, and
-    /// signs an authcrypted message.
+    /// Packs a message. `authenticated` is the sender for authcrypt; without it, anoncrypt. `direct` leaves out the
+    /// mediator, and signs an authcrypted message.
     async fn pack(
         &self,
         message: &Message,
@@ -349,15 +350,16 @@ fn describe_key(key: &HeldKey) -> String {
 fn describe_custody(custody: Custody) -> &'static str {
     match custody {
         Custody::SharedSecretInProcess => {
-            "the shared secret of a key agreement leaves the token, and is wiped after use; the private key never leaves it"
+            "the shared secret of a key agreement leaves the token, and is wiped after use; the private key never \
+             leaves it"
         }
         Custody::KekInProcess => {
-            "the private key and the shared secret of each key agreement stay in the token; only the key that wraps one \
-             message's content key leaves it"
+            "the private key and the shared secret of each key agreement stay in the token; only the key that wraps \
+             one message's content key leaves it"
         }
         Custody::KekInToken => {
-            "the private key, the shared secret and the key that wraps the content key stay in the token; only the content key \
-             of one message leaves it"
+            "the private key, the shared secret and the key that wraps the content key stay in the token; only the \
+             content key of one message leaves it"
         }
     }
 }

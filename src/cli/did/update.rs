@@ -30,11 +30,11 @@ use crate::cli::{
 /// Changes the document of a did:web or did:webvh of ours.
 ///
 /// Given keys and services replace all of their kind in the document; the others stay. Keys that stay keep their IDs.
-/// `claviger key generate` makes keys. Name the former agreement key beside the new one for as long as peers may know the former
-/// document, which is ten minutes for other Claviger agents.
+/// `claviger key generate` makes keys. Name the former agreement key beside the new one for as long as peers may know
+/// the former document, which is ten minutes for other Claviger agents.
 ///
-/// The change of a did:webvh is a new entry of its log, signed in the token as a custodian, which an agent may not do. The running
-/// agent serves the new document at once.
+/// The change of a did:webvh is a new entry of its log, signed in the token as a custodian, which an agent may not do.
+/// The running agent serves the new document at once.
 #[derive(clap::Args)]
 #[command(after_long_help = r#"With --json: {"did", "document"}, and "version" for a did:webvh."#)]
 pub struct Args {
@@ -49,15 +49,16 @@ pub struct Args {
     /// The URI of a service endpoint: where peers send messages; may be given several times
     #[arg(long, value_name = "URI")]
     service: Vec<String>,
-    /// A routing key: the DID, DID URL or multikey of a mediator; may be given several times, the mediator next to the sender
-    /// first
+    /// A routing key: the DID, DID URL or multikey of a mediator; may be given several times, the mediator next to the
+    /// sender first
     #[arg(long, value_name = "KEY", requires = "service")]
     routing_key: Vec<String>,
     /// The Ed25519 key that signs the changes of a did:webvh after this one
     #[arg(long, value_name = "KEY")]
     update_key: Option<String>,
-    /// Commits to the Ed25519 key that signs the next change (pre-rotation). The next change must name this key with --update-key,
-    /// so a thief of the present key can change nothing. A multikey is enough: the key itself may lie in a safe
+    /// Commits to the Ed25519 key that signs the next change (pre-rotation). The next change must name this key with
+    /// --update-key, so a thief of the present key can change nothing. A multikey is enough: the key itself may lie in
+    /// a safe
     #[arg(long, value_name = "KEY")]
     next_update_key: Option<String>,
 }
@@ -224,8 +225,8 @@ impl Args {
     }
 }
 
-/// The first number that no key ID in these documents uses. A number is never used again, because old signatures name their key
-/// by it.
+/// The first number that no key ID in these documents uses. A number is never used again, because old signatures name
+/// their key by it.
 fn next_number(documents: impl IntoIterator<Item = Value>) -> usize {
     let mut used = 0;
     for document in documents {

@@ -4,7 +4,10 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use claviger::{
     agent::{Agent, OwnDocuments, Reload, Server, Tokens, Transports, api, store::Store},
-    did::{CachedResolver, Document, LoadError, LocalResolver, ResolverChain, Resolver, WebResolver, WebvhResolver, read_documents},
+    did::{
+        CachedResolver, Document, LoadError, LocalResolver, Resolver, ResolverChain, WebResolver, WebvhResolver,
+        read_documents,
+    },
     net::{HttpClient, HttpOptions, WebSocketClient, WebSocketOptions},
     secrets::{
         FailoverSecrets, Secrets,
@@ -103,7 +106,7 @@ pub async fn run(
     if reloader.await.is_err() {
         tracing::error!("reload task failed: this is a bug in claviger");
     }
-    // Closing is tidy, and not necessary: nothing is lost if the process is killed before.
+    // All work is committed: nothing is lost if the process is killed before the store is closed.
     store.close().await?;
     ended.map_err(|error| Failure::io("the server", &error))?;
     match supervision.is_finished() && supervision.await.unwrap_or(false) {
@@ -134,8 +137,8 @@ async fn shut_down_on_signal(shutdown: CancellationToken, notifier: Arc<Notifier
     }
 }
 
-/// Ends the agent when the supervisor has ended, because no keeper could be started any more. Whoever started the agent can start
-/// it again. Returns `false` if the agent was told to end before.
+/// Ends the agent when the supervisor has ended, because no keeper could be started any more. Whoever started the agent
+/// can start it again. Returns `false` if the agent was told to end before.
 async fn shut_down_without_supervisor(
     supervisor: Arc<Supervisor>,
     shutdown: CancellationToken,
@@ -174,8 +177,8 @@ fn reload_documents(config: &Config, keepers: Vec<Arc<KeeperClient>>) -> Reload 
     })
 }
 
-/// The documents of our DIDs. Those that claviger made are ours even without their token; others only if a token holds their
-/// keys.
+/// The documents of our DIDs. Those that claviger made are ours even without their token; others only if a token holds
+/// their keys.
 fn own_documents(state: &StateDir, paths: &[PathBuf]) -> Result<OwnDocuments, LoadError> {
     let created = state.documents()?;
     let mut candidates = Vec::new();

@@ -27,7 +27,7 @@ pub enum PeerError {
     #[error("its document is not JSON, with the multicodec 0x0200, in base58btc")]
     Encoding,
     /// The hash of a `did:peer:4` is not that of its document.
-    #[error("its hash is not that of its document")]
+    #[error("its hash does not fit its document")]
     Hash,
     /// The document of the DID is invalid.
     #[error("{0}")]

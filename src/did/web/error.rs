@@ -11,7 +11,7 @@ pub enum WebError {
     #[error("its port is not a number from 1 to 65535")]
     Port,
     /// A segment of the path is empty, `.` or `..`, begins or ends with a space, or contains an encoded separator.
-    #[error("its path has a segment that leads elsewhere")]
+    #[error("its path has an invalid segment")]
     Path,
     /// The server did not return the document. Holds the HTTP status.
     #[error("its server answers with status {0}")]

@@ -37,7 +37,7 @@ pub enum WebvhError {
     #[error("its did-witness.json is not a list of versions and their proofs")]
     WitnessFile,
     /// The log has the SCID of this DID, but never was the log of this DID. Holds the DID of the log.
-    #[error("its log is that of {0:?}")]
+    #[error("its log belongs to {0:?}")]
     Another(String),
     /// The controller has deactivated the DID.
     #[error("its controller has deactivated it")]
@@ -55,13 +55,13 @@ pub enum EntryFault {
     #[error("it has more than 128 KiB")]
     TooLong,
     /// A member is absent or has the wrong type.
-    #[error("its {0:?} is absent, or of another type")]
+    #[error("its {0:?} is absent or has the wrong type")]
     Member(&'static str),
     /// `versionId` is not the number of the entry and the hash over it and the previous entry.
-    #[error("its versionId is not the number and the hash of this entry behind the one before")]
+    #[error("its versionId is not the number of the entry and the hash over it and the previous entry")]
     Version,
     /// The hash of the first entry is not the SCID.
-    #[error("it does not have the SCID that is its hash")]
+    #[error("its hash is not the SCID")]
     Scid,
     /// `versionTime` is not a time in UTC.
     #[error("its versionTime is not a time in UTC")]
@@ -80,13 +80,13 @@ pub enum EntryFault {
     Id,
     /// The document has another `id` than the previous one. Only a portable DID may do that, and it must name the previous
     /// `id` in `alsoKnownAs`.
-    #[error("it moves the DID, which is not portable or does not name its former id in alsoKnownAs")]
+    #[error("it changes the id, but the DID is not portable or does not name its previous id in alsoKnownAs")]
     Moved,
     /// A proof is invalid, or by a key that may not change the DID.
     #[error("its proof {0}")]
     Proof(ProofFault),
     /// An earlier entry deactivated the DID.
-    #[error("the DID was deactivated before it")]
+    #[error("an earlier entry deactivated the DID")]
     Deactivated,
 }
 
@@ -95,19 +95,19 @@ pub enum EntryFault {
 #[non_exhaustive]
 pub enum ParameterFault {
     /// Version 1.0 of the method has no such parameter.
-    #[error("{0:?} is none that version 1.0 of the method has")]
+    #[error("version 1.0 of the method has no parameter {0:?}")]
     Unknown(String),
     /// A parameter has an invalid value, or is absent although it is required.
-    #[error("{0:?} is absent, or not what it may be")]
+    #[error("{0:?} is absent or invalid")]
     Value(&'static str),
     /// A parameter is allowed in the first entry only.
-    #[error("{0:?} may stand in the first entry only")]
+    #[error("{0:?} is allowed in the first entry only")]
     FirstOnly(&'static str),
     /// With pre-rotation, each entry must name its keys and the hashes of the next keys.
     #[error("{0:?} is absent, which pre-rotation demands")]
     PreRotation(&'static str),
     /// With pre-rotation, the hash of each key must be in the previous entry.
-    #[error("the key {0:?} is none that the previous entry has committed to")]
+    #[error("the previous entry has not committed to the key {0:?}")]
     NotCommitted(String),
 }
 
@@ -122,12 +122,12 @@ pub enum ProofFault {
     #[error("is one of more than ten")]
     TooMany,
     /// A member is absent, or has a value that the method does not allow.
-    #[error("has a {0} that did:webvh does not have")]
+    #[error("has an invalid {0}")]
     Member(&'static str),
     /// The key may not change the DID.
     #[error("is by a key that may not change the DID")]
     Key,
     /// The signature is wrong.
-    #[error("has a signature that is not its key's")]
+    #[error("has a wrong signature")]
     Signature,
 }

@@ -19,5 +19,5 @@ mod witness;
 
 pub use error::{EntryFault, ParameterFault, ProofFault, WebvhError};
 pub use location::{path, url};
-pub use own::{Draft, NewKeys, OwnLog};
+pub use own::{EntryDraft, KeyChanges, OwnLog};
 pub use resolver::WebvhResolver;

@@ -30,7 +30,7 @@ pub struct OwnLog {
 
 /// Changes to the keys that may change the DID.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct NewKeys<'a> {
+pub struct KeyChanges<'a> {
     /// The key that signs the following entries. With pre-rotation it must be a key to which the previous entry has
     /// committed, and it signs this entry already.
     pub update: Option<&'a PublicKey>,
@@ -40,7 +40,7 @@ pub struct NewKeys<'a> {
 
 /// An entry without a signature.
 #[derive(Debug, Clone)]
-pub struct Draft(Value);
+pub struct EntryDraft(Value);
 
 impl OwnLog {
     /// Reads a log, and verifies it as a peer would.
@@ -110,7 +110,7 @@ impl OwnLog {
     }
 
     /// Drafts the next entry, with this document and perhaps new keys.
-    pub fn next(&self, document: &Document, keys: NewKeys<'_>, now: SystemTime) -> Draft {
+    pub fn next(&self, document: &Document, keys: KeyChanges<'_>, now: SystemTime) -> EntryDraft {
         let mut parameters = Map::new();
         if let Some(key) = keys.update {
             parameters.insert("updateKeys".to_owned(), json!([key.to_multikey()]));
@@ -123,7 +123,7 @@ impl OwnLog {
         // Each time is later than the previous one, also in whole seconds.
         let time = now.max(self.updated + Duration::from_secs(1));
         let number = 1 + lines(self.text.as_bytes()).count();
-        Draft(with_version_id(
+        EntryDraft(with_version_id(
             json!({
                 "versionId": self.version,
                 "versionTime": rfc3339(time),
@@ -134,7 +134,7 @@ impl OwnLog {
         ))
     }
 
-    /// The log with one entry more: a draft's line, as [`Draft::with_proof`] makes it.
+    /// The log with one entry more: a draft's line, as [`EntryDraft::with_proof`] makes it.
     ///
     /// # Errors
     /// If it is not valid then.
@@ -143,7 +143,7 @@ impl OwnLog {
     }
 }
 
-impl Draft {
+impl EntryDraft {
     /// The first entry of a DID at a place, as `example.com%3A8443:a:b`, that this key may change. `document` makes the
     /// document of a DID whose SCID is not known yet.
     pub fn first(place: &str, update_key: &PublicKey, document: impl FnOnce(&str) -> Value, now: SystemTime) -> Self {

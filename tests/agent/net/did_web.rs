@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use claviger::{
-    did::{Cached, Document, DocumentError, LocalResolver, Methods, ResolveError, Resolver, WebError, WebResolver},
+    did::{CachedResolver, Document, DocumentError, LocalResolver, ResolverChain, ResolveError, Resolver, WebError, WebResolver},
     net::{AddressGuard, Dialer, HttpClient, HttpOptions, client_config},
 };
 use hyper::{Request, Response, body::Incoming};
@@ -44,8 +44,8 @@ async fn host(request: Request<Incoming>) -> ServerResponse {
     }
 }
 
-fn resolver(client: HttpClient) -> Methods {
-    Methods::new(LocalResolver::new()).then(WebResolver::new(client))
+fn resolver(client: HttpClient) -> ResolverChain {
+    ResolverChain::new(LocalResolver::new()).then(WebResolver::new(client))
 }
 
 #[tokio::test]
@@ -137,7 +137,7 @@ async fn a_thousand_concurrent_lookups_send_one_request() {
         host(request).await
     })
     .await;
-    let cached = Arc::new(Cached::new(resolver(authority.client())));
+    let cached = Arc::new(CachedResolver::new(resolver(authority.client())));
     for (rest, found) in [("", true), (":nobody", false)] {
         let before = server.request_count();
         let did: Arc<str> = format!("did:web:localhost%3A{}{rest}", server.port).into();
@@ -162,7 +162,7 @@ async fn resolvers_are_tried_in_order() {
     let did = format!("did:web:localhost%3A{}", server.port);
     let at_hand = Document::from_value(json!({ "id": did, "alsoKnownAs": ["at:hand"] })).unwrap();
     let local = LocalResolver::new().with_documents([at_hand]);
-    let methods = Methods::new(local).then(WebResolver::new(authority.client()));
+    let methods = ResolverChain::new(local).then(WebResolver::new(authority.client()));
     assert_eq!(methods.resolve(&did).await.unwrap().also_known_as(), ["at:hand"]);
     assert_eq!(server.connection_count(), 0);
     let key = "did:key:z6LSbysY2xFMRpGMhb7tFTLMpeuPRaqaWM1yECx2AtzE3KCc";

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 
 use claviger::{
-    did::{Cached, ResolveError, Resolver, WebvhError, WebvhResolver, webvh::EntryFault},
+    did::{CachedResolver, ResolveError, Resolver, WebvhError, WebvhResolver, webvh::EntryFault},
     net::{AddressGuard, Dialer, HttpClient, HttpOptions, client_config},
 };
 
@@ -105,7 +105,7 @@ async fn private_addresses_are_refused_for_a_log() {
 #[tokio::test]
 async fn logs_are_cached() {
     let host = Host::new().await;
-    let cached = Cached::new(host.resolver());
+    let cached = CachedResolver::new(host.resolver());
     let did = host.log.did();
     for _ in 0..3 {
         assert!(matches!(cached.resolve(&did).await, Err(ResolveError::NotFound(_))));

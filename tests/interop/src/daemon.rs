@@ -1,4 +1,4 @@
-//! The daemon as a process of its own, with a token, as its users run it.
+//! Runs the daemon as a process, with a token.
 
 use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
@@ -13,14 +13,14 @@ use tempfile::TempDir;
 
 use crate::http::Connection;
 
-/// Patience with what should come at once, on a machine that does other things too.
+/// How long tests wait for something that should happen at once.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The `claviger` that `CLAVIGER_TEST_PROGRAM` names, or one that is built now: the product has its own lock file and its
-/// own dependencies, so that this package's tests can run it and cannot link it.
+/// The program at `CLAVIGER_TEST_PROGRAM`. Without that variable, it is built first, in the workspace of the product, whose
+/// dependencies conflict with those of this package.
 ///
 /// # Panics
-/// If it cannot be built.
+/// If the build fails.
 #[must_use]
 pub fn program(release: bool) -> PathBuf {
     if let Some(named) = std::env::var_os("CLAVIGER_TEST_PROGRAM") {
@@ -48,23 +48,23 @@ pub fn program(release: bool) -> PathBuf {
     executables.next_back().expect("an executable")
 }
 
-/// A daemon: its home, and its process while it runs.
+/// A daemon with its folder, and its process while it runs.
 pub struct Daemon {
     program: PathBuf,
     home: TempDir,
     env: (String, String),
-    /// Where peers bring messages.
+    /// The port for messages of peers.
     pub port: u16,
-    /// Where health and figures are.
+    /// The port for health checks and metrics.
     pub ops: u16,
     child: Option<Child>,
 }
 
 impl Daemon {
-    /// One that is set up and does not run yet. `env` and `uri` lead to its token, `more` is more of its configuration.
+    /// A configured daemon that does not run yet. `env` and `uri` name its token; `more` is added to its configuration.
     ///
     /// # Panics
-    /// If its folder cannot be made.
+    /// If the folder cannot be made.
     #[must_use]
     pub fn new(program: PathBuf, env: (String, String), uri: &str, more: &str) -> Self {
         let home = tempfile::tempdir().expect("a temporary folder");
@@ -78,10 +78,11 @@ impl Daemon {
         Self { program, home, env, port, ops, child: None }
     }
 
-    /// Makes a DID that leads to it, with a new key to encrypt to on each of these curves, as `P-256`, and one to sign with.
+    /// Makes a DID with the daemon's endpoint, a new key agreement key on each of these curves (such as `P-256`), and a signing
+    /// key.
     ///
     /// # Panics
-    /// If it cannot be made.
+    /// If a command fails.
     #[must_use]
     pub fn make_did(&self, curves: &[&str]) -> String {
         let service = format!("http://127.0.0.1:{}", self.port);
@@ -97,16 +98,16 @@ impl Daemon {
         self.json(&words)["did"].as_str().expect("a DID").to_owned()
     }
 
-    /// Starts it, and waits until its token is ready.
+    /// Starts the daemon, and waits until its token is ready.
     ///
     /// # Panics
-    /// If it does not come up.
+    /// If that takes too long.
     pub fn start(&mut self) {
         self.spawn();
         self.until("its token is ready", |daemon| daemon.is_up("/ready/token"));
     }
 
-    /// Starts it, and waits for nothing.
+    /// Starts the daemon without waiting.
     ///
     /// # Panics
     /// If it cannot be started.
@@ -117,16 +118,16 @@ impl Daemon {
         self.child = Some(command.spawn().expect("it starts"));
     }
 
-    /// Whether a path of the ops port answers with 200.
+    /// Whether a path on the port for health checks returns 200.
     #[must_use]
     pub fn is_up(&self, path: &str) -> bool {
         Connection::open(self.ops).and_then(|mut ops| ops.get(path)).is_ok_and(|answer| answer.status == 200)
     }
 
-    /// Ends it as a power cut does.
+    /// Kills the daemon, like a power failure.
     ///
     /// # Panics
-    /// If the system does not let go of it.
+    /// If the process cannot be killed.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().expect("it is ours");
@@ -134,25 +135,25 @@ impl Daemon {
         }
     }
 
-    /// Its process's number.
+    /// The process id.
     ///
     /// # Panics
-    /// If it does not run.
+    /// If the daemon does not run.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("it runs").id()
     }
 
-    /// Runs `claviger --json` with these words, and reads what it prints.
+    /// Runs `claviger --json` with these arguments, and returns its output.
     ///
     /// # Panics
-    /// If it fails.
+    /// If the command fails.
     #[must_use]
     pub fn json(&self, words: &[&str]) -> Value {
         self.begin(words).end()
     }
 
-    /// The same, for a command that waits for what others do.
+    /// The same for a command that waits for others. It runs in the background.
     ///
     /// # Panics
     /// If it cannot be started.
@@ -163,10 +164,10 @@ impl Daemon {
         Command { words: words.join(" "), child: command.spawn().expect("it starts") }
     }
 
-    /// A connection to the application's side.
+    /// A connection to the API for applications.
     ///
     /// # Panics
-    /// If it does not run.
+    /// If the daemon does not run.
     #[must_use]
     pub fn application(&self) -> Connection<UnixStream> {
         let socket = UnixStream::connect(self.home.path().join("state/api.sock")).expect("it runs");
@@ -174,19 +175,19 @@ impl Daemon {
         Connection::over(socket)
     }
 
-    /// Messages that wait in one of the queues `inbox`, `application` and `outbox`.
+    /// The number of messages in a queue: `inbox`, `application` or `outbox`.
     ///
     /// # Panics
-    /// If it does not run.
+    /// If the daemon does not run.
     #[must_use]
     pub fn waiting(&self, queue: &str) -> usize {
         self.figure(&format!("claviger_waiting{{queue=\"{queue}\"}} ")) as usize
     }
 
-    /// The figures of /metrics whose names begin so, added up; nought if there are none.
+    /// The sum of the metrics whose lines begin with a prefix. Zero if there are none.
     ///
     /// # Panics
-    /// If it does not run.
+    /// If the daemon does not run.
     #[must_use]
     pub fn figure(&self, name: &str) -> f64 {
         let text = Connection::open(self.ops).and_then(|mut ops| ops.get("/metrics")).expect("it runs").body;
@@ -194,10 +195,10 @@ impl Daemon {
         values.map(|value| value.parse::<f64>().expect("a figure")).sum()
     }
 
-    /// Waits until something is so.
+    /// Waits until a condition holds.
     ///
     /// # Panics
-    /// If it does not become so.
+    /// If that takes too long.
     #[track_caller]
     pub fn until(&self, what: &str, is: impl Fn(&Self) -> bool) {
         let until = Instant::now() + PATIENCE;
@@ -207,7 +208,7 @@ impl Daemon {
         }
     }
 
-    /// What it has logged.
+    /// The log.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_file()).unwrap_or_default()
@@ -215,7 +216,7 @@ impl Daemon {
 
     fn command(&self) -> process::Command {
         let mut command = process::Command::new(&self.program);
-        // Nothing of who runs the tests.
+        // The environment of the tests must not affect the daemon.
         command.current_dir(self.home.path()).env_clear().env(&self.env.0, &self.env.1);
         let folder = self.program.parent().unwrap_or(Path::new("/"));
         command.env("HOME", self.home.path()).env("PATH", format!("{}:/usr/bin:/bin", folder.display()));
@@ -227,17 +228,17 @@ impl Daemon {
     }
 }
 
-/// A `claviger --json` that runs beside the daemon.
+/// A `claviger --json` in the background.
 pub struct Command {
     words: String,
     child: Child,
 }
 
 impl Command {
-    /// Waits until it ends, and reads what it has printed.
+    /// Waits until the command ends, and returns its output.
     ///
     /// # Panics
-    /// If it has failed.
+    /// If the command failed.
     #[must_use]
     pub fn end(self) -> Value {
         let Self { words, child } = self;

@@ -1,8 +1,7 @@
-//! Today's DID documents in the form that `didcomm` 0.4.1 knows.
+//! Translates DID documents into the form that `didcomm` 0.4.1 supports.
 //!
-//! Its own `DIDDoc` refuses them: it wants `keyAgreement`, `authentication`, `verificationMethod`
-//! and `service` all present, relationships as lists of strings, and one object as the service
-//! endpoint.
+//! Its `DIDDoc` refuses many valid documents. `keyAgreement`, `authentication`, `verificationMethod` and `service` must all
+//! be present, relationships must be lists of strings, and the service endpoint must be one object.
 
 use didcomm::did::{
     DIDCommMessagingService, DIDDoc, Service, ServiceKind, VerificationMaterial, VerificationMethod,
@@ -38,7 +37,7 @@ pub(crate) fn translate(document: &Value) -> DIDDoc {
 
 fn translate_method(did: &str, method: &Value) -> VerificationMethod {
     let (type_, verification_material) = if let Some(jwk) = method.get("publicKeyJwk") {
-        // JsonWebKey is the same thing under its newer name.
+        // `JsonWebKey` is the new name of the same type.
         let material = VerificationMaterial::JWK { public_key_jwk: bare_jwk(jwk) };
         (VerificationMethodType::JsonWebKey2020, material)
     } else if let Some(multibase) = text(method, "publicKeyMultibase") {
@@ -55,8 +54,8 @@ fn translate_method(did: &str, method: &Value) -> VerificationMethod {
     }
 }
 
-/// The key and nothing else: at a member that it does not know (`ext`, say, or the appendix's
-/// `"kid "`) the parser of `didcomm` loses its place, and refuses the key as malformed.
+/// The JWK without unknown members. The parser of `didcomm` takes a key with unknown members (`ext`, or the `"kid "` of the
+/// appendix) for malformed.
 pub(crate) fn bare_jwk(jwk: &Value) -> Value {
     let known = |name: &str| ["kty", "crv", "x", "y", "d"].contains(&name);
     jwk.as_object()
@@ -67,9 +66,8 @@ pub(crate) fn bare_jwk(jwk: &Value) -> Value {
         .collect()
 }
 
-/// A Multikey says its type in its first octets, which in base58 are always the same letters. Of
-/// the types that `didcomm` knows, those of 2020 hold the 25519 keys in that very form; it has
-/// none for the other curves, and passes over `Other`.
+/// The type of a Multikey. Its first bytes name the curve, and are always the same letters in base58. `didcomm` has types
+/// for the 25519 keys only (those of 2020), and ignores `Other`.
 fn multikey_type(multibase: &str) -> VerificationMethodType {
     match multibase.get(..4) {
         Some("z6LS") => VerificationMethodType::X25519KeyAgreementKey2020,
@@ -78,8 +76,7 @@ fn multikey_type(multibase: &str) -> VerificationMethodType {
     }
 }
 
-/// Of several endpoints the first, which is the preferred one: `didcomm` knows one only. A service
-/// of another type is nothing to it.
+/// Keeps the first endpoint, which is the preferred one: `didcomm` supports one only. Services of other types are left out.
 fn translate_service(did: &str, service: &Value) -> Option<Service> {
     if text(service, "type") != Some("DIDCommMessaging") {
         return None;

@@ -1,5 +1,4 @@
-//! Plain HTTP/1.1 without a library: what a peer's program needs at the least to talk with the daemon, and so little work
-//! that a figure shows the daemon's.
+//! Minimal HTTP/1.1 for a peer of the daemon. It does so little work that benchmarks measure the daemon.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -7,24 +6,25 @@ use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::Duration;
 
-/// Longer than anything takes.
+/// The timeout of reads.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What a message is POSTed as.
+/// The media type of messages.
 pub const ENCRYPTED: &str = "application/didcomm-encrypted+json";
 
-/// What was POSTed: its media type, and the body.
+/// A received POST request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Posted {
-    /// `Content-Type`.
+    /// The `Content-Type`.
     pub kind: String,
     /// The body.
     pub body: String,
 }
 
-/// Serves each connection on a thread of its own, answers each POST with 202, and hands on what was POSTed. Returns the port.
+/// Starts a server that answers each POST with 202 and sends it to the channel. Each connection has its own thread. Returns
+/// the port.
 ///
 /// # Panics
-/// If there is no port for it.
+/// If no port is free.
 #[must_use]
 pub fn serve(posted: Sender<Posted>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -32,7 +32,7 @@ pub fn serve(posted: Sender<Posted>) -> u16 {
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let posted = posted.clone();
-            // It ends when the other closes, or says something that is not HTTP.
+            // The thread ends when the client closes the connection, or sends something that is not HTTP.
             thread::spawn(move || answer(stream, &posted));
         }
     });
@@ -50,25 +50,25 @@ fn answer(stream: TcpStream, posted: &Sender<Posted>) -> io::Result<()> {
     }
 }
 
-/// One connection to a server, which is kept open.
+/// A persistent connection to a server.
 pub struct Connection<S> {
     stream: BufReader<S>,
 }
 
-/// An answer: its status, and the body.
+/// A response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// As 202.
+    /// The status code.
     pub status: u16,
     /// The body.
     pub body: String,
 }
 
 impl Connection<TcpStream> {
-    /// To a port of this machine.
+    /// Connects to a port on this machine.
     ///
     /// # Errors
-    /// If nobody listens there.
+    /// If nothing listens there.
     pub fn open(port: u16) -> io::Result<Self> {
         let stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_nodelay(true)?;
@@ -78,20 +78,20 @@ impl Connection<TcpStream> {
 }
 
 impl<S: Read + Write> Connection<S> {
-    /// Over any stream.
+    /// Uses an existing stream.
     pub fn over(stream: S) -> Self {
         Self { stream: BufReader::new(stream) }
     }
 
-    /// GETs.
+    /// Sends a GET request.
     ///
     /// # Errors
-    /// If the connection breaks, or what comes is not HTTP.
+    /// If the connection breaks, or the response is not HTTP.
     pub fn get(&mut self, path: &str) -> io::Result<Answer> {
         self.ask(&format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n"), "")
     }
 
-    /// POSTs.
+    /// Sends a POST request.
     ///
     /// # Errors
     /// As [`Connection::get`].
@@ -117,7 +117,7 @@ struct Head {
     length: usize,
 }
 
-/// A first line, what matters of the headers, and the body; none if the other has closed.
+/// Reads the first line, the relevant headers, and the body. `None` if the connection was closed.
 fn read(stream: &mut impl BufRead) -> io::Result<Option<(String, Head, Vec<u8>)>> {
     let mut first = String::new();
     if stream.read_line(&mut first)? == 0 {
@@ -131,7 +131,7 @@ fn read(stream: &mut impl BufRead) -> io::Result<Option<(String, Head, Vec<u8>)>
         match name.to_ascii_lowercase().as_str() {
             "content-type" => value.trim().clone_into(&mut head.kind),
             "content-length" => head.length = value.trim().parse().map_err(|_| io::ErrorKind::InvalidData)?,
-            // Not from anyone here.
+            // Neither side of these tests sends this.
             "transfer-encoding" => return Err(io::ErrorKind::Unsupported.into()),
             _ => {}
         }

@@ -1,11 +1,9 @@
-//! The other side of the interop tests: a DIDComm agent as `didcomm` 0.4.1 makes it, its private
-//! keys in memory.
+//! The peer of the interop tests: a DIDComm agent that uses `didcomm` 0.4.1, with private keys in memory.
 //!
-//! [`Peer`] gives that crate what it asks of its users, a resolver of documents and a resolver of
-//! secrets, and mirrors the rest of its API. Documents and keys go in as JSON, so nothing of the
-//! crate's own types is needed to set a peer up.
+//! [`Peer`] has the resolvers of documents and secrets that `didcomm` needs, and mirrors the rest of its API. Documents and
+//! keys are given as JSON, so no type of `didcomm` is needed to make a peer.
 //!
-//! Its traits are `?Send`, so the futures here are too: use a current-thread runtime.
+//! The traits of `didcomm` are `?Send`, so use a current-thread runtime.
 
 use std::collections::HashMap;
 
@@ -37,7 +35,7 @@ pub fn did_doc(document: &Value) -> didcomm::did::DIDDoc {
     documents::translate(document)
 }
 
-/// An agent of `didcomm` 0.4.1: the documents it can resolve, and its private keys.
+/// An agent that uses `didcomm` 0.4.1: the documents that it can resolve, and its private keys.
 pub struct Peer {
     documents: Documents,
     secrets: Secrets,
@@ -46,20 +44,20 @@ pub struct Peer {
 impl Peer {
     /// A peer that resolves these DID documents and no others, and holds these private keys.
     ///
-    /// A document is one of today's, with methods embedded or referenced, ids absolute or
-    /// relative; a secret is a private JWK whose `kid` is a DID URL.
+    /// Verification methods in documents may be embedded or referenced, and ids absolute or relative. A secret is a private
+    /// JWK whose `kid` is a DID URL.
     ///
     /// # Panics
-    /// If a document or a key is not of that form. Tests want to hear of it at once.
+    /// If a document or a key is malformed.
     #[must_use]
     pub fn new(documents: Vec<Value>, secrets: Vec<Value>) -> Self {
         Self { documents: Documents::new(documents), secrets: Secrets::new(secrets) }
     }
 
-    /// `Message::pack_encrypted`. Mind that its options ask for forward wrapping by default.
+    /// `Message::pack_encrypted`. By default its options wrap forwards.
     ///
     /// # Errors
-    /// Those of `didcomm`.
+    /// The errors of `didcomm`.
     pub async fn pack_encrypted(
         &self,
         message: &Message,
@@ -74,7 +72,7 @@ impl Peer {
     /// `Message::pack_signed`.
     ///
     /// # Errors
-    /// Those of `didcomm`.
+    /// The errors of `didcomm`.
     pub async fn pack_signed(&self, message: &Message, sign_by: &str) -> Result<(String, PackSignedMetadata)> {
         message.pack_signed(sign_by, &self.documents, &self.secrets).await
     }
@@ -82,15 +80,15 @@ impl Peer {
     /// `Message::pack_plaintext`.
     ///
     /// # Errors
-    /// Those of `didcomm`.
+    /// The errors of `didcomm`.
     pub async fn pack_plaintext(&self, message: &Message) -> Result<String> {
         message.pack_plaintext(&self.documents).await
     }
 
-    /// `Message::unpack`, with the options it takes by default.
+    /// `Message::unpack`, with default options.
     ///
     /// # Errors
-    /// Those of `didcomm`.
+    /// The errors of `didcomm`.
     pub async fn unpack(&self, packed: &str) -> Result<(Message, UnpackMetadata)> {
         self.unpack_with(packed, &UnpackOptions::default()).await
     }
@@ -98,7 +96,7 @@ impl Peer {
     /// `Message::unpack`.
     ///
     /// # Errors
-    /// Those of `didcomm`.
+    /// The errors of `didcomm`.
     pub async fn unpack_with(&self, packed: &str, options: &UnpackOptions) -> Result<(Message, UnpackMetadata)> {
         Message::unpack(packed, &self.documents, &self.secrets, options).await
     }
@@ -106,10 +104,10 @@ impl Peer {
     /// `protocols::routing::wrap_in_forward`: `routing_keys` in the order of the route.
     ///
     /// # Errors
-    /// Those of `didcomm`.
+    /// The errors of `didcomm`.
     ///
     /// # Panics
-    /// If `routing_keys` is empty: `didcomm` takes the first without looking.
+    /// If `routing_keys` is empty: `didcomm` uses the first without a check.
     pub async fn wrap_in_forward(
         &self,
         packed: &str,
@@ -124,7 +122,7 @@ impl Peer {
     /// `FromPrior::pack`: the JWT, and the id of the key that signed it.
     ///
     /// # Errors
-    /// Those of `didcomm`.
+    /// The errors of `didcomm`.
     pub async fn pack_from_prior(&self, from_prior: &FromPrior, issuer_kid: Option<&str>) -> Result<(String, String)> {
         from_prior.pack(issuer_kid, &self.documents, &self.secrets).await
     }
@@ -132,7 +130,7 @@ impl Peer {
     /// `FromPrior::unpack`: the claims, and the id of the key that signed them.
     ///
     /// # Errors
-    /// Those of `didcomm`.
+    /// The errors of `didcomm`.
     pub async fn unpack_from_prior(&self, jwt: &str) -> Result<(FromPrior, String)> {
         FromPrior::unpack(jwt, &self.documents).await
     }

@@ -1,4 +1,4 @@
-//! The two traits that `didcomm` wants of its users, in memory.
+//! The two resolvers that `didcomm` needs, in memory.
 
 use std::collections::HashMap;
 
@@ -25,8 +25,7 @@ impl DIDResolver for Documents {
     }
 }
 
-/// Looked up by hash: a list, as in the crate's own example, would make it look slower than it is
-/// where the figures have a DID with a hundred keys.
+/// Secrets by id. A list, as in the example of `didcomm`, would slow it down in benchmarks with a hundred keys.
 pub(crate) struct Secrets(HashMap<String, Secret>);
 
 impl Secrets {
@@ -58,7 +57,7 @@ impl SecretsResolver for Secrets {
     }
 }
 
-/// The specification's own keys for Bob name this member `"kid "`, hence the trimming.
+/// The `kid`. Bob's keys in the specification have the member `"kid "`, so names are trimmed.
 fn key_id(jwk: &Value) -> String {
     jwk.as_object()
         .and_then(|members| members.iter().find(|(name, _)| name.trim() == "kid"))

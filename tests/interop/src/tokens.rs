@@ -1,7 +1,7 @@
-//! Throw-away tokens of real PKCS#11 modules.
+//! Temporary tokens of real PKCS#11 modules.
 //!
-//! A module reads its configuration from the environment when it is initialised, once in a process. So a program that
-//! uses a token starts itself again with [`ThrowAway::env`].
+//! A module reads its configuration from the environment when it is initialised, once per process. So a program that uses
+//! a token starts itself again with [`ThrowAway::env`].
 
 use std::path::Path;
 use std::process::Command;
@@ -11,28 +11,28 @@ use tempfile::TempDir;
 /// A PKCS#11 module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Module {
-    /// `CLAVIGER_TEST_SOFTHSM`, or where a distribution puts it.
+    /// SoftHSM at `CLAVIGER_TEST_SOFTHSM`, or where a distribution installs it.
     SoftHsm,
-    /// Where `tests/kryoptic/build` puts it. It takes minutes to build, so it is used only if `CLAVIGER_TEST_KRYOPTIC`
-    /// says that it is there.
+    /// Kryoptic, which `tests/kryoptic/build` builds. That takes minutes, so it is used only if `CLAVIGER_TEST_KRYOPTIC` is
+    /// set.
     Kryoptic,
 }
 
-/// A token in a temporary folder, which goes when this is dropped.
+/// A token in a temporary folder, which is removed on drop.
 pub struct ThrowAway {
-    /// What leads the module to the token: a variable and its value.
+    /// The environment variable, with its value, that names the configuration of the module.
     pub env: (String, String),
-    /// The token's URI, with its module and its PIN's file.
+    /// The URI of the token, with the module and the PIN file.
     pub uri: String,
     module: Module,
     folder: TempDir,
 }
 
 impl ThrowAway {
-    /// A fresh token; none if its module is missing.
+    /// A new token. `None` if the module is missing.
     ///
     /// # Panics
-    /// If the module is missing while `CI` or `CLAVIGER_REQUIRE_TOKENS` wants it, or if the token cannot be made.
+    /// If the module is missing and `CI` or `CLAVIGER_REQUIRE_TOKENS` is set, or if the token cannot be made.
     #[must_use]
     pub fn new(module: Module, label: &str) -> Option<Self> {
         if !module.is_there() {
@@ -44,10 +44,10 @@ impl ThrowAway {
         Some(Self { env, uri, module, folder })
     }
 
-    /// Another token behind the same configuration: its URI.
+    /// Makes another token with the same configuration, and returns its URI.
     ///
     /// # Panics
-    /// If it cannot be made.
+    /// If the token cannot be made.
     #[must_use]
     pub fn another(&self, label: &str) -> String {
         self.module.make(self.folder.path(), label).1
@@ -66,7 +66,7 @@ impl Module {
         }
     }
 
-    /// The variable and the URI that the script prints.
+    /// Runs the script that makes a token. Returns the environment variable and the URI that it prints.
     fn make(self, folder: &Path, label: &str) -> ((String, String), String) {
         let script = match self {
             Self::SoftHsm => "softhsm/token",

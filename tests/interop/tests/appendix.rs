@@ -1,4 +1,4 @@
-//! How the peer reads the vectors of the specification: all but those on P-384 and P-521.
+//! The peer reads the vectors of the specification, except those on P-384 and P-521.
 
 use claviger_interop::didcomm::error::ErrorKind;
 use common::{bob, vector, vector_text};
@@ -14,13 +14,13 @@ async fn appendix_c() {
         let file = entry["file"].as_str().unwrap();
         let layers = entry["layers"].as_array().unwrap();
         let outcome = bob().unpack(&vector_text(file)).await;
-        if layers.iter().any(|layer| beyond_the_peer(&layer["curve"])) {
+        if layers.iter().any(|layer| is_unsupported_by_peer(&layer["curve"])) {
             assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Unsupported, "{file}");
             continue;
         }
         let (message, metadata) = outcome.unwrap_or_else(|error| panic!("{file}: {error}"));
         let mut expected = vector(entry["plaintext"].as_str().unwrap());
-        // A typ it does not find, it puts there.
+        // The peer adds `typ` if it is absent.
         expected["typ"] = "application/didcomm-plain+json".into();
         assert_eq!(serde_json::to_value(&message).unwrap(), expected, "{file}");
 
@@ -34,6 +34,6 @@ async fn appendix_c() {
     assert_eq!(read, 7);
 }
 
-fn beyond_the_peer(curve: &Value) -> bool {
+fn is_unsupported_by_peer(curve: &Value) -> bool {
     ["P-384", "P-521"].iter().any(|beyond| curve == beyond)
 }

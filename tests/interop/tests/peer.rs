@@ -1,4 +1,4 @@
-//! The peer against itself: it must be sound before it can judge us.
+//! Tests the peer against itself, before it is used to test Claviger.
 
 use claviger_interop::Peer;
 use claviger_interop::didcomm::algorithms::{AnonCryptAlg, AuthCryptAlg, SignAlg};
@@ -135,9 +135,9 @@ async fn from_prior_in_each_algorithm() {
     }
 }
 
-/// What `Multikey`, `JsonWebKey`, references and relative ids become.
+/// `Multikey`, `JsonWebKey`, references and relative ids are translated for `didcomm`.
 #[tokio::test]
-async fn documents_of_today_are_translated() {
+async fn current_documents_are_translated() {
     let key = &documents()[1]["keyAgreement"][0]["publicKeyJwk"];
     let document = json!({
         "id": "did:example:modern",
@@ -175,7 +175,7 @@ fn mediator_document() -> Value {
     })
 }
 
-/// Alice lends hers: what matters is that Bob does not hold it.
+/// One of Alice's keys. It only matters that Bob does not hold it.
 fn mediator_secret() -> Value {
     let mut key = keys("alice")[3].clone();
     key["kid"] = MEDIATOR_KEY.into();

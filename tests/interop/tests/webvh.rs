@@ -1,4 +1,4 @@
-//! Logs of did:webvh: what we write is valid for `didwebvh-rs`, and what it writes for us.
+//! Logs of did:webvh: `didwebvh-rs` accepts ours, and we accept those of `didwebvh-rs`.
 
 use std::{
     sync::Arc,
@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use claviger::{
     crypto::{document_hash, proof_input, proof_options},
     did::{
-        Document, Fetch, FetchError, Fetched, Relationship, Resolver, Service, WebvhResolver,
-        webvh::{Draft, NewKeys, OwnLog},
+        Document, Fetch, FetchError, FetchResponse, Relationship, Resolver, Service, WebvhResolver,
+        webvh::{EntryDraft, KeyChanges, OwnLog},
     },
     keys::{Curve, PublicKey},
 };
@@ -23,14 +23,14 @@ struct Has(String);
 
 #[async_trait]
 impl Fetch for Has {
-    async fn fetch(&self, url: &str, _: &str, _: usize) -> Result<Fetched, FetchError> {
+    async fn fetch(&self, url: &str, _: &str, _: usize) -> Result<FetchResponse, FetchError> {
         assert_eq!(url, "https://example.com:8443/a/b/did.jsonl");
-        Ok(Fetched { status: 200, body: self.0.clone().into_bytes() })
+        Ok(FetchResponse { status: 200, body: self.0.clone().into_bytes() })
     }
 }
 
-/// A draft's line, signed as a token signs it.
-fn signed(draft: Draft, key: &PrivateKey) -> String {
+/// The line of a draft, signed as by a token.
+fn signed(draft: EntryDraft, key: &PrivateKey) -> String {
     let entry: Value = serde_json::from_str(&draft.entry()).unwrap();
     let multikey = key.public().to_multikey();
     let proof = proof_options(&multikey, entry["versionTime"].as_str().unwrap());
@@ -46,20 +46,20 @@ fn document(did: &str, agreement: &PublicKey) -> Value {
 }
 
 #[tokio::test]
-async fn it_believes_our_logs() {
+async fn didwebvh_rs_accepts_our_logs() {
     let [update, next, last] = [0; 3].map(|_| PrivateKey::generate(Curve::Ed25519));
     let agreements = [0; 2].map(|_| PrivateKey::generate(Curve::X25519).public().clone());
     let then = SystemTime::now() - Duration::from_secs(3600);
-    let draft = Draft::first("example.com%3A8443:a:b", update.public(), |did| document(did, &agreements[0]), then);
+    let draft = EntryDraft::first("example.com%3A8443:a:b", update.public(), |did| document(did, &agreements[0]), then);
     let mut log = OwnLog::read(signed(draft, &update) + "\n").unwrap();
     let did = log.document().id().to_owned();
     let changed = Document::from_value(document(&did, &agreements[1])).unwrap();
-    let keys = NewKeys { update: Some(next.public()), next: Some(last.public()) };
+    let keys = KeyChanges { update: Some(next.public()), next: Some(last.public()) };
     log = log.with(&signed(log.next(&changed, keys, then), &update)).unwrap();
-    // Pre-rotation: the key that was committed to signs, and ends it.
-    let keys = NewKeys { update: Some(last.public()), next: None };
+    // Pre-rotation: the committed key signs, and ends pre-rotation.
+    let keys = KeyChanges { update: Some(last.public()), next: None };
     log = log.with(&signed(log.next(&changed, keys, then), &last)).unwrap();
-    log = log.with(&signed(log.next(&changed, NewKeys::default(), then), &last)).unwrap();
+    log = log.with(&signed(log.next(&changed, KeyChanges::default(), then), &last)).unwrap();
     for entries in 1..=4 {
         let text: String = log.text().lines().take(entries).map(|line| format!("{line}\n")).collect();
         let mut peer = DIDWebVHState::default();
@@ -67,13 +67,13 @@ async fn it_believes_our_logs() {
         assert_eq!(entry.get_state(), &log.states().nth(entries - 1).unwrap());
         assert_eq!(about.version_id.split('-').next(), Some(entries.to_string().as_str()));
     }
-    // And it looks: one letter more.
+    // The control: a log with one more letter is refused.
     let tampered = log.text().replacen("key-1", "key-2", 1);
     assert!(DIDWebVHState::default().resolve_log_owned(&did, &tampered, None).await.is_err());
 }
 
 #[tokio::test]
-async fn we_believe_its_logs() {
+async fn we_accept_the_logs_of_didwebvh_rs() {
     let keys: Vec<_> = (0..3).map(|_| generate_did_key(KeyType::Ed25519).unwrap().1).collect();
     let multikey = |place: usize| keys[place].get_public_keymultibase().unwrap();
     let parameters = Parameters {
@@ -95,7 +95,7 @@ async fn we_believe_its_logs() {
     let did = created.did().to_owned();
     let mut state = DIDWebVHState::default();
     state.resolve_log(&did, &first, None).await.unwrap();
-    // It writes whole seconds, and takes no care that each is later than the one before.
+    // `didwebvh-rs` writes whole seconds, and does not ensure that each time is later than the previous one.
     tokio::time::sleep(Duration::from_secs(1)).await;
     state.rotate_keys(vec![Multibase::new(multikey(1))], &keys[0]).await.unwrap();
     let mut changed = state.log_entries()[1].get_state().clone();

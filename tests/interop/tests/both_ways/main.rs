@@ -1,7 +1,7 @@
-//! What we pack `didcomm` reads, and what it packs we read.
+//! `didcomm` reads what we pack, and we read what `didcomm` packs.
 //!
-//! Our keys are made in a token. All tests run over a token in software, and once more each, in processes of their own,
-//! over SoftHSM and Kryoptic.
+//! Our keys are generated in a token. All tests run with a software token, and again with SoftHSM and with Kryoptic, each in
+//! its own process.
 
 use std::process::Command;
 
@@ -65,7 +65,7 @@ async fn authcrypt_to_us() {
     for (from, to) in [("x25519-1", ["x25519-1", "x25519-2"]), ("p256-1", ["p256-1", "p256-2"])] {
         let from = format!("{ALICE}#key-{from}");
         let to = to.map(|name| format!("{OURS}#{name}"));
-        // To the DID, and so to both its keys of the curve; and to the second of them alone.
+        // To the DID, which means both its keys on the curve, and to the second key alone.
         for (name, slots) in [(OURS, &to[..]), (&to[1], &to[1..])] {
             let (packed, _) = peer
                 .pack_encrypted(&theirs(&letter), name, Some(&from), None, &didcomm::PackEncryptedOptions::default())
@@ -135,7 +135,7 @@ async fn anoncrypt_to_us_with_each_content_encryption() {
     }
 }
 
-/// Signed; signed and anoncrypted; signed and authcrypted, which we read but do not write without being told to.
+/// Signed; signed and anoncrypted; signed and authcrypted, which is packed only if asked for.
 #[tokio::test]
 async fn each_signature_algorithm_from_us() {
     let documents = documents().await;
@@ -216,8 +216,8 @@ async fn protected_sender() {
     }
 }
 
-/// `didcomm` signs, authcrypts and anoncrypts if asked to, which the specification forbids. It is read with a warning,
-/// unless the receiver is strict.
+/// `didcomm` can sign, authcrypt and anoncrypt a message, which the specification forbids. It is read with a warning, or
+/// refused with `strict_nesting`.
 #[tokio::test]
 async fn protected_sender_and_signature_to_us() {
     let documents = documents().await;
@@ -238,7 +238,7 @@ async fn protected_sender_and_signature_to_us() {
     );
 }
 
-/// From us through their mediator and then ours, by what Bob's document says.
+/// From us through the peer's mediator and then ours, as Bob's document says.
 #[tokio::test]
 async fn forward_from_us() {
     let mut documents = documents().await;
@@ -268,7 +268,7 @@ async fn forward_from_us() {
     }
 }
 
-/// From them through our mediator and then theirs, by what our document says.
+/// From the peer through our mediator and then theirs, as our document says.
 #[tokio::test]
 async fn forward_to_us() {
     let mut documents = documents().await;
@@ -342,10 +342,9 @@ async fn from_prior_to_us() {
     }
 }
 
-/// A message for another is no message for us, and a changed one is none for anyone: the tests above read because they
-/// may, not because anything is read.
+/// The control: neither side reads a message for another recipient, nor a changed message.
 #[tokio::test]
-async fn what_is_not_meant_for_one_is_not_read() {
+async fn messages_for_others_and_changed_messages_are_refused() {
     let documents = documents().await;
     let (ours, mediator) = (Ours::new(&[OURS], &documents).await, Ours::new(&[OUR_MEDIATOR], &documents).await);
     let peer = peer(&documents);
@@ -361,17 +360,17 @@ async fn what_is_not_meant_for_one_is_not_read() {
 }
 
 #[test]
-fn all_of_it_over_softhsm() {
-    all_of_it_over(Module::SoftHsm, Custody::KekInProcess);
+fn everything_with_softhsm() {
+    everything_with(Module::SoftHsm, Custody::KekInProcess);
 }
 
 #[test]
-fn all_of_it_over_kryoptic() {
-    all_of_it_over(Module::Kryoptic, Custody::KekInToken);
+fn everything_with_kryoptic() {
+    everything_with(Module::Kryoptic, Custody::KekInToken);
 }
 
-/// Everything above once more: the module wants its configuration in the environment, so in a process of its own.
-fn all_of_it_over(module: Module, custody: Custody) {
+/// Runs all tests above in another process, because the module reads its configuration from the environment.
+fn everything_with(module: Module, custody: Custody) {
     if std::env::var_os(ours::TOKEN).is_some() {
         return;
     }
@@ -384,7 +383,7 @@ fn all_of_it_over(module: Module, custody: Custody) {
     let output = again.output().unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "over {module:?} ({}):\n{out}\n{err}", output.status);
-    // With the two that call this, and do nothing there.
+    // The number includes the two tests that call this function, which do nothing there.
     assert!(out.contains("15 passed; 0 failed; 0 ignored"), "{out}");
 }
 
@@ -428,7 +427,7 @@ async fn documents() -> Vec<Value> {
     documents
 }
 
-/// Alice, today and after a rotation, and Bob.
+/// Alice before and after a rotation, and Bob.
 fn peer(documents: &[Value]) -> Peer {
     let alice = keys("alice");
     let anew = alice.iter().map(|key| renamed(key, ALICE, ALICE_ANEW));
@@ -439,7 +438,7 @@ fn peer_mediator(documents: &[Value]) -> Peer {
     Peer::new(documents.to_vec(), vec![peer_mediator_secret()])
 }
 
-/// Alice lends hers: what matters is that it is under another id.
+/// One of Alice's keys, under another id.
 fn peer_mediator_secret() -> Value {
     let mut key = keys("alice").into_iter().find(|key| key["crv"] == "X25519").unwrap();
     key["kid"] = peer_mediator_key().into();
@@ -454,7 +453,7 @@ fn our_mediator_key() -> String {
     format!("{OUR_MEDIATOR}#mediator")
 }
 
-/// Has a DID be reached through routing keys.
+/// Adds a service with routing keys to a document.
 fn serve(documents: &mut [Value], did: &str, routing_keys: [&str; 2]) {
     let document = documents.iter_mut().find(|document| document["id"] == did).unwrap();
     document["service"] = json!([{
@@ -468,7 +467,7 @@ fn renamed(value: &Value, from: &str, to: &str) -> Value {
     serde_json::from_str(&value.to_string().replace(from, to)).unwrap()
 }
 
-/// A message with something of everything that both know.
+/// A message with every header that both sides support.
 fn letter(from: &str, to: &str) -> Value {
     json!({
         "id": "1234567890",
@@ -496,7 +495,7 @@ fn theirs(letter: &Value) -> didcomm::Message {
     serde_json::from_value(letter.clone()).unwrap()
 }
 
-/// With one bit of the ciphertext changed.
+/// Flips one bit of the ciphertext.
 fn flipped(packed: &str) -> String {
     let mut jwe: Value = serde_json::from_str(packed).unwrap();
     let mut ciphertext = jwe["ciphertext"].as_str().unwrap().to_owned();

@@ -1,4 +1,4 @@
-//! Our side: agents whose keys were made in one token and are nowhere else.
+//! Our side: agents whose keys were generated in one token.
 
 use std::sync::Arc;
 
@@ -12,16 +12,16 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 pub const OURS: &str = "did:example:ours";
-/// What [`OURS`] is after a rotation.
+/// The DID of [`OURS`] after a rotation.
 pub const OURS_ANEW: &str = "did:example:ours-anew";
 pub const OUR_MEDIATOR: &str = "did:example:our-mediator";
 
-/// In the environment of a process whose keys are to be in this token rather than in a [`SoftToken`].
+/// The environment variable with the URI of the token. Without it, the keys are in a [`SoftToken`].
 pub const TOKEN: &str = "CLAVIGER_INTEROP_TOKEN";
-/// And the custody that it must have there.
+/// The environment variable with the custody that the token must have.
 pub const CUSTODY: &str = "CLAVIGER_INTEROP_CUSTODY";
 
-/// The keys of [`OURS`] and of [`OURS_ANEW`], in the order of their documents; the mediator has the last.
+/// The keys of [`OURS`] and of [`OURS_ANEW`], in the order of their documents. The last key is the mediator's.
 const KEYS: [(&str, Curve, KeyUse); 8] = [
     ("ed25519", Curve::Ed25519, KeyUse::Signing),
     ("es256", Curve::P256, KeyUse::Signing),
@@ -33,7 +33,7 @@ const KEYS: [(&str, Curve, KeyUse); 8] = [
     ("mediator", Curve::X25519, KeyUse::Agreement),
 ];
 
-/// The one token of this process, and its keys in the order of [`KEYS`].
+/// The token of this process, and its keys in the order of [`KEYS`].
 async fn token() -> &'static (Arc<Keyring>, Vec<PublicKey>) {
     static ONE: OnceCell<(Arc<Keyring>, Vec<PublicKey>)> = OnceCell::const_new();
     let make = async || match std::env::var(TOKEN) {
@@ -44,7 +44,7 @@ async fn token() -> &'static (Arc<Keyring>, Vec<PublicKey>) {
 }
 
 async fn with_keys(token: impl Custodian + 'static) -> (Arc<Keyring>, Vec<PublicKey>) {
-    // Kryoptic has no secp256k1: there that key stands in a token beside.
+    // Kryoptic does not support secp256k1, so that key is in a second token.
     let (beside, kryoptic) = (SoftToken::new("beside"), custody() == Custody::KekInToken);
     let keys = KEYS.map(|(label, curve, usage)| {
         let key = NewKey { curve, usage, label: Some(label.into()) };
@@ -54,12 +54,12 @@ async fn with_keys(token: impl Custodian + 'static) -> (Arc<Keyring>, Vec<Public
     (Arc::new(Keyring::builder().token(token).token(beside).start().await.unwrap()), keys.to_vec())
 }
 
-/// Where the shared secrets of this process's token come out.
+/// The custody of the token of this process.
 pub fn custody() -> Custody {
     std::env::var(CUSTODY).map_or(Custody::SharedSecretInProcess, |name| name.parse().unwrap())
 }
 
-/// Our documents, in a form that both sides read.
+/// Our documents, in a form that both sides can read.
 pub async fn documents() -> Vec<Value> {
     let (_, keys) = token().await;
     let (mediator, own) = keys.split_last().unwrap();
@@ -91,7 +91,7 @@ fn document(did: &str, names: &[(&str, Curve, KeyUse)], keys: &[PublicKey]) -> V
     })
 }
 
-/// One who has those DIDs of ours and resolves these documents.
+/// An agent with these DIDs of ours, which resolves these documents.
 pub struct Ours {
     pub me: Identities,
     pub resolver: LocalResolver,

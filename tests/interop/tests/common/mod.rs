@@ -1,6 +1,6 @@
-//! Alice and Bob of the specification's appendix, as peers.
+//! Alice and Bob of the specification's appendix, as `didcomm` peers.
 
-// Each test binary compiles this anew and uses a part of it.
+// Each test program uses a part of this.
 #![allow(dead_code)]
 
 use std::path::PathBuf;

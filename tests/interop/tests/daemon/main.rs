@@ -1,4 +1,4 @@
-//! The daemon and a program of `didcomm` 0.4.1 hold a conversation over plain HTTP, each with an endpoint of its own.
+//! The daemon and a program with `didcomm` 0.4.1 exchange messages over plain HTTP. Each has its own endpoint.
 
 mod peer;
 
@@ -6,7 +6,8 @@ use claviger_interop::didcomm::Attachment;
 use peer::{BASIC_MESSAGE, CURVES, PING, PONG, PROBLEM_REPORT, Pair};
 use serde_json::{Value, json};
 
-/// Latin, Japanese, a letter of two code points, one beyond the first plane, and what JSON escapes.
+/// Latin, Japanese, a letter of two code points, a character outside the Basic Multilingual Plane, and characters that JSON
+/// escapes.
 const TEXT: &str = "Grüße an 日本 — e\u{301} 🦀 \"\\\n\u{1}";
 
 #[tokio::test]
@@ -22,10 +23,10 @@ async fn both_ping_and_both_write() {
         assert_eq!((pong.from, pong.to), (Some(pair.ours.clone()), Some(vec![pair.did.clone()])));
         assert!(how.authenticated && !how.anonymous_sender && !how.non_repudiation);
 
-        // One that wants no answer gets none: what comes next answers the next.
+        // A ping that asks for no response gets none. The next message answers the next ping.
         let quiet = pair.message(PING, json!({ "response_requested": false })).from(pair.did.clone()).finalize();
         pair.send(from, false, quiet).await;
-        pair.nothing_comes(&pair.did).await;
+        pair.assert_nothing_comes(&pair.did).await;
 
         let asked = pair.daemon.begin(&["ping", &pair.did]);
         let (ping, how) = pair.receive().await;
@@ -52,7 +53,7 @@ async fn both_ping_and_both_write() {
     }
 }
 
-/// DID rotation: the daemon follows, and does not hear the DID that was left.
+/// DID rotation: the daemon follows, and ignores messages from the old DID.
 #[tokio::test]
 async fn the_peer_rotates_its_did() {
     for curve in CURVES {
@@ -62,8 +63,8 @@ async fn the_peer_rotates_its_did() {
         pair.send(Some(&pair.did), false, text(&pair.did, "it is me").finalize()).await;
         assert_eq!(pair.inbox().len(), 1);
 
-        // Again and again until the daemon has answered to the new DID.
-        let from_prior = pair.succession().await;
+        // The peer repeats `from_prior` until the daemon has answered to the new DID.
+        let from_prior = pair.from_prior().await;
         for number in 0..2 {
             let moved = text(&pair.next, &format!("still me {number}")).from_prior(from_prior.clone()).finalize();
             pair.send(Some(&pair.next), false, moved).await;
@@ -74,7 +75,7 @@ async fn the_peer_rotates_its_did() {
             );
         }
 
-        // Whoever has the old one in his address book writes to the new one.
+        // A message to the old DID is sent to the new one.
         let _ = pair.daemon.json(&["send", "--to", &pair.did, "to the old one"]);
         let (message, how) = pair.receive().await;
         assert_eq!((&message.body["content"], message.to), (&"to the old one".into(), Some(vec![pair.next.clone()])));
@@ -87,7 +88,7 @@ async fn the_peer_rotates_its_did() {
         pair.send(Some(&pair.did), false, text(&pair.did, "from the grave").finalize()).await;
         let ping = pair.message(PING, json!({})).from(pair.did.clone()).finalize();
         pair.send(Some(&pair.did), false, ping).await;
-        pair.nothing_comes(&pair.next).await;
+        pair.assert_nothing_comes(&pair.next).await;
         assert_eq!(pair.inbox(), [] as [Value; 0]);
     }
 }
@@ -105,16 +106,16 @@ async fn the_peer_reports_a_problem() {
         assert_eq!((&came["type"], &came["message"]["body"]), (&PROBLEM_REPORT.into(), &body));
         assert_eq!(came["message"]["pthid"], sent["thread"]);
 
-        // That thread has ended by it; others go on.
+        // The problem report has ended that thread. Others continue.
         let text = |content: &str| pair.message(BASIC_MESSAGE, json!({ "content": content })).from(pair.did.clone());
         pair.send(Some(&pair.did), false, text("and another thing").thid(lunch.id).finalize()).await;
         pair.send(Some(&pair.did), false, text("something else").finalize()).await;
         let came: Vec<Value> = pair.inbox().iter().map(|it| it["message"]["body"]["content"].clone()).collect();
         assert_eq!(came, ["something else"]);
-        // No report is about a report, and be it malformed.
+        // A problem report is never answered with a problem report, even if it is malformed.
         let broken = pair.message(PROBLEM_REPORT, json!({})).from(pair.did.clone()).finalize();
         pair.send(Some(&pair.did), false, broken).await;
-        pair.nothing_comes(&pair.did).await;
+        pair.assert_nothing_comes(&pair.did).await;
         assert_eq!(pair.inbox().len(), 1);
     }
 }
@@ -158,13 +159,13 @@ async fn anonymous_signed_and_large_messages() {
     const LETTER: &str = "https://example.org/letters/1.0/letter";
     for curve in CURVES {
         let Some(pair) = Pair::new(curve).await else { return };
-        // To an application that reads what nobody answers for; who writes a text says who it is.
+        // The application gets anonymous messages. The basicmessage protocol requires a sender.
         pair.send(None, false, pair.message(LETTER, json!({ "text": TEXT })).finalize()).await;
         pair.send(None, false, pair.message(BASIC_MESSAGE, json!({ "content": TEXT })).finalize()).await;
         pair.send(None, false, pair.message(PING, json!({})).finalize()).await;
         let [came] = <[Value; 1]>::try_from(pair.inbox()).unwrap();
         assert_eq!((&came["sender"], &came["message"]["body"]["text"]), (&Value::Null, &TEXT.into()));
-        pair.nothing_comes(&pair.did).await;
+        pair.assert_nothing_comes(&pair.did).await;
         let _ = pair.daemon.json(&["send", "--to", &pair.did, "--anonymous", "--type", LETTER, "{}"]);
         let (letter, how) = pair.receive().await;
         assert_eq!((letter.type_.as_str(), letter.from, how.anonymous_sender), (LETTER, None, true));
@@ -203,7 +204,7 @@ async fn acknowledgements_and_answers_on_the_same_connection() {
         let asking = |kind: &str, body: Value| {
             pair.message(kind, body).from(pair.did.clone()).header("please_ack".to_owned(), json!([""]))
         };
-        // In a message that goes anyway, else in one of its own.
+        // Acknowledgements are in a message that is sent anyway, or in their own message.
         let ping = pair.send(from, false, asking(PING, json!({})).finalize()).await;
         let (pong, _) = pair.receive().await;
         assert_eq!((pong.type_.as_str(), &pong.extra_headers["ack"]), (PONG, &json!([ping.id])));
@@ -221,6 +222,6 @@ async fn acknowledgements_and_answers_on_the_same_connection() {
         assert_eq!(answer.status, 200);
         let (pong, _) = pair.unpack(&answer.body).await.unwrap();
         assert_eq!((pong.type_.as_str(), pong.thid), (PONG, Some(ping.id)));
-        pair.nothing_comes(&pair.did).await;
+        pair.assert_nothing_comes(&pair.did).await;
     }
 }

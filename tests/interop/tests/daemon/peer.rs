@@ -1,4 +1,4 @@
-//! A program of `didcomm` 0.4.1 with an endpoint, and the daemon that it talks with.
+//! A program with `didcomm` 0.4.1 and an endpoint, and the daemon that it exchanges messages with.
 
 use std::cell::Cell;
 use std::sync::mpsc::{Receiver, channel};
@@ -16,26 +16,26 @@ use claviger_interop::{Peer, didcomm};
 use claviger_testkit::PrivateKey;
 use serde_json::{Value, json};
 
-/// The curves on which the daemon and `didcomm` can agree.
+/// The curves that the daemon and `didcomm` have in common.
 pub const CURVES: [Curve; 2] = [Curve::P256, Curve::X25519];
 
-/// A peer with a DID on one curve and one more to rotate to, and the daemon: its DID has keys of both curves.
+/// A peer with a DID on one curve and a second DID to rotate to, and a daemon whose DID has keys on both curves.
 pub struct Pair {
     pub daemon: Daemon,
     /// The daemon's DID.
     pub ours: String,
-    /// The peer's DID, and its next.
+    /// The peer's DID, and the DID that it rotates to.
     pub did: String,
     pub next: String,
     peer: Peer,
     posted: Receiver<Posted>,
-    /// The messages that were made, so that each has an id of its own.
+    /// The number of messages that were made, for unique ids.
     made: Cell<u32>,
     _token: ThrowAway,
 }
 
 impl Pair {
-    /// None if there is no SoftHSM.
+    /// `None` if SoftHSM is missing.
     pub async fn new(curve: Curve) -> Option<Self> {
         let token = ThrowAway::new(Module::SoftHsm, "daemon")?;
         let mut daemon = Daemon::new(program(false), token.env.clone(), &token.uri, "");
@@ -67,7 +67,7 @@ impl Pair {
         Some(Self { daemon, ours, did, next, peer, posted, made, _token: token })
     }
 
-    /// Begins a message of the peer's to the daemon.
+    /// Begins a message from the peer to the daemon.
     pub fn message(&self, kind: &str, body: Value) -> MessageBuilder {
         self.made.set(self.made.get() + 1);
         let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
@@ -76,14 +76,14 @@ impl Pair {
             .created_time(time)
     }
 
-    /// Sends a message from one of the peer's DIDs, signed too or not; none is anonymous. The daemon takes it over.
+    /// Sends a message. `from` is one of the peer's DIDs, or `None` for an anonymous message. The daemon must accept it.
     pub async fn send(&self, from: Option<&str>, signed: bool, message: Message) -> Message {
         let answer = self.post(from, signed, &message).await;
         assert_eq!((answer.status, answer.body.as_str()), (202, ""));
         message
     }
 
-    /// The same, and what the daemon answers with.
+    /// The same, and returns the response of the daemon.
     pub async fn post(&self, from: Option<&str>, signed: bool, message: &Message) -> Answer {
         let sign_by = from.filter(|_| signed);
         let options = PackEncryptedOptions::default();
@@ -91,7 +91,7 @@ impl Pair {
         Connection::open(self.daemon.port).unwrap().post("/", ENCRYPTED, &packed).unwrap()
     }
 
-    /// The next message that the daemon brings.
+    /// The next packed message from the daemon.
     #[track_caller]
     pub fn posted(&self) -> String {
         let posted = self.posted.recv_timeout(PATIENCE);
@@ -100,18 +100,18 @@ impl Pair {
         posted.body
     }
 
-    /// The next message, read.
+    /// The next message from the daemon, unpacked.
     pub async fn receive(&self) -> (Message, UnpackMetadata) {
         self.peer.unpack(&self.posted()).await.unwrap()
     }
 
-    /// A packed message, read.
+    /// Unpacks a message.
     pub async fn unpack(&self, packed: &str) -> didcomm::error::Result<(Message, UnpackMetadata)> {
         self.peer.unpack(packed).await
     }
 
-    /// That nothing more comes: a ping is answered, and nothing is before the answer or right behind it.
-    pub async fn nothing_comes(&self, from: &str) {
+    /// Asserts that the daemon sends nothing more: a ping is answered, and nothing comes before or directly after the response.
+    pub async fn assert_nothing_comes(&self, from: &str) {
         let ping = self.message(PING, json!({})).from(from.to_owned()).finalize();
         let ping = self.send(Some(from), false, ping).await;
         let (pong, _) = self.receive().await;
@@ -119,19 +119,19 @@ impl Pair {
         assert!(self.posted.recv_timeout(Duration::from_millis(300)).is_err(), "something came");
     }
 
-    /// A statement by the peer's first DID that it goes on as the next.
-    pub async fn succession(&self) -> String {
+    /// A `from_prior` with which the peer's first DID names the second one.
+    pub async fn from_prior(&self) -> String {
         let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
         let claims = FromPrior::build(self.did.clone(), self.next.clone()).iat(time).finalize();
         self.peer.pack_from_prior(&claims, None).await.unwrap().0
     }
 
-    /// Waits until the daemon has handled all that came.
+    /// Waits until the daemon has handled all received messages.
     pub fn settle(&self) {
         self.daemon.until("all is handled", |daemon| daemon.waiting("inbox") == 0);
     }
 
-    /// The messages that wait for the daemon's application, in their order; each is acknowledged.
+    /// The messages for the daemon's application, in order. Each is acknowledged.
     pub fn inbox(&self) -> Vec<Value> {
         self.settle();
         let page = self.daemon.json(&["inbox", "--acknowledge", "--limit", "1000"]);
@@ -144,7 +144,7 @@ pub const PONG: &str = "https://didcomm.org/trust-ping/2.0/ping-response";
 pub const BASIC_MESSAGE: &str = "https://didcomm.org/basicmessage/2.0/message";
 pub const PROBLEM_REPORT: &str = "https://didcomm.org/report-problem/2.0/problem-report";
 
-/// A document with its keys as JWKs: `didcomm` reads multikeys of X25519 and Ed25519 alone.
+/// The document with its keys as JWKs: `didcomm` reads only X25519 and Ed25519 multikeys.
 fn translated(document: &Document) -> Value {
     let standing = |relationship| -> Vec<Value> {
         let methods = document.methods(relationship).map(|method| {

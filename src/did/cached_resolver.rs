@@ -17,13 +17,13 @@ use super::{document::Document, resolve_error::ResolveError, resolver::Resolver,
 ///
 /// Concurrent calls for the same DID lead to one call of the resolver. A document whose `id` is not the requested DID is
 /// refused, whatever the resolver returns.
-pub struct Cached<R> {
+pub struct CachedResolver<R> {
     inner: R,
     limits: CacheLimits,
     entries: Cache<String, Entry, ByMemorySize>,
 }
 
-/// How much [`Cached`] keeps, and for how long.
+/// How much [`CachedResolver`] keeps, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheLimits {
     /// The approximate memory for documents, in bytes. Default: 64 MiB.
@@ -56,7 +56,7 @@ impl Weighter<String, Entry> for ByMemorySize {
     }
 }
 
-impl<R: Resolver> Cached<R> {
+impl<R: Resolver> CachedResolver<R> {
     /// A cache with the default limits.
     pub fn new(inner: R) -> Self {
         Self::with_limits(inner, CacheLimits::default())
@@ -98,7 +98,7 @@ impl<R: Resolver> Cached<R> {
 }
 
 #[async_trait]
-impl<R: Resolver> Resolver for Cached<R> {
+impl<R: Resolver> Resolver for CachedResolver<R> {
     async fn resolve(&self, did: &str) -> Result<Arc<Document>, ResolveError> {
         if let Some(entry) = self.entries.get(did).filter(|entry| Instant::now() < entry.expires) {
             return entry.outcome;

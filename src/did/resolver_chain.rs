@@ -11,11 +11,11 @@ use super::{document::Document, resolve_error::ResolveError, resolver::Resolver}
 /// The first that does not return [`ResolveError::UnsupportedMethod`] decides. So a local document comes before the
 /// document of a server, and a failure of one resolver is not tried again with the next.
 #[derive(Clone)]
-pub struct Methods {
+pub struct ResolverChain {
     resolvers: Vec<Arc<dyn Resolver>>,
 }
 
-impl Methods {
+impl ResolverChain {
     /// Starts with the resolver that is asked first.
     pub fn new(first: impl Resolver + 'static) -> Self {
         Self { resolvers: vec![Arc::new(first)] }
@@ -29,7 +29,7 @@ impl Methods {
 }
 
 #[async_trait]
-impl Resolver for Methods {
+impl Resolver for ResolverChain {
     async fn resolve(&self, did: &str) -> Result<Arc<Document>, ResolveError> {
         for resolver in &self.resolvers {
             match resolver.resolve(did).await {
