@@ -1,4 +1,4 @@
-//! What may go wrong with a private key, and whose fault it is.
+//! What can go wrong with a private key, and whose fault it is.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -6,148 +6,148 @@ use serde::{Deserialize, Serialize};
 
 use crate::keys::PublicKey;
 
-/// Why an operation with a private key was not done.
+/// Why an operation with a private key was not performed.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum SecretsError {
     /// No token holds the key.
     #[error("no token holds the key {0}")]
     NotHeld(PublicKey),
-    /// The configuration does not allow it.
-    #[error("the key {key} is not allowed to {operation}: see `allow` in the configuration")]
+    /// The configuration does not allow the operation.
+    #[error("the key {key} is not allowed to {operation}; see `allow` in the configuration")]
     NotAllowed {
         /// The key.
         key: PublicKey,
-        /// The operation, as `allow` names it.
+        /// The operation, by its name in `allow`.
         operation: &'static str,
     },
-    /// The caller asked for something that has no meaning.
-    #[error("the request is wrong: {0}")]
-    Request(&'static str),
-    /// The tokens' queue is full: try again later.
-    #[error("the token {token:?} has too many requests waiting; try again")]
+    /// The caller's request is invalid.
+    #[error("invalid request: {0}")]
+    InvalidRequest(&'static str),
+    /// The token's queue is full. A later attempt may succeed.
+    #[error("too many requests wait for the token {token:?}; try again")]
     Busy {
         /// The token.
         token: Arc<str>,
     },
     /// The deadline passed.
     #[error("the token {token:?} did not answer before the deadline; try again")]
-    Deadline {
+    DeadlineExceeded {
         /// The token.
         token: Arc<str>,
     },
-    /// The keeper ended while it may have been at work: try again. It is not done twice behind the caller's back where a
-    /// person is asked for a PIN or a touch.
+    /// The keeper ended, perhaps during the operation. A later attempt may succeed. The operation is not repeated
+    /// automatically where that would ask a person for a PIN or a touch again.
     #[error("the keeper of the token {token:?} ended before it answered; try again")]
     Interrupted {
         /// The token.
         token: Arc<str>,
     },
-    /// More is asked of the key than `rate` in the configuration allows: try again later.
+    /// The key was used more often than `rate` in the configuration allows. A later attempt may succeed.
     #[error("the key {0} is used more often than the keeper's `rate` allows; try again")]
     RateLimited(PublicKey),
-    /// The keeper could not write the operation down, so its result is withheld.
-    #[error("the keeper cannot write its audit: {0}")]
-    Audit(String),
+    /// The keeper could not write the operation to the audit log, so it withheld the result.
+    #[error("the keeper cannot write its audit log: {0}")]
+    AuditFailed(String),
     /// The keyring was stopped.
     #[error("the keyring is stopped")]
     Stopped,
-    /// The token did it and failed.
+    /// The token tried the operation and failed.
     #[error("the token {token:?}: {error}")]
     Token {
         /// The token.
         token: Arc<str>,
-        /// What it said.
+        /// The token's error.
         #[source]
         error: TokenError,
     },
 }
 
 impl SecretsError {
-    /// Whether the same request may succeed later, without anyone doing anything but waiting.
+    /// Whether the same request may succeed later. For a refused PIN, a person must act first.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Busy { .. } | Self::Deadline { .. } | Self::Interrupted { .. } | Self::RateLimited(_) => true,
-            Self::Audit(_) => true,
+            Self::Busy { .. } | Self::DeadlineExceeded { .. } | Self::Interrupted { .. } | Self::RateLimited(_) => true,
+            Self::AuditFailed(_) => true,
             Self::Token { error, .. } => {
                 matches!(error.cause(), Cause::Transient | Cause::SessionLost | Cause::TokenGone | Cause::Pin)
             }
-            Self::NotHeld(_) | Self::NotAllowed { .. } | Self::Request(_) | Self::Stopped => false,
+            Self::NotHeld(_) | Self::NotAllowed { .. } | Self::InvalidRequest(_) | Self::Stopped => false,
         }
     }
 }
 
-/// Whose fault a failure of a token is, and so what cures it.
+/// Whose fault a token's failure is, and so what can cure it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cause {
-    /// The peer's, who sent what cannot be right. Never a sign that the token is sick.
+    /// The peer sent something invalid. Never a sign that the token is broken.
     Peer,
-    /// The device's or its module's, and perhaps gone the next time.
+    /// The device or its module failed. The next attempt may succeed.
     Transient,
-    /// The session's or the login's: opened again, it works.
+    /// The session or the login was lost. It can be opened again.
     SessionLost,
-    /// The token, or the key in it, is not there.
+    /// The token is absent, or the key in it is.
     TokenGone,
-    /// The PIN's: nothing helps until a person acts.
+    /// The PIN is absent, wrong or locked. A person must act.
     Pin,
-    /// The configuration's, or the token cannot do this at all.
+    /// The configuration is wrong, or the token cannot do this.
     Permanent,
 }
 
-/// What a token says.
+/// Why a token failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum TokenError {
-    /// The peer's: the wrapped key was not made for this key. Never a sign that the token is sick.
+    /// The peer's fault: the wrapped key was not made for this key. Never a sign that the token is broken.
     #[error("the content key does not unwrap")]
     Unwrap,
-    /// The peer's: the token refused the point, which was valid.
+    /// The peer's fault: the token refused the peer's public key, although it is a valid point.
     #[error("the token refused the peer's key ({0})")]
     PeerKey(String),
-    /// The key is not, or no longer, in the token.
+    /// The key is not in the token, or no longer.
     #[error("the key is not in the token")]
     KeyGone,
-    /// The token cannot do this at all.
+    /// The token cannot do this.
     #[error("the token cannot do this: {0}")]
     Unsupported(String),
-    /// The key would leave the token: it is extractable or not sensitive.
+    /// The token does not protect the key: the key is extractable or not sensitive.
     #[error("the key {0} is not protected by the token (it is extractable or not sensitive)")]
     Unprotected(String),
     /// The token's custody tier is below the configured minimum.
     #[error("{0}")]
     Custody(String),
-    /// The PIN is absent, wrong, or locked. It is not tried again until a person acts.
+    /// The PIN is absent, wrong or locked. It is not tried again until a person acts.
     #[error("{0}")]
     Pin(String),
-    /// The token is not there.
+    /// The token is absent.
     #[error("{0}")]
     Away(String),
-    /// The configuration does not name one token.
+    /// The configuration is wrong, or does not name exactly one token.
     #[error("{0}")]
     Config(String),
-    /// The token gave a wrong answer to a known question.
+    /// The token gave a wrong result for a known input.
     #[error("the token failed a known-answer test: {0}")]
     KnownAnswer(String),
-    /// The session or the login was lost, and so it was when it was opened again.
+    /// The session or the login was lost, and again after it was opened once more.
     #[error("{operation} failed: {reason}")]
     SessionLost {
-        /// What was tried, by its PKCS#11 or PIV name.
+        /// The operation, by its PKCS#11 or PIV name.
         operation: Cow<'static, str>,
-        /// What came back.
+        /// The error that the token returned.
         reason: String,
     },
     /// The device or its module failed.
     #[error("{operation} failed: {reason}")]
     Device {
-        /// What was tried, by its PKCS#11 or PIV name.
+        /// The operation, by its PKCS#11 or PIV name.
         operation: Cow<'static, str>,
-        /// What came back.
+        /// The error that the token returned.
         reason: String,
     },
 }
 
 impl TokenError {
-    /// Whose fault it is.
+    /// Whose fault the failure is.
     pub fn cause(&self) -> Cause {
         match self {
             Self::Unwrap | Self::PeerKey(_) => Cause::Peer,

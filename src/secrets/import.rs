@@ -1,4 +1,6 @@
-//! A private key on its way into a token: read from a JWK, checked, and wiped.
+//! A private key to import into a token: read from a JWK, checked, and wiped when dropped.
+
+use std::{fmt, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use p256::elliptic_curve::sec1::ToSec1Point;
@@ -6,42 +8,60 @@ use serde::Deserialize;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::{ImportKey, KeyUse};
+use super::key_use::KeyUse;
 use crate::keys::{Curve, Jwk, KeyError, PublicKey};
 
-/// Why a JWK is no private key to import.
+/// A key pair to import into a token.
+pub struct ImportKey {
+    /// The public half.
+    pub public: PublicKey,
+    /// The scalar, big-endian at full length, or the 32 bytes of a 25519 key (RFC 8037 `d`).
+    pub private: Zeroizing<Vec<u8>>,
+    /// What the key may do. It must fit the curve.
+    pub usage: KeyUse,
+    /// A label for people.
+    pub label: Option<Arc<str>>,
+}
+
+impl fmt::Debug for ImportKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ImportKey").field("public", &self.public).field("usage", &self.usage).finish_non_exhaustive()
+    }
+}
+
+/// Why a JWK cannot be imported.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImportError {
-    /// It is no JSON object with the members of an EC or OKP key.
-    #[error("this is no JWK of an EC or OKP key")]
+    /// Not a JSON object with the members of an EC or OKP key.
+    #[error("not a JWK of an EC or OKP key")]
     NotAJwk,
-    /// Its public half is none.
+    /// The public half is invalid.
     #[error(transparent)]
     Public(#[from] KeyError),
-    /// It has no `d`: it is a public key.
+    /// There is no `d`: the JWK is a public key.
     #[error("the JWK has no private part (\"d\")")]
     NoPrivate,
-    /// Its `d` is not base64url without padding, too long, or no scalar of the curve.
-    #[error("the JWK's private part (\"d\") is no private key of {0}")]
+    /// `d` is not base64url without padding, or too long, or not a private key of the curve.
+    #[error("the JWK's private part (\"d\") is not a private key on {0}")]
     Private(Curve),
-    /// Its `d` is a private key, but not that of its `x` and `y`.
+    /// `d` is a private key, but not that of `x` and `y`.
     #[error("the JWK's private part (\"d\") does not belong to its public part")]
     Mismatch,
-    /// A member is there and has a form or a value it must not have.
-    #[error("the JWK's {0:?} is not well-formed")]
+    /// A member has an invalid type or value.
+    #[error("the JWK's {0:?} is malformed")]
     Malformed(&'static str),
-    /// `use` and `key_ops` leave nothing that a key of the curve can do here.
-    #[error("the JWK's \"use\" and \"key_ops\" leave nothing that a key on {0} can do: it signs or agrees on keys")]
+    /// `use` and `key_ops` allow nothing that a key on the curve can do.
+    #[error("the JWK's \"use\" and \"key_ops\" allow neither signing nor key agreement with a key on {0}")]
     NoUse(Curve),
 }
 
 impl ImportKey {
-    /// A key pair, and its `kid`, from a private JWK (RFC 7517, RFC 7518 section 6.2, RFC 8037). The `kid` becomes the
-    /// label.
+    /// Reads a private JWK (RFC 7517, RFC 7518 section 6.2, RFC 8037). Returns the key pair and the `kid`, which is also
+    /// the label.
     ///
-    /// The public half is computed from the private one and compared with `x` and `y`. `use` and `key_ops` narrow what
-    /// the key may do; without them it may do all that its curve can. A `d` whose leading zeros were stripped is padded.
+    /// The public half is computed from `d` and compared with `x` and `y`. `use` and `key_ops` restrict what the key may
+    /// do; without them it may do everything that its curve can. A `d` without its leading zeros is padded.
     pub fn from_jwk(jwk: &Value) -> Result<(Self, Option<String>), ImportError> {
         let object = jwk.as_object().ok_or(ImportError::NotAJwk)?;
         let public = PublicKey::from_jwk(&Jwk::deserialize(jwk).map_err(|_| ImportError::NotAJwk)?)?;
@@ -64,7 +84,7 @@ fn private_part(curve: Curve, d: &Value) -> Result<Zeroizing<Vec<u8>>, ImportErr
     let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(text).map_err(|_| wrong())?);
     let length = curve.coordinate_length();
     match curve {
-        // 32 bytes that no one may have stripped: not numbers (RFC 8037 section 2).
+        // Byte strings of 32 bytes, not numbers: no zeros can be missing (RFC 8037 section 2).
         Curve::X25519 | Curve::Ed25519 if bytes.len() != length => Err(wrong()),
         _ if bytes.is_empty() || bytes.len() > length => Err(wrong()),
         _ => {
@@ -75,7 +95,7 @@ fn private_part(curve: Curve, d: &Value) -> Result<Zeroizing<Vec<u8>>, ImportErr
     }
 }
 
-/// The point of a private key, as [`PublicKey::as_bytes`] has it.
+/// The public key of a private key, in the form of [`PublicKey::as_bytes`].
 fn public_half(curve: Curve, private: &[u8]) -> Result<Vec<u8>, ImportError> {
     let wrong = || ImportError::Private(curve);
     macro_rules! sec1 {
@@ -98,9 +118,9 @@ fn public_half(curve: Curve, private: &[u8]) -> Result<Vec<u8>, ImportError> {
     }
 }
 
-/// What is left of the curve's use by `use` and `key_ops` (RFC 7517 sections 4.2 and 4.3).
+/// What the curve can do and `use` and `key_ops` allow (RFC 7517 sections 4.2 and 4.3).
 fn usage(curve: Curve, jwk: &Value) -> Result<KeyUse, ImportError> {
-    let (mut agrees, mut signs) = (KeyUse::of(curve).agrees(), KeyUse::of(curve).signs());
+    let (mut agrees, mut signs) = (KeyUse::of(curve).allows_key_agreement(), KeyUse::of(curve).allows_signing());
     match jwk.get("use").map(|value| value.as_str().ok_or(ImportError::Malformed("use"))).transpose()? {
         None => {}
         Some("sig") => agrees = false,
@@ -121,7 +141,7 @@ fn usage(curve: Curve, jwk: &Value) -> Result<KeyUse, ImportError> {
     }
 }
 
-/// The `kid`. Bob's keys in appendix A of DIDComm v2.1 call it `"kid "`, so the member's name is trimmed.
+/// The `kid`. The member's name is trimmed, since Bob's keys in appendix A of DIDComm v2.1 call it `"kid "`.
 fn kid(jwk: &serde_json::Map<String, Value>) -> Result<Option<String>, ImportError> {
     let kid = jwk.get("kid").or_else(|| jwk.iter().find(|(name, _)| name.trim() == "kid").map(|(_, kid)| kid));
     kid.map(|kid| kid.as_str().map(str::to_owned).ok_or(ImportError::Malformed("kid"))).transpose()
@@ -133,7 +153,7 @@ mod tests {
 
     use super::*;
 
-    /// RFC 7515 appendix A.3: a P-256 key that says nothing of its use.
+    /// RFC 7515 appendix A.3: a P-256 key without `use` and `key_ops`.
     fn p256() -> Value {
         json!({
             "kty": "EC", "crv": "P-256",
@@ -162,14 +182,14 @@ mod tests {
     }
 
     #[test]
-    fn every_key_of_the_specification_comes_in() {
+    fn every_key_of_the_specification_is_imported() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/didcomm-v2.1/secrets");
         let mut curves = std::collections::HashSet::new();
         for file in ["alice.json", "bob.json"] {
             let keys: Vec<Value> = serde_json::from_slice(&std::fs::read(format!("{folder}/{file}")).unwrap()).unwrap();
             for jwk in keys {
                 let (key, kid) = ImportKey::from_jwk(&jwk).unwrap();
-                let kid = kid.expect("trimmed or not, each has one");
+                let kid = kid.expect("each key has a kid, trimmed or not");
                 assert!(kid.starts_with("did:example:"), "{kid}");
                 assert_eq!(key.label.as_deref(), Some(&*kid));
                 assert_eq!(key.private.len(), key.public.curve().coordinate_length());
@@ -180,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn use_and_key_ops_narrow_what_it_may_do() {
+    fn use_and_key_ops_restrict_the_key_use() {
         let usage = |jwk: Value| ImportKey::from_jwk(&jwk).unwrap().0.usage;
         assert_eq!(usage(p256()), KeyUse::Both);
         assert_eq!(usage(with(p256(), "use", json!("sig"))), KeyUse::Signing);
@@ -199,7 +219,7 @@ mod tests {
         assert_eq!(refused(contradiction), ImportError::NoUse(Curve::P256));
     }
 
-    /// Some writers strip leading zeros, of scalars as of coordinates.
+    /// Some implementations strip leading zeros from scalars, as they do from coordinates.
     #[test]
     fn a_short_scalar_is_padded() {
         let two = p256::SecretKey::from_slice(&[&[0; 31][..], &[2]].concat()).unwrap();
@@ -213,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_private_key_is_refused() {
+    fn invalid_private_keys_are_refused() {
         assert_eq!(refused(json!([])), ImportError::NotAJwk);
         assert_eq!(refused(json!({"kty": "oct", "k": "AA"})), ImportError::NotAJwk);
         assert_eq!(refused(with(p256(), "kid", json!(7))), ImportError::Malformed("kid"));

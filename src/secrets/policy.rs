@@ -1,30 +1,30 @@
-//! What a key may be used for, as the configuration says (`allow`, `minimum_custody`).
+//! What a key may be used for: `allow` and `minimum_custody` of the configuration.
 
 use std::{collections::HashMap, fmt, str::FromStr};
 
-use super::{Custody, ToSign};
+use super::{custody::Custody, signing::SignRequest};
 use crate::keys::PublicKey;
 
-/// One thing that a key may be allowed.
+/// An operation that `allow` can permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Allow {
-    /// Opening messages.
+pub enum KeyOperation {
+    /// Unwrapping the content key of a received message.
     Unwrap,
-    /// Authenticating an encrypted message.
+    /// Wrapping the content key of an authenticated message.
     Wrap,
     /// Signing a message.
     SignMessage,
-    /// Signing a DID rotation.
+    /// Signing a DID rotation (`from_prior`).
     SignFromPrior,
-    /// Signing an entry of a did:webvh's log.
+    /// Signing an entry of a did:webvh log.
     SignWebvhEntry,
 }
 
-impl Allow {
-    /// All of them.
+impl KeyOperation {
+    /// All operations.
     pub const ALL: [Self; 5] = [Self::Unwrap, Self::Wrap, Self::SignMessage, Self::SignFromPrior, Self::SignWebvhEntry];
 
-    /// Its name in the configuration.
+    /// The operation's name in the configuration.
     pub fn name(self) -> &'static str {
         match self {
             Self::Unwrap => "unwrap",
@@ -36,28 +36,28 @@ impl Allow {
     }
 }
 
-impl From<&ToSign<'_>> for Allow {
-    fn from(what: &ToSign<'_>) -> Self {
-        match what {
-            ToSign::Message(_) => Self::SignMessage,
-            ToSign::FromPrior { .. } => Self::SignFromPrior,
-            ToSign::WebvhEntry(_) => Self::SignWebvhEntry,
+impl From<&SignRequest<'_>> for KeyOperation {
+    fn from(request: &SignRequest<'_>) -> Self {
+        match request {
+            SignRequest::Message(_) => Self::SignMessage,
+            SignRequest::FromPrior { .. } => Self::SignFromPrior,
+            SignRequest::WebvhEntry(_) => Self::SignWebvhEntry,
         }
     }
 }
 
-impl fmt::Display for Allow {
+impl fmt::Display for KeyOperation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
 }
 
-impl FromStr for Allow {
+impl FromStr for KeyOperation {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|allow| allow.name() == name).ok_or_else(|| {
-            format!("{name:?} is nothing a key can be allowed: unwrap, wrap, sign:message, sign:from-prior or sign:webvh-entry")
+        Self::ALL.into_iter().find(|operation| operation.name() == name).ok_or_else(|| {
+            format!("{name:?} is not an operation; use unwrap, wrap, sign:message, sign:from-prior or sign:webvh-entry")
         })
     }
 }
@@ -65,13 +65,13 @@ impl FromStr for Allow {
 /// The rules of one token, or of one key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// What is allowed; everything if none.
-    pub allow: Option<Vec<Allow>>,
-    /// The custody below which a key is refused at start.
+    /// The allowed operations; none means all.
+    pub allow: Option<Vec<KeyOperation>>,
+    /// The lowest acceptable custody tier. A key below it is an error at start.
     pub minimum_custody: Option<Custody>,
 }
 
-/// The rules of a keyring: a key's own come before its token's, member by member.
+/// The rules of a keyring. Each member of a key's own policy overrides that of its token's policy.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Policies {
     pub(super) tokens: HashMap<String, Policy>,
@@ -79,6 +79,7 @@ pub(super) struct Policies {
 }
 
 impl Policies {
+    /// The policy of a key in a token.
     pub(super) fn of(&self, token: &str, key: &PublicKey) -> Policy {
         let token = self.tokens.get(token).cloned().unwrap_or_default();
         let key = self.keys.get(key).cloned().unwrap_or_default();

@@ -1,47 +1,48 @@
-//! What a person is told of an operation, who is asked for a PIN or a touch.
+//! What a person reads who is asked for a PIN or a touch.
 
 use std::{fmt, sync::Arc};
 
-use super::Allow;
+use super::policy::KeyOperation;
 
-/// What an operation is for.
+/// What an operation is for. Its text completes "the PIN is needed" and "touch the key".
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Purpose {
-    /// What is done.
-    pub operation: Allow,
-    /// The DID at the other end: who a message says that it is from, which nobody has proved by then, or whom it is for.
+    /// The operation.
+    pub operation: KeyOperation,
+    /// The DID at the other end: the claimed sender of a received message, which is not proved yet, or the recipient.
     pub peer: Option<Arc<str>>,
 }
 
-/// A DID of a did:peer:4 may have thousands of characters: so many of its first ones are shown, and so many of its last.
-const HEAD: usize = 24;
-const TAIL: usize = 8;
+/// How many characters of a long DID are shown at its start. A did:peer:4 DID may have thousands.
+const SHOWN_AT_START: usize = 24;
+/// How many characters of a long DID are shown at its end.
+const SHOWN_AT_END: usize = 8;
 
-/// Fits behind "the PIN is wanted" and "touch the key".
 impl fmt::Display for Purpose {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let peer = self.peer.as_deref().map(shortened);
         match (self.operation, peer) {
-            (Allow::Unwrap, Some(peer)) => write!(f, "to read a message that says it is from {peer}"),
-            (Allow::Unwrap, None) => f.write_str("to read a message that does not say who it is from"),
-            (Allow::Wrap, Some(peer)) => write!(f, "to send a message to {peer}"),
-            (Allow::Wrap, None) => f.write_str("to send a message"),
-            (Allow::SignMessage, Some(peer)) => write!(f, "to sign a message to {peer}"),
-            (Allow::SignMessage, None) => f.write_str("to sign a message"),
-            (Allow::SignFromPrior, _) => f.write_str("to sign that a DID moves to another"),
-            (Allow::SignWebvhEntry, _) => f.write_str("to sign what a DID is from now on"),
+            (KeyOperation::Unwrap, Some(peer)) => write!(f, "to read a message that says it is from {peer}"),
+            (KeyOperation::Unwrap, None) => f.write_str("to read a message that does not say who it is from"),
+            (KeyOperation::Wrap, Some(peer)) => write!(f, "to send a message to {peer}"),
+            (KeyOperation::Wrap, None) => f.write_str("to send a message"),
+            (KeyOperation::SignMessage, Some(peer)) => write!(f, "to sign a message to {peer}"),
+            (KeyOperation::SignMessage, None) => f.write_str("to sign a message"),
+            (KeyOperation::SignFromPrior, _) => f.write_str("to sign a DID rotation"),
+            (KeyOperation::SignWebvhEntry, _) => f.write_str("to sign a change of a DID's document"),
         }
     }
 }
 
-/// A stranger wrote it: its length is bounded, and nothing of it moves a terminal's cursor.
+/// The peer chose these characters: the length is bounded, and control characters are removed, so that they cannot move a
+/// terminal's cursor.
 fn shortened(did: &str) -> String {
     let did: Vec<char> = did.chars().filter(|letter| !letter.is_control()).collect();
-    if did.len() <= HEAD + TAIL + 3 {
+    if did.len() <= SHOWN_AT_START + SHOWN_AT_END + 3 {
         return did.into_iter().collect();
     }
-    let (head, tail) = (&did[..HEAD], &did[did.len() - TAIL..]);
-    format!("{}...{}", head.iter().collect::<String>(), tail.iter().collect::<String>())
+    let (start, end) = (&did[..SHOWN_AT_START], &did[did.len() - SHOWN_AT_END..]);
+    format!("{}...{}", start.iter().collect::<String>(), end.iter().collect::<String>())
 }
 
 #[cfg(test)]
@@ -49,17 +50,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_person_reads() {
-        let purpose = |operation, peer: Option<&str>| Purpose { operation, peer: peer.map(Into::into) }.to_string();
+    fn text_names_the_peer_and_is_safe_to_print() {
+        let text = |operation, peer: Option<&str>| Purpose { operation, peer: peer.map(Into::into) }.to_string();
         assert_eq!(
-            purpose(Allow::Unwrap, Some("did:example:alice")),
+            text(KeyOperation::Unwrap, Some("did:example:alice")),
             "to read a message that says it is from did:example:alice"
         );
         let long = format!("did:peer:4{}", "z".repeat(5000));
-        assert!(purpose(Allow::Wrap, Some(&long)).len() < 80);
-        assert!(!purpose(Allow::SignMessage, Some("did:x:\u{1b}[2J\n")).contains(['\u{1b}', '\n']));
-        for operation in Allow::ALL {
-            assert!(purpose(operation, None).starts_with("to "));
+        assert!(text(KeyOperation::Wrap, Some(&long)).len() < 80);
+        assert!(!text(KeyOperation::SignMessage, Some("did:x:\u{1b}[2J\n")).contains(['\u{1b}', '\n']));
+        for operation in KeyOperation::ALL {
+            assert!(text(operation, None).starts_with("to "));
         }
     }
 }

@@ -1,14 +1,22 @@
-//! One device: what it can do with the keys it holds, and who may change them.
+//! The traits [`Token`] and [`Custodian`]: one device, its operations, and changes to its keys.
 //!
-//! Plain blocking code, called on the worker threads that [`Keyring`](super::Keyring) gives each token. Both traits are
-//! open: write a token of your own, and prove it with the suite of `claviger-testkit`.
+//! Calls block; [`Keyring`](super::Keyring) gives each token worker threads. To support another device, implement these
+//! traits and test the implementation with the suite of `claviger-testkit`.
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{HeldKey, Place, Purpose, TokenError, Unwrap, Wrap};
+use super::{
+    error::TokenError,
+    held_key::HeldKey,
+    import::ImportKey,
+    key_use::KeyUse,
+    purpose::Purpose,
+    request::{UnwrapRequest, WrapRequest},
+    slot::SlotOptions,
+};
 use crate::{
     crypto::{Cek, EncryptedKey},
     keys::{Curve, PublicKey},
@@ -16,172 +24,115 @@ use crate::{
 
 /// One device and the keys in it.
 ///
-/// The public keys of a request are valid points on the curve of `key`: [`PublicKey`] cannot be otherwise, and
+/// The public keys of a request are valid points on the curve of `key`: [`PublicKey`] holds no other points, and
 /// `Keyring` compares the curves.
 pub trait Token: Send + Sync {
-    /// Its name in the configuration and in errors.
+    /// The token's name in the configuration and in errors.
     fn name(&self) -> &str;
 
-    /// What it is, for people.
+    /// The device's description of itself, for people.
     fn info(&self) -> TokenInfo;
 
-    /// How many operations it takes at once; a worker thread each.
+    /// How many operations the token performs at once. The keyring starts so many worker threads.
     fn concurrency(&self) -> usize {
         1
     }
 
-    /// Whether only a new process sees it again, once it was away.
-    fn needs_new_process(&self) -> bool {
+    /// Whether a token that was absent is seen again by a new process only.
+    fn needs_new_process_after_absence(&self) -> bool {
         false
     }
 
-    /// Whether its module has used up what only a new process gives back.
-    fn is_used_up(&self) -> bool {
+    /// Whether the token's module has used up a resource that only a new process gives back.
+    fn is_exhausted(&self) -> bool {
         false
     }
 
-    /// What the next operation is for, which a token tells the person whom it asks for a PIN or a touch.
-    fn is_for(&self, _purpose: &Purpose) {}
+    /// Tells the token what the next operation on this thread is for. A token that asks a person for a PIN or a touch
+    /// shows it.
+    fn set_purpose(&self, _purpose: &Purpose) {}
 
-    /// The keys it holds that may be used, each proved by a known answer. Called once at start, and again when the
-    /// token has come back.
+    /// Finds the usable keys and tests each with a known answer. Called at start, and when the token has come back.
     fn keys(&self) -> Result<Vec<HeldKey>, TokenError>;
 
-    /// A signature of 64 bytes over a whole input: Ed25519, or ECDSA `r || s` over its SHA-256.
+    /// Signs the whole input. The signature has 64 bytes: Ed25519, or ECDSA `r || s` over the input's SHA-256.
     fn sign(&self, key: &PublicKey, input: &[u8]) -> Result<Vec<u8>, TokenError>;
 
-    /// ECDH with `epk` (and with the sender), KDF, key unwrap.
-    fn unwrap_cek(&self, key: &PublicKey, request: &Unwrap) -> Result<Cek, TokenError>;
+    /// ECDH with `epk` (for ECDH-1PU also with the sender's key), KDF, key unwrap.
+    fn unwrap_cek(&self, key: &PublicKey, request: &UnwrapRequest) -> Result<Cek, TokenError>;
 
-    /// For each recipient ECDH with it, KDF behind its Ze, key wrap.
-    fn wrap_cek(&self, key: &PublicKey, request: &Wrap) -> Result<Vec<EncryptedKey>, TokenError>;
+    /// For each recipient: ECDH with the recipient's key, KDF over its Ze and the result, key wrap.
+    fn wrap_cek(&self, key: &PublicKey, request: &WrapRequest) -> Result<Vec<EncryptedKey>, TokenError>;
 }
 
-/// Who may make, import and delete a token's keys: the command line.
+/// A token whose keys can be changed. Only the command line changes keys.
 pub trait Custodian: Token {
-    /// A key pair made in the token.
+    /// Makes a key pair in the token.
     fn generate(&self, key: &NewKey) -> Result<HeldKey, TokenError>;
 
-    /// A key pair made in a slot of one's choice, with policies of PIN and touch.
-    fn generate_in(&self, key: &NewKey, place: Place) -> Result<HeldKey, TokenError> {
-        if place == Place::default() {
+    /// Makes a key pair in a chosen slot, with PIN and touch policies.
+    fn generate_in_slot(&self, key: &NewKey, options: SlotOptions) -> Result<HeldKey, TokenError> {
+        if options == SlotOptions::default() {
             return self.generate(key);
         }
-        Err(TokenError::Unsupported("it has no slots, nor policies of PIN and touch".into()))
+        Err(TokenError::Unsupported("it has no slots, and no PIN or touch policies".into()))
     }
 
-    /// A key pair from outside, stored sensitive and not extractable, used once to check it.
+    /// Imports a key pair as sensitive and not extractable, and uses it once to test it.
     fn import(&self, key: ImportKey) -> Result<HeldKey, TokenError>;
 
     /// Deletes both halves of a key pair.
     fn delete(&self, key: &PublicKey) -> Result<(), TokenError>;
 
-    /// Every key pair in the token, those too that the program would refuse to use.
+    /// Every key pair in the token, including those that the program would refuse to use.
     fn inventory(&self) -> Result<Vec<HeldKey>, TokenError>;
 
-    /// What proves that a key was made in the token: X.509 certificates in DER, the key's own first, each signed by the
-    /// next. They may tell which device it is.
+    /// The proof that a key was made in the token: X.509 certificates in DER, the key's own first, each signed by the
+    /// next. They may identify the device.
     fn attest(&self, _key: &PublicKey) -> Result<Vec<Vec<u8>>, TokenError> {
-        Err(TokenError::Unsupported("it attests no keys".into()))
+        Err(TokenError::Unsupported("it does not attest keys".into()))
     }
 
-    /// The management key for the next change, of a token that wants one for changes and does not know it itself.
-    fn manage_with(&self, _key: Zeroizing<Vec<u8>>) -> Result<(), TokenError> {
+    /// Sets the management key for the next change only, for a token that needs one and does not store it.
+    fn set_management_key(&self, _key: Zeroizing<Vec<u8>>) -> Result<(), TokenError> {
         Err(TokenError::Unsupported("it has no management key".into()))
     }
 
-    /// Forgets the PIN now. It is not used again, by any process that shares the guard of PINs, until a person vouches
-    /// for it.
+    /// Forgets the PIN now. No process that shares the PIN guard uses it again until [`Custodian::unlock`].
     fn lock(&self) -> Result<(), TokenError> {
         Err(TokenError::Unsupported("it has no PIN to forget".into()))
     }
 
-    /// A person vouches for the PIN: it is tried once, though it was refused, or the token locked, before.
+    /// A person confirms the PIN: it is tried once, even if it was refused before or the token was locked.
     fn unlock(&self) -> Result<(), TokenError> {
-        Err(TokenError::Unsupported("it has no PIN to vouch for".into()))
+        Err(TokenError::Unsupported("it has no PIN to try".into()))
     }
 }
 
-/// What a token is, in its own words.
+/// The device's description of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenInfo {
-    /// The label a person gave it.
+    /// The label that a person gave the token.
     pub label: String,
-    /// The maker's number.
+    /// The manufacturer's serial number.
     pub serial: String,
-    /// Who made it.
+    /// The manufacturer.
     pub manufacturer: String,
-    /// Which model.
+    /// The model.
     pub model: String,
-    /// Its firmware, or the module's version.
+    /// The version of the firmware, or of the module.
     pub firmware: String,
-    /// The longest input that it signs with Ed25519, in bytes; none if there is no such limit.
+    /// The longest input that the token signs with Ed25519, in bytes; none if there is no such limit.
     pub longest_eddsa: Option<usize>,
-}
-
-/// What a key is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum KeyUse {
-    /// Key agreement only.
-    Agreement,
-    /// Signing only.
-    Signing,
-    /// Both: P-256 serves both, and a P-256 did:key needs both.
-    Both,
-}
-
-impl KeyUse {
-    /// The widest use a curve has.
-    pub fn of(curve: Curve) -> Self {
-        match (curve.agrees(), curve.signature_algorithm().is_some()) {
-            (true, true) => Self::Both,
-            (true, false) => Self::Agreement,
-            (false, _) => Self::Signing,
-        }
-    }
-
-    /// Whether it may agree on keys.
-    pub fn agrees(self) -> bool {
-        matches!(self, Self::Agreement | Self::Both)
-    }
-
-    /// Whether it may sign.
-    pub fn signs(self) -> bool {
-        matches!(self, Self::Signing | Self::Both)
-    }
-
-    /// Whether a key on the curve can be used so.
-    pub fn fits(self, curve: Curve) -> bool {
-        (!self.agrees() || curve.agrees()) && (!self.signs() || curve.signature_algorithm().is_some())
-    }
 }
 
 /// A key pair to make.
 #[derive(Debug, Clone)]
 pub struct NewKey {
-    /// Its curve.
+    /// The curve.
     pub curve: Curve,
-    /// What it may do; it must fit the curve.
+    /// What the key may do. It must fit the curve.
     pub usage: KeyUse,
-    /// A name for people.
+    /// A label for people.
     pub label: Option<Arc<str>>,
-}
-
-/// A key pair from outside the token.
-pub struct ImportKey {
-    /// Its public half.
-    pub public: PublicKey,
-    /// The scalar, big-endian at full length, or the 32 bytes of a 25519 key (RFC 8037 `d`).
-    pub private: Zeroizing<Vec<u8>>,
-    /// What it may do; it must fit the curve.
-    pub usage: KeyUse,
-    /// A name for people.
-    pub label: Option<Arc<str>>,
-}
-
-impl std::fmt::Debug for ImportKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ImportKey").field("public", &self.public).field("usage", &self.usage).finish_non_exhaustive()
-    }
 }

@@ -1,4 +1,4 @@
-//! Whether a token serves: a breaker, and a prober that looks until it does again.
+//! One token's health: the circuit breaker, the current outage, and the prober's control.
 
 use std::{
     sync::{
@@ -6,126 +6,125 @@ use std::{
         atomic::{AtomicBool, AtomicU32, Ordering},
         mpsc,
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use crate::secrets::{Cause, KeyState, TokenError};
+use crate::secrets::{
+    backoff::Backoff,
+    error::{Cause, TokenError},
+    outage::{Availability, Outage},
+};
 
-/// Failures in a row, each after its own retry, that make a token not ready.
-const BREAKER: u32 = 3;
-/// The first look at a token that does not serve, and the longest time between two. A token that is back serves within
-/// five seconds, so a look must be made well before.
-const FIRST_LOOK: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// So many failures in a row take a token out of service. Each has already been retried by the token.
+const MAX_FAILURES: u32 = 3;
+/// Pauses between two probes of a token that is out of service. A token that is back must be in service within five
+/// seconds, so the longest pause is far below that.
+const PROBE_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
 
-/// Whether one token serves.
+/// One token's health.
 #[derive(Default)]
-pub(super) struct Health {
-    /// Failures in a row that may be the token's.
+pub(super) struct TokenHealth {
+    /// Failures in a row that may be the token's fault.
     failures: AtomicU32,
-    /// Whether there is trouble: read for each request.
-    troubled: AtomicBool,
+    /// Whether there is an outage. It is read for each request, so it is outside the mutex.
+    is_out_of_service: AtomicBool,
     state: Mutex<State>,
-    /// The prober is to end, or to look now.
-    wake: Condvar,
+    /// Notified when the prober must stop.
+    stop: Condvar,
 }
 
 #[derive(Default)]
 struct State {
-    /// Why it does not serve, and since when.
-    trouble: Option<(TokenError, Instant)>,
-    /// A prober is at work.
-    probing: bool,
+    availability: Availability,
+    is_probing: bool,
     /// Disconnected when the last prober has ended.
-    prober: Option<mpsc::Receiver<()>>,
-    stopped: bool,
+    prober_end: Option<mpsc::Receiver<()>>,
+    is_stopped: bool,
 }
 
-/// What an operation's end says of the token.
+/// What the result of an operation says about the token.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// Nothing is wrong with it.
-    Well,
-    /// The key was not found: the keys are to be looked for again.
+pub(super) enum Diagnosis {
+    /// The token stays in service.
+    Healthy,
+    /// The key was not found: the token's keys must be found again.
     KeyGone,
-    /// It does not serve.
-    Trouble,
+    /// The token is out of service.
+    OutOfService,
 }
 
-impl Health {
-    /// Looks at how an operation ended. What a peer is to blame for never counts.
-    pub(super) fn judge(&self, error: Option<&TokenError>) -> Verdict {
+impl TokenHealth {
+    /// Records the result of an operation. A failure that is the peer's fault never counts.
+    pub(super) fn record(&self, error: Option<&TokenError>) -> Diagnosis {
         let Some(error) = error else {
             if self.failures.load(Ordering::Relaxed) > 0 {
                 self.failures.store(0, Ordering::Relaxed);
             }
-            return Verdict::Well;
+            return Diagnosis::Healthy;
         };
         match error.cause() {
-            Cause::Peer | Cause::Permanent => Verdict::Well,
-            Cause::TokenGone if *error == TokenError::KeyGone => Verdict::KeyGone,
-            Cause::TokenGone | Cause::Pin => Verdict::Trouble,
+            Cause::Peer | Cause::Permanent => Diagnosis::Healthy,
+            Cause::TokenGone if *error == TokenError::KeyGone => Diagnosis::KeyGone,
+            Cause::TokenGone | Cause::Pin => Diagnosis::OutOfService,
             Cause::Transient | Cause::SessionLost => {
                 let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
-                if failures >= BREAKER { Verdict::Trouble } else { Verdict::Well }
+                if failures >= MAX_FAILURES { Diagnosis::OutOfService } else { Diagnosis::Healthy }
             }
         }
     }
 
-    /// Why it does not serve, and since when.
-    pub(super) fn trouble(&self) -> Option<(TokenError, Instant)> {
-        if !self.troubled.load(Ordering::Acquire) {
+    /// The current outage; none while the token is in service.
+    pub(super) fn outage(&self) -> Option<Outage> {
+        if !self.is_out_of_service.load(Ordering::Acquire) {
             return None;
         }
-        self.lock().trouble.clone()
+        self.lock().availability.outage().cloned()
     }
 
-    /// It does not serve, for this reason. Whether that is news.
-    pub(super) fn troubled(&self, error: TokenError) -> bool {
+    /// Takes the token out of service. Returns true if the error is another than before.
+    pub(super) fn set_out_of_service(&self, error: TokenError) -> bool {
         let mut state = self.lock();
-        let since = state.trouble.as_ref().map_or_else(Instant::now, |(_, since)| *since);
-        let news = state.trouble.as_ref().is_none_or(|(known, _)| *known != error);
-        state.trouble = Some((error, since));
-        self.troubled.store(true, Ordering::Release);
-        news
+        let is_new = state.availability.set_out_of_service(error);
+        self.is_out_of_service.store(true, Ordering::Release);
+        is_new
     }
 
-    /// It serves, as the prober has seen, which ends with this. What failed meanwhile is asked again, and fails again.
-    pub(super) fn found(&self) {
+    /// Puts the token into service. Called by the prober, which ends after it: a failure from now on starts another.
+    pub(super) fn set_in_service(&self) {
         let mut state = self.lock();
-        state.trouble = None;
-        state.probing = false;
+        state.availability.set_in_service();
+        state.is_probing = false;
         self.failures.store(0, Ordering::Relaxed);
-        self.troubled.store(false, Ordering::Release);
+        self.is_out_of_service.store(false, Ordering::Release);
     }
 
-    /// Has `prober` started, unless one is at work. What it is given is dropped when it ends.
-    /// If it cannot be started, the next failure asks for one again.
-    pub(super) fn probe(&self, start: impl FnOnce(mpsc::Sender<()>) -> bool) {
+    /// Starts a prober with `start`, unless one is running. The prober drops the sender that it gets when it ends. If
+    /// `start` returns false, no prober was started, and the next failure tries again.
+    pub(super) fn start_prober(&self, start: impl FnOnce(mpsc::Sender<()>) -> bool) {
         let mut state = self.lock();
-        if state.stopped || state.probing {
+        if state.is_stopped || state.is_probing {
             return;
         }
-        let (end, ended) = mpsc::channel();
-        if start(end) {
-            (state.probing, state.prober) = (true, Some(ended));
+        let (sender, receiver) = mpsc::channel();
+        if start(sender) {
+            (state.is_probing, state.prober_end) = (true, Some(receiver));
         }
     }
 
-    /// Waits before the next look; false if there is to be none.
-    pub(super) fn pause(&self, looks: u32) -> bool {
-        let pause = (FIRST_LOOK * 2u32.saturating_pow(looks.min(8))).min(LONGEST_PAUSE);
+    /// Pauses the prober after so many failed probes. Returns false if the prober must stop.
+    pub(super) fn pause(&self, probes: u32) -> bool {
+        let pause = PROBE_BACKOFF.pause(probes + 1);
         let state = self.lock();
-        let waited = self.wake.wait_timeout_while(state, pause, |state| !state.stopped);
-        !waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0.stopped
+        let waited = self.stop.wait_timeout_while(state, pause, |state| !state.is_stopped);
+        !waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0.is_stopped
     }
 
-    /// Has the prober end; what to wait on until it has.
+    /// Stops the prober. The returned receiver is disconnected when it has ended.
     pub(super) fn stop(&self) -> Option<mpsc::Receiver<()>> {
         let mut state = self.lock();
-        state.stopped = true;
-        self.wake.notify_all();
-        state.prober.take()
+        state.is_stopped = true;
+        self.stop.notify_all();
+        state.prober_end.take()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -133,33 +132,28 @@ impl Health {
     }
 }
 
-/// What a key's state is while its token does not serve for this reason.
-pub(in crate::secrets) fn state_of(trouble: &TokenError) -> KeyState {
-    if trouble.cause() == Cause::Pin { KeyState::Locked } else { KeyState::Away }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn only_failures_in_a_row_that_may_be_the_tokens_trip_the_breaker() {
+    fn only_the_tokens_own_failures_in_a_row_trip_the_breaker() {
         let device = TokenError::Device { operation: "C_Sign".into(), reason: "CKR_DEVICE_ERROR".into() };
-        let health = Health::default();
+        let health = TokenHealth::default();
         for _ in 0..100 {
-            assert_eq!(health.judge(Some(&TokenError::Unwrap)), Verdict::Well, "a hostile peer is no sick token");
-            assert_eq!(health.judge(Some(&TokenError::PeerKey("point".into()))), Verdict::Well);
+            assert_eq!(health.record(Some(&TokenError::Unwrap)), Diagnosis::Healthy, "the peer's fault");
+            assert_eq!(health.record(Some(&TokenError::PeerKey("point".into()))), Diagnosis::Healthy);
         }
         for _ in 0..10 {
-            assert_eq!(health.judge(Some(&device)), Verdict::Well);
-            assert_eq!(health.judge(Some(&device)), Verdict::Well);
-            assert_eq!(health.judge(None), Verdict::Well);
+            assert_eq!(health.record(Some(&device)), Diagnosis::Healthy);
+            assert_eq!(health.record(Some(&device)), Diagnosis::Healthy);
+            assert_eq!(health.record(None), Diagnosis::Healthy);
         }
-        assert_eq!(health.judge(Some(&device)), Verdict::Well);
-        assert_eq!(health.judge(Some(&TokenError::Unwrap)), Verdict::Well);
-        assert_eq!(health.judge(Some(&device)), Verdict::Well);
-        assert_eq!(health.judge(Some(&device)), Verdict::Trouble);
-        assert_eq!(health.judge(Some(&TokenError::Pin("refused".into()))), Verdict::Trouble);
-        assert_eq!(health.judge(Some(&TokenError::KeyGone)), Verdict::KeyGone);
+        assert_eq!(health.record(Some(&device)), Diagnosis::Healthy);
+        assert_eq!(health.record(Some(&TokenError::Unwrap)), Diagnosis::Healthy);
+        assert_eq!(health.record(Some(&device)), Diagnosis::Healthy);
+        assert_eq!(health.record(Some(&device)), Diagnosis::OutOfService);
+        assert_eq!(health.record(Some(&TokenError::Pin("refused".into()))), Diagnosis::OutOfService);
+        assert_eq!(health.record(Some(&TokenError::KeyGone)), Diagnosis::KeyGone);
     }
 }

@@ -1,4 +1,4 @@
-//! A token and the threads that ask it.
+//! One token and the threads that call it.
 
 use std::{
     panic::{self, AssertUnwindSafe},
@@ -9,117 +9,126 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::pace::{Pace, Waiting, make_way};
-use crate::secrets::{Context, SecretsError, Token, TokenError};
+use crate::secrets::{
+    context::Context,
+    error::{SecretsError, TokenError},
+    latency::{Latency, Waiter, yield_processor},
+    token::Token,
+};
 
-/// The deadline of a request that brings none.
-const DEADLINE: Duration = Duration::from_secs(30);
+/// The time that a request without a deadline has.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A token and the way to it.
+/// One token and the threads that call it.
 pub(super) struct Worker {
     pub(super) token: Arc<dyn Token>,
     pub(super) name: Arc<str>,
-    way: Way,
+    execution: Execution,
 }
 
-enum Way {
-    /// On the thread of who calls.
-    Here,
-    Threads {
+/// On which thread an operation is performed.
+enum Execution {
+    CallerThread,
+    WorkerThreads {
         queue: mpsc::SyncSender<Job>,
-        pace: Arc<Pace>,
-        /// Disconnected once every thread has let go of the token.
-        ended: Mutex<mpsc::Receiver<()>>,
+        latency: Arc<Latency>,
+        /// Disconnected when every thread has dropped the token.
+        threads_end: Mutex<mpsc::Receiver<()>>,
     },
 }
 
 type Job = Box<dyn FnOnce(&dyn Token) + Send>;
 
 impl Worker {
-    /// A token that is asked on the thread of who calls.
-    pub(super) fn here(token: Arc<dyn Token>) -> Self {
-        Self { name: token.name().into(), token, way: Way::Here }
+    /// A token that is called on the caller's thread.
+    pub(super) fn on_caller_thread(token: Arc<dyn Token>) -> Self {
+        Self { name: token.name().into(), token, execution: Execution::CallerThread }
     }
 
-    /// A token with threads, for which so many requests may wait.
+    /// A token with threads of its own, one for each operation that it performs at once. At most `queue` requests wait.
     pub(super) fn start(token: Arc<dyn Token>, queue: usize) -> Self {
         let (sender, receiver) = mpsc::sync_channel::<Job>(queue);
         let receiver = Arc::new(Mutex::new(receiver));
-        let (end, ended) = mpsc::channel::<()>();
-        let pace = Arc::<Pace>::default();
+        let (end, threads_end) = mpsc::channel::<()>();
+        let latency = Arc::<Latency>::default();
         for number in 0..token.concurrency().max(1) {
             let (token, receiver, end) = (token.clone(), receiver.clone(), end.clone());
-            let pace = pace.clone();
+            let latency = latency.clone();
             thread::Builder::new()
                 .name(format!("{} {number}", token.name()))
                 .spawn(move || {
-                    // The lock is held while waiting, not while working.
-                    while let Some(job) = { next(&receiver.lock().expect("no holder panics"), &pace) } {
+                    // The lock is held while waiting for a job, not while performing it.
+                    while let Some(job) = { next_job(&receiver.lock().expect("no holder panics"), &latency) } {
                         job(&*token);
                     }
-                    // In this order: the token may be closed by this, and that is what is waited for.
+                    // In this order: dropping the token may close it, and `stop` waits for that.
                     drop(token);
                     drop(end);
                 })
-                .expect("the system has a thread to spare at start");
+                .expect("the system can start a thread");
         }
-        Self { name: token.name().into(), token, way: Way::Threads { queue: sender, pace, ended: Mutex::new(ended) } }
+        let execution = Execution::WorkerThreads { queue: sender, latency, threads_end: Mutex::new(threads_end) };
+        Self { name: token.name().into(), token, execution }
     }
 
-    /// Lets go of the token, and returns what to wait on until its threads have too.
+    /// Drops the token. The returned receiver is disconnected when the threads have dropped it too.
     pub(super) fn stop(self) -> Option<mpsc::Receiver<()>> {
-        match self.way {
-            Way::Here => None,
-            Way::Threads { ended, .. } => Some(ended.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner())),
+        match self.execution {
+            Execution::CallerThread => None,
+            Execution::WorkerThreads { threads_end, .. } => {
+                Some(threads_end.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()))
+            }
         }
     }
 
-    /// Does an operation, unless its deadline has passed or its caller has gone by then.
-    pub(super) async fn call<T: Send + 'static>(
+    /// Performs an operation. It is not begun if its deadline has passed or its caller is gone by then.
+    pub(super) async fn perform<T: Send + 'static>(
         &self,
         cx: &Context,
         operation: impl FnOnce(&dyn Token) -> Result<T, TokenError> + Send + 'static,
     ) -> Result<T, SecretsError> {
-        let deadline = cx.deadline.unwrap_or_else(|| Instant::now() + DEADLINE);
-        let (queue, pace) = match &self.way {
-            Way::Here if Instant::now() < deadline => return self.result(caught(operation, &*self.token)),
-            Way::Here => return Err(self.late()),
-            Way::Threads { queue, pace, .. } => (queue, pace),
+        let deadline = cx.deadline.unwrap_or_else(|| Instant::now() + DEFAULT_TIMEOUT);
+        let (queue, latency) = match &self.execution {
+            Execution::CallerThread if Instant::now() < deadline => {
+                return self.token_result(catch_panic(operation, &*self.token));
+            }
+            Execution::CallerThread => return Err(self.deadline_exceeded()),
+            Execution::WorkerThreads { queue, latency, .. } => (queue, latency),
         };
-        let (reply, mut answer) = oneshot::channel();
-        let timer = pace.clone();
+        let (sender, mut reply) = oneshot::channel();
+        let job_latency = latency.clone();
         let job = move |token: &dyn Token| {
-            let begun = Instant::now();
-            if !reply.is_closed() && begun < deadline {
-                let result = caught(operation, token);
-                timer.took(begun.elapsed());
-                let _ = reply.send(result);
+            let start = Instant::now();
+            if !sender.is_closed() && start < deadline {
+                let result = catch_panic(operation, token);
+                job_latency.record(start.elapsed());
+                let _ = sender.send(result);
             }
         };
-        let waiting = Waiting::new(pace);
+        let waiter = Waiter::new(latency);
         queue.try_send(Box::new(job)).map_err(|error| match error {
             mpsc::TrySendError::Full(_) => SecretsError::Busy { token: self.name.clone() },
             mpsc::TrySendError::Disconnected(_) => SecretsError::Stopped,
         })?;
-        waiting.awake(deadline, || !answer.is_empty() || answer.is_terminated()).await;
-        match tokio::time::timeout_at(deadline.into(), &mut answer).await {
-            Ok(Ok(result)) => self.result(result),
-            // Before it could begin, or while the token worked.
-            Ok(Err(_)) | Err(_) => Err(self.late()),
+        waiter.poll(deadline, || !reply.is_empty() || reply.is_terminated()).await;
+        match tokio::time::timeout_at(deadline.into(), &mut reply).await {
+            Ok(Ok(result)) => self.token_result(result),
+            // The deadline passed before the operation began, or during it.
+            Ok(Err(_)) | Err(_) => Err(self.deadline_exceeded()),
         }
     }
 
-    fn result<T>(&self, result: Result<T, TokenError>) -> Result<T, SecretsError> {
+    fn token_result<T>(&self, result: Result<T, TokenError>) -> Result<T, SecretsError> {
         result.map_err(|error| SecretsError::Token { token: self.name.clone(), error })
     }
 
-    fn late(&self) -> SecretsError {
-        SecretsError::Deadline { token: self.name.clone() }
+    fn deadline_exceeded(&self) -> SecretsError {
+        SecretsError::DeadlineExceeded { token: self.name.clone() }
     }
 }
 
-/// A token's code that panics fails its request; the thread is there for the next one.
-pub(super) fn caught<T>(
+/// Performs an operation. If the token's code panics, only this operation fails; the thread serves the next one.
+pub(super) fn catch_panic<T>(
     operation: impl FnOnce(&dyn Token) -> Result<T, TokenError>,
     token: &dyn Token,
 ) -> Result<T, TokenError> {
@@ -128,13 +137,13 @@ pub(super) fn caught<T>(
     })
 }
 
-/// The next request; none when the keyring is gone.
-fn next(queue: &mpsc::Receiver<Job>, pace: &Pace) -> Option<Job> {
-    if let Some(until) = pace.awake_until() {
+/// Waits for the next job. None when the keyring is gone.
+fn next_job(queue: &mpsc::Receiver<Job>, latency: &Latency) -> Option<Job> {
+    if let Some(until) = latency.poll_until() {
         while Instant::now() < until {
             match queue.try_recv() {
                 Ok(job) => return Some(job),
-                Err(mpsc::TryRecvError::Empty) => make_way(),
+                Err(mpsc::TryRecvError::Empty) => yield_processor(),
                 Err(mpsc::TryRecvError::Disconnected) => return None,
             }
         }

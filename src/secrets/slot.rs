@@ -1,67 +1,67 @@
-//! Where a key stands in a token that has a place for each, a YubiKey, and what it wants of a person.
+//! The slots of a YubiKey, and the PIN and touch policies of its keys.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use super::TokenError;
+use super::error::TokenError;
 
-/// Where a new key goes, and what it wants of a person each time: what is not said is the token's to choose.
+/// Where a new key goes, and when it asks a person for the PIN or a touch. The token chooses what is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Place {
-    /// The slot; the first retired one that is empty if not said.
+pub struct SlotOptions {
+    /// The slot. None means the first empty retired slot.
     pub slot: Option<Slot>,
-    /// Whether what is in the slot may be overwritten.
+    /// Whether a key in the slot may be overwritten.
     pub force: bool,
-    /// When it wants the PIN; once if not said.
+    /// When the key needs the PIN. None means once.
     pub pin: Option<PinPolicy>,
-    /// When it wants a touch; never if not said.
+    /// When the key needs a touch. None means never.
     pub touch: Option<TouchPolicy>,
 }
 
-/// When a key wants a PIN.
+/// When a key needs the PIN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PinPolicy {
-    /// Not at all.
+    /// Never.
     Never,
     /// Once, until the card is reset or unplugged.
     #[default]
     Once,
-    /// Right before each operation.
+    /// Before each operation.
     Always,
 }
 
-/// When a key wants a touch.
+/// When a key needs a touch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TouchPolicy {
-    /// Not at all.
+    /// Never.
     #[default]
     Never,
     /// For each operation.
     Always,
-    /// Unless there was one in the last 15 seconds.
+    /// For an operation, unless there was a touch in the last 15 seconds.
     Cached,
 }
 
-/// A slot of the PIV applet that holds a key (NIST SP 800-73-4 part 1 table 4b), by its number.
+/// A slot of the PIV applet that holds a key, by its number (NIST SP 800-73-4 part 1 table 4b).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u8", into = "u8")]
 pub struct Slot(u8);
 
 impl Slot {
-    /// The retired slots, 82 to 95, which no other program expects anything of: new keys go here.
+    /// The retired slots, 82 to 95. No other program uses them, so new keys go here.
     pub fn retired() -> impl Iterator<Item = Self> {
         (0x82..=0x95).map(Self)
     }
 
-    /// All slots that hold keys of ours; not F9, whose key attests the others.
+    /// All slots that can hold our keys. F9 is not among them: its key attests the others.
     pub fn all() -> impl Iterator<Item = Self> {
         [0x9a, 0x9c, 0x9d, 0x9e].map(Self).into_iter().chain(Self::retired())
     }
 
-    /// Its number, as commands name it.
+    /// The slot's number in PIV commands.
     pub fn number(self) -> u8 {
         self.0
     }
@@ -83,7 +83,7 @@ impl TryFrom<u8> for Slot {
     type Error = TokenError;
 
     fn try_from(number: u8) -> Result<Self, TokenError> {
-        Self::all().find(|slot| slot.0 == number).ok_or_else(|| none(&format!("{number:02x}")))
+        Self::all().find(|slot| slot.0 == number).ok_or_else(|| unknown_slot(&format!("{number:02x}")))
     }
 }
 
@@ -91,13 +91,13 @@ impl FromStr for Slot {
     type Err = TokenError;
 
     fn from_str(text: &str) -> Result<Self, TokenError> {
-        let number = u8::from_str_radix(text, 16).map_err(|_| none(text))?;
-        Self::try_from(number).map_err(|_| none(text))
+        let number = u8::from_str_radix(text, 16).map_err(|_| unknown_slot(text))?;
+        Self::try_from(number).map_err(|_| unknown_slot(text))
     }
 }
 
-fn none(text: &str) -> TokenError {
-    TokenError::Config(format!("{text:?} is no slot for a key: there are 9a, 9c, 9d, 9e, and 82 to 95"))
+fn unknown_slot(text: &str) -> TokenError {
+    TokenError::Config(format!("{text:?} is not a slot for keys; use 9a, 9c, 9d, 9e, or 82 to 95"))
 }
 
 #[cfg(test)]
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slots_by_name_and_number() {
+    fn slots_are_parsed_from_names_and_numbers() {
         for slot in Slot::all() {
             assert_eq!(slot.to_string().parse::<Slot>().unwrap(), slot);
             assert_eq!(Slot::try_from(slot.number()).unwrap(), slot);

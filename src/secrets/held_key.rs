@@ -1,0 +1,130 @@
+//! The keys that tokens hold, and whether each can be used now.
+
+use std::{collections::HashMap, ops::Deref, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    custody::Custody,
+    error::{Cause, TokenError},
+    key_use::KeyUse,
+    slot::Slot,
+};
+use crate::keys::PublicKey;
+
+/// A key that a token holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HeldKey {
+    /// The public half. It identifies the key.
+    pub public: PublicKey,
+    /// The label that the token stores with the key.
+    pub label: Option<String>,
+    /// The token's name in the configuration.
+    pub token: Arc<str>,
+    /// What the token lets the key do.
+    pub usage: KeyUse,
+    /// How far a shared secret comes out of the token; none for a key that only signs.
+    pub custody: Option<Custody>,
+    /// Where the private key was made.
+    pub origin: Origin,
+    /// Whether the token says that the key is sensitive and not extractable.
+    pub protected: bool,
+    /// Whether the key was always sensitive (CKA_ALWAYS_SENSITIVE); none if the token does not say.
+    pub always_sensitive: Option<bool>,
+    /// Whether the key was never extractable (CKA_NEVER_EXTRACTABLE); none if the token does not say.
+    pub never_extractable: Option<bool>,
+    /// Whether the key can be used now.
+    pub state: KeyState,
+    /// Whether each operation asks a person for a PIN.
+    pub asks_pin: bool,
+    /// Whether an operation may ask a person for a touch.
+    pub asks_touch: bool,
+    /// The key's slot, if the token has slots.
+    pub slot: Option<Slot>,
+}
+
+impl HeldKey {
+    /// A ready, protected key of unknown origin that asks for neither PIN nor touch. For implementations of
+    /// [`Token`](super::Token).
+    pub fn new(public: PublicKey, token: impl Into<Arc<str>>, usage: KeyUse) -> Self {
+        Self {
+            public,
+            label: None,
+            token: token.into(),
+            usage,
+            custody: None,
+            origin: Origin::Unknown,
+            protected: true,
+            always_sensitive: None,
+            never_extractable: None,
+            state: KeyState::Ready,
+            asks_pin: false,
+            asks_touch: false,
+            slot: None,
+        }
+    }
+}
+
+/// The held keys: a list in configured order, with an index by public half.
+#[derive(Debug, Clone, Default)]
+pub struct HeldKeys(Arc<(Vec<HeldKey>, HashMap<PublicKey, usize>)>);
+
+impl HeldKeys {
+    /// The held key with this public half. If several tokens hold it: the first that is ready, or else the first.
+    pub fn get(&self, key: &PublicKey) -> Option<&HeldKey> {
+        self.0.1.get(key).map(|&index| &self.0.0[index])
+    }
+}
+
+impl From<Vec<HeldKey>> for HeldKeys {
+    fn from(keys: Vec<HeldKey>) -> Self {
+        let mut index = HashMap::new();
+        for (position, key) in keys.iter().enumerate() {
+            let best = index.entry(key.public.clone()).or_insert(position);
+            if keys[*best].state != KeyState::Ready && key.state == KeyState::Ready {
+                *best = position;
+            }
+        }
+        Self(Arc::new((keys, index)))
+    }
+}
+
+impl Deref for HeldKeys {
+    type Target = [HeldKey];
+
+    fn deref(&self) -> &[HeldKey] {
+        &self.0.0
+    }
+}
+
+/// Where a private key was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origin {
+    /// In the token (PKCS#11 CKA_LOCAL).
+    Generated,
+    /// Outside the token. It existed in the clear once, and a copy may still exist.
+    Imported,
+    /// The token does not say.
+    Unknown,
+}
+
+/// Whether a key can be used now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeyState {
+    /// The key can be used.
+    Ready,
+    /// The key's token is out of service.
+    Away,
+    /// The key's token needs a PIN, and a person must confirm it.
+    Locked,
+}
+
+impl KeyState {
+    /// The state of a token's keys while the token is out of service because of `error`.
+    pub(in crate::secrets) fn after(error: &TokenError) -> Self {
+        if error.cause() == Cause::Pin { Self::Locked } else { Self::Away }
+    }
+}

@@ -1,0 +1,90 @@
+//! The trait [`Secrets`]: every operation with a long-term private key.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use super::{
+    context::Context,
+    error::SecretsError,
+    held_key::HeldKeys,
+    request::{UnwrapRequest, WrapRequest},
+    signing::{SignRequest, Signature},
+};
+use crate::{
+    crypto::{Cek, EncryptedKey},
+    keys::PublicKey,
+};
+
+/// Every operation with a long-term private key.
+///
+/// No method takes or returns a private key, nor a Z or a KEK that was made with one.
+///
+/// An operation has three outcomes: it succeeds; it fails with [`SecretsError::NotHeld`], so another implementation may
+/// hold the key; or it fails with any other error, which means that the key is held and the operation failed.
+///
+/// Dropping a returned future cancels the request: a request that no token has begun is not performed.
+#[async_trait]
+pub trait Secrets: Send + Sync {
+    /// The keys that are held. The receiver sees every change.
+    fn keys(&self) -> watch::Receiver<HeldKeys>;
+
+    /// Signs. The implementation builds the signing input from `request`, so no caller can have other bytes signed.
+    async fn sign(
+        &self,
+        key: &PublicKey,
+        request: &SignRequest<'_>,
+        context: &Context,
+    ) -> Result<Signature, SecretsError>;
+
+    /// Unwraps the content key of a received JWE: ECDH, KDF and key unwrap in one call.
+    async fn unwrap_cek(
+        &self,
+        key: &PublicKey,
+        request: &UnwrapRequest,
+        context: &Context,
+    ) -> Result<Cek, SecretsError>;
+
+    /// Wraps the content key of an authcrypt JWE for every recipient in one call. The result has the recipients' order.
+    async fn wrap_cek(
+        &self,
+        key: &PublicKey,
+        request: &WrapRequest,
+        context: &Context,
+    ) -> Result<Vec<EncryptedKey>, SecretsError>;
+}
+
+#[async_trait]
+impl<S: Secrets + ?Sized> Secrets for Arc<S> {
+    fn keys(&self) -> watch::Receiver<HeldKeys> {
+        (**self).keys()
+    }
+
+    async fn sign(
+        &self,
+        key: &PublicKey,
+        request: &SignRequest<'_>,
+        context: &Context,
+    ) -> Result<Signature, SecretsError> {
+        (**self).sign(key, request, context).await
+    }
+
+    async fn unwrap_cek(
+        &self,
+        key: &PublicKey,
+        request: &UnwrapRequest,
+        context: &Context,
+    ) -> Result<Cek, SecretsError> {
+        (**self).unwrap_cek(key, request, context).await
+    }
+
+    async fn wrap_cek(
+        &self,
+        key: &PublicKey,
+        request: &WrapRequest,
+        context: &Context,
+    ) -> Result<Vec<EncryptedKey>, SecretsError> {
+        (**self).wrap_cek(key, request, context).await
+    }
+}

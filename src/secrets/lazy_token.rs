@@ -1,0 +1,156 @@
+//! A token that is opened when it becomes available.
+
+use std::sync::{Arc, Mutex, RwLock};
+
+use zeroize::Zeroizing;
+
+use super::{
+    error::TokenError,
+    held_key::HeldKey,
+    import::ImportKey,
+    purpose::Purpose,
+    request::{UnwrapRequest, WrapRequest},
+    slot::SlotOptions,
+    token::{Custodian, NewKey, Token, TokenInfo},
+};
+use crate::{
+    crypto::{Cek, EncryptedKey},
+    keys::PublicKey,
+};
+
+/// A token that may be absent at first. [`Token::keys`] opens it.
+///
+/// A keyring that allows absent tokens calls `keys` until it succeeds, and so opens the token as soon as it is there.
+pub struct LazyToken {
+    name: String,
+    concurrency: usize,
+    open: Box<Open>,
+    token: RwLock<Option<Arc<dyn Custodian>>>,
+    /// Held while the token is being opened, which may wait for a person. `info` and others do not take it.
+    opening: Mutex<()>,
+}
+
+/// Opens a token. The argument is true if a person has confirmed its PIN.
+type Open = dyn Fn(bool) -> Result<Arc<dyn Custodian>, TokenError> + Send + Sync;
+
+impl LazyToken {
+    /// A token by its name in the configuration. Until it is open, its concurrency is `concurrency`.
+    ///
+    /// `open` opens the token; its argument is true if a person has confirmed the PIN.
+    pub fn new(
+        name: impl Into<String>,
+        concurrency: usize,
+        open: impl Fn(bool) -> Result<Arc<dyn Custodian>, TokenError> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            concurrency,
+            open: Box::new(open),
+            token: RwLock::default(),
+            opening: Mutex::default(),
+        }
+    }
+
+    /// The token, if it was opened before.
+    fn token(&self) -> Result<Arc<dyn Custodian>, TokenError> {
+        let token = self.token.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        token.ok_or_else(|| TokenError::Away(format!("the token {:?} was not available yet", self.name)))
+    }
+
+    /// The token. Opens it if it was not opened before.
+    fn open_token(&self, pin_confirmed: bool) -> Result<Arc<dyn Custodian>, TokenError> {
+        let _opening = self.opening.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Ok(token) = self.token() {
+            return Ok(token);
+        }
+        let token = (self.open)(pin_confirmed)?;
+        *self.token.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(token.clone());
+        Ok(token)
+    }
+}
+
+impl Token for LazyToken {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn info(&self) -> TokenInfo {
+        self.token().map(|token| token.info()).unwrap_or_default()
+    }
+
+    fn concurrency(&self) -> usize {
+        self.token().map_or(self.concurrency, |token| token.concurrency())
+    }
+
+    /// True before the token was opened: a module may look for tokens only once, as SoftHSM 2.6.1 does.
+    fn needs_new_process_after_absence(&self) -> bool {
+        self.token().map_or(true, |token| token.needs_new_process_after_absence())
+    }
+
+    fn is_exhausted(&self) -> bool {
+        self.token().is_ok_and(|token| token.is_exhausted())
+    }
+
+    fn set_purpose(&self, purpose: &Purpose) {
+        if let Ok(token) = self.token() {
+            token.set_purpose(purpose);
+        }
+    }
+
+    fn keys(&self) -> Result<Vec<HeldKey>, TokenError> {
+        self.open_token(false)?.keys()
+    }
+
+    fn sign(&self, key: &PublicKey, input: &[u8]) -> Result<Vec<u8>, TokenError> {
+        self.token()?.sign(key, input)
+    }
+
+    fn unwrap_cek(&self, key: &PublicKey, request: &UnwrapRequest) -> Result<Cek, TokenError> {
+        self.token()?.unwrap_cek(key, request)
+    }
+
+    fn wrap_cek(&self, key: &PublicKey, request: &WrapRequest) -> Result<Vec<EncryptedKey>, TokenError> {
+        self.token()?.wrap_cek(key, request)
+    }
+}
+
+impl Custodian for LazyToken {
+    fn generate(&self, key: &NewKey) -> Result<HeldKey, TokenError> {
+        self.open_token(false)?.generate(key)
+    }
+
+    fn generate_in_slot(&self, key: &NewKey, options: SlotOptions) -> Result<HeldKey, TokenError> {
+        self.open_token(false)?.generate_in_slot(key, options)
+    }
+
+    fn import(&self, key: ImportKey) -> Result<HeldKey, TokenError> {
+        self.open_token(false)?.import(key)
+    }
+
+    fn delete(&self, key: &PublicKey) -> Result<(), TokenError> {
+        self.open_token(false)?.delete(key)
+    }
+
+    fn inventory(&self) -> Result<Vec<HeldKey>, TokenError> {
+        self.open_token(false)?.inventory()
+    }
+
+    fn attest(&self, key: &PublicKey) -> Result<Vec<Vec<u8>>, TokenError> {
+        self.open_token(false)?.attest(key)
+    }
+
+    fn set_management_key(&self, key: Zeroizing<Vec<u8>>) -> Result<(), TokenError> {
+        self.open_token(false)?.set_management_key(key)
+    }
+
+    fn lock(&self) -> Result<(), TokenError> {
+        self.open_token(false)?.lock()
+    }
+
+    fn unlock(&self) -> Result<(), TokenError> {
+        match self.token() {
+            Ok(token) => token.unlock(),
+            Err(_) => self.open_token(true).map(drop),
+        }
+    }
+}
