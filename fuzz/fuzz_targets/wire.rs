@@ -1,5 +1,5 @@
-//! A keeper of a software token, and whatever is written to its socket: as it comes, and cut into frames behind an agent's
-//! and a custodian's hello. It answers or closes the connection, and the key that it had still serves.
+//! Arbitrary input to a keeper of a software token: as raw bytes, and as frames after the hello of an agent and of a custodian.
+//! The keeper must answer or close the connection, and an agent must not change the token's keys.
 #![no_main]
 
 use std::{
@@ -15,25 +15,25 @@ use claviger::{
     keys::Curve,
     secrets::{
         Token,
-        keeper::{Ended, Keeper, KeeperOptions, Role},
+        keeper::{Keeper, KeeperExit, KeeperOptions, Role},
     },
 };
 use claviger_testkit::SoftToken;
 use libfuzzer_sys::fuzz_target;
 
-/// `Said::Welcome` and `Said::Refused` of `secrets/keeper/wire.rs`.
+/// `ServerFrame::Welcome` and `ServerFrame::Refused` of `secrets/keeper/wire.rs`.
 const WELCOME: u8 = 0;
 const REFUSED: u8 = 1;
 
 fuzz_target!(|bytes: &[u8]| {
     let token = SoftToken::new("fuzzed");
-    let kept = token.make(Curve::Ed25519);
+    let key = token.make(Curve::Ed25519);
     token.make(Curve::P256);
-    let keeper = Keeper::start(Arc::new(token.clone()), KeeperOptions::default()).expect("nothing is in its way");
+    let keeper = Keeper::start(Arc::new(token.clone()), KeeperOptions::default()).expect("the keeper starts");
 
-    let said = converse(&keeper, bytes.to_vec());
-    assert!(said.first().is_none_or(|first| [WELCOME, REFUSED].contains(first)), "an answer to who was not let in");
-    // An agent first: a custodian may delete the key.
+    let received = converse(&keeper, bytes.to_vec());
+    assert!(received.first().is_none_or(|first| [WELCOME, REFUSED].contains(first)), "another frame before a welcome");
+    // The agent first, since a custodian may delete the key.
     for (hello, role) in [([1, 0], Role::Agent), ([1, 1], Role::Custodian)] {
         // Each part of the input is a frame, with its length in the byte before it.
         let (mut frames, mut rest) = (frame(&hello), bytes);
@@ -44,35 +44,35 @@ fuzz_target!(|bytes: &[u8]| {
         }
         assert_eq!(converse(&keeper, frames)[0], WELCOME);
         if role == Role::Agent {
-            token.sign(&kept, b"x").expect("an agent takes no key away");
-            assert_eq!(token.keys().expect("a token that serves").len(), 2, "an agent makes no key");
+            token.sign(&key, b"x").expect("an agent cannot delete a key");
+            assert_eq!(token.keys().expect("the token works").len(), 2, "an agent cannot make a key");
         }
     }
 });
 
-/// Says all this to the keeper. The first byte of each frame that it said.
+/// Sends the bytes to the keeper. Returns the first byte of each frame that the keeper sent.
 fn converse(keeper: &Arc<Keeper>, bytes: Vec<u8>) -> Vec<u8> {
     let (mut ours, theirs) = UnixStream::pair().expect("a pair of sockets");
     let keeper = keeper.clone();
-    let serves = thread::spawn(move || keeper.serve(theirs, Role::Custodian));
+    let server = thread::spawn(move || keeper.serve(theirs, Role::Custodian));
     ours.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
     let mut writes = ours.try_clone().expect("a descriptor");
     let writer = thread::spawn(move || {
-        // The keeper may have closed it.
+        // The keeper may have closed the connection.
         let _ = writes.write_all(&bytes);
         let _ = writes.shutdown(Shutdown::Write);
     });
-    let mut said = Vec::new();
-    // Closed before all was read, it may be a reset.
-    if let Err(error) = ours.read_to_end(&mut said) {
+    let mut received = Vec::new();
+    // A connection that is closed before everything was read may be reset.
+    if let Err(error) = ours.read_to_end(&mut received) {
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "the keeper neither answers nor closes");
     }
-    writer.join().expect("it does not panic");
-    assert_eq!(serves.join().expect("a keeper does not panic"), Ended::Done);
+    writer.join().expect("the writer does not panic");
+    assert_eq!(server.join().expect("a keeper does not panic"), KeeperExit::Finished);
     let mut firsts = Vec::new();
-    let mut rest = &said[..];
-    while let Some((head, content)) = rest.split_first_chunk::<4>() {
-        let length = u32::from_be_bytes(*head) as usize;
+    let mut rest = &received[..];
+    while let Some((header, content)) = rest.split_first_chunk::<4>() {
+        let length = u32::from_be_bytes(*header) as usize;
         firsts.extend(content.first());
         rest = content.get(length..).unwrap_or_default();
     }
@@ -80,6 +80,6 @@ fn converse(keeper: &Arc<Keeper>, bytes: Vec<u8>) -> Vec<u8> {
 }
 
 fn frame(content: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(content.len()).expect("it is short");
+    let length = u32::try_from(content.len()).expect("the content is short");
     [&length.to_be_bytes(), content].concat()
 }

@@ -1,5 +1,6 @@
-//! The audit: a line for each operation with a private key, written by the keeper, so that an agent that was taken over
-//! cannot leave it out.
+//! The audit log: a line for each operation with a private key.
+//!
+//! The keeper writes it, so an attacker who controls the agent cannot suppress a line.
 
 use std::{
     fs::{File, OpenOptions},
@@ -11,89 +12,96 @@ use std::{
 
 use serde::Serialize;
 
-use super::Peer;
+use super::peer_credentials::PeerCredentials;
 use crate::{
     keys::PublicKey,
-    secrets::{Cause, Context, Custody, SecretsError},
+    secrets::{
+        context::Context,
+        custody::Custody,
+        error::{Cause, SecretsError},
+    },
 };
 
-/// What an agent says is cut at so many characters: a line is not to be as long as a stranger likes.
-const LONGEST_NAME: usize = 512;
+/// The agent's names are cut to so many characters, so that a peer cannot make a line arbitrarily long.
+const MAX_NAME: usize = 512;
 
-/// A file to which lines are added.
-pub(super) struct Audit {
+/// The file of the audit log.
+pub(super) struct AuditLog {
     file: File,
 }
 
-/// What is written of an operation: one JSON object a line.
+/// One line of the audit log: a JSON object.
 #[derive(Serialize)]
-pub(super) struct Line<'a> {
+pub(super) struct AuditRecord<'a> {
     /// RFC 3339, UTC.
     time: String,
     token: &'a str,
-    /// The purpose, as `allow` names it; or what a custodian did.
+    /// The operation's name in `allow`, or the name of a custodian's operation.
     operation: &'a str,
-    /// The multikey.
+    /// The key as a multikey.
     key: Option<String>,
-    /// The key id and the message id, as the agent gave them.
+    /// The key id, as the agent gave it.
     kid: Option<&'a str>,
+    /// The message id, as the agent gave it.
     message_id: Option<&'a str>,
     custody: Option<Custody>,
-    /// `done`, or why not.
+    /// `done`, or the reason of the failure.
     result: &'a str,
-    /// Who asked, as the kernel says: process and user.
+    /// The client's process id, as the kernel reports it.
     pid: Option<i32>,
+    /// The client's user id, as the kernel reports it.
     uid: Option<u32>,
 }
 
-impl Audit {
-    /// The file, made with mode 0600 if it is not there. It is only ever added to (O_APPEND).
+impl AuditLog {
+    /// Opens the file for appending (O_APPEND). If it does not exist, it is created with mode 0600.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         Ok(Self { file: OpenOptions::new().append(true).create(true).mode(0o600).open(path)? })
     }
 
-    /// Adds lines, in one write, so that those of several threads and keepers stay whole.
+    /// Appends lines with one write, so that the lines of several threads and keepers do not mix.
     pub(super) fn write(&self, lines: &[u8]) -> io::Result<()> {
         (&self.file).write_all(lines)
     }
 }
 
-impl<'a> Line<'a> {
-    pub(super) fn new(token: &'a str, operation: &'a str, peer: &Peer, result: &'a str) -> Self {
+impl<'a> AuditRecord<'a> {
+    pub(super) fn new(token: &'a str, operation: &'a str, peer: &PeerCredentials, result: &'a str) -> Self {
         let time = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
         let (key, kid, message_id, custody) = (None, None, None, None);
         Self { time, token, operation, key, kid, message_id, custody, result, pid: peer.pid, uid: peer.uid }
     }
 
-    pub(super) fn key(self, key: &PublicKey, custody: Option<Custody>) -> Self {
+    pub(super) fn with_key(self, key: &PublicKey, custody: Option<Custody>) -> Self {
         Self { key: Some(key.to_multikey()), custody, ..self }
     }
 
-    pub(super) fn add_to(&self, lines: &mut Vec<u8>) {
-        serde_json::to_writer(&mut *lines, self).expect("text and numbers are JSON");
-        lines.push(b'\n');
+    pub(super) fn with_context(self, cx: &'a Context) -> Self {
+        Self { kid: cx.kid.as_deref().map(cut), message_id: cx.message_id.as_deref().map(cut), ..self }
     }
 
-    pub(super) fn context(self, cx: &'a Context) -> Self {
-        Self { kid: cx.kid.as_deref().map(cut), message_id: cx.message_id.as_deref().map(cut), ..self }
+    /// Appends the record's line to `lines`.
+    pub(super) fn append_to(&self, lines: &mut Vec<u8>) {
+        serde_json::to_writer(&mut *lines, self).expect("strings and numbers are JSON");
+        lines.push(b'\n');
     }
 }
 
 fn cut(name: &str) -> &str {
-    name.char_indices().nth(LONGEST_NAME).map_or(name, |(at, _)| &name[..at])
+    name.char_indices().nth(MAX_NAME).map_or(name, |(at, _)| &name[..at])
 }
 
-/// How an operation ended, in a word.
-pub(super) fn outcome<T>(result: &Result<T, SecretsError>) -> &'static str {
+/// The `result` of a record.
+pub(super) fn result_name<T>(result: &Result<T, SecretsError>) -> &'static str {
     match result {
         Ok(_) => "done",
         Err(SecretsError::NotHeld(_)) => "not-held",
         Err(SecretsError::NotAllowed { .. }) => "not-allowed",
-        Err(SecretsError::Request(_)) => "refused",
+        Err(SecretsError::InvalidRequest(_)) => "refused",
         Err(SecretsError::Busy { .. }) => "busy",
-        Err(SecretsError::Deadline { .. }) => "late",
+        Err(SecretsError::DeadlineExceeded { .. }) => "late",
         Err(SecretsError::RateLimited(_)) => "rate-limited",
-        Err(SecretsError::Interrupted { .. } | SecretsError::Audit(_) | SecretsError::Stopped) => "not-done",
+        Err(SecretsError::Interrupted { .. } | SecretsError::AuditFailed(_) | SecretsError::Stopped) => "not-done",
         Err(SecretsError::Token { error, .. }) => match error.cause() {
             Cause::Peer => "message-refused",
             Cause::Transient | Cause::SessionLost => "token-failed",

@@ -1,4 +1,4 @@
-//! The command line's end of a keeper: who makes, imports and deletes the keys of its token.
+//! The custodian's client of a keeper: see [`KeeperCustodian`].
 
 use std::{
     io::{self, Write},
@@ -10,192 +10,208 @@ use rustix::net::{RecvFlags, recv};
 use zeroize::Zeroizing;
 
 use super::{
-    frame::{Inbox, frame, value},
-    wire::{Answer, Ask, Asked, Failure, Held, Hello, Request, Role, Said, Status, VERSION, What},
+    frame::{FrameBuffer, decode, encode_frame},
+    wire::{ClientFrame, Hello, Request, RequestBody, Response, Role, ServerFrame, TokenState, VERSION},
+    wire_types::WireError,
 };
 use crate::{
     keys::PublicKey,
     secrets::{
-        HeldKey, ImportKey, NewKey, Place, SecretsError, Signature, ToSign, TokenError, TokenInfo,
-        signing::SigningInput,
+        error::{SecretsError, TokenError},
+        held_key::HeldKey,
+        import::ImportKey,
+        signing::{SignRequest, Signature, SigningInput},
+        slot::SlotOptions,
+        token::{NewKey, TokenInfo},
     },
 };
 
-/// A token's custodian by way of its keeper. One thing is asked at a time, and blocks.
+/// A custodian's connection to a keeper: it makes, imports and deletes keys. The command line uses it.
+///
+/// Calls block, and are performed one at a time.
 pub struct KeeperCustodian {
-    name: Arc<str>,
-    talk: Mutex<Talk>,
-    status: Status,
+    token: Arc<str>,
+    connection: Mutex<BlockingConnection>,
+    state: TokenState,
 }
 
-struct Talk {
+struct BlockingConnection {
     stream: UnixStream,
-    inbox: Inbox,
-    next: u64,
+    received: FrameBuffer,
+    next_id: u64,
 }
 
 impl KeeperCustodian {
-    /// Says hello to the keeper of the token that the configuration calls `name`.
+    /// Sends the hello to the keeper of the token that the configuration calls `name`.
     ///
     /// # Errors
     /// [`TokenError::Config`] if the keeper refuses, [`TokenError::Away`] if it does not answer.
     pub fn new(name: &str, stream: UnixStream) -> Result<Self, TokenError> {
-        let mut talk = Talk { stream, inbox: Inbox::new(), next: 1 };
+        let mut connection = BlockingConnection { stream, received: FrameBuffer::new(), next_id: 1 };
         let away = |error: io::Error| TokenError::Away(format!("the keeper of the token {name:?}: {error}"));
-        // A keeper that turns this user away may have closed the connection by now: what it said is there to be read.
-        let said = talk.send(&Hello { version: VERSION, role: Role::Custodian });
-        let content = talk.receive().map_err(|error| away(said.err().unwrap_or(error)))?;
-        match value(&content).map_err(away)? {
-            Said::Welcome(status) => Ok(Self { name: name.into(), talk: Mutex::new(talk), status }),
-            Said::Refused(error) => Err(error),
-            _ => Err(away(io::Error::other("it does not say welcome"))),
+        // A keeper that refuses this user may have closed the connection already; its reason can still be read.
+        let sent = connection.send(&Hello { version: VERSION, role: Role::Custodian });
+        let content = connection.receive().map_err(|error| away(sent.err().unwrap_or(error)))?;
+        match decode(&content).map_err(away)? {
+            ServerFrame::Welcome(state) => Ok(Self { token: name.into(), connection: Mutex::new(connection), state }),
+            ServerFrame::Refused(error) => Err(error),
+            _ => Err(away(io::Error::other("the first frame is not a welcome"))),
         }
     }
 
     /// The token's name in the configuration.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.token
     }
 
-    /// What the token is, as it was when the connection began.
+    /// The device's description of itself when the connection was made.
     pub fn info(&self) -> TokenInfo {
-        self.status.info.clone()
+        self.state.info.clone()
     }
 
-    /// Why the token did not serve when the connection began; none if it did.
-    pub fn trouble(&self) -> Option<&TokenError> {
-        self.status.trouble.as_ref()
+    /// Why the token was out of service when the connection was made; none if it was in service.
+    pub fn token_error(&self) -> Option<&TokenError> {
+        self.state.error.as_ref()
     }
 
-    /// A key pair made in the token.
+    /// Makes a key pair in the token.
     pub fn generate(&self, key: &NewKey) -> Result<HeldKey, TokenError> {
-        self.generate_in(key, Place::default())
+        self.generate_in_slot(key, SlotOptions::default())
     }
 
-    /// A key pair made in a slot of one's choice, with policies of PIN and touch.
-    pub fn generate_in(&self, key: &NewKey, place: Place) -> Result<HeldKey, TokenError> {
-        self.key(Ask::Generate { curve: key.curve, usage: key.usage, label: key.label.as_deref(), place })
+    /// Makes a key pair in a chosen slot, with PIN and touch policies.
+    pub fn generate_in_slot(&self, key: &NewKey, options: SlotOptions) -> Result<HeldKey, TokenError> {
+        let label = key.label.as_deref();
+        self.request_key(RequestBody::Generate { curve: key.curve, usage: key.usage, label, options })
     }
 
-    /// A key pair from outside. It passes to the keeper in the clear, over the socket.
+    /// Imports a key pair. It passes over the socket in the clear.
     pub fn import(&self, key: &ImportKey) -> Result<HeldKey, TokenError> {
         let ImportKey { public, private, usage, label } = key;
-        self.key(Ask::Import { key: public.into(), private, usage: *usage, label: label.as_deref() })
+        self.request_key(RequestBody::Import { key: public.into(), private, usage: *usage, label: label.as_deref() })
     }
 
     /// Deletes both halves of a key pair.
     pub fn delete(&self, key: &PublicKey) -> Result<(), TokenError> {
-        self.done(Ask::Delete { key: key.into() })
+        self.request_done(RequestBody::Delete { key: key.into() })
     }
 
-    /// Every key pair in the token, those too that the program would refuse to use.
+    /// Every key pair in the token, including those that the program would refuse to use.
     pub fn inventory(&self) -> Result<Vec<HeldKey>, TokenError> {
-        self.ask(Ask::Inventory, |answer| match answer {
-            Answer::Keys(keys) => Some(keys.into_iter().map(Held::read).collect()),
+        self.request(RequestBody::Inventory, |response| match response {
+            Response::Keys(keys) => Some(keys.into_iter().map(HeldKey::try_from).collect()),
             _ => None,
         })
     }
 
-    /// What proves that a key was made in the token: X.509 certificates in DER, the key's own first.
+    /// The proof that a key was made in the token: X.509 certificates in DER, the key's own first.
     pub fn attest(&self, key: &PublicKey) -> Result<Vec<Vec<u8>>, TokenError> {
-        self.ask(Ask::Attest { key: key.into() }, |answer| match answer {
-            Answer::Certificates(chain) => Some(Ok(chain.into_iter().map(<[u8]>::to_vec).collect())),
+        self.request(RequestBody::Attest { key: key.into() }, |response| match response {
+            Response::Certificates(chain) => Some(Ok(chain.into_iter().map(<[u8]>::to_vec).collect())),
             _ => None,
         })
     }
 
-    /// The management key for the next change. It passes to the keeper in the clear, over the socket.
-    pub fn manage_with(&self, key: &[u8]) -> Result<(), TokenError> {
-        self.done(Ask::Manage(key))
+    /// Sets the management key for the next change only. It passes over the socket in the clear.
+    pub fn set_management_key(&self, key: &[u8]) -> Result<(), TokenError> {
+        self.request_done(RequestBody::SetManagementKey(key))
     }
 
-    /// A signature of what an agent may not have signed by itself.
-    pub fn sign(&self, key: &PublicKey, what: &ToSign<'_>) -> Result<Signature, TokenError> {
-        let input = SigningInput::new(key, what).map_err(|error| TokenError::Config(error.to_string()))?;
-        let signature = self.ask(Ask::Sign { key: key.into(), what: What::from(what) }, |answer| match answer {
-            Answer::Signature(signature) => Some(Ok(signature.to_vec())),
+    /// Signs content that an agent may not have signed without a custodian.
+    pub fn sign(&self, key: &PublicKey, request: &SignRequest<'_>) -> Result<Signature, TokenError> {
+        let input = SigningInput::new(key, request).map_err(|error| TokenError::Config(error.to_string()))?;
+        let signature = self.request(RequestBody::sign(key, request), |response| match response {
+            Response::Signature(signature) => Some(Ok(signature.to_vec())),
             _ => None,
         })?;
-        Ok(input.signed(signature))
+        Ok(input.with_signature(signature))
     }
 
-    /// Forgets the PIN now; it is not used again until [`KeeperCustodian::unlock`].
+    /// Forgets the PIN now. It is not used again until [`KeeperCustodian::unlock`].
     pub fn lock(&self) -> Result<(), TokenError> {
-        self.done(Ask::Lock)
+        self.request_done(RequestBody::Lock)
     }
 
-    /// A person vouches for the PIN: it is tried once.
+    /// A person confirms the PIN: it is tried once.
     pub fn unlock(&self) -> Result<(), TokenError> {
-        self.done(Ask::Unlock)
+        self.request_done(RequestBody::Unlock)
     }
 
     /// Lets the agent sign one DID rotation with this key.
     pub fn arm(&self, key: &PublicKey) -> Result<(), TokenError> {
-        self.done(Ask::Arm { key: key.into() })
+        self.request_done(RequestBody::Arm { key: key.into() })
     }
 
-    fn key(&self, ask: Ask<'_>) -> Result<HeldKey, TokenError> {
-        self.ask(ask, |answer| if let Answer::Key(held) = answer { Some(held.read()) } else { None })
+    fn request_key(&self, body: RequestBody<'_>) -> Result<HeldKey, TokenError> {
+        self.request(body, |response| if let Response::Key(held) = response { Some(held.try_into()) } else { None })
     }
 
-    fn done(&self, ask: Ask<'_>) -> Result<(), TokenError> {
-        self.ask(ask, |answer| matches!(answer, Answer::Done).then_some(Ok(())))
+    fn request_done(&self, body: RequestBody<'_>) -> Result<(), TokenError> {
+        self.request(body, |response| matches!(response, Response::Done).then_some(Ok(())))
     }
 
-    fn ask<T>(&self, ask: Ask<'_>, read: impl FnOnce(Answer<'_>) -> Option<io::Result<T>>) -> Result<T, TokenError> {
-        let lost = |error: io::Error| TokenError::Device {
-            operation: "the keeper".into(),
-            reason: format!("{error}; whether it was done is not known"),
-        };
-        let mut talk = self.talk.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let id = talk.next;
-        talk.next += 1;
-        let request = Request { id, deadline: None, kid: None, message_id: None, peer: None, ask };
-        talk.send(&Asked::Request(request)).map_err(lost)?;
+    /// Sends a request and waits for its response. `read` returns none for a response of the wrong kind.
+    fn request<T>(
+        &self,
+        body: RequestBody<'_>,
+        read: impl FnOnce(Response<'_>) -> Option<io::Result<T>>,
+    ) -> Result<T, TokenError> {
+        let lost = |error: io::Error| keeper_failed(format!("{error}; whether the operation was performed is unknown"));
+        let mut connection = self.connection.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let id = connection.next_id;
+        connection.next_id += 1;
+        let request = Request { id, deadline: None, kid: None, message_id: None, peer: None, body };
+        connection.send(&ClientFrame::Request(request)).map_err(lost)?;
         loop {
-            let content = talk.receive().map_err(lost)?;
-            match value(&content).map_err(lost)? {
-                Said::Answer { id: of, answer: Ok(answer) } if of == id => {
-                    let read = read(answer).unwrap_or_else(|| Err(io::Error::other("an answer to something else")));
-                    return read.map_err(lost);
+            let content = connection.receive().map_err(lost)?;
+            match decode(&content).map_err(lost)? {
+                ServerFrame::Response { id: answered, result: Ok(response) } if answered == id => {
+                    let value = read(response)
+                        .unwrap_or_else(|| Err(io::Error::other("the response belongs to another kind of request")));
+                    return value.map_err(lost);
                 }
-                Said::Answer { id: of, answer: Err(failure) } if of == id => return Err(refused(failure)),
-                // What changed meanwhile is not asked for here.
+                ServerFrame::Response { id: answered, result: Err(error) } if answered == id => {
+                    return Err(token_error(error));
+                }
+                // Changes of the token's state do not matter here.
                 _ => {}
             }
         }
     }
 }
 
-/// What the keeper did not do; of a custodian's asking it is the token that says why, but for these.
-fn refused(failure: Failure) -> TokenError {
-    match failure {
-        Failure::Token(error) => error,
-        Failure::Audit(reason) => TokenError::Device {
-            operation: "the keeper".into(),
-            reason: format!("{}; the operation itself was done", SecretsError::Audit(reason)),
-        },
-        Failure::Request(reason) => TokenError::Config(reason),
-        Failure::NotAllowed(operation) => {
-            TokenError::Config(format!("`allow` of the key or its token has no {operation}"))
+/// The keeper's error as a token's error.
+fn token_error(error: WireError) -> TokenError {
+    match error {
+        WireError::Token(error) => error,
+        WireError::AuditFailed(reason) => {
+            keeper_failed(format!("{}; the operation itself was performed", SecretsError::AuditFailed(reason)))
         }
-        _ => TokenError::Device { operation: "the keeper".into(), reason: "it refuses".into() },
+        WireError::InvalidRequest(reason) => TokenError::Config(reason),
+        WireError::NotAllowed(operation) => {
+            TokenError::Config(format!("{operation} is not in `allow` of the key or its token"))
+        }
+        _ => keeper_failed("it refused the request".to_owned()),
     }
 }
 
-impl Talk {
+fn keeper_failed(reason: String) -> TokenError {
+    TokenError::Device { operation: "the keeper".into(), reason }
+}
+
+impl BlockingConnection {
     fn send(&mut self, value: &impl serde::Serialize) -> io::Result<()> {
-        self.stream.write_all(&frame(value)?)
+        self.stream.write_all(&encode_frame(value)?)
     }
 
     fn receive(&mut self) -> io::Result<Zeroizing<Vec<u8>>> {
         loop {
-            if let Some(content) = self.inbox.next()? {
+            if let Some(content) = self.received.next_frame()? {
                 return Ok(content);
             }
-            match recv(&self.stream, self.inbox.room()?, RecvFlags::empty()) {
+            match recv(&self.stream, self.received.free_space()?, RecvFlags::empty()) {
                 Ok((_, 0)) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the keeper ended")),
-                Ok((_, bytes)) => self.inbox.filled(bytes),
+                Ok((_, bytes)) => self.received.add(bytes),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }

@@ -1,6 +1,6 @@
-//! Frames: four bytes of length, big-endian, and so many of postcard.
+//! Frames: a length of four bytes, big-endian, and content in postcard's format.
 //!
-//! By hand, and not by a codec over a shared buffer: content keys pass here, and every buffer they were in is wiped.
+//! Written by hand, not with a codec over a shared buffer: frames carry content keys, and every buffer is wiped.
 
 use std::io;
 
@@ -8,101 +8,107 @@ use postcard::ser_flavors::Size;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
-/// A frame's longest content, in bytes: a message to be signed has at most 1 MB, and a wrap for 100 recipients 32 KB.
-pub(super) const LONGEST: usize = 4 << 20;
-/// The four bytes before it.
-const HEAD: usize = 4;
-/// Room for some requests at once.
-const ROOM: usize = 64 << 10;
+/// The longest content, in bytes. A message to sign has at most 1 MB, a wrap request for 100 recipients 32 KB.
+const MAX_CONTENT: usize = 4 << 20;
+/// The bytes of the length.
+const HEADER: usize = 4;
+/// The initial size of a buffer, enough for several requests.
+const INITIAL_SIZE: usize = 64 << 10;
 
-/// A value as a frame.
-pub(super) fn frame(value: &impl Serialize) -> io::Result<Zeroizing<Vec<u8>>> {
+/// Encodes a value as a frame.
+///
+/// # Errors
+/// InvalidInput if the content is longer than 4 MiB.
+pub(super) fn encode_frame(value: &impl Serialize) -> io::Result<Zeroizing<Vec<u8>>> {
     let length = postcard::serialize_with_flavor(value, Size::default()).map_err(io::Error::other)?;
-    if length > LONGEST {
+    if length > MAX_CONTENT {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("a frame of {length} bytes is too long")));
     }
-    // At its full size from the start, so that no copy is left behind when it grows.
-    let mut frame = Zeroizing::new(vec![0; HEAD + length]);
-    frame[..HEAD].copy_from_slice(&u32::try_from(length).map_err(io::Error::other)?.to_be_bytes());
-    postcard::to_slice(value, &mut frame[HEAD..]).map_err(io::Error::other)?;
+    // Allocated at its full size: a vector that grows would leave a copy behind.
+    let mut frame = Zeroizing::new(vec![0; HEADER + length]);
+    frame[..HEADER].copy_from_slice(&u32::try_from(length).map_err(io::Error::other)?.to_be_bytes());
+    postcard::to_slice(value, &mut frame[HEADER..]).map_err(io::Error::other)?;
     Ok(frame)
 }
 
-/// The value of a frame, all of it.
-pub(super) fn value<'a, T: Deserialize<'a>>(content: &'a [u8]) -> io::Result<T> {
+/// Decodes the content of a frame. Bytes behind the value are an error.
+pub(super) fn decode<'a, T: Deserialize<'a>>(content: &'a [u8]) -> io::Result<T> {
     match postcard::take_from_bytes(content) {
         Ok((value, [])) => Ok(value),
-        Ok(_) => Err(malformed("a frame has more than its value")),
+        Ok(_) => Err(invalid_data("a frame has bytes behind its value")),
         Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
     }
 }
 
-fn malformed(reason: &'static str) -> io::Error {
+fn invalid_data(reason: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, reason)
 }
 
-/// What has been read and is not yet taken.
-pub(super) struct Inbox {
-    buffer: Zeroizing<Vec<u8>>,
+/// Received bytes: whole frames, and perhaps the beginning of another.
+pub(super) struct FrameBuffer {
+    bytes: Zeroizing<Vec<u8>>,
     start: usize,
     end: usize,
 }
 
-impl Inbox {
+impl FrameBuffer {
     pub(super) fn new() -> Self {
-        Self { buffer: Zeroizing::new(vec![0; ROOM]), start: 0, end: 0 }
+        Self { bytes: Zeroizing::new(vec![0; INITIAL_SIZE]), start: 0, end: 0 }
     }
 
-    /// The content of the next frame, if all of it is there.
+    /// Takes the content of the next frame, if it is complete.
     ///
     /// # Errors
-    /// InvalidData for a frame that is too long: whoever sends such a thing is not to be listened to further.
-    pub(super) fn next(&mut self) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
-        let Some(length) = self.length()? else { return Ok(None) };
-        if self.end - self.start < HEAD + length {
+    /// InvalidData for a frame that is too long. The connection must be closed then.
+    pub(super) fn next_frame(&mut self) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+        let Some(length) = self.next_length()? else { return Ok(None) };
+        if self.end - self.start < HEADER + length {
             return Ok(None);
         }
-        let content = &mut self.buffer[self.start + HEAD..self.start + HEAD + length];
+        let content = &mut self.bytes[self.start + HEADER..self.start + HEADER + length];
         let taken = Zeroizing::new(content.to_vec());
         content.zeroize();
-        self.start += HEAD + length;
+        self.start += HEADER + length;
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         }
         Ok(Some(taken))
     }
 
-    /// Where more can be read into; never empty.
-    pub(super) fn room(&mut self) -> io::Result<&mut [u8]> {
-        let wanted = HEAD + self.length()?.unwrap_or(0);
-        if self.start > 0 && (self.buffer.len() - self.start < wanted || self.end == self.buffer.len()) {
-            self.buffer.copy_within(self.start..self.end, 0);
+    /// Free space to read into; never empty.
+    ///
+    /// # Errors
+    /// InvalidData for a frame that is too long.
+    pub(super) fn free_space(&mut self) -> io::Result<&mut [u8]> {
+        let wanted = HEADER + self.next_length()?.unwrap_or(0);
+        if self.start > 0 && (self.bytes.len() - self.start < wanted || self.end == self.bytes.len()) {
+            self.bytes.copy_within(self.start..self.end, 0);
             let left = self.end - self.start;
-            self.buffer[left..self.end].zeroize();
+            self.bytes[left..self.end].zeroize();
             (self.start, self.end) = (0, left);
         }
-        if self.buffer.len() < wanted || self.end == self.buffer.len() {
-            let mut larger = Zeroizing::new(vec![0; wanted.max(2 * self.buffer.len())]);
-            larger[..self.end].copy_from_slice(&self.buffer[..self.end]);
-            self.buffer = larger;
+        if self.bytes.len() < wanted || self.end == self.bytes.len() {
+            let mut larger = Zeroizing::new(vec![0; wanted.max(2 * self.bytes.len())]);
+            larger[..self.end].copy_from_slice(&self.bytes[..self.end]);
+            self.bytes = larger;
         }
         let end = self.end;
-        Ok(&mut self.buffer[end..])
+        Ok(&mut self.bytes[end..])
     }
 
-    /// So many bytes were read into the room.
-    pub(super) fn filled(&mut self, bytes: usize) {
+    /// Adds so many bytes, which were read into the free space.
+    pub(super) fn add(&mut self, bytes: usize) {
         self.end += bytes;
     }
 
-    /// The length of the next frame's content, if its head is there.
+    /// The length of the next frame's content, if its header is complete.
     ///
     /// # Errors
-    /// InvalidData if it is too long.
-    pub(super) fn length(&self) -> io::Result<Option<usize>> {
-        let Some(head) = self.buffer[self.start..self.end].first_chunk::<HEAD>() else { return Ok(None) };
-        let length = u32::from_be_bytes(*head) as usize;
-        if length > LONGEST { Err(malformed("a frame is too long")) } else { Ok(Some(length)) }
+    /// InvalidData for a frame that is too long.
+    pub(super) fn next_length(&self) -> io::Result<Option<usize>> {
+        let Some(header) = self.bytes[self.start..self.end].first_chunk::<HEADER>() else { return Ok(None) };
+        let length = u32::from_be_bytes(*header) as usize;
+        if length > MAX_CONTENT { Err(invalid_data("a frame is too long")) } else { Ok(Some(length)) }
     }
 }
 
@@ -113,56 +119,56 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// However the bytes are cut on their way, the same frames come out, and nothing stays in the buffer.
+        /// However the bytes are split on their way, the same frames come out, and nothing stays in the buffer.
         #[test]
-        fn frames_survive_any_cut(contents: Vec<Vec<u8>>, cuts in prop::collection::vec(1usize..200, 1..50)) {
-            let sent: Vec<u8> = contents.iter().flat_map(|content| frame(content).unwrap().to_vec()).collect();
-            let (mut inbox, mut rest, mut came) = (Inbox::new(), &sent[..], Vec::new());
-            let mut cuts = cuts.iter().cycle();
+        fn frames_survive_any_split(contents: Vec<Vec<u8>>, sizes in prop::collection::vec(1usize..200, 1..50)) {
+            let sent: Vec<u8> = contents.iter().flat_map(|content| encode_frame(content).unwrap().to_vec()).collect();
+            let (mut buffer, mut rest, mut received) = (FrameBuffer::new(), &sent[..], Vec::new());
+            let mut sizes = sizes.iter().cycle();
             while !rest.is_empty() {
-                let room = inbox.room().unwrap();
-                let bytes = room.len().min(rest.len()).min(*cuts.next().unwrap());
-                room[..bytes].copy_from_slice(&rest[..bytes]);
-                inbox.filled(bytes);
+                let space = buffer.free_space().unwrap();
+                let bytes = space.len().min(rest.len()).min(*sizes.next().unwrap());
+                space[..bytes].copy_from_slice(&rest[..bytes]);
+                buffer.add(bytes);
                 rest = &rest[bytes..];
-                while let Some(content) = inbox.next().unwrap() {
-                    came.push(value::<Vec<u8>>(&content).unwrap());
+                while let Some(content) = buffer.next_frame().unwrap() {
+                    received.push(decode::<Vec<u8>>(&content).unwrap());
                 }
             }
-            prop_assert_eq!(came, contents);
-            prop_assert_eq!((inbox.start, inbox.end), (0, 0));
+            prop_assert_eq!(received, contents);
+            prop_assert_eq!((buffer.start, buffer.end), (0, 0));
         }
 
-        /// Foreign bytes are an error, or no frame yet.
+        /// Arbitrary bytes are an error, or not a complete frame.
         #[test]
-        fn foreign_bytes_do_no_harm(bytes: Vec<u8>) {
-            let mut inbox = Inbox::new();
-            let taken = bytes.len().min(ROOM);
-            inbox.room().unwrap()[..taken].copy_from_slice(&bytes[..taken]);
-            inbox.filled(taken);
-            while let Ok(Some(content)) = inbox.next() {
-                let _ = value::<Vec<Vec<u8>>>(&content);
+        fn arbitrary_bytes_do_no_harm(bytes: Vec<u8>) {
+            let mut buffer = FrameBuffer::new();
+            let taken = bytes.len().min(INITIAL_SIZE);
+            buffer.free_space().unwrap()[..taken].copy_from_slice(&bytes[..taken]);
+            buffer.add(taken);
+            while let Ok(Some(content)) = buffer.next_frame() {
+                let _ = decode::<Vec<Vec<u8>>>(&content);
             }
         }
     }
 
     #[test]
-    fn a_frame_larger_than_the_room_and_one_too_large() {
+    fn a_frame_larger_than_the_buffer_is_read_and_one_too_long_is_refused() {
         let large = vec![7u8; 300_000];
-        let sent = frame(&large).unwrap();
-        let (mut inbox, mut rest) = (Inbox::new(), &sent[..]);
+        let sent = encode_frame(&large).unwrap();
+        let (mut buffer, mut rest) = (FrameBuffer::new(), &sent[..]);
         while !rest.is_empty() {
-            let room = inbox.room().unwrap();
-            let bytes = room.len().min(rest.len());
-            room[..bytes].copy_from_slice(&rest[..bytes]);
-            inbox.filled(bytes);
+            let space = buffer.free_space().unwrap();
+            let bytes = space.len().min(rest.len());
+            space[..bytes].copy_from_slice(&rest[..bytes]);
+            buffer.add(bytes);
             rest = &rest[bytes..];
         }
-        assert_eq!(value::<Vec<u8>>(&inbox.next().unwrap().unwrap()).unwrap(), large);
-        assert!(inbox.buffer.iter().skip(HEAD).all(|byte| *byte == 0), "what was taken is wiped");
-        assert!(frame(&vec![0u8; LONGEST + 1]).is_err());
-        inbox.room().unwrap()[..HEAD].copy_from_slice(&u32::MAX.to_be_bytes());
-        inbox.filled(HEAD);
-        assert!(inbox.next().is_err() && inbox.room().is_err());
+        assert_eq!(decode::<Vec<u8>>(&buffer.next_frame().unwrap().unwrap()).unwrap(), large);
+        assert!(buffer.bytes.iter().skip(HEADER).all(|byte| *byte == 0), "the taken frame is wiped");
+        assert!(encode_frame(&vec![0u8; MAX_CONTENT + 1]).is_err());
+        buffer.free_space().unwrap()[..HEADER].copy_from_slice(&u32::MAX.to_be_bytes());
+        buffer.add(HEADER);
+        assert!(buffer.next_frame().is_err() && buffer.free_space().is_err());
     }
 }

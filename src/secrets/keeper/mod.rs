@@ -1,55 +1,52 @@
 //! [`Secrets`](super::Secrets) across a process boundary.
 //!
-//! A PKCS#11 module lives in the memory of whoever loads it, with a software token's private keys. So a process of its
-//! own, the [`Keeper`], has the module, the PIN and the sessions of one token, and the process on the network has a
-//! [`KeeperClient`]: over a Unix socket it asks for what the trait can ask for, and for nothing else. The keeper holds
-//! to the policy (`allow`, custody, rate), builds what is signed from what it is told to sign, and writes the audit.
+//! A PKCS#11 module lives in the memory of the process that loads it, and so do the private keys of a software token.
+//! Therefore a process of its own, the [`Keeper`], has the module, the PIN and the sessions of one token. The process on
+//! the network has a [`KeeperClient`], which asks the keeper over a Unix socket for the operations of the trait and for
+//! nothing else. The keeper enforces the policy (`allow`, custody, rate), builds what is signed, and writes the audit log.
 //!
-//! Two roles stand on the wire. [`Role::Agent`] uses keys. [`Role::Custodian`] makes, imports and deletes them, and locks
-//! and unlocks the token; [`KeeperCustodian`] is its end, held by the command line only.
+//! A connection has one of two roles. [`Role::Agent`] uses keys. [`Role::Custodian`] also makes, imports and deletes keys,
+//! and locks and unlocks the token; the command line has it, through [`KeeperCustodian`].
 //!
-//! Who starts keepers, and starts them again, is a [`Supervisor`]: a small process without secrets, begun before the
-//! agent closes itself in.
+//! A [`Supervisor`] starts keepers and replaces those that ended. It is a small process without secrets, started before
+//! the agent enters its sandbox.
+//!
+//! # When a keeper or its token is away
+//!
+//! A keeper's token that goes out of service is probed by the keeper's keyring; the keeper tells its clients about each
+//! change. A keeper whose token returns in a new process only, whose module hangs or whose module is exhausted, ends, and
+//! the client connects to its successor, with back-off. Until then requests fail at once with
+//! [`TokenError::Away`](super::TokenError::Away), which is retryable.
 
-mod answers;
 mod audit;
+mod child_process;
 mod client;
-mod connection;
+mod client_connection;
+mod client_session;
+mod connector;
 mod custodian;
-mod errand;
+mod descriptor;
 mod frame;
-mod link;
+mod monotonic_clock;
+mod operation;
+mod options;
+mod peer_credentials;
+mod reconnect;
+mod response_batch;
+mod served_token;
 mod server;
+mod server_connection;
 mod supervisor;
+mod watchdog;
 mod wire;
+mod wire_types;
 
-pub use client::{Connect, KeeperClient};
+pub use child_process::{ChildProcess, spawn_on_socket};
+pub use client::KeeperClient;
+pub use connector::KeeperConnector;
 pub use custodian::KeeperCustodian;
-pub use server::{Ended, Keeper, KeeperOptions, refuse};
-pub use supervisor::{Process, Supervisor, spawn, supervise};
+pub use options::KeeperOptions;
+pub use peer_credentials::PeerCredentials;
+pub use server::{Keeper, KeeperExit, refuse_connection};
+pub use supervisor::{Supervisor, supervise};
 pub use wire::Role;
-
-use std::os::{fd::AsFd, unix::net::UnixStream};
-
-/// Who is at the other end of a connection, as the kernel says (SO_PEERCRED, unix(7)): who made it, and not who has it
-/// now. Of a pair of sockets, that is who made the pair.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Peer {
-    /// The user.
-    pub uid: Option<u32>,
-    /// The process.
-    pub pid: Option<i32>,
-}
-
-impl Peer {
-    fn of(stream: &UnixStream) -> Self {
-        match rustix::net::sockopt::socket_peercred(stream.as_fd()) {
-            Ok(peer) => Self { uid: Some(peer.uid.as_raw()), pid: Some(peer.pid.as_raw_nonzero().get()) },
-            Err(error) => {
-                tracing::warn!(%error, "SO_PEERCRED");
-                Self { uid: None, pid: None }
-            }
-        }
-    }
-}

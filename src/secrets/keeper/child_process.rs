@@ -1,0 +1,56 @@
+//! A child process that serves one end of a pair of sockets.
+
+use std::{
+    io,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How long a keeper may run after its connection has ended. SoftHSM 2.6.1 may crash if it is killed while it works, which
+/// harms nobody, but a running operation should end.
+pub(super) const EXIT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Starts a child process, such as a keeper: `command` serves the connection that is its standard input. Returns the other
+/// end.
+///
+/// # Errors
+/// Those of starting a process.
+pub fn spawn_on_socket(mut command: Command) -> io::Result<(UnixStream, ChildProcess)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let child = command.stdin(Stdio::from(OwnedFd::from(theirs))).spawn()?;
+    Ok((ours, ChildProcess { child, exit_timeout: EXIT_TIMEOUT }))
+}
+
+/// A process that ends when its connection does. Dropping it waits for its end, and kills it if it hangs.
+pub struct ChildProcess {
+    child: Child,
+    pub(super) exit_timeout: Duration,
+}
+
+impl ChildProcess {
+    /// The process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(super) fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for ChildProcess {
+    fn drop(&mut self) {
+        let until = Instant::now() + self.exit_timeout;
+        while Instant::now() < until {
+            match self.child.try_wait() {
+                Ok(None) => thread::sleep(Duration::from_millis(2)),
+                Ok(Some(_)) | Err(_) => return,
+            }
+        }
+        tracing::warn!(pid = self.id(), "child process does not end; killing it");
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

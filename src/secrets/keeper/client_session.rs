@@ -1,0 +1,250 @@
+//! What a client knows of its keeper: the token's state and keys, and the current connection.
+
+use std::{
+    io,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{oneshot, watch};
+
+use super::{
+    client_connection::{ClientConnection, RegisterError, ResponseSender, ResponseValue, StateListener},
+    connector::KeeperConnector,
+    frame::{decode, encode_frame},
+    monotonic_clock::to_clock,
+    wire::{ClientFrame, Hello, Request, RequestBody, Role, ServerFrame, TokenState, VERSION},
+};
+use crate::{
+    keys::PublicKey,
+    secrets::{
+        context::Context,
+        error::{SecretsError, TokenError},
+        held_key::{HeldKey, HeldKeys, KeyState},
+        latency::{Latency, Waiter},
+        outage::{Availability, Outage},
+        token::TokenInfo,
+    },
+};
+
+/// The time that a request without a deadline has.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a keeper may take to send its first frame after it was started. The module of a network HSM may connect first.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What a client knows of its keeper.
+pub(super) struct ClientSession {
+    pub(super) token: Arc<str>,
+    pub(super) keys: watch::Sender<HeldKeys>,
+    state: Mutex<(TokenInfo, Availability)>,
+    connection: Mutex<Option<Arc<ClientConnection>>>,
+    next_id: AtomicU64,
+    /// The most requests that may wait at once.
+    max_requests: usize,
+    latency: Latency,
+}
+
+impl ClientSession {
+    pub(super) fn new(token: &str, max_requests: usize) -> Self {
+        Self {
+            token: token.into(),
+            keys: watch::Sender::default(),
+            state: Mutex::default(),
+            connection: Mutex::default(),
+            next_id: AtomicU64::new(1),
+            max_requests,
+            latency: Latency::default(),
+        }
+    }
+
+    pub(super) fn info(&self) -> TokenInfo {
+        lock(&self.state).0.clone()
+    }
+
+    /// The token's outage; none while it is in service.
+    pub(super) fn outage(&self) -> Option<Outage> {
+        lock(&self.state).1.outage().cloned()
+    }
+
+    /// The current connection; none while there is no keeper.
+    pub(super) fn connection(&self) -> Option<Arc<ClientConnection>> {
+        lock(&self.connection).clone()
+    }
+
+    /// Removes the current connection.
+    pub(super) fn take_connection(&self) -> Option<Arc<ClientConnection>> {
+        lock(&self.connection).take()
+    }
+
+    /// Opens a connection, on which the keeper accepts this client, and makes it the current one.
+    ///
+    /// # Errors
+    /// The keeper's own error if it refuses, and [`TokenError::Away`] if it cannot be reached or started.
+    pub(super) async fn connect(&self, connector: &KeeperConnector) -> Result<Arc<ClientConnection>, TokenError> {
+        let away = |error: io::Error| TokenError::Away(format!("the keeper of the token {:?}: {error}", self.token));
+        let opener = connector.clone();
+        let stream = tokio::task::spawn_blocking(move || opener.open()).await.map_err(io::Error::other);
+        let connection = ClientConnection::new(stream.and_then(|stream| stream).map_err(away)?).map_err(away)?;
+        let connection = Arc::new(connection);
+        if !connector.has_sent_hello {
+            connection.send(encode_frame(&Hello { version: VERSION, role: Role::Agent }).map_err(away)?);
+        }
+        let first = tokio::time::timeout(WELCOME_TIMEOUT, connection.first_frame()).await;
+        let content = first.map_err(|_| io::ErrorKind::TimedOut.into()).and_then(|first| first).map_err(away)?;
+        match decode(&content).map_err(away)? {
+            ServerFrame::Welcome(state) => self.state_changed(state).map_err(away)?,
+            ServerFrame::Refused(error) => return Err(error),
+            _ => return Err(away(io::Error::other("the first frame is not a welcome"))),
+        }
+        *lock(&self.connection) = Some(connection.clone());
+        Ok(connection)
+    }
+
+    /// The token is out of service because of `error`.
+    pub(super) fn set_out_of_service(&self, error: TokenError) {
+        self.set_key_state(KeyState::after(&error));
+        lock(&self.state).1.set_out_of_service(error);
+    }
+
+    /// The keeper has ended, and another will be connected to.
+    pub(super) fn keeper_ended(&self) {
+        *lock(&self.connection) = None;
+        self.set_out_of_service(self.no_keeper());
+    }
+
+    fn no_keeper(&self) -> TokenError {
+        TokenError::Away(format!("the keeper of the token {:?} is being restarted", self.token))
+    }
+
+    fn set_key_state(&self, state: KeyState) {
+        self.keys.send_if_modified(|keys| {
+            let is_changed = keys.iter().any(|held| held.state != state);
+            if is_changed {
+                *keys = keys.iter().map(|held| HeldKey { state, ..held.clone() }).collect::<Vec<_>>().into();
+            }
+            is_changed
+        });
+    }
+
+    /// Sends a request and waits for its response. Dropping the future cancels the request.
+    pub(super) async fn request(
+        &self,
+        key: &PublicKey,
+        body: RequestBody<'_>,
+        cx: &Context,
+    ) -> Result<ResponseValue, SecretsError> {
+        let deadline_exceeded = || SecretsError::DeadlineExceeded { token: self.token.clone() };
+        let deadline = cx.deadline.unwrap_or_else(|| Instant::now() + DEFAULT_TIMEOUT);
+        if deadline <= Instant::now() {
+            return Err(deadline_exceeded());
+        }
+        if self.keys.borrow().get(key).is_none() {
+            // A token that was out of service ever since may hold it.
+            return Err(match self.outage() {
+                Some(outage) => SecretsError::Token { token: self.token.clone(), error: outage.error },
+                None => SecretsError::NotHeld(key.clone()),
+            });
+        }
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let start = Instant::now();
+        let request = Request {
+            id,
+            deadline: Some(to_clock(deadline)),
+            kid: cx.kid.as_deref(),
+            message_id: cx.message_id.as_deref(),
+            peer: cx.peer.as_deref(),
+            body,
+        };
+        let frame = encode_frame(&ClientFrame::Request(request))
+            .map_err(|_| SecretsError::InvalidRequest("the request is too long"))?;
+        let (caller, mut response) = oneshot::channel();
+        let connection = self.register(id, caller)?;
+        let running = RunningRequest { connection: &connection, id };
+        let waiter = Waiter::new(&self.latency);
+        connection.send(frame);
+        waiter
+            .poll(deadline, || {
+                // A polling caller also reads the responses of the others.
+                let _ = connection.receive_now(self);
+                !response.is_empty() || response.is_terminated()
+            })
+            .await;
+        let response =
+            tokio::time::timeout_at(deadline.into(), &mut response).await.map_err(|_| deadline_exceeded())?;
+        drop(running);
+        self.latency.record(start.elapsed());
+        match response {
+            Ok(result) => result.map_err(|error| error.into_secrets_error(&self.token, key)),
+            Err(_) => Err(SecretsError::Interrupted { token: self.token.clone() }),
+        }
+    }
+
+    /// Registers a request's caller on the current connection, and returns the connection.
+    fn register(&self, id: u64, mut caller: ResponseSender) -> Result<Arc<ClientConnection>, SecretsError> {
+        let no_keeper = || {
+            let error = self.outage().map_or_else(|| self.no_keeper(), |outage| outage.error);
+            SecretsError::Token { token: self.token.clone(), error }
+        };
+        loop {
+            let connection = self.connection().ok_or_else(no_keeper)?;
+            match connection.register(id, caller, self.max_requests) {
+                Ok(()) => return Ok(connection),
+                Err((RegisterError::Busy, _)) => return Err(SecretsError::Busy { token: self.token.clone() }),
+                Err((RegisterError::Ended, _)) => return Err(no_keeper()),
+                Err((RegisterError::Replaced, returned)) => caller = returned,
+            }
+        }
+    }
+}
+
+impl StateListener for ClientSession {
+    /// Takes over the state that the keeper sent. The keys of a token that is out of service stay known.
+    fn state_changed(&self, state: TokenState) -> io::Result<()> {
+        let TokenState { info, keys, error } = state;
+        let keys: Vec<HeldKey> = keys.into_iter().map(HeldKey::try_from).collect::<io::Result<_>>()?;
+        let mut known = lock(&self.state);
+        match &error {
+            Some(error) if keys.is_empty() => self.set_key_state(KeyState::after(error)),
+            _ => {
+                self.keys.send_if_modified(|known| {
+                    let is_changed = **known != *keys;
+                    if is_changed {
+                        *known = keys.into();
+                    }
+                    is_changed
+                });
+            }
+        }
+        known.0 = info;
+        match error {
+            Some(error) => {
+                known.1.set_out_of_service(error);
+            }
+            None => known.1.set_in_service(),
+        }
+        Ok(())
+    }
+}
+
+/// A request whose response has not come. Dropping it cancels the request.
+struct RunningRequest<'c> {
+    connection: &'c ClientConnection,
+    id: u64,
+}
+
+impl Drop for RunningRequest<'_> {
+    fn drop(&mut self) {
+        if self.connection.unregister(self.id)
+            && let Ok(frame) = encode_frame(&ClientFrame::Cancel(self.id))
+        {
+            self.connection.send(frame);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}

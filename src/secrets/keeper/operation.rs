@@ -1,0 +1,300 @@
+//! One request of a client: who may make it, its execution, and its lines for the audit log.
+
+use std::cell::RefCell;
+
+use zeroize::Zeroizing;
+
+use super::{
+    audit::{AuditRecord, result_name},
+    served_token::ServedToken,
+    server_connection::ServerConnection,
+    wire::{Request, RequestBody, Response, Role, SignContent},
+    wire_types::{check_unwrap, check_wrap},
+};
+use crate::{
+    crypto::{Cek, EncryptedKey},
+    keys::PublicKey,
+    secrets::{
+        context::Context,
+        custody::Custody,
+        error::{SecretsError, TokenError},
+        held_key::HeldKey,
+        import::ImportKey,
+        interface::Secrets,
+        policy::KeyOperation,
+        signing::SignRequest,
+        token::NewKey,
+    },
+};
+
+/// The result of a request.
+pub(super) enum OperationResult {
+    Signature(Vec<u8>),
+    Cek(Cek),
+    EncryptedKeys(Vec<EncryptedKey>),
+    Key(Box<HeldKey>),
+    Keys(Vec<HeldKey>),
+    Certificates(Vec<Vec<u8>>),
+    Done,
+}
+
+impl OperationResult {
+    /// The response, which borrows the result.
+    pub(super) fn response(&self) -> Response<'_> {
+        match self {
+            Self::Signature(signature) => Response::Signature(signature),
+            Self::Cek(cek) => Response::Cek(cek.as_bytes()),
+            Self::EncryptedKeys(keys) => Response::EncryptedKeys(keys.iter().map(|key| &key[..]).collect()),
+            Self::Key(held) => Response::Key((&**held).into()),
+            Self::Keys(keys) => Response::Keys(keys.iter().map(Into::into).collect()),
+            Self::Certificates(chain) => Response::Certificates(chain.iter().map(Vec::as_slice).collect()),
+            Self::Done => Response::Done,
+        }
+    }
+}
+
+/// One request of a client.
+pub(super) struct Operation<'a> {
+    token: &'a ServedToken,
+    connection: &'a ServerConnection,
+    cx: Context,
+    audit_lines: RefCell<Vec<u8>>,
+}
+
+impl<'a> Operation<'a> {
+    pub(super) fn new(token: &'a ServedToken, connection: &'a ServerConnection, cx: Context) -> Self {
+        Self { token, connection, cx, audit_lines: RefCell::default() }
+    }
+
+    /// The lines for the audit log.
+    pub(super) fn into_audit_lines(self) -> Vec<u8> {
+        self.audit_lines.into_inner()
+    }
+
+    pub(super) fn run(&self, request: Request<'_>) -> Result<OperationResult, SecretsError> {
+        let keyring = &self.token.keyring;
+        match request.body {
+            RequestBody::Sign { key, content } => self.sign(&key.check()?, &content),
+            RequestBody::Unwrap { key, epk, sender, apu, apv, encrypted_key } => {
+                let key = key.check()?;
+                let request = check_unwrap(epk, sender, apu, apv, encrypted_key)?;
+                self.use_key(&key, KeyOperation::Unwrap, 1, async {
+                    keyring.unwrap_cek(&key, &request, &self.cx).await.map(OperationResult::Cek)
+                })
+            }
+            RequestBody::Wrap { key, cek, apu, apv, tag, recipients } => {
+                let key = key.check()?;
+                let request = check_wrap(cek, apu, apv, tag, recipients)?;
+                let derivations = request.recipients.len();
+                self.use_key(&key, KeyOperation::Wrap, derivations, async {
+                    keyring.wrap_cek(&key, &request, &self.cx).await.map(OperationResult::EncryptedKeys)
+                })
+            }
+            body if self.connection.role == Role::Custodian => self.run_for_custodian(body),
+            _ => Err(SecretsError::InvalidRequest("only a custodian may ask for that")),
+        }
+    }
+
+    /// Signs an input that is built here, from the content that the client sent.
+    fn sign(&self, key: &PublicKey, content: &SignContent<'_>) -> Result<OperationResult, SecretsError> {
+        let claims = content.claims();
+        let request = match (content, &claims) {
+            (SignContent::FromPrior { kid, .. }, Some(claims)) => SignRequest::FromPrior { kid, claims },
+            (SignContent::Message(payload), _) => SignRequest::Message(payload),
+            (SignContent::WebvhEntry(entry), _) => SignRequest::WebvhEntry(entry),
+            (SignContent::FromPrior { .. }, None) => {
+                return Err(SecretsError::InvalidRequest("a rotation without claims"));
+            }
+        };
+        let kind = KeyOperation::from(&request);
+        // An attacker who controls the agent must not take over its DIDs: each rotation needs a person, and each change of
+        // a did:webvh needs a custodian.
+        let is_allowed = match kind {
+            KeyOperation::SignFromPrior => self.connection.role == Role::Custodian || self.token.armed().remove(key),
+            KeyOperation::SignWebvhEntry => self.connection.role == Role::Custodian,
+            _ => true,
+        };
+        if !is_allowed {
+            let error = SecretsError::NotAllowed { key: key.clone(), operation: kind.name() };
+            return self.audit_key(key, kind.name(), Err(error));
+        }
+        let signed = self.use_key(key, kind, 1, async {
+            let signed = self.token.keyring.sign(key, &request, &self.cx).await;
+            signed.map(|signature| OperationResult::Signature(signature.signature))
+        });
+        if kind == KeyOperation::SignFromPrior && self.connection.role == Role::Agent && signed.is_err() {
+            // The key was armed for one signature, and none was made.
+            self.token.armed().insert(key.clone());
+        }
+        signed
+    }
+
+    /// Performs an operation with a private key, within its rate, and audits it.
+    fn use_key(
+        &self,
+        key: &PublicKey,
+        kind: KeyOperation,
+        derivations: usize,
+        operation: impl Future<Output = Result<OperationResult, SecretsError>>,
+    ) -> Result<OperationResult, SecretsError> {
+        let keyring = &self.token.keyring;
+        let result = if keyring.keys().borrow().get(key).is_none() {
+            // A token that was absent since this process started may hold the key. A client that knows the key from before
+            // must get a retryable error then.
+            Err(match self.token.outage() {
+                Some(outage) => self.token.error(outage.error),
+                None => SecretsError::NotHeld(key.clone()),
+            })
+        } else if self.token.is_within_rate(key, derivations) {
+            self.token.block_on(operation)
+        } else {
+            Err(SecretsError::RateLimited(key.clone()))
+        };
+        self.audit_key(key, kind.name(), result)
+    }
+
+    /// Adds a line with the key and its custody. Returns the result.
+    fn audit_key<T>(
+        &self,
+        key: &PublicKey,
+        operation: &str,
+        result: Result<T, SecretsError>,
+    ) -> Result<T, SecretsError> {
+        let custody = self.token.keyring.keys().borrow().get(key).and_then(|held| held.custody);
+        self.audit(operation, Some((key, custody)), result)
+    }
+
+    /// Adds a line. Returns the result.
+    fn audit<T>(
+        &self,
+        operation: &str,
+        key: Option<(&PublicKey, Option<Custody>)>,
+        result: Result<T, SecretsError>,
+    ) -> Result<T, SecretsError> {
+        if self.token.has_audit_log {
+            let record = AuditRecord::new(&self.token.name, operation, &self.connection.peer, result_name(&result))
+                .with_context(&self.cx);
+            let record = match key {
+                Some((key, custody)) => record.with_key(key, custody),
+                None => record,
+            };
+            record.append_to(&mut self.audit_lines.borrow_mut());
+        }
+        result
+    }
+
+    /// Performs a request that only a custodian may make.
+    fn run_for_custodian(&self, body: RequestBody<'_>) -> Result<OperationResult, SecretsError> {
+        let custodian = &*self.token.custodian;
+        let failed = |error| self.token.error(error);
+        match body {
+            RequestBody::SetManagementKey(key) => {
+                let management_key = &self.connection.management_key;
+                *management_key.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) =
+                    Some(Zeroizing::new(key.to_vec()));
+                Ok(OperationResult::Done)
+            }
+            RequestBody::Inventory => custodian.inventory().map(OperationResult::Keys).map_err(failed),
+            RequestBody::Attest { key } => {
+                let key = key.check()?;
+                let chain = custodian.attest(&key).map(OperationResult::Certificates);
+                self.audit("attest", Some((&key, None)), chain.map_err(failed))
+            }
+            RequestBody::Arm { key } => {
+                let key = key.check()?;
+                self.token.armed().insert(key.clone());
+                self.audit("arm", Some((&key, None)), Ok(OperationResult::Done))
+            }
+            RequestBody::Lock => self.lock_or_unlock("lock", custodian.lock()),
+            RequestBody::Unlock => self.lock_or_unlock("unlock", custodian.unlock()),
+            RequestBody::Generate { curve, usage, label, options } => {
+                let key = NewKey { curve, usage, label: label.map(Into::into) };
+                self.add_key("generate", None, || custodian.generate_in_slot(&key, options))
+            }
+            RequestBody::Import { key, private, usage, label } => {
+                let public = key.check()?;
+                let private = Zeroizing::new(private.to_vec());
+                let import = ImportKey { public: public.clone(), private, usage, label: label.map(Into::into) };
+                self.add_key("import", Some(&public), || custodian.import(import))
+            }
+            RequestBody::Delete { key } => {
+                let key = key.check()?;
+                self.take_management_key().set().map_err(failed)?;
+                let deleted = custodian.delete(&key).map(|()| OperationResult::Done);
+                if deleted.is_ok() {
+                    let keyring = &self.token.keyring;
+                    keyring.change_keys(&self.token.name, |keys| keys.retain(|held| held.public != key));
+                }
+                self.audit("delete", Some((&key, None)), deleted.map_err(failed))
+            }
+            RequestBody::Sign { .. } | RequestBody::Unwrap { .. } | RequestBody::Wrap { .. } => {
+                Err(SecretsError::InvalidRequest("not a custodian's request"))
+            }
+        }
+    }
+
+    fn lock_or_unlock(&self, operation: &str, result: Result<(), TokenError>) -> Result<OperationResult, SecretsError> {
+        self.token.keyring.refresh_keys();
+        let result = result.map(|()| OperationResult::Done);
+        self.audit(operation, None, result.map_err(|error| self.token.error(error)))
+    }
+
+    /// Adds a key pair to the token. `imported` is the public half of an imported key.
+    ///
+    /// A key below its minimum custody is deleted again: at the next start it would be refused, and the whole token with
+    /// it.
+    fn add_key(
+        &self,
+        operation: &str,
+        imported: Option<&PublicKey>,
+        add: impl FnOnce() -> Result<HeldKey, TokenError>,
+    ) -> Result<OperationResult, SecretsError> {
+        let management_key = self.take_management_key();
+        management_key.set().map_err(|error| self.token.error(error))?;
+        let added = add();
+        let public = imported.or(added.as_ref().ok().map(|held| &held.public)).cloned();
+        let added = added.and_then(|held| match self.token.keyring.custody_error(&held) {
+            Some(error) => {
+                let deleted = management_key.set().and_then(|()| self.token.custodian.delete(&held.public));
+                if let Err(error) = deleted {
+                    let token = &*self.token.name;
+                    tracing::error!(token, %error, "cannot delete a key below minimum_custody; it stays in the token");
+                }
+                Err(error)
+            }
+            None => Ok(held),
+        });
+        match (&added, &public) {
+            (Ok(held), _) => self.token.keyring.change_keys(&self.token.name, |keys| {
+                // The key that was in the same slot is overwritten.
+                keys.retain(|key| key.slot.is_none() || key.slot != held.slot);
+                keys.push(held.clone());
+            }),
+            // As after a lock: a failure without a key may mean that the token has changed.
+            (Err(_), None) => self.token.keyring.refresh_keys(),
+            (Err(_), Some(_)) => {}
+        }
+        let added = added.map(|held| OperationResult::Key(Box::new(held)));
+        self.audit(operation, public.as_ref().map(|key| (key, None)), added.map_err(|error| self.token.error(error)))
+    }
+
+    /// Takes the connection's management key for one change, and for undoing it.
+    fn take_management_key(&self) -> ManagementKey<'_> {
+        let given = &self.connection.management_key;
+        let key = given.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        ManagementKey { token: self.token, key }
+    }
+}
+
+/// The management key of one change, if the custodian gave one.
+struct ManagementKey<'a> {
+    token: &'a ServedToken,
+    key: Option<Zeroizing<Vec<u8>>>,
+}
+
+impl ManagementKey<'_> {
+    /// Gives the key to the token.
+    fn set(&self) -> Result<(), TokenError> {
+        self.key.as_ref().map_or(Ok(()), |key| self.token.custodian.set_management_key(key.clone()))
+    }
+}

@@ -1,0 +1,119 @@
+//! Keeps a client connected: to the next keeper when one ends, with back-off.
+
+use std::{
+    io,
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
+};
+
+use tokio::task::JoinHandle;
+
+use super::{client_connection::ClientConnection, client_session::ClientSession, connector::KeeperConnector};
+use crate::secrets::backoff::Backoff;
+
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Pauses before connecting again. With jitter, so that the clients of a keeper that was restarted do not all connect at
+/// the same moment.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), LONGEST_PAUSE).with_jitter(0.5);
+/// A keeper that ran for so long did not fail at its start.
+const MIN_UPTIME: Duration = Duration::from_secs(5);
+
+/// Keeps the session connected until it is dropped. The first connection may exist already.
+pub(super) async fn keep_connected(
+    session: Weak<ClientSession>,
+    connector: KeeperConnector,
+    mut connection: Option<Arc<ClientConnection>>,
+) {
+    let mut failures = 0;
+    loop {
+        if let Some(current) = connection {
+            let start = Instant::now();
+            connection = run_until_replaced(&session, &current, &connector).await;
+            if connection.is_some() {
+                continue;
+            }
+            if start.elapsed() > MIN_UPTIME || current.is_ending() {
+                failures = 0;
+            }
+        }
+        connection = loop {
+            failures += 1;
+            tokio::time::sleep(BACKOFF.pause(failures)).await;
+            let Some(session) = session.upgrade() else { return };
+            match session.connect(&connector).await {
+                Ok(connection) => break Some(connection),
+                Err(error) => {
+                    tracing::warn!(token = &*session.token, %error, "cannot connect to the keeper");
+                    session.set_out_of_service(error);
+                }
+            }
+        };
+    }
+}
+
+/// Runs a connection until it ends, or until another takes over, which is returned.
+///
+/// The other connection is made before this one is given up, and this one still delivers the responses to its requests.
+async fn run_until_replaced(
+    session: &Weak<ClientSession>,
+    connection: &Arc<ClientConnection>,
+    connector: &KeeperConnector,
+) -> Option<Arc<ClientConnection>> {
+    let mut task = ConnectionTask::start(connection.clone(), session.clone());
+    loop {
+        tokio::select! {
+            ended = task.ended() => {
+                let session = session.upgrade()?;
+                if !connection.is_ending() {
+                    let reason = ended.err().map_or_else(|| "it ended".to_owned(), |error| error.to_string());
+                    tracing::warn!(token = &*session.token, reason, "connection to the keeper lost; connecting again");
+                }
+                session.keeper_ended();
+                return None;
+            }
+            () = connection.replacement_requested() => {
+                let session = session.upgrade()?;
+                match session.connect(connector).await {
+                    Ok(next) => {
+                        connection.set_replaced();
+                        task.detach();
+                        return Some(next);
+                    }
+                    Err(error) => {
+                        tracing::warn!(token = &*session.token, %error, "cannot connect to the next keeper");
+                        tokio::time::sleep(LONGEST_PAUSE).await;
+                        connection.request_replacement();
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The task that runs a connection. Dropping this aborts the task, unless it was detached.
+struct ConnectionTask(Option<JoinHandle<io::Result<()>>>);
+
+impl ConnectionTask {
+    fn start(connection: Arc<ClientConnection>, session: Weak<ClientSession>) -> Self {
+        Self(Some(tokio::spawn(async move { connection.run(session).await })))
+    }
+
+    async fn ended(&mut self) -> io::Result<()> {
+        match &mut self.0 {
+            Some(task) => task.await.map_err(io::Error::other)?,
+            None => Ok(()),
+        }
+    }
+
+    fn detach(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for ConnectionTask {
+    fn drop(&mut self) {
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
+    }
+}
