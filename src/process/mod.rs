@@ -1,41 +1,14 @@
-//! What a process does to itself before it touches a secret: hygiene for both, a sandbox for the agent.
+//! How a process protects itself before it touches a secret.
 //!
-//! The lowest module of the library: it uses nothing above it, and knows no key. [`hygiene`] is for every process that
-//! holds a secret, [`sandbox`] for the one that talks to the network. Both report what holds on this machine, in words for
-//! `token doctor`, since much of it is the kernel's and the operator's to give.
+//! [`hardening`] is for every process that holds a secret, [`sandbox`] for the process that talks to the network. Both
+//! report what is in effect on this machine, for `token doctor`: the kernel and the operator decide about much of it.
+//!
+//! This is the lowest module of the library. It uses nothing above it, and handles no keys.
 
-#[cfg(target_os = "linux")]
-mod calls;
-pub mod hygiene;
+mod finding;
+pub mod hardening;
 pub mod sandbox;
+#[cfg(target_os = "linux")]
+mod seccomp;
 
-use serde::Serialize;
-
-/// One measure, and whether it holds here.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// What it is called, in lower case.
-    pub name: &'static str,
-    /// Whether it holds.
-    pub holds: bool,
-    /// Why it does not hold.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub why: Option<String>,
-    /// What a person can do about it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub remedy: Option<&'static str>,
-}
-
-impl Finding {
-    fn new(name: &'static str, result: Result<(), String>, remedy: &'static str) -> Self {
-        match result {
-            Ok(()) => Self { name, holds: true, why: None, remedy: None },
-            Err(why) => Self { name, holds: false, why: Some(why), remedy: Some(remedy) },
-        }
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn elsewhere(name: &'static str) -> Self {
-        Self { name, holds: false, why: Some("not on this system".to_owned()), remedy: Some("run it on Linux") }
-    }
-}
+pub use finding::Finding;

@@ -1,11 +1,14 @@
-//! The agent's sandbox: what a process that talks to the network can never do again, whoever has taken it over.
+//! The agent's sandbox: it restricts the process that talks to the network for the rest of its life, even if an attacker
+//! controls the process.
 //!
-//! Landlock denies the file system but for what is listed: so the PIN's source, the modules, the token store and USB.
-//! seccomp denies the system calls that lead out of the process: so pcscd, other processes' memory, and new programs.
-//! Capabilities go, for a process that root has started.
+//! - Landlock denies the file system except for the listed paths. So the process cannot read the PIN's source, PKCS#11
+//!   modules or a software token's store, and cannot reach USB devices.
+//! - seccomp denies system calls that reach beyond the process. So it cannot reach pcscd or other processes' memory, and
+//!   cannot start programs.
+//! - Capabilities are dropped, for a process that root started.
 //!
-//! Network sockets, threads, timers and everything that is already open go on working. **What is asked from then on
-//! through a Unix socket is not**: connect, bind and listen before; `accept` on such a socket works.
+//! Network sockets, threads, timers and everything that is already open still work. **New Unix sockets do not:** connect,
+//! bind and listen before entering the sandbox. `accept` on a Unix socket that listens already works.
 
 use std::{
     io,
@@ -14,19 +17,21 @@ use std::{
 
 use serde::Serialize;
 
-use super::Finding;
+use super::finding::Finding;
 
-/// What is let through. Everything else is denied.
+/// The paths that stay accessible. Everything else is denied.
 #[derive(Debug, Clone, Default)]
-#[must_use = "nothing is denied before `enforce`"]
+#[must_use = "nothing is denied until `enforce` is called"]
 pub struct Sandbox {
     read: Vec<PathBuf>,
     write: Vec<PathBuf>,
 }
 
-/// What name resolution reads (nsswitch.conf(5), resolv.conf(5), gai.conf(5)). Not all of `/etc`: a PIN may be there.
-/// Who resolves names with glibc and replaces `/etc/resolv.conf` starts the agent anew: a rule is for the file that was
-/// there. The folders are where systemd-resolved and NetworkManager replace theirs.
+/// The files that name resolution reads (nsswitch.conf(5), resolv.conf(5), gai.conf(5)). Not all of `/etc`, where a PIN may
+/// be.
+///
+/// A rule applies to the file that exists when the sandbox is entered. After `/etc/resolv.conf` was replaced, the agent
+/// must be restarted. systemd-resolved and NetworkManager replace theirs inside the listed folders, which works.
 const NAME_RESOLUTION: [&str; 8] = [
     "/etc/resolv.conf",
     "/etc/hosts",
@@ -39,41 +44,45 @@ const NAME_RESOLUTION: [&str; 8] = [
 ];
 
 impl Sandbox {
-    /// Lets nothing through yet.
+    /// A sandbox that denies all paths.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Lets a file, or all below a folder, be read.
-    pub fn read(mut self, path: impl Into<PathBuf>) -> Self {
+    /// Allows reading a file, or everything below a folder.
+    pub fn allow_read(mut self, path: impl Into<PathBuf>) -> Self {
         self.read.push(path.into());
         self
     }
 
-    /// Lets a file, or all below a folder, be read and written; in a folder files are made, renamed and deleted. No
-    /// device and no socket is made there.
-    pub fn write(mut self, path: impl Into<PathBuf>) -> Self {
+    /// Allows reading and writing a file, or everything below a folder. In a folder, files may also be created, renamed
+    /// and deleted; devices and sockets may not be created.
+    pub fn allow_write(mut self, path: impl Into<PathBuf>) -> Self {
         self.write.push(path.into());
         self
     }
 
-    /// Lets be read what the system's name resolution needs, as far as it is there.
-    pub fn name_resolution(mut self) -> Self {
+    /// Allows reading the files that the system's name resolution needs, as far as they exist.
+    pub fn allow_name_resolution(mut self) -> Self {
         self.read.extend(NAME_RESOLUTION.iter().filter(|path| Path::new(path).exists()).map(PathBuf::from));
         self
     }
 
-    /// Closes the door for good, and says what holds: an older kernel holds less of it.
+    /// Enters the sandbox, which cannot be left, and reports which parts are in effect. An older kernel supports fewer.
     ///
-    /// It is called before any thread is started, an async runtime's included: Landlock binds the thread that calls it
-    /// and those it starts, until ABI 8. With others there already it is an error, and nothing is changed.
+    /// Call it before any thread is started, including those of an async runtime: up to ABI 8, Landlock restricts only the
+    /// thread that calls it and the threads that this thread starts.
+    ///
+    /// # Errors
+    /// [`SandboxError::Threads`] if there are other threads, and the others if a path or the kernel prevents it. In the
+    /// first case nothing is changed.
     pub fn enforce(self) -> Result<SandboxReport, SandboxError> {
         #[cfg(target_os = "linux")]
         return linux::enforce(&self);
         #[cfg(not(target_os = "linux"))]
         Ok(SandboxReport {
             landlock_abi: None,
-            findings: [FILES, SCOPES, CALLS, CAPABILITIES].map(Finding::elsewhere).to_vec(),
+            findings: [FILES, SCOPES, CALLS, CAPABILITIES].map(Finding::unsupported).to_vec(),
         })
     }
 }
@@ -83,47 +92,49 @@ const SCOPES: &str = "abstract sockets and signals denied";
 const CALLS: &str = "system calls denied";
 const CAPABILITIES: &str = "no capabilities";
 
-/// What holds of the sandbox.
+/// Which parts of the sandbox are in effect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SandboxReport {
-    /// The Landlock ABI that is enforced, if any.
+    /// The enforced Landlock ABI, if any.
     pub landlock_abi: Option<u32>,
-    /// Each part.
+    /// Every part.
     pub findings: Vec<Finding>,
 }
 
 impl SandboxReport {
-    /// Whether everything holds.
+    /// Whether all parts are in effect.
     pub fn holds(&self) -> bool {
         self.findings.iter().all(|finding| finding.holds)
     }
 }
 
-/// Why there is no sandbox.
+/// Why the sandbox could not be entered.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SandboxError {
-    /// The caller has started threads, which Landlock would leave out.
-    #[error("the sandbox is entered with {0} threads running, and would hold one: enter it before any is started")]
+    /// The process has other threads, which Landlock would not restrict.
+    #[error(
+        "the sandbox cannot be entered while {0} threads run, since it would restrict only one: enter it before starting threads"
+    )]
     Threads(usize),
-    /// The number of threads cannot be seen.
-    #[error("the sandbox cannot count the threads of this process: is /proc mounted?")]
+    /// The threads cannot be counted.
+    #[error("the sandbox cannot count the threads of this process; check that /proc is mounted")]
     Proc(#[source] io::Error),
-    /// A path of the configuration cannot be let through.
-    #[error("the sandbox cannot let {} through: check that it exists, and that this user may open it", .path.display())]
+    /// An allowed path cannot be opened.
+    #[error("the sandbox cannot allow the path {}: check that it exists and that this user may open it", .path.display())]
     Path {
         /// The path.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// The kernel has Landlock or seccomp, and refused.
-    #[error("the kernel refused the sandbox ({part})")]
+    /// The kernel supports a part and refused it.
+    #[error("the kernel refused a part of the sandbox ({part})")]
     Refused {
-        /// The part that it refused.
+        /// The refused part.
         part: &'static str,
-        /// What it said.
+        /// The kernel's error.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -140,44 +151,44 @@ mod linux {
     use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set, set_capabilities};
 
     use super::{
-        super::{Finding, calls},
+        super::{finding::Finding, seccomp},
         CALLS, CAPABILITIES, FILES, SCOPES, Sandbox, SandboxError, SandboxReport,
     };
 
-    /// The newest ABI that these rules were tested with: the file system's rights are those of ABI 5, the scopes those of
-    /// ABI 6.
+    /// The newest Landlock ABI that these rules were tested with. The file system's rights are those of ABI 5, the scopes
+    /// those of ABI 6.
     const TESTED: ABI = ABI::V7;
 
-    const NEWER_KERNEL: &str = "run Linux 6.12 or newer, with Landlock among its security modules (`lsm=landlock,...`)";
+    const NEWER_KERNEL: &str = "run Linux 6.12 or newer with Landlock enabled (boot parameter `lsm=landlock,...`)";
 
     pub(super) fn enforce(sandbox: &Sandbox) -> Result<SandboxReport, SandboxError> {
         let threads = fs::read_dir("/proc/self/task").map_err(SandboxError::Proc)?.count();
         if threads != 1 {
             return Err(SandboxError::Threads(threads));
         }
-        // Made before anything is denied, so that a refusal leaves the process as it was.
-        let filters = calls::filters().map_err(|source| SandboxError::Refused { part: CALLS, source })?;
+        // Built before anything is denied, so that an error leaves the process unchanged.
+        let filters = seccomp::filters().map_err(|source| SandboxError::Refused { part: CALLS, source })?;
         let abi = restrict_files(sandbox)?;
         let capabilities = drop_capabilities();
-        let calls = filters.map(calls::apply).transpose();
+        let calls = filters.map(seccomp::apply).transpose();
         let calls = calls.map_err(|source| SandboxError::Refused { part: CALLS, source })?;
 
         let since = |needed: u32| match abi {
             Some(abi) if abi >= needed => Ok(()),
-            Some(abi) => Err(format!("Landlock's ABI is {abi} here, and {needed} holds all of it")),
-            None => Err("the kernel has no Landlock, or it is switched off".to_owned()),
+            Some(abi) => Err(format!("the kernel has Landlock ABI {abi}; the whole sandbox needs ABI {needed}")),
+            None => Err("Landlock is not built into the kernel, or is disabled".to_owned()),
         };
-        let calls = calls.ok_or_else(|| format!("there is no filter for {}", std::env::consts::ARCH));
+        let calls = calls.ok_or_else(|| format!("there is no system call filter for {}", std::env::consts::ARCH));
         let findings = vec![
             Finding::new(FILES, since(5), NEWER_KERNEL),
             Finding::new(SCOPES, since(6), NEWER_KERNEL),
             Finding::new(CALLS, calls, "run it on x86_64, aarch64 or riscv64"),
-            Finding::new(CAPABILITIES, capabilities, "start it as a user of its own"),
+            Finding::new(CAPABILITIES, capabilities, "run it as a user of its own, not as root"),
         ];
         Ok(SandboxReport { landlock_abi: abi, findings })
     }
 
-    /// The ABI that is enforced.
+    /// Applies Landlock. Returns the enforced ABI.
     fn restrict_files(sandbox: &Sandbox) -> Result<Option<u32>, SandboxError> {
         let read = make_bitflags!(AccessFs::{ReadFile | ReadDir});
         let write = read
@@ -206,12 +217,13 @@ mod linux {
     }
 
     fn rule(path: &Path, access: BitFlags<AccessFs>) -> Result<PathBeneath<PathFd>, Error> {
-        let folder = fs::metadata(path)?.is_dir();
-        let access = if folder { access } else { access & AccessFs::from_file(TESTED) };
+        let is_folder = fs::metadata(path)?.is_dir();
+        let access = if is_folder { access } else { access & AccessFs::from_file(TESTED) };
         Ok(PathBeneath::new(PathFd::new(path).map_err(Error::other)?, access))
     }
 
-    /// Ports below 1024 may be bound, and memory locked: under MCL_FUTURE an mmap would fail without the latter.
+    /// The capabilities that are kept: to bind ports below 1024, and to lock memory, without which mmap would fail under
+    /// MCL_FUTURE.
     const KEPT: CapabilitySet = CapabilitySet::NET_BIND_SERVICE.union(CapabilitySet::IPC_LOCK);
 
     fn drop_capabilities() -> Result<(), String> {

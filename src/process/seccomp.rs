@@ -1,5 +1,7 @@
-//! The system calls that the sandbox denies: a list of what leads out, not of what is needed, since a libc, a runtime and
-//! a database need others with every version. Each of them is denied with EPERM, and the program lives.
+//! The system calls that the sandbox denies, each with EPERM; the program goes on.
+//!
+//! This is a list of what reaches beyond the process, not a list of what is needed: the C library, the runtime and the
+//! database need other calls with each version.
 
 use std::{collections::BTreeMap, error::Error};
 
@@ -9,21 +11,21 @@ use seccompiler::{
     SeccompRule, TargetArch, sock_filter,
 };
 
-type Refused = Box<dyn Error + Send + Sync>;
+type FilterError = Box<dyn Error + Send + Sync>;
 
-/// Denied whatever their arguments.
+/// Calls that are denied with any arguments.
 const DENIED: &[c::c_long] = &[
-    // New programs: the agent starts none, and a shell is what an attacker wants.
+    // New programs: the agent starts none, and an attacker wants a shell.
     c::SYS_execve,
     c::SYS_execveat,
-    // Other processes' memory and descriptors, the keeper's above all.
+    // The memory and descriptors of other processes, above all the keeper's.
     c::SYS_ptrace,
     c::SYS_process_vm_readv,
     c::SYS_process_vm_writev,
     c::SYS_process_madvise,
     c::SYS_pidfd_getfd,
     c::SYS_kcmp,
-    // Files past the paths that Landlock knows, and file systems of one's own.
+    // Files that bypass Landlock's paths, and mounted file systems.
     c::SYS_open_by_handle_at,
     c::SYS_mount,
     c::SYS_umount2,
@@ -36,8 +38,8 @@ const DENIED: &[c::c_long] = &[
     c::SYS_fsmount,
     c::SYS_fspick,
     c::SYS_mount_setattr,
-    // What is said of a file by its path, which Landlock does not see: a PIN's file that seems to be changed is tried again.
-    // By an open descriptor it is still possible.
+    // Changes to a file's metadata by path, which Landlock does not check: the PIN of a file that seems to have changed is
+    // tried again. Changes through an open descriptor are still possible.
     #[cfg(target_arch = "x86_64")]
     c::SYS_chmod,
     c::SYS_fchmodat,
@@ -58,21 +60,21 @@ const DENIED: &[c::c_long] = &[
     c::SYS_lsetxattr,
     c::SYS_removexattr,
     c::SYS_lremovexattr,
-    // Namespaces, in which one is root.
+    // Namespaces, in which the process would be root.
     c::SYS_setns,
     c::SYS_unshare,
-    // It does what other calls do, unseen by this filter.
+    // io_uring performs other calls without passing this filter.
     c::SYS_io_uring_setup,
     c::SYS_io_uring_enter,
     c::SYS_io_uring_register,
-    // The kernel's keyrings: a credential may be in the user's.
+    // The kernel's keyrings: the user's may hold a credential.
     c::SYS_keyctl,
     c::SYS_add_key,
     c::SYS_request_key,
-    // Shared memory of other programs, which may be executable too.
+    // Shared memory of other programs, which may also be executable.
     c::SYS_shmat,
     c::SYS_remap_file_pages,
-    // Doors to the kernel that have had many holes, or that only root needs.
+    // Interfaces of the kernel with many past vulnerabilities, or that only root needs.
     c::SYS_bpf,
     c::SYS_perf_event_open,
     c::SYS_userfaultfd,
@@ -88,13 +90,13 @@ const DENIED: &[c::c_long] = &[
     c::SYS_swapoff,
 ];
 
-/// The filters; none where there is no table for the processor.
-pub(super) fn filters() -> Result<Option<Vec<BpfProgram>>, Refused> {
+/// The filters; none if there is no table of system calls for the processor.
+pub(super) fn filters() -> Result<Option<Vec<BpfProgram>>, FilterError> {
     let Ok(arch) = TargetArch::try_from(std::env::consts::ARCH) else { return Ok(None) };
     let mut denied: BTreeMap<i64, Vec<SeccompRule>> = DENIED.iter().map(|call| (*call, Vec::new())).collect();
     denied.extend(conditional()?);
-    // glibc starts threads by clone3, whose flags stand in memory that a filter cannot read; told that the kernel has
-    // none, it uses clone (glibc 2.34 and later).
+    // glibc 2.34 and later start threads with clone3, whose flags are in memory that a filter cannot read. With ENOSYS they
+    // use clone instead.
     let absent = BTreeMap::from([(c::SYS_clone3, Vec::new())]);
     let mut filters = Vec::new();
     for (calls, errno) in [(denied, c::EPERM), (absent, c::ENOSYS)] {
@@ -102,25 +104,25 @@ pub(super) fn filters() -> Result<Option<Vec<BpfProgram>>, Refused> {
         filters.push(SeccompFilter::new(calls, SeccompAction::Allow, answer, arch)?.try_into()?);
     }
     if arch == TargetArch::x86_64 {
-        filters.push(without_x32());
+        filters.push(deny_x32());
     }
     Ok(Some(filters))
 }
 
-/// Binds this thread and those it starts, for life.
-pub(super) fn apply(filters: Vec<BpfProgram>) -> Result<(), Refused> {
+/// Applies the filters to this thread and the threads that it starts. They cannot be removed.
+pub(super) fn apply(filters: Vec<BpfProgram>) -> Result<(), FilterError> {
     filters.iter().try_for_each(|filter| Ok(seccompiler::apply_filter(filter)?))
 }
 
-/// Denied with some arguments. The conditions of one rule hold together; any rule denies.
+/// Calls that are denied with certain arguments. A call is denied if all conditions of any rule hold.
 fn conditional() -> Result<Vec<(i64, Vec<SeccompRule>)>, BackendError> {
     use SeccompCmpOp::{Eq, MaskedEq, Ne};
     let when = |argument, operator, value: i32| {
         SeccompCondition::new(argument, Dword, operator, u64::from(value.cast_unsigned()))
     };
     let rule = |conditions| SeccompRule::new(conditions);
-    // A bit that is set.
-    let with = |argument, bit: i32| rule(vec![when(argument, MaskedEq(u64::from(bit.cast_unsigned())), bit)?]);
+    // The argument has this bit set.
+    let has_bit = |argument, bit: i32| rule(vec![when(argument, MaskedEq(u64::from(bit.cast_unsigned())), bit)?]);
 
     let other_families = [c::AF_INET, c::AF_INET6, c::AF_NETLINK]
         .map(|family| when(0, Ne, family))
@@ -135,21 +137,21 @@ fn conditional() -> Result<Vec<(i64, Vec<SeccompRule>)>, BackendError> {
         c::CLONE_NEWUTS,
         c::CLONE_NEWCGROUP,
     ];
-    // SOCK_TYPE_MASK of the kernel: above it are SOCK_NONBLOCK and SOCK_CLOEXEC.
+    // 0xf is the kernel's SOCK_TYPE_MASK; the bits above it are SOCK_NONBLOCK and SOCK_CLOEXEC.
     let pair = |kind| rule(vec![when(1, MaskedEq(0xf), kind)?]);
     Ok(vec![
-        // Unix sockets lead to pcscd, to the keeper and to the session's programs; AF_VSOCK to the host. Netlink tells
-        // getaddrinfo(3) this machine's addresses.
+        // Unix sockets lead to pcscd, to the keeper and to the programs of the user's session; AF_VSOCK leads to the host.
+        // Netlink is allowed: getaddrinfo(3) reads this machine's addresses through it.
         (c::SYS_socket, vec![rule(other_families)?]),
-        // The signal driver of tokio needs a pair of streams. A pair of datagram sockets could still send elsewhere; of
-        // raw ones the kernel makes datagrams.
+        // Pairs of streams are allowed: tokio's signal driver needs one. Datagram sockets of a pair could still send to
+        // other sockets, and the kernel makes datagram sockets of raw ones.
         (c::SYS_socketpair, vec![pair(c::SOCK_DGRAM)?, pair(c::SOCK_RAW)?]),
-        (c::SYS_clone, namespaces.into_iter().map(|flag| with(0, flag)).collect::<Result<_, _>>()?),
-        // New code, a module that came as bytes say: what runs was there at the start.
-        (c::SYS_mmap, vec![with(2, c::PROT_EXEC)?]),
-        (c::SYS_mprotect, vec![with(2, c::PROT_EXEC)?]),
-        (c::SYS_pkey_mprotect, vec![with(2, c::PROT_EXEC)?]),
-        // What is typed so, the shell of the person who started the daemon runs.
+        (c::SYS_clone, namespaces.into_iter().map(|flag| has_bit(0, flag)).collect::<Result<_, _>>()?),
+        // New executable memory: all code that runs was there at the start.
+        (c::SYS_mmap, vec![has_bit(2, c::PROT_EXEC)?]),
+        (c::SYS_mprotect, vec![has_bit(2, c::PROT_EXEC)?]),
+        (c::SYS_pkey_mprotect, vec![has_bit(2, c::PROT_EXEC)?]),
+        // These inject input into the terminal, where the shell of the person who started the daemon would run it.
         (
             c::SYS_ioctl,
             vec![rule(vec![when(1, Eq, c::TIOCSTI as i32)?])?, rule(vec![when(1, Eq, c::TIOCLINUX as i32)?])?],
@@ -157,9 +159,10 @@ fn conditional() -> Result<Vec<(i64, Vec<SeccompRule>)>, BackendError> {
     ])
 }
 
-/// x32 programs' calls are x86_64's by other numbers, and seccompiler compares numbers only: all are answered with
-/// ENOSYS. By hand, since the crate has no rule for a range: load the number, compare with __X32_SYSCALL_BIT, return.
-fn without_x32() -> BpfProgram {
+/// Denies the x32 calls with ENOSYS: they are x86_64's calls under other numbers, and seccompiler compares numbers only.
+///
+/// Written by hand, since the crate has no rule for a range: load the number, compare it with __X32_SYSCALL_BIT, return.
+fn deny_x32() -> BpfProgram {
     let step = |code: u32, jf: u8, k: u32| sock_filter { code: code as u16, jt: 0, jf, k };
     vec![
         step(c::BPF_LD | c::BPF_W | c::BPF_ABS, 0, 0),
