@@ -1,4 +1,4 @@
-//! One private key in two tokens, each with its keeper: the first that is there serves, and nobody has to ask twice.
+//! One private key in two tokens, each with its keeper: the first that is available is used, and no request fails.
 
 use std::{
     sync::{
@@ -11,7 +11,7 @@ use std::{
 use claviger::{
     crypto,
     keys::{Curve, PublicKey},
-    secrets::{Context, KeyUse, Secrets, Several},
+    secrets::{Context, FailoverSecrets, KeyUse, Secrets},
 };
 use claviger_testkit::{
     PrivateKey,
@@ -20,11 +20,11 @@ use claviger_testkit::{
 use tokio::time::timeout;
 
 use crate::{
-    home::{Home, MESSAGE, SOON, open_message, threads, until},
+    home::{HANG_TIMEOUT, Home, MESSAGE, open_message, threads, wait_until},
     support::Module,
 };
 
-/// All that is done with a key; each result is right.
+/// One operation of each kind in turn, with a check of its result.
 async fn use_once(secrets: &dyn Secrets, key: &PublicKey, number: usize) {
     let cx = Context::default();
     match number % 3 {
@@ -44,8 +44,8 @@ async fn use_once(secrets: &dyn Secrets, key: &PublicKey, number: usize) {
     }
 }
 
-/// 16 tasks at work while `fault` comes over the first keeper, and until it has come back. None of them asks twice.
-fn failed_over(what: &str, fault: impl Fn(&Home)) {
+/// Runs 16 tasks while the first keeper has a fault, and until it is used again. No operation fails.
+fn fail_over(what: &str, fault: impl Fn(&Home)) {
     let homes = [Home::new(Module::SoftHsm, ""), Home::new(Module::SoftHsm, "")];
     let [Some(one), Some(two)] = homes else { return };
     let private = PrivateKey::generate(Curve::P256);
@@ -56,7 +56,7 @@ fn failed_over(what: &str, fault: impl Fn(&Home)) {
     let runtime = threads();
     runtime.block_on(async {
         let clients: [Arc<dyn Secrets>; 2] = [one.client().await, two.client().await];
-        let both = Arc::new(Several::new(clients));
+        let both = Arc::new(FailoverSecrets::new(clients));
         let (done, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let tasks: Vec<_> = (0..16)
             .map(|task| {
@@ -66,33 +66,33 @@ fn failed_over(what: &str, fault: impl Fn(&Home)) {
                         if stop.load(Ordering::Relaxed) {
                             break;
                         }
-                        timeout(SOON, use_once(&*both, &key, number)).await.expect("nothing hangs");
+                        timeout(HANG_TIMEOUT, use_once(&*both, &key, number)).await.expect("no request hangs");
                         done.fetch_add(1, Ordering::Relaxed);
                     }
                 })
             })
             .collect();
-        // C_SignInit is called for messages, and by no keeper that starts.
+        // A starting keeper does not call C_SignInit, so it counts operations.
         let used = |home: &Home| home.shim.calls("C_DeriveKey") + home.shim.calls("C_SignInit");
         let (first, second) = (used(&one), used(&two));
-        until("the first serves", || used(&one) > first + 100).await;
-        assert_eq!(used(&two), second, "the second is not asked while the first is there");
-        let faulty = Instant::now();
+        wait_until("the first is used", || used(&one) > first + 100).await;
+        assert_eq!(used(&two), second, "the second is not used while the first is available");
+        let fault_start = Instant::now();
         while used(&two) <= second + 100 {
-            assert!(faulty.elapsed() < SOON, "the second serves");
-            // A keeper that was killed is back so soon that on a busy machine the second has hardly begun: then once more.
+            assert!(fault_start.elapsed() < HANG_TIMEOUT, "the second is not used");
+            // Repeated: a killed keeper may be back before the second has done enough.
             fault(&one);
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
         one.shim.order(&[]);
-        let back = Instant::now();
+        let fault_end = Instant::now();
         let first = used(&one);
-        until("the first serves again", || used(&one) > first + 100).await;
-        println!("{what}: the first is used again {:?} after the fault's end", back.elapsed());
-        // What the second had begun has ended by now, or so soon that it is no matter.
-        until("the second is not asked any more", || {
+        wait_until("the first is used again", || used(&one) > first + 100).await;
+        println!("{what}: the first is used again {:?} after the fault's end", fault_end.elapsed());
+        // Operations that the second had begun may still count for a moment.
+        wait_until("the second is not used any more", || {
             let (first, second) = (used(&one), used(&two));
-            let end = Instant::now() + SOON;
+            let end = Instant::now() + HANG_TIMEOUT;
             while used(&one) < first + 50 && Instant::now() < end {
                 std::thread::sleep(std::time::Duration::from_millis(10));
             }
@@ -101,26 +101,26 @@ fn failed_over(what: &str, fault: impl Fn(&Home)) {
         .await;
         stop.store(true, Ordering::Relaxed);
         for task in tasks {
-            timeout(SOON, task).await.expect("nothing hangs").unwrap();
+            timeout(HANG_TIMEOUT, task).await.expect("no request hangs").unwrap();
         }
         println!("{what}: {} operations, none failed", done.load(Ordering::Relaxed));
     });
     drop(runtime);
-    one.ends();
-    two.ends();
+    one.wait_for_end();
+    two.wait_for_end();
 }
 
 #[test]
 fn the_first_is_killed() {
-    failed_over("killed", Home::kill_keepers);
+    fail_over("killed", Home::kill_keepers);
 }
 
 #[test]
-fn the_firsts_module_crashes() {
-    failed_over("crashed", |home| home.shim.order(&["crash C_DeriveKey at 20", "crash C_SignInit at 20"]));
+fn the_module_of_the_first_crashes() {
+    fail_over("crashed", |home| home.shim.order(&["crash C_DeriveKey at 20", "crash C_SignInit at 20"]));
 }
 
 #[test]
-fn the_firsts_token_is_pulled() {
-    failed_over("pulled", |home| home.shim.order(&["gone"]));
+fn the_token_of_the_first_is_unplugged() {
+    fail_over("pulled", |home| home.shim.order(&["gone"]));
 }

@@ -1,4 +1,4 @@
-//! A folder with a token and a configuration, and the keepers that are started from it.
+//! A folder with a token and a configuration, and the keepers that are started with it.
 
 use std::{
     fs,
@@ -12,8 +12,8 @@ use std::{
 use claviger::{
     keys::{Curve, PublicKey},
     secrets::{
-        Context, HeldKey, ImportKey, KeyState, KeyUse, NewKey, Secrets, SecretsError, ToSign, TokenError,
-        keeper::{Connect, KeeperClient, KeeperCustodian, Process, Supervisor, spawn},
+        Context, HeldKey, ImportKey, KeyState, KeyUse, NewKey, Secrets, SecretsError, SignRequest, TokenError,
+        keeper::{ChildProcess, KeeperClient, KeeperConnector, KeeperCustodian, Supervisor, spawn_on_socket},
     },
 };
 use claviger_fault_module::Shim;
@@ -22,31 +22,32 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::support::{Module, TestToken, faulty::through_the_shim};
 
-/// Longer than anything takes that is not stuck, on a machine that has much else to do.
-pub const SOON: Duration = Duration::from_secs(30);
-pub const MESSAGE: ToSign<'_> = ToSign::Message(br#"{"id":"1","type":"https://example.org/test/1.0/note","body":{}}"#);
+/// A time that nothing exceeds unless it hangs, even on a busy machine.
+pub const HANG_TIMEOUT: Duration = Duration::from_secs(30);
+pub const MESSAGE: SignRequest<'_> =
+    SignRequest::Message(br#"{"id":"1","type":"https://example.org/test/1.0/note","body":{}}"#);
 
-/// The token `demo`, behind the shim, as a configuration names it.
+/// A folder with the token `demo`, whose module is behind the fault shim, and a configuration.
 pub struct Home {
     token: TestToken,
     pub shim: Shim,
-    /// With the shim for its module.
+    /// The token's URI, with the shim as its module.
     pub uri: String,
     module: PathBuf,
 }
 
-/// Runs `body` on a home whose `[keeper]` has these members, and sees to it that every process has ended.
-pub fn kept(module: Module, keeper: &str, body: impl AsyncFnOnce(&Home)) {
-    kept_on(threads(), module, keeper, body);
+/// Runs `body` with a home whose `[keeper]` has the members `keeper`. Then waits until every process has ended.
+pub fn with_home(module: Module, keeper: &str, body: impl AsyncFnOnce(&Home)) {
+    with_home_on(threads(), module, keeper, body);
 }
 
-/// The same on a runtime of the test's choice.
-pub fn kept_on(runtime: Runtime, module: Module, keeper: &str, body: impl AsyncFnOnce(&Home)) {
+/// The same on another runtime.
+pub fn with_home_on(runtime: Runtime, module: Module, keeper: &str, body: impl AsyncFnOnce(&Home)) {
     let Some(home) = Home::new(module, keeper) else { return };
     runtime.block_on(body(&home));
-    // With it go the clients, and so the connections of the keepers.
+    // This drops the clients, which closes the keepers' connections.
     drop(runtime);
-    home.ends();
+    home.wait_for_end();
 }
 
 pub fn threads() -> Runtime {
@@ -54,7 +55,7 @@ pub fn threads() -> Runtime {
 }
 
 impl Home {
-    /// None if the module is missing, and may be.
+    /// None if the module is missing and tests may be skipped.
     pub fn new(module: Module, keeper: &str) -> Option<Self> {
         let (path, token) = (module.path()?, TestToken::new(module, "demo")?);
         let (shim, uri) = (Shim::new(token.folder().join("fault")), through_the_shim(&token.uri));
@@ -63,7 +64,7 @@ impl Home {
         Some(home)
     }
 
-    /// Writes a configuration of the token, with these members in `[[token]]` and in `[keeper]`.
+    /// Writes a configuration with the members `token` in `[[token]]` and `keeper` in `[keeper]`.
     pub fn configure(&self, file: &str, token: &str, keeper: &str) {
         let text = format!("state_dir = \"state\"\n[[token]]\nname = \"demo\"\n{token}\n[keeper]\n{keeper}\n");
         fs::write(self.folder().join(file), text).unwrap();
@@ -77,7 +78,7 @@ impl Home {
         self.token.pin_file()
     }
 
-    /// `claviger` with words that are separated by blanks. What it says on stderr is in the log.
+    /// `claviger` with arguments that are separated by blanks. Its stderr goes to the log.
     pub fn command(&self, words: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_claviger"));
         command.env_clear().env(&self.token.env.0, &self.token.env.1).env("HOME", self.folder());
@@ -88,55 +89,55 @@ impl Home {
         command
     }
 
-    /// Runs it to its end.
+    /// Runs `claviger` until it ends.
     pub fn run(&self, words: &str) -> Output {
         self.command(words).stderr(Stdio::piped()).output().unwrap()
     }
 
-    /// The same with stdin.
-    pub fn fed(&self, words: &str, stdin: &str) -> Output {
+    /// The same with standard input.
+    pub fn run_with_stdin(&self, words: &str, stdin: &str) -> Output {
         let input = self.folder().join("stdin");
         fs::write(&input, stdin).unwrap();
         self.command(words).stdin(fs::File::open(input).unwrap()).stderr(Stdio::piped()).output().unwrap()
     }
 
-    /// What the processes said on stderr.
+    /// What the processes wrote to stderr.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder().join("log")).unwrap_or_default()
     }
 
-    /// A custodian of the token, by way of a keeper of its own.
-    pub fn custodian(&self) -> (KeeperCustodian, Process) {
-        let (stream, process) = spawn(self.command("keeper --token demo --connection custodian")).unwrap();
+    /// A custodian of the token, with a keeper of its own.
+    pub fn custodian(&self) -> (KeeperCustodian, ChildProcess) {
+        let (stream, process) = spawn_on_socket(self.command("keeper --token demo --connection custodian")).unwrap();
         (KeeperCustodian::new("demo", stream).unwrap(), process)
     }
 
-    /// A new key in the token.
-    pub fn make(&self, curve: Curve) -> PublicKey {
+    /// Makes a key in the token.
+    pub fn generate(&self, curve: Curve) -> PublicKey {
         self.custodian().0.generate(&NewKey { curve, usage: KeyUse::of(curve), label: None }).unwrap().public
     }
 
-    /// A key from outside.
+    /// Imports a key.
     pub fn import(&self, key: &ImportKey) -> HeldKey {
         self.custodian().0.import(key).unwrap()
     }
 
-    /// What starts keepers for an agent, as the command line has it.
+    /// A supervisor that starts keepers for an agent, as the command line starts it.
     pub fn supervisor(&self) -> Arc<Supervisor> {
         Supervisor::start(self.command("keeper --supervise agent")).unwrap()
     }
 
-    /// An agent's end, with keepers that are started for it.
+    /// An agent's client, with keepers that are started for it.
     pub async fn client(&self) -> Arc<KeeperClient> {
-        Arc::new(KeeperClient::start("demo", self.supervisor().connect("demo")).await.unwrap())
+        Arc::new(KeeperClient::start("demo", self.supervisor().connector("demo")).await.unwrap())
     }
 
-    /// A keeper that listens, until the process is dropped.
+    /// A keeper that listens until the returned value is dropped.
     pub fn listen(&self) -> Listening {
         let address = self.address();
         let child = self.command(&format!("keeper --listen {address}")).spawn().unwrap();
         let listening = Listening { child, path: self.folder().join("socket") };
-        let end = Instant::now() + SOON;
+        let end = Instant::now() + HANG_TIMEOUT;
         while UnixStream::connect(&listening.path).is_err() {
             assert!(Instant::now() < end, "no keeper listens:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(10));
@@ -144,24 +145,24 @@ impl Home {
         listening
     }
 
-    /// Where a keeper of this home listens.
+    /// The address at which a keeper of this home listens.
     pub fn address(&self) -> String {
         format!("unix:{}", self.folder().join("socket").display())
     }
 
-    /// The processes that hold the token now.
+    /// The processes that have the token open.
     pub fn keepers(&self) -> Vec<u32> {
         let holds = |words: &str| words.contains("--connection") || words.contains("--listener");
         self.processes().filter(|(_, words)| holds(words)).map(|(id, _)| id).collect()
     }
 
-    /// Kills them, without a word.
+    /// Kills them with SIGKILL.
     pub fn kill_keepers(&self) {
         self.keepers().into_iter().for_each(kill);
     }
 
-    /// The program's processes that were started in this folder. One that has ended, and was not waited for, has no
-    /// words any more.
+    /// The program's processes that were started in this folder. A process that has ended and was not waited for has no
+    /// arguments any more.
     fn processes(&self) -> impl Iterator<Item = (u32, String)> {
         let folder = self.folder().display().to_string();
         fs::read_dir("/proc").unwrap().flatten().filter_map(move |entry| {
@@ -171,9 +172,9 @@ impl Home {
         })
     }
 
-    /// Everything that was started ends once nobody needs it.
-    pub fn ends(&self) {
-        let end = Instant::now() + SOON;
+    /// Waits until every process has ended, as each must when it is not needed any more.
+    pub fn wait_for_end(&self) {
+        let end = Instant::now() + HANG_TIMEOUT;
         while let Some((id, words)) = self.processes().next() {
             assert!(Instant::now() < end, "process {id} does not end: {words:?}\n{}", self.log());
             std::thread::sleep(Duration::from_millis(10));
@@ -184,8 +185,8 @@ impl Home {
 impl Drop for Home {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("the processes said:\n{}", self.log());
-            // Its supervisors first: they would start others.
+            eprintln!("log of the processes:\n{}", self.log());
+            // Supervisors first: they would start new keepers.
             let mut left: Vec<_> = self.processes().collect();
             left.sort_by_key(|(_, words)| !words.contains("--supervise") && !words.contains("--listen\0"));
             left.into_iter().for_each(|(id, _)| kill(id));
@@ -200,10 +201,10 @@ pub struct Listening {
 }
 
 impl Listening {
-    /// An agent's end, connected by the path.
+    /// An agent's client, connected to the socket's path.
     pub async fn client(&self) -> Arc<KeeperClient> {
         let path = self.path.clone();
-        Arc::new(KeeperClient::start("demo", Connect::new(move || UnixStream::connect(&path))).await.unwrap())
+        Arc::new(KeeperClient::start("demo", KeeperConnector::new(move || UnixStream::connect(&path))).await.unwrap())
     }
 
     /// The process that starts the keeper.
@@ -224,11 +225,11 @@ impl Drop for Listening {
 }
 
 pub fn kill(process: u32) {
-    // It may have ended just now.
+    // The process may have ended just now, so the result does not matter.
     let _ = Command::new("kill").args(["-9", &process.to_string()]).stderr(Stdio::null()).status().unwrap();
 }
 
-/// Opens a message that is made for the key. What comes out is right, or an error.
+/// Unwraps the content key of a message for the key. Panics if the result is wrong.
 pub async fn open_message(secrets: &dyn Secrets, key: &PublicKey, cx: &Context) -> Result<(), SecretsError> {
     let cek = fresh_cek();
     let request = message_to(key, None, &cek, &Parties::example());
@@ -237,17 +238,18 @@ pub async fn open_message(secrets: &dyn Secrets, key: &PublicKey, cx: &Context) 
     Ok(())
 }
 
-/// How long it takes until it serves. What fails before is worth a retry, and is told soon.
-pub async fn serves(secrets: &dyn Secrets, key: &PublicKey) -> Duration {
-    let begun = Instant::now();
+/// Waits until operations succeed, and returns how long that took. Each failure before must be retryable, and must not
+/// take long.
+pub async fn time_until_served(secrets: &dyn Secrets, key: &PublicKey) -> Duration {
+    let start = Instant::now();
     loop {
-        let asked = Instant::now();
+        let attempt = Instant::now();
         match open_message(secrets, key, &Context::default()).await {
-            Ok(()) => return begun.elapsed(),
+            Ok(()) => return start.elapsed(),
             Err(error) => assert!(error.is_retryable(), "{error}"),
         }
-        assert!(asked.elapsed() < SOON, "a failure that was not told for {:?}", asked.elapsed());
-        assert!(begun.elapsed() < 2 * SOON, "it does not serve again");
+        assert!(attempt.elapsed() < HANG_TIMEOUT, "the failure took {:?}", attempt.elapsed());
+        assert!(start.elapsed() < 2 * HANG_TIMEOUT, "operations still fail");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -257,9 +259,9 @@ pub fn state(secrets: &dyn Secrets, key: &PublicKey) -> Option<KeyState> {
     secrets.keys().borrow().get(key).map(|held| held.state)
 }
 
-/// Waits, and lets others work.
-pub async fn until(what: &str, is_so: impl Fn() -> bool) {
-    let end = Instant::now() + 2 * SOON;
+/// Waits until `is_so` returns true. `what` says what is waited for.
+pub async fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let end = Instant::now() + 2 * HANG_TIMEOUT;
     while !is_so() {
         assert!(Instant::now() < end, "{what}");
         tokio::time::sleep(Duration::from_millis(10)).await;

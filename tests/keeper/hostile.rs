@@ -1,5 +1,5 @@
-//! Strangers at a keeper's socket, who say what no agent says. What is written here by hand is the wire of
-//! `secrets/keeper/wire.rs`: four bytes of length, big-endian, and so many of postcard.
+//! Hostile clients at a keeper's socket. The bytes are written by hand in the format of `secrets/keeper/wire.rs`: a length
+//! of four bytes, big-endian, and content in postcard's format.
 
 use std::{
     io::{self, Read, Write},
@@ -23,70 +23,72 @@ use proptest::{
 };
 
 use crate::{
-    home::{Home, Listening, SOON, kept, open_message, within},
+    home::{HANG_TIMEOUT, Home, Listening, open_message, with_home, within},
     support::Module,
 };
 
-/// `Hello` of an agent.
+/// The `Hello` of an agent.
 const HELLO: [u8; 2] = [1, 0];
-/// Where a request's `ask` begins: `Asked::Request`, the id 9, no deadline, no kid, no message id, no peer.
+/// A `ClientFrame::Request` up to its body: the id 9, no deadline, no kid, no message id, no peer.
 const REQUEST: [u8; 6] = [0, 9, 0, 0, 0, 0];
-/// `Said::Answer` to 9, `Err`, and which `Failure` it is.
+/// A `ServerFrame::Response` to 9 with `Err`. The number of the `WireError` follows.
 const FAILED: [u8; 3] = [4, 9, 1];
-const REFUSED: u8 = 2;
-const LATE: u8 = 4;
+/// `WireError::InvalidRequest`.
+const INVALID_REQUEST: u8 = 2;
+/// `WireError::DeadlineExceeded`.
+const DEADLINE_EXCEEDED: u8 = 4;
 
-struct Stranger(UnixStream);
+struct HostileClient(UnixStream);
 
-impl Stranger {
+impl HostileClient {
     fn connect(path: &Path) -> Self {
         let stream = UnixStream::connect(path).unwrap();
-        stream.set_read_timeout(Some(SOON)).unwrap();
+        stream.set_read_timeout(Some(HANG_TIMEOUT)).unwrap();
         Self(stream)
     }
 
-    /// One that was let in.
+    /// A client that the keeper accepts.
     fn agent(path: &Path) -> Self {
-        let mut stranger = Self::connect(path);
-        stranger.send(&HELLO);
-        assert_eq!(stranger.hears().expect("it is let in")[0], 0, "welcome");
-        stranger
+        let mut client = Self::connect(path);
+        client.send(&HELLO);
+        assert_eq!(client.receive().expect("the keeper accepts it")[0], 0, "welcome");
+        client
     }
 
-    /// Bytes as they are. Who closes the connection need not read them.
-    fn raw(&mut self, bytes: &[u8]) {
+    /// Sends bytes without a length. The keeper may have closed the connection, so errors are ignored.
+    fn send_raw(&mut self, bytes: &[u8]) {
         let _ = self.0.write_all(bytes);
     }
 
     fn send(&mut self, content: &[u8]) {
-        self.raw(&[&u32::try_from(content.len()).unwrap().to_be_bytes(), content].concat());
+        self.send_raw(&[&u32::try_from(content.len()).unwrap().to_be_bytes(), content].concat());
     }
 
     /// The next frame; none when the keeper has closed the connection.
-    fn hears(&mut self) -> Option<Vec<u8>> {
-        let mut head = [0; 4];
+    fn receive(&mut self) -> Option<Vec<u8>> {
+        let mut header = [0; 4];
         let mut read = |into: &mut [u8]| match self.0.read_exact(into) {
             Ok(()) => true,
             Err(error) if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {
                 false
             }
-            Err(error) => panic!("the keeper neither answers nor closes: {error}"),
+            Err(error) => panic!("the keeper neither answers nor closes the connection: {error}"),
         };
-        if !read(&mut head) {
+        if !read(&mut header) {
             return None;
         }
-        let mut content = vec![0; u32::from_be_bytes(head) as usize];
+        let mut content = vec![0; u32::from_be_bytes(header) as usize];
         read(&mut content).then_some(content)
     }
 
-    /// It has said all. What it still hears, until the keeper closes the connection.
-    fn leaves(mut self) -> Vec<Vec<u8>> {
+    /// Ends sending. Returns the frames that come until the keeper closes the connection.
+    fn finish(mut self) -> Vec<Vec<u8>> {
         let _ = self.0.shutdown(Shutdown::Write);
-        std::iter::from_fn(|| self.hears()).collect()
+        std::iter::from_fn(|| self.receive()).collect()
     }
 }
 
-/// `Ask::Unwrap` with an ephemeral key that may be none.
+/// A `RequestBody::Unwrap` with an ephemeral key that may be invalid.
 fn unwrap(key: &PublicKey, epk: &[u8]) -> Vec<u8> {
     let curve = match key.curve() {
         Curve::X25519 => 0,
@@ -98,10 +100,10 @@ fn unwrap(key: &PublicKey, epk: &[u8]) -> Vec<u8> {
     [&REQUEST[..], &[1], &key, &epk, &[0], &bytes(b""), &bytes(&[0xa5; 32]), &bytes(&[7; 72])].concat()
 }
 
-/// Runs `body` with a keeper that listens, which an agent uses all the while, and by which it is served to the end.
-fn served_all_the_while(body: impl FnOnce(&Home, &Listening, [PublicKey; 2])) {
-    kept(Module::SoftHsm, "", async |home| {
-        let keys = [home.make(Curve::P256), home.make(Curve::X25519)];
+/// Runs `body` with a listening keeper, while an agent uses it without a failure.
+fn while_an_agent_is_served(body: impl FnOnce(&Home, &Listening, [PublicKey; 2])) {
+    with_home(Module::SoftHsm, "", async |home| {
+        let keys = [home.generate(Curve::P256), home.generate(Curve::X25519)];
         let listening = home.listen();
         let client = listening.client().await;
         let (stop, key) = (Arc::new(AtomicBool::new(false)), keys[0].clone());
@@ -111,120 +113,121 @@ fn served_all_the_while(body: impl FnOnce(&Home, &Listening, [PublicKey; 2])) {
             let stop = stop.clone();
             async move {
                 while !stop.load(Ordering::Relaxed) {
-                    open_message(&*client, &key, &within(SOON)).await.expect("others are served");
+                    open_message(&*client, &key, &within(HANG_TIMEOUT)).await.expect("the agent is served");
                 }
             }
         });
         tokio::task::block_in_place(|| body(home, &listening, keys));
         stop.store(true, Ordering::Relaxed);
         agent.await.unwrap();
-        assert_eq!(home.keepers(), keepers, "the keeper lives");
+        assert_eq!(home.keepers(), keepers, "the keeper has not ended");
     });
 }
 
 #[test]
-fn what_is_no_hello_is_not_let_in() {
-    served_all_the_while(|_, listening, _| {
+fn an_invalid_hello_is_refused() {
+    while_an_agent_is_served(|_, listening, _| {
         let path = &*listening.path;
-        // Who says nothing keeps nobody from coming in.
-        let silent = Stranger::connect(path);
+        // A client that sends nothing does not keep others from connecting.
+        let silent = HostileClient::connect(path);
         for version in [&[2, 0][..], &[0, 0], &[0xff, 0xff, 3, 1]] {
-            let mut stranger = Stranger::connect(path);
-            stranger.send(version);
-            let answer = stranger.hears().expect("a word to who is of another release");
-            assert_eq!(answer[0], 1, "refused");
-            assert!(String::from_utf8_lossy(&answer).contains("both must be of one release"));
-            assert_eq!(stranger.hears(), None);
+            let mut client = HostileClient::connect(path);
+            client.send(version);
+            let response = client.receive().expect("an explanation for a client of another release");
+            assert_eq!(response[0], 1, "refused");
+            assert!(String::from_utf8_lossy(&response).contains("programs of the same release"));
+            assert_eq!(client.receive(), None);
         }
         for (what, content) in [
             ("nothing", &[][..]),
             ("half a hello", &[1]),
             ("an unknown role", &[1, 2]),
-            ("more than a hello", &[1, 0, 0]),
+            ("bytes behind a hello", &[1, 0, 0]),
             ("a version of more than 16 bits", &[0xff, 0xff, 0xff, 0xff, 0x0f, 0]),
             ("a request to lock the token", &[&REQUEST[..], &[7]].concat()),
         ] {
-            let mut stranger = Stranger::connect(path);
-            stranger.send(content);
-            assert_eq!(stranger.hears(), None, "{what}");
+            let mut client = HostileClient::connect(path);
+            client.send(content);
+            assert_eq!(client.receive(), None, "{what}");
         }
-        let mut stranger = Stranger::connect(path);
-        stranger.raw(&u32::MAX.to_be_bytes());
-        assert_eq!(stranger.hears(), None, "a frame of 4 GB");
-        let mut stranger = Stranger::connect(path);
-        stranger.raw(&[0, 0, 0, 2, 1]);
-        assert_eq!(stranger.leaves(), [[0; 0]; 0], "a hello that does not end");
+        let mut client = HostileClient::connect(path);
+        client.send_raw(&u32::MAX.to_be_bytes());
+        assert_eq!(client.receive(), None, "a frame of 4 GB");
+        let mut client = HostileClient::connect(path);
+        client.send_raw(&[0, 0, 0, 2, 1]);
+        assert_eq!(client.finish(), [[0; 0]; 0], "an incomplete hello");
         drop(silent);
     });
 }
 
 #[test]
-fn what_is_no_request_ends_its_connection() {
-    served_all_the_while(|_, listening, _| {
+fn an_invalid_request_ends_its_connection() {
+    while_an_agent_is_served(|_, listening, _| {
         let path = &*listening.path;
         for (what, content) in [
             ("nothing", &[][..]),
             ("half a request", &[0, 9]),
-            ("an unknown question", &[&REQUEST[..], &[200, 1]].concat()),
-            ("more than a request", &[&REQUEST[..], &[6, 0]].concat()),
+            ("an unknown kind of request", &[&REQUEST[..], &[200, 1]].concat()),
+            ("bytes behind a request", &[&REQUEST[..], &[6, 0]].concat()),
             ("a length beyond the frame", &[0, 9, 0, 1, 0xff, 0xff, 0xff, 0xff, 0x0f]),
-            ("a kid that is no UTF-8", &[0, 9, 0, 1, 1, 0xff, 0, 0, 6]),
-            ("hello again", &HELLO[..1]),
+            ("a kid that is not UTF-8", &[0, 9, 0, 1, 1, 0xff, 0, 0, 6]),
+            ("a second hello", &HELLO[..1]),
         ] {
-            let mut stranger = Stranger::agent(path);
-            stranger.send(content);
-            assert_eq!(stranger.hears(), None, "{what}");
+            let mut client = HostileClient::agent(path);
+            client.send(content);
+            assert_eq!(client.receive(), None, "{what}");
         }
-        let mut stranger = Stranger::agent(path);
-        stranger.raw(&((4 << 20) + 1_u32).to_be_bytes());
-        assert_eq!(stranger.hears(), None, "a frame over 4 MB");
-        let mut stranger = Stranger::agent(path);
-        stranger.raw(&[&[0, 0, 1, 0][..], &REQUEST].concat());
-        assert_eq!(stranger.leaves(), [[0; 0]; 0], "a request that does not end");
+        let mut client = HostileClient::agent(path);
+        client.send_raw(&((4 << 20) + 1_u32).to_be_bytes());
+        assert_eq!(client.receive(), None, "a frame over 4 MB");
+        let mut client = HostileClient::agent(path);
+        client.send_raw(&[&[0, 0, 1, 0][..], &REQUEST].concat());
+        assert_eq!(client.finish(), [[0; 0]; 0], "an incomplete request");
     });
 }
 
-/// What can be read and must not be done is answered, and the token has not been asked.
+/// A well-formed request that must not be performed gets an error, and does not reach the token.
 #[test]
-fn what_must_not_be_done_is_refused_before_the_token() {
-    kept(Module::SoftHsm, "", async |home| {
-        let (p256, x25519) = (home.make(Curve::P256), home.make(Curve::X25519));
+fn a_forbidden_request_does_not_reach_the_token() {
+    with_home(Module::SoftHsm, "", async |home| {
+        let (p256, x25519) = (home.generate(Curve::P256), home.generate(Curve::X25519));
         let listening = home.listen();
-        // The keeper has started once it lets one in.
-        let mut stranger = Stranger::agent(&listening.path);
+        // The keeper has started when it accepts a client.
+        let mut client = HostileClient::agent(&listening.path);
         let calls = || home.shim.calls_and_failures().0;
         let before = calls();
         let off_curve = (0..=255)
             .map(|last| [&p256.as_bytes()[..p256.as_bytes().len() - 1], &[last]].concat())
             .find(|point| PublicKey::from_bytes(Curve::P256, point).is_err())
             .unwrap();
-        let custodial = [6, 7, 8].map(|ask| ("what a custodian asks", [&REQUEST[..], &[ask]].concat(), REFUSED));
+        let custodial =
+            [6, 7, 8].map(|kind| ("a custodian's request", [&REQUEST[..], &[kind]].concat(), INVALID_REQUEST));
         let late = [&[0, 9, 1, 1, 0, 0, 0][..], &unwrap(&p256, p256.as_bytes())[REQUEST.len()..]].concat();
         let cases = [
-            ("an ephemeral key off its curve", unwrap(&p256, &off_curve), REFUSED),
-            ("one of another length", unwrap(&p256, &[4; 12]), REFUSED),
-            ("one of another curve's length", unwrap(&p256, x25519.as_bytes()), REFUSED),
-            ("one of low order", unwrap(&x25519, &[0; 32]), REFUSED),
-            ("a deadline long ago", late, LATE),
+            ("an ephemeral key off its curve", unwrap(&p256, &off_curve), INVALID_REQUEST),
+            ("an ephemeral key of another length", unwrap(&p256, &[4; 12]), INVALID_REQUEST),
+            ("an ephemeral key of another curve's length", unwrap(&p256, x25519.as_bytes()), INVALID_REQUEST),
+            ("an ephemeral key of low order", unwrap(&x25519, &[0; 32]), INVALID_REQUEST),
+            ("a deadline that has passed", late, DEADLINE_EXCEEDED),
         ];
-        for (what, request, failure) in cases.into_iter().chain(custodial) {
-            stranger.send(&request);
-            let answer = stranger.hears().unwrap_or_else(|| panic!("{what}: the connection has ended"));
-            assert_eq!(answer[..4], [&FAILED[..], &[failure]].concat(), "{what}");
+        for (what, request, error) in cases.into_iter().chain(custodial) {
+            client.send(&request);
+            let response = client.receive().unwrap_or_else(|| panic!("{what}: the connection has ended"));
+            assert_eq!(response[..4], [&FAILED[..], &[error]].concat(), "{what}");
         }
-        // What was never asked is called off.
-        stranger.send(&[1, 77]);
-        stranger.send(&[&REQUEST[..], &[6]].concat());
-        assert_eq!(stranger.hears().expect("it goes on")[..3], FAILED);
-        assert_eq!(calls(), before, "the token was not asked");
-        assert!(stranger.leaves().is_empty());
+        // Cancelling an unknown request does nothing.
+        client.send(&[1, 77]);
+        client.send(&[&REQUEST[..], &[6]].concat());
+        assert_eq!(client.receive().expect("the connection goes on")[..3], FAILED);
+        assert_eq!(calls(), before, "no request reached the token");
+        assert!(client.finish().is_empty());
     });
 }
 
-/// Frames at random, and requests with bytes that were changed: whatever comes of them, others are served.
+/// Random frames, and requests with changed bytes, do not disturb other clients.
 #[test]
-fn frames_at_random() {
-    served_all_the_while(|_, listening, [p256, x25519]| {
+fn random_frames() {
+    while_an_agent_is_served(|_, listening, [p256, x25519]| {
         let requests = [unwrap(&p256, p256.as_bytes()), unwrap(&x25519, x25519.as_bytes())];
         let changed =
             (0..2usize, vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)).prop_map(move |(at, changes)| {
@@ -237,13 +240,16 @@ fn frames_at_random() {
             });
         let frames = vec(prop_oneof![vec(any::<u8>(), 0..200), changed], 1..8);
         let mut runner = TestRunner::new(Config { cases: 200, failure_persistence: None, ..Config::default() });
-        let ran = runner.run(&(frames, any::<bool>()), |(frames, let_in)| {
-            let mut stranger =
-                if let_in { Stranger::agent(&listening.path) } else { Stranger::connect(&listening.path) };
-            frames.iter().for_each(|frame| stranger.send(frame));
-            // It ends, and what it says is an answer, or that something changed.
-            for said in stranger.leaves() {
-                prop_assert!(!let_in || [2, 4].contains(&said[0]), "{said:?}");
+        let ran = runner.run(&(frames, any::<bool>()), |(frames, is_accepted)| {
+            let mut client = if is_accepted {
+                HostileClient::agent(&listening.path)
+            } else {
+                HostileClient::connect(&listening.path)
+            };
+            frames.iter().for_each(|frame| client.send(frame));
+            // The connection ends, and the keeper sends only responses and changes.
+            for frame in client.finish() {
+                prop_assert!(!is_accepted || [2, 4].contains(&frame[0]), "{frame:?}");
             }
             Ok(())
         });

@@ -1,5 +1,5 @@
-//! Keepers as they are in earnest: processes of the real program over real tokens, which are killed, crash, hang, lose
-//! their token, are lied to and are flooded.
+//! Keepers as processes of the real program, over real tokens. They are killed, crash, hang, lose their token, and get
+//! hostile and many requests.
 
 #[path = "../support/mod.rs"]
 mod support;

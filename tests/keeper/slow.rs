@@ -1,4 +1,4 @@
-//! A token that takes five seconds an operation: whoever asks is free meanwhile, and is answered in time.
+//! A token whose operations take five seconds: the client's runtime is not blocked, and deadlines are kept.
 
 use std::{
     cell::Cell,
@@ -15,73 +15,77 @@ use tokio::{
 };
 
 use crate::{
-    home::{MESSAGE, kept_on, open_message, within},
+    home::{MESSAGE, open_message, with_home_on, within},
     support::Module,
 };
 
-/// A call that makes an operation take five seconds.
-fn slow(call: &str, delay: u32, ask: impl AsyncFn(&dyn Secrets, &PublicKey, &Context) -> Result<(), SecretsError>) {
+/// Delays a PKCS#11 call so that an operation takes five seconds.
+fn slow(call: &str, delay: u32, operate: impl AsyncFn(&dyn Secrets, &PublicKey, &Context) -> Result<(), SecretsError>) {
     let one_thread = Builder::new_current_thread().enable_all().build().unwrap();
-    kept_on(one_thread, Module::SoftHsm, "", async |home| {
-        let key = home.make(Curve::P256);
-        let client = KeeperClient::start_with("demo", home.supervisor().connect("demo"), 2).await.unwrap();
+    with_home_on(one_thread, Module::SoftHsm, "", async |home| {
+        let key = home.generate(Curve::P256);
+        let client = KeeperClient::start_with_limit("demo", home.supervisor().connector("demo"), 2).await.unwrap();
         let before = home.shim.calls(call);
-        ask(&client, &key, &Context::default()).await.unwrap();
-        let each = home.shim.calls(call) - before;
+        operate(&client, &key, &Context::default()).await.unwrap();
+        let calls_per_operation = home.shim.calls(call) - before;
         home.shim.order(&[&format!("delay {call} {delay}")]);
 
-        let beats = Cell::new(0);
-        let begun = Instant::now();
+        let ticks = Cell::new(0);
+        let start = Instant::now();
         let late = Cell::new(None);
         let work = async {
             let first = async {
-                ask(&client, &key, &Context::default()).await.unwrap();
-                begun.elapsed()
+                operate(&client, &key, &Context::default()).await.unwrap();
+                start.elapsed()
             };
             let second = async {
-                let error = ask(&client, &key, &within(Duration::from_millis(300))).await.unwrap_err();
-                assert!(matches!(error, SecretsError::Deadline { .. }), "{error}");
-                late.set(Some(begun.elapsed()));
+                let error = operate(&client, &key, &within(Duration::from_millis(300))).await.unwrap_err();
+                assert!(matches!(error, SecretsError::DeadlineExceeded { .. }), "{error}");
+                late.set(Some(start.elapsed()));
             };
-            // Two are under way: there is no room for a third.
+            // Two requests are the limit, so a third fails.
             let third = async {
-                let error = ask(&client, &key, &Context::default()).await.unwrap_err();
+                let error = operate(&client, &key, &Context::default()).await.unwrap_err();
                 assert!(matches!(error, SecretsError::Busy { .. }), "{error}");
             };
             tokio::join!(first, second, third).0
         };
-        let beat = async {
+        let tick = async {
             let mut timer = interval(Duration::from_millis(10));
             timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 timer.tick().await;
-                beats.set(beats.get() + 1);
+                ticks.set(ticks.get() + 1);
             }
         };
         let took = tokio::select! {
             took = work => took,
-            () = beat => unreachable!("it has no end"),
+            () = tick => unreachable!("the loop has no end"),
         };
         assert!(took >= Duration::from_secs(5), "{took:?}");
-        let late = late.get().expect("it was told");
-        assert!(late < took, "told at its deadline, and not when the token answers: {late:?}");
-        println!("{call}: {} beats of 10 ms in {took:?}, a deadline of 300 ms was told after {late:?}", beats.get());
-        // 500 on a machine with nothing else to do; a thread that is blocked has none.
-        assert!(beats.get() >= 50, "{} beats of 10 ms in {took:?}", beats.get());
+        let late = late.get().expect("the second request has failed");
+        assert!(late < took, "it failed after {late:?}, not at its deadline");
+        println!("{call}: {} ticks of 10 ms in {took:?}; a deadline of 300 ms failed after {late:?}", ticks.get());
+        // About 500 on an idle machine; a blocked thread has none.
+        assert!(ticks.get() >= 50, "{} ticks of 10 ms in {took:?}", ticks.get());
 
         home.shim.order(&[]);
-        ask(&client, &key, &Context::default()).await.unwrap();
-        assert_eq!(home.shim.calls(call) - before, 3 * each, "what was late or had no room was not begun");
+        operate(&client, &key, &Context::default()).await.unwrap();
+        assert_eq!(
+            home.shim.calls(call) - before,
+            3 * calls_per_operation,
+            "the late and the refused request were not begun"
+        );
     });
 }
 
 #[test]
-fn slow_to_open() {
+fn slow_unwrap() {
     slow("C_DeriveKey", 5000, async |secrets, key, cx| open_message(secrets, key, cx).await);
 }
 
 #[test]
-fn slow_to_sign() {
-    // It is called twice, for the length first.
+fn slow_signature() {
+    // C_Sign is called twice for one signature, first for its length.
     slow("C_Sign", 2500, async |secrets, key, cx| secrets.sign(key, &MESSAGE, cx).await.map(|_| ()));
 }

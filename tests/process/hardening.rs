@@ -1,4 +1,4 @@
-//! Process hygiene, looked at before and after: this program starts itself again, since it is for life.
+//! Process hardening, checked before and after. This program starts itself again, since hardening cannot be undone.
 
 use std::{
     fs,
@@ -9,7 +9,7 @@ use std::{
 
 use claviger::process::{
     Finding,
-    hygiene::{Hygiene, harden},
+    hardening::{HardeningReport, harden},
 };
 use libtest_mimic::{Failed, Trial};
 
@@ -17,36 +17,37 @@ const ROLE: &str = "CLAVIGER_TEST_HARDENING_ROLE";
 
 pub fn trials() -> Vec<Trial> {
     vec![
-        Trial::test("hardening::a_look_changes_nothing_and_tells_what_does_not_hold", look),
-        Trial::test("hardening::what_is_hardened_holds", hardened),
+        Trial::test("hardening::an_inspection_reports_what_is_missing", inspect),
+        Trial::test("hardening::hardening_takes_effect", hardened),
         Trial::test("hardening::an_inherited_descriptor_is_found", inherited),
-        Trial::test("hardening::a_hardened_process_works_on", works),
-        Trial::test("hardening::a_hardened_process_leaves_no_core", core),
+        Trial::test("hardening::a_hardened_process_still_works", works),
+        Trial::test("hardening::a_hardened_process_writes_no_core_dump", core),
     ]
 }
 
-/// Does what this process was started for, if it was started for one of these tests.
+/// Plays this process's role, if it was started in one of these tests' roles. Returns false otherwise.
 pub fn play_role() -> bool {
     let Ok(role) = std::env::var(ROLE) else { return false };
     match role.as_str() {
-        "look" => report(&Hygiene::look()),
+        "inspect" => report(&HardeningReport::inspect()),
         "harden" => report(&harden()),
-        "use" => use_it(),
-        "fall" => std::process::abort(),
-        "harden and fall" => {
+        "work" => work(),
+        "abort" => std::process::abort(),
+        "harden and abort" => {
             harden();
             std::process::abort()
         }
-        other => panic!("no such part: {other}"),
+        other => panic!("no such role: {other}"),
     }
     true
 }
 
-fn report(hygiene: &Hygiene) {
-    println!("{}", serde_json::to_string(hygiene).expect("it is written as JSON"));
+fn report(report: &HardeningReport) {
+    println!("{}", serde_json::to_string(report).expect("a report is JSON"));
 }
 
-/// By a shell, which closes what it inherited itself, sets the limits and opens what is to be inherited.
+/// Starts this program in a role, through a shell that closes inherited descriptors and runs `before`: it sets limits and
+/// opens what is to be inherited.
 fn start(role: &str, before: &str) -> Output {
     let program = std::env::current_exe().expect("this program");
     let close = "for fd in /proc/$$/fd/*; do fd=${fd##*/}; ((fd < 3)) || eval \"exec $fd>&-\"; done";
@@ -65,8 +66,8 @@ fn findings(role: &str, before: &str) -> Result<serde_json::Value, Failed> {
     Ok(found.into_iter().map(|finding| (finding["name"].as_str().expect("a name").to_owned(), finding)).collect())
 }
 
-fn look() -> Result<(), Failed> {
-    let found = findings("look", "umask 022; ulimit -Sc 0")?;
+fn inspect() -> Result<(), Failed> {
+    let found = findings("inspect", "umask 022; ulimit -Sc 0")?;
     for name in ["not dumpable", "no core dump", "memory locked", "no new privileges", "umask 077"] {
         let finding = &found[name];
         assert_eq!(finding["holds"], false, "{finding}");
@@ -81,57 +82,57 @@ fn hardened() -> Result<(), Failed> {
     for name in ["not dumpable", "no core dump", "no new privileges", "umask 077", "close-on-exec"] {
         assert_eq!(found[name], serde_json::json!({"name": name, "holds": true}));
     }
-    // Root, or a limit that is none: then it must. Else it must not, and says how much it could have locked.
+    // Memory is locked for root and without a limit. Otherwise it is not, and the report says how much may be locked.
     let memory = &found["memory locked"];
     if memory["holds"] != true {
         assert!(memory["why"].as_str().is_some_and(|why| why.contains("KiB")), "{memory}");
         let status = fs::read_to_string("/proc/self/status")?;
-        let capable = status.lines().find_map(|line| line.strip_prefix("CapEff:")).expect("capabilities");
-        let capable = u64::from_str_radix(capable.trim(), 16)?;
+        let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:")).expect("capabilities");
+        let capabilities = u64::from_str_radix(capabilities.trim(), 16)?;
         const CAP_IPC_LOCK: u32 = 14;
-        assert_eq!(capable >> CAP_IPC_LOCK & 1, 0, "this user may lock memory: {memory}");
+        assert_eq!(capabilities >> CAP_IPC_LOCK & 1, 0, "this user may lock memory: {memory}");
     }
     Ok(())
 }
 
 fn inherited() -> Result<(), Failed> {
-    let found = findings("look", "exec 9</dev/null")?;
+    let found = findings("inspect", "exec 9</dev/null")?;
     assert_eq!(found["close-on-exec"]["holds"], false);
     assert!(found["close-on-exec"]["why"].as_str().is_some_and(|why| why.ends_with(" 9")), "{found}");
-    assert_eq!(findings("look", ":")?["close-on-exec"]["holds"], true);
+    assert_eq!(findings("inspect", ":")?["close-on-exec"]["holds"], true);
     Ok(())
 }
 
 fn works() -> Result<(), Failed> {
-    // Root raises the limit; whoever is not, and has a small one, must not be locked under it.
-    let output = start("use", "ulimit -l 64");
+    // Root raises the limit. For another user with a small limit, memory must not be locked.
+    let output = start("work", "ulimit -l 64");
     let err = String::from_utf8_lossy(&output.stderr);
     if output.status.success() { Ok(()) } else { Err(format!("{}: {err}", output.status).into()) }
 }
 
-/// Threads and memory, far more than the limit, and still locked.
-fn use_it() {
-    let locked = |hygiene: &Hygiene| -> Option<Finding> {
-        hygiene.0.iter().find(|finding| finding.name == "memory locked").cloned()
+/// Starts threads and uses far more memory than the limit. The memory is still locked, if it was.
+fn work() {
+    let locked = |report: &HardeningReport| -> Option<Finding> {
+        report.0.iter().find(|finding| finding.name == "memory locked").cloned()
     };
-    let before = locked(&harden()).expect("it is among them");
+    let before = locked(&harden()).expect("the report has the finding");
     let threads: Vec<_> = (0..16).map(|byte| thread::spawn(move || vec![byte; 4 << 20])).collect();
     let filled: Vec<Vec<u8>> = threads.into_iter().map(|thread| thread.join().expect("a thread ends")).collect();
     assert_eq!(filled.iter().map(Vec::len).sum::<usize>(), 64 << 20);
-    let after = locked(&Hygiene::look()).expect("it is among them");
+    let after = locked(&HardeningReport::inspect()).expect("the report has the finding");
     assert_eq!(after.holds, before.holds, "{after:?}");
 }
 
 fn core() -> Result<(), Failed> {
     let folder = tempfile::tempdir()?;
-    let fall = |role| start(role, &format!("cd '{}'; ulimit -c unlimited 2>/dev/null", folder.path().display()));
-    // The kernel says whether a core was written, to a file or into a pipe. A machine that writes none at all shows
-    // nothing here.
-    if !fall("fall").status.core_dumped() {
-        eprintln!("not shown: no process leaves a core on this machine");
+    let run = |role| start(role, &format!("cd '{}'; ulimit -c unlimited 2>/dev/null", folder.path().display()));
+    // The kernel reports whether a core dump was written, to a file or into a pipe. On a machine that writes none at all
+    // this test proves nothing.
+    if !run("abort").status.core_dumped() {
+        eprintln!("not proved: no process writes a core dump on this machine");
     }
-    let fallen = fall("harden and fall").status;
-    assert_eq!(fallen.signal(), Some(libc::SIGABRT), "{fallen}");
-    assert!(!fallen.core_dumped());
+    let status = run("harden and abort").status;
+    assert_eq!(status.signal(), Some(libc::SIGABRT), "{status}");
+    assert!(!status.core_dumped());
     Ok(())
 }

@@ -1,7 +1,7 @@
-//! What a process does to itself: hardening and the agent's sandbox, and the memory gate over both.
+//! How a process protects itself: hardening, the agent's sandbox, and the memory gate over both.
 //!
-//! These tests start this program again in a role. A role begins before any thread is started, and libtest starts one for
-//! each test: so this program has a main of its own.
+//! These tests start this program again in a role. A role must begin before any thread is started, while libtest starts a
+//! thread for each test, so this program has its own `main`.
 
 #[cfg(target_os = "linux")]
 mod hardening;
@@ -30,11 +30,11 @@ fn main() {
     let arguments = Arguments::from_args();
     let mut trials = hardening::trials();
     trials.extend(sandbox::trials());
-    let side_by_side = run(&arguments, trials);
-    // One after another, and alone: each loads the machine.
+    let parallel = run(&arguments, trials);
+    // One after another and with nothing beside: each loads the machine.
     let arguments = Arguments { test_threads: Some(1), ..arguments };
-    let alone = run(&arguments, memory_gate::trials());
-    if side_by_side.has_failed() || alone.has_failed() {
+    let serial = run(&arguments, memory_gate::trials());
+    if parallel.has_failed() || serial.has_failed() {
         std::process::exit(101);
     }
 }

@@ -1,7 +1,7 @@
-//! The memory gate: an agent at work has no private key, no PIN, no Z and no KEK made with one, and of messages that are
-//! finished no content key. Its keeper, read in the same way, has the keys: else this would prove nothing.
+//! The memory gate: the memory of a working agent holds no private key, no PIN, no Z, no KEK made with one, and no content
+//! key of a finished message. The keeper's memory, read in the same way, holds the keys; otherwise this would prove nothing.
 //!
-//! `CLAVIGER_GATE_SNAPSHOTS` says how often the agent is looked at.
+//! `CLAVIGER_GATE_SNAPSHOTS` sets how often the agent's memory is read.
 
 use std::{
     collections::BTreeMap,
@@ -22,20 +22,20 @@ use crate::{
         Needles, Process,
         agent::{self, ROLE, Ready, Settings, URI},
         may_look,
-        peer::{IN_HAND, Party, Running, Traffic, lasting},
+        peer::{PLAINTEXT, Party, Running, Traffic, permanent},
     },
     modules::TestToken,
 };
 
-/// What is looked at in `make test`; CI says 1,000.
+/// The number of snapshots in `make test`. CI takes 1,000.
 const SNAPSHOTS: usize = 50;
-/// Messages that the agent has in hand at once.
-const UNDER_WAY: usize = 8;
-/// A token in software has its key in the clear while it works, some tenth of a millisecond at a time: how often the
-/// process that holds it is looked at until one is seen.
-const LOOKS_AT_A_KEEPER: usize = 2000;
+/// Messages that the agent processes at once.
+const MESSAGES_AT_ONCE: usize = 8;
+/// How often the process that has the token is read until a key is seen. A software token has its key in the clear only while
+/// it works, for a tenth of a millisecond each time.
+const MAX_KEEPER_SNAPSHOTS: usize = 2000;
 
-/// Does what this process was started for, if it was started for one of these tests.
+/// Plays this process's role, if it was started in one of these tests' roles. Returns false otherwise.
 pub fn play_role() -> bool {
     let Ok(role) = std::env::var(ROLE) else { return false };
     agent::play(&role);
@@ -44,23 +44,23 @@ pub fn play_role() -> bool {
 
 pub fn trials() -> Vec<Trial> {
     vec![
-        Trial::test("memory_gate::the_scanner_finds_what_is_there_and_not_what_was_wiped", scanner),
+        Trial::test("memory_gate::the_scanner_finds_secrets_unless_they_were_wiped", scanner),
         Trial::test("memory_gate::an_agent_with_a_keeper_holds_no_secret", gate),
-        Trial::test("memory_gate::an_agent_without_a_keeper_is_found_out", control),
+        Trial::test("memory_gate::an_agent_without_a_keeper_fails_the_gate", control),
     ]
 }
 
-fn part(role: &str) -> Command {
+fn command(role: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     command.env(ROLE, role).stdin(Stdio::piped()).stdout(Stdio::piped());
     command
 }
 
-/// Masked with this, a needle is not in the pipe nor where it is read.
+/// Needles are masked with this, so that they are neither in the pipe nor in the buffers that read it.
 const MASK: u8 = 0x5a;
 
-/// The part of the scanner's test: plants what it is told to, masked, and says so.
-pub fn planted() {
+/// The role of the scanner's test: places the needles that it reads, and says so.
+pub fn place_needles() {
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line).expect("a line");
     let masked: Vec<Vec<u8>> = serde_json::from_str(&line).expect("the test's JSON");
@@ -73,7 +73,7 @@ pub fn planted() {
         let mut stack = [0u8; 32];
         stack.iter_mut().zip(&for_stack).for_each(|(byte, masked)| *byte = masked ^ MASK);
         std::hint::black_box(&mut stack);
-        ready.send(()).expect("it is waited for");
+        ready.send(()).expect("the main thread waits");
         loop {
             thread::park();
             std::hint::black_box(&mut stack);
@@ -84,8 +84,8 @@ pub fn planted() {
     wiped.iter_mut().zip(&masked[3]).for_each(|(byte, masked)| *byte = masked ^ MASK);
     std::hint::black_box(&mut wiped);
     wiped.zeroize();
-    println!("planted");
-    // Until the test is done.
+    println!("placed");
+    // Waits until the test is done.
     std::io::stdin().lock().read_line(&mut line).expect("the end");
     std::hint::black_box((&heap, &reversed, &wiped));
 }
@@ -103,25 +103,25 @@ fn scanner() -> Result<(), Failed> {
         needles.add(name, &needle);
         masked.push(needle.map(|byte| byte ^ MASK).to_vec());
     }
-    let mut child = part("needles").spawn()?;
+    let mut child = command("needles").spawn()?;
     let (mut to, from) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
     let child = Running(child);
     writeln!(to, "{}", serde_json::to_string(&masked)?)?;
     let mut line = String::new();
     BufReader::new(from).read_line(&mut line)?;
-    assert_eq!(line.trim(), "planted");
-    let snapshot = Process::open(child.0.id())?.look(&needles)?;
+    assert_eq!(line.trim(), "placed");
+    let snapshot = Process::open(child.0.id())?.scan(&needles)?;
     let found = names.map(|name| snapshot.has(name));
     drop(to);
     assert_eq!(found, [true, true, true, false], "{names:?}");
     Ok(())
 }
 
-/// An agent at work, and all that is to be known of it.
+/// A working agent, with everything that the gate must know of it.
 struct Scene {
     token: TestToken,
     traffic: Arc<Traffic>,
-    lasting: Needles,
+    permanent: Needles,
     scalars: Needles,
     marker: Needles,
     supervisor: Option<u32>,
@@ -130,13 +130,13 @@ struct Scene {
 }
 
 impl Scene {
-    /// None, and a line that says so, if something is missing that may be.
+    /// None if something is missing and tests may be skipped. A line says so.
     fn new(role: &str) -> Result<Option<Self>, Failed> {
         let Some(token) = may_look().then(|| TestToken::softhsm("demo")).flatten() else { return Ok(None) };
         let (agent, peer) = (Party::new(), Party::new());
         import(&token, &agent.keys)?;
         let pin = fs::read_to_string(token.pin_file())?;
-        let (lasting, scalars) = lasting(&agent, &peer, pin.trim());
+        let (permanent, scalars) = permanent(&agent, &peer, pin.trim());
 
         let mut random = [0; 24];
         getrandom::fill(&mut random)?;
@@ -147,7 +147,7 @@ impl Scene {
         let mut marker = Needles::default();
         marker.add("marker", settings.marker.as_bytes());
 
-        let mut child = part(role).env(&token.env.0, &token.env.1).env(URI, &token.uri).spawn()?;
+        let mut child = command(role).env(&token.env.0, &token.env.1).env(URI, &token.uri).spawn()?;
         let mut to: ChildStdin = child.stdin.take().expect("piped");
         let mut from: BufReader<ChildStdout> = BufReader::new(child.stdout.take().expect("piped"));
         let running = Running(child);
@@ -160,13 +160,13 @@ impl Scene {
         let traffic = Arc::new(runtime().block_on(Traffic::new(agent, peer)));
         let (writer, reader) = (traffic.clone(), traffic.clone());
         let load = vec![
-            thread::spawn(move || runtime().block_on(writer.write(to, UNDER_WAY))),
+            thread::spawn(move || runtime().block_on(writer.write(to, MESSAGES_AT_ONCE))),
             thread::spawn(move || runtime().block_on(reader.read(from))),
         ];
-        Ok(Some(Self { token, traffic, lasting, scalars, marker, supervisor, agent: running, load }))
+        Ok(Some(Self { token, traffic, permanent, scalars, marker, supervisor, agent: running, load }))
     }
 
-    /// The process of the keeper.
+    /// The process id of the keeper.
     fn keeper(&self) -> Result<u32, Failed> {
         let supervisor = self.supervisor.expect("an agent with a keeper");
         let children = fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children"))?;
@@ -187,10 +187,10 @@ impl Scene {
     }
 }
 
-/// By a process of its own: the module reads its environment once.
+/// Imports the keys in a process of its own, since the module reads its environment once.
 fn import(token: &TestToken, keys: &[PrivateKey]) -> Result<(), Failed> {
     let keys: Vec<_> = keys.iter().map(|key| (key.public().curve().name(), key.to_bytes().to_vec())).collect();
-    let mut child = part("import").env(&token.env.0, &token.env.1).env(URI, &token.uri).spawn()?;
+    let mut child = command("import").env(&token.env.0, &token.env.1).env(URI, &token.uri).spawn()?;
     writeln!(child.stdin.take().expect("piped"), "{}", serde_json::to_string(&keys)?)?;
     let status = child.wait()?;
     if status.success() { Ok(()) } else { Err(format!("import: {status}").into()) }
@@ -203,49 +203,49 @@ fn gate() -> Result<(), Failed> {
     };
     let Some(scene) = Scene::new("agent")? else { return Ok(()) };
     let (agent, keeper) = (Process::open(scene.agent.0.id())?, Process::open(scene.keeper()?)?);
-    let begun = Instant::now();
-    let (mut answered, mut bytes, mut found, mut keys_seen, mut in_hand_seen) = (0, 0, BTreeMap::new(), 0, 0);
-    let mut looks = 0;
+    let start = Instant::now();
+    let (mut answered, mut bytes, mut found, mut keys_seen, mut plaintexts_seen) = (0, 0, BTreeMap::new(), 0, 0);
+    let mut keeper_snapshots = 0;
     for number in 0..snapshots {
-        // Since the last look messages have come and gone.
-        let (now, mut needles, in_hand) = scene.traffic.since(answered).ok_or("the agent has ended")?;
+        // Messages have been finished since the last snapshot.
+        let (now, mut needles, plaintexts) = scene.traffic.since(answered).ok_or("the agent has ended")?;
         answered = now;
-        needles.extend(&in_hand);
-        needles.extend(&scene.lasting);
+        needles.extend(&plaintexts);
+        needles.extend(&scene.permanent);
         needles.extend(&scene.marker);
-        let snapshot = agent.look(&needles)?;
+        let snapshot = agent.scan(&needles)?;
         bytes += snapshot.bytes;
         if !snapshot.has("marker") {
-            return Err(format!("snapshot {number} has no marker, so it has not read the agent's memory").into());
+            return Err(format!("snapshot {number} has no marker, so it did not read the agent's memory").into());
         }
-        in_hand_seen += usize::from(snapshot.has(IN_HAND));
-        for hit in snapshot.hits.iter().filter(|hit| ![IN_HAND, "marker"].contains(&hit.name.as_str())) {
+        plaintexts_seen += usize::from(snapshot.has(PLAINTEXT));
+        for hit in snapshot.hits.iter().filter(|hit| ![PLAINTEXT, "marker"].contains(&hit.name.as_str())) {
             let (times, _) = found.entry(hit.name.clone()).or_insert((0, hit.clone()));
             *times += 1;
         }
-        // The keeper only now and then, once it has shown its keys: it is the agent that is in question.
+        // Once it has shown its keys, the keeper is read only now and then, since the agent is what is tested.
         if keys_seen == 0 || number % 10 == 0 {
-            keys_seen += keeper.look(&scene.scalars)?.hits.len();
-            looks += 1;
+            keys_seen += keeper.scan(&scene.scalars)?.hits.len();
+            keeper_snapshots += 1;
         }
     }
-    // One who is looked at this often has shown it; more for a machine that was busy elsewhere.
-    while keys_seen == 0 && looks < LOOKS_AT_A_KEEPER {
+    // Usually the keeper has shown a key by now. A busy machine may need more.
+    while keys_seen == 0 && keeper_snapshots < MAX_KEEPER_SNAPSHOTS {
         answered = scene.traffic.since(answered).ok_or("the agent has ended")?.0;
-        keys_seen += keeper.look(&scene.scalars)?.hits.len();
-        looks += 1;
+        keys_seen += keeper.scan(&scene.scalars)?.hits.len();
+        keeper_snapshots += 1;
     }
     println!(
         "{snapshots} snapshots of the agent, {} KiB each, while it answered {answered} messages in {:?}; the \
-         plaintext of one in hand in {in_hand_seen} of them; {keys_seen} private keys in {looks} of the keeper",
+         plaintext of a message in {plaintexts_seen} of them; {keys_seen} private keys in {keeper_snapshots} snapshots of the keeper",
         (bytes / snapshots) >> 10,
-        begun.elapsed(),
+        start.elapsed(),
     );
     scene.end();
     let lines: Vec<String> = found.values().map(|(times, hit)| format!("{times} times {hit}")).collect();
     assert!(found.is_empty(), "the agent's memory has secrets:\n{}", lines.join("\n"));
-    assert!(in_hand_seen > 0, "no plaintext was found in an agent at work: this has proved nothing");
-    assert!(keys_seen > 0, "the keeper holds the keys, and they were not found: this has proved nothing");
+    assert!(plaintexts_seen > 0, "no plaintext was found in a working agent, so this proves nothing");
+    assert!(keys_seen > 0, "the keeper holds the keys and they were not found, so this proves nothing");
     Ok(())
 }
 
@@ -253,14 +253,14 @@ fn control() -> Result<(), Failed> {
     let Some(scene) = Scene::new("agent without a keeper")? else { return Ok(()) };
     let agent = Process::open(scene.agent.0.id())?;
     let (mut answered, mut seen) = (0, false);
-    for _ in 0..LOOKS_AT_A_KEEPER {
+    for _ in 0..MAX_KEEPER_SNAPSHOTS {
         answered = scene.traffic.since(answered).ok_or("the agent has ended")?.0;
-        seen = !agent.look(&scene.scalars)?.hits.is_empty();
+        seen = !agent.scan(&scene.scalars)?.hits.is_empty();
         if seen {
             break;
         }
     }
     scene.end();
-    assert!(seen, "SoftHSM is in the agent, and no private key was found: the gate cannot fail");
+    assert!(seen, "SoftHSM is in the agent and no private key was found, so the gate cannot fail");
     Ok(())
 }

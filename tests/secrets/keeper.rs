@@ -1,4 +1,4 @@
-//! The keeper: what every [`Secrets`] promises, through a socket; and what is its own.
+//! The keeper: the contract of [`Secrets`] through a socket, and the change to a successor.
 
 use std::{
     io,
@@ -15,23 +15,23 @@ use claviger::{
     crypto::{Cek, EncryptedKey},
     keys::{Curve, PublicKey},
     secrets::{
-        Context, Custodian, HeldKey, ImportKey, NewKey, Policy, Secrets, SecretsError, Several, ToSign, Token,
-        TokenError, TokenInfo, Unwrap, Wrap,
-        keeper::{Connect, Keeper, KeeperClient, KeeperOptions, Role, refuse},
+        Context, Custodian, FailoverSecrets, HeldKey, ImportKey, NewKey, Policy, Secrets, SecretsError, SignRequest,
+        Token, TokenError, TokenInfo, UnwrapRequest, WrapRequest,
+        keeper::{Keeper, KeeperClient, KeeperConnector, KeeperOptions, Role, refuse_connection},
     },
 };
 
 use claviger_testkit::SoftToken;
 
-/// Keepers of tokens, one each, as the suite starts them. They are threads here; the processes have tests of their own.
-struct Ring {
+/// A keeper for each token, for the suite. The keepers are threads here; `tests/keeper` tests them as processes.
+struct Implementation {
     tokens: Vec<Arc<dyn Custodian>>,
     policies: Vec<(String, Policy)>,
     key_policies: Vec<(PublicKey, Policy)>,
     queue: usize,
 }
 
-impl Ring {
+impl Implementation {
     const SIGNS_ROTATIONS: bool = false;
 
     async fn start<T: Token + 'static>(tokens: impl IntoIterator<Item = T>) -> Result<Arc<dyn Secrets>, SecretsError> {
@@ -43,7 +43,7 @@ impl Ring {
     }
 
     fn token(mut self, token: impl Token + 'static) -> Self {
-        self.tokens.push(Arc::new(TokenAlone(token)));
+        self.tokens.push(Arc::new(ReadOnlyToken(token)));
         self
     }
 
@@ -57,7 +57,7 @@ impl Ring {
         self
     }
 
-    /// The client bounds what is under way: at the token and waiting for it.
+    /// The client limits the requests at the token and in its queue together.
     fn queue(mut self, requests: usize) -> Self {
         self.queue = requests + 1;
         self
@@ -74,30 +74,31 @@ impl Ring {
             };
             let name = token.name().to_owned();
             clients.push(Arc::new(
-                KeeperClient::start_with(&name, Connect::new(keeper_of(token, options)), self.queue).await?,
+                KeeperClient::start_with_limit(&name, KeeperConnector::new(start_keeper(token, options)), self.queue)
+                    .await?,
             ));
         }
-        Ok(Arc::new(Several::new(clients)))
+        Ok(Arc::new(FailoverSecrets::new(clients)))
     }
 }
 
-/// A keeper for each connection, as a supervisor starts one.
-fn keeper_of(token: Arc<dyn Custodian>, options: KeeperOptions) -> impl Fn() -> io::Result<UnixStream> {
+/// Starts a keeper for each connection, as a supervisor does.
+fn start_keeper(token: Arc<dyn Custodian>, options: KeeperOptions) -> impl Fn() -> io::Result<UnixStream> {
     move || {
         let (ours, theirs) = UnixStream::pair()?;
         let (token, options) = (token.clone(), options.clone());
         thread::spawn(move || match Keeper::start(token, options) {
             Ok(keeper) => drop(keeper.serve(theirs, Role::Agent)),
-            Err(error) => refuse(theirs, &error),
+            Err(error) => refuse_connection(theirs, &error),
         });
         Ok(ours)
     }
 }
 
-/// A token without a custodian.
-struct TokenAlone<T>(T);
+/// A token whose keys cannot be changed.
+struct ReadOnlyToken<T>(T);
 
-impl<T: Token> Token for TokenAlone<T> {
+impl<T: Token> Token for ReadOnlyToken<T> {
     fn name(&self) -> &str {
         self.0.name()
     }
@@ -110,8 +111,8 @@ impl<T: Token> Token for TokenAlone<T> {
         self.0.concurrency()
     }
 
-    fn is_used_up(&self) -> bool {
-        self.0.is_used_up()
+    fn is_exhausted(&self) -> bool {
+        self.0.is_exhausted()
     }
 
     fn keys(&self) -> Result<Vec<HeldKey>, TokenError> {
@@ -122,26 +123,26 @@ impl<T: Token> Token for TokenAlone<T> {
         self.0.sign(key, input)
     }
 
-    fn unwrap_cek(&self, key: &PublicKey, request: &Unwrap) -> Result<Cek, TokenError> {
+    fn unwrap_cek(&self, key: &PublicKey, request: &UnwrapRequest) -> Result<Cek, TokenError> {
         self.0.unwrap_cek(key, request)
     }
 
-    fn wrap_cek(&self, key: &PublicKey, request: &Wrap) -> Result<Vec<EncryptedKey>, TokenError> {
+    fn wrap_cek(&self, key: &PublicKey, request: &WrapRequest) -> Result<Vec<EncryptedKey>, TokenError> {
         self.0.wrap_cek(key, request)
     }
 }
 
-impl<T: Token> Custodian for TokenAlone<T> {
+impl<T: Token> Custodian for ReadOnlyToken<T> {
     fn generate(&self, _: &NewKey) -> Result<HeldKey, TokenError> {
-        Err(TokenError::Unsupported("it has no custodian".into()))
+        Err(TokenError::Unsupported("its keys cannot be changed".into()))
     }
 
     fn import(&self, _: ImportKey) -> Result<HeldKey, TokenError> {
-        Err(TokenError::Unsupported("it has no custodian".into()))
+        Err(TokenError::Unsupported("its keys cannot be changed".into()))
     }
 
     fn delete(&self, _: &PublicKey) -> Result<(), TokenError> {
-        Err(TokenError::Unsupported("it has no custodian".into()))
+        Err(TokenError::Unsupported("its keys cannot be changed".into()))
     }
 
     fn inventory(&self) -> Result<Vec<HeldKey>, TokenError> {
@@ -150,25 +151,25 @@ impl<T: Token> Custodian for TokenAlone<T> {
 }
 
 #[path = "suite.rs"]
-#[allow(clippy::duplicate_mod, reason = "the suite is run on each kind of `Secrets`")]
+#[allow(clippy::duplicate_mod, reason = "the suite is run on each implementation of `Secrets`")]
 mod suite;
 
-/// A token whose module has used up what only a new process gives back, after so many operations in one keeper.
-struct Worn {
+/// A token whose module is exhausted after so many operations in one keeper.
+struct ExhaustibleToken {
     token: SoftToken,
-    done: AtomicUsize,
+    operations: AtomicUsize,
 }
 
-const MOST: usize = 50;
+const MAX_OPERATIONS: usize = 50;
 
-impl Worn {
+impl ExhaustibleToken {
     fn count(&self) -> &SoftToken {
-        self.done.fetch_add(1, Ordering::Relaxed);
+        self.operations.fetch_add(1, Ordering::Relaxed);
         &self.token
     }
 }
 
-impl Token for Worn {
+impl Token for ExhaustibleToken {
     fn name(&self) -> &str {
         self.token.name()
     }
@@ -177,8 +178,8 @@ impl Token for Worn {
         self.token.info()
     }
 
-    fn is_used_up(&self) -> bool {
-        self.done.load(Ordering::Relaxed) > MOST
+    fn is_exhausted(&self) -> bool {
+        self.operations.load(Ordering::Relaxed) > MAX_OPERATIONS
     }
 
     fn keys(&self) -> Result<Vec<HeldKey>, TokenError> {
@@ -189,42 +190,41 @@ impl Token for Worn {
         self.count().sign(key, input)
     }
 
-    fn unwrap_cek(&self, key: &PublicKey, request: &Unwrap) -> Result<Cek, TokenError> {
+    fn unwrap_cek(&self, key: &PublicKey, request: &UnwrapRequest) -> Result<Cek, TokenError> {
         self.count().unwrap_cek(key, request)
     }
 
-    fn wrap_cek(&self, key: &PublicKey, request: &Wrap) -> Result<Vec<EncryptedKey>, TokenError> {
+    fn wrap_cek(&self, key: &PublicKey, request: &WrapRequest) -> Result<Vec<EncryptedKey>, TokenError> {
         self.count().wrap_cek(key, request)
     }
 }
 
-/// Another keeper takes over before the first is gone: under load nothing is refused, nothing fails, nothing is done
-/// twice.
+/// A successor takes over before an exhausted keeper ends. Under load no request is refused, fails, or is performed twice.
 #[tokio::test]
-async fn one_that_is_used_up_is_succeeded_without_a_break() {
+async fn an_exhausted_keeper_is_replaced_without_a_failure() {
     const TASKS: usize = 16;
-    const EACH: usize = 100;
-    let token = SoftToken::new("worn");
+    const REQUESTS_PER_TASK: usize = 100;
+    let token = SoftToken::new("exhaustible");
     let key = token.make(Curve::Ed25519);
     token.delay(Duration::from_millis(1));
     let keepers = Arc::new(AtomicUsize::new(0));
-    let connect: Connect = {
+    let connector: KeeperConnector = {
         let (token, keepers) = (token.clone(), keepers.clone());
-        Connect::new(move || {
+        KeeperConnector::new(move || {
             keepers.fetch_add(1, Ordering::Relaxed);
-            let worn = Worn { token: token.clone(), done: AtomicUsize::new(0) };
-            keeper_of(Arc::new(TokenAlone(worn)), KeeperOptions::default())()
+            let exhaustible = ExhaustibleToken { token: token.clone(), operations: AtomicUsize::new(0) };
+            start_keeper(Arc::new(ReadOnlyToken(exhaustible)), KeeperOptions::default())()
         })
     };
-    let client = Arc::new(KeeperClient::start("worn", connect).await.unwrap());
+    let client = Arc::new(KeeperClient::start("exhaustible", connector).await.unwrap());
     let tasks: Vec<_> = (0..TASKS)
         .map(|task| {
             let (client, key) = (client.clone(), key.clone());
             tokio::spawn(async move {
-                for number in 0..EACH {
+                for number in 0..REQUESTS_PER_TASK {
                     let message = format!(r#"{{"id":"{task}-{number}","type":"https://example.org/test/1.0/note"}}"#);
-                    let what = ToSign::Message(message.as_bytes());
-                    let signed = client.sign(&key, &what, &Context::default()).await.expect("nothing fails");
+                    let request = SignRequest::Message(message.as_bytes());
+                    let signed = client.sign(&key, &request, &Context::default()).await.expect("no request fails");
                     let input = format!("{}.{}", signed.protected, signed.payload);
                     assert!(claviger::crypto::verify(&key, input.as_bytes(), &signed.signature).is_ok());
                 }
@@ -234,7 +234,7 @@ async fn one_that_is_used_up_is_succeeded_without_a_break() {
     for task in tasks {
         task.await.unwrap();
     }
-    assert_eq!(token.counts().signatures, (TASKS * EACH) as u64, "each was done once");
+    assert_eq!(token.counts().signatures, (TASKS * REQUESTS_PER_TASK) as u64, "each request was performed once");
     let keepers = keepers.load(Ordering::Relaxed);
     assert!(keepers > 3, "{keepers} keepers");
 }

@@ -1,4 +1,4 @@
-//! What every [`Secrets`] promises whoever asks it for a key, over software tokens: included once for each kind.
+//! The contract of [`Secrets`], tested over software tokens. Included once for each implementation.
 
 use std::{
     sync::Arc,
@@ -8,24 +8,27 @@ use std::{
 use claviger::{
     crypto,
     keys::{Curve, PublicKey},
-    secrets::{Allow, Context, Custody, KeyState, KeyUse, Policy, Secrets, SecretsError, ToSign, Token, TokenError},
+    secrets::{
+        Context, Custody, KeyOperation, KeyState, KeyUse, Policy, Secrets, SecretsError, SignRequest, Token, TokenError,
+    },
 };
 use claviger_testkit::{
     Counts, PrivateKey, SoftToken,
     reference::{Parties, fresh_cek, message_to, read, wrap_for},
 };
 
-use super::Ring;
+use super::Implementation;
 
-const MESSAGE: ToSign<'_> = ToSign::Message(br#"{"id":"1","type":"https://example.org/test/1.0/note","body":{}}"#);
-/// Longer than anything takes that is not stuck.
-const SOON: Duration = Duration::from_secs(20);
+const MESSAGE: SignRequest<'_> =
+    SignRequest::Message(br#"{"id":"1","type":"https://example.org/test/1.0/note","body":{}}"#);
+/// A time that nothing exceeds unless it hangs.
+const HANG_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A token with one P-256 key, and what holds it.
+/// A token with one P-256 key, and the implementation over it.
 async fn one_key() -> (SoftToken, PublicKey, Arc<dyn Secrets>) {
     let token = SoftToken::new("one");
     let key = token.make(Curve::P256);
-    let keyring = Ring::start([token.clone()]).await.unwrap();
+    let keyring = Implementation::start([token.clone()]).await.unwrap();
     (token, key, keyring)
 }
 
@@ -42,7 +45,7 @@ mod outcomes {
     use super::*;
 
     #[tokio::test]
-    async fn done() {
+    async fn operations_succeed() {
         let (token, key, keyring) = one_key().await;
         let cx = Context::default();
         let signature = keyring.sign(&key, &MESSAGE, &cx).await.unwrap();
@@ -61,7 +64,7 @@ mod outcomes {
     }
 
     #[tokio::test]
-    async fn not_held() {
+    async fn an_unknown_key_is_not_held() {
         let (token, _, keyring) = one_key().await;
         let foreign = PrivateKey::generate(Curve::P256).public().clone();
         let error = keyring.sign(&foreign, &MESSAGE, &Context::default()).await.unwrap_err();
@@ -70,18 +73,21 @@ mod outcomes {
     }
 
     #[tokio::test]
-    async fn held_and_failed() {
+    async fn a_device_failure_is_passed_on() {
         let (token, key, keyring) = one_key().await;
         let broken = TokenError::Device { operation: "C_Sign".into(), reason: "CKR_DEVICE_ERROR".into() };
         token.fail_next(1, broken.clone());
         let error = keyring.sign(&key, &MESSAGE, &Context::default()).await.unwrap_err();
         assert!(matches!(error, SecretsError::Token { token, error } if *token == *"one" && error == broken));
-        assert!(keyring.sign(&key, &MESSAGE, &Context::default()).await.is_ok(), "one failure is one failure");
+        assert!(
+            keyring.sign(&key, &MESSAGE, &Context::default()).await.is_ok(),
+            "one failure takes no token out of service"
+        );
     }
 
-    /// A token's code that panics fails one request, and serves the next.
+    /// A panic in a token's code fails one request; the next one succeeds.
     #[tokio::test]
-    async fn held_and_panicked() {
+    async fn a_panic_fails_one_request() {
         struct Panics(SoftToken, std::sync::atomic::AtomicBool);
         impl Token for Panics {
             fn name(&self) -> &str {
@@ -100,32 +106,31 @@ mod outcomes {
             fn unwrap_cek(
                 &self,
                 key: &PublicKey,
-                request: &claviger::secrets::Unwrap,
+                request: &claviger::secrets::UnwrapRequest,
             ) -> Result<crypto::Cek, TokenError> {
                 self.0.unwrap_cek(key, request)
             }
             fn wrap_cek(
                 &self,
                 key: &PublicKey,
-                request: &claviger::secrets::Wrap,
+                request: &claviger::secrets::WrapRequest,
             ) -> Result<Vec<crypto::EncryptedKey>, TokenError> {
                 self.0.wrap_cek(key, request)
             }
         }
         let token = SoftToken::new("panics");
         let key = token.make(Curve::Ed25519);
-        let keyring = Ring::start([Panics(token, false.into())]).await.unwrap();
+        let keyring = Implementation::start([Panics(token, false.into())]).await.unwrap();
         let error = keyring.sign(&key, &MESSAGE, &Context::default()).await.unwrap_err();
         assert!(matches!(error, SecretsError::Token { error: TokenError::Device { .. }, .. }), "{error:?}");
         assert!(keyring.sign(&key, &MESSAGE, &Context::default()).await.is_ok());
     }
 
-    /// What has no meaning does not reach the token.
     #[tokio::test]
-    async fn a_request_that_is_wrong() {
+    async fn an_invalid_request_does_not_reach_the_token() {
         let token = SoftToken::new("one");
         let (p256, ed25519) = (token.make(Curve::P256), token.make(Curve::Ed25519));
-        let keyring = Ring::start([token.clone()]).await.unwrap();
+        let keyring = Implementation::start([token.clone()]).await.unwrap();
         let cx = Context::default();
         let p384 = PrivateKey::generate(Curve::P384);
         let (cek, parties) = (fresh_cek(), Parties::example());
@@ -138,20 +143,23 @@ mod outcomes {
         for (key, request) in [(&p256, &other_curve), (&p256, &other_sender), (&p256, &short), (&ed25519, &other_curve)]
         {
             let error = keyring.unwrap_cek(key, request, &cx).await.unwrap_err();
-            assert!(matches!(error, SecretsError::Request(_)), "{error:?}");
+            assert!(matches!(error, SecretsError::InvalidRequest(_)), "{error:?}");
         }
         let ephemeral = PrivateKey::generate(Curve::P384);
         let wrap = wrap_for([p384.public()], &ephemeral, &cek, &parties);
-        assert!(matches!(keyring.wrap_cek(&p256, &wrap, &cx).await, Err(SecretsError::Request(_))));
-        // Each recipient costs a derivation, and a Ze of no length costs the sender nothing.
+        assert!(matches!(keyring.wrap_cek(&p256, &wrap, &cx).await, Err(SecretsError::InvalidRequest(_))));
+        // Each recipient costs the token a derivation, while an empty Ze costs the caller nothing.
         let (ephemeral, recipient) = (PrivateKey::generate(Curve::P256), PrivateKey::generate(Curve::P256));
         let too_many = wrap_for([recipient.public(); 101], &ephemeral, &cek, &parties);
         let mut no_ze = wrap_for([recipient.public()], &ephemeral, &cek, &parties);
         no_ze.recipients[0].1 = crypto::SharedSecret::new(Vec::new());
         for wrap in [too_many, no_ze] {
-            assert!(matches!(keyring.wrap_cek(&p256, &wrap, &cx).await, Err(SecretsError::Request(_))));
+            assert!(matches!(keyring.wrap_cek(&p256, &wrap, &cx).await, Err(SecretsError::InvalidRequest(_))));
         }
-        assert!(matches!(keyring.sign(&p256, &ToSign::Message(b"{}"), &cx).await, Err(SecretsError::Request(_))));
+        assert!(matches!(
+            keyring.sign(&p256, &SignRequest::Message(b"{}"), &cx).await,
+            Err(SecretsError::InvalidRequest(_))
+        ));
         assert_eq!(token.counts(), Counts::default());
     }
 }
@@ -165,7 +173,7 @@ mod waiting {
 
     use super::*;
 
-    /// Begins a request, so that it stands in the token's queue, and does not wait for it.
+    /// Begins a request, so that it is in the token's queue, and does not wait for it.
     async fn begin<T>(request: &mut Pin<Box<impl Future<Output = T>>>) {
         poll_fn(|cx| {
             assert!(request.as_mut().poll(cx).is_pending(), "nothing answers while the token is held");
@@ -174,17 +182,17 @@ mod waiting {
         .await;
     }
 
-    /// One request at the token and one in the queue; there is no room for a third.
+    /// One request is at the token and one in the queue, so there is no room for a third.
     #[tokio::test]
     async fn a_full_queue_is_busy_and_recovers() {
         let token = SoftToken::new("slow");
         let key = token.make(Curve::Ed25519);
-        let keyring = Ring::builder().token(token.clone()).queue(1).ready().await.unwrap();
+        let keyring = Implementation::builder().token(token.clone()).queue(1).ready().await.unwrap();
         let cx = Context::default();
         let hold = token.hold();
         let mut first = Box::pin(keyring.sign(&key, &MESSAGE, &cx));
         begin(&mut first).await;
-        assert!(hold.wait_for(1, SOON), "the first is at the token");
+        assert!(hold.wait_for(1, HANG_TIMEOUT), "the first has reached the token");
         let mut second = Box::pin(keyring.sign(&key, &MESSAGE, &cx));
         begin(&mut second).await;
         let third = keyring.sign(&key, &MESSAGE, &cx).await;
@@ -193,45 +201,45 @@ mod waiting {
         assert!(first.await.is_ok());
         assert!(second.await.is_ok());
         assert!(keyring.sign(&key, &MESSAGE, &cx).await.is_ok(), "there is room again");
-        assert_eq!(token.counts().signatures, 3, "what was refused did not reach the token");
+        assert_eq!(token.counts().signatures, 3, "the refused request did not reach the token");
     }
 
     #[tokio::test]
-    async fn what_waits_beyond_its_deadline_is_not_begun() {
+    async fn a_request_whose_deadline_passes_in_the_queue_is_not_begun() {
         let (token, key, keyring) = one_key().await;
         let cx = Context::default();
         let hold = token.hold();
         let mut first = Box::pin(keyring.sign(&key, &MESSAGE, &cx));
         begin(&mut first).await;
-        assert!(hold.wait_for(1, SOON));
-        let begun = Instant::now();
+        assert!(hold.wait_for(1, HANG_TIMEOUT));
+        let start = Instant::now();
         let late = keyring.sign(&key, &MESSAGE, &within(Duration::from_millis(30))).await;
-        assert!(matches!(late, Err(SecretsError::Deadline { token }) if *token == *"one"));
-        assert!(begun.elapsed() < SOON, "it is told at its deadline, not when the token answers");
+        assert!(matches!(late, Err(SecretsError::DeadlineExceeded { token }) if *token == *"one"));
+        assert!(start.elapsed() < HANG_TIMEOUT, "it fails at its deadline, not when the token answers");
         drop(hold);
         assert!(first.await.is_ok());
-        // The queue is in order: when this is done, the late one has had its turn.
+        // The queue is in order: when this one is done, the late one was taken from the queue.
         assert!(keyring.sign(&key, &MESSAGE, &cx).await.is_ok());
         assert_eq!(token.counts().signatures, 2);
     }
 
     #[tokio::test]
-    async fn what_comes_after_its_deadline_is_not_begun() {
+    async fn a_request_after_its_deadline_is_not_begun() {
         let (token, key, keyring) = one_key().await;
         let past = Context { deadline: Some(Instant::now()), ..Context::default() };
-        assert!(matches!(keyring.sign(&key, &MESSAGE, &past).await, Err(SecretsError::Deadline { .. })));
+        assert!(matches!(keyring.sign(&key, &MESSAGE, &past).await, Err(SecretsError::DeadlineExceeded { .. })));
         assert!(keyring.sign(&key, &MESSAGE, &Context::default()).await.is_ok());
         assert_eq!(token.counts().signatures, 1);
     }
 
     #[tokio::test]
-    async fn what_is_dropped_is_not_performed() {
+    async fn a_dropped_request_is_not_performed() {
         let (token, key, keyring) = one_key().await;
         let cx = Context::default();
         let hold = token.hold();
         let mut first = Box::pin(keyring.sign(&key, &MESSAGE, &cx));
         begin(&mut first).await;
-        assert!(hold.wait_for(1, SOON));
+        assert!(hold.wait_for(1, HANG_TIMEOUT));
         let mut abandoned = Box::pin(keyring.sign(&key, &MESSAGE, &cx));
         begin(&mut abandoned).await;
         drop(abandoned);
@@ -242,17 +250,17 @@ mod waiting {
     }
 
     #[tokio::test]
-    async fn a_token_gets_as_many_threads_as_it_takes() {
+    async fn a_token_performs_as_many_operations_at_once_as_it_says() {
         let token = SoftToken::new("wide").with_concurrency(3);
         let key = token.make(Curve::Ed25519);
-        let keyring = Ring::start([token.clone()]).await.unwrap();
+        let keyring = Implementation::start([token.clone()]).await.unwrap();
         let cx = Context::default();
         let hold = token.hold();
         let mut requests: Vec<_> = (0..4).map(|_| Box::pin(keyring.sign(&key, &MESSAGE, &cx))).collect();
         for request in &mut requests {
             begin(request).await;
         }
-        assert!(hold.wait_for(3, SOON), "three at once");
+        assert!(hold.wait_for(3, HANG_TIMEOUT), "three at once");
         assert!(!hold.wait_for(4, Duration::from_millis(50)), "and no more");
         drop(hold);
         for request in requests {
@@ -261,71 +269,74 @@ mod waiting {
     }
 
     #[tokio::test]
-    async fn one_token_does_not_wait_for_another() {
-        let (slow, quick) = (SoftToken::new("slow"), SoftToken::new("quick"));
-        let (slow_key, quick_key) = (slow.make(Curve::Ed25519), quick.make(Curve::Ed25519));
-        let keyring = Ring::start([slow.clone(), quick]).await.unwrap();
+    async fn a_slow_token_does_not_delay_another() {
+        let (slow, fast) = (SoftToken::new("slow"), SoftToken::new("fast"));
+        let (slow_key, fast_key) = (slow.make(Curve::Ed25519), fast.make(Curve::Ed25519));
+        let keyring = Implementation::start([slow.clone(), fast]).await.unwrap();
         let cx = Context::default();
         let hold = slow.hold();
         let mut waits = Box::pin(keyring.sign(&slow_key, &MESSAGE, &cx));
         begin(&mut waits).await;
-        assert!(keyring.sign(&quick_key, &MESSAGE, &cx).await.is_ok());
+        assert!(keyring.sign(&fast_key, &MESSAGE, &cx).await.is_ok());
         drop(hold);
         assert!(waits.await.is_ok());
     }
 
-    /// A token that takes its time leaves the caller's only thread free.
+    /// A slow token leaves the caller's only thread free.
     #[tokio::test(flavor = "current_thread")]
-    async fn the_runtime_keeps_its_beat() {
+    async fn a_slow_token_does_not_block_the_runtime() {
         let (token, key, keyring) = one_key().await;
         token.delay(Duration::from_secs(1));
-        let mut beats = 0;
+        let mut ticks = 0;
         let mut timer = tokio::time::interval(Duration::from_millis(10));
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let cx = Context::default();
         let mut request = Box::pin(keyring.sign(&key, &MESSAGE, &cx));
         loop {
             tokio::select! {
-                _ = timer.tick() => beats += 1,
+                _ = timer.tick() => ticks += 1,
                 result = &mut request => break assert!(result.is_ok()),
             }
         }
-        // 100 on a machine with nothing else to do; a blocked thread has one.
-        assert!(beats >= 10, "{beats} beats of 10 ms in a second");
+        // About 100 on an idle machine; a blocked thread has one.
+        assert!(ticks >= 10, "{ticks} ticks of 10 ms in a second");
     }
 }
 
-mod rules {
+mod policy {
     use super::*;
 
-    fn allow(what: &[Allow]) -> Policy {
-        Policy { allow: Some(what.to_vec()), ..Policy::default() }
+    fn allow(operations: &[KeyOperation]) -> Policy {
+        Policy { allow: Some(operations.to_vec()), ..Policy::default() }
     }
 
     fn at_least(custody: Custody) -> Policy {
         Policy { minimum_custody: Some(custody), ..Policy::default() }
     }
 
-    /// The names of what is allowed, found by trying all.
-    async fn allowed(keyring: &dyn Secrets, key: &PublicKey) -> Vec<Allow> {
+    /// The allowed operations, found by trying all.
+    async fn allowed(keyring: &dyn Secrets, key: &PublicKey) -> Vec<KeyOperation> {
         let cx = Context::default();
         let (cek, parties) = (fresh_cek(), Parties::example());
         let ephemeral = PrivateKey::generate(Curve::P256);
-        let claims =
-            claviger::secrets::Claims { iss: "did:example:old".into(), sub: Some("did:example:new".into()), iat: None };
-        let from_prior = ToSign::FromPrior { kid: "did:example:old#1", claims: &claims };
+        let claims = claviger::secrets::FromPriorClaims {
+            iss: "did:example:old".into(),
+            sub: Some("did:example:new".into()),
+            iat: None,
+        };
+        let from_prior = SignRequest::FromPrior { kid: "did:example:old#1", claims: &claims };
         let results = [
-            (Allow::Unwrap, keyring.unwrap_cek(key, &message_to(key, None, &cek, &parties), &cx).await.err()),
-            (Allow::Wrap, keyring.wrap_cek(key, &wrap_for([key], &ephemeral, &cek, &parties), &cx).await.err()),
-            (Allow::SignMessage, keyring.sign(key, &MESSAGE, &cx).await.err()),
-            (Allow::SignFromPrior, keyring.sign(key, &from_prior, &cx).await.err()),
+            (KeyOperation::Unwrap, keyring.unwrap_cek(key, &message_to(key, None, &cek, &parties), &cx).await.err()),
+            (KeyOperation::Wrap, keyring.wrap_cek(key, &wrap_for([key], &ephemeral, &cek, &parties), &cx).await.err()),
+            (KeyOperation::SignMessage, keyring.sign(key, &MESSAGE, &cx).await.err()),
+            (KeyOperation::SignFromPrior, keyring.sign(key, &from_prior, &cx).await.err()),
         ];
         let mut allowed = Vec::new();
-        for (what, error) in results {
+        for (operation, error) in results {
             match error {
-                None => allowed.push(what),
-                Some(SecretsError::NotAllowed { key: refused, operation }) => {
-                    assert_eq!((&refused, operation), (key, what.name()));
+                None => allowed.push(operation),
+                Some(SecretsError::NotAllowed { key: refused, operation: refused_operation }) => {
+                    assert_eq!((&refused, refused_operation), (key, operation.name()));
                 }
                 Some(error) => panic!("{error}"),
             }
@@ -334,28 +345,28 @@ mod rules {
     }
 
     #[tokio::test]
-    async fn a_key_does_what_it_is_allowed() {
+    async fn a_key_does_only_what_is_allowed() {
         let token = SoftToken::new("ruled");
         let (by_token, by_key) = (token.make(Curve::P256), token.make(Curve::P256));
-        let keyring = Ring::builder()
+        let keyring = Implementation::builder()
             .token(token.clone())
-            .token_policy("ruled", allow(&[Allow::Unwrap, Allow::SignMessage]))
-            .key_policy(by_key.clone(), allow(&[Allow::Wrap, Allow::SignFromPrior]))
+            .token_policy("ruled", allow(&[KeyOperation::Unwrap, KeyOperation::SignMessage]))
+            .key_policy(by_key.clone(), allow(&[KeyOperation::Wrap, KeyOperation::SignFromPrior]))
             .ready()
             .await
             .unwrap();
-        // A keeper lets the agent sign no rotation, whatever `allow` says, until a person arms it.
-        let rotations = if Ring::SIGNS_ROTATIONS { &[Allow::SignFromPrior][..] } else { &[] };
-        assert_eq!(allowed(&*keyring, &by_token).await, [Allow::Unwrap, Allow::SignMessage]);
-        assert_eq!(allowed(&*keyring, &by_key).await, [&[Allow::Wrap][..], rotations].concat());
+        // A keeper does not let the agent sign a rotation until a person arms the key, whatever `allow` says.
+        let rotations = if Implementation::SIGNS_ROTATIONS { &[KeyOperation::SignFromPrior][..] } else { &[] };
+        assert_eq!(allowed(&*keyring, &by_token).await, [KeyOperation::Unwrap, KeyOperation::SignMessage]);
+        assert_eq!(allowed(&*keyring, &by_key).await, [&[KeyOperation::Wrap][..], rotations].concat());
         let counts = token.counts();
         let signatures = 1 + rotations.len() as u64;
         assert_eq!((counts.unwraps, counts.wraps, counts.signatures), (1, 1, signatures), "no more reached the token");
 
         let (_, key, without_rules) = one_key().await;
-        let most = [&[Allow::Unwrap, Allow::Wrap, Allow::SignMessage][..], rotations].concat();
+        let most = [&[KeyOperation::Unwrap, KeyOperation::Wrap, KeyOperation::SignMessage][..], rotations].concat();
         assert_eq!(allowed(&*without_rules, &key).await, most);
-        let nothing = Ring::builder().token(token).token_policy("ruled", allow(&[])).ready().await.unwrap();
+        let nothing = Implementation::builder().token(token).token_policy("ruled", allow(&[])).ready().await.unwrap();
         assert_eq!(allowed(&*nothing, &by_token).await, []);
     }
 
@@ -364,7 +375,7 @@ mod rules {
         let start = |policy_of_token: Option<Custody>, policy_of_key: Option<Custody>| async move {
             let token = SoftToken::new("tier").reporting_custody(Custody::KekInProcess);
             let key = token.make(Curve::X25519);
-            let mut builder = Ring::builder().token(token);
+            let mut builder = Implementation::builder().token(token);
             if let Some(minimum) = policy_of_token {
                 builder = builder.token_policy("tier", at_least(minimum));
             }
@@ -385,15 +396,18 @@ mod rules {
         assert!(start(Some(Custody::KekInProcess), None).await.is_ok());
         refused(start(Some(Custody::KekInToken), None).await);
         refused(start(None, Some(Custody::KekInToken)).await);
-        assert!(start(Some(Custody::KekInToken), Some(Custody::KekInProcess)).await.is_ok(), "a key's own comes first");
+        assert!(
+            start(Some(Custody::KekInToken), Some(Custody::KekInProcess)).await.is_ok(),
+            "the key's policy overrides the token's"
+        );
     }
 
-    /// A key that only signs has no shared secret to keep.
+    /// A key that only signs has no shared secret, so no custody tier.
     #[tokio::test]
-    async fn a_signing_key_has_no_minimum() {
+    async fn minimum_custody_does_not_apply_to_a_signing_key() {
         let token = SoftToken::new("signs");
         token.make(Curve::Ed25519);
-        let builder = Ring::builder().token(token).token_policy("signs", at_least(Custody::KekInToken));
+        let builder = Implementation::builder().token(token).token_policy("signs", at_least(Custody::KekInToken));
         assert!(builder.ready().await.is_ok());
     }
 }
@@ -403,14 +417,14 @@ mod fail_over {
 
     use super::*;
 
-    /// One key in three tokens, and a keyring over them in this order.
-    async fn three() -> ([SoftToken; 3], PublicKey, Arc<dyn Secrets>) {
+    /// One key in three tokens, and the implementation over them in this order.
+    async fn one_key_in_three_tokens() -> ([SoftToken; 3], PublicKey, Arc<dyn Secrets>) {
         let private = PrivateKey::generate(Curve::P256);
         let tokens = ["first", "second", "third"].map(SoftToken::new);
         for token in &tokens {
             import(token, &private);
         }
-        let keyring = Ring::start(tokens.clone()).await.unwrap();
+        let keyring = Implementation::start(tokens.clone()).await.unwrap();
         (tokens, private.public().clone(), keyring)
     }
 
@@ -419,8 +433,8 @@ mod fail_over {
     }
 
     #[tokio::test]
-    async fn goes_in_configured_order_and_comes_back() {
-        let (tokens, key, keyring) = three().await;
+    async fn follows_the_configured_order_and_returns() {
+        let (tokens, key, keyring) = one_key_in_three_tokens().await;
         let cx = Context::default();
         let state = |keyring: &dyn Secrets, token: &str| {
             let keys = keyring.keys().borrow().clone();
@@ -435,43 +449,43 @@ mod fail_over {
         keyring.sign(&key, &MESSAGE, &cx).await.unwrap();
         assert_eq!(signatures(&tokens), [2, 1, 0]);
         let told = watch.wait_for(|keys| keys.get(&key).is_some_and(|held| *held.token == *"second"));
-        tokio::time::timeout(SOON, told).await.expect("those who watch are told").unwrap();
+        tokio::time::timeout(HANG_TIMEOUT, told).await.expect("subscribers are notified").unwrap();
         assert_eq!((state(&*keyring, "first"), state(&*keyring, "second")), (KeyState::Away, KeyState::Ready));
         assert_eq!(*keyring.keys().borrow().get(&key).unwrap().token, *"second", "the first that is ready");
 
         tokens[1].set_away(true);
         keyring.sign(&key, &MESSAGE, &cx).await.unwrap();
-        assert_eq!(signatures(&tokens), [2, 2, 1], "one that is away is not asked for each message");
+        assert_eq!(signatures(&tokens), [2, 2, 1], "a token that is away is not asked for each message");
 
         tokens[2].set_away(true);
         let error = keyring.sign(&key, &MESSAGE, &cx).await.unwrap_err();
         assert!(matches!(error, SecretsError::Token { error: TokenError::Away(_), .. }), "{error:?}");
         assert!(error.is_retryable());
 
-        // It is looked at until it is there.
+        // The token is probed until it is back.
         tokens[0].set_away(false);
         let ready = watch.wait_for(|keys| {
             let first = keys.iter().find(|held| *held.token == *"first");
             first.is_some_and(|held| held.state == KeyState::Ready)
         });
-        tokio::time::timeout(SOON, ready).await.expect("what is back serves").unwrap();
+        tokio::time::timeout(HANG_TIMEOUT, ready).await.expect("the token is back in service").unwrap();
         let before = signatures(&tokens);
         keyring.sign(&key, &MESSAGE, &cx).await.unwrap();
         assert_eq!(signatures(&tokens)[0], before[0] + 1);
     }
 
     #[tokio::test]
-    async fn goes_on_when_a_key_was_taken_away() {
-        let (tokens, key, keyring) = three().await;
+    async fn goes_on_when_a_key_was_deleted() {
+        let (tokens, key, keyring) = one_key_in_three_tokens().await;
         tokens[0].delete(&key).unwrap();
         assert!(keyring.sign(&key, &MESSAGE, &Context::default()).await.is_ok());
         assert_eq!(signatures(&tokens), [1, 1, 0]);
     }
 
-    /// A hostile message is as hostile on the next token.
+    /// A hostile message would fail with the next token too.
     #[tokio::test]
-    async fn does_not_go_on_with_what_is_hostile() {
-        let (tokens, key, keyring) = three().await;
+    async fn does_not_go_on_with_a_hostile_message() {
+        let (tokens, key, keyring) = one_key_in_three_tokens().await;
         let foreign = PrivateKey::generate(Curve::P256);
         let hostile = message_to(foreign.public(), None, &fresh_cek(), &Parties::example());
         for _ in 0..10 {
@@ -479,21 +493,21 @@ mod fail_over {
             assert!(matches!(error, SecretsError::Token { error: TokenError::Unwrap, .. }), "{error:?}");
         }
         assert_eq!(tokens[1].counts(), Counts::default());
-        assert!(keyring.keys().borrow().iter().all(|held| held.state == KeyState::Ready), "nor is it a sick token");
+        assert!(keyring.keys().borrow().iter().all(|held| held.state == KeyState::Ready), "the token stays in service");
     }
 
-    /// A PIN that was refused is not tried again for the next message: the token is passed over until a person acts.
+    /// A refused PIN is not tried again for the next message: the token is skipped until a person acts.
     #[tokio::test]
     async fn goes_on_when_a_pin_is_refused() {
-        let (tokens, key, keyring) = three().await;
+        let (tokens, key, keyring) = one_key_in_three_tokens().await;
         tokens[0].fail_next(1, TokenError::Pin("the PIN is locked".into()));
         assert!(keyring.sign(&key, &MESSAGE, &Context::default()).await.is_ok());
         assert_eq!(signatures(&tokens), [1, 1, 0]);
     }
 
-    /// One failure is one failure; three in a row are a sick token, which is looked at and comes back.
+    /// Three failures in a row take a token out of service. It is probed and comes back.
     #[tokio::test]
-    async fn of_a_device_that_fails_again_and_again() {
+    async fn three_device_failures_take_a_token_out_of_service() {
         let (token, key, keyring) = one_key().await;
         let cx = Context::default();
         let broken = TokenError::Device { operation: "C_Sign".into(), reason: "CKR_DEVICE_ERROR".into() };
@@ -502,20 +516,20 @@ mod fail_over {
             let error = keyring.sign(&key, &MESSAGE, &cx).await.unwrap_err();
             assert!(error.is_retryable(), "{error:?}");
         }
-        assert_eq!(token.counts().signatures, 3, "the fourth did not reach it");
+        assert_eq!(token.counts().signatures, 3, "the fourth did not reach the token");
         let mut keys = keyring.keys();
         let ready = keys.wait_for(|keys| keys.iter().all(|held| held.state == KeyState::Ready));
-        tokio::time::timeout(SOON, ready).await.expect("it serves again").unwrap();
-        let served = async {
+        tokio::time::timeout(HANG_TIMEOUT, ready).await.expect("the token is back in service").unwrap();
+        let signed = async {
             while keyring.sign(&key, &MESSAGE, &cx).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(SOON, served).await.expect("it serves again");
+        tokio::time::timeout(HANG_TIMEOUT, signed).await.expect("the token is back in service");
     }
 }
 
-/// What a message costs, in derivations, with a token that keeps Zs and with one that does not.
+/// How many derivations a message costs, with a token that keeps Zs and with one that does not.
 mod derivations {
     use super::*;
 
@@ -525,10 +539,10 @@ mod derivations {
         authcrypt_out: [u64; 2],
     }
 
-    /// Of the first and of the second message with the same peer; out to three recipients.
+    /// The costs of the first and the second message with the same peer. Outgoing messages have three recipients.
     async fn costs(token: SoftToken) -> Costs {
         let key = token.make(Curve::P256);
-        let keyring = Ring::start([token.clone()]).await.unwrap();
+        let keyring = Implementation::start([token.clone()]).await.unwrap();
         let (cx, parties, cek) = (Context::default(), Parties::example(), fresh_cek());
         let peers: Vec<_> = (0..3).map(|_| PrivateKey::generate(Curve::P256)).collect();
         let sender = PrivateKey::generate(Curve::P256);
@@ -552,13 +566,13 @@ mod derivations {
     }
 
     #[tokio::test]
-    async fn with_zs_kept() {
+    async fn of_a_token_that_keeps_zs() {
         let costs = costs(SoftToken::new("keeps").keeping_zs(16)).await;
         assert_eq!((costs.anoncrypt_in, costs.authcrypt_in, costs.authcrypt_out), (1, [2, 1], [3, 0]));
     }
 
     #[tokio::test]
-    async fn with_nothing_kept() {
+    async fn of_a_token_that_keeps_nothing() {
         let costs = costs(SoftToken::new("forgets")).await;
         assert_eq!((costs.anoncrypt_in, costs.authcrypt_in, costs.authcrypt_out), (1, [2, 2], [3, 3]));
     }

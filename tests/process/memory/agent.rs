@@ -1,4 +1,4 @@
-//! The processes that are looked at: the agent, its supervisor, its keeper. They get no secret from the test.
+//! The roles of the memory gate: the agent, its supervisor and its keeper. They get no secret from the test.
 
 use std::{
     io::{BufRead, Write},
@@ -13,10 +13,10 @@ use std::{
 use claviger::{
     did::{LocalResolver, Resolver, did_of},
     didcomm::{Identities, Message, UnpackOptions},
-    process::{hygiene::harden, sandbox::Sandbox},
+    process::{hardening::harden, sandbox::Sandbox},
     secrets::{
         Custodian, KeyUse, Keyring, Secrets,
-        keeper::{Keeper, KeeperClient, KeeperOptions, Role, Supervisor, spawn, supervise},
+        keeper::{Keeper, KeeperClient, KeeperOptions, Role, Supervisor, spawn_on_socket, supervise},
         pkcs11::{PinSource, Pkcs11Token, open},
     },
 };
@@ -32,11 +32,11 @@ pub const REPLY: &str = "https://example.org/gate/1.0/reply";
 #[derive(Serialize, Deserialize)]
 pub struct Settings {
     pub did: String,
-    /// What must be found in it.
+    /// A text that must be found in the agent's memory.
     pub marker: String,
 }
 
-/// The first line that it answers.
+/// The agent's first line.
 #[derive(Serialize, Deserialize)]
 pub struct Ready {
     pub supervisor: Option<u32>,
@@ -52,14 +52,14 @@ fn token() -> Pkcs11Token {
     open(&std::env::var(URI).expect("the token's URI"), PinSource::uri()).expect("the token opens")
 }
 
-/// This program in another role, with the environment that it has.
-fn part(role: &str) -> Command {
+/// This program in another role, with the same environment.
+fn command(role: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     command.env(ROLE, role);
     command
 }
 
-/// What a role does.
+/// Plays a role.
 pub fn play(role: &str) {
     match role {
         "import" => import(),
@@ -68,19 +68,19 @@ pub fn play(role: &str) {
         "supervisor" => {
             harden();
             supervise(standard_input(), Role::Agent, |_| {
-                let mut command = part("keeper");
+                let mut command = command("keeper");
                 command.stdout(Stdio::null());
-                spawn(command).map(|(stream, process)| (stream, Some(process)))
+                spawn_on_socket(command).map(|(stream, process)| (stream, Some(process)))
             })
             .expect("an agent is served");
         }
         "keeper" => {
             harden();
             Keeper::start(Arc::new(token()), KeeperOptions { rate: None, ..KeeperOptions::default() })
-                .expect("the token is kept")
+                .expect("the keeper starts")
                 .serve(standard_input(), Role::Agent);
         }
-        "needles" => crate::memory_gate::planted(),
+        "needles" => crate::memory_gate::place_needles(),
         _ => panic!("no such role: {role}"),
     }
 }
@@ -90,31 +90,31 @@ fn standard_input() -> UnixStream {
     stream.into()
 }
 
-/// Puts known keys into the token: hexadecimal, by curve.
+/// Imports known keys into the token: pairs of a curve's name and a scalar.
 fn import() {
     let keys: Vec<(String, Vec<u8>)> = line();
     let token = token();
     for (curve, scalar) in keys {
         let curve = serde_json::from_value(json!(curve)).expect("a curve");
         let key = PrivateKey::from_bytes(curve, &scalar).expect("a scalar");
-        token.import(key.to_import(KeyUse::of(curve), None)).expect("the token takes it");
+        token.import(key.to_import(KeyUse::of(curve), None)).expect("the token imports it");
     }
 }
 
-/// As the daemon is: hardened, closed in, and its keys are a keeper's.
+/// An agent like the daemon: hardened, in the sandbox, with its keys in a keeper.
 fn agent() {
-    let hygiene = harden();
-    assert!(hygiene.0.iter().any(|finding| finding.name == "not dumpable" && finding.holds), "{hygiene:?}");
-    let supervisor = Supervisor::start(part("supervisor")).expect("a supervisor starts");
+    let report = harden();
+    assert!(report.0.iter().any(|finding| finding.name == "not dumpable" && finding.holds), "{report:?}");
+    let supervisor = Supervisor::start(command("supervisor")).expect("a supervisor starts");
     Sandbox::new().enforce().expect("one thread");
     let id = supervisor.id();
     work(Some(id), async move {
-        let client = KeeperClient::start("demo", supervisor.connect("demo")).await.expect("a keeper starts");
+        let client = KeeperClient::start("demo", supervisor.connector("demo")).await.expect("a keeper starts");
         Arc::new(client) as Arc<dyn Secrets>
     });
 }
 
-/// As a library's user may have it: the control that shows what the gate can find.
+/// An agent with the token in its own process: the control, which shows what the gate can find.
 fn agent_without_a_keeper() {
     work(None, async {
         let keyring = Keyring::start([token()]).await.expect("the token starts");
@@ -122,18 +122,18 @@ fn agent_without_a_keeper() {
     });
 }
 
-/// A panic in a task is the end of the process: the test waits for its answer.
-fn fall_at_once() {
-    let tell = std::panic::take_hook();
+/// Ends the process when a task panics. Otherwise the test would wait for the task's answer.
+fn exit_on_panic() {
+    let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        tell(panic);
+        print(panic);
         std::process::exit(101);
     }));
 }
 
-/// Opens what comes and answers it, each message in a task of its own, until there is no more.
+/// Unpacks each message that comes and answers it, in a task of its own, until the input ends.
 fn work(supervisor: Option<u32>, secrets: impl Future<Output = Arc<dyn Secrets>>) {
-    fall_at_once();
+    exit_on_panic();
     let settings: Settings = line();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("a runtime starts");
@@ -143,16 +143,16 @@ fn work(supervisor: Option<u32>, secrets: impl Future<Output = Arc<dyn Secrets>>
     });
     let me = Arc::new(me);
     let out = Arc::new(Mutex::new(std::io::stdout()));
-    let say = move |line: String| {
-        let mut out = out.lock().expect("nobody panics here");
-        writeln!(out, "{line}").and_then(|()| out.flush()).expect("the test listens");
+    let write_line = move |line: String| {
+        let mut out = out.lock().expect("no thread panics here");
+        writeln!(out, "{line}").and_then(|()| out.flush()).expect("the test reads");
     };
-    say(serde_json::to_string(&Ready { supervisor }).expect("JSON"));
+    write_line(serde_json::to_string(&Ready { supervisor }).expect("JSON"));
     let mut tasks = Vec::new();
     for packed in std::io::stdin().lock().lines() {
         let packed = packed.expect("a line");
-        let (me, say, did) = (me.clone(), say.clone(), document.id().to_owned());
-        tasks.push(runtime.spawn(async move { say(answer(&packed, &did, &me).await) }));
+        let (me, write_line, did) = (me.clone(), write_line.clone(), document.id().to_owned());
+        tasks.push(runtime.spawn(async move { write_line(answer(&packed, &did, &me).await) }));
         tasks.retain(|task| !task.is_finished());
     }
     for task in tasks {
@@ -164,15 +164,17 @@ fn work(supervisor: Option<u32>, secrets: impl Future<Output = Arc<dyn Secrets>>
 async fn answer(packed: &str, did: &str, me: &Identities) -> String {
     let resolver = LocalResolver::new();
     let (message, provenance) =
-        Message::unpack(packed, &resolver, me, &UnpackOptions::default()).await.expect("it opens");
+        Message::unpack(packed, &resolver, me, &UnpackOptions::default()).await.expect("it is unpacked");
     assert!(provenance.authenticated);
-    // The sender's key that it is to be answered to, so that every curve is used both ways.
+    // The sender names the key for the answer, so that every curve is used in both directions.
     let to = message.body["answer"].as_str().expect("a key id").to_owned();
-    let sign_by = message.body["signed"].as_bool().expect("yes or no").then_some(did);
+    let signed = message.body["signed"].as_bool().expect("yes or no");
     let reply = Message::build(Message::new_id(), REPLY, json!({}))
         .from(did)
         .to(did_of(&to).expect("a DID URL"))
         .thid(message.id)
         .finalize();
-    reply.pack_encrypted(&to, Some(did), sign_by, &resolver, me, &Default::default()).await.expect("it is packed").0
+    let packing = reply.encrypt_to(&to).from(did);
+    let packing = if signed { packing.sign_by(did) } else { packing };
+    packing.pack(&resolver, me).await.expect("it is packed").0
 }

@@ -1,7 +1,8 @@
-//! Reads another process's memory from outside, and looks for many needles at once.
+//! Reads another process's memory and searches it for many needles at once.
 //!
-//! What a process has ever written counts: heap, stacks, anonymous and shared memory, writable data of programs and
-//! libraries. What it only reads from files does not, nor a page that it never touched: asking for that would make it.
+//! It reads everything that the process has written: heap, stacks, anonymous and shared memory, writable data of programs and
+//! libraries. It does not read file pages that the process only reads, nor pages that the process never touched, since
+//! reading would create them.
 
 pub mod agent;
 pub mod peer;
@@ -16,12 +17,12 @@ use std::{
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind};
 
-/// How long a piece of a needle is. A heap writes its own marks over the first 16 bytes of what is freed (glibc 2.26 and
-/// later), and a part of a key is a find too: so each piece of 16 bytes is a needle of its own.
+/// The length of a piece of a needle, in bytes. Each piece is searched for by itself: glibc 2.26 and later overwrite the first
+/// 16 bytes of freed memory, and a part of a key is a leak too.
 const PIECE: usize = 16;
 const PAGE: u64 = 4096;
 
-/// What is looked for.
+/// What is searched for.
 #[derive(Default, Clone)]
 pub struct Needles {
     names: Vec<String>,
@@ -29,24 +30,24 @@ pub struct Needles {
 }
 
 impl Needles {
-    /// Adds one, in both byte orders.
+    /// Adds a needle in both byte orders.
     pub fn add(&mut self, name: impl Into<String>, bytes: &[u8]) {
-        assert!(bytes.len() >= PIECE, "a short needle is found by chance");
+        assert!(bytes.len() >= PIECE, "a short needle would be found by chance");
         let name_of = self.names.len();
         self.names.push(name.into());
         let reversed: Vec<u8> = bytes.iter().rev().copied().collect();
         for bytes in [bytes, &reversed] {
-            // The last piece overlaps the one before if the needle is not a multiple.
+            // The last piece overlaps the one before if the needle is not a multiple of 16 bytes.
             let starts = (0..bytes.len() / PIECE).map(|piece| piece * PIECE).chain([bytes.len() - PIECE]);
             for start in BTreeSet::from_iter(starts) {
                 let piece = &bytes[start..start + PIECE];
-                assert!(piece.iter().collect::<BTreeSet<_>>().len() > 4, "a needle that is no secret");
+                assert!(piece.iter().collect::<BTreeSet<_>>().len() > 4, "the needle is not random");
                 self.pieces.push((name_of, piece.to_vec()));
             }
         }
     }
 
-    /// Adds all of another's.
+    /// Adds all needles of another set.
     pub fn extend(&mut self, others: &Self) {
         let offset = self.names.len();
         self.names.extend(others.names.iter().cloned());
@@ -59,7 +60,7 @@ impl Needles {
 pub struct Hit {
     pub name: String,
     pub address: u64,
-    /// The mapping that it is in: `[heap]`, `[stack]`, a file, or nothing.
+    /// The mapping: `[heap]`, `[stack]`, a file, or empty.
     pub mapping: String,
 }
 
@@ -69,7 +70,7 @@ impl fmt::Display for Hit {
     }
 }
 
-/// One look at a process.
+/// The result of reading a process once.
 pub struct Snapshot {
     pub hits: Vec<Hit>,
     /// How many bytes were read.
@@ -91,14 +92,14 @@ pub struct Process {
 }
 
 impl Process {
-    /// To read a process that is not dumpable takes CAP_SYS_PTRACE; the numbers of pages are not asked for.
+    /// Opens a process for reading. For a process that is not dumpable this needs CAP_SYS_PTRACE.
     pub fn open(pid: u32) -> io::Result<Self> {
         let open = |name: &str| File::open(format!("/proc/{pid}/{name}"));
         Ok(Self { pid, memory: open("mem")?, pages: open("pagemap")? })
     }
 
-    /// Reads it once, while it runs.
-    pub fn look(&self, needles: &Needles) -> io::Result<Snapshot> {
+    /// Reads the process once, while it runs.
+    pub fn scan(&self, needles: &Needles) -> io::Result<Snapshot> {
         let patterns = needles.pieces.iter().map(|(_, piece)| piece);
         let builder = AhoCorasick::builder().kind(Some(AhoCorasickKind::ContiguousNFA)).build(patterns);
         let automaton = builder.map_err(io::Error::other)?;
@@ -107,7 +108,7 @@ impl Process {
         for mapping in fs::read_to_string(format!("/proc/{}/maps", self.pid))?.lines().filter_map(Mapping::parse) {
             for (start, end) in self.written(&mapping) {
                 bytes.resize((end - start) as usize, 0);
-                // It may have been unmapped since.
+                // The memory may have been unmapped meanwhile.
                 let Ok(read) = self.memory.read_at(&mut bytes, start) else { continue };
                 snapshot.bytes += read;
                 for found in automaton.find_iter(&bytes[..read]) {
@@ -121,18 +122,18 @@ impl Process {
         Ok(snapshot)
     }
 
-    /// The runs of pages of a mapping that the process has, and that are not a file's alone.
+    /// The address ranges of a mapping whose pages the process has written.
     fn written(&self, mapping: &Mapping) -> Vec<(u64, u64)> {
         // Documentation/admin-guide/mm/pagemap.rst of the kernel.
         const PRESENT: u64 = 1 << 63;
         const SWAPPED: u64 = 1 << 62;
-        const OF_A_FILE: u64 = 1 << 61;
+        const FILE_PAGE: u64 = 1 << 61;
         let mut entries = vec![0; ((mapping.end - mapping.start) / PAGE * 8) as usize];
         let Ok(read) = self.pages.read_at(&mut entries, mapping.start / PAGE * 8) else { return Vec::new() };
         let mut runs: Vec<(u64, u64)> = Vec::new();
         for (entry, start) in entries[..read].chunks_exact(8).zip((mapping.start..).step_by(PAGE as usize)) {
             let entry = u64::from_le_bytes(entry.try_into().expect("eight bytes"));
-            if entry & (PRESENT | SWAPPED) == 0 || (entry & OF_A_FILE != 0 && !mapping.writable) {
+            if entry & (PRESENT | SWAPPED) == 0 || (entry & FILE_PAGE != 0 && !mapping.writable) {
                 continue;
             }
             match runs.last_mut() {
@@ -153,7 +154,7 @@ struct Mapping {
 }
 
 impl Mapping {
-    /// None for what is the kernel's.
+    /// None for the kernel's mappings, and for those that cannot be read.
     fn parse(line: &str) -> Option<Self> {
         let mut words = line.split_ascii_whitespace();
         let (start, end) = words.next()?.split_once('-')?;
@@ -166,16 +167,16 @@ impl Mapping {
     }
 }
 
-/// Whether the memory of processes that are not dumpable can be read. In CI it must.
+/// Whether this process may read the memory of processes that are not dumpable. In CI it must.
 pub fn may_look() -> bool {
     let status = fs::read_to_string("/proc/self/status").expect("/proc");
-    let capable = status.lines().find_map(|line| line.strip_prefix("CapEff:")).expect("capabilities");
+    let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:")).expect("capabilities");
     const CAP_SYS_PTRACE: u32 = 19;
-    let may = u64::from_str_radix(capable.trim(), 16).expect("hexadecimal") >> CAP_SYS_PTRACE & 1 == 1;
+    let may = u64::from_str_radix(capabilities.trim(), 16).expect("hexadecimal") >> CAP_SYS_PTRACE & 1 == 1;
     let ci = std::env::var("CI").is_ok_and(|ci| !ci.is_empty() && ci != "false");
     assert!(may || !ci, "CI must read other processes' memory: run it as root");
     if !may {
-        eprintln!("skipped: to read another process's memory takes root");
+        eprintln!("skipped: only root can read another process's memory");
     }
     may
 }

@@ -1,4 +1,4 @@
-//! Who writes to the agent, and knows every secret of both sides.
+//! The agent's peer. It knows every secret of both sides.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -24,12 +24,12 @@ use super::Needles;
 /// The keys of each side. The first are for key agreement.
 pub const CURVES: [Curve; 4] = [Curve::X25519, Curve::P256, Curve::P384, Curve::Ed25519];
 const AGREE: usize = 3;
-/// The name of what the agent may have, and must while it works.
-pub const IN_HAND: &str = "plaintext of a message in hand";
-/// Messages that are remembered: those under way, and as many that are finished.
+/// The name of needles that a working agent may have, and must have at times.
+pub const PLAINTEXT: &str = "plaintext of a message in progress";
+/// Messages whose secrets are remembered: those in progress, and as many that are finished.
 const REMEMBERED: usize = 32;
 
-/// Keys that are known, and the DID that names them.
+/// A party's private keys, and the document of its DID.
 pub struct Party {
     pub keys: Vec<PrivateKey>,
     pub document: Document,
@@ -46,14 +46,14 @@ impl Party {
         Self { keys, document }
     }
 
-    /// The key of a key id.
+    /// The private key of a key id.
     fn key(&self, kid: &str) -> &PrivateKey {
         let public = self.document.methods(Relationship::KeyAgreement).find(|method| method.id == kid);
         let public = public.and_then(|method| method.key.as_ref().ok()).expect("one of its keys");
-        self.keys.iter().find(|key| key.public() == public).expect("its private half")
+        self.keys.iter().find(|key| key.public() == public).expect("the private half")
     }
 
-    /// The ids of its agreement keys.
+    /// The ids of the agreement keys.
     fn kids(&self) -> Vec<String> {
         self.document.methods(Relationship::KeyAgreement).map(|method| method.id.clone()).collect()
     }
@@ -78,18 +78,19 @@ fn open(packed: &str, recipient: &Party, sender: &Party) -> Opened {
     let zs = private.agree(sender.key(header["skid"].as_str().expect("a key id")).public()).expect("one curve");
     let (apu, apv, tag) = (bytes(&header["apu"]), bytes(&header["apv"]), bytes(&jwe["tag"]));
     let kek = concat_kdf(&[&ze, &zs], &KdfInfo { apu: &apu, apv: &apv, tag: Some(&tag) });
-    let cek = unwrap_key(&kek, &bytes(&slot["encrypted_key"])).expect("it opens");
+    let cek = unwrap_key(&kek, &bytes(&slot["encrypted_key"])).expect("it is unpacked");
     Opened { ze, kek, cek }
 }
 
-/// What the agent must never have: its scalars, the PIN, and each Zs. And the scalars alone, for the keeper.
-pub fn lasting(agent: &Party, peer: &Party, pin: &str) -> (Needles, Needles) {
+/// The secrets that the agent must never have: its scalars, the PIN, and each Zs. The second set has the scalars only, for
+/// the keeper.
+pub fn permanent(agent: &Party, peer: &Party, pin: &str) -> (Needles, Needles) {
     let (mut all, mut scalars) = (Needles::default(), Needles::default());
     for key in &agent.keys {
         let curve = key.public().curve();
         scalars.add(format!("{curve} scalar"), &key.to_bytes());
         if curve == Curve::Ed25519 {
-            // What the seed becomes (RFC 8032 section 5.1.5), before its bits are set.
+            // The hash of the seed (RFC 8032 section 5.1.5), before bits are set and cleared.
             let expanded = Sha512::digest(&*key.to_bytes());
             scalars.add("Ed25519 expanded", &expanded);
         }
@@ -103,20 +104,20 @@ pub fn lasting(agent: &Party, peer: &Party, pin: &str) -> (Needles, Needles) {
     (all, scalars)
 }
 
-/// What is under way between the two.
+/// The messages between the agent and its peer.
 pub struct Traffic {
     agent: Party,
     peer: Party,
     me: Identities,
     state: Mutex<State>,
-    moved: Condvar,
+    progress: Condvar,
 }
 
 #[derive(Default)]
 struct State {
-    /// What is not the agent's to have, of the last messages.
+    /// Secrets of the last messages that the agent must not have.
     forbidden: VecDeque<Needles>,
-    /// The content keys of messages under way, by their ids.
+    /// The content keys of messages in progress, by message id.
     open: HashMap<String, Cek>,
     answered: usize,
     stopped: bool,
@@ -126,24 +127,26 @@ impl Traffic {
     pub async fn new(agent: Party, peer: Party) -> Self {
         let token = SoftToken::new("peer");
         for key in &peer.keys {
-            token.import(key.to_import(KeyUse::of(key.public().curve()), None)).expect("it takes any key");
+            token
+                .import(key.to_import(KeyUse::of(key.public().curve()), None))
+                .expect("a software token imports any key");
         }
         let keyring = Keyring::start([token]).await.expect("a software token starts");
         let me = Identities::new(keyring, [peer.document.clone()]).await.expect("the token holds the keys");
-        Self { agent, peer, me, state: Mutex::default(), moved: Condvar::new() }
+        Self { agent, peer, me, state: Mutex::default(), progress: Condvar::new() }
     }
 
-    /// Waits until fewer messages are under way, or it is stopped.
-    fn stopped_before_there_is_room(&self, under_way: usize) -> bool {
+    /// Waits until fewer than `most` messages are in progress. Returns true if the traffic was stopped.
+    fn wait_for_room(&self, most: usize) -> bool {
         let state = self.state.lock().expect("no panic");
-        self.moved.wait_while(state, |state| state.open.len() >= under_way && !state.stopped).expect("no panic").stopped
+        self.progress.wait_while(state, |state| state.open.len() >= most && !state.stopped).expect("no panic").stopped
     }
 
-    /// Writes to the agent, with so many messages under way, until it is stopped.
-    pub async fn write(&self, mut agent: ChildStdin, under_way: usize) {
+    /// Sends messages to the agent, at most so many in progress, until the traffic is stopped.
+    pub async fn write(&self, mut agent: ChildStdin, most: usize) {
         let (theirs, ours) = (self.agent.kids(), self.peer.kids());
         for number in 0.. {
-            if self.stopped_before_there_is_room(under_way) {
+            if self.wait_for_room(most) {
                 return;
             }
             let curve = number % AGREE;
@@ -152,10 +155,9 @@ impl Traffic {
                 .from(self.peer.document.id())
                 .to(self.agent.document.id())
                 .finalize();
-            let from = Some(self.peer.document.id());
             let resolver = LocalResolver::new();
             let packed =
-                message.pack_encrypted(&theirs[curve], from, None, &resolver, &self.me, &Default::default()).await;
+                message.encrypt_to(&theirs[curve]).from(self.peer.document.id()).pack(&resolver, &self.me).await;
             let (packed, _) = packed.expect("it is packed");
 
             let opened = open(&packed, &self.agent, &self.peer);
@@ -166,21 +168,21 @@ impl Traffic {
             state.forbid(needles);
             state.open.insert(message.id.clone(), opened.cek);
             drop(state);
-            // It is gone if it has panicked, which its reader tells better.
+            // The agent has ended if it has panicked. The reader reports that.
             if writeln!(agent, "{packed}").is_err() {
                 return;
             }
         }
     }
 
-    /// Reads what the agent answers, to the end.
+    /// Reads the agent's answers until they end.
     pub async fn read(&self, agent: BufReader<ChildStdout>) {
         for packed in agent.lines() {
             let packed = packed.expect("a line");
             let (message, provenance) =
                 Message::unpack(&packed, &LocalResolver::new(), &self.me, &UnpackOptions::default())
                     .await
-                    .expect("it opens");
+                    .expect("it is unpacked");
             assert!(provenance.authenticated);
             let opened = open(&packed, &self.peer, &self.agent);
             let mut state = self.state.lock().expect("no panic");
@@ -191,32 +193,32 @@ impl Traffic {
             needles.add("CEK of a message received", received.as_bytes());
             state.forbid(needles);
             state.answered += 1;
-            self.moved.notify_all();
+            self.progress.notify_all();
         }
         self.stop();
-        self.moved.notify_all();
+        self.progress.notify_all();
     }
 
     pub fn stop(&self) {
         self.state.lock().expect("no panic").stopped = true;
-        self.moved.notify_all();
+        self.progress.notify_all();
     }
 
-    /// Waits until more have been answered than these; how many, what the agent must not have now, and what it may: the
-    /// plaintexts. None at the end.
+    /// Waits until more than `answered` messages have been answered. Returns the new number, the needles that the agent must
+    /// not have now, and those that it may have: the plaintexts. None when the traffic has stopped.
     pub fn since(&self, answered: usize) -> Option<(usize, Needles, Needles)> {
         let mut state = self.state.lock().expect("no panic");
         while state.answered <= answered && !state.stopped {
-            state = self.moved.wait(state).expect("no panic");
+            state = self.progress.wait(state).expect("no panic");
         }
         if state.stopped {
             return None;
         }
         let mut needles = Needles::default();
         state.forbidden.iter().for_each(|message| needles.extend(message));
-        let mut in_hand = Needles::default();
-        state.open.keys().for_each(|id| in_hand.add(IN_HAND, id.as_bytes()));
-        Some((state.answered, needles, in_hand))
+        let mut plaintexts = Needles::default();
+        state.open.keys().for_each(|id| plaintexts.add(PLAINTEXT, id.as_bytes()));
+        Some((state.answered, needles, plaintexts))
     }
 }
 
@@ -229,14 +231,14 @@ impl State {
     }
 }
 
-/// An agent's process, which does not outlive its test.
+/// A child process that does not outlive its test.
 pub struct Running(pub Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It ends by itself when its input does.
+        // The process ends when its input does.
         if !std::thread::panicking() {
-            let status = self.0.wait().expect("it can be waited for");
+            let status = self.0.wait().expect("the child can be waited for");
             assert!(status.success(), "the agent: {status}");
             return;
         }

@@ -1,4 +1,4 @@
-//! What someone who has taken over the agent would try.
+//! What an attacker who controls the agent would try.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -15,36 +15,36 @@ use std::{
 
 use super::{Stage, files};
 
-type Make = Box<dyn FnOnce() -> io::Result<()>>;
+type Try = Box<dyn FnOnce() -> io::Result<()>>;
 
-/// One attempt: what is prepared outside, and what is then tried.
+/// One attempt: `prepare` runs before the sandbox is entered, and returns what is then tried.
 pub struct Attempt {
     pub name: &'static str,
-    pub prepare: fn(&Stage) -> Make,
+    pub prepare: fn(&Stage) -> Try,
     pub denied: Denied,
-    /// It is made on SoftHSM.
+    /// Whether the attempt needs SoftHSM.
     pub needs_module: bool,
-    /// A container, or a setting of the kernel, may refuse it without us.
+    /// Whether a container or a setting of the kernel may refuse it without the sandbox.
     pub some_machines_refuse: bool,
 }
 
-/// How a denial is known.
+/// How a denial is recognised.
 pub enum Denied {
     /// EPERM or EACCES.
     Errno,
-    /// The library in between says only this.
+    /// By the text of a library's error.
     Saying(&'static str),
 }
 
-const fn attempt(name: &'static str, prepare: fn(&Stage) -> Make) -> Attempt {
+const fn attempt(name: &'static str, prepare: fn(&Stage) -> Try) -> Attempt {
     Attempt { name, prepare, denied: Denied::Errno, needs_module: false, some_machines_refuse: false }
 }
 
-const fn on_most(name: &'static str, prepare: fn(&Stage) -> Make) -> Attempt {
+const fn on_most(name: &'static str, prepare: fn(&Stage) -> Try) -> Attempt {
     Attempt { some_machines_refuse: true, ..attempt(name, prepare) }
 }
 
-// A `from_prior` signature is denied by the keeper, not by the kernel: its test stands with the keeper's client.
+// A `from_prior` signature is denied by the keeper, not by the kernel: see the tests of the keeper.
 pub const ATTEMPTS: &[Attempt] = &[
     attempt("read_the_pin", |stage| {
         let pin = stage.pin();
@@ -62,11 +62,11 @@ pub const ATTEMPTS: &[Attempt] = &[
         let config = stage.readable().join("claviger.toml");
         Box::new(move || OpenOptions::new().append(true).open(config).map(drop))
     }),
-    // A PIN's file that seems to be changed by a person would be tried again.
+    // The PIN of a file that seems to have been changed by a person would be tried again.
     attempt("touch_the_pins_file", |stage| {
         let pin = std::ffi::CString::new(stage.pin().into_os_string().into_encoded_bytes()).unwrap();
         Box::new(move || {
-            // SAFETY: a path, and no times: now.
+            // SAFETY: a valid path; a null pointer for the times means now.
             match unsafe { libc::utimensat(libc::AT_FDCWD, pin.as_ptr(), std::ptr::null(), 0) } {
                 0 => Ok(()),
                 _ => Err(Error::last_os_error()),
@@ -97,8 +97,8 @@ pub const ATTEMPTS: &[Attempt] = &[
         needs_module: true,
         ..attempt("read_softhsms_store", |_| {
             let configuration = std::env::var_os("SOFTHSM2_CONF").expect("the token's environment");
-            let store = std::path::Path::new(&configuration).parent().expect("it is in a folder").to_owned();
-            let objects: Vec<_> = files(&store).expect("it can be listed outside");
+            let store = std::path::Path::new(&configuration).parent().expect("the file is in a folder").to_owned();
+            let objects: Vec<_> = files(&store).expect("the store can be listed outside");
             assert!(objects.iter().any(|path| path.extension().is_some_and(|end| end == "object")), "{objects:?}");
             Box::new(move || objects.iter().try_for_each(|path| fs::read(path).map(drop)))
         })
@@ -132,13 +132,13 @@ pub const ATTEMPTS: &[Attempt] = &[
             let mut bytes = [0u8; 16];
             let local = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
             let remote = libc::iovec { iov_base: victim.address as *mut _, iov_len: bytes.len() };
-            // SAFETY: `local` is this array, and the other side is not of this process.
+            // SAFETY: `local` points to this array, and `remote` is memory of another process.
             checked(unsafe { libc::process_vm_readv(victim.pid(), &local, 1, &remote, 1, 0) } as i64).map(drop)
         })
     }),
     attempt("attach_to_a_process", |_| {
         let victim = Victim::new();
-        // SAFETY: it touches no memory of this process.
+        // SAFETY: the call accesses no memory of this process.
         Box::new(move || checked(unsafe { libc::ptrace(libc::PTRACE_SEIZE, victim.pid(), 0, 0) }).map(drop))
     }),
     attempt("take_a_processs_descriptor", |_| {
@@ -151,19 +151,19 @@ pub const ATTEMPTS: &[Attempt] = &[
     }),
     attempt("signal_a_process", |_| {
         let victim = Victim::new();
-        // SAFETY: it touches no memory of this process.
+        // SAFETY: the call accesses no memory of this process.
         Box::new(move || checked(unsafe { libc::kill(victim.pid(), libc::SIGCONT) }).map(drop))
     }),
     attempt("run_new_code", |_| {
         Box::new(|| {
             let (access, kind) = (libc::PROT_READ | libc::PROT_EXEC, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-            // SAFETY: a new mapping, which nobody uses.
+            // SAFETY: a new mapping, which nothing uses.
             let mapped = unsafe { libc::mmap(std::ptr::null_mut(), 4096, access, kind, -1, 0) };
             if mapped == libc::MAP_FAILED { Err(Error::last_os_error()) } else { Ok(()) }
         })
     }),
     on_most("make_a_user_namespace", |_| {
-        // SAFETY: it touches no memory.
+        // SAFETY: the call accesses no memory.
         Box::new(|| checked(unsafe { libc::unshare(libc::CLONE_NEWUSER) }).map(drop))
     }),
     on_most("set_up_io_uring", |_| {
@@ -171,7 +171,7 @@ pub const ATTEMPTS: &[Attempt] = &[
             let mut parameters = [0u8; 120];
             // SAFETY: struct io_uring_params is 120 bytes.
             let ring = checked(unsafe { libc::syscall(libc::SYS_io_uring_setup, 4, parameters.as_mut_ptr()) })?;
-            // SAFETY: the descriptor is new, and nobody else's.
+            // SAFETY: the descriptor is new, and nothing else owns it.
             drop(unsafe { std::os::fd::OwnedFd::from_raw_fd(ring as i32) });
             Ok(())
         })
@@ -182,9 +182,9 @@ pub const ATTEMPTS: &[Attempt] = &[
     }),
     on_most("reach_the_host_by_vsock", |_| {
         Box::new(|| {
-            // SAFETY: it touches no memory.
+            // SAFETY: the call accesses no memory.
             let socket = checked(unsafe { libc::socket(libc::AF_VSOCK, libc::SOCK_STREAM, 0) })?;
-            // SAFETY: the descriptor is new, and nobody else's.
+            // SAFETY: the descriptor is new, and nothing else owns it.
             drop(unsafe { std::os::fd::OwnedFd::from_raw_fd(socket) });
             Ok(())
         })
@@ -195,21 +195,22 @@ fn checked<T: Into<i64> + Copy>(result: T) -> io::Result<T> {
     if result.into() < 0 { Err(Error::last_os_error()) } else { Ok(result) }
 }
 
-/// Another process of the same user. It is a child, since Yama lets one read its descendants only.
+/// Another process of the same user. It is a child, since Yama allows a process to read only its descendants.
 struct Victim {
     child: Child,
-    /// Where something readable is in it.
+    /// An address in its memory that can be read.
     address: usize,
 }
 
 impl Victim {
     fn new() -> Self {
-        // It ends with its input, when this process does; what it holds open must not be what a test waits for.
+        // `cat` ends when its input does, which is when this process ends. Its output goes nowhere, so that no test waits for
+        // it.
         let mut command = Command::new("cat");
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().expect("cat runs");
         let maps = fs::read_to_string(format!("/proc/{}/maps", child.id())).expect("a child's mappings");
-        // The end of its stack, where the environment is.
+        // The environment is at the end of the stack.
         let stack = maps.lines().find(|line| line.ends_with("[stack]")).expect("a stack");
         let end = stack.split(['-', ' ']).nth(1).expect("two addresses");
         Self { child, address: usize::from_str_radix(end, 16).expect("an address") - 64 }

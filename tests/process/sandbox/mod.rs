@@ -1,7 +1,7 @@
-//! From inside the agent's sandbox: what is denied there, and that what the agent needs is not.
+//! The agent's sandbox, from the inside: what it denies, and that it does not deny what the agent needs.
 //!
-//! Each attempt is made twice, by this program started again: once without the sandbox, where it must succeed, or the
-//! denial would prove nothing; and once within.
+//! Each attempt is made twice, by this program started again: first without the sandbox, where it must succeed, since
+//! otherwise the denial would prove nothing; then within.
 
 mod attempts;
 mod needs;
@@ -22,64 +22,64 @@ use libtest_mimic::{Failed, Trial};
 use self::attempts::{ATTEMPTS, Attempt, Denied};
 use crate::modules::{Module, TestToken};
 
-/// What is asked of this program when it is started again, and with what.
+/// The role in which this program is started again; the folder and the module follow.
 const ROLE: &str = "CLAVIGER_TEST_SANDBOX_ROLE";
 const STAGE: &str = "CLAVIGER_TEST_STAGE";
 const MODULE: &str = "CLAVIGER_TEST_MODULE";
 
-/// What is there to be reached for.
+/// The files and sockets that an attempt can try to reach.
 pub struct Stage {
     folder: PathBuf,
     pub module: PathBuf,
 }
 
 impl Stage {
-    /// The one folder that the agent may write.
+    /// The only folder that the agent may write.
     pub fn allowed(&self) -> PathBuf {
         self.folder.join("store")
     }
 
-    /// The one that it may read.
+    /// The only folder that the agent may read.
     pub fn readable(&self) -> PathBuf {
         self.folder.join("config")
     }
 
-    /// Everything of the token: its store, its PIN.
+    /// The token's store and PIN.
     pub fn token(&self) -> PathBuf {
         self.folder.join("token")
     }
 
-    /// The file that the PIN is in.
+    /// The file with the PIN.
     pub fn pin(&self) -> PathBuf {
         self.token().join("demo.pin")
     }
 
-    /// Stands in for pcscd's and the keeper's.
+    /// A socket such as pcscd's or the keeper's.
     pub fn socket(&self) -> PathBuf {
         self.folder.join("pcscd.comm")
     }
 
-    /// Takes datagrams.
+    /// A socket for datagrams.
     pub fn datagrams(&self) -> PathBuf {
         self.folder.join("datagrams")
     }
 
-    /// Where the agent listens itself.
+    /// The socket on which the agent listens.
     pub fn own_socket(&self) -> PathBuf {
         self.folder.join("own")
     }
 
-    /// A socket without a path.
+    /// An abstract socket.
     pub fn abstract_socket(&self) -> SocketAddr {
         SocketAddr::from_abstract_name(self.folder.as_os_str().as_encoded_bytes()).expect("a short name")
     }
 
     pub fn sandbox(&self) -> Sandbox {
-        Sandbox::new().write(self.allowed()).read(self.readable()).name_resolution()
+        Sandbox::new().allow_write(self.allowed()).allow_read(self.readable()).allow_name_resolution()
     }
 }
 
-/// Does what this process was started for, if it was started for one of these tests.
+/// Plays this process's role, if it was started in one of these tests' roles. Returns false otherwise.
 pub fn play_role() -> bool {
     let Ok(role) = std::env::var(ROLE) else { return false };
     let variable = |name| PathBuf::from(std::env::var_os(name).unwrap_or_default());
@@ -92,13 +92,13 @@ pub fn trials() -> Vec<Trial> {
         .iter()
         .map(|attempt| Trial::test(format!("sandbox::denied::{}", attempt.name), move || denied(attempt)))
         .collect();
-    trials.push(Trial::test("sandbox::what_the_agent_needs_goes_on_working", works));
-    trials.push(Trial::test("sandbox::it_is_refused_with_threads_running", || refused("threads")));
-    trials.push(Trial::test("sandbox::a_path_that_is_absent_is_an_error_and_denies_nothing", || refused("absent")));
+    trials.push(Trial::test("sandbox::what_the_agent_needs_still_works", works));
+    trials.push(Trial::test("sandbox::it_cannot_be_entered_with_other_threads", || refused("threads")));
+    trials.push(Trial::test("sandbox::an_absent_path_is_an_error_and_denies_nothing", || refused("absent")));
     trials
 }
 
-/// A child's part. Its last line is the outcome; a panic is one too, by its exit code.
+/// Plays a role. The last line of the output is the result; a panic shows in the exit code.
 fn play(role: &str, stage: &Stage) {
     match role.split_once(' ') {
         Some((place @ ("outside" | "inside"), name)) => {
@@ -124,31 +124,31 @@ fn play(role: &str, stage: &Stage) {
         }
         None if role == "absent" => {
             let absent = stage.folder.join("absent");
-            let error = stage.sandbox().read(&absent).enforce().expect_err("the path is absent");
+            let error = stage.sandbox().allow_read(&absent).enforce().expect_err("the path is absent");
             assert!(matches!(&error, SandboxError::Path { path, .. } if *path == absent), "{error}");
             fs::read(stage.pin()).expect("nothing is denied");
         }
-        _ => panic!("no such part: {role}"),
+        _ => panic!("no such role: {role}"),
     }
 }
 
-/// The kernel that these tests are run on holds all of it; a daemon would go on with a warning.
+/// Enters the sandbox. These tests need a kernel that supports all of it; a daemon would go on with a warning.
 fn enter(stage: &Stage) {
     let report = stage.sandbox().enforce().expect("one thread, and every path is there");
     assert!(report.holds(), "{report:?}");
 }
 
 fn denied(attempt: &Attempt) -> Result<(), Failed> {
-    let Some(theatre) = Theatre::new(attempt.needs_module) else { return Ok(()) };
-    let outside = theatre.play(&format!("outside {}", attempt.name))?;
+    let Some(fixture) = Fixture::new(attempt.needs_module) else { return Ok(()) };
+    let outside = fixture.play(&format!("outside {}", attempt.name))?;
     if outside != "done" {
-        let told = format!("without the sandbox it is refused already, so nothing is proved: {outside}");
+        let message = format!("refused without the sandbox, so nothing is proved: {outside}");
         if !attempt.some_machines_refuse {
-            return Err(told.into());
+            return Err(message.into());
         }
-        eprintln!("{}: {told}", attempt.name);
+        eprintln!("{}: {message}", attempt.name);
     }
-    let inside = theatre.play(&format!("inside {}", attempt.name))?;
+    let inside = fixture.play(&format!("inside {}", attempt.name))?;
     let denied = match attempt.denied {
         Denied::Errno => inside.contains("(PermissionDenied)"),
         Denied::Saying(words) => inside.contains(words),
@@ -160,25 +160,25 @@ fn denied(attempt: &Attempt) -> Result<(), Failed> {
 }
 
 fn works() -> Result<(), Failed> {
-    let Some(theatre) = Theatre::new(false) else { return Ok(()) };
-    theatre.play("works").map(drop)
+    let Some(fixture) = Fixture::new(false) else { return Ok(()) };
+    fixture.play("works").map(drop)
 }
 
 fn refused(role: &str) -> Result<(), Failed> {
-    let Some(theatre) = Theatre::new(false) else { return Ok(()) };
-    theatre.play(role).map(drop)
+    let Some(fixture) = Fixture::new(false) else { return Ok(()) };
+    fixture.play(role).map(drop)
 }
 
-/// A stage, and who answers at its sockets.
-struct Theatre {
+/// A stage with servers for its sockets.
+struct Fixture {
     stage: Stage,
     token: Option<TestToken>,
     _folder: tempfile::TempDir,
     _datagrams: UnixDatagram,
 }
 
-impl Theatre {
-    /// None, and a line that says so, if a module is needed that is missing and may be.
+impl Fixture {
+    /// None if a module is needed that is missing, and tests may be skipped. A line says so.
     fn new(needs_module: bool) -> Option<Self> {
         let token = if needs_module { Some(TestToken::softhsm("demo")?) } else { None };
         let module = token.as_ref().and_then(|_| Module::SoftHsm.path()).unwrap_or_default();
@@ -198,7 +198,7 @@ impl Theatre {
         Some(Self { stage, token, _folder: folder, _datagrams })
     }
 
-    /// Starts this program again in a role; its last line.
+    /// Starts this program again in a role. Returns the last line of its output.
     fn play(&self, role: &str) -> Result<String, Failed> {
         let mut command = Command::new(std::env::current_exe().expect("this program"));
         command.env(ROLE, role).env(STAGE, &self.stage.folder).env(MODULE, &self.stage.module);

@@ -1,4 +1,4 @@
-//! What an agent does all day, within the sandbox.
+//! What an agent does in normal operation, within the sandbox.
 
 use std::{
     fs::{self, File},
@@ -18,15 +18,15 @@ use tokio::{
 
 use super::Stage;
 
-/// `enter` enters the sandbox, once what must be there before is.
+/// Does it all. `enter` enters the sandbox; it is called after everything is opened that must be open before.
 pub fn all(stage: &Stage, enter: impl FnOnce()) {
     let admin = UnixListener::bind(stage.own_socket()).expect("a socket of its own");
-    let caller = UnixStream::connect(stage.own_socket()).expect("someone calls");
-    let (mut ours, mut keepers) = UnixStream::pair().expect("the way to the keeper");
+    let caller = UnixStream::connect(stage.own_socket()).expect("a client connects");
+    let (mut ours, mut keepers) = UnixStream::pair().expect("a connection to the keeper");
     enter();
 
-    // What was open before.
-    drop(admin.accept().expect("a call is answered"));
+    // What was open before still works.
+    drop(admin.accept().expect("the client is accepted"));
     drop(caller);
     ours.write_all(b"request").expect("the keeper is asked");
     keepers.read_exact(&mut [0; 7]).expect("the keeper reads");
@@ -48,7 +48,7 @@ pub fn all(stage: &Stage, enter: impl FnOnce()) {
     println!("works");
 }
 
-/// As a database uses its folder.
+/// Uses a folder as a database does.
 fn store(stage: &Stage) {
     let (file, renamed) = (stage.allowed().join("store.db-wal"), stage.allowed().join("folder/store.db"));
     let mut open = File::options().read(true).write(true).create_new(true).open(&file).expect("a file is made");
@@ -92,8 +92,7 @@ async fn messages() {
         .to(did(&bob))
         .finalize();
     let resolver = claviger::did::local();
-    let packed =
-        message.pack_encrypted(&did(&bob), Some(&did(&alice)), None, &resolver, &alice, &Default::default()).await;
+    let packed = message.encrypt_to(&did(&bob)).from(&did(&alice)).pack(&resolver, &alice).await;
     let (packed, _) = packed.expect("a message is packed");
     let (read, _) =
         Message::unpack(&packed, &resolver, &bob, &UnpackOptions::default()).await.expect("a message is unpacked");
