@@ -1,8 +1,8 @@
-//! Side by side in one run: `didcomm` 0.4.1 with its keys in memory, claviger with its keys in SoftHSM and in Kryoptic,
-//! and the tokens' own derivation. A message has a body of 1 KB.
+//! A comparison in one run: `didcomm` 0.4.1 with keys in memory, claviger with keys in SoftHSM and in Kryoptic, and the tokens'
+//! own derivation. Messages have a body of 1 KB.
 //!
-//! The groups are named `CURVE ENVELOPE VERB`; within one, what is compared stands together in time. `benches/table`
-//! makes tables of what this leaves behind.
+//! Groups are named `CURVE ENVELOPE VERB`. What is compared is in one group, so it is measured close in time. `benches/table`
+//! makes tables of the results.
 
 #[path = "setup/mod.rs"]
 mod setup;
@@ -17,12 +17,12 @@ use claviger::keys::Curve;
 use criterion::{BenchmarkGroup, Criterion, measurement::WallTime};
 use futures_util::future::join_all;
 use serde_json::Value;
-use setup::{CURVES, KEYS, Kind, Letter, PEERS, Party, Peers, Raw, crowd, me, peer, quick, smoke};
+use setup::{CURVES, KEYS, Kind, Letter, PEERS, Party, Peers, Raw, me, peer, peer_with_keys, quick, smoke};
 use tokio::runtime::Runtime;
 
-/// Keys in the crowded token.
+/// Keys in the token with many keys.
 const CROWD: usize = 1000;
-/// Messages under way at once.
+/// Messages at once.
 const LANES: usize = 32;
 
 fn main() -> ExitCode {
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
             raws.extend(CURVES.map(|curve| (*name, curve, Raw::new(uri, curve))));
         }
         let crowded = tokens.crowded.as_ref().map(|uri| {
-            // A bench that is only tried is not worth the time it takes to make a thousand keys.
+            // A smoke test is not worth the time to make a thousand keys.
             let keys = if smoke() { KEYS + 1 } else { CROWD };
             Party::crowded(runtime, uri, keys, &peers)
         });
@@ -97,7 +97,7 @@ impl Bench<'_> {
         }
     }
 
-    /// The messages in turn.
+    /// Unpacks the messages in turn.
     fn unpack_one(&self, group: &mut Group<'_>, name: &str, party: &Party, packed: &[String]) {
         let mut turn = packed.iter().cycle();
         group.bench_function(name, |bencher| {
@@ -105,7 +105,7 @@ impl Bench<'_> {
         });
     }
 
-    /// The messages in turn, so many under way at any time: what a message costs when the token is never idle.
+    /// Unpacks the messages in turn, [`LANES`] at once: the cost of a message when the token is never idle.
     fn unpack_at_once(&self, group: &mut Group<'_>, name: &str, party: &Party, packed: &[String]) {
         let next = Cell::new(0);
         group.bench_function(name, |bencher| {
@@ -137,7 +137,7 @@ impl Bench<'_> {
                     self.pack_one(&mut group, &format!("{}, known recipient", party.name), party, from, &letters[..1]);
                     self.pack_one(&mut group, &format!("{}, new recipient", party.name), party, from, &letters);
                 }
-                // No token has a part in it, so one is enough.
+                // This uses no token, so one party is enough.
                 (Kind::Claviger { .. }, false) if party.name == "kryoptic" => {}
                 (Kind::Claviger { .. }, false) => {
                     self.pack_one(&mut group, "claviger, no token", party, from, &letters[..1]);
@@ -154,7 +154,7 @@ impl Bench<'_> {
         });
     }
 
-    /// Our DID with so many keys; and a peer's, every one of which the message is encrypted for.
+    /// Our DID with so many keys, and a peer's DID with so many keys, to all of which the message is encrypted.
     fn keys_of_a_did(&self, criterion: &mut Criterion, keys: usize) {
         let curve = Curve::P256;
         let mut group = criterion.benchmark_group(format!("{curve} DID of {keys} keys unpack"));
@@ -166,7 +166,7 @@ impl Bench<'_> {
         let mut group = criterion.benchmark_group(format!("{curve} DID of {keys} keys pack"));
         for party in self.parties {
             let from = me(curve, 1);
-            let letters = [Letter::new(&from, &crowd(curve, keys))];
+            let letters = [Letter::new(&from, &peer_with_keys(curve, keys))];
             self.pack_one(&mut group, &party.name, party, Some(&from), &letters);
         }
     }
@@ -186,7 +186,7 @@ impl Bench<'_> {
         self.peers.write(self.runtime, to, document, senders, curve, authcrypt)
     }
 
-    /// What the party's token needs for one derivation, measured right before the party.
+    /// The token's time for one derivation, measured right before its party.
     fn raw(&self, group: &mut Group<'_>, party: &Party, curve: Curve) {
         let own = self.raws.iter().filter(|(name, its, _)| *name == party.name && *its == curve);
         for (name, _, raw) in own {

@@ -1,7 +1,7 @@
-//! What a keeper costs: the same token and the same messages, in process and by way of a keeper, in turn.
+//! The cost of a keeper: the same token and the same messages, in process and through a keeper.
 //!
-//! One quiet request, and authcrypt unpacked with 32 under way. Both ways take turns, so what else the machine does falls
-//! on both alike; what is quoted are medians, and the median of the ratios of neighbours.
+//! It measures single requests, and authcrypt messages unpacked 32 at once. In process and keeper take turns, so that other
+//! load on the machine affects both alike. The output has medians, and the median of the ratios of neighbours.
 
 #[path = "setup/mod.rs"]
 mod setup;
@@ -23,8 +23,8 @@ use claviger::{
     didcomm::Identities,
     keys::{Curve, PublicKey},
     secrets::{
-        Context, Late, Unwrap,
-        keeper::{Connect, Keeper, KeeperOptions, Role, spawn},
+        Context, LazyToken, UnwrapRequest,
+        keeper::{Keeper, KeeperConnector, KeeperOptions, Role, spawn_on_socket},
         pkcs11::OpenOptions,
     },
 };
@@ -36,44 +36,51 @@ use futures_util::future::join_all;
 use setup::{CURVES, Kind, Party, Peers, me, quick, smoke};
 use tokio::runtime::Runtime;
 
-/// The token that this process is to keep.
-const KEEP: &str = "CLAVIGER_BENCH_KEEP";
-/// Messages under way at once.
+/// The URI of the token that this process serves as a keeper.
+const KEEPER_URI: &str = "CLAVIGER_BENCH_KEEP";
+/// Messages at once.
 const LANES: usize = 32;
 /// Long enough for threads to sleep and caches to cool.
 const PAUSE: Duration = Duration::from_millis(5);
 
 fn main() -> ExitCode {
-    if let Ok(uri) = std::env::var(KEEP) {
-        return keep(&uri);
+    if let Ok(uri) = std::env::var(KEEPER_URI) {
+        return run_keeper(&uri);
     }
     setup::with_tokens(|runtime, tokens| {
         let peers = Peers::new();
         for (name, uri) in &tokens.devices {
-            let (here, _) = Party::claviger(runtime, name, uri, &peers);
-            let (stream, process) = spawn(keeper_of(uri)).expect("a keeper");
+            let (in_process, _) = Party::claviger(runtime, name, uri, &peers);
+            let (stream, process) = spawn_on_socket(keeper_command(uri)).expect("a keeper");
             let stream = std::sync::Mutex::new(Some(stream));
             let connect = move || stream.lock().expect("no panic").take().ok_or_else(|| io::Error::other("it ended"));
-            let kept = Party::kept(runtime, &here, Connect::new(connect), &peers);
+            let keeper = Party::through_keeper(runtime, &in_process, KeeperConnector::new(connect), &peers);
             println!("\n{name}, keeper {}", process.id());
             for curve in CURVES {
-                Both { runtime, here: &here, kept: &kept, curve, sender: PrivateKey::generate(curve) }.measure(&peers);
+                Comparison {
+                    runtime,
+                    in_process: &in_process,
+                    keeper: &keeper,
+                    curve,
+                    sender: PrivateKey::generate(curve),
+                }
+                .measure(&peers);
             }
-            drop(kept);
+            drop(keeper);
         }
     })
 }
 
-/// This program once more, as a keeper. Its audit is written, as it always is.
-fn keeper_of(uri: &str) -> Command {
+/// This program as a keeper. It writes an audit log, as a keeper in production does.
+fn keeper_command(uri: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
-    command.env(KEEP, uri);
+    command.env(KEEPER_URI, uri);
     command
 }
 
-fn keep(uri: &str) -> ExitCode {
+fn run_keeper(uri: &str) -> ExitCode {
     let uri = uri.to_owned();
-    let token = Late::new("bench", 1, move |_| Ok(Arc::new(OpenOptions::new().open(&uri)?)));
+    let token = LazyToken::new("bench", 1, move |_| Ok(Arc::new(OpenOptions::new().open(&uri)?)));
     let folder = tempfile::tempdir().expect("a folder");
     let options =
         KeeperOptions { audit: Some(folder.path().join("audit.jsonl")), rate: None, ..KeeperOptions::default() };
@@ -83,16 +90,16 @@ fn keep(uri: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-struct Both<'a> {
+struct Comparison<'a> {
     runtime: &'a Runtime,
-    here: &'a Party,
-    kept: &'a Party,
+    in_process: &'a Party,
+    keeper: &'a Party,
     curve: Curve,
     sender: PrivateKey,
 }
 
-impl Both<'_> {
-    /// In many short turns: on which processors the system lets two threads work is settled anew in each.
+impl Comparison<'_> {
+    /// Measures in many short turns, since the system may choose other processors for the threads in each.
     fn measure(&self, peers: &Peers) {
         let (turns, quiet, paused, batches, each) = match () {
             () if smoke() => (1, 3, 3, 2, 1),
@@ -100,8 +107,8 @@ impl Both<'_> {
             () => (30, 200, 20, 1, 30),
         };
         let to = me(self.curve, 1);
-        let mail = peers.write(self.runtime, &to, &self.here.documents[&to], LANES, self.curve, true);
-        // Each sender becomes known to both.
+        let mail = peers.write(self.runtime, &to, &self.in_process.documents[&to], LANES, self.curve, true);
+        // Makes each sender known to both.
         self.many(&mail, 1, 1);
         let [mut at_once, mut after_a_pause, mut many] = <[Turns; 3]>::default();
         for _ in 0..turns {
@@ -125,9 +132,9 @@ impl Both<'_> {
         );
     }
 
-    /// One `unwrap_cek` at a time, after a pause; microseconds.
+    /// The times of single `unwrap_cek` calls after a pause, in microseconds.
     fn quiet_request(&self, rounds: usize, pause: Duration) -> Vec<(f64, f64)> {
-        let [here, kept] = [self.here, self.kept].map(|party| {
+        let [in_process, keeper] = [self.in_process, self.keeper].map(|party| {
             let Kind::Claviger { me: identities, .. } = &party.kind else { unreachable!("of a device") };
             let kid = format!("{}#key-1", me(self.curve, 1));
             let key = identities.key(&kid, Relationship::KeyAgreement).expect("ours").key.clone();
@@ -138,17 +145,17 @@ impl Both<'_> {
             thread::sleep(pause);
             self.ask(of)
         };
-        (0..rounds).map(|_| (ask(&here), ask(&kept))).collect()
+        (0..rounds).map(|_| (ask(&in_process), ask(&keeper))).collect()
     }
 
-    fn ask(&self, (identities, key, request): &(&Identities, PublicKey, Unwrap)) -> f64 {
+    fn ask(&self, (identities, key, request): &(&Identities, PublicKey, UnwrapRequest)) -> f64 {
         let cx = Context::default();
         let start = Instant::now();
         self.runtime.block_on(identities.secrets().unwrap_cek(key, request, &cx)).expect("it unwraps");
         start.elapsed().as_secs_f64() * 1e6
     }
 
-    /// Authcrypt unpacked, [`LANES`] at once, so many times each; messages a second.
+    /// Rates of unpacking authcrypt messages, [`LANES`] at once and each so many times, in messages a second.
     fn many(&self, mail: &[String], batches: usize, each: usize) -> Vec<(f64, f64)> {
         let batch = |party: &Party| {
             let start = Instant::now();
@@ -160,11 +167,11 @@ impl Both<'_> {
             self.runtime.block_on(join_all(mail.iter().map(|packed| lane(packed))));
             (LANES * each) as f64 / start.elapsed().as_secs_f64()
         };
-        (0..batches).map(|_| (batch(self.here), batch(self.kept))).collect()
+        (0..batches).map(|_| (batch(self.in_process), batch(self.keeper))).collect()
     }
 }
 
-/// What was measured in process and by way of the keeper, in turn.
+/// Pairs of measurements: in process, and through the keeper.
 #[derive(Default)]
 struct Turns(Vec<(f64, f64)>);
 

@@ -1,7 +1,7 @@
-//! Where the time of a message goes, beside the token's own derivations.
+//! Where the time of a message goes, apart from the token's own derivations.
 //!
-//! Every round does each step once, so what else the machine does falls on all of them alike: ratios of the medians
-//! hold on a busy machine too. Criterion measures one thing after another and cannot do this.
+//! Every round performs each step once, so that other load on the machine affects all steps alike and the ratios of the medians
+//! are valid on a busy machine too. Criterion measures one step after another and cannot do this.
 
 #[path = "setup/mod.rs"]
 mod setup;
@@ -21,8 +21,8 @@ use claviger::{
     jose::{Envelope, Limits},
     keys::{Curve, Jwk, PublicKey},
     secrets::{
-        Context, HeldKey, KeyUse, Keyring, Secrets, Sender, Token, TokenError, TokenInfo, Unwrap, Wrap,
-        pkcs11::Pkcs11Token,
+        Context, Ecdh1puSender, HeldKey, KeyUse, Keyring, Secrets, Token, TokenError, TokenInfo, UnwrapRequest,
+        WrapRequest, pkcs11::Pkcs11Token,
     },
 };
 use serde::Deserialize;
@@ -68,7 +68,7 @@ impl Profile<'_> {
         let to = me(curve, 1);
         let mail = |party: &Party| self.peers.write(self.runtime, &to, &party.documents[&to], PEERS, curve, true);
         let (packed, theirs) = (mail(self.party), mail(self.didcomm));
-        let opened = Opened::new(&packed[0]);
+        let opened = JweParts::new(&packed[0]);
         let Kind::Claviger { me, resolver } = &self.party.kind else { unreachable!("of a device") };
         let own = me.key(&opened.kid, Relationship::KeyAgreement).expect("ours").key.clone();
         let document = self.runtime.block_on(resolver.resolve(&peer(curve, 0))).expect("a peer");
@@ -91,7 +91,7 @@ impl Profile<'_> {
             steps.time("parse the envelope", || Envelope::parse(packed[0].as_bytes(), &limits).is_ok());
             steps.time("- of that, JSON alone", || serde_json::from_str::<Value>(&packed[0]).is_ok());
             steps.time("- of that, the ephemeral key's check", || PublicKey::from_jwk(&jwk).is_ok());
-            steps.time("the way to a thread and back", || {
+            steps.time("to a worker thread and back", || {
                 self.runtime.block_on(idle.unwrap_cek(&own, &request, &cx)).is_ok()
             });
             steps.time("the token, called directly", || self.token.unwrap_cek(&own, &request).is_ok());
@@ -107,7 +107,7 @@ impl Profile<'_> {
         steps.print(&format!("{}: authcrypt unpack {curve}", self.party.name));
     }
 
-    /// A keyring whose token holds the same key and does nothing with it.
+    /// A keyring over a token that holds the same key and does nothing.
     fn idle_keyring(&self, curve: Curve) -> Keyring {
         let Kind::Claviger { me: identities, .. } = &self.party.kind else { unreachable!("of a device") };
         let kid = format!("{}#key-1", me(curve, 1));
@@ -115,7 +115,7 @@ impl Profile<'_> {
         self.runtime.block_on(Keyring::start([Idle(own)])).expect("it starts")
     }
 
-    fn unwrap(&self, me: &Identities, key: &PublicKey, request: &Unwrap, cx: &Context) -> bool {
+    fn unwrap(&self, me: &Identities, key: &PublicKey, request: &UnwrapRequest, cx: &Context) -> bool {
         self.runtime.block_on(me.secrets().unwrap_cek(key, request, cx)).is_ok()
     }
 
@@ -132,7 +132,7 @@ impl Profile<'_> {
         let ze = ephemeral.agree(&theirs).expect("one curve");
         let info = KdfInfo { apu: b"", apv: b"", tag: None };
         let aad = [b'A'; 500];
-        let request = Wrap {
+        let request = WrapRequest {
             cek: cek.clone(),
             apu: from.clone().into_bytes(),
             apv: vec![0; 32],
@@ -164,7 +164,7 @@ impl Profile<'_> {
     }
 }
 
-/// A token that does nothing, to measure the way to it.
+/// A token that does nothing, to measure the keyring alone.
 struct Idle(PublicKey);
 
 impl Token for Idle {
@@ -184,17 +184,17 @@ impl Token for Idle {
         Err(TokenError::KeyGone)
     }
 
-    fn unwrap_cek(&self, _: &PublicKey, _: &Unwrap) -> Result<Cek, TokenError> {
+    fn unwrap_cek(&self, _: &PublicKey, _: &UnwrapRequest) -> Result<Cek, TokenError> {
         Ok(Cek::new(vec![0; 64]))
     }
 
-    fn wrap_cek(&self, _: &PublicKey, _: &Wrap) -> Result<Vec<EncryptedKey>, TokenError> {
+    fn wrap_cek(&self, _: &PublicKey, _: &WrapRequest) -> Result<Vec<EncryptedKey>, TokenError> {
         Err(TokenError::KeyGone)
     }
 }
 
-/// A JWE taken apart, to do its steps one by one.
-struct Opened {
+/// The parts of a JWE, to perform the steps one by one.
+struct JweParts {
     kid: String,
     skid: String,
     epk: PublicKey,
@@ -206,7 +206,7 @@ struct Opened {
     tag: Vec<u8>,
 }
 
-impl Opened {
+impl JweParts {
     fn new(packed: &str) -> Self {
         let jwe: Value = serde_json::from_str(packed).expect("JSON");
         let text = |value: &Value| value.as_str().expect("a string").to_owned();
@@ -226,10 +226,10 @@ impl Opened {
         }
     }
 
-    fn unwrap(&self, sender: PublicKey) -> Unwrap {
-        Unwrap {
+    fn unwrap(&self, sender: PublicKey) -> UnwrapRequest {
+        UnwrapRequest {
             epk: self.epk.clone(),
-            sender: Some(Sender { key: sender, tag: self.tag.clone() }),
+            sender: Some(Ecdh1puSender { key: sender, tag: self.tag.clone() }),
             apu: self.skid.clone().into_bytes(),
             apv: self.apv.clone(),
             encrypted_key: self.encrypted_key.clone(),
@@ -247,7 +247,7 @@ impl Opened {
 struct Steps(Vec<(&'static str, Vec<Duration>)>);
 
 impl Steps {
-    /// Does a step twice and takes the second time: the first one brings its code and data near.
+    /// Performs a step twice and records the second time. The first fills the caches.
     fn time<T>(&mut self, step: &'static str, mut work: impl FnMut() -> T) {
         black_box(work());
         let start = Instant::now();
@@ -259,8 +259,8 @@ impl Steps {
         }
     }
 
-    /// A table: the median and the tenth percentile of each step in microseconds, and what part of the first one, the
-    /// raw derivation, the median is.
+    /// Prints a table: the median and the tenth percentile of each step in microseconds, and the median relative to that of the
+    /// first step, the raw derivation.
     fn print(mut self, title: &str) {
         println!("\n{title}\n\n| step | median, µs | 10th percentile, µs | raw derivations |\n|---|---:|---:|---:|");
         let mut unit = None;
