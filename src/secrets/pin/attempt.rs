@@ -54,6 +54,7 @@ pub(in crate::secrets) struct TriesLeft {
 pub(in crate::secrets) struct PinAttempt<'g> {
     /// None for a token with a PIN pad.
     pin: Option<Pin>,
+    #[cfg(feature = "yubikey")]
     tries_left: Option<u8>,
     lock: Option<PinGuardLock<'g>>,
     /// The record before the attempt.
@@ -119,7 +120,15 @@ impl<'a> TokenPin<'a> {
         let prompt = PinPrompt { label, serial, state, tries_left: count, purpose };
         let pin = source.map(|source| source.read(&prompt)).transpose()?;
         store(local, lock.as_ref(), &begun)?;
-        Ok(PinAttempt { pin, tries_left: count, lock, before, begun, confirmed })
+        Ok(PinAttempt {
+            pin,
+            #[cfg(feature = "yubikey")]
+            tries_left: count,
+            lock,
+            before,
+            begun,
+            confirmed,
+        })
     }
 
     /// Erases the PIN and records the result of an attempt.
