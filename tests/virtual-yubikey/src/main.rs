@@ -11,6 +11,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, ExitCode},
     thread,
+    time::Duration,
 };
 
 use claviger_virtual_yubikey::{
@@ -69,8 +70,8 @@ fn run_behind_pcscd(arguments: &[String]) -> ExitCode {
     let _pcscd = Pcscd::start();
     let _connections: Vec<ReaderConnection> =
         (PORT..).zip(&cards).map(|(port, card)| ReaderConnection::plug_in(card, port)).collect();
-    // Until pcscd has noticed them. It polls every 0.4 seconds.
-    thread::sleep(10 * POLL_INTERVAL);
+    // Until pcscd has noticed them. It polls every 0.4 seconds, and reads a new card before it shows it.
+    thread::sleep(Duration::from_secs(2));
     match Command::new(program).args(words).status() {
         Ok(status) => ExitCode::from(status.code().and_then(|code| code.try_into().ok()).unwrap_or(1)),
         Err(error) => {
