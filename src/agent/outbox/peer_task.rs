@@ -191,7 +191,7 @@ impl Outbox {
         };
         for returned in transport.send(uri, &packed.text).await.map_err(PackError::Failed)? {
             if let Err(error) = self.parts.inbox.accept_fetched(returned.into_bytes()).await {
-                tracing::warn!(%error, "returned message refused");
+                tracing::warn!(%error, "returned message not accepted");
             }
         }
         Ok(())
