@@ -217,13 +217,12 @@ fn what_may_be_ours_stays_with_the_mediator() {
     std::fs::write(&file, format!("{configuration}{at_hand}")).unwrap();
     desktop.start();
     let ours = used(&desktop, &mediator)["mediator"]["ours"].as_str().unwrap().to_owned();
-    for did in [&nobody, &perhaps] {
+    // Both are packed before either is held: the agent asks for messages once a second.
+    let packed = [&nobody, &perhaps].map(|did| {
         let message = plaintext(None, did["did"].as_str(), "At noon?");
-        mediator.hold(
-            &ours,
-            elsewhere.feed(&format!("pack --to {}", did["did"].as_str().unwrap()), &message).done().into(),
-        );
-    }
+        elsewhere.feed(&format!("pack --to {}", did["did"].as_str().unwrap()), &message).done().to_owned()
+    });
+    packed.into_iter().for_each(|packed| mediator.hold(&ours, packed));
     assert_eq!(mediator.waiting(), 2);
     desktop.until("what is for nobody is let go of", |_| mediator.waiting() == 1);
     // It was looked at again since, and is still there.
