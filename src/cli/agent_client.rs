@@ -143,8 +143,8 @@ impl AgentClient {
     }
 }
 
-/// Asks a running agent to serve DIDs that were made or changed. Without a running agent nothing happens: the agent reads
-/// them when it starts.
+/// Asks a running agent to serve DIDs that were made or changed. Without a running agent nothing happens: the agent
+/// reads them when it starts.
 pub fn reload_own_dids(config: &Config) {
     let reloaded =
         AgentClient::new(config).and_then(|client| block_on(client.post::<Value>("/v1/dids/reload", &Value::Null)));

@@ -1,4 +1,5 @@
-//! `claviger backup` and `claviger restore`: the store, our DID documents and the long forms of did:peer:4, in one folder.
+//! `claviger backup` and `claviger restore`: the store, our DID documents and the long forms of did:peer:4, in one
+//! folder.
 
 mod manifest;
 
@@ -22,8 +23,9 @@ use manifest::Manifest;
 
 /// Copies the store, the documents of our DIDs and the long forms of did:peer:4 to a new folder.
 ///
-/// The agent may run meanwhile. The folder has a `manifest.json` with the size and the SHA-256 of each file. Keys, PINs and the
-/// configuration are not copied, and the encrypted content of the store can be decrypted only with the same tokens.
+/// The agent may run meanwhile. The folder has a `manifest.json` with the size and the SHA-256 of each file. Keys, PINs
+/// and the configuration are not copied, and the encrypted content of the store can be decrypted only with the same
+/// tokens.
 #[derive(clap::Args)]
 #[command(after_long_help = r#"With --json: {"folder", "time", "files"}."#)]
 pub struct BackupArgs {
@@ -34,8 +36,8 @@ pub struct BackupArgs {
 
 /// Restores a backup, while no agent runs.
 ///
-/// The backup is checked first; if a file is missing or changed, nothing is restored. The present state stays beside the restored
-/// one.
+/// The backup is checked first; if a file is missing or changed, nothing is restored. The present state stays beside
+/// the restored one.
 #[derive(clap::Args)]
 #[command(after_long_help = r#"With --json: {"time", "store", "kept"}."#)]
 pub struct RestoreArgs {

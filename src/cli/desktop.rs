@@ -36,8 +36,8 @@ pub fn ask_pin(description: &str, prompt: &str) -> io::Result<Pin> {
     Ok(Pin::new(typed.expose_secret()))
 }
 
-/// Shows a desktop notification (org.freedesktop.Notifications) if stderr is not a terminal. It is sent with `busctl`, which is
-/// part of systemd: a D-Bus library would add forty crates for one call.
+/// Shows a desktop notification (org.freedesktop.Notifications) if stderr is not a terminal. It is sent with `busctl`,
+/// which is part of systemd: a D-Bus library would add forty crates for one call.
 #[cfg(feature = "yubikey")]
 pub fn notify(summary: &'static str, body: &str) {
     let session = env::var_os("DBUS_SESSION_BUS_ADDRESS").is_some();
@@ -46,8 +46,8 @@ pub fn notify(summary: &'static str, body: &str) {
     }
     let mut command = Command::new("busctl");
     command.args(["--user", "--quiet", "call", "org.freedesktop.Notifications", "/org/freedesktop/Notifications"]);
-    // Desktop Notifications Specification 1.2, section 9, Notify: application, notification to replace, icon, summary, body, no
-    // actions, no hints, timeout in milliseconds.
+    // Desktop Notifications Specification 1.2, section 9, Notify: application, notification to replace, icon, summary,
+    // body, no actions, no hints, timeout in milliseconds.
     command.args(["org.freedesktop.Notifications", "Notify", "susssasa{sv}i", "Claviger", "0", "", summary, body]);
     command.args(["0", "0", "15000"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     match command.spawn() {

@@ -27,8 +27,8 @@ pub fn keeper_command(config: &Config, token: &str, role: Role) -> Command {
     command
 }
 
-/// The command that starts a keeper of a token, with a listening socket on its standard input. The keeper ends with this
-/// process.
+/// The command that starts a keeper of a token, with a listening socket on its standard input. The keeper ends with
+/// this process.
 pub fn listening_keeper_command(config: &Config, token: &str) -> Command {
     let mut command = this_program(config);
     command.args(["keeper", "--token", token, "--listener", &std::process::id().to_string()]);

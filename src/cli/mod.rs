@@ -1,8 +1,8 @@
 //! The command line. Each command is a file, without protocol logic.
 //!
-//! Data goes to stdout, messages for people go to stderr. Exit status: 0 done, 1 failed, 2 wrong arguments or configuration,
-//! 3 token not ready. Arguments, configuration, message and DIDs are checked before a token is opened, and only the tokens that
-//! the command needs are opened.
+//! Data goes to stdout, messages for people go to stderr. Exit status: 0 done, 1 failed, 2 wrong arguments or
+//! configuration, 3 token not ready. Arguments, configuration, message and DIDs are checked before a token is opened,
+//! and only the tokens that the command needs are opened.
 
 mod agent_client;
 mod agent_commands;

@@ -1,7 +1,7 @@
 //! The output of a command: data on stdout, messages for people on stderr.
 //!
-//! Rules for messages: say in sentences what happened and what to do next. Colour only on a terminal (anstream checks, and
-//! honours NO_COLOR). Never a PIN, never a private key.
+//! Rules for messages: say in sentences what happened and what to do next. Colour only on a terminal (anstream checks,
+//! and honours NO_COLOR). Never a PIN, never a private key.
 
 use std::{
     io::{IsTerminal, Write},

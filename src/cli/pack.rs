@@ -20,13 +20,13 @@ use super::{
 
 /// Packs the plaintext message on stdin, and prints the packed message.
 ///
-/// With --to the message is encrypted: authcrypt with --from, anoncrypt without. With --sign-by it is signed first; without --to
-/// it is only signed. A message without `id` gets one. If `from` is absent it is added, and in a signed message `to` as well.
-/// Nothing else in the message is changed.
+/// With --to the message is encrypted: authcrypt with --from, anoncrypt without. With --sign-by it is signed first;
+/// without --to it is only signed. A message without `id` gets one. If `from` is absent it is added, and in a signed
+/// message `to` as well. Nothing else in the message is changed.
 ///
-/// With --lines each line of stdin is a message, and each line of stdout is a result, in the same order: {"packed": "..."} or
-/// {"error": ...}. A bad message does not stop the others; at the end the exit status is 1 if a message failed, and 3 if one needed
-/// a token that was not ready.
+/// With --lines each line of stdin is a message, and each line of stdout is a result, in the same order: {"packed":
+/// "..."} or {"error": ...}. A bad message does not stop the others; at the end the exit status is 1 if a message
+/// failed, and 3 if one needed a token that was not ready.
 #[derive(clap::Args)]
 pub struct Args {
     /// The recipient: a DID, or the DID URL of one of its keys

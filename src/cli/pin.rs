@@ -28,7 +28,8 @@ pub fn read_existing(source: &str, base: &Path, what: &str) -> Result<Pin, Failu
     secret(source, base, what).map(|secret| Pin::new(secret.as_str()))
 }
 
-/// Reads a key of 16, 24 or 32 bytes in hexadecimal from its source. The path of a file is relative to the working folder.
+/// Reads a key of 16, 24 or 32 bytes in hexadecimal from its source. The path of a file is relative to the working
+/// folder.
 pub fn read_hex_key(source: &str, what: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let text = secret(source, Path::new(""), what)?;
     let digits = text.trim().as_bytes();

@@ -25,7 +25,8 @@ fn the_commands_are_documented() {
     check_generated("docs/cli.md", &page);
 }
 
-/// Compares the part of a page after [`MARKER`] with the generated text. With CLAVIGER_UPDATE_DOCS set, writes the text there.
+/// Compares the part of a page after [`MARKER`] with the generated text. With CLAVIGER_UPDATE_DOCS set, writes the text
+/// there.
 pub fn check_generated(path: &str, generated: &str) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     let page = fs::read_to_string(&file).unwrap();

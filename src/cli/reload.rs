@@ -1,8 +1,8 @@
 //! Reading the configuration again for a running agent.
 //!
-//! The agent is in its sandbox, which opens no file of the operator's: PINs may lie beside the configuration. The agent's
-//! supervisor is outside of the sandbox. It reads and checks the configuration, and sends the agent the settings that may
-//! change while the agent runs.
+//! The agent is in its sandbox, which opens no file of the operator's: PINs may lie beside the configuration. The
+//! agent's supervisor is outside of the sandbox. It reads and checks the configuration, and sends the agent the
+//! settings that may change while the agent runs.
 
 use std::{
     cell::RefCell,
@@ -44,8 +44,8 @@ pub struct ReloadedSettings {
 /// Reads the configuration for an agent. The supervisor's side.
 pub struct ConfigurationReader {
     file: Option<PathBuf>,
-    /// The hashes of the settings that count in the agent. A hash is enough to see that a setting changed, and the values may
-    /// hold a PIN.
+    /// The hashes of the settings that count in the agent. A hash is enough to see that a setting changed, and the
+    /// values may hold a PIN.
     current: RefCell<BTreeMap<String, u64>>,
     hasher: RandomState,
 }

@@ -66,7 +66,8 @@ impl StateDir {
         paths.into_iter().map(read).collect()
     }
 
-    /// Locks the documents against changes by other processes, until the file is dropped. Waits for a process that has the lock.
+    /// Locks the documents against changes by other processes, until the file is dropped. Waits for a process that has
+    /// the lock.
     pub fn lock(&self) -> Result<fs::File, Failure> {
         let folder = self.documents_folder();
         let lock = || {
@@ -140,7 +141,7 @@ impl StateDir {
         match LongFormFolder::open(self.long_forms_folder(), MAX_LONG_FORMS) {
             Ok(folder) => Arc::new(folder),
             Err(error) => {
-                tracing::debug!(folder = %self.folder.display(), %error, "long forms of did:peer:4 are kept in memory only");
+                tracing::debug!(folder = %self.folder.display(), %error, "long forms of did:peer:4 stay in memory");
                 Arc::new(LongFormsInMemory::default())
             }
         }

@@ -2,8 +2,8 @@
 
 use std::io;
 
-/// Refuses the one-time password that a YubiKey types when it is touched while nothing waits for a touch: 44 letters of its
-/// own alphabet (modhex).
+/// Refuses the one-time password that a YubiKey types when it is touched while nothing waits for a touch: 44 letters of
+/// its own alphabet (modhex).
 pub fn refuse_yubikey_otp(text: &str) -> io::Result<()> {
     const LENGTH: usize = 44;
     if text.len() == LENGTH && text.bytes().all(|letter| b"cbdefghijklnrtuv".contains(&letter)) {

@@ -20,11 +20,12 @@ use super::{
 
 /// Unpacks the packed message on stdin, and prints the message and its provenance.
 ///
-/// The output is {"message": ..., "provenance": ...}. Provenance says how the message was protected, and what that proves.
+/// The output is {"message": ..., "provenance": ...}. Provenance says how the message was protected, and what that
+/// proves.
 ///
-/// With --lines each line of stdin is a packed message, and each line of stdout is a result, in the same order: {"message": ...,
-/// "provenance": ...} or {"error": ...}. A bad message does not stop the others; at the end the exit status is 1 if a message
-/// failed, and 3 if one needed a token that was not ready.
+/// With --lines each line of stdin is a packed message, and each line of stdout is a result, in the same order:
+/// {"message": ..., "provenance": ...} or {"error": ...}. A bad message does not stop the others; at the end the exit
+/// status is 1 if a message failed, and 3 if one needed a token that was not ready.
 #[derive(clap::Args)]
 pub struct Args {
     /// Unpacks one message per line, and prints one result per line
@@ -39,8 +40,8 @@ pub struct Args {
     /// Refuses nested envelopes that DIDComm discourages or forbids; without this they are warnings
     #[arg(long)]
     strict: bool,
-    /// Asks a person for the PIN or a touch of a YubiKey only for messages that claim to be from this DID, and never for an
-    /// anoncrypt; may be given several times. A PKCS#11 token whose PIN a person types asks when it is opened
+    /// Asks a person for the PIN or a touch of a YubiKey only for messages that claim to be from this DID, and never
+    /// for an anoncrypt; may be given several times. A PKCS#11 token whose PIN a person types asks when it is opened
     #[arg(long, value_name = "DID")]
     known: Vec<String>,
 }
@@ -143,8 +144,8 @@ impl Unpacker<'_> {
         }
     }
 
-    /// Our keys that the outermost layer needs. For a message that is not encrypted, the agreement keys of our DIDs in `to`.
-    /// Fails for everything that can be wrong without a token.
+    /// Our keys that the outermost layer needs. For a message that is not encrypted, the agreement keys of our DIDs in
+    /// `to`. Fails for everything that can be wrong without a token.
     fn needed_keys(&self, packed: &str) -> Result<Vec<PublicKey>, Failure> {
         let keys_of_recipients = |message: &Value| -> Vec<PublicKey> {
             let dids = message["to"].as_array().into_iter().flatten().filter_map(Value::as_str);

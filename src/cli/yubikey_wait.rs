@@ -36,8 +36,8 @@ impl YubiKeyWait {
         Self { until: time.and_then(|time| Instant::now().checked_add(time)), announced: false, json }
     }
 
-    /// Returns after a pause whether to try again: the failure is that a YubiKey is not plugged in, and time is left. The
-    /// first time it tells the person.
+    /// Returns after a pause whether to try again: the failure is that a YubiKey is not plugged in, and time is left.
+    /// The first time it tells the person.
     pub fn should_retry(&mut self, token: &TokenConfig, failure: &Failure) -> bool {
         let left = self.until.map(|until| until.saturating_duration_since(Instant::now())).unwrap_or_default();
         if !is_unplugged(token, failure) || left.is_zero() {

@@ -34,8 +34,8 @@ fn one_finding(level: &str, about: &[&str]) -> Vec<(String, Vec<String>)> {
     vec![(level.to_owned(), about.iter().map(ToString::to_string).collect())]
 }
 
-/// The files of the token with their contents, without the first eight bytes of `token.object`, in which SoftHSM 2.6.1 counts
-/// logins.
+/// The files of the token with their contents, without the first eight bytes of `token.object`, in which SoftHSM 2.6.1
+/// counts logins.
 fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let each = entries.flat_map(|path| {

@@ -118,7 +118,8 @@ fn the_book_has_every_page() {
     assert_eq!(written, listed);
 }
 
-/// Source files that ARCHITECTURE.md names in code, as `agent/inbox/worker.rs`: from `src`, or from the repository's root.
+/// Source files that ARCHITECTURE.md names in code, as `agent/inbox/worker.rs`: from `src`, or from the repository's
+/// root.
 #[test]
 fn the_source_files_in_architecture_exist() {
     let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();

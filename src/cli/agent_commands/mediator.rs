@@ -25,9 +25,10 @@ pub enum Command {
 
 /// Asks a mediator to receive messages for this agent
 ///
-/// If the mediator agrees, a DID is made whose service is the mediator, and printed: that DID is for peers. The mediator knows
-/// the agent by another DID. Further DIDs of ours with the mediator's routing DID as --service are registered with the mediator
-/// by themselves. From then on the agent fetches its messages. A second call with the same mediator makes nothing new.
+/// If the mediator agrees, a DID is made whose service is the mediator, and printed: that DID is for peers. The
+/// mediator knows the agent by another DID. Further DIDs of ours with the mediator's routing DID as --service are
+/// registered with the mediator by themselves. From then on the agent fetches its messages. A second call with the same
+/// mediator makes nothing new.
 #[derive(clap::Args)]
 pub struct UseArgs {
     /// The mediator's DID
@@ -38,15 +39,16 @@ pub struct UseArgs {
     /// Makes no DID whose service is the mediator, and prints the mediator's routing DIDs
     #[arg(long)]
     no_did: bool,
-    /// The token in which keys are made, by its name in the configuration; may be given several times, as in `did create`
+    /// The token in which keys are made, by its name in the configuration; may be given several times, as in `did
+    /// create`
     #[arg(long, value_name = "NAME")]
     token: Vec<String>,
 }
 
 /// Lists the mediators, and the state of each
 ///
-/// The state is `live` (the mediator delivers messages at once), `polling`, `connecting` or `away`. The DIDs are listed for
-/// which the mediator receives messages, and those that it has not registered yet.
+/// The state is `live` (the mediator delivers messages at once), `polling`, `connecting` or `away`. The DIDs are listed
+/// for which the mediator receives messages, and those that it has not registered yet.
 #[derive(clap::Args)]
 pub struct ListArgs {}
 

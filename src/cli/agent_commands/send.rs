@@ -15,9 +15,9 @@ use crate::cli::{
 
 /// Sends a message through the running agent
 ///
-/// Sends a basic message with the text, or with --type a message of any type whose body is the JSON object in the text. When
-/// the command ends, the agent has stored the message, and sends it as soon as the peer can be reached. With --within the
-/// command waits until the message was sent. Prints the message's ID in the outbox.
+/// Sends a basic message with the text, or with --type a message of any type whose body is the JSON object in the text.
+/// When the command ends, the agent has stored the message, and sends it as soon as the peer can be reached. With
+/// --within the command waits until the message was sent. Prints the message's ID in the outbox.
 #[derive(clap::Args)]
 pub struct Args {
     /// The recipient's DID

@@ -41,8 +41,8 @@ pub struct AgentSection {
     pub max_message_bytes: usize,
     /// The number of messages that are unpacked at once.
     pub workers: usize,
-    /// A message without `expires_time` is refused when it is older than this many days. Message ids are remembered for as
-    /// long, so that no message is handled twice.
+    /// A message without `expires_time` is refused when it is older than this many days. Message ids are remembered for
+    /// as long, so that no message is handled twice.
     pub longest_age_days: u32,
     /// A message of ours without `expires_time` is tried for this many days.
     pub send_for_days: u32,
@@ -70,13 +70,13 @@ impl Default for AgentSection {
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpSection {
-    /// The address and port to listen on, or an array of them. Without it no port is opened, and messages come through a
-    /// mediator.
+    /// The address and port to listen on, or an array of them. Without it no port is opened, and messages come through
+    /// a mediator.
     pub listen: SocketAddrs,
     /// The URL by which peers reach the server. It stands in invitations. A DID has its own URL in its document.
     pub public_url: Option<String>,
-    /// The server's certificate chain, a file in PEM. The file is read again when it changes and on SIGHUP. Without it the
-    /// server speaks plain HTTP, behind a proxy with TLS.
+    /// The server's certificate chain, a file in PEM. The file is read again when it changes and on SIGHUP. Without it
+    /// the server speaks plain HTTP, behind a proxy with TLS.
     pub tls_certificate: Option<PathBuf>,
     /// The private key of the certificate, a file in PEM, read again together with the certificate.
     pub tls_key: Option<PathBuf>,
@@ -117,8 +117,8 @@ pub struct NetSection {
     pub allow_private: Vec<String>,
     /// Certificates that are trusted beside those of the system, a file in PEM.
     pub ca: Option<PathBuf>,
-    /// Hosts whose did:web and did:webvh documents are fetched without TLS: for trials on one machine. `allow_private` must
-    /// allow their addresses.
+    /// Hosts whose did:web and did:webvh documents are fetched without TLS: for trials on one machine. `allow_private`
+    /// must allow their addresses.
     pub did_web_plain_http_for: Vec<String>,
 }
 
@@ -154,8 +154,8 @@ pub struct StoreSection {
     pub max_waiting_bytes_for: u64,
     /// Bytes that the application has not acknowledged, at most. Beyond it no message is accepted.
     pub max_unread_bytes: u64,
-    /// Messages of one sender that the application has not acknowledged, at most. Beyond it no message of that sender is
-    /// accepted.
+    /// Messages of one sender that the application has not acknowledged, at most. Beyond it no message of that sender
+    /// is accepted.
     pub max_unread_from: u64,
     /// Bytes of one sender that the application has not acknowledged, at most.
     pub max_unread_bytes_from: u64,
@@ -190,8 +190,8 @@ impl Default for StoreSection {
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(deny_unknown_fields, default)]
 pub struct ApiSection {
-    /// `unix:PATH`, or an address and port of the loopback interface, which needs `token_file`. Without it: `unix:api.sock`
-    /// in `state_dir`.
+    /// `unix:PATH`, or an address and port of the loopback interface, which needs `token_file`. Without it:
+    /// `unix:api.sock` in `state_dir`.
     pub listen: Option<String>,
     /// The users, by name or number, whose processes may use the Unix socket, beside root and the daemon's user.
     pub users: Vec<String>,
@@ -221,11 +221,11 @@ pub struct WebhookSection {
 pub struct OpsSection {
     /// The address and port for `/live`, `/ready`, `/ready/token` and `/metrics`. Without it they are not served.
     pub listen: Option<SocketAddr>,
-    /// The URL of an OpenTelemetry collector to which spans are exported, as OTLP over HTTP. Needs a build with the feature
-    /// `otel`.
+    /// The URL of an OpenTelemetry collector to which spans are exported, as OTLP over HTTP. Needs a build with the
+    /// feature `otel`.
     pub otlp: Option<String>,
-    /// The least severe events that are logged: `error`, `warn`, `info`, `debug` or `trace`. `-v` logs at least `debug`,
-    /// `-vv` `trace`.
+    /// The least severe events that are logged: `error`, `warn`, `info`, `debug` or `trace`. `-v` logs at least
+    /// `debug`, `-vv` `trace`.
     pub log_level: LogLevel,
 }
 

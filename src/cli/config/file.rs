@@ -15,8 +15,8 @@ use super::{
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(deny_unknown_fields)]
 pub struct ConfigFile {
-    /// The folder for everything that must outlive a command: our DIDs and their documents, long forms of did:peer:4, the
-    /// PIN guard, the store, the audit file. Without it: `$STATE_DIRECTORY` of a systemd service, else
+    /// The folder for everything that must outlive a command: our DIDs and their documents, long forms of did:peer:4,
+    /// the PIN guard, the store, the audit file. Without it: `$STATE_DIRECTORY` of a systemd service, else
     /// `$XDG_STATE_HOME/claviger`, else `~/.local/state/claviger`, else `/var/lib/claviger`.
     pub state_dir: Option<PathBuf>,
     #[serde(default)]
@@ -50,7 +50,7 @@ pub struct ConfigFile {
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(deny_unknown_fields, default)]
 pub struct DidSection {
-    /// Files with a DID document as JSON, or folders of such files: for did:example, for offline use, for tests. A DID is
-    /// ours if its document, made by claviger or listed here, names a public key that one of our tokens holds.
+    /// Files with a DID document as JSON, or folders of such files: for did:example, for offline use, for tests. A DID
+    /// is ours if its document, made by claviger or listed here, names a public key that one of our tokens holds.
     pub documents: Vec<PathBuf>,
 }

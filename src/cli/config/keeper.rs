@@ -10,8 +10,8 @@ use serde::Deserialize;
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(deny_unknown_fields, default)]
 pub struct KeeperSection {
-    /// Whether commands open tokens in their own process, without a keeper. The module, the PIN and a software token's keys
-    /// are then in the memory of that process, and a warning says so. `claviger serve` refuses it.
+    /// Whether commands open tokens in their own process, without a keeper. The module, the PIN and a software token's
+    /// keys are then in the memory of that process, and a warning says so. `claviger serve` refuses it.
     pub in_process: bool,
     /// Operations per second for each key, at most. 0: no limit.
     rate: u32,
@@ -19,8 +19,8 @@ pub struct KeeperSection {
     hang_seconds: u64,
     /// The audit file, to which a line is added for each operation. Without it: `audit.jsonl` in `state_dir`.
     pub audit: Option<PathBuf>,
-    /// The users, by name or number, whose processes may use the keys of a keeper with a socket of its own. Without it: the
-    /// keeper's user and root.
+    /// The users, by name or number, whose processes may use the keys of a keeper with a socket of its own. Without it:
+    /// the keeper's user and root.
     pub agents: Option<Vec<String>>,
     /// The users whose processes may also make and delete its keys. Without it: the keeper's user and root.
     pub custodians: Option<Vec<String>>,

@@ -164,7 +164,8 @@ impl Config {
     pub fn in_process(&self) -> bool {
         if self.keeper.in_process {
             tracing::warn!(
-                "in_process = true: the PKCS#11 module, the PIN and a software token's keys are in this process's memory"
+                "in_process = true: the PKCS#11 module, the PIN and a software token's keys are in this process's \
+                 memory"
             );
         }
         self.keeper.in_process

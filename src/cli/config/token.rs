@@ -17,11 +17,11 @@ pub struct TokenConfig {
     pub uri: String,
     /// `unix:PATH`: the socket of a keeper that runs as a service of its own and holds this token.
     pub keeper: Option<String>,
-    /// The device profile: a name in `hsm-config/`, or in a folder `hsm-config` beside the configuration. Without it, the
-    /// manufacturer and the model of the module and the token choose the profile.
+    /// The device profile: a name in `hsm-config/`, or in a folder `hsm-config` beside the configuration. Without it,
+    /// the manufacturer and the model of the module and the token choose the profile.
     pub profile: Option<String>,
-    /// The least protection that the token must give in a key agreement: `shared-secret-in-process`, `kek-in-process` or
-    /// `kek-in-token`. Keys below it are refused at start. docs/custody.md describes the tiers.
+    /// The least protection that the token must give in a key agreement: `shared-secret-in-process`, `kek-in-process`
+    /// or `kek-in-token`. Keys below it are refused at start. docs/custody.md describes the tiers.
     minimum_custody: Option<Custody>,
     /// The operations that the token's keys may be used for: `unwrap`, `wrap`, `sign:message`, `sign:from-prior`,
     /// `sign:webvh-entry`. Without it, all are allowed.
@@ -29,8 +29,8 @@ pub struct TokenConfig {
     /// Keys, by label or multikey, that may be used although they are extractable or not sensitive.
     #[serde(default)]
     pub allow_unprotected: Vec<String>,
-    /// The number of operations that may run at once, each in a PKCS#11 session of its own. Without it: 1. A software token
-    /// gains nothing from more; a network HSM does.
+    /// The number of operations that may run at once, each in a PKCS#11 session of its own. Without it: 1. A software
+    /// token gains nothing from more; a network HSM does.
     pub sessions: Option<usize>,
     /// Environment variables for the processes that load the token's module, such as `SOFTHSM2_CONF`.
     #[serde(default)]

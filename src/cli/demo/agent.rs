@@ -85,7 +85,8 @@ impl DemoToken {
         Ok(Self { name, token: Arc::new(token), outlives_demo: true })
     }
 
-    /// Makes an agreement key and a signing key in the token, and a did:peer:2 of them. All participants have the same curves.
+    /// Makes an agreement key and a signing key in the token, and a did:peer:2 of them. All participants have the same
+    /// curves.
     pub async fn create_agent(self, curves: [Curve; 2], services: &[Service]) -> Result<Agent, Failure> {
         let mut made = MadeKeys { token: self.token.clone(), keys: Vec::new(), delete: self.outlives_demo };
         let mut make = |curve, usage| {
@@ -153,7 +154,7 @@ impl Drop for MadeKeys {
     fn drop(&mut self) {
         for key in self.keys.iter().filter(|_| self.delete) {
             if let Err(error) = self.token.delete(key) {
-                tracing::warn!(token = self.token.name(), %key, %error, "cannot delete a key of the demo; it stays in the token");
+                tracing::warn!(token = self.token.name(), %key, %error, "a key of the demo stays in the token");
             }
         }
     }

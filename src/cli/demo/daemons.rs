@@ -1,5 +1,5 @@
-//! The demo with two daemons, each with its keeper and its token: they meet by an invitation, and talk. All of it is done with
-//! this program's own commands.
+//! The demo with two daemons, each with its keeper and its token: they meet by an invitation, and talk. All of it is
+//! done with this program's own commands.
 
 use std::{
     env, fs,
@@ -30,9 +30,9 @@ pub fn run(module: &Path, folder: &Path, out: &Out) -> Result<(), Failure> {
     let mut page = Page::new(out);
     page.title("Two agents meet and talk, and no private key leaves its token")?;
     page.text(
-        "Alice and Bob each run a daemon. It is three processes: the agent, which has the network, the messages and public keys; \
-         the keeper, which has the token, its PIN and no network; and a small one that starts keepers. The tokens are SoftHSM's, \
-         which is PKCS#11 in software; in earnest, an HSM or a YubiKey.",
+        "Alice and Bob each run a daemon. It is three processes: the agent, which has the network, the messages and \
+         public keys; the keeper, which has the token, its PIN and no network; and a small one that starts keepers. \
+         The tokens are SoftHSM's, which is PKCS#11 in software; in earnest, an HSM or a YubiKey.",
     )?;
     page.step("A token, keys made in it, and a DID of their public halves, for each")?;
     let mut alice = Daemon::create("alice", module, folder)?;
@@ -131,7 +131,8 @@ impl Daemon {
         fs::write(daemon.folder.join("pin"), Uuid::new_v4().simple().to_string()).map_err(failed)?;
         let uri = format!("pkcs11:token={name}?module-path={}&pin-source=file:pin", module.display());
         let configuration = format!(
-            "state_dir = \"state\"\n[[token]]\nname = \"{name}\"\nuri = \"{uri}\"\n[http]\nlisten = \"127.0.0.1:{port}\"\n\
+            "state_dir = \"state\"\n[[token]]\nname = \"{name}\"\nuri = \"{uri}\"\n[http]\n\
+             listen = \"127.0.0.1:{port}\"\n\
              public_url = \"http://127.0.0.1:{port}\"\n[net]\nallow_private = [\"127.0.0.0/8\"]\n\
              [ops]\nlisten = \"127.0.0.1:{health}\"\n"
         );

@@ -1,7 +1,7 @@
 //! `claviger demo`: real tokens, real messages, shown step by step.
 //!
-//! SoftHSM reads SOFTHSM2_CONF when its module is initialised, and no safe Rust changes the environment of its own process. So
-//! the demo runs in a second process, which has the variable set.
+//! SoftHSM reads SOFTHSM2_CONF when its module is initialised, and no safe Rust changes the environment of its own
+//! process. So the demo runs in a second process, which has the variable set.
 
 mod agent;
 mod daemons;
@@ -24,10 +24,10 @@ use super::{
 
 /// Shows two agents with a token each, which exchange messages.
 ///
-/// Alice and Bob each run a daemon with its keeper and a SoftHSM token in a temporary folder. They meet by an invitation and
-/// exchange messages, and one daemon is killed and started again. With --envelopes the demo shows the messages themselves, layer
-/// by layer, and the operations of the tokens; Alice and Bob may have YubiKeys. Nothing is left behind: keys that were made in a
-/// YubiKey are deleted at the end. The demo needs SoftHSM.
+/// Alice and Bob each run a daemon with its keeper and a SoftHSM token in a temporary folder. They meet by an
+/// invitation and exchange messages, and one daemon is killed and started again. With --envelopes the demo shows the
+/// messages themselves, layer by layer, and the operations of the tokens; Alice and Bob may have YubiKeys. Nothing is
+/// left behind: keys that were made in a YubiKey are deleted at the end. The demo needs SoftHSM.
 #[derive(clap::Args)]
 pub struct Args {
     /// SoftHSM's PKCS#11 module, if it is not in one of its usual places

@@ -29,13 +29,14 @@ use super::{
 
 /// Makes a DID of ours, and stores its document.
 ///
-/// Keys that are not given are made: X25519 and Ed25519 if the token has them, else P-256 for both. A YubiKey signs with P-256.
-/// A did:key is one P-256 key for both. A key that another DID of ours uses causes a warning, because whoever sees both DIDs can
-/// link them.
+/// Keys that are not given are made: X25519 and Ed25519 if the token has them, else P-256 for both. A YubiKey signs
+/// with P-256. A did:key is one P-256 key for both. A key that another DID of ours uses causes a warning, because
+/// whoever sees both DIDs can link them.
 ///
-/// The document of a did:web has the keys `key-1`, `key-2` and so on; `claviger serve` serves the document. For a did:webvh one
-/// more key is made in the first token: an Ed25519 key that signs each entry of the log (`claviger did update`). It is in no
-/// document, and its label is `updates HOST` if there is no --name. A token without Ed25519 makes no did:webvh.
+/// The document of a did:web has the keys `key-1`, `key-2` and so on; `claviger serve` serves the document. For a
+/// did:webvh one more key is made in the first token: an Ed25519 key that signs each entry of the log (`claviger did
+/// update`). It is in no document, and its label is `updates HOST` if there is no --name. A token without Ed25519 makes
+/// no did:webvh.
 #[derive(clap::Args)]
 #[command(after_long_help = r#"With --json: {"did", "document", "keys"}, and "short" for a did:peer:4."#)]
 pub struct Args {
@@ -48,8 +49,8 @@ pub struct Args {
     /// The path on the server, such as a/b
     #[arg(long, requires = "host")]
     pub path: Option<String>,
-    /// The token in which keys are made or found, by its name in the configuration; may be given several times: then keys are
-    /// made in each token, on curves that all of them have, and each token alone decrypts messages to the DID
+    /// The token in which keys are made or found, by its name in the configuration; may be given several times: then
+    /// keys are made in each token, on curves that all of them have, and each token alone decrypts messages to the DID
     #[arg(long, value_name = "NAME")]
     pub token: Vec<String>,
     /// A key agreement key; may be given several times
@@ -61,8 +62,8 @@ pub struct Args {
     /// The URI of a service endpoint: where peers send messages; may be given several times
     #[arg(long, value_name = "URI")]
     pub service: Vec<String>,
-    /// A routing key: the DID, DID URL or multikey of a mediator; may be given several times, the mediator next to the sender
-    /// first
+    /// A routing key: the DID, DID URL or multikey of a mediator; may be given several times, the mediator next to the
+    /// sender first
     #[arg(long, value_name = "KEY", requires = "service")]
     pub routing_key: Vec<String>,
     /// A label for the keys that are made
@@ -323,8 +324,9 @@ fn print(document: &Document, keys: &[DidKey], out: &Out) -> Result<(), Failure>
     let sole = keys.len() == 1 && document.id().starts_with("did:key:");
     if sole && keys[0].held.public.curve() == Curve::Ed25519 {
         out.warn(
-            "peers derive an X25519 key from this Ed25519 key, and no token holds the derived key: this DID can sign, and cannot \
-             read messages that are encrypted to it. A did:peer has a key for each use, and a did:key on P-256 has one for both",
+            "peers derive an X25519 key from this Ed25519 key, and no token holds the derived key: this DID can sign, \
+             and cannot read messages that are encrypted to it. A did:peer has a key for each use, and a did:key on \
+             P-256 has one for both",
         );
     }
     if out.json {

@@ -70,8 +70,8 @@ impl KeyMaker {
         Ok(keys.into_iter().flatten().collect())
     }
 
-    /// Makes in each token a key for each use that is asked for: on X25519 and Ed25519 if all tokens have them, else on P-256.
-    /// A token that signs only short inputs with Ed25519 signs with P-256.
+    /// Makes in each token a key for each use that is asked for: on X25519 and Ed25519 if all tokens have them, else on
+    /// P-256. A token that signs only short inputs with Ed25519 signs with P-256.
     pub fn make_missing(&mut self, agreement: bool, authentication: bool) -> Result<Vec<DidKey>, Failure> {
         let signs_short_only = self.tokens.iter().any(|token| token.info().longest_eddsa.is_some());
         let signing_curve = if signs_short_only { Curve::P256 } else { Curve::Ed25519 };
@@ -108,7 +108,7 @@ impl KeyMaker {
     pub fn delete_made_keys(&mut self) {
         for (at, key) in std::mem::take(&mut self.made) {
             if let Err(error) = self.tokens[at].delete(&key) {
-                tracing::warn!(token = self.tokens[at].name(), %key, %error, "cannot delete an unused key; it stays in the token");
+                tracing::warn!(token = self.tokens[at].name(), %key, %error, "an unused key stays in the token");
             }
         }
     }

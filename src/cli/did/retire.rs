@@ -20,10 +20,10 @@ use crate::cli::{
 
 /// Deletes the keys of a DID that was rotated, after its overlap.
 ///
-/// Messages that are encrypted to the DID can never be read again. The command fails before the overlap is over, and while
-/// messages to the DID wait. The running agent first makes sure that the keys of other DIDs open its store. Keys that another DID
-/// of ours uses are not deleted, nor is the update key of another did:webvh. The document is moved to `retired/` in the state folder, and a
-/// did:web is served no more.
+/// Messages that are encrypted to the DID can never be read again. The command fails before the overlap is over, and
+/// while messages to the DID wait. The running agent first makes sure that the keys of other DIDs open its store. Keys
+/// that another DID of ours uses are not deleted, nor is the update key of another did:webvh. The document is moved to
+/// `retired/` in the state folder, and a did:web is served no more.
 #[derive(clap::Args)]
 #[command(after_long_help = r#"With --json: {"did", "deleted"}."#)]
 pub struct Args {

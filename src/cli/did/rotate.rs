@@ -18,9 +18,9 @@ use crate::cli::{
 
 /// Rotates a DID of ours to a new DID with new keys.
 ///
-/// The new DID has the same method and the same services, unless --to names one. The old DID's key signs the rotation in its
-/// token, as a custodian, which an agent may not do. The running agent tells all peers with a connection, and uses the new DID
-/// from then on. Messages to the old DID are read until the overlap is over.
+/// The new DID has the same method and the same services, unless --to names one. The old DID's key signs the rotation
+/// in its token, as a custodian, which an agent may not do. The running agent tells all peers with a connection, and
+/// uses the new DID from then on. Messages to the old DID are read until the overlap is over.
 #[derive(clap::Args)]
 pub struct Args {
     /// The DID to rotate

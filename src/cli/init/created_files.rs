@@ -9,7 +9,8 @@ use std::{
 
 use crate::cli::failure::Failure;
 
-/// The folder of the configuration, and what was created there. Dropping it removes that, unless [`keep`](Self::keep) is called.
+/// The folder of the configuration, and what was created there. Dropping it removes that, unless [`keep`](Self::keep)
+/// is called.
 pub struct CreatedFiles {
     folder: PathBuf,
     /// In the order of creation. They are removed in the reverse order.

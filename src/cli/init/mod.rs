@@ -24,8 +24,9 @@ use template::{Settings, TokenSettings};
 
 /// Makes what `claviger serve` needs: a configuration, keys in the token, and a first DID.
 ///
-/// Without --token-uri it makes a SoftHSM token in the state folder, to try claviger out: the keys are in files, and the PINs are
-/// random, in files of mode 0600. An existing configuration is not overwritten. A command that fails removes what it made.
+/// Without --token-uri it makes a SoftHSM token in the state folder, to try claviger out: the keys are in files, and
+/// the PINs are random, in files of mode 0600. An existing configuration is not overwritten. A command that fails
+/// removes what it made.
 #[derive(clap::Args)]
 #[command(
     after_long_help = r#"With --json: {"configuration", "did", "software_token", "next"}, and "short" for a did:peer:4."#
@@ -34,7 +35,8 @@ pub struct Args {
     /// The folder for claviger.toml
     #[arg(value_name = "DIR", default_value = ".")]
     folder: PathBuf,
-    /// The URI of a token that is initialised already: pkcs11: (RFC 7512) or yubikey:; a path in it is relative to claviger.toml
+    /// The URI of a token that is initialised already: pkcs11: (RFC 7512) or yubikey:; a path in it is relative to
+    /// claviger.toml
     #[arg(long, value_name = "URI")]
     token_uri: Option<String>,
     /// The URL by which peers reach the agent; without it, only this machine reaches it
@@ -43,7 +45,8 @@ pub struct Args {
     /// The address and port to listen on
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// Opens no port, for an agent behind a mediator: the first DID has no service, and `claviger mediator use` makes a DID with one
+    /// Opens no port, for an agent behind a mediator: the first DID has no service, and `claviger mediator use` makes a
+    /// DID with one
     #[arg(long, conflicts_with_all = ["public_url", "listen"])]
     no_port: bool,
     /// The DID method; web and webvh take the host and the path of --public-url
@@ -116,8 +119,8 @@ fn print(
 ) -> Result<(), Failure> {
     if soft.is_some() {
         out.warn(&format!(
-            "the private keys are in files, under {}: SoftHSM is not hardware, and only for trying claviger out. --token-uri \
-             names another token",
+            "the private keys are in files, under {}: SoftHSM is not hardware, and only for trying claviger out. \
+             --token-uri names another token",
             softhsm::folder(file).display()
         ));
     }

@@ -98,8 +98,8 @@ pub fn request_successor() {
     let _ = io::stdout().write_all(b"\n").and_then(|()| io::stdout().flush());
 }
 
-/// Makes the kernel end this process when its parent ends. Nothing else would tell a keeper with a listening socket that the parent
-/// is gone, and it would go on serving with nobody to stop it or start it again.
+/// Makes the kernel end this process when its parent ends. Nothing else would tell a keeper with a listening socket
+/// that the parent is gone, and it would go on serving with nobody to stop it or start it again.
 pub fn end_with_parent(parent: Option<i32>) -> Result<(), Failure> {
     use rustix::process::{Signal, getppid, set_parent_process_death_signal};
     let failed = |error: rustix::io::Errno| Failure::io("PR_SET_PDEATHSIG", &error.into());

@@ -24,9 +24,9 @@ use super::{
 
 /// Holds a token, its module and its PIN, for agents in other processes.
 ///
-/// Other commands start keepers by themselves, so this command is needed only for a keeper that runs as its own user, in its
-/// own unit. The agent's [[token]] then names the keeper's socket: keeper = "unix:PATH". [keeper] says who may connect:
-/// `agents` may use the token's keys, `custodians` may also make and delete them.
+/// Other commands start keepers by themselves, so this command is needed only for a keeper that runs as its own user,
+/// in its own unit. The agent's [[token]] then names the keeper's socket: keeper = "unix:PATH". [keeper] says who may
+/// connect: `agents` may use the token's keys, `custodians` may also make and delete them.
 #[derive(clap::Args)]
 #[command(after_long_help = "docs/custody.md describes keepers, and how to run one as a service.")]
 pub struct Args {
@@ -90,7 +90,8 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     }
 }
 
-/// Starts keepers for the agent on standard input, connects it to keepers with a socket, and reads the configuration for it.
+/// Starts keepers for the agent on standard input, connects it to keepers with a socket, and reads the configuration
+/// for it.
 fn run_supervisor(config: &Config, role: Role) -> Result<(), Failure> {
     let agent = UnixStream::from(standard_input()?);
     let reader = ConfigurationReader::new(config);
@@ -116,8 +117,9 @@ fn standard_input() -> Result<OwnedFd, Failure> {
 
 /// Kills this process at once if the keeper failed. The process is started again by its parent.
 ///
-/// Threads may be inside the module: one that hangs, or one that logs in to a token which has just come back. exit(3) would
-/// run the module's clean-up under them. A keeper that ended that way was once seen to have a correct PIN refused.
+/// Threads may be inside the module: one that hangs, or one that logs in to a token which has just come back. exit(3)
+/// would run the module's clean-up under them. A keeper that ended that way was once seen to have a correct PIN
+/// refused.
 fn end_process(ended: KeeperExit) {
     match ended {
         KeeperExit::Finished | KeeperExit::Exhausted => {}

@@ -14,14 +14,14 @@ use crate::cli::{
 
 /// Prints the certificates which prove that a key was made in a YubiKey.
 ///
-/// They are verified up to one of Yubico's root certificates, which the program has, and printed in PEM. They name the YubiKey's
-/// serial number, by which its uses can be linked. Claviger never sends them by itself.
+/// They are verified up to one of Yubico's root certificates, which the program has, and printed in PEM. They name the
+/// YubiKey's serial number, by which its uses can be linked. Claviger never sends them by itself.
 #[derive(clap::Args)]
 pub struct Args {
     /// The key: its name, multikey, JWK thumbprint or DID URL
     key: String,
-    /// A file with root certificates in PEM that are trusted beside Yubico's, for an attestation key of your own in slot F9; may be
-    /// given several times
+    /// A file with root certificates in PEM that are trusted beside Yubico's, for an attestation key of your own in
+    /// slot F9; may be given several times
     #[arg(long, value_name = "FILE")]
     root: Vec<PathBuf>,
 }
@@ -68,8 +68,8 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
         word(json!(attested.touch)),
     ));
     out.say(&format!(
-        "The root certificate {:?} vouches for that. The certificates name the YubiKey's serial number: give them to nobody else \
-         than you mean to.",
+        "The root certificate {:?} vouches for that. The certificates name the YubiKey's serial number: give them to \
+         nobody else than you mean to.",
         attested.root
     ));
     out.line(attested.chain_pem().concat().trim_end())
@@ -90,7 +90,8 @@ fn refused(token: &str, error: &AttestationError) -> Failure {
     let failure = Failure::new("attestation-refused", format!("the token {token:?}: {error}"));
     match error {
         AttestationError::Untrusted(_) => failure.hint(
-            "an attestation key of your own in slot F9 has no certificate of Yubico's: --root FILE names its root certificate",
+            "an attestation key of your own in slot F9 has no certificate of Yubico's: --root FILE names its root \
+             certificate",
         ),
         _ => failure,
     }

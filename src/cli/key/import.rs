@@ -17,9 +17,9 @@ use crate::cli::{
 
 /// Imports private keys: a JWK, an array of JWKs, or a JWK set.
 ///
-/// `use` and `key_ops` of a JWK are honoured; a NIST key without them is imported for both uses. The keys are stored sensitive
-/// and not extractable, and each is used once as a check. A key that existed outside hardware may have been copied there, and
-/// nothing can ever prove otherwise: prefer `key generate`.
+/// `use` and `key_ops` of a JWK are honoured; a NIST key without them is imported for both uses. The keys are stored
+/// sensitive and not extractable, and each is used once as a check. A key that existed outside hardware may have been
+/// copied there, and nothing can ever prove otherwise: prefer `key generate`.
 #[derive(clap::Args)]
 pub struct Args {
     /// The token's name in the configuration; without it, the only token
@@ -64,8 +64,8 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
         }
     }
     out.say(&format!(
-        "Imported {} into the token {:?}. They existed outside hardware, and nothing can prove that no copy exists: destroy {} and \
-         every copy of it.",
+        "Imported {} into the token {:?}. They existed outside hardware, and nothing can prove that no copy exists: \
+         destroy {} and every copy of it.",
         count(imported.len(), "key"),
         token.name(),
         args.jwk.display()

@@ -16,9 +16,10 @@ use crate::cli::{
 
 /// Lists the keys in the tokens, and the DIDs that use them
 ///
-/// For each key the token says whether it was generated there or imported, whether it was always sensitive, and whether it was
-/// never extractable. The custody is how far the secrets of a key agreement stay in the token (docs/custody.md). Keys of which a
-/// copy may exist cause a warning. If a token is not ready, the keys of the others are listed, and the exit status is 3.
+/// For each key the token says whether it was generated there or imported, whether it was always sensitive, and whether
+/// it was never extractable. The custody is how far the secrets of a key agreement stay in the token (docs/custody.md).
+/// Keys of which a copy may exist cause a warning. If a token is not ready, the keys of the others are listed, and the
+/// exit status is 3.
 #[derive(clap::Args)]
 pub struct Args {
     /// Only this token, by its name in the configuration
@@ -38,7 +39,8 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     for token in tokens {
         match custodian::open(config, token).and_then(|token| token.inventory()) {
             Ok(held) => keys.extend(held),
-            // One of several YubiKeys may lie in a drawer: the other keys are listed, and the failure is returned at the end.
+            // One of several YubiKeys may lie in a drawer: the other keys are listed, and the failure is returned at
+            // the end.
             Err(failure) if several && failure.status == Status::TokenNotReady => {
                 not_ready.get_or_insert(failure);
             }

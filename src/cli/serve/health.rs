@@ -1,7 +1,7 @@
 //! The server of `[ops]`: health checks and metrics.
 //!
-//! The daemon is ready when the store accepts messages. If the token is not ready, messages wait in the store, so the node stays
-//! in service.
+//! The daemon is ready when the store accepts messages. If the token is not ready, messages wait in the store, so the
+//! node stays in service.
 
 use std::{net::TcpListener, sync::Arc, time::Duration};
 

@@ -1,5 +1,5 @@
-//! The daemon's log on stderr, as text or as one JSON document per line. It has IDs of messages, threads and keys, and never a
-//! body or a secret.
+//! The daemon's log on stderr, as text or as one JSON document per line. It has IDs of messages, threads and keys, and
+//! never a body or a secret.
 
 use std::{
     io::{self, IsTerminal},

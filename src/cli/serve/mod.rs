@@ -30,16 +30,17 @@ use prepared::Prepared;
 
 /// Runs the agent, until SIGTERM: it receives, unpacks, answers, sends and retries messages.
 ///
-/// A received message is stored before its sender gets an answer. While the token is not ready, the message waits in the store,
-/// encrypted. SIGTERM and SIGINT end the agent after it has finished the work in progress; a second signal ends it at once. SIGHUP
-/// reads the configuration again (docs/settings.md).
+/// A received message is stored before its sender gets an answer. While the token is not ready, the message waits in
+/// the store, encrypted. SIGTERM and SIGINT end the agent after it has finished the work in progress; a second signal
+/// ends it at once. SIGHUP reads the configuration again (docs/settings.md).
 #[derive(clap::Args)]
 #[command(after_long_help = r#"With --check: {"dids", "listens", "store"}."#)]
 pub struct Args {
     /// Checks whether the agent could run, and prints what it would serve, without running it
     #[arg(long)]
     check: bool,
-    /// Prints the description of the application's API (OpenAPI 3.1), without running the agent and without a configuration
+    /// Prints the description of the application's API (OpenAPI 3.1), without running the agent and without a
+    /// configuration
     #[arg(long, conflicts_with = "check")]
     pub openapi: bool,
     /// The format of the log

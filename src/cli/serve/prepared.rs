@@ -90,8 +90,8 @@ fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
     })
 }
 
-/// Opens the listener of the application's API: a Unix socket for the processes of some users, or a port of the loopback
-/// interface for clients with the bearer token.
+/// Opens the listener of the application's API: a Unix socket for the processes of some users, or a port of the
+/// loopback interface for clients with the bearer token.
 fn open_api(config: &Config) -> Result<(ApiListener, Access), Failure> {
     match config.api_address() {
         ApiAddress::Unix(path) => {
@@ -109,7 +109,8 @@ fn open_api(config: &Config) -> Result<(ApiListener, Access), Failure> {
             let invalid = |message: String| Failure::usage("bad-config", message);
             let address = text.parse().map_err(|_| {
                 invalid(format!(
-                    "listen in [api]: {text:?} is neither unix:PATH nor an address of the loopback interface with a port"
+                    "listen in [api]: {text:?} is neither unix:PATH nor an address of the loopback interface with a \
+                     port"
                 ))
             })?;
             if !SocketAddr::ip(&address).is_loopback() {

@@ -26,8 +26,8 @@ use crate::cli::{
     reload::{CONFIGURATION, ReloadedSettings, Settings},
 };
 
-/// The capacity of the buffer for the answer, in bytes. A socket holds less, so the buffer never grows, and leaves no copy of a
-/// secret behind.
+/// The capacity of the buffer for the answer, in bytes. A socket holds less, so the buffer never grows, and leaves no
+/// copy of a secret behind.
 const MAX_ANSWER: usize = 1 << 20;
 
 /// What can change while the agent runs.

@@ -1,7 +1,7 @@
 //! Notifications to systemd (sd_notify(3)): ready, alive, stopping.
 //!
-//! The crate `sd-notify` opens a socket for each message, which the sandbox forbids. This one is opened before the sandbox is
-//! entered.
+//! The crate `sd-notify` opens a socket for each message, which the sandbox forbids. This one is opened before the
+//! sandbox is entered.
 
 use std::{env, io, os::unix::net::UnixDatagram, sync::Arc, time::Duration};
 
@@ -38,8 +38,8 @@ impl Notifier {
         self.send("STOPPING=1");
     }
 
-    /// Tells systemd twice in each `WatchdogSec` that the daemon is alive, as long as the store answers. An error counts as an
-    /// answer: a new process does not cure a full disk. Never returns.
+    /// Tells systemd twice in each `WatchdogSec` that the daemon is alive, as long as the store answers. An error
+    /// counts as an answer: a new process does not cure a full disk. Never returns.
     pub async fn watchdog(&self, agent: Arc<Agent>) {
         let Some(interval) = self.watchdog else { return std::future::pending().await };
         loop {

@@ -13,11 +13,11 @@ use crate::cli::{config::Config, failure::Failure, output::Out, pin, tokens::ope
 
 /// Initialises an empty token: sets its label, the security officer's PIN and the user's PIN.
 ///
-/// The label, the module and the user's PIN are those of the token's URI. A token that holds or may hold anything is refused,
-/// unless --erase names it.
+/// The label, the module and the user's PIN are those of the token's URI. A token that holds or may hold anything is
+/// refused, unless --erase names it.
 ///
-/// A new YubiKey gets the PIN of its URI, a PUK, and a random management key that it keeps behind the PIN. A YubiKey that holds
-/// keys or has a PIN of its own is refused.
+/// A new YubiKey gets the PIN of its URI, a PUK, and a random management key that it keeps behind the PIN. A YubiKey
+/// that holds keys or has a PIN of its own is refused.
 #[derive(clap::Args)]
 pub struct Args {
     /// The token's name in the configuration
@@ -74,8 +74,8 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The slot to initialise: the one that was named, or the one whose token has the label already, so that no second token gets it.
-/// With `None` the library chooses an empty one.
+/// The slot to initialise: the one that was named, or the one whose token has the label already, so that no second
+/// token gets it. With `None` the library chooses an empty one.
 fn slot(args: &Args, uri: &Uri, module: &Path) -> Result<Option<u64>, Failure> {
     let label = args.erase.as_ref().or(uri.token.as_ref());
     let seen = pkcs11::tokens(module).map_err(|error| Failure::from_token(&args.name, &error))?;
@@ -91,7 +91,8 @@ fn slot(args: &Args, uri: &Uri, module: &Path) -> Result<Option<u64>, Failure> {
     }
 }
 
-/// The security officer's PIN: a new one, or that of the token to erase. The path of a file is relative to the working folder.
+/// The security officer's PIN: a new one, or that of the token to erase. The path of a file is relative to the working
+/// folder.
 fn so_pin(args: &Args) -> Result<Pin, Failure> {
     match args.erase {
         Some(_) => pin::read_existing(&args.so_pin_source, Path::new(""), "the security officer's PIN"),

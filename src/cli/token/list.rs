@@ -20,9 +20,10 @@ use crate::cli::{
 
 /// Lists the configured tokens; without a configuration, the tokens of this machine
 ///
-/// The list has the name, label, serial number, model, firmware, the state of the PIN, and the number of keys. A token whose PIN a
-/// person types is not logged in to, so its keys are not counted. A YubiKey shows also the tries that its PIN has left, its form,
-/// and the keys in its slots. Without a configuration the list has lines to paste into claviger.toml.
+/// The list has the name, label, serial number, model, firmware, the state of the PIN, and the number of keys. A token
+/// whose PIN a person types is not logged in to, so its keys are not counted. A YubiKey shows also the tries that its
+/// PIN has left, its form, and the keys in its slots. Without a configuration the list has lines to paste into
+/// claviger.toml.
 #[derive(clap::Args)]
 #[command(
     after_long_help = r#"With --json, "last_try" is what the PIN guard knows: new, accepted, trying (the attempt never ended), refused, or locked (by `token lock`)."#
@@ -144,7 +145,8 @@ fn configuration_lines(module: &std::path::Path, token: &SlotToken) -> String {
         let mut uri = uri(module, token);
         uri.token = Some("NAME".to_owned());
         return format!(
-            "{what}: not initialised. With these lines, `claviger token init NAME --slot-id {slot}` initialises it.\n# [[token]]\n\
+            "{what}: not initialised. With these lines, `claviger token init NAME --slot-id {slot}` initialises it.\n\
+             # [[token]]\n\
              # name = \"NAME\"\n# uri = \"{uri}\"\n"
         );
     }

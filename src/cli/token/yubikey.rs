@@ -111,8 +111,8 @@ pub fn init(token: &TokenConfig, puk_source: &str, config: &Config, out: &Out) -
         out.warn("the PUK was set before, and was not changed to the one given now");
     }
     out.say(
-        "Its keys cannot be copied, so messages to them are lost with the YubiKey: set up a second one, and name both in \
-         `claviger did create --token ... --token ...`.",
+        "Its keys cannot be copied, so messages to them are lost with the YubiKey: set up a second one, and name both \
+         in `claviger did create --token ... --token ...`.",
     );
     if out.json {
         return out.document(&json!({ "name": token.name, "label": info.label, "serial": info.serial }));

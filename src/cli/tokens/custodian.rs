@@ -72,8 +72,8 @@ pub fn open_or_wait(config: &Config, token: &TokenConfig) -> Result<CustodianTok
     }
 }
 
-/// Opens the first token, in configured order, that holds the named key. A token that is not ready is skipped; its failure
-/// is returned if no other token holds the key.
+/// Opens the first token, in configured order, that holds the named key. A token that is not ready is skipped; its
+/// failure is returned if no other token holds the key.
 pub fn open_holder(config: &Config, name: &KeyName, text: &str) -> Result<(CustodianToken, HeldKey), Failure> {
     if config.tokens.is_empty() {
         return Err(config.no_token());

@@ -16,9 +16,9 @@ use crate::cli::{
 
 /// Opens tokens in configured order until `is_enough` accepts their keys.
 ///
-/// A token that is not ready is skipped, because another may hold the key. If all are open and the key is still missing, the
-/// failure of a skipped token is returned, or an unplugged YubiKey is waited for. `supervisor` starts the tokens' keepers,
-/// or connects to keepers with a socket; without it, the tokens are opened in this process.
+/// A token that is not ready is skipped, because another may hold the key. If all are open and the key is still
+/// missing, the failure of a skipped token is returned, or an unplugged YubiKey is waited for. `supervisor` starts the
+/// tokens' keepers, or connects to keepers with a socket; without it, the tokens are opened in this process.
 pub async fn open_until(
     config: &Config,
     supervisor: Option<&Arc<Supervisor>>,

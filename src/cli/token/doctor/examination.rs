@@ -38,8 +38,8 @@ pub struct OpenedToken {
 }
 
 impl ExaminedToken {
-    /// Examines a token. If it is not ready, the result has what can be seen without a login. Fails if the configuration of the
-    /// token is wrong.
+    /// Examines a token. If it is not ready, the result has what can be seen without a login. Fails if the
+    /// configuration of the token is wrong.
     pub fn examine(config: &Config, token: &TokenConfig, out: &Out) -> Result<Self, Failure> {
         let name = token.name.clone();
         let options = pkcs11_options(config, token)?;

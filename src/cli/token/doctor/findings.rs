@@ -204,7 +204,8 @@ impl Findings {
         for wrong in it.tests.iter().filter(|tried| tried.answer == Answer::Wrong) {
             if !told.contains(&wrong.custody) {
                 told.push(wrong.custody);
-                let what = wrong.custody.map_or("signed".to_owned(), |custody| format!("agreed ({custody})"));
+                let what =
+                    wrong.custody.map_or("signed".to_owned(), |custody| format!("did a key agreement ({custody})"));
                 let message = format!("the token {what} without an error, and the result was wrong");
                 self.add("wrong-answer", Level::Bad, message)
                     .about(it.curve)
@@ -257,12 +258,13 @@ impl Findings {
                 Custody::KekInToken => (Level::Good, "only the content key of a message leaves the token"),
                 Custody::KekInProcess => (
                     Level::Good,
-                    "the shared secret stays in the token; the key-encryption key of one message leaves it, to the keeper",
+                    "the shared secret stays in the token; the key-encryption key of one message leaves it, to the \
+                     keeper",
                 ),
                 Custody::SharedSecretInProcess => (
                     Level::Note,
-                    "the shared secret of each message leaves the token, to the keeper, which wipes it: whoever reads the keeper's \
-                     memory at that time can forge messages of that sender to us",
+                    "the shared secret of each message leaves the token, to the keeper, which wipes it: whoever reads \
+                     the keeper's memory at that time can forge messages of that sender to us",
                 ),
             };
             let finding = self.add("custody", level, format!("{custody}: {means}"));
@@ -334,7 +336,8 @@ impl Findings {
     fn machine(&mut self, machine: &Machine) {
         let missing_measures = machine.missing_hardening();
         if missing_measures.is_empty() {
-            let message = "a keeper's memory is protected here: not dumpable, no core dump, locked, and passes nothing on to other programs";
+            let message = "a keeper's memory is protected here: not dumpable, no core dump, locked, and nothing is \
+                           passed on to other programs";
             self.add("process", Level::Good, message);
         }
         for missing in missing_measures {

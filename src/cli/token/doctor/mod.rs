@@ -1,4 +1,5 @@
-//! `claviger token doctor`: tests what a token can do, and reports problems of the token, its PIN, its keys and this machine.
+//! `claviger token doctor`: tests what a token can do, and reports problems of the token, its PIN, its keys and this
+//! machine.
 
 mod examination;
 mod findings;
@@ -19,15 +20,17 @@ use report::Report;
 
 /// Tests what a token can do, and reports problems and what to do about them
 ///
-/// It tests each algorithm with known answers, how far the secrets of a key agreement stay in the token (docs/custody.md), and the
-/// speed; it checks the token's keys, its PIN and this machine. Nothing in the token is changed.
+/// It tests each algorithm with known answers, how far the secrets of a key agreement stay in the token
+/// (docs/custody.md), and the speed; it checks the token's keys, its PIN and this machine. Nothing in the token is
+/// changed.
 ///
-/// The verdict for each algorithm is sign-only, anoncrypt (it can decrypt anoncrypted messages) or authcrypt (it can send and
-/// decrypt authenticated messages as well). The tests use keys that are made in a session that can only read, and that are gone
-/// with the session, however the program ends. A token that makes no such keys is tested with the keys that it holds.
+/// The verdict for each algorithm is sign-only, anoncrypt (it can decrypt anoncrypted messages) or authcrypt (it can
+/// send and decrypt authenticated messages as well). The tests use keys that are made in a session that can only read,
+/// and that are gone with the session, however the program ends. A token that makes no such keys is tested with the
+/// keys that it holds.
 ///
-/// If the token is not ready, what can be said without a login is reported, and the exit status is 3. Only PKCS#11 tokens are
-/// examined: of all configured tokens, YubiKeys are skipped with a warning.
+/// If the token is not ready, what can be said without a login is reported, and the exit status is 3. Only PKCS#11
+/// tokens are examined: of all configured tokens, YubiKeys are skipped with a warning.
 #[derive(clap::Args)]
 #[command(
     after_long_help = r#"With --json each finding is {"id", "level", "about", "message", "hint"}. "level" is bad, warning, note or good; "about" lists the algorithms, keys or measures that the finding is about; "hint" says what to do, and may be null. docs/cli.md lists the findings."#
@@ -39,8 +42,8 @@ pub struct Args {
     /// The PKCS#11 URI (RFC 7512) of a token that no configuration names
     #[arg(long)]
     uri: Option<String>,
-    /// Enters the agent's sandbox, and reports which restrictions hold. Needs a process of its own, because nothing leaves the
-    /// sandbox
+    /// Enters the agent's sandbox, and reports which restrictions hold. Needs a process of its own, because nothing
+    /// leaves the sandbox
     #[arg(long, hide = true)]
     pub sandbox: bool,
 }
