@@ -41,7 +41,7 @@ pub enum Error {
     NotAuthorised {
         /// The key's DID URL.
         kid: String,
-        /// The relationship that the key must stand in.
+        /// The relationship that the key must be in.
         relationship: Relationship,
     },
     /// A key in a DID document is malformed, or of an unsupported type.

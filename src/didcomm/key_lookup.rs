@@ -6,7 +6,7 @@ use crate::{
     keys::PublicKey,
 };
 
-/// The key `kid` in the document of `owner`, which is a DID or a DID URL. It must stand in `relationship`.
+/// The key `kid` in the document of `owner`, which is a DID or a DID URL. It must be in `relationship`.
 pub(super) async fn resolve_key(
     resolver: &dyn Resolver,
     owner: &str,
@@ -18,7 +18,7 @@ pub(super) async fn resolve_key(
     find_key(&document, kid, relationship)
 }
 
-/// The key `kid` in `document`. It must stand in `relationship`.
+/// The key `kid` in `document`. It must be in `relationship`.
 pub(super) fn find_key(document: &Document, kid: &str, relationship: Relationship) -> Result<PublicKey, Error> {
     let method =
         document.method(kid, relationship).ok_or_else(|| Error::NotAuthorised { kid: kid.to_owned(), relationship })?;

@@ -14,7 +14,8 @@ pub struct MessageType<'a> {
 }
 
 impl<'a> MessageType<'a> {
-    /// Parses a URI by the pattern of the specification, `(.*?)([a-z0-9._-]+)/(\d[^/]*)/([a-z0-9._-]+)$` without regard to case. `None` if the URI does not match.
+    /// Parses a URI by the pattern of the specification, `(.*?)([a-z0-9._-]+)/(\d[^/]*)/([a-z0-9._-]+)$`, without regard to
+    /// case. `None` if the URI does not match.
     pub fn parse(uri: &'a str) -> Option<Self> {
         let (rest, message) = uri.rsplit_once('/')?;
         let (rest, version) = rest.rsplit_once('/')?;

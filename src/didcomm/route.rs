@@ -9,7 +9,7 @@ use crate::did::{Document, Resolver, Service, ServiceEndpoint, did_of};
 pub struct MessagingService {
     /// The id of the service in the recipient's document.
     pub id: String,
-    /// The URI that the packed message must be sent to. If a mediator's DID stands in the document, this is the
+    /// The URI that the packed message must be sent to. If the document has a mediator's DID, this is the
     /// mediator's URI.
     pub service_endpoint: String,
 }

@@ -134,19 +134,19 @@ impl OwnLog {
         ))
     }
 
-    /// The log with one entry more: a draft's line, as [`EntryDraft::with_proof`] makes it.
+    /// Adds the line of an entry, which [`EntryDraft::with_proof`] returns, and verifies the log again.
     ///
     /// # Errors
-    /// If it is not valid then.
+    /// If the new log is invalid.
     pub fn with(&self, line: &str) -> Result<Self, ResolveError> {
         Self::read(format!("{}{line}\n", self.text))
     }
 }
 
 impl EntryDraft {
-    /// The first entry of a DID at a place, as `example.com%3A8443:a:b`, that this key may change. `document` makes the
-    /// document of a DID whose SCID is not known yet.
-    pub fn first(place: &str, update_key: &PublicKey, document: impl FnOnce(&str) -> Value, now: SystemTime) -> Self {
+    /// Drafts the first entry of a DID. `location` is its host and path, such as `example.com%3A8443:a:b`. `update_key` may
+    /// change the DID. `document` returns the document for a DID with a placeholder as SCID.
+    pub fn first(location: &str, update_key: &PublicKey, document: impl FnOnce(&str) -> Value, now: SystemTime) -> Self {
         let entry = json!({
             "versionId": PLACEHOLDER,
             "versionTime": rfc3339(now),
@@ -156,7 +156,7 @@ impl EntryDraft {
                 "updateKeys": [update_key.to_multikey()],
                 "portable": false,
             },
-            "state": document(&format!("did:webvh:{PLACEHOLDER}:{place}")),
+            "state": document(&format!("did:webvh:{PLACEHOLDER}:{location}")),
         });
         let scid = hash(&canonical_json(&entry));
         let entry = serde_json::from_str(&entry.to_string().replace(PLACEHOLDER, &scid));
