@@ -37,7 +37,7 @@ impl Backoff {
         Self { jitter, ..self }
     }
 
-    /// The pause after so many failures in a row. 0 counts as 1.
+    /// The pause after this number of failures in a row. 0 counts as 1.
     pub fn pause(&self, failures: u32) -> Duration {
         let doublings = failures.saturating_sub(1).min(20);
         let pause = self.first.saturating_mul(1 << doublings).min(self.longest);

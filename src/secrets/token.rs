@@ -33,7 +33,7 @@ pub trait Token: Send + Sync {
     /// The device's description of itself, for people.
     fn info(&self) -> TokenInfo;
 
-    /// How many operations the token performs at once. The keyring starts so many worker threads.
+    /// How many operations the token performs at once. The keyring starts as many worker threads.
     fn concurrency(&self) -> usize {
         1
     }

@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// The agent's names are cut to so many characters, so that a peer cannot make a line arbitrarily long.
+/// The agent's names are cut to this number of characters, so that a peer cannot make a line arbitrarily long.
 const MAX_NAME: usize = 512;
 
 /// The file of the audit log.

@@ -96,7 +96,7 @@ impl FrameBuffer {
         Ok(&mut self.bytes[end..])
     }
 
-    /// Adds so many bytes, which were read into the free space.
+    /// Adds bytes that were read into the free space.
     pub(super) fn add(&mut self, bytes: usize) {
         self.end += bytes;
     }

@@ -9,7 +9,7 @@ use crate::{keys::PublicKey, secrets::policy::Policy};
 pub struct KeeperOptions {
     /// The file of the audit log. None is for tests only.
     pub audit: Option<PathBuf>,
-    /// The most operations a second with each key; so many may come at once. None means no limit.
+    /// The most operations a second with each key. As many may come at once. None means no limit.
     pub rate: Option<NonZeroU32>,
     /// An operation that takes longer is taken to hang: the keeper ends, and another is started.
     pub hang_timeout: Duration,

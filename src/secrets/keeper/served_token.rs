@@ -73,7 +73,7 @@ impl ServedToken {
         lock(&self.armed)
     }
 
-    /// Counts so many operations with a key. Returns false if they exceed the key's rate.
+    /// Counts operations with a key. Returns false if they exceed the key's rate.
     pub(super) fn is_within_rate(&self, key: &PublicKey, operations: usize) -> bool {
         let Some(rate) = self.rate else { return true };
         let Some(operations) = u32::try_from(operations).ok().and_then(NonZeroU32::new) else { return true };

@@ -111,7 +111,7 @@ impl TokenHealth {
         }
     }
 
-    /// Pauses the prober after so many failed probes. Returns false if the prober must stop.
+    /// Pauses the prober after this number of failed probes. Returns false if the prober must stop.
     pub(super) fn pause(&self, probes: u32) -> bool {
         let pause = PROBE_BACKOFF.pause(probes + 1);
         let state = self.lock();
