@@ -37,6 +37,7 @@ mod runtime;
 mod serve;
 mod state_dir;
 mod table;
+mod this_program;
 mod token;
 mod token_environment;
 mod tokens;

@@ -4,11 +4,12 @@
 //! that loads modules itself replaces its process by the same program with the variables set, because no safe Rust
 //! changes the environment of its own process. A process that loads no module never has the variables.
 
-use std::{collections::BTreeMap, env, ffi::OsStr, os::unix::process::CommandExt, process::Command};
+use std::{collections::BTreeMap, env, ffi::OsStr, os::unix::process::CommandExt};
 
 use super::{
     config::{Config, displayed_name},
     failure::Failure,
+    this_program,
 };
 
 /// Returns if the variables of all tokens are set; else starts the program again with them, in this process. Must be
@@ -19,9 +20,8 @@ pub fn ensure(config: &Config) -> Result<(), Failure> {
     if variables.iter().all(is_set) {
         return Ok(());
     }
-    let program = env::current_exe().map_err(|error| Failure::io("this program", &error))?;
     let mut arguments = env::args_os();
-    let mut command = Command::new(program);
+    let mut command = this_program::command()?;
     command.arg0(arguments.next().unwrap_or_else(|| "claviger".into())).args(arguments).envs(variables);
     Err(Failure::io("this program cannot be started again with the tokens' variables", &command.exec()))
 }

@@ -2,8 +2,7 @@
 //! done with this program's own commands.
 
 use std::{
-    env, fs,
-    fs::File,
+    fs::{self, File},
     io::{Read, Write},
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
@@ -19,6 +18,7 @@ use super::{page::Page, script};
 use crate::cli::{
     failure::Failure,
     output::{Out, short},
+    this_program,
 };
 
 /// How long to wait for something that usually takes less than a second.
@@ -156,8 +156,7 @@ impl Daemon {
     }
 
     fn command(&self) -> Result<Command, Failure> {
-        let program = env::current_exe().map_err(|error| Failure::io("this program", &error))?;
-        let mut command = Command::new(program);
+        let mut command = this_program::command()?;
         command.current_dir(&self.folder).arg("--config").arg(self.folder.join("claviger.toml"));
         Ok(command)
     }

@@ -10,9 +10,8 @@ mod page;
 mod script;
 
 use std::{
-    env, fs,
+    fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use super::{
@@ -20,6 +19,7 @@ use super::{
     output::Out,
     pkcs11_modules::{softhsm, softhsm_missing},
     runtime::block_on,
+    this_program,
 };
 
 /// Shows two agents with a token each, which exchange messages.
@@ -78,8 +78,7 @@ fn run_second_process(module: &Path, yubikeys: &[u32], envelopes: bool, out: &Ou
     let failed = |error: &std::io::Error| Failure::io("the demo's temporary folder", error);
     let folder = tempfile::Builder::new().prefix("claviger-demo-").tempdir().map_err(|error| failed(&error))?;
     let configuration = write_softhsm_configuration(folder.path()).map_err(|error| failed(&error))?;
-    let program = env::current_exe().map_err(|error| Failure::io("this program", &error))?;
-    let mut command = Command::new(program);
+    let mut command = this_program::command()?;
     command
         .args(out.json.then_some("--json"))
         .arg("demo")

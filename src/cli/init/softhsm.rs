@@ -1,18 +1,17 @@
 //! A SoftHSM token in the state folder, for trying claviger out.
 
 use std::{
-    env,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Stdio,
 };
 
-use serde_json::Value;
 use uuid::Uuid;
 
 use super::{created_files::CreatedFiles, template::TokenSettings};
 use crate::cli::{
     failure::Failure,
     pkcs11_modules::{softhsm, softhsm_missing},
+    this_program,
 };
 
 const NAME: &str = "soft";
@@ -71,18 +70,16 @@ impl SoftToken {
 
     /// Initialises the token in another process, whose environment names SoftHSM's configuration.
     pub fn initialise(&self, configuration: &Path) -> Result<(), Failure> {
-        let program = env::current_exe().map_err(|error| Failure::io("this program", &error))?;
         let officer = format!("file:{}", self.folder.join("so.pin").display());
-        let mut command = Command::new(program);
+        let mut command = this_program::command()?;
         command.arg("--json").arg("--config").arg(configuration);
         command.args(["token", "init", NAME, "--so-pin-source", &officer]).stdin(Stdio::null());
         let ran = command.output().map_err(|error| Failure::io("this program", &error))?;
         if ran.status.success() {
             return Ok(());
         }
-        let stderr = String::from_utf8_lossy(&ran.stderr);
-        let error = stderr.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok());
-        let message = error.and_then(|error| error["error"]["message"].as_str().map(str::to_owned));
-        Err(Failure::new("not-initialised", message.unwrap_or_else(|| stderr.trim().to_owned())))
+        let message = this_program::error_message(&ran.stderr);
+        let message = message.unwrap_or_else(|| String::from_utf8_lossy(&ran.stderr).trim().to_owned());
+        Err(Failure::new("not-initialised", message))
     }
 }

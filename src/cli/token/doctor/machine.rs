@@ -1,6 +1,6 @@
 //! This machine: which measures protect a keeper's memory here, and which restrictions of the agent's sandbox hold.
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use claviger::process::{
     sandbox::Sandbox,
 };
 
-use crate::cli::{failure::Failure, output::Out};
+use crate::cli::{failure::Failure, output::Out, this_program};
 
 /// The measures that hold on this machine.
 pub struct Machine {
@@ -68,17 +68,13 @@ impl Machine {
 
 /// Has another process enter the sandbox, because a process cannot leave it.
 fn sandbox() -> Result<Value, String> {
-    let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    let mut command = Command::new(program);
+    let mut command = this_program::command().map_err(|failure| failure.message)?;
     command.args(["token", "doctor", "--sandbox", "--json"]).stdin(Stdio::null());
     let output = command.output().map_err(|error| error.to_string())?;
     if output.status.success() {
         return serde_json::from_slice(&output.stdout).map_err(|error| error.to_string());
     }
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    let error: Option<Value> = stderr.lines().last().and_then(|line| serde_json::from_str(line).ok());
-    let message = error.and_then(|error| error["error"]["message"].as_str().map(str::to_owned));
-    Err(message.unwrap_or_else(|| output.status.to_string()))
+    Err(this_program::error_message(&output.stderr).unwrap_or_else(|| output.status.to_string()))
 }
 
 /// `--sandbox`: enters the sandbox, and prints the report.
