@@ -5,98 +5,101 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::{
-    application::{Application, text},
+    api_client::{ApiClient, text},
     daemon::Daemon,
 };
 
 const BASIC: &str = "https://didcomm.org/basicmessage/2.0/message";
 
 /// Alice's application, and Bob, who has a way to her.
-fn two() -> Option<(Daemon, Application, Daemon)> {
+fn two() -> Option<(Daemon, ApiClient, Daemon)> {
     let (alice, bob) = (Daemon::running("")?, Daemon::running("")?);
-    let application = Application::of(&alice);
+    let application = ApiClient::new(&alice);
     Some((alice, application, bob))
 }
 
 /// Bob says these, and Alice has them.
 fn say(bob: &Daemon, alice: &Daemon, texts: &[&str]) {
-    let before = alice.texts().len();
+    let before = alice.unread_texts().len();
     for (said, text) in texts.iter().enumerate() {
         bob.json(&["send", "--to", &alice.did, text, "--within", "30"]);
         // One after the other: who hurries is not promised an order.
-        alice.until("it came", |alice| alice.texts().len() == before + said + 1);
+        alice.wait_until("it came", |alice| alice.unread_texts().len() == before + said + 1);
     }
 }
 
 #[test]
-fn every_endpoint() {
-    let Some((alice, hers, bob)) = two() else { return };
-    let his = Application::of(&bob);
+fn every_endpoint_works() {
+    let Some((alice, alice_api, bob)) = two() else { return };
+    let bob_api = ApiClient::new(&bob);
 
-    let status = hers.get("/v1/status").json(200);
+    let status = alice_api.get("/v1/status").json(200);
     assert_eq!((&status["token_ready"], &status["waiting"]["deliveries"]), (&json!(true), &json!(0)));
     assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
-    let keys = hers.get("/v1/tokens").json(200);
+    let keys = alice_api.get("/v1/tokens").json(200);
     assert_eq!((keys[0]["token"].as_str(), keys[0]["state"].as_str()), (Some("soft"), Some("ready")));
-    let dids = hers.get("/v1/dids").json(200);
+    let dids = alice_api.get("/v1/dids").json(200);
     assert_eq!((&dids[0]["did"], &dids[0]["missing"]), (&json!(alice.did), &json!([])));
     assert_eq!(dids[0]["document"]["id"], alice.did);
 
     let new = json!({ "from": alice.did, "goal": "lunch", "goal_code": "org.example.lunch", "hours": 1 });
-    let invited = hers.post("/v1/invitations", &new).json(201);
+    let invited = alice_api.post("/v1/invitations", &new).json(201);
     assert_eq!(invited["invitation"]["body"]["goal"], "lunch");
     assert_eq!(invited["expires"].as_i64().unwrap() - invited["created"].as_i64().unwrap(), 3_600_000);
-    let spare = hers.post("/v1/invitations", &json!({ "from": alice.did, "multi_use": true })).json(201);
-    assert_eq!(hers.get("/v1/invitations").json(200)["invitations"].as_array().unwrap().len(), 2);
-    let gone = hers.ask("DELETE", &format!("/v1/invitations/{}", spare["id"].as_str().unwrap()), "", "");
+    let spare = alice_api.post("/v1/invitations", &json!({ "from": alice.did, "multi_use": true })).json(201);
+    assert_eq!(alice_api.get("/v1/invitations").json(200)["invitations"].as_array().unwrap().len(), 2);
+    let gone = alice_api.request("DELETE", &format!("/v1/invitations/{}", spare["id"].as_str().unwrap()), "", "");
     assert_eq!((gone.status, gone.body.as_str()), (204, ""));
-    let left = hers.get("/v1/invitations").json(200);
+    let left = alice_api.get("/v1/invitations").json(200);
     assert!(invited["svg"].as_str().unwrap().contains("<svg") && left["invitations"][0]["svg"].is_null());
     assert_eq!((&left["invitations"][0]["id"], left["invitations"].as_array().unwrap().len()), (&invited["id"], 1));
     let after = format!("/v1/invitations?after={}", left["cursor"].as_str().unwrap());
-    assert_eq!(hers.get(&after).json(200)["invitations"], json!([]));
+    assert_eq!(alice_api.get(&after).json(200)["invitations"], json!([]));
 
     let accept = json!({ "invitation": invited["url"], "from": bob.did, "label": "Alice" });
-    let began = his.post("/v1/invitations/accept", &accept).json(202);
+    let began = bob_api.post("/v1/invitations/accept", &accept).json(202);
     assert_eq!((&began["theirs"], &began["invitation"]), (&json!(alice.did), &invited["id"]));
-    let known = his.get("/v1/connections").json(200);
+    let known = bob_api.get("/v1/connections").json(200);
     assert_eq!(known["connections"][0]["label"], "Alice");
-    assert_eq!(his.get("/v1/connections?limit=1").json(200)["connections"].as_array().unwrap().len(), 1);
+    assert_eq!(bob_api.get("/v1/connections?limit=1").json(200)["connections"].as_array().unwrap().len(), 1);
 
     let new = json!({
         "from": bob.did, "to": alice.did, "type": BASIC, "body": { "content": "at noon?" },
         "headers": { "thid": "lunch-1", "lang": "en" }, "sign": true,
     });
-    let taken = his.post("/v1/messages", &new).json(202);
+    let taken = bob_api.post("/v1/messages", &new).json(202);
     assert_eq!(taken["thread"], "lunch-1");
     let sending = format!("/v1/messages/{}", taken["id"].as_str().unwrap());
-    bob.until("it is sent", |_| his.get(&sending).json(200)["state"] == "sent");
-    alice.until("it came", |alice| alice.texts() == ["at noon?"]);
-    let page = hers.get("/v1/inbox").json(200);
+    bob.wait_until("it is sent", |_| bob_api.get(&sending).json(200)["state"] == "sent");
+    alice.wait_until("it came", |alice| alice.unread_texts() == ["at noon?"]);
+    let page = alice_api.get("/v1/inbox").json(200);
     let message = &page["messages"][0];
     assert_eq!((&message["message_id"], &message["thread"]), (&taken["message_id"], &json!("lunch-1")));
     assert_eq!((&message["sender"], &message["recipient"]), (&json!(bob.did), &json!(alice.did)));
     assert_eq!((&message["message"]["lang"], &message["provenance"]["non_repudiation"]), (&json!("en"), &json!(true)));
 
-    let thread = hers.get("/v1/threads/lunch-1").json(200);
+    let thread = alice_api.get("/v1/threads/lunch-1").json(200);
     assert_eq!(thread["messages"][0]["state"], "waiting");
-    assert_eq!(his.get("/v1/threads/lunch-1").json(200)["messages"][0]["direction"], "sent");
-    assert_eq!(his.get("/v1/threads/no-such").json(200)["messages"], json!([]));
-    assert_eq!(hers.post("/v1/inbox/acknowledge", &json!({ "ids": [message["id"]] })).json(200)["acknowledged"], 1);
-    assert_eq!(hers.get("/v1/threads/lunch-1").json(200)["messages"][0]["state"], "acknowledged");
+    assert_eq!(bob_api.get("/v1/threads/lunch-1").json(200)["messages"][0]["direction"], "sent");
+    assert_eq!(bob_api.get("/v1/threads/no-such").json(200)["messages"], json!([]));
+    assert_eq!(
+        alice_api.post("/v1/inbox/acknowledge", &json!({ "ids": [message["id"]] })).json(200)["acknowledged"],
+        1
+    );
+    assert_eq!(alice_api.get("/v1/threads/lunch-1").json(200)["messages"][0]["state"], "acknowledged");
     no_panic(&[&alice, &bob]);
 }
 
 #[test]
-fn pages_and_what_is_acknowledged() {
-    let Some((alice, hers, bob)) = two() else { return };
+fn the_inbox_is_read_in_pages_without_acknowledged_messages() {
+    let Some((alice, alice_api, bob)) = two() else { return };
     say(&bob, &alice, &["0", "1", "2", "3", "4"]);
     let texts = |page: &Value| page["messages"].as_array().unwrap().iter().map(text).collect::<Vec<_>>();
 
     let mut read = Vec::new();
     let mut cursor = 0;
     loop {
-        let page = hers.get(&format!("/v1/inbox?after={cursor}&limit=2")).json(200);
+        let page = alice_api.get(&format!("/v1/inbox?after={cursor}&limit=2")).json(200);
         read.push(texts(&page).concat());
         if page["messages"] == json!([]) {
             assert_eq!(page["cursor"], cursor, "it stays where it is");
@@ -106,29 +109,29 @@ fn pages_and_what_is_acknowledged() {
     }
     assert_eq!(read, ["01", "23", "4", ""]);
 
-    let whole = hers.get("/v1/inbox").json(200);
+    let whole = alice_api.get("/v1/inbox").json(200);
     let (id, thread) = (&whole["messages"][1]["id"], whole["messages"][1]["thread"].as_str().unwrap());
-    assert_eq!(texts(&hers.get(&format!("/v1/inbox?thread={thread}")).json(200)), ["1"]);
-    assert_eq!(texts(&hers.get(&format!("/v1/inbox?sender={}", bob.did)).json(200)).len(), 5);
-    assert_eq!(hers.get(&format!("/v1/inbox?type={BASIC}&sender=nobody")).json(200)["messages"], json!([]));
+    assert_eq!(texts(&alice_api.get(&format!("/v1/inbox?thread={thread}")).json(200)), ["1"]);
+    assert_eq!(texts(&alice_api.get(&format!("/v1/inbox?sender={}", bob.did)).json(200)).len(), 5);
+    assert_eq!(alice_api.get(&format!("/v1/inbox?type={BASIC}&sender=nobody")).json(200)["messages"], json!([]));
 
     // What is not known or was acknowledged is passed over.
     for acknowledged in [1, 0] {
-        let answer = hers.post("/v1/inbox/acknowledge", &json!({ "ids": [id, "no-such"] })).json(200);
+        let answer = alice_api.post("/v1/inbox/acknowledge", &json!({ "ids": [id, "no-such"] })).json(200);
         assert_eq!(answer["acknowledged"], acknowledged);
     }
-    assert_eq!(texts(&hers.get("/v1/inbox").json(200)), ["0", "2", "3", "4"]);
-    let all = hers.get("/v1/inbox?acknowledged=true").json(200);
+    assert_eq!(texts(&alice_api.get("/v1/inbox").json(200)), ["0", "2", "3", "4"]);
+    let all = alice_api.get("/v1/inbox?acknowledged=true").json(200);
     assert_eq!(all["messages"].as_array().unwrap().len(), 5);
     assert_eq!((&all["messages"][1]["id"], &all["messages"][1]["message"]), (id, &Value::Null));
     assert_eq!(all["messages"][1]["provenance"], Value::Null);
 }
 
 #[test]
-fn events_go_on_where_they_were_left() {
-    let Some((mut alice, hers, bob)) = two() else { return };
+fn events_resume_after_the_last_event_id() {
+    let Some((mut alice, alice_api, bob)) = two() else { return };
     say(&bob, &alice, &["0", "1"]);
-    let mut events = hers.events("/v1/events", "");
+    let mut events = alice_api.events("/v1/events", "");
     let first = events.next().unwrap();
     assert_eq!((first.kind.as_str(), text(&first.data).as_str()), ("message", "0"));
     assert_eq!(
@@ -141,25 +144,25 @@ fn events_go_on_where_they_were_left() {
     assert_eq!(events.texts(1), ["2"]);
 
     let last = format!("last-event-id: {}\r\n", first.id);
-    assert_eq!(hers.events("/v1/events", &last).texts(2), ["1", "2"]);
-    assert_eq!(hers.events(&format!("/v1/events?after={}", first.id), "").texts(2), ["1", "2"]);
-    assert_eq!(hers.events("/v1/events?after=0", &last).texts(1), ["1"], "the header comes first");
+    assert_eq!(alice_api.events("/v1/events", &last).texts(2), ["1", "2"]);
+    assert_eq!(alice_api.events(&format!("/v1/events?after={}", first.id), "").texts(2), ["1", "2"]);
+    assert_eq!(alice_api.events("/v1/events?after=0", &last).texts(1), ["1"], "the header comes first");
 
     // An agent that is told to end does not wait for who listens.
     alice.stop();
     assert!(events.next().is_none());
     alice.start();
     say(&bob, &alice, &["3"]);
-    assert_eq!(hers.events("/v1/events", &last).texts(3), ["1", "2", "3"]);
+    assert_eq!(alice_api.events("/v1/events", &last).texts(3), ["1", "2", "3"]);
     let id = &first.data["id"];
-    assert_eq!(hers.post("/v1/inbox/acknowledge", &json!({ "ids": [id] })).json(200)["acknowledged"], 1);
-    assert_eq!(hers.events("/v1/events", "").texts(3), ["1", "2", "3"]);
+    assert_eq!(alice_api.post("/v1/inbox/acknowledge", &json!({ "ids": [id] })).json(200)["acknowledged"], 1);
+    assert_eq!(alice_api.events("/v1/events", "").texts(3), ["1", "2", "3"]);
 }
 
 #[test]
-fn what_is_wrong_is_said() {
+fn invalid_requests_get_their_status_and_code() {
     let Some(alice) = Daemon::running("") else { return };
-    let hers = Application::of(&alice);
+    let alice_api = ApiClient::new(&alice);
     let did = &alice.did;
     let message = |more: Value| {
         let mut message = json!({ "to": did, "from": did, "type": BASIC });
@@ -193,7 +196,7 @@ fn what_is_wrong_is_said() {
         ("/v1/invitations/accept", json!({ "from": did, "invitation": "{}", "x": 0 }), 422, "bad-request"),
     ];
     for (path, body, status, code) in posts {
-        let answer = hers.post(path, &body);
+        let answer = alice_api.post(path, &body);
         assert_eq!(answer.error(status), code, "{path} {body}: {}", answer.body);
     }
     let json = "content-type: application/json\r\n";
@@ -224,41 +227,39 @@ fn what_is_wrong_is_said() {
         ("DELETE", "/v1/dids", "", "", 405, "bad-request"),
     ];
     for (method, path, headers, body, status, code) in others {
-        let answer = hers.ask(method, path, headers, body);
+        let answer = alice_api.request(method, path, headers, body);
         assert_eq!(answer.error(status), code, "{method} {path}: {}", answer.body);
         assert_eq!(answer.header("allow").is_some(), status == 405, "{method} {path}");
     }
     let large = format!("{{\"to\": \"{}\"}}", "x".repeat(2_100_000));
-    assert_eq!(hers.ask("POST", "/v1/messages", json, &large).error(413), "bad-request");
+    assert_eq!(alice_api.request("POST", "/v1/messages", json, &large).error(413), "bad-request");
     // The lowest and the highest are numbers as others.
     for after in [i64::MIN, -1, i64::MAX] {
-        assert_eq!(hers.get(&format!("/v1/inbox?after={after}")).json(200)["messages"], json!([]));
+        assert_eq!(alice_api.get(&format!("/v1/inbox?after={after}")).json(200)["messages"], json!([]));
     }
     no_panic(&[&alice]);
 }
 
 /// Until a token opens the store, nothing that lies in it is shown or written, and that is said.
 #[test]
-fn while_the_token_is_away() {
+fn without_a_token_the_store_is_unavailable() {
     let Some(mut alice) = Daemon::new("") else { return };
-    let (tokens, away) = (alice.home.path().join("tokens"), alice.home.path().join("away"));
-    std::fs::rename(&tokens, &away).unwrap();
-    std::fs::create_dir(&tokens).unwrap();
+    alice.disconnect_token();
     alice.start_without_token();
-    let hers = Application::of(&alice);
-    assert_eq!(hers.get("/v1/status").json(200)["token_ready"], false);
-    assert_eq!(hers.get("/v1/dids").json(200)[0]["missing"].as_array().unwrap().len(), 2);
+    let alice_api = ApiClient::new(&alice);
+    assert_eq!(alice_api.get("/v1/status").json(200)["token_ready"], false);
+    assert_eq!(alice_api.get("/v1/dids").json(200)[0]["missing"].as_array().unwrap().len(), 2);
     let new = json!({ "to": alice.did, "from": alice.did, "type": BASIC, "body": { "content": "x" } });
-    let answer = hers.post("/v1/messages", &new);
+    let answer = alice_api.post("/v1/messages", &new);
     assert_eq!(answer.error(503), "store-unavailable");
     assert_eq!(answer.header("retry-after").as_deref(), Some("5"));
-    assert_eq!(hers.post("/v1/invitations", &json!({ "from": alice.did })).error(503), "store-unavailable");
+    assert_eq!(alice_api.post("/v1/invitations", &json!({ "from": alice.did })).error(503), "store-unavailable");
 }
 
 /// What an application can do is this and no more. Nothing signs, derives, wraps or decrypts what its caller brings: a path
 /// that is added here is looked at with that in mind (threats.md, "the admin API as an oracle").
 #[test]
-fn the_description_is_that_of_what_is_there() {
+fn the_openapi_description_lists_exactly_the_served_paths() {
     let printed = crate::home::Home::new().run("serve --openapi").done().to_owned();
     let kept = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/openapi.json");
     let kept = std::fs::read_to_string(kept).unwrap();
@@ -308,13 +309,13 @@ fn the_description_is_that_of_what_is_there() {
     assert_eq!(names.len(), all.len());
 
     let Some(alice) = Daemon::running("") else { return };
-    let served = Application::of(&alice).get("/openapi.json").json(200);
+    let served = ApiClient::new(&alice).get("/openapi.json").json(200);
     assert_eq!(served, description);
 }
 
 /// docs/api.md and docs/troubleshooting.md have every error code of the API, and no other.
 #[test]
-fn every_code_is_documented() {
+fn every_error_code_is_documented() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut made = BTreeSet::new();
     for file in std::fs::read_dir(root.join("src/agent/api")).unwrap() {

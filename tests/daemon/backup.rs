@@ -27,21 +27,21 @@ fn moved(old: &Daemon) -> Daemon {
     for name in ["claviger.toml", "user.pin"] {
         fs::copy(old.home.path().join(name), home.path().join(name)).unwrap();
     }
-    Daemon::of(home, &old.did, old.port, old.ops)
+    Daemon::from_home(home, &old.did, old.port, old.ops_port)
 }
 
 #[test]
-fn what_was_there_at_the_backup_is_there_after_the_restore_elsewhere() {
+fn a_backup_restores_the_agent_in_another_place() {
     let (Some(mut alice), Some(bob)) = (Daemon::running(""), Daemon::running("")) else { return };
     bob.json(&["send", "--to", &alice.did, "before", "--within", "30"]);
-    alice.until("it came", |alice| alice.texts() == ["before"]);
+    alice.wait_until("it came", |alice| alice.unread_texts() == ["before"]);
     let folder = alice.home.path().join("copy");
     let made = alice.json(&["backup", folder.to_str().unwrap()]);
     let paths: Vec<&str> = made["files"].as_array().unwrap().iter().map(|it| it["path"].as_str().unwrap()).collect();
     assert!(paths.contains(&"agent.db") && paths.iter().any(|path| path.starts_with("documents/peer-")), "{paths:?}");
     // It works on, and the backup stays what it was.
     bob.json(&["send", "--to", &alice.did, "after", "--within", "30"]);
-    alice.until("it came", |alice| alice.texts() == ["before", "after"]);
+    alice.wait_until("it came", |alice| alice.unread_texts() == ["before", "after"]);
     // No second one to the same place.
     assert_eq!(alice.run(&["backup", folder.to_str().unwrap()]).error(1), "io");
     // What is sealed is sealed in the copy as well, and no PIN is in it.
@@ -58,27 +58,27 @@ fn what_was_there_at_the_backup_is_there_after_the_restore_elsewhere() {
     let restored = again.json(&["restore", folder.to_str().unwrap()]);
     assert_eq!(restored["kept"].as_array().unwrap().len(), 0);
     again.start();
-    assert_eq!(again.texts(), ["before"]);
+    assert_eq!(again.unread_texts(), ["before"]);
     // It is the same agent for others.
     bob.json(&["send", "--to", &again.did, "to the new one", "--within", "30"]);
-    again.until("it came", |again| again.texts() == ["before", "to the new one"]);
+    again.wait_until("it came", |again| again.unread_texts() == ["before", "to the new one"]);
 }
 
 #[test]
-fn a_restore_waits_until_no_agent_runs_and_keeps_what_it_replaces() {
+fn restore_refuses_a_running_agent_and_keeps_replaced_files() {
     let Some(mut alice) = Daemon::running("") else { return };
     alice.json(&["send", "--to", &alice.did, "one", "--within", "30"]);
-    alice.until("it came", |alice| alice.texts() == ["one"]);
+    alice.wait_until("it came", |alice| alice.unread_texts() == ["one"]);
     let folder = alice.home.path().join("copy");
     let folder = folder.to_str().unwrap();
     alice.home.run(&format!("backup {folder}")).done();
     alice.json(&["send", "--to", &alice.did, "two", "--within", "30"]);
-    alice.until("it came", |alice| alice.texts() == ["one", "two"]);
+    alice.wait_until("it came", |alice| alice.unread_texts() == ["one", "two"]);
     let documents = alice.home.path().join("state/documents");
     let before = fs::read_dir(&documents).unwrap().count();
 
     assert_eq!(alice.run(&["restore", folder]).error(1), "agent-there");
-    assert_eq!(alice.texts(), ["one", "two"]);
+    assert_eq!(alice.unread_texts(), ["one", "two"]);
     assert_eq!(fs::read_dir(&documents).unwrap().count(), before);
     assert!(!alice.home.path().join("state/documents.before-1").exists());
 
@@ -92,11 +92,11 @@ fn a_restore_waits_until_no_agent_runs_and_keeps_what_it_replaces() {
     );
     assert!(kept.iter().all(|path| alice.home.path().join(path).exists()), "{kept:?}");
     alice.start();
-    assert_eq!(alice.texts(), ["one"]);
+    assert_eq!(alice.unread_texts(), ["one"]);
 }
 
 #[test]
-fn what_was_changed_is_not_restored() {
+fn a_modified_backup_is_not_restored() {
     let Some(mut alice) = Daemon::running("") else { return };
     let folder = alice.home.path().join("copy");
     alice.json(&["backup", folder.to_str().unwrap()]);
@@ -119,7 +119,7 @@ fn what_was_changed_is_not_restored() {
 }
 
 #[test]
-fn without_a_store_there_is_nothing_to_copy() {
+fn backup_fails_without_a_store() {
     let Some(module) = softhsm() else { return };
     let home = Home::new();
     home.configure(&module, "");

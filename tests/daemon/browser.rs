@@ -46,7 +46,7 @@ fn scanned(folder: &Path) -> String {
 }
 
 #[test]
-fn an_invitation_is_a_page_with_a_picture() {
+fn an_invitation_url_shows_a_page_with_a_qr_code() {
     if !programs() {
         return;
     }

@@ -12,11 +12,11 @@ use std::{
 use serde_json::json;
 
 use crate::{
-    application::{Application, SAY},
-    daemon::{Daemon, PATIENCE, free_port},
-    endpoint::{Endpoint, taken},
+    api_client::{ApiClient, SAY},
+    daemon::{Daemon, TIMEOUT, free_port},
+    endpoint::{Endpoint, accepted},
     home::Home,
-    load::Load,
+    load::LoadGenerator,
     peer::{Peer, seconds},
 };
 
@@ -53,82 +53,79 @@ impl Clock {
 }
 
 #[test]
-fn the_clock_is_set_while_it_runs() {
+fn clock_changes_delay_and_lose_no_message() {
     let Some(mut daemon) = Daemon::new("") else { return };
     let clock = Clock::new(&daemon.home);
     let command = clock.command(&daemon.home);
     // What is noted now is noted for a time to come, once the clock is right.
     clock.set(DAY);
     daemon.start_with(command);
-    daemon.until("its token is ready", |daemon| daemon.ask("/ready/token").starts_with("HTTP/1.1 200"));
+    daemon.wait_until_token_ready();
     let (port, peer) = (free_port(), Peer::new("peer"));
-    let away = Peer::at("away", &format!("http://127.0.0.1:{port}"));
-    let id = daemon.say(away.did(), "when you are back").unwrap();
-    daemon.until("it was tried", |daemon| daemon.sending(&id)["tries"] != 0);
-    assert_eq!(daemon.status(peer.says(&daemon.did, "tomorrow")), 202);
-    daemon.until("it came", |daemon| daemon.texts() == ["tomorrow"]);
+    let away = Peer::with_endpoint("away", &format!("http://127.0.0.1:{port}"));
+    let id = daemon.send_text(away.did(), "when you are back").unwrap();
+    daemon.wait_until("it was tried", |daemon| daemon.outbox_message(&id)["tries"] != 0);
+    assert_eq!(daemon.post_status(peer.pack_text(&daemon.did, "tomorrow")), 202);
+    daemon.wait_until("it came", |daemon| daemon.unread_texts() == ["tomorrow"]);
     let received = daemon.unread()[0]["received"].clone();
-    let (tokens, kept) = (daemon.home.path().join("tokens"), daemon.home.path().join("away"));
-    fs::rename(&tokens, &kept).unwrap();
-    fs::create_dir(&tokens).unwrap();
+    daemon.disconnect_token();
     // SoftHSM goes on with what it has open: a token that is pulled is another process's.
     assert!(daemon.kill_keeper());
-    daemon.until("the token is missed", |daemon| !daemon.ask("/ready/token").starts_with("HTTP/1.1 200"));
+    daemon.wait_until("the token is missed", |daemon| !daemon.is_token_ready());
     for number in 0..10 {
-        assert_eq!(daemon.status(peer.says(&daemon.did, &number.to_string())), 202);
+        assert_eq!(daemon.post_status(peer.pack_text(&daemon.did, &number.to_string())), 202);
     }
 
     // Back by a day: nothing waits for tomorrow.
     clock.set(0);
-    fs::remove_dir(&tokens).unwrap();
-    fs::rename(&kept, &tokens).unwrap();
-    let back = Endpoint::on(TcpListener::bind(("127.0.0.1", port)).unwrap(), |_| taken());
-    daemon.until("all were opened", |daemon| daemon.texts().len() == 11);
-    daemon.until("it was sent", |daemon| daemon.sending(&id)["state"] == "sent");
-    assert_eq!(back.packed().len(), 1);
-    assert_eq!(daemon.status(peer.says(&daemon.did, "today")), 202);
-    daemon.until("it came", |daemon| daemon.texts().contains(&"today".to_owned()));
+    daemon.reconnect_token();
+    let back = Endpoint::on(TcpListener::bind(("127.0.0.1", port)).unwrap(), |_| accepted());
+    daemon.wait_until("all were opened", |daemon| daemon.unread_texts().len() == 11);
+    daemon.wait_until("it was sent", |daemon| daemon.outbox_message(&id)["state"] == "sent");
+    assert_eq!(back.messages().len(), 1);
+    assert_eq!(daemon.post_status(peer.pack_text(&daemon.did, "today")), 202);
+    daemon.wait_until("it came", |daemon| daemon.unread_texts().contains(&"today".to_owned()));
     let today = daemon.delivery("today")["received"].clone();
     assert!(today.as_str() < received.as_str() || today.as_i64() < received.as_i64(), "the clock was not set: {today}");
 
     // And to and fro under load.
-    let load = Load::on(&daemon, 1);
+    let load = LoadGenerator::start(&daemon, 1);
     for days in [2, -2, 20, 0] {
         let before = load.accepted();
         clock.set(days * DAY);
-        daemon.until("messages come", |_| load.accepted() > before + 10);
+        daemon.wait_until("messages come", |_| load.accepted() > before + 10);
     }
     let sent = load.stop();
-    daemon.until_within(PATIENCE, "all came", |daemon| {
-        let texts = daemon.texts();
+    daemon.wait_until_within(TIMEOUT, "all came", |daemon| {
+        let texts = daemon.unread_texts();
         sent.accepted.iter().all(|content| texts.contains(content))
     });
 }
 
 /// A peer is away for an hour: what is for it waits and is sent once it is back; what was to be there sooner expires.
 #[test]
-fn a_peer_is_away_for_an_hour() {
+fn messages_wait_an_hour_for_a_peer_or_expire() {
     let Some(mut daemon) = Daemon::new("") else { return };
     let clock = Clock::new(&daemon.home);
     daemon.start_with(clock.command(&daemon.home));
-    daemon.until("its token is ready", |daemon| daemon.ask("/ready/token").starts_with("HTTP/1.1 200"));
-    let (port, live) = (free_port(), Endpoint::taking());
-    let away = Peer::at("away", &format!("http://127.0.0.1:{port}"));
-    let here = Peer::at("here", &live.uri());
-    let ids: Vec<String> = (0..5).map(|number| daemon.say(away.did(), &number.to_string()).unwrap()).collect();
+    daemon.wait_until_token_ready();
+    let (port, live) = (free_port(), Endpoint::accepting());
+    let away = Peer::with_endpoint("away", &format!("http://127.0.0.1:{port}"));
+    let here = Peer::with_endpoint("here", &live.uri());
+    let ids: Vec<String> = (0..5).map(|number| daemon.send_text(away.did(), &number.to_string()).unwrap()).collect();
     let body = json!({"content": "within half an hour"});
     let headers = json!({"expires_time": seconds() + 1800});
     let soon = json!({"to": away.did(), "from": daemon.did, "type": SAY, "body": body, "headers": headers});
-    let soon = Application::of(&daemon).post("/v1/messages", &soon).json(202)["id"].as_str().unwrap().to_owned();
-    daemon.until("they were tried", |daemon| daemon.sending(&ids[4])["tries"] != 0);
+    let soon = ApiClient::new(&daemon).post("/v1/messages", &soon).json(202)["id"].as_str().unwrap().to_owned();
+    daemon.wait_until("they were tried", |daemon| daemon.outbox_message(&ids[4])["tries"] != 0);
     for minutes in [20, 40, 60] {
         clock.set(minutes * HOUR / 60);
-        let other = daemon.say(here.did(), &format!("{minutes} minutes")).unwrap();
-        daemon.until("others are not concerned", |daemon| daemon.sending(&other)["state"] == "sent");
+        let other = daemon.send_text(here.did(), &format!("{minutes} minutes")).unwrap();
+        daemon.wait_until("others are not concerned", |daemon| daemon.outbox_message(&other)["state"] == "sent");
     }
-    assert!(ids.iter().all(|id| daemon.sending(id)["state"] == "waiting"));
-    daemon.until("its time is over", |daemon| daemon.sending(&soon)["state"] == "expired");
-    let back = Endpoint::on(TcpListener::bind(("127.0.0.1", port)).unwrap(), |_| taken());
-    daemon.until("all were sent", |daemon| ids.iter().all(|id| daemon.sending(id)["state"] == "sent"));
-    assert_eq!(back.packed().len(), 5);
+    assert!(ids.iter().all(|id| daemon.outbox_message(id)["state"] == "waiting"));
+    daemon.wait_until("its time is over", |daemon| daemon.outbox_message(&soon)["state"] == "expired");
+    let back = Endpoint::on(TcpListener::bind(("127.0.0.1", port)).unwrap(), |_| accepted());
+    daemon.wait_until("all were sent", |daemon| ids.iter().all(|id| daemon.outbox_message(id)["state"] == "sent"));
+    assert_eq!(back.messages().len(), 5);
 }

@@ -3,7 +3,7 @@
 use crate::daemon::Daemon;
 
 #[test]
-fn they_meet_by_an_invitation_and_talk() {
+fn two_agents_connect_by_invitation_and_exchange_messages() {
     let (Some(alice), Some(bob)) = (Daemon::running(""), Daemon::running("")) else { return };
     let invitation = alice.json(&["invite", "--goal", "lunch", "--goal-code", "org.example.lunch"]);
     let url = invitation["url"].as_str().unwrap();
@@ -12,7 +12,7 @@ fn they_meet_by_an_invitation_and_talk() {
 
     let accepted = bob.json(&["accept", url, "--label", "Alice"]);
     assert_eq!((&accepted["theirs"], &accepted["goal"]), (&alice.did.clone().into(), &"lunch".into()));
-    alice.until("Bob is known", |alice| {
+    alice.wait_until("Bob is known", |alice| {
         let known = alice.json(&["connections"]);
         known["connections"][0]["theirs"] == bob.did && known["connections"][0]["invitation"] == invitation["id"]
     });
@@ -21,7 +21,7 @@ fn they_meet_by_an_invitation_and_talk() {
     let pong = bob.json(&["ping", &alice.did]);
     assert_eq!(pong["did"], alice.did);
     bob.json(&["send", "--to", &alice.did, "lunch at noon?", "--within", "30"]);
-    alice.until("it came", |alice| alice.texts() == ["lunch at noon?"]);
+    alice.wait_until("it came", |alice| alice.unread_texts() == ["lunch at noon?"]);
     let page = alice.json(&["inbox"]);
     let message = &page["messages"][0];
     assert_eq!((&message["sender"], &message["recipient"]), (&bob.did.clone().into(), &alice.did.clone().into()));
@@ -35,42 +35,37 @@ fn they_meet_by_an_invitation_and_talk() {
 
 /// What one of them has is there after it was ended and started again, in the middle of what it did.
 #[test]
-fn what_was_begun_goes_on_after_a_restart() {
+fn queued_messages_are_sent_after_a_restart() {
     let (Some(mut alice), Some(mut bob)) = (Daemon::running(""), Daemon::running("")) else { return };
     alice.kill();
     for number in 0..5 {
         bob.json(&["send", "--to", &alice.did, &number.to_string()]);
     }
-    bob.until("it was tried", |bob| bob.log().contains("not sent yet"));
+    bob.wait_until("it was tried", |bob| bob.log().contains("not sent yet"));
     bob.stop();
     alice.start();
     bob.start();
-    alice.until("all came", |alice| {
-        let mut texts = alice.texts();
+    alice.wait_until("all came", |alice| {
+        let mut texts = alice.unread_texts();
         texts.sort();
         texts == ["0", "1", "2", "3", "4"]
     });
     alice.kill();
     alice.start();
-    assert_eq!(alice.texts().len(), 5);
+    assert_eq!(alice.unread_texts().len(), 5);
 }
 
 /// Without its token a daemon takes messages over, and opens them when the token is back.
 #[test]
-fn with_the_token_away_ciphertext_waits() {
+fn messages_wait_encrypted_without_a_token() {
     let (Some(mut alice), Some(bob)) = (Daemon::new(""), Daemon::running("")) else { return };
-    let (tokens, away) = (alice.home.path().join("tokens"), alice.home.path().join("away"));
-    std::fs::rename(&tokens, &away).unwrap();
-    std::fs::create_dir(&tokens).unwrap();
+    alice.disconnect_token();
     alice.start_without_token();
-    assert!(alice.ask("/ready/token").starts_with("HTTP/1.1 503"));
+    assert!(alice.get_ops("/ready/token").starts_with("HTTP/1.1 503"));
     for number in 0..3 {
         bob.json(&["send", "--to", &alice.did, &number.to_string(), "--within", "30"]);
     }
-    assert_eq!(alice.figure("claviger_waiting{queue=\"inbox\"}"), 3.0);
-    std::fs::remove_dir(&tokens).unwrap();
-    std::fs::rename(&away, &tokens).unwrap();
-    alice.until("all were opened", |alice| {
-        alice.ask("/ready/token").starts_with("HTTP/1.1 200") && alice.texts().len() == 3
-    });
+    assert_eq!(alice.metric("claviger_waiting{queue=\"inbox\"}"), 3.0);
+    alice.reconnect_token();
+    alice.wait_until("all were opened", |alice| alice.is_token_ready() && alice.unread_texts().len() == 3);
 }

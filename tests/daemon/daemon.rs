@@ -4,6 +4,7 @@ use std::{
     fs::{self, File},
     io::{Read, Write},
     net::TcpStream,
+    os::unix::fs::PermissionsExt,
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     thread,
@@ -15,78 +16,78 @@ use serde_json::Value;
 
 use crate::home::{Home, Ran, softhsm};
 
-/// Patience with what should come at once, on a machine that does other things too.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a test waits for what usually takes milliseconds: the machine may be busy.
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// An agent: its home, its DID, and the process while it runs.
+/// An agent: its home, its DID, and the process of `claviger serve` while it runs.
 pub struct Daemon {
     pub home: Home,
     pub did: String,
     pub port: u16,
-    pub ops: u16,
+    pub ops_port: u16,
     child: Option<Child>,
 }
 
-#[allow(dead_code, reason = "each suite uses a part of it")]
 impl Daemon {
-    /// With a new token and a DID that leads to its port; not running yet. None if there is no SoftHSM.
+    /// Creates a home with a new SoftHSM token, and a did:peer:2 whose endpoint is the daemon's port. Does not start the
+    /// daemon. `more` is appended to the configuration, within `[ops]`. Returns none if SoftHSM is not installed.
     pub fn new(more: &str) -> Option<Self> {
-        // Before `[ops]`: `more` may begin with members of that.
-        Self::configured("[net]\nallow_private = [\"127.0.0.0/8\"]", more)
+        Self::with_config("[net]\nallow_private = [\"127.0.0.0/8\"]", more)
     }
 
-    /// The same with more members in `[http]`, and with a `[net]` of the test's own.
-    pub fn configured(http: &str, more: &str) -> Option<Self> {
+    /// Like `new`, with other text behind the members of `[http]`: more members, or the section `[net]`.
+    pub fn with_config(http: &str, more: &str) -> Option<Self> {
         let home = Home::with_token()?;
-        let (port, ops) = (free_port(), free_port());
+        let (port, ops_port) = (free_port(), free_port());
         home.configure(
             &softhsm()?,
             &format!(
                 "[http]\nlisten = \"127.0.0.1:{port}\"\npublic_url = \"http://127.0.0.1:{port}\"\n{http}\n\
-                 [ops]\nlisten = \"127.0.0.1:{ops}\"\n{more}"
+                 [ops]\nlisten = \"127.0.0.1:{ops_port}\"\n{more}"
             ),
         );
         let did = home.did(&format!("--method peer:2 --service http://127.0.0.1:{port}"));
-        Some(Self { home, did, port, ops, child: None })
+        Some(Self { home, did, port, ops_port, child: None })
     }
 
-    /// One that was made in a home already; not running yet.
-    pub fn of(home: Home, did: &str, port: u16, ops: u16) -> Self {
-        Self { home, did: did.to_owned(), port, ops, child: None }
+    /// Uses a home that has its configuration and DID already. Does not start the daemon.
+    pub fn from_home(home: Home, did: &str, port: u16, ops_port: u16) -> Self {
+        Self { home, did: did.to_owned(), port, ops_port, child: None }
     }
 
-    /// One that runs, and whose token is ready.
+    /// Like `new`, and starts the daemon.
     pub fn running(more: &str) -> Option<Self> {
         let mut daemon = Self::new(more)?;
         daemon.start();
         Some(daemon)
     }
 
-    /// Starts it, and waits until its token is ready.
+    /// Starts the daemon, and waits until its token is ready.
     pub fn start(&mut self) {
         self.start_without_token();
-        self.until("its token is ready", |daemon| daemon.ask("/ready/token").starts_with("HTTP/1.1 200"));
+        self.wait_until_token_ready();
     }
 
-    /// Starts it, and waits until it takes messages.
+    /// Starts the daemon, and waits until it accepts messages.
     pub fn start_without_token(&mut self) {
         self.start_with(self.home.command(env!("CARGO_BIN_EXE_claviger")));
     }
 
-    /// The same by another program, which ends by being it.
+    /// Runs `command serve -v`, and waits until the daemon accepts messages. A command other than the daemon must replace
+    /// itself by it (exec).
     pub fn start_with(&mut self, mut command: Command) {
         let log = File::options().create(true).append(true).open(self.log_file()).unwrap();
         command.args(["serve", "-v"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.child = Some(command.spawn().unwrap());
-        self.until("it is ready", |daemon| daemon.ask("/ready").starts_with("HTTP/1.1 200"));
+        self.wait_until("the daemon is ready", Self::is_ready);
     }
 
-    /// Sends it a signal.
-    pub fn signal(&self, what: rustix::process::Signal) {
-        signal(self.child.as_ref().expect("it runs"), what);
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(self.child.as_ref().expect("the daemon runs"));
+        rustix::process::kill_process(pid, signal).unwrap();
     }
 
-    /// Ends it as systemd does, and waits until it has ended.
+    /// Ends the daemon with SIGTERM, as systemd does, and waits until the process has ended.
     pub fn stop(&mut self) {
         if self.child.is_some() {
             self.signal(rustix::process::Signal::TERM);
@@ -94,24 +95,24 @@ impl Daemon {
         }
     }
 
-    /// Waits until it has ended.
+    /// Waits until the process has ended.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
-        let child = self.child.as_mut().expect("it runs");
-        let until = Instant::now() + PATIENCE;
+        let child = self.child.as_mut().expect("the daemon runs");
+        let until = Instant::now() + TIMEOUT;
         loop {
             if let Some(status) = child.try_wait().unwrap() {
                 self.child = None;
                 return status;
             }
             if Instant::now() >= until {
-                panic!("it does not end\n{}", self.log());
+                panic!("the daemon does not end\n{}", self.log());
             }
             thread::sleep(Duration::from_millis(10));
         }
     }
 
-    /// Ends it as a power cut does.
+    /// Ends the daemon with SIGKILL.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
@@ -119,61 +120,93 @@ impl Daemon {
         }
     }
 
-    /// Its process's number.
     pub fn pid(&self) -> u32 {
-        self.child.as_ref().expect("it runs").id()
+        self.child.as_ref().expect("the daemon runs").id()
     }
 
-    /// Runs `claviger --json` with these words, and reads what it prints.
+    /// Removes the files of the token, as if its HSM was disconnected. SoftHSM keeps working with files that it has open.
+    pub fn disconnect_token(&self) {
+        fs::rename(self.home.path().join("tokens"), self.home.path().join("away")).unwrap();
+        fs::create_dir(self.home.path().join("tokens")).unwrap();
+    }
+
+    /// Undoes `disconnect_token`.
+    pub fn reconnect_token(&self) {
+        fs::remove_dir(self.home.path().join("tokens")).unwrap();
+        fs::rename(self.home.path().join("away"), self.home.path().join("tokens")).unwrap();
+    }
+
+    /// Runs `claviger --json` with these arguments, and returns what it prints.
     #[track_caller]
-    pub fn json(&self, words: &[&str]) -> Value {
-        self.run(words).json()
+    pub fn json(&self, args: &[&str]) -> Value {
+        self.run(args).json()
     }
 
-    pub fn run(&self, words: &[&str]) -> Ran {
-        self.home.feed_words(&[&["--json"], words].concat(), "")
+    pub fn run(&self, args: &[&str]) -> Ran {
+        self.home.feed_words(&[&["--json"], args].concat(), "")
     }
 
-    /// What a GET on the ops port brings, with its status.
-    pub fn ask(&self, path: &str) -> String {
-        http(self.ops, &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"), b"")
+    /// The response to a GET on the port of `[ops]`, with its head. Empty if nobody listens.
+    pub fn get_ops(&self, path: &str) -> String {
+        http(self.ops_port, &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"), b"")
     }
 
-    /// What a POST of a message brings, with its status.
+    pub fn is_live(&self) -> bool {
+        self.get_ops("/live").starts_with("HTTP/1.1 200")
+    }
+
+    /// Whether the daemon accepts messages.
+    pub fn is_ready(&self) -> bool {
+        self.get_ops("/ready").starts_with("HTTP/1.1 200")
+    }
+
+    pub fn is_token_ready(&self) -> bool {
+        self.get_ops("/ready/token").starts_with("HTTP/1.1 200")
+    }
+
+    #[track_caller]
+    pub fn wait_until_token_ready(&self) {
+        self.wait_until("the token is ready", Self::is_token_ready);
+    }
+
+    /// Posts a packed message. Returns the response with its head.
     pub fn post(&self, packed: &[u8]) -> String {
         self.post_as("application/didcomm-encrypted+json", packed)
     }
 
-    pub fn post_as(&self, kind: &str, body: &[u8]) -> String {
+    pub fn post_as(&self, content_type: &str, body: &[u8]) -> String {
         let head = format!(
-            "POST / HTTP/1.1\r\nhost: localhost\r\ncontent-type: {kind}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+            "POST / HTTP/1.1\r\nhost: localhost\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\n\
+             connection: close\r\n\r\n",
             body.len()
         );
         http(self.port, &head, body)
     }
 
-    /// A figure of /metrics.
-    pub fn figure(&self, name: &str) -> f64 {
-        let text = self.ask("/metrics");
+    /// The value of a metric, named with its labels.
+    #[track_caller]
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = self.get_ops("/metrics");
         let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name}: {text}"));
         line.trim().parse().unwrap()
     }
 
-    /// Waits until something is so.
+    /// Waits until a condition holds. `what` names it in the message of the panic.
     #[track_caller]
-    pub fn until(&self, what: &str, is: impl FnMut(&Self) -> bool) {
-        self.until_within(PATIENCE, what, is);
+    pub fn wait_until(&self, what: &str, holds: impl FnMut(&Self) -> bool) {
+        self.wait_until_within(TIMEOUT, what, holds);
     }
 
     #[track_caller]
-    pub fn until_within(&self, patience: Duration, what: &str, mut is: impl FnMut(&Self) -> bool) {
-        let until = Instant::now() + patience;
-        while !is(self) {
-            assert!(Instant::now() < until, "not within {patience:?}: {what}\n{}", self.log());
+    pub fn wait_until_within(&self, timeout: Duration, what: &str, mut holds: impl FnMut(&Self) -> bool) {
+        let until = Instant::now() + timeout;
+        while !holds(self) {
+            assert!(Instant::now() < until, "not within {timeout:?}: {what}\n{}", self.log());
             thread::sleep(Duration::from_millis(20));
         }
     }
 
+    /// What the daemon wrote to stderr, in all its runs.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_file()).unwrap_or_default()
     }
@@ -189,17 +222,24 @@ impl Drop for Daemon {
     }
 }
 
-pub fn signal(child: &Child, signal: rustix::process::Signal) {
-    let pid = rustix::process::Pid::from_child(child);
-    rustix::process::kill_process(pid, signal).unwrap();
-}
-
-/// Sends a request and reads until the other closes; empty if nobody is there.
+/// Sends a request, and reads until the server closes the connection. Returns an empty text if nobody listens.
 pub fn http(port: u16, head: &str, body: &[u8]) -> String {
     let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return String::new() };
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut answer = Vec::new();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+    let mut response = Vec::new();
     let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
-    let _ = stream.read_to_end(&mut answer);
-    String::from_utf8_lossy(&answer).into_owned()
+    let _ = stream.read_to_end(&mut response);
+    String::from_utf8_lossy(&response).into_owned()
+}
+
+/// The status of a response; 0 if there was none.
+pub fn status_of(response: &str) -> u16 {
+    response.get(9..12).and_then(|status| status.parse().ok()).unwrap_or(0)
+}
+
+/// Writes a file in the home, with these permissions.
+pub fn write_with_mode(home: &Home, name: &str, text: &str, mode: u32) {
+    let path = home.path().join(name);
+    fs::write(&path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }

@@ -12,19 +12,19 @@ use std::{
 };
 
 /// What is answered: status, more headers, body.
-pub type Answer = (u16, String, String);
+pub type Response = (u16, String, String);
 
 /// One on a port of its own.
 pub struct Endpoint {
     pub port: u16,
     connections: Arc<AtomicUsize>,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    asked: Arc<Mutex<Vec<RecordedRequest>>>,
     ended: Arc<AtomicBool>,
 }
 
 /// A request, as far as tests look at it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Asked {
+pub struct RecordedRequest {
     pub method: String,
     pub path: String,
     pub host: String,
@@ -32,16 +32,16 @@ pub struct Asked {
 }
 
 impl Endpoint {
-    pub fn new(answer: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Self {
+    pub fn new(answer: impl Fn(&RecordedRequest) -> Response + Send + Sync + 'static) -> Self {
         Self::on(TcpListener::bind("127.0.0.1:0").unwrap(), answer)
     }
 
     /// One that takes messages over.
-    pub fn taking() -> Self {
-        Self::new(|_| taken())
+    pub fn accepting() -> Self {
+        Self::new(|_| accepted())
     }
 
-    pub fn on(listener: TcpListener, answer: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Self {
+    pub fn on(listener: TcpListener, answer: impl Fn(&RecordedRequest) -> Response + Send + Sync + 'static) -> Self {
         let port = listener.local_addr().unwrap().port();
         let endpoint =
             Self { port, connections: Arc::default(), asked: Arc::default(), ended: Arc::new(AtomicBool::new(false)) };
@@ -71,13 +71,13 @@ impl Endpoint {
         self.connections.load(Ordering::SeqCst)
     }
 
-    pub fn asked(&self) -> Vec<Asked> {
+    pub fn requests(&self) -> Vec<RecordedRequest> {
         self.asked.lock().unwrap().clone()
     }
 
     /// The messages that were POSTed.
-    pub fn packed(&self) -> Vec<String> {
-        self.asked().into_iter().filter(|asked| asked.method == "POST").map(|asked| asked.body).collect()
+    pub fn messages(&self) -> Vec<String> {
+        self.requests().into_iter().filter(|asked| asked.method == "POST").map(|asked| asked.body).collect()
     }
 }
 
@@ -87,12 +87,16 @@ impl Drop for Endpoint {
     }
 }
 
-pub fn taken() -> Answer {
+pub fn accepted() -> Response {
     (202, String::new(), String::new())
 }
 
 /// One request a connection.
-fn serve(stream: TcpStream, answer: &dyn Fn(&Asked) -> Answer, asked: &Mutex<Vec<Asked>>) -> Option<()> {
+fn serve(
+    stream: TcpStream,
+    answer: &dyn Fn(&RecordedRequest) -> Response,
+    asked: &Mutex<Vec<RecordedRequest>>,
+) -> Option<()> {
     stream.set_nonblocking(false).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
     let mut reader = BufReader::new(stream);
@@ -117,7 +121,7 @@ fn serve(stream: TcpStream, answer: &dyn Fn(&Asked) -> Answer, asked: &Mutex<Vec
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
-    let request = Asked { method, path, host, body: String::from_utf8_lossy(&body).into_owned() };
+    let request = RecordedRequest { method, path, host, body: String::from_utf8_lossy(&body).into_owned() };
     let (status, more, body) = answer(&request);
     asked.lock().unwrap().push(request);
     let head = format!("HTTP/1.1 {status} so\r\n{more}content-length: {}\r\nconnection: close\r\n\r\n", body.len());

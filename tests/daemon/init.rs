@@ -26,11 +26,11 @@ fn initialised(words: &str) -> Daemon {
     let (home, port) = (Home::new(), free_port());
     let did = home.run(&format!("init --listen 127.0.0.1:{port} {words}")).done().trim().to_owned();
     let ops = free_ops(&home);
-    Daemon::of(home, &did, port, ops)
+    Daemon::from_home(home, &did, port, ops)
 }
 
 #[test]
-fn from_nothing_to_a_ready_agent_within_a_minute() {
+fn init_makes_a_ready_agent_within_a_minute() {
     if softhsm().is_none() {
         return;
     }
@@ -63,11 +63,11 @@ fn from_nothing_to_a_ready_agent_within_a_minute() {
     let invitation = agent.json(&["invite"])["url"].as_str().unwrap().to_owned();
     other.json(&["accept", &invitation]);
     other.json(&["send", "--to", &agent.did, "hello", "--within", "30"]);
-    agent.until("it came", |agent| agent.texts() == ["hello"]);
+    agent.wait_until("it came", |agent| agent.unread_texts() == ["hello"]);
 }
 
 #[test]
-fn what_it_says_comes_next_and_that_the_keys_are_in_files() {
+fn init_prints_next_steps_and_warns_of_keys_in_files() {
     if softhsm().is_none() {
         return;
     }
@@ -77,7 +77,7 @@ fn what_it_says_comes_next_and_that_the_keys_are_in_files() {
     let said = ran.stderr();
     for words in [
         "the private keys are in files, under there/state/softhsm",
-        "SoftHSM is no hardware",
+        "SoftHSM is not hardware",
         "claviger --config there/claviger.toml serve",
         "claviger --config there/claviger.toml invite",
     ] {
@@ -91,7 +91,7 @@ fn what_it_says_comes_next_and_that_the_keys_are_in_files() {
 }
 
 #[test]
-fn nothing_is_overwritten_and_no_configuration_is_left_behind() {
+fn init_overwrites_nothing_and_a_failed_init_leaves_no_configuration() {
     let home = Home::new();
     home.write("claviger.toml", "# mine\n");
     assert_eq!(home.run("--json init").error(1), "config-there");
@@ -130,7 +130,7 @@ fn a_wrong_pin_is_tried_once() {
 }
 
 #[test]
-fn a_token_that_there_is() {
+fn init_uses_an_existing_token() {
     let Some(home) = Home::with_token() else { return };
     let module = softhsm().unwrap();
     fs::create_dir(home.path().join("agent")).unwrap();
@@ -159,7 +159,7 @@ fn a_did_web_is_served() {
     assert_eq!(more.done().trim(), "did:web:agent.example.org%3A8443:a:b");
     assert!(more.stderr().contains("/a/b/did.json"), "{}", more.stderr());
     let ops = free_ops(&home);
-    let mut agent = Daemon::of(home, &did, port, ops);
+    let mut agent = Daemon::from_home(home, &did, port, ops);
     agent.start();
     for (path, did) in [("/.well-known/did.json", did.as_str()), ("/a/b/did.json", more.stdout().trim())] {
         let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
@@ -178,7 +178,7 @@ fn a_did_web_is_served() {
 
 /// Each setting that is commented out in what it writes is one that the program knows.
 #[test]
-fn all_settings_that_it_writes_are_known() {
+fn every_setting_in_the_template_is_known() {
     let template = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli/init/claviger.toml");
     let text = fs::read_to_string(template).unwrap();
     let lines = text.lines().map(|line| match line.strip_prefix('#') {

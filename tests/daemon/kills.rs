@@ -10,9 +10,9 @@ use std::{
 };
 
 use crate::{
-    correspondent::{Books, Correspondent},
+    chat_application::{ChatApplication, MessageRecord},
     daemon::Daemon,
-    load::Load,
+    load::LoadGenerator,
 };
 
 /// A kill comes within this time of the last one's recovery.
@@ -23,11 +23,12 @@ const KEEPERS: u64 = 4;
 const QUIET: Duration = Duration::from_secs(180);
 
 #[test]
-fn nothing_is_lost_and_nothing_is_handled_twice() {
+fn messages_survive_kills_and_are_handled_once() {
     let rounds = std::env::var("CLAVIGER_KILLS").map_or(10, |rounds| rounds.parse().expect("a number"));
     let (Some(alice), Some(bob)) = (Daemon::running(""), Daemon::running("")) else { return };
-    let applications = [Correspondent::of("alice", &alice, &bob.did), Correspondent::of("bob", &bob, &alice.did)];
-    let load = Load::on(&alice, 1);
+    let applications =
+        [ChatApplication::start("alice", &alice, &bob.did), ChatApplication::start("bob", &bob, &alice.did)];
+    let load = LoadGenerator::start(&alice, 1);
     let mut daemons = [alice, bob];
     let mut random = Random::new();
     let mut recoveries = Vec::new();
@@ -40,10 +41,9 @@ fn nothing_is_lost_and_nothing_is_handled_twice() {
         if random.below(KEEPERS) == 0 {
             let before = daemon.keepers();
             keepers += usize::from(daemon.kill_keeper());
-            daemon.until("another keeper serves", |daemon| {
+            daemon.wait_until("another keeper serves", |daemon| {
                 let now = daemon.keepers();
-                now.iter().any(|keeper| !before.contains(keeper))
-                    && daemon.ask("/ready/token").starts_with("HTTP/1.1 200")
+                now.iter().any(|keeper| !before.contains(keeper)) && daemon.is_token_ready()
             });
         } else {
             daemon.kill();
@@ -56,27 +56,31 @@ fn nothing_is_lost_and_nothing_is_handled_twice() {
         }
     }
     let load = load.stop();
-    applications.iter().for_each(Correspondent::stop_sending);
+    applications.iter().for_each(ChatApplication::stop_sending);
     let [alice, bob] = &daemons;
-    alice.until_within(QUIET, "all came", |_| {
+    alice.wait_until_within(QUIET, "all came", |_| {
         let [alice, bob] = &applications;
-        let (alice, bob) = (alice.books(), bob.books());
-        let came = |sent: &HashSet<String>, to: &Books| sent.iter().all(|content| to.received.contains_key(content));
+        let (alice, bob) = (alice.record(), bob.record());
+        let came =
+            |sent: &HashSet<String>, to: &MessageRecord| sent.iter().all(|content| to.received.contains_key(content));
         came(&alice.sent, &bob) && came(&bob.sent, &alice) && came(&load.accepted, &alice)
     });
     for daemon in [alice, bob] {
-        daemon.settles();
-        daemon.until("the outbox is empty", |daemon| daemon.figure("claviger_waiting{queue=\"outbox\"}") == 0.0);
-        daemon.until("the application has read it all", |daemon| daemon.unread().is_empty());
+        daemon.wait_until_all_opened();
+        daemon.wait_until("the outbox is empty", |daemon| daemon.metric("claviger_waiting{queue=\"outbox\"}") == 0.0);
+        daemon.wait_until("the application has read it all", |daemon| daemon.unread().is_empty());
     }
-    let [alice, bob] = applications.map(Correspondent::stop);
+    let [alice, bob] = applications.map(ChatApplication::stop);
     let twice: Vec<_> = [&alice, &bob]
         .into_iter()
-        .flat_map(|books| books.received.iter().filter(|(_, names)| names.len() > 1))
+        .flat_map(|record| record.received.iter().filter(|(_, names)| names.len() > 1))
         .collect();
-    let known = |content: &String, from: &Books| from.sent.contains(content) || from.open.contains(content);
-    let strange =
-        alice.received.keys().filter(|it| !known(it, &bob) && !load.accepted.contains(*it) && !load.open.contains(*it));
+    let known =
+        |content: &String, from: &MessageRecord| from.sent.contains(content) || from.unconfirmed.contains(content);
+    let strange = alice
+        .received
+        .keys()
+        .filter(|it| !known(it, &bob) && !load.accepted.contains(*it) && !load.unconfirmed.contains(*it));
     assert_eq!(strange.count() + bob.received.keys().filter(|it| !known(it, &alice)).count(), 0, "from nowhere");
     recoveries.sort();
     println!(

@@ -11,28 +11,28 @@ use std::{
 };
 
 use crate::{
-    daemon::{Daemon, http},
+    daemon::{Daemon, http, status_of},
     peer::Peer,
 };
 
 /// Threads that send to a daemon, each as a peer of its own.
-pub struct Load {
+pub struct LoadGenerator {
     stop: Arc<AtomicBool>,
     accepted: Arc<AtomicUsize>,
-    threads: Vec<JoinHandle<Sent>>,
+    threads: Vec<JoinHandle<SentMessages>>,
 }
 
 /// What was sent.
 #[derive(Default)]
-pub struct Sent {
+pub struct SentMessages {
     /// Answered with 202.
     pub accepted: HashSet<String>,
     /// Given up when the load ended: nobody knows whether they were taken.
-    pub open: HashSet<String>,
+    pub unconfirmed: HashSet<String>,
 }
 
-impl Load {
-    pub fn on(daemon: &Daemon, threads: usize) -> Self {
+impl LoadGenerator {
+    pub fn start(daemon: &Daemon, threads: usize) -> Self {
         let (stop, accepted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let one = |name: usize| {
             let (did, port, stop, accepted) = (daemon.did.clone(), daemon.port, stop.clone(), accepted.clone());
@@ -47,21 +47,21 @@ impl Load {
         self.accepted.load(Ordering::SeqCst)
     }
 
-    pub fn stop(self) -> Sent {
+    pub fn stop(self) -> SentMessages {
         self.stop.store(true, Ordering::SeqCst);
-        let mut all = Sent::default();
+        let mut all = SentMessages::default();
         for thread in self.threads {
             let sent = thread.join().unwrap();
             all.accepted.extend(sent.accepted);
-            all.open.extend(sent.open);
+            all.unconfirmed.extend(sent.unconfirmed);
         }
         all
     }
 }
 
-fn send(name: &str, did: &str, port: u16, stop: &AtomicBool, count: &AtomicUsize) -> Sent {
+fn send(name: &str, did: &str, port: u16, stop: &AtomicBool, count: &AtomicUsize) -> SentMessages {
     let peer = Peer::new(name);
-    let mut sent = Sent::default();
+    let mut sent = SentMessages::default();
     for number in 0.. {
         let content = format!("{name}/{number}");
         let message = peer.message(did, &content).finalize();
@@ -69,10 +69,10 @@ fn send(name: &str, did: &str, port: u16, stop: &AtomicBool, count: &AtomicUsize
         // As a real peer does it: again until it is taken, now the same bytes and then packed anew.
         for attempt in 1.. {
             if stop.load(Ordering::SeqCst) {
-                sent.open.insert(content);
+                sent.unconfirmed.insert(content);
                 return sent;
             }
-            if post(port, &packed) == 202 {
+            if post_status(port, &packed) == 202 {
                 break;
             }
             thread::sleep(Duration::from_millis(20));
@@ -87,30 +87,30 @@ fn send(name: &str, did: &str, port: u16, stop: &AtomicBool, count: &AtomicUsize
 }
 
 /// The status of the answer; 0 if there is none.
-pub fn post(port: u16, packed: &str) -> u16 {
+pub fn post_status(port: u16, packed: &str) -> u16 {
     let head = format!(
         "POST / HTTP/1.1\r\nhost: a\r\ncontent-type: application/didcomm-encrypted+json\r\ncontent-length: {}\r\n\
          connection: close\r\n\r\n",
         packed.len()
     );
-    http(port, &head, packed.as_bytes()).get(9..12).and_then(|status| status.parse().ok()).unwrap_or(0)
+    status_of(&http(port, &head, packed.as_bytes()))
 }
 
-impl Sent {
+impl SentMessages {
     /// The application has each that was taken, once, and nothing that was not sent.
     #[track_caller]
-    pub fn all_came_once(&self, daemon: &Daemon, patience: Duration) {
-        daemon.until_within(patience, "all came", |daemon| {
-            let here: HashSet<String> = daemon.texts().into_iter().collect();
+    pub fn assert_each_delivered_once(&self, daemon: &Daemon, patience: Duration) {
+        daemon.wait_until_within(patience, "all came", |daemon| {
+            let here: HashSet<String> = daemon.unread_texts().into_iter().collect();
             self.accepted.iter().all(|content| here.contains(content))
         });
-        daemon.settles();
+        daemon.wait_until_all_opened();
         let mut times: HashMap<String, usize> = HashMap::new();
-        daemon.texts().into_iter().for_each(|content| *times.entry(content).or_default() += 1);
+        daemon.unread_texts().into_iter().for_each(|content| *times.entry(content).or_default() += 1);
         let twice: Vec<_> = times.iter().filter(|(_, times)| **times > 1).collect();
         assert!(twice.is_empty(), "handed over twice: {twice:?}");
         let strange: Vec<_> =
-            times.keys().filter(|it| !self.accepted.contains(*it) && !self.open.contains(*it)).collect();
+            times.keys().filter(|it| !self.accepted.contains(*it) && !self.unconfirmed.contains(*it)).collect();
         assert!(strange.is_empty(), "from nowhere: {strange:?}");
     }
 }

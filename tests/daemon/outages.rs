@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
     daemon::{Daemon, free_port},
-    load::{Load, Sent},
+    load::{LoadGenerator, SentMessages},
     peer::Peer,
 };
 
@@ -21,109 +21,106 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// As long as it takes to miss it; or CLAVIGER_AWAY_SECONDS. A debug build opens some 500 messages a second on two quiet cores.
 #[test]
-fn the_token_goes_and_comes_back_under_load() {
+fn a_token_outage_under_load_loses_nothing() {
     let away_for = std::env::var("CLAVIGER_AWAY_SECONDS").map_or(0, |text| text.parse().expect("a number of seconds"));
     let Some(daemon) = Daemon::running("[store]\nmax_unread_from = 1_000_000\n") else { return };
-    let (tokens, away) = (daemon.home.path().join("tokens"), daemon.home.path().join("away"));
-    let load = Load::on(&daemon, 1);
-    daemon.until("messages come", |_| load.accepted() > 20);
-    fs::rename(&tokens, &away).unwrap();
-    fs::create_dir(&tokens).unwrap();
-    daemon.until("the token is missed", |daemon| !daemon.ask("/ready/token").starts_with("HTTP/1.1 200"));
+    let load = LoadGenerator::start(&daemon, 1);
+    daemon.wait_until("messages come", |_| load.accepted() > 20);
+    daemon.disconnect_token();
+    daemon.wait_until("the token is missed", |daemon| !daemon.is_token_ready());
     let (before, missed) = (load.accepted(), Instant::now());
-    daemon.until_within(Duration::from_secs(away_for) + MINUTE, "messages are taken all the same", |_| {
+    daemon.wait_until_within(Duration::from_secs(away_for) + MINUTE, "messages are taken all the same", |_| {
         load.accepted() > before + 20 && missed.elapsed() >= Duration::from_secs(away_for)
     });
-    assert!(daemon.ask("/ready").starts_with("HTTP/1.1 200"));
+    assert!(daemon.is_ready());
     let taken = load.accepted() - before;
-    fs::remove_dir(&tokens).unwrap();
-    fs::rename(&away, &tokens).unwrap();
+    daemon.reconnect_token();
     let back = Instant::now();
-    daemon.until("it is back", |daemon| daemon.ask("/ready/token").starts_with("HTTP/1.1 200"));
+    daemon.wait_until_token_ready();
     let sent = load.stop();
-    daemon.until_within(MINUTE.saturating_sub(back.elapsed()), "all were opened", |daemon| {
-        daemon.figure("claviger_waiting{queue=\"inbox\"}") == 0.0
+    daemon.wait_until_within(MINUTE.saturating_sub(back.elapsed()), "all were opened", |daemon| {
+        daemon.metric("claviger_waiting{queue=\"inbox\"}") == 0.0
     });
     let (without, opened) = (back - missed, back.elapsed());
     println!(
         "{taken} messages were taken in {without:?} without the token; all were opened {opened:?} after its return"
     );
-    sent.all_came_once(&daemon, MINUTE);
+    sent.assert_each_delivered_once(&daemon, MINUTE);
 }
 
 #[test]
-fn a_keeper_that_is_killed_is_started_again() {
+fn a_killed_keeper_is_restarted() {
     let Some(daemon) = Daemon::running("") else { return };
-    let load = Load::on(&daemon, 2);
+    let load = LoadGenerator::start(&daemon, 2);
     for _ in 0..3 {
         let before = load.accepted();
-        daemon.until("messages come", |_| load.accepted() > before + 10);
+        daemon.wait_until("messages come", |_| load.accepted() > before + 10);
         daemon.kill_keeper();
     }
-    daemon.until("it is back", |daemon| daemon.ask("/ready/token").starts_with("HTTP/1.1 200"));
-    load.stop().all_came_once(&daemon, MINUTE);
+    daemon.wait_until_token_ready();
+    load.stop().assert_each_delivered_once(&daemon, MINUTE);
 }
 
 /// Who starts keepers is a process too. Without it this one would never have a token again: it ends, and systemd starts it anew.
 #[test]
-fn without_its_supervisor_it_ends_and_loses_nothing() {
+fn the_daemon_ends_without_its_supervisor_and_loses_nothing() {
     let Some(mut daemon) = Daemon::running("") else { return };
-    let load = Load::on(&daemon, 2);
-    daemon.until("messages come", |_| load.accepted() > 20);
+    let load = LoadGenerator::start(&daemon, 2);
+    daemon.wait_until("messages come", |_| load.accepted() > 20);
     for process in [children(daemon.pid()), daemon.keepers()].concat() {
         kill(process);
     }
     assert!(!daemon.wait().success());
     daemon.start();
-    load.stop().all_came_once(&daemon, MINUTE);
+    load.stop().assert_each_delivered_once(&daemon, MINUTE);
 }
 
 #[test]
-fn it_ends_under_load_and_loses_nothing() {
+fn a_restart_under_load_loses_nothing() {
     let Some(mut daemon) = Daemon::running("") else { return };
-    let load = Load::on(&daemon, 2);
+    let load = LoadGenerator::start(&daemon, 2);
     for _ in 0..2 {
         let before = load.accepted();
-        daemon.until("messages come", |_| load.accepted() > before + 20);
+        daemon.wait_until("messages come", |_| load.accepted() > before + 20);
         daemon.stop();
         daemon.start();
     }
     let sent = load.stop();
-    sent.all_came_once(&daemon, MINUTE);
+    sent.assert_each_delivered_once(&daemon, MINUTE);
 }
 
 /// As when a machine sleeps: nothing of it runs for a while.
 #[test]
-fn it_is_suspended_under_load_and_goes_on() {
+fn a_suspended_daemon_resumes_under_load() {
     let Some(daemon) = Daemon::running("") else { return };
-    let load = Load::on(&daemon, 2);
+    let load = LoadGenerator::start(&daemon, 2);
     for asleep in [Duration::from_millis(500), Duration::from_secs(4)] {
         let before = load.accepted();
-        daemon.until("messages come", |_| load.accepted() > before + 20);
+        daemon.wait_until("messages come", |_| load.accepted() > before + 20);
         let all = [vec![daemon.pid()], children(daemon.pid()), daemon.keepers()].concat();
         all.iter().for_each(|process| send(*process, Signal::STOP));
         thread::sleep(asleep);
         all.iter().for_each(|process| send(*process, Signal::CONT));
     }
-    daemon.until("its token is ready", |daemon| daemon.ask("/ready/token").starts_with("HTTP/1.1 200"));
-    load.stop().all_came_once(&daemon, MINUTE);
+    daemon.wait_until_token_ready();
+    load.stop().assert_each_delivered_once(&daemon, MINUTE);
 }
 
 /// Without room nothing is taken; and when there is room again, it goes on by itself.
 #[test]
-fn a_full_disk_takes_nothing_and_loses_nothing() {
+fn a_full_disk_refuses_messages_and_loses_none() {
     let Some(mut daemon) = Daemon::new("[store]\npath = \"disk/agent.db\"\n") else { return };
     let folder = daemon.home.path().join("disk");
     fs::create_dir(&folder).unwrap();
     let Some(_disk) = Disk::mount(&folder) else { return };
     daemon.start();
     let peer = Peer::new("peer");
-    let mut sent = Sent::default();
+    let mut sent = SentMessages::default();
     let big = "x".repeat(20_000);
     let mut refused = 0;
-    let send = |number: usize, sent: &mut Sent| {
+    let send = |number: usize, sent: &mut SentMessages| {
         let content = format!("{number} {big}");
-        let status = daemon.status(peer.says(&daemon.did, &content));
+        let status = daemon.post_status(peer.pack_text(&daemon.did, &content));
         if status == 202 {
             sent.accepted.insert(content);
         } else {
@@ -141,16 +138,16 @@ fn a_full_disk_takes_nothing_and_loses_nothing() {
         }
     }
     assert!(refused > 10, "it is never full");
-    assert!(daemon.ask("/live").starts_with("HTTP/1.1 200"));
+    assert!(daemon.is_live());
     // Nor is anything taken from the application, once it has filled what became free when messages were opened.
-    let away = Peer::at("away", &format!("http://127.0.0.1:{}", free_port()));
-    daemon.until("the application is refused as well", |daemon| daemon.say(away.did(), &big).is_none());
+    let away = Peer::with_endpoint("away", &format!("http://127.0.0.1:{}", free_port()));
+    daemon.wait_until("the application is refused as well", |daemon| daemon.send_text(away.did(), &big).is_none());
     fs::remove_file(folder.join("filler")).unwrap();
-    daemon.until("it takes messages again", |daemon| daemon.ask("/ready").starts_with("HTTP/1.1 200"));
+    daemon.wait_until("it takes messages again", |daemon| daemon.is_ready());
     for number in 1000..1010 {
         assert_eq!(send(number, &mut sent), 202);
     }
-    sent.all_came_once(&daemon, MINUTE);
+    sent.assert_each_delivered_once(&daemon, MINUTE);
     // It ends in its time, though the disk is full.
     let _ = fs::write(folder.join("filler"), vec![0; 4_000_000]);
     daemon.stop();
@@ -158,27 +155,27 @@ fn a_full_disk_takes_nothing_and_loses_nothing() {
 
 /// The database is taken away, and another put in its place: nothing is taken that would be gone with it.
 #[test]
-fn the_database_is_gone_and_comes_back() {
+fn messages_are_refused_while_the_database_is_missing() {
     let Some(daemon) = Daemon::running("") else { return };
     let folder = daemon.home.path().join("state/agent");
     let peer = Peer::new("peer");
-    assert_eq!(daemon.status(peer.says(&daemon.did, "before")), 202);
-    daemon.until("it came", |daemon| daemon.texts() == ["before"]);
+    assert_eq!(daemon.post_status(peer.pack_text(&daemon.did, "before")), 202);
+    daemon.wait_until("it came", |daemon| daemon.unread_texts() == ["before"]);
     let (database, elsewhere) = (folder.join("agent.db"), folder.join("elsewhere.db"));
     fs::rename(&database, &elsewhere).unwrap();
     let is_refused = |content: &str| {
-        let answer = daemon.post(peer.says(&daemon.did, content).as_bytes());
+        let answer = daemon.post(peer.pack_text(&daemon.did, content).as_bytes());
         answer.starts_with("HTTP/1.1 503") && answer.contains("retry-after: ")
     };
     assert!(is_refused("meanwhile"), "{}", daemon.log());
-    assert!(daemon.ask("/live").starts_with("HTTP/1.1 200") && !daemon.ask("/ready").starts_with("HTTP/1.1 200"));
-    assert!(daemon.say(peer.did(), "nor this").is_none());
+    assert!(daemon.is_live() && !daemon.is_ready());
+    assert!(daemon.send_text(peer.did(), "nor this").is_none());
     fs::write(&database, "something else").unwrap();
-    assert!(is_refused("nor now") && !daemon.ask("/ready").starts_with("HTTP/1.1 200"));
+    assert!(is_refused("nor now") && !daemon.is_ready());
     fs::rename(&elsewhere, &database).unwrap();
-    daemon.until("it is ready again", |daemon| daemon.ask("/ready").starts_with("HTTP/1.1 200"));
-    assert_eq!(daemon.status(peer.says(&daemon.did, "after")), 202);
-    daemon.until("it came", |daemon| daemon.texts() == ["before", "after"]);
+    daemon.wait_until("it is ready again", |daemon| daemon.is_ready());
+    assert_eq!(daemon.post_status(peer.pack_text(&daemon.did, "after")), 202);
+    daemon.wait_until("it came", |daemon| daemon.unread_texts() == ["before", "after"]);
 }
 
 /// A file system of 4 MB.

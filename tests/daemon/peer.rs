@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use crate::{
-    application::SAY,
-    daemon::Daemon,
+    api_client::SAY,
+    daemon::{Daemon, status_of},
     support::{
         Person,
         forge::{Jwe, jws, jws_header},
@@ -47,7 +47,7 @@ impl Peer {
     }
 
     /// One that is reached at a URI.
-    pub fn at(name: &str, uri: &str) -> Self {
+    pub fn with_endpoint(name: &str, uri: &str) -> Self {
         Self::make(name, Some(uri))
     }
 
@@ -93,7 +93,7 @@ impl Peer {
     }
 
     /// Something said to the daemon's application, packed.
-    pub fn says(&self, to: &str, content: &str) -> String {
+    pub fn pack_text(&self, to: &str, content: &str) -> String {
         self.pack(&self.message(to, content).finalize())
     }
 
@@ -124,13 +124,12 @@ pub fn keys_of(did: &str) -> Vec<(String, PublicKey)> {
 
 impl Daemon {
     /// Its key for agreement.
-    pub fn keys(&self) -> Vec<(String, PublicKey)> {
+    pub fn agreement_keys(&self) -> Vec<(String, PublicKey)> {
         keys_of(&self.did)
     }
 
     /// Posts a message; the status of the answer.
-    pub fn status(&self, packed: impl ToString) -> u16 {
-        let answer = self.post(packed.to_string().as_bytes());
-        answer.get(9..12).and_then(|status| status.parse().ok()).unwrap_or(0)
+    pub fn post_status(&self, packed: impl ToString) -> u16 {
+        status_of(&self.post(packed.to_string().as_bytes()))
     }
 }

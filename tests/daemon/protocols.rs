@@ -22,7 +22,7 @@ fn documented() -> Protocols {
 }
 
 #[test]
-fn what_is_disclosed_is_documented() {
+fn the_disclosed_protocols_are_the_documented_ones() {
     let (Some(alice), Some(bob)) = (Daemon::running(""), Daemon::running("")) else { return };
     let queries = json!({ "queries": [{ "feature-type": "protocol", "match": "*" }] }).to_string();
     let kind = "https://didcomm.org/discover-features/2.0/queries";
@@ -32,7 +32,7 @@ fn what_is_disclosed_is_documented() {
         let messages = page["messages"].as_array().unwrap();
         messages.first().map(|it| it["message"]["body"]["disclosures"].clone())
     };
-    bob.until("Alice has disclosed", |bob| disclosed(bob).is_some());
+    bob.wait_until("Alice has disclosed", |bob| disclosed(bob).is_some());
     let disclosures = disclosed(&bob).unwrap();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let roles = |value: &Value| value.as_array().map(|roles| roles.iter().map(text).collect()).unwrap_or_default();

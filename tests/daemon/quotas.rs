@@ -1,7 +1,5 @@
 //! What one sender, one recipient and all of them may leave with a daemon (threats.md "queue flooding").
 
-use std::fs;
-
 use claviger::{
     agent::protocol::{problem_report::PROBLEM_REPORT, trust_ping::PING},
     did::LocalResolver,
@@ -11,11 +9,11 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::{
-    application::Application,
-    daemon::{Daemon, PATIENCE},
+    api_client::ApiClient,
+    daemon::{Daemon, TIMEOUT},
     peer::{AGREE, Peer, wait},
-    socket::Ws,
     support::forge::Jwe,
+    websocket_client::WebSocketClient,
 };
 
 /// A daemon with these members in `[store]`.
@@ -25,8 +23,8 @@ fn running(store: &str) -> Option<Daemon> {
 
 /// Posts a message and waits until it is opened, so that it counts.
 fn leaves(daemon: &Daemon, packed: &str) {
-    assert_eq!(daemon.status(packed), 202);
-    daemon.settles();
+    assert_eq!(daemon.post_status(packed), 202);
+    daemon.wait_until_all_opened();
 }
 
 fn is_refused(daemon: &Daemon, packed: &str) -> bool {
@@ -37,7 +35,7 @@ fn is_refused(daemon: &Daemon, packed: &str) -> bool {
 /// Has the application acknowledge all but so many.
 fn reads(daemon: &Daemon, all_but: usize) {
     let ids: Vec<Value> = daemon.unread().into_iter().skip(all_but).map(|it| it["id"].clone()).collect();
-    let answer = Application::of(daemon).post("/v1/inbox/acknowledge", &json!({ "ids": ids })).json(200);
+    let answer = ApiClient::new(daemon).post("/v1/inbox/acknowledge", &json!({ "ids": ids })).json(200);
     assert_eq!(answer["acknowledged"], ids.len());
 }
 
@@ -48,53 +46,54 @@ fn hidden(peer: &Peer, to: &str, message: &Message) -> String {
 }
 
 #[test]
-fn a_sender_leaves_so_many() {
+fn unread_messages_per_sender_are_limited() {
     let Some(daemon) = running("max_unread_from = 5") else { return };
     let (flooding, honest) = (Peer::new("flooding"), Peer::new("honest"));
     // Nobody is charged with what another writes in his name.
     for number in 0..8 {
         let message = honest.plaintext(&daemon.did, &number.to_string()).to_string();
         let agree = &flooding.person.agree[0];
-        let forged = Jwe::authcrypt_as(&flooding.person, &honest.kid(AGREE[0]), agree, &daemon.keys()).seal(&message);
+        let forged =
+            Jwe::authcrypt_as(&flooding.person, &honest.kid(AGREE[0]), agree, &daemon.agreement_keys()).seal(&message);
         leaves(&daemon, &forged.to_string());
     }
-    assert!(daemon.texts().is_empty());
+    assert!(daemon.unread_texts().is_empty());
     for number in 0..5 {
-        leaves(&daemon, &flooding.says(&daemon.did, &number.to_string()));
+        leaves(&daemon, &flooding.pack_text(&daemon.did, &number.to_string()));
     }
-    let more = flooding.says(&daemon.did, "more");
+    let more = flooding.pack_text(&daemon.did, "more");
     assert!(is_refused(&daemon, &more));
-    let mut socket = Ws::open(daemon.port);
+    let mut socket = WebSocketClient::open(daemon.port);
     socket.send(&more).unwrap();
-    assert_eq!(socket.closes(), Some(CloseCode::Again));
-    leaves(&daemon, &honest.says(&daemon.did, "lunch?"));
-    assert_eq!(daemon.texts(), ["0", "1", "2", "3", "4", "lunch?"]);
+    assert_eq!(socket.close_code(), Some(CloseCode::Again));
+    leaves(&daemon, &honest.pack_text(&daemon.did, "lunch?"));
+    assert_eq!(daemon.unread_texts(), ["0", "1", "2", "3", "4", "lunch?"]);
     // It is told by the figures too, and there is room once some was read: what was refused is taken, as its sender tries again.
-    assert!(daemon.figure("claviger_messages_received_total{result=\"not-kept\"}") >= 2.0);
+    assert!(daemon.metric("claviger_messages_received_total{result=\"not-kept\"}") >= 2.0);
     reads(&daemon, 4);
-    assert_eq!(daemon.figure("claviger_waiting{queue=\"application\"}"), 4.0);
+    assert_eq!(daemon.metric("claviger_waiting{queue=\"application\"}"), 4.0);
     leaves(&daemon, &more);
-    assert!(is_refused(&daemon, &flooding.says(&daemon.did, "and more")));
-    assert_eq!(daemon.texts(), ["0", "1", "2", "3", "more"]);
+    assert!(is_refused(&daemon, &flooding.pack_text(&daemon.did, "and more")));
+    assert_eq!(daemon.unread_texts(), ["0", "1", "2", "3", "more"]);
 }
 
 #[test]
-fn a_sender_leaves_so_much() {
+fn unread_bytes_per_sender_are_limited() {
     let Some(daemon) = running("max_unread_bytes_from = 100_000") else { return };
     let (flooding, honest) = (Peer::new("flooding"), Peer::new("honest"));
     let big = "x".repeat(60_000);
     for _ in 0..2 {
-        leaves(&daemon, &flooding.says(&daemon.did, &big));
+        leaves(&daemon, &flooding.pack_text(&daemon.did, &big));
     }
-    assert!(is_refused(&daemon, &flooding.says(&daemon.did, "small")));
-    leaves(&daemon, &honest.says(&daemon.did, "lunch?"));
+    assert!(is_refused(&daemon, &flooding.pack_text(&daemon.did, "small")));
+    leaves(&daemon, &honest.pack_text(&daemon.did, "lunch?"));
     reads(&daemon, 1);
-    leaves(&daemon, &flooding.says(&daemon.did, "small"));
+    leaves(&daemon, &flooding.pack_text(&daemon.did, "small"));
 }
 
 /// The door does not see who it is; it is told once the message is open.
 #[test]
-fn a_hidden_sender_leaves_no_more() {
+fn a_hidden_sender_over_its_limit_gets_a_problem_report() {
     let Some(daemon) = running("max_unread_from = 3") else { return };
     let peer = Peer::new("hidden");
     let say = |content: &str| {
@@ -106,25 +105,25 @@ fn a_hidden_sender_leaves_no_more() {
         leaves(&daemon, &hidden(&peer, &daemon.did, &say(&number.to_string())));
     }
     let more = say("more");
-    let mut socket = Ws::open(daemon.port);
+    let mut socket = WebSocketClient::open(daemon.port);
     socket.send(&hidden(&peer, &daemon.did, &more)).unwrap();
-    let report = peer.open(&socket.next(PATIENCE).expect("a report")).0;
+    let report = peer.open(&socket.next(TIMEOUT).expect("a report")).0;
     assert_eq!((report.type_.as_str(), report.body["code"].as_str()), (PROBLEM_REPORT, Some("e.m.me.res.storage")));
     assert_eq!(report.pthid, Some(more.id));
-    assert_eq!(daemon.texts(), ["0", "1", "2"]);
+    assert_eq!(daemon.unread_texts(), ["0", "1", "2"]);
     // What is not for the application is answered all the same.
     let mut ping = say("");
     (ping.type_, ping.body) = (PING.to_owned(), json!({"response_requested": true}));
     socket.send(&hidden(&peer, &daemon.did, &ping)).unwrap();
-    assert_eq!(peer.open(&socket.next(PATIENCE).expect("a pong")).0.thid, Some(ping.id));
+    assert_eq!(peer.open(&socket.next(TIMEOUT).expect("a pong")).0.thid, Some(ping.id));
     reads(&daemon, 0);
     leaves(&daemon, &hidden(&peer, &daemon.did, &say("again")));
-    assert_eq!(daemon.texts(), ["again"]);
+    assert_eq!(daemon.unread_texts(), ["again"]);
 }
 
 /// Replies that nobody takes do not heap up.
 #[test]
-fn a_peer_has_so_many_replies() {
+fn waiting_replies_per_peer_are_limited() {
     let Some(daemon) = running("max_replies_to = 3") else { return };
     let (flooding, honest) = (Peer::new("flooding"), Peer::new("honest"));
     let ping = |peer: &Peer, route: Option<&str>| {
@@ -136,55 +135,52 @@ fn a_peer_has_so_many_replies() {
     for _ in 0..10 {
         leaves(&daemon, &ping(&flooding, None));
     }
-    assert_eq!(daemon.figure("claviger_waiting{queue=\"outbox\"}"), 3.0);
+    assert_eq!(daemon.metric("claviger_waiting{queue=\"outbox\"}"), 3.0);
     assert!(daemon.log().contains("replies dropped: too many messages wait for the peer"));
     assert!(daemon.post(ping(&honest, Some("all")).as_bytes()).starts_with("HTTP/1.1 200"));
     // What the application says is kept, whatever waits; and when all of it is taken, there are answers again.
-    let said = daemon.say(flooding.did(), "are you there?").unwrap();
-    let mut socket = Ws::open(daemon.port);
+    let said = daemon.send_text(flooding.did(), "are you there?").unwrap();
+    let mut socket = WebSocketClient::open(daemon.port);
     socket.send(&ping(&flooding, Some("all"))).unwrap();
     for _ in 0..4 {
-        flooding.open(&socket.next(PATIENCE).expect("what waited"));
+        flooding.open(&socket.next(TIMEOUT).expect("what waited"));
     }
-    daemon.until("it is sent", |daemon| daemon.sending(&said)["state"] == "sent");
+    daemon.wait_until("it is sent", |daemon| daemon.outbox_message(&said)["state"] == "sent");
     socket.send(&ping(&flooding, None)).unwrap();
-    flooding.open(&socket.next(PATIENCE).expect("a pong"));
+    flooding.open(&socket.next(TIMEOUT).expect("a pong"));
 }
 
 /// With the token away it is not known who sends; so one DID's queue has a measure, and others have theirs.
 #[test]
-fn one_of_our_dids_has_so_many() {
+fn waiting_messages_per_recipient_are_limited() {
     let Some(mut daemon) = Daemon::new("[store]\nmax_waiting_for = 5\n") else { return };
     let other = daemon.home.did(&format!("--method peer:2 --service http://127.0.0.1:{}", daemon.port));
-    let (tokens, away) = (daemon.home.path().join("tokens"), daemon.home.path().join("away"));
-    fs::rename(&tokens, &away).unwrap();
-    fs::create_dir(&tokens).unwrap();
+    daemon.disconnect_token();
     daemon.start_without_token();
     let (flooding, honest) = (Peer::new("flooding"), Peer::new("honest"));
     for number in 0..5 {
-        assert_eq!(daemon.status(flooding.says(&daemon.did, &number.to_string())), 202);
+        assert_eq!(daemon.post_status(flooding.pack_text(&daemon.did, &number.to_string())), 202);
     }
-    assert!(is_refused(&daemon, &flooding.says(&daemon.did, "more")));
-    assert!(is_refused(&daemon, &honest.says(&daemon.did, "lunch?")));
-    assert_eq!(daemon.status(honest.says(&other, "lunch?")), 202);
-    fs::remove_dir(&tokens).unwrap();
-    fs::rename(&away, &tokens).unwrap();
-    daemon.until("all were opened", |daemon| daemon.texts().len() == 6);
-    leaves(&daemon, &honest.says(&daemon.did, "lunch!"));
+    assert!(is_refused(&daemon, &flooding.pack_text(&daemon.did, "more")));
+    assert!(is_refused(&daemon, &honest.pack_text(&daemon.did, "lunch?")));
+    assert_eq!(daemon.post_status(honest.pack_text(&other, "lunch?")), 202);
+    daemon.reconnect_token();
+    daemon.wait_until("all were opened", |daemon| daemon.unread_texts().len() == 6);
+    leaves(&daemon, &honest.pack_text(&daemon.did, "lunch!"));
 }
 
 /// An application that reads nothing: the daemon takes no more than it may, and goes on once it is read.
 #[test]
-fn all_leave_so_much() {
+fn unread_bytes_of_all_senders_are_limited() {
     let Some(daemon) = running("max_unread_bytes = 100_000") else { return };
     let big = "x".repeat(60_000);
     for name in ["one", "two"] {
-        leaves(&daemon, &Peer::new(name).says(&daemon.did, &big));
+        leaves(&daemon, &Peer::new(name).pack_text(&daemon.did, &big));
     }
-    assert!(daemon.figure("claviger_unread_bytes") > 120_000.0);
+    assert!(daemon.metric("claviger_unread_bytes") > 120_000.0);
     let three = Peer::new("three");
-    assert!(is_refused(&daemon, &three.says(&daemon.did, "small")));
-    assert!(daemon.ask("/live").starts_with("HTTP/1.1 200"));
+    assert!(is_refused(&daemon, &three.pack_text(&daemon.did, "small")));
+    assert!(daemon.is_live());
     reads(&daemon, 1);
-    leaves(&daemon, &three.says(&daemon.did, "small"));
+    leaves(&daemon, &three.pack_text(&daemon.did, "small"));
 }

@@ -4,48 +4,48 @@ use claviger::didcomm::Message;
 use serde_json::{Value, json};
 
 use crate::{
-    application::{Application, SAY},
+    api_client::{ApiClient, SAY},
     daemon::Daemon,
     peer::{Peer, SIGN, seconds},
     support::forge::{Jwe, jwt},
 };
 
 #[test]
-fn a_message_is_handed_over_once() {
+fn a_repeated_message_is_delivered_once() {
     let Some(mut daemon) = Daemon::running("") else { return };
     let alice = Peer::new("alice");
     let message = alice.message(&daemon.did, "once").finalize();
     let packed = alice.pack(&message);
     for _ in 0..3 {
-        assert_eq!(daemon.status(&packed), 202);
+        assert_eq!(daemon.post_status(&packed), 202);
     }
     // The same in a new ciphertext; and with its id in capitals, which is the same id.
-    assert_eq!(daemon.status(alice.pack(&message)), 202);
+    assert_eq!(daemon.post_status(alice.pack(&message)), 202);
     let mut capitals = message.clone();
     capitals.id = message.id.to_uppercase();
-    assert_eq!(daemon.status(alice.pack(&capitals)), 202);
-    daemon.settles();
-    assert_eq!(daemon.texts(), ["once"]);
+    assert_eq!(daemon.post_status(alice.pack(&capitals)), 202);
+    daemon.wait_until_all_opened();
+    assert_eq!(daemon.unread_texts(), ["once"]);
     // Acknowledged, and after a restart: it is known all the same.
     let id = daemon.unread()[0]["id"].clone();
-    Application::of(&daemon).post("/v1/inbox/acknowledge", &json!({"ids": [id]})).json(200);
+    ApiClient::new(&daemon).post("/v1/inbox/acknowledge", &json!({"ids": [id]})).json(200);
     daemon.kill();
     daemon.start();
     for packed in [packed, alice.pack(&message)] {
-        assert_eq!(daemon.status(packed), 202);
+        assert_eq!(daemon.post_status(packed), 202);
     }
     // Another's message may have the same id.
     let bob = Peer::new("bob");
     let mut other = bob.message(&daemon.did, "Bob's").finalize();
     other.id = message.id;
-    assert_eq!(daemon.status(bob.pack(&other)), 202);
-    daemon.settles();
-    assert_eq!(daemon.texts(), ["Bob's"]);
+    assert_eq!(daemon.post_status(bob.pack(&other)), 202);
+    daemon.wait_until_all_opened();
+    assert_eq!(daemon.unread_texts(), ["Bob's"]);
 }
 
 /// Who has no proved sender uses any id: neither Alice's nor another anonymous message's is taken away by that.
 #[test]
-fn ids_cannot_be_poisoned() {
+fn a_stranger_cannot_block_a_message_id() {
     let Some(daemon) = Daemon::running("") else { return };
     let alice = Peer::new("alice");
     let message = alice.message(&daemon.did, "Alice's").finalize();
@@ -55,30 +55,30 @@ fn ids_cannot_be_poisoned() {
         if let Some(from) = from {
             text["from"] = from.into();
         }
-        Jwe::anoncrypt(&daemon.keys()).seal(text.to_string())
+        Jwe::anoncrypt(&daemon.agreement_keys()).seal(text.to_string())
     };
     let first = anonymous("anonymous", None);
     for packed in [anonymous("poison", Some(alice.did())), first.clone(), first, anonymous("another", None)] {
-        assert_eq!(daemon.status(packed), 202);
+        assert_eq!(daemon.post_status(packed), 202);
     }
-    daemon.settles();
-    assert_eq!(daemon.status(alice.pack(&message)), 202);
-    daemon.until("hers came", |daemon| daemon.texts().len() == 4);
-    assert_eq!(daemon.texts(), ["poison", "anonymous", "another", "Alice's"]);
+    daemon.wait_until_all_opened();
+    assert_eq!(daemon.post_status(alice.pack(&message)), 202);
+    daemon.wait_until("hers came", |daemon| daemon.unread_texts().len() == 4);
+    assert_eq!(daemon.unread_texts(), ["poison", "anonymous", "another", "Alice's"]);
     let senders: Vec<Value> = daemon.unread().iter().map(|it| it["sender"].clone()).collect();
     assert_eq!(senders, [Value::Null, Value::Null, Value::Null, alice.did().into()]);
 }
 
 #[test]
-fn what_is_out_of_its_time_is_let_go() {
+fn expired_and_old_messages_are_refused() {
     let Some(daemon) = Daemon::running("[agent]\nlongest_age_days = 2\n") else { return };
     let alice = Peer::new("alice");
     let (now, day) = (seconds(), 24 * 60 * 60);
     let timed = |content: &str, created: Option<u64>, expires: Option<u64>| {
         let mut message = alice.message(&daemon.did, content).finalize();
         (message.created_time, message.expires_time) = (created, expires);
-        assert_eq!(daemon.status(alice.pack(&message)), 202);
-        daemon.settles();
+        assert_eq!(daemon.post_status(alice.pack(&message)), 202);
+        daemon.wait_until_all_opened();
     };
     timed("expired", Some(now - 1000), Some(now - 600));
     timed("expired, and says no more", None, Some(now - 600));
@@ -89,7 +89,7 @@ fn what_is_out_of_its_time_is_let_go() {
     timed("no times at all", None, None);
     timed("the end of time", Some(0), Some(u64::MAX / 1000));
     assert_eq!(
-        daemon.texts(),
+        daemon.unread_texts(),
         ["just expired: clocks differ", "a clock that is ahead", "no times at all"],
         "{}",
         daemon.log()
@@ -98,11 +98,11 @@ fn what_is_out_of_its_time_is_let_go() {
 
 /// A from_prior names no audience: it counts only from the one that it names.
 #[test]
-fn a_stolen_from_prior_moves_nobody() {
+fn a_stolen_from_prior_rotates_nobody() {
     let Some(daemon) = Daemon::running("") else { return };
     let (alice, new, mallory) = (Peer::new("alice"), Peer::new("new"), Peer::new("mallory"));
-    assert_eq!(daemon.status(alice.says(&daemon.did, "hello")), 202);
-    daemon.settles();
+    assert_eq!(daemon.post_status(alice.pack_text(&daemon.did, "hello")), 202);
+    daemon.wait_until_all_opened();
     let prior = rotation(&alice, Some(new.did()));
     // By Mallory, in her own name, in Alice's new name without a proof, and one that she signed herself.
     let with = |peer: &Peer, prior: &str, content: &str| {
@@ -110,7 +110,7 @@ fn a_stolen_from_prior_moves_nobody() {
         text["from_prior"] = prior.into();
         text
     };
-    let to = daemon.keys();
+    let to = daemon.agreement_keys();
     let stolen = mallory.authcrypt(&to).seal(with(&mallory, &prior, "stolen").to_string());
     let unproved = Jwe::anoncrypt(&to).seal(with(&new, &prior, "unproved").to_string());
     let header = json!({"typ": "JWT", "alg": "EdDSA", "kid": alice.kid(SIGN[0])});
@@ -118,8 +118,8 @@ fn a_stolen_from_prior_moves_nobody() {
     let forged = jwt(&mallory.person, &mallory.person.sign[0], &header, &claims);
     let forged = mallory.authcrypt(&to).seal(with(&mallory, &forged, "forged").to_string());
     for packed in [stolen, unproved, forged] {
-        assert_eq!(daemon.status(packed), 202);
-        daemon.settles();
+        assert_eq!(daemon.post_status(packed), 202);
+        daemon.wait_until_all_opened();
     }
     // Nor is anything else that Alice may have signed a from_prior, whoever it names.
     let claims = json!({"iss": alice.did(), "sub": new.did(), "iat": seconds()});
@@ -131,42 +131,42 @@ fn a_stolen_from_prior_moves_nobody() {
     ] {
         let other = jwt(&alice.person, &alice.person.sign[0], &header, &claims);
         let packed = new.authcrypt(&to).seal(with(&new, &other, "not moved").to_string());
-        assert_eq!(daemon.status(packed), 202);
-        daemon.settles();
+        assert_eq!(daemon.post_status(packed), 202);
+        daemon.wait_until_all_opened();
     }
     assert!(!theirs(&daemon).iter().any(|did| did == mallory.did() || did == new.did()));
     assert!(theirs(&daemon).contains(&alice.did().to_owned()));
     // The owner's counts; then the old DID is not heard, and goes nowhere else.
     let packed = new.authcrypt(&to).seal(with(&new, &prior, "I moved").to_string());
-    assert_eq!(daemon.status(packed), 202);
-    daemon.until("she moved", |daemon| theirs(daemon) == [new.did()]);
+    assert_eq!(daemon.post_status(packed), 202);
+    daemon.wait_until("she moved", |daemon| theirs(daemon) == [new.did()]);
     let again = rotation(&alice, Some(mallory.did()));
     let packed = mallory.authcrypt(&to).seal(with(&mallory, &again, "she is me now").to_string());
-    assert_eq!(daemon.status(packed), 202);
-    assert_eq!(daemon.status(alice.says(&daemon.did, "from the old DID")), 202);
-    daemon.settles();
+    assert_eq!(daemon.post_status(packed), 202);
+    assert_eq!(daemon.post_status(alice.pack_text(&daemon.did, "from the old DID")), 202);
+    daemon.wait_until_all_opened();
     assert!(theirs(&daemon).contains(&new.did().to_owned()));
-    assert!(!daemon.texts().contains(&"from the old DID".to_owned()));
-    assert!(daemon.texts().contains(&"I moved".to_owned()));
+    assert!(!daemon.unread_texts().contains(&"from the old DID".to_owned()));
+    assert!(daemon.unread_texts().contains(&"I moved".to_owned()));
 }
 
 /// An ending has no sender, so anyone can show it who has it: it closes the relationship that it is about, and no later one.
 #[test]
-fn an_ending_closes_what_began_before_it() {
+fn an_ending_closes_only_earlier_relationships() {
     let Some(daemon) = Daemon::running("") else { return };
     let (alice, bob) = (Peer::new("alice"), Peer::new("bob"));
     let early = ending(&bob, seconds() - 1000);
     for peer in [&alice, &bob] {
-        assert_eq!(daemon.status(peer.says(&daemon.did, "hello")), 202);
+        assert_eq!(daemon.post_status(peer.pack_text(&daemon.did, "hello")), 202);
     }
-    daemon.settles();
+    daemon.wait_until_all_opened();
     let send = |prior: &str| {
         let text = json!({
             "id": Message::new_id(), "type": "https://didcomm.org/empty/1.0/empty", "to": [daemon.did], "body": {},
             "created_time": seconds(), "from_prior": prior,
         });
-        assert_eq!(daemon.status(Jwe::anoncrypt(&daemon.keys()).seal(text.to_string())), 202);
-        daemon.settles();
+        assert_eq!(daemon.post_status(Jwe::anoncrypt(&daemon.agreement_keys()).seal(text.to_string())), 202);
+        daemon.wait_until_all_opened();
     };
     // From before it began; and one that Mallory made.
     send(&early);
@@ -176,13 +176,16 @@ fn an_ending_closes_what_began_before_it() {
     send(&jwt(&mallory.person, &mallory.person.sign[0], &header, &claims));
     send(&ending(&alice, seconds() + 1));
     for peer in [&alice, &bob] {
-        assert_eq!(daemon.status(peer.says(&daemon.did, if peer.did() == bob.did() { "Bob" } else { "Alice" })), 202);
+        assert_eq!(
+            daemon.post_status(peer.pack_text(&daemon.did, if peer.did() == bob.did() { "Bob" } else { "Alice" })),
+            202
+        );
     }
-    daemon.settles();
-    assert_eq!(daemon.texts(), ["hello", "hello", "Bob"]);
+    daemon.wait_until_all_opened();
+    assert_eq!(daemon.unread_texts(), ["hello", "hello", "Bob"]);
     // Nor is anything sent to her any more.
-    let id = daemon.say(alice.did(), "come back").unwrap();
-    daemon.until("it is given up", |daemon| daemon.sending(&id)["state"] == "failed");
+    let id = daemon.send_text(alice.did(), "come back").unwrap();
+    daemon.wait_until("it is given up", |daemon| daemon.outbox_message(&id)["state"] == "failed");
 }
 
 fn rotation(old: &Peer, new: Option<&str>) -> String {
@@ -198,7 +201,7 @@ fn ending(old: &Peer, iat: u64) -> String {
 
 /// The DIDs of those with whom there is a connection.
 fn theirs(daemon: &Daemon) -> Vec<String> {
-    let answer = Application::of(daemon).get("/v1/connections").json(200);
+    let answer = ApiClient::new(daemon).get("/v1/connections").json(200);
     let connections = answer["connections"].as_array().unwrap();
     connections.iter().map(|it| it["theirs"].as_str().unwrap().to_owned()).collect()
 }

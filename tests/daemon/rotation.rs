@@ -1,6 +1,6 @@
 //! DIDs that move, and relationships that end, on both sides.
 
-use crate::{application::Application, daemon::Daemon, home::softhsm};
+use crate::{api_client::ApiClient, daemon::Daemon, home::softhsm};
 
 /// Two who know each other.
 fn acquainted() -> Option<(Daemon, Daemon)> {
@@ -8,18 +8,18 @@ fn acquainted() -> Option<(Daemon, Daemon)> {
     // By the short URL: what it leads to is fetched.
     let url = alice.json(&["invite"])["short_url"].as_str().unwrap().to_owned();
     bob.json(&["accept", &url]);
-    alice.until("Bob is known", |alice| alice.json(&["connections"])["connections"][0]["theirs"] == bob.did);
+    alice.wait_until("Bob is known", |alice| alice.json(&["connections"])["connections"][0]["theirs"] == bob.did);
     Some((alice, bob))
 }
 
 #[test]
-fn a_did_moves_and_the_peer_follows() {
+fn a_peer_follows_a_rotated_did() {
     let Some((alice, bob)) = acquainted() else { return };
     let moved = alice.json(&["did", "rotate", &alice.did]);
     let new = moved["to"].as_str().unwrap();
     assert_ne!(new, alice.did);
     assert_eq!(moved["peers"], serde_json::json!([bob.did]));
-    bob.until("Bob knows the new DID", |bob| {
+    bob.wait_until("Bob knows the new DID", |bob| {
         let known = bob.json(&["connections"]);
         let known = known["connections"].as_array().unwrap();
         known.iter().any(|it| it["theirs"] == new && it["previous"][0] == alice.did)
@@ -27,15 +27,15 @@ fn a_did_moves_and_the_peer_follows() {
 
     // Bob writes to the old DID by habit: his agent knows better. Alice writes from the old one: hers does too.
     bob.json(&["send", "--to", &alice.did, "to the old one", "--within", "30"]);
-    alice.until("it came", |alice| alice.texts() == ["to the old one"]);
+    alice.wait_until("it came", |alice| alice.unread_texts() == ["to the old one"]);
     assert_eq!(alice.delivery("to the old one")["recipient"], new);
     alice.json(&["send", "--to", &bob.did, "--from", &alice.did, "from the old one", "--within", "30"]);
-    bob.until("it came", |bob| bob.texts() == ["from the old one"]);
+    bob.wait_until("it came", |bob| bob.unread_texts() == ["from the old one"]);
     assert_eq!(bob.delivery("from the old one")["sender"], new);
 
     // Bob has written to the new DID: the proof goes along no more.
     alice.json(&["send", "--to", &bob.did, "again", "--within", "30"]);
-    bob.until("it came", |bob| bob.texts().len() == 2);
+    bob.wait_until("it came", |bob| bob.unread_texts().len() == 2);
     let again = bob.delivery("again");
     assert!(again["provenance"]["from_prior"].is_null(), "{again}");
     // It has the new keys after a restart too.
@@ -46,36 +46,36 @@ fn a_did_moves_and_the_peer_follows() {
 }
 
 #[test]
-fn an_agent_cannot_move_its_did() {
+fn the_api_accepts_no_from_prior_of_the_caller() {
     let Some((alice, bob)) = acquainted() else { return };
     // The keeper signs no rotation for an agent: what the agent's side has, a proof of its own making, does not pass.
     let forged = serde_json::json!({
         "from": alice.did, "to": bob.did, "from_prior": "e30.e30.e30", "overlap_days": 1
     });
-    let answer = Application::of(&alice).post("/v1/dids/rotate", &forged);
+    let answer = ApiClient::new(&alice).post("/v1/dids/rotate", &forged);
     assert_eq!(answer.status, 400, "{}", answer.body);
 }
 
 #[test]
-fn a_relationship_ends() {
+fn nothing_is_sent_after_a_relationship_ends() {
     let Some((alice, bob)) = acquainted() else { return };
     bob.json(&["connections", "--end", &alice.did]);
-    alice.until("Alice knows", |alice| !alice.json(&["connections"])["connections"][0]["ended"].is_null());
+    alice.wait_until("Alice knows", |alice| !alice.json(&["connections"])["connections"][0]["ended"].is_null());
     let sent = alice.json(&["send", "--to", &bob.did, "are you there?"]);
     let id = sent["id"].as_str().unwrap().to_owned();
-    alice.until("it is not sent", |alice| {
+    alice.wait_until("it is not sent", |alice| {
         alice.run(&["send", "--to", &bob.did, "and now?", "--within", "5"]).stderr().contains("not-sent")
     });
-    assert!(!id.is_empty() && bob.texts().is_empty());
+    assert!(!id.is_empty() && bob.unread_texts().is_empty());
 }
 
 /// After its overlap a DID's keys are deleted, and what lies in the store is opened by the keys of the new one.
 #[test]
-fn what_has_moved_is_let_go_of() {
+fn a_rotated_did_is_retired_and_its_keys_are_deleted() {
     let Some((alice, bob)) = acquainted() else { return };
     let keys = |daemon: &Daemon| daemon.json(&["key", "list"]).as_array().unwrap().len();
     bob.json(&["send", "--to", &alice.did, "kept", "--within", "30"]);
-    alice.until("it came", |alice| alice.texts() == ["kept"]);
+    alice.wait_until("it came", |alice| alice.unread_texts() == ["kept"]);
     let retire = |daemon: &Daemon| daemon.run(&["did", "retire", &alice.did, "--yes"]);
     // It has not moved; then it is still read.
     assert_eq!(retire(&alice).error(1), "bad-message");
@@ -91,16 +91,16 @@ fn what_has_moved_is_let_go_of() {
     let mut alice = alice;
     alice.stop();
     alice.start();
-    assert_eq!(alice.texts(), ["kept"]);
+    assert_eq!(alice.unread_texts(), ["kept"]);
     bob.json(&["ping", &new]);
     bob.json(&["send", "--to", &new, "and on", "--within", "30"]);
-    alice.until("it came", |alice| alice.texts() == ["kept", "and on"]);
+    alice.wait_until("it came", |alice| alice.unread_texts() == ["kept", "and on"]);
     assert!(!alice.json(&["connections"])["connections"].as_array().unwrap().is_empty());
 }
 
 /// Any one token opens the store, whatever was made while it was away.
 #[test]
-fn a_token_that_was_away_opens_the_store() {
+fn any_one_token_opens_the_store() {
     let Some(module) = softhsm() else { return };
     let Some(mut alice) = Daemon::new("") else { return };
     let Some(bob) = Daemon::running("") else { return };
@@ -121,7 +121,7 @@ fn a_token_that_was_away_opens_the_store() {
     let did = alice.home.did(&format!("--method peer:2 --service {service} --token soft --token spare"));
     alice.start();
     bob.json(&["send", "--to", &did, "kept", "--within", "30"]);
-    alice.until("it came", |alice| alice.texts() == ["kept"]);
+    alice.wait_until("it came", |alice| alice.unread_texts() == ["kept"]);
     alice.stop();
     // The spare is away while a DID is made, whose key the store is wrapped for; then it is all there is.
     with(&alice, &["soft"]);
@@ -130,5 +130,5 @@ fn a_token_that_was_away_opens_the_store() {
     alice.stop();
     with(&alice, &["spare"]);
     alice.start();
-    assert_eq!(alice.texts(), ["kept"]);
+    assert_eq!(alice.unread_texts(), ["kept"]);
 }

@@ -43,7 +43,7 @@ fn collector() -> (u16, Arc<Mutex<Came>>) {
 }
 
 #[test]
-fn what_it_does_is_told_a_collector_and_no_content() {
+fn spans_reach_the_collector_without_content() {
     let (port, came) = collector();
     let more = format!("otlp = \"http://127.0.0.1:{port}/v1/traces\"\n");
     let (Some(alice), Some(bob)) = (Daemon::running(&more), Daemon::running("")) else { return };
@@ -51,7 +51,7 @@ fn what_it_does_is_told_a_collector_and_no_content() {
     bob.json(&["ping", &alice.did]);
     let has = |word: &str| came.lock().unwrap().spans.windows(word.len()).any(|here| here == word.as_bytes());
     for word in ["claviger", "handle", "envelope", "send", "token", "unwrap", "wrap", "result", "done"] {
-        alice.until(&format!("a span has {word}"), |_| has(word));
+        alice.wait_until(&format!("a span has {word}"), |_| has(word));
     }
     for word in ["the-body-of-this-message-7391", "did:peer", crate::home::PIN, env!("CARGO_MANIFEST_DIR")] {
         assert!(!has(word), "{word}");
@@ -67,7 +67,7 @@ fn what_it_does_is_told_a_collector_and_no_content() {
 
 /// A collector that is not there holds up nothing, and is told of once.
 #[test]
-fn without_a_collector_it_works_all_the_same() {
+fn an_absent_collector_delays_nothing_and_is_reported_once() {
     let port = crate::daemon::free_port();
     let (Some(alice), Some(bob)) =
         (Daemon::running(&format!("otlp = \"http://127.0.0.1:{port}/v1/traces\"\n")), Daemon::running(""))
@@ -76,9 +76,9 @@ fn without_a_collector_it_works_all_the_same() {
     };
     for text in ["1", "2", "3"] {
         bob.json(&["send", "--to", &alice.did, text, "--within", "30"]);
-        alice.until("it came", |alice| alice.texts().iter().any(|it| it == text));
+        alice.wait_until("it came", |alice| alice.unread_texts().iter().any(|it| it == text));
     }
-    alice.until("it is said", |alice| alice.log().contains("spans not exported"));
+    alice.wait_until("it is said", |alice| alice.log().contains("spans not exported"));
     std::thread::sleep(std::time::Duration::from_secs(2));
     assert_eq!(alice.log().matches("spans not exported").count(), 1, "{}", alice.log());
 }

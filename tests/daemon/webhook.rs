@@ -17,17 +17,16 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde_json::Value;
 
 use crate::{
-    access::file,
     api::no_panic,
-    application::{A_WHILE, Application, text},
-    daemon::{Daemon, free_port},
+    api_client::{ApiClient, SETTLE_TIME, text},
+    daemon::{Daemon, free_port, write_with_mode},
 };
 
 pub const SECRET: &str = "the-secret-of-this-hook-0123456789abcdef";
 
 /// A request that came, and how it was answered.
 #[derive(Debug, Clone)]
-pub struct Brought {
+pub struct WebhookRequest {
     /// The head in lower case.
     pub head: String,
     /// The head as it was sent.
@@ -37,14 +36,14 @@ pub struct Brought {
 }
 
 /// An application's server: it answers with each of `statuses` in turn, and then with 204.
-pub struct Hook {
+pub struct WebhookServer {
     port: u16,
-    brought: Arc<Mutex<Vec<Brought>>>,
+    brought: Arc<Mutex<Vec<WebhookRequest>>>,
     ends: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Hook {
+impl WebhookServer {
     pub fn on(port: u16, statuses: &[u16]) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
         let (brought, ends) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
@@ -67,7 +66,12 @@ impl Hook {
                 let mut body = vec![0; length.parse().unwrap()];
                 reader.read_exact(&mut body).unwrap();
                 let status = statuses.pop_front().unwrap_or(204);
-                kept.lock().unwrap().push(Brought { head, raw_head, body: String::from_utf8(body).unwrap(), status });
+                kept.lock().unwrap().push(WebhookRequest {
+                    head,
+                    raw_head,
+                    body: String::from_utf8(body).unwrap(),
+                    status,
+                });
                 let answer = format!(
                     "HTTP/1.1 {status} X\r\nlocation: /elsewhere\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
                 );
@@ -78,18 +82,18 @@ impl Hook {
         Self { port, brought, ends, thread: Some(thread) }
     }
 
-    pub fn brought(&self) -> Vec<Brought> {
+    pub fn requests(&self) -> Vec<WebhookRequest> {
         self.brought.lock().unwrap().clone()
     }
 
     /// The texts that were taken, in their order.
-    fn taken(&self) -> Vec<String> {
-        let taken = self.brought().into_iter().filter(|it| (200..300).contains(&it.status));
+    fn accepted_texts(&self) -> Vec<String> {
+        let taken = self.requests().into_iter().filter(|it| (200..300).contains(&it.status));
         taken.map(|it| text(&serde_json::from_str(&it.body).unwrap())).collect()
     }
 }
 
-impl Drop for Hook {
+impl Drop for WebhookServer {
     fn drop(&mut self) {
         self.ends.store(true, Ordering::SeqCst);
         let _ = std::net::TcpStream::connect(("127.0.0.1", self.port));
@@ -106,7 +110,7 @@ fn with_hook(port: u16, more: &str) -> Option<Daemon> {
     let url = format!("http://127.0.0.1:{port}/hook");
     let config = format!("[api.webhook]\nurl = \"{url}\"\nsecret_file = \"hook.secret\"\n{more}");
     let daemon = Daemon::new(&config)?;
-    file(&daemon.home, "hook.secret", &format!("{SECRET}\n"), 0o600);
+    write_with_mode(&daemon.home, "hook.secret", &format!("{SECRET}\n"), 0o600);
     Some(daemon)
 }
 
@@ -119,18 +123,18 @@ fn two(port: u16, more: &str) -> Option<(Daemon, Daemon)> {
 
 /// Bob says these, one after the other, and Alice has taken each over before the next.
 fn say(bob: &Daemon, alice: &Daemon, texts: &[&str]) {
-    let api = Application::of(alice);
+    let api = ApiClient::new(alice);
     let had = || api.get("/v1/inbox?acknowledged=true&limit=1000").json(200)["messages"].as_array().unwrap().len();
     for text in texts {
         let before = had();
         bob.json(&["send", "--to", &alice.did, text, "--within", "30"]);
-        alice.until("it came", |_| had() > before);
+        alice.wait_until("it came", |_| had() > before);
     }
 }
 
 /// Verifies the signature of Standard Webhooks and the deprecated one, as docs/api.md says. The bytes of a secret without
 /// `whsec_` are the key.
-pub fn verify(brought: &Brought) {
+pub fn verify(brought: &WebhookRequest) {
     let [id, timestamp, standard] =
         ["webhook-id", "webhook-timestamp", "webhook-signature"].map(|name| header(&brought.raw_head, name).unwrap());
     let message: Value = serde_json::from_str(&brought.body).unwrap();
@@ -155,15 +159,15 @@ fn hmac_sha256(text: &str) -> [u8; 32] {
 }
 
 #[test]
-fn signed_and_brought_until_it_is_taken() {
+fn the_webhook_is_signed_and_retried_until_accepted() {
     let port = free_port();
     // A redirect is no answer, and is not followed: the content is for whom the operator has named.
-    let hook = Hook::on(port, &[500, 200, 307, 404, 200]);
+    let hook = WebhookServer::on(port, &[500, 200, 307, 404, 200]);
     let Some((alice, bob)) = two(port, "") else { return };
     say(&bob, &alice, &["0", "1", "2"]);
-    alice.until("all were brought", |_| hook.taken().len() >= 3);
-    assert_eq!(hook.taken(), ["0", "1", "2"]);
-    let brought = hook.brought();
+    alice.wait_until("all were brought", |_| hook.accepted_texts().len() >= 3);
+    assert_eq!(hook.accepted_texts(), ["0", "1", "2"]);
+    let brought = hook.requests();
     let statuses: Vec<u16> = brought.iter().map(|it| it.status).collect();
     assert_eq!(statuses, [500, 200, 307, 404, 200, 204]);
     for one in &brought {
@@ -173,8 +177,8 @@ fn signed_and_brought_until_it_is_taken() {
     }
 
     // What is taken is acknowledged: forgotten, and known of.
-    let api = Application::of(&alice);
-    alice.until("all is acknowledged", |_| api.get("/v1/status").json(200)["waiting"]["deliveries"] == 0);
+    let api = ApiClient::new(&alice);
+    alice.wait_until("all is acknowledged", |_| api.get("/v1/status").json(200)["waiting"]["deliveries"] == 0);
     let first: Value = serde_json::from_str(&brought[0].body).unwrap();
     assert_eq!((&first["sender"], &first["provenance"]["authenticated"]), (&bob.did.clone().into(), &true.into()));
     let known = api.get("/v1/inbox?acknowledged=true").json(200)["messages"][0].clone();
@@ -184,46 +188,48 @@ fn signed_and_brought_until_it_is_taken() {
 }
 
 #[test]
-fn nothing_is_lost_while_either_is_away() {
+fn no_message_is_lost_while_the_agent_or_the_webhook_is_down() {
     let port = free_port();
     let Some((mut alice, bob)) = two(port, "") else { return };
     say(&bob, &alice, &["0", "1"]);
-    alice.until("it is said once", |alice| alice.log().contains("webhook did not accept a message, and is retried"));
+    alice.wait_until("it is said once", |alice| {
+        alice.log().contains("webhook did not accept a message, and is retried")
+    });
     // The application is there, and then ends in the middle.
-    let hook = Hook::on(port, &[503, 200, 503, 503, 503, 503, 503, 503, 503, 503, 503]);
-    alice.until("the first was brought", |_| hook.brought().len() >= 3);
-    assert_eq!(hook.taken(), ["0"]);
+    let hook = WebhookServer::on(port, &[503, 200, 503, 503, 503, 503, 503, 503, 503, 503, 503]);
+    alice.wait_until("the first was brought", |_| hook.requests().len() >= 3);
+    assert_eq!(hook.accepted_texts(), ["0"]);
     alice.kill();
     drop(hook);
 
     alice.start();
     say(&bob, &alice, &["2"]);
     alice.stop();
-    let hook = Hook::on(port, &[]);
+    let hook = WebhookServer::on(port, &[]);
     alice.start();
-    alice.until("the rest was brought", |_| hook.taken().len() >= 2);
-    thread::sleep(A_WHILE);
-    assert_eq!(hook.taken(), ["1", "2"]);
+    alice.wait_until("the rest was brought", |_| hook.accepted_texts().len() >= 2);
+    thread::sleep(SETTLE_TIME);
+    assert_eq!(hook.accepted_texts(), ["1", "2"]);
 }
 
 #[test]
-fn only_what_is_wanted_and_not_acknowledged_otherwise() {
+fn the_webhook_gets_only_its_types_and_no_acknowledged_messages() {
     let port = free_port();
     let types = "types = [\"https://didcomm.org/basicmessage/2.0/message\"]\n";
     let Some((alice, bob)) = two(port, types) else { return };
-    let api = Application::of(&alice);
+    let api = ApiClient::new(&alice);
     let other = ["send", "--to", &alice.did, "--type", "https://example.org/offers/1.0/offer", "{}", "--within", "30"];
     bob.json(&other);
-    alice.until("it came", |_| api.get("/v1/status").json(200)["waiting"]["deliveries"] == 1);
+    alice.wait_until("it came", |_| api.get("/v1/status").json(200)["waiting"]["deliveries"] == 1);
     say(&bob, &alice, &["0", "1"]);
     // The application has read the first one by itself: it is not brought when there is a way.
     let inbox = api.get("/v1/inbox").json(200);
     let read = inbox["messages"].as_array().unwrap().iter().find(|it| it["message"]["body"]["content"] == "0").unwrap();
     api.post("/v1/inbox/acknowledge", &serde_json::json!({ "ids": [read["id"]] })).json(200);
-    let hook = Hook::on(port, &[]);
-    alice.until_within(Duration::from_secs(60), "it was brought", |_| !hook.taken().is_empty());
-    thread::sleep(A_WHILE);
-    assert_eq!(hook.taken(), ["1"]);
+    let hook = WebhookServer::on(port, &[]);
+    alice.wait_until_within(Duration::from_secs(60), "it was brought", |_| !hook.accepted_texts().is_empty());
+    thread::sleep(SETTLE_TIME);
+    assert_eq!(hook.accepted_texts(), ["1"]);
     let left = api.get("/v1/inbox").json(200);
     assert_eq!(left["messages"][0]["type"], "https://example.org/offers/1.0/offer");
     assert_eq!(left["messages"].as_array().unwrap().len(), 1);

@@ -74,7 +74,7 @@ fn log_file(agent: &Daemon) -> PathBuf {
 }
 
 #[test]
-fn it_is_served_and_changed_and_peers_follow() {
+fn a_did_webvh_is_served_and_updated_and_peers_follow() {
     let Some((mut alice, did, mut bob)) = two() else { return };
     alice.start();
     bob.start();
@@ -83,10 +83,10 @@ fn it_is_served_and_changed_and_peers_follow() {
 
     // Both ways: Bob finds where to write to, and whose signature it is.
     bob.json(&["send", "--to", &did, "hello", "--within", "30"]);
-    alice.until("it came", |alice| alice.texts() == ["hello"]);
+    alice.wait_until("it came", |alice| alice.unread_texts() == ["hello"]);
     assert_eq!(alice.delivery("hello")["recipient"], did);
     alice.json(&["send", "--from", &did, "--to", &bob.did, "--sign", "welcome", "--within", "30"]);
-    bob.until("it came", |bob| bob.texts() == ["welcome"]);
+    bob.wait_until("it came", |bob| bob.unread_texts() == ["welcome"]);
     assert_eq!(bob.delivery("welcome")["sender"], did);
 
     // Another key to encrypt to, while the agent runs.
@@ -103,7 +103,7 @@ fn it_is_served_and_changed_and_peers_follow() {
     bob.stop();
     bob.start();
     bob.json(&["send", "--to", &did, "to the new key", "--within", "30"]);
-    alice.until("it came", |alice| alice.texts().contains(&"to the new key".to_owned()));
+    alice.wait_until("it came", |alice| alice.unread_texts().contains(&"to the new key".to_owned()));
 
     // Another key to change it with: that of before does not go on.
     patiently(&alice, &["key", "generate", "--alg", "Ed25519", "--use", "signing", "--name", "next"]).json();
@@ -142,7 +142,7 @@ fn it_is_served_and_changed_and_peers_follow() {
 
 /// A did:web is changed too: it has no log, and its server's word is all there is.
 #[test]
-fn a_did_web_is_changed_without_a_log() {
+fn a_did_web_is_updated_without_a_log() {
     let Some(home) = Home::with_token() else { return };
     home.configure(&softhsm().unwrap(), "");
     let did = home.did("--method web --host example.com --service https://example.com");
@@ -161,7 +161,7 @@ fn a_did_web_is_changed_without_a_log() {
 
 /// The agent goes by the document as it is now: what proves a move is signed by a key that came with a change.
 #[test]
-fn a_did_web_that_was_changed_moves() {
+fn an_updated_did_web_is_rotated() {
     let Some(mut alice) = Daemon::new("") else { return };
     let at = (format!("localhost:{}", alice.port), format!("http://127.0.0.1:{}", alice.port));
     let did = alice.home.did(&format!("--method web --host {} --service {}", at.0, at.1));
@@ -175,7 +175,7 @@ fn a_did_web_that_was_changed_moves() {
 
 /// Each follows the other: neither is lost.
 #[test]
-fn two_changes_at_once_both_stand() {
+fn simultaneous_updates_both_apply() {
     let Some(home) = Home::with_token() else { return };
     home.configure(&softhsm().unwrap(), "");
     let did = home.did("--method webvh --host example.com --service https://example.com");
@@ -199,7 +199,7 @@ fn two_changes_at_once_both_stand() {
 
 /// The same without a keeper, under the rules of the configuration.
 #[test]
-fn in_this_process_too_and_only_if_it_is_allowed() {
+fn updates_without_a_keeper_obey_the_policy() {
     let Some(home) = Home::with_token() else { return };
     home.configure(&softhsm().unwrap(), "[keeper]\nin_process = true\n");
     let did = home.did("--method webvh --host example.com --path a/b");
@@ -217,7 +217,7 @@ fn in_this_process_too_and_only_if_it_is_allowed() {
 
 /// Who can write to the disk or has taken the server over, and has not the token, changes nothing.
 #[test]
-fn a_log_that_was_tampered_with_is_refused() {
+fn a_modified_log_is_refused() {
     let Some((mut alice, did, mut bob)) = two() else { return };
     let path = log_file(&alice);
     let log = fs::read_to_string(&path).unwrap();
@@ -242,7 +242,7 @@ fn a_log_that_was_tampered_with_is_refused() {
     bob.start();
     bob.json(&["send", "--to", &did, "hello"]);
     mallory.join().unwrap();
-    bob.until("it is refused", |bob| bob.log().contains("entry 1 of its log is not valid"));
+    bob.wait_until("it is refused", |bob| bob.log().contains("entry 1 of its log is not valid"));
 
     // With the log as it was, both go on.
     fs::write(&path, log).unwrap();
@@ -250,5 +250,5 @@ fn a_log_that_was_tampered_with_is_refused() {
     bob.stop();
     bob.start();
     bob.json(&["send", "--to", &did, "hello again", "--within", "30"]);
-    alice.until("it came", |alice| alice.texts().contains(&"hello again".to_owned()));
+    alice.wait_until("it came", |alice| alice.unread_texts().contains(&"hello again".to_owned()));
 }

@@ -12,7 +12,7 @@ use claviger_fault_module::Shim;
 use crate::{
     daemon::Daemon,
     home::{PIN, softhsm},
-    load::Load,
+    load::LoadGenerator,
     peer::Peer,
     support::faulty::through_the_shim,
 };
@@ -20,12 +20,12 @@ use crate::{
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// A daemon whose token does as it is told.
-struct Sick {
+struct FaultyDaemon {
     daemon: Daemon,
     shim: Shim,
 }
 
-impl Sick {
+impl FaultyDaemon {
     /// It does not run yet.
     fn new(more: &str) -> Option<Self> {
         let daemon = Daemon::new(more)?;
@@ -38,10 +38,10 @@ impl Sick {
     }
 
     fn running(more: &str) -> Option<Self> {
-        let mut sick = Self::new(more)?;
-        sick.start();
-        sick.daemon.until("its token is ready", is_ready);
-        Some(sick)
+        let mut faulty = Self::new(more)?;
+        faulty.start();
+        faulty.daemon.wait_until_token_ready();
+        Some(faulty)
     }
 
     fn start(&mut self) {
@@ -52,24 +52,18 @@ impl Sick {
     }
 }
 
-fn is_ready(daemon: &Daemon) -> bool {
-    daemon.ask("/ready/token").starts_with("HTTP/1.1 200")
-}
-
 /// Operations of five seconds: messages are taken all the same, after the five seconds that an answer waits for a reply that
 /// may go with it, and who asks how it is has its answer at once.
 #[test]
-fn a_slow_token_keeps_nobody_waiting() {
-    let Some(Sick { daemon, shim }) = Sick::running("") else { return };
+fn a_slow_token_does_not_delay_the_acceptance_of_messages() {
+    let Some(FaultyDaemon { daemon, shim }) = FaultyDaemon::running("") else { return };
     shim.order(&["delay C_DeriveKey 5000"]);
-    let load = Load::on(&daemon, 8);
-    daemon.until("messages are taken", |_| load.accepted() > 8);
+    let load = LoadGenerator::start(&daemon, 8);
+    daemon.wait_until("messages are taken", |_| load.accepted() > 8);
     let mut times: Vec<Duration> = (0..30)
         .map(|_| {
             let begun = Instant::now();
-            assert!(
-                daemon.ask("/live").starts_with("HTTP/1.1 200") && daemon.ask("/ready").starts_with("HTTP/1.1 200")
-            );
+            assert!(daemon.is_live() && daemon.is_ready());
             begun.elapsed() / 2
         })
         .collect();
@@ -78,30 +72,30 @@ fn a_slow_token_keeps_nobody_waiting() {
     assert!(times[times.len() / 2] < Duration::from_millis(100), "{times:?}");
     let sent = load.stop();
     shim.order(&[]);
-    sent.all_came_once(&daemon, MINUTE);
+    sent.assert_each_delivered_once(&daemon, MINUTE);
 }
 
 /// The more wait, the less is there to wait for: 64 are opened at once, so many again are next, and behind them there is no
 /// reply soon. Behind those that may wait is no room, which is said at once too.
 #[test]
-fn with_a_slow_token_many_wait_for_no_reply() {
-    let Some(Sick { daemon, shim }) = Sick::running("[store]\nmax_waiting_for = 240\n") else { return };
+fn messages_behind_a_long_queue_are_answered_without_waiting_for_a_reply() {
+    let Some(FaultyDaemon { daemon, shim }) = FaultyDaemon::running("[store]\nmax_waiting_for = 240\n") else { return };
     shim.order(&["delay C_DeriveKey 5000"]);
     let peer = Peer::new("peer");
     let many: Vec<_> = (0..220)
         .map(|number| {
-            let packed = peer.says(&daemon.did, &number.to_string());
+            let packed = peer.pack_text(&daemon.did, &number.to_string());
             let mut stream = TcpStream::connect(("127.0.0.1", daemon.port)).unwrap();
             let head = "POST / HTTP/1.1\r\nhost: a\r\ncontent-type: application/didcomm-encrypted+json\r\n";
             write!(stream, "{head}content-length: {}\r\n\r\n{packed}", packed.len()).unwrap();
             stream
         })
         .collect();
-    daemon.until("they are kept", |daemon| daemon.figure("claviger_waiting{queue=\"inbox\"}") >= 220.0);
+    daemon.wait_until("they are kept", |daemon| daemon.metric("claviger_waiting{queue=\"inbox\"}") >= 220.0);
     let mut times: Vec<Duration> = (0..5)
         .map(|number| {
             let begun = Instant::now();
-            assert_eq!(daemon.status(peer.says(&daemon.did, &(220 + number).to_string())), 202);
+            assert_eq!(daemon.post_status(peer.pack_text(&daemon.did, &(220 + number).to_string())), 202);
             begun.elapsed()
         })
         .collect();
@@ -109,7 +103,7 @@ fn with_a_slow_token_many_wait_for_no_reply() {
     assert!(times[times.len() / 2] < Duration::from_secs(2), "{times:?}");
     let mut taken = 225;
     let refused = loop {
-        let answer = daemon.post(peer.says(&daemon.did, &taken.to_string()).as_bytes());
+        let answer = daemon.post(peer.pack_text(&daemon.did, &taken.to_string()).as_bytes());
         if !answer.starts_with("HTTP/1.1 202") {
             break answer;
         }
@@ -119,57 +113,57 @@ fn with_a_slow_token_many_wait_for_no_reply() {
     assert!(refused.starts_with("HTTP/1.1 503") && refused.contains("retry-after: "), "{refused}");
     drop(many);
     shim.order(&[]);
-    daemon.until("all came", |daemon| daemon.texts().len() == taken);
+    daemon.wait_until("all came", |daemon| daemon.unread_texts().len() == taken);
 }
 
 /// What a token may say at any time: none of it is the message's fault, so each is opened in the end.
 #[test]
-fn a_token_that_fails_now_and_then_loses_nothing() {
-    let Some(Sick { daemon, shim }) = Sick::running("") else { return };
+fn occasional_token_errors_lose_no_message() {
+    let Some(FaultyDaemon { daemon, shim }) = FaultyDaemon::running("") else { return };
     // CKR_SESSION_HANDLE_INVALID, CKR_DEVICE_ERROR, CKR_USER_NOT_LOGGED_IN, CKR_GENERAL_ERROR.
     let failures = ["0xb3", "0x30", "0x101", "0x5"].map(|code| format!("fail C_DeriveKey {code} one-in 20"));
     shim.order(&failures.each_ref().map(String::as_str));
     let (_, before) = shim.calls_and_failures();
-    let load = Load::on(&daemon, 2);
-    daemon.until("it fails", |_| load.accepted() > 60 && shim.calls_and_failures().1 > before + 5);
+    let load = LoadGenerator::start(&daemon, 2);
+    daemon.wait_until("it fails", |_| load.accepted() > 60 && shim.calls_and_failures().1 > before + 5);
     let sent = load.stop();
     shim.order(&[]);
-    sent.all_came_once(&daemon, MINUTE);
-    daemon.until("its token is ready", is_ready);
+    sent.assert_each_delivered_once(&daemon, MINUTE);
+    daemon.wait_until_token_ready();
 }
 
 #[test]
-fn a_module_that_crashes_or_hangs_is_replaced() {
-    let Some(Sick { daemon, shim }) = Sick::running("[keeper]\nhang_seconds = 1\n") else { return };
-    let load = Load::on(&daemon, 2);
+fn a_keeper_whose_module_crashes_or_hangs_is_replaced() {
+    let Some(FaultyDaemon { daemon, shim }) = FaultyDaemon::running("[keeper]\nhang_seconds = 1\n") else { return };
+    let load = LoadGenerator::start(&daemon, 2);
     for order in ["crash C_DeriveKey at 5", "hang C_DeriveKey at 5"] {
         let before = load.accepted();
         let keepers = daemon.keepers();
         shim.order(&[order]);
         // Each keeper would do so at its fifth: the first one's trouble is enough.
-        daemon.until("there is another", |daemon| daemon.keepers().iter().any(|keeper| !keepers.contains(keeper)));
+        daemon.wait_until("there is another", |daemon| daemon.keepers().iter().any(|keeper| !keepers.contains(keeper)));
         shim.order(&[]);
-        daemon.until("another keeper serves", |daemon| load.accepted() > before + 20 && is_ready(daemon));
+        daemon.wait_until("another keeper serves", |daemon| load.accepted() > before + 20 && daemon.is_token_ready());
     }
-    load.stop().all_came_once(&daemon, MINUTE);
+    load.stop().assert_each_delivered_once(&daemon, MINUTE);
 }
 
 /// Whatever waits, a PIN that was refused is not tried again until it is another's turn to act.
 #[test]
 fn a_wrong_pin_is_tried_once() {
-    let Some(mut sick) = Sick::new("") else { return };
-    sick.daemon.home.write("user.pin", "not-the-p1n");
-    sick.start();
-    let Sick { daemon, shim } = sick;
-    daemon.until("it was tried", |_| shim.calls("C_Login") > 0);
+    let Some(mut faulty) = FaultyDaemon::new("") else { return };
+    faulty.daemon.home.write("user.pin", "not-the-p1n");
+    faulty.start();
+    let FaultyDaemon { daemon, shim } = faulty;
+    daemon.wait_until("it was tried", |_| shim.calls("C_Login") > 0);
     let peer = Peer::new("peer");
     for number in 0..30 {
-        assert_eq!(daemon.status(peer.says(&daemon.did, &number.to_string())), 202);
+        assert_eq!(daemon.post_status(peer.pack_text(&daemon.did, &number.to_string())), 202);
     }
     std::thread::sleep(Duration::from_secs(3));
     assert_eq!(shim.calls("C_Login"), 1);
-    assert!(daemon.ask("/ready").starts_with("HTTP/1.1 200") && !is_ready(&daemon));
+    assert!(daemon.is_ready() && !daemon.is_token_ready());
     daemon.home.write("user.pin", PIN);
-    daemon.until("all were opened", |daemon| is_ready(daemon) && daemon.texts().len() == 30);
+    daemon.wait_until("all were opened", |daemon| daemon.is_token_ready() && daemon.unread_texts().len() == 30);
     assert_eq!(shim.calls("C_Login"), 2);
 }

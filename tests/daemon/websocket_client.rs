@@ -18,15 +18,15 @@ use tokio_tungstenite::tungstenite::{
     },
 };
 
-use crate::daemon::PATIENCE;
+use crate::daemon::TIMEOUT;
 
 /// Connects from an address of the test's choice.
-pub fn from(address: [u8; 4], port: u16) -> io::Result<TcpStream> {
+pub fn connect_from(address: [u8; 4], port: u16) -> io::Result<TcpStream> {
     let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
     bind(&socket, &SocketAddrV4::new(Ipv4Addr::from(address), 0))?;
     connect(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))?;
     let stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     Ok(stream)
 }
 
@@ -69,15 +69,15 @@ pub fn dribble(mut stream: TcpStream, first: &str, most: Duration) -> Option<Dur
 }
 
 /// A WebSocket to a daemon.
-pub struct Ws(WebSocket<TcpStream>);
+pub struct WebSocketClient(WebSocket<TcpStream>);
 
-impl Ws {
+impl WebSocketClient {
     pub fn open(port: u16) -> Self {
         Self::over(TcpStream::connect(("127.0.0.1", port)).unwrap(), port)
     }
 
     pub fn over(stream: TcpStream, port: u16) -> Self {
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         Self(client(format!("ws://127.0.0.1:{port}/"), stream).expect("a WebSocket").0)
     }
 
@@ -86,7 +86,7 @@ impl Ws {
     }
 
     /// The beginning of a message, as one of its parts; the next part does not come (RFC 6455 section 5.4).
-    pub fn begin(&mut self, part: &str) -> Result<(), tungstenite::Error> {
+    pub fn send_fragment(&mut self, part: &str) -> Result<(), tungstenite::Error> {
         let first = Frame::Frame(RawFrame::message(part.to_owned(), OpCode::Data(Data::Text), false));
         self.0.send(first)
     }
@@ -109,7 +109,7 @@ impl Ws {
     }
 
     /// With what code the other closes; none if it breaks off or does not.
-    pub fn closes(&mut self) -> Option<CloseCode> {
+    pub fn close_code(&mut self) -> Option<CloseCode> {
         loop {
             match self.0.read() {
                 Ok(Frame::Close(Some(CloseFrame { code, .. }))) => return Some(code),

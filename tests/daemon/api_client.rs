@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::daemon::{Daemon, PATIENCE};
+use crate::daemon::{Daemon, TIMEOUT};
 
 /// The type of the messages that the tests send: of no protocol, so they go to the application.
 pub const SAY: &str = "https://example.org/chat/1.0/say";
@@ -19,14 +19,14 @@ const JSON: &str = "content-type: application/json\r\n";
 
 /// A way to the API.
 #[derive(Debug, Clone)]
-pub enum Application {
+pub enum ApiClient {
     Unix(PathBuf),
     Loopback(u16),
 }
 
 /// What came back.
 #[derive(Debug)]
-pub struct Answer {
+pub struct ApiResponse {
     pub status: u16,
     head: String,
     pub body: String,
@@ -43,30 +43,30 @@ pub struct Event {
     pub data: Value,
 }
 
-impl Application {
+impl ApiClient {
     /// On the socket in a daemon's state folder.
-    pub fn of(daemon: &Daemon) -> Self {
+    pub fn new(daemon: &Daemon) -> Self {
         Self::Unix(daemon.home.path().join("state/api.sock"))
     }
 
     #[track_caller]
-    pub fn get(&self, path: &str) -> Answer {
-        self.ask("GET", path, "", "")
+    pub fn get(&self, path: &str) -> ApiResponse {
+        self.request("GET", path, "", "")
     }
 
     #[track_caller]
-    pub fn post(&self, path: &str, body: &Value) -> Answer {
+    pub fn post(&self, path: &str, body: &Value) -> ApiResponse {
         self.try_post(path, body).expect("the agent answers")
     }
 
     /// With these headers, each ended by CR and LF.
     #[track_caller]
-    pub fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
-        self.try_ask(method, path, headers, body).expect("the agent answers")
+    pub fn request(&self, method: &str, path: &str, headers: &str, body: &str) -> ApiResponse {
+        self.try_request(method, path, headers, body).expect("the agent answers")
     }
 
     /// The same; none if nobody is there, or it breaks off.
-    pub fn try_ask(&self, method: &str, path: &str, headers: &str, body: &str) -> Option<Answer> {
+    pub fn try_request(&self, method: &str, path: &str, headers: &str, body: &str) -> Option<ApiResponse> {
         let host = if headers.contains("host:") { "" } else { "host: localhost\r\n" };
         let length = body.len();
         let head = format!(
@@ -74,11 +74,11 @@ impl Application {
         );
         let mut text = String::new();
         self.send(&head)?.read_to_string(&mut text).ok()?;
-        Answer::read(&text)
+        ApiResponse::read(&text)
     }
 
-    pub fn try_post(&self, path: &str, body: &Value) -> Option<Answer> {
-        self.try_ask("POST", path, JSON, &body.to_string())
+    pub fn try_post(&self, path: &str, body: &Value) -> Option<ApiResponse> {
+        self.try_request("POST", path, JSON, &body.to_string())
     }
 
     /// HTTP/1.0 knows no chunks.
@@ -102,19 +102,19 @@ impl Application {
         match self {
             Self::Unix(path) => {
                 let stream = UnixStream::connect(path).ok()?;
-                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                stream.set_read_timeout(Some(TIMEOUT)).unwrap();
                 Some(sent(stream, request))
             }
             Self::Loopback(port) => {
                 let stream = TcpStream::connect(("127.0.0.1", *port)).ok()?;
-                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                stream.set_read_timeout(Some(TIMEOUT)).unwrap();
                 Some(sent(stream, request))
             }
         }
     }
 }
 
-impl Answer {
+impl ApiResponse {
     fn read(text: &str) -> Option<Self> {
         let (head, body) = text.split_once("\r\n\r\n")?;
         let status = head.split(' ').nth(1)?.parse().ok()?;
@@ -181,26 +181,26 @@ pub fn text(delivered: &Value) -> String {
 }
 
 /// Long enough for what must not come.
-pub const A_WHILE: Duration = Duration::from_millis(500);
+pub const SETTLE_TIME: Duration = Duration::from_millis(500);
 
 impl Daemon {
     /// Puts a message into the outbox; its id there, if it was taken.
-    pub fn say(&self, to: &str, content: &str) -> Option<String> {
+    pub fn send_text(&self, to: &str, content: &str) -> Option<String> {
         let message = json!({ "to": to, "from": self.did, "type": SAY, "body": { "content": content } });
-        let answer = Application::of(self).post("/v1/messages", &message);
+        let answer = ApiClient::new(self).post("/v1/messages", &message);
         (answer.status == 202).then(|| answer.json(202)["id"].as_str().unwrap().to_owned())
     }
 
     /// A message of the outbox.
     #[track_caller]
-    pub fn sending(&self, id: &str) -> Value {
-        Application::of(self).get(&format!("/v1/messages/{id}")).json(200)
+    pub fn outbox_message(&self, id: &str) -> Value {
+        ApiClient::new(self).get(&format!("/v1/messages/{id}")).json(200)
     }
 
     /// What waits for the application, all of it, in the order that it came.
     #[track_caller]
     pub fn unread(&self) -> Vec<Value> {
-        let (application, mut all, mut after) = (Application::of(self), Vec::new(), 0);
+        let (application, mut all, mut after) = (ApiClient::new(self), Vec::new(), 0);
         loop {
             let page = application.get(&format!("/v1/inbox?limit=1000&after={after}")).json(200);
             let messages = page["messages"].as_array().unwrap();
@@ -214,7 +214,7 @@ impl Daemon {
 
     /// The texts of it.
     #[track_caller]
-    pub fn texts(&self) -> Vec<String> {
+    pub fn unread_texts(&self) -> Vec<String> {
         let content = |it: &Value| it["message"]["body"]["content"].as_str().map(str::to_owned);
         self.unread().iter().filter_map(content).collect()
     }
@@ -228,7 +228,9 @@ impl Daemon {
 
     /// All that came is opened, or let go of.
     #[track_caller]
-    pub fn settles(&self) {
-        self.until("nothing waits to be opened", |daemon| daemon.figure("claviger_waiting{queue=\"inbox\"}") == 0.0);
+    pub fn wait_until_all_opened(&self) {
+        self.wait_until("nothing waits to be opened", |daemon| {
+            daemon.metric("claviger_waiting{queue=\"inbox\"}") == 0.0
+        });
     }
 }

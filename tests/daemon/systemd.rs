@@ -9,7 +9,7 @@ use std::{
 
 use rustix::process::Signal;
 
-use crate::daemon::{Daemon, PATIENCE};
+use crate::daemon::{Daemon, TIMEOUT};
 
 /// The socket of a service manager.
 struct Manager {
@@ -39,9 +39,9 @@ impl Manager {
 
     /// Waits for a word, whatever else is said before.
     #[track_caller]
-    fn until(&self, wanted: &str) {
-        let until = Instant::now() + PATIENCE;
-        while let Some(word) = self.hear(PATIENCE) {
+    fn wait_until(&self, wanted: &str) {
+        let until = Instant::now() + TIMEOUT;
+        while let Some(word) = self.hear(TIMEOUT) {
             if word == wanted {
                 return;
             }
@@ -52,10 +52,10 @@ impl Manager {
 }
 
 #[test]
-fn systemd_hears_that_it_is_ready_lives_and_ends() {
+fn ready_watchdog_and_stopping_are_notified() {
     let Some(mut agent) = Daemon::new("") else { return };
     let manager = Manager::start(&mut agent);
-    assert_eq!(manager.hear(PATIENCE).as_deref(), Some("READY=1"));
+    assert_eq!(manager.hear(TIMEOUT).as_deref(), Some("READY=1"));
     for _ in 0..3 {
         assert_eq!(manager.hear(Duration::from_secs(10)).as_deref(), Some("WATCHDOG=1"));
     }
@@ -64,20 +64,20 @@ fn systemd_hears_that_it_is_ready_lives_and_ends() {
     agent.signal(Signal::HUP);
     while manager.hear(Duration::from_millis(10)).is_some() {}
     assert_eq!(manager.hear(Duration::from_secs(10)).as_deref(), Some("WATCHDOG=1"));
-    assert!(agent.ask("/ready").starts_with("HTTP/1.1 200"));
+    assert!(agent.is_ready());
 
     agent.signal(Signal::TERM);
-    manager.until("STOPPING=1");
+    manager.wait_until("STOPPING=1");
     agent.wait();
     assert_eq!(manager.hear(Duration::from_millis(10)), None);
 }
 
 /// A request that was begun is answered, and what came with it is there afterwards.
 #[test]
-fn what_was_begun_is_answered_before_it_ends() {
+fn a_request_in_progress_is_answered_before_the_daemon_ends() {
     let Some(mut agent) = Daemon::running("") else { return };
     let mut slow = TcpStream::connect(("127.0.0.1", agent.port)).unwrap();
-    slow.set_read_timeout(Some(PATIENCE)).unwrap();
+    slow.set_read_timeout(Some(TIMEOUT)).unwrap();
     let packed = pack(&agent, "slow");
     let (first, rest) = packed.split_at(packed.len() / 2);
     write!(
@@ -89,14 +89,14 @@ fn what_was_begun_is_answered_before_it_ends() {
     // It has the head, and waits for the rest.
     std::thread::sleep(Duration::from_millis(300));
     agent.signal(Signal::TERM);
-    agent.until("it no longer takes connections", |agent| TcpStream::connect(("127.0.0.1", agent.port)).is_err());
+    agent.wait_until("it no longer takes connections", |agent| TcpStream::connect(("127.0.0.1", agent.port)).is_err());
     slow.write_all(rest.as_bytes()).unwrap();
     let mut answer = String::new();
     let _ = slow.read_to_string(&mut answer);
     assert!(answer.starts_with("HTTP/1.1 202"), "{answer}\n{}", agent.log());
     agent.wait();
     agent.start();
-    agent.until("it was opened", |agent| agent.texts() == ["slow"]);
+    agent.wait_until("it was opened", |agent| agent.unread_texts() == ["slow"]);
 }
 
 /// A basic message to an agent, packed by its own command line.

@@ -8,10 +8,10 @@ use serde_json::json;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::{
-    daemon::{Daemon, PATIENCE},
-    load::post,
+    daemon::{Daemon, TIMEOUT},
+    load::post_status,
     peer::{Peer, seconds},
-    socket::{Ws, closed_within, dribble, from},
+    websocket_client::{WebSocketClient, closed_within, connect_from, dribble},
 };
 
 const NET: &str = "[net]\nallow_private = [\"127.0.0.0/8\"]\n";
@@ -19,13 +19,13 @@ const NET: &str = "[net]\nallow_private = [\"127.0.0.0/8\"]\n";
 const SOON: Duration = Duration::from_secs(20);
 
 fn running(http: &str) -> Option<Daemon> {
-    let mut daemon = Daemon::configured(http, NET)?;
+    let mut daemon = Daemon::with_config(http, NET)?;
     daemon.start();
     Some(daemon)
 }
 
 #[test]
-fn the_slow_are_let_go() {
+fn slow_http_clients_are_disconnected() {
     let Some(daemon) = running("header_seconds = 1\nbody_seconds = 1") else { return };
     let port = daemon.port;
     let connect = move || TcpStream::connect(("127.0.0.1", port)).unwrap();
@@ -41,7 +41,7 @@ fn the_slow_are_let_go() {
     // The honest are served meanwhile.
     let peer = Peer::new("peer");
     for number in 0..5 {
-        assert_eq!(daemon.status(peer.says(&daemon.did, &number.to_string())), 202);
+        assert_eq!(daemon.post_status(peer.pack_text(&daemon.did, &number.to_string())), 202);
     }
     assert!(closed_within(&mut idle, SOON).is_some(), "it says nothing");
     assert!(closed_within(&mut quiet, SOON).is_some(), "it asks nothing more");
@@ -54,59 +54,60 @@ fn the_slow_are_let_go() {
 
 /// A message has its time on a WebSocket as well, whatever is said between its parts; a socket that is only quiet has not.
 #[test]
-fn the_slow_are_let_go_of_on_sockets() {
+fn a_slow_websocket_message_closes_the_connection() {
     let Some(daemon) = running("body_seconds = 1") else { return };
-    let (mut slow, mut quiet) = (Ws::open(daemon.port), Ws::open(daemon.port));
-    slow.begin("{").unwrap();
+    let (mut slow, mut quiet) = (WebSocketClient::open(daemon.port), WebSocketClient::open(daemon.port));
+    slow.send_fragment("{").unwrap();
     quiet.pong().unwrap();
-    daemon.until("it is told", |_| {
+    daemon.wait_until("it is told", |_| {
         let _ = slow.pong();
         slow.closes_within(Duration::from_millis(100)) == Some(Some(CloseCode::Policy))
     });
     assert_eq!(quiet.closes_within(Duration::from_secs(2)), None);
     let peer = Peer::new("peer");
-    quiet.send(&peer.says(&daemon.did, "hello")).unwrap();
-    daemon.until("the quiet one is served", |daemon| daemon.texts() == ["hello"]);
+    quiet.send(&peer.pack_text(&daemon.did, "hello")).unwrap();
+    daemon.wait_until("the quiet one is served", |daemon| daemon.unread_texts() == ["hello"]);
 }
 
 /// One who asks and does not read is let go of as well.
 #[test]
-fn the_deaf_are_let_go() {
+fn a_client_that_does_not_read_is_disconnected() {
     let Some(daemon) = running("header_seconds = 1\nconnections_per_address = 1") else { return };
     let address = [127, 0, 0, 3];
-    let mut deaf = from(address, daemon.port).unwrap();
+    let mut deaf = connect_from(address, daemon.port).unwrap();
     deaf.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
     // Until both kernels keep no more for it.
     let asking = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n".repeat(1000);
     while deaf.write_all(&asking).is_ok() {}
-    daemon.until("another is let in", |_| {
-        let mut stream = from(address, daemon.port).unwrap();
+    daemon.wait_until("another is let in", |_| {
+        let mut stream = connect_from(address, daemon.port).unwrap();
         let _ = stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
-        !closed_within(&mut stream, PATIENCE).expect("it is closed").is_empty()
+        !closed_within(&mut stream, TIMEOUT).expect("it is closed").is_empty()
     });
     drop(deaf);
 }
 
 /// A connection counts as long as it lasts, also when it has become a WebSocket.
 #[test]
-fn an_address_has_so_many_connections() {
+fn connections_per_address_are_limited() {
     let Some(daemon) = running("connections_per_address = 6") else { return };
     let address = [127, 0, 0, 2];
-    let sockets: Vec<Ws> = (0..3).map(|_| Ws::over(from(address, daemon.port).unwrap(), daemon.port)).collect();
-    let idle: Vec<TcpStream> = (0..3).map(|_| from(address, daemon.port).unwrap()).collect();
+    let sockets: Vec<WebSocketClient> =
+        (0..3).map(|_| WebSocketClient::over(connect_from(address, daemon.port).unwrap(), daemon.port)).collect();
+    let idle: Vec<TcpStream> = (0..3).map(|_| connect_from(address, daemon.port).unwrap()).collect();
     let turned_away = || {
-        let mut stream = from(address, daemon.port).unwrap();
+        let mut stream = connect_from(address, daemon.port).unwrap();
         let _ = stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
-        closed_within(&mut stream, PATIENCE).expect("it is closed").is_empty()
+        closed_within(&mut stream, TIMEOUT).expect("it is closed").is_empty()
     };
-    daemon.until("no more are let in", |_| turned_away());
+    daemon.wait_until("no more are let in", |_| turned_away());
     // Another address is another's.
     let peer = Peer::new("peer");
-    assert_eq!(daemon.status(peer.says(&daemon.did, "hello")), 202);
+    assert_eq!(daemon.post_status(peer.pack_text(&daemon.did, "hello")), 202);
     drop(sockets);
-    daemon.until("there is room again", |_| !turned_away());
+    daemon.wait_until("there is room again", |_| !turned_away());
     drop(idle);
-    assert!(daemon.figure("claviger_connections_turned_away_total") >= 1.0);
+    assert!(daemon.metric("claviger_connections_turned_away_total") >= 1.0);
 }
 
 fn ping(peer: &Peer, to: &str) -> Message {
@@ -118,7 +119,7 @@ fn ping(peer: &Peer, to: &str) -> Message {
 
 /// The way back that a message asks for, by HTTP and by WebSocket: for one who cannot be reached otherwise.
 #[test]
-fn replies_go_back_where_the_message_came_from() {
+fn replies_use_the_return_route() {
     let Some(daemon) = running("") else { return };
     let peer = Peer::new("a browser");
     let mut asking = ping(&peer, &daemon.did);
@@ -136,20 +137,20 @@ fn replies_go_back_where_the_message_came_from() {
         assert!(daemon.post(peer.pack(&asking).as_bytes()).starts_with("HTTP/1.1 202"));
     }
 
-    let mut socket = Ws::open(daemon.port);
+    let mut socket = WebSocketClient::open(daemon.port);
     let mut asking = ping(&peer, &daemon.did);
     asking.return_route = Some("thread".to_owned());
     socket.send(&peer.pack(&asking)).unwrap();
-    let reply = peer.open(&socket.next(PATIENCE).expect("a reply")).0;
+    let reply = peer.open(&socket.next(TIMEOUT).expect("a reply")).0;
     assert_eq!(reply.thid.as_ref(), Some(&asking.id));
     // Of that thread only, until the socket is opened for all.
-    assert!(daemon.say(peer.did(), "by the way").is_some());
+    assert!(daemon.send_text(peer.did(), "by the way").is_some());
     assert!(socket.next(Duration::from_secs(1)).is_none());
     let mut asking = ping(&peer, &daemon.did);
     asking.return_route = Some("all".to_owned());
     socket.send(&peer.pack(&asking)).unwrap();
     let mut came = Vec::new();
-    daemon.until("all that waited comes", |_| {
+    daemon.wait_until("all that waited comes", |_| {
         if let Some(packed) = socket.next(Duration::from_secs(1)) {
             came.push(peer.open(&packed).0);
         }
@@ -159,97 +160,93 @@ fn replies_go_back_where_the_message_came_from() {
     assert!(came.iter().any(|it| it.body["content"] == "by the way"));
     assert!(came.iter().any(|it| it.thid.as_ref() == Some(&asking.id)));
     drop(socket);
-    daemon.until("the outbox is empty", |daemon| daemon.figure("claviger_waiting{queue=\"outbox\"}") == 0.0);
+    daemon.wait_until("the outbox is empty", |daemon| daemon.metric("claviger_waiting{queue=\"outbox\"}") == 0.0);
 }
 
 #[test]
-fn a_socket_carries_one_message_a_frame() {
+fn a_websocket_carries_one_message_per_frame() {
     let Some(daemon) = running("") else { return };
     let peer = Peer::new("peer");
-    let mut socket = Ws::open(daemon.port);
+    let mut socket = WebSocketClient::open(daemon.port);
     let mut many = Vec::new();
     for number in 0..200 {
         let content = format!("{number:03}");
-        socket.send(&peer.says(&daemon.did, &content)).unwrap();
+        socket.send(&peer.pack_text(&daemon.did, &content)).unwrap();
         many.push(content);
     }
-    daemon.until("all came", |daemon| daemon.texts().len() == many.len());
-    let mut came = daemon.texts();
+    daemon.wait_until("all came", |daemon| daemon.unread_texts().len() == many.len());
+    let mut came = daemon.unread_texts();
     came.sort();
     assert_eq!(came, many);
     // Some nonsense is overlooked, and not for ever.
-    let two = [peer.says(&daemon.did, "a"), peer.says(&daemon.did, "b")].concat();
+    let two = [peer.pack_text(&daemon.did, "a"), peer.pack_text(&daemon.did, "b")].concat();
     for nonsense in ["", "{}", "hello", &two, "[]", "1", "{", "null", "x", "y"] {
         socket.send(nonsense).unwrap();
     }
-    socket.send(&peer.says(&daemon.did, "after ten")).unwrap();
-    daemon.until("it is still open", |daemon| daemon.texts().contains(&"after ten".to_owned()));
+    socket.send(&peer.pack_text(&daemon.did, "after ten")).unwrap();
+    daemon.wait_until("it is still open", |daemon| daemon.unread_texts().contains(&"after ten".to_owned()));
     socket.send("the eleventh").unwrap();
-    assert_eq!(socket.closes(), Some(CloseCode::Policy));
+    assert_eq!(socket.close_code(), Some(CloseCode::Policy));
 
     // Who sends too much is told: else it would take the message for kept.
-    let mut socket = Ws::open(daemon.port);
+    let mut socket = WebSocketClient::open(daemon.port);
     let _ = socket.send(&"x".repeat(1_000_001));
-    assert_eq!(socket.closes(), Some(CloseCode::Size));
-    let not_there = daemon.texts().into_iter().filter(|it| it == "a" || it == "b").count();
+    assert_eq!(socket.close_code(), Some(CloseCode::Size));
+    let not_there = daemon.unread_texts().into_iter().filter(|it| it == "a" || it == "b").count();
     assert_eq!(not_there, 0);
 }
 
 /// With the token away a socket is read all the same, however much comes.
 #[test]
-fn a_socket_is_read_while_the_token_is_away() {
+fn a_websocket_is_read_without_a_token() {
     let Some(mut daemon) = Daemon::new("") else { return };
-    let (tokens, away) = (daemon.home.path().join("tokens"), daemon.home.path().join("away"));
-    std::fs::rename(&tokens, &away).unwrap();
-    std::fs::create_dir(&tokens).unwrap();
+    daemon.disconnect_token();
     daemon.start_without_token();
     let peer = Peer::new("peer");
-    let mut socket = Ws::open(daemon.port);
+    let mut socket = WebSocketClient::open(daemon.port);
     for number in 0..150 {
-        socket.send(&peer.says(&daemon.did, &number.to_string())).unwrap();
+        socket.send(&peer.pack_text(&daemon.did, &number.to_string())).unwrap();
     }
-    daemon.until("all are kept", |daemon| daemon.figure("claviger_waiting{queue=\"inbox\"}") == 150.0);
-    std::fs::remove_dir(&tokens).unwrap();
-    std::fs::rename(&away, &tokens).unwrap();
-    daemon.until("all were opened", |daemon| {
-        daemon.ask("/ready/token").starts_with("HTTP/1.1 200") && daemon.texts().len() == 150
-    });
+    daemon.wait_until("all are kept", |daemon| daemon.metric("claviger_waiting{queue=\"inbox\"}") == 150.0);
+    daemon.reconnect_token();
+    daemon.wait_until("all were opened", |daemon| daemon.is_token_ready() && daemon.unread_texts().len() == 150);
 }
 
 /// One who opens a way back and does not read: its messages stay in the outbox, and others have theirs.
 #[test]
-fn a_slow_reader_keeps_nobody_waiting() {
+fn a_slow_reader_does_not_delay_others() {
     let Some(daemon) = running("") else { return };
     let (slow, quick) = (Peer::new("slow"), Peer::new("quick"));
-    let open_all = |peer: &Peer, socket: &mut Ws| {
+    let open_all = |peer: &Peer, socket: &mut WebSocketClient| {
         let mut hello = peer.message(&daemon.did, "hello").finalize();
         hello.return_route = Some("all".to_owned());
         socket.send(&peer.pack(&hello)).unwrap();
     };
-    let mut deaf = Ws::open(daemon.port);
+    let mut deaf = WebSocketClient::open(daemon.port);
     open_all(&slow, &mut deaf);
-    let mut socket = Ws::open(daemon.port);
+    let mut socket = WebSocketClient::open(daemon.port);
     open_all(&quick, &mut socket);
-    daemon.until("both are known", |daemon| daemon.texts().len() == 2);
+    daemon.wait_until("both are known", |daemon| daemon.unread_texts().len() == 2);
     // More than the kernel keeps for it.
     let big = "x".repeat(600_000);
-    let ids: Vec<String> = (0..20).map(|number| daemon.say(slow.did(), &format!("{number} {big}")).unwrap()).collect();
+    let ids: Vec<String> =
+        (0..20).map(|number| daemon.send_text(slow.did(), &format!("{number} {big}")).unwrap()).collect();
     let begun = seconds();
     for number in 0..20 {
-        daemon.say(quick.did(), &number.to_string()).unwrap();
-        let packed = socket.next(PATIENCE).expect("the quick one has its message");
+        daemon.send_text(quick.did(), &number.to_string()).unwrap();
+        let packed = socket.next(TIMEOUT).expect("the quick one has its message");
         assert_eq!(quick.open(&packed).0.body["content"], number.to_string());
-        assert_eq!(post(daemon.port, &quick.says(&daemon.did, "and is heard")), 202);
+        assert_eq!(post_status(daemon.port, &quick.pack_text(&daemon.did, "and is heard")), 202);
     }
     assert!(seconds() - begun < 10, "the quick one waited for the slow one");
-    daemon.until("the slow one is let go of", |daemon| daemon.log().contains("not sent yet"));
-    assert!(ids.iter().any(|id| daemon.sending(id)["state"] == "waiting"));
+    daemon.wait_until("the slow one is let go of", |daemon| daemon.log().contains("not sent yet"));
+    assert!(ids.iter().any(|id| daemon.outbox_message(id)["state"] == "waiting"));
     // It comes back, and reads.
     drop(deaf);
-    let mut reading = Ws::open(daemon.port);
+    let mut reading = WebSocketClient::open(daemon.port);
     open_all(&slow, &mut reading);
-    daemon.until("it has the rest", |daemon| {
+    daemon.wait_until("it has the rest", |daemon| {
         while reading.next(Duration::from_millis(500)).is_some() {}
-        ids.iter().all(|id| daemon.sending(id)["state"] == "sent")
+        ids.iter().all(|id| daemon.outbox_message(id)["state"] == "sent")
     });
 }

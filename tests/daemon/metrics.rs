@@ -48,32 +48,32 @@ fn served(text: &str) -> Figures {
 }
 
 #[test]
-fn what_is_served_is_documented_and_nothing_else() {
+fn the_served_metrics_are_the_documented_ones() {
     let (Some(alice), Some(bob)) = (Daemon::running(""), Daemon::running("")) else { return };
     bob.json(&["send", "--to", &alice.did, "lunch at noon?", "--within", "30"]);
     assert!(alice.post(b"{}").starts_with("HTTP/1.1 400"));
-    alice.until("it came", |alice| alice.texts() == ["lunch at noon?"]);
+    alice.wait_until("it came", |alice| alice.unread_texts() == ["lunch at noon?"]);
     bob.json(&["ping", &alice.did]);
-    let mut all = served(&alice.ask("/metrics"));
-    all.extend(served(&bob.ask("/metrics")));
+    let mut all = served(&alice.get_ops("/metrics"));
+    all.extend(served(&bob.get_ops("/metrics")));
     assert_eq!(all, documented());
     assert_eq!(all.into_keys().collect::<BTreeSet<_>>(), mentioned());
 
     let chat = "protocol=\"https://didcomm.org/basicmessage/2.0\"";
-    assert_eq!(alice.figure(&format!("claviger_messages_handled_total{{{chat},result=\"done\"}}")), 1.0);
-    assert_eq!(bob.figure(&format!("claviger_messages_sent_total{{{chat},result=\"sent\"}}")), 1.0);
-    assert_eq!(alice.figure("claviger_messages_received_total{result=\"taken\"}"), 2.0);
-    assert_eq!(alice.figure("claviger_messages_received_total{result=\"malformed\"}"), 1.0);
-    let unwrapped = alice.figure("claviger_token_operations_total{kind=\"unwrap\",result=\"done\"}");
+    assert_eq!(alice.metric(&format!("claviger_messages_handled_total{{{chat},result=\"done\"}}")), 1.0);
+    assert_eq!(bob.metric(&format!("claviger_messages_sent_total{{{chat},result=\"sent\"}}")), 1.0);
+    assert_eq!(alice.metric("claviger_messages_received_total{result=\"taken\"}"), 2.0);
+    assert_eq!(alice.metric("claviger_messages_received_total{result=\"malformed\"}"), 1.0);
+    let unwrapped = alice.metric("claviger_token_operations_total{kind=\"unwrap\",result=\"done\"}");
     assert!(unwrapped >= 2.0, "{unwrapped}");
-    assert_eq!(alice.figure("claviger_token_operation_seconds_count{kind=\"unwrap\"}"), unwrapped);
-    assert!(alice.figure("claviger_token_operation_seconds_sum{kind=\"unwrap\"}") > 0.0);
+    assert_eq!(alice.metric("claviger_token_operation_seconds_count{kind=\"unwrap\"}"), unwrapped);
+    assert!(alice.metric("claviger_token_operation_seconds_sum{kind=\"unwrap\"}") > 0.0);
     assert_eq!(state(&alice), "ready");
 }
 
 /// The state of the one token, which is one; in one look, as it may change between two.
 fn state(agent: &Daemon) -> String {
-    let text = agent.ask("/metrics");
+    let text = agent.get_ops("/metrics");
     let one = |line: &str| {
         let state = line.strip_prefix("claviger_token_state{token=\"soft\",state=\"")?;
         state.strip_suffix("\"} 1").map(str::to_owned)
@@ -84,26 +84,23 @@ fn state(agent: &Daemon) -> String {
 }
 
 #[test]
-fn a_token_that_is_away_or_locked_is_seen_and_so_is_a_peer_that_is_dead() {
+fn metrics_show_token_states_and_an_unreachable_peer() {
     let (Some(mut alice), Some(bob)) = (Daemon::new(""), Daemon::running("")) else { return };
     bob.json(&["send", "--to", &alice.did, "are you there?"]);
     let chat = "protocol=\"https://didcomm.org/basicmessage/2.0\"";
     let later = format!("claviger_messages_sent_total{{{chat},result=\"later\"}}");
-    bob.until("it was tried in vain", |bob| bob.ask("/metrics").contains(&later));
-    assert_eq!(bob.figure("claviger_waiting{queue=\"outbox\"}"), 1.0);
+    bob.wait_until("it was tried in vain", |bob| bob.get_ops("/metrics").contains(&later));
+    assert_eq!(bob.metric("claviger_waiting{queue=\"outbox\"}"), 1.0);
 
-    let (tokens, away) = (alice.home.path().join("tokens"), alice.home.path().join("away"));
-    fs::rename(&tokens, &away).unwrap();
-    fs::create_dir(&tokens).unwrap();
+    alice.disconnect_token();
     alice.start_without_token();
-    alice.until("its token is looked for", |alice| state(alice) == "away");
+    alice.wait_until("its token is looked for", |alice| state(alice) == "away");
     alice.stop();
 
-    fs::remove_dir(&tokens).unwrap();
-    fs::rename(&away, &tokens).unwrap();
+    alice.reconnect_token();
     alice.home.write("user.pin", "wrong-pin");
     alice.start_without_token();
-    alice.until("its PIN is refused", |alice| state(alice) == "locked");
+    alice.wait_until("its PIN is refused", |alice| state(alice) == "locked");
     alice.home.write("user.pin", crate::home::PIN);
-    alice.until("it serves", |alice| state(alice) == "ready");
+    alice.wait_until("it serves", |alice| state(alice) == "ready");
 }

@@ -11,21 +11,21 @@ use crate::{
 };
 
 /// Sends messages that are to be let go of, and then an honest one.
-struct Trial {
+struct Attack {
     daemon: Daemon,
     alice: Peer,
     mallory: Peer,
     sent: usize,
 }
 
-impl Trial {
+impl Attack {
     fn new() -> Option<Self> {
         let daemon = Daemon::running("")?;
         Some(Self { daemon, alice: Peer::new("alice"), mallory: Peer::new("mallory"), sent: 0 })
     }
 
     fn to(&self) -> Vec<(String, PublicKey)> {
-        self.daemon.keys()
+        self.daemon.agreement_keys()
     }
 
     /// What Alice says, for Mallory to play with.
@@ -34,57 +34,58 @@ impl Trial {
     }
 
     #[track_caller]
-    fn taken(&mut self, what: &str, packed: impl ToString) {
-        assert_eq!(self.daemon.status(packed), 202, "{what}");
+    fn assert_accepted(&mut self, what: &str, packed: impl ToString) {
+        assert_eq!(self.daemon.post_status(packed), 202, "{what}");
         self.sent += 1;
     }
 
     /// Each was let go of, and nothing but this reached the application.
     #[track_caller]
-    fn ends_with(self, contents: &[&str]) {
-        self.daemon.settles();
+    fn assert_delivered(self, contents: &[&str]) {
+        self.daemon.wait_until_all_opened();
         let refused = self.daemon.log().matches("message refused").count();
-        assert_eq!(self.daemon.status(self.alice.says(&self.daemon.did, "lunch?")), 202);
+        assert_eq!(self.daemon.post_status(self.alice.pack_text(&self.daemon.did, "lunch?")), 202);
         let all = [contents, &["lunch?"]].concat();
-        self.daemon.until("the honest message came", |daemon| daemon.texts().contains(&"lunch?".to_owned()));
-        assert_eq!(self.daemon.texts(), all);
+        self.daemon
+            .wait_until("the honest message came", |daemon| daemon.unread_texts().contains(&"lunch?".to_owned()));
+        assert_eq!(self.daemon.unread_texts(), all);
         assert_eq!(refused, self.sent, "{}", self.daemon.log());
         assert!(!self.daemon.log().contains("panicked"), "{}", self.daemon.log());
     }
 }
 
 #[test]
-fn nobody_speaks_for_another() {
-    let Some(mut trial) = Trial::new() else { return };
-    let (to, text) = (trial.to(), trial.text().to_string());
+fn a_sender_cannot_use_the_name_of_another() {
+    let Some(mut attack) = Attack::new() else { return };
+    let (to, text) = (attack.to(), attack.text().to_string());
     let (alice, mallory) = (Peer::new("a"), Peer::new("m"));
     // Mallory's key and kid under Alice's name; Alice's kid and Mallory's key.
-    trial.taken("from is not skid's DID", mallory.authcrypt(&to).seal(&text));
+    attack.assert_accepted("from is not skid's DID", mallory.authcrypt(&to).seal(&text));
     let kid = alice.kid(AGREE[0]);
     let jwe = Jwe::authcrypt_as(&mallory.person, &kid, &mallory.person.agree[0], &to);
-    trial.taken("another's skid", jwe.seal(&text));
-    let mut absent = trial.text();
+    attack.assert_accepted("another's skid", jwe.seal(&text));
+    let mut absent = attack.text();
     absent.as_object_mut().unwrap().shift_remove("from");
-    trial.taken("no from", trial.alice.authcrypt(&to).seal(absent.to_string()));
-    for from in [format!("{}#key-1", trial.alice.did()), trial.alice.did().to_uppercase(), String::new()] {
-        let mut text = trial.text();
+    attack.assert_accepted("no from", attack.alice.authcrypt(&to).seal(absent.to_string()));
+    for from in [format!("{}#key-1", attack.alice.did()), attack.alice.did().to_uppercase(), String::new()] {
+        let mut text = attack.text();
         text["from"] = from.into();
-        trial.taken("nearly her name", trial.alice.authcrypt(&to).seal(text.to_string()));
+        attack.assert_accepted("nearly her name", attack.alice.authcrypt(&to).seal(text.to_string()));
     }
-    for others in [json!([mallory.did()]), json!([]), json!([format!("{}#key-1", trial.daemon.did)])] {
-        let mut text = trial.text();
+    for others in [json!([mallory.did()]), json!([]), json!([format!("{}#key-1", attack.daemon.did)])] {
+        let mut text = attack.text();
         text["to"] = others;
-        trial.taken("to is not us", trial.alice.authcrypt(&to).seal(text.to_string()));
-        trial.taken("to is not us, anonymous", Jwe::anoncrypt(&to).seal(text.to_string()));
+        attack.assert_accepted("to is not us", attack.alice.authcrypt(&to).seal(text.to_string()));
+        attack.assert_accepted("to is not us, anonymous", Jwe::anoncrypt(&to).seal(text.to_string()));
     }
-    trial.ends_with(&[]);
+    attack.assert_delivered(&[]);
 }
 
 #[test]
-fn keys_do_only_what_they_are_for() {
-    let Some(mut trial) = Trial::new() else { return };
-    let (to, text) = (trial.to(), trial.text().to_string());
-    let alice = &trial.alice;
+fn a_key_is_valid_only_for_its_purpose_and_owner() {
+    let Some(mut attack) = Attack::new() else { return };
+    let (to, text) = (attack.to(), attack.text().to_string());
+    let alice = &attack.alice;
     let mut taken = Vec::new();
     for skid in [alice.kid(SIGN[0]), alice.kid("key-9"), format!("{}#", alice.did())] {
         taken.push((
@@ -107,9 +108,9 @@ fn keys_do_only_what_they_are_for() {
         ),
         (
             "signed under Mallory's kid",
-            jws(&alice.person, key, &header, &json!({"kid": trial.mallory.kid(SIGN[0])}), &text),
+            jws(&alice.person, key, &header, &json!({"kid": attack.mallory.kid(SIGN[0])}), &text),
         ),
-        ("signed by Mallory", trial.mallory.signed(&text)),
+        ("signed by Mallory", attack.mallory.signed(&text)),
         ("signed under no kid", jws(&alice.person, key, &header, &json!({}), &text)),
         ("alg none", jws(&alice.person, key, &json!({"alg": "none"}), &json!({"kid": alice.kid(SIGN[0])}), &text)),
         (
@@ -128,51 +129,51 @@ fn keys_do_only_what_they_are_for() {
         taken.push((what, alice.authcrypt(&to).seal(inner.to_string())));
     }
     // Mallory carries what Alice signed for the daemon, as if it were hers; or for someone else.
-    taken.push(("another's signature", trial.mallory.authcrypt(&to).seal(alice.signed(&text).to_string())));
-    let mut elsewhere = trial.text();
-    elsewhere["to"] = json!([trial.mallory.did()]);
+    taken.push(("another's signature", attack.mallory.authcrypt(&to).seal(alice.signed(&text).to_string())));
+    let mut elsewhere = attack.text();
+    elsewhere["to"] = json!([attack.mallory.did()]);
     taken.push(("signed for another", Jwe::anoncrypt(&to).seal(alice.signed(&elsewhere.to_string()).to_string())));
     elsewhere.as_object_mut().unwrap().shift_remove("to");
     taken.push(("signed for nobody", Jwe::anoncrypt(&to).seal(alice.signed(&elsewhere.to_string()).to_string())));
     for (what, packed) in taken {
-        trial.taken(what, packed);
+        attack.assert_accepted(what, packed);
     }
     // The measure: signed by the one who sends it.
-    let mut text = trial.text();
+    let mut text = attack.text();
     text["body"]["content"] = "signed".into();
-    let packed = trial.alice.authcrypt(&to).seal(trial.alice.signed(&text.to_string()).to_string());
-    assert_eq!(trial.daemon.status(packed), 202);
-    trial.ends_with(&["signed"]);
+    let packed = attack.alice.authcrypt(&to).seal(attack.alice.signed(&text.to_string()).to_string());
+    assert_eq!(attack.daemon.post_status(packed), 202);
+    attack.assert_delivered(&["signed"]);
 }
 
 #[test]
-fn broken_ciphertext_and_what_is_no_message() {
-    let Some(mut trial) = Trial::new() else { return };
-    let (to, text) = (trial.to(), trial.text().to_string());
+fn broken_ciphertext_and_malformed_plaintext_are_refused() {
+    let Some(mut attack) = Attack::new() else { return };
+    let (to, text) = (attack.to(), attack.text().to_string());
     for pointer in ["/recipients/0/encrypted_key", "/tag", "/ciphertext", "/iv"] {
-        let mut packed = trial.alice.authcrypt(&to).seal(&text);
+        let mut packed = attack.alice.authcrypt(&to).seal(&text);
         let value = packed.pointer_mut(pointer).unwrap();
         let first = if value.as_str().unwrap().starts_with('A') { "B" } else { "A" };
         *value = format!("{first}{}", &value.as_str().unwrap()[1..]).into();
-        trial.taken(pointer, packed);
+        attack.assert_accepted(pointer, packed);
     }
     let twice = format!(r#"{{"from":"did:example:x",{}"#, &text[1..]);
     let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
     let bomb = text.replacen(r#""body":{"#, &format!(r#""body":{{"x":{deep},"#), 1);
-    let mut nameless = trial.text();
+    let mut nameless = attack.text();
     nameless.as_object_mut().unwrap().shift_remove("id");
     for inner in ["", "[]", "no message", "\u{0}", "{}", &twice, &bomb, &nameless.to_string()] {
-        trial.taken("no message", trial.alice.authcrypt(&to).seal(inner));
+        attack.assert_accepted("no message", attack.alice.authcrypt(&to).seal(inner));
     }
-    trial.ends_with(&[]);
+    attack.assert_delivered(&[]);
 }
 
 #[test]
-fn layers_and_forwards_are_bounded() {
-    let Some(mut trial) = Trial::new() else { return };
-    let (to, text) = (trial.to(), trial.text().to_string());
-    let (did, did2) = (trial.daemon.did.clone(), trial.mallory.did().to_owned());
-    let auth = |inner: &str| trial.alice.authcrypt(&to).seal(inner).to_string();
+fn unsupported_nesting_and_forwards_are_refused() {
+    let Some(mut attack) = Attack::new() else { return };
+    let (to, text) = (attack.to(), attack.text().to_string());
+    let (did, did2) = (attack.daemon.did.clone(), attack.mallory.did().to_owned());
+    let auth = |inner: &str| attack.alice.authcrypt(&to).seal(inner).to_string();
     let anon = |inner: &str| Jwe::anoncrypt(&to).seal(inner).to_string();
     let forward = |next: &str, inner: &[&str]| {
         let attachments: Vec<Value> = inner.iter().map(|it| json!({"data": {"base64": b64(it)}})).collect();
@@ -187,21 +188,21 @@ fn layers_and_forwards_are_bounded() {
         auth(&anon(&text)),
         anon(&anon(&text)),
         anon(&auth(&auth(&text))),
-        anon(&trial.alice.signed(&trial.alice.signed(&text).to_string()).to_string()),
+        anon(&attack.alice.signed(&attack.alice.signed(&text).to_string()).to_string()),
         forward(&did, &[&forward(&did, &[&auth(&text)])]),
         forward(&did, &[&auth(&text), &auth(&text)]),
         forward(&did, &[]),
-        forward(&did, &[&trial.text().to_string()]),
+        forward(&did, &[&attack.text().to_string()]),
     ];
-    let mut fine = trial.text();
+    let mut fine = attack.text();
     fine["body"]["content"] = "forwarded".into();
     let fine = forward(&did, &[&auth(&fine.to_string())]);
     let elsewhere = forward(&did2, &[&auth(&text)]);
     for (number, packed) in bad.into_iter().enumerate() {
-        trial.taken(&format!("bad {number}"), packed);
+        attack.assert_accepted(&format!("bad {number}"), packed);
     }
-    assert_eq!(trial.daemon.status(fine), 202);
+    assert_eq!(attack.daemon.post_status(fine), 202);
     // We are nobody's mediator: what is to be forwarded to another goes nowhere.
-    assert_eq!(trial.daemon.status(elsewhere), 202);
-    trial.ends_with(&["forwarded"]);
+    assert_eq!(attack.daemon.post_status(elsewhere), 202);
+    attack.assert_delivered(&["forwarded"]);
 }

@@ -9,7 +9,7 @@ use std::{
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::{daemon::Daemon, peer::Peer, socket::from};
+use crate::{daemon::Daemon, peer::Peer, websocket_client::connect_from};
 
 const SOCKETS: usize = 10_000;
 /// From so many addresses, as one has no more than 1,000 connections.
@@ -18,7 +18,7 @@ const ADDRESSES: usize = 20;
 const LIMIT: u64 = 256 * 1024;
 
 #[test]
-fn ten_thousand_idle_websockets_fit() {
+fn ten_thousand_idle_websockets_fit_in_256_mib() {
     // This process has the other ends, and what it starts inherits the limit; the daemon raises its own.
     let limit = getrlimit(Resource::Nofile);
     let enough = limit.maximum.is_none_or(|maximum| maximum > SOCKETS as u64 + 1000);
@@ -29,8 +29,8 @@ fn ten_thousand_idle_websockets_fit() {
     set(limit.maximum);
     let Some(daemon) = daemon else { return };
     let peer = Peer::new("peer");
-    assert_eq!(daemon.status(peer.says(&daemon.did, "before")), 202);
-    daemon.settles();
+    assert_eq!(daemon.post_status(peer.pack_text(&daemon.did, "before")), 202);
+    daemon.wait_until_all_opened();
     let before = resident(&daemon);
     let port = daemon.port;
     let threads: Vec<_> = (0..ADDRESSES)
@@ -42,20 +42,20 @@ fn ten_thousand_idle_websockets_fit() {
         })
         .collect();
     let sockets: Vec<TcpStream> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
-    assert_eq!(daemon.figure("claviger_websockets"), SOCKETS as f64);
+    assert_eq!(daemon.metric("claviger_websockets"), SOCKETS as f64);
     let after = resident(&daemon);
     println!("{} idle WebSockets: {before} KiB before, {after} KiB after", sockets.len());
     assert!(after < LIMIT, "{after} KiB");
     // Others are served as ever.
-    assert_eq!(daemon.status(peer.says(&daemon.did, "after")), 202);
-    daemon.until("it came", |daemon| daemon.texts() == ["before", "after"]);
+    assert_eq!(daemon.post_status(peer.pack_text(&daemon.did, "after")), 202);
+    daemon.wait_until("it came", |daemon| daemon.unread_texts() == ["before", "after"]);
     drop(sockets);
-    daemon.until("they have gone", |daemon| daemon.figure("claviger_websockets") == 0.0);
+    daemon.wait_until("they have gone", |daemon| daemon.metric("claviger_websockets") == 0.0);
 }
 
 /// A WebSocket's handshake by hand: a library's buffers would be in this process.
 fn open(address: [u8; 4], port: u16) -> TcpStream {
-    let mut stream = from(address, port).unwrap();
+    let mut stream = connect_from(address, port).unwrap();
     let ask = "GET / HTTP/1.1\r\nhost: a\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
                sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     stream.write_all(ask.as_bytes()).unwrap();

@@ -7,9 +7,8 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::{
-    access::file,
-    application::Application,
-    daemon::{Daemon, free_port},
+    api_client::ApiClient,
+    daemon::{Daemon, free_port, write_with_mode},
     home::{PIN, SO_PIN},
 };
 
@@ -50,20 +49,20 @@ fn start_talkative(agent: &mut Daemon) {
 }
 
 #[test]
-fn no_log_and_no_answer_has_a_body_a_pin_or_a_key() {
+fn logs_and_responses_contain_no_body_pin_or_key() {
     let more = format!(
         "[api.webhook]\nurl = \"http://127.0.0.1:{}/hook\"\nsecret_file = \"hook.secret\"\n\
          types = [\"https://example.org/none/1.0/none\"]\n",
         free_port()
     );
     let (Some(mut alice), Some(mut bob)) = (Daemon::new(&more), Daemon::new("")) else { return };
-    file(&alice.home, "hook.secret", &format!("{HOOK}\n"), 0o600);
+    write_with_mode(&alice.home, "hook.secret", &format!("{HOOK}\n"), 0o600);
     let private = imported(&mut alice);
     let secrets = secrets(&private);
     start_talkative(&mut alice);
     start_talkative(&mut bob);
     for agent in [&alice, &bob] {
-        agent.until("its token is ready", |agent| agent.ask("/ready/token").starts_with("HTTP/1.1 200"));
+        agent.wait_until_token_ready();
     }
 
     // A conversation, a message that its protocol refuses, one for nobody, and answers to them.
@@ -72,12 +71,12 @@ fn no_log_and_no_answer_has_a_body_a_pin_or_a_key() {
     let refused = json!({ "content": 5, "lang": BODY }).to_string();
     let chat = "https://didcomm.org/basicmessage/2.0/message";
     bob.json(&["send", "--to", &alice.did, "--type", chat, &refused, "--within", "30"]);
-    alice.until("it came", |alice| alice.texts().contains(&BODY.to_owned()));
+    alice.wait_until("it came", |alice| alice.unread_texts().contains(&BODY.to_owned()));
     alice.json(&["send", "--to", &bob.did, BODY, "--within", "30"]);
-    bob.until("it was answered", |bob| bob.texts().contains(&BODY.to_owned()));
+    bob.wait_until("it was answered", |bob| bob.unread_texts().contains(&BODY.to_owned()));
     // This one has no endpoint: did:peer:0 with the key of RFC 7748 section 6.1.
     bob.json(&["send", "--to", "did:peer:0z6LSbysY2xFMRpGMhb7tFTLMpeuPRaqaWM1yECx2AtzE3KCc", BODY]);
-    bob.until("it was tried in vain", |bob| bob.log().contains("not sent yet"));
+    bob.wait_until("it was tried in vain", |bob| bob.log().contains("not sent yet"));
 
     // What strangers are answered.
     let plain = json!({ "id": "1", "type": chat, "to": [alice.did], "body": { "content": BODY } }).to_string();
@@ -86,30 +85,30 @@ fn no_log_and_no_answer_has_a_body_a_pin_or_a_key() {
     answers.iter().for_each(|answer| silent(&secrets, "an answer to a stranger", answer));
 
     // What the application is answered to what is wrong, and what does not have a message in it.
-    let hers = Application::of(&alice);
+    let alice_api = ApiClient::new(&alice);
     let wrong = [
         json!({ "from": "did:example:none", "to": bob.did, "type": chat, "body": { "content": BODY } }),
         json!({ "from": alice.did, "to": bob.did, "type": chat, "body": BODY }),
         json!({ "from": alice.did, "to": bob.did, "type": chat, "body": { "content": BODY }, "headers": BODY }),
     ];
     for body in wrong {
-        let answer = hers.post("/v1/messages", &body);
+        let answer = alice_api.post("/v1/messages", &body);
         assert_eq!(answer.status / 100, 4, "{}", answer.body);
         silent(&secrets, "an error of the API", &answer.body);
     }
     for path in ["/v1/status", "/v1/dids", "/v1/connections"] {
-        silent(&secrets, path, &hers.get(path).body);
+        silent(&secrets, path, &alice_api.get(path).body);
     }
-    silent(&secrets, "the figures", &alice.ask("/metrics"));
+    silent(&secrets, "the figures", &alice.get_ops("/metrics"));
 
     // Its configuration is read again, and its PIN is refused.
     alice.signal(Signal::HUP);
-    alice.until("it was read again", |alice| alice.log().contains("configuration reloaded"));
+    alice.wait_until("it was read again", |alice| alice.log().contains("configuration reloaded"));
     alice.stop();
     alice.home.write("user.pin", WRONG_PIN);
     start_talkative(&mut alice);
     let locked = "claviger_token_state{token=\"soft\",state=\"locked\"}";
-    alice.until("its PIN is refused", |alice| alice.figure(locked) == 1.0);
+    alice.wait_until("its PIN is refused", |alice| alice.metric(locked) == 1.0);
     alice.stop();
 
     // They do talk, and of this conversation.

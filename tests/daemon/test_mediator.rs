@@ -26,16 +26,16 @@ use serde_json::{Value, json};
 use tokio::{net::TcpStream, runtime::Runtime, sync::mpsc};
 use tokio_tungstenite::{accept_async, tungstenite::Message as Frame};
 
-/// What a mediator speaks, and how.
+/// What a mediator options, and how.
 #[derive(Debug, Clone, Copy)]
-pub struct Speaks {
+pub struct MediatorOptions {
     pub coordination: &'static str,
     pub pickup: &'static str,
     /// It has a WebSocket.
     pub socket: bool,
     /// It delivers messages as they come.
     pub live: bool,
-    /// It says which protocols it speaks.
+    /// It says which protocols it options.
     pub discloses: bool,
     /// What it delivers as it comes it sends as it is, and forgets: messagepickup 3.0 does not say otherwise.
     pub raw: bool,
@@ -43,7 +43,7 @@ pub struct Speaks {
     pub grants: bool,
 }
 
-pub const TODAYS: Speaks = Speaks {
+pub const CURRENT: MediatorOptions = MediatorOptions {
     coordination: "3.0",
     pickup: "message-pickup/4.0",
     socket: true,
@@ -63,7 +63,7 @@ pub struct Mediator {
 struct State {
     did: String,
     me: Identities,
-    speaks: Speaks,
+    options: MediatorOptions,
     queues: Mutex<HashMap<String, VecDeque<Waiting>>>,
     /// Whose each DID is that messages are taken for.
     owners: Mutex<HashMap<String, String>>,
@@ -90,7 +90,7 @@ enum Reply {
 }
 
 impl Mediator {
-    pub fn new(speaks: Speaks) -> Self {
+    pub fn new(options: MediatorOptions) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -100,7 +100,7 @@ impl Mediator {
             (Relationship::KeyAgreement, token.make(Curve::P256)),
             (Relationship::Authentication, token.make(Curve::Ed25519)),
         ];
-        let schemes: &[&str] = if speaks.socket { &["http", "ws"] } else { &["http"] };
+        let schemes: &[&str] = if options.socket { &["http", "ws"] } else { &["http"] };
         let services: Vec<Service> =
             schemes.iter().map(|scheme| Service::didcomm(format!("{scheme}://{address}/"), [])).collect();
         let document = peer::create_2(&keys, &services).unwrap();
@@ -112,7 +112,7 @@ impl Mediator {
         let state = Arc::new(State {
             did: did.clone(),
             me,
-            speaks,
+            options,
             queues: Mutex::default(),
             owners: Mutex::default(),
             live: Mutex::default(),
@@ -263,7 +263,7 @@ impl State {
         for packed in &forward.forwarded {
             let id = self.next.fetch_add(1, Ordering::SeqCst).to_string();
             let waiting = Waiting { id, packed: packed.clone() };
-            if let (Some(live), true) = (&live, self.speaks.raw) {
+            if let (Some(live), true) = (&live, self.options.raw) {
                 self.delivered.fetch_add(1, Ordering::SeqCst);
                 if live.send(Reply::Packed(packed.clone())).is_ok() {
                     continue;
@@ -279,7 +279,7 @@ impl State {
     fn delivery(&self, waiting: &[Waiting], thid: Option<&str>) -> Reply {
         self.delivered.fetch_add(waiting.len(), Ordering::SeqCst);
         let attachments = waiting.iter().map(|it| Attachment::base64(&it.packed).id(&it.id).finalize()).collect();
-        let kind = format!("https://didcomm.org/{}/delivery", self.speaks.pickup);
+        let kind = format!("https://didcomm.org/{}/delivery", self.options.pickup);
         Reply::Message { kind, thid: thid.map(str::to_owned), pthid: None, body: json!({}), attachments }
     }
 
@@ -292,24 +292,24 @@ impl State {
             let (pthid, body) = (Some(message.id.clone()), json!({ "code": code, "comment": "no" }));
             Some(Reply::Message { kind, thid: None, pthid, body, attachments: Vec::new() })
         };
-        let coordination = format!("https://didcomm.org/coordinate-mediation/{}", self.speaks.coordination);
-        let pickup = format!("https://didcomm.org/{}", self.speaks.pickup);
+        let coordination = format!("https://didcomm.org/coordinate-mediation/{}", self.options.coordination);
+        let pickup = format!("https://didcomm.org/{}", self.options.pickup);
         let (base, name) = message.type_.rsplit_once('/').unwrap();
         if message.type_ == "https://didcomm.org/discover-features/2.0/queries" {
             let disclosed = [&coordination, &pickup].map(|id| json!({ "feature-type": "protocol", "id": id }));
             let kind = "https://didcomm.org/discover-features/2.0/disclose".to_owned();
-            return if self.speaks.discloses { reply(kind, json!({ "disclosures": disclosed })) } else { None };
+            return if self.options.discloses { reply(kind, json!({ "disclosures": disclosed })) } else { None };
         }
         if base == coordination {
             match name {
-                "mediate-request" if self.speaks.grants => {
+                "mediate-request" if self.options.grants => {
                     let one = json!(self.did);
-                    let routing = if self.speaks.coordination == "2.0" { one } else { json!([one]) };
+                    let routing = if self.options.coordination == "2.0" { one } else { json!([one]) };
                     return reply(format!("{base}/mediate-grant"), json!({ "routing_did": routing }));
                 }
                 "mediate-request" => return reply(format!("{base}/mediate-deny"), json!({})),
                 "keylist-update" | "recipient-update" => {
-                    assert_eq!(name == "keylist-update", self.speaks.coordination == "2.0");
+                    assert_eq!(name == "keylist-update", self.options.coordination == "2.0");
                     return reply(format!("{base}/{name}-response"), json!({ "updated": self.update(from, message) }));
                 }
                 _ => panic!("{}", message.type_),
@@ -319,7 +319,7 @@ impl State {
             return problem("e.m.msg.unsupported-version");
         }
         match name {
-            "live-delivery-change" => match socket.filter(|_| self.speaks.live) {
+            "live-delivery-change" => match socket.filter(|_| self.options.live) {
                 Some(socket) => {
                     self.live.lock().unwrap().insert(from.to_owned(), socket.clone());
                     reply(format!("{base}/status"), self.status(from))
@@ -327,12 +327,12 @@ impl State {
                 None => problem("e.m.live-mode-not-supported"),
             },
             "delivery-request" => {
-                let name = if self.speaks.pickup.ends_with("4.0") { "message_count_limit" } else { "limit" };
+                let name = if self.options.pickup.ends_with("4.0") { "message_count_limit" } else { "limit" };
                 let limit = usize::try_from(message.body[name].as_u64().expect("it is required")).unwrap();
                 let queues = self.queues.lock().unwrap();
                 let waiting: Vec<Waiting> = queues.get(from).into_iter().flatten().take(limit).cloned().collect();
                 drop(queues);
-                if waiting.is_empty() && self.speaks.pickup.ends_with("3.0") {
+                if waiting.is_empty() && self.options.pickup.ends_with("3.0") {
                     return reply(format!("{base}/status"), self.status(from));
                 }
                 Some(self.delivery(&waiting, Some(&message.id)))

@@ -9,20 +9,13 @@ use std::{
 };
 
 use crate::{
-    application::Application,
-    daemon::{Daemon, free_port},
+    api_client::ApiClient,
+    daemon::{Daemon, free_port, write_with_mode},
     home::{Home, softhsm},
 };
 
 const TOKEN: &str = "a-token-of-this-test-0123456789abcdef";
 const NOBODY: u32 = 65534;
-
-/// A file with this mode.
-pub fn file(home: &Home, name: &str, text: &str, mode: u32) {
-    let path = home.path().join(name);
-    fs::write(&path, text).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-}
 
 /// Asks for the status as another user.
 fn ask_as(user: u32, socket: &Path) -> String {
@@ -43,7 +36,7 @@ fn ask_as(user: u32, socket: &Path) -> String {
 }
 
 #[test]
-fn the_kernel_says_whose_process_asks() {
+fn a_unix_socket_serves_only_the_listed_users() {
     if !rustix::process::geteuid().is_root() {
         println!("skipped: only root can be another user");
         return;
@@ -71,17 +64,17 @@ fn the_kernel_says_whose_process_asks() {
 }
 
 #[test]
-fn on_the_loopback_interface_a_token_is_wanted() {
+fn a_loopback_socket_requires_the_bearer_token_and_a_local_host() {
     let port = free_port();
     let Some(mut alice) = Daemon::new(&format!("[api]\nlisten = \"127.0.0.1:{port}\"\ntoken_file = \"api.token\"\n"))
     else {
         return;
     };
-    file(&alice.home, "api.token", &format!("{TOKEN}\nwhat stands below does not count\n"), 0o600);
+    write_with_mode(&alice.home, "api.token", &format!("{TOKEN}\nwhat stands below does not count\n"), 0o600);
     alice.start();
-    let api = Application::Loopback(port);
+    let api = ApiClient::Loopback(port);
     let bearer = format!("authorization: Bearer {TOKEN}\r\n");
-    let ask = |headers: &str| api.ask("GET", "/v1/status", headers, "");
+    let ask = |headers: &str| api.request("GET", "/v1/status", headers, "");
 
     for (said, good) in
         [("Bearer", "127.0.0.1"), ("bearer", "localhost"), ("BEARER", "[::1]:80"), ("Bearer", "127.1.2.3:9")]
@@ -107,7 +100,7 @@ fn on_the_loopback_interface_a_token_is_wanted() {
     }
     // What is not there, and what is not so, is not told either.
     assert_eq!(api.get("/nothing").error(401), "unauthorized");
-    assert_eq!(api.ask("PUT", "/v1/status", "", "").error(401), "unauthorized");
+    assert_eq!(api.request("PUT", "/v1/status", "", "").error(401), "unauthorized");
     assert_eq!(api.get("/openapi.json").error(401), "unauthorized");
 
     for foreign in
@@ -125,7 +118,7 @@ fn on_the_loopback_interface_a_token_is_wanted() {
 
 /// Each with what is said, and status 2.
 #[test]
-fn what_is_refused_at_start() {
+fn insecure_api_and_webhook_settings_are_refused_at_start() {
     let Some(home) = Home::with_token() else { return };
     home.did("--method peer:2");
     for (name, text, mode) in [
@@ -136,7 +129,7 @@ fn what_is_refused_at_start() {
         ("for-all", TOKEN, 0o644),
         ("for-the-group", TOKEN, 0o640),
     ] {
-        file(&home, name, text, mode);
+        write_with_mode(&home, name, text, mode);
     }
     let on = |address: &str, token: &str| format!("[api]\nlisten = \"{address}\"\ntoken_file = \"{token}\"\n");
     let hook = |url: &str, more: &str| format!("[api.webhook]\nurl = \"{url}\"\n{more}\n");

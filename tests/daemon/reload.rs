@@ -5,9 +5,8 @@ use std::fs;
 use rustix::process::Signal;
 
 use crate::{
-    access::file,
-    daemon::{Daemon, free_port},
-    webhook::{Hook, SECRET, verify},
+    daemon::{Daemon, free_port, write_with_mode},
+    webhook::{SECRET, WebhookServer, verify},
 };
 
 /// Changes a word of claviger.toml as an editor does, by another file in its place, and says so.
@@ -24,7 +23,7 @@ fn change(agent: &Daemon, from: &str, to: &str) {
 #[track_caller]
 fn says(agent: &Daemon, before: usize, words: &[&str]) {
     let said = |agent: &Daemon| agent.log()[before..].lines().any(|line| words.iter().all(|word| line.contains(word)));
-    agent.until(&format!("it says {words:?}"), said);
+    agent.wait_until(&format!("it says {words:?}"), said);
 }
 
 fn start_quietly(agent: &mut Daemon) {
@@ -35,7 +34,7 @@ fn start_quietly(agent: &mut Daemon) {
 }
 
 #[test]
-fn what_may_change_counts_at_once_and_the_rest_is_named() {
+fn reloadable_settings_apply_and_others_are_reported() {
     let more = "log_level = \"error\"\n[agent]\nworkers = 8\n";
     let Some(mut agent) = Daemon::new(more) else { return };
     start_quietly(&mut agent);
@@ -45,7 +44,7 @@ fn what_may_change_counts_at_once_and_the_rest_is_named() {
     assert!(!agent.log().contains("message not accepted"), "{}", agent.log());
 
     change(&agent, "log_level = \"error\"", "log_level = \"debug\"");
-    agent.until("its log says more", |agent| {
+    agent.wait_until("its log says more", |agent| {
         agent.post(b"{}");
         agent.log().contains("message not accepted")
     });
@@ -64,7 +63,7 @@ fn what_may_change_counts_at_once_and_the_rest_is_named() {
 }
 
 #[test]
-fn a_broken_file_changes_nothing_and_its_line_is_named() {
+fn an_invalid_file_changes_nothing_and_its_line_is_reported() {
     let Some(mut agent) = Daemon::new("[agent]\nworkers = 8\n") else { return };
     agent.start();
     let line = |word: &str| {
@@ -93,25 +92,25 @@ fn a_broken_file_changes_nothing_and_its_line_is_named() {
 
 /// Messages go to the new place, with the new secret; what is wrong with it leaves the old one as it was.
 #[test]
-fn the_webhook_moves() {
+fn the_webhook_url_and_secret_are_reloaded() {
     let (old, port) = (free_port(), free_port());
     let more = format!("[api.webhook]\nurl = \"http://127.0.0.1:{old}/old\"\nsecret_file = \"hook.secret\"\n");
     let (Some(mut agent), Some(bob)) = (Daemon::new(&more), Daemon::running("")) else { return };
-    file(&agent.home, "hook.secret", "the-old-secret-of-this-hook-0123456789\n", 0o600);
+    write_with_mode(&agent.home, "hook.secret", "the-old-secret-of-this-hook-0123456789\n", 0o600);
     agent.start();
     bob.json(&["send", "--to", &agent.did, "where to?", "--within", "30"]);
-    agent.until("nobody takes it", |agent| agent.log().contains("webhook did not accept a message"));
+    agent.wait_until("nobody takes it", |agent| agent.log().contains("webhook did not accept a message"));
 
     let before = agent.log().len();
     change(&agent, &format!("http://127.0.0.1:{old}/old"), "http://app.example.org/");
     says(&agent, before, &["configuration not reloaded", "in clear text"]);
 
-    let hook = Hook::on(port, &[]);
-    file(&agent.home, "hook.secret", &format!("{SECRET}\n"), 0o600);
+    let hook = WebhookServer::on(port, &[]);
+    write_with_mode(&agent.home, "hook.secret", &format!("{SECRET}\n"), 0o600);
     change(&agent, "http://app.example.org/", &format!("http://127.0.0.1:{port}/new"));
     says(&agent, before, &["configuration reloaded", "api.webhook"]);
-    agent.until("it is brought there", |_| !hook.brought().is_empty());
-    let brought = &hook.brought()[0];
+    agent.wait_until("it is brought there", |_| !hook.requests().is_empty());
+    let brought = &hook.requests()[0];
     assert!(brought.head.starts_with("post /new http/1.1\r\n"), "{}", brought.head);
     verify(brought);
 }
