@@ -19,7 +19,7 @@ use claviger::{
     },
 };
 
-use crate::cli::{failure::Failure, pin};
+use crate::cli::failure::Failure;
 
 /// A participant.
 pub struct Agent {
@@ -67,6 +67,9 @@ impl DemoToken {
     #[cfg(feature = "yubikey")]
     pub fn open_yubikey(name: &'static str, serial: u32) -> Result<Self, Failure> {
         use claviger::secrets::piv::{self, PcscReaders};
+
+        use crate::cli::pin;
+
         let failed = |error| Failure::from_token(name, &error);
         let uri = format!("yubikey:serial={serial}");
         let open = |options: piv::OpenOptions| {
