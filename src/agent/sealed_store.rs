@@ -29,7 +29,7 @@ use crate::{
 const STORE_KEY_KIND: &str = "store-key";
 const STORE_KEY: &str = "1";
 
-/// Is called with the changes of each successful commit.
+/// Called with the changes of each successful commit.
 pub type CommitListener = Box<dyn Fn(&[Change]) + Send + Sync>;
 
 /// A store, and the key that its content is sealed under. A token unwraps the key.
@@ -70,8 +70,8 @@ impl SealedStore {
         let _ = self.key.subscribe().wait_for(Option::is_some).await;
     }
 
-    /// Has a token unwrap the store's key, and wraps the key for those of our keys that lack it. A store without a key gets
-    /// a new one.
+    /// Has a token unwrap the store's key, and wraps the key for those of our keys that lack it. A store without a key
+    /// gets a new one.
     ///
     /// # Errors
     /// The reason, for the log: no token is ready, or no token holds a key that the store's key is wrapped for.
@@ -92,7 +92,7 @@ impl SealedStore {
             (None, None) => StoreKey::generate(),
             (None, Some(wrapped)) => wrapped.unwrap(secrets).await.map_err(|error| {
                 let keys: Vec<String> = wrapped.keys().iter().map(PublicKey::to_string).collect();
-                format!("the store's key, wrapped for {}, is not opened: {error}", keys.join(", "))
+                format!("cannot unwrap the store key, which is wrapped for {}: {error}", keys.join(", "))
             })?,
         };
         let old = stored.unwrap_or_default();
@@ -108,7 +108,7 @@ impl SealedStore {
         // A wrapped key for a lost token opens nothing. So the excluded keys may go only if a ready key remains.
         let ready = own_dids.ready_agreement_keys();
         if !excluded.is_empty() && !wrapped.keys().iter().any(|key| ready.contains(key)) {
-            return Err("no other key agreement key of ours is ready to open the store".to_owned());
+            return Err("no other key agreement key of ours is ready to unwrap the store key".to_owned());
         }
         if wrapped.keys().is_empty() {
             return Err("no token is ready that holds a key agreement key of ours".to_owned());
@@ -125,7 +125,7 @@ impl SealedStore {
         let record = self.inner.record(STORE_KEY_KIND, STORE_KEY).await.map_err(|error| error.to_string())?;
         let Some(record) = record else { return Ok((None, 0)) };
         let wrapped = serde_json::from_slice(&record.value);
-        let wrapped = wrapped.map_err(|error| format!("the store's key is damaged: {error}"))?;
+        let wrapped = wrapped.map_err(|error| format!("the wrapped store key is damaged: {error}"))?;
         Ok((Some(wrapped), record.revision))
     }
 
@@ -135,7 +135,7 @@ impl SealedStore {
         let put = Change::Put(Record { kind, key, revision, value, expires: None });
         match self.commit_changes(vec![put]).await.map_err(|error| error.to_string())? {
             CommitOutcome::Committed => Ok(()),
-            _ => Err("the store's key was changed meanwhile".to_owned()),
+            _ => Err("the wrapped store key was changed meanwhile".to_owned()),
         }
     }
 
@@ -160,7 +160,8 @@ impl SealedStore {
         self.commit(Commit { changes, ..Commit::default() }).await
     }
 
-    /// Returns the changes of the store that effects stand for. `message_lifetime` is how long replies are tried.
+    /// Converts the effects of a handled message to changes of the store, with sealed content. `message_lifetime` is
+    /// how long replies are tried, in milliseconds.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] while the store is sealed.
@@ -172,7 +173,7 @@ impl SealedStore {
     ) -> Result<Vec<Change>, StoreError> {
         let changes = effects.into_iter().map(|effect| match effect {
             Effect::Send(message) => {
-                self.send_change(&OutgoingMessage::plain(*message), message_lifetime).map(|(_, change)| change)
+                self.send_change(&OutgoingMessage::new(*message), message_lifetime).map(|(_, change)| change)
             }
             Effect::Deliver => self.deliver_change(received),
             Effect::Put { kind, key, value, revision, expires } => {
@@ -193,8 +194,8 @@ impl SealedStore {
         let message = &outgoing.message;
         let id = Message::new_id();
         let created = now();
-        let lives_until = created.saturating_add(lifetime);
-        let expires = message.expires_time.map_or(lives_until, |seconds| seconds_to_millis(seconds).min(lives_until));
+        let give_up_at = created.saturating_add(lifetime);
+        let expires = message.expires_time.map_or(give_up_at, |seconds| seconds_to_millis(seconds).min(give_up_at));
         let peer = message.to.as_ref().and_then(|to| to.first()).map_or("", |did| canonical_did(did));
         let entry = OutboxEntry {
             message: message.id.clone(),
@@ -236,8 +237,8 @@ impl SealedStore {
     /// Returns the message of an outbox entry.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] while the store is sealed; [`StoreError::Unusable`] if the content is damaged, or was
-    /// deleted because the message was sent.
+    /// [`StoreError::Unavailable`] while the store is sealed; [`StoreError::Unusable`] if the content is damaged, or
+    /// was deleted because the message was sent.
     pub fn outgoing_message(&self, entry: &OutboxEntry) -> Result<OutgoingMessage, StoreError> {
         self.open(&place("outgoing", &entry.id), entry.sealed.as_deref().unwrap_or_default())
     }
@@ -254,10 +255,11 @@ impl SealedStore {
     /// Returns a record and its revision.
     ///
     /// # Errors
-    /// Those of the store; [`StoreError::Unavailable`] while it is sealed; [`StoreError::Unusable`] if the record is damaged.
+    /// Those of the store; [`StoreError::Unavailable`] while it is sealed; [`StoreError::Unusable`] if the record is
+    /// damaged.
     pub async fn get<T: RecordType>(&self, key: &str) -> Result<Option<(T, i64)>, StoreError> {
         let Some((value, revision)) = self.read(T::KIND, key).await? else { return Ok(None) };
-        let damaged = |error| StoreError::Unusable(format!("has a damaged {}: {error}", T::KIND));
+        let damaged = |error| StoreError::Unusable(format!("contains a damaged {}: {error}", T::KIND));
         serde_json::from_value(value).map(|value| Some((value, revision))).map_err(damaged)
     }
 
@@ -327,13 +329,14 @@ impl SealedStore {
     }
 
     fn seal(&self, place: &str, value: &impl Serialize) -> Result<Vec<u8>, StoreError> {
-        let plain = serde_json::to_vec(value).map_err(|error| StoreError::Unusable(format!("takes JSON: {error}")))?;
+        let plain = serde_json::to_vec(value)
+            .map_err(|error| StoreError::Unusable(format!("cannot hold a value that is not JSON: {error}")))?;
         let plain = zeroize::Zeroizing::new(plain);
         Ok(self.key()?.seal(place, &plain))
     }
 
     fn open<T: DeserializeOwned>(&self, place: &str, sealed: &[u8]) -> Result<T, StoreError> {
-        let damaged = |error: String| StoreError::Unusable(format!("has a damaged {place}: {error}"));
+        let damaged = |error: String| StoreError::Unusable(format!("contains a damaged {place}: {error}"));
         let plain = self.key()?.open(place, sealed).map_err(|error| damaged(error.to_string()))?;
         serde_json::from_slice(&plain).map_err(|error| damaged(error.to_string()))
     }
@@ -341,7 +344,7 @@ impl SealedStore {
 
 #[async_trait]
 impl RecordReader for SealedStore {
-    async fn handled(&self, recipient: &str, sender: &str, message: &str) -> Result<Option<i64>, StoreError> {
+    async fn handled_position(&self, sender: &str, recipient: &str, message: &str) -> Result<Option<i64>, StoreError> {
         self.inner.handled_position(sender, recipient, message).await
     }
 

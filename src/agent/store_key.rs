@@ -1,9 +1,9 @@
-//! The store key: what the store holds is sealed under it. Our keys in the tokens wrap the store key.
+//! The store key, which encrypts the content of the store, and its wrapping by our keys in the tokens.
 //!
-//! The store key is a content key of XC20P, whose nonces are long enough to be random for ever. It is stored as an authcrypt
-//! message of 32 bytes, once for each of our key agreement keys, from that key to itself. Any one of the tokens can unwrap
-//! it, and a copy of the disk is worthless. Nobody can write a store key of their own to the disk: the sender's key must be
-//! held by a token, and not merely stand in a document on the disk.
+//! The store key is a content key of XC20P, whose nonces are long enough to be random for ever. It is stored as an
+//! authcrypt message of 32 bytes, once for each of our key agreement keys, from that key to itself. Any one of the
+//! tokens can unwrap it. A copy of the disk alone reveals no content. Whoever can write to the disk cannot substitute a
+//! store key: the sender of the JWE must be a key that a token holds. A key in a document on the disk is not enough.
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -19,7 +19,7 @@ const ENC: ContentEncryption = ContentEncryption::Xc20P;
 /// The version of the sealed form, its first byte.
 const VERSION: u8 = 1;
 
-/// The key that the content of the store is sealed under.
+/// The key that encrypts the content of the store.
 #[derive(Clone)]
 pub struct StoreKey(Cek);
 
@@ -29,9 +29,9 @@ pub struct WrappedStoreKey {
     wrapped: Vec<String>,
 }
 
-/// A value was not sealed at its place, or not under this key.
+/// A value was not sealed for the place where it is opened, or not under this key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the value was not sealed here under this key")]
+#[error("the value was not sealed for this place, or not under this key")]
 pub struct UnsealError;
 
 impl StoreKey {
@@ -46,8 +46,8 @@ impl StoreKey {
     /// Those of [`jose::authcrypt`].
     async fn wrap(&self, key: &PublicKey, secrets: &(impl Secrets + ?Sized)) -> Result<String, JoseError> {
         let kid = key.to_string();
-        let itself = [Recipient { kid: &kid, key }];
-        jose::authcrypt(self.0.as_bytes(), &kid, key, &itself, secrets, &Context::default()).await
+        let recipients = [Recipient { kid: &kid, key }];
+        jose::authcrypt(self.0.as_bytes(), &kid, key, &recipients, secrets, &Context::default()).await
     }
 
     /// Seals a value for a place. A value that is moved to another place does not open.
@@ -89,12 +89,13 @@ impl WrappedStoreKey {
         Ok(())
     }
 
-    /// Removes the wrapped key of a key.
+    /// Removes the store key as wrapped for this key.
     pub fn remove(&mut self, key: &PublicKey) {
         self.wrapped.retain(|jwe| sender(jwe).as_ref() != Some(key));
     }
 
-    /// Has a token unwrap the store key, by the first key that can. A JWE whose sender is not a key in a token is ignored.
+    /// Has a token unwrap the store key, by the first key that can. A JWE whose sender is not a key in a token is
+    /// ignored.
     ///
     /// # Errors
     /// The last failure if all keys fail; [`JoseError::NoRecipient`] if no token holds any of the keys.

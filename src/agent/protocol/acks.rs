@@ -1,7 +1,8 @@
 //! Acknowledgements (DIDComm v2.1 "ACKs") for messages of any protocol.
 //!
-//! Two agents cannot acknowledge each other's acknowledgements for ever: the request of a forward or of a message that only
-//! acknowledges is not answered, and an acknowledgement of ours never requests one.
+//! Two agents cannot acknowledge each other's acknowledgements for ever. A forward, or a message that only
+//! acknowledges, gets no acknowledgement even if it requests one, and the acknowledgements that this agent sends never
+//! request one.
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -19,7 +20,7 @@ use crate::{
     didcomm::{Forward, Message},
 };
 
-/// How many ids of one message's `please_ack` or `ack` are looked at.
+/// The most ids that are read of one message's `please_ack` or `ack`.
 const MAX_IDS: usize = 32;
 /// How long a record of an acknowledgement is kept: as long as an outbox entry's history.
 const RETENTION: Millis = 30 * 24 * 60 * 60 * 1000;
@@ -43,7 +44,7 @@ pub fn acknowledgement_key(peer_did: &str, message: &str) -> String {
     format!("{peer_did} {}", id_as_key(message))
 }
 
-/// Acknowledges what the message asks to have acknowledged: in a reply that the transaction sends already, else by an empty
+/// Acknowledges the messages that `please_ack` names: in a reply that the transaction sends already, else in an empty
 /// message. The message's protocol must have handled it before.
 ///
 /// # Errors
@@ -91,8 +92,8 @@ fn is_ack_request_allowed(message: &Message) -> bool {
     Forward::from_message(message).is_none() && !only_acks
 }
 
-/// Returns the ids to acknowledge, oldest first: the earlier messages that this sender has sent us, then the message itself,
-/// since an answer to its request acknowledges it too.
+/// Returns the ids to acknowledge, oldest first: the earlier messages that this sender has sent us, then the message
+/// itself, since an answer to its request acknowledges it too.
 async fn ids_to_acknowledge(received: &Received, tx: &Transaction<'_>) -> Result<Vec<String>, HandleError> {
     let Some(requested) = received.message.please_ack.as_deref().filter(|ids| !ids.is_empty()) else {
         return Ok(Vec::new());
@@ -100,11 +101,12 @@ async fn ids_to_acknowledge(received: &Received, tx: &Transaction<'_>) -> Result
     let this = &received.message.id;
     let mut earlier: Vec<(i64, &String)> = Vec::new();
     for id in requested.iter().take(MAX_IDS) {
-        let is_known = id.is_empty() || id.eq_ignore_ascii_case(this) || earlier.iter().any(|(_, other)| *other == id);
-        if is_known {
+        let is_skipped =
+            id.is_empty() || id.eq_ignore_ascii_case(this) || earlier.iter().any(|(_, other)| *other == id);
+        if is_skipped {
             continue;
         }
-        if let Some(position) = tx.handled(id).await? {
+        if let Some(position) = tx.handled_position(id).await? {
             earlier.push((position, id));
         }
     }
@@ -128,7 +130,7 @@ mod tests {
     use crate::{
         agent::protocol::{
             Protocol,
-            testing::{ALICE, BOB, NOW, OURS, Outcome, World, anonymous, from, from_with},
+            testing::{ALICE, BOB, NOW, OWN_DID, Outcome, World, anonymous, from, from_with},
             trust_ping::{PING, PING_RESPONSE, TrustPing},
         },
         didcomm::FORWARD,
@@ -167,15 +169,15 @@ mod tests {
         let outcome = answer(&world, &received).await;
         let [ack] = &outcome.sent[..] else { panic!("{outcome:?}") };
         assert_eq!((ack.type_.as_str(), ack.body.clone()), (EMPTY, json!({})));
-        assert_eq!((ack.from.as_deref(), ack.to.as_deref()), (Some(OURS), Some(&[ALICE.to_owned()][..])));
+        assert_eq!((ack.from.as_deref(), ack.to.as_deref()), (Some(OWN_DID), Some(&[ALICE.to_owned()][..])));
         assert_eq!(ack.thid.as_deref(), Some(received.message.id.as_str()));
         assert_eq!(ack.ack.as_deref(), Some(&[received.message.id.clone()][..]));
         assert_eq!(ack.please_ack, None);
 
         // A message to another peer, or in another thread, is no reply.
         let mut tx = world.begin(&received);
-        tx.send(Message::build("1", MOVE, json!({})).from(OURS).to(BOB).thid(&received.message.id).finalize());
-        tx.send(Message::build("2", MOVE, json!({})).from(OURS).to(ALICE).finalize());
+        tx.send(Message::build("1", MOVE, json!({})).from(OWN_DID).to(BOB).thid(&received.message.id).finalize());
+        tx.send(Message::build("2", MOVE, json!({})).from(OWN_DID).to(ALICE).finalize());
         answer_ack_request(&received, &mut tx).await.unwrap();
         assert_eq!(world.commit(tx).sent.len(), 3);
     }

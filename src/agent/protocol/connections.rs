@@ -1,4 +1,4 @@
-//! Connections (DIDComm v2.1 "Connections"): which peer writes to which of our DIDs.
+//! Connections (DIDComm v2.1 "Connections"): the relationships of our DIDs with peers.
 
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +23,7 @@ pub struct Connection {
     pub peer_did: String,
     /// When the connection began.
     pub since: Millis,
-    /// The id of the invitation that the connection came of.
+    /// The record key of the invitation that began the connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub invitation: Option<String>,
     /// Our name for the peer.
@@ -93,8 +93,8 @@ pub async fn find_connection(received: &Received, tx: &mut Transaction<'_>) -> R
     tx.get(&Connection::key(&received.recipient, sender)).await
 }
 
-/// Creates the connection at the first message of a sender, and updates it from the message's headers. Writes nothing if
-/// nothing has changed.
+/// Creates the connection at the first message of a sender, and updates it from the message's headers. Writes nothing
+/// if nothing has changed.
 ///
 /// # Errors
 /// [`HandleError::Retry`] if the store does not answer.
@@ -106,8 +106,8 @@ pub async fn update_connection(received: &Received, tx: &mut Transaction<'_>) ->
         let langs = langs.iter().take(MAX_LANGS).map(|lang| truncate_to(lang, MAX_LANG).to_owned());
         new.accept_lang = Some(langs.collect());
     }
-    // "The from_prior attribute MUST be included in messages sent until the party rotating receives a message sent to the
-    // new DID": this is such a message.
+    // "The from_prior attribute MUST be included in messages sent until the party rotating receives a message sent to
+    // the new DID": this message is one.
     new.from_prior = None;
     if old.as_ref() != Some(&new) {
         new.put(tx);
@@ -122,11 +122,11 @@ mod tests {
     use super::*;
     use crate::agent::protocol::{
         empty::EMPTY,
-        testing::{ALICE, NOW, OURS, Outcome, World, anonymous, from, from_with},
+        testing::{ALICE, NOW, OWN_DID, Outcome, World, anonymous, from, from_with},
     };
 
-    fn connection_with(world: &World, theirs: &str) -> Option<Connection> {
-        world.record(&Connection::key(OURS, theirs))
+    fn connection_with(world: &World, peer: &str) -> Option<Connection> {
+        world.record(&Connection::key(OWN_DID, peer))
     }
 
     async fn receive(world: &World, received: &Received) -> Outcome {
@@ -139,7 +139,7 @@ mod tests {
     async fn a_connection_is_created_once() {
         let world = World::default();
         assert_eq!(receive(&world, &from(ALICE, EMPTY, json!({}))).await.written, [Connection::KIND]);
-        assert_eq!(connection_with(&world, ALICE), Some(Connection::new(OURS, ALICE, NOW)));
+        assert_eq!(connection_with(&world, ALICE), Some(Connection::new(OWN_DID, ALICE, NOW)));
         assert!(receive(&world, &from(ALICE, EMPTY, json!({}))).await.written.is_empty());
         assert!(receive(&world, &anonymous(EMPTY, json!({}))).await.written.is_empty());
     }
@@ -164,9 +164,9 @@ mod tests {
     #[tokio::test]
     async fn the_own_from_prior_is_dropped_once_the_peer_answers() {
         let world = World::default();
-        let told = Connection { from_prior: Some("jwt".into()), ..Connection::new(OURS, ALICE, 1) };
-        world.set(&Connection::key(OURS, ALICE), &told);
+        let rotated = Connection { from_prior: Some("jwt".into()), ..Connection::new(OWN_DID, ALICE, 1) };
+        world.set(&Connection::key(OWN_DID, ALICE), &rotated);
         receive(&world, &from(ALICE, EMPTY, json!({}))).await;
-        assert_eq!(connection_with(&world, ALICE), Some(Connection::new(OURS, ALICE, 1)));
+        assert_eq!(connection_with(&world, ALICE), Some(Connection::new(OWN_DID, ALICE, 1)));
     }
 }

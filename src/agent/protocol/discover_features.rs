@@ -40,7 +40,8 @@ pub struct DiscoverFeatures(DisclosurePolicy);
 pub struct DisclosurePolicy {
     /// Patterns of identifiers that are never disclosed, such as `https://example.org/*`.
     pub hide: Vec<String>,
-    /// Whether features are disclosed to peers that did not accept an invitation. The specification encourages it strongly.
+    /// Whether features are disclosed to peers that did not accept an invitation. The specification strongly encourages
+    /// this.
     pub to_strangers: bool,
 }
 
@@ -84,7 +85,7 @@ impl DiscoverFeatures {
         };
         let Some(sender) = &received.sender else { return Ok(()) };
         let DisclosedFeatures(known) = tx.get(sender).await?.unwrap_or_default();
-        // Newest first. An older disclosure that is not repeated stays: the peer may have been asked for less this time.
+        // Newest first. An older disclosure that is not repeated stays: this time the query may have asked for less.
         let mut features: Vec<DisclosedFeature> = Vec::new();
         let new = disclosures.iter().take(MAX_DISCLOSURES).filter_map(Feature::read);
         let new = new.map(|feature| DisclosedFeature { feature, time: received.time });
@@ -132,7 +133,7 @@ pub struct Feature {
     /// The roles that are supported in a protocol. An empty list says nothing about them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<String>,
-    /// The largest message that is taken, in bytes, if the feature is the constraint of that name.
+    /// The largest accepted message, in bytes, if the feature is the constraint `max_receive_bytes`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_receive_bytes: Option<u64>,
 }
@@ -240,7 +241,7 @@ mod tests {
     use super::*;
     use crate::agent::protocol::{
         connections::Connection,
-        testing::{ALICE, BOB, NOW, OURS, World, from},
+        testing::{ALICE, BOB, NOW, OWN_DID, World, from},
     };
 
     #[test]
@@ -295,7 +296,7 @@ mod tests {
         World { features, ..Default::default() }
     }
 
-    async fn asked(world: &World, disclose: DisclosurePolicy, queries: Value) -> Vec<Value> {
+    async fn disclosed(world: &World, disclose: DisclosurePolicy, queries: Value) -> Vec<Value> {
         let received = from(ALICE, QUERIES, json!({ "queries": queries }));
         let outcome = world.handle(&DiscoverFeatures::new(disclose), &received).await.unwrap();
         let [answer] = &outcome.sent[..] else { panic!("{outcome:?}") };
@@ -314,7 +315,7 @@ mod tests {
             { "feature-type": "goal-code", "match": "org.didcomm.*" }
         ]);
         assert_eq!(
-            asked(&world(), DisclosurePolicy::default(), queries).await,
+            disclosed(&world(), DisclosurePolicy::default(), queries).await,
             [
                 json!({"feature-type": "goal-code", "id": "org.didcomm.sell.goods.consumer"}),
                 json!({"feature-type": "protocol", "id": "https://didcomm.org/tictactoe/1.0", "roles": ["player"]}),
@@ -322,7 +323,7 @@ mod tests {
         );
         let queries = json!([{ "feature-type": "constraint", "match": "max_receive_bytes" }]);
         assert_eq!(
-            asked(&world(), DisclosurePolicy::default(), queries).await,
+            disclosed(&world(), DisclosurePolicy::default(), queries).await,
             [json!({"feature-type": "constraint", "id": "max_receive_bytes", "max_receive_bytes": "65536"})]
         );
     }
@@ -332,8 +333,8 @@ mod tests {
         let queries = json!([{"feature-type": "*", "match": "*"}, {"feature-type": "governance", "match": "*"}, {}, 1,
             {"feature-type": "protocol"}, {"feature-type": "protocol", "match": 1},
             {"feature-type": "header", "match": "*".repeat(1000)}]);
-        assert!(asked(&world(), DisclosurePolicy::default(), queries).await.is_empty());
-        assert!(asked(&world(), DisclosurePolicy::default(), json!([])).await.is_empty());
+        assert!(disclosed(&world(), DisclosurePolicy::default(), queries).await.is_empty());
+        assert!(disclosed(&world(), DisclosurePolicy::default(), json!([])).await.is_empty());
         let protocol = DiscoverFeatures::default();
         assert_eq!(world().problem(&protocol, &from(ALICE, QUERIES, json!({}))).await, "e.m.msg.no-queries");
         assert_eq!(world().problem(&protocol, &from(ALICE, DISCLOSE, json!({}))).await, "e.m.msg.no-disclosures");
@@ -343,21 +344,21 @@ mod tests {
     async fn disclosure_is_selective() {
         let all = json!([{"feature-type": "protocol", "match": "*"}]);
         let hide = DisclosurePolicy { hide: vec!["https://example.org/*".into()], ..Default::default() };
-        assert_eq!(asked(&world(), hide, all.clone()).await.len(), 2);
+        assert_eq!(disclosed(&world(), hide, all.clone()).await.len(), 2);
 
         let reserved = DisclosurePolicy { hide: Vec::new(), to_strangers: false };
         let world = world();
-        assert!(asked(&world, reserved.clone(), all.clone()).await.is_empty());
-        let invited = Connection { invitation: Some("1".into()), ..Connection::new(OURS, ALICE, NOW) };
-        world.set(&Connection::key(OURS, ALICE), &invited);
-        assert_eq!(asked(&world, reserved, all).await.len(), 3);
+        assert!(disclosed(&world, reserved.clone(), all.clone()).await.is_empty());
+        let invited = Connection { invitation: Some("1".into()), ..Connection::new(OWN_DID, ALICE, NOW) };
+        world.set(&Connection::key(OWN_DID, ALICE), &invited);
+        assert_eq!(disclosed(&world, reserved, all).await.len(), 3);
     }
 
     #[tokio::test]
     async fn disclosures_of_a_peer_are_remembered() {
         let world = world();
         let protocol = DiscoverFeatures::default();
-        let told = |disclosures: Value, time: Millis| {
+        let disclosure = |disclosures: Value, time: Millis| {
             let mut received = from(BOB, DISCLOSE, json!({ "disclosures": disclosures }));
             received.time = time;
             received
@@ -367,7 +368,7 @@ mod tests {
             {"feature-type": "constraint", "id": "max_receive_bytes", "max_receive_bytes": "65536"},
             {"feature-type": "protocol"}, "x", {"feature-type": "protocol", "id": "x".repeat(1000)}
         ]);
-        let outcome = world.handle(&protocol, &told(first, NOW)).await.unwrap();
+        let outcome = world.handle(&protocol, &disclosure(first, NOW)).await.unwrap();
         assert!(outcome.delivered && outcome.sent.is_empty());
         let DisclosedFeatures(known) = world.record(BOB).unwrap();
         assert_eq!(known.len(), 2);
@@ -377,14 +378,14 @@ mod tests {
         );
 
         let again = json!([{"feature-type": "protocol", "id": "a"}, {"feature-type": "header", "id": "b"}]);
-        world.handle(&protocol, &told(again, NOW + 1)).await.unwrap();
+        world.handle(&protocol, &disclosure(again, NOW + 1)).await.unwrap();
         let DisclosedFeatures(known) = world.record(BOB).unwrap();
         let ids: Vec<&str> = known.iter().map(|disclosed| disclosed.feature.id.as_str()).collect();
         assert_eq!(ids, ["a", "b", "max_receive_bytes"]);
         assert!(known[0].feature.roles.is_empty());
 
         let many: Vec<Value> = (0..1000).map(|id| json!({"feature-type": "x", "id": id.to_string()})).collect();
-        world.handle(&protocol, &told(json!(many), NOW + RETENTION)).await.unwrap();
+        world.handle(&protocol, &disclosure(json!(many), NOW + RETENTION)).await.unwrap();
         let DisclosedFeatures(known) = world.record(BOB).unwrap();
         assert_eq!(known.len(), MAX_DISCLOSURES);
     }

@@ -1,4 +1,4 @@
-//! What an agent can do, as discover-features discloses it.
+//! The features of an agent, as discover-features discloses them.
 
 /// The features of this agent.
 #[derive(Debug, Clone, Default)]
@@ -7,8 +7,8 @@ pub struct Features {
     pub protocols: Vec<(String, Vec<String>)>,
     /// The goal codes that the agent knows.
     pub goal_codes: Vec<String>,
-    /// The headers that the agent reads, beyond those that every agent reads.
+    /// The optional headers that the agent supports.
     pub headers: Vec<String>,
-    /// The largest message that the agent takes, in bytes: the constraint `max_receive_bytes`.
+    /// The largest message that the agent accepts, in bytes: the constraint `max_receive_bytes`.
     pub max_receive_bytes: Option<u64>,
 }

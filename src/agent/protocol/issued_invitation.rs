@@ -24,7 +24,7 @@ pub struct IssuedInvitation {
     /// When the invitation expires; never if `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Millis>,
-    /// Whether more than one peer may accept the invitation. Their connections name it.
+    /// Whether more than one peer may accept the invitation. The connections of these peers name the invitation.
     #[serde(default)]
     pub multi_use: bool,
     /// The DID of the peer that has accepted a single-use invitation.
@@ -48,12 +48,12 @@ impl IssuedInvitation {
     }
 }
 
-/// Records the acceptance of an invitation: a message to the DID that invited, whose `pthid` is the invitation's id. Call it
-/// after [`update_connection`](super::connections::update_connection).
+/// Records the acceptance of an invitation: a message to the DID that invited, whose `pthid` is the invitation's id.
+/// Call it after [`update_connection`](super::connections::update_connection).
 ///
 /// # Errors
-/// A [`Problem`] if the invitation has expired, or another peer has used a single-use invitation. A peer that accepted before
-/// may name the invitation again. [`HandleError::Retry`] if the store does not answer.
+/// A [`Problem`] if the invitation has expired, or another peer has used a single-use invitation. A peer that accepted
+/// before may name the invitation again. [`HandleError::Retry`] if the store does not answer.
 pub async fn record_acceptance(received: &Received, tx: &mut Transaction<'_>) -> Result<(), HandleError> {
     // A report about an invitation does not accept it.
     let Some(pthid) = received.message.pthid.as_deref().filter(|_| !is_report(&received.message)) else {
@@ -79,7 +79,7 @@ pub async fn record_acceptance(received: &Received, tx: &mut Transaction<'_>) ->
     let Some(mut connection) = connection else { return Ok(()) };
     if !issued.multi_use {
         issued.used_by = Some(connection.peer_did.clone());
-        // Never expires: a forgotten acceptance would make the invitation usable again.
+        // The record never expires: a forgotten acceptance would make the invitation usable again.
         tx.put(&key, &issued, None);
     }
     connection.invitation = Some(key);
@@ -87,7 +87,7 @@ pub async fn record_acceptance(received: &Received, tx: &mut Transaction<'_>) ->
     Ok(())
 }
 
-/// What an invitation is to one peer.
+/// The status of an invitation for one peer.
 #[derive(Debug, PartialEq, Eq)]
 enum InvitationStatus {
     Open,
@@ -125,22 +125,22 @@ mod tests {
     use crate::agent::protocol::{
         connections::update_connection,
         problem_report::PROBLEM_REPORT,
-        testing::{ALICE, BOB, NOW, OURS, Outcome, World, anonymous, from_with},
+        testing::{ALICE, BOB, NOW, OWN_DID, Outcome, World, anonymous, from_with},
         trust_ping::PING,
     };
 
     fn issue(world: &World, id: &str, multi_use: bool, expires: Option<Millis>) {
-        let invitation = Invitation { id: id.into(), ..Invitation::new(OURS) };
+        let invitation = Invitation { id: id.into(), ..Invitation::new(OWN_DID) };
         let issued = IssuedInvitation { invitation, created: NOW, expires, multi_use, used_by: None };
         world.set(&IssuedInvitation::key(id), &issued);
     }
 
-    fn response(theirs: &str, pthid: &str) -> Received {
-        from_with(theirs, PING, json!({}), |message| message.pthid(pthid))
+    fn response(peer: &str, pthid: &str) -> Received {
+        from_with(peer, PING, json!({}), |message| message.pthid(pthid))
     }
 
-    /// As the inbox does.
-    async fn responded(world: &World, received: &Received) -> Result<Outcome, String> {
+    /// Updates the connection and records the acceptance, as the inbox does.
+    async fn accept(world: &World, received: &Received) -> Result<Outcome, String> {
         let mut tx = world.begin(received);
         update_connection(received, &mut tx).await.unwrap();
         match record_acceptance(received, &mut tx).await {
@@ -150,37 +150,37 @@ mod tests {
         }
     }
 
-    fn invitation_of(world: &World, theirs: &str) -> Option<String> {
-        world.record::<Connection>(&Connection::key(OURS, theirs))?.invitation
+    fn invitation_of(world: &World, peer: &str) -> Option<String> {
+        world.record::<Connection>(&Connection::key(OWN_DID, peer))?.invitation
     }
 
     #[tokio::test]
     async fn a_single_use_invitation_is_used_once() {
         let world = World::default();
         issue(&world, "Inv", false, None);
-        assert!(responded(&world, &anonymous(PING, json!({}))).await.is_ok());
-        responded(&world, &response(ALICE, "inv")).await.unwrap();
+        assert!(accept(&world, &anonymous(PING, json!({}))).await.is_ok());
+        accept(&world, &response(ALICE, "inv")).await.unwrap();
         assert_eq!(invitation_of(&world, ALICE).as_deref(), Some("inv"));
         // Later messages may name the invitation too.
-        assert!(responded(&world, &response(ALICE, "INV")).await.unwrap().written.is_empty());
-        assert_eq!(responded(&world, &response(BOB, "inv")).await.unwrap_err(), "e.p.req.invitation-used");
+        assert!(accept(&world, &response(ALICE, "INV")).await.unwrap().written.is_empty());
+        assert_eq!(accept(&world, &response(BOB, "inv")).await.unwrap_err(), "e.p.req.invitation-used");
         let mut nobody = response(ALICE, "inv");
         nobody.sender = None;
-        assert_eq!(responded(&world, &nobody).await.unwrap_err(), "e.p.req.invitation-used");
+        assert_eq!(accept(&world, &nobody).await.unwrap_err(), "e.p.req.invitation-used");
 
         // The peer that used it, after its rotation.
-        let moved = Connection { invitation: Some("inv".into()), ..Connection::new(OURS, "did:example:new", NOW) };
-        world.set(&Connection::key(OURS, &moved.peer_did), &moved);
-        assert!(responded(&world, &response(&moved.peer_did, "inv")).await.unwrap().written.is_empty());
+        let moved = Connection { invitation: Some("inv".into()), ..Connection::new(OWN_DID, "did:example:new", NOW) };
+        world.set(&Connection::key(OWN_DID, &moved.peer_did), &moved);
+        assert!(accept(&world, &response(&moved.peer_did, "inv")).await.unwrap().written.is_empty());
     }
 
     #[tokio::test]
     async fn a_multi_use_invitation_serves_several_peers() {
         let world = World::default();
         issue(&world, "inv", true, None);
-        for theirs in [ALICE, BOB] {
-            assert_eq!(responded(&world, &response(theirs, "inv")).await.unwrap().written, [Connection::KIND]);
-            assert_eq!(invitation_of(&world, theirs).as_deref(), Some("inv"));
+        for peer in [ALICE, BOB] {
+            assert_eq!(accept(&world, &response(peer, "inv")).await.unwrap().written, [Connection::KIND]);
+            assert_eq!(invitation_of(&world, peer).as_deref(), Some("inv"));
         }
     }
 
@@ -189,11 +189,11 @@ mod tests {
         let world = World::default();
         issue(&world, "inv", true, Some(NOW + 1));
         issue(&world, "other", true, None);
-        responded(&world, &response(ALICE, "inv")).await.unwrap();
-        responded(&world, &response(ALICE, "other")).await.unwrap();
-        let late = |theirs| Received { time: NOW + 1, ..response(theirs, "inv") };
-        assert!(responded(&world, &late(ALICE)).await.is_ok());
-        assert_eq!(responded(&world, &late(BOB)).await.unwrap_err(), "e.p.req.time.invitation-expired");
+        accept(&world, &response(ALICE, "inv")).await.unwrap();
+        accept(&world, &response(ALICE, "other")).await.unwrap();
+        let after_expiry = |peer| Received { time: NOW + 1, ..response(peer, "inv") };
+        assert!(accept(&world, &after_expiry(ALICE)).await.is_ok());
+        assert_eq!(accept(&world, &after_expiry(BOB)).await.unwrap_err(), "e.p.req.time.invitation-expired");
     }
 
     #[tokio::test]
@@ -204,7 +204,7 @@ mod tests {
         let mut elsewhere = response(ALICE, "inv");
         elsewhere.recipient = "did:example:ours2".into();
         for received in [report, elsewhere, response(ALICE, "another")] {
-            responded(&world, &received).await.unwrap();
+            accept(&world, &received).await.unwrap();
             assert_eq!(world.record::<IssuedInvitation>("inv").unwrap().used_by, None);
         }
     }

@@ -5,8 +5,8 @@
 //! agent commits all effects together with the mark that the message was handled. After an interruption nothing of them
 //! exists, and the protocol gets the message again.
 //!
-//! Beside the protocols stand the rules that hold for every message: [`acks`], [`connections`], [`issued_invitation`] and
-//! [`problem_limits`]. The inbox applies them in the message's transaction, before and after the protocol.
+//! Beside the protocols stand the rules that hold for every message: [`acks`], [`connections`], [`issued_invitation`]
+//! and [`problem_limits`]. The inbox applies them in the message's transaction, before and after the protocol.
 
 pub mod acks;
 pub mod basic_message;

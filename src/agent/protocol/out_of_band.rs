@@ -1,7 +1,7 @@
 //! Out of band 2.0 (DIDComm v2.1 "Out Of Band Messages"): an invitation as JSON, as a URL and as a QR code.
 //!
-//! Anyone who sees an invitation can read it. It must contain nothing private, and for privacy the inviter rotates to another
-//! DID over the secure connection ("Privacy Considerations").
+//! Anyone who sees an invitation can read it. It must contain nothing private, and for privacy the inviter rotates to
+//! another DID over the secure connection ("Privacy Considerations").
 
 use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -60,13 +60,13 @@ pub struct Invitation {
     pub lang: Option<String>,
 }
 
-/// What a text contains.
+/// The invitation in a text, or the URL to fetch the invitation from.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ParsedInvitation {
     /// An invitation.
     Invitation(Box<Invitation>),
-    /// A short URL with `_oobid`. The invitation must be fetched by HTTP GET ("Short URL Message Retrieval"). The address of a
-    /// redirect, or the body, is parsed in the same way.
+    /// A short URL with `_oobid`. The invitation must be fetched by HTTP GET ("Short URL Message Retrieval"). The
+    /// address of a redirect, or the body, is parsed in the same way.
     Url(String),
 }
 
@@ -78,7 +78,7 @@ pub enum InvitationError {
     #[error("the invitation is longer than {MAX_LENGTH} bytes, or has more than {MAX_ATTACHMENTS} attachments")]
     TooLong,
     /// The text is neither JSON nor a URL with `_oob` or `_oobid`.
-    #[error("there is neither an invitation nor a URL with _oob= or _oobid=")]
+    #[error("this is neither an invitation nor a URL with _oob= or _oobid=")]
     NotFound,
     /// The parameter `_oob` is not base64url of a text.
     #[error("the parameter _oob is not base64url of a text")]
@@ -90,14 +90,14 @@ pub enum InvitationError {
     #[error("the message is not an invitation")]
     Type,
     /// `from` is missing, or no DID.
-    #[error("from of the invitation is not a DID")]
+    #[error("the invitation's member `from` is not a DID")]
     From,
     /// A member of the body has a wrong type.
-    #[error("{0} of the invitation is malformed")]
+    #[error("the invitation's member `{0}` is malformed")]
     Member(&'static str),
     /// The text does not fit into a QR code.
     #[error("the text is too long for a QR code: publish the invitation under a short URL")]
-    Picture,
+    QrCode,
 }
 
 impl Invitation {
@@ -185,8 +185,8 @@ impl Invitation {
         message
     }
 
-    /// Returns a URL that contains the invitation, without padding and whitespace. `base` is a page for people who have no
-    /// agent. It may have parameters of its own.
+    /// Returns a URL that contains the invitation, without padding and whitespace. `base` is a page for people who have
+    /// no agent. It may have parameters of its own.
     pub fn to_url(&self, base: &str) -> String {
         let encoded = URL_SAFE_NO_PAD.encode(self.to_message().to_json());
         let (base, fragment) = base.split_at(base.find('#').unwrap_or(base.len()));
@@ -236,8 +236,9 @@ pub fn qr_svg(text: &str) -> Result<String, InvitationError> {
 }
 
 fn qr(text: &str) -> Result<QrCode, InvitationError> {
-    // A screen is not damaged, so the lowest level of error correction suffices. It makes the largest modules.
-    QrCode::with_error_correction_level(text, EcLevel::L).map_err(|_| InvitationError::Picture)
+    // A code on a screen is not damaged, so the lowest level of error correction suffices. It makes the largest
+    // modules.
+    QrCode::with_error_correction_level(text, EcLevel::L).map_err(|_| InvitationError::QrCode)
 }
 
 /// Hands invitations to the application, which decides whether to accept them.
@@ -259,7 +260,7 @@ impl Protocol for OutOfBand {
             return Err(received.unknown_type().into());
         }
         if let Err(error) = Invitation::from_message(&received.message) {
-            tracing::info!(%error, sender = received.sender, "malformed invitation");
+            tracing::info!(%error, sender = received.sender, "invitation refused: it is malformed");
             return Err(Problem::new("e.m.msg.bad-invitation", "The invitation is malformed.").into());
         }
         tx.deliver();
@@ -364,7 +365,7 @@ mod tests {
         // The margin is light, and light modules are drawn.
         assert!(picture.starts_with("████"));
         assert!(qr_svg(&url).unwrap().contains("<svg"));
-        assert!(matches!(qr_text(&"x".repeat(3000)), Err(InvitationError::Picture)));
+        assert!(matches!(qr_text(&"x".repeat(3000)), Err(InvitationError::QrCode)));
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ pub enum HandleError {
     #[error("{0}")]
     Problem(Problem),
     /// The message cannot be handled now, and is handled again later.
-    #[error("it cannot be handled now: {0}")]
+    #[error("the message cannot be handled now: {0}")]
     Retry(String),
 }
 

@@ -1,4 +1,4 @@
-//! Problem codes (DIDComm v2.1 "Problem Codes"): `e.p.xfer.cant-use-endpoint`.
+//! Parses problem codes such as `e.p.xfer.cant-use-endpoint` (DIDComm v2.1 "Problem Codes").
 
 /// A parsed problem code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +32,8 @@ pub enum ProblemScope<'a> {
 }
 
 impl<'a> ProblemCode<'a> {
-    /// Parses a code in lower kebab-case. An underscore within a token is accepted too, since the specification itself has
+    /// Parses a code in lower kebab-case. An underscore within a token is accepted too, since the specification itself
+    /// has
     /// `message_too_big` (v2.1 "Message Constraints"). `None` if the code is malformed.
     pub fn parse(code: &'a str) -> Option<Self> {
         let mut parts = code.splitn(3, '.');

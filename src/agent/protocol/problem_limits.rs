@@ -1,4 +1,5 @@
-//! Problems that cause problems (DIDComm v2.1 "Cascading Problems"). The agent counts the errors of each thread, and closes
+//! Limits problem reports, so that two agents do not report problems to each other for ever (DIDComm v2.1 "Cascading
+//! Problems"). The agent counts the errors of each thread, and closes
 //! a thread with too many of them. A peer with too many closed threads or reports gets no more reports for a while.
 
 use serde::{Deserialize, Serialize};
@@ -27,14 +28,14 @@ pub struct ProblemLimits {
     pub errors: u32,
     /// The threads of one peer that may be closed within the window. At this number the peer's circuit breaker opens.
     pub threads: u32,
-    /// The reports to one peer within the window. At this number the circuit breaker opens. The other limits do not stop a
-    /// peer that answers each report by a bad message in a new thread.
+    /// The reports to one peer within the window. At this number the circuit breaker opens. Without this limit, a
+    /// peer that answers each report with a bad message in a new thread would get reports without end.
     pub reports: u32,
     /// The length of the window, in milliseconds.
     pub window: Millis,
     /// How long the circuit breaker stays open and the peer gets no reports, in milliseconds.
     pub pause: Millis,
-    /// How long the errors of a thread, and its end, are remembered, in milliseconds.
+    /// How long the number of a thread's errors, and the fact that a thread is closed, are remembered, in milliseconds.
     pub remembered: Millis,
 }
 
@@ -78,7 +79,7 @@ pub async fn is_thread_closed(received: &Received, tx: &mut Transaction<'_>) -> 
 
 /// Reports a problem with a message to its sender, within the limits. One error too many in a thread is reported as
 /// `e.p.req.max-errors-exceeded` and closes the thread. Nothing is sent if the sender is not authenticated, the message is a
-/// report itself, the thread is closed or the peer's circuit breaker is open. The transaction should be a new one.
+/// report itself, the thread is closed or the peer's circuit breaker is open. `tx` should be a new transaction.
 ///
 /// # Errors
 /// [`HandleError::Retry`] if the store does not answer.
@@ -106,8 +107,8 @@ pub async fn report_problem(
 }
 
 /// Counts an error that the peer reported. "If the limit is crossed as a result of a problem report they receive, they
-/// SHOULD send back a problem report with e.p.req.max-errors-exceeded". No other report is answered by a report, and this one
-/// is sent once in a thread.
+/// SHOULD send back a problem report with e.p.req.max-errors-exceeded". No other report is answered by a report, and
+/// this one is sent once in a thread.
 pub(super) async fn count_reported_error(
     received: &Received,
     thread: &str,
@@ -170,8 +171,8 @@ async fn count_error(
     Ok(errors.count > limits.errors)
 }
 
-/// The record of a peer's problems within the current window. The first problem begins the window. The key is the peer's
-/// DID.
+/// The record of a peer's problems within the current window. The first problem begins the window. The key is the
+/// peer's DID.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct CircuitBreaker {
     since: Millis,
@@ -203,7 +204,7 @@ impl CircuitBreaker {
     }
 
     fn counted(mut self, now: Millis, threads: u32, limits: &ProblemLimits) -> Self {
-        // A clock that was set back begins a window too.
+        // A window also begins if the clock was set back.
         if !(0..limits.window).contains(&(now - self.since)) {
             self = Self { since: now, ..Default::default() };
         }
@@ -321,16 +322,17 @@ mod tests {
     async fn errors_reported_by_the_peer_count() {
         let world = World::default();
         let protocol = ReportProblem::default();
-        let told = |code: &str| from_with(ALICE, PROBLEM_REPORT, json!({ "code": code }), |message| message.pthid("t"));
+        let report =
+            |code: &str| from_with(ALICE, PROBLEM_REPORT, json!({ "code": code }), |message| message.pthid("t"));
         for _ in 0..5 {
-            let outcome = world.handle(&protocol, &told("e.m.msg")).await.unwrap();
+            let outcome = world.handle(&protocol, &report("e.m.msg")).await.unwrap();
             assert!(outcome.delivered && outcome.sent.is_empty());
         }
-        assert!(world.handle(&protocol, &told("w.p.msg")).await.unwrap().sent.is_empty());
-        assert_eq!(codes(&world.handle(&protocol, &told("e.m.msg")).await.unwrap()), [MAX_ERRORS]);
+        assert!(world.handle(&protocol, &report("w.p.msg")).await.unwrap().sent.is_empty());
+        assert_eq!(codes(&world.handle(&protocol, &report("e.m.msg")).await.unwrap()), [MAX_ERRORS]);
         assert!(closed(&world, &in_thread(ALICE, "t")).await);
         for code in ["e.m.msg", MAX_ERRORS] {
-            let outcome = world.handle(&protocol, &told(code)).await.unwrap();
+            let outcome = world.handle(&protocol, &report(code)).await.unwrap();
             assert!(outcome.delivered && outcome.sent.is_empty());
         }
     }
@@ -338,8 +340,8 @@ mod tests {
     #[tokio::test]
     async fn an_error_of_scope_p_closes_its_thread() {
         let world = World::default();
-        let told = from_with(ALICE, PROBLEM_REPORT, json!({"code": "e.p.msg.x"}), |message| message.pthid("t"));
-        world.handle(&ReportProblem::default(), &told).await.unwrap();
+        let report = from_with(ALICE, PROBLEM_REPORT, json!({"code": "e.p.msg.x"}), |message| message.pthid("t"));
+        world.handle(&ReportProblem::default(), &report).await.unwrap();
         assert!(closed(&world, &in_thread(ALICE, "t")).await);
         assert!(!closed(&world, &in_thread(BOB, "t")).await);
     }

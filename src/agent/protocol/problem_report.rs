@@ -1,4 +1,4 @@
-//! Problem reports (DIDComm v2.1 "Problem Reports"): made, and read.
+//! Makes and parses problem reports (DIDComm v2.1 "Problem Reports").
 
 use std::collections::HashSet;
 
@@ -21,7 +21,7 @@ pub struct ProblemReport {
     pub code: String,
     /// The comment with its arguments, for people: the peer's text.
     pub text: String,
-    /// A URI where help can be found. It must not be fetched without being asked.
+    /// A URI where help can be found. Do not fetch the URI unless a person asks for it: the peer has chosen it.
     pub escalate_to: Option<String>,
     /// The thread in which the problem happened.
     pub thread: String,
@@ -45,8 +45,8 @@ impl ProblemReport {
     }
 }
 
-/// Makes the report of a problem with a received message: a child thread of the message's thread, which acknowledges the
-/// message. `None` if the message has no authenticated sender, or is a report itself.
+/// Makes the report of a problem with a received message: a child thread of the message's thread, which acknowledges
+/// the message. `None` if the message has no authenticated sender, or is a report itself.
 pub fn for_message(received: &Received, problem: &Problem) -> Option<Message> {
     (!is_report(&received.message)).then(|| for_thread(received, received.message.thread(), problem))?
 }
@@ -77,9 +77,9 @@ pub fn is_report(message: &Message) -> bool {
     message.message_type().is_some_and(|kind| report.is_some_and(|report| kind.is_compatible_with(&report)))
 }
 
-/// Returns a comment with its arguments in the places of `{1}`, `{2}` and so forth. "Missing or null args MUST be replaced with a
-/// question mark character (?) during interpolation; extra args MUST be appended to the main text as comma-separated
-/// values." The text of an argument is not interpolated again.
+/// Returns a comment with its arguments in the places of `{1}`, `{2}` and so forth. "Missing or null args MUST be
+/// replaced with a question mark character (?) during interpolation; extra args MUST be appended to the main text as
+/// comma-separated values." The text of an argument is not interpolated again.
 pub fn interpolate(comment: &str, args: &[Value]) -> String {
     let mut text = String::new();
     let mut used = HashSet::new();
@@ -126,7 +126,7 @@ fn display_arg(arg: Option<&Value>) -> String {
     }
 }
 
-/// Adds as much as the limit allows.
+/// Appends as much of `more` as [`MAX_TEXT`] allows.
 fn push_truncated(text: &mut String, more: &str) {
     text.push_str(truncate_to(more, MAX_TEXT.saturating_sub(text.len())));
 }
@@ -137,7 +137,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::agent::protocol::testing::{ALICE, OURS, anonymous, from, from_with};
+    use crate::agent::protocol::testing::{ALICE, OWN_DID, anonymous, from, from_with};
 
     #[test]
     fn arguments_are_interpolated() {
@@ -179,26 +179,26 @@ mod tests {
         let received =
             from_with(ALICE, "https://didcomm.org/tictactoe/1.0/move", json!({}), |message| message.thid("t"));
         let problem = Problem::new("e.m.msg.bad-move", "{1} is no move.").arg("é".repeat(1000));
-        let told = for_message(&received, &problem).unwrap();
-        let mut json: Value = serde_json::from_str(&told.to_json()).unwrap();
+        let report = for_message(&received, &problem).unwrap();
+        let mut json: Value = serde_json::from_str(&report.to_json()).unwrap();
         let arg = json["body"]["args"][0].take();
         assert!(arg.as_str().unwrap().len() <= MAX_ARG);
         assert_eq!(
             json,
             json!({
-                "id": told.id,
+                "id": report.id,
                 "typ": "application/didcomm-plain+json",
                 "type": PROBLEM_REPORT,
                 "body": {"code": "e.m.msg.bad-move", "comment": "{1} is no move.", "args": [null]},
-                "from": OURS,
+                "from": OWN_DID,
                 "to": [ALICE],
                 "pthid": "t",
                 "ack": [received.message.id],
                 "lang": "en",
             })
         );
-        let unsound = for_message(&received, &Problem::new("Bad move", "")).unwrap();
-        assert_eq!(unsound.body, json!({"code": "e.m.me", "comment": "Internal error."}));
+        let invalid_code = for_message(&received, &Problem::new("Bad move", "")).unwrap();
+        assert_eq!(invalid_code.body, json!({"code": "e.m.me", "comment": "Internal error."}));
 
         let problem = Problem::new("e.m.msg", "Bad message.");
         assert_eq!(for_message(&from(ALICE, PROBLEM_REPORT, json!({})), &problem), None);

@@ -22,8 +22,8 @@ pub struct Received {
 }
 
 impl Received {
-    /// Returns the name within the message type: `ping` of `https://didcomm.org/trust-ping/2.0/ping`. The name is empty if
-    /// the type is malformed.
+    /// Returns the name within the message type: `ping` of `https://didcomm.org/trust-ping/2.0/ping`. The name is empty
+    /// if the type is malformed.
     pub fn name(&self) -> &str {
         self.message.message_type().map_or("", |kind| kind.message)
     }

@@ -1,4 +1,4 @@
-//! Typed records: what protocols and the agent keep in the store by kind and key.
+//! Typed records: the values that protocols and the agent keep in the store, by kind and key.
 
 use async_trait::async_trait;
 use serde::{Serialize, de::DeserializeOwned};
@@ -21,12 +21,17 @@ pub trait RecordReader: Send + Sync {
     /// Those of the store.
     async fn read(&self, kind: &str, key: &str) -> Result<Option<(Value, i64)>, StoreError>;
 
-    /// Returns the position of a handled message in the order of handling, or `None` if it was not handled. `message` is
-    /// its id in lower case. Used for the acknowledgement of earlier messages.
+    /// Returns the position of a handled message in the order of handling, or `None` if the message was not handled.
+    /// `message` is the message id in lower case. Protocols use the position to acknowledge earlier messages in order.
     ///
     /// # Errors
     /// Those of the store.
-    async fn handled(&self, _recipient: &str, _sender: &str, _message: &str) -> Result<Option<i64>, StoreError> {
+    async fn handled_position(
+        &self,
+        _sender: &str,
+        _recipient: &str,
+        _message: &str,
+    ) -> Result<Option<i64>, StoreError> {
         Ok(None)
     }
 }

@@ -27,7 +27,8 @@ impl Registry {
         Ok(registry)
     }
 
-    /// Adds a protocol. It replaces a protocol of the same name and major version, so a built-in protocol can be replaced.
+    /// Adds a protocol. It replaces a protocol of the same name and major version, so a built-in protocol can be
+    /// replaced.
     ///
     /// # Errors
     /// If the identifier of the protocol is malformed.
@@ -41,11 +42,12 @@ impl Registry {
         Ok(())
     }
 
-    /// Returns the protocol of a message type. `None` if the protocol is unknown; the message then goes to the application. A
-    /// message of another minor version is handled like one of ours (v2.1 "Semver Rules").
+    /// Returns the protocol of a message type. `None` if the protocol is unknown; the message then goes to the
+    /// application. A message of another minor version is handled like one of ours (v2.1 "Semver Rules").
     ///
     /// # Errors
-    /// If the protocol is known, but not this major version (v2.1 "Descriptors": `msg` is for "an unsupported version").
+    /// If the protocol is known, but not this major version (v2.1 "Descriptors": `msg` is for "an unsupported
+    /// version").
     pub fn find(&self, kind: &str) -> Result<Option<&Arc<dyn Protocol>>, Problem> {
         let Some(kind) = MessageType::parse(kind) else { return Ok(None) };
         let known: Vec<_> = self.0.iter().filter(|protocol| is_same_protocol(&***protocol, &kind)).collect();
@@ -60,7 +62,8 @@ impl Registry {
         })
     }
 
-    /// Returns the protocols and the agent's roles in each, as in [`Features::protocols`](super::features::Features::protocols).
+    /// Returns the protocols and the agent's roles in each, as in
+    /// [`Features::protocols`](super::features::Features::protocols).
     pub fn protocols(&self) -> Vec<(String, Vec<String>)> {
         let roles = |protocol: &dyn Protocol| protocol.roles().iter().map(|&role| role.to_owned()).collect();
         self.0.iter().map(|protocol| (protocol.piuri().to_owned(), roles(&**protocol))).collect()

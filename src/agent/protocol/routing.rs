@@ -1,7 +1,7 @@
-//! Routing 2.0 as its recipient (DIDComm v2.1 "Routing Protocol 2.0").
+//! Routing 2.0, in the role of the recipient (DIDComm v2.1 "Routing Protocol 2.0").
 //!
-//! Unpacking opens a forward to one of our own DIDs ("Rewrapping"). A forward that gets here is for another DID, and this
-//! agent is no mediator.
+//! Unpacking opens a forward to one of our own DIDs ("Rewrapping"). A forward that gets here is for another DID, and
+//! this agent is no mediator.
 
 use async_trait::async_trait;
 
@@ -27,7 +27,7 @@ impl Protocol for Routing {
     }
 
     async fn handle(&self, received: &Received, _tx: &mut Transaction<'_>) -> Result<(), HandleError> {
-        tracing::info!(ours = received.recipient, "forward dropped: this agent is no mediator");
+        tracing::info!(recipient = received.recipient, "forward dropped: this agent is no mediator");
         Ok(())
     }
 }

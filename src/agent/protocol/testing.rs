@@ -1,4 +1,4 @@
-//! For unit tests: records in memory, and messages from peers.
+//! Helpers for the unit tests of protocols: records in memory, and messages from peers.
 
 use std::{collections::HashMap, sync::Mutex};
 
@@ -18,7 +18,7 @@ use crate::{
     didcomm::{Message, MessageBuilder, Provenance},
 };
 
-pub const OURS: &str = "did:example:ours";
+pub const OWN_DID: &str = "did:example:ours";
 pub const ALICE: &str = "did:example:alice";
 pub const BOB: &str = "did:example:bob";
 pub const NOW: Millis = 1_700_000_000_000;
@@ -40,29 +40,24 @@ pub struct Outcome {
     pub written: Vec<String>,
 }
 
-/// A message from an authenticated peer to [`OURS`].
-pub fn from(theirs: &str, kind: &str, body: Value) -> Received {
-    from_with(theirs, kind, body, |message| message)
+/// A message from an authenticated peer to [`OWN_DID`].
+pub fn from(peer: &str, kind: &str, body: Value) -> Received {
+    from_with(peer, kind, body, |message| message)
 }
 
-pub fn from_with(
-    theirs: &str,
-    kind: &str,
-    body: Value,
-    more: impl FnOnce(MessageBuilder) -> MessageBuilder,
-) -> Received {
-    let message = Message::build(Message::new_id(), kind, body).from(theirs).to(OURS);
+pub fn from_with(peer: &str, kind: &str, body: Value, more: impl FnOnce(MessageBuilder) -> MessageBuilder) -> Received {
+    let message = Message::build(Message::new_id(), kind, body).from(peer).to(OWN_DID);
     let provenance = Provenance { encrypted: true, authenticated: true, ..Default::default() };
     Received {
         message: more(message).finalize(),
         provenance,
-        recipient: OURS.to_owned(),
-        sender: Some(theirs.to_owned()),
+        recipient: OWN_DID.to_owned(),
+        sender: Some(peer.to_owned()),
         time: NOW,
     }
 }
 
-/// A message to [`OURS`] without an authenticated sender.
+/// A message to [`OWN_DID`] without an authenticated sender.
 pub fn anonymous(kind: &str, body: Value) -> Received {
     let mut received = from(ALICE, kind, body);
     received.sender = None;
@@ -134,8 +129,8 @@ impl RecordReader for World {
         Ok(self.records.lock().unwrap().get(&(kind.to_owned(), key.to_owned())).cloned())
     }
 
-    async fn handled(&self, _: &str, theirs: &str, message: &str) -> Result<Option<i64>, StoreError> {
-        let place = self.handled.iter().position(|(peer, id)| peer == theirs && id == message);
-        Ok(place.map(|place| place as i64))
+    async fn handled_position(&self, sender: &str, _: &str, message: &str) -> Result<Option<i64>, StoreError> {
+        let position = self.handled.iter().position(|(from, id)| from == sender && id == message);
+        Ok(position.map(|position| position as i64))
     }
 }

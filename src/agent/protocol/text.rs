@@ -1,14 +1,14 @@
-//! Foreign texts, bounded.
+//! Bounds texts that peers choose: message ids in record keys, and the length of other texts.
 
 use std::borrow::Cow;
 
 use sha2::{Digest, Sha256};
 
-/// The longest message id that stands in a record's key as it is, in bytes.
+/// The longest message id that is part of a record's key without being hashed, in bytes.
 const MAX_ID: usize = 64;
 
-/// Returns a message id as part of a record's key: in lower case, since ids are compared without case (v2.1 "Message IDs").
-/// An id that is longer than 64 bytes, or has other characters than the unreserved ones of RFC 3986, is hashed.
+/// Returns a message id as part of a record's key: in lower case, since ids are compared without case (v2.1 "Message
+/// IDs"). An id that is longer than 64 bytes, or has other characters than the unreserved ones of RFC 3986, is hashed.
 pub(super) fn id_as_key(id: &str) -> Cow<'_, str> {
     let is_unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     if id.len() > MAX_ID || !id.bytes().all(is_unreserved) {

@@ -1,4 +1,4 @@
-//! The effects of one message, and what its protocol may read.
+//! The transaction of one message: it collects the effects, and reads records for the protocol.
 
 use std::collections::HashMap;
 
@@ -57,8 +57,8 @@ pub struct Transaction<'a> {
     records: &'a dyn RecordReader,
     features: &'a Features,
     effects: Vec<Effect>,
-    /// The records that were read, with their revisions, by kind and key. Several steps ask for the same connection, and
-    /// each read goes to the disk. The commit compares the revisions, so a change meanwhile is noticed.
+    /// The records that were read, with their revisions, by kind and key. Several steps ask for the same connection,
+    /// and each read goes to the disk. The commit compares the revisions, so a change meanwhile is noticed.
     cache: HashMap<(String, String), Option<(Value, i64)>>,
 }
 
@@ -68,7 +68,7 @@ impl<'a> Transaction<'a> {
         Self { received, records, features, effects: Vec::new(), cache: HashMap::new() }
     }
 
-    /// Returns what this agent can do.
+    /// Returns the features of this agent.
     pub fn features(&self) -> &Features {
         self.features
     }
@@ -79,15 +79,17 @@ impl<'a> Transaction<'a> {
         self.reply_with(name, body, |message| message);
     }
 
-    /// Replies like [`reply`](Self::reply), with headers that `more` adds.
-    pub fn reply_with(&mut self, name: &str, body: Value, more: impl FnOnce(MessageBuilder) -> MessageBuilder) {
+    /// Replies like [`reply`](Self::reply), with headers that `add_headers` adds.
+    pub fn reply_with(&mut self, name: &str, body: Value, add_headers: impl FnOnce(MessageBuilder) -> MessageBuilder) {
         let kind = &self.received.message.type_;
         let base = kind.rsplit_once('/').map_or(kind.as_str(), |(base, _)| base);
-        self.answer(&format!("{base}/{name}"), body, more);
+        self.answer(&format!("{base}/{name}"), body, add_headers);
     }
 
-    /// Replies in the received message's thread with a message of the type `kind`, which may belong to another protocol.
-    pub fn answer(&mut self, kind: &str, body: Value, more: impl FnOnce(MessageBuilder) -> MessageBuilder) {
+    /// Replies in the received message's thread with a message of the type `kind`, which may belong to another
+    /// protocol.
+    /// `add_headers` adds headers. Nothing is sent if the received message has no authenticated sender.
+    pub fn answer(&mut self, kind: &str, body: Value, add_headers: impl FnOnce(MessageBuilder) -> MessageBuilder) {
         let Some(sender) = &self.received.sender else { return };
         let message = Message::build(Message::new_id(), kind, body)
             .from(&self.received.recipient)
@@ -97,7 +99,7 @@ impl<'a> Transaction<'a> {
             Some(pthid) => message.pthid(pthid),
             None => message,
         };
-        self.send(more(message).finalize());
+        self.send(add_headers(message).finalize());
     }
 
     /// Sends a message. Without `from` the message is anoncrypted.
@@ -120,7 +122,7 @@ impl<'a> Transaction<'a> {
         })
     }
 
-    /// Reads a record. A value that this transaction wrote counts already.
+    /// Reads a record. Returns the value that this transaction has written, if it has written or deleted the record.
     ///
     /// # Errors
     /// [`HandleError::Retry`] if the store does not answer, or the stored value is not a `T`.
@@ -142,17 +144,18 @@ impl<'a> Transaction<'a> {
         serde_json::from_value(value).map(Some).map_err(damaged)
     }
 
-    /// Returns the position of an earlier message of the sender in the order of handling: see [`RecordReader::handled`].
+    /// Returns the position of an earlier message of the sender in the order of handling: see
+    /// [`RecordReader::handled_position`]. `None` if the message was not handled.
     ///
     /// # Errors
     /// [`HandleError::Retry`] if the store does not answer.
-    pub async fn handled(&self, message: &str) -> Result<Option<i64>, HandleError> {
+    pub async fn handled_position(&self, message: &str) -> Result<Option<i64>, HandleError> {
         let Some(sender) = &self.received.sender else { return Ok(None) };
-        Ok(self.records.handled(&self.received.recipient, sender, &message.to_ascii_lowercase()).await?)
+        Ok(self.records.handled_position(sender, &self.received.recipient, &message.to_ascii_lowercase()).await?)
     }
 
-    /// Writes a record. If the record was changed since [`Transaction::get`], the message is handled again. A record that was
-    /// not read must not exist.
+    /// Writes a record. If the record was changed since [`Transaction::get`], the message is handled again. A record
+    /// that was not read must not exist.
     pub fn put<T: RecordType>(&mut self, key: &str, value: &T, expires: Option<Millis>) {
         let read = self.cache.get(&(T::KIND.to_owned(), key.to_owned())).and_then(Option::as_ref);
         let revision = read.map_or(0, |(_, revision)| *revision);

@@ -1,4 +1,4 @@
-//! Trust ping 2.0 (DIDComm v2.1 "Trust Ping Protocol 2.0"): whether the peer answers.
+//! Trust ping 2.0 (DIDComm v2.1 "Trust Ping Protocol 2.0"): tests whether the peer answers.
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -51,7 +51,7 @@ impl Protocol for TrustPing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::protocol::testing::{ALICE, OURS, World, anonymous, from, from_with};
+    use crate::agent::protocol::testing::{ALICE, OWN_DID, World, anonymous, from, from_with};
 
     #[tokio::test]
     async fn a_ping_is_answered_if_it_asks() {
@@ -62,7 +62,7 @@ mod tests {
             let [answer] = &outcome.sent[..] else { panic!("{outcome:?}") };
             assert_eq!(answer.type_, PING_RESPONSE);
             assert_eq!(answer.thid.as_deref(), Some(ping.message.id.as_str()));
-            assert_eq!((answer.from.as_deref(), answer.to.as_deref()), (Some(OURS), Some(&[ALICE.to_owned()][..])));
+            assert_eq!((answer.from.as_deref(), answer.to.as_deref()), (Some(OWN_DID), Some(&[ALICE.to_owned()][..])));
             assert!(!outcome.delivered);
         }
         let silent = from(ALICE, PING, json!({"response_requested": false}));

@@ -31,7 +31,7 @@ const MAX_TEXT: usize = 1024;
 const MAX_PICTURE: usize = 64 * 1024;
 /// The longest language tag that is remembered, in bytes (RFC 5646 section 4.4.1).
 const MAX_LANG: usize = 35;
-/// The names of a profile's fields.
+/// The names of a profile's fields in a message.
 const NAME: &str = "displayName";
 const PICTURE: &str = "displayPicture";
 const DESCRIPTION: &str = "description";
@@ -41,8 +41,8 @@ pub fn own_key(own_did: &str) -> String {
     format!("{OWN}:{own_did}")
 }
 
-/// The record of a profile. The key is the peer's DID, or [`own_key`] or [`OWN`]. A peer's profile is what the peer says of
-/// itself.
+/// The record of a profile. The key is the peer's DID, or [`own_key`] or [`OWN`]. Nobody has verified what a peer's
+/// profile says.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Profile {
@@ -91,8 +91,8 @@ impl Protocol for UserProfile {
             Ok(())
         } else if received.is("request-profile") {
             let query = body.get("query").and_then(Value::as_array);
-            let asked = |name: &&str| query.is_none_or(|query| query.iter().any(|asked| asked == name));
-            let fields: Vec<&str> = [NAME, PICTURE, DESCRIPTION].into_iter().filter(asked).collect();
+            let is_requested = |name: &&str| query.is_none_or(|query| query.iter().any(|requested| requested == name));
+            let fields: Vec<&str> = [NAME, PICTURE, DESCRIPTION].into_iter().filter(is_requested).collect();
             send_own_profile(received, &fields, tx).await
         } else {
             Err(received.unknown_type().into())
@@ -124,8 +124,8 @@ async fn update_profile(received: &Received, tx: &mut Transaction<'_>) -> Result
     Ok(())
 }
 
-/// Reads a field. The outer `None` means absent. The inner `None` means that the field must be removed ("explicitly set to null
-/// or an empty string").
+/// Reads a field. The outer `None` means absent. The inner `None` means that the field must be removed ("explicitly set
+/// to null or an empty string").
 fn text_field<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<Option<Option<&'a str>>, Problem> {
     match fields.get(name) {
         None => Ok(None),
@@ -143,11 +143,11 @@ fn text_field<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<Option<O
 /// Returns the attachment that a reference such as `#item1` names. The specification's own example has the id in `@id`.
 fn find_picture(message: &Message, reference: &str) -> Result<Attachment, Problem> {
     let id = reference.strip_prefix('#').unwrap_or(reference);
-    let is_meant = |attachment: &&Attachment| {
+    let has_id = |attachment: &&Attachment| {
         let other = attachment.extra.get("@id").and_then(Value::as_str);
         attachment.id.as_deref().or(other) == Some(id)
     };
-    let Some(attachment) = message.attachments.iter().flatten().find(is_meant) else {
+    let Some(attachment) = message.attachments.iter().flatten().find(has_id) else {
         return Err(Problem::new("e.m.msg.no-picture", "There is no attachment that displayPicture names."));
     };
     if serde_json::to_vec(attachment).map_or(true, |json| json.len() > MAX_PICTURE) {
@@ -157,8 +157,8 @@ fn find_picture(message: &Message, reference: &str) -> Result<Attachment, Proble
     Ok(attachment.clone())
 }
 
-/// Whether a profile replies to a message of ours: it belongs to another thread. Its request for our profile is then ignored,
-/// so that profiles are not exchanged for ever. The invitation of the connection does not count as a thread.
+/// Whether a profile replies to a message of ours: it belongs to another thread. Its request for our profile is then
+/// ignored, so that profiles are not exchanged for ever. The invitation of the connection does not count as a thread.
 async fn is_reply(received: &Received, tx: &mut Transaction<'_>) -> Result<bool, HandleError> {
     let Some(pthid) = &received.message.pthid else { return Ok(received.message.thread() != received.message.id) };
     let invitation = find_connection(received, tx).await?.and_then(|connection| connection.invitation);
@@ -168,17 +168,17 @@ async fn is_reply(received: &Received, tx: &mut Transaction<'_>) -> Result<bool,
 /// Sends these fields of our profile, if there is one, in a child thread of the received message.
 async fn send_own_profile(received: &Received, fields: &[&str], tx: &mut Transaction<'_>) -> Result<(), HandleError> {
     let Some(sender) = &received.sender else { return Ok(()) };
-    let ours = match tx.get::<Profile>(&own_key(&received.recipient)).await? {
+    let profile = match tx.get::<Profile>(&own_key(&received.recipient)).await? {
         Some(profile) => Some(profile),
         None => tx.get::<Profile>(OWN).await?,
     };
-    let Some(ours) = ours.filter(|_| !fields.is_empty()) else { return Ok(()) };
-    tx.send(profile_message(&ours, &received.recipient, sender, fields, &received.message.id));
+    let Some(profile) = profile.filter(|_| !fields.is_empty()) else { return Ok(()) };
+    tx.send(profile_message(&profile, &received.recipient, sender, fields, &received.message.id));
     Ok(())
 }
 
-/// Makes the message of a profile. `pthid` is the id of the message that asked for the profile. A requested field that is empty
-/// is null, since the peer may have an earlier value.
+/// Makes the message of a profile. `pthid` is the id of the message that asked for the profile. A requested field that
+/// is empty is null, since the peer may have an earlier value.
 fn profile_message(profile: &Profile, from: &str, to: &str, fields: &[&str], pthid: &str) -> Message {
     let mut body = Map::new();
     let mut picture = None;
@@ -210,18 +210,18 @@ mod tests {
     use super::*;
     use crate::agent::protocol::{
         connections::Connection,
-        testing::{ALICE, NOW, OURS, World, from, from_with},
+        testing::{ALICE, NOW, OWN_DID, World, from, from_with},
     };
 
     fn profile(fields: Value) -> Received {
         from(ALICE, PROFILE, json!({ "profile": fields }))
     }
 
-    fn theirs(world: &World) -> Profile {
+    fn peer_profile(world: &World) -> Profile {
         world.record(ALICE).unwrap()
     }
 
-    fn own(name: &str) -> Profile {
+    fn own_profile(name: &str) -> Profile {
         let picture = Attachment::base64("png").media_type("image/png").finalize();
         Profile {
             display_name: Some(name.into()),
@@ -249,10 +249,10 @@ mod tests {
             lang: None,
             time: NOW,
         };
-        assert_eq!(theirs(&world), expected);
+        assert_eq!(peer_profile(&world), expected);
 
         world.handle(&UserProfile, &profile(json!({"displayPicture": null, "description": ""}))).await.unwrap();
-        assert_eq!(theirs(&world), Profile { display_picture: None, description: None, ..expected });
+        assert_eq!(peer_profile(&world), Profile { display_picture: None, description: None, ..expected });
     }
 
     #[tokio::test]
@@ -279,7 +279,7 @@ mod tests {
         let asking = from(ALICE, PROFILE, body.clone());
         assert!(world.handle(&UserProfile, &asking).await.unwrap().sent.is_empty());
 
-        world.set(OWN, &own("Everyone's"));
+        world.set(OWN, &own_profile("Everyone's"));
         let outcome = world.handle(&UserProfile, &asking).await.unwrap();
         let [sent] = &outcome.sent[..] else { panic!("{outcome:?}") };
         let picture = "#picture";
@@ -295,8 +295,8 @@ mod tests {
         let reply = from_with(ALICE, PROFILE, body.clone(), |message| message.thid(&sent.id));
         assert!(world.handle(&UserProfile, &reply).await.unwrap().sent.is_empty());
         // A child thread of the invitation is no reply.
-        let invited = Connection { invitation: Some("oob".into()), ..Connection::new(OURS, ALICE, NOW) };
-        world.set(&Connection::key(OURS, ALICE), &invited);
+        let invited = Connection { invitation: Some("oob".into()), ..Connection::new(OWN_DID, ALICE, NOW) };
+        world.set(&Connection::key(OWN_DID, ALICE), &invited);
         let first = from_with(ALICE, PROFILE, body, |message| message.pthid("OOB"));
         assert_eq!(world.handle(&UserProfile, &first).await.unwrap().sent.len(), 1);
     }
@@ -304,8 +304,8 @@ mod tests {
     #[tokio::test]
     async fn a_request_gets_the_fields_that_it_names() {
         let world = World::default();
-        world.set(OWN, &own("Everyone's"));
-        world.set(&own_key(OURS), &own("This DID's"));
+        world.set(OWN, &own_profile("Everyone's"));
+        world.set(&own_key(OWN_DID), &own_profile("This DID's"));
         for (body, fields) in [
             (json!({"query": ["displayName", "shoeSize"]}), json!({"displayName": "This DID's"})),
             (json!({"query": ["description"]}), json!({"description": null})),

@@ -11,16 +11,19 @@ use super::{
 };
 use crate::agent::clock::Millis;
 
-/// The durable side of an agent.
+/// The durable storage of an agent.
 ///
-/// An implementation passes the suite that begins in `tests/agent/store/suite.rs`.
+/// Any method may fail with [`StoreError::Unavailable`] if the store cannot be used now, with [`StoreError::Unusable`]
+/// if the store is damaged, and with [`StoreError::Closed`] after [`Store::close`]. A method that writes may also fail
+/// with [`StoreError::Full`]. An implementation must pass the test suite that begins in `tests/agent/store/suite.rs`.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Stores an envelope as received. An envelope whose digest is known, because it is pending or was processed, is not
-    /// stored again.
+    /// Stores an envelope as received. An envelope whose digest is known, because it is pending or was processed, is
+    /// not stored again.
     ///
     /// # Errors
-    /// [`StoreError::Full`] if the envelope would exceed a limit, or the disk is full. The peer may send it again later.
+    /// [`StoreError::Full`] if the envelope would exceed a limit, or the disk is full. The peer may send it again
+    /// later.
     async fn receive(&self, envelope: NewEnvelope) -> Result<ReceiveOutcome, StoreError>;
 
     /// Returns at most `limit` pending envelopes that are due at `now`, oldest first, without those in `except`.
@@ -34,8 +37,8 @@ pub trait Store: Send + Sync + 'static {
     /// Returns how many envelopes for one of our DIDs are pending, due or not.
     async fn pending_count(&self, recipient: &str) -> Result<u64, StoreError>;
 
-    /// Returns whether a peer may leave more messages here, and whether more replies may wait for the peer. The empty name
-    /// stands for all senders that are not authenticated.
+    /// Returns whether a peer may leave more messages here, and whether more replies may wait for the peer. The empty
+    /// name stands for all senders that are not authenticated.
     async fn peer_quota(&self, peer: &str) -> Result<PeerQuota, StoreError>;
 
     /// Postpones an envelope that cannot be opened now until the time `until`.
@@ -44,8 +47,8 @@ pub trait Store: Send + Sync + 'static {
     /// Makes all changes of a commit, or none of them.
     async fn commit(&self, commit: Commit) -> Result<CommitOutcome, StoreError>;
 
-    /// Returns the position of a handled message in the order of handling, or `None` if the message was not handled. The
-    /// message is named as in [`HandledMessage`](super::types::HandledMessage).
+    /// Returns the position of a handled message in the order of handling, or `None` if the message was not handled.
+    /// The message is named as in [`HandledMessage`](super::types::HandledMessage).
     async fn handled_position(&self, sender: &str, recipient: &str, message: &str) -> Result<Option<i64>, StoreError>;
 
     /// Returns deliveries for the application, in the order of their cursors.
@@ -77,8 +80,8 @@ pub trait Store: Send + Sync + 'static {
     /// Returns at most `limit` records of a kind with keys after `after`, in the order of their keys.
     async fn records(&self, kind: &str, after: &str, limit: usize) -> Result<Vec<Record>, StoreError>;
 
-    /// Deletes what has expired or exceeds its retention, at most `limit` rows of each table. Returns how many rows were
-    /// deleted.
+    /// Deletes what has expired or exceeds its retention, at most `limit` rows of each table. Returns how many rows
+    /// were deleted.
     async fn delete_expired(&self, now: Millis, retention: &Retention, limit: usize) -> Result<usize, StoreError>;
 
     /// Returns how much the store holds.

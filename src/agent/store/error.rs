@@ -1,6 +1,6 @@
 //! The errors of a store.
 
-/// Why a store did not do what was asked.
+/// Why a request to the store failed.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
@@ -10,7 +10,7 @@ pub enum StoreError {
     /// The store cannot be read or written now. Trying again may help.
     #[error("the store does not answer: {0}")]
     Unavailable(String),
-    /// The store is damaged, or belongs to another program.
+    /// The store is damaged, or belongs to another program. The text continues the sentence "the store ...".
     #[error("the store {0}")]
     Unusable(String),
     /// A later release wrote the store with a schema that this release does not know.

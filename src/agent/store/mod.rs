@@ -1,11 +1,11 @@
-//! What outlives the process: received messages, messages to send, and records.
+//! The store keeps what must outlive the process: received messages, messages to send, and records.
 //!
 //! [`Store`] is the trait, and [`SqliteStore`] an implementation that needs no other service. Every method that changes
-//! something returns after the change is *durable*. The 202 to a peer, the acknowledgement to a mediator and the answer to
-//! an application rest on that.
+//! something returns after the change is *durable*. The 202 to a peer, the acknowledgement to a mediator and the answer
+//! to an application rest on that.
 //!
-//! The store sees bytes. Plaintext is sealed before it gets here. In the clear are only the columns that the store searches
-//! by: DIDs, message ids, threads, types and times.
+//! The store sees bytes. Plaintext is sealed before it gets here. In the clear are only the columns that the store
+//! searches by: DIDs, message ids, threads, types and times.
 
 mod backend;
 pub(in crate::agent) mod error;

@@ -13,9 +13,9 @@ pub struct NewEnvelope {
     pub digest: [u8; 32],
     /// Our DID in the envelope's unverified header.
     pub recipient: String,
-    /// The sender's DID in the envelope's unverified header. `None` if there is none, or the sender cannot be asked to send
-    /// the envelope again later. If that DID exceeds its quota, the envelope is refused. Only authenticated messages count
-    /// towards the quota.
+    /// The sender's DID in the envelope's unverified header. `None` if the header has none, or the envelope was
+    /// fetched, so that its sender cannot be asked to retry. If that DID exceeds its quota, the envelope is refused.
+    /// Only authenticated messages count towards the quota.
     pub sender: Option<String>,
     /// When the envelope arrived.
     pub received: Millis,
@@ -238,7 +238,8 @@ pub struct Record {
 /// How long content is kept, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
-    /// The digest of a processed envelope. A repeated envelope costs no token operation within this time. Default: 1 day.
+    /// The digest of a processed envelope. A repeated envelope costs no token operation within this time. Default: 1
+    /// day.
     pub digests: Millis,
     /// An envelope that could not be opened. Default: 30 days.
     pub envelopes: Millis,

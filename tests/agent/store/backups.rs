@@ -219,7 +219,7 @@ async fn a_bad_backup_is_not_restored() {
         fs::write(&saved, &good).unwrap();
     };
     fs::write(&saved, "no database").unwrap();
-    refused("is damaged, or is no database");
+    refused("is damaged, or is not a database");
     fs::write(&saved, &good[..good.len() / 2]).unwrap();
     refused("damaged");
     OpenOptions::new().write(true).open(&saved).unwrap().write_all_at(&[0xa5; 3000], 4096 * 4).unwrap();

@@ -248,7 +248,7 @@ async fn a_damaged_file_is_unusable() {
         error.to_string()
     };
     let said = damage(0, 100).await;
-    assert!(said.starts_with("the store is damaged, or is no database: ") && said.contains("store.db"), "{said}");
+    assert!(said.starts_with("the store is damaged, or is not a database: ") && said.contains("store.db"), "{said}");
     damage(100, 4000).await;
     damage(4096, 200_000).await;
 }

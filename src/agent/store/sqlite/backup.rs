@@ -20,10 +20,10 @@ use super::{
 use crate::agent::store::error::StoreError;
 
 /// How many pages are copied between two reports of the progress.
-const STEP: i32 = 1024;
+const PAGES_PER_STEP: i32 = 1024;
 
-/// Copies the state of a store at one moment to a new file. An agent may use the store meanwhile. `progress` gets the number
-/// of copied pages and the number of all pages. The copy gets its name after it is complete and checked.
+/// Copies the state of a store at one moment to a new file. An agent may use the store meanwhile. `progress` gets the
+/// number of copied pages and the number of all pages. The copy gets its name after it is complete and checked.
 ///
 /// # Errors
 /// [`StoreError::Unusable`] if `to` exists, or a file is damaged or no store; [`StoreError::Full`] or
@@ -48,9 +48,9 @@ pub fn backup(from: &Path, to: &Path, progress: impl FnMut(u64, u64)) -> Result<
 /// Restores a backup to a path. An existing store is replaced, and lost, only if `replace` is set.
 ///
 /// # Errors
-/// [`StoreError::InUse`] if an agent uses the store; [`StoreError::Unusable`] if a store exists and `replace` is not set, or the
-/// backup is damaged or no store; [`StoreError::TooNew`] for a newer schema; [`StoreError::Unavailable`] if another process
-/// reads the store to be replaced, or the disk fails; [`StoreError::Full`] if the disk is full.
+/// [`StoreError::InUse`] if an agent uses the store; [`StoreError::Unusable`] if a store exists and `replace` is not
+/// set, or the backup is damaged or no store; [`StoreError::TooNew`] for a newer schema; [`StoreError::Unavailable`] if
+/// another process reads the store to be replaced, or the disk fails; [`StoreError::Full`] if the disk is full.
 pub fn restore(backup: &Path, to: &Path, replace: bool) -> Result<(), StoreError> {
     let (backup, to) = (files::absolute(backup)?, files::absolute(to)?);
     files::make_folder(&to)?;
@@ -73,9 +73,9 @@ pub fn restore(backup: &Path, to: &Path, replace: bool) -> Result<(), StoreError
     replaced().map_err(|error: io::Error| io_error(&to, error))
 }
 
-/// Empties the log of a database that is to be replaced, so that the database is complete if the process stops before the
-/// replacement. For a damaged database that is not needed. A database that is being read, by a backup for instance, must not
-/// be replaced: the last reader of the old file would remove the new database's log, which has the same name.
+/// Empties the log of a database that is to be replaced, so that the database is complete if the process stops before
+/// the replacement. For a damaged database that is not needed. A database that is being read, by a backup for instance,
+/// must not be replaced: the last reader of the old file would remove the new database's log, which has the same name.
 fn prepare_replacement(database: &Path) -> Result<(), StoreError> {
     let emptied = files::connect(database, OpenFlags::SQLITE_OPEN_READ_WRITE)
         .and_then(|old| old.pragma_update_and_check(None, "journal_mode", "delete", |_| Ok(())));
@@ -90,7 +90,8 @@ fn prepare_replacement(database: &Path) -> Result<(), StoreError> {
 /// Copies the current state of `from` to the empty file `to`, without a log, and checks the copy.
 fn copy_checked(from: &Path, to: &Path, progress: impl FnMut(u64, u64)) -> Result<(), StoreError> {
     let source = files::open_reader(from)?;
-    // Held to the end: otherwise SQLite restarts the copy whenever another process writes (sqlite3_backup_step).
+    // The read transaction lasts until the copy ends. Otherwise SQLite restarts the copy whenever another process
+    // writes (sqlite3_backup_step).
     source.execute_batch("BEGIN").map_err(store_error)?;
     schema::check(&source).map_err(|error| with_path(from, error))?;
     let mut target =
@@ -113,7 +114,7 @@ fn copy(source: &Connection, target: &mut Connection, mut progress: impl FnMut(u
     target.pragma_update(None, "synchronous", "off")?;
     let backup = Backup::new(source, target)?;
     loop {
-        let step = backup.step(STEP)?;
+        let step = backup.step(PAGES_PER_STEP)?;
         let pages = backup.progress();
         let number = |pages: i32| u64::try_from(pages).unwrap_or(0);
         progress(number(pages.pagecount - pages.remaining), number(pages.pagecount));
@@ -137,7 +138,7 @@ struct IncompleteCopy {
 
 impl IncompleteCopy {
     fn create(path: PathBuf) -> Result<Self, StoreError> {
-        // The file of a copy that was interrupted.
+        // An interrupted copy may have left its file.
         files::remove(&path).and_then(|()| files::make_file(&path)).map_err(|error| io_error(&path, error))?;
         Ok(Self { path })
     }

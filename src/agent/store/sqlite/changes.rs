@@ -1,4 +1,4 @@
-//! The requests to write, in SQL. Each runs in a savepoint of the writer's transaction.
+//! The write requests in SQL. Each runs in a savepoint of the writer's transaction.
 
 use rusqlite::{Connection, params};
 use sha2::{Digest, Sha256};
@@ -23,8 +23,8 @@ use crate::agent::{
 type Outcome<T> = Result<T, Rollback<T>>;
 
 pub(super) fn receive(db: &Connection, envelope: &NewEnvelope, limits: &SqliteOptions) -> Outcome<ReceiveOutcome> {
-    let waiting = "SELECT id FROM envelopes WHERE digest = ?1";
-    if let Some(id) = query_one(db, waiting, [envelope.digest], |row| row.get(0))? {
+    let pending = "SELECT id FROM envelopes WHERE digest = ?1";
+    if let Some(id) = query_one(db, pending, [envelope.digest], |row| row.get(0))? {
         return Ok(ReceiveOutcome::AlreadyPending(id));
     }
     if query_one(db, "SELECT 1 FROM concluded WHERE digest = ?1", [envelope.digest], |_| Ok(()))?.is_some() {
@@ -43,26 +43,29 @@ pub(super) fn receive(db: &Connection, envelope: &NewEnvelope, limits: &SqliteOp
     Ok(ReceiveOutcome::Stored(db.last_insert_rowid()))
 }
 
-/// Returns the limit that the envelope would exceed, for people.
+/// Returns which limit the envelope would exceed, as a message for people. `None` if it would exceed none.
 fn exceeded_limit(db: &Connection, envelope: &NewEnvelope, limits: &SqliteOptions) -> rusqlite::Result<Option<String>> {
     let bytes: i64 = query_one(db, "SELECT bytes FROM total_load", [], |row| row.get(0))?.unwrap_or(0);
     if bytes.unsigned_abs().saturating_add(envelope.packed.len() as u64) > limits.max_envelope_bytes {
-        return Ok(Some(format!("the envelopes that wait have {bytes} bytes of {}", limits.max_envelope_bytes)));
+        return Ok(Some(format!("pending envelopes have {bytes} of at most {} bytes", limits.max_envelope_bytes)));
     }
     let load = "SELECT envelopes, bytes FROM load WHERE recipient = ?1";
     let (envelopes, bytes): (i64, i64) =
         query_one(db, load, [&envelope.recipient], |row| Ok((row.get(0)?, row.get(1)?)))?.unwrap_or_default();
     let bytes_with_this = bytes.unsigned_abs().saturating_add(envelope.packed.len() as u64);
     if envelopes.unsigned_abs() >= limits.max_envelopes_for || bytes_with_this > limits.max_envelope_bytes_for {
-        return Ok(Some(format!("{envelopes} envelopes of {bytes} bytes wait for {}", envelope.recipient)));
+        return Ok(Some(format!("{envelopes} envelopes with {bytes} bytes are pending for {}", envelope.recipient)));
     }
     let unread: i64 = query_one(db, "SELECT bytes FROM total_unread", [], |row| row.get(0))?.unwrap_or(0);
     if unread.unsigned_abs() >= limits.max_unread_bytes {
-        return Ok(Some(format!("the application has not acknowledged {unread} bytes of {}", limits.max_unread_bytes)));
+        return Ok(Some(format!(
+            "unacknowledged deliveries have {unread} of at most {} bytes",
+            limits.max_unread_bytes
+        )));
     }
     let Some(sender) = &envelope.sender else { return Ok(None) };
     let has_room = queries::peer_quota(db, sender, limits)?.may_deliver;
-    Ok((!has_room).then(|| format!("the application has not acknowledged too much of {sender} already")))
+    Ok((!has_room).then(|| format!("{sender} has too many unacknowledged deliveries")))
 }
 
 pub(super) fn postpone(db: &Connection, envelope: i64, until: Millis, reason: &str) -> Outcome<()> {
@@ -75,7 +78,7 @@ pub(super) fn commit(db: &Connection, commit: &Commit) -> Outcome<CommitOutcome>
     let now = now();
     // The envelope goes first, so that the other changes can use its pages.
     if let Some(envelope) = commit.envelope {
-        conclude(db, envelope, now)?;
+        remove_envelope(db, envelope, now)?;
     }
     if let Some(handled) = &commit.handled
         && !mark_handled(db, handled, now)?
@@ -100,7 +103,7 @@ pub(super) fn commit(db: &Connection, commit: &Commit) -> Outcome<CommitOutcome>
 }
 
 /// Removes an envelope, and remembers its digest.
-fn conclude(db: &Connection, envelope: i64, now: Millis) -> rusqlite::Result<()> {
+fn remove_envelope(db: &Connection, envelope: i64, now: Millis) -> rusqlite::Result<()> {
     let remember = "INSERT OR REPLACE INTO concluded (digest, time) SELECT digest, ?2 FROM envelopes WHERE id = ?1";
     execute(db, remember, params![envelope, now])?;
     execute(db, "DELETE FROM envelopes WHERE id = ?1", [envelope])?;

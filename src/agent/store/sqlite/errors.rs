@@ -35,14 +35,14 @@ pub(super) fn io_error(path: &Path, error: io::Error) -> StoreError {
 
 fn translate(at: &str, error: Error) -> StoreError {
     let Error::SqliteFailure(code, _) = &error else {
-        return StoreError::Unusable(format!("holds what this release does not understand: {at}{error}"));
+        return StoreError::Unusable(format!("contains data that this release does not understand: {at}{error}"));
     };
     let text = format!("{at}{error}");
     match (code.code, code.extended_code) {
         // The shared memory of the write-ahead log is a file too.
         (ErrorCode::DiskFull, _) | (_, ffi::SQLITE_IOERR_SHMSIZE) => StoreError::Full(text),
         (ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase, _) => {
-            StoreError::Unusable(format!("is damaged, or is no database: {text}"))
+            StoreError::Unusable(format!("is damaged, or is not a database: {text}"))
         }
         (
             ErrorCode::CannotOpen
@@ -59,6 +59,6 @@ fn translate(at: &str, error: Error) -> StoreError {
             _,
         ) => StoreError::Unavailable(text),
         // The request would fail again: an id that exists already, a column that does not exist.
-        _ => StoreError::Unusable(format!("refuses: {text}")),
+        _ => StoreError::Unusable(format!("refuses the request: {text}")),
     }
 }

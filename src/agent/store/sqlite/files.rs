@@ -20,8 +20,8 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct StoreLock(File);
 
 impl Drop for StoreLock {
-    /// Closing the file is not enough: a child process that is being started has the file too until its program begins, and
-    /// would keep the lock until then.
+    /// Closing the file is not enough: a child process that is being started has the file too until its program begins,
+    /// and would keep the lock until then.
     fn drop(&mut self) {
         let _ = self.0.unlock();
     }
@@ -41,8 +41,8 @@ impl StoreLock {
     }
 }
 
-/// The identity of the database file. SQLite goes on writing to a file that was removed or replaced, and what it writes is
-/// lost.
+/// The identity of the database file. SQLite goes on writing to a file that was removed or replaced, and what it writes
+/// is lost.
 pub(super) struct FileIdentity {
     path: PathBuf,
     /// The device and the inode.
@@ -76,8 +76,8 @@ pub(super) fn beside(database: &Path, ending: &str) -> PathBuf {
     name.into()
 }
 
-/// Returns the absolute path of a database. SQLite would read a path that begins with `file:` as a URI. Links are resolved,
-/// since the log stands beside the file that a link leads to.
+/// Returns the absolute path of a database. SQLite would read a path that begins with `file:` as a URI. Links are
+/// resolved, since the log stands beside the file that a link leads to.
 pub(super) fn absolute(path: &Path) -> Result<PathBuf, StoreError> {
     path.canonicalize().or_else(|_| std::path::absolute(path)).map_err(|error| io_error(path, error))
 }
@@ -98,7 +98,7 @@ pub(super) fn make_file(path: &Path) -> io::Result<()> {
     sync_folder(path)
 }
 
-/// Writes the names in the folder of `path` to disk.
+/// Syncs the folder of `path`, so that the creation, the new name or the removal of the file is durable.
 pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(folder) => File::open(folder)?.sync_all(),
@@ -129,7 +129,7 @@ pub(super) fn open_writer(path: &Path, max_bytes: Option<u64>) -> Result<Connect
     }
     let open = || {
         let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        prepare(&connection, max_bytes)?;
+        set_writer_pragmas(&connection, max_bytes)?;
         Ok(connection)
     };
     open().map_err(|error| store_error_at(path, error))
@@ -145,8 +145,8 @@ pub(super) fn use_wal(connection: &Connection, path: &Path) -> Result<(), StoreE
     Ok(())
 }
 
-/// Opens a connection that reads. It is opened for writing, since it may have to recover the log, and the last connection
-/// removes the log.
+/// Opens a connection that reads. It is opened for writing, since it may have to recover the log, and the last
+/// connection removes the log.
 pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
     let open = || {
         let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
@@ -166,13 +166,13 @@ pub(super) fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connect
     Ok(connection)
 }
 
-/// Sets what holds for the connection that writes.
-fn prepare(connection: &Connection, max_bytes: Option<u64>) -> rusqlite::Result<()> {
+/// Sets the pragmas of the connection that writes.
+fn set_writer_pragmas(connection: &Connection, max_bytes: Option<u64>) -> rusqlite::Result<()> {
     connection.pragma_update(None, "synchronous", "full")?;
-    // Deleted content is overwritten.
+    // SQLite overwrites deleted content.
     connection.pragma_update(None, "secure_delete", true)?;
-    // In pages: a checkpoint about every 16 MiB, since each checkpoint costs one or two fsyncs. The log's file keeps its size.
-    // On a full disk that space is what deletions are written to.
+    // In pages: a checkpoint about every 16 MiB, since each checkpoint costs one or two fsyncs. The log's file keeps
+    // its size. On a full disk that space is what deletions are written to.
     connection.pragma_update_and_check(None, "wal_autocheckpoint", 4096, |_| Ok(()))?;
     connection.pragma_update_and_check(None, "journal_size_limit", 32 << 20, |_| Ok(()))?;
     if let Some(bytes) = max_bytes {
@@ -193,9 +193,9 @@ mod tests {
         let database = folder.path().join("store.db");
         let lock = StoreLock::take(&database).unwrap();
         assert!(matches!(StoreLock::take(&database), Err(StoreError::InUse(_))));
-        let childs = lock.0.try_clone().unwrap();
+        let child_file = lock.0.try_clone().unwrap();
         drop(lock);
         StoreLock::take(&database).unwrap();
-        drop(childs);
+        drop(child_file);
     }
 }

@@ -1,8 +1,8 @@
 //! The store in SQLite, with a write-ahead log.
 //!
-//! One thread writes. It runs all waiting requests in one transaction (group commit), and answers them after the transaction
-//! is on disk. Two threads read, each from a consistent state. One agent at a time uses a store; [`backup`] can copy it
-//! meanwhile.
+//! One thread writes. It runs all waiting requests in one transaction (group commit), and answers them after the
+//! transaction is on disk. Two threads read, each from a consistent state. One agent at a time uses a store; [`backup`]
+//! can copy it meanwhile.
 
 mod backup;
 mod changes;
@@ -65,13 +65,13 @@ struct Threads {
 }
 
 impl SqliteStore {
-    /// Opens a store, and creates it with its folder if it does not exist. Blocks. Starts threads, so the process must enter its
-    /// sandbox before.
+    /// Opens a store, and creates it with its folder if it does not exist. The call blocks. It starts threads, so the
+    /// process must enter its sandbox before the call.
     ///
     /// # Errors
     /// [`StoreError::InUse`] if another agent uses the store; [`StoreError::TooNew`] for a newer schema;
-    /// [`StoreError::Unusable`] for a damaged file or another program's; [`StoreError::Full`] or [`StoreError::Unavailable`] if
-    /// the disk fails.
+    /// [`StoreError::Unusable`] for a damaged file or another program's; [`StoreError::Full`] or
+    /// [`StoreError::Unavailable`] if the disk fails.
     pub fn open(path: &Path, options: SqliteOptions) -> Result<Self, StoreError> {
         let path = files::absolute(path)?;
         files::make_folder(&path)?;
@@ -80,14 +80,15 @@ impl SqliteStore {
         let found = schema::current(&connection).map_err(|error| with_path(&path, error))?;
         files::use_wal(&connection, &path)?;
         schema::migrate(&mut connection, found)?;
-        let readers = (0..reader::READERS).map(|_| files::open_reader(&path)).collect::<Result<Vec<_>, _>>()?;
+        let readers = (0..reader::READER_COUNT).map(|_| files::open_reader(&path)).collect::<Result<Vec<_>, _>>()?;
         let commits = Arc::<AtomicU64>::default();
         let writer = Writer { connection, file: FileIdentity::of(&path)?, commits: commits.clone(), lock };
         let threads = Threads::start(writer, readers)?;
         Ok(Self { path, options, commits, threads: Mutex::new(Some(threads)) })
     }
 
-    /// Returns how many transactions were committed since the store was opened. Under load they are far fewer than the requests.
+    /// Returns how many transactions were committed since the store was opened. Under load they are far fewer than the
+    /// requests.
     pub fn commits(&self) -> u64 {
         self.commits.load(Ordering::Relaxed)
     }
@@ -96,7 +97,7 @@ impl SqliteStore {
         &self,
         work: impl FnOnce(&Connection) -> Result<T, Rollback<T>> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let queue = self.queues(|threads| threads.write.clone())?;
+        let queue = self.with_threads(|threads| threads.write.clone())?;
         let (job, outcome) = writer::request(work);
         submit(&queue, job, outcome).await
     }
@@ -105,12 +106,12 @@ impl SqliteStore {
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let queue = self.queues(|threads| threads.read.clone())?;
+        let queue = self.with_threads(|threads| threads.read.clone())?;
         let (job, outcome) = reader::request(read);
         submit(&queue, job, outcome).await
     }
 
-    fn queues<Q>(&self, queue: impl FnOnce(&Threads) -> Q) -> Result<Q, StoreError> {
+    fn with_threads<Q>(&self, queue: impl FnOnce(&Threads) -> Q) -> Result<Q, StoreError> {
         let threads = self.threads.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         threads.as_ref().map(queue).ok_or(StoreError::Closed)
     }
@@ -129,8 +130,8 @@ async fn submit<J, T>(
 
 impl Threads {
     fn start(writer: Writer, connections: Vec<Connection>) -> Result<Self, StoreError> {
-        let (write, writes) = mpsc::channel(writer::QUEUE);
-        let (read, reads) = mpsc::channel(reader::QUEUE);
+        let (write, writes) = mpsc::channel(writer::QUEUE_LENGTH);
+        let (read, reads) = mpsc::channel(reader::QUEUE_LENGTH);
         let reads = Arc::new(Mutex::new(reads));
         let mut readers = Vec::new();
         for connection in connections {
@@ -155,7 +156,7 @@ impl Threads {
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StoreError> {
     let thread = thread::Builder::new().name(name.to_owned()).spawn(run);
-    thread.map_err(|error| StoreError::Unavailable(format!("no thread for it: {error}")))
+    thread.map_err(|error| StoreError::Unavailable(format!("its thread cannot be started: {error}")))
 }
 
 #[async_trait]
@@ -252,8 +253,8 @@ impl Store for SqliteStore {
         let deleted = self
             .write(move |db| changes::delete_expired(db, now, &retention, statement::limit_parameter(limit)))
             .await?;
-        // The checkpoint removes content that was acknowledged before from the disk.
-        let queue = self.queues(|threads| threads.write.clone())?;
+        // The checkpoint empties the log, and so removes the content of earlier acknowledged deliveries from the disk.
+        let queue = self.with_threads(|threads| threads.write.clone())?;
         let _ = queue.send(writer::Job::Checkpoint).await;
         Ok(deleted)
     }

@@ -1,24 +1,24 @@
-//! The limits of a store.
+//! The options of the SQLite store.
 
 /// The limits of a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SqliteOptions {
-    /// Bytes of all pending envelopes. Default: 1 GiB.
+    /// The most bytes of all pending envelopes. Default: 1 GiB.
     pub max_envelope_bytes: u64,
-    /// Number of pending envelopes for one of our DIDs. Default: 100,000.
+    /// The most pending envelopes for one of our DIDs. Default: 100,000.
     pub max_envelopes_for: u64,
-    /// Bytes of pending envelopes for one of our DIDs. Default: 512 MiB.
+    /// The most bytes of pending envelopes for one of our DIDs. Default: 512 MiB.
     pub max_envelope_bytes_for: u64,
-    /// Bytes of all deliveries that the application has not acknowledged. Beyond this limit no envelope is stored.
-    /// Default: 1 GiB.
+    /// The most bytes of all deliveries that the application has not acknowledged. Beyond this limit no envelope is
+    /// stored. Default: 1 GiB.
     pub max_unread_bytes: u64,
-    /// Number of unacknowledged deliveries of one sender. Default: 10,000.
+    /// The most unacknowledged deliveries of one sender. Default: 10,000.
     pub max_unread_from: u64,
-    /// Bytes of unacknowledged deliveries of one sender. Default: 128 MiB.
+    /// The most bytes of unacknowledged deliveries of one sender. Default: 128 MiB.
     pub max_unread_bytes_from: u64,
-    /// Number of waiting messages for one peer. Beyond this limit the peer gets no replies. Default: 1,000.
+    /// The most waiting messages for one peer. Beyond this limit the peer gets no replies. Default: 1,000.
     pub max_replies_to: u64,
-    /// Bytes of the database without its log. `None`, the default, sets no limit but that of the disk.
+    /// The most bytes of the database without its log. `None`, the default, sets no limit but that of the disk.
     pub max_bytes: Option<u64>,
 }
 

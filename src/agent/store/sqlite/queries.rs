@@ -1,4 +1,4 @@
-//! The requests to read, in SQL. Each runs in a transaction, so that it sees one state.
+//! The read requests in SQL. Each runs in a transaction, so that it sees one state of the database.
 
 use std::path::Path;
 

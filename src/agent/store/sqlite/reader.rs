@@ -9,9 +9,9 @@ use super::errors::store_error;
 use crate::agent::store::error::StoreError;
 
 /// The number of threads that read.
-pub(super) const READERS: usize = 2;
+pub(super) const READER_COUNT: usize = 2;
 /// How many requests may wait for a reader. More requests wait for room in the queue.
-pub(super) const QUEUE: usize = 256;
+pub(super) const QUEUE_LENGTH: usize = 256;
 
 /// A request to read, which sends its own answer.
 pub(super) type Job = Box<dyn FnOnce(&mut Connection) + Send>;

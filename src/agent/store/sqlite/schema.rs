@@ -8,18 +8,19 @@ use crate::agent::store::error::StoreError;
 /// The migrations. Number n, counted from 1, migrates a database of schema n - 1. A released migration never changes.
 const MIGRATIONS: [&str; 2] = [include_str!("schema/1.sql"), include_str!("schema/2.sql")];
 
-/// The schema of this release: `user_version`.
-pub(super) const KNOWN: i64 = MIGRATIONS.len() as i64;
+/// The schema of this release, as in `user_version`.
+pub(super) const KNOWN_SCHEMA: i64 = MIGRATIONS.len() as i64;
 /// "Clav": `application_id`, which tells a store from another program's database.
 const APPLICATION_ID: i64 = 0x436c_6176;
 
-/// Returns the schema of a database, or 0 for an empty database. Writes nothing, since the database may be another program's.
+/// Returns the schema of a database, or 0 for an empty database. Writes nothing, since the database may be another
+/// program's.
 pub(super) fn current(connection: &Connection) -> Result<i64, StoreError> {
     if is_empty(connection).map_err(store_error)? { Ok(0) } else { check(connection) }
 }
 
-/// Migrates a database from the schema `found` to that of this release. A newer schema that this release may use is left as
-/// it is.
+/// Migrates a database from the schema `found` to that of this release. A newer schema that this release may use is
+/// left as it is.
 pub(super) fn migrate(connection: &mut Connection, found: i64) -> Result<(), StoreError> {
     for (sql, number) in MIGRATIONS.iter().zip(1..).filter(|(_, number)| *number > found) {
         apply(connection, sql, number).map_err(store_error)?;
@@ -33,20 +34,20 @@ pub(super) fn migrate(connection: &mut Connection, found: i64) -> Result<(), Sto
 /// Returns the schema of a store.
 ///
 /// # Errors
-/// [`StoreError::Unusable`] for another program's database; [`StoreError::TooNew`] for a newer schema that this release must
-/// not use. A newer schema that only adds says so in `readable_from`.
+/// [`StoreError::Unusable`] for another program's database; [`StoreError::TooNew`] for a newer schema that this release
+/// must not use. A newer schema that only adds says so in `readable_from`.
 pub(super) fn check(connection: &Connection) -> Result<i64, StoreError> {
     let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0)).map_err(store_error);
     let found = number("user_version")?;
     if number("application_id")? != APPLICATION_ID || found == 0 {
         return Err(StoreError::Unusable("is another program's database".to_owned()));
     }
-    if found > KNOWN {
+    if found > KNOWN_SCHEMA {
         let sql = "SELECT value FROM meta WHERE name = 'readable_from'";
         let readable_from: Option<i64> =
             connection.query_row(sql, [], |row| row.get(0)).optional().map_err(store_error)?;
-        if readable_from.is_none_or(|oldest| oldest > KNOWN) {
-            return Err(StoreError::TooNew { found, known: KNOWN });
+        if readable_from.is_none_or(|oldest| oldest > KNOWN_SCHEMA) {
+            return Err(StoreError::TooNew { found, known: KNOWN_SCHEMA });
         }
     }
     Ok(found)

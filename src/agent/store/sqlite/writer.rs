@@ -20,13 +20,14 @@ use crate::agent::store::error::StoreError;
 /// How many requests share one transaction.
 const BATCH: usize = 256;
 /// How many requests may wait for the writer. More requests wait for room in the queue. A request may hold 1 MB.
-pub(super) const QUEUE: usize = 256;
+pub(super) const QUEUE_LENGTH: usize = 256;
 
 /// A job of the writer.
 pub(super) enum Job {
     /// Run a request in the next transaction.
     Write(Box<dyn WriteRequest>),
-    /// Copy the write-ahead log into the database, and empty the log. Deleted content stands in the log until then.
+    /// Copy the write-ahead log into the database, and empty the log. Until then, the log still
+    /// contains deleted content.
     Checkpoint,
 }
 
@@ -83,7 +84,7 @@ impl<T: Send, F: FnOnce(&Connection) -> Result<T, Rollback<T>> + Send> WriteRequ
             // The request's own error says more than that of the transaction.
             (Some(Err(error)), _) | (_, Err(error)) => Err(error),
             (Some(outcome), Ok(())) => outcome,
-            (None, Ok(())) => Err(StoreError::Unavailable("the request was not done".to_owned())),
+            (None, Ok(())) => Err(StoreError::Unavailable("the request was not executed".to_owned())),
         };
         // The caller may have stopped waiting. The change is made all the same.
         let _ = self.answer.send(outcome);
@@ -104,14 +105,14 @@ impl Writer {
         let mut requests = Vec::with_capacity(BATCH);
         let mut jobs = Vec::with_capacity(BATCH);
         while queue.blocking_recv_many(&mut jobs, BATCH) > 0 {
-            let mut checkpoint_asked = false;
+            let mut is_checkpoint_requested = false;
             for job in jobs.drain(..) {
                 match job {
                     Job::Write(request) => requests.push(request),
-                    Job::Checkpoint => checkpoint_asked = true,
+                    Job::Checkpoint => is_checkpoint_requested = true,
                 }
             }
-            if checkpoint_asked {
+            if is_checkpoint_requested {
                 checkpoint(&self.connection, Duration::from_millis(100));
             }
             if !requests.is_empty() {
@@ -123,7 +124,7 @@ impl Writer {
         }
         checkpoint(&self.connection, BUSY_TIMEOUT);
         if let Err((_, error)) = self.connection.close() {
-            tracing::warn!(%error, "store not closed in order; no data is lost");
+            tracing::warn!(%error, "store not closed cleanly; no data is lost");
         }
         drop(self.lock);
     }
@@ -139,7 +140,7 @@ impl Writer {
 
 fn transaction(connection: &Connection, requests: &mut [Box<dyn WriteRequest>]) -> Result<(), StoreError> {
     let run = |sql| connection.prepare_cached(sql).and_then(|mut statement| statement.execute([])).map_err(store_error);
-    // An earlier transaction that could not be rolled back when the disk failed.
+    // An earlier transaction may still be open: it cannot be rolled back while the disk fails.
     roll_back(connection);
     run("BEGIN IMMEDIATE")?;
     for request in requests {
