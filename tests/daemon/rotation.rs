@@ -27,15 +27,15 @@ fn a_peer_follows_a_rotated_did() {
 
     // Bob writes to the old DID by habit: his agent knows better. Alice writes from the old one: hers does too.
     bob.json(&["send", "--to", &alice.did, "to the old one", "--within", "30"]);
-    alice.wait_until("it came", |alice| alice.unread_texts() == ["to the old one"]);
+    alice.wait_until("the message arrived", |alice| alice.unread_texts() == ["to the old one"]);
     assert_eq!(alice.delivery("to the old one")["recipient"], new);
     alice.json(&["send", "--to", &bob.did, "--from", &alice.did, "from the old one", "--within", "30"]);
-    bob.wait_until("it came", |bob| bob.unread_texts() == ["from the old one"]);
+    bob.wait_until("the message arrived", |bob| bob.unread_texts() == ["from the old one"]);
     assert_eq!(bob.delivery("from the old one")["sender"], new);
 
     // Bob has written to the new DID: the proof goes along no more.
     alice.json(&["send", "--to", &bob.did, "again", "--within", "30"]);
-    bob.wait_until("it came", |bob| bob.unread_texts().len() == 2);
+    bob.wait_until("the message arrived", |bob| bob.unread_texts().len() == 2);
     let again = bob.delivery("again");
     assert!(again["provenance"]["from_prior"].is_null(), "{again}");
     // It has the new keys after a restart too.
@@ -60,10 +60,12 @@ fn the_api_accepts_no_from_prior_of_the_caller() {
 fn nothing_is_sent_after_a_relationship_ends() {
     let Some((alice, bob)) = acquainted() else { return };
     bob.json(&["connections", "--end", &alice.did]);
-    alice.wait_until("Alice knows", |alice| !alice.json(&["connections"])["connections"][0]["ended"].is_null());
+    alice.wait_until("Alice knows that it ended", |alice| {
+        !alice.json(&["connections"])["connections"][0]["ended"].is_null()
+    });
     let sent = alice.json(&["send", "--to", &bob.did, "are you there?"]);
     let id = sent["id"].as_str().unwrap().to_owned();
-    alice.wait_until("it is not sent", |alice| {
+    alice.wait_until("the agent refuses to send", |alice| {
         alice.run(&["send", "--to", &bob.did, "and now?", "--within", "5"]).stderr().contains("not-sent")
     });
     assert!(!id.is_empty() && bob.unread_texts().is_empty());
@@ -75,13 +77,13 @@ fn a_rotated_did_is_retired_and_its_keys_are_deleted() {
     let Some((alice, bob)) = acquainted() else { return };
     let keys = |daemon: &Daemon| daemon.json(&["key", "list"]).as_array().unwrap().len();
     bob.json(&["send", "--to", &alice.did, "kept", "--within", "30"]);
-    alice.wait_until("it came", |alice| alice.unread_texts() == ["kept"]);
+    alice.wait_until("the message arrived", |alice| alice.unread_texts() == ["kept"]);
     let retire = |daemon: &Daemon| daemon.run(&["did", "retire", &alice.did, "--yes"]);
     // It has not moved; then it is still read.
     assert_eq!(retire(&alice).error(1), "bad-message");
     let new = alice.json(&["did", "rotate", &alice.did, "--overlap", "1"])["to"].as_str().unwrap().to_owned();
     let refused = retire(&alice);
-    assert!(refused.stderr().contains("24 hours more"), "{}", refused.stderr());
+    assert!(refused.stderr().contains("24 more hours"), "{}", refused.stderr());
     assert_eq!((refused.error(1).as_str(), keys(&alice)), ("bad-message", 4));
     // The overlap is cut short.
     alice.json(&["did", "rotate", &alice.did, "--to", &new, "--overlap", "0"]);
@@ -94,7 +96,7 @@ fn a_rotated_did_is_retired_and_its_keys_are_deleted() {
     assert_eq!(alice.unread_texts(), ["kept"]);
     bob.json(&["ping", &new]);
     bob.json(&["send", "--to", &new, "and on", "--within", "30"]);
-    alice.wait_until("it came", |alice| alice.unread_texts() == ["kept", "and on"]);
+    alice.wait_until("the message arrived", |alice| alice.unread_texts() == ["kept", "and on"]);
     assert!(!alice.json(&["connections"])["connections"].as_array().unwrap().is_empty());
 }
 
@@ -121,7 +123,7 @@ fn any_one_token_opens_the_store() {
     let did = alice.home.did(&format!("--method peer:2 --service {service} --token soft --token spare"));
     alice.start();
     bob.json(&["send", "--to", &did, "kept", "--within", "30"]);
-    alice.wait_until("it came", |alice| alice.unread_texts() == ["kept"]);
+    alice.wait_until("the message arrived", |alice| alice.unread_texts() == ["kept"]);
     alice.stop();
     // The spare is away while a DID is made, whose key the store is wrapped for; then it is all there is.
     with(&alice, &["soft"]);

@@ -1,4 +1,4 @@
-//! Takes envelopes over: checks them without a token, and stores them.
+//! Accepts envelopes: checks them without a token, and stores them.
 
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
@@ -25,10 +25,10 @@ struct Addresses {
 }
 
 impl Inbox {
-    /// Takes an envelope over. When this returns, the envelope is stored and the sender may forget it.
+    /// Accepts an envelope. When this returns, the envelope is stored and the sender may forget it.
     ///
-    /// The channel receives the message's request for a return route, if there is one, once the message is opened. Otherwise
-    /// the channel is closed.
+    /// Once the message is opened, the returned channel yields the message's request for a return route. Without such a
+    /// request the channel is closed.
     ///
     /// # Errors
     /// Why the envelope was refused. Nothing of it is stored then.
@@ -38,8 +38,8 @@ impl Inbox {
             .inspect_err(|refusal| self.parts.metrics.message_received(refusal.label()))
     }
 
-    /// Takes over an envelope that was fetched. Its sender cannot be asked to send it again later, and refusing it would block
-    /// the envelopes behind it. So the sender's quota is checked when the message is opened.
+    /// Accepts an envelope that was fetched. Its sender cannot be asked to send it again later, and refusing it would
+    /// block the envelopes behind it. So the sender's quota is checked when the message is opened.
     ///
     /// # Errors
     /// Like [`Inbox::accept`].

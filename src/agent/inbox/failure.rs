@@ -1,4 +1,4 @@
-//! Whether a message that did not open may open later.
+//! Classifies why a message did not open: whether it may open later.
 
 use crate::{
     agent::clock::Millis,
@@ -8,7 +8,7 @@ use crate::{
     secrets::{SecretsError, TokenError},
 };
 
-/// Why a message did not open, by what to do about it.
+/// Why a message did not open, classified by what happens to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnpackFailure {
     /// No token can open the message now. It waits as long as pending envelopes are kept.
@@ -22,7 +22,8 @@ pub enum UnpackFailure {
 /// How long a message waits for its sender's document, in milliseconds.
 pub const SENDER_RESOLUTION_TIMEOUT: Millis = 24 * 60 * 60 * 1000;
 
-/// Classifies an error of unpacking. If a token refuses a message, the peer is at fault; if a token fails, the peer is not.
+/// Classifies an error of unpacking. If a token refuses a message, the peer is at fault; if a token fails, the peer is
+/// not.
 pub fn classify(error: &Error) -> UnpackFailure {
     match error {
         Error::Envelope(JoseError::Secrets(error)) => classify_secrets_error(error),

@@ -21,7 +21,7 @@ use crate::{
     didcomm::{Layer, Message, Provenance},
 };
 
-/// How often a message is handled again at once because a record was changed meanwhile.
+/// How often a message is handled in a row if its records are changed meanwhile. Then the message is postponed.
 const MAX_ATTEMPTS: usize = 10;
 /// How long the connection may take to open the return route.
 const RETURN_ROUTE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -44,7 +44,7 @@ impl Inbox {
             Ok(handled) => handled,
             Err(reason) => return self.refuse(envelope, kind, reason).await,
         };
-        let on_replied = request_return_route(&received, return_route).await;
+        let replied_sender = request_return_route(&received, return_route).await;
         for _ in 0..MAX_ATTEMPTS {
             let (effects, result) = match self.effects(&received, envelope.quota_checked).await {
                 Ok(done) => done,
@@ -63,8 +63,8 @@ impl Inbox {
             match self.parts.store.commit(commit).await {
                 Ok(CommitOutcome::Committed) => {
                     self.parts.metrics.message_handled(kind, result);
-                    if let Some(on_replied) = on_replied {
-                        let _ = on_replied.send(has_replies);
+                    if let Some(replied_sender) = replied_sender {
+                        let _ = replied_sender.send(has_replies);
                     }
                     return;
                 }
@@ -77,7 +77,7 @@ impl Inbox {
                 Err(error) => return self.postpone(envelope, kind, &error.to_string()).await,
             }
         }
-        self.postpone(envelope, kind, "its records are changed by others").await;
+        self.postpone(envelope, kind, "its records are changed concurrently again and again").await;
     }
 
     /// Returns the mark of a handled message, or the reason why the message is too old.
@@ -86,8 +86,10 @@ impl Inbox {
         let time = now();
         let max_age = self.parts.options.max_age;
         let until = match (message.expires_time.map(seconds_to_millis), message.created_time.map(seconds_to_millis)) {
-            (Some(expires), _) if expires.saturating_add(MAX_CLOCK_SKEW) <= time => return Err("it has expired"),
-            (_, Some(created)) if created.saturating_add(max_age) <= time => return Err("it is too old"),
+            (Some(expires), _) if expires.saturating_add(MAX_CLOCK_SKEW) <= time => {
+                return Err("the message has expired");
+            }
+            (_, Some(created)) if created.saturating_add(max_age) <= time => return Err("the message is too old"),
             (Some(expires), Some(created)) => {
                 expires.saturating_add(MAX_CLOCK_SKEW).min(created.saturating_add(max_age))
             }
@@ -97,8 +99,8 @@ impl Inbox {
             (None, None) => Millis::MAX,
         };
         let id = message.id.to_ascii_lowercase();
-        // Anyone can use an id in a message without an authenticated sender. Such an id is bound to the content, so that it
-        // does not block another message of the same id.
+        // Anyone can use an id in a message without an authenticated sender. Such an id is bound to the content, so
+        // that it does not block another message of the same id.
         let id = match &received.sender {
             Some(_) => id,
             None => format!("{id} {}", URL_SAFE_NO_PAD.encode(Sha256::digest(message.to_json()))),
@@ -129,7 +131,7 @@ impl Inbox {
             Err(HandleError::Problem(problem)) => problem,
         };
         tracing::info!(id = received.message.id, kind = received.message.type_, %problem, "message has a problem");
-        // The effects of the protocol are dropped.
+        // A new transaction: the effects of the protocol are dropped.
         let mut tx = Transaction::new(received, &*self.parts.store, &self.parts.features);
         match self.report(received, &problem, &mut tx).await {
             Ok(()) => Ok((tx.effects(), "problem")),
@@ -140,7 +142,10 @@ impl Inbox {
     /// Applies the rules for every message and the message's protocol, in the order that the rules require.
     async fn apply_protocols(&self, received: &Received, tx: &mut Transaction<'_>) -> Result<(), HandleError> {
         if is_from_former_did(received, tx).await? {
-            tracing::info!(id = received.message.id, "message ignored: the sender has left this DID");
+            tracing::info!(
+                id = received.message.id,
+                "message ignored: the sender has rotated from this DID or ended the relationship"
+            );
             return Ok(());
         }
         if problem_limits::is_thread_closed(received, tx).await? {
@@ -160,8 +165,8 @@ impl Inbox {
         acks::answer_ack_request(received, tx).await
     }
 
-    /// Reports a problem with a message. The headers of the message take effect all the same: a peer stops repeating its new
-    /// DID once it gets an answer.
+    /// Reports a problem with a message. The headers of the message take effect all the same: a peer stops repeating
+    /// its new DID once it gets an answer.
     async fn report(
         &self,
         received: &Received,
@@ -203,8 +208,8 @@ async fn apply_headers(received: &Received, tx: &mut Transaction<'_>) -> Result<
     acks::record_acks(received, tx).await
 }
 
-/// Tells the connection that replies may go back on it, and waits until the return route is open. Returns where to say
-/// whether there are replies.
+/// Tells the connection that replies may go back on it, and waits until the return route is open. Returns
+/// the sender of the channel that reports whether there are replies.
 async fn request_return_route(
     received: &Received,
     connection: Option<oneshot::Sender<ReturnRouteRequest>>,
@@ -218,9 +223,9 @@ async fn request_return_route(
         }
         _ => return None,
     };
-    let (opened, on_opened) = oneshot::channel();
-    let (on_replied, replied) = oneshot::channel();
+    let (opened, opened_receiver) = oneshot::channel();
+    let (replied_sender, replied) = oneshot::channel();
     connection?.send(ReturnRouteRequest { sender, return_route, opened, replied }).ok()?;
-    let _ = tokio::time::timeout(RETURN_ROUTE_TIMEOUT, on_opened).await;
-    Some(on_replied)
+    let _ = tokio::time::timeout(RETURN_ROUTE_TIMEOUT, opened_receiver).await;
+    Some(replied_sender)
 }

@@ -1,7 +1,8 @@
-//! The inbox: takes envelopes over, opens them, and has them handled.
+//! The inbox: accepts envelopes, opens them, and has them handled.
 //!
-//! An envelope is checked without a token and stored; only then the peer gets its answer. The workers open it when a token
-//! is ready. No envelope is lost afterwards: it stays in the store until it was handled, refused for good, or is too old.
+//! An envelope is checked without a token and stored. Only then does the peer get its answer. The workers open the
+//! envelope when a token is ready. An accepted envelope is not lost: it stays in the store until its message was
+//! handled or refused for good, or the envelope exceeds its retention.
 
 mod accept;
 pub(in crate::agent) mod failure;

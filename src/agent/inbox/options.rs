@@ -10,18 +10,18 @@ const DAY: Millis = 24 * 60 * 60 * 1000;
 /// The options of the inbox.
 #[derive(Debug, Clone)]
 pub struct InboxOptions {
-    /// How large an envelope may be.
+    /// The limits of an envelope, such as its size in bytes.
     pub limits: Limits,
     /// How many messages are opened at the same time. Default: 64.
     pub workers: usize,
-    /// The age at which a message without `expires_time` is refused, in milliseconds. Default: 30 days. A handled message is
-    /// remembered for the same time.
+    /// The age at which a message without `expires_time` is refused, in milliseconds. Default: 30 days. A handled
+    /// message is remembered for the same time.
     pub max_age: Millis,
     /// How long a reply is tried, in milliseconds. Default: 7 days.
     pub reply_lifetime: Millis,
-    /// How many problems are reported.
+    /// How many problems are reported to a peer.
     pub problems: ProblemLimits,
-    /// Whether a person is asked for a PIN or a touch for a message of a sender without a connection.
+    /// Whether a message of a sender without a connection may prompt a person for a PIN or a touch.
     pub prompt_strangers: bool,
 }
 

@@ -1,8 +1,8 @@
-//! What one sender may leave here (threats.md "queue flooding").
+//! The quota of a sender: how many unread messages of one sender are kept, and how many replies wait for one peer.
 //!
-//! [`Inbox::accept`] asks a sender over its quota to come again later. Nothing is lost, and nobody is charged with messages
-//! that others send in its name, since only opened messages count. This file is about what the unopened envelope does not
-//! show: the sender of a message that hides its sender or was fetched, and the replies that wait for a peer.
+//! [`Inbox::accept`] asks a sender that exceeds its quota to retry later, so nothing is lost. Only opened messages
+//! count, so nobody can exhaust the quota of another sender. The checks in this file need the opened message: its
+//! sender may have been hidden, or the envelope was fetched.
 
 use super::state::Inbox;
 use crate::{
@@ -16,8 +16,9 @@ use crate::{
 };
 
 impl Inbox {
-    /// Returns the problem that a message for the application exceeds the sender's quota. `quota_checked` says whether the quota
-    /// was checked on arrival. Then the message is delivered in any case: the sender was told that it was taken.
+    /// Returns the problem that a message for the application exceeds the sender's quota. `quota_checked` says whether
+    /// the quota was checked on arrival. Then the message is delivered in any case: the sender was told that it was
+    /// accepted.
     pub(super) async fn check_quota(
         &self,
         received: &Received,

@@ -1,8 +1,8 @@
-//! Why an envelope was not taken over.
+//! Why an envelope was not accepted.
 
 use crate::{agent::store::error::StoreError, jose::JoseError};
 
-/// Why an envelope was not taken over. The peer learns little of this.
+/// Why an envelope was not accepted. The peer gets only part of this information.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
@@ -13,13 +13,13 @@ pub enum Refusal {
     #[error("the message has more than {0} bytes")]
     TooLarge(usize),
     /// No recipient of the envelope is one of our keys.
-    #[error("the message is for none of our keys")]
+    #[error("the message is encrypted to none of our keys")]
     NotForUs {
         /// Whether a recipient may be a DID of ours whose keys no token has shown yet.
         undecided: bool,
     },
     /// The message is not encrypted.
-    #[error("only encrypted messages are taken")]
+    #[error("the message is not encrypted")]
     NotEncrypted,
     /// The envelope cannot be stored now.
     #[error(transparent)]

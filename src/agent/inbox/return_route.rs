@@ -11,8 +11,8 @@ pub struct ReturnRouteRequest {
     pub sender: String,
     /// Which messages may go back.
     pub return_route: ReturnRoute,
-    /// To be signalled once the return route is open. The message is handled after that.
+    /// The receiver of the request sends this once the return route is open. Then the message is handled.
     pub opened: oneshot::Sender<()>,
-    /// Receives whether there are replies, once the message is handled.
+    /// Yields whether there are replies, once the message is handled.
     pub replied: oneshot::Receiver<bool>,
 }

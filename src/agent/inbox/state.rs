@@ -1,4 +1,4 @@
-//! The state of the inbox: its queue, and the end of an envelope that is not handled now.
+//! The state of the inbox: its queue, and how an envelope is postponed or refused.
 
 use std::{
     sync::{
@@ -23,15 +23,15 @@ use crate::{
     did::Resolver,
 };
 
-/// How many envelopes wait in memory for a worker. More wait in the store only.
-const QUEUE: usize = 1024;
-/// The bytes of the envelopes that wait in memory.
-const QUEUE_BYTES: usize = 16 * 1024 * 1024;
+/// The most envelopes that wait in memory for a worker. Further envelopes wait in the store only.
+const MAX_QUEUED: usize = 1024;
+/// The most bytes of envelopes that wait in memory.
+const MAX_QUEUED_BYTES: usize = 16 * 1024 * 1024;
 /// The first pause before an envelope is tried again, and the longest pause.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// Takes envelopes over, and has them handled.
+/// Accepts envelopes, and has workers open and handle them.
 pub struct Inbox {
     pub(super) parts: InboxParts,
     queue: mpsc::Sender<Job>,
@@ -40,11 +40,11 @@ pub struct Inbox {
     pub(super) queued_bytes: AtomicUsize,
     /// Whether the store has pending envelopes that are not in the queue.
     pub(super) has_backlog: AtomicBool,
-    /// Signals that something can be tried that could not be tried before.
+    /// Wakes the loop that reads pending envelopes from the store.
     pub(super) wakeup: Notify,
 }
 
-/// What an inbox works with.
+/// The parts of an inbox.
 pub struct InboxParts {
     pub store: Arc<SealedStore>,
     pub own_dids: Arc<OwnDids>,
@@ -62,9 +62,9 @@ pub(super) struct Job {
 }
 
 impl Inbox {
-    /// Makes an inbox that does not work yet.
+    /// Makes an inbox. It opens envelopes only while [`Inbox::work`] runs.
     pub fn new(parts: InboxParts) -> Self {
-        let (queue, jobs) = mpsc::channel(QUEUE);
+        let (queue, jobs) = mpsc::channel(MAX_QUEUED);
         Self {
             parts,
             queue,
@@ -75,7 +75,7 @@ impl Inbox {
         }
     }
 
-    /// Returns the largest message that is taken, in bytes.
+    /// Returns the size of the largest accepted message, in bytes.
     pub fn max_bytes(&self) -> usize {
         self.parts.options.limits.bytes
     }
@@ -99,7 +99,7 @@ impl Inbox {
     pub(super) fn enqueue(&self, job: Job) -> bool {
         let bytes = job.envelope.packed.len();
         // A single envelope may be larger than the limit.
-        let add = |queued: usize| (queued == 0 || queued + bytes <= QUEUE_BYTES).then_some(queued + bytes);
+        let add = |queued: usize| (queued == 0 || queued + bytes <= MAX_QUEUED_BYTES).then_some(queued + bytes);
         if self.queued_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, add).is_err() {
             return false;
         }
@@ -123,7 +123,7 @@ impl Inbox {
         let pause = FIRST_PAUSE.saturating_mul(1 << envelope.tries.min(10)).min(LONGEST_PAUSE);
         let until = now() + Millis::try_from(pause.as_millis()).unwrap_or(0);
         if let Err(error) = self.parts.store.inner().postpone(envelope.id, until, reason).await {
-            // The envelope is unchanged. The next look into the store finds it.
+            // The envelope is unchanged. The next search of the store finds it.
             tracing::warn!(envelope = envelope.id, %error, "envelope not updated");
         }
     }

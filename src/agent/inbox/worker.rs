@@ -30,14 +30,14 @@ use crate::{
 /// How often the store is searched for envelopes that are due.
 const SEARCH_INTERVAL: Duration = Duration::from_secs(5);
 /// How many envelopes are read from the store at once. Each may have the largest size.
-const PAGE: usize = 64;
-/// How many connections are read to tell known senders from strangers. A person has no more.
+const PAGE_SIZE: usize = 64;
+/// How many connections are read to tell known senders from strangers. An agent whose keys prompt a person has fewer.
 const MAX_KNOWN: usize = 10_000;
 /// When a token returns, the envelopes that are due within this time are tried at once.
 const LOOKAHEAD: Millis = 60 * 60 * 1000;
 
 impl Inbox {
-    /// Works until `shutdown` is cancelled, and then completes the running tasks.
+    /// Opens envelopes until `shutdown` is cancelled, and then completes the running tasks.
     pub async fn work(self: Arc<Self>, shutdown: CancellationToken) {
         let Some(mut jobs) = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
         let permits = Arc::new(Semaphore::new(self.parts.options.workers));
@@ -95,9 +95,9 @@ impl Inbox {
     /// Reads pending envelopes from the store into the queue.
     async fn refill(&self, in_progress: &Mutex<HashSet<i64>>, lookahead: Millis) {
         let except: Vec<i64> = lock(in_progress).iter().copied().collect();
-        match self.parts.store.inner().pending_envelopes(now() + lookahead, &except, PAGE).await {
+        match self.parts.store.inner().pending_envelopes(now() + lookahead, &except, PAGE_SIZE).await {
             Ok(envelopes) => {
-                if envelopes.len() == PAGE {
+                if envelopes.len() == PAGE_SIZE {
                     self.has_backlog.store(true, Ordering::Release);
                 }
                 for envelope in envelopes {
@@ -117,7 +117,7 @@ impl Inbox {
         let options = self.unpack_options().await;
         let text = match std::str::from_utf8(&envelope.packed) {
             Ok(text) => text,
-            Err(_) => return self.refuse(&envelope, UNOPENED, "it is not UTF-8").await,
+            Err(_) => return self.refuse(&envelope, UNOPENED, "the envelope is not UTF-8").await,
         };
         match Message::unpack(text, &self.parts.resolver, &identities, &options).await {
             Ok((message, provenance)) => self.handle(&envelope, message, provenance, return_route).await,
@@ -135,8 +135,9 @@ impl Inbox {
         }
     }
 
-    /// A key that asks a person for a PIN or a touch does so only for senders with a connection. While an invitation is open,
-    /// it does so for all senders, since the peer that will accept is not known yet.
+    /// Returns the options for unpacking, which say whose messages may prompt a person for a PIN or a touch: only those
+    /// of senders with a connection. While an invitation is open, all senders may, since the peer that will accept is
+    /// not known yet.
     async fn unpack_options(&self) -> UnpackOptions {
         let mut options = UnpackOptions { limits: self.parts.options.limits, ..UnpackOptions::default() };
         let held = self.parts.own_dids.secrets().keys().borrow().clone();
@@ -154,7 +155,7 @@ impl Inbox {
     }
 }
 
-/// Returns the next envelope with a permit to open it.
+/// Returns the next envelope with a permit to open it. `None` once the queue is closed.
 async fn next(jobs: &mut mpsc::Receiver<Job>, permits: &Arc<Semaphore>) -> Option<(Job, OwnedSemaphorePermit)> {
     // The permit comes first: a job that was taken must not be dropped when another branch of the select is quicker.
     let permit = permits.clone().acquire_owned().await.ok()?;

@@ -24,8 +24,8 @@ pub(super) enum Channel {
 }
 
 impl Channel {
-    /// Opens a channel to the first usable endpoint of a mediator's document: those for WebSocket first, if `websocket` is
-    /// set, then those for HTTP, each in the order of the document. The mediator may send `max_bytes` at once.
+    /// Opens a channel to the first usable endpoint of a mediator's document: those for WebSocket first, if `websocket`
+    /// is set, then those for HTTP, each in the order of the document. The mediator may send `max_bytes` at once.
     pub async fn open(
         parts: &MediationParts,
         document: &Document,
@@ -66,6 +66,8 @@ impl Channel {
         matches!(self, Self::WebSocket { .. })
     }
 
+    /// Sends a packed message. Over HTTP this waits for the response, and keeps its body for
+    /// [`receive`](Self::receive).
     pub async fn send(&mut self, packed: String) -> Result<(), MediationError> {
         match self {
             Self::WebSocket { sender, .. } => Ok(sender.send(packed).await?),
@@ -89,6 +91,7 @@ impl Channel {
         }
     }
 
+    /// Closes a WebSocket, and waits for the mediator's close frame for up to two seconds.
     pub async fn close(self) {
         if let Self::WebSocket { sender, mut receiver } = self {
             let closed = async {

@@ -17,8 +17,8 @@ use super::{
 };
 use crate::agent::clock::full_jitter;
 
-/// The interval at which a mediator with live delivery is asked for messages that it may have missed, at which a missing
-/// WebSocket is tried again, and at which the list of mediators is read again.
+/// The interval at which a mediator with live delivery is asked for messages that it may have missed, at which a
+/// missing WebSocket is tried again, and at which the list of mediators is read again.
 const CHECK_INTERVAL: Duration = Duration::from_secs(300);
 /// The pause before the first retry, and the longest pause.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -53,7 +53,7 @@ impl Mediation {
                 Some(ended) = tasks.join_next_with_id(), if !tasks.is_empty() => match ended {
                     Ok((task, ())) => drop(served.remove(&task)),
                     Err(error) => {
-                        tracing::error!(%error, "mediator task failed by a fault of this program, and is restarted");
+                        tracing::error!(%error, "mediator task panicked, and is restarted");
                         served.remove(&error.id());
                         sleep(FIRST_PAUSE).await;
                     }
@@ -150,8 +150,8 @@ impl Mediation {
         Ok(())
     }
 
-    /// Registers those DIDs of ours whose service names the mediator, and removes others. `all` registers known DIDs again.
-    /// Returns false if the mediator was removed.
+    /// Registers those DIDs of ours whose service names the mediator, and removes others. `all` registers known DIDs
+    /// again. Returns false if the mediator was removed.
     async fn update_keylist(&self, session: &mut Session<'_>, did: &str, all: bool) -> Result<bool, MediationError> {
         let _guard = self.keylist_update.lock().await;
         let Some(mediator) = self.find(did).await? else { return Ok(false) };

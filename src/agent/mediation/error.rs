@@ -5,7 +5,7 @@ use crate::{
     net::NetError,
 };
 
-/// Why a mediator was not asked, or did not do what it was asked for.
+/// Why a request to a mediator was not made, or failed.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum MediationError {

@@ -52,29 +52,32 @@ impl<'a> Exchange<'a> {
         self.channel.is_websocket()
     }
 
+    /// Closes the channel.
     pub async fn close(self) {
         self.channel.close().await;
     }
 
-    /// Builds a message to the mediator. `return_route` "must be set each time the communication channel is established".
+    /// Builds a message to the mediator. `return_route` "must be set each time the communication channel is
+    /// established".
     pub fn message(&self, kind: &str, body: Value) -> Message {
         new_message(kind, body).from(&self.own_did).to(&self.mediator_did).return_route("all").finalize()
     }
 
+    /// Packs a message for the mediator, and sends it on the channel.
     pub async fn send(&mut self, message: &Message) -> Result<(), MediationError> {
-        let outgoing = OutgoingMessage::plain(message.clone());
+        let outgoing = OutgoingMessage::new(message.clone());
         let packed = self.parts.outbox.pack_to(outgoing, canonical_did(&self.mediator_did)).await?;
         self.channel.send(packed).await
     }
 
-    /// Returns the next frame of the mediator, still packed, or `None` if it has sent all. The call may be cancelled and
-    /// repeated.
+    /// Returns the next frame of the mediator, still packed, or `None` if it has sent all. The call may be cancelled
+    /// and repeated.
     pub async fn receive(&mut self) -> Result<Option<Bytes>, MediationError> {
         self.channel.receive().await
     }
 
-    /// Unpacks a message of the mediator in one of these protocols, in discover-features, or a problem report. Any other
-    /// frame goes to the inbox: for live delivery some mediators forward messages as they are.
+    /// Unpacks a message of the mediator in one of these protocols, in discover-features, or a problem report. Any
+    /// other frame goes to the inbox: for live delivery some mediators forward messages as they are.
     pub async fn unpack_or_forward(
         &self,
         frame: Bytes,

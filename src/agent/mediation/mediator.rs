@@ -1,4 +1,4 @@
-//! A mediator, as the store keeps it, and its current state.
+//! The record of a mediator, and the mediator's current state.
 
 use serde::{Deserialize, Serialize};
 

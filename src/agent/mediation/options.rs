@@ -1,13 +1,13 @@
-//! How messages are fetched from mediators.
+//! The options of mediation.
 
 use std::time::Duration;
 
 /// How messages are fetched from mediators.
 #[derive(Debug, Clone)]
 pub struct MediationOptions {
-    /// Whether to use the mediator's WebSocket, if it has one.
+    /// Whether to use the mediator's WebSocket, if it has one. Default: true.
     pub websocket: bool,
-    /// The interval at which a mediator without live delivery is asked: 30 seconds.
+    /// The interval at which a mediator without live delivery is asked for messages. Default: 30 seconds.
     pub poll_interval: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! The mediators of this agent: added, listed, removed.
+//! The service that adds, lists and removes the mediators of this agent.
 
 use std::{
     collections::HashMap,
@@ -30,7 +30,7 @@ pub const MAX_DELIVERY: usize = 10;
 /// How often a commit is repeated if its record changes meanwhile.
 pub const MAX_COMMIT_ATTEMPTS: usize = 10;
 
-/// Uses mediators.
+/// The mediators of an agent, and the conversations with them.
 pub struct Mediation {
     pub(super) parts: MediationParts,
     pub(super) options: MediationOptions,
@@ -43,7 +43,7 @@ pub struct Mediation {
 }
 
 impl Mediation {
-    /// A mediation that does nothing before [`Mediation::run`].
+    /// Makes the mediation of an agent. It fetches messages only while [`Mediation::run`] runs.
     pub(in crate::agent) fn new(parts: MediationParts, options: MediationOptions) -> Self {
         Self {
             parts,
@@ -59,15 +59,15 @@ impl Mediation {
         self.changes.send_modify(|count| *count = count.wrapping_add(1));
     }
 
-    /// Asks the mediator with this DID to mediate for `own_did`, and stores it. A mediator that is in use already is asked
-    /// again, since its answer may have changed.
+    /// Asks the mediator with this DID to mediate for `own_did`, and stores it. A mediator that is in use already is
+    /// asked again, since its answer may have changed.
     ///
     /// # Errors
     /// Why the mediator is not used. Nothing is stored then.
     pub async fn add(&self, did: &str, own_did: &str) -> Result<Mediator, MediationError> {
         let store = &self.parts.store;
         let Some(document) = self.parts.own_dids.document(&current_own_did(store, own_did).await?) else {
-            return Err(MediationError::InvalidRequest(format!("{own_did} is none of our DIDs")));
+            return Err(MediationError::InvalidRequest(format!("{own_did} is not one of our DIDs")));
         };
         if store.list::<Mediator>("", MAX_MEDIATORS).await?.len() >= MAX_MEDIATORS {
             return Err(MediationError::InvalidRequest(format!("there are {MAX_MEDIATORS} mediators already")));
@@ -117,10 +117,11 @@ impl Mediation {
         Err(StoreError::Unavailable("the mediator's record is changed concurrently".to_owned()).into())
     }
 
-    /// Stops using a mediator. It is asked to receive no more messages for us, and its queue is fetched first.
+    /// Stops using a mediator. The agent fetches the mediator's queue, and then asks the mediator to accept no more
+    /// messages for our DIDs.
     ///
     /// # Errors
-    /// If the mediator cannot be told. With `force` it is removed all the same.
+    /// If the mediator cannot be told. With `force` the mediator is removed all the same.
     pub async fn remove(&self, did: &str, force: bool) -> Result<Mediator, MediationError> {
         let _guard = self.keylist_update.lock().await;
         let mediator = self.find(did).await?.ok_or_else(|| MediationError::Unknown(did.to_owned()))?;
@@ -153,8 +154,8 @@ impl Mediation {
         let all = self.parts.store.list::<Mediator>("", MAX_MEDIATORS).await?;
         let each = all.into_iter().map(|(key, mediator)| {
             let state = self.states().get(&key).cloned().unwrap_or_default();
-            let named = self.parts.own_dids.routed_through(&mediator.routing_dids);
-            let unregistered = named.into_iter().filter(|name| !mediator.registered.contains(name)).collect();
+            let wanted = self.parts.own_dids.routed_through(&mediator.routing_dids);
+            let unregistered = wanted.into_iter().filter(|name| !mediator.registered.contains(name)).collect();
             MediatorStatus { mediator, state, unregistered }
         });
         Ok(each.collect())
@@ -164,8 +165,8 @@ impl Mediation {
         Ok(self.parts.store.get::<Mediator>(Mediator::key(did)).await?.map(|(mediator, _)| mediator))
     }
 
-    /// Opens a session with a mediator. Both DIDs may have rotated since the mediator was added. The outbox tells a mediator
-    /// of our rotation, as it tells every peer.
+    /// Opens a session with a mediator. Both DIDs may have rotated since the mediator was added. The outbox tells a
+    /// mediator of our rotation, as it tells every peer.
     pub(super) async fn open_session(
         &self,
         mediator: &Mediator,

@@ -68,6 +68,7 @@ impl<'a> Session<'a> {
         self.exchange.is_websocket()
     }
 
+    /// Closes the channel to the mediator.
     pub async fn close(self) {
         self.exchange.close().await;
     }
@@ -81,7 +82,7 @@ impl<'a> Session<'a> {
         let expected = Expected::Type(DISCLOSE);
         let answer = match self.ask(QUERIES, json!({ "queries": queries }), &expected, DISCLOSURE_TIMEOUT).await {
             Ok(answer) => answer,
-            // It may be a mediator all the same.
+            // A mediator need not answer discover-features.
             Err(MediationError::Unreachable(_) | MediationError::Denied(_)) => return Ok(None),
             Err(error) => return Err(error),
         };
@@ -194,8 +195,8 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Stores the delivered messages and acknowledges them, so that the mediator may delete them. Returns the ids of the
-    /// acknowledged messages.
+    /// Stores the delivered messages and acknowledges them, so that the mediator may delete them. Returns the ids of
+    /// the acknowledged messages.
     async fn accept_delivery(&mut self, delivery: &Message) -> Result<Vec<String>, MediationError> {
         let mediator = &self.exchange.mediator_did;
         let mut acknowledged = Vec::new();

@@ -19,8 +19,8 @@ pub enum CoordinationVersion {
 /// A version of the pickup protocol, by which messages are fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PickupVersion {
-    /// messagepickup 3.0. It does not specify how live messages are delivered. Both ways are accepted: by `delivery`, as in
-    /// 4.0, and as plain forwarded messages.
+    /// messagepickup 3.0. It does not specify how live messages are delivered. Both ways are accepted: by `delivery`,
+    /// as in 4.0, and as plain forwarded messages.
     #[serde(rename = "3.0")]
     V3,
     /// message-pickup 4.0: live messages come by `delivery`. The mediator keeps them until they are acknowledged.

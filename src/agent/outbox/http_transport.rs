@@ -25,7 +25,7 @@ impl Transport for HttpClient {
         let packed = Bytes::copy_from_slice(packed.as_bytes());
         let answer = self.post(uri, ENCRYPTED, packed, RequestLimits::default()).await?;
         if answer.is_success() {
-            // The body is a message, or is ignored.
+            // A body that is no message is ignored.
             let body = answer.body.ok().and_then(|body| String::from_utf8(body.to_vec()).ok());
             return Ok(body.filter(|text| text.starts_with('{')).into_iter().collect());
         }
@@ -42,8 +42,8 @@ impl Transport for WebSocketClient {
         &["wss", "ws"]
     }
 
-    /// Opens a socket for one message. The protocol has no answer that says that the message was taken over: success means that
-    /// the message was written, and the peer closed the socket in order.
+    /// Opens a socket for one message. The protocol has no answer that says that the message was taken over: success
+    /// means that the message was written, and the peer closed the socket in order.
     async fn send(&self, uri: &str, packed: &str) -> Result<Vec<String>, SendError> {
         let (sender, mut receiver) = self.connect(uri).await?;
         sender.send(Bytes::copy_from_slice(packed.as_bytes())).await?;

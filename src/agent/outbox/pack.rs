@@ -31,9 +31,9 @@ pub enum PackError {
 }
 
 impl Outbox {
-    /// Packs an outbox entry. With `on_return_route` the message goes back on the peer's own connection, and no forward is
-    /// put around it. Otherwise the number of tries selects among the peer's endpoints: after a failure the next one is
-    /// used (routing 2.0 "Failover").
+    /// Packs an outbox entry. With `on_return_route` the message goes back on the peer's own connection, and no forward
+    /// is put around it. Otherwise the number of tries selects among the peer's endpoints: after a failure the next one
+    /// is used (routing 2.0 "Failover").
     pub(super) async fn pack(&self, entry: &OutboxEntry, on_return_route: bool) -> Result<Packed, PackError> {
         let outgoing = match self.parts.store.outgoing_message(entry) {
             Ok(outgoing) => outgoing,
@@ -112,7 +112,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// Returns the id of the service to use at this try, if the peer has more than one.
+    /// Returns the id of the service to use at this attempt, if the peer has more than one service.
     async fn service_for_retry(&self, to: &str, tries: u32) -> Option<String> {
         let document = self.parts.resolver.resolve(did_of(to)?).await.ok()?;
         let services: Vec<&str> = document.didcomm_services().map(|service| service.id.as_str()).collect();

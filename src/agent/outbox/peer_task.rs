@@ -14,7 +14,7 @@ use crate::agent::{
     store::types::{OutboxEntry, SendOutcome},
 };
 
-/// The result of an attempt, in the order of how much it stops the peer's task.
+/// The result of an attempt. Of several results the largest decides whether the peer's task pauses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Attempt {
     /// The message was sent, or will never be sent.
@@ -29,14 +29,15 @@ enum Attempt {
 const TOKEN_PAUSE: Duration = Duration::from_secs(5);
 /// How long the task waits after a failure of the store.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
-/// How many messages that failed are skipped until the others were tried, so that one message does not block the others.
+/// The most failed messages that are skipped until the others were tried, so that one message does not block the
+/// others.
 const MAX_SKIPPED: usize = 100;
 /// The first pause before an outcome is written again, and the longest pause.
 const FIRST_WRITE_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_WRITE_PAUSE: Duration = Duration::from_secs(5);
 
 impl Outbox {
-    /// Works until `shutdown` is cancelled, and then completes the running attempts.
+    /// Sends messages until `shutdown` is cancelled, and then completes the running attempts.
     pub async fn work(self: Arc<Self>, shutdown: CancellationToken) {
         let mut tasks = JoinSet::new();
         // Nothing can be packed before a token unlocks the store.
@@ -110,7 +111,7 @@ impl Outbox {
         }
     }
 
-    /// Ends a peer's task. A message that was put there meanwhile gets a new task.
+    /// Ends a peer's task. If a message for the peer was added meanwhile, a new task is started.
     async fn end_task(&self, peer: &str) {
         self.parts.wakeups.remove(peer);
         match self.parts.store.inner().outbox_entries(peer, &[], 1).await {
@@ -119,8 +120,8 @@ impl Outbox {
         }
     }
 
-    /// Waits until the pause is over. A new message does not help an unreachable peer, so a wakeup ends the pause only if
-    /// there is a return route. A change of the tokens ends a pause for a token.
+    /// Waits until the pause is over. A new message does not help an unreachable peer, so a wakeup ends the pause only
+    /// if there is a return route. A change of the tokens ends a pause for a token.
     async fn pause(&self, pause: Duration, reason: Attempt, peer: &str, wakeup: &Notify, shutdown: &CancellationToken) {
         let until = Instant::now() + pause;
         let mut keys = self.parts.own_dids.secrets().keys();
@@ -156,7 +157,7 @@ impl Outbox {
             Err(PackError::Failed(error)) => error,
         };
         if !error.is_retryable {
-            tracing::warn!(id = entry.message, reason = error.reason, "message not sent, given up");
+            tracing::warn!(id = entry.message, reason = error.reason, "message not sent, and given up");
             self.record_outcome(entry, SendOutcome::Failed(now(), error.reason), shutdown).await;
             return Attempt::Concluded;
         }
@@ -183,7 +184,7 @@ impl Outbox {
         }
         let Some(uri) = &packed.uri else {
             return failed(SendError::retryable(
-                "the peer's document names no endpoint: it waits until the peer connects",
+                "the peer's document names no endpoint: the message waits until the peer connects",
             ));
         };
         let Some(transport) = self.parts.transports.for_uri(uri) else {
@@ -198,7 +199,8 @@ impl Outbox {
     }
 
     /// Records the outcome of an attempt, and repeats that until the store takes it: the message would be sent twice
-    /// otherwise. That happens only if the agent ends while its disk is full, and then the receiver ignores the known id.
+    /// otherwise. That happens only if the agent ends while its disk is full, and then the receiver ignores the known
+    /// id.
     async fn record_outcome(&self, entry: &OutboxEntry, outcome: SendOutcome, shutdown: &CancellationToken) {
         let result = match outcome {
             SendOutcome::Sent(_) => "sent",

@@ -19,7 +19,7 @@ pub struct Outbox {
     pub(super) permits: Semaphore,
 }
 
-/// What an outbox works with.
+/// The parts of an outbox.
 pub struct OutboxParts {
     pub store: Arc<SealedStore>,
     pub own_dids: Arc<OwnDids>,
@@ -28,13 +28,13 @@ pub struct OutboxParts {
     pub transports: Transports,
     pub metrics: Arc<Metrics>,
     pub wakeups: Arc<PeerWakeups>,
-    /// Takes the messages that peers return on the connection that a message was sent on.
+    /// Accepts the messages that peers return in response to a sent message.
     pub inbox: Arc<Inbox>,
     pub options: OutboxOptions,
 }
 
 impl Outbox {
-    /// Makes an outbox that does not work yet.
+    /// Makes an outbox. It sends messages only while [`Outbox::work`] runs.
     pub fn new(parts: OutboxParts) -> Self {
         let permits = Semaphore::new(parts.options.concurrent);
         Self { parts, permits }

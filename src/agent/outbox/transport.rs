@@ -1,4 +1,4 @@
-//! How a packed message gets to a URI.
+//! Transports, which send packed messages to URIs.
 
 use std::{sync::Arc, time::Duration};
 

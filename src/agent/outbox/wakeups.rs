@@ -1,4 +1,4 @@
-//! Which peers have a task in the outbox, and how the tasks are woken.
+//! The peers that have a task in the outbox, and the wakeups of these tasks.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -9,11 +9,11 @@ use tokio::sync::Notify;
 
 use crate::agent::store::types::Change;
 
-/// Wakes the outbox when messages are put there. A commit anywhere in the agent may do that, so this knows nothing else of
-/// the outbox.
+/// Wakes the tasks of the outbox when a commit adds messages. Any part of the agent may commit, so this type does not
+/// depend on the rest of the outbox.
 #[derive(Default)]
 pub struct PeerWakeups {
-    /// The peers with a task, and what wakes the task.
+    /// The peers with a task, and the notifier that wakes each task.
     tasks: Mutex<HashMap<String, Arc<Notify>>>,
     /// The peers that need a task.
     new: Mutex<Vec<String>>,
@@ -50,8 +50,8 @@ impl PeerWakeups {
         self.tasks().contains_key(peer)
     }
 
-    /// Takes the peers that need a task. Each comes with what wakes its task. A peer that has a task meanwhile is woken
-    /// instead.
+    /// Takes the peers that need a task, each with the notifier that wakes the new task. If a peer has a task by now,
+    /// that task is woken instead.
     pub(super) fn take_new(&self) -> Vec<(String, Arc<Notify>)> {
         let new = std::mem::take(&mut *self.new.lock().unwrap_or_else(PoisonError::into_inner));
         let mut started = Vec::new();

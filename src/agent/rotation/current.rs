@@ -1,4 +1,4 @@
-//! Which DID is in use by now, of ours and of a peer.
+//! Finds the DID that an earlier DID, of ours or of a peer, has rotated to.
 
 use super::{own::OwnRotation, peer::PeerRotation};
 use crate::agent::{protocol::connections::Connection, sealed_store::SealedStore, store::error::StoreError};

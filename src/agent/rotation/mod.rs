@@ -1,7 +1,7 @@
 //! DID rotation (DIDComm v2.1 "DID Rotation", "Ending a Relationship"), on both sides of a connection.
 //!
-//! [`own`] moves one of our DIDs to another, at a custodian's word. [`peer`] follows a peer that rotates. [`current`] says
-//! which DID of ours or of a peer is in use by now.
+//! [`own`] rotates one of our DIDs to another, with a proof that a custodian has signed. [`peer`] follows the rotation
+//! of a peer. [`current`] finds the DID that an earlier DID has rotated to.
 
 pub(in crate::agent) mod current;
 pub(in crate::agent) mod own;

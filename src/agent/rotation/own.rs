@@ -1,8 +1,8 @@
-//! Our own rotations: one of our DIDs moves to another, or a relationship ends.
+//! Our own rotations: one of our DIDs rotates to another, or a relationship ends.
 //!
-//! A custodian signs the proof with the old DID's key, elsewhere: whoever takes over an agent cannot move a DID. The agent
-//! verifies the proof, remembers it for each peer, and attaches it to every message until the peer has written to the new
-//! DID.
+//! A custodian signs the proof with the old DID's key outside the agent. So an attacker who controls the agent cannot
+//! rotate its DIDs. The agent verifies the proof, remembers it for each peer, and attaches it to every message until
+//! the peer has written to the new DID.
 
 use std::sync::Arc;
 
@@ -52,9 +52,9 @@ pub struct RotationOutcome {
     pub until: Millis,
 }
 
-/// Connections that are read at once.
-const PAGE: usize = 500;
-/// How many rotated DIDs are looked at.
+/// How many connections are read from the store at once.
+const PAGE_SIZE: usize = 500;
+/// The most rotated DIDs that are checked for the end of their overlap.
 const MAX_ROTATED: usize = 1000;
 const HOUR: Millis = 60 * 60 * 1000;
 
@@ -70,13 +70,13 @@ pub(in crate::agent) struct OwnRotations {
 }
 
 impl OwnRotations {
-    /// Rotates one of our DIDs to another. Every peer gets an empty message from the new DID. Messages that are sent from the
-    /// old DID go out from the new DID. The old DID is read for `overlap` more milliseconds.
+    /// Rotates one of our DIDs to another. Every peer gets an empty message from the new DID. Messages that are sent
+    /// from the old DID go out from the new DID. Messages to the old DID are read for `overlap` more milliseconds.
     ///
     /// # Errors
     /// [`AgentError::Invalid`] if `from_prior` does not prove the rotation, or is not signed by the old DID;
-    /// [`AgentError::Store`] if the store fails. Connections that were moved before an error stay moved, and the call can be
-    /// repeated.
+    /// [`AgentError::Store`] if the store fails. Connections that were moved before an error stay moved, and the call
+    /// can be repeated.
     pub async fn rotate(
         &self,
         from: &str,
@@ -85,14 +85,14 @@ impl OwnRotations {
         overlap: Millis,
     ) -> Result<RotationOutcome, AgentError> {
         let (Some(old), Some(new)) = (self.own_dids.document(from), self.own_dids.document(to)) else {
-            return Err(invalid("both DIDs have to be ours, and their documents in the state folder"));
+            return Err(invalid("both DIDs must be ours, with their documents in the state folder"));
         };
         let (from, to) = (old.id().to_owned(), new.id().to_owned());
         let claims = self.verify(from_prior).await?;
         let is_same =
             |did: &str, claim: Option<&str>| claim.is_some_and(|claim| canonical_did(claim) == canonical_did(did));
         if from == to || !is_same(&from, Some(&claims.iss)) || !is_same(&to, claims.sub.as_deref()) {
-            return Err(invalid(format!("the from_prior does not say that {from} moves to {to}")));
+            return Err(invalid(format!("the from_prior does not say that {from} rotates to {to}")));
         }
         let until = now().saturating_add(overlap);
         let rotation = OwnRotation { to: to.clone(), time: now(), until };
@@ -111,7 +111,7 @@ impl OwnRotations {
         let mut peers = Vec::new();
         let mut after = Connection::key_prefix(from);
         loop {
-            let page = self.store.list::<Connection>(&after, PAGE).await?;
+            let page = self.store.list::<Connection>(&after, PAGE_SIZE).await?;
             let Some((last, _)) = page.last() else { break };
             after.clone_from(last);
             let is_last_page = page.iter().any(|(_, connection)| connection.own_did != from);
@@ -130,7 +130,7 @@ impl OwnRotations {
     async fn move_connection(&self, old: Connection, to: &str, from_prior: &str) -> Result<(), AgentError> {
         let key = Connection::key(to, &old.peer_did);
         let existing = self.store.get::<Connection>(&key).await?;
-        // An interrupted rotation is repeated: this connection was moved before.
+        // The connection was moved before, by an interrupted rotation that is now repeated.
         if existing.as_ref().is_some_and(|(existing, _)| existing.from_prior.as_deref() == Some(from_prior)) {
             return Ok(());
         }
@@ -139,7 +139,7 @@ impl OwnRotations {
         let moved = Connection { own_did: to.to_owned(), from_prior: Some(from_prior.to_owned()), ..old };
         let put = self.store.put_change(&key, &moved, revision, None)?;
         let message = new_message(EMPTY, json!({})).from(to).to(&peer).finalize();
-        let (_, send) = self.store.send_change(&OutgoingMessage::plain(message), self.message_lifetime)?;
+        let (_, send) = self.store.send_change(&OutgoingMessage::new(message), self.message_lifetime)?;
         self.commit(vec![put, send]).await
     }
 
@@ -147,22 +147,22 @@ impl OwnRotations {
     /// afterwards: the store's key is no longer wrapped for them.
     ///
     /// # Errors
-    /// [`AgentError::Invalid`] if the DID has not rotated, is still read, or messages for it wait; [`AgentError::Store`] if no
-    /// other key of ours is ready to open the store, or the store fails.
+    /// [`AgentError::Invalid`] if the DID has not rotated, its overlap is not over, or messages for it wait;
+    /// [`AgentError::Store`] if no other key of ours is ready to open the store, or the store fails.
     pub async fn give_up(&self, did: &str) -> Result<(), AgentError> {
-        let document = self.own_dids.document(did).ok_or_else(|| invalid(format!("{did} is none of our DIDs")))?;
+        let document = self.own_dids.document(did).ok_or_else(|| invalid(format!("{did} is not one of our DIDs")))?;
         let did = document.id();
         let Some((OwnRotation { until, .. }, _)) = self.store.get::<OwnRotation>(did).await? else {
-            return Err(invalid(format!("{did} has not moved to another DID")));
+            return Err(invalid(format!("{did} has not rotated to another DID")));
         };
         let left = until.saturating_sub(now());
         if left > 0 {
-            return Err(invalid(format!("{did} is read for {} hours more", left / HOUR + 1)));
+            return Err(invalid(format!("messages to {did} are read for {} more hours", left / HOUR + 1)));
         }
         self.retire_expired().await;
         let pending = self.store.inner().pending_count(did).await?;
         if pending > 0 {
-            return Err(invalid(format!("messages to {did} wait to be opened: {pending}")));
+            return Err(invalid(format!("{pending} messages to {did} wait to be opened")));
         }
         let keys = self.own_dids.keys_of_only(did);
         let unlocked = self.store.unlock_excluding(&self.own_dids, &keys).await;
@@ -176,7 +176,7 @@ impl OwnRotations {
     /// [`AgentError::Store`] if the store fails.
     pub async fn end_relationship(&self, own_did: &str, peer_did: &str, from_prior: &str) -> Result<(), AgentError> {
         let document = self.own_dids.document(own_did);
-        let document = document.ok_or_else(|| invalid(format!("{own_did} is none of our DIDs")))?;
+        let document = document.ok_or_else(|| invalid(format!("{own_did} is not one of our DIDs")))?;
         let own_did = document.id();
         let claims = self.verify(from_prior).await?;
         if claims.sub.is_some() || canonical_did(&claims.iss) != canonical_did(own_did) {
@@ -191,7 +191,7 @@ impl OwnRotations {
         let put = self.store.put_change(&key, &ended, revision, None)?;
         // Without `from`, and so anoncrypted: we have no DID in this relationship any more.
         let message = new_message(EMPTY, json!({})).to(&peer).from_prior(from_prior).finalize();
-        let (_, send) = self.store.send_change(&OutgoingMessage::plain(message), self.message_lifetime)?;
+        let (_, send) = self.store.send_change(&OutgoingMessage::new(message), self.message_lifetime)?;
         self.commit(vec![put, send]).await
     }
 
@@ -209,7 +209,8 @@ impl OwnRotations {
         }
     }
 
-    /// Verifies a proof by our own documents. A resolver may still have the document before a change.
+    /// Verifies a `from_prior`. The documents of our DIDs are taken from this agent: a resolver may have cached an
+    /// older version.
     async fn verify(&self, from_prior: &str) -> Result<FromPrior, AgentError> {
         let verified = FromPrior::unpack(from_prior, &OwnDocumentsFirst(self)).await;
         verified.map(|(claims, _)| claims).map_err(|error| invalid(error.to_string()))

@@ -1,15 +1,15 @@
 //! A peer's rotation: a connection moves to another DID of the peer, or ends.
 //!
 //! Messages from a DID that was rotated away, or that ended its relationship, are ignored ("The message recipient MUST
-//! ignore those messages"): the inbox asks [`is_from_former_did`] first. Each connection stands for itself: the same DID may
-//! go on in another relationship.
+//! ignore those messages"): the inbox calls [`is_from_former_did`] first. Each connection rotates on its own: the same
+//! DID may stay in use in another relationship.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     agent::{
         canonical_did::canonical_did,
-        clock::Millis,
+        clock::{MAX_CLOCK_SKEW, Millis},
         protocol::{
             HandleError, Received, RecordType, Transaction,
             connections::{Connection, find_connection},
@@ -20,8 +20,6 @@ use crate::{
 
 /// How many earlier DIDs of a peer are remembered.
 const MAX_PREVIOUS: usize = 16;
-/// How far the peer's clock may be ahead, in seconds.
-const MAX_CLOCK_SKEW: i64 = 300;
 
 /// The effect of a message's `from_prior`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,8 +57,8 @@ pub async fn is_from_former_did(received: &Received, tx: &mut Transaction<'_>) -
     Ok(find_connection(received, tx).await?.is_some_and(|connection| connection.ended.is_some()))
 }
 
-/// Moves the connection to the peer's new DID, or ends the connection, if a valid `from_prior` of the message says so. A
-/// peer cannot rotate back to an earlier DID.
+/// Moves the connection to the peer's new DID, or ends the connection, if a valid `from_prior` of the message says so.
+/// A peer cannot rotate back to an earlier DID.
 ///
 /// # Errors
 /// [`HandleError::Retry`] if the store does not answer.
@@ -109,7 +107,7 @@ async fn rotate(
     let mut connection = match (old_connection, new_connection) {
         (Some(old), Some(new)) => merge(old, new),
         (Some(connection), None) | (None, Some(connection)) => connection,
-        // Perhaps the owner of an invitation that we accepted. The old DID must be ignored then too.
+        // The peer may own an invitation that we accepted. The old DID must be ignored then too.
         (None, None) => Connection::new(&received.recipient, new, received.time),
     };
     connection.peer_did = new.to_owned();
@@ -137,9 +135,9 @@ fn merge(old: Connection, new: Connection) -> Connection {
     }
 }
 
-/// Ends a relationship (v2.1 "Ending a Relationship"). The JWT names no audience, so whoever has it could send it to others.
-/// It therefore ends only a connection with a did:peer, which is made for one relationship, and only a connection that
-/// existed when the JWT was signed.
+/// Ends a relationship (v2.1 "Ending a Relationship"). The JWT names no audience, so anyone who has it could send it to
+/// others. It therefore ends only a connection with a did:peer, which is made for one relationship, and only a
+/// connection that existed when the JWT was signed.
 async fn end(
     received: &Received,
     prior: &PriorDid,
@@ -148,7 +146,7 @@ async fn end(
     let peer_did = canonical_did(&prior.iss);
     let key = Connection::key(&received.recipient, peer_did);
     let Some(mut connection) = tx.get::<Connection>(&key).await? else { return Ok(PeerRotationOutcome::None) };
-    let is_timely = |iat: i64| connection.since / 1000 <= iat && iat <= received.time / 1000 + MAX_CLOCK_SKEW;
+    let is_timely = |iat: i64| connection.since / 1000 <= iat && iat <= (received.time + MAX_CLOCK_SKEW) / 1000;
     let is_valid = peer_did.starts_with("did:peer:") && prior.iat.is_some_and(is_timely);
     if !is_valid || connection.ended.is_some() {
         return Ok(PeerRotationOutcome::None);
@@ -166,18 +164,18 @@ mod tests {
     use crate::agent::protocol::{
         connections::update_connection,
         empty::EMPTY,
-        testing::{ALICE, BOB, NOW, OURS, World, anonymous, from},
+        testing::{ALICE, BOB, NOW, OWN_DID, World, anonymous, from},
     };
 
     const NEW: &str = "did:peer:0new";
     const THIRD: &str = "did:peer:0third";
 
-    fn connection_with(world: &World, theirs: &str) -> Option<Connection> {
-        world.record(&Connection::key(OURS, theirs))
+    fn connection_with(world: &World, peer: &str) -> Option<Connection> {
+        world.record(&Connection::key(OWN_DID, peer))
     }
 
-    async fn receive_from(world: &World, theirs: &str) {
-        let received = from(theirs, EMPTY, json!({}));
+    async fn receive_from(world: &World, peer: &str) {
+        let received = from(peer, EMPTY, json!({}));
         let mut tx = world.begin(&received);
         update_connection(&received, &mut tx).await.unwrap();
         world.commit(tx);
@@ -209,16 +207,16 @@ mod tests {
         rotation
     }
 
-    async fn is_ignored(world: &World, theirs: &str) -> bool {
-        let received = from(theirs, EMPTY, json!({}));
+    async fn is_ignored(world: &World, peer: &str) -> bool {
+        let received = from(peer, EMPTY, json!({}));
         is_from_former_did(&received, &mut world.begin(&received)).await.unwrap()
     }
 
     #[tokio::test]
     async fn a_peer_rotates() {
         let world = World::default();
-        let old = Connection { invitation: Some("i".into()), ..Connection::new(OURS, ALICE, 7) };
-        world.set(&Connection::key(OURS, ALICE), &old);
+        let old = Connection { invitation: Some("i".into()), ..Connection::new(OWN_DID, ALICE, 7) };
+        world.set(&Connection::key(OWN_DID, ALICE), &old);
         assert_eq!(receive(&world, &rotating(ALICE, NEW)).await, PeerRotationOutcome::Rotated(ALICE.into()));
         let new = Connection { peer_did: NEW.into(), previous_dids: vec![ALICE.into()], ..old };
         assert_eq!((connection_with(&world, ALICE), connection_with(&world, NEW)), (None, Some(new.clone())));
@@ -245,8 +243,8 @@ mod tests {
     #[tokio::test]
     async fn two_connections_of_a_peer_are_merged() {
         let world = World::default();
-        let old = Connection { label: Some("Alice".into()), ..Connection::new(OURS, ALICE, 7) };
-        world.set(&Connection::key(OURS, ALICE), &old);
+        let old = Connection { label: Some("Alice".into()), ..Connection::new(OWN_DID, ALICE, 7) };
+        world.set(&Connection::key(OWN_DID, ALICE), &old);
         receive_from(&world, NEW).await;
         receive(&world, &rotating(ALICE, NEW)).await;
         assert_eq!(
@@ -284,15 +282,15 @@ mod tests {
     async fn a_relationship_ends() {
         let world = World::default();
         let now = NOW / 1000;
-        for theirs in [NEW, ALICE] {
-            receive_from(&world, theirs).await;
+        for peer in [NEW, ALICE] {
+            receive_from(&world, peer).await;
         }
         let mut unencrypted = ending(NEW, now);
         unencrypted.provenance.warnings.push(Warning::UnauthenticatedFromPrior);
         let mut timeless = ending(NEW, now);
         timeless.provenance.from_prior.as_mut().unwrap().iat = None;
         let before = ending(NEW, now - 1);
-        let ahead = ending(NEW, now + MAX_CLOCK_SKEW + 1);
+        let ahead = ending(NEW, now + MAX_CLOCK_SKEW / 1000 + 1);
         for received in [unencrypted, timeless, before, ahead, ending(ALICE, now), ending(THIRD, now)] {
             assert_eq!(receive(&world, &received).await, PeerRotationOutcome::None, "{received:?}");
         }
