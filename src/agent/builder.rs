@@ -43,11 +43,13 @@ pub struct AgentBuilder {
     options: AgentOptions,
 }
 
-/// The number of events that a subscriber may be behind. After that it loses events, and reads the store.
+/// How many events are buffered for a slow subscriber. A subscriber that falls further behind loses events, and must
+/// read the store.
 const EVENT_BUFFER: usize = 1024;
 
 impl Agent {
-    /// Builds an agent with these DIDs of ours. `secrets` holds their keys.
+    /// Begins an agent. `secrets` makes its private-key operations, `documents` are those of its DIDs, `resolver`
+    /// resolves the DIDs of peers, and `store` keeps messages and records.
     pub fn builder(
         secrets: Arc<dyn Secrets>,
         documents: OwnDocuments,
@@ -83,13 +85,14 @@ impl AgentBuilder {
         self
     }
 
-    /// Sets how the metrics read the states of the tokens. Without it, the metrics have none.
+    /// Sets how the metrics read the states of the tokens. Without it, the metrics contain no token states.
     pub fn tokens(mut self, tokens: Tokens) -> Self {
         self.tokens = Some(tokens);
         self
     }
 
-    /// Sets the HTTP client for short URLs of invitations and for mediators. Without it, neither is used over HTTP.
+    /// Sets the HTTP client that fetches invitations from short URLs and talks to mediators. Without it, the agent does
+    /// neither over HTTP.
     pub fn http(mut self, client: HttpClient) -> Self {
         self.http = Some(client);
         self
@@ -101,13 +104,13 @@ impl AgentBuilder {
         self
     }
 
-    /// Sets how messages are sent.
+    /// Sets the transports for outgoing messages. Without them, messages go out on return routes only.
     pub fn transports(mut self, transports: Transports) -> Self {
         self.transports = transports;
         self
     }
 
-    /// Sets the options.
+    /// Sets the options. Without it, the default options apply.
     pub fn options(mut self, options: AgentOptions) -> Self {
         self.options = options;
         self
@@ -198,7 +201,8 @@ impl AgentBuilder {
     }
 }
 
-/// Returns what follows each commit: the outbox sends new messages, and subscribers get an event for each delivery.
+/// Returns the function that is called after each commit: the outbox sends new messages, and subscribers get an event
+/// for each delivery.
 fn commit_listener(wakeups: Arc<PeerWakeups>, events: broadcast::Sender<Event>) -> CommitListener {
     Box::new(move |changes| {
         wakeups.wake_for(changes);

@@ -15,13 +15,14 @@ pub fn now() -> Millis {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis().try_into().unwrap_or(Millis::MAX))
 }
 
-/// Converts a time of a DIDComm message, in seconds since 1970, to milliseconds. A time out of range becomes the largest one.
+/// Converts a time of a DIDComm message, in seconds since 1970, to milliseconds. A time out of range becomes the
+/// largest one.
 pub fn seconds_to_millis(seconds: u64) -> Millis {
     Millis::try_from(seconds).unwrap_or(Millis::MAX).saturating_mul(1000)
 }
 
-/// The pause after this number of failures, with full jitter: a random time up to `first`, doubled for each further failure
-/// and at most `longest`.
+/// The pause after this number of failures, with full jitter: a random time up to `first`, doubled for each further
+/// failure and at most `longest`.
 pub fn full_jitter(first: Duration, longest: Duration, failures: u32) -> Duration {
     Backoff::new(first, longest).with_jitter(1.0).pause(failures)
 }

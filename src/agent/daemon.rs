@@ -1,4 +1,4 @@
-//! The agent, and what an application asks of it.
+//! The agent, and the requests that an application makes to it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -39,12 +39,13 @@ pub struct Agent {
     pub(super) tokens: Option<Tokens>,
     pub(super) events: broadcast::Sender<Event>,
     pub(super) options: AgentOptions,
-    /// Those of the options that may change while the agent runs.
+    /// The options that may change while the agent runs.
     pub(super) server: watch::Sender<Arc<ServerOptions>>,
     pub(super) retention: watch::Sender<Retention>,
 }
 
-/// Reads the documents of our DIDs again, and has the keepers look for new keys in the tokens. An error is in words.
+/// Reads the documents of our DIDs again, and has the keepers look for new keys in the tokens. The error is a message
+/// for people.
 pub type Reload = Box<dyn Fn() -> Result<OwnDocuments, String> + Send + Sync>;
 
 /// Returns the current state of each token.
@@ -54,8 +55,8 @@ pub type Tokens = Box<dyn Fn() -> TokenStates + Send + Sync>;
 const NEW_KEYS_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Agent {
-    /// Puts a message into the outbox. It is stored when this returns, and sent soon after. Returns the id of its outbox
-    /// entry.
+    /// Puts a message into the outbox. It is stored when this returns, and sent soon after. Returns the id of its
+    /// outbox entry.
     ///
     /// # Errors
     /// [`AgentError::Invalid`] if the message cannot be sent; [`AgentError::Store`] if it cannot be stored.
@@ -69,7 +70,7 @@ impl Agent {
         if let Some(from) = &message.from
             && self.own_dids.document(from).is_none()
         {
-            return invalid(&format!("{from} is none of our DIDs"));
+            return invalid(&format!("{from} is not one of our DIDs"));
         }
         if message.from.is_none() && (outgoing.sign || outgoing.protect_sender) {
             return invalid("an anonymous message cannot be signed, and has no sender to protect");
@@ -107,7 +108,7 @@ impl Agent {
         self.store.inner().acknowledge(ids).await
     }
 
-    /// The outbox entry of a message, by its id.
+    /// The outbox entry with this id, as [`send`](Self::send) returned it. `None` if it is unknown or was deleted.
     ///
     /// # Errors
     /// Those of the store.
@@ -123,7 +124,7 @@ impl Agent {
         self.store.inner().thread_entries(thread, limit).await
     }
 
-    /// What waits in the store, and its size.
+    /// How much waits in the store, and the size of the store.
     ///
     /// # Errors
     /// Those of the store.
@@ -134,7 +135,7 @@ impl Agent {
     /// Reads the documents of our DIDs again, after a DID was created while the agent runs.
     ///
     /// # Errors
-    /// In words, if a document is damaged. Nothing changes then.
+    /// A message for people, if a document is damaged. The DIDs stay as they are then.
     pub async fn reload_dids(&self) -> Result<(), String> {
         let Some(reload) = &self.reload else { return Ok(()) };
         self.own_dids.replace(reload()?);
@@ -166,8 +167,8 @@ impl Agent {
         self.retention.send_replace(retention);
     }
 
-    /// Rotates one of our DIDs to another. Every peer gets an empty message from the new DID. The old DID is read for
-    /// `overlap` more milliseconds.
+    /// Rotates one of our DIDs to another. Every peer gets an empty message from the new DID. Messages to the
+    /// old DID are read for `overlap` more milliseconds.
     ///
     /// # Errors
     /// [`AgentError::Invalid`] if `from_prior` does not prove the rotation, or is not signed by the old DID;
@@ -186,8 +187,8 @@ impl Agent {
     /// afterwards.
     ///
     /// # Errors
-    /// [`AgentError::Invalid`] if the DID has not rotated, is still read, or messages for it wait; [`AgentError::Store`] if no
-    /// other key of ours is ready to open the store, or the store fails.
+    /// [`AgentError::Invalid`] if the DID has not rotated, its overlap is not over, or messages for it wait;
+    /// [`AgentError::Store`] if no other key of ours is ready to open the store, or the store fails.
     pub async fn give_up_did(&self, did: &str) -> Result<(), AgentError> {
         self.rotations.give_up(did).await
     }
@@ -233,7 +234,9 @@ impl Agent {
     /// Accepts an invitation, given as a URL or as JSON. `label` is our name for the peer.
     ///
     /// # Errors
-    /// [`AgentError::Invalid`] if there is no invitation, or it has expired; [`AgentError::Store`] if the store fails.
+    /// [`AgentError::Invalid`] if `invitation` contains no invitation or cannot be fetched, the invitation has expired,
+    /// or
+    /// `from` is not one of our DIDs; [`AgentError::Store`] if the store fails.
     pub async fn accept_invitation(
         &self,
         invitation: &str,
@@ -243,7 +246,8 @@ impl Agent {
         self.invitations.accept(invitation, from, label).await
     }
 
-    /// At most `limit` connections with keys after `after`, each with its key. The proofs of our own rotations are left out.
+    /// At most `limit` connections with keys after `after`, each with its key. The proofs of our own rotations are left
+    /// out.
     ///
     /// # Errors
     /// Those of the store.

@@ -1,8 +1,8 @@
-//! Why the agent refused a request of the application.
+//! The error of the requests that an application makes to the agent.
 
 use super::store::error::StoreError;
 
-/// Why the agent refused a request of the application.
+/// Why a request of the application failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AgentError {

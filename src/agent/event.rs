@@ -1,4 +1,4 @@
-//! What an application can subscribe to.
+//! The events that an application can subscribe to.
 
 use super::store::Delivery;
 

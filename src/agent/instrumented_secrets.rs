@@ -1,5 +1,5 @@
-//! Counts and times each private-key operation of the agent. The time includes the connection to the keeper and the token's
-//! queue.
+//! Counts and times each private-key operation of the agent. The time includes the connection to the keeper and the
+//! token's queue.
 
 use std::{sync::Arc, time::Instant};
 

@@ -1,4 +1,4 @@
-//! Invitations: issued, fetched and accepted (out-of-band 2.0).
+//! Issues, fetches and accepts invitations (out-of-band 2.0).
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ use crate::{
     net::{HttpClient, RequestLimits},
 };
 
-/// What an invitation shall say.
+/// The content of a new invitation.
 #[derive(Debug, Clone, Default)]
 pub struct InvitationOptions {
     /// Our DID that invites.
@@ -48,13 +48,14 @@ pub struct AcceptedInvitation {
     pub peer_did: String,
     /// The invitation.
     pub invitation: Invitation,
-    /// The outbox id of the ping that tells the inviter.
+    /// The outbox id of the trust ping that tells the inviter of the acceptance.
     pub ping: String,
 }
 
 /// The media types that the agent accepts at a short URL.
 const ACCEPT: &str = "application/didcomm-plain+json, application/json";
-/// The base of an invitation's URL if the agent has no public URL. Agents read the invitation in the URL, and fetch nothing.
+/// The base of an invitation's URL if the agent has no public URL. Agents read the invitation in the URL, and fetch
+/// nothing.
 const NO_PUBLIC_URL: &str = "didcomm://invite";
 
 /// Issues and accepts invitations.
@@ -77,7 +78,7 @@ impl Invitations {
     /// [`AgentError::Invalid`] if `from` is not one of our DIDs; [`AgentError::Store`] if the store fails.
     pub async fn issue(&self, options: InvitationOptions) -> Result<IssuedInvitation, AgentError> {
         if self.own_dids.document(&options.from).is_none() {
-            return Err(invalid(format!("{} is none of our DIDs", options.from)));
+            return Err(invalid(format!("{} is not one of our DIDs", options.from)));
         }
         let created = now();
         let mut invitation = Invitation::new(options.from);
@@ -88,7 +89,7 @@ impl Invitations {
         let issued = IssuedInvitation { invitation, created, expires, multi_use: options.multi_use, used_by: None };
         match self.store.put(&IssuedInvitation::key(&issued.invitation.id), &issued, 0).await? {
             true => Ok(issued),
-            false => Err(invalid("there is an invitation of this id")),
+            false => Err(invalid("an invitation with this id exists already")),
         }
     }
 
@@ -126,18 +127,20 @@ impl Invitations {
         Ok(self.find(id).await?.map(|issued| self.urls(&issued.invitation).0))
     }
 
-    /// Returns the URL that contains an invitation, and the short URL to fetch the invitation from, if there is a public URL.
+    /// Returns the URL that contains an invitation, and the short URL to fetch the invitation from, if there is a
+    /// public URL.
     pub fn urls(&self, invitation: &Invitation) -> (String, Option<String>) {
         let base = self.public_url.as_deref();
         let short = base.map(|base| format!("{}?_oobid={}", with_path(base), invitation.id));
         (invitation.to_url(&base.map_or_else(|| NO_PUBLIC_URL.to_owned(), with_path)), short)
     }
 
-    /// Accepts an invitation, given as a URL or as JSON. The connection and a ping in the invitation's thread are stored
-    /// together. `label` is our name for the peer.
+    /// Accepts an invitation, given as a URL or as JSON. The connection and a ping in the invitation's thread are
+    /// stored together. `label` is our name for the peer.
     ///
     /// # Errors
-    /// [`AgentError::Invalid`] if there is no invitation, or it has expired; [`AgentError::Store`] if the store fails.
+    /// [`AgentError::Invalid`] if `text` contains no invitation or it cannot be fetched, the invitation has expired, or
+    /// `from` is not one of our DIDs; [`AgentError::Store`] if the store fails.
     pub async fn accept(
         &self,
         text: &str,
@@ -149,7 +152,7 @@ impl Invitations {
             ParsedInvitation::Url(url) => self.fetch(&url).await?,
         };
         let Some(document) = self.own_dids.document(from) else {
-            return Err(invalid(format!("{from} is none of our DIDs")));
+            return Err(invalid(format!("{from} is not one of our DIDs")));
         };
         let own_did = document.id().to_owned();
         if invitation.expires_time.is_some_and(|expires| seconds_to_millis(expires) <= now()) {
@@ -170,7 +173,7 @@ impl Invitations {
             .to(&peer_did)
             .pthid(&invitation.id)
             .finalize();
-        let (ping, send) = self.store.send_change(&OutgoingMessage::plain(ping), self.message_lifetime)?;
+        let (ping, send) = self.store.send_change(&OutgoingMessage::new(ping), self.message_lifetime)?;
         match self.store.commit_changes(vec![put, send]).await? {
             CommitOutcome::Committed => Ok(AcceptedInvitation { own_did, peer_did, invitation, ping }),
             _ => Err(AgentError::Store(StoreError::Unavailable("the connection was changed meanwhile".to_owned()))),
@@ -179,18 +182,21 @@ impl Invitations {
 
     /// Fetches the invitation at a short URL: in the address of a redirect, or in the body.
     async fn fetch(&self, url: &str) -> Result<Invitation, AgentError> {
-        let client = self.http.as_ref().ok_or_else(|| invalid(format!("{url}: nothing is fetched here")))?;
+        let client = self
+            .http
+            .as_ref()
+            .ok_or_else(|| invalid(format!("{url} is not fetched: this agent has no HTTP client")))?;
         let limits = RequestLimits { max_response_bytes: MAX_LENGTH, ..RequestLimits::default() };
         let answer = client.get_untrusted(url, ACCEPT, limits).await.map_err(|error| invalid(error.to_string()))?;
         let found = match (answer.status, answer.location, answer.body) {
             (200, _, Ok(body)) => Invitation::parse(&String::from_utf8_lossy(&body)),
             (300..400, Some(to), _) => Invitation::parse(&to),
             (404 | 410, ..) => {
-                return Err(invalid(format!("there is no invitation at {url}: it may no longer be good")));
+                return Err(invalid(format!("there is no invitation at {url}: it may have expired, or was revoked")));
             }
             (status, ..) => return Err(invalid(format!("{url} answers with status {status}"))),
         };
-        match found.map_err(|error| invalid(format!("what {url} leads to: {error}")))? {
+        match found.map_err(|error| invalid(format!("{url} leads to no valid invitation: {error}")))? {
             ParsedInvitation::Invitation(invitation) => Ok(*invitation),
             ParsedInvitation::Url(_) => Err(invalid(format!("{url} leads to a short URL again"))),
         }
@@ -201,7 +207,7 @@ fn invalid(reason: impl Into<String>) -> AgentError {
     AgentError::Invalid(reason.into())
 }
 
-/// Returns a URL with a path, so that a query can follow.
+/// Adds the path `/` to a URL without a path, so that a query can be appended.
 fn with_path(base: &str) -> String {
     let host = base.split_once("://").map_or(base, |(_, rest)| rest);
     if host.contains('/') { base.to_owned() } else { format!("{base}/") }

@@ -1,6 +1,7 @@
 //! The metrics for Prometheus. docs/operations.md lists them.
 //!
-//! The sender of a message chooses its type, so a label holds the protocol of the type only if this agent speaks it, and
+//! The sender of a message chooses its type, so a label holds the protocol of the type only if this agent speaks it,
+//! and
 //! `other` otherwise.
 
 use std::{
@@ -188,7 +189,8 @@ impl Metrics {
         }
     }
 
-    /// All metrics in the text format of OpenMetrics 1.0. `usage` and `tokens` are the state of the store and of the tokens at
+    /// All metrics in the text format of OpenMetrics 1.0. `usage` and `tokens` are the state of the store and of the
+    /// tokens at
     /// `now`, in milliseconds since 1970.
     pub(super) fn render(&self, usage: &Usage, tokens: &TokenStates, now: Millis) -> String {
         for (token, current) in tokens {

@@ -1,7 +1,7 @@
 //! The daemon: an agent that receives, stores, handles and sends messages.
 //!
-//! [`Agent::builder`] builds an agent, and [`Agent::run`] runs it. Every message is written to the [`Store`](store::Store)
-//! before its sender gets an answer. It is decrypted once a token is ready, and handed to its
+//! [`Agent::builder`] builds an agent, and [`Agent::run`] runs it. Every message is written to the
+//! [`Store`](store::Store) before its sender gets an answer. It is decrypted once a token is ready, and handed to its
 //! [`Protocol`](protocol::Protocol) or to the application. A message to send is stored before it is sent.
 
 pub mod api;

@@ -7,13 +7,13 @@ use super::{
 /// The options of an agent.
 #[derive(Debug, Clone, Default)]
 pub struct AgentOptions {
-    /// Receiving messages.
+    /// How messages are received.
     pub inbox: InboxOptions,
-    /// Sending messages.
+    /// How messages are sent.
     pub outbox: OutboxOptions,
-    /// Fetching messages from mediators.
+    /// How messages are fetched from mediators.
     pub mediation: MediationOptions,
-    /// The public side.
+    /// The limits and timeouts of the public side.
     pub server: ServerOptions,
     /// How long data stays in the store.
     pub retention: Retention,

@@ -1,4 +1,4 @@
-//! A message that the agent is to send.
+//! A message that the agent sends.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -20,13 +20,13 @@ pub struct OutgoingMessage {
 }
 
 impl OutgoingMessage {
-    /// A message that is neither signed nor sent with a hidden sender.
-    pub fn plain(message: Message) -> Self {
+    /// A message with neither option: it is not signed, and mediators see its sender.
+    pub fn new(message: Message) -> Self {
         Self { message, sign: false, protect_sender: false }
     }
 }
 
-/// Begins a message with a new id and the current time as its `created_time`.
+/// Begins a message of type `kind` with a new id and the current time as its `created_time`.
 pub fn new_message(kind: &str, body: Value) -> MessageBuilder {
     Message::build(Message::new_id(), kind, body).created_time(now().unsigned_abs() / 1000)
 }

@@ -1,4 +1,4 @@
-//! Our DIDs. The agent knows them by their documents, also while their tokens are unavailable.
+//! Our DIDs. The agent knows them by their documents, even while their tokens are unavailable.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -33,7 +33,7 @@ struct Documents {
     retired: Vec<String>,
     /// The log of each did:webvh, by its path.
     logs: HashMap<String, String>,
-    /// The DIDs that are ours only if a token holds one of their keys. Documents of others are among them.
+    /// The DIDs that are ours only if a token holds one of their keys. DIDs of others are among them.
     candidates: Vec<String>,
 }
 
@@ -44,12 +44,12 @@ pub struct OwnDocuments {
     pub created: Vec<Document>,
     /// Other local documents. Each is ours if a token holds one of its keys.
     pub candidates: Vec<Document>,
-    /// The logs of those that are did:webvh.
+    /// The logs of the DIDs that are did:webvh.
     pub logs: Vec<OwnLog>,
 }
 
 impl OwnDids {
-    /// Makes the DIDs from their documents.
+    /// The DIDs of these documents. `secrets` makes the private-key operations of their keys.
     pub fn new(secrets: Arc<dyn Secrets>, documents: OwnDocuments) -> Self {
         let documents = Documents::new(documents);
         let (identities, _) = Identities::partial(secrets.clone(), documents.all.clone());
@@ -60,12 +60,12 @@ impl OwnDids {
         }
     }
 
-    /// Returns the tokens.
+    /// Returns the private-key operations of our DIDs, and the states of their keys.
     pub fn secrets(&self) -> &Arc<dyn Secrets> {
         &self.secrets
     }
 
-    /// Returns our DIDs with those of their keys that a token has shown.
+    /// Returns our DIDs, each with those of its keys that a token has shown.
     pub fn identities(&self) -> Arc<Identities> {
         self.identities.borrow().clone()
     }
@@ -111,8 +111,8 @@ impl OwnDids {
         self.refresh();
     }
 
-    /// Returns the names of our DIDs that are reached by one of these routing DIDs: a service's endpoint is a routing DID, or
-    /// has a routing key of it. Both names of a did:peer:4 are returned, since a peer may write to either.
+    /// Returns the names of our DIDs that are reached by one of these routing DIDs: a service's endpoint is a routing
+    /// DID, or has a routing key of it. Both names of a did:peer:4 are returned, since a peer may write to either.
     pub fn routed_through(&self, routing_dids: &[String]) -> Vec<String> {
         let documents = self.documents.borrow();
         let is_routing = |uri: &str| {

@@ -48,8 +48,8 @@ pub struct RouteGuard {
 }
 
 impl ReturnRoutes {
-    /// Opens a route to a peer that has authenticated itself on the connection. A connection opens at most one route for
-    /// each peer.
+    /// Opens a route to a peer that has authenticated itself on the connection. A connection opens at most one route
+    /// for each peer.
     pub fn open(
         self: &Arc<Self>,
         peer: &str,

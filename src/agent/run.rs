@@ -11,14 +11,15 @@ use super::{
     server::{MessageRateLimiter, Server, ServerContext},
 };
 
-/// The interval at which a token is asked for the store's key. It is asked earlier when a key becomes ready.
+/// The interval at which the agent tries to unlock a sealed store. It also tries whenever the state of a key changes.
 const UNLOCK_INTERVAL: Duration = Duration::from_secs(5);
 /// The interval at which expired data is deleted, and how many rows one commit deletes.
 const CLEANUP_INTERVAL: Duration = Duration::from_secs(60);
 const CLEANUP_BATCH: usize = 1000;
 
 impl Agent {
-    /// Runs until `shutdown`, then lets running work finish.
+    /// Runs the agent, and serves peers on `servers`, until `shutdown` is cancelled. Then waits until running work has
+    /// finished.
     ///
     /// # Errors
     /// If a listening socket cannot be used.
@@ -56,7 +57,8 @@ impl Agent {
         result
     }
 
-    /// Unlocks the store as soon as a token is ready. Afterwards wraps its key for each further key that becomes ready.
+    /// Unlocks the store as soon as a token is ready. Afterwards wraps the store key for each further key that becomes
+    /// ready.
     async fn unlock_store(self: Arc<Self>, shutdown: CancellationToken) {
         let mut logged = String::new();
         let mut keys = self.own_dids.secrets().keys();
@@ -71,7 +73,7 @@ impl Agent {
                 Ok(()) = keys.changed() => self.own_dids.refresh(),
             }
         }
-        // A token that appears later must be able to open the store too, in case another is lost one day.
+        // A token that appears later must be able to unlock the store too, in case the first token is lost.
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -92,7 +94,7 @@ impl Agent {
             self.rotations.retire_expired().await;
             let retention = *self.retention.borrow();
             match self.store.inner().delete_expired(now(), &retention, CLEANUP_BATCH).await {
-                // There may be more.
+                // More rows may have expired.
                 Ok(deleted) if deleted >= CLEANUP_BATCH => {
                     tokio::task::yield_now().await;
                     continue;

@@ -136,7 +136,7 @@ impl NeededKeys {
 pub fn own_document(config: &Config, did: &str) -> Result<Document, Failure> {
     let documents = OwnDids::load(config)?.documents;
     documents.into_iter().find(|document| document.names(did)).ok_or_else(|| {
-        Failure::new("not-ours", format!("{} is none of our DIDs", short(did)))
+        Failure::new("not-ours", format!("{} is not one of our DIDs", short(did)))
             .hint("`claviger key list` shows the DIDs that use our keys")
     })
 }

@@ -1,7 +1,8 @@
 //! Access control of the API.
 //!
 //! On a Unix socket the kernel tells the caller's user id. On the loopback interface every process of the machine can
-//! connect, and so can a page in a browser. There a request needs a bearer token and a loopback `Host`, and must not have an
+//! connect, and so can a page in a browser. There a request needs a bearer token and a loopback `Host`, and must not
+//! have an
 //! `Origin`.
 
 use std::{
@@ -121,6 +122,7 @@ impl ApiListener {
     }
 }
 
+/// An [`ApiListener`] in the form that Tokio needs.
 pub(super) enum Listener {
     Unix(UnixListener),
     Loopback(TcpListener),

@@ -1,4 +1,4 @@
-//! Connections: listed, and ended.
+//! Requests that list connections and end relationships.
 
 use axum::{
     Json,

@@ -1,4 +1,4 @@
-//! Our DIDs: listed, reloaded from the state folder, rotated, given up.
+//! Requests that list our DIDs, reload them from the state folder, rotate them, and give them up.
 
 use axum::{
     Json,
@@ -114,8 +114,8 @@ pub(super) struct GiveUpDid {
     did: String,
 }
 
-/// Gives up a DID that has rotated, once its overlap is over. Its keys no longer open the store, so they may be deleted from
-/// their tokens afterwards (`claviger did retire`).
+/// Gives up a DID that has rotated, once its overlap is over. Its keys no longer open the store, so they may be deleted
+/// from their tokens afterwards (`claviger did retire`).
 #[utoipa::path(
     post,
     path = "/v1/dids/give-up",

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use crate::agent::{error::AgentError, store::StoreError};
 
-/// An error: a code for programs, and a message for people. The command line has the same form.
+/// An error: a code for programs, and a message for people. Errors of the command line have the same form.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ApiError {
     #[serde(skip)]
@@ -83,7 +83,7 @@ impl From<JsonRejection> for ApiError {
     }
 }
 
-/// Removes the string that serde quotes if a string stands in place of another type. It may be the content of a message,
+/// Removes the string that serde quotes in its error if it expected another type. It may be the content of a message,
 /// which must not get into the logs of an application.
 fn without_quoted_string(text: String) -> String {
     let around =

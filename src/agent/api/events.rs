@@ -29,8 +29,8 @@ pub(super) struct EventQuery {
 }
 
 /// The most messages that are read from the store at once.
-const PAGE: usize = 100;
-/// The interval at which the store is read without an event.
+const PAGE_SIZE: usize = 100;
+/// The interval at which the store is read if there is no event.
 const READ_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Messages as they are received, beginning with unacknowledged ones. The `id` of an event is a cursor, its `event` is
@@ -72,7 +72,8 @@ pub(super) async fn stream(
     Ok(Sse::new(reader.into_stream()).keep_alive(KeepAlive::default()).into_response())
 }
 
-/// Reads messages from the store, in their order and without gaps. An event only tells when to read again.
+/// Reads messages from the store, in their order and without gaps. An event of the agent only triggers
+/// the next read.
 struct EventReader {
     agent: Arc<Agent>,
     events: broadcast::Receiver<AgentEvent>,
@@ -98,7 +99,7 @@ impl EventReader {
             if let Some(message) = self.read.pop() {
                 return Some(message);
             }
-            let query = DeliveryQuery { after: self.after, limit: PAGE, ..DeliveryQuery::default() };
+            let query = DeliveryQuery { after: self.after, limit: PAGE_SIZE, ..DeliveryQuery::default() };
             match self.agent.deliveries(query).await {
                 Ok(found) if !found.is_empty() => {
                     self.read =

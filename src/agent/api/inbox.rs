@@ -1,4 +1,4 @@
-//! Received messages: read and acknowledged.
+//! Requests that read and acknowledge received messages.
 
 use axum::{
     Json,

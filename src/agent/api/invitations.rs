@@ -1,4 +1,4 @@
-//! Invitations: created, listed, revoked, accepted (out-of-band 2.0).
+//! Requests that create, list, revoke and accept invitations (out-of-band 2.0).
 
 use axum::{
     Json,
@@ -102,7 +102,7 @@ pub(super) struct AcceptInvitation {
 }
 
 /// The number of invitations on a page.
-const PAGE: usize = 100;
+const PAGE_SIZE: usize = 100;
 const MAX_GOAL_CHARS: usize = 1000;
 const MAX_HOURS: u32 = 10 * 365 * 24;
 const HOUR_MILLIS: i64 = 60 * 60 * 1000;
@@ -185,7 +185,7 @@ pub(super) async fn list(
     query: Result<Query<InvitationQuery>, QueryRejection>,
 ) -> Result<Json<InvitationPage>, ApiError> {
     let Query(query) = query?;
-    let found = context.agent.invitations(&query.after, PAGE).await?;
+    let found = context.agent.invitations(&query.after, PAGE_SIZE).await?;
     let cursor = found.last().map_or(query.after, |(key, _)| key.clone());
     let invitations = found.into_iter().map(|(_, issued)| InvitationView::new(&context.agent, issued)).collect();
     Ok(Json(InvitationPage { invitations, cursor }))

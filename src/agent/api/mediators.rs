@@ -1,4 +1,4 @@
-//! Mediators: added, listed, removed.
+//! Requests that add, list and remove mediators.
 
 use axum::{
     Json,
@@ -104,8 +104,8 @@ pub(super) async fn list(State(context): State<ApiContext>) -> Result<Json<Vec<M
     Ok(Json(all.into_iter().map(MediatorView::from).collect()))
 }
 
-/// Asks a mediator to receive messages for this agent, and waits for its answer. Afterwards the agent registers each DID of
-/// ours whose service names a routing DID of the mediator.
+/// Asks a mediator to receive messages for this agent, and waits for its answer. Afterwards the agent registers each
+/// DID of ours whose service names a routing DID of the mediator.
 #[utoipa::path(
     post,
     path = "/v1/mediators",

@@ -1,4 +1,4 @@
-//! Sending messages, and their state in the outbox.
+//! Requests that send messages, and that read the state of a message in the outbox.
 
 use axum::{
     Json,

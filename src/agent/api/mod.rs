@@ -1,9 +1,9 @@
-//! The application's API: HTTP and JSON on a Unix socket, where the kernel tells the caller's user id, or on the loopback
-//! interface with a bearer token.
+//! The application's API: HTTP and JSON on a Unix socket, where the kernel tells the caller's user id, or on the
+//! loopback interface with a bearer token.
 //!
-//! An application sends, reads and acknowledges messages, makes and accepts invitations, and reads the agent's state. No
-//! function of the API signs, derives, wraps or decrypts data of the caller. A caller can speak as the agent, and cannot use
-//! a key in any other way.
+//! An application sends, reads and acknowledges messages, makes and accepts invitations, and reads the agent's state.
+//! No function of the API signs, derives, wraps or decrypts data of the caller. A caller can speak as the agent, and
+//! cannot use a key in any other way.
 
 mod access;
 mod connections;

@@ -1,10 +1,10 @@
-//! Secrets that two programs share by a file.
+//! Reads a secret that two programs share in a file.
 
 use std::{fs, io, os::unix::fs::MetadataExt, path::Path};
 
 use zeroize::Zeroizing;
 
-/// The least length of a secret, in characters.
+/// The minimum length of a secret, in characters.
 const MIN_CHARS: usize = 32;
 
 /// Reads the first line of a file that only its owner may read.

@@ -1,4 +1,4 @@
-//! The agent's state: threads, tokens, and what waits in the store.
+//! Requests that read the agent's state: threads, tokens, and how much waits in the store.
 
 use axum::{
     Json,
@@ -68,8 +68,8 @@ impl From<ThreadEntry> for ThreadMessage {
     }
 }
 
-/// The messages of a thread that were delivered to the application or sent, oldest first. A message that a protocol handled
-/// by itself is not among them.
+/// The messages of a thread that were delivered to the application or sent, oldest first. A message that a protocol
+/// handled by itself is not among them.
 #[utoipa::path(
     get,
     path = "/v1/threads/{thread}",

@@ -1,8 +1,8 @@
 //! The webhook: messages are POSTed to the application, each until it is accepted, one after the other in their order.
 //!
-//! The messages to deliver are those that wait in the inbox; there is no other list. So a restart changes nothing, and an
-//! accepted message is acknowledged and never delivered again. A message is delivered at least once. It is delivered twice
-//! if the response or the acknowledgement was lost.
+//! The messages to deliver are those that wait in the inbox; there is no other list. So a restart changes nothing, and
+//! an accepted message is acknowledged and never delivered again. A message is delivered at least once. It is delivered
+//! twice if the response or the acknowledgement was lost.
 
 use std::{fmt, io, path::Path, sync::Arc, time::Duration};
 
@@ -26,7 +26,7 @@ use crate::{
     net::HttpClient,
 };
 
-/// A webhook: where messages are delivered, and which.
+/// A webhook: the URL that messages are delivered to, the secret that signs them, and their types.
 pub struct Webhook {
     url: String,
     /// The host of the URL, for the log. The rest of the URL may be a secret.
@@ -61,7 +61,7 @@ const DEPRECATED_SIGNATURE: &str = "claviger-signature";
 /// The longest pause after the first failure, and after any number of failures.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(5 * 60);
-/// The interval at which the store is read without an event.
+/// The interval at which the store is read if there is no event.
 const READ_INTERVAL: Duration = Duration::from_secs(15);
 
 impl Webhook {
@@ -157,8 +157,8 @@ struct Worker {
 }
 
 impl Worker {
-    /// Returns the oldest message to deliver. It is read again for each attempt, since an application may have acknowledged
-    /// it through the API.
+    /// Returns the oldest message to deliver. It is read again for each attempt, since an application may have
+    /// acknowledged it through the API.
     async fn next(&mut self) -> Result<Option<Delivery>, StoreError> {
         loop {
             let query = DeliveryQuery { after: self.checked, limit: 1, ..DeliveryQuery::default() };

@@ -24,7 +24,8 @@ pub(super) struct WebhookSecret {
 pub struct InvalidWebhookSecret;
 
 impl WebhookSecret {
-    /// Reads a secret. After the prefix `whsec_` it is the signing key in base64. Without the prefix its bytes are the key.
+    /// Reads a secret. After the prefix `whsec_` it is the signing key in base64. Without the prefix its bytes are the
+    /// key.
     pub fn parse(text: Zeroizing<String>) -> Result<Self, InvalidWebhookSecret> {
         let key = match text.strip_prefix(PREFIX) {
             Some(encoded) => STANDARD.decode(encoded).map_err(|_| InvalidWebhookSecret)?,
@@ -37,15 +38,15 @@ impl WebhookSecret {
         }
     }
 
-    /// The header `webhook-signature`: `v1,` and in base64 the HMAC-SHA256 of the message's id, the time of the attempt in
-    /// seconds since 1970, and the body, joined by full stops.
+    /// The header `webhook-signature`: `v1,` and in base64 the HMAC-SHA256 of the message's id, the time of the attempt
+    /// in seconds since 1970, and the body, joined by full stops.
     pub fn sign(&self, id: &str, seconds: i64, body: &[u8]) -> String {
         let mac = hmac(&self.key, &[format!("{id}.{seconds}.").as_bytes(), body]);
         format!("v1,{}", STANDARD.encode(mac))
     }
 
-    /// The deprecated header `claviger-signature`: `t=` and the time in seconds since 1970, `v1=` and in hexadecimal the
-    /// HMAC-SHA256 of the time, a full stop and the body. Its key is the text of the secret.
+    /// The deprecated header `claviger-signature`: `t=` and the time in seconds since 1970, `v1=` and in hexadecimal
+    /// the HMAC-SHA256 of the time, a full stop and the body. Its key is the text of the secret.
     pub fn sign_deprecated(&self, seconds: i64, body: &[u8]) -> String {
         let mac = hmac(self.text.as_bytes(), &[format!("{seconds}.").as_bytes(), body]);
         let hex: String = mac.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -75,7 +76,8 @@ mod tests {
         assert_eq!(signature, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
     }
 
-    /// Compared with `printf 'a.1700000000.{}' | openssl dgst -sha256 -hmac 0123456789abcdef0123456789abcdef -binary | base64`.
+    /// Compared with
+    /// `printf 'a.1700000000.{}' | openssl dgst -sha256 -hmac 0123456789abcdef0123456789abcdef -binary | base64`.
     #[test]
     fn a_secret_without_the_prefix_is_used_as_it_is() {
         let secret = secret("0123456789abcdef0123456789abcdef").unwrap();

@@ -1,5 +1,5 @@
-//! Messages over HTTP (DIDComm v2.1 "HTTPS"): a POST gets 202, and a body only if the sender asked for replies on the same
-//! connection.
+//! Messages over HTTP (DIDComm v2.1 "HTTPS"): a POST gets 202, and a body only if the sender asked for replies on the
+//! same connection.
 
 use axum::{
     Router,
@@ -146,8 +146,8 @@ fn retry_later(status: StatusCode, text: &'static str) -> Response {
     (status, [(header::RETRY_AFTER, RETRY_AFTER)], text).into_response()
 }
 
-/// 202; or the first reply, if the sender asked for replies on this connection (extension `return_route`: an HTTP response
-/// holds one message).
+/// Responds with 202; or with the first reply, if the sender asked for replies on this connection (extension
+/// `return_route`: an HTTP response holds one message).
 async fn respond(context: &ServerContext, return_route: oneshot::Receiver<ReturnRouteRequest>) -> Response {
     let accepted = || StatusCode::ACCEPTED.into_response();
     // While the token is unavailable, or the queue is long, the message is not opened soon.

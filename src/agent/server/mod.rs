@@ -1,8 +1,8 @@
 //! The public side: where peers deliver messages, over HTTP and WebSocket.
 //!
 //! Anyone may connect, so everything is bounded: connections in total and per address, the time for headers, for a body
-//! and between requests, the size of both, the bytes of all incoming messages together, and the messages per second from
-//! an address.
+//! and between requests, the size of both, the bytes of all incoming messages together, and the messages per second
+//! from an address.
 
 mod admission;
 mod context;
@@ -99,7 +99,8 @@ impl Server {
                 }
             });
         }
-        // A peer that connects now is refused and retries later. On an open socket it would wait in the backlog for nothing.
+        // A peer that connects now is refused and retries later. On an open socket it would wait in the backlog for
+        // nothing.
         drop(listener);
         let all_ended = async { while tasks.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(DRAIN_TIMEOUT, all_ended).await;

@@ -1,4 +1,4 @@
-//! What an operator decides of the public side.
+//! The options of the public side.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! What a browser is shown, and the documents of our DIDs that this server publishes (did:web, did:webvh).
+//! The answers to GET: web pages for people, redirects of short invitation URLs, and the documents of our DIDs that
+//! this server publishes (did:web, did:webvh).
 
 use axum::{
     http::{HeaderName, HeaderValue, StatusCode, Uri, header, request::Parts},
@@ -18,7 +19,7 @@ const STYLE: &str = include_str!("page.css");
 const CONTENT_SECURITY_POLICY: HeaderValue =
     HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'");
 
-/// The most characters that are shown of an invitation's goal, and of its DID.
+/// The most characters of an invitation's goal, and of its DID, that a page shows.
 const MAX_GOAL_CHARS: usize = 1000;
 const MAX_DID_CHARS: usize = 100;
 
@@ -69,8 +70,8 @@ fn document(context: &ServerContext, path: &str) -> Option<Response> {
     Some((media_type, any_origin, text).into_response())
 }
 
-/// Redirects a short URL to the URL that contains the invitation. A program follows it and a browser shows it (out-of-band
-/// 2.0 "Short URL Message Retrieval").
+/// Redirects a short URL to the URL that contains the invitation. A program follows it and a browser shows it
+/// (out-of-band 2.0 "Short URL Message Retrieval").
 async fn redirect_to_invitation(context: &ServerContext, uri: &Uri) -> Response {
     let id = uri.query().unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("_oobid="));
     match context.invitations.long_url(id.unwrap_or_default()).await {
@@ -98,10 +99,10 @@ fn about_page() -> Response {
     )
 }
 
-/// The page of an out-of-band URL. It tells a person without a wallet at hand what the URL is (out-of-band 2.0 "Standard
-/// Message Encoding").
+/// The page of an out-of-band URL. It tells a person without a wallet at hand what the URL is (out-of-band 2.0
+/// "Standard Message Encoding").
 fn invitation_page(url: &str, invitation: &Invitation) -> Response {
-    // The QR code holds the URL of the address bar, not what was read from it.
+    // The QR code contains the URL of the address bar, and not the parsed invitation encoded again.
     let qr_code = qr_svg(url).ok().map(|svg| svg.split_once("?>").map_or(svg.clone(), |(_, svg)| svg.to_owned()));
     page(
         "An invitation to talk",

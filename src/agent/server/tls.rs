@@ -68,8 +68,8 @@ impl ServerTls {
         Ok(Self { certificate, key, current })
     }
 
-    /// The folders of the files, and of the files that symbolic links point to. A sandbox must allow reading there, since a
-    /// renewed certificate appears in them.
+    /// The folders of the files, and of the files that symbolic links point to. A sandbox must allow reading there,
+    /// since a renewed certificate appears in them.
     pub fn folders(&self) -> Vec<PathBuf> {
         let files = [&self.certificate, &self.key];
         let real = files.iter().filter_map(|file| fs::canonicalize(file).ok());

@@ -184,8 +184,8 @@ impl Session {
         let _ = timeout(CLOSE_TIMEOUT, socket.close(frame)).await;
     }
 
-    /// Passes a message to the inbox. Returns why the WebSocket is closed, if the message is not stored: a peer may assume
-    /// that its messages are stored as long as the WebSocket stays open.
+    /// Passes a message to the inbox. Returns why the WebSocket is closed, if the message is not stored: a peer may
+    /// assume that its messages are stored as long as the WebSocket stays open.
     async fn accept_message(
         &mut self,
         packed: Vec<u8>,

@@ -1,4 +1,4 @@
-//! The bytes of messages that are being received: ten thousand slow senders must not fill the memory.
+//! Limits the bytes of messages that are being received, so that ten thousand slow senders do not fill the memory.
 
 use std::{
     collections::HashMap,

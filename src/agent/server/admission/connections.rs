@@ -1,4 +1,4 @@
-//! The number of open connections: in total, and for each peer address.
+//! Limits the number of open connections, in total and for each peer address.
 
 use std::{
     collections::HashMap,

@@ -1,4 +1,4 @@
-//! The number of messages per second from each peer address.
+//! Limits the messages per second from each peer address.
 
 use std::{
     net::IpAddr,
@@ -10,7 +10,8 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 use super::address::peer_address_prefix;
 
-/// Limits the messages per second from each peer address. Holds the rate it was last asked for, and its limiter.
+/// Limits the messages per second from each peer address. Holds the rate of the last call, and the limiter for
+/// that rate.
 #[derive(Default)]
 pub struct MessageRateLimiter(RwLock<(u32, Option<DefaultKeyedRateLimiter<IpAddr>>)>);
 

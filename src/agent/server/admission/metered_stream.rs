@@ -33,18 +33,19 @@ pub struct MeteredStream<I> {
 }
 
 impl<I> MeteredStream<I> {
-    /// A stream over `io` whose bytes count on `reservation`, and whose messages arrive within `message_timeout`.
+    /// A stream over `io` whose bytes count against `reservation`, and whose messages must arrive within
+    /// `message_timeout`.
     pub fn new(io: I, reservation: ByteReservation, message_timeout: Duration) -> Self {
         Self { io, reservation, message_timeout, deadline: None }
     }
 
-    /// RecordReader that a message is complete and out of memory: its bytes are released.
+    /// Records that a message is complete and no longer in memory: its bytes are released.
     pub fn message_done(&mut self) {
         self.reservation.release(usize::MAX);
         self.deadline = None;
     }
 
-    /// RecordReader that a control frame with this payload has arrived, perhaps between the frames of a message.
+    /// Records that a control frame with this payload has arrived, perhaps between the frames of a message.
     pub fn control_frame_done(&mut self, payload: usize) {
         if self.reservation.release(CONTROL_FRAME_OVERHEAD + payload) == 0 {
             self.deadline = None;

@@ -1,4 +1,4 @@
-//! What a stranger may use of the public side: connections, messages per second, and bytes in memory.
+//! The limits for each peer address and in total: connections, messages per second, and bytes in memory.
 //!
 //! Each limit counts by `peer_address_prefix`, so that a peer does not get more by using more of its IPv6 addresses.
 
