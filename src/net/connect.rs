@@ -1,4 +1,5 @@
-//! TCP connections: the host is resolved, the guard filters its addresses, and the address of the connection is checked again.
+//! TCP connections: the host is resolved, the guard filters its addresses, and the address of the connection is checked
+//! again.
 
 use std::{
     collections::VecDeque,
@@ -47,8 +48,8 @@ impl Connector {
 
     /// Connects to a host, which is a name or an IP address, within `limit`.
     ///
-    /// The addresses of a name that the guard allows are tried in the system's order, each starting 250 ms after the one
-    /// before. A name without any such address is refused.
+    /// The addresses of a name that the guard allows are tried in the system's order, each starting 250 ms after the
+    /// one before. A name without any such address is refused.
     ///
     /// # Errors
     /// [`NetError::Resolve`], [`NetError::Refused`], [`NetError::Connect`] and [`NetError::Timeout`].
@@ -82,7 +83,8 @@ impl Connector {
         }
     }
 
-    /// Resolves a host by the system. IP addresses are resolved too: the system reads `2130706433` and `0x7f.1` as 127.0.0.1.
+    /// Resolves a host by the system. IP addresses are resolved too: the system reads `2130706433` and `0x7f.1` as
+    /// 127.0.0.1.
     async fn lookup(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, NetError> {
         let Ok(permit) = self.lookups.clone().acquire_owned().await else {
             return Err(unresolved(host, io::Error::other("the agent is shutting down")));

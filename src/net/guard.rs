@@ -1,8 +1,8 @@
 //! The guard against server-side request forgery (SSRF): which addresses the agent connects to.
 //!
-//! A stranger who writes a URL can make the agent send requests to servers that only the agent reaches: on its own machine,
-//! in its network, or the metadata service of its cloud. A host name proves nothing (`127.0.0.1.nip.io` is public and
-//! resolves to the loopback address), so the guard checks addresses.
+//! A stranger who writes a URL can make the agent send requests to servers that only the agent reaches: on its own
+//! machine, in its network, or the metadata service of its cloud. A host name proves nothing (`127.0.0.1.nip.io` is
+//! public and resolves to the loopback address), so the guard checks addresses.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -10,8 +10,9 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// Decides which addresses the agent connects to: globally reachable addresses, and those that the operator allows.
 ///
-/// It refuses the ranges of IANA's special-purpose registries (RFC 6890) that are not globally reachable, multicast, and all
-/// of IPv6 that is not global unicast. An IPv6 address with an embedded IPv4 address is refused if that address is.
+/// It refuses the ranges of IANA's special-purpose registries (RFC 6890) that are not globally reachable, multicast,
+/// and all of IPv6 that is not global unicast. An IPv6 address with an embedded IPv4 address is refused if that address
+/// is.
 #[derive(Debug, Clone, Default)]
 pub struct AddressGuard {
     allow_private: Vec<IpNet>,
@@ -67,13 +68,13 @@ impl AddressGuard {
                 .find_map(|v4| self.check(IpAddr::V4(v4)).err())
                 .map(|refused| refused.kind);
         }
-        let named = V6.iter().find(|(net, _)| net.contains(&address)).map(|(_, why)| *why);
-        named.or((!GLOBAL_UNICAST.contains(&address)).then_some("not global unicast (RFC 4291)"))
+        let special = SPECIAL_V6.iter().find(|(net, _)| net.contains(&address)).map(|(_, why)| *why);
+        special.or((!GLOBAL_UNICAST.contains(&address)).then_some("not global unicast (RFC 4291)"))
     }
 }
 
 fn kind_of_v4(address: Ipv4Addr) -> Option<&'static str> {
-    V4.iter().find(|(net, _)| net.contains(&address)).map(|(_, why)| *why)
+    SPECIAL_V4.iter().find(|(net, _)| net.contains(&address)).map(|(_, why)| *why)
 }
 
 /// The IPv4 addresses that are embedded in an IPv6 address. A packet to it may end up at any of them.
@@ -104,7 +105,7 @@ const fn v6(start: [u16; 6], length: u8) -> Ipv6Net {
 }
 
 /// The special ranges of IPv4. The first that contains an address names its kind.
-const V4: &[(Ipv4Net, &str)] = &[
+const SPECIAL_V4: &[(Ipv4Net, &str)] = &[
     (v4(0, 0, 0, 0, 32), "unspecified"),
     (v4(0, 0, 0, 0, 8), "this network (RFC 791)"),
     (v4(10, 0, 0, 0, 8), "private (RFC 1918)"),
@@ -128,7 +129,7 @@ const V4: &[(Ipv4Net, &str)] = &[
 ];
 
 /// The special ranges of IPv6: refused parts of global unicast, and other ranges with a name.
-const V6: &[(Ipv6Net, &str)] = &[
+const SPECIAL_V6: &[(Ipv6Net, &str)] = &[
     (Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128), "unspecified"),
     (Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128), "loopback"),
     // The network chooses where the IPv4 address is embedded, so it cannot be read.

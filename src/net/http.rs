@@ -58,8 +58,8 @@ pub struct HttpClient {
 pub struct HttpOptions {
     /// Whether URLs without TLS are refused.
     pub refuse_plain_http: bool,
-    /// Hosts, such as `localhost` or `localhost:8080`, whose did:web documents are requested without TLS. The method forbids
-    /// that; it is for trials on one machine. The host must have an address in `allow_private`.
+    /// Hosts, such as `localhost` or `localhost:8080`, whose did:web documents are requested without TLS. The method
+    /// forbids that; it is for trials on one machine. The host must have an address in `allow_private`.
     pub did_web_plain_http_for: Vec<String>,
 }
 
@@ -67,9 +67,9 @@ impl HttpClient {
     /// A client for DID documents on public servers: HTTPS with the system's root certificates, and no private address.
     ///
     /// It is a [`Fetch`](crate::did::Fetch) for [`WebResolver`](crate::did::WebResolver) and
-    /// [`WebvhResolver`](crate::did::WebvhResolver). A request takes 10 seconds at most, follows no redirect, and reads no
-    /// more than the resolver allows. It needs a Tokio runtime. Each client reads the root certificates once and has its
-    /// own connections, so clone one instead of making several.
+    /// [`WebvhResolver`](crate::did::WebvhResolver). A request takes 10 seconds at most, follows no redirect, and reads
+    /// no more than the resolver allows. It needs a Tokio runtime. Each client reads the root certificates once and has
+    /// its own connections, so clone one instead of making several.
     ///
     /// # Errors
     /// If TLS cannot be set up.
@@ -84,8 +84,8 @@ impl HttpClient {
 
     /// Sends a POST (DIDComm v2.1 "HTTPS"). Returns the response, whatever its status.
     ///
-    /// A redirect with status 307 is followed, at most five times and never from `https` to `http`. No other redirect is
-    /// followed, as the specification demands. The guard checks each hop.
+    /// A redirect with status 307 is followed, at most five times and never from `https` to `http`. No other redirect
+    /// is followed, as the specification demands. The guard checks each hop.
     ///
     /// # Errors
     /// If there is no response.
@@ -114,8 +114,8 @@ impl HttpClient {
 
     /// Sends a GET, over `https` except for the hosts of [`HttpOptions::did_web_plain_http_for`].
     ///
-    /// No redirect is followed. The response speaks for its host (a did:web *is* its host), and many hosts can be made to
-    /// redirect to another one.
+    /// No redirect is followed. The response speaks for its host (a did:web *is* its host), and many hosts can be made
+    /// to redirect to another one.
     ///
     /// # Errors
     /// If there is no response.
@@ -132,8 +132,8 @@ impl HttpClient {
         Ok(HttpResponse::read(response, &target, limits, deadline).await)
     }
 
-    /// Sends a GET, also without TLS unless [`HttpOptions::refuse_plain_http`] is set. For content that is trusted no more
-    /// than whoever named the URL, such as an invitation that a person has pasted. No redirect is followed.
+    /// Sends a GET, also without TLS unless [`HttpOptions::refuse_plain_http`] is set. For content that is trusted no
+    /// more than whoever named the URL, such as an invitation that a person has pasted. No redirect is followed.
     ///
     /// # Errors
     /// If there is no response.
@@ -153,8 +153,8 @@ impl HttpClient {
         Ok(HttpResponse::read(response, &target, limits, deadline).await)
     }
 
-    /// Sends a POST with these headers to a server of the operator. Returns the response's status. No redirect is followed:
-    /// the content is for the server that the operator named.
+    /// Sends a POST with these headers to a server of the operator. Returns the response's status. No redirect is
+    /// followed: the content is for the server that the operator named.
     ///
     /// # Errors
     /// If there is no response.

@@ -17,7 +17,7 @@ use rustls::{
 #[non_exhaustive]
 pub enum TlsError {
     /// The file with additional roots cannot be read, or contains no certificates.
-    #[error("the certificates in {path}: {reason}")]
+    #[error("cannot read root certificates from {path}: {reason}")]
     File {
         /// The file.
         path: PathBuf,
@@ -25,14 +25,14 @@ pub enum TlsError {
         reason: String,
     },
     /// The TLS library refused the configuration.
-    #[error("TLS: {0}")]
+    #[error("TLS cannot be set up: {0}")]
     Library(#[from] rustls::Error),
 }
 
 /// A client configuration for TLS 1.2 and 1.3. It trusts the system's roots, and those of the PEM file `more_roots`.
 ///
-/// Every cipher suite has forward secrecy (DIDComm v2.1 "Transports"), since rustls has no others. The function reads files,
-/// so call it before the process enters the sandbox.
+/// Every cipher suite has forward secrecy (DIDComm v2.1 "Transports"), since rustls has no others. The function reads
+/// files, so call it before the process enters the sandbox.
 ///
 /// # Errors
 /// If the file cannot be read, or contains no certificates.
@@ -45,7 +45,7 @@ pub fn client_config(more_roots: Option<&Path>) -> Result<Arc<ClientConfig>, Tls
             roots.add(certificate).map_err(|error| invalid(error.to_string()))?;
         }
         if roots.is_empty() {
-            return Err(invalid("the file contains none".to_owned()));
+            return Err(invalid("the file contains no certificate".to_owned()));
         }
     }
     let system = rustls_native_certs::load_native_certs();

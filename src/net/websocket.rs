@@ -95,8 +95,8 @@ impl WebSocketClient {
 
     /// Opens a WebSocket to the server at a `wss` or `ws` URL. No redirect is followed.
     ///
-    /// The WebSocket lasts until either side closes it, or the receiver or the last sender is dropped. A task of its own
-    /// serves it, so pings are answered while nobody sends or receives.
+    /// The WebSocket lasts until either side closes it, or the receiver or the last sender is dropped. A task of its
+    /// own serves it, so pings are answered while nobody sends or receives.
     ///
     /// # Errors
     /// Those of [`Dialer::dial`], [`NetError::Url`] and [`NetError::WebSocketRefused`].
@@ -118,8 +118,8 @@ impl WebSocketClient {
 }
 
 impl WebSocketSender {
-    /// Sends one message: as text if it is UTF-8, else as binary. Returns once the message is passed to the system. That does
-    /// not prove that the peer has received it. A message may also be sent although its call was cancelled.
+    /// Sends one message: as text if it is UTF-8, else as binary. Returns once the message is passed to the system.
+    /// That does not prove that the peer has received it. A message may also be sent although its call was cancelled.
     ///
     /// # Errors
     /// [`NetError::Closed`], [`NetError::Timeout`] and [`NetError::Broken`]. Each of them ends the WebSocket.
@@ -189,7 +189,8 @@ async fn serve(
     drop(commands);
     let closing = async {
         sink.close().await?;
-        // Read until the peer closes too. Closing a connection with unread data resets it, which may discard sent messages.
+        // Read until the peer closes too. Closing a connection with unread data resets it, which may discard sent
+        // messages.
         while let Some(rest) = stream.next().await {
             rest?;
         }
