@@ -4,8 +4,8 @@ use std::time::Duration;
 
 /// How long to pause between attempts: the pause doubles with each failure, up to a longest pause.
 ///
-/// The keyring looks for an absent token with it, the client of a keeper connects again with it, and the daemon and the
-/// command line retry with it.
+/// Used between probes of an absent token, between a client's attempts to connect to a keeper, and between other retries of
+/// the daemon and the command line.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -45,10 +45,10 @@ impl Backoff {
     }
 }
 
-/// A random number from 0 up to and without 1.
+/// A random number that is at least 0 and less than 1.
 fn random() -> f64 {
     const BITS: u32 = 53;
-    // The low half of a random UUID has its fixed bits at the top.
+    // The fixed bits in the low half of a version 4 UUID, its variant, are the two highest (RFC 9562 section 5.4).
     let (_, low) = uuid::Uuid::new_v4().as_u64_pair();
     (low & ((1 << BITS) - 1)) as f64 / (1_u64 << BITS) as f64
 }

@@ -1,19 +1,25 @@
-//! What an operation is part of: its message, its peer and its deadline.
+//! The context of an operation with a private key: its key id, its message, its peer and its deadline.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-/// What an operation is part of, and until when it may begin.
+/// The time limit of an operation without a deadline.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The context of an operation with a private key: what the operation is for, and its deadline.
 #[derive(Debug, Clone, Default)]
 pub struct Context {
     /// The key id under which the caller uses the key. It is written to the audit log.
     pub kid: Option<Arc<str>>,
     /// The `id` of the message, if it is known. It is written to the log and the audit log.
     pub message_id: Option<Arc<str>>,
-    /// The DID at the other end, as the message or the caller claims it. A person who is asked for a PIN or a touch sees
-    /// it.
+    /// The DID at the other end, as the message or the caller claims it. It is shown to a person who is asked for a PIN or
+    /// a touch.
     pub peer: Option<Arc<str>>,
-    /// An operation that has not begun at this time is not performed. If there is none, the keyring and the keeper's
-    /// client allow 30 seconds.
+    /// When the caller stops waiting. An operation that has not begun by then is not performed. `None` means 30 seconds
+    /// from the call.
     pub deadline: Option<Instant>,
 }
 
@@ -21,5 +27,10 @@ impl Context {
     /// The same context, for the key id `kid`.
     pub fn for_kid(&self, kid: &str) -> Self {
         Self { kid: Some(kid.into()), ..self.clone() }
+    }
+
+    /// The deadline, or the default deadline from now.
+    pub(in crate::secrets) fn deadline_or_default(&self) -> Instant {
+        self.deadline.unwrap_or_else(|| Instant::now() + DEFAULT_TIMEOUT)
     }
 }

@@ -1,23 +1,24 @@
-//! Custody tiers: how far a shared secret comes out of a token.
+//! Custody tiers: which intermediate secrets of a key agreement leave the token.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// How far a shared secret that was made with one of our keys comes out of the token, worst first.
+/// Which intermediate secrets of a key agreement leave the token, weakest tier first. Z is the shared secret of ECDH; the
+/// KEK is derived from it. The private key never leaves the token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Custody {
-    /// The process that has the token reads Z, uses it and wipes it.
+    /// Z leaves the token. The process that uses the token derives the KEK, unwraps the content key, and wipes both.
     SharedSecretInProcess,
-    /// The token hashes Z; the KEK comes out.
+    /// Z stays in the token, which derives the KEK. The KEK leaves the token.
     KekInProcess,
     /// Z and the KEK stay in the token, which unwraps the content key.
     KekInToken,
 }
 
 impl Custody {
-    /// All tiers, worst first.
+    /// All tiers, weakest first.
     pub const ALL: [Self; 3] = [Self::SharedSecretInProcess, Self::KekInProcess, Self::KekInToken];
 
     /// The tier's name in the configuration.

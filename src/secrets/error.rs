@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::keys::PublicKey;
 
-/// Why an operation with a private key was not performed.
+/// Why an operation with a private key failed.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum SecretsError {
@@ -77,7 +77,7 @@ impl SecretsError {
     }
 }
 
-/// Whose fault a token's failure is, and so what can cure it.
+/// Whose fault a token's failure is. This decides what can remedy it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cause {
     /// The peer sent something invalid. Never a sign that the token is broken.
@@ -86,7 +86,7 @@ pub enum Cause {
     Transient,
     /// The session or the login was lost. It can be opened again.
     SessionLost,
-    /// The token is absent, or the key in it is.
+    /// The token is absent, or the key is not in it.
     TokenGone,
     /// The PIN is absent, wrong or locked. A person must act.
     Pin,
@@ -104,7 +104,7 @@ pub enum TokenError {
     /// The peer's fault: the token refused the peer's public key, although it is a valid point.
     #[error("the token refused the peer's key ({0})")]
     PeerKey(String),
-    /// The key is not in the token, or no longer.
+    /// The token does not hold the key, or no longer holds it.
     #[error("the key is not in the token")]
     KeyGone,
     /// The token cannot do this.
@@ -128,7 +128,7 @@ pub enum TokenError {
     /// The token gave a wrong result for a known input.
     #[error("the token failed a known-answer test: {0}")]
     KnownAnswer(String),
-    /// The session or the login was lost, and again after it was opened once more.
+    /// The session or the login was lost, and was lost again after it was renewed once.
     #[error("{operation} failed: {reason}")]
     SessionLost {
         /// The operation, by its PKCS#11 or PIV name.

@@ -1,4 +1,4 @@
-//! Fail-over: several implementations of [`Secrets`] as one, and the failures after which the next one is asked.
+//! Fail-over: combines several implementations of [`Secrets`], and decides after which failures the next is asked.
 
 use std::sync::Arc;
 
@@ -20,8 +20,8 @@ use crate::{
 
 /// Whether another holder of the key is asked after this failure.
 ///
-/// A hostile message fails with every holder. An operation that may have asked a person for a PIN or a touch
-/// (`asks_person`) is not repeated, unless the token is away or its PIN is refused.
+/// Not after a failure that is the peer's fault: a hostile message fails with every holder. An operation that may have asked
+/// a person for a PIN or a touch (`asks_person`) is not repeated, unless the token is away or its PIN is refused.
 pub(super) fn allows_failover(error: &SecretsError, asks_person: bool) -> bool {
     match error {
         SecretsError::NotHeld(_) | SecretsError::Busy { .. } | SecretsError::Stopped => true,
@@ -55,7 +55,7 @@ impl FailoverSecrets {
     pub fn new(holders: impl IntoIterator<Item = Arc<dyn Secrets>>) -> Self {
         let holders: Vec<_> = holders.into_iter().collect();
         let receivers: Arc<[watch::Receiver<HeldKeys>]> = holders.iter().map(|holder| holder.keys()).collect();
-        // After the receivers were made, so that no change is missed.
+        // Read after the receivers were made, so that no change is missed.
         let keys = watch::Sender::new(all_keys(&receivers));
         let follow = |mut changes: watch::Receiver<HeldKeys>| {
             let (receivers, keys) = (receivers.clone(), keys.clone());
@@ -80,12 +80,13 @@ impl FailoverSecrets {
     }
 }
 
-/// Asks the holders of a key in turn. A macro, since no closure returns a future that borrows all of its arguments.
-macro_rules! in_turn {
-    ($self:ident, $key:ident, $holder:ident => $ask:expr) => {{
+/// Tries an operation with each holder of a key, until one succeeds or fails for good. A macro, since no closure returns a
+/// future that borrows all of its arguments.
+macro_rules! try_each_holder {
+    ($self:ident, $key:ident, $holder:ident => $operation:expr) => {{
         let mut failure = None;
         for ($holder, asks_person) in $self.holders_of($key) {
-            match $ask.await {
+            match $operation.await {
                 Err(error) if allows_failover(&error, asks_person) => {
                     tracing::warn!(key = %$key, %error, "operation failed; asking the next holder of the key");
                     failure = Some(error);
@@ -114,11 +115,11 @@ impl Secrets for FailoverSecrets {
     }
 
     async fn sign(&self, key: &PublicKey, request: &SignRequest<'_>, cx: &Context) -> Result<Signature, SecretsError> {
-        in_turn!(self, key, holder => holder.sign(key, request, cx))
+        try_each_holder!(self, key, holder => holder.sign(key, request, cx))
     }
 
     async fn unwrap_cek(&self, key: &PublicKey, request: &UnwrapRequest, cx: &Context) -> Result<Cek, SecretsError> {
-        in_turn!(self, key, holder => holder.unwrap_cek(key, request, cx))
+        try_each_holder!(self, key, holder => holder.unwrap_cek(key, request, cx))
     }
 
     async fn wrap_cek(
@@ -127,6 +128,6 @@ impl Secrets for FailoverSecrets {
         request: &WrapRequest,
         cx: &Context,
     ) -> Result<Vec<EncryptedKey>, SecretsError> {
-        in_turn!(self, key, holder => holder.wrap_cek(key, request, cx))
+        try_each_holder!(self, key, holder => holder.wrap_cek(key, request, cx))
     }
 }

@@ -24,15 +24,15 @@ pub struct HeldKey {
     pub token: Arc<str>,
     /// What the token lets the key do.
     pub usage: KeyUse,
-    /// How far a shared secret comes out of the token; none for a key that only signs.
+    /// The custody tier of key agreements with the key; `None` for a key that only signs.
     pub custody: Option<Custody>,
     /// Where the private key was made.
     pub origin: Origin,
     /// Whether the token says that the key is sensitive and not extractable.
     pub protected: bool,
-    /// Whether the key was always sensitive (CKA_ALWAYS_SENSITIVE); none if the token does not say.
+    /// Whether the key was always sensitive (CKA_ALWAYS_SENSITIVE); `None` if the token does not say.
     pub always_sensitive: Option<bool>,
-    /// Whether the key was never extractable (CKA_NEVER_EXTRACTABLE); none if the token does not say.
+    /// Whether the key was never extractable (CKA_NEVER_EXTRACTABLE); `None` if the token does not say.
     pub never_extractable: Option<bool>,
     /// Whether the key can be used now.
     pub state: KeyState,
@@ -66,7 +66,7 @@ impl HeldKey {
     }
 }
 
-/// The held keys: a list in configured order, with an index by public half.
+/// The keys that tokens hold: a list in configured order, with an index by public half.
 #[derive(Debug, Clone, Default)]
 pub struct HeldKeys(Arc<(Vec<HeldKey>, HashMap<PublicKey, usize>)>);
 
@@ -118,7 +118,7 @@ pub enum KeyState {
     Ready,
     /// The key's token is out of service.
     Away,
-    /// The key's token needs a PIN, and a person must confirm it.
+    /// The PIN of the key's token is absent, wrong or locked. A person must act.
     Locked,
 }
 

@@ -62,6 +62,9 @@ impl ImportKey {
     ///
     /// The public half is computed from `d` and compared with `x` and `y`. `use` and `key_ops` restrict what the key may
     /// do; without them it may do everything that its curve can. A `d` without its leading zeros is padded.
+    ///
+    /// # Errors
+    /// If the JWK is no private EC or OKP key, or its public half or a member is invalid.
     pub fn from_jwk(jwk: &Value) -> Result<(Self, Option<String>), ImportError> {
         let object = jwk.as_object().ok_or(ImportError::NotAJwk)?;
         let public = PublicKey::from_jwk(&Jwk::deserialize(jwk).map_err(|_| ImportError::NotAJwk)?)?;
@@ -77,7 +80,7 @@ impl ImportKey {
     }
 }
 
-/// `d` at full length.
+/// Decodes `d`, and pads it to the full length of a scalar.
 fn private_part(curve: Curve, d: &Value) -> Result<Zeroizing<Vec<u8>>, ImportError> {
     let wrong = || ImportError::Private(curve);
     let text = d.as_str().ok_or_else(wrong)?;
@@ -141,7 +144,7 @@ fn usage(curve: Curve, jwk: &Value) -> Result<KeyUse, ImportError> {
     }
 }
 
-/// The `kid`. The member's name is trimmed, since Bob's keys in appendix A of DIDComm v2.1 call it `"kid "`.
+/// The `kid`. White space around the member's name is ignored: Bob's keys in appendix A of DIDComm v2.1 have `"kid "`.
 fn kid(jwk: &serde_json::Map<String, Value>) -> Result<Option<String>, ImportError> {
     let kid = jwk.get("kid").or_else(|| jwk.iter().find(|(name, _)| name.trim() == "kid").map(|(_, kid)| kid));
     kid.map(|kid| kid.as_str().map(str::to_owned).ok_or(ImportError::Malformed("kid"))).transpose()

@@ -27,10 +27,11 @@ use crate::{
 /// Dropping a returned future cancels the request: a request that no token has begun is not performed.
 #[async_trait]
 pub trait Secrets: Send + Sync {
-    /// The keys that are held. The receiver sees every change.
+    /// The keys that are held, with their present states. The receiver is notified of changes.
     fn keys(&self) -> watch::Receiver<HeldKeys>;
 
-    /// Signs. The implementation builds the signing input from `request`, so no caller can have other bytes signed.
+    /// Signs `request` with `key`. The implementation builds the signing input from the request, so no caller can have
+    /// other bytes signed.
     async fn sign(
         &self,
         key: &PublicKey,
@@ -38,7 +39,7 @@ pub trait Secrets: Send + Sync {
         context: &Context,
     ) -> Result<Signature, SecretsError>;
 
-    /// Unwraps the content key of a received JWE: ECDH, KDF and key unwrap in one call.
+    /// Unwraps the content key of a received JWE with the recipient's `key`: ECDH, KDF and key unwrap in one call.
     async fn unwrap_cek(
         &self,
         key: &PublicKey,
@@ -46,7 +47,8 @@ pub trait Secrets: Send + Sync {
         context: &Context,
     ) -> Result<Cek, SecretsError>;
 
-    /// Wraps the content key of an authcrypt JWE for every recipient in one call. The result has the recipients' order.
+    /// Wraps the content key of an authcrypt JWE with the sender's `key`, for every recipient in one call. Returns one
+    /// wrapped key for each recipient, in the order of the request.
     async fn wrap_cek(
         &self,
         key: &PublicKey,

@@ -1,7 +1,7 @@
-//! How long a token's operations usually take. A caller of a fast token polls for the result and does not sleep.
+//! Measures how long a token's operations take. A caller of a fast token polls for the result instead of sleeping.
 //!
-//! Putting a thread to sleep and waking it costs about 100 microseconds on an idle virtual machine, as much as the
-//! operation of a fast token.
+//! Putting a thread to sleep and waking it costs about 100 microseconds on an idle virtual machine, as much as an operation
+//! of a fast token.
 
 use std::{
     sync::atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -9,36 +9,38 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A token whose operations usually take less than this is fast.
+/// A token whose operations take less than this on average is fast.
 const FAST: Duration = Duration::from_millis(1);
 /// How long the thread of a fast token polls for its next request.
 const IDLE_POLL: Duration = Duration::from_micros(100);
 
-/// The usual time of a token's operations, and how many callers wait for one.
+/// The average time of a token's operations, and how many callers wait for a result.
 #[derive(Default)]
 pub(in crate::secrets) struct Latency {
-    /// Nanoseconds: a moving average over about eight operations. 0 before the first one.
-    usual: AtomicU64,
-    waiting: AtomicUsize,
+    /// A moving average over about eight operations. 0 before the first operation.
+    average_nanos: AtomicU64,
+    waiters: AtomicUsize,
 }
 
 impl Latency {
     /// Adds the time of one operation.
     pub(in crate::secrets) fn record(&self, time: Duration) {
-        let time = time.as_nanos().try_into().unwrap_or(u64::MAX) / 8;
-        let usual = self.usual.load(Ordering::Relaxed);
-        let usual = if usual == 0 { time.saturating_mul(8) } else { (usual - usual / 8).saturating_add(time) };
-        self.usual.store(usual, Ordering::Relaxed);
+        let eighth = time.as_nanos().try_into().unwrap_or(u64::MAX) / 8;
+        let average = match self.average_nanos.load(Ordering::Relaxed) {
+            0 => eighth.saturating_mul(8),
+            average => (average - average / 8).saturating_add(eighth),
+        };
+        self.average_nanos.store(average, Ordering::Relaxed);
     }
 
-    /// Until when the token's thread polls for its next request; none if the token is not fast.
+    /// Until when the token's thread polls for its next request; `None` if the token is not fast.
     pub(in crate::secrets) fn poll_until(&self) -> Option<Instant> {
-        self.usual_if_fast().map(|_| Instant::now() + IDLE_POLL)
+        self.average_if_fast().map(|_| Instant::now() + IDLE_POLL)
     }
 
-    fn usual_if_fast(&self) -> Option<Duration> {
-        let usual = Duration::from_nanos(self.usual.load(Ordering::Relaxed));
-        (!usual.is_zero() && usual < FAST).then_some(usual)
+    fn average_if_fast(&self) -> Option<Duration> {
+        let average = Duration::from_nanos(self.average_nanos.load(Ordering::Relaxed));
+        (!average.is_zero() && average < FAST).then_some(average)
     }
 }
 
@@ -49,17 +51,17 @@ pub(in crate::secrets) struct Waiter<'l> {
 }
 
 impl<'l> Waiter<'l> {
-    /// Counts as a waiting caller until it is dropped.
+    /// Adds a waiting caller, until this is dropped.
     pub(in crate::secrets) fn new(latency: &'l Latency) -> Self {
-        let others = latency.waiting.fetch_add(1, Ordering::Relaxed);
+        let others = latency.waiters.fetch_add(1, Ordering::Relaxed);
         Self { latency, is_alone: others == 0 }
     }
 
-    /// Polls `is_done` for twice the usual time of a fast token, if no other caller waits. The runtime's other tasks and
-    /// timers run between two polls. Returns at once for a token that is not fast.
+    /// Polls `is_done` for at most twice the token's average time, while the runtime's other tasks and timers run between
+    /// two polls. Returns at once if the token is not fast, or another caller waited already.
     pub(in crate::secrets) async fn poll(&self, deadline: Instant, mut is_done: impl FnMut() -> bool) {
-        let Some(usual) = self.latency.usual_if_fast().filter(|_| self.is_alone) else { return };
-        let until = (Instant::now() + 2 * usual).min(deadline);
+        let Some(average) = self.latency.average_if_fast().filter(|_| self.is_alone) else { return };
+        let until = (Instant::now() + 2 * average).min(deadline);
         while !is_done() && Instant::now() < until {
             tokio::task::yield_now().await;
             yield_processor();
@@ -69,7 +71,7 @@ impl<'l> Waiter<'l> {
 
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
-        self.latency.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.latency.waiters.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -26,7 +26,7 @@ pub struct LazyToken {
     concurrency: usize,
     open: Box<Open>,
     token: RwLock<Option<Arc<dyn Custodian>>>,
-    /// Held while the token is being opened, which may wait for a person. `info` and others do not take it.
+    /// Held while the token is being opened, which may wait for a person. Methods that must not wait do not lock it.
     opening: Mutex<()>,
 }
 
@@ -54,7 +54,7 @@ impl LazyToken {
     /// The token, if it was opened before.
     fn token(&self) -> Result<Arc<dyn Custodian>, TokenError> {
         let token = self.token.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
-        token.ok_or_else(|| TokenError::Away(format!("the token {:?} was not available yet", self.name)))
+        token.ok_or_else(|| TokenError::Away(format!("the token {:?} has not been available yet", self.name)))
     }
 
     /// The token. Opens it if it was not opened before.

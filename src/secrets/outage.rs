@@ -4,11 +4,11 @@ use std::time::Instant;
 
 use super::error::TokenError;
 
-/// A token is out of service: none of its keys can be used.
+/// Why and since when a token is out of service. None of its keys can be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Outage {
-    /// The last error that was seen.
+    /// The most recent error.
     pub error: TokenError,
     /// When the outage began.
     pub since: Instant,
@@ -21,14 +21,15 @@ pub(in crate::secrets) struct Availability {
 }
 
 impl Availability {
-    /// The outage; none while the token is in service.
+    /// The outage; `None` while the token is in service.
     pub(in crate::secrets) fn outage(&self) -> Option<&Outage> {
         self.outage.as_ref()
     }
 
-    /// The token is out of service because of `error`. An outage that has begun keeps its start.
+    /// Records that the token is out of service because of `error`. If it was out of service already, the outage keeps its
+    /// start.
     ///
-    /// Returns true if the error is another than before, so that each error is logged once.
+    /// Returns true if the error differs from the previous one, so that a lasting error is logged once.
     pub(in crate::secrets) fn set_out_of_service(&mut self, error: TokenError) -> bool {
         let since = self.outage.as_ref().map_or_else(Instant::now, |outage| outage.since);
         let is_new = self.outage.as_ref().is_none_or(|outage| outage.error != error);
@@ -36,7 +37,7 @@ impl Availability {
         is_new
     }
 
-    /// The token is in service again.
+    /// Records that the token is in service.
     pub(in crate::secrets) fn set_in_service(&mut self) {
         self.outage = None;
     }

@@ -62,10 +62,10 @@ impl FromStr for KeyOperation {
     }
 }
 
-/// The rules of one token, or of one key.
+/// The rules for the keys of one token, or for one key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// The allowed operations; none means all.
+    /// The allowed operations. `None` allows all; an empty list allows none.
     pub allow: Option<Vec<KeyOperation>>,
     /// The lowest acceptable custody tier. A key below it is an error at start.
     pub minimum_custody: Option<Custody>,

@@ -1,10 +1,10 @@
-//! What a person reads who is asked for a PIN or a touch.
+//! The purpose of an operation, as text for a person who is asked for a PIN or a touch.
 
 use std::{fmt, sync::Arc};
 
 use super::policy::KeyOperation;
 
-/// What an operation is for. Its text completes "the PIN is needed" and "touch the key".
+/// What an operation is for. Its text (`Display`) completes "the PIN is needed" and "touch the key".
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Purpose {
     /// The operation.
@@ -34,7 +34,7 @@ impl fmt::Display for Purpose {
     }
 }
 
-/// The peer chose these characters: the length is bounded, and control characters are removed, so that they cannot move a
+/// A DID for display, with a bounded length and without control characters: the peer chose the DID, and it must not move a
 /// terminal's cursor.
 fn shortened(did: &str) -> String {
     let did: Vec<char> = did.chars().filter(|letter| !letter.is_control()).collect();

@@ -42,7 +42,7 @@ pub struct WrapRequest {
     pub apu: Vec<u8>,
     /// PartyVInfo, decoded.
     pub apv: Vec<u8>,
-    /// The content's authentication tag.
+    /// The content's authentication tag, an input of the KDF (draft-madden-jose-ecdh-1pu-04 section 2.3).
     pub tag: Vec<u8>,
     /// At most 100 recipients, on the curve of the sender's key. Each comes with its Ze: the shared secret of the message's
     /// ephemeral key and the recipient's key.
@@ -76,10 +76,10 @@ impl WrapRequest {
     }
 }
 
-/// No token is asked for a key agreement across curves.
+/// Checks that the key is for key agreement, and that the peers' keys are on its curve.
 fn check_curves<'a>(key: &PublicKey, peers: impl IntoIterator<Item = &'a PublicKey>) -> Result<(), SecretsError> {
     if !key.curve().supports_key_agreement() {
-        return Err(SecretsError::InvalidRequest("the key's curve has no key agreement"));
+        return Err(SecretsError::InvalidRequest("the key's curve is not for key agreement"));
     }
     if peers.into_iter().any(|peer| peer.curve() != key.curve()) {
         return Err(SecretsError::InvalidRequest("the peer's key is on another curve"));

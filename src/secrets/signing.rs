@@ -34,7 +34,7 @@ pub enum SignRequest<'a> {
 pub struct FromPriorClaims {
     /// The old DID.
     pub iss: String,
-    /// The new DID; none if the sender ends the relationship.
+    /// The new DID; `None` if the sender ends the relationship.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sub: Option<String>,
     /// When the DID was rotated, in seconds since 1970 (UTC).
@@ -42,7 +42,7 @@ pub struct FromPriorClaims {
     pub iat: Option<i64>,
 }
 
-/// A signature with what was signed.
+/// A signature, with the header and the payload that it covers.
 ///
 /// For a message and a rotation this is a JWS: `protected` and `payload` are base64url, and the signing input is
 /// `protected.payload`. For a did:webvh entry it is a Data Integrity proof: `protected` is the proof without its value,
@@ -81,7 +81,7 @@ impl SigningInput {
         let algorithm = key
             .curve()
             .signature_algorithm()
-            .ok_or(SecretsError::InvalidRequest("the key's curve has no signatures"))?;
+            .ok_or(SecretsError::InvalidRequest("the key's curve is not for signatures"))?;
         let (header, payload) = match request {
             SignRequest::Message(payload) => {
                 check_message(payload)?;
@@ -117,8 +117,8 @@ impl SigningInput {
     }
 }
 
-/// The entry and its `versionTime`. The entry must have exactly the four members of one, so that no message and no
-/// credential passes for an entry.
+/// Parses an entry of a did:webvh log. Returns the entry and its `versionTime`. The entry must have exactly the four members
+/// of an unsigned entry, so that no message and no credential passes for an entry.
 fn parse_webvh_entry(entry: &[u8]) -> Result<(Value, String), SecretsError> {
     let Ok(Value::Object(entry)) = serde_json::from_slice(entry) else {
         return Err(SecretsError::InvalidRequest("the content to sign is not a JSON object"));

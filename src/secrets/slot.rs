@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::TokenError;
 
-/// Where a new key goes, and when it asks a person for the PIN or a touch. The token chooses what is none.
+/// Where a new key goes, and when it asks a person for the PIN or a touch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SlotOptions {
     /// The slot. None means the first empty retired slot.

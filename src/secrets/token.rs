@@ -25,7 +25,8 @@ use crate::{
 /// One device and the keys in it.
 ///
 /// The public keys of a request are valid points on the curve of `key`: [`PublicKey`] holds no other points, and
-/// `Keyring` compares the curves.
+/// `Keyring` compares the curves. An operation with a key that the token does not hold fails with
+/// [`TokenError::KeyGone`].
 pub trait Token: Send + Sync {
     /// The token's name in the configuration and in errors.
     fn name(&self) -> &str;
@@ -38,18 +39,18 @@ pub trait Token: Send + Sync {
         1
     }
 
-    /// Whether a token that was absent is seen again by a new process only.
+    /// Whether only a new process can see the token again after it was absent.
     fn needs_new_process_after_absence(&self) -> bool {
         false
     }
 
-    /// Whether the token's module has used up a resource that only a new process gives back.
+    /// Whether the token's module has used up a resource that is freed only when the process ends.
     fn is_exhausted(&self) -> bool {
         false
     }
 
-    /// Tells the token what the next operation on this thread is for. A token that asks a person for a PIN or a touch
-    /// shows it.
+    /// Tells the token what the next operation on this thread is for. A token that asks a person for a PIN or a touch shows
+    /// the purpose.
     fn set_purpose(&self, _purpose: &Purpose) {}
 
     /// Finds the usable keys and tests each with a known answer. Called at start, and when the token has come back.
@@ -58,10 +59,11 @@ pub trait Token: Send + Sync {
     /// Signs the whole input. The signature has 64 bytes: Ed25519, or ECDSA `r || s` over the input's SHA-256.
     fn sign(&self, key: &PublicKey, input: &[u8]) -> Result<Vec<u8>, TokenError>;
 
-    /// ECDH with `epk` (for ECDH-1PU also with the sender's key), KDF, key unwrap.
+    /// Unwraps a content key: ECDH with `epk` (for ECDH-1PU also with the sender's key), KDF, key unwrap.
     fn unwrap_cek(&self, key: &PublicKey, request: &UnwrapRequest) -> Result<Cek, TokenError>;
 
-    /// For each recipient: ECDH with the recipient's key, KDF over its Ze and the result, key wrap.
+    /// Wraps a content key for each recipient: ECDH with the recipient's key, KDF over its Ze and the result (Zs), key
+    /// wrap.
     fn wrap_cek(&self, key: &PublicKey, request: &WrapRequest) -> Result<Vec<EncryptedKey>, TokenError>;
 }
 
@@ -98,12 +100,13 @@ pub trait Custodian: Token {
         Err(TokenError::Unsupported("it has no management key".into()))
     }
 
-    /// Forgets the PIN now. No process that shares the PIN guard uses it again until [`Custodian::unlock`].
+    /// Forgets the PIN now. No process that shares the PIN guard uses the PIN again until [`Custodian::unlock`].
     fn lock(&self) -> Result<(), TokenError> {
         Err(TokenError::Unsupported("it has no PIN to forget".into()))
     }
 
-    /// A person confirms the PIN: it is tried once, even if it was refused before or the token was locked.
+    /// Tries the PIN once, even if it was refused before or the token was locked. Call this when a person has confirmed the
+    /// PIN.
     fn unlock(&self) -> Result<(), TokenError> {
         Err(TokenError::Unsupported("it has no PIN to try".into()))
     }
@@ -122,7 +125,7 @@ pub struct TokenInfo {
     pub model: String,
     /// The version of the firmware, or of the module.
     pub firmware: String,
-    /// The longest input that the token signs with Ed25519, in bytes; none if there is no such limit.
+    /// The longest input that the token signs with Ed25519, in bytes; `None` if there is no such limit.
     pub longest_eddsa: Option<usize>,
 }
 

@@ -84,7 +84,7 @@ fn one_keeper_listens_on_a_path() {
 
 /// An empty list allows nobody. A custodian may also be an agent, but not the other way round.
 #[test]
-fn a_user_who_may_not_connect_is_turned_away() {
+fn a_user_who_may_not_connect_is_refused() {
     let own = fs::metadata("/proc/self").map(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata)).unwrap();
     for (keeper, agent, custodian) in [
         ("agents = []\ncustodians = []".to_owned(), false, false),
@@ -97,11 +97,11 @@ fn a_user_who_may_not_connect_is_turned_away() {
             let client = KeeperClient::start("demo", KeeperConnector::new(move || UnixStream::connect(&path))).await;
             assert_eq!(client.is_ok(), agent, "{keeper}");
             for error in [client.err(), listening.custodian().err().map(of_demo)].into_iter().flatten() {
-                let SecretsError::Token { error: TokenError::Config(said), .. } = error else { panic!("{error:?}") };
-                assert!(said.contains("does not serve this user"), "{said}");
+                let SecretsError::Token { error: TokenError::Config(reason), .. } = error else { panic!("{error:?}") };
+                assert!(reason.contains("does not serve this user"), "{reason}");
             }
             assert_eq!(listening.custodian().is_ok(), custodian, "{keeper}");
-            assert_eq!(home.log().contains("turned away"), !(agent && custodian), "{}", home.log());
+            assert_eq!(home.log().contains("client refused"), !(agent && custodian), "{}", home.log());
         });
     }
 }
@@ -112,7 +112,7 @@ fn of_demo(error: TokenError) -> SecretsError {
 
 /// The command line, run by another user.
 #[test]
-fn another_user_is_turned_away() {
+fn another_user_is_refused() {
     const NOBODY: &str = "65534";
     let root = fs::metadata("/proc/self").is_ok_and(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata) == 0);
     if !root || Command::new("setpriv").arg("--version").stdout(Stdio::null()).status().is_err() {
@@ -139,7 +139,7 @@ fn another_user_is_turned_away() {
             assert_eq!(output.status.success(), may, "{keeper}: {out}{err}");
             assert_eq!(out.contains(&key.to_multikey()), may, "{out}");
             assert_eq!(err.contains("does not serve this user"), !may, "{err}");
-            let entry = home.log().lines().any(|line| line.contains("turned away") && line.contains(NOBODY));
+            let entry = home.log().lines().any(|line| line.contains("client refused") && line.contains(NOBODY));
             assert_eq!(entry, !may, "{}", home.log());
         });
     }
@@ -151,7 +151,7 @@ fn an_agents_connection_never_is_a_custodians() {
     with_home(Module::SoftHsm, "", async |home| {
         let (stream, _process) = spawn_on_socket(home.command("keeper --token demo --connection agent")).unwrap();
         let error = KeeperCustodian::new("demo", stream).err().expect("it is refused");
-        assert!(matches!(&error, TokenError::Config(said) if said.contains("does not serve this user")), "{error}");
+        assert!(matches!(&error, TokenError::Config(reason) if reason.contains("does not serve this user")), "{error}");
         // The supervisor has sent the hello with the role, and a second hello changes nothing: neither with a keeper that
         // it starts, nor with one that listens, where this user may be a custodian.
         let supervisor = home.supervisor();
@@ -165,7 +165,7 @@ fn an_agents_connection_never_is_a_custodians() {
         for stream in connections {
             let custodian = KeeperCustodian::new("demo", stream).unwrap();
             let error = custodian.generate(&new_key()).unwrap_err();
-            assert!(error.to_string().contains("only a custodian may ask for that"), "{error}");
+            assert!(error.to_string().contains("only a custodian may make this request"), "{error}");
         }
     });
 }

@@ -85,13 +85,13 @@ impl Implementation {
 /// Starts a keeper for each connection, as a supervisor does.
 fn start_keeper(token: Arc<dyn Custodian>, options: KeeperOptions) -> impl Fn() -> io::Result<UnixStream> {
     move || {
-        let (ours, theirs) = UnixStream::pair()?;
+        let (client_end, keeper_end) = UnixStream::pair()?;
         let (token, options) = (token.clone(), options.clone());
         thread::spawn(move || match Keeper::start(token, options) {
-            Ok(keeper) => drop(keeper.serve(theirs, Role::Agent)),
-            Err(error) => refuse_connection(theirs, &error),
+            Ok(keeper) => drop(keeper.serve(keeper_end, Role::Agent)),
+            Err(error) => refuse_connection(keeper_end, &error),
         });
-        Ok(ours)
+        Ok(client_end)
     }
 }
 

@@ -22,10 +22,10 @@ use crate::{
     },
 };
 
-/// The agent's names are cut to this number of characters, so that a peer cannot make a line arbitrarily long.
-const MAX_NAME: usize = 512;
+/// Key ids and message ids are cut to this number of characters, so that a peer cannot make a line arbitrarily long.
+const MAX_ID_CHARS: usize = 512;
 
-/// The file of the audit log.
+/// The open file of the audit log.
 pub(super) struct AuditLog {
     file: File,
 }
@@ -77,7 +77,7 @@ impl<'a> AuditRecord<'a> {
     }
 
     pub(super) fn with_context(self, cx: &'a Context) -> Self {
-        Self { kid: cx.kid.as_deref().map(cut), message_id: cx.message_id.as_deref().map(cut), ..self }
+        Self { kid: cx.kid.as_deref().map(truncated), message_id: cx.message_id.as_deref().map(truncated), ..self }
     }
 
     /// Appends the record's line to `lines`.
@@ -87,8 +87,8 @@ impl<'a> AuditRecord<'a> {
     }
 }
 
-fn cut(name: &str) -> &str {
-    name.char_indices().nth(MAX_NAME).map_or(name, |(at, _)| &name[..at])
+fn truncated(id: &str) -> &str {
+    id.char_indices().nth(MAX_ID_CHARS).map_or(id, |(end, _)| &id[..end])
 }
 
 /// The `result` of a record.

@@ -8,22 +8,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a keeper may run after its connection has ended. SoftHSM 2.6.1 may crash if it is killed while it works, which
-/// harms nobody, but a running operation should end.
+/// How long a keeper may run after its connection has ended, so that a running operation can finish. Killing a keeper while
+/// it works may crash SoftHSM 2.6.1, which does no harm.
 pub(super) const EXIT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Starts a child process, such as a keeper: `command` serves the connection that is its standard input. Returns the other
-/// end.
+/// Starts a child process, such as a keeper, with one end of a pair of sockets as its standard input. Returns the other end
+/// and the process.
 ///
 /// # Errors
 /// Those of starting a process.
 pub fn spawn_on_socket(mut command: Command) -> io::Result<(UnixStream, ChildProcess)> {
-    let (ours, theirs) = UnixStream::pair()?;
-    let child = command.stdin(Stdio::from(OwnedFd::from(theirs))).spawn()?;
-    Ok((ours, ChildProcess { child, exit_timeout: EXIT_TIMEOUT }))
+    let (parent_end, child_end) = UnixStream::pair()?;
+    let child = command.stdin(Stdio::from(OwnedFd::from(child_end))).spawn()?;
+    Ok((parent_end, ChildProcess { child, exit_timeout: EXIT_TIMEOUT }))
 }
 
-/// A process that ends when its connection does. Dropping it waits for its end, and kills it if it hangs.
+/// A child process that ends when its connection ends. Dropping this waits until the process has ended, and kills it after
+/// a timeout of some seconds.
 pub struct ChildProcess {
     child: Child,
     pub(super) exit_timeout: Duration,

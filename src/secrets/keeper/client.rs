@@ -66,13 +66,13 @@ impl KeeperClient {
     /// Like [`KeeperClient::start`], but connects in the background until it succeeds. Until then no key is held.
     pub fn start_in_background(name: &str, connector: KeeperConnector) -> Self {
         let session = Arc::new(ClientSession::new(name, MAX_REQUESTS));
-        session.keeper_ended();
+        session.set_disconnected();
         let task = tokio::spawn(keep_connected(Arc::downgrade(&session), connector, None));
         Self { session, task }
     }
 
-    /// Connects to a new keeper, which finds the token's keys again. Call it after another process has made or deleted a
-    /// key. No request is lost.
+    /// Connects to a new keeper, which finds the token's keys again. Call this after another process has made or deleted a
+    /// key. Requests that are running are still answered by the old keeper.
     pub fn refresh_keys(&self) {
         if let Some(connection) = self.session.connection() {
             connection.request_replacement();

@@ -1,4 +1,4 @@
-//! The client's end of a connection. Frames are sent at once or as soon as there is room; responses go to their callers.
+//! The client's end of a connection: sends the frames of requests, and passes responses to their callers.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -45,16 +45,16 @@ pub(super) struct ClientConnection {
     stream: UnixStream,
     /// Frames that are not sent yet; the first may be sent in part.
     unsent: Mutex<VecDeque<Zeroizing<Vec<u8>>>>,
-    /// Notified when the connection's task must send, or must look whether it is done.
+    /// Notified when the connection's task must send frames, or must check whether the connection is done.
     wake: Notify,
     received: Mutex<FrameBuffer>,
-    /// The callers that wait, by request id; none when the connection has ended.
+    /// The callers that wait, by request id; `None` when the connection has ended.
     callers: Mutex<Option<HashMap<u64, ResponseSender>>>,
     /// Whether the keeper has said that it will end.
     is_ending: AtomicBool,
     /// Notified when a connection to another keeper must take over.
     replace: Notify,
-    /// Whether another connection has taken over. This one is read until all its requests are answered.
+    /// Whether another connection has taken over. This connection is read until all its requests are answered.
     is_replaced: AtomicBool,
 }
 
@@ -83,15 +83,15 @@ impl ClientConnection {
         })
     }
 
-    /// Registers the caller of a request, unless `most` callers wait already. A failure gives the caller back.
+    /// Registers the caller of a request, unless `max_callers` wait already. A failure returns the caller.
     pub(super) fn register(
         &self,
         id: u64,
         caller: ResponseSender,
-        most: usize,
+        max_callers: usize,
     ) -> Result<(), (RegisterError, ResponseSender)> {
         match &mut *lock(&self.callers) {
-            Some(callers) if callers.len() >= most => return Err((RegisterError::Busy, caller)),
+            Some(callers) if callers.len() >= max_callers => return Err((RegisterError::Busy, caller)),
             Some(callers) => callers.insert(id, caller),
             None if self.is_replaced.load(Ordering::Acquire) => return Err((RegisterError::Replaced, caller)),
             None => return Err((RegisterError::Ended, caller)),
@@ -104,17 +104,17 @@ impl ClientConnection {
         lock(&self.callers).as_mut().is_some_and(|callers| callers.remove(&id).is_some())
     }
 
-    /// Sends a frame now, or as soon as there is room for it.
+    /// Sends a frame now, or as soon as the socket has room for it.
     pub(super) fn send(&self, frame: Zeroizing<Vec<u8>>) {
         let mut unsent = lock(&self.unsent);
         unsent.push_back(frame);
-        // The connection's task sends the rest. It also sees an error, which occurs again there.
+        // The connection's task sends the rest. An error occurs again in that task, which reports it.
         if unsent.len() > 1 || !matches!(self.flush(&mut unsent), Ok(true)) {
             self.wake.notify_one();
         }
     }
 
-    /// Sends as much as there is room for. Returns true if everything is sent.
+    /// Sends as much as the socket has room for. Returns true if everything is sent.
     fn flush(&self, unsent: &mut VecDeque<Zeroizing<Vec<u8>>>) -> io::Result<bool> {
         while let Some(frame) = unsent.front_mut() {
             match send(&self.stream, frame, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
@@ -150,8 +150,8 @@ impl ClientConnection {
         }
     }
 
-    /// Receives and sends until the connection ends, or is replaced and all its requests are answered. However it ends,
-    /// even if the future is dropped, the callers that still wait are told.
+    /// Receives and sends until the connection ends, or until it is replaced and all its requests are answered. Callers
+    /// that still wait then are told so, even if the future is dropped.
     pub(super) async fn run(&self, listener: Weak<impl StateListener>) -> io::Result<()> {
         let _dismiss = DismissCallers(self);
         while !self.is_done() {
@@ -183,7 +183,7 @@ impl ClientConnection {
         Ok(())
     }
 
-    /// Reads and dispatches what has arrived, without waiting. Does nothing if another thread is doing it.
+    /// Reads and dispatches what has arrived, without waiting. Does nothing if another thread is already reading.
     pub(super) fn receive_now(&self, listener: &impl StateListener) -> io::Result<()> {
         let Ok(mut received) = self.received.try_lock() else { return Ok(()) };
         match read(&self.stream, &mut received) {
@@ -244,7 +244,7 @@ impl ClientConnection {
         let _ = shutdown(&self.stream, Shutdown::Both);
     }
 
-    /// Whether the connection is replaced and no caller waits. From then on none can be registered.
+    /// Whether the connection is replaced and no caller waits. If so, no caller can be registered any more.
     fn is_done(&self) -> bool {
         let mut callers = lock(&self.callers);
         let is_done = self.is_replaced.load(Ordering::Acquire) && callers.as_ref().is_none_or(HashMap::is_empty);

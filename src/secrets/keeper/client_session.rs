@@ -15,7 +15,7 @@ use super::{
     client_connection::{ClientConnection, RegisterError, ResponseSender, ResponseValue, StateListener},
     connector::KeeperConnector,
     frame::{decode, encode_frame},
-    monotonic_clock::to_clock,
+    monotonic_clock::to_monotonic_millis,
     wire::{ClientFrame, Hello, Request, RequestBody, Role, ServerFrame, TokenState, VERSION},
 };
 use crate::{
@@ -30,8 +30,6 @@ use crate::{
     },
 };
 
-/// The time that a request without a deadline has.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a keeper may take to send its first frame after it was started. The module of a network HSM may connect first.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -42,7 +40,7 @@ pub(super) struct ClientSession {
     state: Mutex<(TokenInfo, Availability)>,
     connection: Mutex<Option<Arc<ClientConnection>>>,
     next_id: AtomicU64,
-    /// The most requests that may wait at once.
+    /// How many requests may wait at once.
     max_requests: usize,
     latency: Latency,
 }
@@ -103,19 +101,19 @@ impl ClientSession {
         Ok(connection)
     }
 
-    /// The token is out of service because of `error`.
+    /// Records that the token is out of service because of `error`.
     pub(super) fn set_out_of_service(&self, error: TokenError) {
         self.set_key_state(KeyState::after(&error));
         lock(&self.state).1.set_out_of_service(error);
     }
 
-    /// The keeper has ended, and another will be connected to.
-    pub(super) fn keeper_ended(&self) {
+    /// Records that there is no keeper, until the client has connected to another.
+    pub(super) fn set_disconnected(&self) {
         *lock(&self.connection) = None;
-        self.set_out_of_service(self.no_keeper());
+        self.set_out_of_service(self.keeper_away());
     }
 
-    fn no_keeper(&self) -> TokenError {
+    fn keeper_away(&self) -> TokenError {
         TokenError::Away(format!("the keeper of the token {:?} is being restarted", self.token))
     }
 
@@ -137,12 +135,12 @@ impl ClientSession {
         cx: &Context,
     ) -> Result<ResponseValue, SecretsError> {
         let deadline_exceeded = || SecretsError::DeadlineExceeded { token: self.token.clone() };
-        let deadline = cx.deadline.unwrap_or_else(|| Instant::now() + DEFAULT_TIMEOUT);
+        let deadline = cx.deadline_or_default();
         if deadline <= Instant::now() {
             return Err(deadline_exceeded());
         }
         if self.keys.borrow().get(key).is_none() {
-            // A token that was out of service ever since may hold it.
+            // A token that has been out of service since the start may hold the key.
             return Err(match self.outage() {
                 Some(outage) => SecretsError::Token { token: self.token.clone(), error: outage.error },
                 None => SecretsError::NotHeld(key.clone()),
@@ -152,7 +150,7 @@ impl ClientSession {
         let start = Instant::now();
         let request = Request {
             id,
-            deadline: Some(to_clock(deadline)),
+            deadline: Some(to_monotonic_millis(deadline)),
             kid: cx.kid.as_deref(),
             message_id: cx.message_id.as_deref(),
             peer: cx.peer.as_deref(),
@@ -184,16 +182,16 @@ impl ClientSession {
 
     /// Registers a request's caller on the current connection, and returns the connection.
     fn register(&self, id: u64, mut caller: ResponseSender) -> Result<Arc<ClientConnection>, SecretsError> {
-        let no_keeper = || {
-            let error = self.outage().map_or_else(|| self.no_keeper(), |outage| outage.error);
+        let out_of_service = || {
+            let error = self.outage().map_or_else(|| self.keeper_away(), |outage| outage.error);
             SecretsError::Token { token: self.token.clone(), error }
         };
         loop {
-            let connection = self.connection().ok_or_else(no_keeper)?;
+            let connection = self.connection().ok_or_else(out_of_service)?;
             match connection.register(id, caller, self.max_requests) {
                 Ok(()) => return Ok(connection),
                 Err((RegisterError::Busy, _)) => return Err(SecretsError::Busy { token: self.token.clone() }),
-                Err((RegisterError::Ended, _)) => return Err(no_keeper()),
+                Err((RegisterError::Ended, _)) => return Err(out_of_service()),
                 Err((RegisterError::Replaced, returned)) => caller = returned,
             }
         }
@@ -201,7 +199,8 @@ impl ClientSession {
 }
 
 impl StateListener for ClientSession {
-    /// Takes over the state that the keeper sent. The keys of a token that is out of service stay known.
+    /// Stores the state that the keeper sent. If the keeper could not find the keys of its token, the keys that are known
+    /// from before are kept.
     fn state_changed(&self, state: TokenState) -> io::Result<()> {
         let TokenState { info, keys, error } = state;
         let keys: Vec<HeldKey> = keys.into_iter().map(HeldKey::try_from).collect::<io::Result<_>>()?;
@@ -209,10 +208,10 @@ impl StateListener for ClientSession {
         match &error {
             Some(error) if keys.is_empty() => self.set_key_state(KeyState::after(error)),
             _ => {
-                self.keys.send_if_modified(|known| {
-                    let is_changed = **known != *keys;
+                self.keys.send_if_modified(|published| {
+                    let is_changed = **published != *keys;
                     if is_changed {
-                        *known = keys.into();
+                        *published = keys.into();
                     }
                     is_changed
                 });

@@ -11,13 +11,13 @@ pub struct KeeperConnector {
 }
 
 impl KeeperConnector {
-    /// Each call of `open` opens a new connection. It may block.
+    /// A connector whose connections are opened by `open`, one with each call. `open` may block.
     pub fn new(open: impl Fn() -> io::Result<UnixStream> + Send + Sync + 'static) -> Self {
         Self { open: Arc::new(open), has_sent_hello: false }
     }
 
-    /// The same, for connections on which a supervisor has sent the hello.
-    pub(super) fn after_hello(open: impl Fn() -> io::Result<UnixStream> + Send + Sync + 'static) -> Self {
+    /// A connector whose connections `open` returns with the hello already sent, by a supervisor.
+    pub(super) fn with_hello_sent(open: impl Fn() -> io::Result<UnixStream> + Send + Sync + 'static) -> Self {
         Self { has_sent_hello: true, ..Self::new(open) }
     }
 

@@ -69,7 +69,7 @@ impl KeeperCustodian {
         self.state.info.clone()
     }
 
-    /// Why the token was out of service when the connection was made; none if it was in service.
+    /// Why the token was out of service when the connection was made; `None` if it was in service.
     pub fn token_error(&self) -> Option<&TokenError> {
         self.state.error.as_ref()
     }
@@ -85,7 +85,7 @@ impl KeeperCustodian {
         self.request_key(RequestBody::Generate { curve: key.curve, usage: key.usage, label, options })
     }
 
-    /// Imports a key pair. It passes over the socket in the clear.
+    /// Imports a key pair. The private key passes over the socket in the clear.
     pub fn import(&self, key: &ImportKey) -> Result<HeldKey, TokenError> {
         let ImportKey { public, private, usage, label } = key;
         self.request_key(RequestBody::Import { key: public.into(), private, usage: *usage, label: label.as_deref() })
@@ -112,12 +112,13 @@ impl KeeperCustodian {
         })
     }
 
-    /// Sets the management key for the next change only. It passes over the socket in the clear.
+    /// Sets the management key for the next change only. The management key passes over the socket in the clear.
     pub fn set_management_key(&self, key: &[u8]) -> Result<(), TokenError> {
         self.request_done(RequestBody::SetManagementKey(key))
     }
 
-    /// Signs content that an agent may not have signed without a custodian.
+    /// Signs content. A custodian may have content signed for which an agent has no permission: a DID rotation with a key
+    /// that is not armed, and an entry of a did:webvh log.
     pub fn sign(&self, key: &PublicKey, request: &SignRequest<'_>) -> Result<Signature, TokenError> {
         let input = SigningInput::new(key, request).map_err(|error| TokenError::Config(error.to_string()))?;
         let signature = self.request(RequestBody::sign(key, request), |response| match response {
@@ -127,12 +128,12 @@ impl KeeperCustodian {
         Ok(input.with_signature(signature))
     }
 
-    /// Forgets the PIN now. It is not used again until [`KeeperCustodian::unlock`].
+    /// Makes the token forget the PIN now. The PIN is not used again until [`KeeperCustodian::unlock`].
     pub fn lock(&self) -> Result<(), TokenError> {
         self.request_done(RequestBody::Lock)
     }
 
-    /// A person confirms the PIN: it is tried once.
+    /// Makes the token try the PIN once. Call this when a person has confirmed the PIN.
     pub fn unlock(&self) -> Result<(), TokenError> {
         self.request_done(RequestBody::Unlock)
     }
@@ -150,7 +151,7 @@ impl KeeperCustodian {
         self.request(body, |response| matches!(response, Response::Done).then_some(Ok(())))
     }
 
-    /// Sends a request and waits for its response. `read` returns none for a response of the wrong kind.
+    /// Sends a request and waits for its response. `read` returns `None` for a response of the wrong kind.
     fn request<T>(
         &self,
         body: RequestBody<'_>,
@@ -191,7 +192,7 @@ fn token_error(error: WireError) -> TokenError {
         WireError::NotAllowed(operation) => {
             TokenError::Config(format!("{operation} is not in `allow` of the key or its token"))
         }
-        _ => keeper_failed("it refused the request".to_owned()),
+        _ => keeper_failed("the request was refused".to_owned()),
     }
 }
 

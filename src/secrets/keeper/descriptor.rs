@@ -1,4 +1,4 @@
-//! Passing a connection to another process (SCM_RIGHTS, unix(7)).
+//! Passes a connection to another process, from the supervisor to the agent (SCM_RIGHTS, unix(7)).
 
 use std::{
     io::{self, IoSlice, IoSliceMut, Write},
@@ -13,12 +13,12 @@ use rustix::net::{
 
 use super::frame::{FrameBuffer, decode, encode_frame};
 
-/// The byte that a descriptor comes with.
+/// The byte that is sent with a descriptor.
 const PASSED: u8 = 1;
-/// The byte that comes without a descriptor; a frame with the reason follows.
+/// The byte that is sent without a descriptor; a frame with the reason follows.
 const REFUSED: u8 = 0;
 
-/// Passes a connection.
+/// Passes the connection `stream` over `control`.
 pub(super) fn send_descriptor(control: &UnixStream, stream: &UnixStream) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -28,7 +28,7 @@ pub(super) fn send_descriptor(control: &UnixStream, stream: &UnixStream) -> io::
     Ok(())
 }
 
-/// Says why no connection is passed.
+/// Sends the reason why no connection is passed.
 pub(super) fn send_refusal(mut control: &UnixStream, reason: &str) -> io::Result<()> {
     control.write_all(&[REFUSED])?;
     control.write_all(&encode_frame(&reason)?)

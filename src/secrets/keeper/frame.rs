@@ -1,6 +1,6 @@
 //! Frames: a length of four bytes, big-endian, and content in postcard's format.
 //!
-//! Written by hand, not with a codec over a shared buffer: frames carry content keys, and every buffer is wiped.
+//! This is written by hand, and uses no codec over a shared buffer: frames carry content keys, so every buffer is wiped.
 
 use std::io;
 
@@ -10,7 +10,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 /// The longest content, in bytes. A message to sign has at most 1 MB, a wrap request for 100 recipients 32 KB.
 const MAX_CONTENT: usize = 4 << 20;
-/// The bytes of the length.
+/// The size of the length, in bytes.
 const HEADER: usize = 4;
 /// The initial size of a buffer, enough for several requests.
 const INITIAL_SIZE: usize = 64 << 10;
@@ -31,11 +31,11 @@ pub(super) fn encode_frame(value: &impl Serialize) -> io::Result<Zeroizing<Vec<u
     Ok(frame)
 }
 
-/// Decodes the content of a frame. Bytes behind the value are an error.
+/// Decodes the content of a frame. Bytes after the value are an error.
 pub(super) fn decode<'a, T: Deserialize<'a>>(content: &'a [u8]) -> io::Result<T> {
     match postcard::take_from_bytes(content) {
         Ok((value, [])) => Ok(value),
-        Ok(_) => Err(invalid_data("a frame has bytes behind its value")),
+        Ok(_) => Err(invalid_data("a frame has bytes after its value")),
         Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
     }
 }
@@ -83,9 +83,9 @@ impl FrameBuffer {
         let wanted = HEADER + self.next_length()?.unwrap_or(0);
         if self.start > 0 && (self.bytes.len() - self.start < wanted || self.end == self.bytes.len()) {
             self.bytes.copy_within(self.start..self.end, 0);
-            let left = self.end - self.start;
-            self.bytes[left..self.end].zeroize();
-            (self.start, self.end) = (0, left);
+            let length = self.end - self.start;
+            self.bytes[length..self.end].zeroize();
+            (self.start, self.end) = (0, length);
         }
         if self.bytes.len() < wanted || self.end == self.bytes.len() {
             let mut larger = Zeroizing::new(vec![0; wanted.max(2 * self.bytes.len())]);
@@ -96,7 +96,7 @@ impl FrameBuffer {
         Ok(&mut self.bytes[end..])
     }
 
-    /// Adds bytes that were read into the free space.
+    /// Adds this number of bytes, which were read into the free space.
     pub(super) fn add(&mut self, bytes: usize) {
         self.end += bytes;
     }

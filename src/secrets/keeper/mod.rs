@@ -2,8 +2,8 @@
 //!
 //! A PKCS#11 module lives in the memory of the process that loads it, and so do the private keys of a software token.
 //! Therefore a process of its own, the [`Keeper`], has the module, the PIN and the sessions of one token. The process on
-//! the network has a [`KeeperClient`], which asks the keeper over a Unix socket for the operations of the trait and for
-//! nothing else. The keeper enforces the policy (`allow`, custody, rate), builds what is signed, and writes the audit log.
+//! the network has a [`KeeperClient`], which can ask the keeper over a Unix socket only for the operations of the trait.
+//! The keeper enforces the policy (`allow`, custody, rate), builds what is signed, and writes the audit log.
 //!
 //! A connection has one of two roles. [`Role::Agent`] uses keys. [`Role::Custodian`] also makes, imports and deletes keys,
 //! and locks and unlocks the token; the command line has it, through [`KeeperCustodian`].

@@ -4,17 +4,17 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// A deadline for the other process, in milliseconds of CLOCK_MONOTONIC.
-pub(super) fn to_clock(deadline: Instant) -> u64 {
-    now() + u64::try_from(deadline.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(u64::MAX / 2)
+/// Converts a deadline into milliseconds of CLOCK_MONOTONIC, for the other process.
+pub(super) fn to_monotonic_millis(deadline: Instant) -> u64 {
+    now_millis() + u64::try_from(deadline.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(u64::MAX / 2)
 }
 
-/// The deadline that the other process sent.
-pub(super) fn from_clock(deadline: u64) -> Instant {
-    Instant::now() + Duration::from_millis(deadline.saturating_sub(now()).min(u64::from(u32::MAX)))
+/// Converts a deadline that the other process sent, in milliseconds of CLOCK_MONOTONIC. A deadline in the past becomes now.
+pub(super) fn from_monotonic_millis(deadline: u64) -> Instant {
+    Instant::now() + Duration::from_millis(deadline.saturating_sub(now_millis()).min(u64::from(u32::MAX)))
 }
 
-fn now() -> u64 {
+fn now_millis() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     u64::try_from(now.tv_sec).unwrap_or_default() * 1000 + u64::try_from(now.tv_nsec).unwrap_or_default() / 1_000_000
 }

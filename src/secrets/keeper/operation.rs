@@ -1,4 +1,4 @@
-//! One request of a client: who may make it, its execution, and its lines for the audit log.
+//! Performs one request of a client: checks whether the client may make it, and writes its lines for the audit log.
 
 use std::cell::RefCell;
 
@@ -9,7 +9,7 @@ use super::{
     served_token::ServedToken,
     server_connection::ServerConnection,
     wire::{Request, RequestBody, Response, Role, SignContent},
-    wire_types::{check_unwrap, check_wrap},
+    wire_types::{unwrap_request, wrap_request},
 };
 use crate::{
     crypto::{Cek, EncryptedKey},
@@ -71,31 +71,32 @@ impl<'a> Operation<'a> {
         self.audit_lines.into_inner()
     }
 
+    /// Performs the request. Adds a line for the audit log for each operation that is audited, whatever its result.
     pub(super) fn run(&self, request: Request<'_>) -> Result<OperationResult, SecretsError> {
         let keyring = &self.token.keyring;
         match request.body {
             RequestBody::Sign { key, content } => self.sign(&key.check()?, &content),
             RequestBody::Unwrap { key, epk, sender, apu, apv, encrypted_key } => {
                 let key = key.check()?;
-                let request = check_unwrap(epk, sender, apu, apv, encrypted_key)?;
+                let request = unwrap_request(epk, sender, apu, apv, encrypted_key)?;
                 self.use_key(&key, KeyOperation::Unwrap, 1, async {
                     keyring.unwrap_cek(&key, &request, &self.cx).await.map(OperationResult::Cek)
                 })
             }
             RequestBody::Wrap { key, cek, apu, apv, tag, recipients } => {
                 let key = key.check()?;
-                let request = check_wrap(cek, apu, apv, tag, recipients)?;
+                let request = wrap_request(cek, apu, apv, tag, recipients)?;
                 let derivations = request.recipients.len();
                 self.use_key(&key, KeyOperation::Wrap, derivations, async {
                     keyring.wrap_cek(&key, &request, &self.cx).await.map(OperationResult::EncryptedKeys)
                 })
             }
             body if self.connection.role == Role::Custodian => self.run_for_custodian(body),
-            _ => Err(SecretsError::InvalidRequest("only a custodian may ask for that")),
+            _ => Err(SecretsError::InvalidRequest("only a custodian may make this request")),
         }
     }
 
-    /// Signs an input that is built here, from the content that the client sent.
+    /// Signs content. The signing input is built in this process from the content that the client sent.
     fn sign(&self, key: &PublicKey, content: &SignContent<'_>) -> Result<OperationResult, SecretsError> {
         let claims = content.claims();
         let request = match (content, &claims) {
@@ -103,7 +104,7 @@ impl<'a> Operation<'a> {
             (SignContent::Message(payload), _) => SignRequest::Message(payload),
             (SignContent::WebvhEntry(entry), _) => SignRequest::WebvhEntry(entry),
             (SignContent::FromPrior { .. }, None) => {
-                return Err(SecretsError::InvalidRequest("a rotation without claims"));
+                return Err(SecretsError::InvalidRequest("the DID rotation has no claims"));
             }
         };
         let kind = KeyOperation::from(&request);
@@ -153,7 +154,7 @@ impl<'a> Operation<'a> {
         self.audit_key(key, kind.name(), result)
     }
 
-    /// Adds a line with the key and its custody. Returns the result.
+    /// Adds a line with the key and its custody to the audit lines. Returns the result.
     fn audit_key<T>(
         &self,
         key: &PublicKey,
@@ -164,7 +165,7 @@ impl<'a> Operation<'a> {
         self.audit(operation, Some((key, custody)), result)
     }
 
-    /// Adds a line. Returns the result.
+    /// Adds a line to the audit lines. Returns the result.
     fn audit<T>(
         &self,
         operation: &str,
@@ -228,7 +229,7 @@ impl<'a> Operation<'a> {
                 self.audit("delete", Some((&key, None)), deleted.map_err(failed))
             }
             RequestBody::Sign { .. } | RequestBody::Unwrap { .. } | RequestBody::Wrap { .. } => {
-                Err(SecretsError::InvalidRequest("not a custodian's request"))
+                Err(SecretsError::InvalidRequest("this is not a custodian's request"))
             }
         }
     }
@@ -270,7 +271,7 @@ impl<'a> Operation<'a> {
                 keys.retain(|key| key.slot.is_none() || key.slot != held.slot);
                 keys.push(held.clone());
             }),
-            // As after a lock: a failure without a key may mean that the token has changed.
+            // The failure may mean that the token has changed, so its keys are found again, as after locking it.
             (Err(_), None) => self.token.keyring.refresh_keys(),
             (Err(_), Some(_)) => {}
         }
@@ -278,10 +279,10 @@ impl<'a> Operation<'a> {
         self.audit(operation, public.as_ref().map(|key| (key, None)), added.map_err(|error| self.token.error(error)))
     }
 
-    /// Takes the connection's management key for one change, and for undoing it.
+    /// Takes the connection's management key for one change, and for undoing that change.
     fn take_management_key(&self) -> ManagementKey<'_> {
-        let given = &self.connection.management_key;
-        let key = given.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        let management_key = &self.connection.management_key;
+        let key = management_key.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
         ManagementKey { token: self.token, key }
     }
 }

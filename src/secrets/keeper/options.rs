@@ -7,11 +7,11 @@ use crate::{keys::PublicKey, secrets::policy::Policy};
 /// The configuration of a keeper.
 #[derive(Debug, Clone)]
 pub struct KeeperOptions {
-    /// The file of the audit log. None is for tests only.
+    /// The file of the audit log. `None` is for tests only.
     pub audit: Option<PathBuf>,
-    /// The most operations a second with each key. As many may come at once. None means no limit.
+    /// How many operations with each key are allowed per second, and at once. `None` means no limit.
     pub rate: Option<NonZeroU32>,
-    /// An operation that takes longer is taken to hang: the keeper ends, and another is started.
+    /// An operation that takes longer is considered to hang. The keeper then ends, so that another can be started.
     pub hang_timeout: Duration,
     /// The policy of the token.
     pub policy: Policy,

@@ -15,10 +15,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Pauses before connecting again. With jitter, so that the clients of a keeper that was restarted do not all connect at
 /// the same moment.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), LONGEST_PAUSE).with_jitter(0.5);
-/// A keeper that ran for so long did not fail at its start.
+/// A keeper that ran for longer did not fail at its start, so the back-off begins anew.
 const MIN_UPTIME: Duration = Duration::from_secs(5);
 
-/// Keeps the session connected until it is dropped. The first connection may exist already.
+/// Keeps a session connected until the session is dropped. `connection` is the first connection, if it exists already.
 pub(super) async fn keep_connected(
     session: Weak<ClientSession>,
     connector: KeeperConnector,
@@ -51,9 +51,9 @@ pub(super) async fn keep_connected(
     }
 }
 
-/// Runs a connection until it ends, or until another takes over, which is returned.
+/// Runs a connection until it ends or is replaced. Returns the connection that replaced it.
 ///
-/// The other connection is made before this one is given up, and this one still delivers the responses to its requests.
+/// The new connection is made before the old one is given up. The old one still delivers the responses to its requests.
 async fn run_until_replaced(
     session: &Weak<ClientSession>,
     connection: &Arc<ClientConnection>,
@@ -65,10 +65,10 @@ async fn run_until_replaced(
             ended = task.ended() => {
                 let session = session.upgrade()?;
                 if !connection.is_ending() {
-                    let reason = ended.err().map_or_else(|| "it ended".to_owned(), |error| error.to_string());
+                    let reason = ended.err().map_or_else(|| "keeper ended".to_owned(), |error| error.to_string());
                     tracing::warn!(token = &*session.token, reason, "connection to the keeper lost; connecting again");
                 }
-                session.keeper_ended();
+                session.set_disconnected();
                 return None;
             }
             () = connection.replacement_requested() => {

@@ -1,4 +1,4 @@
-//! Responses that are ready and not sent yet.
+//! [`ResponseBatch`]: responses that are ready and not sent yet.
 //!
 //! While more requests wait, a few responses of a fast token are sent together: with one write to the audit log and one
 //! to the socket. A response is sent only when its line is in the audit log.
@@ -13,6 +13,7 @@ use crate::secrets::latency::Latency;
 /// The most responses in a batch.
 const MAX_RESPONSES: usize = 4;
 
+/// The responses of one thread that are not sent yet, with their lines for the audit log.
 pub(super) struct ResponseBatch<'a> {
     connection: &'a ServerConnection,
     audit: Option<&'a AuditLog>,
@@ -32,7 +33,7 @@ impl<'a> ResponseBatch<'a> {
         self.audit_lines.extend_from_slice(audit_lines);
         self.frames = match self.frames.len() {
             0 => frame,
-            // Copied by hand: a vector that grows would leave a copy behind.
+            // Copied by hand: a vector that grows would leave an unwiped copy behind.
             before => {
                 let mut frames = Zeroizing::new(Vec::with_capacity(before + frame.len()));
                 frames.extend_from_slice(&self.frames);
@@ -42,7 +43,8 @@ impl<'a> ResponseBatch<'a> {
         };
     }
 
-    /// Whether the batch may wait for another response: the next operation takes no longer than a write would.
+    /// Whether the batch may wait for another response: it has room, and the token is fast, so that the next operation takes
+    /// no longer than a write would.
     pub(super) fn may_wait(&self, latency: &Latency) -> bool {
         self.ids.len() < MAX_RESPONSES && latency.poll_until().is_some()
     }

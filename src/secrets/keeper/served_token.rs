@@ -68,7 +68,7 @@ impl ServedToken {
         self.runtime.handle().block_on(operation)
     }
 
-    /// The keys with each of which the agent may sign one DID rotation.
+    /// The armed keys. With each, the agent may sign one DID rotation.
     pub(super) fn armed(&self) -> MutexGuard<'_, HashSet<PublicKey>> {
         lock(&self.armed)
     }
@@ -81,11 +81,11 @@ impl ServedToken {
             .entry(key.clone())
             .or_insert_with(|| Arc::new(RateLimiter::direct(Quota::per_second(rate))))
             .clone();
-        // A request with more operations than may ever come at once counts as that many.
+        // A request for more operations than are allowed at once counts as the largest allowed number.
         matches!(limiter.check_n(operations.min(rate)), Ok(Ok(())))
     }
 
-    /// The token's outage; none while it is in service.
+    /// The token's outage; `None` while it is in service.
     pub(super) fn outage(&self) -> Option<Outage> {
         self.keyring.status().into_iter().find_map(|status| status.outage)
     }
@@ -97,7 +97,7 @@ impl ServedToken {
         TokenState { info: self.custodian.info(), keys, error: self.outage().map(|outage| outage.error) }
     }
 
-    /// An error of the token.
+    /// Adds the token's name to an error.
     pub(super) fn error(&self, error: TokenError) -> SecretsError {
         SecretsError::Token { token: self.name.clone(), error }
     }

@@ -1,4 +1,4 @@
-//! The keeper: it serves one token to the clients that may connect.
+//! The keeper: serves one token to the clients that may connect.
 
 use std::{
     io::{self, Write},
@@ -38,15 +38,16 @@ use crate::secrets::{
     token::Custodian,
 };
 
-/// A token that is absent for so long may need a new process. SoftHSM 2.6.1 never sees a token again that came back.
+/// A token that is absent for longer may need a new process. A process with SoftHSM 2.6.1 never sees a token again that was
+/// absent.
 const MAX_ABSENCE: Duration = Duration::from_millis(1500);
-/// How often the keeper looks at its token and its operations.
+/// How often the keeper checks its token and its operations.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Why a keeper has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeeperExit {
-    /// No client needs it any more.
+    /// No client is connected any more.
     Finished,
     /// The token is absent, and may need a new process when it comes back.
     TokenGone,
@@ -56,7 +57,7 @@ pub enum KeeperExit {
     Exhausted,
 }
 
-/// A keeper: it serves one token.
+/// A keeper, which serves one token.
 pub struct Keeper {
     token: ServedToken,
     audit: Option<AuditLog>,
@@ -65,7 +66,7 @@ pub struct Keeper {
     is_ending: AtomicBool,
     watchdog: Watchdog,
     latency: Latency,
-    /// The keys as the clients know them.
+    /// Tells whether the keys have changed since the clients were told.
     announced_keys: Mutex<watch::Receiver<HeldKeys>>,
 }
 
@@ -92,13 +93,13 @@ impl Keeper {
         }))
     }
 
-    /// Serves one connection until it or the keeper ends. The client gets at most the role `most`.
-    pub fn serve(self: &Arc<Self>, stream: UnixStream, most: Role) -> KeeperExit {
+    /// Serves one connection until the connection or the keeper ends. The client gets at most the role `max_role`.
+    pub fn serve(self: &Arc<Self>, stream: UnixStream, max_role: Role) -> KeeperExit {
         let (sender, served) = mpsc::channel::<()>();
         let keeper = self.clone();
         let server = thread::spawn(move || {
             let _sender = sender;
-            keeper.serve_client(stream, |_, role| role <= most);
+            keeper.serve_client(stream, |_, role| role <= max_role);
         });
         let exit = self.watch(|wait| served.recv_timeout(wait) != Err(mpsc::RecvTimeoutError::Timeout), || {});
         if matches!(exit, KeeperExit::Finished | KeeperExit::Exhausted) {
@@ -135,19 +136,19 @@ impl Keeper {
         Ok(self.watch(is_finished, start_successor))
     }
 
-    /// Waits a moment for a client, and serves it on a thread of its own.
+    /// Waits up to [`CHECK_INTERVAL`] for a client, and serves the client on a thread of its own.
     fn accept_client<F>(self: &Arc<Self>, listener: &UnixListener, may_connect: &Arc<F>)
     where
         F: Fn(&PeerCredentials, Role) -> bool + Send + Sync + 'static,
     {
         match accept(listener) {
             Ok(Some(stream)) => {
-                // A client that may have no role at all gets no thread.
+                // A client that may not have any role gets no thread.
                 let peer = PeerCredentials::of(&stream);
                 if !may_connect(&peer, Role::Agent) {
                     let PeerCredentials { uid, pid } = peer;
-                    tracing::warn!(?uid, ?pid, "client turned away");
-                    turn_away(&stream);
+                    tracing::warn!(?uid, ?pid, "client refused");
+                    refuse_client(&stream);
                     return;
                 }
                 let (keeper, may_connect) = (self.clone(), may_connect.clone());
@@ -170,12 +171,12 @@ impl Keeper {
         let mut start_successor = Some(start_successor);
         while !is_finished(CHECK_INTERVAL) {
             self.announce_changes();
-            if self.watchdog.sees_hang() {
+            if self.watchdog.has_hung_operation() {
                 tracing::error!(token = &*self.token.name, "operation hangs; the keeper ends and is replaced");
                 return KeeperExit::Hung;
             }
             let is_gone = self.token.custodian.needs_new_process_after_absence()
-                && self.token.outage().is_some_and(|outage| is_absence(&outage));
+                && self.token.outage().is_some_and(|outage| is_long_absence(&outage));
             if (is_gone || self.token.custodian.is_exhausted())
                 && let Some(start_successor) = start_successor.take()
             {
@@ -203,7 +204,7 @@ impl Keeper {
             ))
         } else if !may_connect(&connection.peer, hello.role) {
             let PeerCredentials { uid, pid } = connection.peer;
-            tracing::warn!(?uid, ?pid, role = ?hello.role, "client turned away");
+            tracing::warn!(?uid, ?pid, role = ?hello.role, "client refused");
             Some(NOT_SERVED.to_owned())
         } else {
             None
@@ -232,8 +233,8 @@ impl Keeper {
         });
     }
 
-    /// Performs the requests of a connection, one after the other, until it ends. As many threads do so as the token
-    /// performs operations at once.
+    /// Performs the requests of a connection, one after the other, until the connection ends. One thread runs this for each
+    /// operation that the token performs at once.
     fn perform_requests(&self, connection: &ServerConnection) {
         let timer = self.watchdog.timer();
         let mut batch = ResponseBatch::new(connection, self.audit.as_ref());
@@ -311,22 +312,22 @@ impl Keeper {
 }
 
 /// Whether the token has been absent for so long that a new process may be needed.
-fn is_absence(outage: &Outage) -> bool {
+fn is_long_absence(outage: &Outage) -> bool {
     outage.error.cause() == Cause::TokenGone && outage.since.elapsed() > MAX_ABSENCE
 }
 
-/// The reason that a client gets who may not connect.
+/// The reason that is sent to a client that may not connect.
 const NOT_SERVED: &str = "the keeper does not serve this user: see `agents` and `custodians` in its [keeper]";
 
-/// Sends the reason to a client who may not connect, as far as that is possible without waiting.
-fn turn_away(mut stream: &UnixStream) {
+/// Sends the reason to a client that may not connect, as far as that is possible without waiting.
+fn refuse_client(mut stream: &UnixStream) {
     let refused = ServerFrame::Refused(TokenError::Config(NOT_SERVED.into()));
     if let (Ok(()), Ok(frame)) = (stream.set_nonblocking(true), encode_frame(&refused)) {
         let _ = stream.write_all(&frame);
     }
 }
 
-/// Waits a moment for a client.
+/// Waits up to [`CHECK_INTERVAL`] for a client.
 fn accept(listener: &UnixListener) -> io::Result<Option<UnixStream>> {
     let mut events = [PollFd::new(listener, PollFlags::IN)];
     match poll(&mut events, Some(&CHECK_INTERVAL.try_into().map_err(io::Error::other)?)) {
@@ -339,13 +340,13 @@ fn accept(listener: &UnixListener) -> io::Result<Option<UnixStream>> {
             stream.set_nonblocking(false)?;
             Ok(Some(stream))
         }
-        // Another keeper on the same socket was faster.
+        // Another keeper on the same socket has accepted the client.
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// Refuses a connection because the keeper could not be started, for this reason.
+/// Refuses a connection because the keeper could not be started. The client gets `error`.
 pub fn refuse_connection(stream: UnixStream, error: &SecretsError) {
     let error = match error {
         SecretsError::Token { error, .. } => error.clone(),

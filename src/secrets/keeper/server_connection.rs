@@ -1,4 +1,5 @@
-//! The keeper's end of a connection. Its threads take requests from it in turn: one reads while the others work.
+//! The keeper's end of a connection. The keeper's threads take requests from the connection in turn: one thread reads while
+//! the others work.
 
 use std::{
     collections::VecDeque,
@@ -22,13 +23,13 @@ use super::{
 };
 use crate::secrets::latency::{Latency, yield_processor};
 
-/// The most bytes of waiting requests. So far ahead the keeper reads to find cancellations.
+/// The keeper reads ahead up to this many bytes of waiting requests, to find cancellations.
 const MAX_WAITING: usize = 8 << 20;
-/// What a waiting request costs beside its content, in bytes, so that small requests are limited too.
+/// What a waiting request counts in addition to its content, in bytes, so that the number of small requests is limited too.
 const REQUEST_OVERHEAD: usize = 128;
 /// The longest content of a hello, in bytes.
 const MAX_HELLO: usize = 64;
-/// A client that does not send its hello, or does not read a response, for so long is disconnected.
+/// A client that takes longer to send its hello, or to read a response, is disconnected.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A client's connection.
@@ -43,7 +44,7 @@ pub(super) struct ServerConnection {
     pub(super) management_key: Mutex<Option<Zeroizing<Vec<u8>>>>,
 }
 
-/// Requests that were read and are not begun.
+/// Requests that were read and not begun.
 struct WaitingRequests {
     received: FrameBuffer,
     /// Each request's id and its frame's content.
@@ -53,7 +54,7 @@ struct WaitingRequests {
 }
 
 impl ServerConnection {
-    /// Reads the hello. The client's process and user are those that the kernel reports.
+    /// Accepts a connection and reads the client's hello. The client's process and user are those that the kernel reports.
     pub(super) fn accept(stream: UnixStream) -> io::Result<(Self, Hello)> {
         stream.set_write_timeout(Some(CLIENT_TIMEOUT))?;
         stream.set_read_timeout(Some(CLIENT_TIMEOUT))?;
@@ -84,18 +85,18 @@ impl ServerConnection {
         Ok((connection, hello))
     }
 
-    /// The content of the next request, if one has come.
+    /// The content of the next request, if one has arrived.
     pub(super) fn try_next(&self) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
-        // A thread that holds the lock is reading, and lets this thread go on.
+        // Another thread that holds the lock is reading already.
         let Ok(mut waiting) = self.waiting.try_lock() else { return Ok(None) };
         waiting.read_all(&self.stream)?;
         Ok(waiting.pop())
     }
 
-    /// Waits for the content of the next request, in the order in which they came. None when the client has closed the
-    /// connection.
+    /// Waits for the content of the next request. Requests are returned in the order in which they came. Returns `None` when
+    /// the client has closed the connection.
     ///
-    /// The thread of a fast token polls for a moment before it sleeps.
+    /// If the token is fast, the thread polls for a moment before it sleeps ([`Latency::poll_until`]).
     pub(super) fn next(&self, latency: &Latency) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
         let mut waiting = lock(&self.waiting);
         let poll_until = latency.poll_until();
@@ -112,7 +113,7 @@ impl ServerConnection {
                 continue;
             }
             waiting.read(&self.stream, RecvFlags::empty())?;
-            waiting.sort()?;
+            waiting.take_frames()?;
         }
     }
 
@@ -139,10 +140,10 @@ impl ServerConnection {
 }
 
 impl WaitingRequests {
-    /// Reads everything that has come, since it may cancel a waiting request.
+    /// Reads everything that has arrived, since a cancellation may be among it.
     fn read_all(&mut self, stream: &UnixStream) -> io::Result<()> {
         while self.bytes < MAX_WAITING && !self.has_ended && self.read(stream, RecvFlags::DONTWAIT)? {
-            self.sort()?;
+            self.take_frames()?;
         }
         Ok(())
     }
@@ -153,7 +154,8 @@ impl WaitingRequests {
         Some(content)
     }
 
-    /// Nothing more comes. If the client cannot read responses any more (`is_gone`), waiting requests are not begun.
+    /// Records that the client sends nothing more. If the client cannot read responses either (`is_gone`), waiting requests
+    /// are dropped.
     fn end(&mut self, is_gone: bool) {
         self.has_ended = true;
         if is_gone {
@@ -162,7 +164,7 @@ impl WaitingRequests {
         }
     }
 
-    /// Reads once. Returns false if nothing is there, or the client has closed the connection.
+    /// Reads once. Returns false if nothing has arrived, or the client has closed the connection.
     fn read(&mut self, stream: &UnixStream, flags: RecvFlags) -> io::Result<bool> {
         loop {
             match recv(stream, self.received.free_space()?, flags) {
@@ -186,9 +188,9 @@ impl WaitingRequests {
         }
     }
 
-    /// Queues the complete requests, and removes those that are cancelled. Both kinds of frame begin with the number of
-    /// their kind and a request id.
-    fn sort(&mut self) -> io::Result<()> {
+    /// Queues the requests that have arrived completely, and removes those that are cancelled. Both kinds of
+    /// [`ClientFrame`](super::wire::ClientFrame) begin with the number of the variant and a request id.
+    fn take_frames(&mut self) -> io::Result<()> {
         const REQUEST: u32 = 0;
         while let Some(content) = self.received.next_frame()? {
             let ((kind, id), _) = postcard::take_from_bytes::<(u32, u64)>(&content).map_err(io::Error::other)?;
@@ -203,7 +205,7 @@ impl WaitingRequests {
     }
 }
 
-/// Whether the client has closed both directions, so that it reads nothing either.
+/// Whether the client has closed both directions, and so reads no more responses.
 fn has_hung_up(stream: &UnixStream) -> bool {
     let mut events = [PollFd::new(stream, PollFlags::empty())];
     poll(&mut events, Some(&Timespec::default())).is_ok() && events[0].revents().contains(PollFlags::HUP)

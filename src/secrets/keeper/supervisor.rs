@@ -1,4 +1,4 @@
-//! The supervisor: a small process that starts keepers for an agent in its sandbox, which cannot start them itself.
+//! The supervisor: a small process that starts keepers for an agent in a sandbox, which cannot start them itself.
 //!
 //! Landlock and seccomp are inherited and cannot be undone: a child of a sandboxed agent could not open its PKCS#11
 //! module. So the agent starts the supervisor before it enters the sandbox, and asks it for connections from then on. The
@@ -23,7 +23,7 @@ use super::{
     wire::{Hello, Role, VERSION},
 };
 
-/// The most keepers of one token at once: one that serves, and one that finishes its requests.
+/// The most keepers of one token at once: one that serves, and one that was replaced and finishes its requests.
 const MAX_KEEPERS_PER_TOKEN: usize = 2;
 
 /// The agent's connection to its supervisor.
@@ -34,13 +34,13 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Starts a supervisor. `command` runs [`supervise`] on its standard input. Call it before entering the sandbox.
+    /// Starts a supervisor: `command` must run [`supervise`] on its standard input. Call this before entering the sandbox.
     ///
     /// # Errors
     /// Those of starting a process.
     pub fn start(command: Command) -> io::Result<Arc<Self>> {
         let (control, mut process) = spawn_on_socket(command)?;
-        // The supervisor waits for its keepers and kills one that hangs; it must not be killed before it has done so.
+        // The supervisor waits for its keepers and kills those that hang. It must not be killed before it has done so.
         process.exit_timeout = 2 * EXIT_TIMEOUT;
         Ok(Arc::new(Self { control: Mutex::new(control), process }))
     }
@@ -59,11 +59,13 @@ impl Supervisor {
         !matches!(end, Ok((_, 1..)) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR))
     }
 
-    /// A connection to a new keeper of the token that the configuration calls `name`. The supervisor has sent the hello
-    /// with the agent's role on it, so an attacker who controls the agent cannot become a custodian.
+    /// Asks the supervisor for a connection to a new keeper of the token that the configuration calls `name`. Blocks.
+    ///
+    /// The supervisor has sent the hello with the agent's role on the connection, so an attacker who controls the agent
+    /// cannot become a custodian.
     ///
     /// # Errors
-    /// The supervisor's error if it cannot start the keeper, and that of a supervisor that has ended.
+    /// If the supervisor cannot start the keeper, with the supervisor's reason, or has ended.
     pub fn keeper(&self, name: &str) -> io::Result<UnixStream> {
         let mut control = self.control.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         control.write_all(&encode_frame(&name)?)?;
@@ -73,12 +75,13 @@ impl Supervisor {
     /// A connector for a [`KeeperClient`](super::KeeperClient) of the token that the configuration calls `name`.
     pub fn connector(self: &Arc<Self>, name: &str) -> KeeperConnector {
         let (supervisor, name) = (self.clone(), name.to_owned());
-        KeeperConnector::after_hello(move || supervisor.keeper(&name))
+        KeeperConnector::with_hello_sent(move || supervisor.keeper(&name))
     }
 }
 
-/// Serves one agent. For each name that the agent sends, `open` returns a connection to a keeper, and the keeper's process
-/// if it was started for this connection. The hello with `role` is sent on the connection before it is passed on.
+/// Runs the supervisor of one agent. For each name of a token that the agent sends over `control`, `open` returns a
+/// connection to a keeper, and the keeper's process if it was started for this connection. The hello with `role` is sent on
+/// the connection, which is then passed to the agent.
 ///
 /// Returns when the agent has ended, and the started keepers too.
 ///
@@ -89,7 +92,7 @@ pub fn supervise(
     role: Role,
     open: impl Fn(&str) -> io::Result<(UnixStream, Option<ChildProcess>)>,
 ) -> io::Result<()> {
-    // Those that were replaced are here too until they end, since they may have a last request to finish.
+    // Includes keepers that were replaced, until they have finished their last requests.
     let mut keepers: Vec<(String, ChildProcess)> = Vec::new();
     let mut received = FrameBuffer::new();
     let served = loop {
@@ -131,8 +134,7 @@ pub fn supervise(
 
 /// Ends the oldest keepers of a token until another may be started.
 ///
-/// Rates are counted by each keeper: an attacker who controls the agent must not get a higher rate by asking for more
-/// keepers.
+/// Each keeper counts rates for itself: an attacker who controls the agent must not get a higher rate from more keepers.
 fn make_room(keepers: &mut Vec<(String, ChildProcess)>, name: &str) {
     keepers.retain_mut(|(_, keeper)| !keeper.has_ended());
     while keepers.iter().filter(|(token, _)| token == name).count() >= MAX_KEEPERS_PER_TOKEN {

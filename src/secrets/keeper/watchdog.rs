@@ -1,4 +1,4 @@
-//! Notices operations that do not return.
+//! The watchdog: finds operations that do not return.
 
 use std::{
     sync::{
@@ -23,7 +23,7 @@ impl Watchdog {
         Self { epoch: Instant::now(), hang_timeout, timers: Mutex::default() }
     }
 
-    /// A timer for one thread. It is watched until it is dropped.
+    /// A timer for one thread. The thread is watched until the timer is dropped.
     pub(super) fn timer(&self) -> OperationTimer {
         let timer = Arc::new(AtomicU64::new(0));
         self.timers.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(Arc::downgrade(&timer));
@@ -31,7 +31,7 @@ impl Watchdog {
     }
 
     /// Whether an operation has taken longer than the timeout.
-    pub(super) fn sees_hang(&self) -> bool {
+    pub(super) fn has_hung_operation(&self) -> bool {
         let mut timers = self.timers.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         timers.retain(|timer| timer.strong_count() > 0);
         let now = self.now();

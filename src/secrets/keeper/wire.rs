@@ -10,7 +10,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    monotonic_clock::from_clock,
+    monotonic_clock::from_monotonic_millis,
     wire_types::{WireError, WireHeldKey, WireKey},
 };
 use crate::{
@@ -59,7 +59,8 @@ pub(super) enum ClientFrame<'a> {
 #[derive(Serialize, Deserialize)]
 pub(super) struct Request<'a> {
     pub(super) id: u64,
-    /// When the request must have begun, in milliseconds of CLOCK_MONOTONIC, which all processes of a machine share.
+    /// When the client stops waiting, in milliseconds of CLOCK_MONOTONIC, which all processes of a machine share. A request
+    /// that has not begun by then is not performed.
     pub(super) deadline: Option<u64>,
     pub(super) kid: Option<&'a str>,
     pub(super) message_id: Option<&'a str>,
@@ -98,7 +99,7 @@ pub(super) enum RequestBody<'a> {
         #[serde(borrow)]
         recipients: Vec<(WireKey<'a>, &'a [u8])>,
     },
-    // The following are for custodians only.
+    // The requests below are for custodians only.
     Generate {
         curve: Curve,
         usage: KeyUse,
@@ -132,7 +133,7 @@ pub(super) enum RequestBody<'a> {
     SetManagementKey(&'a [u8]),
 }
 
-/// A [`SignRequest`].
+/// A [`SignRequest`] in a frame.
 #[derive(Serialize, Deserialize)]
 pub(super) enum SignContent<'a> {
     Message(&'a [u8]),
@@ -161,13 +162,13 @@ pub(super) enum ServerFrame<'a> {
 
 #[derive(Serialize, Deserialize)]
 pub(super) enum Response<'a> {
-    /// 64 bytes. The client builds header and payload itself, as the keeper did.
+    /// A signature of 64 bytes. The client builds header and payload itself, as the keeper did.
     Signature(&'a [u8]),
     Cek(&'a [u8]),
     EncryptedKeys(Vec<&'a [u8]>),
     Key(WireHeldKey),
     Keys(Vec<WireHeldKey>),
-    /// DER.
+    /// X.509 certificates in DER.
     Certificates(Vec<&'a [u8]>),
     Done,
 }
@@ -177,7 +178,7 @@ pub(super) enum Response<'a> {
 pub(super) struct TokenState {
     pub(super) info: TokenInfo,
     pub(super) keys: Vec<WireHeldKey>,
-    /// Why the token is out of service; none while it is in service.
+    /// Why the token is out of service; `None` while it is in service.
     pub(super) error: Option<TokenError>,
 }
 
@@ -187,7 +188,7 @@ impl Request<'_> {
             kid: self.kid.map(Into::into),
             message_id: self.message_id.map(Into::into),
             peer: self.peer.map(Into::into),
-            deadline: self.deadline.map(from_clock),
+            deadline: self.deadline.map(from_monotonic_millis),
         }
     }
 }
@@ -234,7 +235,7 @@ impl<'a> From<&'a SignRequest<'a>> for SignContent<'a> {
 }
 
 impl SignContent<'_> {
-    /// The claims of a DID rotation; none for other content.
+    /// The claims of a DID rotation; `None` for other content.
     pub(super) fn claims(&self) -> Option<FromPriorClaims> {
         match self {
             Self::Message(_) | Self::WebvhEntry(_) => None,

@@ -1,4 +1,4 @@
-//! Keys, requests and errors as they are written in frames, and their conversions.
+//! Keys and errors in the form that frames have, and conversions from and to the types of [`secrets`](crate::secrets).
 
 use std::{io, sync::Arc};
 
@@ -39,7 +39,7 @@ impl WireKey<'_> {
     }
 }
 
-/// A [`HeldKey`].
+/// A [`HeldKey`] in a frame.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct WireHeldKey {
     curve: Curve,
@@ -101,7 +101,7 @@ impl TryFrom<WireHeldKey> for HeldKey {
     }
 }
 
-/// A [`SecretsError`] without its key and token, which the client knows.
+/// A [`SecretsError`] in a frame, without the key and the token, which the client knows.
 #[derive(Serialize, Deserialize)]
 pub(super) enum WireError {
     NotHeld,
@@ -141,12 +141,12 @@ impl WireError {
             Self::NotHeld => SecretsError::NotHeld(key.clone()),
             Self::NotAllowed(operation) => match operation.parse::<KeyOperation>() {
                 Ok(operation) => SecretsError::NotAllowed { key: key.clone(), operation: operation.name() },
-                Err(_) => SecretsError::InvalidRequest("the keeper does not allow it"),
+                Err(_) => SecretsError::InvalidRequest("the keeper does not allow the operation"),
             },
             // The client makes the same checks before it asks, so this happens only if the keeper is of another release.
             Self::InvalidRequest(reason) => {
                 tracing::warn!(%token, reason, "request refused by the keeper");
-                SecretsError::InvalidRequest("the keeper refused it")
+                SecretsError::InvalidRequest("the keeper refused the request")
             }
             Self::Busy => SecretsError::Busy { token },
             Self::DeadlineExceeded => SecretsError::DeadlineExceeded { token },
@@ -159,8 +159,8 @@ impl WireError {
     }
 }
 
-/// Checks the keys of an unwrap request.
-pub(super) fn check_unwrap(
+/// Builds an unwrap request from a frame, and checks its keys.
+pub(super) fn unwrap_request(
     epk: WireKey<'_>,
     sender: Option<(WireKey<'_>, &[u8])>,
     apu: &[u8],
@@ -177,8 +177,8 @@ pub(super) fn check_unwrap(
     })
 }
 
-/// Checks the keys of a wrap request.
-pub(super) fn check_wrap(
+/// Builds a wrap request from a frame, and checks its keys.
+pub(super) fn wrap_request(
     cek: &[u8],
     apu: &[u8],
     apv: &[u8],

@@ -15,7 +15,7 @@ use crate::secrets::{
     outage::{Availability, Outage},
 };
 
-/// So many failures in a row take a token out of service. Each has already been retried by the token.
+/// This many failures in a row take a token out of service. The token has retried each operation before it failed.
 const MAX_FAILURES: u32 = 3;
 /// Pauses between two probes of a token that is out of service. A token that is back must be in service within five
 /// seconds, so the longest pause is far below that.
@@ -26,7 +26,7 @@ const PROBE_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration
 pub(super) struct TokenHealth {
     /// Failures in a row that may be the token's fault.
     failures: AtomicU32,
-    /// Whether there is an outage. It is read for each request, so it is outside the mutex.
+    /// Whether there is an outage. This is read for each request, so it is outside the mutex.
     is_out_of_service: AtomicBool,
     state: Mutex<State>,
     /// Notified when the prober must stop.
@@ -73,7 +73,7 @@ impl TokenHealth {
         }
     }
 
-    /// The current outage; none while the token is in service.
+    /// The current outage; `None` while the token is in service.
     pub(super) fn outage(&self) -> Option<Outage> {
         if !self.is_out_of_service.load(Ordering::Acquire) {
             return None;
@@ -81,7 +81,7 @@ impl TokenHealth {
         self.lock().availability.outage().cloned()
     }
 
-    /// Takes the token out of service. Returns true if the error is another than before.
+    /// Takes the token out of service. Returns true if the error differs from the previous one.
     pub(super) fn set_out_of_service(&self, error: TokenError) -> bool {
         let mut state = self.lock();
         let is_new = state.availability.set_out_of_service(error);
@@ -89,7 +89,7 @@ impl TokenHealth {
         is_new
     }
 
-    /// Puts the token into service. Called by the prober, which ends after it: a failure from now on starts another.
+    /// Puts the token into service. Only the prober calls this, and ends afterwards: the next outage starts a new prober.
     pub(super) fn set_in_service(&self) {
         let mut state = self.lock();
         state.availability.set_in_service();
@@ -98,8 +98,8 @@ impl TokenHealth {
         self.is_out_of_service.store(false, Ordering::Release);
     }
 
-    /// Starts a prober with `start`, unless one is running. The prober drops the sender that it gets when it ends. If
-    /// `start` returns false, no prober was started, and the next failure tries again.
+    /// Starts a prober with `start`, unless a prober is running. The prober must drop the sender when it ends. `start`
+    /// returns false if it could not start a prober; the next failure tries again.
     pub(super) fn start_prober(&self, start: impl FnOnce(mpsc::Sender<()>) -> bool) {
         let mut state = self.lock();
         if state.is_stopped || state.is_probing {
@@ -111,7 +111,7 @@ impl TokenHealth {
         }
     }
 
-    /// Pauses the prober after this number of failed probes. Returns false if the prober must stop.
+    /// Pauses the prober, which has failed `probes` times. Returns false if the prober must stop.
     pub(super) fn pause(&self, probes: u32) -> bool {
         let pause = PROBE_BACKOFF.pause(probes + 1);
         let state = self.lock();
@@ -119,7 +119,7 @@ impl TokenHealth {
         !waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0.is_stopped
     }
 
-    /// Stops the prober. The returned receiver is disconnected when it has ended.
+    /// Stops the prober. The returned receiver is disconnected when the prober has ended.
     pub(super) fn stop(&self) -> Option<mpsc::Receiver<()>> {
         let mut state = self.lock();
         state.is_stopped = true;

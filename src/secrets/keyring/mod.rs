@@ -32,7 +32,7 @@ use crate::{
 use registry::{RegisteredToken, TokenRegistry};
 use worker::Worker;
 
-/// How many requests may wait for one token before [`SecretsError::Busy`], unless configured otherwise.
+/// How many requests may wait for one token, unless configured otherwise. More fail with [`SecretsError::Busy`].
 const QUEUE_LENGTH: usize = 1024;
 /// How long dropping a keyring waits for its threads.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
@@ -78,7 +78,7 @@ pub struct TokenStatus {
     pub name: Arc<str>,
     /// The device's description of itself.
     pub info: TokenInfo,
-    /// The outage; none if the token is in service.
+    /// The outage; `None` while the token is in service.
     pub outage: Option<Outage>,
 }
 
@@ -129,8 +129,8 @@ impl KeyringBuilder {
         self
     }
 
-    /// Performs each operation on the caller's thread, which it blocks. For a caller with threads of its own, such as the
-    /// keeper.
+    /// Performs each operation on the caller's thread, which is blocked meanwhile. For a caller with threads of its own,
+    /// such as the keeper.
     pub fn on_caller_thread(mut self) -> Self {
         self.uses_caller_thread = true;
         self
@@ -204,7 +204,7 @@ impl Keyring {
         }
     }
 
-    /// The error of a key whose custody is below its minimum.
+    /// Returns an error if the key's custody is below its configured minimum.
     #[cfg(feature = "keeper")]
     pub(in crate::secrets) fn custody_error(&self, key: &HeldKey) -> Option<TokenError> {
         self.registry.custody_error(&key.token, key)
@@ -245,11 +245,11 @@ impl Keyring {
                 continue;
             }
             let (operation, purpose) = (operation.clone(), Purpose { operation: kind, peer: cx.peer.clone() });
-            let announced = move |token: &dyn Token| {
+            let operation_with_purpose = move |token: &dyn Token| {
                 token.set_purpose(&purpose);
                 operation(token)
             };
-            let result = worker.perform(cx, announced).await;
+            let result = worker.perform(cx, operation_with_purpose).await;
             self.registry.record(index, key, &result);
             let asks_person = |held: &HeldKey| held.public == *key && (held.asks_pin || held.asks_touch);
             match result {

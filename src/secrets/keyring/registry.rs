@@ -95,7 +95,7 @@ impl TokenRegistry {
         }
     }
 
-    /// The error of a key whose custody is below its minimum.
+    /// Returns an error if the key's custody is below its configured minimum.
     pub(super) fn custody_error(&self, token: &str, key: &HeldKey) -> Option<TokenError> {
         let (custody, minimum) = (key.custody?, self.policies.of(token, &key.public).minimum_custody?);
         let error = || {
@@ -107,19 +107,19 @@ impl TokenRegistry {
         (custody < minimum).then(error)
     }
 
-    /// Draws conclusions about a token from the result of an operation.
+    /// Updates a token's health by the result of an operation, and acts on the diagnosis.
     pub(super) fn record<T>(self: &Arc<Self>, index: usize, key: &PublicKey, result: &Result<T, SecretsError>) {
         let error = match result {
             Ok(_) => None,
             Err(SecretsError::Token { error, .. }) => Some(error),
-            // The operation was not begun, or has not ended: that says nothing about the token.
+            // The operation was not begun, or has not ended. Neither says anything about the token.
             Err(_) => return,
         };
         match (self.tokens[index].health.record(error), error) {
             (Diagnosis::Healthy, _) | (_, None) => {}
             (Diagnosis::KeyGone, _) => {
                 let token = &*self.tokens[index].worker.name;
-                tracing::warn!(token, %key, "key is gone from its slot; finding the token's keys again");
+                tracing::warn!(token, %key, "key not in the token any more; finding the token's keys again");
                 self.publish(|at, held| if at == index && held.public == *key { KeyState::Away } else { held.state });
                 self.probe(index);
             }
@@ -142,7 +142,7 @@ impl TokenRegistry {
         self.publish(|at, held| if at == index { state } else { held.state });
     }
 
-    /// Finds the keys of a token again, on a thread of its own, and repeats that until it succeeds.
+    /// Starts a prober thread, which finds the keys of a token again and repeats that until it succeeds.
     pub(super) fn probe(self: &Arc<Self>, index: usize) {
         self.tokens[index].health.start_prober(|end: mpsc::Sender<()>| {
             let registry = Arc::downgrade(self);
@@ -165,7 +165,7 @@ impl TokenRegistry {
         if health.outage().is_some() {
             tracing::warn!(token = &*worker.name, "token back in service");
         }
-        // Before the keys are published: a caller that sees a ready key may use it.
+        // Before the keys are published: a caller that sees a ready key may use it at once.
         health.set_in_service();
         self.change_keys(|keys_of_token| keys_of_token[index] = keys);
         self.publish(|at, held| if at == index { KeyState::Ready } else { held.state });

@@ -4,7 +4,7 @@ use std::{
     panic::{self, AssertUnwindSafe},
     sync::{Arc, Mutex, mpsc},
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use tokio::sync::oneshot;
@@ -15,9 +15,6 @@ use crate::secrets::{
     latency::{Latency, Waiter, yield_processor},
     token::Token,
 };
-
-/// The time that a request without a deadline has.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// One token and the threads that call it.
 pub(super) struct Worker {
@@ -45,9 +42,10 @@ impl Worker {
         Self { name: token.name().into(), token, execution: Execution::CallerThread }
     }
 
-    /// A token with threads of its own, one for each operation that it performs at once. At most `queue` requests wait.
-    pub(super) fn start(token: Arc<dyn Token>, queue: usize) -> Self {
-        let (sender, receiver) = mpsc::sync_channel::<Job>(queue);
+    /// Starts the token's threads, one for each operation that the token performs at once. At most `queue_length` requests
+    /// wait.
+    pub(super) fn start(token: Arc<dyn Token>, queue_length: usize) -> Self {
+        let (sender, receiver) = mpsc::sync_channel::<Job>(queue_length);
         let receiver = Arc::new(Mutex::new(receiver));
         let (end, threads_end) = mpsc::channel::<()>();
         let latency = Arc::<Latency>::default();
@@ -81,13 +79,14 @@ impl Worker {
         }
     }
 
-    /// Performs an operation. It is not begun if its deadline has passed or its caller is gone by then.
+    /// Performs an operation. An operation that is still queued when its deadline passes, or when its caller goes away, is
+    /// not begun.
     pub(super) async fn perform<T: Send + 'static>(
         &self,
         cx: &Context,
         operation: impl FnOnce(&dyn Token) -> Result<T, TokenError> + Send + 'static,
     ) -> Result<T, SecretsError> {
-        let deadline = cx.deadline.unwrap_or_else(|| Instant::now() + DEFAULT_TIMEOUT);
+        let deadline = cx.deadline_or_default();
         let (queue, latency) = match &self.execution {
             Execution::CallerThread if Instant::now() < deadline => {
                 return self.token_result(catch_panic(operation, &*self.token));
@@ -137,7 +136,7 @@ pub(super) fn catch_panic<T>(
     })
 }
 
-/// Waits for the next job. None when the keyring is gone.
+/// Waits for the next job. Returns `None` when the keyring was dropped.
 fn next_job(queue: &mpsc::Receiver<Job>, latency: &Latency) -> Option<Job> {
     if let Some(until) = latency.poll_until() {
         while Instant::now() < until {
