@@ -1,4 +1,4 @@
-//! Whether a protective measure is in effect on this machine.
+//! [`Finding`]: a protective measure, and whether it is in effect in this process.
 
 use serde::Serialize;
 
@@ -9,10 +9,10 @@ pub struct Finding {
     pub name: &'static str,
     /// Whether the measure is in effect.
     pub holds: bool,
-    /// Why the measure is not in effect.
+    /// Why the measure is not in effect; `None` if it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
-    /// What a person can do about it.
+    /// How a person can bring the measure into effect; `None` if it is in effect.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remedy: Option<&'static str>,
 }
@@ -28,6 +28,6 @@ impl Finding {
     #[cfg(not(target_os = "linux"))]
     pub(super) fn unsupported(name: &'static str) -> Self {
         let why = "not supported on this system".to_owned();
-        Self { name, holds: false, why: Some(why), remedy: Some("run it on Linux") }
+        Self { name, holds: false, why: Some(why), remedy: Some("run Claviger on Linux") }
     }
 }

@@ -1,8 +1,8 @@
 //! Hardening of a process that holds a secret: no other process reads its memory, and none of its memory reaches a disk.
 //!
 //! Call [`harden`] at the start of the process, before any thread is started, since threads inherit `no_new_privs` from
-//! the thread that starts them. Some measures end with `execve` and with a change of user (prctl(2), PR_SET_DUMPABLE), so
-//! each program calls it itself, after it has changed to the user it runs as.
+//! the thread that starts them. Some measures end with `execve` and with a change of user (prctl(2), PR_SET_DUMPABLE). So
+//! each program must call [`harden`] itself, after it has changed to the user it runs as.
 
 use serde::Serialize;
 
@@ -77,13 +77,13 @@ mod linux {
             name: "not dumpable",
             apply: || set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(text),
             check: not_dumpable,
-            remedy: "start it with `claviger`, which applies it; a container's seccomp profile must allow prctl",
+            remedy: "start the process with `claviger`, which applies this measure; in a container, allow prctl in the seccomp profile",
         },
         Measure {
             name: "no core dump",
             apply: || setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).map_err(text),
-            check: no_core,
-            remedy: "set LimitCORE=0 in the systemd unit, or run `ulimit -Hc 0` in the shell that starts it",
+            check: no_core_dump,
+            remedy: "set LimitCORE=0 in the systemd unit, or run `ulimit -Hc 0` in the shell that starts the process",
         },
         Measure {
             name: "memory locked",
@@ -94,7 +94,7 @@ mod linux {
         Measure {
             name: "no new privileges",
             apply: || set_no_new_privs(true).map_err(text),
-            check: no_privileges,
+            check: no_new_privileges,
             remedy: "set NoNewPrivileges=yes in the systemd unit",
         },
         Measure {
@@ -112,7 +112,7 @@ mod linux {
             name: "close-on-exec",
             apply: || Ok(()),
             check: close_on_exec,
-            remedy: "close these descriptors in the program that starts this one; they are inherited from it",
+            remedy: "close these descriptors in the program that starts this process, which inherits them",
         },
     ];
 
@@ -120,32 +120,34 @@ mod linux {
         error.to_string()
     }
 
-    /// Only root can read the memory of a process that is not dumpable, or attach to it; its own user cannot. It writes no
-    /// core dump, not even into a pipe (core(5)).
+    /// Checks that the process is not dumpable. Then only root can read its memory or attach to it, and its own user
+    /// cannot. It writes no core dump, not even into a pipe (core(5)).
     fn not_dumpable() -> Result<(), String> {
         match dumpable_behavior() {
             Ok(DumpableBehavior::NotDumpable) => Ok(()),
-            Ok(_) => Err("other programs of its user can read its memory".to_owned()),
+            Ok(_) => Err("other programs of the same user can read the memory of the process".to_owned()),
             Err(error) => Err(text(error)),
         }
     }
 
+    /// Checks that the limit for core dumps is 0 and cannot be raised.
+    ///
     /// RLIMIT_CORE is not sufficient: the kernel ignores it if `core_pattern` is a pipe (core(5), "Piping core dumps to a
     /// program"), as it is for systemd-coredump and apport. A process that is not dumpable writes no core dump in either
-    /// case; the limit is for the time before, and for programs that a vendor's module may start.
-    fn no_core() -> Result<(), String> {
+    /// case. The limit protects the process before it is made so, and programs that a vendor's module may start.
+    fn no_core_dump() -> Result<(), String> {
         match getrlimit(Resource::Core) {
             Rlimit { current: Some(0), maximum: Some(0) } => Ok(()),
-            Rlimit { current: Some(0), .. } => Err("its limit for core dumps is 0, but can be raised again".to_owned()),
-            _ => Err("its limit for core dumps is not 0".to_owned()),
+            Rlimit { current: Some(0), .. } => Err("the limit for core dumps is 0, but can be raised again".to_owned()),
+            _ => Err("the limit for core dumps is not 0".to_owned()),
         }
     }
 
     /// Locks present and future memory; each page is locked when it is first used.
     ///
-    /// Not under a finite limit: with MCL_FUTURE a later mmap that exceeds the limit fails (mlockall(2)), and the program
-    /// would fail in the middle of a message. The limit counts address space, not used pages: the stack of one thread
-    /// alone takes 2 MiB of it.
+    /// Memory is not locked under a finite limit: with MCL_FUTURE a later mmap that exceeds the limit fails (mlockall(2)),
+    /// and the program would fail in the middle of a message. The limit counts address space, not used pages: the stack of
+    /// one thread alone takes 2 MiB of it.
     fn lock_memory() -> Result<(), String> {
         let limit = getrlimit(Resource::Memlock);
         let unlimited = Rlimit { current: None, maximum: None };
@@ -154,7 +156,10 @@ mod linux {
         }
         let is_privileged = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK));
         if let (Some(bytes), false) = (getrlimit(Resource::Memlock).current, is_privileged) {
-            return Err(format!("it may lock {} KiB only, and would fail when it needs more", bytes / 1024));
+            return Err(format!(
+                "the process may lock only {} KiB of memory, and would fail when it needs more",
+                bytes / 1024
+            ));
         }
         let flags = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
         mlockall(flags).map_err(|error| format!("mlockall: {error}"))
@@ -182,14 +187,14 @@ mod linux {
         }
         match unlocked {
             0 => Ok(()),
-            _ => Err(format!("{unlocked} of its memory mappings may be written to the swap")),
+            _ => Err(format!("{unlocked} memory mappings of the process may be written to the swap")),
         }
     }
 
-    fn no_privileges() -> Result<(), String> {
+    fn no_new_privileges() -> Result<(), String> {
         match no_new_privs() {
             Ok(true) => Ok(()),
-            Ok(false) => Err("a program that it starts could gain privileges through set-user-ID".to_owned()),
+            Ok(false) => Err("a program that the process starts could gain privileges through set-user-ID".to_owned()),
             Err(error) => Err(text(error)),
         }
     }
@@ -225,6 +230,6 @@ mod linux {
         if inherited.is_empty() {
             return Ok(());
         }
-        Err(format!("a program that it starts would inherit its descriptors {}", inherited.join(", ")))
+        Err(format!("a program that the process starts would inherit the descriptors {}", inherited.join(", ")))
     }
 }

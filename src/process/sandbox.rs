@@ -1,5 +1,5 @@
-//! The agent's sandbox: it restricts the process that talks to the network for the rest of its life, even if an attacker
-//! controls the process.
+//! The agent's sandbox. It restricts the process that talks to the network for the rest of the process's life, even if an
+//! attacker controls the process.
 //!
 //! - Landlock denies the file system except for the listed paths. So the process cannot read the PIN's source, PKCS#11
 //!   modules or a software token's store, and cannot reach USB devices.
@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use super::finding::Finding;
 
-/// The paths that stay accessible. Everything else is denied.
+/// A sandbox for this process: the paths that stay accessible. All other paths are denied.
 #[derive(Debug, Clone, Default)]
 #[must_use = "nothing is denied until `enforce` is called"]
 pub struct Sandbox {
@@ -27,8 +27,8 @@ pub struct Sandbox {
     write: Vec<PathBuf>,
 }
 
-/// The files that name resolution reads (nsswitch.conf(5), resolv.conf(5), gai.conf(5)). Not all of `/etc`, where a PIN may
-/// be.
+/// The files that name resolution reads (nsswitch.conf(5), resolv.conf(5), gai.conf(5)). All of `/etc` would be too much: a
+/// PIN may be there.
 ///
 /// A rule applies to the file that exists when the sandbox is entered. After `/etc/resolv.conf` was replaced, the agent
 /// must be restarted. systemd-resolved and NetworkManager replace theirs inside the listed folders, which works.
@@ -62,7 +62,7 @@ impl Sandbox {
         self
     }
 
-    /// Allows reading the files that the system's name resolution needs, as far as they exist.
+    /// Allows reading those files of the system's name resolution that exist.
     pub fn allow_name_resolution(mut self) -> Self {
         self.read.extend(NAME_RESOLUTION.iter().filter(|path| Path::new(path).exists()).map(PathBuf::from));
         self
@@ -70,12 +70,12 @@ impl Sandbox {
 
     /// Enters the sandbox, which cannot be left, and reports which parts are in effect. An older kernel supports fewer.
     ///
-    /// Call it before any thread is started, including those of an async runtime: up to ABI 8, Landlock restricts only the
-    /// thread that calls it and the threads that this thread starts.
+    /// Call this before any thread is started, including those of an async runtime: up to ABI 8, Landlock restricts only
+    /// the thread that calls it and the threads that this thread starts.
     ///
     /// # Errors
-    /// [`SandboxError::Threads`] if there are other threads, and the others if a path or the kernel prevents it. In the
-    /// first case nothing is changed.
+    /// [`SandboxError::Threads`] if there are other threads; nothing is changed then. The other errors if a path cannot be
+    /// allowed or the kernel refuses a part; the process may be restricted in part then.
     pub fn enforce(self) -> Result<SandboxReport, SandboxError> {
         #[cfg(target_os = "linux")]
         return linux::enforce(&self);
@@ -114,7 +114,7 @@ impl SandboxReport {
 pub enum SandboxError {
     /// The process has other threads, which Landlock would not restrict.
     #[error(
-        "the sandbox cannot be entered while {0} threads run, since it would restrict only one: enter it before starting threads"
+        "the sandbox cannot be entered while {0} threads run, since it would restrict only one of them: enter it before starting threads"
     )]
     Threads(usize),
     /// The threads cannot be counted.
@@ -155,8 +155,8 @@ mod linux {
         CALLS, CAPABILITIES, FILES, SCOPES, Sandbox, SandboxError, SandboxReport,
     };
 
-    /// The newest Landlock ABI that these rules were tested with. The file system's rights are those of ABI 5, the scopes
-    /// those of ABI 6.
+    /// The newest Landlock ABI that these rules were tested with. ABI 5 has all rights of the file system that are denied
+    /// here, ABI 6 all scopes.
     const TESTED: ABI = ABI::V7;
 
     const NEWER_KERNEL: &str = "run Linux 6.12 or newer with Landlock enabled (boot parameter `lsm=landlock,...`)";
@@ -173,17 +173,17 @@ mod linux {
         let calls = filters.map(seccomp::apply).transpose();
         let calls = calls.map_err(|source| SandboxError::Refused { part: CALLS, source })?;
 
-        let since = |needed: u32| match abi {
+        let needs_abi = |needed: u32| match abi {
             Some(abi) if abi >= needed => Ok(()),
             Some(abi) => Err(format!("the kernel has Landlock ABI {abi}; the whole sandbox needs ABI {needed}")),
             None => Err("Landlock is not built into the kernel, or is disabled".to_owned()),
         };
         let calls = calls.ok_or_else(|| format!("there is no system call filter for {}", std::env::consts::ARCH));
         let findings = vec![
-            Finding::new(FILES, since(5), NEWER_KERNEL),
-            Finding::new(SCOPES, since(6), NEWER_KERNEL),
-            Finding::new(CALLS, calls, "run it on x86_64, aarch64 or riscv64"),
-            Finding::new(CAPABILITIES, capabilities, "run it as a user of its own, not as root"),
+            Finding::new(FILES, needs_abi(5), NEWER_KERNEL),
+            Finding::new(SCOPES, needs_abi(6), NEWER_KERNEL),
+            Finding::new(CALLS, calls, "run Claviger on x86_64, aarch64 or riscv64"),
+            Finding::new(CAPABILITIES, capabilities, "run Claviger as a user of its own, not as root"),
         ];
         Ok(SandboxReport { landlock_abi: abi, findings })
     }

@@ -1,7 +1,7 @@
-//! The system calls that the sandbox denies, each with EPERM; the program goes on.
+//! The system calls that the sandbox denies. A denied call fails with EPERM, and the program goes on.
 //!
-//! This is a list of what reaches beyond the process, not a list of what is needed: the C library, the runtime and the
-//! database need other calls with each version.
+//! This is a list of denied calls, those that reach beyond the process. A list of allowed calls would have to change with
+//! each version of the C library, the runtime and the database.
 
 use std::{collections::BTreeMap, error::Error};
 
@@ -38,8 +38,8 @@ const DENIED: &[c::c_long] = &[
     c::SYS_fsmount,
     c::SYS_fspick,
     c::SYS_mount_setattr,
-    // Changes to a file's metadata by path, which Landlock does not check: the PIN of a file that seems to have changed is
-    // tried again. Changes through an open descriptor are still possible.
+    // Changes to a file's metadata by path, which Landlock does not check. An attacker could make a PIN file look changed,
+    // and a refused PIN would be tried again. Changes through an open descriptor are still possible.
     #[cfg(target_arch = "x86_64")]
     c::SYS_chmod,
     c::SYS_fchmodat,
@@ -90,7 +90,7 @@ const DENIED: &[c::c_long] = &[
     c::SYS_swapoff,
 ];
 
-/// The filters; none if there is no table of system calls for the processor.
+/// Builds the filters. Returns `None` if there is no table of system calls for the processor.
 pub(super) fn filters() -> Result<Option<Vec<BpfProgram>>, FilterError> {
     let Ok(arch) = TargetArch::try_from(std::env::consts::ARCH) else { return Ok(None) };
     let mut denied: BTreeMap<i64, Vec<SeccompRule>> = DENIED.iter().map(|call| (*call, Vec::new())).collect();
@@ -100,8 +100,8 @@ pub(super) fn filters() -> Result<Option<Vec<BpfProgram>>, FilterError> {
     let absent = BTreeMap::from([(c::SYS_clone3, Vec::new())]);
     let mut filters = Vec::new();
     for (calls, errno) in [(denied, c::EPERM), (absent, c::ENOSYS)] {
-        let answer = SeccompAction::Errno(errno.cast_unsigned());
-        filters.push(SeccompFilter::new(calls, SeccompAction::Allow, answer, arch)?.try_into()?);
+        let denial = SeccompAction::Errno(errno.cast_unsigned());
+        filters.push(SeccompFilter::new(calls, SeccompAction::Allow, denial, arch)?.try_into()?);
     }
     if arch == TargetArch::x86_64 {
         filters.push(deny_x32());
@@ -147,7 +147,7 @@ fn conditional() -> Result<Vec<(i64, Vec<SeccompRule>)>, BackendError> {
         // other sockets, and the kernel makes datagram sockets of raw ones.
         (c::SYS_socketpair, vec![pair(c::SOCK_DGRAM)?, pair(c::SOCK_RAW)?]),
         (c::SYS_clone, namespaces.into_iter().map(|flag| has_bit(0, flag)).collect::<Result<_, _>>()?),
-        // New executable memory: all code that runs was there at the start.
+        // New executable memory: all code that the agent needs is mapped before it enters the sandbox.
         (c::SYS_mmap, vec![has_bit(2, c::PROT_EXEC)?]),
         (c::SYS_mprotect, vec![has_bit(2, c::PROT_EXEC)?]),
         (c::SYS_pkey_mprotect, vec![has_bit(2, c::PROT_EXEC)?]),
