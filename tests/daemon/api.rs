@@ -1,4 +1,4 @@
-//! What an application does with the API, and what it is told when it does it wrongly.
+//! The API as an application uses it, rightly and wrongly.
 
 use std::collections::BTreeSet;
 
@@ -11,26 +11,26 @@ use crate::{
 
 const BASIC: &str = "https://didcomm.org/basicmessage/2.0/message";
 
-/// Alice's application, and Bob, who has a way to her.
-fn two() -> Option<(Daemon, ApiClient, Daemon)> {
+/// Alice, her API, and Bob, whose messages reach her.
+fn alice_and_bob() -> Option<(Daemon, ApiClient, Daemon)> {
     let (alice, bob) = (Daemon::running("")?, Daemon::running("")?);
     let application = ApiClient::new(&alice);
     Some((alice, application, bob))
 }
 
-/// Bob says these, and Alice has them.
-fn say(bob: &Daemon, alice: &Daemon, texts: &[&str]) {
+/// Bob sends these texts to Alice, each after the last one has arrived.
+fn send_texts(bob: &Daemon, alice: &Daemon, texts: &[&str]) {
     let before = alice.unread_texts().len();
-    for (said, text) in texts.iter().enumerate() {
+    for (number, text) in texts.iter().enumerate() {
         bob.json(&["send", "--to", &alice.did, text, "--within", "30"]);
-        // One after the other: who hurries is not promised an order.
-        alice.wait_until("it came", |alice| alice.unread_texts().len() == before + said + 1);
+        // The order of messages that are sent together is not guaranteed.
+        alice.wait_until("the message arrived", |alice| alice.unread_texts().len() == before + number + 1);
     }
 }
 
 #[test]
 fn every_endpoint_works() {
-    let Some((alice, alice_api, bob)) = two() else { return };
+    let Some((alice, alice_api, bob)) = alice_and_bob() else { return };
     let bob_api = ApiClient::new(&bob);
 
     let status = alice_api.get("/v1/status").json(200);
@@ -48,8 +48,8 @@ fn every_endpoint_works() {
     assert_eq!(invited["expires"].as_i64().unwrap() - invited["created"].as_i64().unwrap(), 3_600_000);
     let spare = alice_api.post("/v1/invitations", &json!({ "from": alice.did, "multi_use": true })).json(201);
     assert_eq!(alice_api.get("/v1/invitations").json(200)["invitations"].as_array().unwrap().len(), 2);
-    let gone = alice_api.request("DELETE", &format!("/v1/invitations/{}", spare["id"].as_str().unwrap()), "", "");
-    assert_eq!((gone.status, gone.body.as_str()), (204, ""));
+    let deleted = alice_api.request("DELETE", &format!("/v1/invitations/{}", spare["id"].as_str().unwrap()), "", "");
+    assert_eq!((deleted.status, deleted.body.as_str()), (204, ""));
     let left = alice_api.get("/v1/invitations").json(200);
     assert!(invited["svg"].as_str().unwrap().contains("<svg") && left["invitations"][0]["svg"].is_null());
     assert_eq!((&left["invitations"][0]["id"], left["invitations"].as_array().unwrap().len()), (&invited["id"], 1));
@@ -57,8 +57,8 @@ fn every_endpoint_works() {
     assert_eq!(alice_api.get(&after).json(200)["invitations"], json!([]));
 
     let accept = json!({ "invitation": invited["url"], "from": bob.did, "label": "Alice" });
-    let began = bob_api.post("/v1/invitations/accept", &accept).json(202);
-    assert_eq!((&began["theirs"], &began["invitation"]), (&json!(alice.did), &invited["id"]));
+    let started = bob_api.post("/v1/invitations/accept", &accept).json(202);
+    assert_eq!((&started["theirs"], &started["invitation"]), (&json!(alice.did), &invited["id"]));
     let known = bob_api.get("/v1/connections").json(200);
     assert_eq!(known["connections"][0]["label"], "Alice");
     assert_eq!(bob_api.get("/v1/connections?limit=1").json(200)["connections"].as_array().unwrap().len(), 1);
@@ -67,14 +67,14 @@ fn every_endpoint_works() {
         "from": bob.did, "to": alice.did, "type": BASIC, "body": { "content": "at noon?" },
         "headers": { "thid": "lunch-1", "lang": "en" }, "sign": true,
     });
-    let taken = bob_api.post("/v1/messages", &new).json(202);
-    assert_eq!(taken["thread"], "lunch-1");
-    let sending = format!("/v1/messages/{}", taken["id"].as_str().unwrap());
-    bob.wait_until("it is sent", |_| bob_api.get(&sending).json(200)["state"] == "sent");
-    alice.wait_until("it came", |alice| alice.unread_texts() == ["at noon?"]);
+    let accepted = bob_api.post("/v1/messages", &new).json(202);
+    assert_eq!(accepted["thread"], "lunch-1");
+    let sending = format!("/v1/messages/{}", accepted["id"].as_str().unwrap());
+    bob.wait_until("the message is sent", |_| bob_api.get(&sending).json(200)["state"] == "sent");
+    alice.wait_until("the message arrived", |alice| alice.unread_texts() == ["at noon?"]);
     let page = alice_api.get("/v1/inbox").json(200);
     let message = &page["messages"][0];
-    assert_eq!((&message["message_id"], &message["thread"]), (&taken["message_id"], &json!("lunch-1")));
+    assert_eq!((&message["message_id"], &message["thread"]), (&accepted["message_id"], &json!("lunch-1")));
     assert_eq!((&message["sender"], &message["recipient"]), (&json!(bob.did), &json!(alice.did)));
     assert_eq!((&message["message"]["lang"], &message["provenance"]["non_repudiation"]), (&json!("en"), &json!(true)));
 
@@ -92,8 +92,8 @@ fn every_endpoint_works() {
 
 #[test]
 fn the_inbox_is_read_in_pages_without_acknowledged_messages() {
-    let Some((alice, alice_api, bob)) = two() else { return };
-    say(&bob, &alice, &["0", "1", "2", "3", "4"]);
+    let Some((alice, alice_api, bob)) = alice_and_bob() else { return };
+    send_texts(&bob, &alice, &["0", "1", "2", "3", "4"]);
     let texts = |page: &Value| page["messages"].as_array().unwrap().iter().map(text).collect::<Vec<_>>();
 
     let mut read = Vec::new();
@@ -102,7 +102,7 @@ fn the_inbox_is_read_in_pages_without_acknowledged_messages() {
         let page = alice_api.get(&format!("/v1/inbox?after={cursor}&limit=2")).json(200);
         read.push(texts(&page).concat());
         if page["messages"] == json!([]) {
-            assert_eq!(page["cursor"], cursor, "it stays where it is");
+            assert_eq!(page["cursor"], cursor, "the cursor of an empty page is that of the request");
             break;
         }
         cursor = page["cursor"].as_i64().unwrap();
@@ -115,7 +115,7 @@ fn the_inbox_is_read_in_pages_without_acknowledged_messages() {
     assert_eq!(texts(&alice_api.get(&format!("/v1/inbox?sender={}", bob.did)).json(200)).len(), 5);
     assert_eq!(alice_api.get(&format!("/v1/inbox?type={BASIC}&sender=nobody")).json(200)["messages"], json!([]));
 
-    // What is not known or was acknowledged is passed over.
+    // Unknown and acknowledged ids are ignored.
     for acknowledged in [1, 0] {
         let answer = alice_api.post("/v1/inbox/acknowledge", &json!({ "ids": [id, "no-such"] })).json(200);
         assert_eq!(answer["acknowledged"], acknowledged);
@@ -129,8 +129,8 @@ fn the_inbox_is_read_in_pages_without_acknowledged_messages() {
 
 #[test]
 fn events_resume_after_the_last_event_id() {
-    let Some((mut alice, alice_api, bob)) = two() else { return };
-    say(&bob, &alice, &["0", "1"]);
+    let Some((mut alice, alice_api, bob)) = alice_and_bob() else { return };
+    send_texts(&bob, &alice, &["0", "1"]);
     let mut events = alice_api.events("/v1/events", "");
     let first = events.next().unwrap();
     assert_eq!((first.kind.as_str(), text(&first.data).as_str()), ("message", "0"));
@@ -139,20 +139,20 @@ fn events_resume_after_the_last_event_id() {
         (first.data["cursor"].to_string().as_str(), &json!(bob.did))
     );
     assert_eq!(events.texts(1), ["1"]);
-    // Those that come while one listens.
-    say(&bob, &alice, &["2"]);
+    // Messages that arrive during the stream.
+    send_texts(&bob, &alice, &["2"]);
     assert_eq!(events.texts(1), ["2"]);
 
     let last = format!("last-event-id: {}\r\n", first.id);
     assert_eq!(alice_api.events("/v1/events", &last).texts(2), ["1", "2"]);
     assert_eq!(alice_api.events(&format!("/v1/events?after={}", first.id), "").texts(2), ["1", "2"]);
-    assert_eq!(alice_api.events("/v1/events?after=0", &last).texts(1), ["1"], "the header comes first");
+    assert_eq!(alice_api.events("/v1/events?after=0", &last).texts(1), ["1"], "the header overrides the query");
 
-    // An agent that is told to end does not wait for who listens.
+    // The agent ends without waiting for open event streams.
     alice.stop();
     assert!(events.next().is_none());
     alice.start();
-    say(&bob, &alice, &["3"]);
+    send_texts(&bob, &alice, &["3"]);
     assert_eq!(alice_api.events("/v1/events", &last).texts(3), ["1", "2", "3"]);
     let id = &first.data["id"];
     assert_eq!(alice_api.post("/v1/inbox/acknowledge", &json!({ "ids": [id] })).json(200)["acknowledged"], 1);
@@ -233,14 +233,14 @@ fn invalid_requests_get_their_status_and_code() {
     }
     let large = format!("{{\"to\": \"{}\"}}", "x".repeat(2_100_000));
     assert_eq!(alice_api.request("POST", "/v1/messages", json, &large).error(413), "bad-request");
-    // The lowest and the highest are numbers as others.
+    // The smallest and the largest cursors are valid.
     for after in [i64::MIN, -1, i64::MAX] {
         assert_eq!(alice_api.get(&format!("/v1/inbox?after={after}")).json(200)["messages"], json!([]));
     }
     no_panic(&[&alice]);
 }
 
-/// Until a token opens the store, nothing that lies in it is shown or written, and that is said.
+/// Until a token opens the store, requests that read or write it get 503 and `Retry-After`.
 #[test]
 fn without_a_token_the_store_is_unavailable() {
     let Some(mut alice) = Daemon::new("") else { return };
@@ -256,14 +256,14 @@ fn without_a_token_the_store_is_unavailable() {
     assert_eq!(alice_api.post("/v1/invitations", &json!({ "from": alice.did })).error(503), "store-unavailable");
 }
 
-/// What an application can do is this and no more. Nothing signs, derives, wraps or decrypts what its caller brings: a path
-/// that is added here is looked at with that in mind (threats.md, "the admin API as an oracle").
+/// The API must have no operation that signs, derives, wraps or decrypts what its caller brings (threats.md, "the admin API as
+/// an oracle"). Check every path that is added here for this.
 #[test]
 fn the_openapi_description_lists_exactly_the_served_paths() {
     let printed = crate::home::Home::new().run("serve --openapi").done().to_owned();
     let kept = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/openapi.json");
     let kept = std::fs::read_to_string(kept).unwrap();
-    assert!(printed == kept, "docs/openapi.json is old: claviger serve --openapi > docs/openapi.json");
+    assert!(printed == kept, "docs/openapi.json is out of date: claviger serve --openapi > docs/openapi.json");
 
     let description: Value = serde_json::from_str(&printed).unwrap();
     let paths = description["paths"].as_object().unwrap().iter();
@@ -297,7 +297,7 @@ fn the_openapi_description_lists_exactly_the_served_paths() {
             "post /v1/messages",
         ]
     );
-    // Each name is of one thing.
+    // Operation ids are unique.
     let mut names: Vec<&str> = description["paths"]
         .as_object()
         .unwrap()
@@ -320,7 +320,7 @@ fn every_error_code_is_documented() {
     let mut made = BTreeSet::new();
     for file in std::fs::read_dir(root.join("src/agent/api")).unwrap() {
         let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
-        // The first string behind these is the code.
+        // The code is the first string literal after the name of a constructor.
         for before in ["ApiError::new(", "Self::new(", "Self::invalid(", "ApiError::invalid("] {
             for rest in text.split(before).skip(1) {
                 let arguments = rest.split(';').next().unwrap();

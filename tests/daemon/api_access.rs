@@ -1,4 +1,4 @@
-//! Who may use the API, and what is refused before anything is served.
+//! Who may use the API, and which settings of the API and the webhook are refused at start.
 
 use std::{
     fs,
@@ -17,22 +17,22 @@ use crate::{
 const TOKEN: &str = "a-token-of-this-test-0123456789abcdef";
 const NOBODY: u32 = 65534;
 
-/// Asks for the status as another user.
-fn ask_as(user: u32, socket: &Path) -> String {
+/// Asks for the status as another user. Returns the response, empty if the connection was closed.
+fn status_as(user: u32, socket: &Path) -> String {
     let socket = socket.to_owned();
-    let asked = thread::spawn(move || {
-        // SAFETY: it takes numbers. By its number the system call is of this thread alone, and it ends with it; glibc's
+    let request = thread::spawn(move || {
+        // SAFETY: the system call takes numbers only. It changes this thread alone, which ends after the request; glibc's
         // function of that name would change the whole process.
         let changed = unsafe { libc::syscall(libc::SYS_setresuid, -1, user, -1) };
         assert_eq!(changed, 0);
         let mut stream = UnixStream::connect(socket).unwrap();
-        let mut answer = String::new();
-        // It may be closed already.
+        let mut response = String::new();
+        // The connection may be closed already.
         let _ = stream.write_all(b"GET /v1/status HTTP/1.0\r\nhost: x\r\n\r\n");
-        let _ = stream.read_to_string(&mut answer);
-        answer
+        let _ = stream.read_to_string(&mut response);
+        response
     });
-    asked.join().unwrap()
+    request.join().unwrap()
 }
 
 #[test]
@@ -41,16 +41,16 @@ fn a_unix_socket_serves_only_the_listed_users() {
         println!("skipped: only root can be another user");
         return;
     }
-    // The state folder is closed to others: this one is not.
+    // Other users cannot enter the state folder, so the socket is in one that they can.
     let open = tempfile::tempdir().unwrap();
     fs::set_permissions(open.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let socket = open.path().join("api.sock");
     let listen = format!("[api]\nlisten = \"unix:{}\"\n", socket.display());
     let Some(mut alice) = Daemon::running(&listen) else { return };
-    assert_eq!(ask_as(NOBODY, &socket), "");
+    assert_eq!(status_as(NOBODY, &socket), "");
     assert!(alice.log().contains("API connection refused"), "{}", alice.log());
-    assert!(ask_as(0, &socket).starts_with("HTTP/1.0 200"));
-    // The refused one has done no harm.
+    assert!(status_as(0, &socket).starts_with("HTTP/1.0 200"));
+    // The refused connection has not disturbed the agent.
     assert!(alice.json(&["status"])["status"]["token_ready"].as_bool().unwrap());
     alice.stop();
 
@@ -59,8 +59,8 @@ fn a_unix_socket_serves_only_the_listed_users() {
         .home
         .write("claviger.toml", &format!("{config}\n").replace("[api]\n", &format!("[api]\nusers = [\"{NOBODY}\"]\n")));
     alice.start();
-    assert!(ask_as(NOBODY, &socket).starts_with("HTTP/1.0 200"));
-    assert_eq!(ask_as(NOBODY - 1, &socket), "");
+    assert!(status_as(NOBODY, &socket).starts_with("HTTP/1.0 200"));
+    assert_eq!(status_as(NOBODY - 1, &socket), "");
 }
 
 #[test]
@@ -70,16 +70,16 @@ fn a_loopback_socket_requires_the_bearer_token_and_a_local_host() {
     else {
         return;
     };
-    write_with_mode(&alice.home, "api.token", &format!("{TOKEN}\nwhat stands below does not count\n"), 0o600);
+    write_with_mode(&alice.home, "api.token", &format!("{TOKEN}\nonly the first line is the token\n"), 0o600);
     alice.start();
     let api = ApiClient::Loopback(port);
     let bearer = format!("authorization: Bearer {TOKEN}\r\n");
     let ask = |headers: &str| api.request("GET", "/v1/status", headers, "");
 
-    for (said, good) in
+    for (scheme, good) in
         [("Bearer", "127.0.0.1"), ("bearer", "localhost"), ("BEARER", "[::1]:80"), ("Bearer", "127.1.2.3:9")]
     {
-        let answer = ask(&format!("host: {good}\r\nauthorization: {said} {TOKEN}\r\n"));
+        let answer = ask(&format!("host: {good}\r\nauthorization: {scheme} {TOKEN}\r\n"));
         assert_eq!(answer.json(200)["token_ready"], true, "{good}");
     }
     let short = &TOKEN[..TOKEN.len() - 1];
@@ -98,7 +98,7 @@ fn a_loopback_socket_requires_the_bearer_token_and_a_local_host() {
         assert_eq!(answer.header("www-authenticate").as_deref(), Some("bearer"));
         assert!(!answer.body.contains(short));
     }
-    // What is not there, and what is not so, is not told either.
+    // Without the token, nobody learns which paths and methods exist.
     assert_eq!(api.get("/nothing").error(401), "unauthorized");
     assert_eq!(api.request("PUT", "/v1/status", "", "").error(401), "unauthorized");
     assert_eq!(api.get("/openapi.json").error(401), "unauthorized");
@@ -111,12 +111,12 @@ fn a_loopback_socket_requires_the_bearer_token_and_a_local_host() {
     for origin in ["http://localhost", &format!("http://127.0.0.1:{port}"), "https://example.org", "null"] {
         assert_eq!(ask(&format!("origin: {origin}\r\n{bearer}")).error(403), "not-local", "{origin}");
     }
-    // The program's own commands have the token from the configuration.
+    // The program's own commands read the token from the file in the configuration.
     assert_eq!(alice.json(&["status"])["status"]["token_ready"], true);
     assert!(!alice.log().contains(TOKEN), "{}", alice.log());
 }
 
-/// Each with what is said, and status 2.
+/// `serve --check` exits with status 2, names what is wrong, and prints no secret.
 #[test]
 fn insecure_api_and_webhook_settings_are_refused_at_start() {
     let Some(home) = Home::with_token() else { return };
@@ -124,7 +124,7 @@ fn insecure_api_and_webhook_settings_are_refused_at_start() {
     for (name, text, mode) in [
         ("good", TOKEN, 0o600),
         ("short", "0123456789abcdef0123456789abcde", 0o600),
-        ("blank", "a token of many words, which none is, and long enough", 0o600),
+        ("blank", "a token of many words that has blanks, and is long enough", 0o600),
         ("empty", "", 0o600),
         ("for-all", TOKEN, 0o644),
         ("for-the-group", TOKEN, 0o640),
@@ -157,11 +157,11 @@ fn insecure_api_and_webhook_settings_are_refused_at_start() {
         (hook(local, ""), "secret_file"),
         (hook(local, "secret_file = \"good\"\nsecret = \"x\""), "secret"),
     ];
-    for (config, said) in refused {
+    for (config, message) in refused {
         home.configure(&softhsm().unwrap(), &config);
         let ran = home.run("--json serve --check");
         assert_eq!(ran.error(2), "bad-config", "{config}");
-        assert!(ran.stderr().contains(said), "{config}\n{}", ran.stderr());
+        assert!(ran.stderr().contains(message), "{config}\n{}", ran.stderr());
         assert!(!ran.stderr().contains(TOKEN) && !ran.stderr().contains("word"), "{}", ran.stderr());
     }
     for good in
@@ -169,7 +169,7 @@ fn insecure_api_and_webhook_settings_are_refused_at_start() {
     {
         home.configure(&softhsm().unwrap(), &good);
         let ran = home.run("--json serve --check");
-        // A machine may have no IPv6.
+        // The machine may have no IPv6.
         assert!(ran.status() == 0 || good.contains("::1"), "{good}\n{}", ran.stderr());
     }
 }

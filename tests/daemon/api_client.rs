@@ -1,4 +1,4 @@
-//! A program that uses an agent's API, by hand: it may send what no library would.
+//! A client of an agent's API that writes HTTP by hand, so that it can send invalid requests.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -12,30 +12,31 @@ use serde_json::{Value, json};
 
 use crate::daemon::{Daemon, TIMEOUT};
 
-/// The type of the messages that the tests send: of no protocol, so they go to the application.
+/// The type of most test messages. No protocol handles it, so they go to the application.
 pub const SAY: &str = "https://example.org/chat/1.0/say";
 
 const JSON: &str = "content-type: application/json\r\n";
 
-/// A way to the API.
+/// Where the API listens.
 #[derive(Debug, Clone)]
 pub enum ApiClient {
     Unix(PathBuf),
     Loopback(u16),
 }
 
-/// What came back.
+/// A response of the API.
 #[derive(Debug)]
 pub struct ApiResponse {
     pub status: u16,
+    /// The status line and the headers, in lower case.
     head: String,
     pub body: String,
 }
 
-/// Server-sent events.
+/// A stream of server-sent events.
 pub struct Events(BufReader<Box<dyn Read>>);
 
-/// One of them.
+/// A server-sent event.
 #[derive(Debug)]
 pub struct Event {
     pub id: String,
@@ -44,7 +45,7 @@ pub struct Event {
 }
 
 impl ApiClient {
-    /// On the socket in a daemon's state folder.
+    /// Uses the socket in the daemon's state folder.
     pub fn new(daemon: &Daemon) -> Self {
         Self::Unix(daemon.home.path().join("state/api.sock"))
     }
@@ -59,13 +60,13 @@ impl ApiClient {
         self.try_post(path, body).expect("the agent answers")
     }
 
-    /// With these headers, each ended by CR and LF.
+    /// Sends a request with these headers, each ended by CR LF.
     #[track_caller]
     pub fn request(&self, method: &str, path: &str, headers: &str, body: &str) -> ApiResponse {
         self.try_request(method, path, headers, body).expect("the agent answers")
     }
 
-    /// The same; none if nobody is there, or it breaks off.
+    /// Like `request`. Returns none if nobody listens, or the response is incomplete.
     pub fn try_request(&self, method: &str, path: &str, headers: &str, body: &str) -> Option<ApiResponse> {
         let host = if headers.contains("host:") { "" } else { "host: localhost\r\n" };
         let length = body.len();
@@ -81,10 +82,10 @@ impl ApiClient {
         self.try_request("POST", path, JSON, &body.to_string())
     }
 
-    /// HTTP/1.0 knows no chunks.
+    /// Opens a stream of events. The request is HTTP/1.0, so that the response is not chunked.
     pub fn events(&self, path: &str, headers: &str) -> Events {
         let request = format!("GET {path} HTTP/1.0\r\nhost: localhost\r\n{headers}\r\n");
-        let mut reader = BufReader::new(self.send(&request).expect("the agent is there"));
+        let mut reader = BufReader::new(self.send(&request).expect("the agent listens"));
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
             assert_ne!(reader.read_line(&mut head).unwrap(), 0, "{head}");
@@ -94,8 +95,8 @@ impl ApiClient {
     }
 
     fn send(&self, request: &str) -> Option<Box<dyn Read>> {
-        fn sent<S: Read + Write + 'static>(mut stream: S, request: &str) -> Box<dyn Read> {
-            // One that is refused for its size may be closed before it is read.
+        fn write<S: Read + Write + 'static>(mut stream: S, request: &str) -> Box<dyn Read> {
+            // A request that is too large may be refused before it is read.
             let _ = stream.write_all(request.as_bytes());
             Box::new(stream)
         }
@@ -103,12 +104,12 @@ impl ApiClient {
             Self::Unix(path) => {
                 let stream = UnixStream::connect(path).ok()?;
                 stream.set_read_timeout(Some(TIMEOUT)).unwrap();
-                Some(sent(stream, request))
+                Some(write(stream, request))
             }
             Self::Loopback(port) => {
                 let stream = TcpStream::connect(("127.0.0.1", *port)).ok()?;
                 stream.set_read_timeout(Some(TIMEOUT)).unwrap();
-                Some(sent(stream, request))
+                Some(write(stream, request))
             }
         }
     }
@@ -118,12 +119,12 @@ impl ApiResponse {
     fn read(text: &str) -> Option<Self> {
         let (head, body) = text.split_once("\r\n\r\n")?;
         let status = head.split(' ').nth(1)?.parse().ok()?;
-        let answer = Self { status, head: head.to_lowercase(), body: body.to_owned() };
-        let whole = answer.header("content-length").is_none_or(|length| length == body.len().to_string());
-        whole.then_some(answer)
+        let response = Self { status, head: head.to_lowercase(), body: body.to_owned() };
+        let whole = response.header("content-length").is_none_or(|length| length == body.len().to_string());
+        whole.then_some(response)
     }
 
-    /// What it brought, with this status.
+    /// Asserts the status, and returns the body.
     #[track_caller]
     pub fn json(&self, status: u16) -> Value {
         assert_eq!(self.status, status, "{}", self.body);
@@ -131,7 +132,7 @@ impl ApiResponse {
         serde_json::from_str(&self.body).unwrap()
     }
 
-    /// The code of the error, which has the documented form.
+    /// Asserts the status and the documented form of an error, and returns its code.
     #[track_caller]
     pub fn error(&self, status: u16) -> String {
         let value = self.json(status);
@@ -147,7 +148,7 @@ impl ApiResponse {
 }
 
 impl Events {
-    /// The next one; none if the agent has ended.
+    /// The next event, or none at the end of the stream.
     pub fn next(&mut self) -> Option<Event> {
         let mut event = Event { id: String::new(), kind: String::new(), data: Value::Null };
         loop {
@@ -159,7 +160,7 @@ impl Events {
                 Some(("id", id)) => event.id = id.trim().to_owned(),
                 Some(("event", kind)) => event.kind = kind.trim().to_owned(),
                 Some(("data", data)) => event.data = serde_json::from_str(data).unwrap(),
-                // A comment, which keeps the connection alive.
+                // A comment that keeps the connection alive.
                 Some(("", _)) => {}
                 _ if event.data.is_null() => {}
                 _ => return Some(event),
@@ -167,7 +168,7 @@ impl Events {
         }
     }
 
-    /// The texts of so many.
+    /// The texts of the next `count` events.
     #[track_caller]
     pub fn texts(&mut self, count: usize) -> Vec<String> {
         (0..count).map(|_| text(&self.next().unwrap().data)).collect()
@@ -180,24 +181,24 @@ pub fn text(delivered: &Value) -> String {
     delivered["message"]["body"]["content"].as_str().unwrap_or_else(|| panic!("{delivered}")).to_owned()
 }
 
-/// Long enough for what must not come.
+/// How long a test waits to see that something does not happen.
 pub const SETTLE_TIME: Duration = Duration::from_millis(500);
 
 impl Daemon {
-    /// Puts a message into the outbox; its id there, if it was taken.
+    /// Puts a message into the outbox. Returns its id there, or none if it was refused.
     pub fn send_text(&self, to: &str, content: &str) -> Option<String> {
         let message = json!({ "to": to, "from": self.did, "type": SAY, "body": { "content": content } });
-        let answer = ApiClient::new(self).post("/v1/messages", &message);
-        (answer.status == 202).then(|| answer.json(202)["id"].as_str().unwrap().to_owned())
+        let response = ApiClient::new(self).post("/v1/messages", &message);
+        (response.status == 202).then(|| response.json(202)["id"].as_str().unwrap().to_owned())
     }
 
-    /// A message of the outbox.
+    /// What the API tells of a message in the outbox.
     #[track_caller]
     pub fn outbox_message(&self, id: &str) -> Value {
         ApiClient::new(self).get(&format!("/v1/messages/{id}")).json(200)
     }
 
-    /// What waits for the application, all of it, in the order that it came.
+    /// All deliveries that are not acknowledged, in the order of their arrival.
     #[track_caller]
     pub fn unread(&self) -> Vec<Value> {
         let (application, mut all, mut after) = (ApiClient::new(self), Vec::new(), 0);
@@ -212,24 +213,24 @@ impl Daemon {
         }
     }
 
-    /// The texts of it.
+    /// The texts of `unread`.
     #[track_caller]
     pub fn unread_texts(&self) -> Vec<String> {
         let content = |it: &Value| it["message"]["body"]["content"].as_str().map(str::to_owned);
         self.unread().iter().filter_map(content).collect()
     }
 
-    /// The delivery with this text.
+    /// The unacknowledged delivery with this text.
     #[track_caller]
     pub fn delivery(&self, text: &str) -> Value {
         let mut all = self.unread().into_iter();
-        all.find(|it| it["message"]["body"]["content"] == text).unwrap_or_else(|| panic!("{text} did not come"))
+        all.find(|it| it["message"]["body"]["content"] == text).unwrap_or_else(|| panic!("{text} did not arrive"))
     }
 
-    /// All that came is opened, or let go of.
+    /// Waits until each accepted message is opened or refused.
     #[track_caller]
     pub fn wait_until_all_opened(&self) {
-        self.wait_until("nothing waits to be opened", |daemon| {
+        self.wait_until("no message waits to be opened", |daemon| {
             daemon.metric("claviger_waiting{queue=\"inbox\"}") == 0.0
         });
     }

@@ -1,4 +1,4 @@
-//! A backup of an agent that works, and what comes back.
+//! `claviger backup` of a running agent, and `claviger restore`.
 
 use std::{fs, path::Path};
 
@@ -19,8 +19,8 @@ fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
-/// A new home with the token and the configuration of another, and nothing else of it.
-fn moved(old: &Daemon) -> Daemon {
+/// A new home with the token and the configuration of `old`, without its state.
+fn new_home_of(old: &Daemon) -> Daemon {
     let home = Home::new();
     fs::remove_dir(home.path().join("tokens")).unwrap();
     copy_folder(&old.home.path().join("tokens"), &home.path().join("tokens"));
@@ -34,17 +34,17 @@ fn moved(old: &Daemon) -> Daemon {
 fn a_backup_restores_the_agent_in_another_place() {
     let (Some(mut alice), Some(bob)) = (Daemon::running(""), Daemon::running("")) else { return };
     bob.json(&["send", "--to", &alice.did, "before", "--within", "30"]);
-    alice.wait_until("it came", |alice| alice.unread_texts() == ["before"]);
+    alice.wait_until("the message arrived", |alice| alice.unread_texts() == ["before"]);
     let folder = alice.home.path().join("copy");
     let made = alice.json(&["backup", folder.to_str().unwrap()]);
     let paths: Vec<&str> = made["files"].as_array().unwrap().iter().map(|it| it["path"].as_str().unwrap()).collect();
     assert!(paths.contains(&"agent.db") && paths.iter().any(|path| path.starts_with("documents/peer-")), "{paths:?}");
-    // It works on, and the backup stays what it was.
+    // The agent continues, and the backup does not change.
     bob.json(&["send", "--to", &alice.did, "after", "--within", "30"]);
-    alice.wait_until("it came", |alice| alice.unread_texts() == ["before", "after"]);
-    // No second one to the same place.
+    alice.wait_until("the message arrived", |alice| alice.unread_texts() == ["before", "after"]);
+    // A backup is not overwritten.
     assert_eq!(alice.run(&["backup", folder.to_str().unwrap()]).error(1), "io");
-    // What is sealed is sealed in the copy as well, and no PIN is in it.
+    // The copy has no message in plain text, and no PIN.
     for entry in fs::read_dir(&folder).unwrap().map(Result::unwrap).filter(|it| it.path().is_file()) {
         let bytes = fs::read(entry.path()).unwrap();
         for secret in ["before", crate::home::PIN] {
@@ -54,26 +54,26 @@ fn a_backup_restores_the_agent_in_another_place() {
     }
     alice.stop();
 
-    let mut again = moved(&alice);
-    let restored = again.json(&["restore", folder.to_str().unwrap()]);
+    let mut restored_agent = new_home_of(&alice);
+    let restored = restored_agent.json(&["restore", folder.to_str().unwrap()]);
     assert_eq!(restored["kept"].as_array().unwrap().len(), 0);
-    again.start();
-    assert_eq!(again.unread_texts(), ["before"]);
-    // It is the same agent for others.
-    bob.json(&["send", "--to", &again.did, "to the new one", "--within", "30"]);
-    again.wait_until("it came", |again| again.unread_texts() == ["before", "to the new one"]);
+    restored_agent.start();
+    assert_eq!(restored_agent.unread_texts(), ["before"]);
+    // Peers reach it under the same DID.
+    bob.json(&["send", "--to", &restored_agent.did, "to the new one", "--within", "30"]);
+    restored_agent.wait_until("the message arrived", |agent| agent.unread_texts() == ["before", "to the new one"]);
 }
 
 #[test]
 fn restore_refuses_a_running_agent_and_keeps_replaced_files() {
     let Some(mut alice) = Daemon::running("") else { return };
     alice.json(&["send", "--to", &alice.did, "one", "--within", "30"]);
-    alice.wait_until("it came", |alice| alice.unread_texts() == ["one"]);
+    alice.wait_until("the message arrived", |alice| alice.unread_texts() == ["one"]);
     let folder = alice.home.path().join("copy");
     let folder = folder.to_str().unwrap();
     alice.home.run(&format!("backup {folder}")).done();
     alice.json(&["send", "--to", &alice.did, "two", "--within", "30"]);
-    alice.wait_until("it came", |alice| alice.unread_texts() == ["one", "two"]);
+    alice.wait_until("the message arrived", |alice| alice.unread_texts() == ["one", "two"]);
     let documents = alice.home.path().join("state/documents");
     let before = fs::read_dir(&documents).unwrap().count();
 

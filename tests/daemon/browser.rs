@@ -1,4 +1,4 @@
-//! What a person sees who opens an invitation's URL, in a real browser; and that a camera reads the picture.
+//! The page behind an invitation's URL in a real browser, and its QR code as a scanner reads it.
 
 use std::{
     path::Path,
@@ -7,13 +7,13 @@ use std::{
 
 use crate::daemon::Daemon;
 
-/// Both programs. Where they must be there, that one is missing fails the test; elsewhere the test is skipped.
-fn programs() -> bool {
-    let there = |name| {
+/// Whether chromium and zbarimg are installed. Panics if one is missing where tokens are required (CI).
+fn are_programs_installed() -> bool {
+    let is_installed = |name| {
         let found = Command::new(name).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
         found.is_ok_and(|status| status.success())
     };
-    let all = there("chromium") && there("zbarimg");
+    let all = is_installed("chromium") && is_installed("zbarimg");
     let set = |name, value| std::env::var(name).is_ok_and(|is| is == value);
     if !all {
         assert!(!set("CLAVIGER_REQUIRE_TOKENS", "1") && !set("CI", "true"), "chromium or zbarimg is missing");
@@ -22,7 +22,7 @@ fn programs() -> bool {
     all
 }
 
-/// What the browser makes of a URL: the page's elements, and what is in its window.
+/// Opens a URL in the browser. Returns the DOM as HTML, and saves a screenshot as page.png.
 fn open(url: &str, folder: &Path) -> String {
     let browse = |argument: String| {
         let mut command = Command::new("chromium");
@@ -39,15 +39,15 @@ fn open(url: &str, folder: &Path) -> String {
     browse("--dump-dom".to_owned())
 }
 
-/// What a camera reads off the window.
-fn scanned(folder: &Path) -> String {
+/// The content of the QR code in the screenshot; empty if there is none.
+fn scan(folder: &Path) -> String {
     let output = Command::new("zbarimg").args(["--raw", "--quiet"]).arg(folder.join("page.png")).output().unwrap();
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
 #[test]
 fn an_invitation_url_shows_a_page_with_a_qr_code() {
-    if !programs() {
+    if !are_programs_installed() {
         return;
     }
     let Some(alice) = Daemon::running("") else { return };
@@ -58,18 +58,18 @@ fn an_invitation_url_shows_a_page_with_a_qr_code() {
 
     let page = open(url, folder);
     assert!(page.contains("You are invited to talk") && page.contains("<svg"), "{page}");
-    // What a stranger wrote is text.
+    // The goal is escaped.
     assert!(page.contains("Lunch &lt;b&gt;at noon&lt;/b&gt;?"), "{page}");
-    assert_eq!(scanned(folder), url);
+    assert_eq!(scan(folder), url);
 
-    // By its short name, too.
+    // The short URL shows the same page.
     let page = open(invitation["short_url"].as_str().unwrap(), folder);
     assert!(page.contains("You are invited to talk"), "{page}");
-    assert_eq!(scanned(folder), url);
+    assert_eq!(scan(folder), url);
 
     let page = open(&url[..url.len() - 40], folder);
     assert!(page.contains("This link is damaged"), "{page}");
-    assert_eq!(scanned(folder), "");
+    assert_eq!(scan(folder), "");
     let page = open(&format!("http://127.0.0.1:{}/", alice.port), folder);
     assert!(page.contains("There is a DIDComm agent here"), "{page}");
 }

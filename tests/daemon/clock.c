@@ -1,4 +1,5 @@
-/* Preloaded, it has the time of day run ahead of the system's by the seconds in a file, which may change at any time. */
+/* A library for LD_PRELOAD. It adds an offset to CLOCK_REALTIME: the seconds in the file that CLAVIGER_CLOCK names, which may
+   change at any time. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdlib.h>

@@ -1,5 +1,4 @@
-//! The time of day is set, forwards and backwards, while a daemon runs (threats.md "clock jump"): what waits, waits no longer for
-//! that.
+//! The system clock is set forwards and backwards while a daemon runs (threats.md "clock jump"). No message waits longer for that.
 
 use std::{
     fs::{self, File},
@@ -23,7 +22,7 @@ use crate::{
 const DAY: i64 = 24 * 60 * 60;
 const HOUR: i64 = 60 * 60;
 
-/// The time of day of the processes that are started with it.
+/// An offset to the system clock, for the processes that are started with `command`.
 struct Clock {
     file: PathBuf,
     library: PathBuf,
@@ -33,7 +32,7 @@ impl Clock {
     fn new(home: &Home) -> Self {
         let clock = Self { file: home.path().join("clock"), library: home.path().join("clock.so") };
         fs::write(&clock.file, [0; 8]).unwrap();
-        // What links Rust compiles C.
+        // Rust needs a C compiler as its linker, so there is one.
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/daemon/clock.c");
         let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&clock.library).arg(source).status();
         assert!(compiled.unwrap().success());
@@ -46,7 +45,7 @@ impl Clock {
         command
     }
 
-    /// It is mapped into memory: written in place.
+    /// Sets the offset in seconds. The processes have the file mapped into memory, so it is written in place.
     fn set(&self, seconds: i64) {
         File::options().write(true).open(&self.file).unwrap().write_all(&seconds.to_ne_bytes()).unwrap();
     }
@@ -57,52 +56,52 @@ fn clock_changes_delay_and_lose_no_message() {
     let Some(mut daemon) = Daemon::new("") else { return };
     let clock = Clock::new(&daemon.home);
     let command = clock.command(&daemon.home);
-    // What is noted now is noted for a time to come, once the clock is right.
+    // The clock is a day ahead at first, so that all stored times are in the future after it was corrected.
     clock.set(DAY);
     daemon.start_with(command);
     daemon.wait_until_token_ready();
     let (port, peer) = (free_port(), Peer::new("peer"));
     let away = Peer::with_endpoint("away", &format!("http://127.0.0.1:{port}"));
     let id = daemon.send_text(away.did(), "when you are back").unwrap();
-    daemon.wait_until("it was tried", |daemon| daemon.outbox_message(&id)["tries"] != 0);
+    daemon.wait_until("the agent tried to send", |daemon| daemon.outbox_message(&id)["tries"] != 0);
     assert_eq!(daemon.post_status(peer.pack_text(&daemon.did, "tomorrow")), 202);
-    daemon.wait_until("it came", |daemon| daemon.unread_texts() == ["tomorrow"]);
+    daemon.wait_until("the message arrived", |daemon| daemon.unread_texts() == ["tomorrow"]);
     let received = daemon.unread()[0]["received"].clone();
     daemon.disconnect_token();
-    // SoftHSM goes on with what it has open: a token that is pulled is another process's.
-    assert!(daemon.kill_keeper());
-    daemon.wait_until("the token is missed", |daemon| !daemon.is_token_ready());
+    // SoftHSM works on with its open files. Only a new keeper notices that the token is missing.
+    assert!(daemon.kill_keepers());
+    daemon.wait_until("the daemon notices the missing token", |daemon| !daemon.is_token_ready());
     for number in 0..10 {
         assert_eq!(daemon.post_status(peer.pack_text(&daemon.did, &number.to_string())), 202);
     }
 
-    // Back by a day: nothing waits for tomorrow.
+    // The clock is set back by a day: nothing waits until tomorrow.
     clock.set(0);
     daemon.reconnect_token();
     let back = Endpoint::on(TcpListener::bind(("127.0.0.1", port)).unwrap(), |_| accepted());
-    daemon.wait_until("all were opened", |daemon| daemon.unread_texts().len() == 11);
-    daemon.wait_until("it was sent", |daemon| daemon.outbox_message(&id)["state"] == "sent");
+    daemon.wait_until("all messages are opened", |daemon| daemon.unread_texts().len() == 11);
+    daemon.wait_until("the message is sent", |daemon| daemon.outbox_message(&id)["state"] == "sent");
     assert_eq!(back.messages().len(), 1);
     assert_eq!(daemon.post_status(peer.pack_text(&daemon.did, "today")), 202);
-    daemon.wait_until("it came", |daemon| daemon.unread_texts().contains(&"today".to_owned()));
+    daemon.wait_until("the message arrived", |daemon| daemon.unread_texts().contains(&"today".to_owned()));
     let today = daemon.delivery("today")["received"].clone();
     assert!(today.as_str() < received.as_str() || today.as_i64() < received.as_i64(), "the clock was not set: {today}");
 
-    // And to and fro under load.
+    // The clock jumps several times under load.
     let load = LoadGenerator::start(&daemon, 1);
     for days in [2, -2, 20, 0] {
         let before = load.accepted();
         clock.set(days * DAY);
-        daemon.wait_until("messages come", |_| load.accepted() > before + 10);
+        daemon.wait_until("the daemon accepts messages", |_| load.accepted() > before + 10);
     }
     let sent = load.stop();
-    daemon.wait_until_within(TIMEOUT, "all came", |daemon| {
+    daemon.wait_until_within(TIMEOUT, "all messages arrived", |daemon| {
         let texts = daemon.unread_texts();
         sent.accepted.iter().all(|content| texts.contains(content))
     });
 }
 
-/// A peer is away for an hour: what is for it waits and is sent once it is back; what was to be there sooner expires.
+/// Messages for an unreachable peer wait, and are sent when it is back. One with an earlier `expires_time` expires.
 #[test]
 fn messages_wait_an_hour_for_a_peer_or_expire() {
     let Some(mut daemon) = Daemon::new("") else { return };
@@ -117,15 +116,17 @@ fn messages_wait_an_hour_for_a_peer_or_expire() {
     let headers = json!({"expires_time": seconds() + 1800});
     let soon = json!({"to": away.did(), "from": daemon.did, "type": SAY, "body": body, "headers": headers});
     let soon = ApiClient::new(&daemon).post("/v1/messages", &soon).json(202)["id"].as_str().unwrap().to_owned();
-    daemon.wait_until("they were tried", |daemon| daemon.outbox_message(&ids[4])["tries"] != 0);
+    daemon.wait_until("the agent tried to send", |daemon| daemon.outbox_message(&ids[4])["tries"] != 0);
     for minutes in [20, 40, 60] {
         clock.set(minutes * HOUR / 60);
         let other = daemon.send_text(here.did(), &format!("{minutes} minutes")).unwrap();
-        daemon.wait_until("others are not concerned", |daemon| daemon.outbox_message(&other)["state"] == "sent");
+        daemon.wait_until("messages to others are sent", |daemon| daemon.outbox_message(&other)["state"] == "sent");
     }
     assert!(ids.iter().all(|id| daemon.outbox_message(id)["state"] == "waiting"));
-    daemon.wait_until("its time is over", |daemon| daemon.outbox_message(&soon)["state"] == "expired");
+    daemon.wait_until("the message expired", |daemon| daemon.outbox_message(&soon)["state"] == "expired");
     let back = Endpoint::on(TcpListener::bind(("127.0.0.1", port)).unwrap(), |_| accepted());
-    daemon.wait_until("all were sent", |daemon| ids.iter().all(|id| daemon.outbox_message(id)["state"] == "sent"));
+    daemon.wait_until("all messages are sent", |daemon| {
+        ids.iter().all(|id| daemon.outbox_message(id)["state"] == "sent")
+    });
     assert_eq!(back.messages().len(), 5);
 }

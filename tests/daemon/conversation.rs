@@ -1,4 +1,4 @@
-//! Two daemons meet and talk.
+//! Two daemons connect and exchange messages.
 
 use crate::daemon::Daemon;
 
@@ -21,19 +21,19 @@ fn two_agents_connect_by_invitation_and_exchange_messages() {
     let pong = bob.json(&["ping", &alice.did]);
     assert_eq!(pong["did"], alice.did);
     bob.json(&["send", "--to", &alice.did, "lunch at noon?", "--within", "30"]);
-    alice.wait_until("it came", |alice| alice.unread_texts() == ["lunch at noon?"]);
+    alice.wait_until("the message arrived", |alice| alice.unread_texts() == ["lunch at noon?"]);
     let page = alice.json(&["inbox"]);
     let message = &page["messages"][0];
     assert_eq!((&message["sender"], &message["recipient"]), (&bob.did.clone().into(), &alice.did.clone().into()));
     assert_eq!(message["provenance"]["authenticated"], true);
     assert_eq!(message["provenance"]["layers"][0]["custody"], "kek-in-process");
 
-    // It comes again until it is acknowledged.
+    // A message is listed until it is acknowledged.
     assert_eq!(alice.json(&["inbox", "--acknowledge"])["messages"].as_array().unwrap().len(), 1);
     assert_eq!(alice.json(&["inbox"])["messages"].as_array().unwrap().len(), 0);
 }
 
-/// What one of them has is there after it was ended and started again, in the middle of what it did.
+/// Messages survive on both sides when the daemons are killed or stopped before delivery.
 #[test]
 fn queued_messages_are_sent_after_a_restart() {
     let (Some(mut alice), Some(mut bob)) = (Daemon::running(""), Daemon::running("")) else { return };
@@ -41,11 +41,11 @@ fn queued_messages_are_sent_after_a_restart() {
     for number in 0..5 {
         bob.json(&["send", "--to", &alice.did, &number.to_string()]);
     }
-    bob.wait_until("it was tried", |bob| bob.log().contains("not sent yet"));
+    bob.wait_until("the agent tried to send", |bob| bob.log().contains("not sent yet"));
     bob.stop();
     alice.start();
     bob.start();
-    alice.wait_until("all came", |alice| {
+    alice.wait_until("all messages arrived", |alice| {
         let mut texts = alice.unread_texts();
         texts.sort();
         texts == ["0", "1", "2", "3", "4"]
@@ -55,7 +55,7 @@ fn queued_messages_are_sent_after_a_restart() {
     assert_eq!(alice.unread_texts().len(), 5);
 }
 
-/// Without its token a daemon takes messages over, and opens them when the token is back.
+/// Without its token a daemon accepts messages, and opens them when the token is back.
 #[test]
 fn messages_wait_encrypted_without_a_token() {
     let (Some(mut alice), Some(bob)) = (Daemon::new(""), Daemon::running("")) else { return };
@@ -67,5 +67,5 @@ fn messages_wait_encrypted_without_a_token() {
     }
     assert_eq!(alice.metric("claviger_waiting{queue=\"inbox\"}"), 3.0);
     alice.reconnect_token();
-    alice.wait_until("all were opened", |alice| alice.is_token_ready() && alice.unread_texts().len() == 3);
+    alice.wait_until("all messages are opened", |alice| alice.is_token_ready() && alice.unread_texts().len() == 3);
 }

@@ -1,4 +1,4 @@
-//! A server of the test's own, that says what it is told to and keeps what it was asked.
+//! An HTTP server that answers as the test says, and records the requests.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -11,18 +11,18 @@ use std::{
     time::Duration,
 };
 
-/// What is answered: status, more headers, body.
+/// Status, further header lines, body.
 pub type Response = (u16, String, String);
 
-/// One on a port of its own.
+/// The server. It stops accepting connections when it is dropped.
 pub struct Endpoint {
     pub port: u16,
     connections: Arc<AtomicUsize>,
-    asked: Arc<Mutex<Vec<RecordedRequest>>>,
+    requests: Arc<Mutex<Vec<RecordedRequest>>>,
     ended: Arc<AtomicBool>,
 }
 
-/// A request, as far as tests look at it.
+/// The parts of a request that tests look at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordedRequest {
     pub method: String,
@@ -32,22 +32,26 @@ pub struct RecordedRequest {
 }
 
 impl Endpoint {
-    pub fn new(answer: impl Fn(&RecordedRequest) -> Response + Send + Sync + 'static) -> Self {
-        Self::on(TcpListener::bind("127.0.0.1:0").unwrap(), answer)
+    pub fn new(respond: impl Fn(&RecordedRequest) -> Response + Send + Sync + 'static) -> Self {
+        Self::on(TcpListener::bind("127.0.0.1:0").unwrap(), respond)
     }
 
-    /// One that takes messages over.
+    /// Answers each request with 202.
     pub fn accepting() -> Self {
         Self::new(|_| accepted())
     }
 
-    pub fn on(listener: TcpListener, answer: impl Fn(&RecordedRequest) -> Response + Send + Sync + 'static) -> Self {
+    pub fn on(listener: TcpListener, respond: impl Fn(&RecordedRequest) -> Response + Send + Sync + 'static) -> Self {
         let port = listener.local_addr().unwrap().port();
-        let endpoint =
-            Self { port, connections: Arc::default(), asked: Arc::default(), ended: Arc::new(AtomicBool::new(false)) };
-        let (connections, asked, ended) =
-            (endpoint.connections.clone(), endpoint.asked.clone(), endpoint.ended.clone());
-        let answer = Arc::new(answer);
+        let endpoint = Self {
+            port,
+            connections: Arc::default(),
+            requests: Arc::default(),
+            ended: Arc::new(AtomicBool::new(false)),
+        };
+        let (connections, requests, ended) =
+            (endpoint.connections.clone(), endpoint.requests.clone(), endpoint.ended.clone());
+        let respond = Arc::new(respond);
         listener.set_nonblocking(true).unwrap();
         thread::spawn(move || {
             while !ended.load(Ordering::Relaxed) {
@@ -56,8 +60,8 @@ impl Endpoint {
                     continue;
                 };
                 connections.fetch_add(1, Ordering::SeqCst);
-                let (answer, asked) = (answer.clone(), asked.clone());
-                thread::spawn(move || serve(stream, &*answer, &asked));
+                let (respond, requests) = (respond.clone(), requests.clone());
+                thread::spawn(move || serve(stream, &*respond, &requests));
             }
         });
         endpoint
@@ -72,12 +76,12 @@ impl Endpoint {
     }
 
     pub fn requests(&self) -> Vec<RecordedRequest> {
-        self.asked.lock().unwrap().clone()
+        self.requests.lock().unwrap().clone()
     }
 
-    /// The messages that were POSTed.
+    /// The bodies of the POST requests.
     pub fn messages(&self) -> Vec<String> {
-        self.requests().into_iter().filter(|asked| asked.method == "POST").map(|asked| asked.body).collect()
+        self.requests().into_iter().filter(|request| request.method == "POST").map(|request| request.body).collect()
     }
 }
 
@@ -91,11 +95,11 @@ pub fn accepted() -> Response {
     (202, String::new(), String::new())
 }
 
-/// One request a connection.
+/// Answers one request, and closes the connection.
 fn serve(
     stream: TcpStream,
-    answer: &dyn Fn(&RecordedRequest) -> Response,
-    asked: &Mutex<Vec<RecordedRequest>>,
+    respond: &dyn Fn(&RecordedRequest) -> Response,
+    requests: &Mutex<Vec<RecordedRequest>>,
 ) -> Option<()> {
     stream.set_nonblocking(false).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
@@ -122,8 +126,8 @@ fn serve(
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
     let request = RecordedRequest { method, path, host, body: String::from_utf8_lossy(&body).into_owned() };
-    let (status, more, body) = answer(&request);
-    asked.lock().unwrap().push(request);
-    let head = format!("HTTP/1.1 {status} so\r\n{more}content-length: {}\r\nconnection: close\r\n\r\n", body.len());
+    let (status, more, body) = respond(&request);
+    requests.lock().unwrap().push(request);
+    let head = format!("HTTP/1.1 {status} Status\r\n{more}content-length: {}\r\nconnection: close\r\n\r\n", body.len());
     reader.get_mut().write_all((head + &body).as_bytes()).ok()
 }

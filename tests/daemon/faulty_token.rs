@@ -1,5 +1,5 @@
-//! A token that is slow, fails, hangs or refuses the PIN under a running daemon (threats.md "Faults to inject"), by way of the
-//! module that lies on demand.
+//! A token that is slow, fails, hangs or refuses the PIN under a running daemon (threats.md "Faults to inject"). The token is behind
+//! `tests/fault-module`.
 
 use std::{
     io::Write,
@@ -19,14 +19,14 @@ use crate::{
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A daemon whose token does as it is told.
+/// A daemon whose token is behind the fault module.
 struct FaultyDaemon {
     daemon: Daemon,
     shim: Shim,
 }
 
 impl FaultyDaemon {
-    /// It does not run yet.
+    /// Does not start the daemon.
     fn new(more: &str) -> Option<Self> {
         let daemon = Daemon::new(more)?;
         let file = daemon.home.path().join("claviger.toml");
@@ -46,20 +46,20 @@ impl FaultyDaemon {
 
     fn start(&mut self) {
         let mut command = self.daemon.home.command(env!("CARGO_BIN_EXE_claviger"));
-        command.env("CLAVIGER_FAULT_MODULE", softhsm().expect("it was there before"));
+        command.env("CLAVIGER_FAULT_MODULE", softhsm().expect("SoftHSM was found before"));
         command.env("CLAVIGER_FAULT_CONTROL", self.daemon.home.path().join("fault"));
         self.daemon.start_with(command);
     }
 }
 
-/// Operations of five seconds: messages are taken all the same, after the five seconds that an answer waits for a reply that
-/// may go with it, and who asks how it is has its answer at once.
+/// Each operation of the token takes five seconds. Messages are accepted still, after the five seconds that a response waits for a
+/// reply to return with it, and the health port answers at once.
 #[test]
 fn a_slow_token_does_not_delay_the_acceptance_of_messages() {
     let Some(FaultyDaemon { daemon, shim }) = FaultyDaemon::running("") else { return };
     shim.order(&["delay C_DeriveKey 5000"]);
     let load = LoadGenerator::start(&daemon, 8);
-    daemon.wait_until("messages are taken", |_| load.accepted() > 8);
+    daemon.wait_until("the daemon accepts messages", |_| load.accepted() > 8);
     let mut times: Vec<Duration> = (0..30)
         .map(|_| {
             let begun = Instant::now();
@@ -68,15 +68,15 @@ fn a_slow_token_does_not_delay_the_acceptance_of_messages() {
         })
         .collect();
     times.sort();
-    // Half of them: this machine does other things too.
+    // The median, as the machine may be busy.
     assert!(times[times.len() / 2] < Duration::from_millis(100), "{times:?}");
     let sent = load.stop();
     shim.order(&[]);
     sent.assert_each_delivered_once(&daemon, MINUTE);
 }
 
-/// The more wait, the less is there to wait for: 64 are opened at once, so many again are next, and behind them there is no
-/// reply soon. Behind those that may wait is no room, which is said at once too.
+/// 64 messages are opened at once, and 64 more are next. A message behind these gets its response at once, as no reply can come
+/// soon. So does one over the limit, which gets 503.
 #[test]
 fn messages_behind_a_long_queue_are_answered_without_waiting_for_a_reply() {
     let Some(FaultyDaemon { daemon, shim }) = FaultyDaemon::running("[store]\nmax_waiting_for = 240\n") else { return };
@@ -91,7 +91,7 @@ fn messages_behind_a_long_queue_are_answered_without_waiting_for_a_reply() {
             stream
         })
         .collect();
-    daemon.wait_until("they are kept", |daemon| daemon.metric("claviger_waiting{queue=\"inbox\"}") >= 220.0);
+    daemon.wait_until("all messages are stored", |daemon| daemon.metric("claviger_waiting{queue=\"inbox\"}") >= 220.0);
     let mut times: Vec<Duration> = (0..5)
         .map(|number| {
             let begun = Instant::now();
@@ -108,15 +108,15 @@ fn messages_behind_a_long_queue_are_answered_without_waiting_for_a_reply() {
             break answer;
         }
         taken += 1;
-        assert!(taken < 1000, "the queue has no end");
+        assert!(taken < 1000, "no limit of the queue");
     };
     assert!(refused.starts_with("HTTP/1.1 503") && refused.contains("retry-after: "), "{refused}");
     drop(many);
     shim.order(&[]);
-    daemon.wait_until("all came", |daemon| daemon.unread_texts().len() == taken);
+    daemon.wait_until("all messages arrived", |daemon| daemon.unread_texts().len() == taken);
 }
 
-/// What a token may say at any time: none of it is the message's fault, so each is opened in the end.
+/// Errors that a token may return at any time are not the fault of the message, so each message is opened in the end.
 #[test]
 fn occasional_token_errors_lose_no_message() {
     let Some(FaultyDaemon { daemon, shim }) = FaultyDaemon::running("") else { return };
@@ -125,7 +125,7 @@ fn occasional_token_errors_lose_no_message() {
     shim.order(&failures.each_ref().map(String::as_str));
     let (_, before) = shim.calls_and_failures();
     let load = LoadGenerator::start(&daemon, 2);
-    daemon.wait_until("it fails", |_| load.accepted() > 60 && shim.calls_and_failures().1 > before + 5);
+    daemon.wait_until("token operations fail", |_| load.accepted() > 60 && shim.calls_and_failures().1 > before + 5);
     let sent = load.stop();
     shim.order(&[]);
     sent.assert_each_delivered_once(&daemon, MINUTE);
@@ -140,22 +140,24 @@ fn a_keeper_whose_module_crashes_or_hangs_is_replaced() {
         let before = load.accepted();
         let keepers = daemon.keepers();
         shim.order(&[order]);
-        // Each keeper would do so at its fifth: the first one's trouble is enough.
-        daemon.wait_until("there is another", |daemon| daemon.keepers().iter().any(|keeper| !keepers.contains(keeper)));
+        // Each new keeper would crash or hang at its fifth call. The order is removed once there is a new one.
+        daemon.wait_until("another keeper started", |daemon| {
+            daemon.keepers().iter().any(|keeper| !keepers.contains(keeper))
+        });
         shim.order(&[]);
         daemon.wait_until("another keeper serves", |daemon| load.accepted() > before + 20 && daemon.is_token_ready());
     }
     load.stop().assert_each_delivered_once(&daemon, MINUTE);
 }
 
-/// Whatever waits, a PIN that was refused is not tried again until it is another's turn to act.
+/// A refused PIN is not tried again for the messages that wait, until the PIN is changed.
 #[test]
 fn a_wrong_pin_is_tried_once() {
     let Some(mut faulty) = FaultyDaemon::new("") else { return };
     faulty.daemon.home.write("user.pin", "not-the-p1n");
     faulty.start();
     let FaultyDaemon { daemon, shim } = faulty;
-    daemon.wait_until("it was tried", |_| shim.calls("C_Login") > 0);
+    daemon.wait_until("the agent tried to send", |_| shim.calls("C_Login") > 0);
     let peer = Peer::new("peer");
     for number in 0..30 {
         assert_eq!(daemon.post_status(peer.pack_text(&daemon.did, &number.to_string())), 202);
@@ -164,6 +166,6 @@ fn a_wrong_pin_is_tried_once() {
     assert_eq!(shim.calls("C_Login"), 1);
     assert!(daemon.is_ready() && !daemon.is_token_ready());
     daemon.home.write("user.pin", PIN);
-    daemon.wait_until("all were opened", |daemon| daemon.is_token_ready() && daemon.unread_texts().len() == 30);
+    daemon.wait_until("all messages are opened", |daemon| daemon.is_token_ready() && daemon.unread_texts().len() == 30);
     assert_eq!(shim.calls("C_Login"), 2);
 }

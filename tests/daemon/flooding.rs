@@ -1,4 +1,4 @@
-//! Queues that someone fills (threats.md "queue flooding"): what waits has a measure, and an address has one of its own.
+//! Limits against flooding (threats.md "queue flooding"): for the bytes that wait, and for the rate of an address.
 
 use std::io::Write;
 
@@ -12,12 +12,12 @@ use crate::{
     websocket_client::{WebSocketClient, closed_within, connect_from},
 };
 
-const MEASURE: usize = 200_000;
+const LIMIT: usize = 200_000;
 
-/// With the token away nothing is opened, so that what comes fills the store up to what it may hold.
+/// Without the token no message is opened, so the messages fill the store up to its limit.
 #[test]
 fn waiting_bytes_are_limited() {
-    let Some(mut daemon) = Daemon::new(&format!("[store]\nmax_waiting_bytes = {MEASURE}\n")) else { return };
+    let Some(mut daemon) = Daemon::new(&format!("[store]\nmax_waiting_bytes = {LIMIT}\n")) else { return };
     daemon.disconnect_token();
     daemon.start_without_token();
     let (flooding, honest) = (Peer::new("flooding"), Peer::new("honest"));
@@ -31,21 +31,21 @@ fn waiting_bytes_are_limited() {
         packed.push(one);
     };
     assert!(refused.starts_with("HTTP/1.1 503") && refused.contains("retry-after: "), "{refused}");
-    let kept: usize = packed.iter().map(String::len).sum();
-    assert!(kept <= MEASURE && kept + packed[0].len() > MEASURE - 100, "{kept} bytes");
-    // What is there already is not refused when it comes again: its sender is told at last that it was taken.
+    let stored: usize = packed.iter().map(String::len).sum();
+    assert!(stored <= LIMIT && stored + packed[0].len() > LIMIT - 100, "{stored} bytes");
+    // A repeated message that is stored already gets 202, so that its sender stops.
     assert_eq!(daemon.post_status(&packed[0]), 202);
     let mut socket = WebSocketClient::open(daemon.port);
     socket.send(&flooding.pack_text(&daemon.did, &"x".repeat(10_000))).unwrap();
     assert_eq!(socket.close_code(), Some(CloseCode::Again));
     assert!(daemon.is_live());
     daemon.reconnect_token();
-    daemon.wait_until("all were opened", |daemon| daemon.unread_texts().len() == packed.len());
+    daemon.wait_until("all messages are opened", |daemon| daemon.unread_texts().len() == packed.len());
     assert_eq!(daemon.post_status(honest.pack_text(&daemon.did, "lunch?")), 202);
-    daemon.wait_until("it came", |daemon| daemon.unread_texts().contains(&"lunch?".to_owned()));
+    daemon.wait_until("the message arrived", |daemon| daemon.unread_texts().contains(&"lunch?".to_owned()));
 }
 
-/// The status of what is posted from an address, and whether it is said when to come again.
+/// Posts a message from this address. Returns the status, and whether the response has `Retry-After`.
 fn post_from(address: [u8; 4], daemon: &Daemon, packed: &str) -> (u16, bool) {
     let mut stream = connect_from(address, daemon.port).unwrap();
     let head = format!(
@@ -53,13 +53,13 @@ fn post_from(address: [u8; 4], daemon: &Daemon, packed: &str) -> (u16, bool) {
          connection: close\r\n\r\n{packed}",
         packed.len()
     );
-    // One that is refused may be closed before it is read.
+    // The connection may be closed before the message is written.
     let _ = stream.write_all(head.as_bytes());
     let answer = String::from_utf8(closed_within(&mut stream, TIMEOUT).expect("an answer")).unwrap();
     (status_of(&answer), answer.contains("retry-after: "))
 }
 
-/// A sender is not known before its message is opened, which costs the token's time: so it is its address that has a measure.
+/// The sender is not known before its message is opened, which takes time of the token. So the limit is for its address.
 #[test]
 fn the_rate_per_address_is_limited() {
     let net = "[net]\nallow_private = [\"127.0.0.0/8\"]\n";
@@ -69,16 +69,16 @@ fn the_rate_per_address_is_limited() {
     let packed: Vec<String> = (0..30).map(|number| flooding.pack_text(&daemon.did, &number.to_string())).collect();
     let answers: Vec<_> = packed.iter().map(|one| post_from([127, 0, 0, 2], &daemon, one)).collect();
     let count = |wanted: (u16, bool)| answers.iter().filter(|answer| **answer == wanted).count();
-    let (taken, refused) = (count((202, false)), count((429, true)));
-    assert!(taken >= 5 && refused >= 5 && taken + refused == 30, "{answers:?}");
+    let (accepted, refused) = (count((202, false)), count((429, true)));
+    assert!(accepted >= 5 && refused >= 5 && accepted + refused == 30, "{answers:?}");
     assert_eq!(post_from([127, 0, 0, 3], &daemon, &honest.pack_text(&daemon.did, "lunch?")), (202, false));
     let mut socket = WebSocketClient::over(connect_from([127, 0, 0, 4], daemon.port).unwrap(), daemon.port);
     let _ = packed.iter().try_for_each(|one| socket.send(one));
     assert_eq!(socket.close_code(), Some(CloseCode::Again));
-    daemon.wait_until("lunch", |daemon| daemon.unread_texts().contains(&"lunch?".to_owned()));
+    daemon.wait_until("the honest message arrived", |daemon| daemon.unread_texts().contains(&"lunch?".to_owned()));
     daemon.wait_until_all_opened();
-    // What was refused was not kept: the flood is no more than what was taken.
-    assert!(daemon.unread_texts().len() <= taken + 1 + 30);
+    // Refused messages were not stored. The WebSocket may have brought up to 30 more.
+    assert!(daemon.unread_texts().len() <= accepted + 1 + 30);
     let status = ApiClient::new(&daemon).get("/v1/status").json(200);
     assert_eq!(status["waiting"]["envelopes"], json!(0), "{status}");
 }

@@ -1,4 +1,5 @@
-//! What is refused at the attack (threats.md): it costs no token, nothing of it is kept, and the peer is told at once.
+//! Invalid envelopes are refused in the response to the POST (threats.md): the token is not used, and nothing is stored.
+//! `hostile_messages.rs` has those whose fault shows only when they are opened.
 
 use claviger::{crypto::ContentEncryption, keys::Curve};
 use claviger_testkit::PrivateKey;
@@ -10,7 +11,7 @@ use crate::{
     support::forge::{Jwe, b64},
 };
 
-/// A daemon, Mallory, and the end that each of these tests has.
+/// A daemon, and Mallory, who attacks it.
 struct Attack {
     daemon: Daemon,
     mallory: Peer,
@@ -21,7 +22,7 @@ impl Attack {
         Some(Self { daemon: Daemon::running("")?, mallory: Peer::new("mallory") })
     }
 
-    /// An authcrypt message, sound as it is.
+    /// A valid authcrypt message, to be made invalid.
     fn jwe(&self) -> Jwe {
         self.mallory.authcrypt(&self.daemon.agreement_keys())
     }
@@ -35,10 +36,10 @@ impl Attack {
         assert_eq!(self.daemon.post_status(packed), status, "{what}");
     }
 
-    /// The daemon goes on, and has kept nothing of what came before.
+    /// Asserts that the daemon still works, and that it stored none of the messages before.
     fn assert_unharmed(&self) {
         assert_eq!(self.daemon.post_status(self.mallory.pack_text(&self.daemon.did, "lunch?")), 202);
-        self.daemon.wait_until("the honest message came", |daemon| daemon.unread_texts() == ["lunch?"]);
+        self.daemon.wait_until("the honest message arrived", |daemon| daemon.unread_texts() == ["lunch?"]);
         for refused in ["message refused", "WARN message not accepted"] {
             assert!(!self.daemon.log().contains(refused), "{}", self.daemon.log());
         }
@@ -73,7 +74,7 @@ fn an_invalid_epk_is_refused() {
     let mut other = attack.jwe();
     other.header["epk"] = json!(PrivateKey::generate(Curve::P256).public().to_jwk());
     attack.assert_status(400, "epk on another curve", attack.seal(&other));
-    // Off the curve, whoever it is for.
+    // Not on the curve. The recipient is not one of ours.
     let mut off = Jwe::anoncrypt(&keys_of(&p256));
     let length = Curve::P256.coordinate_length();
     for (x, y) in [(vec![0; length], vec![0; length]), (vec![1; length], vec![1; length])] {
@@ -97,7 +98,7 @@ fn unknown_algorithms_and_repeated_headers_are_refused() {
         jwe.header["enc"] = enc.into();
         attack.assert_status(400, enc, attack.seal(&jwe));
     }
-    // Authcrypt has one content encryption.
+    // Authcrypt allows A256CBC-HS512 only.
     attack.assert_status(400, "authcrypt with A256GCM", attack.seal(&attack.jwe().enc(ContentEncryption::A256Gcm)));
     for (name, value) in [("crit", json!(["exp"])), ("zip", json!("DEF")), ("p2c", json!(2_000_000_000))] {
         let mut protected = attack.jwe();
@@ -133,13 +134,13 @@ fn contradicting_apu_apv_and_skid_are_refused() {
     attack.assert_status(400, "apv", attack.seal(&apv));
     attack.assert_status(400, "no apv", attack.seal(&attack.jwe().without("apv")));
     attack.assert_status(400, "no apu", attack.seal(&attack.jwe().without("apu")));
-    // One who is added later finds the same apv as the others.
+    // The apv covers all recipients, so none can be added.
     let mut added = attack.jwe();
     added.recipients.extend(Jwe::anoncrypt(&keys_of(stranger.did())[..1]).recipients);
     attack.assert_status(400, "a recipient added", attack.seal(&added));
-    let mut es = Jwe::anoncrypt(&attack.daemon.agreement_keys());
-    es.header["skid"] = attack.mallory.kid(AGREE[0]).into();
-    attack.assert_status(400, "a sender of an anonymous message", attack.seal(&es));
+    let mut anoncrypt = Jwe::anoncrypt(&attack.daemon.agreement_keys());
+    anoncrypt.header["skid"] = attack.mallory.kid(AGREE[0]).into();
+    attack.assert_status(400, "a sender of an anonymous message", attack.seal(&anoncrypt));
     attack.assert_unharmed();
 }
 
@@ -171,8 +172,8 @@ fn too_many_recipients_deep_nesting_and_large_bodies_are_refused() {
     let Some(attack) = Attack::new() else { return };
     let stranger = PrivateKey::generate(Curve::X25519);
     let strangers = (0..101).map(|number| (format!("did:example:x#{number}"), stranger.public().clone()));
-    let crowd: Vec<_> = attack.daemon.agreement_keys().into_iter().chain(strangers).collect();
-    attack.assert_status(400, "102 recipients", Jwe::anoncrypt(&crowd).seal("{}"));
+    let recipients: Vec<_> = attack.daemon.agreement_keys().into_iter().chain(strangers).collect();
+    attack.assert_status(400, "102 recipients", Jwe::anoncrypt(&recipients).seal("{}"));
     let deep = format!("{}{}", "[".repeat(400_000), "]".repeat(400_000));
     attack.assert_status(400, "nested", &deep);
     attack.assert_status(400, "nested in it", format!(r#"{{"ciphertext":{deep}}}"#));
@@ -182,18 +183,18 @@ fn too_many_recipients_deep_nesting_and_large_bodies_are_refused() {
     attack.assert_status(400, "nested in the header", jwe.seal_under(&header, "{}"));
 
     attack.assert_status(413, "too large", "x".repeat(1_000_001));
-    // The daemon does not wait for what it will not take.
+    // The daemon does not read a body that it will refuse.
     let head = "POST / HTTP/1.1\r\nhost: a\r\ncontent-type: application/didcomm-encrypted+json\r\n";
-    let said = http(attack.daemon.port, &format!("{head}content-length: 10000000000\r\n\r\n"), b"");
-    assert!(said.starts_with("HTTP/1.1 413"), "{said}");
+    let response = http(attack.daemon.port, &format!("{head}content-length: 10000000000\r\n\r\n"), b"");
+    assert!(response.starts_with("HTTP/1.1 413"), "{response}");
     let mut chunks = Vec::new();
     for _ in 0..20 {
         chunks.extend(b"186a0\r\n");
         chunks.extend([b' '; 100_000]);
         chunks.extend(b"\r\n");
     }
-    let said = http(attack.daemon.port, &format!("{head}transfer-encoding: chunked\r\n\r\n"), &chunks);
-    assert!(said.starts_with("HTTP/1.1 413"), "{said}");
+    let response = http(attack.daemon.port, &format!("{head}transfer-encoding: chunked\r\n\r\n"), &chunks);
+    assert!(response.starts_with("HTTP/1.1 413"), "{response}");
     attack.assert_unharmed();
 }
 
@@ -209,7 +210,7 @@ fn only_messages_encrypted_for_us_are_accepted() {
     assert!(attack.daemon.post(&[0xff, 0xfe]).starts_with("HTTP/1.1 400"));
     let stranger = Peer::new("stranger");
     attack.assert_status(404, "for another", attack.mallory.authcrypt(&keys_of(stranger.did())[..1]).seal(&plain));
-    // Our DID, and a key that it has for signing, or has not.
+    // Our DID, with the id of a signing key, and of no key.
     let key = attack.daemon.agreement_keys()[0].1.clone();
     for fragment in ["key-2", "key-9"] {
         let to = [(format!("{}#{fragment}", attack.daemon.did), key.clone())];
@@ -227,5 +228,5 @@ fn only_messages_encrypted_for_us_are_accepted() {
     let honest = attack.mallory.pack_text(&attack.daemon.did, "with a parameter");
     let kind = "ApiClient/DIDComm-Encrypted+JSON; charset=utf-8";
     assert!(attack.daemon.post_as(kind, honest.as_bytes()).starts_with("HTTP/1.1 202"));
-    attack.daemon.wait_until("it came", |daemon| daemon.unread_texts() == ["with a parameter"]);
+    attack.daemon.wait_until("the message arrived", |daemon| daemon.unread_texts() == ["with a parameter"]);
 }

@@ -1,5 +1,5 @@
-//! What is taken, as nothing shows from outside, and is found out when it is opened (threats.md): it is let go of, the
-//! application never sees it, and the daemon goes on.
+//! Messages whose fault shows only when they are opened (threats.md): they are accepted with 202, then refused; the
+//! application never sees them, and the daemon goes on.
 
 use claviger::{didcomm::FORWARD, keys::PublicKey};
 use serde_json::{Value, json};
@@ -10,11 +10,12 @@ use crate::{
     support::forge::{Jwe, b64, jws, jws_header},
 };
 
-/// Sends messages that are to be let go of, and then an honest one.
+/// A daemon, Alice, who is honest, and Mallory.
 struct Attack {
     daemon: Daemon,
     alice: Peer,
     mallory: Peer,
+    /// How many messages were sent that the daemon must refuse.
     sent: usize,
 }
 
@@ -24,22 +25,23 @@ impl Attack {
         Some(Self { daemon, alice: Peer::new("alice"), mallory: Peer::new("mallory"), sent: 0 })
     }
 
-    fn to(&self) -> Vec<(String, PublicKey)> {
+    fn recipient_keys(&self) -> Vec<(String, PublicKey)> {
         self.daemon.agreement_keys()
     }
 
-    /// What Alice says, for Mallory to play with.
-    fn text(&self) -> Value {
+    /// A plaintext of Alice, to be made invalid.
+    fn plaintext(&self) -> Value {
         self.alice.plaintext(&self.daemon.did, "no")
     }
 
+    /// Sends a message that the daemon must accept with 202 and refuse later.
     #[track_caller]
     fn assert_accepted(&mut self, what: &str, packed: impl ToString) {
         assert_eq!(self.daemon.post_status(packed), 202, "{what}");
         self.sent += 1;
     }
 
-    /// Each was let go of, and nothing but this reached the application.
+    /// Asserts that each of the messages before was refused, and that only these contents reached the application.
     #[track_caller]
     fn assert_delivered(self, contents: &[&str]) {
         self.daemon.wait_until_all_opened();
@@ -47,7 +49,7 @@ impl Attack {
         assert_eq!(self.daemon.post_status(self.alice.pack_text(&self.daemon.did, "lunch?")), 202);
         let all = [contents, &["lunch?"]].concat();
         self.daemon
-            .wait_until("the honest message came", |daemon| daemon.unread_texts().contains(&"lunch?".to_owned()));
+            .wait_until("the honest message arrived", |daemon| daemon.unread_texts().contains(&"lunch?".to_owned()));
         assert_eq!(self.daemon.unread_texts(), all);
         assert_eq!(refused, self.sent, "{}", self.daemon.log());
         assert!(!self.daemon.log().contains("panicked"), "{}", self.daemon.log());
@@ -57,23 +59,23 @@ impl Attack {
 #[test]
 fn a_sender_cannot_use_the_name_of_another() {
     let Some(mut attack) = Attack::new() else { return };
-    let (to, text) = (attack.to(), attack.text().to_string());
+    let (to, text) = (attack.recipient_keys(), attack.plaintext().to_string());
     let (alice, mallory) = (Peer::new("a"), Peer::new("m"));
-    // Mallory's key and kid under Alice's name; Alice's kid and Mallory's key.
+    // Mallory's key and kid with Alice's DID in `from`; Alice's kid with Mallory's key.
     attack.assert_accepted("from is not skid's DID", mallory.authcrypt(&to).seal(&text));
     let kid = alice.kid(AGREE[0]);
     let jwe = Jwe::authcrypt_as(&mallory.person, &kid, &mallory.person.agree[0], &to);
     attack.assert_accepted("another's skid", jwe.seal(&text));
-    let mut absent = attack.text();
+    let mut absent = attack.plaintext();
     absent.as_object_mut().unwrap().shift_remove("from");
     attack.assert_accepted("no from", attack.alice.authcrypt(&to).seal(absent.to_string()));
     for from in [format!("{}#key-1", attack.alice.did()), attack.alice.did().to_uppercase(), String::new()] {
-        let mut text = attack.text();
+        let mut text = attack.plaintext();
         text["from"] = from.into();
-        attack.assert_accepted("nearly her name", attack.alice.authcrypt(&to).seal(text.to_string()));
+        attack.assert_accepted("from is similar to her DID", attack.alice.authcrypt(&to).seal(text.to_string()));
     }
     for others in [json!([mallory.did()]), json!([]), json!([format!("{}#key-1", attack.daemon.did)])] {
-        let mut text = attack.text();
+        let mut text = attack.plaintext();
         text["to"] = others;
         attack.assert_accepted("to is not us", attack.alice.authcrypt(&to).seal(text.to_string()));
         attack.assert_accepted("to is not us, anonymous", Jwe::anoncrypt(&to).seal(text.to_string()));
@@ -84,20 +86,20 @@ fn a_sender_cannot_use_the_name_of_another() {
 #[test]
 fn a_key_is_valid_only_for_its_purpose_and_owner() {
     let Some(mut attack) = Attack::new() else { return };
-    let (to, text) = (attack.to(), attack.text().to_string());
+    let (to, text) = (attack.recipient_keys(), attack.plaintext().to_string());
     let alice = &attack.alice;
-    let mut taken = Vec::new();
+    let mut messages = Vec::new();
     for skid in [alice.kid(SIGN[0]), alice.kid("key-9"), format!("{}#", alice.did())] {
-        taken.push((
-            "a skid that is none",
+        messages.push((
+            "a skid that is no agreement key",
             Jwe::authcrypt_as(&alice.person, &skid, &alice.person.agree[0], &to).seal(&text),
         ));
     }
-    taken.push((
+    messages.push((
         "a skid on another curve",
         Jwe::authcrypt_as(&alice.person, &alice.kid(AGREE[1]), &alice.person.agree[0], &to).seal(&text),
     ));
-    // Signed by a key that is for agreement, by a key id that is Mallory's, by nobody.
+    // Signed by a key agreement key, under a key id of Mallory, by Mallory, under no key id, and with invalid headers.
     let key = &alice.person.sign[0];
     let header = jws_header(key.curve());
     let p256 = &alice.person.agree[1];
@@ -125,21 +127,21 @@ fn a_key_is_valid_only_for_its_purpose_and_owner() {
         ),
     ];
     for (what, inner) in signed {
-        taken.push((what, Jwe::anoncrypt(&to).seal(inner.to_string())));
-        taken.push((what, alice.authcrypt(&to).seal(inner.to_string())));
+        messages.push((what, Jwe::anoncrypt(&to).seal(inner.to_string())));
+        messages.push((what, alice.authcrypt(&to).seal(inner.to_string())));
     }
-    // Mallory carries what Alice signed for the daemon, as if it were hers; or for someone else.
-    taken.push(("another's signature", attack.mallory.authcrypt(&to).seal(alice.signed(&text).to_string())));
-    let mut elsewhere = attack.text();
+    // Mallory sends what Alice signed: for the daemon, as if it were her own; for another recipient; without a recipient.
+    messages.push(("another's signature", attack.mallory.authcrypt(&to).seal(alice.signed(&text).to_string())));
+    let mut elsewhere = attack.plaintext();
     elsewhere["to"] = json!([attack.mallory.did()]);
-    taken.push(("signed for another", Jwe::anoncrypt(&to).seal(alice.signed(&elsewhere.to_string()).to_string())));
+    messages.push(("signed for another", Jwe::anoncrypt(&to).seal(alice.signed(&elsewhere.to_string()).to_string())));
     elsewhere.as_object_mut().unwrap().shift_remove("to");
-    taken.push(("signed for nobody", Jwe::anoncrypt(&to).seal(alice.signed(&elsewhere.to_string()).to_string())));
-    for (what, packed) in taken {
+    messages.push(("signed for nobody", Jwe::anoncrypt(&to).seal(alice.signed(&elsewhere.to_string()).to_string())));
+    for (what, packed) in messages {
         attack.assert_accepted(what, packed);
     }
-    // The measure: signed by the one who sends it.
-    let mut text = attack.text();
+    // For comparison, a valid one: the sender is the signer.
+    let mut text = attack.plaintext();
     text["body"]["content"] = "signed".into();
     let packed = attack.alice.authcrypt(&to).seal(attack.alice.signed(&text.to_string()).to_string());
     assert_eq!(attack.daemon.post_status(packed), 202);
@@ -149,7 +151,7 @@ fn a_key_is_valid_only_for_its_purpose_and_owner() {
 #[test]
 fn broken_ciphertext_and_malformed_plaintext_are_refused() {
     let Some(mut attack) = Attack::new() else { return };
-    let (to, text) = (attack.to(), attack.text().to_string());
+    let (to, text) = (attack.recipient_keys(), attack.plaintext().to_string());
     for pointer in ["/recipients/0/encrypted_key", "/tag", "/ciphertext", "/iv"] {
         let mut packed = attack.alice.authcrypt(&to).seal(&text);
         let value = packed.pointer_mut(pointer).unwrap();
@@ -160,9 +162,9 @@ fn broken_ciphertext_and_malformed_plaintext_are_refused() {
     let twice = format!(r#"{{"from":"did:example:x",{}"#, &text[1..]);
     let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
     let bomb = text.replacen(r#""body":{"#, &format!(r#""body":{{"x":{deep},"#), 1);
-    let mut nameless = attack.text();
-    nameless.as_object_mut().unwrap().shift_remove("id");
-    for inner in ["", "[]", "no message", "\u{0}", "{}", &twice, &bomb, &nameless.to_string()] {
+    let mut without_id = attack.plaintext();
+    without_id.as_object_mut().unwrap().shift_remove("id");
+    for inner in ["", "[]", "no message", "\u{0}", "{}", &twice, &bomb, &without_id.to_string()] {
         attack.assert_accepted("no message", attack.alice.authcrypt(&to).seal(inner));
     }
     attack.assert_delivered(&[]);
@@ -171,7 +173,7 @@ fn broken_ciphertext_and_malformed_plaintext_are_refused() {
 #[test]
 fn unsupported_nesting_and_forwards_are_refused() {
     let Some(mut attack) = Attack::new() else { return };
-    let (to, text) = (attack.to(), attack.text().to_string());
+    let (to, text) = (attack.recipient_keys(), attack.plaintext().to_string());
     let (did, did2) = (attack.daemon.did.clone(), attack.mallory.did().to_owned());
     let auth = |inner: &str| attack.alice.authcrypt(&to).seal(inner).to_string();
     let anon = |inner: &str| Jwe::anoncrypt(&to).seal(inner).to_string();
@@ -192,9 +194,9 @@ fn unsupported_nesting_and_forwards_are_refused() {
         forward(&did, &[&forward(&did, &[&auth(&text)])]),
         forward(&did, &[&auth(&text), &auth(&text)]),
         forward(&did, &[]),
-        forward(&did, &[&attack.text().to_string()]),
+        forward(&did, &[&attack.plaintext().to_string()]),
     ];
-    let mut fine = attack.text();
+    let mut fine = attack.plaintext();
     fine["body"]["content"] = "forwarded".into();
     let fine = forward(&did, &[&auth(&fine.to_string())]);
     let elsewhere = forward(&did2, &[&auth(&text)]);
@@ -202,7 +204,7 @@ fn unsupported_nesting_and_forwards_are_refused() {
         attack.assert_accepted(&format!("bad {number}"), packed);
     }
     assert_eq!(attack.daemon.post_status(fine), 202);
-    // We are nobody's mediator: what is to be forwarded to another goes nowhere.
+    // The agent is no mediator: it does not forward to another DID.
     assert_eq!(attack.daemon.post_status(elsewhere), 202);
     attack.assert_delivered(&["forwarded"]);
 }

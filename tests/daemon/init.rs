@@ -1,4 +1,4 @@
-//! From nothing to an agent that serves.
+//! `claviger init`: from an empty folder to an agent that serves.
 
 use std::{
     fs,
@@ -12,8 +12,8 @@ use crate::{
     home::{Home, softhsm},
 };
 
-/// Has the health port of the configuration be a free one, as other tests run beside this.
-fn free_ops(home: &Home) -> u16 {
+/// Replaces the port of `[ops]` in the configuration by a free one, as other tests run at the same time. Returns the port.
+fn use_free_ops_port(home: &Home) -> u16 {
     let (ops, path) = (free_port(), home.path().join("claviger.toml"));
     let text = fs::read_to_string(&path).unwrap();
     assert!(text.contains("127.0.0.1:8081"));
@@ -21,11 +21,11 @@ fn free_ops(home: &Home) -> u16 {
     ops
 }
 
-/// A home that `claviger init` has filled, with a DID of a method.
-fn initialised(words: &str) -> Daemon {
+/// Runs `claviger init` with these arguments in a new home. Does not start the daemon.
+fn initialised(args: &str) -> Daemon {
     let (home, port) = (Home::new(), free_port());
-    let did = home.run(&format!("init --listen 127.0.0.1:{port} {words}")).done().trim().to_owned();
-    let ops = free_ops(&home);
+    let did = home.run(&format!("init --listen 127.0.0.1:{port} {args}")).done().trim().to_owned();
+    let ops = use_free_ops_port(&home);
     Daemon::from_home(home, &did, port, ops)
 }
 
@@ -40,13 +40,13 @@ fn init_makes_a_ready_agent_within_a_minute() {
     assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
     assert!(agent.did.starts_with("did:peer:2."), "{}", agent.did);
 
-    // The variable of its module is in the keeper's environment, and never in the agent's. That of this test says something else.
+    // The variable that leads the module to its token is not in the agent's environment. It is in the keeper's.
     let environment = |pid: u32| fs::read(format!("/proc/{pid}/environ"));
     if let Ok(bytes) = environment(agent.pid()) {
         assert!(!String::from_utf8_lossy(&bytes).contains("state/softhsm"));
     }
 
-    // PINs are for their owner's eyes only, and nowhere else.
+    // Only the owner can read the PINs. They are not in the configuration or the log.
     let folder = agent.home.path().join("state/softhsm");
     let configuration = fs::read_to_string(agent.home.path().join("claviger.toml")).unwrap();
     for name in ["user.pin", "so.pin"] {
@@ -57,13 +57,13 @@ fn init_makes_a_ready_agent_within_a_minute() {
         assert!(!configuration.contains(pin.trim()) && !agent.log().contains(pin.trim()));
     }
 
-    // A second one, made in the same way, talks with it.
+    // A second agent, made in the same way, exchanges messages with it.
     let mut other = initialised("--method peer:4");
     other.start();
     let invitation = agent.json(&["invite"])["url"].as_str().unwrap().to_owned();
     other.json(&["accept", &invitation]);
     other.json(&["send", "--to", &agent.did, "hello", "--within", "30"]);
-    agent.wait_until("it came", |agent| agent.unread_texts() == ["hello"]);
+    agent.wait_until("the message arrived", |agent| agent.unread_texts() == ["hello"]);
 }
 
 #[test]
@@ -74,19 +74,19 @@ fn init_prints_next_steps_and_warns_of_keys_in_files() {
     let home = Home::new();
     let ran = home.run("init there");
     ran.done();
-    let said = ran.stderr();
+    let stderr = ran.stderr();
     for words in [
         "the private keys are in files, under there/state/softhsm",
         "SoftHSM is not hardware",
         "claviger --config there/claviger.toml serve",
         "claviger --config there/claviger.toml invite",
     ] {
-        assert!(said.contains(words), "{words}: {said}");
+        assert!(stderr.contains(words), "{words}: {stderr}");
     }
     let json = home.run("--json init elsewhere").json();
     assert_eq!(json["configuration"], "elsewhere/claviger.toml");
     assert_eq!(json["software_token"], true);
-    // The checks of the first command that it names.
+    // The first command that it prints would start.
     home.run("--config elsewhere/claviger.toml serve --check").done();
 }
 
@@ -97,7 +97,7 @@ fn init_overwrites_nothing_and_a_failed_init_leaves_no_configuration() {
     assert_eq!(home.run("--json init").error(1), "config-there");
     assert_eq!(fs::read_to_string(home.path().join("claviger.toml")).unwrap(), "# mine\n");
 
-    // A token that is not there.
+    // The module of the token does not exist.
     let uri = "pkcs11:token=none?module-path=/nowhere/libnone.so&pin-source=file:pin";
     assert_eq!(home.run(&format!("--json init new --token-uri {uri}")).error(2), "token-misconfigured");
     assert!(!home.path().join("new/claviger.toml").exists());
@@ -114,7 +114,7 @@ fn init_overwrites_nothing_and_a_failed_init_leaves_no_configuration() {
     assert!(!home.path().join("newer").exists());
 }
 
-/// A wrong PIN is tried once, however often `init` is: the guard's memory stays when the rest is taken back.
+/// A wrong PIN is tried once, however often `init` is run: its record stays when `init` removes the other files.
 #[test]
 fn a_wrong_pin_is_tried_once() {
     let Some(home) = Home::with_token() else { return };
@@ -145,20 +145,20 @@ fn init_uses_an_existing_token() {
     assert!(endpoint.contains("\"https://agent.example.org\""), "{document}");
 }
 
-/// Its document is served where did:web looks for it.
+/// The document is served at the path where did:web looks for it.
 #[test]
 fn a_did_web_is_served() {
     if softhsm().is_none() {
         return;
     }
     let (home, port) = (Home::new(), free_port());
-    let words = format!("init --listen 127.0.0.1:{port} --method web --public-url http://localhost:{port}");
-    let did = home.run(&words).done().trim().to_owned();
+    let args = format!("init --listen 127.0.0.1:{port} --method web --public-url http://localhost:{port}");
+    let did = home.run(&args).done().trim().to_owned();
     assert_eq!(did, format!("did:web:localhost%3A{port}"));
     let more = home.run("did create --method web --host Agent.example.org:8443 --path a/b --service https://x.example");
     assert_eq!(more.done().trim(), "did:web:agent.example.org%3A8443:a:b");
     assert!(more.stderr().contains("/a/b/did.json"), "{}", more.stderr());
-    let ops = free_ops(&home);
+    let ops = use_free_ops_port(&home);
     let mut agent = Daemon::from_home(home, &did, port, ops);
     agent.start();
     for (path, did) in [("/.well-known/did.json", did.as_str()), ("/a/b/did.json", more.stdout().trim())] {
@@ -176,7 +176,7 @@ fn a_did_web_is_served() {
     }
 }
 
-/// Each setting that is commented out in what it writes is one that the program knows.
+/// The program knows each setting that is commented out in the template.
 #[test]
 fn every_setting_in_the_template_is_known() {
     let template = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli/init/claviger.toml");

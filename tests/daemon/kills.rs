@@ -1,7 +1,7 @@
-//! Promise 1 (threats.md): agents and keepers are killed at random moments of a running exchange, and nothing is lost and
-//! nothing handled twice.
+//! Agents and keepers are killed at random moments of an exchange. No accepted message is lost, and none is handled twice
+//! (threats.md, promise 1).
 //!
-//! `CLAVIGER_KILLS=1000 cargo test --all-features --test daemon kills -- --nocapture` for the whole of it.
+//! `CLAVIGER_KILLS=1000 cargo test --all-features --test daemon kills -- --nocapture` runs a thousand kills.
 
 use std::{
     collections::HashSet,
@@ -15,12 +15,12 @@ use crate::{
     load::LoadGenerator,
 };
 
-/// A kill comes within this time of the last one's recovery.
-const SPAN: u64 = 150;
-/// One kill in so many is a keeper's.
-const KEEPERS: u64 = 4;
-/// What waits at the end comes within this time: a peer that was away is left alone for a while.
-const QUIET: Duration = Duration::from_secs(180);
+/// The longest pause, in milliseconds, between a recovery and the next kill.
+const MAX_PAUSE_MS: u64 = 150;
+/// One kill in this many is of a keeper, the others of an agent.
+const KILLS_PER_KEEPER_KILL: u64 = 4;
+/// How long messages may wait at the end: the agent pauses before it tries an unreachable peer again.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(180);
 
 #[test]
 fn messages_survive_kills_and_are_handled_once() {
@@ -35,12 +35,12 @@ fn messages_survive_kills_and_are_handled_once() {
     let (mut agents, mut keepers) = (0, 0);
     let begun = Instant::now();
     for round in 0..rounds {
-        thread::sleep(Duration::from_millis(random.below(SPAN)));
+        thread::sleep(Duration::from_millis(random.below(MAX_PAUSE_MS)));
         let daemon = &mut daemons[round % 2];
         let killed = Instant::now();
-        if random.below(KEEPERS) == 0 {
+        if random.below(KILLS_PER_KEEPER_KILL) == 0 {
             let before = daemon.keepers();
-            keepers += usize::from(daemon.kill_keeper());
+            keepers += usize::from(daemon.kill_keepers());
             daemon.wait_until("another keeper serves", |daemon| {
                 let now = daemon.keepers();
                 now.iter().any(|keeper| !before.contains(keeper)) && daemon.is_token_ready()
@@ -58,33 +58,37 @@ fn messages_survive_kills_and_are_handled_once() {
     let load = load.stop();
     applications.iter().for_each(ChatApplication::stop_sending);
     let [alice, bob] = &daemons;
-    alice.wait_until_within(QUIET, "all came", |_| {
+    alice.wait_until_within(DELIVERY_TIMEOUT, "all messages arrived", |_| {
         let [alice, bob] = &applications;
         let (alice, bob) = (alice.record(), bob.record());
-        let came =
+        let arrived =
             |sent: &HashSet<String>, to: &MessageRecord| sent.iter().all(|content| to.received.contains_key(content));
-        came(&alice.sent, &bob) && came(&bob.sent, &alice) && came(&load.accepted, &alice)
+        arrived(&alice.sent, &bob) && arrived(&bob.sent, &alice) && arrived(&load.accepted, &alice)
     });
     for daemon in [alice, bob] {
         daemon.wait_until_all_opened();
         daemon.wait_until("the outbox is empty", |daemon| daemon.metric("claviger_waiting{queue=\"outbox\"}") == 0.0);
-        daemon.wait_until("the application has read it all", |daemon| daemon.unread().is_empty());
+        daemon.wait_until("the application has read all messages", |daemon| daemon.unread().is_empty());
     }
     let [alice, bob] = applications.map(ChatApplication::stop);
     let twice: Vec<_> = [&alice, &bob]
         .into_iter()
         .flat_map(|record| record.received.iter().filter(|(_, names)| names.len() > 1))
         .collect();
-    let known =
+    let was_sent =
         |content: &String, from: &MessageRecord| from.sent.contains(content) || from.unconfirmed.contains(content);
-    let strange = alice
+    let not_sent = alice
         .received
         .keys()
-        .filter(|it| !known(it, &bob) && !load.accepted.contains(*it) && !load.unconfirmed.contains(*it));
-    assert_eq!(strange.count() + bob.received.keys().filter(|it| !known(it, &alice)).count(), 0, "from nowhere");
+        .filter(|it| !was_sent(it, &bob) && !load.accepted.contains(*it) && !load.unconfirmed.contains(*it));
+    assert_eq!(
+        not_sent.count() + bob.received.keys().filter(|it| !was_sent(it, &alice)).count(),
+        0,
+        "received messages that were not sent"
+    );
     recoveries.sort();
     println!(
-        "{agents} kills of agents, {keepers} of keepers; {} messages taken by HTTP and {} from applications; \
+        "{agents} kills of agents, {keepers} of keepers; {} messages accepted by HTTP and {} from applications; \
          duplicates {}, lost 0; recovery median {:?}, longest {:?}; {:?} in all, seed {}",
         load.accepted.len(),
         alice.sent.len() + bob.sent.len(),
@@ -97,7 +101,7 @@ fn messages_survive_kills_and_are_handled_once() {
     assert!(twice.is_empty(), "handled twice: {twice:?}");
 }
 
-/// Xorshift: any moment will do.
+/// A Xorshift generator, seeded by the time.
 struct Random {
     seed: u64,
     state: u64,

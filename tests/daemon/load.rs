@@ -1,4 +1,4 @@
-//! Peers that send without a pause, and what must have come of it.
+//! Peers that send messages without a pause, and the check that each was delivered once.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,19 +15,19 @@ use crate::{
     peer::Peer,
 };
 
-/// Threads that send to a daemon, each as a peer of its own.
+/// Threads that send to a daemon, each as another peer.
 pub struct LoadGenerator {
     stop: Arc<AtomicBool>,
     accepted: Arc<AtomicUsize>,
     threads: Vec<JoinHandle<SentMessages>>,
 }
 
-/// What was sent.
+/// The contents of the messages that were sent.
 #[derive(Default)]
 pub struct SentMessages {
     /// Answered with 202.
     pub accepted: HashSet<String>,
-    /// Given up when the load ended: nobody knows whether they were taken.
+    /// Without a response when the load ended. The daemon may have accepted them.
     pub unconfirmed: HashSet<String>,
 }
 
@@ -42,7 +42,7 @@ impl LoadGenerator {
         Self { stop, accepted, threads }
     }
 
-    /// How many were answered with 202 by now.
+    /// How many messages were answered with 202 until now.
     pub fn accepted(&self) -> usize {
         self.accepted.load(Ordering::SeqCst)
     }
@@ -66,7 +66,7 @@ fn send(name: &str, did: &str, port: u16, stop: &AtomicBool, count: &AtomicUsize
         let content = format!("{name}/{number}");
         let message = peer.message(did, &content).finalize();
         let mut packed = peer.pack(&message);
-        // As a real peer does it: again until it is taken, now the same bytes and then packed anew.
+        // The peer tries again until the message is accepted, in turn with the same bytes and packed anew.
         for attempt in 1.. {
             if stop.load(Ordering::SeqCst) {
                 sent.unconfirmed.insert(content);
@@ -86,7 +86,7 @@ fn send(name: &str, did: &str, port: u16, stop: &AtomicBool, count: &AtomicUsize
     sent
 }
 
-/// The status of the answer; 0 if there is none.
+/// Posts a message. Returns the status, or 0 without a response.
 pub fn post_status(port: u16, packed: &str) -> u16 {
     let head = format!(
         "POST / HTTP/1.1\r\nhost: a\r\ncontent-type: application/didcomm-encrypted+json\r\ncontent-length: {}\r\n\
@@ -97,10 +97,10 @@ pub fn post_status(port: u16, packed: &str) -> u16 {
 }
 
 impl SentMessages {
-    /// The application has each that was taken, once, and nothing that was not sent.
+    /// Asserts that the application has each accepted message once, and none that was not sent.
     #[track_caller]
-    pub fn assert_each_delivered_once(&self, daemon: &Daemon, patience: Duration) {
-        daemon.wait_until_within(patience, "all came", |daemon| {
+    pub fn assert_each_delivered_once(&self, daemon: &Daemon, timeout: Duration) {
+        daemon.wait_until_within(timeout, "all messages arrived", |daemon| {
             let here: HashSet<String> = daemon.unread_texts().into_iter().collect();
             self.accepted.iter().all(|content| here.contains(content))
         });
@@ -108,9 +108,9 @@ impl SentMessages {
         let mut times: HashMap<String, usize> = HashMap::new();
         daemon.unread_texts().into_iter().for_each(|content| *times.entry(content).or_default() += 1);
         let twice: Vec<_> = times.iter().filter(|(_, times)| **times > 1).collect();
-        assert!(twice.is_empty(), "handed over twice: {twice:?}");
-        let strange: Vec<_> =
+        assert!(twice.is_empty(), "delivered twice: {twice:?}");
+        let not_sent: Vec<_> =
             times.keys().filter(|it| !self.accepted.contains(*it) && !self.unconfirmed.contains(*it)).collect();
-        assert!(strange.is_empty(), "from nowhere: {strange:?}");
+        assert!(not_sent.is_empty(), "delivered, but not sent: {not_sent:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! A daemon without any listening port, behind a mediator. conformance.md, 100 to 104.
+//! A daemon without a listening port for peers, behind a mediator (docs/conformance.md, 100 to 104).
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::{
     test_mediator::{CURRENT, Mediator, MediatorOptions},
 };
 
-/// An agent that nobody can connect to; its DID has no service.
+/// A running agent without a port. Its DID has no service.
 fn desktop(more: &str) -> Option<Daemon> {
     let (home, ops) = (Home::with_token()?, free_port());
     let listen = format!("[net]\nallow_private = [\"127.0.0.0/8\"]\n[ops]\nlisten = \"127.0.0.1:{ops}\"\n");
@@ -21,7 +21,7 @@ fn desktop(more: &str) -> Option<Daemon> {
     Some(desktop)
 }
 
-/// From nothing, as a person would: no port is opened, and the newcomer is asked in.
+/// `init --no-port`, `serve`, `mediator use`; then messages go both ways, and the agent serves no port for peers.
 #[test]
 fn an_agent_without_a_port_is_set_up_behind_a_mediator() {
     if softhsm().is_none() {
@@ -35,42 +35,43 @@ fn an_agent_without_a_port_is_set_up_behind_a_mediator() {
     std::fs::write(&file, text.replace("#allow_private = []", "allow_private = [\"127.0.0.0/8\"]")).unwrap();
     let mut desktop = Daemon::from_home(home, "", 0, ops);
     desktop.start();
-    let used = used(&desktop, &mediator);
-    // The first DID is the mediator's to know, and the other for everybody else.
+    let used = use_mediator(&desktop, &mediator);
+    // The first DID is for the mediator only. The one for all other peers is made by `mediator use`.
     assert_eq!(used["mediator"]["ours"], made["did"]);
     desktop.did = used["did"].as_str().unwrap().to_owned();
     assert!(used["mediator"]["registered"] == serde_json::json!([desktop.did]) && made["did"] != used["did"]);
     let Some(alice) = Daemon::running("") else { return };
-    talk(&alice, &desktop);
+    exchange_messages(&alice, &desktop);
     assert!(!desktop.log().contains("Peers are served on"), "{}", desktop.log());
     assert!(alice.log().contains("Peers are served on"), "{}", alice.log());
 }
 
-/// The same, behind a mediator.
-fn behind(mediator: &Mediator, more: &str) -> Option<Daemon> {
+/// A running agent without a port that uses this mediator.
+fn desktop_behind(mediator: &Mediator, more: &str) -> Option<Daemon> {
     let mut desktop = desktop(more)?;
-    desktop.did = used(&desktop, mediator)["did"].as_str().unwrap().to_owned();
+    desktop.did = use_mediator(&desktop, mediator)["did"].as_str().unwrap().to_owned();
     Some(desktop)
 }
 
-/// What `claviger mediator use` says.
+/// Runs `claviger mediator use`, and returns its output.
 #[track_caller]
-fn used(desktop: &Daemon, mediator: &Mediator) -> Value {
+fn use_mediator(desktop: &Daemon, mediator: &Mediator) -> Value {
     desktop.json(&["mediator", "use", &mediator.did])
 }
 
-fn state(desktop: &Daemon) -> Value {
+/// The first entry of `claviger mediator list`.
+fn mediator_state(desktop: &Daemon) -> Value {
     desktop.json(&["mediator", "list"])["mediators"][0].clone()
 }
 
-/// An answer of the other way too: it goes straight to the one who can be connected to.
-fn talk(alice: &Daemon, desktop: &Daemon) {
+/// Alice sends through the mediator, the desktop answers directly, and Alice pings the desktop.
+fn exchange_messages(alice: &Daemon, desktop: &Daemon) {
     alice.json(&["send", "--to", &desktop.did, "At noon?", "--within", "30"]);
-    desktop.wait_until("the message came", |desktop| desktop.unread_texts() == ["At noon?"]);
+    desktop.wait_until("the message arrived", |desktop| desktop.unread_texts() == ["At noon?"]);
     assert_eq!(desktop.delivery("At noon?")["sender"], Value::from(alice.did.as_str()));
     desktop.json(&["send", "--to", &alice.did, "At one.", "--within", "30"]);
-    alice.wait_until("the answer came", |alice| alice.unread_texts() == ["At one."]);
-    // Behind the mediator, whose answers come by it.
+    alice.wait_until("the answer arrived", |alice| alice.unread_texts() == ["At one."]);
+    // The ping goes through the mediator.
     let pinged = alice.json(&["ping", &desktop.did]);
     assert_eq!(pinged["did"], Value::from(desktop.did.as_str()));
 }
@@ -78,15 +79,15 @@ fn talk(alice: &Daemon, desktop: &Daemon) {
 #[test]
 fn live_mode_delivers_over_a_websocket() {
     let mediator = Mediator::new(CURRENT);
-    // Asked so seldom, a message that is asked for would not come in the time of a test.
-    let Some(desktop) = behind(&mediator, "[mediation]\npoll_seconds = 3600\n") else { return };
+    // With such a pause between polls, only live mode can deliver within the time of a test.
+    let Some(desktop) = desktop_behind(&mediator, "[mediation]\npoll_seconds = 3600\n") else { return };
     let Some(alice) = Daemon::running("") else { return };
-    desktop.wait_until("it is live", |desktop| state(desktop)["state"] == "live");
-    let state = state(&desktop);
+    desktop.wait_until("live mode is on", |desktop| mediator_state(desktop)["state"] == "live");
+    let state = mediator_state(&desktop);
     assert_eq!((&state["coordinate_mediation"], &state["message_pickup"]), (&"3.0".into(), &"4.0".into()));
     assert_eq!(mediator.registered(), [desktop.did.as_str()]);
-    talk(&alice, &desktop);
-    // An invitation leads there too.
+    exchange_messages(&alice, &desktop);
+    // An invitation leads to the mediator too.
     let Some(carol) = Daemon::running("") else { return };
     let invitation = desktop.json(&["invite"]);
     carol.json(&["accept", invitation["url"].as_str().unwrap()]);
@@ -95,7 +96,7 @@ fn live_mode_delivers_over_a_websocket() {
         let mut known = known["connections"].as_array().unwrap().iter();
         known.any(|it| it["theirs"] == carol.did && it["invitation"] == invitation["id"])
     });
-    desktop.wait_until("all was acknowledged", |_| mediator.waiting() == 0);
+    desktop.wait_until("all messages are acknowledged", |_| mediator.waiting() == 0);
 }
 
 #[test]
@@ -109,66 +110,67 @@ fn messages_are_polled_without_a_websocket() {
         ..CURRENT
     };
     let mediator = Mediator::new(older);
-    let Some(desktop) = behind(&mediator, "[mediation]\npoll_seconds = 1\n") else { return };
+    let Some(desktop) = desktop_behind(&mediator, "[mediation]\npoll_seconds = 1\n") else { return };
     let Some(alice) = Daemon::running("") else { return };
-    desktop.wait_until("it is asked", |desktop| state(desktop)["state"] == "polling");
-    let state = state(&desktop);
+    desktop.wait_until("the agent polls", |desktop| mediator_state(desktop)["state"] == "polling");
+    let state = mediator_state(&desktop);
     assert_eq!((&state["coordinate_mediation"], &state["message_pickup"]), (&"2.0".into(), &"3.0".into()));
-    talk(&alice, &desktop);
-    desktop.wait_until("all was acknowledged", |_| mediator.waiting() == 0);
+    exchange_messages(&alice, &desktop);
+    desktop.wait_until("all messages are acknowledged", |_| mediator.waiting() == 0);
 }
 
-/// Some deliver what comes as it is, others not at all though they have a WebSocket: 3.0 does not say how.
+/// messagepickup 3.0 does not say how live messages are delivered. Some mediators send the bare message, and some have a WebSocket
+/// without live mode.
 #[test]
 fn messagepickup_3_works_in_each_interpretation() {
     let Some(alice) = Daemon::running("") else { return };
-    for (live, raw, named) in [(true, true, "live"), (true, false, "live"), (false, false, "polling")] {
+    for (live, raw, state) in [(true, true, "live"), (true, false, "live"), (false, false, "polling")] {
         let mediator = Mediator::new(MediatorOptions { pickup: "messagepickup/3.0", live, raw, ..CURRENT });
-        let Some(desktop) = behind(&mediator, "[mediation]\npoll_seconds = 1\n") else { return };
-        desktop.wait_until("it is reached", |desktop| state(desktop)["state"] == named);
+        let Some(desktop) = desktop_behind(&mediator, "[mediation]\npoll_seconds = 1\n") else { return };
+        desktop.wait_until("the mediator is connected", |desktop| mediator_state(desktop)["state"] == state);
         alice.json(&["send", "--to", &desktop.did, "At noon?", "--within", "30"]);
-        desktop.wait_until("the message came", |desktop| desktop.unread_texts() == ["At noon?"]);
-        desktop.wait_until("it was acknowledged", |_| mediator.waiting() == 0);
+        desktop.wait_until("the message arrived", |desktop| desktop.unread_texts() == ["At noon?"]);
+        desktop.wait_until("the message is acknowledged", |_| mediator.waiting() == 0);
     }
 }
 
-/// Cut off at every moment, its mediator away, itself killed: each message comes, and once.
+/// Connections are cut, the mediator refuses connections, and the agent is killed: each message arrives once.
 #[test]
 fn cut_connections_lose_no_message() {
     let mediator = Mediator::new(CURRENT);
-    let Some(mut desktop) = behind(&mediator, "") else { return };
+    let Some(mut desktop) = desktop_behind(&mediator, "") else { return };
     let Some(alice) = Daemon::running("") else { return };
     let sent: Vec<String> = (0..60).map(|number| format!("number {number:02}")).collect();
     for (number, text) in sent.iter().enumerate() {
         alice.json(&["send", "--to", &desktop.did, text]);
         match number % 20 {
             3 | 9 | 14 => mediator.cut(),
-            5 => mediator.close(true),
-            8 => mediator.close(false),
+            5 => mediator.set_closed(true),
+            8 => mediator.set_closed(false),
             11 => desktop.kill(),
             13 => desktop.start(),
             _ => std::thread::sleep(Duration::from_millis(20)),
         }
     }
     mediator.cut();
-    desktop.wait_until("all came", |desktop| desktop.unread_texts().len() >= sent.len());
-    desktop.wait_until("all was acknowledged", |_| mediator.waiting() == 0);
+    desktop.wait_until("all messages arrived", |desktop| desktop.unread_texts().len() >= sent.len());
+    desktop.wait_until("all messages are acknowledged", |_| mediator.waiting() == 0);
     let mut texts = desktop.unread_texts();
     texts.sort();
     assert_eq!(texts, sent);
     println!("{} messages were delivered {} times", sent.len(), mediator.delivered());
 }
 
-/// What cannot be kept is not acknowledged: it stays with the mediator, and comes when there is room.
+/// A message that the store has no room for is not acknowledged. The mediator delivers it again when there is room.
 #[test]
 fn only_stored_messages_are_acknowledged() {
     let mediator = Mediator::new(CURRENT);
-    let Some(mut desktop) = behind(&mediator, "[store]\nmax_waiting_bytes = 5000\n") else { return };
+    let Some(mut desktop) = desktop_behind(&mediator, "[store]\nmax_waiting_bytes = 5000\n") else { return };
     let Some(alice) = Daemon::running("") else { return };
     let long = "x".repeat(20_000);
     alice.json(&["send", "--to", &desktop.did, &long, "--within", "30"]);
-    desktop.wait_until("there is no room", |desktop| {
-        let state = state(desktop);
+    desktop.wait_until("the store is full", |desktop| {
+        let state = mediator_state(desktop);
         state["state"] == "away" && state["problem"].as_str().unwrap().contains("5000")
     });
     assert_eq!((mediator.waiting(), desktop.unread_texts().len()), (1, 0));
@@ -176,81 +178,86 @@ fn only_stored_messages_are_acknowledged() {
     let configuration = std::fs::read_to_string(desktop.home.path().join("claviger.toml")).unwrap();
     desktop.home.write("claviger.toml", &configuration.replace("max_waiting_bytes = 5000", ""));
     desktop.start();
-    desktop.wait_until("it came", |desktop| desktop.unread_texts() == [long.as_str()]);
-    desktop.wait_until("it was acknowledged", |_| mediator.waiting() == 0);
+    desktop.wait_until("the message arrived", |desktop| desktop.unread_texts() == [long.as_str()]);
+    desktop.wait_until("the message is acknowledged", |_| mediator.waiting() == 0);
 }
 
-/// What waits with a mediator waits in one line: one who has left too much is told so, and those behind it have their turn.
+/// Messages of all senders wait in one queue of the mediator. A sender over its quota gets problem reports, and the messages behind
+/// its own are delivered.
 #[test]
 fn a_sender_over_its_quota_does_not_block_others() {
     let mediator = Mediator::new(CURRENT);
-    let Some(desktop) = behind(&mediator, "[store]\nmax_unread_from = 2\n") else { return };
+    let Some(desktop) = desktop_behind(&mediator, "[store]\nmax_unread_from = 2\n") else { return };
     let (Some(alice), Some(bob)) = (Daemon::running(""), Daemon::running("")) else { return };
     let sent = |number: usize| alice.json(&["send", "--to", &desktop.did, &number.to_string(), "--within", "30"]);
     (0..2).for_each(|number| drop(sent(number)));
-    desktop.wait_until("two came", |desktop| desktop.unread_texts().len() == 2);
+    desktop.wait_until("two messages arrived", |desktop| desktop.unread_texts().len() == 2);
     (2..14).for_each(|number| drop(sent(number)));
     bob.json(&["send", "--to", &desktop.did, "At noon?", "--within", "30"]);
-    desktop.wait_until("the other's came", |desktop| desktop.unread_texts().contains(&"At noon?".to_owned()));
-    desktop.wait_until("all was acknowledged", |_| mediator.waiting() == 0);
+    desktop.wait_until("the other sender's message arrived", |desktop| {
+        desktop.unread_texts().contains(&"At noon?".to_owned())
+    });
+    desktop.wait_until("all messages are acknowledged", |_| mediator.waiting() == 0);
     desktop.wait_until_all_opened();
     assert_eq!(desktop.unread_texts().len(), 3);
-    alice.wait_until("she is told", |alice| {
-        let told = alice.unread();
-        told.iter().filter(|it| it["message"]["body"]["code"] == "e.m.me.res.storage").count() == 12
+    alice.wait_until("Alice gets problem reports", |alice| {
+        let unread = alice.unread();
+        unread.iter().filter(|it| it["message"]["body"]["code"] == "e.m.me.res.storage").count() == 12
     });
 }
 
-/// A document at hand may be of a DID of ours whose token has not come: what is for it stays. What is for nobody does not.
+/// A document in `did.documents` may be of a DID of ours whose token is missing: its messages stay with the mediator. A message for an
+/// unknown DID is acknowledged, which removes it.
 #[test]
 fn a_message_for_a_did_without_its_token_stays_with_the_mediator() {
     let mediator = Mediator::new(MediatorOptions { socket: false, ..CURRENT });
-    let at_hand = "[mediation]\npoll_seconds = 1\n[did]\ndocuments = [\"at-hand.json\"]\n";
+    let settings = "[mediation]\npoll_seconds = 1\n[did]\ndocuments = [\"documents.json\"]\n";
     let Some(elsewhere) = Home::with_token() else { return };
     elsewhere.configure(&softhsm().unwrap(), "");
-    let [perhaps, nobody] = ["", ""].map(|_| elsewhere.run("--json did create --method peer:2").json());
+    let [without_token, nobody] = ["", ""].map(|_| elsewhere.run("--json did create --method peer:2").json());
     let Some(mut desktop) = desktop("") else { return };
     desktop.stop();
-    desktop.home.write("at-hand.json", &perhaps["document"].to_string());
+    desktop.home.write("documents.json", &without_token["document"].to_string());
     let file = desktop.home.path().join("claviger.toml");
     let configuration = std::fs::read_to_string(&file).unwrap();
-    std::fs::write(&file, format!("{configuration}{at_hand}")).unwrap();
+    std::fs::write(&file, format!("{configuration}{settings}")).unwrap();
     desktop.start();
-    let ours = used(&desktop, &mediator)["mediator"]["ours"].as_str().unwrap().to_owned();
-    // Both are packed before either is held: the agent asks for messages once a second.
-    let packed = [&nobody, &perhaps].map(|did| {
+    let ours = use_mediator(&desktop, &mediator)["mediator"]["ours"].as_str().unwrap().to_owned();
+    // Both are packed before either is queued: the agent asks for messages once a second.
+    let packed = [&nobody, &without_token].map(|did| {
         let message = plaintext(None, did["did"].as_str(), "At noon?");
         elsewhere.feed(&format!("pack --to {}", did["did"].as_str().unwrap()), &message).done().to_owned()
     });
-    packed.into_iter().for_each(|packed| mediator.hold(&ours, packed));
+    packed.into_iter().for_each(|packed| mediator.enqueue(&ours, packed));
     assert_eq!(mediator.waiting(), 2);
-    desktop.wait_until("what is for nobody is let go of", |_| mediator.waiting() == 1);
-    // It was looked at again since, and is still there.
+    desktop.wait_until("the message for nobody is acknowledged", |_| mediator.waiting() == 1);
+    // The other message was delivered again, and is still not acknowledged.
     let before = mediator.delivered();
-    desktop.wait_until("it is delivered again", |_| mediator.delivered() > before + 1);
+    desktop.wait_until("the message is delivered again", |_| mediator.delivered() > before + 1);
     assert_eq!(mediator.waiting(), 1);
 }
 
-/// A DID that is made later, or moves, is told the mediator by itself; and one that it is to take nothing for any more.
+/// New and rotated DIDs are registered with the mediator, and retired ones are removed, without a command.
 #[test]
 fn our_dids_are_registered_with_the_mediator() {
     let mediator = Mediator::new(CURRENT);
-    let Some(desktop) = behind(&mediator, "") else { return };
+    let Some(desktop) = desktop_behind(&mediator, "") else { return };
     let Some(alice) = Daemon::running("") else { return };
-    // Asked again, it makes no other DID.
-    assert_eq!(used(&desktop, &mediator)["did"], desktop.did.as_str());
+    // A second `mediator use` makes no other DID.
+    assert_eq!(use_mediator(&desktop, &mediator)["did"], desktop.did.as_str());
     let other = desktop.json(&["did", "create", "--method", "peer:4", "--service", &mediator.did]);
     let (long, short) = (other["did"].as_str().unwrap(), other["short"].as_str().unwrap());
-    desktop.wait_until("it is registered", |_| mediator.registered().len() == 3);
+    desktop.wait_until("the new DID is registered", |_| mediator.registered().len() == 3);
     assert!([long, short].iter().all(|did| mediator.registered().iter().any(|it| it == did)));
     alice.json(&["send", "--to", long, "to the other", "--within", "30"]);
-    desktop.wait_until("it came", |desktop| desktop.unread_texts() == ["to the other"]);
-    // It moves, and is read no more at once.
+    desktop.wait_until("the message arrived", |desktop| desktop.unread_texts() == ["to the other"]);
+    // A rotation without overlap.
     let moved = desktop.json(&["did", "rotate", &desktop.did, "--overlap", "0"]);
     let to = moved["to"].as_str().unwrap();
-    desktop.wait_until("the new one is registered", |_| mediator.registered().iter().any(|it| it == to));
-    desktop.wait_until("the old one is not", |desktop| mediator.registered().iter().all(|it| *it != desktop.did));
-    // The mediator is left.
+    desktop.wait_until("the new DID is registered", |_| mediator.registered().iter().any(|it| it == to));
+    desktop.wait_until("the old DID is not registered", |desktop| {
+        mediator.registered().iter().all(|it| *it != desktop.did)
+    });
     let left = desktop.json(&["mediator", "leave", &mediator.did]);
     assert_eq!(left["registered"].as_array().unwrap().len(), 3);
     assert!(mediator.registered().is_empty());
@@ -263,10 +270,10 @@ fn failed_mediator_commands_return_their_codes() {
     let Some(alice) = Daemon::running("") else { return };
     let denying = Mediator::new(MediatorOptions { grants: false, ..CURRENT });
     assert_eq!(desktop.run(&["mediator", "use", &denying.did]).error(1), "mediator-denied");
-    // Someone who is no mediator.
+    // Alice is not a mediator.
     assert_eq!(desktop.run(&["mediator", "use", &alice.did]).error(1), "mediator-unusable");
     let away = Mediator::new(CURRENT);
-    away.close(true);
+    away.set_closed(true);
     assert_eq!(desktop.run(&["mediator", "use", &away.did]).error(1), "mediator-away");
     assert_eq!(
         desktop.run(&["mediator", "use", "did:key:z6MkpTHR8VNsBxYAAWHut2Geadd9jSwuBV8xRoAnwWsdvktH"]).error(1),
@@ -275,10 +282,10 @@ fn failed_mediator_commands_return_their_codes() {
     assert_eq!(desktop.run(&["mediator", "use", "mediator.example"]).error(2), "bad-did");
     assert_eq!(desktop.run(&["mediator", "leave", &away.did]).error(1), "not-found");
     assert_eq!(desktop.json(&["mediator", "list"])["mediators"], Value::Array(Vec::new()));
-    // One that has gone for good is left all the same.
-    away.close(false);
-    used(&desktop, &away);
-    away.close(true);
+    // A mediator that does not answer can be left with --force.
+    away.set_closed(false);
+    use_mediator(&desktop, &away);
+    away.set_closed(true);
     assert_eq!(desktop.run(&["mediator", "leave", &away.did]).error(1), "mediator-away");
     desktop.json(&["mediator", "leave", &away.did, "--force"]);
     assert_eq!(desktop.json(&["mediator", "list"])["mediators"], Value::Array(Vec::new()));

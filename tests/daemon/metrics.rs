@@ -1,4 +1,4 @@
-//! The figures of a running daemon, and that docs/operations.md has all of them and no other.
+//! The metrics of a running daemon. docs/operations.md must list each of them, and no other.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,23 +8,23 @@ use std::{
 
 use crate::daemon::Daemon;
 
-/// Figures by name, each with its labels.
-type Figures = BTreeMap<String, BTreeSet<String>>;
+/// The label names of each metric, by its name.
+type Metrics = BTreeMap<String, BTreeSet<String>>;
 
-/// Those of the first table under "Figures".
-fn documented() -> Figures {
+/// The metrics of the table in docs/operations.md.
+fn documented() -> Metrics {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md");
     let text = fs::read_to_string(file).unwrap();
     let rows = text.lines().filter_map(|line| line.strip_prefix("| `claviger_")?.split('`').next());
-    let figure = |row: &str| {
+    let metric = |row: &str| {
         let (name, labels) = row.trim_end_matches('}').split_once('{').unwrap_or((row, ""));
         let labels = labels.split(',').filter(|label| !label.is_empty()).map(str::to_owned);
         (format!("claviger_{name}"), labels.collect())
     };
-    rows.map(figure).collect()
+    rows.map(metric).collect()
 }
 
-/// Every figure that the document names anywhere, as in what to be woken up by.
+/// The names of all metrics in docs/operations.md, such as those in alarms.
 fn mentioned() -> BTreeSet<String> {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md")).unwrap();
     let of_name = |letter: char| letter.is_ascii_lowercase() || letter == '_';
@@ -32,19 +32,19 @@ fn mentioned() -> BTreeSet<String> {
     names.map(|name| format!("claviger_{}", name.trim_end_matches("_bucket"))).collect()
 }
 
-/// Those of a text in the format of OpenMetrics; a histogram counts as one, without the bounds of its buckets.
-fn served(text: &str) -> Figures {
+/// The metrics of a response in OpenMetrics. A histogram is one metric, without the label of its buckets.
+fn served(text: &str) -> Metrics {
     let body = text.split_once("\r\n\r\n").unwrap().1;
-    let mut figures = Figures::new();
+    let mut metrics = Metrics::new();
     for line in body.lines().filter(|line| line.starts_with("claviger_")) {
         let (series, _) = line.rsplit_once(' ').unwrap();
         let (name, labels) = series.trim_end_matches('}').split_once('{').unwrap_or((series, ""));
         let name = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
-        // No value of ours has a comma or a quote in it.
+        // No label value of ours has a comma or a quote.
         let labels = labels.split(',').filter_map(|label| label.split_once('=')).map(|(name, _)| name.to_owned());
-        figures.entry(name.to_owned()).or_default().extend(labels.filter(|label| label != "le"));
+        metrics.entry(name.to_owned()).or_default().extend(labels.filter(|label| label != "le"));
     }
-    figures
+    metrics
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn the_served_metrics_are_the_documented_ones() {
     let (Some(alice), Some(bob)) = (Daemon::running(""), Daemon::running("")) else { return };
     bob.json(&["send", "--to", &alice.did, "lunch at noon?", "--within", "30"]);
     assert!(alice.post(b"{}").starts_with("HTTP/1.1 400"));
-    alice.wait_until("it came", |alice| alice.unread_texts() == ["lunch at noon?"]);
+    alice.wait_until("the message arrived", |alice| alice.unread_texts() == ["lunch at noon?"]);
     bob.json(&["ping", &alice.did]);
     let mut all = served(&alice.get_ops("/metrics"));
     all.extend(served(&bob.get_ops("/metrics")));
@@ -68,11 +68,12 @@ fn the_served_metrics_are_the_documented_ones() {
     assert!(unwrapped >= 2.0, "{unwrapped}");
     assert_eq!(alice.metric("claviger_token_operation_seconds_count{kind=\"unwrap\"}"), unwrapped);
     assert!(alice.metric("claviger_token_operation_seconds_sum{kind=\"unwrap\"}") > 0.0);
-    assert_eq!(state(&alice), "ready");
+    assert_eq!(token_state(&alice), "ready");
 }
 
-/// The state of the one token, which is one; in one look, as it may change between two.
-fn state(agent: &Daemon) -> String {
+/// The state of the token `soft`. Asserts that the metric of exactly one state is 1. Reads all states in one response, as the
+/// state may change between two.
+fn token_state(agent: &Daemon) -> String {
     let text = agent.get_ops("/metrics");
     let one = |line: &str| {
         let state = line.strip_prefix("claviger_token_state{token=\"soft\",state=\"")?;
@@ -89,18 +90,18 @@ fn metrics_show_token_states_and_an_unreachable_peer() {
     bob.json(&["send", "--to", &alice.did, "are you there?"]);
     let chat = "protocol=\"https://didcomm.org/basicmessage/2.0\"";
     let later = format!("claviger_messages_sent_total{{{chat},result=\"later\"}}");
-    bob.wait_until("it was tried in vain", |bob| bob.get_ops("/metrics").contains(&later));
+    bob.wait_until("the agent tried to send", |bob| bob.get_ops("/metrics").contains(&later));
     assert_eq!(bob.metric("claviger_waiting{queue=\"outbox\"}"), 1.0);
 
     alice.disconnect_token();
     alice.start_without_token();
-    alice.wait_until("its token is looked for", |alice| state(alice) == "away");
+    alice.wait_until("the token is away", |alice| token_state(alice) == "away");
     alice.stop();
 
     alice.reconnect_token();
     alice.home.write("user.pin", "wrong-pin");
     alice.start_without_token();
-    alice.wait_until("its PIN is refused", |alice| state(alice) == "locked");
+    alice.wait_until("the PIN is refused", |alice| token_state(alice) == "locked");
     alice.home.write("user.pin", crate::home::PIN);
-    alice.wait_until("it serves", |alice| state(alice) == "ready");
+    alice.wait_until("the token is ready", |alice| token_state(alice) == "ready");
 }

@@ -1,4 +1,4 @@
-//! Tokens, keepers, disks and the daemon itself that go away while peers send (threats.md "Faults to inject").
+//! Failures of the token, the keeper, the disk and the daemon itself while peers send (threats.md "Faults to inject").
 
 use std::{
     fs,
@@ -16,34 +16,35 @@ use crate::{
     peer::Peer,
 };
 
-/// What was taken while the token was away is opened within this time of its return.
+/// Messages that waited for the token must be opened within this time of its return.
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// As long as it takes to miss it; or CLAVIGER_AWAY_SECONDS. A debug build opens some 500 messages a second on two quiet cores.
+/// The outage lasts CLAVIGER_AWAY_SECONDS; without it, until the daemon has noticed and accepted 20 messages. A debug build opens
+/// about 500 messages a second on two idle cores.
 #[test]
 fn a_token_outage_under_load_loses_nothing() {
     let away_for = std::env::var("CLAVIGER_AWAY_SECONDS").map_or(0, |text| text.parse().expect("a number of seconds"));
     let Some(daemon) = Daemon::running("[store]\nmax_unread_from = 1_000_000\n") else { return };
     let load = LoadGenerator::start(&daemon, 1);
-    daemon.wait_until("messages come", |_| load.accepted() > 20);
+    daemon.wait_until("the daemon accepts messages", |_| load.accepted() > 20);
     daemon.disconnect_token();
-    daemon.wait_until("the token is missed", |daemon| !daemon.is_token_ready());
+    daemon.wait_until("the daemon notices the missing token", |daemon| !daemon.is_token_ready());
     let (before, missed) = (load.accepted(), Instant::now());
-    daemon.wait_until_within(Duration::from_secs(away_for) + MINUTE, "messages are taken all the same", |_| {
+    daemon.wait_until_within(Duration::from_secs(away_for) + MINUTE, "messages are accepted without the token", |_| {
         load.accepted() > before + 20 && missed.elapsed() >= Duration::from_secs(away_for)
     });
     assert!(daemon.is_ready());
-    let taken = load.accepted() - before;
+    let accepted = load.accepted() - before;
     daemon.reconnect_token();
     let back = Instant::now();
     daemon.wait_until_token_ready();
     let sent = load.stop();
-    daemon.wait_until_within(MINUTE.saturating_sub(back.elapsed()), "all were opened", |daemon| {
+    daemon.wait_until_within(MINUTE.saturating_sub(back.elapsed()), "all messages are opened", |daemon| {
         daemon.metric("claviger_waiting{queue=\"inbox\"}") == 0.0
     });
     let (without, opened) = (back - missed, back.elapsed());
     println!(
-        "{taken} messages were taken in {without:?} without the token; all were opened {opened:?} after its return"
+        "{accepted} messages were accepted in {without:?} without the token; all were opened {opened:?} after its return"
     );
     sent.assert_each_delivered_once(&daemon, MINUTE);
 }
@@ -54,19 +55,19 @@ fn a_killed_keeper_is_restarted() {
     let load = LoadGenerator::start(&daemon, 2);
     for _ in 0..3 {
         let before = load.accepted();
-        daemon.wait_until("messages come", |_| load.accepted() > before + 10);
-        daemon.kill_keeper();
+        daemon.wait_until("the daemon accepts messages", |_| load.accepted() > before + 10);
+        daemon.kill_keepers();
     }
     daemon.wait_until_token_ready();
     load.stop().assert_each_delivered_once(&daemon, MINUTE);
 }
 
-/// Who starts keepers is a process too. Without it this one would never have a token again: it ends, and systemd starts it anew.
+/// The supervisor starts keepers. Without it the daemon could never use a token again, so it ends, and systemd restarts it.
 #[test]
 fn the_daemon_ends_without_its_supervisor_and_loses_nothing() {
     let Some(mut daemon) = Daemon::running("") else { return };
     let load = LoadGenerator::start(&daemon, 2);
-    daemon.wait_until("messages come", |_| load.accepted() > 20);
+    daemon.wait_until("the daemon accepts messages", |_| load.accepted() > 20);
     for process in [children(daemon.pid()), daemon.keepers()].concat() {
         kill(process);
     }
@@ -81,7 +82,7 @@ fn a_restart_under_load_loses_nothing() {
     let load = LoadGenerator::start(&daemon, 2);
     for _ in 0..2 {
         let before = load.accepted();
-        daemon.wait_until("messages come", |_| load.accepted() > before + 20);
+        daemon.wait_until("the daemon accepts messages", |_| load.accepted() > before + 20);
         daemon.stop();
         daemon.start();
     }
@@ -89,30 +90,30 @@ fn a_restart_under_load_loses_nothing() {
     sent.assert_each_delivered_once(&daemon, MINUTE);
 }
 
-/// As when a machine sleeps: nothing of it runs for a while.
+/// All processes of the agent are stopped for a while, as when a machine sleeps.
 #[test]
 fn a_suspended_daemon_resumes_under_load() {
     let Some(daemon) = Daemon::running("") else { return };
     let load = LoadGenerator::start(&daemon, 2);
     for asleep in [Duration::from_millis(500), Duration::from_secs(4)] {
         let before = load.accepted();
-        daemon.wait_until("messages come", |_| load.accepted() > before + 20);
+        daemon.wait_until("the daemon accepts messages", |_| load.accepted() > before + 20);
         let all = [vec![daemon.pid()], children(daemon.pid()), daemon.keepers()].concat();
-        all.iter().for_each(|process| send(*process, Signal::STOP));
+        all.iter().for_each(|process| send_signal(*process, Signal::STOP));
         thread::sleep(asleep);
-        all.iter().for_each(|process| send(*process, Signal::CONT));
+        all.iter().for_each(|process| send_signal(*process, Signal::CONT));
     }
     daemon.wait_until_token_ready();
     load.stop().assert_each_delivered_once(&daemon, MINUTE);
 }
 
-/// Without room nothing is taken; and when there is room again, it goes on by itself.
+/// Without space on the disk, messages get 503. When there is space again, the daemon accepts messages without a restart.
 #[test]
 fn a_full_disk_refuses_messages_and_loses_none() {
     let Some(mut daemon) = Daemon::new("[store]\npath = \"disk/agent.db\"\n") else { return };
     let folder = daemon.home.path().join("disk");
     fs::create_dir(&folder).unwrap();
-    let Some(_disk) = Disk::mount(&folder) else { return };
+    let Some(_disk) = SmallDisk::mount(&folder) else { return };
     daemon.start();
     let peer = Peer::new("peer");
     let mut sent = SentMessages::default();
@@ -137,30 +138,32 @@ fn a_full_disk_refuses_messages_and_loses_none() {
             break;
         }
     }
-    assert!(refused > 10, "it is never full");
+    assert!(refused > 10, "the disk is never full");
     assert!(daemon.is_live());
-    // Nor is anything taken from the application, once it has filled what became free when messages were opened.
+    // The application's messages are refused as well, once they fill the space that opened messages have freed.
     let away = Peer::with_endpoint("away", &format!("http://127.0.0.1:{}", free_port()));
-    daemon.wait_until("the application is refused as well", |daemon| daemon.send_text(away.did(), &big).is_none());
+    daemon.wait_until("the application's message is refused as well", |daemon| {
+        daemon.send_text(away.did(), &big).is_none()
+    });
     fs::remove_file(folder.join("filler")).unwrap();
-    daemon.wait_until("it takes messages again", |daemon| daemon.is_ready());
+    daemon.wait_until("the daemon accepts messages again", |daemon| daemon.is_ready());
     for number in 1000..1010 {
         assert_eq!(send(number, &mut sent), 202);
     }
     sent.assert_each_delivered_once(&daemon, MINUTE);
-    // It ends in its time, though the disk is full.
+    // The daemon ends in time with a full disk.
     let _ = fs::write(folder.join("filler"), vec![0; 4_000_000]);
     daemon.stop();
 }
 
-/// The database is taken away, and another put in its place: nothing is taken that would be gone with it.
+/// The file of the database is moved away, and replaced by another: messages are refused, as they would be lost.
 #[test]
 fn messages_are_refused_while_the_database_is_missing() {
     let Some(daemon) = Daemon::running("") else { return };
     let folder = daemon.home.path().join("state/agent");
     let peer = Peer::new("peer");
     assert_eq!(daemon.post_status(peer.pack_text(&daemon.did, "before")), 202);
-    daemon.wait_until("it came", |daemon| daemon.unread_texts() == ["before"]);
+    daemon.wait_until("the message arrived", |daemon| daemon.unread_texts() == ["before"]);
     let (database, elsewhere) = (folder.join("agent.db"), folder.join("elsewhere.db"));
     fs::rename(&database, &elsewhere).unwrap();
     let is_refused = |content: &str| {
@@ -173,16 +176,16 @@ fn messages_are_refused_while_the_database_is_missing() {
     fs::write(&database, "something else").unwrap();
     assert!(is_refused("nor now") && !daemon.is_ready());
     fs::rename(&elsewhere, &database).unwrap();
-    daemon.wait_until("it is ready again", |daemon| daemon.is_ready());
+    daemon.wait_until("the daemon is ready again", |daemon| daemon.is_ready());
     assert_eq!(daemon.post_status(peer.pack_text(&daemon.did, "after")), 202);
-    daemon.wait_until("it came", |daemon| daemon.unread_texts() == ["before", "after"]);
+    daemon.wait_until("the message arrived", |daemon| daemon.unread_texts() == ["before", "after"]);
 }
 
-/// A file system of 4 MB.
-struct Disk<'a>(&'a Path);
+/// A file system of 4 MB in memory.
+struct SmallDisk<'a>(&'a Path);
 
-impl<'a> Disk<'a> {
-    /// None for who may not mount one; where root runs the tests, it must work.
+impl<'a> SmallDisk<'a> {
+    /// Mounts it. Returns none if the user is not root.
     fn mount(folder: &'a Path) -> Option<Self> {
         if !rustix::process::getuid().is_root() {
             println!("skipped: only root mounts a small disk");
@@ -195,21 +198,21 @@ impl<'a> Disk<'a> {
     }
 }
 
-impl Drop for Disk<'_> {
+impl Drop for SmallDisk<'_> {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(self.0).status();
     }
 }
 
 impl Daemon {
-    /// The processes that hold its token now.
+    /// The process ids of the daemon's keepers.
     pub fn keepers(&self) -> Vec<u32> {
         let supervisors = children(self.pid());
         supervisors.into_iter().flat_map(children).collect()
     }
 
-    /// As a crash of its module does it. False if there is none now.
-    pub fn kill_keeper(&self) -> bool {
+    /// Kills the keepers with SIGKILL, as a crash of a module would. Returns whether there were any.
+    pub fn kill_keepers(&self) -> bool {
         let keepers = self.keepers();
         keepers.iter().copied().for_each(kill);
         !keepers.is_empty()
@@ -217,12 +220,12 @@ impl Daemon {
 }
 
 fn kill(process: u32) {
-    send(process, Signal::KILL);
+    send_signal(process, Signal::KILL);
 }
 
-fn send(process: u32, signal: Signal) {
-    let pid = i32::try_from(process).ok().and_then(Pid::from_raw).expect("a number of a process");
-    // It may have ended by itself.
+fn send_signal(process: u32, signal: Signal) {
+    let pid = i32::try_from(process).ok().and_then(Pid::from_raw).expect("a process id");
+    // The process may have ended already.
     let _ = kill_process(pid, signal);
 }
 

@@ -1,4 +1,4 @@
-//! A peer in the test's own process: its keys are in a software token, and its DID says all there is to know.
+//! A peer in the test's process, with keys in a software token and a did:peer:2.
 
 use std::{future::Future, sync::OnceLock};
 
@@ -21,11 +21,11 @@ use crate::{
     },
 };
 
-/// Its keys by the fragments of their ids, two of which agree and two of which sign.
+/// The fragments of the ids of its key agreement keys, and of its signing keys.
 pub const AGREE: [&str; 2] = ["key-1", "key-2"];
 pub const SIGN: [&str; 2] = ["key-3", "key-4"];
 
-/// Runs something of the library's.
+/// Runs a future of the library to its end.
 pub fn wait<T>(future: impl Future<Output = T>) -> T {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| Runtime::new().unwrap()).block_on(future)
@@ -41,12 +41,12 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Nobody can send to it, unless it connects.
+    /// Without an endpoint: it gets messages only on connections that it opens.
     pub fn new(name: &str) -> Self {
         Self::make(name, None)
     }
 
-    /// One that is reached at a URI.
+    /// With an endpoint at this URI.
     pub fn with_endpoint(name: &str, uri: &str) -> Self {
         Self::make(name, Some(uri))
     }
@@ -71,7 +71,7 @@ impl Peer {
         self.person.kid(fragment)
     }
 
-    /// A message to be changed or packed: it is new, and says something to the application.
+    /// A new message of the type [`SAY`], to be changed or packed.
     pub fn message(&self, to: &str, content: &str) -> MessageBuilder {
         Message::build(Message::new_id(), SAY, json!({"content": content}))
             .from(self.did())
@@ -79,43 +79,43 @@ impl Peer {
             .created_time(seconds())
     }
 
-    /// The same as JSON, for one who breaks rules.
+    /// The same as JSON, to be made invalid.
     pub fn plaintext(&self, to: &str, content: &str) -> Value {
         serde_json::to_value(self.message(to, content).finalize()).unwrap()
     }
 
-    /// Authcrypt, as an honest peer packs it.
+    /// Packs a message with authcrypt.
     pub fn pack(&self, message: &Message) -> String {
         let to = message.to.as_ref().unwrap()[0].clone();
         let (resolver, me) = (LocalResolver::new(), &self.person.me);
         let packing = message.encrypt_to(&to).from(self.did()).forward(false);
-        wait(packing.pack(&resolver, me)).expect("it is packed").0
+        wait(packing.pack(&resolver, me)).expect("the message is packed").0
     }
 
-    /// Something said to the daemon's application, packed.
+    /// A new message of the type [`SAY`], packed with authcrypt.
     pub fn pack_text(&self, to: &str, content: &str) -> String {
         self.pack(&self.message(to, content).finalize())
     }
 
-    /// Opens what came for it.
+    /// Unpacks a message. Panics if it is invalid.
     pub fn open(&self, packed: &str) -> (Message, Provenance) {
         let options = UnpackOptions::default();
-        wait(Message::unpack(packed, &LocalResolver::new(), &self.person.me, &options)).expect("it opens")
+        wait(Message::unpack(packed, &LocalResolver::new(), &self.person.me, &options)).expect("the message opens")
     }
 
-    /// Authcrypt in the making, by the first of its keys.
+    /// An authcrypt message by its first key, to be changed before it is sealed.
     pub fn authcrypt(&self, to: &[(String, PublicKey)]) -> Jwe {
         Jwe::authcrypt_as(&self.person, &self.kid(AGREE[0]), &self.person.agree[0], to)
     }
 
-    /// A sound signature around something.
+    /// A valid JWS by its first signing key.
     pub fn signed(&self, payload: &str) -> Value {
         let key = &self.person.sign[0];
         jws(&self.person, key, &jws_header(key.curve()), &json!({"kid": self.kid(SIGN[0])}), payload)
     }
 }
 
-/// The key agreement keys of a DID that a LocalResolver knows, with their ids.
+/// The key agreement keys of a did:peer or did:key, with their ids.
 pub fn keys_of(did: &str) -> Vec<(String, PublicKey)> {
     let document = wait(LocalResolver::new().resolve(did)).expect("a did:peer or a did:key");
     let methods = document.methods(Relationship::KeyAgreement);
@@ -123,12 +123,12 @@ pub fn keys_of(did: &str) -> Vec<(String, PublicKey)> {
 }
 
 impl Daemon {
-    /// Its key for agreement.
+    /// The key agreement keys of its DID, with their ids.
     pub fn agreement_keys(&self) -> Vec<(String, PublicKey)> {
         keys_of(&self.did)
     }
 
-    /// Posts a message; the status of the answer.
+    /// Posts a message. Returns the status, or 0 without a response.
     pub fn post_status(&self, packed: impl ToString) -> u16 {
         status_of(&self.post(packed.to_string().as_bytes()))
     }

@@ -1,4 +1,4 @@
-//! docs/protocols.md has the protocols and roles that a running daemon discloses, and no other.
+//! docs/protocols.md must list the protocols and roles that a running daemon discloses, and no other.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::daemon::Daemon;
 
-/// Roles by protocol.
+/// The roles of each protocol, by its identifier.
 type Protocols = BTreeMap<String, Vec<String>>;
 
 fn documented() -> Protocols {

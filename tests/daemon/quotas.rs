@@ -1,4 +1,4 @@
-//! What one sender, one recipient and all of them may leave with a daemon (threats.md "queue flooding").
+//! Limits for what one sender, one recipient and all senders may leave with a daemon (threats.md "queue flooding").
 
 use claviger::{
     agent::protocol::{problem_report::PROBLEM_REPORT, trust_ping::PING},
@@ -22,7 +22,7 @@ fn running(store: &str) -> Option<Daemon> {
 }
 
 /// Posts a message and waits until it is opened, so that it counts.
-fn leaves(daemon: &Daemon, packed: &str) {
+fn deliver(daemon: &Daemon, packed: &str) {
     assert_eq!(daemon.post_status(packed), 202);
     daemon.wait_until_all_opened();
 }
@@ -32,47 +32,47 @@ fn is_refused(daemon: &Daemon, packed: &str) -> bool {
     answer.starts_with("HTTP/1.1 503") && answer.contains("retry-after: ")
 }
 
-/// Has the application acknowledge all but so many.
-fn reads(daemon: &Daemon, all_but: usize) {
+/// Acknowledges all messages but the first `all_but`.
+fn acknowledge(daemon: &Daemon, all_but: usize) {
     let ids: Vec<Value> = daemon.unread().into_iter().skip(all_but).map(|it| it["id"].clone()).collect();
     let answer = ApiClient::new(daemon).post("/v1/inbox/acknowledge", &json!({ "ids": ids })).json(200);
     assert_eq!(answer["acknowledged"], ids.len());
 }
 
-/// Encrypted in a second layer, so that the envelope does not say who sent it.
-fn hidden(peer: &Peer, to: &str, message: &Message) -> String {
+/// Packs with a second layer, so that the envelope does not name the sender.
+fn pack_with_hidden_sender(peer: &Peer, to: &str, message: &Message) -> String {
     let packing = message.encrypt_to(to).from(peer.did()).forward(false).protect_sender(true);
-    wait(packing.pack(&LocalResolver::new(), &peer.person.me)).expect("it is packed").0
+    wait(packing.pack(&LocalResolver::new(), &peer.person.me)).expect("the message is packed").0
 }
 
 #[test]
 fn unread_messages_per_sender_are_limited() {
     let Some(daemon) = running("max_unread_from = 5") else { return };
     let (flooding, honest) = (Peer::new("flooding"), Peer::new("honest"));
-    // Nobody is charged with what another writes in his name.
+    // Messages under another's name do not count against the owner of the name.
     for number in 0..8 {
         let message = honest.plaintext(&daemon.did, &number.to_string()).to_string();
         let agree = &flooding.person.agree[0];
         let forged =
             Jwe::authcrypt_as(&flooding.person, &honest.kid(AGREE[0]), agree, &daemon.agreement_keys()).seal(&message);
-        leaves(&daemon, &forged.to_string());
+        deliver(&daemon, &forged.to_string());
     }
     assert!(daemon.unread_texts().is_empty());
     for number in 0..5 {
-        leaves(&daemon, &flooding.pack_text(&daemon.did, &number.to_string()));
+        deliver(&daemon, &flooding.pack_text(&daemon.did, &number.to_string()));
     }
     let more = flooding.pack_text(&daemon.did, "more");
     assert!(is_refused(&daemon, &more));
     let mut socket = WebSocketClient::open(daemon.port);
     socket.send(&more).unwrap();
     assert_eq!(socket.close_code(), Some(CloseCode::Again));
-    leaves(&daemon, &honest.pack_text(&daemon.did, "lunch?"));
+    deliver(&daemon, &honest.pack_text(&daemon.did, "lunch?"));
     assert_eq!(daemon.unread_texts(), ["0", "1", "2", "3", "4", "lunch?"]);
-    // It is told by the figures too, and there is room once some was read: what was refused is taken, as its sender tries again.
+    // The metrics show it. Once some messages are acknowledged, the refused one is accepted.
     assert!(daemon.metric("claviger_messages_received_total{result=\"not-kept\"}") >= 2.0);
-    reads(&daemon, 4);
+    acknowledge(&daemon, 4);
     assert_eq!(daemon.metric("claviger_waiting{queue=\"application\"}"), 4.0);
-    leaves(&daemon, &more);
+    deliver(&daemon, &more);
     assert!(is_refused(&daemon, &flooding.pack_text(&daemon.did, "and more")));
     assert_eq!(daemon.unread_texts(), ["0", "1", "2", "3", "more"]);
 }
@@ -83,15 +83,15 @@ fn unread_bytes_per_sender_are_limited() {
     let (flooding, honest) = (Peer::new("flooding"), Peer::new("honest"));
     let big = "x".repeat(60_000);
     for _ in 0..2 {
-        leaves(&daemon, &flooding.pack_text(&daemon.did, &big));
+        deliver(&daemon, &flooding.pack_text(&daemon.did, &big));
     }
     assert!(is_refused(&daemon, &flooding.pack_text(&daemon.did, "small")));
-    leaves(&daemon, &honest.pack_text(&daemon.did, "lunch?"));
-    reads(&daemon, 1);
-    leaves(&daemon, &flooding.pack_text(&daemon.did, "small"));
+    deliver(&daemon, &honest.pack_text(&daemon.did, "lunch?"));
+    acknowledge(&daemon, 1);
+    deliver(&daemon, &flooding.pack_text(&daemon.did, "small"));
 }
 
-/// The door does not see who it is; it is told once the message is open.
+/// The sender is known only when its message is opened. A message over the limit is then answered with a problem report.
 #[test]
 fn a_hidden_sender_over_its_limit_gets_a_problem_report() {
     let Some(daemon) = running("max_unread_from = 3") else { return };
@@ -102,26 +102,26 @@ fn a_hidden_sender_over_its_limit_gets_a_problem_report() {
         message
     };
     for number in 0..3 {
-        leaves(&daemon, &hidden(&peer, &daemon.did, &say(&number.to_string())));
+        deliver(&daemon, &pack_with_hidden_sender(&peer, &daemon.did, &say(&number.to_string())));
     }
     let more = say("more");
     let mut socket = WebSocketClient::open(daemon.port);
-    socket.send(&hidden(&peer, &daemon.did, &more)).unwrap();
+    socket.send(&pack_with_hidden_sender(&peer, &daemon.did, &more)).unwrap();
     let report = peer.open(&socket.next(TIMEOUT).expect("a report")).0;
     assert_eq!((report.type_.as_str(), report.body["code"].as_str()), (PROBLEM_REPORT, Some("e.m.me.res.storage")));
     assert_eq!(report.pthid, Some(more.id));
     assert_eq!(daemon.unread_texts(), ["0", "1", "2"]);
-    // What is not for the application is answered all the same.
+    // Messages that are not for the application are answered still.
     let mut ping = say("");
     (ping.type_, ping.body) = (PING.to_owned(), json!({"response_requested": true}));
-    socket.send(&hidden(&peer, &daemon.did, &ping)).unwrap();
+    socket.send(&pack_with_hidden_sender(&peer, &daemon.did, &ping)).unwrap();
     assert_eq!(peer.open(&socket.next(TIMEOUT).expect("a pong")).0.thid, Some(ping.id));
-    reads(&daemon, 0);
-    leaves(&daemon, &hidden(&peer, &daemon.did, &say("again")));
+    acknowledge(&daemon, 0);
+    deliver(&daemon, &pack_with_hidden_sender(&peer, &daemon.did, &say("again")));
     assert_eq!(daemon.unread_texts(), ["again"]);
 }
 
-/// Replies that nobody takes do not heap up.
+/// Replies that a peer does not fetch are dropped beyond a limit.
 #[test]
 fn waiting_replies_per_peer_are_limited() {
     let Some(daemon) = running("max_replies_to = 3") else { return };
@@ -133,24 +133,24 @@ fn waiting_replies_per_peer_are_limited() {
         peer.pack(&ping)
     };
     for _ in 0..10 {
-        leaves(&daemon, &ping(&flooding, None));
+        deliver(&daemon, &ping(&flooding, None));
     }
     assert_eq!(daemon.metric("claviger_waiting{queue=\"outbox\"}"), 3.0);
     assert!(daemon.log().contains("replies dropped: too many messages wait for the peer"));
     assert!(daemon.post(ping(&honest, Some("all")).as_bytes()).starts_with("HTTP/1.1 200"));
-    // What the application says is kept, whatever waits; and when all of it is taken, there are answers again.
+    // The application's messages are queued regardless. Once all are sent, there are replies again.
     let said = daemon.send_text(flooding.did(), "are you there?").unwrap();
     let mut socket = WebSocketClient::open(daemon.port);
     socket.send(&ping(&flooding, Some("all"))).unwrap();
     for _ in 0..4 {
-        flooding.open(&socket.next(TIMEOUT).expect("what waited"));
+        flooding.open(&socket.next(TIMEOUT).expect("a waiting message"));
     }
-    daemon.wait_until("it is sent", |daemon| daemon.outbox_message(&said)["state"] == "sent");
+    daemon.wait_until("the message is sent", |daemon| daemon.outbox_message(&said)["state"] == "sent");
     socket.send(&ping(&flooding, None)).unwrap();
     flooding.open(&socket.next(TIMEOUT).expect("a pong"));
 }
 
-/// With the token away it is not known who sends; so one DID's queue has a measure, and others have theirs.
+/// Without the token the senders are unknown, so the limit is for each of our DIDs.
 #[test]
 fn waiting_messages_per_recipient_are_limited() {
     let Some(mut daemon) = Daemon::new("[store]\nmax_waiting_for = 5\n") else { return };
@@ -165,22 +165,22 @@ fn waiting_messages_per_recipient_are_limited() {
     assert!(is_refused(&daemon, &honest.pack_text(&daemon.did, "lunch?")));
     assert_eq!(daemon.post_status(honest.pack_text(&other, "lunch?")), 202);
     daemon.reconnect_token();
-    daemon.wait_until("all were opened", |daemon| daemon.unread_texts().len() == 6);
-    leaves(&daemon, &honest.pack_text(&daemon.did, "lunch!"));
+    daemon.wait_until("all messages are opened", |daemon| daemon.unread_texts().len() == 6);
+    deliver(&daemon, &honest.pack_text(&daemon.did, "lunch!"));
 }
 
-/// An application that reads nothing: the daemon takes no more than it may, and goes on once it is read.
+/// The application reads nothing: the daemon refuses messages over the limit, until some are acknowledged.
 #[test]
 fn unread_bytes_of_all_senders_are_limited() {
     let Some(daemon) = running("max_unread_bytes = 100_000") else { return };
     let big = "x".repeat(60_000);
     for name in ["one", "two"] {
-        leaves(&daemon, &Peer::new(name).pack_text(&daemon.did, &big));
+        deliver(&daemon, &Peer::new(name).pack_text(&daemon.did, &big));
     }
     assert!(daemon.metric("claviger_unread_bytes") > 120_000.0);
     let three = Peer::new("three");
     assert!(is_refused(&daemon, &three.pack_text(&daemon.did, "small")));
     assert!(daemon.is_live());
-    reads(&daemon, 1);
-    leaves(&daemon, &three.pack_text(&daemon.did, "small"));
+    acknowledge(&daemon, 1);
+    deliver(&daemon, &three.pack_text(&daemon.did, "small"));
 }

@@ -1,4 +1,4 @@
-//! SIGHUP: what of the configuration counts at once, what wants a restart, and that a broken file changes nothing.
+//! SIGHUP reloads the configuration: which settings apply at once, which need a restart, and that an invalid file changes nothing.
 
 use std::fs;
 
@@ -9,8 +9,8 @@ use crate::{
     webhook::{SECRET, WebhookServer, verify},
 };
 
-/// Changes a word of claviger.toml as an editor does, by another file in its place, and says so.
-fn change(agent: &Daemon, from: &str, to: &str) {
+/// Replaces a text in claviger.toml, by a new file like an editor does, and sends SIGHUP.
+fn change_and_reload(agent: &Daemon, from: &str, to: &str) {
     let path = agent.home.path().join("claviger.toml");
     let text = fs::read_to_string(&path).unwrap();
     assert!(text.contains(from), "{text}");
@@ -19,16 +19,18 @@ fn change(agent: &Daemon, from: &str, to: &str) {
     agent.signal(Signal::HUP);
 }
 
-/// Whether this is said, behind what stands in the log by now.
+/// Waits for a log line with these words, after the first `before` bytes of the log.
 #[track_caller]
-fn says(agent: &Daemon, before: usize, words: &[&str]) {
-    let said = |agent: &Daemon| agent.log()[before..].lines().any(|line| words.iter().all(|word| line.contains(word)));
-    agent.wait_until(&format!("it says {words:?}"), said);
+fn wait_for_log_line(agent: &Daemon, before: usize, words: &[&str]) {
+    let is_logged =
+        |agent: &Daemon| agent.log()[before..].lines().any(|line| words.iter().all(|word| line.contains(word)));
+    agent.wait_until(&format!("a log line has {words:?}"), is_logged);
 }
 
-fn start_quietly(agent: &mut Daemon) {
+/// Starts the daemon without -v, so that the configuration sets the log level.
+fn start_without_verbose(agent: &mut Daemon) {
     let mut command = agent.home.command("/bin/sh");
-    // Without the -v that tests have otherwise.
+    // The script does not use the appended arguments `serve -v`.
     command.args(["-c", "exec claviger serve", "sh"]);
     agent.start_with(command);
 }
@@ -37,29 +39,33 @@ fn start_quietly(agent: &mut Daemon) {
 fn reloadable_settings_apply_and_others_are_reported() {
     let more = "log_level = \"error\"\n[agent]\nworkers = 8\n";
     let Some(mut agent) = Daemon::new(more) else { return };
-    start_quietly(&mut agent);
+    start_without_verbose(&mut agent);
     for _ in 0..5 {
         assert!(agent.post(b"{}").starts_with("HTTP/1.1 400"));
     }
     assert!(!agent.log().contains("message not accepted"), "{}", agent.log());
 
-    change(&agent, "log_level = \"error\"", "log_level = \"debug\"");
-    agent.wait_until("its log says more", |agent| {
+    change_and_reload(&agent, "log_level = \"error\"", "log_level = \"debug\"");
+    agent.wait_until("debug lines are logged", |agent| {
         agent.post(b"{}");
         agent.log().contains("message not accepted")
     });
 
     let before = agent.log().len();
-    change(&agent, "[http]\n", "[http]\nrate_per_address = 1\nheader_seconds = 20\n");
-    says(&agent, before, &["INFO", "configuration reloaded", "http.header_seconds", "http.rate_per_address"]);
+    change_and_reload(&agent, "[http]\n", "[http]\nrate_per_address = 1\nheader_seconds = 20\n");
+    wait_for_log_line(
+        &agent,
+        before,
+        &["INFO", "configuration reloaded", "http.header_seconds", "http.rate_per_address"],
+    );
     let answers: Vec<String> = (0..5).map(|_| agent.post(b"{}")).collect();
     assert!(answers.iter().any(|answer| answer.starts_with("HTTP/1.1 429")), "{answers:?}");
 
     let before = agent.log().len();
-    change(&agent, "workers = 8", "workers = 9");
-    says(&agent, before, &["WARN", "need a restart", "agent.workers"]);
-    change(&agent, "workers = 9", "workers = 8");
-    says(&agent, before, &["nothing has changed"]);
+    change_and_reload(&agent, "workers = 8", "workers = 9");
+    wait_for_log_line(&agent, before, &["WARN", "need a restart", "agent.workers"]);
+    change_and_reload(&agent, "workers = 9", "workers = 8");
+    wait_for_log_line(&agent, before, &["nothing has changed"]);
 }
 
 #[test]
@@ -75,22 +81,22 @@ fn an_invalid_file_changes_nothing_and_its_line_is_reported() {
         ("conections = 1", "connections = \"few\"", "few", "http.connections"),
         ("connections = \"few\"", "connections = 0 0", "0 0", "expected newline"),
     ];
-    for (from, to, word, said) in broken {
+    for (from, to, word, message) in broken {
         let before = agent.log().len();
-        change(&agent, from, to);
-        says(&agent, before, &["ERROR", "configuration not reloaded", &line(word), said]);
-        // What stands there may be a secret.
+        change_and_reload(&agent, from, to);
+        wait_for_log_line(&agent, before, &["ERROR", "configuration not reloaded", &line(word), message]);
+        // The value is not logged, as it may be a secret.
         assert!(!agent.log().contains("0 0"));
         assert!(agent.post(b"{}").starts_with("HTTP/1.1 400"));
     }
     let before = agent.log().len();
-    change(&agent, "connections = 0 0", "connections = 0");
-    says(&agent, before, &["configuration reloaded", "http.connections"]);
-    // Nobody comes in any more, as it says.
+    change_and_reload(&agent, "connections = 0 0", "connections = 0");
+    wait_for_log_line(&agent, before, &["configuration reloaded", "http.connections"]);
+    // No connection is accepted any more.
     assert_eq!(agent.post(b"{}"), "");
 }
 
-/// Messages go to the new place, with the new secret; what is wrong with it leaves the old one as it was.
+/// Messages are posted to the new URL, signed with the new secret. An invalid URL changes nothing.
 #[test]
 fn the_webhook_url_and_secret_are_reloaded() {
     let (old, port) = (free_port(), free_port());
@@ -99,18 +105,20 @@ fn the_webhook_url_and_secret_are_reloaded() {
     write_with_mode(&agent.home, "hook.secret", "the-old-secret-of-this-hook-0123456789\n", 0o600);
     agent.start();
     bob.json(&["send", "--to", &agent.did, "where to?", "--within", "30"]);
-    agent.wait_until("nobody takes it", |agent| agent.log().contains("webhook did not accept a message"));
+    agent.wait_until("the webhook is reported as failing", |agent| {
+        agent.log().contains("webhook did not accept a message")
+    });
 
     let before = agent.log().len();
-    change(&agent, &format!("http://127.0.0.1:{old}/old"), "http://app.example.org/");
-    says(&agent, before, &["configuration not reloaded", "in clear text"]);
+    change_and_reload(&agent, &format!("http://127.0.0.1:{old}/old"), "http://app.example.org/");
+    wait_for_log_line(&agent, before, &["configuration not reloaded", "in clear text"]);
 
     let hook = WebhookServer::on(port, &[]);
     write_with_mode(&agent.home, "hook.secret", &format!("{SECRET}\n"), 0o600);
-    change(&agent, "http://app.example.org/", &format!("http://127.0.0.1:{port}/new"));
-    says(&agent, before, &["configuration reloaded", "api.webhook"]);
-    agent.wait_until("it is brought there", |_| !hook.requests().is_empty());
-    let brought = &hook.requests()[0];
-    assert!(brought.head.starts_with("post /new http/1.1\r\n"), "{}", brought.head);
-    verify(brought);
+    change_and_reload(&agent, "http://app.example.org/", &format!("http://127.0.0.1:{port}/new"));
+    wait_for_log_line(&agent, before, &["configuration reloaded", "api.webhook"]);
+    agent.wait_until("a message is posted there", |_| !hook.requests().is_empty());
+    let request = &hook.requests()[0];
+    assert!(request.head.starts_with("post /new http/1.1\r\n"), "{}", request.head);
+    verify(request);
 }

@@ -1,4 +1,4 @@
-//! Replays, ids that a stranger poisons, messages out of their time, and DIDs that change (threats.md).
+//! Repeated messages, message ids of strangers, old and expired messages, and false rotations (threats.md).
 
 use claviger::didcomm::Message;
 use serde_json::{Value, json};
@@ -19,14 +19,14 @@ fn a_repeated_message_is_delivered_once() {
     for _ in 0..3 {
         assert_eq!(daemon.post_status(&packed), 202);
     }
-    // The same in a new ciphertext; and with its id in capitals, which is the same id.
+    // The same message in a new ciphertext, and with its id in capitals: ids are compared without case.
     assert_eq!(daemon.post_status(alice.pack(&message)), 202);
     let mut capitals = message.clone();
     capitals.id = message.id.to_uppercase();
     assert_eq!(daemon.post_status(alice.pack(&capitals)), 202);
     daemon.wait_until_all_opened();
     assert_eq!(daemon.unread_texts(), ["once"]);
-    // Acknowledged, and after a restart: it is known all the same.
+    // The id is remembered after the message was acknowledged, and after a restart.
     let id = daemon.unread()[0]["id"].clone();
     ApiClient::new(&daemon).post("/v1/inbox/acknowledge", &json!({"ids": [id]})).json(200);
     daemon.kill();
@@ -34,7 +34,7 @@ fn a_repeated_message_is_delivered_once() {
     for packed in [packed, alice.pack(&message)] {
         assert_eq!(daemon.post_status(packed), 202);
     }
-    // Another's message may have the same id.
+    // A message of another sender may have the same id.
     let bob = Peer::new("bob");
     let mut other = bob.message(&daemon.did, "Bob's").finalize();
     other.id = message.id;
@@ -43,7 +43,7 @@ fn a_repeated_message_is_delivered_once() {
     assert_eq!(daemon.unread_texts(), ["Bob's"]);
 }
 
-/// Who has no proved sender uses any id: neither Alice's nor another anonymous message's is taken away by that.
+/// Anonymous messages may use any id. They do not prevent the delivery of Alice's message with that id, or of other anonymous ones.
 #[test]
 fn a_stranger_cannot_block_a_message_id() {
     let Some(daemon) = Daemon::running("") else { return };
@@ -63,7 +63,7 @@ fn a_stranger_cannot_block_a_message_id() {
     }
     daemon.wait_until_all_opened();
     assert_eq!(daemon.post_status(alice.pack(&message)), 202);
-    daemon.wait_until("hers came", |daemon| daemon.unread_texts().len() == 4);
+    daemon.wait_until("her message arrived", |daemon| daemon.unread_texts().len() == 4);
     assert_eq!(daemon.unread_texts(), ["poison", "anonymous", "another", "Alice's"]);
     let senders: Vec<Value> = daemon.unread().iter().map(|it| it["sender"].clone()).collect();
     assert_eq!(senders, [Value::Null, Value::Null, Value::Null, alice.did().into()]);
@@ -96,7 +96,7 @@ fn expired_and_old_messages_are_refused() {
     );
 }
 
-/// A from_prior names no audience: it counts only from the one that it names.
+/// A from_prior is valid only in a message of the new DID that it names (`sub`).
 #[test]
 fn a_stolen_from_prior_rotates_nobody() {
     let Some(daemon) = Daemon::running("") else { return };
@@ -104,7 +104,7 @@ fn a_stolen_from_prior_rotates_nobody() {
     assert_eq!(daemon.post_status(alice.pack_text(&daemon.did, "hello")), 202);
     daemon.wait_until_all_opened();
     let prior = rotation(&alice, Some(new.did()));
-    // By Mallory, in her own name, in Alice's new name without a proof, and one that she signed herself.
+    // Sent by Mallory: in her own name; anonymously in the name of Alice's new DID; and one that she signed herself.
     let with = |peer: &Peer, prior: &str, content: &str| {
         let mut text = peer.plaintext(&daemon.did, content);
         text["from_prior"] = prior.into();
@@ -121,7 +121,7 @@ fn a_stolen_from_prior_rotates_nobody() {
         assert_eq!(daemon.post_status(packed), 202);
         daemon.wait_until_all_opened();
     }
-    // Nor is anything else that Alice may have signed a from_prior, whoever it names.
+    // Another JWS of Alice, with other headers, is no from_prior.
     let claims = json!({"iss": alice.did(), "sub": new.did(), "iat": seconds()});
     for header in [
         json!({"alg": "EdDSA", "kid": alice.kid(SIGN[0])}),
@@ -134,23 +134,24 @@ fn a_stolen_from_prior_rotates_nobody() {
         assert_eq!(daemon.post_status(packed), 202);
         daemon.wait_until_all_opened();
     }
-    assert!(!theirs(&daemon).iter().any(|did| did == mallory.did() || did == new.did()));
-    assert!(theirs(&daemon).contains(&alice.did().to_owned()));
-    // The owner's counts; then the old DID is not heard, and goes nowhere else.
+    assert!(!connected_dids(&daemon).iter().any(|did| did == mallory.did() || did == new.did()));
+    assert!(connected_dids(&daemon).contains(&alice.did().to_owned()));
+    // The owner's from_prior is valid. After that the old DID is refused, and cannot rotate to another one.
     let packed = new.authcrypt(&to).seal(with(&new, &prior, "I moved").to_string());
     assert_eq!(daemon.post_status(packed), 202);
-    daemon.wait_until("she moved", |daemon| theirs(daemon) == [new.did()]);
+    daemon.wait_until("the rotation took effect", |daemon| connected_dids(daemon) == [new.did()]);
     let again = rotation(&alice, Some(mallory.did()));
     let packed = mallory.authcrypt(&to).seal(with(&mallory, &again, "she is me now").to_string());
     assert_eq!(daemon.post_status(packed), 202);
     assert_eq!(daemon.post_status(alice.pack_text(&daemon.did, "from the old DID")), 202);
     daemon.wait_until_all_opened();
-    assert!(theirs(&daemon).contains(&new.did().to_owned()));
+    assert!(connected_dids(&daemon).contains(&new.did().to_owned()));
     assert!(!daemon.unread_texts().contains(&"from the old DID".to_owned()));
     assert!(daemon.unread_texts().contains(&"I moved".to_owned()));
 }
 
-/// An ending has no sender, so anyone can show it who has it: it closes the relationship that it is about, and no later one.
+/// A message that ends a relationship is anonymous, so anyone who has its from_prior can send it again. It must end only the
+/// relationship that began before it.
 #[test]
 fn an_ending_closes_only_earlier_relationships() {
     let Some(daemon) = Daemon::running("") else { return };
@@ -168,7 +169,7 @@ fn an_ending_closes_only_earlier_relationships() {
         assert_eq!(daemon.post_status(Jwe::anoncrypt(&daemon.agreement_keys()).seal(text.to_string())), 202);
         daemon.wait_until_all_opened();
     };
-    // From before it began; and one that Mallory made.
+    // An ending from before the relationship began, and one that Mallory signed.
     send(&early);
     let header = json!({"typ": "JWT", "alg": "EdDSA", "kid": bob.kid(SIGN[0])});
     let mallory = Peer::new("mallory");
@@ -183,24 +184,26 @@ fn an_ending_closes_only_earlier_relationships() {
     }
     daemon.wait_until_all_opened();
     assert_eq!(daemon.unread_texts(), ["hello", "hello", "Bob"]);
-    // Nor is anything sent to her any more.
+    // No message is sent to Alice any more.
     let id = daemon.send_text(alice.did(), "come back").unwrap();
-    daemon.wait_until("it is given up", |daemon| daemon.outbox_message(&id)["state"] == "failed");
+    daemon.wait_until("the message is given up", |daemon| daemon.outbox_message(&id)["state"] == "failed");
 }
 
+/// A from_prior that rotates `old` to `new`.
 fn rotation(old: &Peer, new: Option<&str>) -> String {
     let header = json!({"typ": "JWT", "alg": "EdDSA", "kid": old.kid(SIGN[0])});
     let claims = json!({"iss": old.did(), "sub": new, "iat": seconds()});
     jwt(&old.person, &old.person.sign[0], &header, &claims)
 }
 
+/// A from_prior that ends the relationship of `old`, issued at `iat`.
 fn ending(old: &Peer, iat: u64) -> String {
     let header = json!({"typ": "JWT", "alg": "EdDSA", "kid": old.kid(SIGN[0])});
     jwt(&old.person, &old.person.sign[0], &header, &json!({"iss": old.did(), "iat": iat}))
 }
 
-/// The DIDs of those with whom there is a connection.
-fn theirs(daemon: &Daemon) -> Vec<String> {
+/// The DIDs of the peers with a connection.
+fn connected_dids(daemon: &Daemon) -> Vec<String> {
     let answer = ApiClient::new(daemon).get("/v1/connections").json(200);
     let connections = answer["connections"].as_array().unwrap();
     connections.iter().map(|it| it["theirs"].as_str().unwrap().to_owned()).collect()

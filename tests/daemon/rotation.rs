@@ -1,11 +1,11 @@
-//! DIDs that move, and relationships that end, on both sides.
+//! DID rotation and the end of relationships, on both sides; and the store after a rotation and with several tokens.
 
 use crate::{api_client::ApiClient, daemon::Daemon, home::softhsm};
 
-/// Two who know each other.
-fn acquainted() -> Option<(Daemon, Daemon)> {
+/// Two running agents with a connection.
+fn connected_agents() -> Option<(Daemon, Daemon)> {
     let (alice, bob) = (Daemon::running("")?, Daemon::running("")?);
-    // By the short URL: what it leads to is fetched.
+    // The short URL: Bob fetches the invitation from it.
     let url = alice.json(&["invite"])["short_url"].as_str().unwrap().to_owned();
     bob.json(&["accept", &url]);
     alice.wait_until("Bob is known", |alice| alice.json(&["connections"])["connections"][0]["theirs"] == bob.did);
@@ -14,18 +14,18 @@ fn acquainted() -> Option<(Daemon, Daemon)> {
 
 #[test]
 fn a_peer_follows_a_rotated_did() {
-    let Some((alice, bob)) = acquainted() else { return };
-    let moved = alice.json(&["did", "rotate", &alice.did]);
-    let new = moved["to"].as_str().unwrap();
+    let Some((alice, bob)) = connected_agents() else { return };
+    let rotated = alice.json(&["did", "rotate", &alice.did]);
+    let new = rotated["to"].as_str().unwrap();
     assert_ne!(new, alice.did);
-    assert_eq!(moved["peers"], serde_json::json!([bob.did]));
+    assert_eq!(rotated["peers"], serde_json::json!([bob.did]));
     bob.wait_until("Bob knows the new DID", |bob| {
         let known = bob.json(&["connections"]);
         let known = known["connections"].as_array().unwrap();
         known.iter().any(|it| it["theirs"] == new && it["previous"][0] == alice.did)
     });
 
-    // Bob writes to the old DID by habit: his agent knows better. Alice writes from the old one: hers does too.
+    // Bob sends to the old DID, and Alice from it: the agents use the new one.
     bob.json(&["send", "--to", &alice.did, "to the old one", "--within", "30"]);
     alice.wait_until("the message arrived", |alice| alice.unread_texts() == ["to the old one"]);
     assert_eq!(alice.delivery("to the old one")["recipient"], new);
@@ -33,12 +33,12 @@ fn a_peer_follows_a_rotated_did() {
     bob.wait_until("the message arrived", |bob| bob.unread_texts() == ["from the old one"]);
     assert_eq!(bob.delivery("from the old one")["sender"], new);
 
-    // Bob has written to the new DID: the proof goes along no more.
+    // Bob has written to the new DID, so Alice no longer sends from_prior.
     alice.json(&["send", "--to", &bob.did, "again", "--within", "30"]);
     bob.wait_until("the message arrived", |bob| bob.unread_texts().len() == 2);
     let again = bob.delivery("again");
     assert!(again["provenance"]["from_prior"].is_null(), "{again}");
-    // It has the new keys after a restart too.
+    // The new keys work after a restart.
     let mut alice = alice;
     alice.stop();
     alice.start();
@@ -47,8 +47,8 @@ fn a_peer_follows_a_rotated_did() {
 
 #[test]
 fn the_api_accepts_no_from_prior_of_the_caller() {
-    let Some((alice, bob)) = acquainted() else { return };
-    // The keeper signs no rotation for an agent: what the agent's side has, a proof of its own making, does not pass.
+    let Some((alice, bob)) = connected_agents() else { return };
+    // Only the keeper signs a from_prior. The API refuses one from its caller.
     let forged = serde_json::json!({
         "from": alice.did, "to": bob.did, "from_prior": "e30.e30.e30", "overlap_days": 1
     });
@@ -58,7 +58,7 @@ fn the_api_accepts_no_from_prior_of_the_caller() {
 
 #[test]
 fn nothing_is_sent_after_a_relationship_ends() {
-    let Some((alice, bob)) = acquainted() else { return };
+    let Some((alice, bob)) = connected_agents() else { return };
     bob.json(&["connections", "--end", &alice.did]);
     alice.wait_until("Alice knows that it ended", |alice| {
         !alice.json(&["connections"])["connections"][0]["ended"].is_null()
@@ -71,21 +71,21 @@ fn nothing_is_sent_after_a_relationship_ends() {
     assert!(!id.is_empty() && bob.unread_texts().is_empty());
 }
 
-/// After its overlap a DID's keys are deleted, and what lies in the store is opened by the keys of the new one.
+/// After the overlap the old DID can be retired, which deletes its keys. The store is then opened with the keys of the new DID.
 #[test]
 fn a_rotated_did_is_retired_and_its_keys_are_deleted() {
-    let Some((alice, bob)) = acquainted() else { return };
+    let Some((alice, bob)) = connected_agents() else { return };
     let keys = |daemon: &Daemon| daemon.json(&["key", "list"]).as_array().unwrap().len();
     bob.json(&["send", "--to", &alice.did, "kept", "--within", "30"]);
     alice.wait_until("the message arrived", |alice| alice.unread_texts() == ["kept"]);
     let retire = |daemon: &Daemon| daemon.run(&["did", "retire", &alice.did, "--yes"]);
-    // It has not moved; then it is still read.
+    // It was not rotated yet; then its overlap has not ended.
     assert_eq!(retire(&alice).error(1), "bad-message");
     let new = alice.json(&["did", "rotate", &alice.did, "--overlap", "1"])["to"].as_str().unwrap().to_owned();
     let refused = retire(&alice);
     assert!(refused.stderr().contains("24 more hours"), "{}", refused.stderr());
     assert_eq!((refused.error(1).as_str(), keys(&alice)), ("bad-message", 4));
-    // The overlap is cut short.
+    // The overlap is ended.
     alice.json(&["did", "rotate", &alice.did, "--to", &new, "--overlap", "0"]);
     let retired = retire(&alice).json();
     assert_eq!((retired["deleted"].as_array().unwrap().len(), keys(&alice)), (2, 2));
@@ -100,7 +100,7 @@ fn a_rotated_did_is_retired_and_its_keys_are_deleted() {
     assert!(!alice.json(&["connections"])["connections"].as_array().unwrap().is_empty());
 }
 
-/// Any one token opens the store, whatever was made while it was away.
+/// Any one of the tokens opens the store, even if a DID was made while it was missing.
 #[test]
 fn any_one_token_opens_the_store() {
     let Some(module) = softhsm() else { return };
@@ -111,13 +111,13 @@ fn any_one_token_opens_the_store() {
         let uri = format!("pkcs11:token={name}?module-path={module}&pin-source=file:user.pin");
         format!("[[token]]\nname = \"{name}\"\nuri = \"{uri}\"\n")
     };
-    let one = std::fs::read_to_string(alice.home.path().join("claviger.toml")).unwrap();
-    let rest = one.replace(&token("soft"), "");
-    let with = |alice: &Daemon, tokens: &[&str]| {
+    let configuration = std::fs::read_to_string(alice.home.path().join("claviger.toml")).unwrap();
+    let rest = configuration.replace(&token("soft"), "");
+    let configure = |alice: &Daemon, tokens: &[&str]| {
         let tokens: String = tokens.iter().map(|name| token(name)).collect();
         alice.home.write("claviger.toml", &rest.replacen("[http]", &format!("{tokens}[http]"), 1));
     };
-    with(&alice, &["soft", "spare"]);
+    configure(&alice, &["soft", "spare"]);
     alice.home.run("token init spare --so-pin-source file:so.pin").done();
     let service = format!("http://127.0.0.1:{}", alice.port);
     let did = alice.home.did(&format!("--method peer:2 --service {service} --token soft --token spare"));
@@ -125,12 +125,12 @@ fn any_one_token_opens_the_store() {
     bob.json(&["send", "--to", &did, "kept", "--within", "30"]);
     alice.wait_until("the message arrived", |alice| alice.unread_texts() == ["kept"]);
     alice.stop();
-    // The spare is away while a DID is made, whose key the store is wrapped for; then it is all there is.
-    with(&alice, &["soft"]);
+    // The spare token is missing while a DID is made, for whose key the store key is wrapped. Then it is the only token.
+    configure(&alice, &["soft"]);
     alice.start();
     alice.json(&["did", "create", "--method", "peer:2", "--service", &service]);
     alice.stop();
-    with(&alice, &["spare"]);
+    configure(&alice, &["spare"]);
     alice.start();
     assert_eq!(alice.unread_texts(), ["kept"]);
 }

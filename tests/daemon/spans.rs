@@ -1,4 +1,4 @@
-//! Spans for OpenTelemetry, as a collector gets them.
+//! OpenTelemetry spans, as a collector receives them.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -9,18 +9,18 @@ use std::{
 
 use crate::daemon::Daemon;
 
-/// What came: each request's first line and header, and all bodies behind each other.
+/// The head of each request, in lower case, and all bodies in one.
 #[derive(Default)]
-struct Came {
+struct CollectedSpans {
     heads: Vec<String>,
     spans: Vec<u8>,
 }
 
-/// A collector that takes everything; it ends with the test's process.
-fn collector() -> (u16, Arc<Mutex<Came>>) {
+/// Starts a collector that accepts everything, until the process of the tests ends.
+fn start_collector() -> (u16, Arc<Mutex<CollectedSpans>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (port, came) = (listener.local_addr().unwrap().port(), Arc::<Mutex<Came>>::default());
-    let kept = came.clone();
+    let (port, collected) = (listener.local_addr().unwrap().port(), Arc::<Mutex<CollectedSpans>>::default());
+    let kept = collected.clone();
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut reader = BufReader::new(stream.unwrap());
@@ -39,33 +39,33 @@ fn collector() -> (u16, Arc<Mutex<Came>>) {
             }
         }
     });
-    (port, came)
+    (port, collected)
 }
 
 #[test]
 fn spans_reach_the_collector_without_content() {
-    let (port, came) = collector();
+    let (port, collected) = start_collector();
     let more = format!("otlp = \"http://127.0.0.1:{port}/v1/traces\"\n");
     let (Some(alice), Some(bob)) = (Daemon::running(&more), Daemon::running("")) else { return };
     bob.json(&["send", "--to", &alice.did, "the-body-of-this-message-7391", "--within", "30"]);
     bob.json(&["ping", &alice.did]);
-    let has = |word: &str| came.lock().unwrap().spans.windows(word.len()).any(|here| here == word.as_bytes());
+    let has = |word: &str| collected.lock().unwrap().spans.windows(word.len()).any(|here| here == word.as_bytes());
     for word in ["claviger", "handle", "envelope", "send", "token", "unwrap", "wrap", "result", "done"] {
         alice.wait_until(&format!("a span has {word}"), |_| has(word));
     }
     for word in ["the-body-of-this-message-7391", "did:peer", crate::home::PIN, env!("CARGO_MANIFEST_DIR")] {
         assert!(!has(word), "{word}");
     }
-    let came = came.lock().unwrap();
-    for head in &came.heads {
+    let collected = collected.lock().unwrap();
+    for head in &collected.heads {
         assert!(head.starts_with("post /v1/traces http/1.1\r\n"), "{head}");
         assert!(head.contains("content-type: application/x-protobuf\r\n"), "{head}");
     }
-    // The log is as without them.
+    // The context of the spans is not in the log.
     assert!(alice.log().lines().all(|line| !line.contains("envelope=1 tries=0}")), "{}", alice.log());
 }
 
-/// A collector that is not there holds up nothing, and is told of once.
+/// Without a collector, messages are not delayed, and the failure is logged once.
 #[test]
 fn an_absent_collector_delays_nothing_and_is_reported_once() {
     let port = crate::daemon::free_port();
@@ -76,9 +76,9 @@ fn an_absent_collector_delays_nothing_and_is_reported_once() {
     };
     for text in ["1", "2", "3"] {
         bob.json(&["send", "--to", &alice.did, text, "--within", "30"]);
-        alice.wait_until("it came", |alice| alice.unread_texts().iter().any(|it| it == text));
+        alice.wait_until("the message arrived", |alice| alice.unread_texts().iter().any(|it| it == text));
     }
-    alice.wait_until("it is said", |alice| alice.log().contains("spans not exported"));
+    alice.wait_until("the missing collector is reported", |alice| alice.log().contains("spans not exported"));
     std::thread::sleep(std::time::Duration::from_secs(2));
     assert_eq!(alice.log().matches("spans not exported").count(), 1, "{}", alice.log());
 }

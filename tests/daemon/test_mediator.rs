@@ -1,4 +1,4 @@
-//! A mediator of the tests: small, in memory, and as well or badly behaved as a test wants it.
+//! A small mediator in memory, with options to leave out or misread parts of the protocols.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -26,20 +26,22 @@ use serde_json::{Value, json};
 use tokio::{net::TcpStream, runtime::Runtime, sync::mpsc};
 use tokio_tungstenite::{accept_async, tungstenite::Message as Frame};
 
-/// What a mediator options, and how.
+/// The protocols that a mediator speaks, and its limits.
 #[derive(Debug, Clone, Copy)]
 pub struct MediatorOptions {
+    /// The version of coordinate-mediation.
     pub coordination: &'static str,
+    /// The name and version of the pickup protocol.
     pub pickup: &'static str,
-    /// It has a WebSocket.
+    /// Its DID has a WebSocket endpoint.
     pub socket: bool,
-    /// It delivers messages as they come.
+    /// It supports live mode.
     pub live: bool,
-    /// It says which protocols it options.
+    /// It answers discover-features queries.
     pub discloses: bool,
-    /// What it delivers as it comes it sends as it is, and forgets: messagepickup 3.0 does not say otherwise.
+    /// In live mode it sends the bare message and forgets it. messagepickup 3.0 can be read so.
     pub raw: bool,
-    /// It grants what it is asked for.
+    /// It grants mediation.
     pub grants: bool,
 }
 
@@ -56,7 +58,7 @@ pub const CURRENT: MediatorOptions = MediatorOptions {
 pub struct Mediator {
     pub did: String,
     state: Arc<State>,
-    /// None once it is dropped: a runtime's end would wait for its tasks.
+    /// None only in `drop`, which ends it without waiting for its tasks.
     runtime: Option<Runtime>,
 }
 
@@ -65,15 +67,15 @@ struct State {
     me: Identities,
     options: MediatorOptions,
     queues: Mutex<HashMap<String, VecDeque<Waiting>>>,
-    /// Whose each DID is that messages are taken for.
+    /// By registered DID, the DID that registered it.
     owners: Mutex<HashMap<String, String>>,
-    /// The sockets on which somebody wants messages as they come.
+    /// The WebSockets in live mode, by DID.
     live: Mutex<HashMap<String, mpsc::UnboundedSender<Reply>>>,
-    /// Cuts all sockets when it changes.
+    /// Every change closes all connections.
     cut: tokio::sync::watch::Sender<usize>,
     closed: AtomicBool,
     next: AtomicUsize,
-    /// Messages that were delivered, each time they were.
+    /// How often messages were delivered.
     delivered: AtomicUsize,
 }
 
@@ -83,9 +85,9 @@ struct Waiting {
     packed: String,
 }
 
-/// What goes to somebody.
+/// A message of the mediator that is to be packed, or a packed one of a sender.
 enum Reply {
-    Message { kind: String, thid: Option<String>, pthid: Option<String>, body: Value, attachments: Vec<Attachment> },
+    Message { type_: String, thid: Option<String>, pthid: Option<String>, body: Value, attachments: Vec<Attachment> },
     Packed(String),
 }
 
@@ -134,38 +136,38 @@ impl Mediator {
         Self { did, state, runtime: Some(runtime) }
     }
 
-    /// Cuts every connection that is open, with whatever is under way on it.
+    /// Closes all connections at once.
     pub fn cut(&self) {
         self.state.live.lock().unwrap().clear();
         self.state.cut.send_modify(|count| *count += 1);
     }
 
-    /// Takes no connection for now, or takes them again.
-    pub fn close(&self, closed: bool) {
+    /// Refuses connections from now on, or accepts them again.
+    pub fn set_closed(&self, closed: bool) {
         self.state.closed.store(closed, Ordering::SeqCst);
         if closed {
             self.cut();
         }
     }
 
-    /// The DIDs for which it takes messages.
+    /// The DIDs that are registered.
     pub fn registered(&self) -> Vec<String> {
         self.state.owners.lock().unwrap().keys().cloned().collect()
     }
 
-    /// Has a message wait for somebody, whoever it is encrypted to.
-    pub fn hold(&self, owner: &str, packed: String) {
+    /// Queues a message for `owner`, whoever it is encrypted to.
+    pub fn enqueue(&self, owner: &str, packed: String) {
         let id = self.state.next.fetch_add(1, Ordering::SeqCst).to_string();
         let waiting = Waiting { id, packed };
         self.state.queues.lock().unwrap().entry(owner.to_owned()).or_default().push_back(waiting);
     }
 
-    /// How many messages wait there: for a DID, and not acknowledged.
+    /// How many messages are not acknowledged.
     pub fn waiting(&self) -> usize {
         self.state.queues.lock().unwrap().values().map(VecDeque::len).sum()
     }
 
-    /// How often messages were delivered: more often than there were, if they were delivered again.
+    /// How many deliveries there were. A message that is delivered again counts again.
     pub fn delivered(&self) -> usize {
         self.state.delivered.load(Ordering::SeqCst)
     }
@@ -186,14 +188,14 @@ impl State {
         let mut head = [0; 2048];
         let Ok(length) = stream.peek(&mut head).await else { return };
         let head = String::from_utf8_lossy(&head[..length]).to_lowercase();
-        let served = async {
+        let serve = async {
             match head.contains("upgrade: websocket") {
                 true => self.clone().socket(stream).await,
                 false => self.clone().http(stream).await,
             }
         };
         tokio::select! {
-            () = served => {}
+            () = serve => {}
             _ = cut.changed() => {}
         }
     }
@@ -203,7 +205,7 @@ impl State {
             let state = self.clone();
             async move {
                 let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-                let mut replies = state.take(&body, None).await;
+                let mut replies = state.receive(&body, None).await;
                 let packed = match replies.pop() {
                     Some((to, reply)) => state.pack(&to, reply).await,
                     None => String::new(),
@@ -219,19 +221,19 @@ impl State {
     async fn socket(self: Arc<Self>, stream: TcpStream) {
         let Ok(mut socket) = accept_async(stream).await else { return };
         let (sender, mut live) = mpsc::unbounded_channel();
-        let mut whose = String::new();
+        let mut client = String::new();
         loop {
             let replies = tokio::select! {
                 frame = socket.next() => match frame {
-                    Some(Ok(Frame::Text(text))) => self.take(text.as_bytes(), Some(&sender)).await,
-                    Some(Ok(Frame::Binary(bytes))) => self.take(&bytes, Some(&sender)).await,
+                    Some(Ok(Frame::Text(text))) => self.receive(text.as_bytes(), Some(&sender)).await,
+                    Some(Ok(Frame::Binary(bytes))) => self.receive(&bytes, Some(&sender)).await,
                     Some(Ok(Frame::Ping(_) | Frame::Pong(_))) => continue,
                     _ => return,
                 },
-                Some(reply) = live.recv() => vec![(whose.clone(), reply)],
+                Some(reply) = live.recv() => vec![(client.clone(), reply)],
             };
             for (to, reply) in replies {
-                whose.clone_from(&to);
+                client.clone_from(&to);
                 if socket.send(Frame::text(self.pack(&to, reply).await)).await.is_err() {
                     return;
                 }
@@ -239,8 +241,8 @@ impl State {
         }
     }
 
-    /// What is to be said to whom about a message.
-    async fn take(&self, packed: &[u8], socket: Option<&mpsc::UnboundedSender<Reply>>) -> Vec<(String, Reply)> {
+    /// Handles a message. Returns the replies, each with the DID of its recipient.
+    async fn receive(&self, packed: &[u8], socket: Option<&mpsc::UnboundedSender<Reply>>) -> Vec<(String, Reply)> {
         let Ok(text) = std::str::from_utf8(packed) else { return Vec::new() };
         let limits = Limits { bytes: 10_000_000, ..Limits::default() };
         let options = UnpackOptions { unwrap_forward: false, limits, ..UnpackOptions::default() };
@@ -279,26 +281,26 @@ impl State {
     fn delivery(&self, waiting: &[Waiting], thid: Option<&str>) -> Reply {
         self.delivered.fetch_add(waiting.len(), Ordering::SeqCst);
         let attachments = waiting.iter().map(|it| Attachment::base64(&it.packed).id(&it.id).finalize()).collect();
-        let kind = format!("https://didcomm.org/{}/delivery", self.options.pickup);
-        Reply::Message { kind, thid: thid.map(str::to_owned), pthid: None, body: json!({}), attachments }
+        let type_ = format!("https://didcomm.org/{}/delivery", self.options.pickup);
+        Reply::Message { type_, thid: thid.map(str::to_owned), pthid: None, body: json!({}), attachments }
     }
 
     fn answer(&self, from: &str, message: &Message, socket: Option<&mpsc::UnboundedSender<Reply>>) -> Option<Reply> {
-        let reply = |kind: String, body: Value| {
-            Some(Reply::Message { kind, thid: Some(message.id.clone()), pthid: None, body, attachments: Vec::new() })
+        let reply = |type_: String, body: Value| {
+            Some(Reply::Message { type_, thid: Some(message.id.clone()), pthid: None, body, attachments: Vec::new() })
         };
         let problem = |code: &str| {
-            let kind = "https://didcomm.org/report-problem/2.0/problem-report".to_owned();
+            let type_ = "https://didcomm.org/report-problem/2.0/problem-report".to_owned();
             let (pthid, body) = (Some(message.id.clone()), json!({ "code": code, "comment": "no" }));
-            Some(Reply::Message { kind, thid: None, pthid, body, attachments: Vec::new() })
+            Some(Reply::Message { type_, thid: None, pthid, body, attachments: Vec::new() })
         };
         let coordination = format!("https://didcomm.org/coordinate-mediation/{}", self.options.coordination);
         let pickup = format!("https://didcomm.org/{}", self.options.pickup);
         let (base, name) = message.type_.rsplit_once('/').unwrap();
         if message.type_ == "https://didcomm.org/discover-features/2.0/queries" {
             let disclosed = [&coordination, &pickup].map(|id| json!({ "feature-type": "protocol", "id": id }));
-            let kind = "https://didcomm.org/discover-features/2.0/disclose".to_owned();
-            return if self.options.discloses { reply(kind, json!({ "disclosures": disclosed })) } else { None };
+            let type_ = "https://didcomm.org/discover-features/2.0/disclose".to_owned();
+            return if self.options.discloses { reply(type_, json!({ "disclosures": disclosed })) } else { None };
         }
         if base == coordination {
             match name {
@@ -338,10 +340,10 @@ impl State {
                 Some(self.delivery(&waiting, Some(&message.id)))
             }
             "messages-received" => {
-                let had: Vec<&str> =
+                let received: Vec<&str> =
                     message.body["message_id_list"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
                 if let Some(queue) = self.queues.lock().unwrap().get_mut(from) {
-                    queue.retain(|waiting| !had.contains(&waiting.id.as_str()));
+                    queue.retain(|waiting| !received.contains(&waiting.id.as_str()));
                 }
                 reply(format!("{base}/status"), self.status(from))
             }
@@ -370,11 +372,11 @@ impl State {
     }
 
     async fn pack(&self, to: &str, reply: Reply) -> String {
-        let (kind, thid, pthid, body, attachments) = match reply {
+        let (type_, thid, pthid, body, attachments) = match reply {
             Reply::Packed(packed) => return packed,
-            Reply::Message { kind, thid, pthid, body, attachments } => (kind, thid, pthid, body, attachments),
+            Reply::Message { type_, thid, pthid, body, attachments } => (type_, thid, pthid, body, attachments),
         };
-        let mut message = Message::build(Message::new_id(), kind, body).from(&self.did).to(to).finalize();
+        let mut message = Message::build(Message::new_id(), type_, body).from(&self.did).to(to).finalize();
         (message.thid, message.pthid) = (thid, pthid);
         message.attachments = Some(attachments).filter(|all| !all.is_empty());
         let resolver = LocalResolver::new();

@@ -1,4 +1,4 @@
-//! Messages that are brought to the application: each at least once and in order, whatever becomes of either side.
+//! The webhook: each message is posted at least once and in order, whichever side fails.
 
 use std::{
     collections::VecDeque,
@@ -24,7 +24,7 @@ use crate::{
 
 pub const SECRET: &str = "the-secret-of-this-hook-0123456789abcdef";
 
-/// A request that came, and how it was answered.
+/// A request to the webhook, and its response.
 #[derive(Debug, Clone)]
 pub struct WebhookRequest {
     /// The head in lower case.
@@ -35,10 +35,10 @@ pub struct WebhookRequest {
     status: u16,
 }
 
-/// An application's server: it answers with each of `statuses` in turn, and then with 204.
+/// The server of an application. It answers with each of `statuses` in turn, and then with 204.
 pub struct WebhookServer {
     port: u16,
-    brought: Arc<Mutex<Vec<WebhookRequest>>>,
+    requests: Arc<Mutex<Vec<WebhookRequest>>>,
     ends: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -46,8 +46,8 @@ pub struct WebhookServer {
 impl WebhookServer {
     pub fn on(port: u16, statuses: &[u16]) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
-        let (brought, ends) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
-        let (kept, end) = (brought.clone(), ends.clone());
+        let (requests, ends) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
+        let (kept, end) = (requests.clone(), ends.clone());
         let mut statuses = VecDeque::from_iter(statuses.iter().copied());
         let thread = thread::spawn(move || {
             for stream in listener.incoming() {
@@ -75,18 +75,18 @@ impl WebhookServer {
                 let answer = format!(
                     "HTTP/1.1 {status} X\r\nlocation: /elsewhere\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
                 );
-                // It may have been killed meanwhile.
+                // The agent may have been killed meanwhile.
                 let _ = reader.get_mut().write_all(answer.as_bytes());
             }
         });
-        Self { port, brought, ends, thread: Some(thread) }
+        Self { port, requests, ends, thread: Some(thread) }
     }
 
     pub fn requests(&self) -> Vec<WebhookRequest> {
-        self.brought.lock().unwrap().clone()
+        self.requests.lock().unwrap().clone()
     }
 
-    /// The texts that were taken, in their order.
+    /// The texts of the requests with a 2xx response, in order.
     fn accepted_texts(&self) -> Vec<String> {
         let taken = self.requests().into_iter().filter(|it| (200..300).contains(&it.status));
         taken.map(|it| text(&serde_json::from_str(&it.body).unwrap())).collect()
@@ -105,8 +105,8 @@ fn header(head: &str, name: &str) -> Option<String> {
     head.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(": ")?.trim().to_owned()))
 }
 
-/// One whose messages are brought to this port, and that does not run yet.
-fn with_hook(port: u16, more: &str) -> Option<Daemon> {
+/// A daemon with its webhook at this port. Does not start it.
+fn daemon_with_webhook(port: u16, more: &str) -> Option<Daemon> {
     let url = format!("http://127.0.0.1:{port}/hook");
     let config = format!("[api.webhook]\nurl = \"{url}\"\nsecret_file = \"hook.secret\"\n{more}");
     let daemon = Daemon::new(&config)?;
@@ -114,41 +114,41 @@ fn with_hook(port: u16, more: &str) -> Option<Daemon> {
     Some(daemon)
 }
 
-/// Alice, whose messages are brought to this port, and Bob, who writes to her.
-fn two(port: u16, more: &str) -> Option<(Daemon, Daemon)> {
-    let (mut alice, bob) = (with_hook(port, more)?, Daemon::running("")?);
+/// Alice, running, with her webhook at this port, and Bob, who writes to her.
+fn alice_and_bob(port: u16, more: &str) -> Option<(Daemon, Daemon)> {
+    let (mut alice, bob) = (daemon_with_webhook(port, more)?, Daemon::running("")?);
     alice.start();
     Some((alice, bob))
 }
 
-/// Bob says these, one after the other, and Alice has taken each over before the next.
-fn say(bob: &Daemon, alice: &Daemon, texts: &[&str]) {
+/// Bob sends these texts to Alice, each after she has received the last one.
+fn send_texts(bob: &Daemon, alice: &Daemon, texts: &[&str]) {
     let api = ApiClient::new(alice);
-    let had = || api.get("/v1/inbox?acknowledged=true&limit=1000").json(200)["messages"].as_array().unwrap().len();
+    let count = || api.get("/v1/inbox?acknowledged=true&limit=1000").json(200)["messages"].as_array().unwrap().len();
     for text in texts {
-        let before = had();
+        let before = count();
         bob.json(&["send", "--to", &alice.did, text, "--within", "30"]);
-        alice.wait_until("it came", |_| had() > before);
+        alice.wait_until("the message arrived", |_| count() > before);
     }
 }
 
 /// Verifies the signature of Standard Webhooks and the deprecated one, as docs/api.md says. The bytes of a secret without
 /// `whsec_` are the key.
-pub fn verify(brought: &WebhookRequest) {
+pub fn verify(request: &WebhookRequest) {
     let [id, timestamp, standard] =
-        ["webhook-id", "webhook-timestamp", "webhook-signature"].map(|name| header(&brought.raw_head, name).unwrap());
-    let message: Value = serde_json::from_str(&brought.body).unwrap();
+        ["webhook-id", "webhook-timestamp", "webhook-signature"].map(|name| header(&request.raw_head, name).unwrap());
+    let message: Value = serde_json::from_str(&request.body).unwrap();
     assert_eq!(message["id"], id.as_str());
-    let expected = hmac_sha256(&format!("{id}.{timestamp}.{}", brought.body));
+    let expected = hmac_sha256(&format!("{id}.{timestamp}.{}", request.body));
     assert_eq!(standard, format!("v1,{}", STANDARD.encode(expected)));
-    let signature = header(&brought.head, "claviger-signature").unwrap();
+    let signature = header(&request.head, "claviger-signature").unwrap();
     let (time, mac) = signature.strip_prefix("t=").unwrap().split_once(",v1=").unwrap();
     let seconds: u64 = time.parse().unwrap();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     assert!(now.abs_diff(seconds) < 120, "{signature}");
     assert_eq!(timestamp, time);
     let expected: String =
-        hmac_sha256(&format!("{time}.{}", brought.body)).iter().map(|byte| format!("{byte:02x}")).collect();
+        hmac_sha256(&format!("{time}.{}", request.body)).iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(mac, expected);
 }
 
@@ -161,25 +161,26 @@ fn hmac_sha256(text: &str) -> [u8; 32] {
 #[test]
 fn the_webhook_is_signed_and_retried_until_accepted() {
     let port = free_port();
-    // A redirect is no answer, and is not followed: the content is for whom the operator has named.
-    let hook = WebhookServer::on(port, &[500, 200, 307, 404, 200]);
-    let Some((alice, bob)) = two(port, "") else { return };
-    say(&bob, &alice, &["0", "1", "2"]);
-    alice.wait_until("all were brought", |_| hook.accepted_texts().len() >= 3);
-    assert_eq!(hook.accepted_texts(), ["0", "1", "2"]);
-    let brought = hook.requests();
-    let statuses: Vec<u16> = brought.iter().map(|it| it.status).collect();
+    // A redirect counts as a failure. It is not followed: only the operator's URL may get the content.
+    let webhook = WebhookServer::on(port, &[500, 200, 307, 404, 200]);
+    let Some((alice, bob)) = alice_and_bob(port, "") else { return };
+    send_texts(&bob, &alice, &["0", "1", "2"]);
+    alice.wait_until("all messages were posted", |_| webhook.accepted_texts().len() >= 3);
+    assert_eq!(webhook.accepted_texts(), ["0", "1", "2"]);
+    let requests = webhook.requests();
+    let statuses: Vec<u16> = requests.iter().map(|it| it.status).collect();
     assert_eq!(statuses, [500, 200, 307, 404, 200, 204]);
-    for one in &brought {
-        verify(one);
-        assert!(one.head.starts_with("post /hook http/1.1\r\n"), "{}", one.head);
-        assert_eq!(header(&one.head, "content-type").as_deref(), Some("application/json"));
+    for request in &requests {
+        verify(request);
+        assert!(request.head.starts_with("post /hook http/1.1\r\n"), "{}", request.head);
+        assert_eq!(header(&request.head, "content-type").as_deref(), Some("application/json"));
     }
 
-    // What is taken is acknowledged: forgotten, and known of.
+    // An accepted message is acknowledged: it stays in the list without its content.
     let api = ApiClient::new(&alice);
-    alice.wait_until("all is acknowledged", |_| api.get("/v1/status").json(200)["waiting"]["deliveries"] == 0);
-    let first: Value = serde_json::from_str(&brought[0].body).unwrap();
+    alice
+        .wait_until("all messages are acknowledged", |_| api.get("/v1/status").json(200)["waiting"]["deliveries"] == 0);
+    let first: Value = serde_json::from_str(&requests[0].body).unwrap();
     assert_eq!((&first["sender"], &first["provenance"]["authenticated"]), (&bob.did.clone().into(), &true.into()));
     let known = api.get("/v1/inbox?acknowledged=true").json(200)["messages"][0].clone();
     assert_eq!((&known["id"], &known["cursor"], &known["message"]), (&first["id"], &first["cursor"], &Value::Null));
@@ -190,46 +191,46 @@ fn the_webhook_is_signed_and_retried_until_accepted() {
 #[test]
 fn no_message_is_lost_while_the_agent_or_the_webhook_is_down() {
     let port = free_port();
-    let Some((mut alice, bob)) = two(port, "") else { return };
-    say(&bob, &alice, &["0", "1"]);
-    alice.wait_until("it is said once", |alice| {
+    let Some((mut alice, bob)) = alice_and_bob(port, "") else { return };
+    send_texts(&bob, &alice, &["0", "1"]);
+    alice.wait_until("the webhook is reported as failing", |alice| {
         alice.log().contains("webhook did not accept a message, and is retried")
     });
-    // The application is there, and then ends in the middle.
-    let hook = WebhookServer::on(port, &[503, 200, 503, 503, 503, 503, 503, 503, 503, 503, 503]);
-    alice.wait_until("the first was brought", |_| hook.requests().len() >= 3);
-    assert_eq!(hook.accepted_texts(), ["0"]);
+    // The webhook accepts one message, then fails, then is stopped.
+    let webhook = WebhookServer::on(port, &[503, 200, 503, 503, 503, 503, 503, 503, 503, 503, 503]);
+    alice.wait_until("the first message was posted", |_| webhook.requests().len() >= 3);
+    assert_eq!(webhook.accepted_texts(), ["0"]);
     alice.kill();
-    drop(hook);
+    drop(webhook);
 
     alice.start();
-    say(&bob, &alice, &["2"]);
+    send_texts(&bob, &alice, &["2"]);
     alice.stop();
-    let hook = WebhookServer::on(port, &[]);
+    let webhook = WebhookServer::on(port, &[]);
     alice.start();
-    alice.wait_until("the rest was brought", |_| hook.accepted_texts().len() >= 2);
+    alice.wait_until("the rest was posted", |_| webhook.accepted_texts().len() >= 2);
     thread::sleep(SETTLE_TIME);
-    assert_eq!(hook.accepted_texts(), ["1", "2"]);
+    assert_eq!(webhook.accepted_texts(), ["1", "2"]);
 }
 
 #[test]
 fn the_webhook_gets_only_its_types_and_no_acknowledged_messages() {
     let port = free_port();
     let types = "types = [\"https://didcomm.org/basicmessage/2.0/message\"]\n";
-    let Some((alice, bob)) = two(port, types) else { return };
+    let Some((alice, bob)) = alice_and_bob(port, types) else { return };
     let api = ApiClient::new(&alice);
     let other = ["send", "--to", &alice.did, "--type", "https://example.org/offers/1.0/offer", "{}", "--within", "30"];
     bob.json(&other);
-    alice.wait_until("it came", |_| api.get("/v1/status").json(200)["waiting"]["deliveries"] == 1);
-    say(&bob, &alice, &["0", "1"]);
-    // The application has read the first one by itself: it is not brought when there is a way.
+    alice.wait_until("the message arrived", |_| api.get("/v1/status").json(200)["waiting"]["deliveries"] == 1);
+    send_texts(&bob, &alice, &["0", "1"]);
+    // The application acknowledges the first message by the API, so the webhook does not get it.
     let inbox = api.get("/v1/inbox").json(200);
     let read = inbox["messages"].as_array().unwrap().iter().find(|it| it["message"]["body"]["content"] == "0").unwrap();
     api.post("/v1/inbox/acknowledge", &serde_json::json!({ "ids": [read["id"]] })).json(200);
-    let hook = WebhookServer::on(port, &[]);
-    alice.wait_until_within(Duration::from_secs(60), "it was brought", |_| !hook.accepted_texts().is_empty());
+    let webhook = WebhookServer::on(port, &[]);
+    alice.wait_until_within(Duration::from_secs(60), "a message was posted", |_| !webhook.accepted_texts().is_empty());
     thread::sleep(SETTLE_TIME);
-    assert_eq!(hook.accepted_texts(), ["1"]);
+    assert_eq!(webhook.accepted_texts(), ["1"]);
     let left = api.get("/v1/inbox").json(200);
     assert_eq!(left["messages"][0]["type"], "https://example.org/offers/1.0/offer");
     assert_eq!(left["messages"].as_array().unwrap().len(), 1);

@@ -1,4 +1,4 @@
-//! Connections as the tests need them: from any address of the loopback network, and WebSockets.
+//! Client connections: TCP from any address of the loopback network, and WebSockets.
 
 use std::{
     io::{self, Read, Write},
@@ -20,7 +20,7 @@ use tokio_tungstenite::tungstenite::{
 
 use crate::daemon::TIMEOUT;
 
-/// Connects from an address of the test's choice.
+/// Connects from this address to the port on 127.0.0.1.
 pub fn connect_from(address: [u8; 4], port: u16) -> io::Result<TcpStream> {
     let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
     bind(&socket, &SocketAddrV4::new(Ipv4Addr::from(address), 0))?;
@@ -30,7 +30,7 @@ pub fn connect_from(address: [u8; 4], port: u16) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Until the other closes, with what came before; none if it has not within the time.
+/// Reads until the server closes the connection. Returns what was read, or none if it stayed open for this time.
 pub fn closed_within(stream: &mut TcpStream, time: Duration) -> Option<Vec<u8>> {
     let until = Instant::now() + time;
     let mut all = Vec::new();
@@ -47,8 +47,9 @@ pub fn closed_within(stream: &mut TcpStream, time: Duration) -> Option<Vec<u8>> 
     None
 }
 
-/// Writes a byte now and then until that fails; how long it went on.
-pub fn dribble(mut stream: TcpStream, first: &str, most: Duration) -> Option<Duration> {
+/// Writes `first`, then a byte every 100 ms, until the server closes the connection. Returns how long that took, or none if it stayed
+/// open for `most`.
+pub fn send_slowly(mut stream: TcpStream, first: &str, most: Duration) -> Option<Duration> {
     let begun = Instant::now();
     stream.write_all(first.as_bytes()).ok()?;
     stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
@@ -85,18 +86,18 @@ impl WebSocketClient {
         self.0.send(Frame::text(packed))
     }
 
-    /// The beginning of a message, as one of its parts; the next part does not come (RFC 6455 section 5.4).
+    /// Sends the first fragment of a message (RFC 6455 section 5.4).
     pub fn send_fragment(&mut self, part: &str) -> Result<(), tungstenite::Error> {
         let first = Frame::Frame(RawFrame::message(part.to_owned(), OpCode::Data(Data::Text), false));
         self.0.send(first)
     }
 
-    /// Says that it is there.
+    /// Sends an unsolicited pong.
     pub fn pong(&mut self) -> Result<(), tungstenite::Error> {
         self.0.send(Frame::Pong("here".into()))
     }
 
-    /// The next message; none if it was closed, or none comes in this time.
+    /// The next message, or none if the connection is closed or no message comes within this time.
     pub fn next(&mut self, time: Duration) -> Option<String> {
         self.0.get_ref().set_read_timeout(Some(time)).unwrap();
         loop {
@@ -108,7 +109,7 @@ impl WebSocketClient {
         }
     }
 
-    /// With what code the other closes; none if it breaks off or does not.
+    /// Waits for the close frame. Returns its code, or none if there is no code or no frame.
     pub fn close_code(&mut self) -> Option<CloseCode> {
         loop {
             match self.0.read() {
@@ -119,7 +120,7 @@ impl WebSocketClient {
         }
     }
 
-    /// Whether it is closed within this time, and with what code, if one is heard.
+    /// None if the connection stays open for this time. Otherwise the code of the close frame, if there was one.
     pub fn closes_within(&mut self, time: Duration) -> Option<Option<CloseCode>> {
         self.0.get_ref().set_read_timeout(Some(time)).unwrap();
         loop {

@@ -1,4 +1,4 @@
-//! A did:webvh of ours: made, served, changed, and not believed when somebody else has changed it.
+//! The agent's own did:webvh: created, served, updated, and refused when someone else has changed its log. Updates of did:web.
 
 use std::{
     fs,
@@ -17,8 +17,8 @@ use crate::{
     home::{Home, Ran, softhsm},
 };
 
-/// An agent with a did:webvh at its port, and one that asks for it without TLS; neither runs yet.
-fn two() -> Option<(Daemon, String, Daemon)> {
+/// Alice, with a did:webvh at her port, and Bob, who may fetch it without TLS. Does not start them.
+fn alice_with_webvh_and_bob() -> Option<(Daemon, String, Daemon)> {
     let (alice, bob) = (Daemon::new("")?, Daemon::new("")?);
     let port = alice.port;
     let made = alice.json(&[
@@ -43,10 +43,10 @@ fn two() -> Option<(Daemon, String, Daemon)> {
     Some((alice, did, bob))
 }
 
-/// What a command does. SoftHSM writes to its token's file at each login, and who begins just then finds no token: after a
-/// change the agent's keepers log in anew.
+/// Runs a command, and again while it finds no token: SoftHSM writes to the token's file at each login, and a process that reads it
+/// at that moment finds no token. After each change the agent's keepers log in again.
 #[track_caller]
-fn patiently(agent: &Daemon, words: &[&str]) -> Ran {
+fn run_with_retry(agent: &Daemon, words: &[&str]) -> Ran {
     let absent = |ran: &Ran| ran.status() == 3 && ran.error(3) == "token-absent";
     let mut ran = agent.run(words);
     for _ in 0..50 {
@@ -59,8 +59,8 @@ fn patiently(agent: &Daemon, words: &[&str]) -> Ran {
     ran
 }
 
-/// What the agent has at the DID's place.
-fn served(agent: &Daemon) -> OwnLog {
+/// The log that the agent serves.
+fn served_log(agent: &Daemon) -> OwnLog {
     let answer =
         http(agent.port, "GET /.well-known/did.jsonl HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", b"");
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -75,72 +75,75 @@ fn log_file(agent: &Daemon) -> PathBuf {
 
 #[test]
 fn a_did_webvh_is_served_and_updated_and_peers_follow() {
-    let Some((mut alice, did, mut bob)) = two() else { return };
+    let Some((mut alice, did, mut bob)) = alice_with_webvh_and_bob() else { return };
     alice.start();
     bob.start();
-    let first = served(&alice);
+    let first = served_log(&alice);
     assert_eq!((first.document().id(), first.states().count()), (did.as_str(), 1));
 
-    // Both ways: Bob finds where to write to, and whose signature it is.
+    // Bob resolves the DID to send to it, and to verify Alice's signature.
     bob.json(&["send", "--to", &did, "hello", "--within", "30"]);
-    alice.wait_until("it came", |alice| alice.unread_texts() == ["hello"]);
+    alice.wait_until("the message arrived", |alice| alice.unread_texts() == ["hello"]);
     assert_eq!(alice.delivery("hello")["recipient"], did);
     alice.json(&["send", "--from", &did, "--to", &bob.did, "--sign", "welcome", "--within", "30"]);
-    bob.wait_until("it came", |bob| bob.unread_texts() == ["welcome"]);
+    bob.wait_until("the message arrived", |bob| bob.unread_texts() == ["welcome"]);
     assert_eq!(bob.delivery("welcome")["sender"], did);
 
-    // Another key to encrypt to, while the agent runs.
-    let key = patiently(&alice, &["key", "generate", "--alg", "X25519", "--use", "agreement", "--name", "new"]).json();
-    let changed = patiently(&alice, &["did", "update", &did, "--agreement", "new"]).json();
+    // The key agreement key is replaced while the agent runs.
+    let key =
+        run_with_retry(&alice, &["key", "generate", "--alg", "X25519", "--use", "agreement", "--name", "new"]).json();
+    let changed = run_with_retry(&alice, &["did", "update", &did, "--agreement", "new"]).json();
     assert!(changed["version"].as_str().unwrap().starts_with("2-Qm"), "{changed}");
     assert_eq!(changed["document"]["keyAgreement"], serde_json::json!([format!("{did}#key-3")]));
     assert_eq!(changed["document"]["authentication"], serde_json::json!([format!("{did}#key-2")]));
-    let second = served(&alice);
+    let second = served_log(&alice);
     assert_eq!((second.version(), second.states().count()), (changed["version"].as_str().unwrap(), 2));
     let held: Vec<Value> = second.states().nth(1).unwrap()["verificationMethod"].as_array().unwrap().clone();
     assert_eq!(held[0]["publicKeyMultibase"], key["key"]);
-    // Bob forgets what he knew: only the new key is there to encrypt to.
+    // A restart clears the cache of Bob: he encrypts to the new key.
     bob.stop();
     bob.start();
     bob.json(&["send", "--to", &did, "to the new key", "--within", "30"]);
-    alice.wait_until("it came", |alice| alice.unread_texts().contains(&"to the new key".to_owned()));
+    alice.wait_until("the message arrived", |alice| alice.unread_texts().contains(&"to the new key".to_owned()));
 
-    // Another key to change it with: that of before does not go on.
-    patiently(&alice, &["key", "generate", "--alg", "Ed25519", "--use", "signing", "--name", "next"]).json();
-    patiently(&alice, &["did", "update", &did, "--update-key", "next"]).json();
+    // The update key is replaced. The old one is not needed any more.
+    run_with_retry(&alice, &["key", "generate", "--alg", "Ed25519", "--use", "signing", "--name", "next"]).json();
+    run_with_retry(&alice, &["did", "update", &did, "--update-key", "next"]).json();
     let before = second.update_keys()[0].to_multikey();
-    patiently(&alice, &["key", "delete", &before, "--yes"]).json();
-    patiently(&alice, &["did", "update", &did, "--service", "http://127.0.0.1:1"]).json();
-    let last = served(&alice);
+    run_with_retry(&alice, &["key", "delete", &before, "--yes"]).json();
+    run_with_retry(&alice, &["did", "update", &did, "--service", "http://127.0.0.1:1"]).json();
+    let last = served_log(&alice);
     assert_eq!(last.states().count(), 4);
     assert_ne!(last.update_keys(), second.update_keys());
     assert_eq!(last.document().services()[0].endpoints[0].uri, "http://127.0.0.1:1");
 
-    assert_eq!(patiently(&alice, &["did", "update", &did]).error(2), "bad-arguments");
-    assert_eq!(patiently(&alice, &["did", "update", &did, "--update-key", "new"]).error(2), "use-unfit");
-    assert_eq!(patiently(&alice, &["did", "update", &did, "--authentication", "new"]).error(2), "use-unfit");
-    assert_eq!(patiently(&alice, &["did", "update", &alice.did, "--service", "http://a"]).error(1), "not-ours");
+    assert_eq!(run_with_retry(&alice, &["did", "update", &did]).error(2), "bad-arguments");
+    assert_eq!(run_with_retry(&alice, &["did", "update", &did, "--update-key", "new"]).error(2), "use-unfit");
+    assert_eq!(run_with_retry(&alice, &["did", "update", &did, "--authentication", "new"]).error(2), "use-unfit");
+    assert_eq!(run_with_retry(&alice, &["did", "update", &alice.did, "--service", "http://a"]).error(1), "not-ours");
 
-    // A key that was committed to comes next, and no other: that of now signs no more.
-    let safe = patiently(&alice, &["key", "generate", "--alg", "Ed25519", "--use", "signing", "--name", "safe"]).json();
-    patiently(&alice, &["did", "update", &did, "--next-update-key", safe["key"].as_str().unwrap()]).json();
+    // Pre-rotation: only the key that was committed to can sign the next update.
+    let safe =
+        run_with_retry(&alice, &["key", "generate", "--alg", "Ed25519", "--use", "signing", "--name", "safe"]).json();
+    run_with_retry(&alice, &["did", "update", &did, "--next-update-key", safe["key"].as_str().unwrap()]).json();
     for more in [&[][..], &["--update-key", "next"]] {
-        let refused = patiently(&alice, &[&["did", "update", &did, "--service", "http://127.0.0.1:2"], more].concat());
+        let refused =
+            run_with_retry(&alice, &[&["did", "update", &did, "--service", "http://127.0.0.1:2"], more].concat());
         assert_eq!(refused.error(2), "bad-arguments");
     }
     let committed = ["did", "update", &did, "--service", "http://127.0.0.1:2", "--update-key", "safe"];
-    patiently(&alice, &committed).json();
-    let last = served(&alice);
+    run_with_retry(&alice, &committed).json();
+    let last = served_log(&alice);
     assert_eq!((last.states().count(), last.is_pre_rotated()), (6, false));
     assert_eq!(last.update_keys()[0].to_multikey(), safe["key"]);
 
-    // One place has one log.
+    // A second log at the same place is refused.
     let again = ["did", "create", "--method", "webvh", "--host", &format!("localhost:{}", alice.port)];
-    assert_eq!(patiently(&alice, &again).error(2), "bad-arguments");
-    assert_eq!(served(&alice).version(), last.version());
+    assert_eq!(run_with_retry(&alice, &again).error(2), "bad-arguments");
+    assert_eq!(served_log(&alice).version(), last.version());
 }
 
-/// A did:web is changed too: it has no log, and its server's word is all there is.
+/// A did:web is updated in place.
 #[test]
 fn a_did_web_is_updated_without_a_log() {
     let Some(home) = Home::with_token() else { return };
@@ -159,21 +162,21 @@ fn a_did_web_is_updated_without_a_log() {
     assert_eq!(home.run(&format!("--json did update {other} --service https://a")).error(1), "not-ours");
 }
 
-/// The agent goes by the document as it is now: what proves a move is signed by a key that came with a change.
+/// The agent uses the updated document: the from_prior is signed by the new authentication key.
 #[test]
 fn an_updated_did_web_is_rotated() {
     let Some(mut alice) = Daemon::new("") else { return };
     let at = (format!("localhost:{}", alice.port), format!("http://127.0.0.1:{}", alice.port));
     let did = alice.home.did(&format!("--method web --host {} --service {}", at.0, at.1));
     alice.start();
-    patiently(&alice, &["key", "generate", "--alg", "Ed25519", "--use", "signing", "--name", "new"]).json();
-    let changed = patiently(&alice, &["did", "update", &did, "--authentication", "new"]).json();
+    run_with_retry(&alice, &["key", "generate", "--alg", "Ed25519", "--use", "signing", "--name", "new"]).json();
+    let changed = run_with_retry(&alice, &["did", "update", &did, "--authentication", "new"]).json();
     assert_eq!(changed["document"]["authentication"], serde_json::json!([format!("{did}#key-3")]));
-    let moved = patiently(&alice, &["did", "rotate", &did, "--to", &alice.did]).json();
+    let moved = run_with_retry(&alice, &["did", "rotate", &did, "--to", &alice.did]).json();
     assert_eq!(moved["to"], alice.did);
 }
 
-/// Each follows the other: neither is lost.
+/// One update is made on top of the other, and none is lost.
 #[test]
 fn simultaneous_updates_both_apply() {
     let Some(home) = Home::with_token() else { return };
@@ -182,7 +185,7 @@ fn simultaneous_updates_both_apply() {
     home.run("key generate --alg X25519 --use agreement --name new").done();
     let change = |words: &str| {
         let ran = home.run(&format!("--json did update {did} {words}"));
-        // Who looks while another's login is written finds no token; the change is made after the other's all the same.
+        // A process finds no token at the moment when another one logs in. It is tried once more.
         if ran.status() == 3 { home.run(&format!("--json did update {did} {words}")).json() } else { ran.json() }
     };
     let changed = thread::scope(|scope| {
@@ -197,7 +200,7 @@ fn simultaneous_updates_both_apply() {
     assert_eq!(document["keyAgreement"], serde_json::json!([format!("{did}#key-3")]));
 }
 
-/// The same without a keeper, under the rules of the configuration.
+/// Updates without a keeper. `allow` of the configuration is obeyed, with a keeper and without.
 #[test]
 fn updates_without_a_keeper_obey_the_policy() {
     let Some(home) = Home::with_token() else { return };
@@ -215,23 +218,23 @@ fn updates_without_a_keeper_obey_the_policy() {
     assert_eq!(fs::read_to_string(log).unwrap().lines().count(), 2);
 }
 
-/// Who can write to the disk or has taken the server over, and has not the token, changes nothing.
+/// Someone who can write to the disk, or controls the server, cannot change the DID without the token.
 #[test]
 fn a_modified_log_is_refused() {
-    let Some((mut alice, did, mut bob)) = two() else { return };
+    let Some((mut alice, did, mut bob)) = alice_with_webvh_and_bob() else { return };
     let path = log_file(&alice);
     let log = fs::read_to_string(&path).unwrap();
     let tampered = log.replace(&format!("http://127.0.0.1:{}", alice.port), "http://127.0.0.1:1");
     assert_ne!(tampered, log);
 
-    // Its owner does not serve it.
+    // The owner refuses to serve it.
     fs::write(&path, &tampered).unwrap();
     let ran = alice.home.run("--json serve --check");
     assert_eq!(ran.error(2), "bad-document");
     let name = path.file_name().unwrap().to_str().unwrap();
     assert!(ran.stderr().contains(name) && ran.stderr().contains("entry 1 of its log"), "{}", ran.stderr());
 
-    // A peer does not read it.
+    // A peer refuses it.
     let listener = TcpListener::bind(("127.0.0.1", alice.port)).unwrap();
     let mallory = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
@@ -242,13 +245,13 @@ fn a_modified_log_is_refused() {
     bob.start();
     bob.json(&["send", "--to", &did, "hello"]);
     mallory.join().unwrap();
-    bob.wait_until("it is refused", |bob| bob.log().contains("entry 1 of its log is not valid"));
+    bob.wait_until("the log is refused", |bob| bob.log().contains("entry 1 of its log is not valid"));
 
-    // With the log as it was, both go on.
+    // With the original log, both work again.
     fs::write(&path, log).unwrap();
     alice.start();
     bob.stop();
     bob.start();
     bob.json(&["send", "--to", &did, "hello again", "--within", "30"]);
-    alice.wait_until("it came", |alice| alice.unread_texts().contains(&"hello again".to_owned()));
+    alice.wait_until("the message arrived", |alice| alice.unread_texts().contains(&"hello again".to_owned()));
 }
