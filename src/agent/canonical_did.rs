@@ -1,4 +1,4 @@
-//! The form of a DID that stands in keys of records and in comparisons.
+//! The form of a DID in the keys of records and in comparisons.
 
 use crate::did::peer::short_form;
 

@@ -1,4 +1,4 @@
-//! The wall clock, for what is stored, and the pauses between attempts. Timers use the monotonic clock.
+//! The wall clock, for times that are stored or sent, and the pauses between attempts. Timers use the monotonic clock.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

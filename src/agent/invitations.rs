@@ -65,7 +65,7 @@ pub(super) struct Invitations {
     pub resolver: Arc<dyn Resolver>,
     /// Fetches invitations from short URLs. Without it they are refused.
     pub http: Option<HttpClient>,
-    /// The URL of the page that people see who open an invitation.
+    /// The URL of this agent's public side. The URLs of invitations begin with it.
     pub public_url: Option<String>,
     /// How long a message to a peer is tried, in milliseconds.
     pub message_lifetime: Millis,

@@ -85,7 +85,7 @@ struct Queue {
 pub(super) const UNOPENED: &str = "unopened";
 /// The protocol label of a message type that the agent does not know.
 const OTHER: &str = "other";
-/// The histogram's buckets in seconds: from SoftHSM in memory to a person who is asked for a touch.
+/// The histogram's buckets in seconds. They range from SoftHSM to a person who has to touch a YubiKey.
 const BUCKETS: [f64; 13] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0];
 const STATES: [(KeyState, &str); 3] =
     [(KeyState::Ready, "ready"), (KeyState::Away, "away"), (KeyState::Locked, "locked")];

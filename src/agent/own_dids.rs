@@ -160,7 +160,7 @@ impl OwnDids {
         self.agreement_keys().into_iter().filter(is_ready).collect()
     }
 
-    /// Returns the keys that only this one of our DIDs has.
+    /// Returns the keys of this DID that no other of our DIDs has.
     pub fn keys_of_only(&self, did: &str) -> Vec<PublicKey> {
         let documents = self.documents.borrow();
         documents.find(did).map(|document| document.own_keys(&documents.all)).unwrap_or_default()

@@ -37,7 +37,7 @@ pub enum NetError {
     Connect {
         /// The host.
         host: String,
-        /// Why. If several addresses were tried: the reason of the last one.
+        /// The error. If several addresses were tried, the error of the last address.
         source: Arc<io::Error>,
     },
     /// The TLS handshake failed: the host has no valid certificate, or no TLS version in common with this agent.

@@ -133,7 +133,8 @@ impl HttpClient {
     }
 
     /// Sends a GET, also without TLS unless [`HttpOptions::refuse_plain_http`] is set. For content that is trusted no
-    /// more than whoever named the URL, such as an invitation that a person has pasted. No redirect is followed.
+    /// more than the person or peer who named the URL, such as an invitation that a person has pasted. No redirect is
+    /// followed.
     ///
     /// # Errors
     /// If there is no response.

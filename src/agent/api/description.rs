@@ -51,7 +51,7 @@ pub fn openapi() -> String {
 )]
 struct ApiDescription;
 
-/// Adds what all operations have in common: authentication, and errors.
+/// Adds the authentication and the errors that all operations have in common.
 struct Common;
 
 const SECURITY_SCHEME: &str = "token";

@@ -1,8 +1,9 @@
-//! The webhook: messages are POSTed to the application, each until it is accepted, one after the other in their order.
+//! The webhook, which POSTs messages to the application in their order. A message is repeated until the receiver
+//! accepts it, and only then follows the next message.
 //!
-//! The messages to deliver are those that wait in the inbox; there is no other list. So a restart changes nothing, and
-//! an accepted message is acknowledged and never delivered again. A message is delivered at least once. It is delivered
-//! twice if the response or the acknowledgement was lost.
+//! The webhook has no list of its own: it delivers the unacknowledged messages of the inbox. So a restart changes
+//! nothing, and an accepted message is acknowledged and never delivered again. A message is delivered at least once. It
+//! is delivered twice if the response or the acknowledgement was lost.
 
 use std::{fmt, io, path::Path, sync::Arc, time::Duration};
 
@@ -56,7 +57,7 @@ pub enum WebhookError {
 const ID: &str = "webhook-id";
 const TIMESTAMP: &str = "webhook-timestamp";
 const SIGNATURE: &str = "webhook-signature";
-/// Deprecated, and sent for one release more.
+/// A deprecated header, which is sent for one more release.
 const DEPRECATED_SIGNATURE: &str = "claviger-signature";
 /// The longest pause after the first failure, and after any number of failures.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! The workers: take envelopes from the queue and the store, and open them.
+//! The workers, which take envelopes from the queue and the store, and open them.
 
 use std::{
     collections::HashSet,

@@ -64,7 +64,7 @@ impl Mediation {
         while tasks.join_next().await.is_some() {}
     }
 
-    /// Converses with one mediator for as long as it is stored.
+    /// Converses with one mediator for as long as the store has its record.
     async fn serve(self: Arc<Self>, key: String, shutdown: CancellationToken) {
         let mut failures = 0;
         let mut max_delivery = MAX_DELIVERY;
@@ -150,7 +150,7 @@ impl Mediation {
         Ok(())
     }
 
-    /// Registers those DIDs of ours whose service names the mediator, and removes others. `all` registers known DIDs
+    /// Registers our DIDs whose service names the mediator, and removes others. `all` registers known DIDs
     /// again. Returns false if the mediator was removed.
     async fn update_keylist(&self, session: &mut Session<'_>, did: &str, all: bool) -> Result<bool, MediationError> {
         let _guard = self.keylist_update.lock().await;

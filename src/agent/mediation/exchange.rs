@@ -1,4 +1,4 @@
-//! Messages to and from one mediator: packed, unpacked, and told apart from messages that are for the inbox.
+//! Packs messages to a mediator, unpacks its messages, and passes all other received messages to the inbox.
 
 use hyper::body::Bytes;
 use serde_json::Value;

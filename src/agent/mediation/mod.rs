@@ -1,6 +1,6 @@
 //! Mediation, as the recipient: coordinate-mediation 2.0 and 3.0, messagepickup 3.0, message-pickup 4.0.
 //!
-//! An agent that nobody can connect to has a DID whose service names a mediator's routing DID. Peers send messages to
+//! An agent that peers cannot connect to has a DID whose service names a mediator's routing DID. Peers send messages to
 //! the mediator, in a forward message for it. The agent fetches them: over a WebSocket as they arrive, otherwise by
 //! polling. It acknowledges a message to the mediator once the message is in the store. A message that is delivered
 //! twice is recognized by its digest.

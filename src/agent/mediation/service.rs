@@ -98,7 +98,7 @@ impl Mediation {
         Ok(mediator)
     }
 
-    /// Stores the mediator, and a connection with it, so that it is told when our DID rotates.
+    /// Stores the mediator, and a connection with it, so that the mediator is told when our DID rotates.
     async fn save(&self, mediator: &Mediator) -> Result<(), MediationError> {
         let store = &self.parts.store;
         let key = Mediator::key(&mediator.did);

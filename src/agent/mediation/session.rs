@@ -27,8 +27,8 @@ use crate::{
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The time limit for the answer to a discover-features query. Not every mediator answers one.
 const DISCLOSURE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The most messages that one call fetches; the next call fetches the rest. Otherwise a mediator that invents ever more
-/// messages would keep the call going.
+/// The most messages that one call fetches; the next call fetches the rest. Without this limit
+/// a malicious mediator could keep the call going for ever.
 const MAX_FETCHED: usize = 10_000;
 /// The most characters of a problem report in an error.
 const MAX_PROBLEM_CHARS: usize = 200;
@@ -73,8 +73,8 @@ impl<'a> Session<'a> {
         self.exchange.close().await;
     }
 
-    /// Asks for the versions that the mediator speaks (discover-features), and takes over those it discloses. Returns
-    /// whether it discloses coordinate-mediation, or `None` if it does not answer.
+    /// Asks for the versions that the mediator speaks (discover-features), and uses the newest that it discloses.
+    /// Returns whether it discloses coordinate-mediation, or `None` if it does not answer.
     pub async fn discover_versions(&mut self) -> Result<Option<bool>, MediationError> {
         let families = ["coordinate-mediation/*", "messagepickup/*", "message-pickup/*"];
         let queries = families

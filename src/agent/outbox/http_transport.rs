@@ -42,7 +42,7 @@ impl Transport for WebSocketClient {
         &["wss", "ws"]
     }
 
-    /// Opens a socket for one message. The protocol has no answer that says that the message was taken over: success
+    /// Opens a socket for one message. The protocol has no answer by which the peer confirms the message: success
     /// means that the message was written, and the peer closed the socket in order.
     async fn send(&self, uri: &str, packed: &str) -> Result<Vec<String>, SendError> {
         let (sender, mut receiver) = self.connect(uri).await?;

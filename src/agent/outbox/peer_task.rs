@@ -70,7 +70,7 @@ impl Outbox {
     }
 
     async fn serve_peer(self: Arc<Self>, peer: String, wakeup: Arc<Notify>, shutdown: CancellationToken) {
-        // How often in a row the peer was unreachable, and the messages that failed meanwhile.
+        // How often in a row the peer was unreachable, and the messages that failed during that time.
         let mut failures: u32 = 0;
         let mut skipped: Vec<String> = Vec::new();
         while !shutdown.is_cancelled() {
@@ -198,7 +198,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// Records the outcome of an attempt, and repeats that until the store takes it: the message would be sent twice
+    /// Records the outcome of an attempt. Retries until the store accepts the outcome: the message would be sent twice
     /// otherwise. That happens only if the agent ends while its disk is full, and then the receiver ignores the known
     /// id.
     async fn record_outcome(&self, entry: &OutboxEntry, outcome: SendOutcome, shutdown: &CancellationToken) {

@@ -1,4 +1,5 @@
-//! Discover features 2.0 (DIDComm v2.1 "Discover Features Protocol 2.0"): what the other side can do.
+//! Discover features 2.0 (DIDComm v2.1 "Discover Features Protocol 2.0"): asks and tells which protocols and features
+//! an agent supports.
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -17,7 +18,7 @@ use crate::{agent::clock::Millis, didcomm::Message};
 
 /// The type of a query.
 pub const QUERIES: &str = "https://didcomm.org/discover-features/2.0/queries";
-/// The type of a disclosure, which answers a query or comes unasked.
+/// The type of a disclosure, which answers a query or is sent without a query.
 pub const DISCLOSE: &str = "https://didcomm.org/discover-features/2.0/disclose";
 
 /// How many queries of a message are answered.
@@ -35,7 +36,7 @@ const MAX_ROLES: usize = 8;
 #[derive(Debug, Clone, Default)]
 pub struct DiscoverFeatures(DisclosurePolicy);
 
-/// What is disclosed, and to whom ("Follow selective disclosure").
+/// The features that are disclosed, and the peers that get them ("Follow selective disclosure").
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DisclosurePolicy {
     /// Patterns of identifiers that are never disclosed, such as `https://example.org/*`.

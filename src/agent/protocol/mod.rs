@@ -1,11 +1,11 @@
-//! Protocols: what the agent does with a message of a known type.
+//! Protocols: each handles the messages of its types.
 //!
 //! A protocol is one file that implements [`Protocol`]. It gets a [`Received`] message and writes the effects into a
 //! [`Transaction`]: replies, other messages, deliveries to the application, records. No effect takes place at once. The
 //! agent commits all effects together with the mark that the message was handled. After an interruption nothing of them
 //! exists, and the protocol gets the message again.
 //!
-//! Beside the protocols stand the rules that hold for every message: [`acks`], [`connections`], [`issued_invitation`]
+//! Some modules are no protocols, but apply to every message: [`acks`], [`connections`], [`issued_invitation`]
 //! and [`problem_limits`]. The inbox applies them in the message's transaction, before and after the protocol.
 
 pub mod acks;
@@ -47,7 +47,7 @@ use std::sync::Arc;
 /// Options of the built-in protocols.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// What discover-features discloses, and to whom.
+    /// The features that discover-features discloses, and the peers that get them.
     pub disclosure: discover_features::DisclosurePolicy,
     /// How many problems are reported before a thread or a peer is no longer answered.
     pub problems: problem_limits::ProblemLimits,

@@ -1,4 +1,4 @@
-//! Problems (report-problem 2.0), and why a protocol did not handle a message.
+//! A problem to report to a peer (report-problem 2.0), and the error of a protocol.
 
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ pub enum HandleError {
     Retry(String),
 }
 
-/// What a problem report says (report-problem 2.0 "Structure").
+/// The content of a problem report (report-problem 2.0 "Structure").
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {comment}")]
 pub struct Problem {

@@ -14,7 +14,7 @@ pub struct ProblemCode<'a> {
 /// The leftmost part of a code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sorter {
-    /// `e`: an error, which defeats somebody's intentions.
+    /// `e`: an error, which prevents the intended result.
     Error,
     /// `w`: a warning, whose consequences are not clear.
     Warning,

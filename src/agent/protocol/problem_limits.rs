@@ -24,7 +24,7 @@ const MAX_CODE: usize = 256;
 /// How many problems are reported before a thread or a peer is no longer answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProblemLimits {
-    /// The errors of one thread, reported to the peer or by the peer. One more closes the thread.
+    /// The errors that one thread may have, reported to the peer or by the peer. The next error closes the thread.
     pub errors: u32,
     /// The threads of one peer that may be closed within the window. At this number the peer's circuit breaker opens.
     pub threads: u32,

@@ -8,7 +8,7 @@ use crate::agent::store::error::StoreError;
 
 /// A value that is kept as a record. The kind belongs to the type, so a record cannot be read as another type.
 pub trait RecordType: Serialize + DeserializeOwned + Send {
-    /// The kind, as it stands in the store. It must never change: existing stores have it.
+    /// The kind, as stored. It must never change: existing stores contain records of this kind.
     const KIND: &'static str;
 }
 

@@ -43,7 +43,7 @@ impl Registry {
     }
 
     /// Returns the protocol of a message type. `None` if the protocol is unknown; the message then goes to the
-    /// application. A message of another minor version is handled like one of ours (v2.1 "Semver Rules").
+    /// application. A message of another minor version is handled like our own version (v2.1 "Semver Rules").
     ///
     /// # Errors
     /// If the protocol is known, but not this major version (v2.1 "Descriptors": `msg` is for "an unsupported

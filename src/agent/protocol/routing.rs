@@ -1,13 +1,13 @@
 //! Routing 2.0, in the role of the recipient (DIDComm v2.1 "Routing Protocol 2.0").
 //!
-//! Unpacking opens a forward to one of our own DIDs ("Rewrapping"). A forward that gets here is for another DID, and
-//! this agent is no mediator.
+//! Unpacking opens a forward to one of our own DIDs ("Rewrapping"). A forward that this protocol receives is for
+//! another DID, and this agent is no mediator.
 
 use async_trait::async_trait;
 
 use super::{handler::Protocol, problem::HandleError, received::Received, transaction::Transaction};
 
-/// Drops forwards. The protocol is one-way, so nobody is told.
+/// Drops forwards. The protocol is one-way, so the sender gets no report.
 #[derive(Debug, Clone, Copy)]
 pub struct Routing;
 

@@ -58,7 +58,7 @@ pub struct Transaction<'a> {
     features: &'a Features,
     effects: Vec<Effect>,
     /// The records that were read, with their revisions, by kind and key. Several steps ask for the same connection,
-    /// and each read goes to the disk. The commit compares the revisions, so a change meanwhile is noticed.
+    /// and each read goes to the disk. The commit compares the revisions, so a conflicting change is detected.
     cache: HashMap<(String, String), Option<(Value, i64)>>,
 }
 

@@ -58,7 +58,7 @@ pub struct Profile {
     /// The language of the texts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lang: Option<String>,
-    /// When the profile was changed.
+    /// When the profile was last changed.
     pub time: Millis,
 }
 

@@ -163,7 +163,7 @@ async fn respond(context: &ServerContext, return_route: oneshot::Receiver<Return
     let message = tokio::time::timeout(timeout, async {
         tokio::select! {
             message = messages.recv() => message,
-            // Handled without a reply: only a message that waited for the sender before can still come.
+            // The message was handled without a reply. A message that already waited for the sender may still be sent.
             Ok(false) = request.replied => match context.outbox.has_waiting(&request.sender) {
                 true => messages.recv().await,
                 false => None,

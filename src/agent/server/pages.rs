@@ -15,7 +15,7 @@ use crate::{
 
 const STYLE: &str = include_str!("page.css");
 
-/// Nothing is loaded from elsewhere, no script runs, and no other page may frame this one.
+/// The browser loads nothing from other servers, runs no script, and shows the page in no frame.
 const CONTENT_SECURITY_POLICY: HeaderValue =
     HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'");
 

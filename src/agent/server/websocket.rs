@@ -38,7 +38,7 @@ const MAX_QUEUED_MESSAGES: usize = 4;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the close handshake may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// The most peers that one WebSocket may open return routes for: a mediator has many.
+/// The most peers that one WebSocket may open return routes for. A mediator sends for many peers.
 const MAX_PEERS: usize = 1000;
 /// A WebSocket is closed after this number of refused messages.
 const MAX_REFUSED: usize = 10;
@@ -116,13 +116,14 @@ struct Session {
 
 type Socket = WebSocketStream<MeteredStream<TokioIo<Upgraded>>>;
 
-/// What was read from a WebSocket.
+/// A classified frame, or the end of a WebSocket.
 enum Incoming {
     Message(Vec<u8>),
     /// A ping or a pong, with the length of its payload.
     Control(usize),
     Ignored,
-    /// The peer has closed the WebSocket, or it broke. The reason, if the peer should be told one.
+    /// The WebSocket ends: the peer has closed it, or the connection broke. The value is what the peer is told, if
+    /// anything.
     End(Option<CloseReason>),
 }
 
@@ -224,7 +225,7 @@ impl Session {
     }
 }
 
-/// Sorts what was read from the WebSocket.
+/// Classifies a frame or an error that was read from the WebSocket.
 fn incoming(frame: Option<Result<Frame, SocketError>>) -> Incoming {
     match frame {
         Some(Ok(Frame::Text(text))) => Incoming::Message(text.as_bytes().to_vec()),
@@ -232,7 +233,7 @@ fn incoming(frame: Option<Result<Frame, SocketError>>) -> Incoming {
         Some(Ok(Frame::Close(_))) | None => Incoming::End(None),
         Some(Ok(Frame::Ping(payload) | Frame::Pong(payload))) => Incoming::Control(payload.len()),
         Some(Ok(_)) => Incoming::Ignored,
-        // The sender is told, since it would assume otherwise that the message was stored.
+        // Tell the sender. Otherwise it would assume that the message was stored.
         Some(Err(SocketError::Capacity(_))) => Incoming::End(Some(TOO_LARGE)),
         Some(Err(SocketError::Io(error))) if error.kind() == ErrorKind::QuotaExceeded => Incoming::End(Some(NO_ROOM)),
         Some(Err(SocketError::Io(error))) if error.kind() == ErrorKind::TimedOut => Incoming::End(Some(TIMED_OUT)),

@@ -51,7 +51,7 @@ pub trait Store: Send + Sync + 'static {
     /// The message is named as in [`HandledMessage`](super::types::HandledMessage).
     async fn handled_position(&self, sender: &str, recipient: &str, message: &str) -> Result<Option<i64>, StoreError>;
 
-    /// Returns deliveries for the application, in the order of their cursors.
+    /// Returns the deliveries that `query` selects, in the order of their cursors.
     async fn deliveries(&self, query: DeliveryQuery) -> Result<Vec<Delivery>, StoreError>;
 
     /// Acknowledges deliveries and deletes their content. Ids that are unknown or were acknowledged before are ignored.
@@ -71,7 +71,7 @@ pub trait Store: Send + Sync + 'static {
     /// Records the outcome of an attempt to send. The content of a message that will not be tried again is deleted.
     async fn record_send_outcome(&self, id: &str, outcome: SendOutcome) -> Result<(), StoreError>;
 
-    /// Returns what was received and sent in a thread, oldest first.
+    /// Returns at most `limit` deliveries and outbox entries of a thread, oldest first.
     async fn thread_entries(&self, thread: &str, limit: usize) -> Result<Vec<ThreadEntry>, StoreError>;
 
     /// Returns a record, unless it has expired.
@@ -80,8 +80,8 @@ pub trait Store: Send + Sync + 'static {
     /// Returns at most `limit` records of a kind with keys after `after`, in the order of their keys.
     async fn records(&self, kind: &str, after: &str, limit: usize) -> Result<Vec<Record>, StoreError>;
 
-    /// Deletes what has expired or exceeds its retention, at most `limit` rows of each table. Returns how many rows
-    /// were deleted.
+    /// Deletes data that has expired or exceeds its retention, at most `limit` rows of each table. Returns how many
+    /// rows were deleted.
     async fn delete_expired(&self, now: Millis, retention: &Retention, limit: usize) -> Result<usize, StoreError>;
 
     /// Returns how much the store holds.

@@ -4,8 +4,8 @@
 //! something returns after the change is *durable*. The 202 to a peer, the acknowledgement to a mediator and the answer
 //! to an application rest on that.
 //!
-//! The store sees bytes. Plaintext is sealed before it gets here. In the clear are only the columns that the store
-//! searches by: DIDs, message ids, threads, types and times.
+//! The store sees bytes: plaintext is sealed before it is stored. Only the columns that the store searches by are in
+//! the clear: DIDs, message ids, threads, types and times.
 
 mod backend;
 pub(in crate::agent) mod error;

@@ -107,7 +107,8 @@ pub enum CommitOutcome {
     Committed,
     /// The message was handled before. The envelope is removed, and no other change is made.
     Duplicate,
-    /// A record was changed meanwhile. No change is made, and the caller tries again with the new record.
+    /// A stored record no longer has the revision of the change. No change is made, and the caller tries again with the
+    /// new record.
     Conflict,
 }
 
@@ -190,7 +191,7 @@ pub struct OutboxEntry {
 pub enum SendState {
     /// The message is tried until it is sent or expires.
     Waiting,
-    /// The peer's endpoint, or its mediator's, has taken the message over.
+    /// The endpoint of the peer, or of its mediator, has accepted the message.
     Sent,
     /// The message cannot be sent.
     Failed,
@@ -201,7 +202,7 @@ pub enum SendState {
 /// The outcome of an attempt to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SendOutcome {
-    /// The message was taken over at this time.
+    /// The message was accepted at this time.
     Sent(Millis),
     /// The next attempt is due at this time, for this reason.
     Later(Millis, String),
@@ -243,7 +244,7 @@ pub struct Retention {
     pub digests: Millis,
     /// An envelope that could not be opened. Default: 30 days.
     pub envelopes: Millis,
-    /// A delivery that the application has not acknowledged. 0, the default, stands for ever.
+    /// A delivery that the application has not acknowledged. 0, the default, keeps deliveries for ever.
     pub deliveries: Millis,
     /// The metadata of an acknowledged delivery, or of a message that was sent or given up. Default: 30 days.
     pub history: Millis,

@@ -1,10 +1,10 @@
-//! The address by which a peer is counted.
+//! The part of a peer's address by which the limits count.
 
 use std::net::IpAddr;
 
 /// The part of an address that identifies a peer: an IPv4 address, or the first 64 bits of an IPv6 address.
 ///
-/// Whoever has one IPv6 address has the network of 64 bits around it.
+/// A peer with one IPv6 address usually controls all addresses with the same 64 bits.
 pub fn peer_address_prefix(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) & !u128::from(u64::MAX)).into()),

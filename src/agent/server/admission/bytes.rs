@@ -10,7 +10,7 @@ use super::address::peer_address_prefix;
 
 /// The most bytes that are held for messages not yet in the store. A growing buffer may take twice as much memory.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
-/// The most of them for one peer address, so that others have room.
+/// The most of these bytes for one peer address, so that other addresses have room.
 const MAX_BYTES_PER_ADDRESS: usize = MAX_BYTES / 4;
 
 /// Counts the bytes of messages that are being received: in total, and for each peer address.

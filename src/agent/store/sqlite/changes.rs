@@ -185,7 +185,7 @@ pub(super) fn record_send_outcome(db: &Connection, id: &str, outcome: &SendOutco
 
 pub(super) fn delete_expired(db: &Connection, now: Millis, retention: &Retention, limit: i64) -> Outcome<usize> {
     let before = |time: Millis| now.saturating_sub(time);
-    // 0 stands for ever.
+    // 0 keeps deliveries for ever.
     let deliveries = if retention.deliveries == 0 { Millis::MIN } else { before(retention.deliveries) };
     let steps = [
         (

@@ -77,7 +77,7 @@ pub(super) fn beside(database: &Path, ending: &str) -> PathBuf {
 }
 
 /// Returns the absolute path of a database. SQLite would read a path that begins with `file:` as a URI. Links are
-/// resolved, since the log stands beside the file that a link leads to.
+/// resolved, since SQLite puts the log beside the file that a link leads to.
 pub(super) fn absolute(path: &Path) -> Result<PathBuf, StoreError> {
     path.canonicalize().or_else(|_| std::path::absolute(path)).map_err(|error| io_error(path, error))
 }
@@ -172,7 +172,7 @@ fn set_writer_pragmas(connection: &Connection, max_bytes: Option<u64>) -> rusqli
     // SQLite overwrites deleted content.
     connection.pragma_update(None, "secure_delete", true)?;
     // In pages: a checkpoint about every 16 MiB, since each checkpoint costs one or two fsyncs. The log's file keeps
-    // its size. On a full disk that space is what deletions are written to.
+    // its size. On a full disk, deletions are written into that space.
     connection.pragma_update_and_check(None, "wal_autocheckpoint", 4096, |_| Ok(()))?;
     connection.pragma_update_and_check(None, "journal_size_limit", 32 << 20, |_| Ok(()))?;
     if let Some(bytes) = max_bytes {

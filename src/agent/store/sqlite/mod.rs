@@ -2,7 +2,7 @@
 //!
 //! One thread writes. It runs all waiting requests in one transaction (group commit), and answers them after the
 //! transaction is on disk. Two threads read, each from a consistent state. One agent at a time uses a store; [`backup`]
-//! can copy it meanwhile.
+//! can copy the store at the same time.
 
 mod backup;
 mod changes;

@@ -74,7 +74,8 @@ pub(super) fn deliveries(db: &Connection, query: &DeliveryQuery) -> Rows<Deliver
     query_all(db, &sql, &*parameters, rows::delivery)
 }
 
-/// Goes from one peer to the next in the index, and skips the peer's other messages.
+/// Returns the peers with waiting messages. The query jumps from one peer to the next in the index, without reading the
+/// peer's other messages.
 pub(super) fn outbox_peers(db: &Connection) -> Rows<String> {
     let sql = "WITH RECURSIVE next (peer) AS (
             SELECT min(peer) FROM outgoing WHERE state = 0

@@ -81,7 +81,7 @@ impl<T: Send, F: FnOnce(&Connection) -> Result<T, Rollback<T>> + Send> WriteRequ
 
     fn answer(self: Box<Self>, committed: Result<(), StoreError>) {
         let outcome = match (self.outcome, committed) {
-            // The request's own error says more than that of the transaction.
+            // The request's own error is more specific than that of the transaction.
             (Some(Err(error)), _) | (_, Err(error)) => Err(error),
             (Some(outcome), Ok(())) => outcome,
             (None, Ok(())) => Err(StoreError::Unavailable("the request was not executed".to_owned())),
@@ -91,7 +91,7 @@ impl<T: Send, F: FnOnce(&Connection) -> Result<T, Rollback<T>> + Send> WriteRequ
     }
 }
 
-/// The writer, with what it holds until it ends.
+/// The writer, and the resources that it holds until it ends.
 pub(super) struct Writer {
     pub(super) connection: Connection,
     pub(super) file: FileIdentity,
