@@ -1,4 +1,4 @@
-//! `src/agent`, part by part: its store and its way out.
+//! Tests of the store and of the network clients, without an agent.
 
 #[path = "../support/webvh_logs.rs"]
 #[allow(dead_code, reason = "the suite of did:webvh uses all of it")]

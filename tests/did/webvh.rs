@@ -9,7 +9,8 @@ use std::{
 use crate::webvh_logs::{Log, hash, key, multikey, proof};
 use async_trait::async_trait;
 use claviger::did::{
-    Document, DocumentError, Fetch, FetchError, FetchResponse, ResolveError, Resolver, WebError, WebvhError, WebvhResolver,
+    Document, DocumentError, Fetch, FetchError, FetchResponse, ResolveError, Resolver, WebError, WebvhError,
+    WebvhResolver,
     webvh::{EntryFault, ParameterFault, ProofFault},
 };
 use serde_json::{Value, json};
@@ -18,13 +19,13 @@ use serde_json::{Value, json};
 #[derive(Clone, Default)]
 struct Files {
     files: HashMap<String, Vec<u8>>,
-    asked: Arc<Mutex<Vec<String>>>,
+    requests: Arc<Mutex<Vec<String>>>,
 }
 
 #[async_trait]
 impl Fetch for Files {
     async fn fetch(&self, url: &str, _: &str, limit: usize) -> Result<FetchResponse, FetchError> {
-        self.asked.lock().unwrap().push(url.to_owned());
+        self.requests.lock().unwrap().push(url.to_owned());
         match self.files.get(url) {
             None => Ok(FetchResponse { status: 404, body: Vec::new() }),
             Some(body) => {
@@ -671,10 +672,10 @@ async fn log_urls_and_invalid_locations() {
     }
     assert!(matches!(resolver.resolve("did:web:example.com").await, Err(ResolveError::UnsupportedMethod(_))));
     assert!(matches!(resolver.resolve("did:webvh:").await, Err(ResolveError::NotADid(_))));
-    assert!(files.asked.lock().unwrap().is_empty());
+    assert!(files.requests.lock().unwrap().is_empty());
     let nobody = resolver.resolve(&plain().did()).await;
     assert!(matches!(nobody, Err(ResolveError::NotFound(_))));
-    assert_eq!(*files.asked.lock().unwrap(), ["https://example.com/.well-known/did.jsonl"]);
+    assert_eq!(*files.requests.lock().unwrap(), ["https://example.com/.well-known/did.jsonl"]);
 }
 
 /// A log is read before anything is known about its author, so its size is limited.

@@ -44,9 +44,9 @@ async fn a_copied_from_prior_is_refused() {
     let mut text = rotation.message(&stolen);
     text["from"] = stage.mallory.did.clone().into();
     let jwe = Jwe::authcrypt(&stage.mallory, &stage.bobs(&[1]));
-    stage.directory.asked();
+    stage.directory.take_requests();
     assert_error!(stage.refused(jwe.seal(text.to_string())).await, Error::FromPrior(FromPriorError::Subject));
-    assert_eq!(stage.directory.asked(), ["did:example:mallory"], "the old DID is not resolved for it");
+    assert_eq!(stage.directory.take_requests(), ["did:example:mallory"], "the old DID is not resolved for it");
     // With Alice's `from` the message is not authcrypted by Alice.
     let jwe = Jwe::authcrypt(&stage.mallory, &stage.bobs(&[1]));
     assert_error!(stage.refused(jwe.seal(rotation.message(&stolen).to_string())).await, Error::FromMismatch { .. });
@@ -74,9 +74,9 @@ async fn only_the_old_did_can_sign_a_from_prior() {
     let mut kid = header();
     kid["kid"] = mallory.kid("sign-1").into();
     let forged = jwt(mallory, &mallory.sign[0], &kid, &rotation.claims());
-    rotation.stage.directory.asked();
+    rotation.stage.directory.take_requests();
     assert_error!(rotation.read(&forged).await.unwrap_err(), Error::FromPrior(FromPriorError::Issuer));
-    assert_eq!(rotation.stage.directory.asked(), [""; 0]);
+    assert_eq!(rotation.stage.directory.take_requests(), [""; 0]);
     // Mallory signs with her own key and the key id of the old DID.
     let forged = jwt(mallory, &mallory.sign[0], &header(), &rotation.claims());
     assert_error!(rotation.read(&forged).await.unwrap_err(), Error::Envelope(JoseError::InvalidSignature));

@@ -382,18 +382,18 @@ async fn wrong_lengths_are_refused() {
 async fn too_many_recipients_are_refused_early() {
     let stage = Stage::new().await;
     let stranger = PrivateKey::generate(Curve::X25519);
-    let crowd = |size: usize| -> Vec<_> {
+    let recipients = |size: usize| -> Vec<_> {
         let strangers = (1..size).map(|number| (format!("did:example:x#{number}"), stranger.public().clone()));
         strangers.chain(stage.bobs(&[1])).collect()
     };
-    let error = stage.refused_at_sight(seal(&stage, &Jwe::anoncrypt(&crowd(101)))).await;
+    let error = stage.refused_at_sight(seal(&stage, &Jwe::anoncrypt(&recipients(101)))).await;
     assert_error!(error, Error::Envelope(JoseError::TooManyRecipients { count: 101, limit: 100 }));
 
     let before = stage.bob.token.counts();
-    stage.opened(seal(&stage, &Jwe::anoncrypt(&crowd(100)))).await;
+    stage.opened(seal(&stage, &Jwe::anoncrypt(&recipients(100)))).await;
     let cost = stage.bob.token.counts() - before;
     assert_eq!(cost, Counts { derivations: 1, unwraps: 1, ..Counts::default() });
-    assert_eq!(stage.directory.asked(), [""; 0], "a recipient's id is never resolved");
+    assert_eq!(stage.directory.take_requests(), [""; 0], "a recipient's id is never resolved");
 }
 
 /// Token time is scarce. A message that names many of our keys gets two derivations, not one for each key.

@@ -2,7 +2,7 @@
 #![allow(dead_code)] // Each suite uses a part of it.
 
 #[cfg(feature = "pkcs11")]
-pub mod faulty;
+pub mod faulty_token;
 pub mod forge;
 mod modules;
 
@@ -86,7 +86,7 @@ pub fn lunch(from: &Person, to: &Person) -> Message {
 #[derive(Default)]
 pub struct Directory {
     inner: LocalResolver,
-    asked: Mutex<Vec<String>>,
+    requests: Mutex<Vec<String>>,
 }
 
 impl Directory {
@@ -95,19 +95,19 @@ impl Directory {
     }
 
     pub fn with(documents: impl IntoIterator<Item = Document>) -> Self {
-        Self { inner: LocalResolver::new().with_documents(documents), asked: Mutex::default() }
+        Self { inner: LocalResolver::new().with_documents(documents), requests: Mutex::default() }
     }
 
-    /// The DIDs that were requested since the last call of this method.
-    pub fn asked(&self) -> Vec<String> {
-        std::mem::take(&mut self.asked.lock().unwrap())
+    /// Returns the DIDs that were requested since the last call of this method.
+    pub fn take_requests(&self) -> Vec<String> {
+        std::mem::take(&mut self.requests.lock().unwrap())
     }
 }
 
 #[async_trait]
 impl Resolver for Directory {
     async fn resolve(&self, did: &str) -> Result<Arc<Document>, ResolveError> {
-        self.asked.lock().unwrap().push(did.to_owned());
+        self.requests.lock().unwrap().push(did.to_owned());
         self.inner.resolve(did).await
     }
 }
@@ -153,9 +153,9 @@ impl Stage {
 
     /// The same. Bob must use neither his token nor the resolver.
     pub async fn refused_at_sight(&self, packed: impl ToString) -> Error {
-        self.directory.asked();
+        self.directory.take_requests();
         let error = self.refused_by_software(packed).await;
-        assert_eq!(self.directory.asked(), [""; 0], "{error}");
+        assert_eq!(self.directory.take_requests(), [""; 0], "{error}");
         error
     }
 

@@ -66,20 +66,20 @@ pub async fn hundreds_of_concurrent_envelopes_are_durable(location: &dyn StoreLo
         receipts.entry(number).or_default().push(receipt);
     }
     let store = reopen(location, store).await;
-    let kept: BTreeMap<_, _> = store
+    let stored: BTreeMap<_, _> = store
         .pending_envelopes(now(), &[], usize::MAX)
         .await
         .unwrap()
         .into_iter()
         .map(|envelope| (envelope.id, envelope.packed))
         .collect();
-    assert_eq!(kept.len(), 300);
+    assert_eq!(stored.len(), 300);
     for (number, receipts) in receipts {
         let id =
             receipts.iter().find_map(|receipt| if let ReceiveOutcome::Stored(id) = receipt { Some(*id) } else { None });
         let id = id.expect("one of them is stored");
         assert!(receipts.contains(&ReceiveOutcome::AlreadyPending(id)), "{receipts:?}");
-        assert_eq!(kept[&id], new_envelope(number).packed);
+        assert_eq!(stored[&id], new_envelope(number).packed);
         assert_eq!(digest(number), new_envelope(number).digest);
     }
 }
@@ -114,9 +114,9 @@ pub async fn a_cancelled_caller_does_no_harm(location: &dyn StoreLocation) {
         let _ = tokio::time::timeout(Duration::ZERO, call).await;
     }
     store.probe_write().await.unwrap();
-    let kept = pending_ids(&*store).await.len();
+    let stored = pending_ids(&*store).await.len();
     let store = reopen(location, store).await;
-    assert_eq!(pending_ids(&*store).await.len(), kept);
+    assert_eq!(pending_ids(&*store).await.len(), stored);
     for number in 0..200 {
         store.receive(new_envelope(number)).await.unwrap();
     }

@@ -27,19 +27,19 @@ use crate::store::{
 
 /// Stores envelopes, beginning with this number, until the store is full. Returns their ids.
 async fn fill(store: &SqliteStore, first: u64) -> Vec<i64> {
-    let mut kept = Vec::new();
+    let mut stored = Vec::new();
     for number in first.. {
         match store.receive(large_envelope(number, 50_000)).await {
-            Ok(ReceiveOutcome::Stored(id)) => kept.push(id),
+            Ok(ReceiveOutcome::Stored(id)) => stored.push(id),
             Err(error @ StoreError::Full(_)) => {
                 assert!(error.is_retryable());
-                return kept;
+                return stored;
             }
             other => panic!("{other:?}"),
         }
         assert!(number < first + 10_000, "the store is never full");
     }
-    kept
+    stored
 }
 
 #[tokio::test]
@@ -49,11 +49,11 @@ async fn the_store_recovers_from_a_full_disk() {
     // Another program uses half of the disk.
     fs::write(&filler, vec![0; 4 << 20]).unwrap();
     let store = open(&location.path.join("store.db"), SqliteOptions::default());
-    let kept = fill(&store, 0).await;
-    assert!(kept.len() > 5, "{kept:?}");
+    let stored = fill(&store, 0).await;
+    assert!(stored.len() > 5, "{stored:?}");
     // The store stays full, can be read, and has all stored envelopes.
     assert!(matches!(store.receive(large_envelope(100_000, 200_000)).await, Err(StoreError::Full(_))));
-    assert_eq!(pending_ids(&store).await, kept);
+    assert_eq!(pending_ids(&store).await, stored);
 
     // Concurrent requests: each answer says truly whether the envelope is stored.
     let store = Arc::new(store);
@@ -63,28 +63,28 @@ async fn the_store_recovers_from_a_full_disk() {
             tokio::spawn(async move { store.receive(large_envelope(number, 20_000)).await })
         })
         .collect();
-    let mut kept: BTreeSet<_> = kept.into_iter().collect();
+    let mut stored: BTreeSet<_> = stored.into_iter().collect();
     for task in tasks {
         match task.await.unwrap() {
-            Ok(ReceiveOutcome::Stored(id)) => assert!(kept.insert(id)),
+            Ok(ReceiveOutcome::Stored(id)) => assert!(stored.insert(id)),
             Err(error) => assert!(error.is_retryable(), "{error}"),
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(pending_ids(&*store).await, kept.iter().copied().collect::<Vec<_>>());
+    assert_eq!(pending_ids(&*store).await, stored.iter().copied().collect::<Vec<_>>());
 
     fs::remove_file(&filler).unwrap();
     store.probe_write().await.unwrap();
     for number in 300_000..300_020 {
         assert!(
-            matches!(store.receive(large_envelope(number, 50_000)).await, Ok(ReceiveOutcome::Stored(id)) if kept.insert(id))
+            matches!(store.receive(large_envelope(number, 50_000)).await, Ok(ReceiveOutcome::Stored(id)) if stored.insert(id))
         );
     }
-    assert_eq!(store.commit(process_envelope(*kept.first().unwrap())).await.unwrap(), CommitOutcome::Committed);
-    kept.pop_first();
+    assert_eq!(store.commit(process_envelope(*stored.first().unwrap())).await.unwrap(), CommitOutcome::Committed);
+    stored.pop_first();
     store.close().await.unwrap();
     let store = open(&location.path.join("store.db"), SqliteOptions::default());
-    assert_eq!(pending_ids(&store).await, kept.into_iter().collect::<Vec<_>>());
+    assert_eq!(pending_ids(&store).await, stored.into_iter().collect::<Vec<_>>());
     store.close().await.unwrap();
 }
 
@@ -93,15 +93,15 @@ async fn a_full_database_still_handles_pending_envelopes() {
     let location = SqliteLocation::new();
     let limit = SqliteOptions { max_bytes: Some(1 << 20), ..Default::default() };
     let store = open(&location.path(), limit);
-    let mut kept = fill(&store, 0).await;
-    assert!((10..21).contains(&kept.len()), "{} times 50 kB in 1 MiB", kept.len());
+    let mut stored = fill(&store, 0).await;
+    assert!((10..21).contains(&stored.len()), "{} times 50 kB in 1 MiB", stored.len());
     assert!(store.usage().await.unwrap().bytes > 900_000);
     // A commit can use the space of its envelope.
-    for number in 0..kept.len() as u64 - 2 {
+    for number in 0..stored.len() as u64 - 2 {
         let mut delivery = delivery(number);
         delivery.sealed = Some(vec![7; 45_000]);
         let commit = Commit {
-            envelope: Some(kept.remove(0)),
+            envelope: Some(stored.remove(0)),
             handled: Some(handled_message(number)),
             ..commit_of([Change::Deliver(delivery)])
         };
@@ -111,7 +111,7 @@ async fn a_full_database_still_handles_pending_envelopes() {
     let too_much =
         commit_of([Change::Put(claviger::agent::store::Record { value: vec![0; 1 << 20], ..record("a", 0, "") })]);
     assert!(matches!(store.commit(too_much).await, Err(StoreError::Full(_))));
-    assert_eq!((unread_ids(&store).await, pending_ids(&store).await), (before.clone(), kept));
+    assert_eq!((unread_ids(&store).await, pending_ids(&store).await), (before.clone(), stored));
     assert_eq!(store.acknowledge(&before).await.unwrap(), before.len());
     assert!(!fill(&store, 1000).await.is_empty());
 }
@@ -131,9 +131,9 @@ impl SmallDisk {
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m", "none"]).arg(&path).output();
         let mounted = mounted.expect("mount(8) runs");
         if !mounted.status.success() {
-            let said = String::from_utf8_lossy(&mounted.stderr);
-            assert!(std::env::var_os("CLAVIGER_REQUIRE_TOKENS").is_none(), "a small disk is mounted by root: {said}");
-            eprintln!("test skipped: no small file system can be mounted: {said}");
+            let stderr = String::from_utf8_lossy(&mounted.stderr);
+            assert!(std::env::var_os("CLAVIGER_REQUIRE_TOKENS").is_none(), "a small disk is mounted by root: {stderr}");
+            eprintln!("test skipped: no small file system can be mounted: {stderr}");
             return None;
         }
         Some(Self { path, _folder: folder })
@@ -225,7 +225,7 @@ async fn writes_until_it_is_killed() {
     let (Ok(path), Ok(round)) = (std::env::var(STORE), std::env::var(ROUND)) else { return };
     let round: u64 = round.parse().unwrap();
     let store = Arc::new(open(Path::new(&path), SqliteOptions::default()));
-    say("writing");
+    print_line("writing");
     let tasks: Vec<_> = (0..8)
         .map(|task| {
             let store = store.clone();
@@ -235,7 +235,7 @@ async fn writes_until_it_is_killed() {
                     let ReceiveOutcome::Stored(id) = store.receive(new_envelope(number)).await.unwrap() else {
                         panic!("a new envelope")
                     };
-                    say(&format!("stored {number} {id}"));
+                    print_line(&format!("stored {number} {id}"));
                     if step % 3 > 0 {
                         continue;
                     }
@@ -243,7 +243,7 @@ async fn writes_until_it_is_killed() {
                         vec![Change::Deliver(delivery(number)), Change::Put(record(&number.to_string(), 0, "value"))];
                     let commit = Commit { envelope: Some(id), handled: Some(handled_message(number)), changes };
                     assert_eq!(store.commit(commit).await.unwrap(), CommitOutcome::Committed);
-                    say(&format!("committed {number} {id}"));
+                    print_line(&format!("committed {number} {id}"));
                 }
             })
         })
@@ -253,7 +253,7 @@ async fn writes_until_it_is_killed() {
     }
 }
 
-/// Prints a line in one piece.
-fn say(line: &str) {
+/// Prints a line with one write, so that a kill does not cut it.
+fn print_line(line: &str) {
     std::io::stdout().lock().write_all(format!("\n{line}\n").as_bytes()).unwrap();
 }

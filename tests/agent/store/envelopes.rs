@@ -1,4 +1,4 @@
-//! Pending envelopes.
+//! Tests of pending envelopes: received, postponed and processed.
 
 use claviger::agent::store::{Change, Commit, CommitOutcome, NewEnvelope, ReceiveOutcome, Retention, Store};
 

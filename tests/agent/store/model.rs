@@ -54,7 +54,7 @@ enum Operation {
     Commit { envelope: Option<Index>, handled: Option<(u64, bool)>, changes: Vec<Step> },
     Acknowledge(Vec<Index>),
     Sent(Index, u8),
-    Sweep { days: Millis, unread: bool },
+    DeleteExpired { days: Millis, unread: bool },
     Reopen,
 }
 
@@ -85,7 +85,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         3 => proptest::collection::vec(one(), 0..4).prop_map(Operation::Acknowledge),
         4 => (one(), 0..4_u8).prop_map(|(index, outcome)| Operation::Sent(index, outcome)),
         1 => (prop_oneof![Just(0), Just(2), Just(40)], any::<bool>())
-            .prop_map(|(days, unread)| Operation::Sweep { days, unread }),
+            .prop_map(|(days, unread)| Operation::DeleteExpired { days, unread }),
         1 => Just(Operation::Reopen),
     ]
 }
@@ -163,10 +163,10 @@ impl Model {
                 store.record_send_outcome(&outgoing.id, outcome.clone()).await.unwrap();
                 apply_outcome(outgoing, outcome);
             }
-            Operation::Sweep { days, unread } => {
+            Operation::DeleteExpired { days, unread } => {
                 let retention = Retention { deliveries: if unread { DAY } else { 0 }, ..Retention::default() };
-                let gone = self.sweep(days, unread);
-                assert_eq!(store.delete_expired(now() + days * DAY, &retention, usize::MAX).await.unwrap(), gone);
+                let deleted = self.delete_expired(days, unread);
+                assert_eq!(store.delete_expired(now() + days * DAY, &retention, usize::MAX).await.unwrap(), deleted);
             }
             Operation::Acknowledge(_) | Operation::Sent(..) | Operation::Reopen => {}
         }
@@ -211,7 +211,7 @@ impl Model {
         if let Some(handled) = &commit.handled
             && self.handled.get(&handled.message) == Some(&false)
         {
-            self.conclude(commit.envelope);
+            self.remove_envelope(commit.envelope);
             return CommitOutcome::Duplicate;
         }
         let (mut records, mut deliveries, mut outgoing) = (self.records.clone(), Vec::new(), Vec::new());
@@ -235,18 +235,18 @@ impl Model {
         if let Some(handled) = commit.handled {
             self.handled.insert(handled.message, handled.until == PAST);
         }
-        self.conclude(commit.envelope);
+        self.remove_envelope(commit.envelope);
         CommitOutcome::Committed
     }
 
-    fn conclude(&mut self, envelope: Option<i64>) {
+    fn remove_envelope(&mut self, envelope: Option<i64>) {
         if let Some(waiting) = envelope.and_then(|id| self.envelopes.remove(&id)) {
             self.concluded.insert(waiting.envelope.digest);
         }
     }
 
     /// After 0 days: what had expired before; after 2 days also digests, marks and records; after 40 days everything that expires.
-    fn sweep(&mut self, days: Millis, unread: bool) -> usize {
+    fn delete_expired(&mut self, days: Millis, unread: bool) -> usize {
         let before = self.rows();
         self.handled.retain(|_, expired| !*expired && days == 0);
         self.records.retain(|_, record| record.expires.is_none_or(|expires| expires != PAST && days == 0));

@@ -11,7 +11,7 @@ use crate::store::{
 
 const THEM: &str = "did:example:them";
 
-fn of(sender: &str, number: u64) -> NewEnvelope {
+fn envelope_from(sender: &str, number: u64) -> NewEnvelope {
     NewEnvelope { sender: Some(sender.to_owned()), ..new_envelope(number) }
 }
 
@@ -82,19 +82,22 @@ pub async fn a_sender_has_a_limit_of_messages(location: &dyn StoreLocation) {
     let store = location.open(few).await;
     // An unverified sender is not charged.
     for number in 0..10 {
-        assert!(is_accepted(&*store, of(THEM, number)).await);
+        assert!(is_accepted(&*store, envelope_from(THEM, number)).await);
     }
     deliver(&*store, [delivery(1), delivery(2)]).await;
-    assert!(is_within_quota(&*store, THEM).await && is_accepted(&*store, of(THEM, 10)).await);
+    assert!(is_within_quota(&*store, THEM).await && is_accepted(&*store, envelope_from(THEM, 10)).await);
     deliver(&*store, [delivery(3)]).await;
-    assert!(!is_within_quota(&*store, THEM).await && !is_accepted(&*store, of(THEM, 11)).await);
+    assert!(!is_within_quota(&*store, THEM).await && !is_accepted(&*store, envelope_from(THEM, 11)).await);
     // The envelope records that the sender's quota was checked.
-    let kept = store.pending_envelopes(now(), &[], 1).await.unwrap();
-    assert!(kept[0].quota_checked);
+    let pending = store.pending_envelopes(now(), &[], 1).await.unwrap();
+    assert!(pending[0].quota_checked);
     assert!(is_within_quota(&*store, "did:example:others").await && is_within_quota(&*store, "").await);
-    assert!(is_accepted(&*store, of("did:example:others", 12)).await && is_accepted(&*store, new_envelope(13)).await);
+    assert!(
+        is_accepted(&*store, envelope_from("did:example:others", 12)).await
+            && is_accepted(&*store, new_envelope(13)).await
+    );
     // A pending envelope is answered as such, and a message that was opened before the limit was reached is delivered.
-    assert!(matches!(store.receive(of(THEM, 10)).await, Ok(ReceiveOutcome::AlreadyPending(_))));
+    assert!(matches!(store.receive(envelope_from(THEM, 10)).await, Ok(ReceiveOutcome::AlreadyPending(_))));
     deliver(&*store, [delivery(4)]).await;
     store.close().await.unwrap();
     let store = location.open(few).await;
@@ -102,7 +105,7 @@ pub async fn a_sender_has_a_limit_of_messages(location: &dyn StoreLocation) {
     assert!(!is_within_quota(&*store, THEM).await);
     // A second acknowledgement does not count.
     store.acknowledge(&[delivery(1).id, delivery(2).id]).await.unwrap();
-    assert!(is_within_quota(&*store, THEM).await && is_accepted(&*store, of(THEM, 11)).await);
+    assert!(is_within_quota(&*store, THEM).await && is_accepted(&*store, envelope_from(THEM, 11)).await);
     deliver(&*store, [Delivery { received: PAST, ..delivery(5) }]).await;
     assert!(!is_within_quota(&*store, THEM).await);
     // Deliveries are deleted unread, and after their acknowledgement.
@@ -121,12 +124,12 @@ pub async fn a_sender_has_a_limit_of_bytes(location: &dyn StoreLocation) {
     let store = location.open(Limits { unread_bytes_from: 1000, ..NO_LIMITS }).await;
     let large_delivery = |number, bytes| Delivery { sealed: Some(vec![7; bytes]), ..delivery(number) };
     deliver(&*store, [large_delivery(1, 999)]).await;
-    assert!(is_accepted(&*store, of(THEM, 1)).await);
+    assert!(is_accepted(&*store, envelope_from(THEM, 1)).await);
     deliver(&*store, [large_delivery(2, 1)]).await;
-    assert!(!is_within_quota(&*store, THEM).await && !is_accepted(&*store, of(THEM, 2)).await);
+    assert!(!is_within_quota(&*store, THEM).await && !is_accepted(&*store, envelope_from(THEM, 2)).await);
     assert!(is_accepted(&*store, new_envelope(3)).await);
     store.acknowledge(&[delivery(2).id]).await.unwrap();
-    assert!(is_within_quota(&*store, THEM).await && is_accepted(&*store, of(THEM, 2)).await);
+    assert!(is_within_quota(&*store, THEM).await && is_accepted(&*store, envelope_from(THEM, 2)).await);
     // Messages without an authenticated sender share one quota.
     deliver(&*store, [Delivery { sender: String::new(), ..large_delivery(3, 1000) }]).await;
     assert!(!is_within_quota(&*store, "").await && is_within_quota(&*store, THEM).await);
@@ -142,7 +145,7 @@ pub async fn all_senders_share_a_limit_of_bytes(location: &dyn StoreLocation) {
     deliver(&*store, (0..9).map(of_peer)).await;
     assert!(is_accepted(&*store, new_envelope(1)).await);
     deliver(&*store, [of_peer(9)]).await;
-    assert!(!is_accepted(&*store, new_envelope(2)).await && !is_accepted(&*store, of(THEM, 3)).await);
+    assert!(!is_accepted(&*store, new_envelope(2)).await && !is_accepted(&*store, envelope_from(THEM, 3)).await);
     assert!(is_within_quota(&*store, "did:example:9").await);
     assert_eq!(store.usage().await.unwrap().delivery_bytes, 1000);
     let ids: Vec<_> = store.deliveries(all()).await.unwrap().into_iter().map(|delivery| delivery.id).collect();

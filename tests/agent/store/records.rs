@@ -1,4 +1,4 @@
-//! Records.
+//! Tests of records: written by revision, listed, and expired.
 
 use claviger::agent::store::{Change, CommitOutcome, Record};
 

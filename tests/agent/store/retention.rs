@@ -15,9 +15,9 @@ use crate::store::{
 pub async fn expired_content_is_deleted(location: &dyn StoreLocation) {
     let store = open(location).await;
     let start = now();
-    let kept = receive(&*store, new_envelope(1)).await;
-    let concluded = receive(&*store, new_envelope(2)).await;
-    let marked = Commit { envelope: Some(concluded), handled: Some(handled_message(1)), ..commit_of([]) };
+    let pending = receive(&*store, new_envelope(1)).await;
+    let processed = receive(&*store, new_envelope(2)).await;
+    let marked = Commit { envelope: Some(processed), handled: Some(handled_message(1)), ..commit_of([]) };
     commit_ok(&*store, marked).await;
     let peer = "did:example:them";
     let mut changes: Vec<_> = [1, 2].map(|number| Change::Deliver(delivery(number))).into();
@@ -43,7 +43,7 @@ pub async fn expired_content_is_deleted(location: &dyn StoreLocation) {
     assert_eq!(delete_at(start + 2 * DAY).await, 1, "the record");
     assert_eq!(store.record("connection", "a").await.unwrap(), None);
     assert_eq!(delete_at(start + 30 * DAY - 1).await, 0);
-    assert_eq!(pending_ids(&*store).await, [kept]);
+    assert_eq!(pending_ids(&*store).await, [pending]);
     assert_eq!(
         delete_at(start + 30 * DAY + HOUR).await,
         1 + 1 + 3,

@@ -247,8 +247,8 @@ async fn a_damaged_file_is_unusable() {
         assert!(matches!(&error, StoreError::Unusable(_)) && !error.is_retryable(), "{error}");
         error.to_string()
     };
-    let said = damage(0, 100).await;
-    assert!(said.starts_with("the store is damaged, or is not a database: ") && said.contains("store.db"), "{said}");
+    let error = damage(0, 100).await;
+    assert!(error.starts_with("the store is damaged, or is not a database: ") && error.contains("store.db"), "{error}");
     damage(100, 4000).await;
     damage(4096, 200_000).await;
 }
