@@ -1,8 +1,8 @@
-//! The rules of ARCHITECTURE.md and CONTRIBUTING.md that can be read from the source: which way imports run, no circles
+//! The rules of ARCHITECTURE.md and CONTRIBUTING.md that can be checked in the source: imports run downwards, no circles
 //! between files, no long file, and what is absent where.
 //!
-//! A rule takes a source tree and returns what violates it. Each is tried on a planted violation of each kind, and
-//! then applied to `src`.
+//! A rule takes a source tree and returns its violations. `house/planted.rs` tries each rule on planted violations; the tests
+//! here apply it to `src`.
 
 #[path = "house/graph.rs"]
 mod graph;
@@ -22,7 +22,7 @@ use source::Source;
 
 /// The modules below `src`, the lowest first. A module uses only itself and those before it.
 const LAYERS: [&str; 10] = ["process", "keys", "crypto", "secrets", "did", "jose", "didcomm", "net", "agent", "cli"];
-/// Neighbours: the first does not use the second, though that stands before it.
+/// Pairs of layers: the first does not use the second, although the second is lower.
 const APART: [(&str, &str); 1] = [("did", "secrets")];
 
 const MAX_LINES: usize = 500;
@@ -38,13 +38,13 @@ fn assert_none(violations: &[String]) {
     assert!(violations.is_empty(), "\n{}\n", violations.join("\n"));
 }
 
-/// A module uses only what stands below it.
+/// A module uses only modules below it.
 #[test]
 fn imports_run_downwards() {
     assert_none(&rules::upward_imports(src(), &LAYERS, &APART));
 }
 
-/// `house/graph.rs` says what counts as a use.
+/// `house/graph.rs` defines what counts as a use.
 #[test]
 fn no_files_use_one_another_in_a_circle() {
     assert_none(&rules::circles(src()));
@@ -55,15 +55,15 @@ fn no_file_is_over_500_lines() {
     assert_none(&rules::long_files(src(), MAX_LINES));
 }
 
-/// A file that no module declares would escape the other rules, and the compiler.
+/// Neither the compiler nor the other rules would see a file that no module declares.
 #[test]
 fn every_file_is_a_module() {
     assert_none(&rules::undeclared_files(src()));
 }
 
-/// One joint: what speaks to a token stands below `secrets/`.
+/// Only `secrets/` talks to tokens.
 #[test]
-fn token_libraries_are_named_below_secrets_only() {
+fn token_libraries_are_named_in_secrets_only() {
     assert_none(&rules::present(
         src(),
         &Absence {
@@ -73,7 +73,7 @@ fn token_libraries_are_named_below_secrets_only() {
     ));
 }
 
-/// One way out: what connects to a server stands behind the guard against requests to the inside.
+/// Every outgoing connection passes the guard against private addresses.
 #[test]
 fn connections_are_made_in_one_file_only() {
     let connecting =
@@ -92,23 +92,22 @@ fn the_network_and_the_store_are_named_by_the_daemon_only() {
     assert_none(&rules::present(src(), &Absence { words: &words.collect::<Vec<_>>(), except }));
 }
 
-/// No private scalar but a message's ephemeral key, the one key that a person imports, and the one that signs a slot's
-/// certificate and is forgotten.
+/// The only private scalars are the ephemeral key of a message, a key that a person imports, and the temporary key that signs
+/// the certificate of a PIV slot.
 #[test]
-fn private_keys_stand_in_three_files_only() {
+fn private_keys_are_in_three_files_only() {
     let private = ["agreement::", "StaticSecret", "SecretKey::", "SigningKey", "NonZeroScalar", "EphemeralSecret"];
     let except = &["crypto/ephemeral.rs", "secrets/import.rs", "secrets/piv/certificate.rs"];
     assert_none(&rules::present(src(), &Absence { words: &private.map(Word::Tokens), except }));
 }
 
-/// Unsafe code stands in one audited file.
 #[test]
-fn unsafe_code_stands_in_one_file() {
+fn unsafe_code_is_in_one_file_only() {
     let except = &["secrets/pkcs11/raw.rs"];
     assert_none(&rules::present(src(), &Absence { words: &[Word::Tokens("unsafe")], except }));
 }
 
-/// Nothing secret is printed by derive.
+/// A derived Debug would print the secret.
 #[test]
 fn no_secret_type_derives_debug() {
     let secrets = ["Cek", "Kek", "SharedSecret", "ImportKey", "EphemeralKey"];

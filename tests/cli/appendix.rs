@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use serde_json::Value;
 
-use crate::home::{Home, softhsm};
+use crate::home::{Home, softhsm_module};
 
 fn vectors() -> PathBuf {
     concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/didcomm-v2.1").into()
@@ -18,7 +18,7 @@ fn read(name: &str) -> Value {
 fn home() -> Option<Home> {
     let home = Home::with_token()?;
     let documents = vectors().join("documents");
-    home.configure(&softhsm()?, &format!("[did]\ndocuments = [{:?}]\n", documents.display().to_string()));
+    home.configure(&softhsm_module()?, &format!("[did]\ndocuments = [{:?}]\n", documents.display().to_string()));
     for name in ["alice", "bob"] {
         let file = vectors().join("secrets").join(format!("{name}.json"));
         let ran = home.run(&format!("--json key import --token soft --jwk {}", file.display()));
@@ -44,7 +44,7 @@ fn each_message_of_the_appendix_unpacks_with_a_token() {
     for expected in messages {
         let file = expected["file"].as_str().unwrap();
         let packed = fs::read_to_string(vectors().join(file)).unwrap();
-        let unpacked = home.feed("unpack", &packed).json();
+        let unpacked = home.run_with_stdin("unpack", &packed).json();
 
         assert_eq!(unpacked["message"], read(expected["plaintext"].as_str().unwrap()), "{file}");
         let provenance = &unpacked["provenance"];
@@ -94,7 +94,7 @@ fn the_messages_unpack_as_lines_beside_a_malformed_one() {
         lines += &format!("{}\n", read(message["file"].as_str().unwrap()));
     }
     let bad = lines.replacen('\n', "\n{\"ciphertext\":1}\n", 1);
-    let ran = home.feed("unpack --lines", &bad);
+    let ran = home.run_with_stdin("unpack --lines", &bad);
     assert_eq!(ran.status(), 1);
     let results: Vec<Value> = ran.stdout().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(results.len(), 11);
@@ -105,7 +105,7 @@ fn the_messages_unpack_as_lines_beside_a_malformed_one() {
             assert!(result["message"]["id"].is_string() && result["provenance"]["layers"].is_array(), "{result}");
         }
     }
-    assert_eq!(home.feed("unpack --lines", &lines).status(), 0);
+    assert_eq!(home.run_with_stdin("unpack --lines", &lines).status(), 0);
 }
 
 #[test]

@@ -2,11 +2,11 @@
 
 use serde_json::Value;
 
-use crate::home::{Home, softhsm};
+use crate::home::{Home, softhsm_module};
 
 #[test]
 fn the_envelope_demo_shows_each_step() {
-    let Some(module) = softhsm() else { return };
+    let Some(module) = softhsm_module() else { return };
     let home = Home::new();
     let mut command = home.command(env!("CARGO_BIN_EXE_claviger"));
     // As on a machine without a configuration of SoftHSM.
@@ -14,17 +14,17 @@ fn the_envelope_demo_shows_each_step() {
         command.args(["demo", "--envelopes", "--module"]).arg(&module).env_remove("SOFTHSM2_CONF").output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
-    let told = String::from_utf8(output.stdout).unwrap();
-    assert!(!told.contains('\x1b'), "no colour but on a terminal");
+    let output = String::from_utf8(output.stdout).unwrap();
+    assert!(!output.contains('\x1b'), "no colour but on a terminal");
     for words in ["Alice", "Bob", "Mediator", "kek-in-process", "authcrypt( signed( message ) )", "by hand"] {
-        assert!(told.contains(words), "{words}");
+        assert!(output.contains(words), "{words}");
     }
-    let story = told.split("The same by hand").next().unwrap();
-    let widest = story.lines().map(|line| line.chars().count()).max().unwrap();
+    let steps_text = output.split("The same by hand").next().unwrap();
+    let widest = steps_text.lines().map(|line| line.chars().count()).max().unwrap();
     assert!(widest <= 80, "{widest}");
 
-    let told = home.run(&format!("--json demo --envelopes --module {}", module.display())).json();
-    let steps = told["steps"].as_array().unwrap();
+    let output = home.run(&format!("--json demo --envelopes --module {}", module.display())).json();
+    let steps = output["steps"].as_array().unwrap();
     assert_eq!(steps.len(), 5);
     let envelopes = |step: &Value| -> Vec<String> {
         let layers = step["provenance"]["layers"].as_array().unwrap().iter();
@@ -45,10 +45,10 @@ fn the_envelope_demo_shows_each_step() {
 
 #[test]
 fn the_script_of_the_envelope_demo_works() {
-    let Some(module) = softhsm() else { return };
+    let Some(module) = softhsm_module() else { return };
     let home = Home::new();
-    let told = home.run(&format!("--json demo --envelopes --module {}", module.display())).json();
-    home.write("by-hand.sh", told["by_hand"].as_str().unwrap());
+    let output = home.run(&format!("--json demo --envelopes --module {}", module.display())).json();
+    home.write("by-hand.sh", output["by_hand"].as_str().unwrap());
     let output = home.command("sh").args(["-eu", "by-hand.sh"]).env_remove("SOFTHSM2_CONF").output().unwrap();
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{stdout}{stderr}");
@@ -63,22 +63,22 @@ fn the_script_of_the_envelope_demo_works() {
 
 #[test]
 fn the_daemon_demo_and_its_script_work() {
-    let Some(module) = softhsm() else { return };
+    let Some(module) = softhsm_module() else { return };
     let home = Home::new();
     let mut command = home.command(env!("CARGO_BIN_EXE_claviger"));
     let output = command.args(["demo", "--module"]).arg(&module).env_remove("SOFTHSM2_CONF").output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let told = String::from_utf8(output.stdout).unwrap();
+    let output = String::from_utf8(output.stdout).unwrap();
     for words in ["claviger invite", "claviger accept", "answered after", "kill -9", "Are you there?", "by hand"] {
-        assert!(told.contains(words), "{words}");
+        assert!(output.contains(words), "{words}");
     }
-    let told = home.run(&format!("--json demo --module {}", module.display())).json();
-    let steps = told["steps"].as_array().unwrap();
+    let output = home.run(&format!("--json demo --module {}", module.display())).json();
+    let steps = output["steps"].as_array().unwrap();
     assert_eq!(steps.len(), 5);
     assert_eq!(steps[3]["message"]["message"]["body"]["content"], "The key stays where it is.");
-    assert_eq!(steps[4]["message"]["sender"], told["steps"][0]["dids"][0]);
+    assert_eq!(steps[4]["message"]["sender"], output["steps"][0]["dids"][0]);
 
-    home.write("by-hand.sh", told["by_hand"].as_str().unwrap());
+    home.write("by-hand.sh", output["by_hand"].as_str().unwrap());
     let output = home.command("sh").args(["-eu", "by-hand.sh"]).env_remove("SOFTHSM2_CONF").output().unwrap();
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{stdout}{stderr}");

@@ -6,11 +6,11 @@ use serde_json::{Value, json};
 
 use claviger_fault_module::Shim;
 
-use crate::home::{Home, PIN, Ran, softhsm};
+use crate::home::{CommandOutput, Home, PIN, softhsm_module};
 
 /// The report of the only token.
 #[track_caller]
-fn report(ran: &Ran) -> Value {
+fn report(ran: &CommandOutput) -> Value {
     let document: Value = serde_json::from_str(ran.stdout()).unwrap_or_else(|error| panic!("{error}: {ran:?}"));
     let reports = document.as_array().unwrap();
     assert_eq!(reports.len(), 1);
@@ -51,14 +51,14 @@ fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 #[test]
 fn each_algorithm_has_a_verdict_and_nothing_changes() {
     let Some(home) = Home::with_token() else { return };
-    home.run("key generate --token soft --alg X25519 --name mine").done();
+    home.run("key generate --token soft --alg X25519 --name mine").success();
     let keys = home.run("--json key list").json();
     let before = files(&home.path().join("tokens"));
     assert!(before.len() > 3);
     let ran = home.run("--json token doctor soft");
-    let told = report(&ran);
+    let doctor_report = report(&ran);
     assert_eq!((ran.status(), ran.stderr()), (0, ""));
-    let algorithms = told["algorithms"].as_array().unwrap().iter();
+    let algorithms = doctor_report["algorithms"].as_array().unwrap().iter();
     let verdicts: Vec<_> = algorithms
         .map(|it| json!([it["algorithm"], it["verdict"], it["custody"], it["point"], it["tested_with"]]))
         .collect();
@@ -68,7 +68,7 @@ fn each_algorithm_has_a_verdict_and_nothing_changes() {
         [agrees("X25519"), agrees("P-256"), agrees("P-384"), agrees("P-521"), signs("Ed25519"), signs("secp256k1")];
     assert_eq!(verdicts, expected);
     assert_eq!(
-        told.as_object().unwrap().keys().collect::<Vec<_>>(),
+        doctor_report.as_object().unwrap().keys().collect::<Vec<_>>(),
         [
             "name",
             "token",
@@ -85,15 +85,24 @@ fn each_algorithm_has_a_verdict_and_nothing_changes() {
             "error",
         ]
     );
-    assert_eq!((&told["session_keys"], &told["changed"], &told["error"]), (&json!(true), &json!(false), &Value::Null));
-    assert_eq!((&told["profile"]["name"], &told["profile"]["by"]), (&json!("softhsm"), &json!("match")));
-    assert_eq!(findings_with_id(&told, "custody"), one_finding("good", &["X25519", "P-256", "P-384", "P-521"]));
-    let hygiene = told["process"]["hygiene"].as_array().unwrap();
+    assert_eq!(
+        (&doctor_report["session_keys"], &doctor_report["changed"], &doctor_report["error"]),
+        (&json!(true), &json!(false), &Value::Null)
+    );
+    assert_eq!(
+        (&doctor_report["profile"]["name"], &doctor_report["profile"]["by"]),
+        (&json!("softhsm"), &json!("match"))
+    );
+    assert_eq!(
+        findings_with_id(&doctor_report, "custody"),
+        one_finding("good", &["X25519", "P-256", "P-384", "P-521"])
+    );
+    let hygiene = doctor_report["process"]["hygiene"].as_array().unwrap();
     assert!(hygiene.iter().any(|measure| measure == &json!({ "name": "not dumpable", "holds": true })), "{hygiene:?}");
-    let process = findings_with_id(&told, "process");
+    let process = findings_with_id(&doctor_report, "process");
     let lacking = hygiene.iter().filter(|measure| measure["holds"] == false).count();
     assert_eq!(process.iter().filter(|(level, _)| level == "warning").count(), lacking);
-    assert!(!findings_with_id(&told, "sandbox").is_empty());
+    assert!(!findings_with_id(&doctor_report, "sandbox").is_empty());
     assert!(files(&home.path().join("tokens")) == before);
     assert_eq!(home.run("--json key list").json(), keys);
 }
@@ -101,11 +110,11 @@ fn each_algorithm_has_a_verdict_and_nothing_changes() {
 #[test]
 fn a_token_named_by_its_uri() {
     let Some(home) = Home::with_token() else { return };
-    let uri = format!("pkcs11:token=soft?module-path={}&pin-value={PIN}", softhsm().unwrap().display());
+    let uri = format!("pkcs11:token=soft?module-path={}&pin-value={PIN}", softhsm_module().unwrap().display());
     home.write("claviger.toml", "");
-    let told = report(&home.run(&format!("--json token doctor --uri {uri}")));
-    assert_eq!(told["token"]["label"], "soft");
-    assert_eq!(findings_with_id(&told, "pin-in-uri"), one_finding("warning", &[]));
+    let doctor_report = report(&home.run(&format!("--json token doctor --uri {uri}")));
+    assert_eq!(doctor_report["token"]["label"], "soft");
+    assert_eq!(findings_with_id(&doctor_report, "pin-in-uri"), one_finding("warning", &[]));
     assert_eq!(home.run("--json token doctor").error(2), "no-token");
 }
 
@@ -116,20 +125,26 @@ fn a_token_with_a_refused_pin() {
     home.write("user.pin", "wrong");
     for _ in 0..2 {
         let ran = home.run("--json token doctor");
-        let told = report(&ran);
+        let doctor_report = report(&ran);
         assert_eq!(ran.status(), 3);
         assert!(ran.stderr().lines().last().unwrap().contains(r#""code":"pin-refused""#), "{}", ran.stderr());
-        assert_eq!((&told["error"]["code"], &told["changed"]), (&json!("pin-refused"), &Value::Null));
-        assert_eq!((&told["token"]["label"], &told["profile"]["name"]), (&json!("soft"), &json!("softhsm")));
-        assert_eq!((&told["pin"]["state"], &told["pin"]["last_try"]), (&json!("count-low"), &json!("refused")));
-        assert_eq!(findings_with_id(&told, "pin-refused"), one_finding("bad", &[]));
-        assert_eq!(told["algorithms"], json!([]));
+        assert_eq!((&doctor_report["error"]["code"], &doctor_report["changed"]), (&json!("pin-refused"), &Value::Null));
+        assert_eq!(
+            (&doctor_report["token"]["label"], &doctor_report["profile"]["name"]),
+            (&json!("soft"), &json!("softhsm"))
+        );
+        assert_eq!(
+            (&doctor_report["pin"]["state"], &doctor_report["pin"]["last_try"]),
+            (&json!("count-low"), &json!("refused"))
+        );
+        assert_eq!(findings_with_id(&doctor_report, "pin-refused"), one_finding("bad", &[]));
+        assert_eq!(doctor_report["algorithms"], json!([]));
     }
     home.write("user.pin", PIN);
-    home.run("token lock soft").done();
+    home.run("token lock soft").success();
     let ran = home.run("--json token doctor");
     assert_eq!((ran.status(), findings_with_id(&report(&ran), "pin-locked-here")), (3, one_finding("bad", &[])));
-    home.run("token unlock soft").done();
+    home.run("token unlock soft").success();
     let ran = home.run("--json token doctor");
     assert_eq!((ran.status(), report(&ran)["pin"]["last_try"].clone()), (0, json!("accepted")));
 }
@@ -140,8 +155,11 @@ fn an_absent_token() {
     let config = fs::read_to_string(home.path().join("claviger.toml")).unwrap();
     home.write("claviger.toml", &config.replace("token=soft", "token=lost"));
     let ran = home.run("--json token doctor");
-    let told = report(&ran);
-    assert_eq!((ran.status(), &told["token"], &told["error"]["code"]), (3, &Value::Null, &json!("token-absent")));
+    let doctor_report = report(&ran);
+    assert_eq!(
+        (ran.status(), &doctor_report["token"], &doctor_report["error"]["code"]),
+        (3, &Value::Null, &json!("token-absent"))
+    );
 }
 
 /// An imported key, a readable PIN file, and a profile and a minimum custody that the token does not meet.
@@ -159,7 +177,7 @@ fn problems_of_keys_pin_profile_and_custody() {
         r#"{"kty":"OKP","crv":"Ed25519","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A",
             "x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo","kid":"brought"}"#,
     );
-    home.run("key import --token soft --jwk key.jwk").done();
+    home.run("key import --token soft --jwk key.jwk").success();
     let profile = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("hsm-config/softhsm.toml")).unwrap();
     let profile = profile
         .replace("basis = \"measured\"", "basis = \"read\"")
@@ -168,25 +186,25 @@ fn problems_of_keys_pin_profile_and_custody() {
         .replace("\"kek-in-process\", ", "");
     fs::create_dir(home.path().join("hsm-config")).unwrap();
     home.write("hsm-config/mine.toml", &profile);
-    home.configure(&softhsm().unwrap(), "profile = \"mine\"\nminimum_custody = \"kek-in-process\"\n");
-    let told = report(&home.run("--json token doctor"));
+    home.configure(&softhsm_module().unwrap(), "profile = \"mine\"\nminimum_custody = \"kek-in-process\"\n");
+    let doctor_report = report(&home.run("--json token doctor"));
     let agreeing = ["X25519", "P-256", "P-384", "P-521"];
-    assert_eq!(findings_with_id(&told, "pin-file-readable"), one_finding("warning", &[]));
-    assert_eq!(findings_with_id(&told, "key-imported"), one_finding("note", &["brought"]));
-    assert_eq!(findings_with_id(&told, "key-was-exposed"), [], "the finding key-imported covers it");
-    assert_eq!(told["profile"]["by"], "name");
-    assert_eq!(findings_with_id(&told, "profile-not-measured"), one_finding("note", &[]));
-    assert_eq!(findings_with_id(&told, "verdict-better"), one_finding("note", &["P-521"]));
-    assert_eq!(findings_with_id(&told, "verdict-worse"), one_finding("warning", &["secp256k1"]));
-    assert_eq!(findings_with_id(&told, "custody"), one_finding("note", &agreeing));
-    assert_eq!(findings_with_id(&told, "custody-below-minimum"), one_finding("bad", &agreeing));
+    assert_eq!(findings_with_id(&doctor_report, "pin-file-readable"), one_finding("warning", &[]));
+    assert_eq!(findings_with_id(&doctor_report, "key-imported"), one_finding("note", &["brought"]));
+    assert_eq!(findings_with_id(&doctor_report, "key-was-exposed"), [], "the finding key-imported covers it");
+    assert_eq!(doctor_report["profile"]["by"], "name");
+    assert_eq!(findings_with_id(&doctor_report, "profile-not-measured"), one_finding("note", &[]));
+    assert_eq!(findings_with_id(&doctor_report, "verdict-better"), one_finding("note", &["P-521"]));
+    assert_eq!(findings_with_id(&doctor_report, "verdict-worse"), one_finding("warning", &["secp256k1"]));
+    assert_eq!(findings_with_id(&doctor_report, "custody"), one_finding("note", &agreeing));
+    assert_eq!(findings_with_id(&doctor_report, "custody-below-minimum"), one_finding("bad", &agreeing));
     set(0o600);
     fs::remove_dir_all(home.path().join("hsm-config")).unwrap();
-    home.configure(&softhsm().unwrap(), "");
-    let told = report(&home.run("--json token doctor"));
+    home.configure(&softhsm_module().unwrap(), "");
+    let doctor_report = report(&home.run("--json token doctor"));
     for id in ["pin-file-readable", "profile-not-measured", "verdict-better", "verdict-worse", "custody-below-minimum"]
     {
-        assert_eq!(findings_with_id(&told, id), [], "{id}");
+        assert_eq!(findings_with_id(&doctor_report, id), [], "{id}");
     }
 }
 
@@ -194,14 +212,14 @@ fn problems_of_keys_pin_profile_and_custody() {
 #[test]
 fn a_slow_token_and_wrong_answers() {
     let Some(home) = Home::with_token() else { return };
-    home.run("key generate --token soft --alg P-256 --name mine").done();
+    home.run("key generate --token soft --alg P-256 --name mine").success();
     home.configure(&Shim::module(), "");
     let shim = Shim::new(home.path().join("fault"));
-    let told = |orders: &[&str]| {
+    let run_with_faults = |orders: &[&str]| {
         shim.order(orders);
         let mut command = home.command(env!("CARGO_BIN_EXE_claviger"));
         command
-            .env("CLAVIGER_FAULT_MODULE", softhsm().unwrap())
+            .env("CLAVIGER_FAULT_MODULE", softhsm_module().unwrap())
             .env("CLAVIGER_FAULT_CONTROL", home.path().join("fault"));
         let output = command.args(["--json", "token", "doctor"]).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -213,29 +231,29 @@ fn a_slow_token_and_wrong_answers() {
         found.map(|(level, about)| format!("{level} {}", about.join(" "))).collect::<Vec<_>>()
     };
 
-    let report = told(&["delay C_Sign 60"]);
+    let report = run_with_faults(&["delay C_Sign 60"]);
     assert_eq!(level(&report, "slow"), ["warning P-256", "warning Ed25519", "warning secp256k1"]);
 
-    let report = told(&["wrong C_Sign"]);
+    let report = run_with_faults(&["wrong C_Sign"]);
     assert_eq!(level(&report, "wrong-answer"), ["bad P-256", "bad Ed25519", "bad secp256k1"]);
     assert_eq!(level(&report, "does-not-sign"), ["warning P-256"]);
     assert_eq!(level(&report, "verdict-worse"), ["warning Ed25519", "warning secp256k1"]);
 
     // CKR_MECHANISM_PARAM_INVALID.
-    let report = told(&["fail C_DeriveKey 0x71"]);
+    let report = run_with_faults(&["fail C_DeriveKey 0x71"]);
     assert_eq!(level(&report, "mechanism-fails").len(), 4);
     assert_eq!(level(&report, "no-x25519"), ["warning X25519"]);
     assert_eq!(level(&report, "custody"), [""; 0]);
 
     // CKR_TEMPLATE_INCONSISTENT.
-    let report = told(&["fail C_GenerateKeyPair 0xd1"]);
+    let report = run_with_faults(&["fail C_GenerateKeyPair 0xd1"]);
     assert_eq!(level(&report, "no-session-keys"), ["note "]);
     let verdicts: Vec<_> = report["algorithms"].as_array().unwrap().iter().map(|it| &it["verdict"]).collect();
     assert_eq!(verdicts, [&Value::Null, &json!("authcrypt"), &Value::Null, &Value::Null, &Value::Null, &Value::Null]);
     assert_eq!(report["algorithms"][1]["tested_with"], "held-key");
 
     // CKR_KEY_FUNCTION_NOT_PERMITTED, for the key in the token.
-    let report = told(&["fail C_SignInit 0x68", "fail C_DeriveKey 0x68"]);
+    let report = run_with_faults(&["fail C_SignInit 0x68", "fail C_DeriveKey 0x68"]);
     assert_eq!(level(&report, "key-fails"), ["bad mine"]);
     assert_eq!(report["refused"].as_array().unwrap().len(), 1);
 }

@@ -61,16 +61,16 @@ fn exactly_the_findings_are_documented() {
 fn each_documented_command_is_in_the_manual_and_has_help() {
     let documentation = read("docs/cli.md");
     let home = Home::new();
-    let manual = home.run("man").done().to_owned();
+    let manual = home.run("man").success().to_owned();
     // A unit test of the program compares these sections with the command line.
     let commands: Vec<&str> = documentation.lines().filter_map(|line| line.strip_prefix("## claviger ")).collect();
     assert!(commands.len() > 30, "{commands:?}");
     for command in commands {
         assert!(manual.contains(&format!("\"CLAVIGER {}\"", command.to_uppercase())), "{command}");
-        assert!(home.run(&format!("{command} --help")).done().contains("Usage:"), "{command}");
+        assert!(home.run(&format!("{command} --help")).success().contains("Usage:"), "{command}");
     }
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
-        assert!(home.run(&format!("completions {shell}")).done().contains("claviger"), "{shell}");
+        assert!(home.run(&format!("completions {shell}")).success().contains("claviger"), "{shell}");
     }
 }
 
@@ -78,7 +78,7 @@ fn each_documented_command_is_in_the_manual_and_has_help() {
 fn the_example_configuration_is_valid() {
     let home = Home::new();
     home.write("claviger.toml", &read("examples/claviger.toml"));
-    home.run("did resolve did:key:z6LSeu9HkTHSfLLeUs2nnzUSNedgDUevfNQgQjQC23ZCit6F").done();
+    home.run("did resolve did:key:z6LSeu9HkTHSfLLeUs2nnzUSNedgDUevfNQgQjQC23ZCit6F").success();
     // The configuration is valid, so the command looks for the token.
     let code =
         home.run("--json key list").error(if Path::new("/usr/lib/softhsm/libsofthsm2.so").is_file() { 3 } else { 2 });

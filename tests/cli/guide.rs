@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    home::{Home, PIN, softhsm},
+    home::{Home, PIN, softhsm_module},
     pages::{commands, rust},
 };
 
@@ -40,7 +40,7 @@ fn output_text(output: &Output) -> String {
 /// Runs the commands of the README's first agent: those of the first terminal, then those of the second.
 #[test]
 fn the_readme_commands_work() {
-    if softhsm().is_none() {
+    if softhsm_module().is_none() {
         return;
     }
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
@@ -58,21 +58,21 @@ fn the_readme_commands_work() {
          until curl --silent --fail http://127.0.0.1:8081/ready/token; do sleep 0.2; done\n{second_terminal}",
         init.replace("claviger init", "claviger init --listen 127.0.0.1:8080"),
     );
-    let said = output_text(&run_script(&home, &script, ""));
+    let output = output_text(&run_script(&home, &script, ""));
     for words in ["Hello, me", "?_oob="] {
-        assert!(said.contains(words), "{words}: {said}");
+        assert!(output.contains(words), "{words}: {output}");
     }
 }
 
 #[test]
 fn the_start_page_works() {
-    if softhsm().is_none() {
+    if softhsm_module().is_none() {
         return;
     }
     let home = Home::new();
-    let said = output_text(&run_script(&home, &commands("start.md", "## Two agents talk"), ""));
+    let output = output_text(&run_script(&home, &commands("start.md", "## Two agents talk"), ""));
     for words in ["At noon?", "claviger_waiting{queue=\"outbox\"} 0"] {
-        assert!(said.contains(words), "{words}: {said}");
+        assert!(output.contains(words), "{words}: {output}");
     }
     assert!(home.path().join("alice-backup/manifest.json").is_file());
 }
@@ -80,19 +80,19 @@ fn the_start_page_works() {
 #[test]
 fn the_server_page_works() {
     let Some(home) = Home::with_token() else { return };
-    let module = softhsm().unwrap().display().to_string();
+    let module = softhsm_module().unwrap().display().to_string();
     let script =
         commands("server.md", "## Try your HSM, and set up the agent").replace("/opt/vendor/libpkcs11.so", &module);
-    let said = output_text(&run_script(&home, &script.replace("token=prod", "token=soft"), &format!("{PIN}\n")));
+    let output = output_text(&run_script(&home, &script.replace("token=prod", "token=soft"), &format!("{PIN}\n")));
     for words in ["authcrypt", "X25519", "A DID of ours: did:peer:2."] {
-        assert!(said.contains(words), "{words}: {said}");
+        assert!(output.contains(words), "{words}: {output}");
     }
-    assert!(!said.contains(PIN));
+    assert!(!output.contains(PIN));
 }
 
 #[test]
 fn the_library_page_works() {
-    if softhsm().is_none() {
+    if softhsm_module().is_none() {
         return;
     }
     let (home, repository) = (Home::new(), Path::new(env!("CARGO_MANIFEST_DIR")));
@@ -109,9 +109,9 @@ fn the_library_page_works() {
     let script = commands("library.md", "## Run the example");
     assert!(script.contains("cargo run --quiet --example developer --"));
     let script = script.replace("cargo run --quiet --example developer --", &built.display().to_string());
-    let said = output_text(&run_script(&home, &script, ""));
+    let output = output_text(&run_script(&home, &script, ""));
     for words in ["\"content\": \"Hello\"", "\"authenticated\": true"] {
-        assert!(said.contains(words), "{words}: {said}");
+        assert!(output.contains(words), "{words}: {output}");
     }
 
     let example = fs::read_to_string(repository.join("examples/developer.rs")).unwrap();

@@ -12,12 +12,12 @@ fn two_homes() -> Option<(Home, Home)> {
 fn each_content_encryption_packs_and_unpacks() {
     let Some((alice, bob)) = two_homes() else { return };
     for method in ["peer:2", "peer:4", "key"] {
-        let from = alice.did(&format!("--method {method}"));
-        let to = bob.did(&format!("--method {method}"));
+        let from = alice.create_did(&format!("--method {method}"));
+        let to = bob.create_did(&format!("--method {method}"));
         for enc in ["A256CBC-HS512", "A256GCM", "XC20P"] {
             let message = plaintext(None, Some(&to), enc);
-            let packed = alice.feed(&format!("pack --to {to} --enc {enc}"), &message);
-            let read = bob.feed("unpack", packed.done()).json();
+            let packed = alice.run_with_stdin(&format!("pack --to {to} --enc {enc}"), &message);
+            let read = bob.run_with_stdin("unpack", packed.success()).json();
             assert_eq!(read["message"].to_string(), message);
             let provenance = &read["provenance"];
             assert_eq!(provenance["layers"][0]["enc"], enc);
@@ -25,8 +25,9 @@ fn each_content_encryption_packs_and_unpacks() {
 
             // With --protect-sender, --enc is the content encryption of the anoncrypt around the authcrypt.
             let message = plaintext(Some(&from), Some(&to), enc);
-            let packed = alice.feed(&format!("pack --to {to} --from {from} --protect-sender --enc {enc}"), &message);
-            let read = bob.feed("unpack", packed.done()).json();
+            let packed =
+                alice.run_with_stdin(&format!("pack --to {to} --from {from} --protect-sender --enc {enc}"), &message);
+            let read = bob.run_with_stdin("unpack", packed.success()).json();
             assert_eq!(read["message"].to_string(), message);
             assert_eq!(read["provenance"]["layers"][0]["enc"], enc);
             assert_eq!(read["provenance"]["layers"][1]["enc"], "A256CBC-HS512");
@@ -34,11 +35,11 @@ fn each_content_encryption_packs_and_unpacks() {
             assert_eq!(read["provenance"]["authenticated"], true);
         }
         let wrong = format!("--json pack --to {to} --from {from} --enc XC20P");
-        assert_eq!(alice.feed(&wrong, "{}").error(2), "combination-forbidden");
+        assert_eq!(alice.run_with_stdin(&wrong, "{}").error(2), "combination-forbidden");
 
         let message = plaintext(Some(&from), Some(&to), "signed");
-        let packed = alice.feed(&format!("pack --sign-by {from}"), &message);
-        let read = bob.feed("unpack", packed.done()).json();
+        let packed = alice.run_with_stdin(&format!("pack --sign-by {from}"), &message);
+        let read = bob.run_with_stdin("unpack", packed.success()).json();
         assert_eq!(read["message"].to_string(), message);
         assert_eq!(
             (&read["provenance"]["non_repudiation"], &read["provenance"]["encrypted"]),
@@ -50,25 +51,25 @@ fn each_content_encryption_packs_and_unpacks() {
 #[test]
 fn a_short_did_resolves_once_its_long_form_was_resolved() {
     let Some((alice, bob)) = two_homes() else { return };
-    let long = bob.did("--method peer:4");
+    let long = bob.create_did("--method peer:4");
     let short = long.rsplit_once(':').unwrap().0;
     assert_eq!(alice.run(&format!("--json did resolve {short}")).error(1), "did-long-form-unknown");
-    alice.run(&format!("did resolve {long}")).done();
+    alice.run(&format!("did resolve {long}")).success();
     assert_eq!(alice.run(&format!("--json did resolve {short}")).json()["id"], short);
-    let packed = alice.feed(&format!("pack --to {short}"), &plaintext(None, Some(short), "hello"));
-    assert_eq!(bob.feed("unpack", packed.done()).json()["message"]["body"]["text"], "hello");
+    let packed = alice.run_with_stdin(&format!("pack --to {short}"), &plaintext(None, Some(short), "hello"));
+    assert_eq!(bob.run_with_stdin("unpack", packed.success()).json()["message"]["body"]["text"], "hello");
 }
 
 #[test]
 fn lines_continue_after_a_bad_message() {
     let Some((alice, bob)) = two_homes() else { return };
-    let (from, to) = (alice.did("--method peer:2"), bob.did("--method peer:2"));
+    let (from, to) = (alice.create_did("--method peer:2"), bob.create_did("--method peer:2"));
     let lines = format!(
         "{}\nnot json\n\n{}\n",
         plaintext(Some(&from), Some(&to), "one"),
         plaintext(Some("did:example:mallory"), Some(&to), "two")
     );
-    let ran = alice.feed(&format!("pack --lines --from {from} --to {to}"), &lines);
+    let ran = alice.run_with_stdin(&format!("pack --lines --from {from} --to {to}"), &lines);
     assert_eq!(ran.status(), 1);
     let results: Vec<Value> = ran.stdout().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let packed = results[0]["packed"].as_str().unwrap();
@@ -78,7 +79,7 @@ fn lines_continue_after_a_bad_message() {
     );
 
     let huge = "x".repeat(3_000_000);
-    let ran = bob.feed("unpack --lines", &format!("{huge}\n{packed}\n{packed}"));
+    let ran = bob.run_with_stdin("unpack --lines", &format!("{huge}\n{packed}\n{packed}"));
     let results: Vec<Value> = ran.stdout().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(results.len(), 3);
     assert_eq!(results[0]["error"]["code"], "message-too-large");
@@ -90,45 +91,48 @@ fn lines_continue_after_a_bad_message() {
 fn a_mediator_sees_only_the_next_recipient() {
     let Some((alice, bob)) = two_homes() else { return };
     let Some(mediator) = Home::with_token() else { return };
-    let routing = mediator.did("--method peer:2");
-    let to = bob.did(&format!("--method peer:2 --service https://mediator.example/ --routing-key {routing}"));
-    let from = alice.did("--method peer:2");
-    let packed = alice.feed(&format!("pack --from {from} --to {to}"), &plaintext(Some(&from), Some(&to), "x"));
+    let routing = mediator.create_did("--method peer:2");
+    let to = bob.create_did(&format!("--method peer:2 --service https://mediator.example/ --routing-key {routing}"));
+    let from = alice.create_did("--method peer:2");
+    let packed =
+        alice.run_with_stdin(&format!("pack --from {from} --to {to}"), &plaintext(Some(&from), Some(&to), "x"));
     assert!(packed.stderr().contains("https://mediator.example/"));
-    assert_eq!(bob.feed("--json unpack", packed.done()).error(1), "not-for-us");
+    assert_eq!(bob.run_with_stdin("--json unpack", packed.success()).error(1), "not-for-us");
 
-    let forward = mediator.feed("unpack", packed.done()).json();
+    let forward = mediator.run_with_stdin("unpack", packed.success()).json();
     assert_eq!(forward["message"]["body"]["next"], *to);
-    let inner = mediator.feed("unpack --forwarded", packed.done());
-    assert_eq!(bob.feed("unpack", inner.done()).json()["message"]["body"]["text"], "x");
-    assert_eq!(bob.feed("--json unpack --forwarded", inner.done()).error(1), "not-a-forward");
+    let inner = mediator.run_with_stdin("unpack --forwarded", packed.success());
+    assert_eq!(bob.run_with_stdin("unpack", inner.success()).json()["message"]["body"]["text"], "x");
+    assert_eq!(bob.run_with_stdin("--json unpack --forwarded", inner.success()).error(1), "not-a-forward");
 
-    let direct =
-        alice.feed(&format!("pack --no-forward --from {from} --to {to}"), &plaintext(Some(&from), Some(&to), "x"));
-    assert_eq!(bob.feed("unpack", direct.done()).json()["provenance"]["authenticated"], true);
+    let direct = alice
+        .run_with_stdin(&format!("pack --no-forward --from {from} --to {to}"), &plaintext(Some(&from), Some(&to), "x"));
+    assert_eq!(bob.run_with_stdin("unpack", direct.success()).json()["provenance"]["authenticated"], true);
 }
 
 /// Packing for others and resolving open no token: the PIN's file is missing, and nothing fails.
 #[test]
 fn no_token_is_opened_without_need() {
     let Some((alice, bob)) = two_homes() else { return };
-    let to = bob.did("--method peer:2");
-    let ours = alice.did("--method peer:2");
+    let to = bob.create_did("--method peer:2");
+    let ours = alice.create_did("--method peer:2");
     std::fs::remove_file(alice.path().join("user.pin")).unwrap();
-    alice.feed(&format!("pack --to {to}"), &plaintext(None, Some(&to), "x")).done();
-    alice.run(&format!("did resolve {to}")).done();
-    let foreign = bob.feed(&format!("pack --to {to}"), &plaintext(None, Some(&to), "x"));
-    assert_eq!(alice.feed("--json unpack", foreign.done()).error(1), "not-for-us");
-    assert_eq!(alice.feed("--json unpack", "{\"ciphertext\": 1}").error(1), "envelope-malformed");
-    assert_eq!(alice.feed(&format!("--json pack --from {ours} --to did:nonsense"), "{}").error(2), "bad-did");
-    assert_eq!(alice.feed(&format!("--json pack --from {ours} --to {to}"), "{").error(1), "bad-message");
+    alice.run_with_stdin(&format!("pack --to {to}"), &plaintext(None, Some(&to), "x")).success();
+    alice.run(&format!("did resolve {to}")).success();
+    let foreign = bob.run_with_stdin(&format!("pack --to {to}"), &plaintext(None, Some(&to), "x"));
+    assert_eq!(alice.run_with_stdin("--json unpack", foreign.success()).error(1), "not-for-us");
+    assert_eq!(alice.run_with_stdin("--json unpack", "{\"ciphertext\": 1}").error(1), "envelope-malformed");
+    assert_eq!(alice.run_with_stdin(&format!("--json pack --from {ours} --to did:nonsense"), "{}").error(2), "bad-did");
+    assert_eq!(alice.run_with_stdin(&format!("--json pack --from {ours} --to {to}"), "{").error(1), "bad-message");
     assert_eq!(
-        alice.feed(&format!("--json pack --from {ours} --to did:key:zzz"), &plaintext(None, None, "x")).error(1),
+        alice
+            .run_with_stdin(&format!("--json pack --from {ours} --to did:key:zzz"), &plaintext(None, None, "x"))
+            .error(1),
         "did-unresolved"
     );
     // Packing as one of our DIDs needs the token.
     assert_eq!(
-        alice.feed(&format!("--json pack --from {ours} --to {to}"), &plaintext(None, None, "x")).error(3),
+        alice.run_with_stdin(&format!("--json pack --from {ours} --to {to}"), &plaintext(None, None, "x")).error(3),
         "pin-refused"
     );
 }
@@ -137,11 +141,11 @@ fn no_token_is_opened_without_need() {
 #[test]
 fn each_line_fails_without_the_token() {
     let Some((alice, bob)) = two_homes() else { return };
-    let to = bob.did("--method peer:2");
-    let packed = alice.feed(&format!("pack --to {to}"), &plaintext(None, Some(&to), "x"));
-    let line = packed.done().trim_end();
+    let to = bob.create_did("--method peer:2");
+    let packed = alice.run_with_stdin(&format!("pack --to {to}"), &plaintext(None, Some(&to), "x"));
+    let line = packed.success().trim_end();
     std::fs::remove_file(bob.path().join("user.pin")).unwrap();
-    let ran = bob.feed("--json unpack --lines", &format!("{line}\nnonsense\n{line}\n"));
+    let ran = bob.run_with_stdin("--json unpack --lines", &format!("{line}\nnonsense\n{line}\n"));
     assert_eq!(ran.status(), 3);
     let codes: Vec<Value> = ran.stdout().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let codes: Vec<&Value> = codes.iter().map(|result| &result["error"]["code"]).collect();

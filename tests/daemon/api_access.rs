@@ -11,7 +11,7 @@ use std::{
 use crate::{
     api_client::ApiClient,
     daemon::{Daemon, free_port, write_with_mode},
-    home::{Home, softhsm},
+    home::{Home, softhsm_module},
 };
 
 const TOKEN: &str = "a-token-of-this-test-0123456789abcdef";
@@ -120,7 +120,7 @@ fn a_loopback_socket_requires_the_bearer_token_and_a_local_host() {
 #[test]
 fn insecure_api_and_webhook_settings_are_refused_at_start() {
     let Some(home) = Home::with_token() else { return };
-    home.did("--method peer:2");
+    home.create_did("--method peer:2");
     for (name, text, mode) in [
         ("good", TOKEN, 0o600),
         ("short", "0123456789abcdef0123456789abcde", 0o600),
@@ -158,7 +158,7 @@ fn insecure_api_and_webhook_settings_are_refused_at_start() {
         (hook(local, "secret_file = \"good\"\nsecret = \"x\""), "secret"),
     ];
     for (config, message) in refused {
-        home.configure(&softhsm().unwrap(), &config);
+        home.configure(&softhsm_module().unwrap(), &config);
         let ran = home.run("--json serve --check");
         assert_eq!(ran.error(2), "bad-config", "{config}");
         assert!(ran.stderr().contains(message), "{config}\n{}", ran.stderr());
@@ -167,7 +167,7 @@ fn insecure_api_and_webhook_settings_are_refused_at_start() {
     for good in
         [on("127.0.0.1:0", "good"), on("[::1]:0", "good"), hook("https://example.org/", "secret_file = \"good\"")]
     {
-        home.configure(&softhsm().unwrap(), &good);
+        home.configure(&softhsm_module().unwrap(), &good);
         let ran = home.run("--json serve --check");
         // The machine may have no IPv6.
         assert!(ran.status() == 0 || good.contains("::1"), "{good}\n{}", ran.stderr());

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use crate::{
     daemon::Daemon,
-    home::{Home, softhsm},
+    home::{Home, softhsm_module},
 };
 
 fn copy_folder(from: &Path, to: &Path) {
@@ -71,7 +71,7 @@ fn restore_refuses_a_running_agent_and_keeps_replaced_files() {
     alice.wait_until("the message arrived", |alice| alice.unread_texts() == ["one"]);
     let folder = alice.home.path().join("copy");
     let folder = folder.to_str().unwrap();
-    alice.home.run(&format!("backup {folder}")).done();
+    alice.home.run(&format!("backup {folder}")).success();
     alice.json(&["send", "--to", &alice.did, "two", "--within", "30"]);
     alice.wait_until("the message arrived", |alice| alice.unread_texts() == ["one", "two"]);
     let documents = alice.home.path().join("state/documents");
@@ -120,7 +120,7 @@ fn a_modified_backup_is_not_restored() {
 
 #[test]
 fn backup_fails_without_a_store() {
-    let Some(module) = softhsm() else { return };
+    let Some(module) = softhsm_module() else { return };
     let home = Home::new();
     home.configure(&module, "");
     assert_eq!(home.run("--json backup copy").error(1), "store-unusable");

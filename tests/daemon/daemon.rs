@@ -14,7 +14,7 @@ use std::{
 pub use claviger_testkit::free_port;
 use serde_json::Value;
 
-use crate::home::{Home, Ran, softhsm};
+use crate::home::{CommandOutput, Home, softhsm_module};
 
 /// How long a test waits for what usually takes milliseconds: the machine may be busy.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
@@ -40,13 +40,13 @@ impl Daemon {
         let home = Home::with_token()?;
         let (port, ops_port) = (free_port(), free_port());
         home.configure(
-            &softhsm()?,
+            &softhsm_module()?,
             &format!(
                 "[http]\nlisten = \"127.0.0.1:{port}\"\npublic_url = \"http://127.0.0.1:{port}\"\n{http}\n\
                  [ops]\nlisten = \"127.0.0.1:{ops_port}\"\n{more}"
             ),
         );
-        let did = home.did(&format!("--method peer:2 --service http://127.0.0.1:{port}"));
+        let did = home.create_did(&format!("--method peer:2 --service http://127.0.0.1:{port}"));
         Some(Self { home, did, port, ops_port, child: None })
     }
 
@@ -142,8 +142,8 @@ impl Daemon {
         self.run(args).json()
     }
 
-    pub fn run(&self, args: &[&str]) -> Ran {
-        self.home.feed_words(&[&["--json"], args].concat(), "")
+    pub fn run(&self, args: &[&str]) -> CommandOutput {
+        self.home.run_args(&[&["--json"], args].concat(), "")
     }
 
     /// The response to a GET on the port of `[ops]`, with its head. Empty if nobody listens.

@@ -11,10 +11,10 @@ use claviger_fault_module::Shim;
 
 use crate::{
     daemon::Daemon,
-    home::{PIN, softhsm},
+    home::{PIN, softhsm_module},
     load::LoadGenerator,
     peer::Peer,
-    support::faulty::through_the_shim,
+    support::faulty_token::uri_with_fault_module,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -31,7 +31,7 @@ impl FaultyDaemon {
         let daemon = Daemon::new(more)?;
         let file = daemon.home.path().join("claviger.toml");
         let configuration = std::fs::read_to_string(&file).unwrap();
-        daemon.home.write("claviger.toml", &through_the_shim(&configuration));
+        daemon.home.write("claviger.toml", &uri_with_fault_module(&configuration));
         let shim = Shim::new(daemon.home.path().join("fault"));
         shim.order(&[]);
         Some(Self { daemon, shim })
@@ -46,7 +46,7 @@ impl FaultyDaemon {
 
     fn start(&mut self) {
         let mut command = self.daemon.home.command(env!("CARGO_BIN_EXE_claviger"));
-        command.env("CLAVIGER_FAULT_MODULE", softhsm().expect("SoftHSM was found before"));
+        command.env("CLAVIGER_FAULT_MODULE", softhsm_module().expect("SoftHSM was found before"));
         command.env("CLAVIGER_FAULT_CONTROL", self.daemon.home.path().join("fault"));
         self.daemon.start_with(command);
     }

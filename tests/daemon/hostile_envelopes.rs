@@ -51,7 +51,7 @@ impl Attack {
 #[test]
 fn an_invalid_epk_is_refused() {
     let Some(attack) = Attack::new() else { return };
-    let p256 = attack.daemon.home.did("--method key");
+    let p256 = attack.daemon.home.create_did("--method key");
     let mut low = attack.jwe();
     for point in [[0; 32], std::array::from_fn(|at| u8::from(at == 0))] {
         low.header["epk"]["x"] = b64(point).into();

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     daemon::{Daemon, free_port},
-    home::{Home, softhsm},
+    home::{Home, softhsm_module},
 };
 
 /// Replaces the port of `[ops]` in the configuration by a free one, as other tests run at the same time. Returns the port.
@@ -24,14 +24,14 @@ fn use_free_ops_port(home: &Home) -> u16 {
 /// Runs `claviger init` with these arguments in a new home. Does not start the daemon.
 fn initialised(args: &str) -> Daemon {
     let (home, port) = (Home::new(), free_port());
-    let did = home.run(&format!("init --listen 127.0.0.1:{port} {args}")).done().trim().to_owned();
+    let did = home.run(&format!("init --listen 127.0.0.1:{port} {args}")).success().trim().to_owned();
     let ops = use_free_ops_port(&home);
     Daemon::from_home(home, &did, port, ops)
 }
 
 #[test]
 fn init_makes_a_ready_agent_within_a_minute() {
-    if softhsm().is_none() {
+    if softhsm_module().is_none() {
         return;
     }
     let begun = Instant::now();
@@ -68,12 +68,12 @@ fn init_makes_a_ready_agent_within_a_minute() {
 
 #[test]
 fn init_prints_next_steps_and_warns_of_keys_in_files() {
-    if softhsm().is_none() {
+    if softhsm_module().is_none() {
         return;
     }
     let home = Home::new();
     let ran = home.run("init there");
-    ran.done();
+    ran.success();
     let stderr = ran.stderr();
     for words in [
         "the private keys are in files, under there/state/softhsm",
@@ -87,7 +87,7 @@ fn init_prints_next_steps_and_warns_of_keys_in_files() {
     assert_eq!(json["configuration"], "elsewhere/claviger.toml");
     assert_eq!(json["software_token"], true);
     // The first command that it prints would start.
-    home.run("--config elsewhere/claviger.toml serve --check").done();
+    home.run("--config elsewhere/claviger.toml serve --check").success();
 }
 
 #[test]
@@ -119,7 +119,8 @@ fn init_overwrites_nothing_and_a_failed_init_leaves_no_configuration() {
 fn a_wrong_pin_is_tried_once() {
     let Some(home) = Home::with_token() else { return };
     home.write("wrong.pin", "not-the-pin-2342");
-    let uri = format!("pkcs11:token=soft?module-path={}&pin-source=file:../wrong.pin", softhsm().unwrap().display());
+    let uri =
+        format!("pkcs11:token=soft?module-path={}&pin-source=file:../wrong.pin", softhsm_module().unwrap().display());
     for _ in 0..3 {
         assert_eq!(home.run(&format!("--json init agent --token-uri {uri}")).error(3), "pin-refused");
         assert!(!home.path().join("agent/claviger.toml").exists());
@@ -132,12 +133,12 @@ fn a_wrong_pin_is_tried_once() {
 #[test]
 fn init_uses_an_existing_token() {
     let Some(home) = Home::with_token() else { return };
-    let module = softhsm().unwrap();
+    let module = softhsm_module().unwrap();
     fs::create_dir(home.path().join("agent")).unwrap();
     fs::copy(home.path().join("user.pin"), home.path().join("agent/pin")).unwrap();
     let uri = format!("pkcs11:token=soft?module-path={}&pin-source=file:pin", module.display());
     let ran = home.run(&format!("init agent --token-uri {uri} --public-url https://agent.example.org/"));
-    assert!(ran.done().starts_with("did:peer:2."));
+    assert!(ran.success().starts_with("did:peer:2."));
     assert!(!ran.stderr().contains("SoftHSM") && !ran.stderr().contains("--public-url"), "{}", ran.stderr());
     assert!(!home.path().join("agent/state/softhsm").exists());
     let document = home.run(&format!("did resolve {}", ran.stdout().trim())).json();
@@ -148,15 +149,15 @@ fn init_uses_an_existing_token() {
 /// The document is served at the path where did:web looks for it.
 #[test]
 fn a_did_web_is_served() {
-    if softhsm().is_none() {
+    if softhsm_module().is_none() {
         return;
     }
     let (home, port) = (Home::new(), free_port());
     let args = format!("init --listen 127.0.0.1:{port} --method web --public-url http://localhost:{port}");
-    let did = home.run(&args).done().trim().to_owned();
+    let did = home.run(&args).success().trim().to_owned();
     assert_eq!(did, format!("did:web:localhost%3A{port}"));
     let more = home.run("did create --method web --host Agent.example.org:8443 --path a/b --service https://x.example");
-    assert_eq!(more.done().trim(), "did:web:agent.example.org%3A8443:a:b");
+    assert_eq!(more.success().trim(), "did:web:agent.example.org%3A8443:a:b");
     assert!(more.stderr().contains("/a/b/did.json"), "{}", more.stderr());
     let ops = use_free_ops_port(&home);
     let mut agent = Daemon::from_home(home, &did, port, ops);
@@ -191,5 +192,5 @@ fn every_setting_in_the_template_is_known() {
         text.replace("@LISTEN@", "listen = \"127.0.0.1:1\"").replace("@PUBLIC_URL@", "public_url = \"http://a\"");
     let home = Home::new();
     home.write("claviger.toml", &text.replace("@ALLOW_PRIVATE@", "allow_private = []"));
-    home.run("did resolve did:key:z6LSeu9HkTHSfLLeUs2nnzUSNedgDUevfNQgQjQC23ZCit6F").done();
+    home.run("did resolve did:key:z6LSeu9HkTHSfLLeUs2nnzUSNedgDUevfNQgQjQC23ZCit6F").success();
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     daemon::{Daemon, free_port},
-    home::{Home, plaintext, softhsm},
+    home::{Home, plaintext, softhsm_module},
     test_mediator::{CURRENT, Mediator, MediatorOptions},
 };
 
@@ -14,8 +14,8 @@ use crate::{
 fn desktop(more: &str) -> Option<Daemon> {
     let (home, ops) = (Home::with_token()?, free_port());
     let listen = format!("[net]\nallow_private = [\"127.0.0.0/8\"]\n[ops]\nlisten = \"127.0.0.1:{ops}\"\n");
-    home.configure(&softhsm()?, &format!("{listen}{more}"));
-    home.run("did create --method peer:2").done();
+    home.configure(&softhsm_module()?, &format!("{listen}{more}"));
+    home.run("did create --method peer:2").success();
     let mut desktop = Daemon::from_home(home, "", 0, ops);
     desktop.start();
     Some(desktop)
@@ -24,7 +24,7 @@ fn desktop(more: &str) -> Option<Daemon> {
 /// `init --no-port`, `serve`, `mediator use`; then messages go both ways, and the agent serves no port for peers.
 #[test]
 fn an_agent_without_a_port_is_set_up_behind_a_mediator() {
-    if softhsm().is_none() {
+    if softhsm_module().is_none() {
         return;
     }
     let (mediator, home, ops) = (Mediator::new(CURRENT), Home::new(), free_port());
@@ -213,7 +213,7 @@ fn a_message_for_a_did_without_its_token_stays_with_the_mediator() {
     let mediator = Mediator::new(MediatorOptions { socket: false, ..CURRENT });
     let settings = "[mediation]\npoll_seconds = 1\n[did]\ndocuments = [\"documents.json\"]\n";
     let Some(elsewhere) = Home::with_token() else { return };
-    elsewhere.configure(&softhsm().unwrap(), "");
+    elsewhere.configure(&softhsm_module().unwrap(), "");
     let [without_token, nobody] = ["", ""].map(|_| elsewhere.run("--json did create --method peer:2").json());
     let Some(mut desktop) = desktop("") else { return };
     desktop.stop();
@@ -226,7 +226,7 @@ fn a_message_for_a_did_without_its_token_stays_with_the_mediator() {
     // Both are packed before either is queued: the agent asks for messages once a second.
     let packed = [&nobody, &without_token].map(|did| {
         let message = plaintext(None, did["did"].as_str(), "At noon?");
-        elsewhere.feed(&format!("pack --to {}", did["did"].as_str().unwrap()), &message).done().to_owned()
+        elsewhere.run_with_stdin(&format!("pack --to {}", did["did"].as_str().unwrap()), &message).success().to_owned()
     });
     packed.into_iter().for_each(|packed| mediator.enqueue(&ours, packed));
     assert_eq!(mediator.waiting(), 2);

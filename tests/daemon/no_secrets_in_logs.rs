@@ -137,11 +137,12 @@ fn import_key(alice: &mut Daemon) -> Vec<u8> {
     let public = x25519_dalek::PublicKey::from(&x25519_dalek::StaticSecret::from(scalar));
     let jwk = json!({ "kty": "OKP", "crv": "X25519", "x": BASE64.encode(public), "d": BASE64.encode(&private) });
     alice.home.write("key.jwk", &jwk.to_string());
-    let imported = alice.home.run("key import --jwk key.jwk").done().to_owned();
+    let imported = alice.home.run("key import --jwk key.jwk").success().to_owned();
     let known = imported.split_whitespace().next().unwrap();
     fs::remove_file(alice.home.path().join("key.jwk")).unwrap();
     fs::remove_dir_all(alice.home.path().join("state/documents")).unwrap();
     let port = alice.port;
-    alice.did = alice.home.did(&format!("--method peer:2 --agreement {known} --service http://127.0.0.1:{port}"));
+    alice.did =
+        alice.home.create_did(&format!("--method peer:2 --agreement {known} --service http://127.0.0.1:{port}"));
     private
 }

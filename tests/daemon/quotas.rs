@@ -154,7 +154,7 @@ fn waiting_replies_per_peer_are_limited() {
 #[test]
 fn waiting_messages_per_recipient_are_limited() {
     let Some(mut daemon) = Daemon::new("[store]\nmax_waiting_for = 5\n") else { return };
-    let other = daemon.home.did(&format!("--method peer:2 --service http://127.0.0.1:{}", daemon.port));
+    let other = daemon.home.create_did(&format!("--method peer:2 --service http://127.0.0.1:{}", daemon.port));
     daemon.disconnect_token();
     daemon.start_without_token();
     let (flooding, honest) = (Peer::new("flooding"), Peer::new("honest"));

@@ -1,6 +1,6 @@
 //! DID rotation and the end of relationships, on both sides; and the store after a rotation and with several tokens.
 
-use crate::{api_client::ApiClient, daemon::Daemon, home::softhsm};
+use crate::{api_client::ApiClient, daemon::Daemon, home::softhsm_module};
 
 /// Two running agents with a connection.
 fn connected_agents() -> Option<(Daemon, Daemon)> {
@@ -103,7 +103,7 @@ fn a_rotated_did_is_retired_and_its_keys_are_deleted() {
 /// Any one of the tokens opens the store, even if a DID was made while it was missing.
 #[test]
 fn any_one_token_opens_the_store() {
-    let Some(module) = softhsm() else { return };
+    let Some(module) = softhsm_module() else { return };
     let Some(mut alice) = Daemon::new("") else { return };
     let Some(bob) = Daemon::running("") else { return };
     let module = module.display();
@@ -118,9 +118,9 @@ fn any_one_token_opens_the_store() {
         alice.home.write("claviger.toml", &rest.replacen("[http]", &format!("{tokens}[http]"), 1));
     };
     configure(&alice, &["soft", "spare"]);
-    alice.home.run("token init spare --so-pin-source file:so.pin").done();
+    alice.home.run("token init spare --so-pin-source file:so.pin").success();
     let service = format!("http://127.0.0.1:{}", alice.port);
-    let did = alice.home.did(&format!("--method peer:2 --service {service} --token soft --token spare"));
+    let did = alice.home.create_did(&format!("--method peer:2 --service {service} --token soft --token spare"));
     alice.start();
     bob.json(&["send", "--to", &did, "kept", "--within", "30"]);
     alice.wait_until("the message arrived", |alice| alice.unread_texts() == ["kept"]);

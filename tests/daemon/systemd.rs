@@ -108,7 +108,7 @@ fn pack(agent: &Daemon, text: &str) -> String {
         "from": agent.did, "to": [agent.did], "body": { "content": text }, "created_time": now(),
     });
     let args = ["pack", "--to", &agent.did, "--from", &agent.did];
-    agent.home.feed_words(&args, &message.to_string()).done().trim().to_owned()
+    agent.home.run_args(&args, &message.to_string()).success().trim().to_owned()
 }
 
 fn now() -> u64 {

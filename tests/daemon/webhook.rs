@@ -227,6 +227,8 @@ fn the_webhook_gets_only_its_types_and_no_acknowledged_messages() {
     let inbox = api.get("/v1/inbox").json(200);
     let read = inbox["messages"].as_array().unwrap().iter().find(|it| it["message"]["body"]["content"] == "0").unwrap();
     api.post("/v1/inbox/acknowledge", &serde_json::json!({ "ids": [read["id"]] })).json(200);
+    // An attempt to post the first message may be under way. It fails before the webhook listens.
+    thread::sleep(SETTLE_TIME);
     let webhook = WebhookServer::on(port, &[]);
     alice.wait_until_within(Duration::from_secs(60), "a message was posted", |_| !webhook.accepted_texts().is_empty());
     thread::sleep(SETTLE_TIME);

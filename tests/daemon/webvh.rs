@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::{
     daemon::{Daemon, http},
-    home::{Home, Ran, softhsm},
+    home::{CommandOutput, Home, softhsm_module},
 };
 
 /// Alice, with a did:webvh at her port, and Bob, who may fetch it without TLS. Does not start them.
@@ -46,8 +46,8 @@ fn alice_with_webvh_and_bob() -> Option<(Daemon, String, Daemon)> {
 /// Runs a command, and again while it finds no token: SoftHSM writes to the token's file at each login, and a process that reads it
 /// at that moment finds no token. After each change the agent's keepers log in again.
 #[track_caller]
-fn run_with_retry(agent: &Daemon, words: &[&str]) -> Ran {
-    let absent = |ran: &Ran| ran.status() == 3 && ran.error(3) == "token-absent";
+fn run_with_retry(agent: &Daemon, words: &[&str]) -> CommandOutput {
+    let absent = |ran: &CommandOutput| ran.status() == 3 && ran.error(3) == "token-absent";
     let mut ran = agent.run(words);
     for _ in 0..50 {
         if !absent(&ran) {
@@ -147,10 +147,10 @@ fn a_did_webvh_is_served_and_updated_and_peers_follow() {
 #[test]
 fn a_did_web_is_updated_without_a_log() {
     let Some(home) = Home::with_token() else { return };
-    home.configure(&softhsm().unwrap(), "");
-    let did = home.did("--method web --host example.com --service https://example.com");
-    let other = home.did("--method peer:2");
-    home.run("key generate --alg X25519 --use agreement --name new").done();
+    home.configure(&softhsm_module().unwrap(), "");
+    let did = home.create_did("--method web --host example.com --service https://example.com");
+    let other = home.create_did("--method peer:2");
+    home.run("key generate --alg X25519 --use agreement --name new").success();
     let changed = home.run(&format!("--json did update {did} --agreement new --agreement {did}#key-1")).json();
     let kids = [format!("{did}#key-3"), format!("{did}#key-1")];
     assert_eq!(changed["document"]["keyAgreement"], serde_json::json!(kids));
@@ -167,7 +167,7 @@ fn a_did_web_is_updated_without_a_log() {
 fn an_updated_did_web_is_rotated() {
     let Some(mut alice) = Daemon::new("") else { return };
     let at = (format!("localhost:{}", alice.port), format!("http://127.0.0.1:{}", alice.port));
-    let did = alice.home.did(&format!("--method web --host {} --service {}", at.0, at.1));
+    let did = alice.home.create_did(&format!("--method web --host {} --service {}", at.0, at.1));
     alice.start();
     run_with_retry(&alice, &["key", "generate", "--alg", "Ed25519", "--use", "signing", "--name", "new"]).json();
     let changed = run_with_retry(&alice, &["did", "update", &did, "--authentication", "new"]).json();
@@ -180,9 +180,9 @@ fn an_updated_did_web_is_rotated() {
 #[test]
 fn simultaneous_updates_both_apply() {
     let Some(home) = Home::with_token() else { return };
-    home.configure(&softhsm().unwrap(), "");
-    let did = home.did("--method webvh --host example.com --service https://example.com");
-    home.run("key generate --alg X25519 --use agreement --name new").done();
+    home.configure(&softhsm_module().unwrap(), "");
+    let did = home.create_did("--method webvh --host example.com --service https://example.com");
+    home.run("key generate --alg X25519 --use agreement --name new").success();
     let change = |words: &str| {
         let ran = home.run(&format!("--json did update {did} {words}"));
         // A process finds no token at the moment when another one logs in. It is tried once more.
@@ -204,12 +204,12 @@ fn simultaneous_updates_both_apply() {
 #[test]
 fn updates_without_a_keeper_obey_the_policy() {
     let Some(home) = Home::with_token() else { return };
-    home.configure(&softhsm().unwrap(), "[keeper]\nin_process = true\n");
-    let did = home.did("--method webvh --host example.com --path a/b");
+    home.configure(&softhsm_module().unwrap(), "[keeper]\nin_process = true\n");
+    let did = home.create_did("--method webvh --host example.com --path a/b");
     assert!(did.ends_with(":example.com:a:b"), "{did}");
-    home.run(&format!("did update {did} --service https://example.com")).done();
+    home.run(&format!("did update {did} --service https://example.com")).success();
     for keeper in ["", "[keeper]\nin_process = true\n"] {
-        home.configure(&softhsm().unwrap(), &format!("allow = [\"sign:message\"]\n{keeper}"));
+        home.configure(&softhsm_module().unwrap(), &format!("allow = [\"sign:message\"]\n{keeper}"));
         let refused = home.run(&format!("--json did update {did} --service https://example.org"));
         assert_ne!(refused.status(), 0);
         assert!(refused.stderr().contains("sign:webvh-entry"), "{}", refused.stderr());

@@ -1,15 +1,15 @@
 //! Which file uses which, and the rings among them.
 //!
 //! An edge from file A to file B means that A's code uses an item that B defines. Names are resolved through imports,
-//! groups, globs and re-exports to the file that defines the item, so a re-export is no detour. These are no edges:
+//! groups, globs and re-exports to the file that defines the item, so a re-export hides nothing. These are no edges:
 //!
 //! - `mod` and `pub use`: a parent lists its children, and does not use them by that. If its code also uses the name that it
 //!   re-exports, that is an edge.
 //! - The import of a module, and a glob. Each name that is reached through it is an edge.
-//! - Whatever stands in unit tests, comments and documentation.
+//! - Names in unit tests, comments and documentation.
 //!
-//! So a child that uses an item which its parent's `mod.rs` defines is in a ring with it if the parent's code uses an item
-//! of the child's. Calls of methods are not seen, as they have no path; nor are traits that a glob brings.
+//! So a child that uses an item of its parent's `mod.rs` is in a ring with it, if the parent's code uses an item of the child.
+//! Method calls have no path, so they are not seen; neither are traits that a glob imports.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -26,7 +26,7 @@ use crate::{
 pub struct Reference {
     pub from: PathBuf,
     pub line: usize,
-    /// As it is written.
+    /// As written in the source.
     pub path: String,
     /// The file that defines the item. For the import of a module, the module's file.
     pub to: PathBuf,
@@ -95,7 +95,7 @@ impl<'a> Walk<'a> {
         if import.is_absolute { Target::Elsewhere } else { self.path(module, &import.path, false) }
     }
 
-    /// `in_code`: a path in code begins in the scope of the module; so does an import, which may not lead to itself.
+    /// `in_code`: whether the path is in code, and not in a `use` declaration, where a lone `self` names the module.
     fn path(&mut self, module: ModuleId, path: &[String], in_code: bool) -> Target {
         let Some((first, mut rest)) = path.split_first() else { return Target::Elsewhere };
         let modules = &self.source.modules;
@@ -116,7 +116,7 @@ impl<'a> Walk<'a> {
             at = match next.as_str() {
                 "super" => modules[id].parent.map_or(Target::Elsewhere, Target::Module),
                 "self" => Target::Module(id),
-                // What a macro makes has no definition that can be read: it is taken for the module's own.
+                // An item that a macro makes has no definition in the source. It counts as the module's own.
                 name => self.lookup(id, name).unwrap_or_else(|| Target::Item(modules[id].file.clone())),
             };
             rest = after;
@@ -175,11 +175,11 @@ pub fn rings(references: &[Reference]) -> Vec<Vec<PathBuf>> {
     let mut rings = Vec::new();
     for (from, targets) in &edges {
         for to in targets {
-            let Some(way) = shortest(&edges, to, from) else { continue };
-            let mut members: Vec<&Path> = way.clone();
+            let Some(path) = shortest(&edges, to, from) else { continue };
+            let mut members: Vec<&Path> = path.clone();
             members.sort();
             if seen.insert(members) {
-                let ring = [*from].into_iter().chain(way);
+                let ring = [*from].into_iter().chain(path);
                 rings.push(ring.map(Path::to_owned).collect());
             }
         }
@@ -188,18 +188,18 @@ pub fn rings(references: &[Reference]) -> Vec<Vec<PathBuf>> {
     rings
 }
 
-/// The shortest way from one file to another, both included.
+/// The shortest path from one file to another, both included.
 fn shortest<'a>(edges: &BTreeMap<&'a Path, BTreeSet<&'a Path>>, from: &'a Path, to: &'a Path) -> Option<Vec<&'a Path>> {
     let mut before: BTreeMap<&Path, &Path> = BTreeMap::new();
     let mut queue = VecDeque::from([from]);
     while let Some(at) = queue.pop_front() {
         if at == to {
-            let mut way = vec![to];
-            while let Some(previous) = before.get(way.last().unwrap()).filter(|_| *way.last().unwrap() != from) {
-                way.push(previous);
+            let mut path = vec![to];
+            while let Some(previous) = before.get(path.last().unwrap()).filter(|_| *path.last().unwrap() != from) {
+                path.push(previous);
             }
-            way.reverse();
-            return Some(way);
+            path.reverse();
+            return Some(path);
         }
         for next in edges.get(at).into_iter().flatten() {
             if *next != from && !before.contains_key(next) {

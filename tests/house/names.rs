@@ -1,4 +1,4 @@
-//! Which names a file's code has: imports, paths, and identifiers, also within macros and attributes.
+//! Collects the names in a file's code: imports, paths and identifiers, also within macros and attributes.
 
 use proc_macro2::{Span, TokenStream, TokenTree};
 use syn::{
@@ -11,14 +11,14 @@ use crate::source::is_test;
 /// One leaf of a `use` declaration.
 #[derive(Debug, Clone)]
 pub struct Import {
-    /// The segments as they are written, without `self` at the end. `*` is left out as well.
+    /// The segments as written, without a `self` or `*` at the end.
     pub path: Vec<String>,
     /// Begins with `::`, so it names another crate.
     pub is_absolute: bool,
-    /// What the name is in this module; none if it is `_` or a glob.
+    /// The name in this module. None for `_` and for a glob.
     pub name: Option<String>,
     pub is_glob: bool,
-    /// Has a visibility of its own: others may import the name from here.
+    /// Has a visibility, so that others may import the name from here.
     pub is_reexport: bool,
     pub line: usize,
 }
@@ -121,8 +121,7 @@ impl Names {
         }
     }
 
-    /// The paths in the tokens of a macro or an attribute. They are not parsed further, since their grammar is the macro's
-    /// own.
+    /// Adds the paths in the tokens of a macro or an attribute. The tokens cannot be parsed, as each macro has its own grammar.
     fn add_tokens(&mut self, tokens: TokenStream) {
         let mut tokens = tokens.into_iter().peekable();
         // The name of a member after a dot is not a path.
@@ -155,7 +154,7 @@ impl Names {
         }
     }
 
-    /// The paths that serde takes in quotes, as in `with = "crate::json"`.
+    /// Adds paths in quotes, which serde accepts, as in `with = "crate::json"`.
     fn add_quoted_paths(&mut self, tokens: TokenStream) {
         for token in tokens {
             match token {

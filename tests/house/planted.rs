@@ -7,7 +7,7 @@ use crate::{
     source::Source,
 };
 
-/// A source folder with these files, read.
+/// Writes these files into a source folder, and reads it.
 fn plant(files: &[(&str, &str)]) -> Source {
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in files {
@@ -52,7 +52,7 @@ mod layers {
     }
 
     #[test]
-    fn an_upward_import_is_found_however_it_is_written() {
+    fn an_upward_import_is_found_in_every_spelling() {
         for text in [
             "use crate::agent::Seal;",
             "use crate::{agent::Seal, keys::Key};",
@@ -80,7 +80,7 @@ mod layers {
     }
 
     #[test]
-    fn what_is_no_upward_import_is_left_alone() {
+    fn other_names_are_no_upward_import() {
         for text in [
             "use super::Key; use crate::keys::{self, Key as K};",
             "// crate::agent::Seal\n/// [`crate::agent::Seal`]\nfn a() { \"crate::agent::Seal\"; }",
@@ -124,7 +124,7 @@ mod circles {
     }
 
     #[test]
-    fn two_files_that_use_one_another_are_found_however_it_is_written() {
+    fn two_files_that_use_each_other_are_found_in_every_spelling() {
         for text in [
             "use super::b::B;",
             "use crate::b::B;",
@@ -187,22 +187,22 @@ mod circles {
     }
 
     #[test]
-    fn what_is_no_circle_is_left_alone() {
+    fn other_uses_are_no_circle() {
         for files in [
-            // A parent that only lists its children.
+            // A parent that only declares its children.
             &[
                 ("lib.rs", "mod p;"),
                 ("p/mod.rs", "mod child; pub use child::run; pub struct Shared;"),
                 ("p/child.rs", "use super::Shared; pub fn run(_: &Shared) {}"),
             ][..],
-            // A re-export is no detour.
+            // A re-export is followed to the file that defines the item.
             &[
                 ("lib.rs", "mod p;"),
                 ("p/mod.rs", "mod a; mod b; pub use a::A; use b::B; fn f() { B; }"),
                 ("p/a.rs", "pub struct A;"),
                 ("p/b.rs", "use super::A; use crate::p::A as Again; pub struct B;"),
             ],
-            // Only the tests.
+            // A use in unit tests only.
             &[
                 ("lib.rs", "mod a; mod b;"),
                 ("a.rs", "use crate::b::B; pub struct A;"),
@@ -247,7 +247,7 @@ mod absences {
     }
 
     #[test]
-    fn a_word_is_found_however_it_is_written() {
+    fn a_word_is_found_in_every_spelling() {
         for text in [
             "use cryptoki::Session;",
             "use ::cryptoki::Session;",
@@ -265,7 +265,7 @@ mod absences {
     }
 
     #[test]
-    fn what_is_not_code_is_left_alone() {
+    fn comments_strings_and_other_names_are_ignored() {
         for text in [
             "// cryptoki::Session, unsafe\n/// SigningKey\nfn f() { \"unsafe\"; }",
             "fn f(cryptoki: u8) { cryptoki.x(); self::cryptoki(); }",

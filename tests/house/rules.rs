@@ -1,4 +1,4 @@
-//! The rules. Each returns its violations, one a line, each with its file.
+//! The rules. Each returns its violations, each with its file.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -7,8 +7,8 @@ use crate::{
     source::{Source, flatten},
 };
 
-/// Uses of a higher layer, and of a neighbour that is to be left alone. Imports, re-exports and paths in code all count,
-/// and so does each module that a path leads through.
+/// Uses of a higher layer, and of the second in a pair of `apart` by the first. Imports, re-exports and paths in code count, and
+/// so does each module that a path leads through.
 pub fn upward_imports(source: &Source, layers: &[&str], apart: &[(&str, &str)]) -> Vec<String> {
     let height = |name: &str| layers.iter().position(|layer| *layer == name);
     let mut violations = BTreeSet::new();
@@ -58,7 +58,7 @@ fn place(reference: &Reference) -> String {
     format!("{}:{}: {}", reference.from.display(), reference.line, reference.path)
 }
 
-/// Files with more lines than this, tests included.
+/// Files with more than `most` lines, unit tests included.
 pub fn long_files(source: &Source, most: usize) -> Vec<String> {
     let long = source.files.iter().filter(|(_, file)| file.lines > most);
     long.map(|(path, file)| format!("{}: {} lines, at most {most} are allowed", path.display(), file.lines)).collect()
@@ -72,20 +72,20 @@ pub fn undeclared_files(source: &Source) -> Vec<String> {
     undeclared.map(|path| format!("{}: no module declares it", path.display())).collect()
 }
 
-/// Words that may stand only in some files or folders, relative to the source folder; a folder ends in `/`.
+/// Words that are allowed only in some files or folders. Paths are relative to the source folder; a folder ends in `/`.
 pub struct Absence<'a> {
     pub words: &'a [Word<'a>],
     pub except: &'a [&'a str],
 }
 
 pub enum Word<'a> {
-    /// A crate: at the beginning of a path, or of a `use` declaration.
+    /// The name of a crate, at the beginning of a path or of a `use` declaration.
     Crate(&'a str),
-    /// These tokens in code, one after another.
+    /// These tokens, in sequence.
     Tokens(&'a str),
 }
 
-/// Where code outside the exceptions has the words, and exceptions that are not needed. Comments and unit tests do not
+/// Files outside the exceptions whose code has the words, and exceptions that are not needed. Comments and unit tests do not
 /// count.
 pub fn present(source: &Source, absence: &Absence<'_>) -> Vec<String> {
     let mut violations = Vec::new();
@@ -116,7 +116,7 @@ impl Word<'_> {
                 let is_path = |at: usize| {
                     let before = at.checked_sub(1).map(|before| code[before].as_str());
                     let next = code.get(at + 1..at + 3);
-                    // A group within a longer path, `a::{name::B}`, is taken for the crate too: that errs on the safe side.
+                    // A group within a longer path, `a::{name::B}`, counts as the crate too, which may only report too much.
                     match before {
                         Some(":") => at >= 3 && code[at - 3] == "use" && is_separator(&code[at - 2..at]),
                         Some("use") => true,
@@ -133,7 +133,7 @@ fn is_separator(tokens: &[String]) -> bool {
     tokens == [":", ":"]
 }
 
-/// Which of these types derive `Debug`, and which do not exist.
+/// Those of these types that derive `Debug`, and those that do not exist.
 pub fn derived_debug(source: &Source, types: &[&str]) -> Vec<String> {
     let mut violations = Vec::new();
     let mut missing: BTreeSet<&str> = types.iter().copied().collect();
@@ -144,6 +144,6 @@ pub fn derived_debug(source: &Source, types: &[&str]) -> Vec<String> {
             }
         }
     }
-    violations.extend(missing.into_iter().map(|name| format!("there is no type {name}: mend the list")));
+    violations.extend(missing.into_iter().map(|name| format!("there is no type {name}: correct the list")));
     violations
 }

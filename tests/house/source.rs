@@ -15,7 +15,7 @@ use crate::names::{Import, Name, Names};
 /// A source folder with a library (`lib.rs`), a program (`main.rs`) or both.
 #[derive(Default)]
 pub struct Source {
-    /// Every file below the folder, by its path from there, whether or not a module declares it.
+    /// Every file below the folder, by its relative path, whether or not a module declares it.
     pub files: BTreeMap<PathBuf, SourceFile>,
     pub modules: Vec<Module>,
     /// The root modules of the library and of the program.
@@ -27,7 +27,7 @@ pub struct Source {
 
 pub struct SourceFile {
     pub lines: usize,
-    /// The tokens of its code. Comments are none; unit tests and documentation are left out.
+    /// The tokens of its code, without comments, documentation and unit tests.
     pub tokens: Vec<String>,
     /// Its structs and enums, and whether each derives `Debug`.
     pub types: Vec<(String, bool)>,
@@ -36,7 +36,7 @@ pub struct SourceFile {
 /// An index into [`Source::modules`].
 pub type ModuleId = usize;
 
-/// A module, in a file of its own or within another's. Items for unit tests are left out.
+/// A module, in a file of its own or inline. Items for unit tests are left out.
 pub struct Module {
     pub file: PathBuf,
     pub parent: Option<ModuleId>,
@@ -44,7 +44,7 @@ pub struct Module {
     pub children: BTreeMap<String, ModuleId>,
     /// The items that it defines, other than modules.
     pub items: Vec<String>,
-    /// Those of them that are macros. Modules below see them without an import.
+    /// The macros among them. Modules below see them without an import.
     pub macros: Vec<String>,
     pub imports: Vec<Import>,
     /// The paths and identifiers in its code, other than in `use` declarations.
@@ -100,19 +100,19 @@ fn derives_debug(attribute: &Attribute) -> bool {
     tokens.iter().any(|token| token == "derive") && tokens.iter().any(|token| token == "Debug")
 }
 
-/// The tokens, with those within brackets in their place.
+/// All tokens in one list, with those within brackets in place.
 pub fn flatten(tokens: TokenStream) -> Vec<String> {
     let mut flat = Vec::new();
     for token in tokens {
         match token {
             TokenTree::Group(group) => {
-                // An opening bracket keeps what is before a group apart from what is in it.
+                // An opening bracket separates the tokens before a group from those in it.
                 flat.push("(".to_owned());
                 flat.extend(flatten(group.stream()));
             }
             TokenTree::Ident(ident) => flat.push(ident.to_string()),
             TokenTree::Punct(punct) => flat.push(punct.as_char().to_string()),
-            // Text is no code.
+            // The content of a literal is no code.
             TokenTree::Literal(_) => flat.push("\"\"".to_owned()),
         }
     }
@@ -229,7 +229,7 @@ pub fn is_test(item: &Item) -> bool {
     })
 }
 
-/// Passes over what follows a member of an attribute.
+/// Skips the value or the arguments of a member of an attribute.
 fn skip(meta: &syn::meta::ParseNestedMeta) -> syn::Result<()> {
     if meta.input.peek(syn::Token![=]) {
         meta.value()?.parse::<syn::Lit>()?;

@@ -20,7 +20,7 @@ use claviger_fault_module::Shim;
 use claviger_testkit::reference::{Parties, fresh_cek, message_to};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::support::{Module, TestToken, faulty::through_the_shim};
+use crate::support::{Module, TestToken, faulty_token::uri_with_fault_module};
 
 /// A time that nothing exceeds unless it hangs, even on a busy machine.
 pub const HANG_TIMEOUT: Duration = Duration::from_secs(30);
@@ -58,7 +58,7 @@ impl Home {
     /// None if the module is missing and tests may be skipped.
     pub fn new(module: Module, keeper: &str) -> Option<Self> {
         let (path, token) = (module.path()?, TestToken::new(module, "demo")?);
-        let (shim, uri) = (Shim::new(token.folder().join("fault")), through_the_shim(&token.uri));
+        let (shim, uri) = (Shim::new(token.folder().join("fault")), uri_with_fault_module(&token.uri));
         let home = Self { token, shim, uri, module: path };
         home.configure("claviger.toml", &format!("uri = {:?}", home.uri), keeper);
         Some(home)

@@ -1,8 +1,8 @@
 //! `src/secrets`: the keyring, the keeper, and tokens of each kind, by the library's own interface.
 
 #[cfg(feature = "yubikey")]
-#[path = "../support/plugged.rs"]
-mod plugged;
+#[path = "../support/connected_card.rs"]
+mod connected_card;
 #[path = "../support/mod.rs"]
 mod support;
 

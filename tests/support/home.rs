@@ -1,4 +1,4 @@
-//! A folder with a configuration and perhaps a token, and the program run in it.
+//! A temporary folder with a configuration and perhaps a SoftHSM token, and commands that run in it.
 
 use std::{
     fs,
@@ -13,29 +13,33 @@ use tempfile::TempDir;
 pub const PIN: &str = "p1n-of-the-user-48151623";
 pub const SO_PIN: &str = "p1n-of-the-officer-42";
 
-/// SoftHSM's module. Where it must be there, that it is missing fails the test; elsewhere the test is skipped.
-pub fn softhsm() -> Option<PathBuf> {
+/// The path of the SoftHSM module. If it is missing, panics where tokens are required (CI), and else returns none, so that the test is
+/// skipped.
+pub fn softhsm_module() -> Option<PathBuf> {
     let named = std::env::var_os("CLAVIGER_TEST_SOFTHSM").map(PathBuf::from);
     let multiarch = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
-    let usual =
+    let default_folders =
         ["/usr/lib/softhsm", "/usr/lib64/pkcs11", "/usr/lib/pkcs11", "/usr/local/lib/softhsm"].map(PathBuf::from);
-    let usual = usual.into_iter().chain(multiarch.map(|folder| folder.path().join("softhsm")));
-    let found = named.into_iter().chain(usual.map(|folder| folder.join("libsofthsm2.so"))).find(|path| path.is_file());
-    let set = |name, value| std::env::var(name).is_ok_and(|is| is == value);
+    let default_folders = default_folders.into_iter().chain(multiarch.map(|folder| folder.path().join("softhsm")));
+    let found = named
+        .into_iter()
+        .chain(default_folders.map(|folder| folder.join("libsofthsm2.so")))
+        .find(|path| path.is_file());
+    let set = |name, value| std::env::var(name).is_ok_and(|found| found == value);
     if found.is_none() {
-        assert!(!set("CLAVIGER_REQUIRE_TOKENS", "1") && !set("CI", "true"), "SoftHSM is missing, and must be there");
+        assert!(!set("CLAVIGER_REQUIRE_TOKENS", "1") && !set("CI", "true"), "SoftHSM is missing, and is required");
         println!("skipped: SoftHSM is not installed");
     }
     found
 }
 
-/// A folder of its own for one agent.
+/// The folder of one agent.
 pub struct Home {
     folder: TempDir,
 }
 
 impl Home {
-    /// Without a token.
+    /// An empty folder for SoftHSM tokens, without a configuration.
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("tokens")).unwrap();
@@ -47,17 +51,17 @@ impl Home {
         Self { folder }
     }
 
-    /// With an initialised SoftHSM token named `soft`; none if there is no SoftHSM.
+    /// With a configuration and an initialised SoftHSM token named `soft`. Returns none if SoftHSM is missing.
     pub fn with_token() -> Option<Self> {
         let home = Self::new();
-        home.configure(&softhsm()?, "");
+        home.configure(&softhsm_module()?, "");
         home.write("user.pin", PIN);
         home.write("so.pin", SO_PIN);
-        home.run("token init soft --so-pin-source file:so.pin").done();
+        home.run("token init soft --so-pin-source file:so.pin").success();
         Some(home)
     }
 
-    /// Writes claviger.toml, with `more` in its [[token]] and behind.
+    /// Writes claviger.toml. `more` is appended, within `[[token]]`.
     pub fn configure(&self, module: &Path, more: &str) {
         let module = module.display();
         let uri = format!("pkcs11:token=soft?module-path={module}&pin-source=file:user.pin");
@@ -80,7 +84,7 @@ impl Home {
         }
     }
 
-    /// A process in the folder that knows nothing of the one who runs the tests.
+    /// A command in the folder, with an environment of its own.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command.current_dir(self.path()).env_clear();
@@ -90,43 +94,44 @@ impl Home {
         command
     }
 
-    /// Runs `claviger` with words that are separated by blanks.
-    pub fn run(&self, words: &str) -> Ran {
-        self.feed(words, "")
+    /// Runs `claviger` with arguments that are separated by blanks.
+    pub fn run(&self, args: &str) -> CommandOutput {
+        self.run_with_stdin(args, "")
     }
 
-    /// The same with stdin.
-    pub fn feed(&self, words: &str, stdin: &str) -> Ran {
-        self.feed_words(&words.split_whitespace().collect::<Vec<_>>(), stdin)
+    /// The same, with this text on stdin.
+    pub fn run_with_stdin(&self, args: &str, stdin: &str) -> CommandOutput {
+        self.run_args(&args.split_whitespace().collect::<Vec<_>>(), stdin)
     }
 
-    pub fn feed_words(&self, words: &[&str], stdin: &str) -> Ran {
+    /// Runs `claviger` with these arguments, and this text on stdin.
+    pub fn run_args(&self, args: &[&str], stdin: &str) -> CommandOutput {
         let mut command = self.command(env!("CARGO_BIN_EXE_claviger"));
-        command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut input = child.stdin.take().unwrap();
         let stdin = stdin.to_owned();
-        // The program may not read it all, and may write before it has.
+        // A thread of its own, as the program may write before it has read everything, or not read it at all.
         let feeder = std::thread::spawn(move || drop(input.write_all(stdin.as_bytes())));
         let output = child.wait_with_output().unwrap();
         feeder.join().unwrap();
-        Ran { words: words.join(" "), output }
+        CommandOutput { args: args.join(" "), output }
     }
 
-    /// A DID made with new keys.
-    pub fn did(&self, words: &str) -> String {
-        self.run(&format!("did create {words}")).done().trim().to_owned()
+    /// Runs `did create` with these arguments, and returns the DID.
+    pub fn create_did(&self, args: &str) -> String {
+        self.run(&format!("did create {args}")).success().trim().to_owned()
     }
 }
 
-/// What came of it.
+/// The status and the output of a command.
 #[derive(Debug)]
-pub struct Ran {
-    words: String,
+pub struct CommandOutput {
+    args: String,
     output: Output,
 }
 
-impl Ran {
+impl CommandOutput {
     pub fn status(&self) -> i32 {
         self.output.status.code().unwrap_or(-1)
     }
@@ -139,24 +144,24 @@ impl Ran {
         std::str::from_utf8(&self.output.stderr).unwrap()
     }
 
-    /// Stdout of a command that has done what it was asked.
+    /// Asserts the exit status 0, and returns stdout.
     #[track_caller]
-    pub fn done(&self) -> &str {
-        assert_eq!(self.status(), 0, "{}\n{}", self.words, self.stderr());
+    pub fn success(&self) -> &str {
+        assert_eq!(self.status(), 0, "{}\n{}", self.args, self.stderr());
         self.stdout()
     }
 
-    /// The one JSON document on stdout.
+    /// Asserts the exit status 0, and parses stdout as one JSON document.
     #[track_caller]
     pub fn json(&self) -> Value {
-        serde_json::from_str(self.done()).unwrap_or_else(|error| panic!("{}: {error}\n{}", self.words, self.stdout()))
+        serde_json::from_str(self.success()).unwrap_or_else(|error| panic!("{}: {error}\n{}", self.args, self.stdout()))
     }
 
-    /// The code of the error that `--json` gives, with this exit status and nothing on stdout.
+    /// Asserts the exit status, an empty stdout, and the documented form of the error of `--json`. Returns its code.
     #[track_caller]
     pub fn error(&self, status: i32) -> String {
-        assert_eq!(self.status(), status, "{}\n{}{}", self.words, self.stdout(), self.stderr());
-        assert_eq!(self.stdout(), "", "{}", self.words);
+        assert_eq!(self.status(), status, "{}\n{}{}", self.args, self.stdout(), self.stderr());
+        assert_eq!(self.stdout(), "", "{}", self.args);
         let last = self.stderr().lines().last().unwrap_or_default();
         let error: Value = serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {}", self.stderr()));
         let error = error["error"].as_object().unwrap();

@@ -2,7 +2,7 @@
 //!
 //! A module reads its configuration from the environment when it is initialised, once in a process, and Rust's tests
 //! share one process. So a test that opens a token in its own process runs again in a child, with the environment of a
-//! fresh token: see [`on`]. A test that only starts programs gives them [`TestToken::env`].
+//! fresh token: see [`with_fresh_token`]. A test that only starts programs gives them [`TestToken::env`].
 #![allow(dead_code)] // Each test uses its part.
 
 use std::{
@@ -24,7 +24,7 @@ pub enum Module {
 }
 
 impl Module {
-    /// Where it is. None, and a line that says so, if it is missing and may be.
+    /// The path of the module. If it is missing, panics where tokens are required (CI), and else prints that and returns none.
     pub fn path(self) -> Option<PathBuf> {
         let variable = match self {
             Module::SoftHsm => "CLAVIGER_TEST_SOFTHSM",
@@ -32,23 +32,24 @@ impl Module {
             Module::Tpm2 => "CLAVIGER_TEST_TPM2",
             Module::Nss => "CLAVIGER_TEST_NSS",
         };
-        let usual = |word: &str| {
+        let default_path = |word: &str| {
             let output = Command::new(root().join("softhsm/module")).arg(word).output().expect("softhsm/module runs");
             output.status.success().then(|| PathBuf::from(String::from_utf8(output.stdout).unwrap().trim_end()))
         };
         let found = match (std::env::var_os(variable), self) {
             (Some(path), _) => Some(PathBuf::from(path)).filter(|path| path.is_file()),
-            (None, Module::SoftHsm) => usual("softhsm"),
+            (None, Module::SoftHsm) => default_path("softhsm"),
             (None, Module::Kryoptic) => None,
-            (None, Module::Tpm2) => usual("tpm2"),
-            (None, Module::Nss) => usual("nss"),
+            (None, Module::Tpm2) => default_path("tpm2"),
+            (None, Module::Nss) => default_path("nss"),
         };
         if found.is_none() {
             let set = |name, value: Option<&str>| {
-                std::env::var(name).is_ok_and(|is| value.map_or(!is.is_empty() && is != "false", |value| is == value))
+                std::env::var(name)
+                    .is_ok_and(|found| value.map_or(!found.is_empty() && found != "false", |value| found == value))
             };
             let required = set("CLAVIGER_REQUIRE_TOKENS", Some("1")) || set("CI", None);
-            assert!(!required, "{self:?} is missing, and CI or CLAVIGER_REQUIRE_TOKENS wants it: set {variable}");
+            assert!(!required, "{self:?} is missing, and CI or CLAVIGER_REQUIRE_TOKENS requires it: set {variable}");
             eprintln!("skipped: {self:?} is missing; set {variable} to its module");
         }
         found
@@ -59,22 +60,21 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A token in a temporary folder, which goes when this is dropped.
+/// A token in a temporary folder. Dropping it deletes the folder.
 pub struct TestToken {
     folder: tempfile::TempDir,
     module: Module,
-    /// What leads the module to the token: a variable and its value.
+    /// The environment variable that leads the module to the token, and its value.
     pub env: (String, String),
-    /// More of them; tpm2-pkcs11 has three.
+    /// Further variables. tpm2-pkcs11 needs three in all.
     pub more_env: Vec<(String, String)>,
-    /// The token's URI, with its module and its PIN's file.
+    /// The token's URI, with `module-path` and `pin-source`.
     pub uri: String,
-    /// Its label.
     pub label: String,
 }
 
 impl TestToken {
-    /// A token of a module; none if the module is missing and may be.
+    /// A token of this module. Returns none if the module is missing.
     pub fn new(module: Module, label: &str) -> Option<Self> {
         let path = module.path()?;
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -93,18 +93,17 @@ impl TestToken {
         Self::new(Module::Kryoptic, label)
     }
 
-    /// Another token behind the same configuration; its URI.
+    /// Adds another token to the same configuration. Returns its URI.
     pub fn add(&self, label: &str) -> String {
-        let path = self.module.path().expect("it was there before");
+        let path = self.module.path().expect("the module was found before");
         make(self.module, &path, self.folder.path(), label).1
     }
 
-    /// The folder that it is in.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// The file that its PIN is in.
+    /// The file with its PIN.
     pub fn pin_file(&self) -> PathBuf {
         self.folder.path().join(format!("{}.pin", self.label))
     }
@@ -119,7 +118,7 @@ impl Drop for TestToken {
     }
 }
 
-/// Makes a token; the variables that lead to it, and its URI.
+/// Makes a token. Returns its environment variables and its URI.
 fn make(module: Module, path: &Path, folder: &Path, label: &str) -> (Vec<(String, String)>, String) {
     let script = match module {
         Module::SoftHsm => "softhsm/token",
@@ -132,30 +131,30 @@ fn make(module: Module, path: &Path, folder: &Path, label: &str) -> (Vec<(String
     let output = String::from_utf8(output.stdout).expect("UTF-8");
     let (exports, uri) = output.trim_end().rsplit_once('\n').expect("two lines or more");
     assert!(uri.contains("module-path="), "{uri} names a module, {path:?}");
-    (exports.lines().map(exported).collect(), uri.to_owned())
+    (exports.lines().map(exported_variable).collect(), uri.to_owned())
 }
 
-/// The variable of a line `export A=B`, its value as a shell reads it.
-fn exported(line: &str) -> (String, String) {
+/// The name and the value of the variable in a line `export A=B`, as bash evaluates it.
+fn exported_variable(line: &str) -> (String, String) {
     let (name, _) = line.strip_prefix("export ").and_then(|export| export.split_once('=')).expect("export A=B");
     let command = format!("{line}; printf %s \"${name}\"");
     let output = Command::new("bash").arg("-c").arg(command).output().expect("bash runs");
     (name.to_owned(), String::from_utf8(output.stdout).expect("UTF-8"))
 }
 
-/// What a test has when it runs in a process of its own.
+/// A fresh token, in the process that was started for it.
 #[derive(Debug, Clone)]
-pub struct Here {
+pub struct FreshToken {
     /// The token's URI.
     pub uri: String,
     /// The folder of its configuration.
     pub folder: PathBuf,
-    /// The module.
+    /// The path of the module.
     pub module: PathBuf,
 }
 
-impl Here {
-    /// Another token in the same process. It must be made before the module is loaded.
+impl FreshToken {
+    /// Makes another token, and returns its URI. The module must not be loaded yet.
     pub fn add(&self, module: Module, label: &str) -> String {
         make(module, &self.module, &self.folder, label).1
     }
@@ -164,11 +163,11 @@ impl Here {
 /// Runs the body of the test that calls this in a process of its own, on a fresh token labelled `demo`.
 ///
 /// The test is started again, alone, with the token in its environment; there this calls `body`.
-pub fn on(module: Module, body: impl FnOnce(Here)) {
+pub fn with_fresh_token(module: Module, body: impl FnOnce(FreshToken)) {
     const URI: &str = "CLAVIGER_TEST_HERE";
     if let (Ok(uri), Some(path)) = (std::env::var(URI), module.path()) {
         let folder = std::env::var_os("CLAVIGER_TEST_FOLDER").expect("set with the URI");
-        return body(Here { uri, folder: folder.into(), module: path });
+        return body(FreshToken { uri, folder: folder.into(), module: path });
     }
     let Some(token) = TestToken::new(module, "demo") else { return };
     let thread = std::thread::current();
@@ -184,6 +183,6 @@ pub fn on(module: Module, body: impl FnOnce(Here)) {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{test} on {module:?} ({}):\n{out}\n{err}", output.status);
     assert!(out.contains("1 passed"), "{test} was not found by its name:\n{out}");
-    // For who wants to see what was measured.
+    // Measurements, for --nocapture.
     print!("{out}");
 }

@@ -1,4 +1,4 @@
-//! The commands of the pages in docs/, to run them exactly as they are printed there.
+//! The commands that are printed in docs/, to run them in tests.
 
 use std::{fs, path::Path};
 
@@ -10,12 +10,13 @@ fn page(name: &str) -> String {
 #[track_caller]
 pub fn commands(name: &str, heading: &str) -> String {
     let text = page(name);
-    let section = text.split(&format!("\n{heading}\n")).nth(1).unwrap_or_else(|| panic!("{name} has no {heading}"));
+    let section =
+        text.split(&format!("\n{heading}\n")).nth(1).unwrap_or_else(|| panic!("{name} has no heading {heading}"));
     let section = section.split("\n#").next().unwrap();
     let blocks = section.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap());
     let script: String = blocks.collect();
     assert!(!script.is_empty(), "{name}, {heading}: no commands");
-    // The trap ends what the script left running.
+    // The trap ends processes that the script has started.
     format!("set -eu\ntrap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT\n{script}")
 }
 

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::support::{
     Module,
-    faulty::{Faulty, behind_the_quick_shim},
+    faulty_token::{FaultyToken, with_quick_fault_module},
 };
 
 const TASKS: u64 = 64;
@@ -32,21 +32,21 @@ const FAILURES: [&str; 4] = [
 
 #[test]
 fn softhsm() {
-    behind_the_quick_shim(Module::SoftHsm, |faulty| in_process(faulty, by_length(40, 150, 500)));
+    with_quick_fault_module(Module::SoftHsm, |faulty| in_process(faulty, by_length(40, 150, 500)));
 }
 
 #[test]
 fn kryoptic() {
-    behind_the_quick_shim(Module::Kryoptic, |faulty| in_process(faulty, by_length(40, 150, 500)));
+    with_quick_fault_module(Module::Kryoptic, |faulty| in_process(faulty, by_length(40, 150, 500)));
 }
 
 /// As in production: in keepers, each of which is exhausted after a while; its successor tests the keys again.
 #[test]
 fn softhsm_through_keepers() {
-    behind_the_quick_shim(Module::SoftHsm, |faulty| through_keepers(faulty, by_length(40, 600, 10_000)));
+    with_quick_fault_module(Module::SoftHsm, |faulty| through_keepers(faulty, by_length(40, 600, 10_000)));
 }
 
-fn in_process(Faulty { uri, shim, .. }: Faulty, operations: usize) {
+fn in_process(FaultyToken { uri, shim, .. }: FaultyToken, operations: usize) {
     shim.order(&[]);
     let token = OpenOptions::new().sessions(SESSIONS).kept_secrets(KEPT).open(&uri).unwrap();
     let keys = [Curve::P256, Curve::X25519, Curve::Ed25519].map(|curve| generate(&token, curve));
@@ -59,7 +59,7 @@ fn in_process(Faulty { uri, shim, .. }: Faulty, operations: usize) {
     assert_eq!((shim.open_sessions(), shim.live_objects()), (0, 0), "everything is given back");
 }
 
-fn through_keepers(Faulty { uri, shim, .. }: Faulty, operations: usize) {
+fn through_keepers(FaultyToken { uri, shim, .. }: FaultyToken, operations: usize) {
     shim.order(&[]);
     let token = OpenOptions::new().open(&uri).unwrap();
     let keys = [Curve::P256, Curve::X25519, Curve::Ed25519].map(|curve| generate(&token, curve));

@@ -31,8 +31,8 @@ use super::{
 };
 use crate::support::{
     Module,
-    faulty::{Faulty, behind_the_quick_shim},
-    on,
+    faulty_token::{FaultyToken, with_quick_fault_module},
+    with_fresh_token,
 };
 
 /// The growth of a process that is accepted, in bytes. A leaked object of SoftHSM costs about 8 KiB.
@@ -46,7 +46,7 @@ const TASKS: usize = 32;
 /// a million derivations. So one keeper replaces another, and no request fails.
 #[test]
 fn growth_of_softhsms_keepers() {
-    behind_the_quick_shim(Module::SoftHsm, |faulty| {
+    with_quick_fault_module(Module::SoftHsm, |faulty| {
         let profile = include_str!("../../../hsm-config/softhsm.toml");
         let (profile, derivations) = by_length(
             (exhausted_after(profile, 4_000), 8_000),
@@ -61,7 +61,7 @@ fn growth_of_softhsms_keepers() {
 /// One keeper performs all operations.
 #[test]
 fn growth_of_kryoptics_keeper() {
-    behind_the_quick_shim(Module::Kryoptic, |faulty| {
+    with_quick_fault_module(Module::Kryoptic, |faulty| {
         let profile = include_str!("../../../hsm-config/kryoptic.toml");
         let keepers = grow_within_bounds(faulty, profile, by_length(6_000, 60_000, 1_000_000));
         assert_eq!(keepers, 1);
@@ -69,7 +69,7 @@ fn growth_of_kryoptics_keeper() {
 }
 
 /// Has keepers perform so many derivations. Returns the number of keepers.
-fn grow_within_bounds(Faulty { uri, shim, .. }: Faulty, profile: &str, derivations: usize) -> usize {
+fn grow_within_bounds(FaultyToken { uri, shim, .. }: FaultyToken, profile: &str, derivations: usize) -> usize {
     shim.order(&[]);
     let token = open(&uri, PinSource::uri()).unwrap();
     let key = generate(&token, Curve::P256);
@@ -177,8 +177,8 @@ impl Watch {
 /// The measurement sees secrets that are kept in the token. Otherwise it would prove nothing.
 #[test]
 fn growth_is_measured() {
-    on(Module::SoftHsm, |here| {
-        let token = OpenOptions::new().kept_secrets(2_000).open(&here.uri).unwrap();
+    with_fresh_token(Module::SoftHsm, |fresh| {
+        let token = OpenOptions::new().kept_secrets(2_000).open(&fresh.uri).unwrap();
         let key = generate(&token, Curve::P256);
         let messages: Vec<_> = (0..1_000).map(|_| unwrap(&key, Some(&PrivateKey::generate(Curve::P256)))).collect();
         runtime().block_on(async {

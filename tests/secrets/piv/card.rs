@@ -1,11 +1,12 @@
-//! YubiKeys, with a virtual card in this process: the token suite, the PIN, touches, and a card that is removed and comes back.
+//! YubiKeys, with a virtual card in this process: the token suite, the PIN, touches, and a card that is removed and
+//! comes back.
 
 use std::{
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
-use crate::plugged::{PIN, Plugged};
+use crate::connected_card::{ConnectedCard, PIN};
 use claviger::{
     did,
     didcomm::{self, Identities, Message, UnpackOptions},
@@ -25,7 +26,7 @@ use claviger_testkit::{
 use claviger_virtual_yubikey::{Firmware, Touch};
 
 fn run(firmware: Firmware, capabilities: Capabilities) {
-    let plugged = Plugged::new(firmware, 1111);
+    let plugged = ConnectedCard::new(firmware, 1111);
     let capabilities = Capabilities { longest_eddsa: Some(3000), ..capabilities }
         .without(Curve::P521)
         .without(Curve::Secp256k1)
@@ -49,12 +50,12 @@ fn new_key(curve: Curve) -> NewKey {
     NewKey { curve, usage: KeyUse::of(curve), label: None }
 }
 
-fn make(token: &YubiKey, place: SlotOptions) -> PublicKey {
-    token.generate_in_slot(&new_key(Curve::P256), place).unwrap().public
+fn make(token: &YubiKey, options: SlotOptions) -> PublicKey {
+    token.generate_in_slot(&new_key(Curve::P256), options).unwrap().public
 }
 
-/// An authcrypt or anoncrypt message to a key.
-fn mail(to: &PublicKey, authenticated: bool) -> UnwrapRequest {
+/// The content key of an authcrypt or anoncrypt message to a key, wrapped.
+fn unwrap_request(to: &PublicKey, authenticated: bool) -> UnwrapRequest {
     let sender = PrivateKey::generate(to.curve());
     message_to(to, authenticated.then_some(&sender), &fresh_cek(), &Parties::example())
 }
@@ -66,10 +67,10 @@ fn with_pin(pin: &str) -> OpenOptions {
 mod pin {
     use super::*;
 
-    /// Whatever the number of requests, and from every program.
+    /// A wrong PIN is tried once, whatever the number of requests, and by one program only.
     #[tokio::test]
-    async fn a_wrong_one_costs_one_try() {
-        let plugged = Plugged::new(Firmware::V5_7_1, 1111);
+    async fn a_wrong_pin_costs_one_try() {
+        let plugged = ConnectedCard::new(Firmware::V5_7_1, 1111);
         let key = make(&plugged.open(), SlotOptions::default());
         let folder = tempfile::tempdir().unwrap();
         // Makes the card forget the verified PIN.
@@ -83,21 +84,22 @@ mod pin {
         };
         for _ in 0..2 {
             let token = open();
-            assert!(matches!(token.keys(), Err(TokenError::Pin(said)) if !said.contains("654321")));
+            assert!(matches!(token.keys(), Err(TokenError::Pin(message)) if !message.contains("654321")));
             let keyring = Keyring::builder().token(token).allow_absent_tokens().start().await.unwrap();
             let cx = Context::default();
             let waiting = (0..1000).map(|_| async {
-                let error = keyring.unwrap_cek(&key, &mail(&key, false), &cx).await.unwrap_err();
+                let error = keyring.unwrap_cek(&key, &unwrap_request(&key, false), &cx).await.unwrap_err();
                 assert!(matches!(error, SecretsError::NotHeld(_) | SecretsError::Token { .. }), "{error:?}");
             });
-            for one in waiting {
-                one.await;
+            for request in waiting {
+                request.await;
             }
         }
         let after = plugged.card.counts();
         assert_eq!((after.verifies - before.verifies, after.wrong_pins - before.wrong_pins), (1, 1));
         assert_eq!(plugged.card.pin_tries_left(), 2);
-        // A person writes another PIN into the file. It is tried once, although the card reports that a wrong PIN was entered.
+        // A person writes another PIN into the file. It is tried once, although the card reports that a wrong PIN was
+        // entered.
         std::fs::write(&file, PIN).unwrap();
         assert_eq!(open().keys().unwrap().len(), 1);
         assert_eq!(plugged.card.pin_tries_left(), 3);
@@ -105,7 +107,7 @@ mod pin {
 
     #[test]
     fn the_last_try_needs_a_person() {
-        let plugged = Plugged::new(Firmware::V5_7_1, 1111);
+        let plugged = ConnectedCard::new(Firmware::V5_7_1, 1111);
         make(&plugged.open(), SlotOptions::default());
         plugged.card.reset();
         for wrong in ["111111", "222222"] {
@@ -115,7 +117,7 @@ mod pin {
         let before = plugged.card.counts().verifies;
         let token = plugged.open();
         let error = token.keys().unwrap_err();
-        assert!(matches!(&error, TokenError::Pin(said) if said.contains("one try left")), "{error}");
+        assert!(matches!(&error, TokenError::Pin(message) if message.contains("one try left")), "{error}");
         assert_eq!(plugged.card.counts().verifies, before);
         token.unlock().unwrap();
         assert_eq!(plugged.card.pin_tries_left(), 3);
@@ -125,52 +127,52 @@ mod pin {
     /// A person is asked only when the card needs the PIN, and sees how many tries are left.
     #[test]
     fn a_person_is_asked_once() {
-        let plugged = Plugged::new(Firmware::V5_7_1, 1111);
+        let plugged = ConnectedCard::new(Firmware::V5_7_1, 1111);
         let key = make(&plugged.open(), SlotOptions::default());
         plugged.card.reset();
-        let asked = Arc::new(Mutex::new(Vec::new()));
+        let prompts = Arc::new(Mutex::new(Vec::new()));
         let token = {
-            let asked = asked.clone();
+            let prompts = prompts.clone();
             plugged.open_with(OpenOptions::new().prompt(move |prompt| {
-                asked.lock().unwrap().push((prompt.serial.clone(), prompt.tries_left));
+                prompts.lock().unwrap().push((prompt.serial.clone(), prompt.tries_left));
                 Ok(Pin::new(PIN))
             }))
         };
         assert_eq!(token.keys().unwrap().len(), 1);
-        assert!(asked.lock().unwrap().is_empty(), "no PIN was needed yet");
+        assert!(prompts.lock().unwrap().is_empty(), "no PIN was needed yet");
         for _ in 0..3 {
-            token.unwrap_cek(&key, &mail(&key, true)).unwrap();
+            token.unwrap_cek(&key, &unwrap_request(&key, true)).unwrap();
         }
-        assert_eq!(*asked.lock().unwrap(), [("1111".to_owned(), Some(3))]);
+        assert_eq!(*prompts.lock().unwrap(), [("1111".to_owned(), Some(3))]);
     }
 
     /// Each use of such a key is preceded by VERIFY. An authcrypt message is two uses.
     #[test]
     fn policy_always_verifies_before_each_use() {
-        let plugged = Plugged::new(Firmware::V5_4_3, 1111);
+        let plugged = ConnectedCard::new(Firmware::V5_4_3, 1111);
         let token = plugged.open();
         let key = make(&token, SlotOptions { pin: Some(PinPolicy::Always), ..SlotOptions::default() });
         for (authenticated, verifies) in [(false, 1), (true, 2)] {
             let before = plugged.card.counts().verifies;
-            token.unwrap_cek(&key, &mail(&key, authenticated)).unwrap();
+            token.unwrap_cek(&key, &unwrap_request(&key, authenticated)).unwrap();
             assert_eq!(plugged.card.counts().verifies - before, verifies);
         }
         let before = plugged.card.counts().verifies;
         let never = make(&token, SlotOptions { pin: Some(PinPolicy::Never), ..SlotOptions::default() });
-        token.unwrap_cek(&never, &mail(&never, true)).unwrap();
+        token.unwrap_cek(&never, &unwrap_request(&never, true)).unwrap();
         assert_eq!(plugged.card.counts().verifies, before);
     }
 
     #[test]
     fn a_pin_of_the_wrong_length_is_not_sent() {
-        let plugged = Plugged::new(Firmware::V5_7_1, 1111);
+        let plugged = ConnectedCard::new(Firmware::V5_7_1, 1111);
         make(&plugged.open(), SlotOptions::default());
         plugged.card.reset();
         let before = plugged.card.counts().verifies;
         for pin in ["12345", "123456789"] {
             let error = plugged.open_with(with_pin(pin)).keys().unwrap_err();
             assert!(
-                matches!(&error, TokenError::Pin(said) if said.contains("6 to 8") && !said.contains(pin)),
+                matches!(&error, TokenError::Pin(message) if message.contains("6 to 8") && !message.contains(pin)),
                 "{error}"
             );
         }
@@ -179,22 +181,22 @@ mod pin {
 
     #[test]
     fn a_locked_token_is_not_used_even_if_its_pin_is_verified() {
-        let plugged = Plugged::new(Firmware::V5_7_1, 1111);
+        let plugged = ConnectedCard::new(Firmware::V5_7_1, 1111);
         let folder = tempfile::tempdir().unwrap();
         let open = || plugged.open_with(with_pin(PIN).pin_guard(folder.path()));
         let token = open();
         let key = make(&token, SlotOptions::default());
-        token.unwrap_cek(&key, &mail(&key, false)).unwrap();
+        token.unwrap_cek(&key, &unwrap_request(&key, false)).unwrap();
         token.lock().unwrap();
-        // Another program verifies it.
+        // Another program verifies the PIN.
         plugged.open().unlock().unwrap();
         for token in [token, open()] {
-            let error = token.unwrap_cek(&key, &mail(&key, false)).unwrap_err();
-            assert!(matches!(&error, TokenError::Pin(said) if said.contains("was locked by")), "{error}");
+            let error = token.unwrap_cek(&key, &unwrap_request(&key, false)).unwrap_err();
+            assert!(matches!(&error, TokenError::Pin(message) if message.contains("was locked by")), "{error}");
         }
         let token = open();
         token.unlock().unwrap();
-        token.unwrap_cek(&key, &mail(&key, false)).unwrap();
+        token.unwrap_cek(&key, &unwrap_request(&key, false)).unwrap();
     }
 }
 
@@ -202,45 +204,45 @@ mod touch {
     use super::*;
 
     /// The touch prompts: number, of how many, whether it is a reminder.
-    type Told = Arc<Mutex<Vec<(usize, usize, bool)>>>;
+    type Notices = Arc<Mutex<Vec<(usize, usize, bool)>>>;
 
-    fn telling(plugged: &Plugged) -> (YubiKey, Told) {
-        let told = Told::default();
-        let tell = told.clone();
+    fn open_recording_touches(plugged: &ConnectedCard) -> (YubiKey, Notices) {
+        let notices = Notices::default();
+        let record = notices.clone();
         let options = with_pin(PIN).touch(move |prompt| {
             assert_eq!(prompt.serial, 1111);
-            tell.lock().unwrap().push((prompt.number, prompt.of, prompt.is_reminder));
+            record.lock().unwrap().push((prompt.number, prompt.of, prompt.is_reminder));
         });
-        (plugged.open_with(options), told)
+        (plugged.open_with(options), notices)
     }
 
     #[test]
     fn authcrypt_needs_two_touches_with_always_and_one_with_cached() {
-        let plugged = Plugged::new(Firmware::V5_7_1, 1111);
-        let (token, told) = telling(&plugged);
+        let plugged = ConnectedCard::new(Firmware::V5_7_1, 1111);
+        let (token, notices) = open_recording_touches(&plugged);
         let always = make(&token, SlotOptions { touch: Some(TouchPolicy::Always), ..SlotOptions::default() });
         let cached = make(&token, SlotOptions { touch: Some(TouchPolicy::Cached), ..SlotOptions::default() });
         plugged.card.faults().touch_counts_for(Duration::ZERO);
         assert_eq!(token.keys().unwrap().len(), 2);
-        assert!(told.lock().unwrap().is_empty(), "no touch is asked for at start");
-        token.unwrap_cek(&always, &mail(&always, true)).unwrap();
-        assert_eq!(std::mem::take(&mut *told.lock().unwrap()), [(1, 2, false), (2, 2, false)]);
+        assert!(notices.lock().unwrap().is_empty(), "no touch is asked for at start");
+        token.unwrap_cek(&always, &unwrap_request(&always, true)).unwrap();
+        assert_eq!(std::mem::take(&mut *notices.lock().unwrap()), [(1, 2, false), (2, 2, false)]);
         assert_eq!(plugged.card.counts().touches, 2);
         plugged.card.faults().touch_counts_for(Duration::from_secs(15));
         // Makes the card forget earlier touches.
         plugged.card.faults().unplug();
         plugged.card.faults().plug_in();
-        token.unwrap_cek(&cached, &mail(&cached, true)).unwrap();
-        assert_eq!(*told.lock().unwrap(), [(1, 1, false)]);
+        token.unwrap_cek(&cached, &unwrap_request(&cached, true)).unwrap();
+        assert_eq!(*notices.lock().unwrap(), [(1, 1, false)]);
         assert_eq!(plugged.card.counts().touches, 3);
     }
 
-    /// The person is told what the touch is for. The keyring passes the purpose on with the request.
+    /// PIN and touch prompts name the purpose of the operation, which the keyring passes on with the request.
     #[tokio::test]
-    async fn a_person_is_told_what_for() {
-        let plugged = Plugged::new(Firmware::V5_7_1, 1111);
-        let told = Arc::<Mutex<Vec<String>>>::default();
-        let (of_pin, of_touch) = (told.clone(), told.clone());
+    async fn prompts_name_the_purpose() {
+        let plugged = ConnectedCard::new(Firmware::V5_7_1, 1111);
+        let notices = Arc::<Mutex<Vec<String>>>::default();
+        let (of_pin, of_touch) = (notices.clone(), notices.clone());
         let say = |purpose: &Option<claviger::secrets::Purpose>| match purpose {
             Some(purpose) => purpose.to_string(),
             None => "nothing".to_owned(),
@@ -257,13 +259,13 @@ mod touch {
         plugged.card.reset();
         let keyring = Keyring::start([token]).await.unwrap();
         let peer = |peer: &str| Context { peer: Some(peer.into()), ..Context::default() };
-        keyring.unwrap_cek(&key, &mail(&key, false), &peer("did:example:alice")).await.unwrap();
-        keyring.unwrap_cek(&key, &mail(&key, false), &Context::default()).await.unwrap();
+        keyring.unwrap_cek(&key, &unwrap_request(&key, false), &peer("did:example:alice")).await.unwrap();
+        keyring.unwrap_cek(&key, &unwrap_request(&key, false), &Context::default()).await.unwrap();
         let payload = br#"{"id":"1","type":"https://example.org/1.0/x","body":{}}"#;
         let what = claviger::secrets::SignRequest::Message(payload);
         keyring.sign(&key, &what, &peer("did:example:bob")).await.unwrap();
         assert_eq!(
-            *told.lock().unwrap(),
+            *notices.lock().unwrap(),
             [
                 "PIN to read a message that says it is from did:example:alice",
                 "touch to read a message that says it is from did:example:alice",
@@ -275,8 +277,8 @@ mod touch {
 
     /// A message of an unknown sender asks for no touch.
     #[tokio::test]
-    async fn a_stranger_may_not_have_a_person_asked() {
-        let plugged = Plugged::new(Firmware::V5_7_1, 1111);
+    async fn an_unknown_sender_causes_no_touch_prompt() {
+        let plugged = ConnectedCard::new(Firmware::V5_7_1, 1111);
         let token = plugged.open();
         let key = make(&token, SlotOptions { touch: Some(TouchPolicy::Always), ..SlotOptions::default() });
         let document = did::key::create(&key);
@@ -307,21 +309,22 @@ mod touch {
         assert_eq!(touches(), 3);
     }
 
-    /// The card reports a missing touch like a missing PIN. The two are told apart, and the PIN is not presented again.
+    /// The card reports a missing touch like a missing PIN. Claviger distinguishes them, and does not present the PIN
+    /// again.
     #[test]
     fn a_missing_touch_is_not_mistaken_for_a_missing_pin() {
-        let plugged = Plugged::new(Firmware::V5_7_1, 1111);
-        let (token, told) = telling(&plugged);
+        let plugged = ConnectedCard::new(Firmware::V5_7_1, 1111);
+        let (token, notices) = open_recording_touches(&plugged);
         let key = make(&token, SlotOptions { touch: Some(TouchPolicy::Always), ..SlotOptions::default() });
         plugged.card.faults().touch(Touch::Never);
         plugged.card.faults().touch_timeout(Duration::from_millis(5200));
         let before = plugged.card.counts();
-        let error = token.unwrap_cek(&key, &mail(&key, true)).unwrap_err();
+        let error = token.unwrap_cek(&key, &unwrap_request(&key, true)).unwrap_err();
         assert!(matches!(&error, TokenError::Device { reason, .. } if reason.contains("no touch came")), "{error}");
         let after = plugged.card.counts();
         assert_eq!((after.touches - before.touches, after.operations), (1, before.operations));
         assert_eq!(after.verifies - before.verifies, 1);
-        assert_eq!(*told.lock().unwrap(), [(1, 2, false), (1, 2, true)], "again after five seconds");
+        assert_eq!(*notices.lock().unwrap(), [(1, 2, false), (1, 2, true)], "again after five seconds");
     }
 }
 
@@ -330,7 +333,7 @@ mod slots {
 
     #[test]
     fn a_slot_in_use_is_overwritten_only_with_force() {
-        let plugged = Plugged::new(Firmware::V5_4_3, 1111);
+        let plugged = ConnectedCard::new(Firmware::V5_4_3, 1111);
         let token = plugged.open();
         let slot = "9d".parse().ok();
         let first = make(&token, SlotOptions { slot, ..SlotOptions::default() });
@@ -341,20 +344,20 @@ mod slots {
         let second = make(&token, SlotOptions { slot, force: true, ..SlotOptions::default() });
         let keys = token.inventory().unwrap();
         assert!(keys.len() == 1 && keys[0].public == second && second != first);
-        assert!(matches!(token.unwrap_cek(&first, &mail(&first, false)), Err(TokenError::KeyGone)));
+        assert!(matches!(token.unwrap_cek(&first, &unwrap_request(&first, false)), Err(TokenError::KeyGone)));
     }
 
     /// The error comes before anything is sent to the card.
     #[test]
     fn the_limits_of_a_firmware_are_checked_first() {
-        let plugged = Plugged::new(Firmware::V5_4_3, 1111);
+        let plugged = ConnectedCard::new(Firmware::V5_4_3, 1111);
         let token = plugged.open();
         let before = plugged.card.counts().apdus;
         let error = token.generate(&new_key(Curve::X25519)).unwrap_err();
         assert!(error.to_string().ends_with("firmware 5.4.3 has no X25519: use P-256"), "{error}");
         assert!(token.generate(&new_key(Curve::P521)).is_err());
         assert_eq!(plugged.card.counts().apdus, before);
-        let plugged = Plugged::new(Firmware::V5_7_1, 1111);
+        let plugged = ConnectedCard::new(Firmware::V5_7_1, 1111);
         let token = plugged.open();
         let key = token.generate(&new_key(Curve::Ed25519)).unwrap().public;
         let before = plugged.card.counts().apdus;
@@ -366,41 +369,45 @@ mod slots {
     /// Another program has replaced the key in the slot. The new key is not used in its place.
     #[test]
     fn a_key_that_was_replaced_is_gone() {
-        let plugged = Plugged::new(Firmware::V5_7_1, 1111);
+        let plugged = ConnectedCard::new(Firmware::V5_7_1, 1111);
         let (token, other) = (plugged.open(), plugged.open());
         let slot = "82".parse().ok();
         let key = make(&token, SlotOptions { slot, ..SlotOptions::default() });
         make(&other, SlotOptions { slot, force: true, touch: Some(TouchPolicy::Always), ..SlotOptions::default() });
         let before = plugged.card.counts();
-        assert_eq!(token.unwrap_cek(&key, &mail(&key, true)).unwrap_err(), TokenError::KeyGone);
+        assert_eq!(token.unwrap_cek(&key, &unwrap_request(&key, true)).unwrap_err(), TokenError::KeyGone);
         assert_eq!(token.sign(&key, b"x").unwrap_err(), TokenError::KeyGone);
         let after = plugged.card.counts();
-        assert_eq!((after.verifies, after.touches), (before.verifies, before.touches), "it costs no PIN and no touch");
+        assert_eq!(
+            (after.verifies, after.touches),
+            (before.verifies, before.touches),
+            "no PIN and no touch is asked for"
+        );
     }
 }
 
-mod coming_and_going {
+mod removal_and_return {
     use super::*;
 
     #[test]
     fn a_card_that_is_removed_during_an_operation() {
-        let plugged = Plugged::new(Firmware::V5_7_1, 1111);
+        let plugged = ConnectedCard::new(Firmware::V5_7_1, 1111);
         let token = plugged.open();
         let key = make(&token, SlotOptions::default());
         plugged.card.faults().unplug_in_operation();
         for _ in 0..2 {
-            let error = token.unwrap_cek(&key, &mail(&key, true)).unwrap_err();
+            let error = token.unwrap_cek(&key, &unwrap_request(&key, true)).unwrap_err();
             assert!(matches!(&error, TokenError::Away(_)), "{error:?}");
             assert!(SecretsError::Token { token: "demo".into(), error }.is_retryable());
         }
         plugged.card.faults().plug_in();
-        token.unwrap_cek(&key, &mail(&key, true)).unwrap();
+        token.unwrap_cek(&key, &unwrap_request(&key, true)).unwrap();
     }
 
     /// An agent starts without its card, reports which card is missing, and works when it is inserted.
     #[tokio::test]
-    async fn one_that_is_not_there_at_start_is_waited_for() {
-        let plugged = Plugged::new(Firmware::V5_7_1, 1111);
+    async fn a_card_that_is_absent_at_start_is_waited_for() {
+        let plugged = ConnectedCard::new(Firmware::V5_7_1, 1111);
         let key = make(&plugged.open(), SlotOptions::default());
         plugged.card.faults().unplug();
         let readers = plugged.clone();
@@ -410,19 +417,19 @@ mod coming_and_going {
             Keyring::builder().token(LazyToken::new("desk", 1, open)).allow_absent_tokens().start().await.unwrap();
         let outage = keyring.status().remove(0).outage.expect("the YubiKey is absent");
         assert!(outage.error.to_string().contains("insert the YubiKey with serial 1111"), "{outage:?}");
-        let message = mail(&key, true);
+        let message = unwrap_request(&key, true);
         assert!(keyring.unwrap_cek(&key, &message, &Context::default()).await.is_err());
         plugged.card.faults().plug_in();
         let mut keys = keyring.keys();
-        let came = keys.wait_for(|keys| keys.get(&key).is_some());
-        tokio::time::timeout(Duration::from_secs(5), came).await.expect("within five seconds").unwrap();
+        let key_listed = keys.wait_for(|keys| keys.get(&key).is_some());
+        tokio::time::timeout(Duration::from_secs(5), key_listed).await.expect("within five seconds").unwrap();
         keyring.unwrap_cek(&key, &message, &Context::default()).await.unwrap();
     }
 
     /// The PIN is not sent to another card in the reader.
     #[test]
     fn another_card_gets_no_pin() {
-        struct Swapped(Plugged, Plugged, std::sync::atomic::AtomicBool);
+        struct Swapped(ConnectedCard, ConnectedCard, std::sync::atomic::AtomicBool);
         impl claviger::secrets::piv::Readers for Swapped {
             fn connect(
                 &self,
@@ -437,14 +444,14 @@ mod coming_and_going {
                 }
             }
         }
-        let (ours, other) = (Plugged::new(Firmware::V5_7_1, 1111), Plugged::new(Firmware::V5_7_1, 2222));
+        let (ours, other) = (ConnectedCard::new(Firmware::V5_7_1, 1111), ConnectedCard::new(Firmware::V5_7_1, 2222));
         let key = make(&ours.open(), SlotOptions::default());
         ours.card.reset();
         let readers = Swapped(ours.clone(), other.clone(), false.into());
         let token = with_pin(PIN).open("yubikey:serial=1111", readers).unwrap();
         ours.card.faults().unplug();
         for _ in 0..2 {
-            let error = token.unwrap_cek(&key, &mail(&key, false)).unwrap_err();
+            let error = token.unwrap_cek(&key, &unwrap_request(&key, false)).unwrap_err();
             assert!(matches!(&error, TokenError::Away(_)), "{error:?}");
         }
         assert_eq!(other.card.counts().verifies, 0);
@@ -453,14 +460,14 @@ mod coming_and_going {
     /// 100 operations on a slow card run in order. Operations past their deadline and abandoned ones are not run.
     #[tokio::test]
     async fn a_slow_card_has_a_queue() {
-        let plugged = Plugged::new(Firmware::V5_7_1, 1111);
+        let plugged = ConnectedCard::new(Firmware::V5_7_1, 1111);
         let token = Arc::new(plugged.open());
         let key = make(&token, SlotOptions::default());
         let keyring = Arc::new(Keyring::builder().shared_token(token.clone()).start().await.unwrap());
         plugged.card.faults().operations_take(Duration::from_millis(150));
         let before = plugged.card.counts().operations;
         let order = Arc::new(Mutex::new(Vec::new()));
-        let request = mail(&key, false);
+        let request = unwrap_request(&key, false);
         let mut tasks = Vec::new();
         for number in 0..100 {
             let (keyring, key, request, order) = (keyring.clone(), key.clone(), request.clone(), order.clone());
@@ -488,8 +495,9 @@ mod coming_and_going {
             let token = other.open();
             (token.inventory().unwrap().len(), token.pin_state().unwrap().1)
         });
-        let listed =
-            tokio::time::timeout(Duration::from_secs(5), listed).await.expect("it does not wait for all of them");
+        let listed = tokio::time::timeout(Duration::from_secs(5), listed)
+            .await
+            .expect("the list does not wait for the whole queue");
         assert_eq!(listed.unwrap(), (1, 3));
         assert!(plugged.card.counts().operations - before < 80, "the queue is not empty yet");
         let mut done = 0;

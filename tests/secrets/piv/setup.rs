@@ -1,6 +1,6 @@
 //! Setting up a YubiKey, management keys, and attestation, with a virtual card in this process.
 
-use crate::plugged::Plugged;
+use crate::connected_card::ConnectedCard;
 use claviger::{
     keys::{Curve, PublicKey},
     secrets::{
@@ -26,25 +26,25 @@ fn make(token: &YubiKey) -> PublicKey {
     token.generate(&new_key()).unwrap().public
 }
 
-fn open(plugged: &Plugged, pin: &str) -> YubiKey {
+fn open(plugged: &ConnectedCard, pin: &str) -> YubiKey {
     plugged.open_with(OpenOptions::new().pin(PinSource::value(Pin::new(pin))))
 }
 
-fn set_up(plugged: &Plugged) -> YubiKey {
+fn set_up(plugged: &ConnectedCard) -> YubiKey {
     let token = open(plugged, PIN);
     token.check_fresh().unwrap();
     assert!(token.set_up(&Pin::new(PIN), &Pin::new(PUK)).unwrap(), "the PUK is set");
     token
 }
 
-/// Sends a command, as another program would.
-fn command(plugged: &Plugged, ins: u8, p1: u8, p2: u8, data: &[u8]) -> Vec<u8> {
+/// Sends a command to the card directly, as another program would.
+fn command(plugged: &ConnectedCard, ins: u8, p1: u8, p2: u8, data: &[u8]) -> Vec<u8> {
     let mut apdu = vec![0, ins, p1, p2, data.len() as u8];
     apdu.extend_from_slice(data);
     plugged.card.transmit(&apdu).unwrap()
 }
 
-fn select(plugged: &Plugged) {
+fn select(plugged: &ConnectedCard) {
     assert!(command(plugged, 0xa4, 4, 0, &[0xa0, 0, 0, 3, 8]).ends_with(&[0x90, 0x00]));
 }
 
@@ -53,17 +53,17 @@ fn padded(code: &str) -> Vec<u8> {
 }
 
 /// Whether GET METADATA reports the factory value.
-fn is_factory(plugged: &Plugged, reference: u8) -> bool {
+fn is_factory(plugged: &ConnectedCard, reference: u8) -> bool {
     select(plugged);
-    let said = plugged.card.transmit(&[0, 0xf7, 0, reference]).unwrap();
-    let at = said.windows(2).position(|tag| tag == [5, 1]).expect("it says so");
-    said[at + 2] == 1
+    let response = plugged.card.transmit(&[0, 0xf7, 0, reference]).unwrap();
+    let at = response.windows(2).position(|tag| tag == [5, 1]).expect("the element for the factory value");
+    response[at + 2] == 1
 }
 
 #[test]
 fn a_card_from_the_factory_is_set_up() {
     for firmware in FIRMWARES {
-        let plugged = Plugged::new(firmware, 1111);
+        let plugged = ConnectedCard::new(firmware, 1111);
         let token = set_up(&plugged);
         assert_eq!([0x80, 0x81, 0x9b].map(|reference| is_factory(&plugged, reference)), [false; 3], "{firmware:?}");
         // The card has the new PIN, and the PUK can set another.
@@ -84,12 +84,12 @@ fn a_card_from_the_factory_is_set_up() {
 
 #[test]
 fn a_card_that_is_in_use_is_not_set_up() {
-    let plugged = Plugged::new(Firmware::V5_7_1, 1111);
+    let plugged = ConnectedCard::new(Firmware::V5_7_1, 1111);
     let token = set_up(&plugged);
     let again = token.set_up(&Pin::new("111111"), &Pin::new("22222222")).unwrap_err();
     assert!(again.to_string().contains("a PIN of its own already"), "{again}");
 
-    let plugged = Plugged::new(Firmware::V5_4_3, 2222);
+    let plugged = ConnectedCard::new(Firmware::V5_4_3, 2222);
     let token = plugged.open();
     make(&token);
     let holds = token.check_fresh().unwrap_err();
@@ -100,12 +100,15 @@ fn a_card_that_is_in_use_is_not_set_up() {
 
 #[test]
 fn an_invalid_pin_is_refused_before_anything_is_sent() {
-    let plugged = Plugged::new(Firmware::V5_7_1, 1111);
+    let plugged = ConnectedCard::new(Firmware::V5_7_1, 1111);
     let token = plugged.open();
     let before = plugged.card.counts().apdus;
     for (pin, puk) in [("12345", PUK), ("123456789", PUK), (PIN, "1234"), ("123456", PUK), (PIN, "12345678")] {
         let error = token.set_up(&Pin::new(pin), &Pin::new(puk)).unwrap_err();
-        assert!(matches!(&error, TokenError::Pin(said) if !said.contains(pin) && !said.contains(puk)), "{error}");
+        assert!(
+            matches!(&error, TokenError::Pin(message) if !message.contains(pin) && !message.contains(puk)),
+            "{error}"
+        );
     }
     assert_eq!(plugged.card.counts().apdus, before);
 }
@@ -114,21 +117,21 @@ fn an_invalid_pin_is_refused_before_anything_is_sent() {
 #[test]
 fn an_interrupted_set_up_can_be_repeated() {
     for firmware in FIRMWARES {
-        let whole = Plugged::new(firmware, 1111);
+        let whole = ConnectedCard::new(firmware, 1111);
         let before = whole.card.counts().apdus;
         set_up(&whole);
         let commands = whole.card.counts().apdus - before;
-        let mut cut = 0;
+        let mut interrupted = 0;
         for after in 1..commands {
-            let plugged = Plugged::new(firmware, 1111);
+            let plugged = ConnectedCard::new(firmware, 1111);
             let token = open(&plugged, PIN);
             plugged.card.faults().unplug_after(after);
             if token.set_up(&Pin::new(PIN), &Pin::new(PUK)).is_ok() {
                 continue;
             }
-            cut += 1;
+            interrupted += 1;
             plugged.card.faults().plug_in();
-            // With another PUK. The result says whether it is the card's.
+            // Set up again with another PUK. The result says whether that is the card's PUK now.
             let is_set = match token.set_up(&Pin::new(PIN), &Pin::new(OTHER_PUK)) {
                 Ok(is_set) => is_set,
                 // The last command may have been carried out although its response was lost.
@@ -145,13 +148,13 @@ fn an_interrupted_set_up_can_be_repeated() {
             make(&token);
             assert_eq!([0x80, 0x81, 0x9b].map(|reference| is_factory(&plugged, reference)), [false; 3], "{after}");
         }
-        assert!(cut > 10, "{cut} of {commands}");
+        assert!(interrupted > 10, "{interrupted} of {commands}");
     }
 }
 
 #[test]
 fn a_foreign_management_key_is_given_for_each_change() {
-    let plugged = Plugged::new(Firmware::V5_7_1, 1111);
+    let plugged = ConnectedCard::new(Firmware::V5_7_1, 1111);
     let token = plugged.open();
     let own = [7; 24];
     // Set by another program, which does not store it on the card.
@@ -169,9 +172,9 @@ fn a_foreign_management_key_is_given_for_each_change() {
     make(&token);
     assert!(token.delete(&key).is_err(), "the key was for one change only");
     // A failed change counts too.
-    for nothing in [Curve::Secp256k1, Curve::P521] {
+    for unsupported in [Curve::Secp256k1, Curve::P521] {
         token.set_management_key(Zeroizing::new(own.to_vec())).unwrap();
-        let new = NewKey { curve: nothing, usage: KeyUse::of(nothing), label: None };
+        let new = NewKey { curve: unsupported, usage: KeyUse::of(unsupported), label: None };
         assert!(token.generate(&new).is_err());
         assert!(token.delete(&key).is_err(), "the key is not kept for the next change");
     }
@@ -181,11 +184,11 @@ fn a_foreign_management_key_is_given_for_each_change() {
 }
 
 /// Sets the management key after single authentication with the factory key (AES-192).
-fn set_management_key(plugged: &Plugged, key: &[u8; 24]) {
+fn set_management_key(plugged: &ConnectedCard, key: &[u8; 24]) {
     use aes::cipher::{BlockCipherEncrypt, KeyInit};
     select(plugged);
-    let said = command(plugged, 0x87, 0x0a, 0x9b, &[0x7c, 0x02, 0x81, 0x00]);
-    let mut block: [u8; 16] = said[4..20].try_into().unwrap();
+    let response = command(plugged, 0x87, 0x0a, 0x9b, &[0x7c, 0x02, 0x81, 0x00]);
+    let mut block: [u8; 16] = response[4..20].try_into().unwrap();
     let factory: Vec<u8> = (1..=8).chain(1..=8).chain(1..=8).collect();
     aes::Aes192::new_from_slice(&factory).unwrap().encrypt_block((&mut block).into());
     let answer = [&[0x7c, 0x12, 0x82, 0x10], &block[..]].concat();
@@ -197,7 +200,7 @@ fn set_management_key(plugged: &Plugged, key: &[u8; 24]) {
 /// The check comes before anything is overwritten.
 #[test]
 fn a_label_that_a_card_cannot_store_is_refused() {
-    let plugged = Plugged::new(Firmware::V5_7_1, 1111);
+    let plugged = ConnectedCard::new(Firmware::V5_7_1, 1111);
     let token = plugged.open();
     let slot = Some("82".parse().unwrap());
     let first = token.generate_in_slot(&new_key(), SlotOptions { slot, ..SlotOptions::default() }).unwrap().public;
@@ -214,14 +217,14 @@ fn a_label_that_a_card_cannot_store_is_refused() {
 /// A token whose URI names a slot makes its keys in that slot only.
 #[test]
 fn a_slot_of_the_uri_is_the_only_one() {
-    let plugged = Plugged::new(Firmware::V5_7_1, 1111);
-    let options = || OpenOptions::new().pin(PinSource::value(Pin::new(crate::plugged::PIN)));
+    let plugged = ConnectedCard::new(Firmware::V5_7_1, 1111);
+    let options = || OpenOptions::new().pin(PinSource::value(Pin::new(crate::connected_card::PIN)));
     let token = options().open("yubikey:serial=1111;slot=9d", plugged.clone()).unwrap();
     let key = make(&token);
     assert_eq!(token.inventory().unwrap()[0].slot, "9d".parse().ok());
     assert!(token.generate(&new_key()).unwrap_err().to_string().contains("slot 9d is not empty"));
-    let place = SlotOptions { slot: "82".parse().ok(), force: true, ..SlotOptions::default() };
-    assert!(token.generate_in_slot(&new_key(), place).is_err());
+    let options = SlotOptions { slot: "82".parse().ok(), force: true, ..SlotOptions::default() };
+    assert!(token.generate_in_slot(&new_key(), options).is_err());
     assert_eq!(plugged.open().inventory().unwrap().len(), 1);
     token.delete(&key).unwrap();
 }
@@ -230,45 +233,46 @@ mod attestation {
     use super::*;
 
     #[test]
-    fn it_describes_the_key_and_names_the_root() {
+    fn an_attestation_describes_the_key_and_names_the_root() {
         for firmware in FIRMWARES {
-            let plugged = Plugged::new(firmware, 1111);
+            let plugged = ConnectedCard::new(firmware, 1111);
             let token = plugged.open();
             let slot = "9d".parse().unwrap();
-            let place = SlotOptions {
+            let options = SlotOptions {
                 slot: Some(slot),
                 pin: Some(PinPolicy::Always),
                 touch: Some(TouchPolicy::Cached),
                 ..SlotOptions::default()
             };
-            let key = token.generate_in_slot(&new_key(), place).unwrap().public;
+            let key = token.generate_in_slot(&new_key(), options).unwrap().public;
             let chain = token.attest(&key).unwrap();
-            let said = Attestation::verify(&chain, &[plugged.card.attestation_root()]).unwrap();
-            assert_eq!((said.public, said.slot, said.serial), (key, slot, Some(1111)));
-            assert_eq!((said.pin, said.touch), (PinPolicy::Always, TouchPolicy::Cached));
-            assert_eq!(said.firmware.to_string(), token.info().firmware);
-            assert_eq!(said.form_factor.unwrap().to_string(), "USB-A");
-            assert_eq!((said.chain, said.root.as_str()), (chain, "Virtual YubiKey PIV Root CA"));
+            let attestation = Attestation::verify(&chain, &[plugged.card.attestation_root()]).unwrap();
+            assert_eq!((attestation.public, attestation.slot, attestation.serial), (key, slot, Some(1111)));
+            assert_eq!((attestation.pin, attestation.touch), (PinPolicy::Always, TouchPolicy::Cached));
+            assert_eq!(attestation.firmware.to_string(), token.info().firmware);
+            assert_eq!(attestation.form_factor.unwrap().to_string(), "USB-A");
+            assert_eq!((attestation.chain, attestation.root.as_str()), (chain, "Virtual YubiKey PIV Root CA"));
         }
     }
 
     #[test]
     fn every_kind_of_key_is_attested() {
-        let plugged = Plugged::new(Firmware::V5_7_1, 1111);
+        let plugged = ConnectedCard::new(Firmware::V5_7_1, 1111);
         let token = plugged.open();
         for curve in [Curve::P256, Curve::P384, Curve::Ed25519, Curve::X25519] {
             let key = token.generate(&NewKey { curve, usage: KeyUse::of(curve), label: None }).unwrap().public;
-            let said = Attestation::verify(&token.attest(&key).unwrap(), &[plugged.card.attestation_root()]).unwrap();
-            assert_eq!(said.public, key);
+            let attestation =
+                Attestation::verify(&token.attest(&key).unwrap(), &[plugged.card.attestation_root()]).unwrap();
+            assert_eq!(attestation.public, key);
         }
     }
 
     #[test]
     fn a_virtual_card_does_not_lead_to_yubicos_root() {
-        let plugged = Plugged::new(Firmware::V5_7_1, 1111);
+        let plugged = ConnectedCard::new(Firmware::V5_7_1, 1111);
         let token = plugged.open();
         let chain = token.attest(&make(&token)).unwrap();
-        let other = Plugged::new(Firmware::V5_7_1, 2222);
+        let other = ConnectedCard::new(Firmware::V5_7_1, 2222);
         for roots in [vec![], vec![other.card.attestation_root()]] {
             let error = Attestation::verify(&chain, &roots).unwrap_err();
             assert!(matches!(error, AttestationError::Untrusted(_)), "{error}");
@@ -289,8 +293,8 @@ mod attestation {
     }
 
     #[test]
-    fn an_imported_key_has_none() {
-        let plugged = Plugged::new(Firmware::V5_7_1, 1111);
+    fn an_imported_key_has_no_attestation() {
+        let plugged = ConnectedCard::new(Firmware::V5_7_1, 1111);
         let token = plugged.open();
         let import = PrivateKey::generate(Curve::P256).to_import(KeyUse::Both, None);
         let imported = token.import(import).unwrap().public;

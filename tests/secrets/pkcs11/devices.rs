@@ -1,12 +1,12 @@
-//! The devices of `hsm-config/`: profile and page agree, the members of a profile have their effect, and the tokens that can be
-//! run do what their profiles say.
+//! The devices of `hsm-config/`: profile and page agree, the members of a profile have their effect, and the tokens
+//! that can be run do what their profiles say.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-use crate::support::{Here, Module, on};
+use crate::support::{FreshToken, Module, with_fresh_token};
 use claviger::{
     crypto::{self, Cek, EncryptedKey},
     keys::{Curve, PublicKey},
@@ -54,17 +54,17 @@ fn each_profile_is_built_in_and_agrees_with_its_page() {
         assert_eq!(profile, Profile::named(name, None).unwrap());
         let page = fs::read_to_string(folder().join(format!("{name}.md"))).unwrap();
         for curve in Curve::ALL {
-            let verdict = profile.verdict(curve).unwrap_or_else(|| panic!("{name}: nothing is said of {curve}"));
+            let verdict = profile.verdict(curve).unwrap_or_else(|| panic!("{name}: no verdict for {curve}"));
             let rows: Vec<_> = page.lines().filter(|line| line.starts_with(&format!("| {curve} |"))).collect();
             assert_eq!(rows.len(), 1, "{name}.md: a row for {curve}");
             assert!(rows[0].starts_with(&format!("| {curve} | {verdict} |")), "{name}: {verdict} is not {:?}", rows[0]);
         }
         let (basis, version) = profile.basis().unwrap();
-        let said = match basis {
+        let text = match basis {
             EvidenceBasis::Measured => format!("**Measured** by this project's tests: {version}."),
             EvidenceBasis::Documented => format!("**Read, not run**: {version}."),
         };
-        assert!(page.contains(&said), "{name}.md does not say {said:?}");
+        assert!(page.contains(&text), "{name}.md does not say {text:?}");
         assert!(index.contains(&format!("({name}.md)")), "README.md does not list {name}");
     }
 }
@@ -105,8 +105,8 @@ fn verdict(token: &Pkcs11Token, curve: Curve) -> Verdict {
 
 /// The profile matches what the module reports, and its verdicts are right for the token.
 fn matches_its_profile(module: Module, name: &str) {
-    on(module, |here| {
-        let token = open(&here.uri, PinSource::uri()).unwrap();
+    with_fresh_token(module, |fresh| {
+        let token = open(&fresh.uri, PinSource::uri()).unwrap();
         let profile = token.profile();
         assert_eq!((profile.name(), profile.basis().unwrap().0), (name, EvidenceBasis::Measured));
         for curve in Curve::ALL {
@@ -137,11 +137,11 @@ fn nss_softokn_matches_its_profile() {
 }
 
 fn nss(tier: Custody) {
-    on(Module::Nss, |here| {
+    with_fresh_token(Module::Nss, |fresh| {
         let lacks = [Curve::X25519, Curve::Ed25519, Curve::Secp256k1];
         let mut capabilities = lacks.into_iter().fold(Capabilities::all().with_custody(tier), Capabilities::without);
         capabilities.tells_origin = false;
-        let open = || OpenOptions::new().tiers([tier]).open(&here.uri).expect("a token");
+        let open = || OpenOptions::new().tiers([tier]).open(&fresh.uri).expect("a token");
         let token = open();
         suite::run(&token, &capabilities);
         suite::keys::are_the_same_when_opened_again(&token, &capabilities, open);
@@ -201,8 +201,8 @@ impl Custodian for Signer {
 /// The parts of the suite for a token that only signs.
 #[test]
 fn tpm2_pkcs11_signs() {
-    on(Module::Tpm2, |here| {
-        let open = || Signer(open(&here.uri, PinSource::uri()).expect("a token"));
+    with_fresh_token(Module::Tpm2, |fresh| {
+        let open = || Signer(open(&fresh.uri, PinSource::uri()).expect("a token"));
         let token = open();
         let lacks = [Curve::X25519, Curve::P384, Curve::P521, Curve::Ed25519, Curve::Secp256k1];
         let mut capabilities = lacks.into_iter().fold(Capabilities::all(), Capabilities::without);
@@ -228,8 +228,8 @@ fn profile(text: &str) -> Profile {
     Profile::parse("mine", &format!("device = \"mine\"\n{text}")).unwrap()
 }
 
-fn with(here: &Here, text: &str) -> OpenOptions {
-    OpenOptions::new().base_dir(&here.folder).profile(profile(text))
+fn with(fresh: &FreshToken, text: &str) -> OpenOptions {
+    OpenOptions::new().base_dir(&fresh.folder).profile(profile(text))
 }
 
 fn generate(token: &Pkcs11Token, curve: Curve) -> Result<HeldKey, TokenError> {
@@ -238,23 +238,23 @@ fn generate(token: &Pkcs11Token, curve: Curve) -> Result<HeldKey, TokenError> {
 
 #[test]
 fn x25519_key_types() {
-    on(Module::SoftHsm, |here| {
-        let montgomery = with(&here, "[x25519]\nkey_types = [\"CKK_EC_MONTGOMERY\"]").open(&here.uri).unwrap();
+    with_fresh_token(Module::SoftHsm, |fresh| {
+        let montgomery = with(&fresh, "[x25519]\nkey_types = [\"CKK_EC_MONTGOMERY\"]").open(&fresh.uri).unwrap();
         let made = generate(&montgomery, Curve::X25519);
         assert!(matches!(made, Err(TokenError::Unsupported(_))), "{made:?}");
-        let edwards = with(&here, "[x25519]\nkey_types = [\"CKK_EC_EDWARDS\"]").open(&here.uri).unwrap();
+        let edwards = with(&fresh, "[x25519]\nkey_types = [\"CKK_EC_EDWARDS\"]").open(&fresh.uri).unwrap();
         generate(&edwards, Curve::X25519).unwrap();
     });
 }
 
 #[test]
 fn x25519_params() {
-    on(Module::SoftHsm, |here| {
-        let token = with(&here, "[x25519]\nparams = \"name\"").open(&here.uri).unwrap();
+    with_fresh_token(Module::SoftHsm, |fresh| {
+        let token = with(&fresh, "[x25519]\nparams = \"name\"").open(&fresh.uri).unwrap();
         let key = generate(&token, Curve::X25519).unwrap().public;
         assert!(opens(&token, &key, None));
         // Read through another session; the process is logged in already.
-        let context = Pkcs11::new(&here.module).unwrap();
+        let context = Pkcs11::new(&fresh.module).unwrap();
         let slot = context.get_slots_with_initialized_token().unwrap()[0];
         let session = context.open_ro_session(slot).unwrap();
         let private = session.find_objects(&[Attribute::Class(ObjectClass::PRIVATE_KEY)]).unwrap();
@@ -265,24 +265,24 @@ fn x25519_params() {
 
 #[test]
 fn agreement_points() {
-    on(Module::Kryoptic, |here| {
-        let der = with(&here, "[agreement]\npoints = [\"der\"]").open(&here.uri).unwrap();
+    with_fresh_token(Module::Kryoptic, |fresh| {
+        let der = with(&fresh, "[agreement]\npoints = [\"der\"]").open(&fresh.uri).unwrap();
         let made = generate(&der, Curve::X25519);
         assert!(matches!(made, Err(TokenError::KnownAnswer(_))), "{made:?}");
-        let both = with(&here, "[agreement]\npoints = [\"der\", \"raw\"]").open(&here.uri).unwrap();
+        let both = with(&fresh, "[agreement]\npoints = [\"der\", \"raw\"]").open(&fresh.uri).unwrap();
         generate(&both, Curve::X25519).unwrap();
     });
 }
 
 #[test]
 fn agreement_tiers_unless_the_configuration_overrides_them() {
-    on(Module::Kryoptic, |here| {
+    with_fresh_token(Module::Kryoptic, |fresh| {
         let text = "[agreement]\ntiers = [\"kek-in-process\", \"shared-secret-in-process\"]";
-        let made = |options: OpenOptions| generate(&options.open(&here.uri).unwrap(), Curve::P256).unwrap().custody;
-        assert_eq!(made(with(&here, text)), Some(Custody::KekInProcess));
-        assert_eq!(made(with(&here, text).tiers([Custody::KekInToken])), Some(Custody::KekInToken));
+        let made = |options: OpenOptions| generate(&options.open(&fresh.uri).unwrap(), Curve::P256).unwrap().custody;
+        assert_eq!(made(with(&fresh, text)), Some(Custody::KekInProcess));
+        assert_eq!(made(with(&fresh, text).tiers([Custody::KekInToken])), Some(Custody::KekInToken));
         assert_eq!(made(OpenOptions::new()), Some(Custody::KekInToken));
-        let none = with(&here, "[agreement]\ntiers = []").open(&here.uri).unwrap();
+        let none = with(&fresh, "[agreement]\ntiers = []").open(&fresh.uri).unwrap();
         let signs = none.generate(&NewKey { curve: Curve::P256, usage: KeyUse::Signing, label: None }).unwrap();
         assert_eq!(signs.custody, None);
         assert!(generate(&none, Curve::P384).is_err(), "a key-agreement key on a token without tiers");
@@ -291,70 +291,70 @@ fn agreement_tiers_unless_the_configuration_overrides_them() {
 
 #[test]
 fn sessions_unless_the_configuration_overrides_them() {
-    on(Module::SoftHsm, |here| {
+    with_fresh_token(Module::SoftHsm, |fresh| {
         let text = "[sessions]\nusual = 3\nmost = 5";
-        let opened = |options: OpenOptions| options.open(&here.uri);
-        assert_eq!(opened(with(&here, text)).unwrap().concurrency(), 3);
-        assert_eq!(opened(with(&here, text).sessions(5)).unwrap().concurrency(), 5);
-        let refused = opened(with(&here, text).sessions(6)).err();
-        assert!(matches!(&refused, Some(TokenError::Config(said)) if said.contains("5 at once")), "{refused:?}");
+        let opened = |options: OpenOptions| options.open(&fresh.uri);
+        assert_eq!(opened(with(&fresh, text)).unwrap().concurrency(), 3);
+        assert_eq!(opened(with(&fresh, text).sessions(5)).unwrap().concurrency(), 5);
+        let refused = opened(with(&fresh, text).sessions(6)).err();
+        assert!(matches!(&refused, Some(TokenError::Config(text)) if text.contains("5 at once")), "{refused:?}");
         assert_eq!(opened(OpenOptions::new().sessions(6)).unwrap().concurrency(), 6);
     });
 }
 
 #[test]
 fn omitted_attributes() {
-    on(Module::SoftHsm, |here| {
-        let nameless = with(&here, "[omit]\nprivate_key = [\"CKA_LABEL\"]").open(&here.uri).unwrap();
+    with_fresh_token(Module::SoftHsm, |fresh| {
+        let nameless = with(&fresh, "[omit]\nprivate_key = [\"CKA_LABEL\"]").open(&fresh.uri).unwrap();
         assert_eq!(generate(&nameless, Curve::P256).unwrap().label, None);
         // SoftHSM requires the attribute, so the call fails without it.
-        let typeless = with(&here, "[omit]\nsecret = [\"CKA_KEY_TYPE\"]").open(&here.uri).unwrap();
+        let typeless = with(&fresh, "[omit]\nsecret = [\"CKA_KEY_TYPE\"]").open(&fresh.uri).unwrap();
         let made = generate(&typeless, Curve::P384);
         assert!(matches!(made, Err(TokenError::KnownAnswer(_))), "{made:?}");
-        let all = with(&here, "").open(&here.uri).unwrap();
+        let all = with(&fresh, "").open(&fresh.uri).unwrap();
         assert_eq!(generate(&all, Curve::P384).unwrap().label.as_deref(), Some("mine"));
     });
 }
 
 #[test]
 fn keys_that_another_tool_must_make_are_refused() {
-    on(Module::SoftHsm, |here| {
-        let token = with(&here, "make_keys_with = \"thattool\"").open(&here.uri).unwrap();
+    with_fresh_token(Module::SoftHsm, |fresh| {
+        let token = with(&fresh, "make_keys_with = \"thattool\"").open(&fresh.uri).unwrap();
         let import = PrivateKey::generate(Curve::P256).to_import(KeyUse::Both, None);
         for refused in [generate(&token, Curve::P256), token.import(import)] {
-            assert!(matches!(&refused, Err(TokenError::Unsupported(said)) if said.contains("thattool")), "{refused:?}");
+            assert!(matches!(&refused, Err(TokenError::Unsupported(text)) if text.contains("thattool")), "{refused:?}");
         }
     });
 }
 
 #[test]
 fn cure_process_asks_for_a_new_process() {
-    on(Module::SoftHsm, |here| {
-        assert!(open(&here.uri, PinSource::uri()).unwrap().needs_new_process_after_absence());
-        assert!(!with(&here, "").open(&here.uri).unwrap().needs_new_process_after_absence());
+    with_fresh_token(Module::SoftHsm, |fresh| {
+        assert!(open(&fresh.uri, PinSource::uri()).unwrap().needs_new_process_after_absence());
+        assert!(!with(&fresh, "").open(&fresh.uri).unwrap().needs_new_process_after_absence());
     });
 }
 
 /// A profile next to the configuration takes precedence over a built-in one, by name and by match.
 #[test]
 fn own_profiles_take_precedence() {
-    on(Module::SoftHsm, |here| {
-        let own = here.folder.join("hsm-config");
+    with_fresh_token(Module::SoftHsm, |fresh| {
+        let own = fresh.folder.join("hsm-config");
         fs::create_dir(&own).unwrap();
-        let opened = || OpenOptions::new().base_dir(&here.folder).open(&here.uri).unwrap();
+        let opened = || OpenOptions::new().base_dir(&fresh.folder).open(&fresh.uri).unwrap();
         assert_eq!(opened().profile().name(), "softhsm");
 
         fs::write(own.join("ours.toml"), "device = \"ours\"\n[[match]]\nmodel = \"SoftHSM*\"\n[sessions]\nusual = 4")
             .unwrap();
         assert_eq!((opened().profile().name(), opened().concurrency()), ("ours", 4));
         fs::write(own.join("softhsm.toml"), "device = \"another\"").unwrap();
-        let named = Profile::named("softhsm", Some(&here.folder)).unwrap();
+        let named = Profile::named("softhsm", Some(&fresh.folder)).unwrap();
         assert_eq!((named.device(), named.verdict(Curve::P256)), ("another", None));
 
         fs::write(own.join("ours.toml"), "device = \"ours\"\nsesions = 1").unwrap();
-        let refused = OpenOptions::new().base_dir(&here.folder).open(&here.uri).err();
-        let said = refused.as_ref().map(ToString::to_string).unwrap_or_default();
-        assert!(said.contains("ours.toml") && said.contains("sesions"), "{said}");
+        let refused = OpenOptions::new().base_dir(&fresh.folder).open(&fresh.uri).err();
+        let text = refused.as_ref().map(ToString::to_string).unwrap_or_default();
+        assert!(text.contains("ours.toml") && text.contains("sesions"), "{text}");
         assert!(matches!(Profile::named("no-such", None), Err(TokenError::Config(_))));
     });
 }

@@ -1,5 +1,5 @@
-//! What `token doctor` stands on: a token is examined with keys that live as long as a session, and nothing in it is
-//! changed; what lies is found out.
+//! `Pkcs11Token::examine`, on which `token doctor` is based: session keys give the right verdicts, wrong results are
+//! detected, and nothing in the token changes.
 
 use std::{
     collections::BTreeMap,
@@ -9,8 +9,8 @@ use std::{
 
 use crate::support::{
     Module,
-    faulty::{Faulty, behind_the_shim},
-    on,
+    faulty_token::{FaultyToken, with_fault_module},
+    with_fresh_token,
 };
 use claviger::{
     keys::{Curve, PublicKey},
@@ -33,26 +33,31 @@ fn generate(token: &Pkcs11Token, curve: Curve) -> PublicKey {
     token.generate(&NewKey { curve, usage: KeyUse::of(curve), label: None }).expect("a new key").public
 }
 
-/// Whether session keys tell the same as the profile, whose verdicts are those of lasting ones (`tests/secrets/pkcs11/devices.rs`).
-fn says_what_its_profile_says(module: Module) {
-    on(module, |here| {
+/// The verdicts for session keys are those of the profile, which `tests/secrets/pkcs11/devices.rs` compares with token
+/// keys.
+fn verdicts_match_the_profile(module: Module) {
+    with_fresh_token(module, |fresh| {
         let options = OpenOptions::new();
-        let look = options.overview(&here.uri).unwrap();
-        assert_eq!((look.profile_source, look.token.info.label.as_str()), (ProfileSource::Matched, "demo"));
-        let token = options.open(&here.uri).unwrap();
-        // A signing key, which each of them makes.
+        let overview = options.overview(&fresh.uri).unwrap();
+        assert_eq!((overview.profile_source, overview.token.info.label.as_str()), (ProfileSource::Matched, "demo"));
+        let token = options.open(&fresh.uri).unwrap();
+        // A signing key, which each of these tokens can make.
         let held = token.generate(&NewKey { curve: Curve::P256, usage: KeyUse::Signing, label: None }).unwrap().public;
         let before = token.inventory().unwrap();
         let examination = examine(&token);
-        // tpm2-pkcs11 1.9.0 makes keys in a session for writing only, and nothing but lasting ones.
+        // tpm2-pkcs11 1.9.0 makes keys only in a read-write session, and only token keys.
         assert_eq!(examination.session_keys, module != Module::Tpm2, "{examination:#?}");
         for it in &examination.algorithms {
-            let said = token.profile().verdict(it.curve);
+            let declared = token.profile().verdict(it.curve);
             match &it.test_key {
-                TestKey::Session => assert_eq!(it.verdict, said, "{it:?}"),
+                TestKey::Session => assert_eq!(it.verdict, declared, "{it:?}"),
                 TestKey::Held(key) => assert_eq!((key, it.verdict), (&held, Some(Verdict::SignOnly))),
                 TestKey::Nothing if examination.session_keys => {
-                    assert_eq!((it.verdict, said), (Some(Verdict::Unsupported), Some(Verdict::Unsupported)), "{it:?}");
+                    assert_eq!(
+                        (it.verdict, declared),
+                        (Some(Verdict::Unsupported), Some(Verdict::Unsupported)),
+                        "{it:?}"
+                    );
                 }
                 TestKey::Nothing => assert_eq!(it.verdict, None, "{it:?}"),
             }
@@ -71,26 +76,26 @@ fn says_what_its_profile_says(module: Module) {
 
 #[test]
 fn softhsm() {
-    says_what_its_profile_says(Module::SoftHsm);
+    verdicts_match_the_profile(Module::SoftHsm);
 }
 
 #[test]
 fn kryoptic() {
-    says_what_its_profile_says(Module::Kryoptic);
+    verdicts_match_the_profile(Module::Kryoptic);
 }
 
 #[test]
 fn tpm2_pkcs11() {
-    says_what_its_profile_says(Module::Tpm2);
+    verdicts_match_the_profile(Module::Tpm2);
 }
 
 #[test]
 fn nss_softokn() {
-    says_what_its_profile_says(Module::Nss);
+    verdicts_match_the_profile(Module::Nss);
 }
 
-/// The files below a folder, and what is in them. SoftHSM 2.6.1 counts each login in the first eight bytes of
-/// `token.object`.
+/// The files below a folder with their content, without the first eight bytes of `token.object`, in which SoftHSM 2.6.1
+/// counts logins.
 fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(folder).unwrap() {
@@ -105,17 +110,17 @@ fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-/// Where the token of this test has its files.
+/// The folder with the files of this test's token.
 fn token_folder() -> PathBuf {
     let control = PathBuf::from(std::env::var_os("CLAVIGER_FAULT_CONTROL").unwrap());
     control.parent().unwrap().join("tokens")
 }
 
-/// No file of the token changes, no function that could change it is called, and no session object is left: not when
-/// all goes well, and not when the token fails in the middle.
+/// An examination changes no file of the token, calls no function that could change the token, and leaves no session
+/// object, even if the token fails during the examination.
 #[test]
 fn nothing_is_changed() {
-    behind_the_shim(Module::SoftHsm, |faulty| {
+    with_fault_module(Module::SoftHsm, |faulty| {
         let token = faulty.open();
         generate(&token, Curve::X25519);
         token.keys().unwrap();
@@ -146,7 +151,7 @@ fn nothing_is_changed() {
             );
             assert_eq!(faulty.shim.live_objects(), 0, "{order}");
             faulty.shim.order(&[]);
-            assert_eq!(token.keys().expect("it is well again").len(), 1);
+            assert_eq!(token.keys().expect("the token has recovered").len(), 1);
         }
         assert_eq!(calls(&may_change), called);
         assert!(files(&folder) == before);
@@ -157,13 +162,14 @@ fn answers(it: &CurveExamination, custody: Option<Custody>) -> Vec<&Answer> {
     it.tests.iter().filter(|tried| tried.custody == custody).map(|tried| &tried.answer).collect()
 }
 
-/// A token that makes no session keys is tested with the keys that it holds, and nothing is said of the other curves.
+/// A token that makes no session keys is tested with the keys that it holds. The other curves get no verdict.
 #[test]
 fn without_session_keys() {
-    behind_the_shim(Module::SoftHsm, |faulty| {
+    with_fault_module(Module::SoftHsm, |faulty| {
         let token = faulty.open();
         let held = generate(&token, Curve::P384);
-        // CKR_TEMPLATE_INCONSISTENT; CKR_USER_NOT_LOGGED_IN, as if a session for writing were wanted.
+        // CKR_TEMPLATE_INCONSISTENT; CKR_USER_NOT_LOGGED_IN, as from a token that needs a read-write session;
+        // CKR_SESSION_READ_ONLY.
         for code in ["0xd1", "0x101", "0xb5"] {
             faulty.shim.order(&[&format!("fail C_GenerateKeyPair {code}")]);
             let examination = examine(&token);
@@ -178,7 +184,7 @@ fn without_session_keys() {
                 }
             }
         }
-        // One curve alone: the token has the others.
+        // The failure of one curve is believed, since the token makes session keys on other curves.
         faulty.shim.order(&["fail C_GenerateKeyPair 0xd1 at 1"]);
         let examination = examine(&token);
         let x25519 = of(&examination, Curve::X25519);
@@ -189,10 +195,10 @@ fn without_session_keys() {
     });
 }
 
-/// A wrong answer is told, with its tier; the tier below it serves.
+/// A wrong answer is reported with its tier, and the tier below is used.
 #[test]
-fn a_mechanism_that_lies() {
-    behind_the_shim(Module::SoftHsm, |faulty: Faulty| {
+fn a_mechanism_with_wrong_results() {
+    with_fault_module(Module::SoftHsm, |faulty: FaultyToken| {
         let token = faulty.open();
         faulty.shim.order(&["wrong C_DigestFinal", "claim 0x393"]);
         let examination = examine(&token);
@@ -207,7 +213,7 @@ fn a_mechanism_that_lies() {
         assert!(ed25519.mechanisms.iter().all(|it| it.name == "CKM_EDDSA" && it.listed && !it.works));
         let p256 = of(&examination, Curve::P256);
         assert_eq!((p256.verdict, p256.signs), (Some(Verdict::Authcrypt), Some(false)));
-        // CKR_MECHANISM_PARAM_INVALID: as AWS CloudHSM says to CKD_NULL.
+        // CKR_MECHANISM_PARAM_INVALID, AWS CloudHSM's answer to CKD_NULL.
         faulty.shim.order(&["fail C_DeriveKey 0x71"]);
         let examination = examine(&token);
         let verdicts: Vec<_> = examination.algorithms.iter().map(|it| it.verdict.unwrap()).collect();
@@ -219,10 +225,10 @@ fn a_mechanism_that_lies() {
     });
 }
 
-/// ECDH-ES right and ECDH-1PU wrong.
+/// A token whose results are right for ECDH-ES and wrong for ECDH-1PU.
 #[test]
 fn anoncrypt_alone() {
-    behind_the_shim(Module::Kryoptic, |faulty| {
+    with_fault_module(Module::Kryoptic, |faulty| {
         let token = OpenOptions::new().tiers([Custody::KekInToken]).open(&faulty.uri).unwrap();
         faulty.shim.order(&["wrong C_WrapKey"]);
         let examination = examine(&token);

@@ -1,7 +1,7 @@
-//! Tokens with wrong results and failures, and the cost of a message. `tests/fault-module` wraps SoftHSM or Kryoptic and records
-//! the calls.
+//! Tokens with wrong results and failures, and the cost of a message. `tests/fault-module` wraps SoftHSM or Kryoptic
+//! and records the calls.
 
-use crate::support::{Module, faulty::behind_the_shim};
+use crate::support::{Module, faulty_token::with_fault_module};
 use claviger::{
     keys::{Curve, PublicKey},
     secrets::{
@@ -38,12 +38,12 @@ fn wraps(token: &dyn Token, key: &PublicKey, recipients: &[PrivateKey]) {
     }
 }
 
-mod lies {
+mod wrong_results {
     use super::*;
 
-    /// With each of these orders the keys are used with custody `to`, and give right results.
+    /// With each of these orders the keys are used with custody `to` instead of `from`, and give right results.
     fn drops_to(module: Module, orders: &[&str], from: Custody, to: Custody) {
-        behind_the_shim(module, |faulty| {
+        with_fault_module(module, |faulty| {
             faulty.shim.order(&[]);
             let token = faulty.open();
             for curve in [Curve::P256, Curve::X25519] {
@@ -69,7 +69,7 @@ mod lies {
     /// A mechanism that is listed but does not work is not used.
     #[test]
     fn in_the_mechanism_list() {
-        behind_the_shim(Module::SoftHsm, |faulty| {
+        with_fault_module(Module::SoftHsm, |faulty| {
             let claims = ["claim 0x360", "claim 0x362", "claim 0x363", "claim 0x393"];
             faulty.shim.order(&[]);
             let key = generate(&faulty.open(), Curve::P256);
@@ -117,7 +117,7 @@ mod lies {
     /// A wrong Z gives wrong results in every tier, so the key is not used for key agreement.
     #[test]
     fn of_a_derivation_leave_no_agreement() {
-        behind_the_shim(Module::SoftHsm, |faulty| {
+        with_fault_module(Module::SoftHsm, |faulty| {
             faulty.shim.order(&[]);
             let token = faulty.open();
             let (p256, _, ed25519) =
@@ -131,7 +131,7 @@ mod lies {
 
     #[test]
     fn of_a_signature_leave_no_signing() {
-        behind_the_shim(Module::SoftHsm, |faulty| {
+        with_fault_module(Module::SoftHsm, |faulty| {
             faulty.shim.order(&[]);
             let token = faulty.open();
             let p256 = generate(&token, Curve::P256);
@@ -145,7 +145,7 @@ mod lies {
     /// A key that is made while the token returns wrong results is deleted.
     #[test]
     fn while_a_key_is_made_leave_none() {
-        behind_the_shim(Module::SoftHsm, |faulty| {
+        with_fault_module(Module::SoftHsm, |faulty| {
             faulty.shim.order(&["wrong C_Sign"]);
             let token = faulty.open();
             let made = token.generate(&NewKey { curve: Curve::Ed25519, usage: KeyUse::Signing, label: None });
@@ -160,7 +160,7 @@ mod lies {
     /// A token whose custody drops below the minimum is an error at start.
     #[test]
     fn that_end_below_the_minimum_fail_at_start() {
-        behind_the_shim(Module::SoftHsm, |faulty| {
+        with_fault_module(Module::SoftHsm, |faulty| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let start = |token: Pkcs11Token| {
                 let minimum = Policy { minimum_custody: Some(Custody::KekInProcess), ..Policy::default() };
@@ -182,12 +182,12 @@ mod lies {
     }
 }
 
-/// The cost of a message, in calls of the module.
+/// The cost of a message, in calls to the module.
 mod costs {
     use super::*;
 
-    /// ECDH derivations: for one anoncrypt message; for three messages from one sender; for two messages to the same three
-    /// recipients.
+    /// ECDH derivations: for one anoncrypt message; for three messages from one sender; for two messages to the same
+    /// three recipients.
     #[derive(Debug, PartialEq)]
     struct Costs {
         anoncrypt_in: usize,
@@ -199,7 +199,7 @@ mod costs {
     const ZS_IS_NOT_KEPT: Costs = Costs { anoncrypt_in: 1, authcrypt_in: [2, 2, 2], authcrypt_out: [3, 3] };
 
     fn check(module: Module, tier: Custody, expected: Costs) {
-        behind_the_shim(module, |faulty| {
+        with_fault_module(module, |faulty| {
             faulty.shim.order(&[]);
             let token = OpenOptions::new().tiers([tier]).open(&faulty.uri).unwrap();
             for curve in [Curve::P256, Curve::X25519] {
@@ -245,7 +245,7 @@ mod costs {
     /// On SoftHSM every C_DeriveKey is an ECDH, so the counts are exact.
     #[test]
     fn with_no_other_derivation() {
-        behind_the_shim(Module::SoftHsm, |faulty| {
+        with_fault_module(Module::SoftHsm, |faulty| {
             faulty.shim.order(&[]);
             let token = faulty.open();
             let key = generate(&token, Curve::P256);
@@ -259,8 +259,8 @@ mod costs {
 
     /// Messages that do not open displace no Zs of a known sender, and leave no object behind.
     #[test]
-    fn of_hostile_messages_are_theirs_alone() {
-        behind_the_shim(Module::SoftHsm, |faulty| {
+    fn of_hostile_messages_displace_no_sender() {
+        with_fault_module(Module::SoftHsm, |faulty| {
             faulty.shim.order(&[]);
             let token = OpenOptions::new().kept_secrets(2).open(&faulty.uri).unwrap();
             let key = generate(&token, Curve::P256);
@@ -284,17 +284,17 @@ mod costs {
 }
 
 /// Transient failures of the token are not mistaken for anything else.
-mod moments {
+mod transient_failures {
     use super::*;
 
-    fn device_failed<T: std::fmt::Debug>(result: Result<T, TokenError>) {
+    fn assert_device_error<T: std::fmt::Debug>(result: Result<T, TokenError>) {
         assert!(matches!(result, Err(TokenError::Device { .. })), "{result:?}");
     }
 
     /// An honest peer is not blamed for an ambiguous code.
     #[test]
     fn are_not_the_peers_fault() {
-        behind_the_shim(Module::Kryoptic, |faulty| {
+        with_fault_module(Module::Kryoptic, |faulty| {
             faulty.shim.order(&[]);
             let token = faulty.open();
             let key = generate(&token, Curve::P256);
@@ -306,19 +306,23 @@ mod moments {
             }
             faulty.shim.order(&["fail C_UnwrapKey 0x30"]);
             let message = message_to(&key, None, &fresh_cek(), &Parties::example());
-            assert_eq!(token.unwrap_cek(&key, &message), Err(TokenError::Unwrap), "this one is hostile");
+            assert_eq!(
+                token.unwrap_cek(&key, &message),
+                Err(TokenError::Unwrap),
+                "a failure each time is the peer's fault"
+            );
         });
     }
 
     /// A key whose test fails after a new session was opened is neither lost nor used with a lower custody.
     #[test]
-    fn unlearn_nothing() {
-        behind_the_shim(Module::SoftHsm, |faulty| {
+    fn lose_no_key_and_no_tier() {
+        with_fault_module(Module::SoftHsm, |faulty| {
             faulty.shim.order(&[]);
             let token = faulty.open();
             let key = generate(&token, Curve::P256);
             assert!(opens(&token, &key, None));
-            let read_out = faulty.shim.calls("C_GetAttributeValue");
+            let reads_at_first = faulty.shim.calls("C_GetAttributeValue");
             let failures = [
                 "fail C_DigestKey 0x31 at 1",
                 "fail C_DeriveKey 0x31 at 2",
@@ -331,38 +335,41 @@ mod moments {
                 assert!(answer.is_ok(), "{failure}: {answer:?}");
                 faulty.shim.order(&[]);
                 assert!(token.sign(&key, b"it still signs").is_ok(), "{failure}");
-                let read_by_finding = faulty.shim.calls("C_GetAttributeValue");
+                let reads_before = faulty.shim.calls("C_GetAttributeValue");
                 assert!(opens(&token, &key, None), "{failure}");
-                assert_eq!(faulty.shim.calls("C_GetAttributeValue"), read_by_finding, "{failure}: Z is not read");
+                assert_eq!(faulty.shim.calls("C_GetAttributeValue"), reads_before, "{failure}: Z is not read");
             }
             // A signing key is tested with a signature when it is found again.
             let signs = generate(&token, Curve::Ed25519);
             assert!(token.sign(&signs, b"before").is_ok());
             faulty.shim.order(&["fail C_Sign 0xb3 at 1", "fail C_Sign 0x31 at 2"]);
-            // The shim leaves the failed operation open, which makes the session unusable. The key stays known.
+            // The shim leaves the failed operation open, so the session is unusable. The key stays known.
             let calls = faulty.shim.calls("C_Sign");
             let signed = token.sign(&signs, b"meanwhile");
             assert!(matches!(signed, Err(TokenError::SessionLost { .. })), "{signed:?}");
             assert_eq!(faulty.shim.calls("C_Sign") - calls, 2, "both orders took effect");
             faulty.shim.order(&[]);
             assert!(token.sign(&signs, b"after").is_ok() && opens(&token, &key, None));
-            assert!(faulty.shim.calls("C_GetAttributeValue") > read_out, "the keys were found again");
+            assert!(faulty.shim.calls("C_GetAttributeValue") > reads_at_first, "the keys were found again");
         });
     }
 
-    /// A process that starts at such a moment still finds out everything that each key can do.
+    /// A process that starts during such a failure still finds out everything that each key can do.
     #[test]
-    fn are_outlived_at_the_start() {
-        behind_the_shim(Module::SoftHsm, |faulty| {
+    fn do_not_count_at_the_start() {
+        with_fault_module(Module::SoftHsm, |faulty| {
             faulty.shim.order(&[]);
             generate(&faulty.open(), Curve::P256);
-            let well = faulty.keys_under(&[]);
-            assert_eq!((well.len(), well[0].usage, well[0].custody), (1, KeyUse::Both, Some(Custody::KekInProcess)));
+            let expected = faulty.keys_under(&[]);
+            assert_eq!(
+                (expected.len(), expected[0].usage, expected[0].custody),
+                (1, KeyUse::Both, Some(Custody::KekInProcess))
+            );
             let calls = ["C_SignInit", "C_Sign", "C_DeriveKey", "C_DigestInit", "C_DigestKey", "C_DigestFinal"];
             for call in calls {
                 for code in ["0x5", "0x30", "0x31"] {
                     let order = format!("fail {call} {code} at 1");
-                    assert_eq!(faulty.keys_under(&[&order]), well, "{order}");
+                    assert_eq!(faulty.keys_under(&[&order]), expected, "{order}");
                 }
             }
         });
@@ -371,13 +378,13 @@ mod moments {
     /// A digest that was left open does not make later operations fail.
     #[test]
     fn leave_no_operation_open() {
-        behind_the_shim(Module::SoftHsm, |faulty| {
+        with_fault_module(Module::SoftHsm, |faulty| {
             faulty.shim.order(&[]);
             let token = faulty.open();
             let key = generate(&token, Curve::P256);
             assert!(opens(&token, &key, None));
             faulty.shim.order(&["fail C_DigestFinal 0x31 at 1"]);
-            device_failed(token.unwrap_cek(&key, &message_to(&key, None, &fresh_cek(), &Parties::example())));
+            assert_device_error(token.unwrap_cek(&key, &message_to(&key, None, &fresh_cek(), &Parties::example())));
             assert!(opens(&token, &key, None));
         });
     }
@@ -385,7 +392,7 @@ mod moments {
     /// An object that a failed call left behind is destroyed by a later call.
     #[test]
     fn leave_no_object_behind() {
-        behind_the_shim(Module::SoftHsm, |faulty| {
+        with_fault_module(Module::SoftHsm, |faulty| {
             faulty.shim.order(&[]);
             let token = faulty.open();
             let key = generate(&token, Curve::P256);

@@ -5,7 +5,7 @@ use std::{fs, path::Path, thread};
 
 use crate::support::{
     Module,
-    faulty::{Faulty, behind_the_shim, change_pin},
+    faulty_token::{FaultyToken, change_pin, with_fault_module},
 };
 use claviger::{
     keys::{Curve, PublicKey},
@@ -38,10 +38,10 @@ fn open_message(token: &Pkcs11Token, key: &PublicKey) -> Result<(), TokenError> 
     Ok(())
 }
 
-/// A call that fails once is retried with a new session and login. If it keeps failing, the operation fails, and works again
-/// when the fault ends.
+/// A call that fails once is retried with a new session and login. If it keeps failing, the operation fails, and works
+/// again when the fault ends.
 fn a_call_that_fails(module: Module) {
-    behind_the_shim(module, |Faulty { uri, shim, .. }| {
+    with_fault_module(module, |FaultyToken { uri, shim, .. }| {
         let token = open(&uri, PinSource::uri()).unwrap();
         let key = generate(&token);
         let codes = [
@@ -105,7 +105,7 @@ fn a_call_that_fails_on_kryoptic() {
 #[test]
 fn a_hostile_message_is_not_a_fault_of_the_token() {
     for module in [Module::SoftHsm, Module::Kryoptic] {
-        behind_the_shim(module, |Faulty { uri, shim, .. }| {
+        with_fault_module(module, |FaultyToken { uri, shim, .. }| {
             let token = open(&uri, PinSource::uri()).unwrap();
             let key = generate(&token);
             open_message(&token, &key).unwrap();
@@ -124,7 +124,7 @@ fn a_hostile_message_is_not_a_fault_of_the_token() {
 /// A token that is unplugged and returned works again in the same process.
 #[test]
 fn unplugged_and_returned() {
-    behind_the_shim(Module::SoftHsm, |Faulty { uri, shim, .. }| {
+    with_fault_module(Module::SoftHsm, |FaultyToken { uri, shim, .. }| {
         let token = open(&uri, PinSource::uri()).unwrap();
         let key = generate(&token);
         for _ in 0..3 {
@@ -142,10 +142,10 @@ fn unplugged_and_returned() {
     });
 }
 
-/// A token that is lost to this process shows no keys, which is never taken for an empty token. A new process can use it.
+/// A token that is lost to this process shows no keys. It is not mistaken for an empty token. A new process can use it.
 #[test]
 fn lost_until_a_new_process() {
-    behind_the_shim(Module::SoftHsm, |faulty| {
+    with_fault_module(Module::SoftHsm, |faulty| {
         if faulty.part.is_some() {
             let token = faulty.open();
             let keys = token.keys().unwrap();
@@ -159,18 +159,18 @@ fn lost_until_a_new_process() {
         for _ in 0..3 {
             assert_eq!(sign(&token, &key).unwrap_err().cause(), Cause::TokenGone);
             assert_eq!(token.keys().unwrap_err().cause(), Cause::TokenGone);
-            // The module seems to work again, and does not.
+            // The module returns no errors any more, but its objects are still lost.
             faulty.shim.order(&[]);
         }
         assert!(faulty.in_another_process("new").status().unwrap().success());
     });
 }
 
-/// The same without the shim: SoftHSM 2.6.1 finds nothing in its open sessions, and does not see the token again when its
-/// folder is back.
+/// The same without the shim: SoftHSM 2.6.1 finds nothing in its open sessions, and does not see the token again when
+/// its folder is back.
 #[test]
 fn softhsms_folder_is_moved_away_and_back() {
-    behind_the_shim(Module::SoftHsm, |faulty| {
+    with_fault_module(Module::SoftHsm, |faulty| {
         let token = faulty.open();
         if faulty.part.is_some() {
             let keys = token.keys().unwrap();
@@ -184,7 +184,7 @@ fn softhsms_folder_is_moved_away_and_back() {
 
         fs::rename(&tokens, &away).unwrap();
         let error = token.keys().unwrap_err();
-        assert!(matches!(&error, TokenError::Away(said) if said.contains("none of the 1 keys")), "{error}");
+        assert!(matches!(&error, TokenError::Away(message) if message.contains("none of the 1 keys")), "{error}");
         for _ in 0..2 {
             for failed in [sign(&token, &key), open_message(&token, &key), token.keys().map(|_| ())] {
                 assert_eq!(failed.unwrap_err().cause(), Cause::TokenGone);
@@ -201,10 +201,10 @@ fn softhsms_folder_is_moved_away_and_back() {
 /// The token has fewer sessions than configured: the available ones perform all operations.
 #[test]
 fn sessions_are_exhausted() {
-    behind_the_shim(Module::SoftHsm, |Faulty { uri, shim, .. }| {
+    with_fault_module(Module::SoftHsm, |FaultyToken { uri, shim, .. }| {
         let token = OpenOptions::new().sessions(4).open(&uri).unwrap();
         let key = generate(&token);
-        // The token has two sessions, then one.
+        // The token grants two sessions, then one.
         for more in [1, 0] {
             shim.order(&[&format!("fail C_OpenSession 0xb1 from {}", more + 1), "delay C_Sign 5"]);
             thread::scope(|scope| {
@@ -214,7 +214,7 @@ fn sessions_are_exhausted() {
             });
         }
         assert!((1..=2).contains(&shim.open_sessions()), "{} sessions", shim.open_sessions());
-        // A key can be made all the same: an idle session is closed for it.
+        // A key can still be made: an idle session is closed to make room for the writing session.
         shim.order(&["fail C_OpenSession 0xb1 at 1"]);
         generate(&token);
         // No session at all is a transient failure of the token.
@@ -230,7 +230,7 @@ fn sessions_are_exhausted() {
 /// Another program deletes a key: only that key is gone.
 #[test]
 fn a_key_is_deleted_by_another_program() {
-    behind_the_shim(Module::SoftHsm, |faulty| {
+    with_fault_module(Module::SoftHsm, |faulty| {
         if let Some(public) = &faulty.part {
             return faulty.open().delete(&PublicKey::from_multikey(public).unwrap()).unwrap();
         }
@@ -249,16 +249,16 @@ fn a_key_is_deleted_by_another_program() {
         delete(&kept);
         for _ in 0..2 {
             let error = token.keys().unwrap_err();
-            assert!(matches!(&error, TokenError::Away(said) if said.contains("none of the 1 keys")), "{error}");
+            assert!(matches!(&error, TokenError::Away(message) if message.contains("none of the 1 keys")), "{error}");
             assert_eq!(sign(&token, &kept).unwrap_err().cause(), Cause::TokenGone);
         }
     });
 }
 
-/// The PIN is changed on the token while it is in use: operations succeed until the login is lost. Then the old PIN is tried
-/// once.
+/// The PIN is changed on the token while it is in use: operations succeed until the login is lost. Then the old PIN is
+/// tried once.
 fn the_pin_is_changed(module: Module) {
-    behind_the_shim(module, |Faulty { uri, shim, .. }| {
+    with_fault_module(module, |FaultyToken { uri, shim, .. }| {
         let file = uri.split_once("pin-source=file:").unwrap().1.to_owned();
         let old = fs::read_to_string(&file).unwrap();
         let guard = tempfile::tempdir().unwrap();

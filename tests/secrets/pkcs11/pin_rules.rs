@@ -1,5 +1,5 @@
-//! A wrong PIN is tried once, however many requests wait and however often the program is restarted. `tests/fault-module`
-//! counts C_Login on SoftHSM and on Kryoptic.
+//! A wrong PIN is tried once, however many requests wait and however often the program is restarted.
+//! `tests/fault-module` counts the calls of C_Login on SoftHSM and on Kryoptic.
 
 use std::{
     fs,
@@ -11,13 +11,13 @@ use std::{
 
 use crate::support::{
     Module,
-    faulty::{Faulty, behind_the_shim},
+    faulty_token::{FaultyToken, with_fault_module},
 };
 use claviger::{
     keys::{Curve, PublicKey},
     secrets::{
         Cause, Context, Custodian, KeyUse, Keyring, NewKey, Secrets, SecretsError, Token, TokenError,
-        pkcs11::{OpenOptions, PinRecordState, Pkcs11Token, tokens},
+        pkcs11::{OpenOptions, Pin, PinRecordState, PinSource, Pkcs11Token, tokens},
     },
 };
 use claviger_fault_module::Shim;
@@ -27,7 +27,7 @@ const WRONG: &str = "87654321";
 
 /// A token behind the shim with a PIN guard. Its PIN is in a file.
 struct Guarded {
-    faulty: Faulty,
+    faulty: FaultyToken,
     folder: PathBuf,
 }
 
@@ -54,10 +54,10 @@ impl Guarded {
 
     /// Replaces the PIN file, as a person does.
     fn write_pin(&self, pin: &str) {
-        let aside = self.folder.join("new.pin");
-        fs::write(&aside, pin).unwrap();
-        fs::set_permissions(&aside, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-        fs::rename(aside, self.pin_file()).unwrap();
+        let temporary = self.folder.join("new.pin");
+        fs::write(&temporary, pin).unwrap();
+        fs::set_permissions(&temporary, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        fs::rename(temporary, self.pin_file()).unwrap();
     }
 
     /// The state of the PIN record.
@@ -71,7 +71,8 @@ impl Guarded {
         self.faulty.in_another_process(part).spawn().expect("this program starts again")
     }
 
-    fn again(&self, part: &str) {
+    /// Runs a part of the test in a new process.
+    fn run(&self, part: &str) {
         assert!(self.start(part).wait().unwrap().success(), "{part}");
     }
 
@@ -82,7 +83,7 @@ impl Guarded {
 
 /// Runs the body of a test in its own process, with a new token behind the shim.
 fn guarded(module: Module, body: impl FnOnce(Guarded)) {
-    behind_the_shim(module, |faulty| {
+    with_fault_module(module, |faulty| {
         let file = faulty.uri.split_once("pin-source=file:").expect("the URI names the PIN's file").1;
         let file = file.split('&').next().unwrap();
         let folder = Path::new(file).parent().unwrap().to_owned();
@@ -93,9 +94,9 @@ fn guarded(module: Module, body: impl FnOnce(Guarded)) {
 
 fn refused<T>(result: Result<T, TokenError>) -> String {
     match result.err().expect("it is refused") {
-        TokenError::Pin(said) => {
-            assert!(!said.contains(WRONG), "{said}");
-            said
+        TokenError::Pin(message) => {
+            assert!(!message.contains(WRONG), "{message}");
+            message
         }
         other => panic!("{other:?}"),
     }
@@ -119,8 +120,8 @@ fn a_wrong_pin_and_a_thousand_messages(guarded: Guarded) {
         None => {}
         // The program is restarted with the same source.
         Some("restart") => {
-            let said = refused(guarded.open());
-            assert!(said.contains("claviger token unlock demo"), "{said}");
+            let message = refused(guarded.open());
+            assert!(message.contains("claviger token unlock demo"), "{message}");
             return;
         }
         Some(other) => panic!("{other}"),
@@ -136,8 +137,8 @@ fn a_wrong_pin_and_a_thousand_messages(guarded: Guarded) {
     let sessions_before = guarded.faulty.shim.calls("C_OpenSession");
     token.lock().unwrap();
     let before = guarded.logins();
-    let said = refused(token.unlock());
-    assert!(said.contains("refused its PIN"), "{said}");
+    let message = refused(token.unlock());
+    assert!(message.contains("refused its PIN"), "{message}");
     assert_eq!(guarded.logins() - before, 1);
     assert!(guarded.faulty.shim.calls("C_OpenSession") > sessions_before);
 
@@ -164,7 +165,7 @@ fn a_wrong_pin_and_a_thousand_messages(guarded: Guarded) {
     }
     assert_eq!(guarded.logins() - before, 1, "one attempt for all messages");
     for _ in 0..3 {
-        guarded.again("restart");
+        guarded.run("restart");
     }
     assert_eq!(guarded.logins() - before, 1, "no attempt after a restart");
     assert_eq!(guarded.recorded(), PinRecordState::Refused);
@@ -237,34 +238,50 @@ fn an_unfinished_attempt() {
             let _ = guarded.open();
             panic!("it should have crashed");
         }
-        let die_trying = || {
+        let crash_during_login = || {
             guarded.faulty.shim.order(&["crash C_Login"]);
-            assert!(!guarded.start("dies").wait().unwrap().success());
+            assert!(!guarded.start("crash").wait().unwrap().success());
             guarded.faulty.shim.order(&[]);
             assert_eq!(guarded.recorded(), PinRecordState::Trying);
         };
-        die_trying();
-        let said = refused(guarded.open());
-        assert!(said.contains("the result is unknown"), "never accepted before: {said}");
+        crash_during_login();
+        let message = refused(guarded.open());
+        assert!(message.contains("the result is unknown"), "never accepted before: {message}");
         guarded.open_confirmed().unwrap();
         assert_eq!(guarded.recorded(), PinRecordState::Accepted);
         for _ in 0..2 {
-            die_trying();
+            crash_during_login();
             guarded.open().unwrap();
             assert_eq!(guarded.recorded(), PinRecordState::Accepted);
         }
         assert_eq!(guarded.logins(), 6);
         // After two crashes in a row the PIN is not tried again.
-        die_trying();
-        die_trying();
+        crash_during_login();
+        crash_during_login();
         let before = guarded.logins();
-        let said = refused(guarded.open());
-        assert!(said.contains("the result is unknown"), "{said}");
+        let message = refused(guarded.open());
+        assert!(message.contains("the result is unknown"), "{message}");
         assert_eq!(guarded.logins(), before);
     });
 }
 
-/// A failure that says nothing about the PIN is not taken for a refusal.
+/// A confirmed PIN that a person enters clears the record of the PIN file: the file counts as never accepted, since the
+/// person may have entered another PIN.
+#[test]
+fn a_confirmed_pin_that_a_person_enters_clears_the_record() {
+    guarded(Module::SoftHsm, |guarded| {
+        drop(guarded.open().unwrap());
+        assert_eq!(guarded.recorded(), PinRecordState::Accepted);
+        let pin = fs::read_to_string(guarded.pin_file()).unwrap();
+        let entered = PinSource::prompt(move |_| Ok(Pin::new(pin.trim_end())));
+        drop(guarded.options().pin(entered).pin_confirmed(true).open(&guarded.faulty.uri).unwrap());
+        assert_eq!(guarded.recorded(), PinRecordState::New);
+        guarded.open().unwrap();
+        assert_eq!(guarded.recorded(), PinRecordState::Accepted);
+    });
+}
+
+/// A failure that says nothing about the PIN does not count as a refusal.
 #[test]
 fn a_token_that_fails_at_the_login() {
     guarded(Module::SoftHsm, |guarded| {
@@ -277,7 +294,7 @@ fn a_token_that_fails_at_the_login() {
         // CKR_TOKEN_NOT_PRESENT: the PIN was not checked.
         assert_eq!(fails_with("0xe0").cause(), Cause::TokenGone);
         assert_eq!(guarded.recorded(), PinRecordState::New);
-        // CKR_GENERAL_ERROR: nobody knows whether the PIN is correct.
+        // CKR_GENERAL_ERROR: it is not known whether the PIN is correct.
         assert_eq!(fails_with("0x5").cause(), Cause::Transient);
         assert_eq!(guarded.recorded(), PinRecordState::Trying);
         refused(guarded.open());
@@ -313,8 +330,8 @@ fn locked_by_a_person(guarded: Guarded) {
         None => {}
         Some("lock") => return guarded.options().lock(&guarded.faulty.uri).unwrap(),
         Some("refused") => {
-            let said = refused(guarded.open());
-            assert!(said.contains("claviger token lock"), "{said}");
+            let message = refused(guarded.open());
+            assert!(message.contains("claviger token lock"), "{message}");
             return;
         }
         Some("unlock") => drop(guarded.open_confirmed().unwrap()),
@@ -327,24 +344,24 @@ fn locked_by_a_person(guarded: Guarded) {
     let key = generate(&token);
     token.sign(&key, b"x").unwrap();
     let (before, out) = (guarded.logins(), guarded.faulty.shim.calls("C_Logout"));
-    guarded.again("lock");
+    guarded.run("lock");
     assert_eq!(guarded.logins(), before, "locking needs no login");
-    wait_until("it stops", || token.sign(&key, b"x").is_err());
-    let said = refused(token.sign(&key, b"x"));
-    assert!(said.contains("claviger token unlock demo"), "{said}");
+    wait_until("the process notices the lock", || token.sign(&key, b"x").is_err());
+    let message = refused(token.sign(&key, b"x"));
+    assert!(message.contains("claviger token unlock demo"), "{message}");
     refused(token.keys());
     assert_eq!(guarded.faulty.shim.calls("C_Logout") - out, 1);
     assert_eq!(guarded.faulty.shim.open_sessions(), 0, "no session is left");
-    guarded.again("refused");
+    guarded.run("refused");
     assert_eq!(guarded.logins(), before);
-    guarded.again("unlock");
+    guarded.run("unlock");
     wait_until("it serves", || token.sign(&key, b"x").is_ok());
     assert_eq!(guarded.logins() - before, 2, "one login of the process that unlocked, and one of this one");
 
     // The same within this process.
     token.lock().unwrap();
     refused(token.sign(&key, b"x"));
-    guarded.again("refused");
+    guarded.run("refused");
     token.unlock().unwrap();
     token.sign(&key, b"x").unwrap();
 }
@@ -365,8 +382,8 @@ fn a_guard_that_cannot_be_written() {
     guarded(Module::SoftHsm, |guarded| {
         let state = guarded.folder.join("state");
         fs::write(&state, "a file").unwrap();
-        let said = refused(guarded.open());
-        assert!(said.contains("is not tried") && said.contains("pin-guard"), "{said}");
+        let message = refused(guarded.open());
+        assert!(message.contains("is not tried") && message.contains("pin-guard"), "{message}");
         assert_eq!(guarded.logins(), 0);
         fs::remove_file(&state).unwrap();
         guarded.open().unwrap();

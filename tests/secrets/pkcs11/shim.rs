@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::Stdio, thread, time::Duration};
 
 use crate::support::{
     Module,
-    faulty::{Faulty, behind_the_quick_shim, behind_the_shim, change_pin},
+    faulty_token::{FaultyToken, change_pin, with_fault_module, with_quick_fault_module},
 };
 use claviger_fault_module::Shim;
 use cryptoki::{
@@ -25,7 +25,7 @@ struct Program {
 }
 
 impl Program {
-    fn start(faulty: &Faulty) -> Self {
+    fn start(faulty: &FaultyToken) -> Self {
         let context = Pkcs11::new(Shim::module()).unwrap();
         context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
         let slot = context.get_slots_with_initialized_token().unwrap()[0];
@@ -44,7 +44,7 @@ impl Program {
 }
 
 /// The token's PIN.
-fn pin(faulty: &Faulty) -> String {
+fn pin(faulty: &FaultyToken) -> String {
     let file = faulty.uri.split_once("pin-source=file:").expect("the URI names the PIN's file").1;
     std::fs::read_to_string(PathBuf::from(file)).unwrap()
 }
@@ -77,12 +77,12 @@ macro_rules! on_both {
 
             #[test]
             fn softhsm() {
-                behind_the_shim(Module::SoftHsm, $check);
+                with_fault_module(Module::SoftHsm, $check);
             }
 
             #[test]
             fn kryoptic() {
-                behind_the_shim(Module::Kryoptic, $check);
+                with_fault_module(Module::Kryoptic, $check);
             }
         }
     )*};
@@ -96,20 +96,21 @@ on_both! {
 
 #[test]
 fn calls_fail_as_ordered() {
-    behind_the_shim(Module::SoftHsm, |faulty| {
+    with_fault_module(Module::SoftHsm, |faulty| {
         let shim = &faulty.shim;
         shim.order(&[]);
         let session = Program::start(&faulty).session();
         let random = || code(session.generate_random_vec(8));
-        let turns = |orders: &[&str]| {
+        let failed_calls = |orders: &[&str]| {
             shim.order(orders);
             (1..=40).filter(|_| random().is_some()).collect::<Vec<_>>()
         };
-        assert_eq!(turns(&["fail C_GenerateRandom 0x30 at 3"]), [3]);
-        assert_eq!(turns(&["fail C_GenerateRandom 0x30 at 3"]), [3], "counted from 1 again");
-        assert_eq!(turns(&["fail * 0x30 from 39"]), [39, 40]);
-        assert_eq!(turns(&["fail C_Sign 0x30"]), [0; 0]);
-        let (one, again) = (turns(&["fail * 0x30 one-in 4 seed 9"]), turns(&["fail * 0x30 one-in 4 seed 9"]));
+        assert_eq!(failed_calls(&["fail C_GenerateRandom 0x30 at 3"]), [3]);
+        assert_eq!(failed_calls(&["fail C_GenerateRandom 0x30 at 3"]), [3], "counted from 1 again");
+        assert_eq!(failed_calls(&["fail * 0x30 from 39"]), [39, 40]);
+        assert_eq!(failed_calls(&["fail C_Sign 0x30"]), [0; 0]);
+        let (one, again) =
+            (failed_calls(&["fail * 0x30 one-in 4 seed 9"]), failed_calls(&["fail * 0x30 one-in 4 seed 9"]));
         assert_eq!(one, again);
         assert!(!one.is_empty() && one.len() < 40, "{one:?}");
         let before = shim.calls_and_failures();
@@ -122,7 +123,7 @@ fn calls_fail_as_ordered() {
 }
 
 /// Session objects are counted from their creation to their end, whatever ends them.
-fn counts_sessions_and_objects(faulty: Faulty) {
+fn counts_sessions_and_objects(faulty: FaultyToken) {
     let shim = &faulty.shim;
     shim.order(&[]);
     let program = Program::start(&faulty);
@@ -147,10 +148,10 @@ fn counts_sessions_and_objects(faulty: Faulty) {
     assert_eq!(shim.peak_objects(), 3);
 }
 
-/// In its fast mode the module counts too, and sees an order a little later.
+/// In quick mode the module counts calls too, and sees an order a little later.
 #[test]
-fn the_fast_mode_counts() {
-    behind_the_quick_shim(Module::SoftHsm, |faulty| {
+fn the_quick_mode_counts() {
+    with_quick_fault_module(Module::SoftHsm, |faulty| {
         let shim = &faulty.shim;
         shim.order(&[]);
         let program = Program::start(&faulty);
@@ -174,7 +175,7 @@ fn the_fast_mode_counts() {
     });
 }
 
-fn is_unplugged_and_returned(faulty: Faulty) {
+fn is_unplugged_and_returned(faulty: FaultyToken) {
     let shim = &faulty.shim;
     shim.order(&[]);
     let program = Program::start(&faulty);
@@ -201,7 +202,7 @@ fn is_unplugged_and_returned(faulty: Faulty) {
 /// SoftHSM whose folder was moved away and back, and the order that imitates it.
 #[test]
 fn a_token_is_lost_to_its_process() {
-    behind_the_shim(Module::SoftHsm, |faulty| {
+    with_fault_module(Module::SoftHsm, |faulty| {
         let shim = &faulty.shim;
         if faulty.part.is_none() {
             shim.order(&[]);
@@ -245,7 +246,7 @@ fn a_token_is_lost_to_its_process() {
 
 #[test]
 fn a_process_crashes() {
-    behind_the_shim(Module::SoftHsm, |faulty| {
+    with_fault_module(Module::SoftHsm, |faulty| {
         if faulty.part.is_some() {
             let session = Program::start(&faulty).session();
             session.generate_random_vec(8).unwrap();
@@ -266,7 +267,7 @@ fn a_process_crashes() {
 
 #[test]
 fn a_call_hangs_until_the_order_ends() {
-    behind_the_shim(Module::SoftHsm, |faulty| {
+    with_fault_module(Module::SoftHsm, |faulty| {
         faulty.shim.order(&["hang C_GenerateRandom"]);
         let session = Program::start(&faulty).session();
         let call = thread::spawn(move || session.generate_random_vec(8).map(|bytes| bytes.len()));
@@ -280,7 +281,7 @@ fn a_call_hangs_until_the_order_ends() {
     });
 }
 
-fn changes_its_pin(faulty: Faulty) {
+fn changes_its_pin(faulty: FaultyToken) {
     faulty.shim.order(&[]);
     let module = module(&faulty);
     let program = Program::start(&faulty);
@@ -294,7 +295,7 @@ fn changes_its_pin(faulty: Faulty) {
 }
 
 /// The module behind the shim.
-fn module(faulty: &Faulty) -> Module {
+fn module(faulty: &FaultyToken) -> Module {
     let path = std::env::var_os("CLAVIGER_FAULT_MODULE").map(PathBuf::from);
     [Module::SoftHsm, Module::Kryoptic].into_iter().find(|module| module.path() == path).expect(&faulty.uri)
 }

@@ -1,6 +1,6 @@
-//! The token suite of `claviger-testkit` over the PKCS#11 adapter: SoftHSM and Kryoptic, each tier that they have.
+//! The token suite of `claviger-testkit` on SoftHSM and Kryoptic, in each custody tier that they have.
 
-use crate::support::{Module, on};
+use crate::support::{Module, with_fresh_token};
 use claviger::{
     keys::Curve,
     secrets::{
@@ -11,8 +11,8 @@ use claviger::{
 use claviger_testkit::suite::{self, Capabilities};
 
 fn run(module: Module, tier: Custody, capabilities: Capabilities) {
-    on(module, |here| {
-        let open = || -> Pkcs11Token { OpenOptions::new().tiers([tier]).open(&here.uri).expect("a token") };
+    with_fresh_token(module, |fresh| {
+        let open = || -> Pkcs11Token { OpenOptions::new().tiers([tier]).open(&fresh.uri).expect("a token") };
         let (token, capabilities) = (open(), capabilities.with_custody(tier));
         suite::run(&token, &capabilities);
         suite::keys::are_the_same_when_opened_again(&token, &capabilities, open);

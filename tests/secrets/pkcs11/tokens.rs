@@ -1,6 +1,6 @@
 //! PKCS#11 tokens, on the real SoftHSM and the real Kryoptic.
 
-use crate::support::{Here, Module, on};
+use crate::support::{FreshToken, Module, with_fresh_token};
 use claviger::{
     crypto::{self, Cek, ContentEncryption, EphemeralKey, KdfInfo},
     keys::{Curve, PublicKey},
@@ -80,8 +80,8 @@ fn signs(token: &Pkcs11Token, key: &PublicKey) {
 }
 
 /// Keys on every curve: generated, listed, used, found after the token is opened again, deleted.
-fn every_curve(here: Here, curves: &[Curve], custody: Custody) {
-    let token = open(&here.uri, PinSource::uri()).unwrap();
+fn every_curve(fresh: FreshToken, curves: &[Curve], custody: Custody) {
+    let token = open(&fresh.uri, PinSource::uri()).unwrap();
     assert_eq!(token.name(), "demo");
     assert!(token.keys().unwrap().is_empty());
     let made: Vec<_> = curves.iter().map(|curve| generate(&token, *curve)).collect();
@@ -95,7 +95,7 @@ fn every_curve(here: Here, curves: &[Curve], custody: Custody) {
         keys.sort_by(|a, b| a.public.cmp(&b.public));
         keys
     };
-    let again = open(&here.uri, PinSource::uri()).unwrap();
+    let again = open(&fresh.uri, PinSource::uri()).unwrap();
     assert_eq!(sorted(again.keys().unwrap()), sorted(made.clone()));
     assert_eq!(sorted(again.inventory().unwrap()), sorted(made.clone()));
     for token in [token, again] {
@@ -108,7 +108,7 @@ fn every_curve(here: Here, curves: &[Curve], custody: Custody) {
             }
         }
     }
-    let token = OpenOptions::new().name("soft").open(&here.uri).unwrap();
+    let token = OpenOptions::new().name("soft").open(&fresh.uri).unwrap();
     for key in &made {
         token.delete(&key.public).unwrap();
         assert_eq!(token.delete(&key.public), Err(TokenError::KeyGone));
@@ -118,17 +118,17 @@ fn every_curve(here: Here, curves: &[Curve], custody: Custody) {
 
 #[test]
 fn every_curve_on_softhsm() {
-    on(Module::SoftHsm, |here| every_curve(here, &Curve::ALL, Custody::KekInProcess));
+    with_fresh_token(Module::SoftHsm, |fresh| every_curve(fresh, &Curve::ALL, Custody::KekInProcess));
 }
 
 #[test]
 fn every_curve_on_kryoptic() {
-    on(Module::Kryoptic, |here| every_curve(here, &KRYOPTIC, Custody::KekInToken));
+    with_fresh_token(Module::Kryoptic, |fresh| every_curve(fresh, &KRYOPTIC, Custody::KekInToken));
 }
 
 /// The number of session objects of this process: cached ones, and ones that operations left behind.
-fn session_objects(here: &Here) -> usize {
-    let context = Pkcs11::new(here.module.canonicalize().unwrap()).unwrap();
+fn session_objects(fresh: &FreshToken) -> usize {
+    let context = Pkcs11::new(fresh.module.canonicalize().unwrap()).unwrap();
     let slot = slot(&context, "demo");
     let session = context.open_ro_session(slot).unwrap();
     // Only secret keys, since Kryoptic also lists mechanisms and profiles as objects. Derived objects are secret keys.
@@ -142,23 +142,23 @@ fn slot(context: &Pkcs11, label: &str) -> Slot {
 }
 
 /// A session of this process that the library does not know.
-fn independent_session(here: &Here) -> Session {
-    let context = Pkcs11::new(here.module.canonicalize().unwrap()).unwrap();
+fn independent_session(fresh: &FreshToken) -> Session {
+    let context = Pkcs11::new(fresh.module.canonicalize().unwrap()).unwrap();
     context.open_rw_session(slot(&context, "demo")).unwrap()
 }
 
 /// Messages that open and messages that fail leave nothing in the token but cached secrets.
-fn nothing_is_left(here: Here, tiers: &[Custody], rounds: usize) {
-    let maker = open(&here.uri, PinSource::uri()).unwrap();
+fn nothing_is_left(fresh: FreshToken, tiers: &[Custody], rounds: usize) {
+    let maker = open(&fresh.uri, PinSource::uri()).unwrap();
     let keys: Vec<_> = [Curve::P256, Curve::X25519].map(|curve| generate(&maker, curve).public).into();
     drop(maker);
     for &tier in tiers {
-        let kept = 5;
-        let token = OpenOptions::new().tiers([tier]).kept_secrets(kept).open(&here.uri).unwrap();
+        let capacity = 5;
+        let token = OpenOptions::new().tiers([tier]).kept_secrets(capacity).open(&fresh.uri).unwrap();
         for key in token.keys().unwrap() {
             assert_eq!(key.custody, Some(tier));
         }
-        assert_eq!(session_objects(&here), 0, "the known answers left something behind");
+        assert_eq!(session_objects(&fresh), 0, "the known answers left something behind");
         for round in 0..rounds {
             let key = &keys[round % keys.len()];
             let sender = EphemeralKey::generate(key.curve()).unwrap();
@@ -171,34 +171,34 @@ fn nothing_is_left(here: Here, tiers: &[Custody], rounds: usize) {
             ] {
                 assert_eq!(token.unwrap_cek(key, &wrong).unwrap_err(), TokenError::Unwrap, "{tier}");
             }
-            let before = session_objects(&here);
-            assert!(before <= kept, "{tier}: {before}");
+            let before = session_objects(&fresh);
+            assert!(before <= capacity, "{tier}: {before}");
             assert!(token.unwrap_cek(key, &request).unwrap() == cek, "{tier} {round}");
             assert!(token.unwrap_cek(key, &request).unwrap() == cek, "{tier} {round}");
-            let expected = if tier == Custody::SharedSecretInProcess { 0 } else { kept.min(round + 1) };
-            assert_eq!(session_objects(&here), expected, "{tier}: only Zs of proved senders are kept");
+            let expected = if tier == Custody::SharedSecretInProcess { 0 } else { capacity.min(round + 1) };
+            assert_eq!(session_objects(&fresh), expected, "{tier}: only Zs of authenticated senders are cached");
         }
         agrees(&token, &keys[0]);
         agrees(&token, &keys[1]);
         drop(token);
-        assert_eq!(session_objects(&here), 0, "{tier}: what is kept goes with its session");
+        assert_eq!(session_objects(&fresh), 0, "{tier}: cached objects end with their session");
     }
 }
 
 #[test]
 fn nothing_is_left_in_softhsm() {
     let tiers = [Custody::KekInProcess, Custody::SharedSecretInProcess];
-    on(Module::SoftHsm, |here| nothing_is_left(here, &tiers, 170));
+    with_fresh_token(Module::SoftHsm, |fresh| nothing_is_left(fresh, &tiers, 170));
 }
 
 #[test]
 fn nothing_is_left_in_kryoptic() {
-    on(Module::Kryoptic, |here| nothing_is_left(here, &Custody::ALL, 170));
+    with_fresh_token(Module::Kryoptic, |fresh| nothing_is_left(fresh, &Custody::ALL, 170));
 }
 
 /// Imported keys on every curve: used, not imported twice, and not with another key's public half.
-fn imports(here: Here, curves: &[Curve]) {
-    let token = open(&here.uri, PinSource::uri()).unwrap();
+fn imports(fresh: FreshToken, curves: &[Curve]) {
+    let token = open(&fresh.uri, PinSource::uri()).unwrap();
     for &curve in curves {
         let private = PrivateKey::generate(curve);
         let usage = KeyUse::of(curve);
@@ -221,23 +221,23 @@ fn imports(here: Here, curves: &[Curve]) {
         assert!(matches!(refused, Err(TokenError::KnownAnswer(_))), "{curve}: {refused:?}");
     }
     assert_eq!(token.inventory().unwrap().len(), curves.len(), "refused imports leave nothing behind");
-    let objects = independent_session(&here).find_objects(&[Attribute::Token(true)]).unwrap().len();
+    let objects = independent_session(&fresh).find_objects(&[Attribute::Token(true)]).unwrap().len();
     assert_eq!(objects, 2 * curves.len());
 }
 
 #[test]
 fn imports_into_softhsm() {
-    on(Module::SoftHsm, |here| imports(here, &Curve::ALL));
+    with_fresh_token(Module::SoftHsm, |fresh| imports(fresh, &Curve::ALL));
 }
 
 #[test]
 fn imports_into_kryoptic() {
-    on(Module::Kryoptic, |here| imports(here, &KRYOPTIC));
+    with_fresh_token(Module::Kryoptic, |fresh| imports(fresh, &KRYOPTIC));
 }
 
 /// P-256 keys for one use only.
-fn one_use(here: Here) {
-    let token = open(&here.uri, PinSource::uri()).unwrap();
+fn one_use(fresh: FreshToken) {
+    let token = open(&fresh.uri, PinSource::uri()).unwrap();
     let make = |usage| token.generate(&NewKey { curve: Curve::P256, usage, label: None }).unwrap();
     let (agreement, signing) = (make(KeyUse::Agreement), make(KeyUse::Signing));
     agrees(&token, &agreement.public);
@@ -254,38 +254,38 @@ fn one_use(here: Here) {
 
 #[test]
 fn one_use_on_softhsm() {
-    on(Module::SoftHsm, one_use);
+    with_fresh_token(Module::SoftHsm, one_use);
 }
 
 #[test]
 fn one_use_on_kryoptic() {
-    on(Module::Kryoptic, one_use);
+    with_fresh_token(Module::Kryoptic, one_use);
 }
 
 /// A tier that the token does not have is detected, and a minimum that cannot be met is an error at start.
 #[test]
 fn a_minimum_is_enforced_at_start() {
-    on(Module::SoftHsm, |here| {
-        let token = OpenOptions::new().minimum_custody(Custody::KekInToken).open(&here.uri).unwrap();
+    with_fresh_token(Module::SoftHsm, |fresh| {
+        let token = OpenOptions::new().minimum_custody(Custody::KekInToken).open(&fresh.uri).unwrap();
         let key = generate(&token, Curve::P256);
         assert_eq!(key.custody, Some(Custody::KekInProcess));
         let refused = token.keys().unwrap_err();
         assert!(matches!(&refused, TokenError::Custody(reason) if reason.contains("kek-in-process")), "{refused}");
-        let none = OpenOptions::new().tiers([Custody::KekInToken]).open(&here.uri).unwrap();
+        let none = OpenOptions::new().tiers([Custody::KekInToken]).open(&fresh.uri).unwrap();
         let keys = none.keys().unwrap();
         assert_eq!(
             keys.iter().map(|key| key.usage).collect::<Vec<_>>(),
             [KeyUse::Signing],
-            "it cannot agree in this tier"
+            "the token has no key agreement in this tier"
         );
     });
 }
 
-/// Keys that can leave the token, and public keys with wrong ids.
-fn hostile_keys(here: Here) {
-    let token = open(&here.uri, PinSource::uri()).unwrap();
+/// Keys that can leave the token, and public keys with wrong ids, are not used.
+fn hostile_keys(fresh: FreshToken) {
+    let token = open(&fresh.uri, PinSource::uri()).unwrap();
     let good = generate(&token, Curve::P256);
-    let session = independent_session(&here);
+    let session = independent_session(&fresh);
     let oid = b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07".to_vec();
     let make = |id: &[u8], label: &str, sensitive: bool, extractable: bool| {
         let public = [Attribute::Token(true), Attribute::EcParams(oid.clone()), Attribute::Id(id.to_vec())];
@@ -326,60 +326,61 @@ fn hostile_keys(here: Here) {
     }
     for label in ["a", "b"] {
         let wrong = inventory.iter().find(|key| key.label.as_deref() == Some(label)).unwrap();
-        let kept = token.delete(&wrong.public);
-        assert!(matches!(kept, Err(TokenError::KnownAnswer(_))), "it is the other key's private half: {kept:?}");
+        let refused = token.delete(&wrong.public);
+        assert!(matches!(refused, Err(TokenError::KnownAnswer(_))), "the private half is another key's: {refused:?}");
     }
     assert_eq!(token.inventory().unwrap().len(), 5);
     let readable = inventory.iter().find(|key| key.label.as_deref() == Some("readable")).unwrap();
-    let allowing =
-        OpenOptions::new().allow_unprotected(["extractable".to_owned(), readable.public.to_multikey()]).open(&here.uri);
+    let allowing = OpenOptions::new()
+        .allow_unprotected(["extractable".to_owned(), readable.public.to_multikey()])
+        .open(&fresh.uri);
     let allowing = allowing.unwrap();
     let keys = labels(allowing.keys().unwrap());
     assert_eq!(keys, [("extractable".into(), false), (own, true), ("readable".into(), false)]);
     agrees(&allowing, &readable.public);
     allowing.delete(&readable.public).unwrap();
 
-    let narrow = open(&here.uri.replace("token=demo", "token=demo;object=extractable"), PinSource::uri()).unwrap();
+    let narrow = open(&fresh.uri.replace("token=demo", "token=demo;object=extractable"), PinSource::uri()).unwrap();
     assert_eq!(labels(narrow.inventory().unwrap()), [("extractable".into(), false)]);
 }
 
 #[test]
 fn hostile_keys_in_softhsm() {
-    on(Module::SoftHsm, hostile_keys);
+    with_fresh_token(Module::SoftHsm, hostile_keys);
 }
 
 #[test]
 fn hostile_keys_in_kryoptic() {
-    on(Module::Kryoptic, hostile_keys);
+    with_fresh_token(Module::Kryoptic, hostile_keys);
 }
 
-/// The login is lost without the library's doing, and with it session objects and handles.
-fn a_lost_login_is_cured(here: Here) {
-    let token = open(&here.uri, PinSource::uri()).unwrap();
+/// Another part of the process logs out, so the login, session objects and object handles are lost.
+fn a_lost_login_is_renewed(fresh: FreshToken) {
+    let token = open(&fresh.uri, PinSource::uri()).unwrap();
     let keys = [generate(&token, Curve::P256), generate(&token, Curve::X25519)];
     for _ in 0..3 {
         for key in &keys {
-            independent_session(&here).logout().unwrap();
+            independent_session(&fresh).logout().unwrap();
             agrees(&token, &key.public);
         }
-        independent_session(&here).logout().unwrap();
+        independent_session(&fresh).logout().unwrap();
         signs(&token, &keys[0].public);
     }
 }
 
 #[test]
-fn a_lost_login_is_cured_on_softhsm() {
-    on(Module::SoftHsm, a_lost_login_is_cured);
+fn a_lost_login_is_renewed_on_softhsm() {
+    with_fresh_token(Module::SoftHsm, a_lost_login_is_renewed);
 }
 
 #[test]
-fn a_lost_login_is_cured_on_kryoptic() {
-    on(Module::Kryoptic, a_lost_login_is_cured);
+fn a_lost_login_is_renewed_on_kryoptic() {
+    with_fresh_token(Module::Kryoptic, a_lost_login_is_renewed);
 }
 
 /// Several sessions, several threads, one token.
-fn many_threads(here: Here) {
-    let token = OpenOptions::new().sessions(4).open(&here.uri).unwrap();
+fn many_threads(fresh: FreshToken) {
+    let token = OpenOptions::new().sessions(4).open(&fresh.uri).unwrap();
     assert_eq!(token.concurrency(), 4);
     let keys = [generate(&token, Curve::P256).public, generate(&token, Curve::X25519).public];
     std::thread::scope(|scope| {
@@ -396,10 +397,10 @@ fn many_threads(here: Here) {
 
 #[test]
 fn many_threads_on_softhsm() {
-    on(Module::SoftHsm, many_threads);
+    with_fresh_token(Module::SoftHsm, many_threads);
 }
 
 #[test]
 fn many_threads_on_kryoptic() {
-    on(Module::Kryoptic, many_threads);
+    with_fresh_token(Module::Kryoptic, many_threads);
 }

@@ -17,38 +17,38 @@ use cryptoki::{
 use super::{Module, TestToken};
 
 /// A token behind the shim.
-pub struct Faulty {
+pub struct FaultyToken {
     /// Its URI, with the shim for its module.
     pub uri: String,
     pub shim: Shim,
-    /// The part of the test that this process is for; see [`Faulty::in_another_process`].
+    /// The part of the test that this process runs; see [`FaultyToken::in_another_process`].
     pub part: Option<String>,
 }
 
 const URI: &str = "CLAVIGER_TEST_FAULTY";
 const PART: &str = "CLAVIGER_TEST_PART";
 
-impl Faulty {
+impl FaultyToken {
     pub fn open(&self) -> Pkcs11Token {
         open(&self.uri, PinSource::uri()).expect("a token")
     }
 
-    /// The keys that may be used, by a token that was opened under these orders.
+    /// Gives the shim these orders, opens the token, and returns its keys.
     pub fn keys_under(&self, orders: &[&str]) -> Vec<HeldKey> {
         self.shim.order(orders);
-        self.open().keys().expect("a token that serves")
+        self.open().keys().expect("the keys")
     }
 
-    /// A part of this test, to be done in a process of its own on the same token: the body is run there with `part`.
+    /// A command that runs this test again in another process, on the same token. The body gets `part` there.
     pub fn in_another_process(&self, part: &str) -> Command {
-        let mut command = again();
+        let mut command = rerun_this_test();
         command.env(PART, part);
         command
     }
 }
 
-/// This test, run again and alone.
-fn again() -> Command {
+/// A command that runs only this test.
+fn rerun_this_test() -> Command {
     let thread = std::thread::current();
     let test = thread.name().expect("libtest names a test's thread after it");
     let mut command = Command::new(std::env::current_exe().expect("this program"));
@@ -56,24 +56,24 @@ fn again() -> Command {
     command
 }
 
-/// Runs the body of the test that calls this in a process of its own, on a fresh token behind the shim: the module reads
-/// its environment once in a process.
-pub fn behind_the_shim(module: Module, body: impl FnOnce(Faulty)) {
+/// Runs the body of the calling test in a process of its own, on a fresh token behind the shim. A module reads its environment only
+/// once in a process.
+pub fn with_fault_module(module: Module, body: impl FnOnce(FaultyToken)) {
     run(module, &[], body);
 }
 
-/// The same for very many calls: without a trace, and orders take some milliseconds to be seen.
-pub fn behind_the_quick_shim(module: Module, body: impl FnOnce(Faulty)) {
+/// The same for very many calls: without a trace, and with a delay of some milliseconds until an order applies.
+pub fn with_quick_fault_module(module: Module, body: impl FnOnce(FaultyToken)) {
     run(module, &[("CLAVIGER_FAULT_QUICK", "1")], body);
 }
 
-fn run(module: Module, env: &[(&str, &str)], body: impl FnOnce(Faulty)) {
+fn run(module: Module, env: &[(&str, &str)], body: impl FnOnce(FaultyToken)) {
     if let (Ok(uri), Some(control)) = (std::env::var(URI), std::env::var_os("CLAVIGER_FAULT_CONTROL")) {
-        return body(Faulty { uri, shim: Shim::new(PathBuf::from(control)), part: std::env::var(PART).ok() });
+        return body(FaultyToken { uri, shim: Shim::new(PathBuf::from(control)), part: std::env::var(PART).ok() });
     }
     let (Some(path), Some(token)) = (module.path(), TestToken::new(module, "demo")) else { return };
-    let uri = through_the_shim(&token.uri);
-    let output = again()
+    let uri = uri_with_fault_module(&token.uri);
+    let output = rerun_this_test()
         .env(&token.env.0, &token.env.1)
         .env("CLAVIGER_FAULT_MODULE", path)
         .env("CLAVIGER_FAULT_CONTROL", token.folder().join("fault"))
@@ -84,18 +84,18 @@ fn run(module: Module, env: &[(&str, &str)], body: impl FnOnce(Faulty)) {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "on {module:?} ({}):\n{out}\n{err}", output.status);
     assert!(out.contains("1 passed"), "the test was not found by its name:\n{out}");
-    // For who wants to see what was measured.
+    // Measurements, for --nocapture.
     print!("{out}");
 }
 
 /// A token's URI with the shim for its module.
-pub fn through_the_shim(uri: &str) -> String {
+pub fn uri_with_fault_module(uri: &str) -> String {
     let (start, rest) = uri.split_once("module-path=").expect("the URI names a module");
     let end = rest.find('&').map_or("", |at| &rest[at..]);
     format!("{start}module-path={}{end}", Shim::module().display())
 }
 
-/// Gives the token labelled `demo` another PIN, past the shim: as another program would, in no ledger and no count.
+/// Changes the PIN of the token labelled `demo`, as another program would. The shim does not see it.
 pub fn change_pin(module: Module, old: &str, new: &str) {
     let context = Pkcs11::new(module.path().expect("the module of this test")).expect("the module is loaded");
     match context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {

@@ -14,27 +14,27 @@ pub const PIN: &str = "123456";
 
 /// A card in a reader that several programs may use, one transaction at a time.
 #[derive(Clone)]
-pub struct Plugged {
+pub struct ConnectedCard {
     pub card: VirtualYubiKey,
     in_use: Arc<Mutex<()>>,
 }
 
-impl Plugged {
+impl ConnectedCard {
     pub fn new(firmware: Firmware, serial: u32) -> Self {
         Self { card: VirtualYubiKey::new(firmware, serial), in_use: Arc::default() }
     }
 
-    /// Opens it as a program would that has its PIN.
+    /// Opens the YubiKey with its PIN.
     pub fn open(&self) -> YubiKey {
         self.open_with(OpenOptions::new().pin(PinSource::value(Pin::new(PIN))))
     }
 
     pub fn open_with(&self, options: OpenOptions) -> YubiKey {
-        options.open(&format!("yubikey:serial={}", self.card.serial()), self.clone()).expect("it is plugged in")
+        options.open(&format!("yubikey:serial={}", self.card.serial()), self.clone()).expect("the card is connected")
     }
 }
 
-impl Readers for Plugged {
+impl Readers for ConnectedCard {
     fn connect(&self, serial: Option<u32>) -> Result<Box<dyn Transport>, TransportError> {
         if serial.is_some_and(|serial| serial != self.card.serial()) || self.card.transmit(&[0, 0xa4, 4, 0]).is_err() {
             return Err(TransportError::Away(format!("insert the YubiKey with serial {}", self.card.serial())));
@@ -43,7 +43,7 @@ impl Readers for Plugged {
     }
 }
 
-impl Transport for Plugged {
+impl Transport for ConnectedCard {
     fn transaction(&mut self, work: &mut dyn FnMut(&mut dyn CardTransaction)) -> Result<(), TransportError> {
         let in_use = self.in_use.clone();
         let _in_use = in_use.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -52,7 +52,7 @@ impl Transport for Plugged {
     }
 }
 
-impl CardTransaction for Plugged {
+impl CardTransaction for ConnectedCard {
     fn transmit(&mut self, command: &[u8]) -> Result<Zeroizing<Vec<u8>>, TransportError> {
         let answer = self.card.transmit(command);
         answer.map(Zeroizing::new).map_err(|_| TransportError::Away("the card was removed".into()))
