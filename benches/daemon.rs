@@ -111,9 +111,9 @@ impl Bench<'_> {
         }
         let busy = memory(self.daemon.pid());
         self.recover(waiting);
-        println!("\n| memory at rest, MB | agent | keepers and what starts them |\n|---|---:|---:|");
+        println!("\n| memory at rest, MB | agent | keepers and supervisor |\n|---|---:|---:|");
         println!(
-            "| after the start | {:.1} | {:.1} |\n| after all this | {:.1} | {:.1} |",
+            "| after start | {:.1} | {:.1} |\n| after all of the above | {:.1} | {:.1} |",
             fresh.0, fresh.1, busy.0, busy.1
         );
     }
@@ -195,10 +195,10 @@ impl Bench<'_> {
         });
         at.push(begun.elapsed().as_secs_f64());
         println!("\n| {waiting} messages on P-256 | |\n|---|---:|");
-        println!("| taken while the token was away, messages/s | {:.0} |", taken.rate);
-        println!("| - of that, POST p50 and p99, ms | {:.1}, {:.1} |", taken.quantile(0.5), taken.quantile(0.99));
-        for (what, at) in ["it takes messages", "its token is ready", "all are opened"].iter().zip(at) {
-            println!("| after SIGKILL and a new start: {what}, s | {at:.2} |");
+        println!("| accepted while the token was unavailable, messages/s | {:.0} |", taken.rate);
+        println!("| - POST p50 and p99 of those, ms | {:.1}, {:.1} |", taken.quantile(0.5), taken.quantile(0.99));
+        for (what, at) in ["accepts messages", "token is ready", "all are opened"].iter().zip(at) {
+            println!("| after SIGKILL and restart: {what}, s | {at:.2} |");
         }
     }
 }
