@@ -120,8 +120,8 @@ mod linux {
         error.to_string()
     }
 
-    /// Checks that the process is not dumpable. Then only root can read its memory or attach to it, and its own user
-    /// cannot. It writes no core dump, not even into a pipe (core(5)).
+    /// Checks that the process is not dumpable. Only root can then read its memory or attach to it; its own user cannot.
+    /// Such a process writes no core dump, not even into a pipe (core(5)).
     fn not_dumpable() -> Result<(), String> {
         match dumpable_behavior() {
             Ok(DumpableBehavior::NotDumpable) => Ok(()),

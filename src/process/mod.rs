@@ -1,7 +1,7 @@
 //! How a process protects itself before it touches a secret.
 //!
 //! [`hardening`] is for every process that holds a secret, [`sandbox`] for the process that talks to the network. Both
-//! report what is in effect on this machine, for `token doctor`: the kernel and the operator decide about much of it.
+//! report which measures are in effect, for `token doctor`: the kernel and the operator decide about many of them.
 //!
 //! This is the lowest module of the library. It uses nothing above it, and handles no keys.
 

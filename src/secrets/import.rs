@@ -64,7 +64,7 @@ impl ImportKey {
     /// do; without them it may do everything that its curve can. A `d` without its leading zeros is padded.
     ///
     /// # Errors
-    /// If the JWK is no private EC or OKP key, or its public half or a member is invalid.
+    /// If the JWK is not a private EC or OKP key, or its public half or a member is invalid.
     pub fn from_jwk(jwk: &Value) -> Result<(Self, Option<String>), ImportError> {
         let object = jwk.as_object().ok_or(ImportError::NotAJwk)?;
         let public = PublicKey::from_jwk(&Jwk::deserialize(jwk).map_err(|_| ImportError::NotAJwk)?)?;

@@ -1,4 +1,4 @@
-//! Whether a token is in service, and since when it is not.
+//! Whether a token is in service, and if not, since when and why.
 
 use std::time::Instant;
 

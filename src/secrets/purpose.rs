@@ -9,7 +9,7 @@ use super::policy::KeyOperation;
 pub struct Purpose {
     /// The operation.
     pub operation: KeyOperation,
-    /// The DID at the other end: the claimed sender of a received message, which is not proved yet, or the recipient.
+    /// The DID at the other end: the recipient, or the sender that a received message claims, which is not verified yet.
     pub peer: Option<Arc<str>>,
 }
 

@@ -14,7 +14,7 @@ const MAX_RECIPIENTS: usize = 100;
 pub struct UnwrapRequest {
     /// The message's ephemeral key, on the curve of the recipient's key.
     pub epk: PublicKey,
-    /// What ECDH-1PU adds; none for ECDH-ES.
+    /// What ECDH-1PU adds; `None` for ECDH-ES.
     pub sender: Option<Ecdh1puSender>,
     /// PartyUInfo, decoded.
     pub apu: Vec<u8>,

@@ -1,6 +1,6 @@
 //! What may be signed, and the signing input that is built from it.
 //!
-//! The signer builds the input itself, so no caller can pass off one kind of content as another.
+//! The keyring or keeper builds the input itself, so no caller can pass off one kind of content as another.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};

@@ -9,13 +9,13 @@ use super::error::TokenError;
 /// Where a new key goes, and when it asks a person for the PIN or a touch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SlotOptions {
-    /// The slot. None means the first empty retired slot.
+    /// The slot. `None` means the first empty retired slot.
     pub slot: Option<Slot>,
     /// Whether a key in the slot may be overwritten.
     pub force: bool,
-    /// When the key needs the PIN. None means once.
+    /// When the key needs the PIN. `None` means once.
     pub pin: Option<PinPolicy>,
-    /// When the key needs a touch. None means never.
+    /// When the key needs a touch. `None` means never.
     pub touch: Option<TouchPolicy>,
 }
 

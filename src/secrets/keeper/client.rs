@@ -94,7 +94,7 @@ impl KeeperClient {
         self.session.info()
     }
 
-    /// The token's outage; none while it is in service.
+    /// The token's outage; `None` while it is in service.
     pub fn outage(&self) -> Option<Outage> {
         self.session.outage()
     }

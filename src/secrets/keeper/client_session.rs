@@ -62,12 +62,12 @@ impl ClientSession {
         lock(&self.state).0.clone()
     }
 
-    /// The token's outage; none while it is in service.
+    /// The token's outage; `None` while it is in service.
     pub(super) fn outage(&self) -> Option<Outage> {
         lock(&self.state).1.outage().cloned()
     }
 
-    /// The current connection; none while there is no keeper.
+    /// The current connection; `None` while there is no keeper.
     pub(super) fn connection(&self) -> Option<Arc<ClientConnection>> {
         lock(&self.connection).clone()
     }

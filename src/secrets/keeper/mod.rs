@@ -6,7 +6,7 @@
 //! The keeper enforces the policy (`allow`, custody, rate), builds what is signed, and writes the audit log.
 //!
 //! A connection has one of two roles. [`Role::Agent`] uses keys. [`Role::Custodian`] also makes, imports and deletes keys,
-//! and locks and unlocks the token; the command line has it, through [`KeeperCustodian`].
+//! and locks and unlocks the token. The command line has this role, through [`KeeperCustodian`].
 //!
 //! A [`Supervisor`] starts keepers and replaces those that ended. It is a small process without secrets, started before
 //! the agent enters its sandbox.

@@ -242,8 +242,8 @@ impl<'a> Operation<'a> {
 
     /// Adds a key pair to the token. `imported` is the public half of an imported key.
     ///
-    /// A key below its minimum custody is deleted again: at the next start it would be refused, and the whole token with
-    /// it.
+    /// A key below its minimum custody is deleted again. At the next start, the keyring would refuse the whole token
+    /// because of that key.
     fn add_key(
         &self,
         operation: &str,

@@ -1,4 +1,4 @@
-//! Keeps a client connected: to the next keeper when one ends, with back-off.
+//! Keeps a client connected: when a keeper ends, connects to the next one, with back-off.
 
 use std::{
     io,
