@@ -1,9 +1,9 @@
 //! One attempt to present a PIN to a token: prepare, present, conclude. The same for every device.
 //!
-//! 1. [`TokenPin::prepare`] opens the source, takes the guard's lock, reads the record, asks the device for the tries left,
-//!    and decides by the rules of `record.rs`. Then it reads the PIN and records the attempt as begun.
-//! 2. The device presents [`PinAttempt::pin`] once: C_Login in `pkcs11/login.rs`, VERIFY in `piv/unlock.rs`. A card presents
-//!    it again only after it was accepted, for a key that wants the PIN before each use.
+//! 1. [`TokenPin::prepare`] opens the source, takes the guard's lock, reads the record, asks the device for the tries
+//!    left, and decides by the rules of `record.rs`. Then it reads the PIN and records the attempt as begun.
+//! 2. The device presents [`PinAttempt::pin`] once: C_Login in `pkcs11/login.rs`, VERIFY in `piv/unlock.rs`. A card
+//!    presents it again only after it was accepted, for a key that needs the PIN before each use.
 //! 3. [`TokenPin::conclude`] erases the PIN, records the result, and releases the lock.
 //!
 //! A device provides only what differs: the tries left, how the PIN is presented, and what an answer means
@@ -23,8 +23,8 @@ use crate::secrets::{Purpose, TokenError, TokenInfo};
 
 /// The PIN of one token: where it comes from, and where its attempts are recorded.
 ///
-/// Methods that take `local` use it in place of the guard's record: for a PIN that a person enters, which only this
-/// process remembers, and for every PIN if there is no guard.
+/// `local` is a record that only this process keeps. It takes the place of the guard's record for a PIN that a person
+/// enters, and for every PIN if there is no guard.
 pub(in crate::secrets) struct TokenPin<'a> {
     /// The token, as it describes itself.
     pub(in crate::secrets) info: &'a TokenInfo,
@@ -61,7 +61,6 @@ pub(in crate::secrets) struct PinAttempt<'g> {
     before: PinRecord,
     /// The record that says that the attempt has begun.
     begun: PinRecord,
-    confirmed: bool,
 }
 
 /// The device's answer to a PIN.
@@ -79,8 +78,9 @@ pub(in crate::secrets) enum PinOutcome {
 impl<'a> TokenPin<'a> {
     /// Reads the PIN if it may be tried, and records the attempt as begun.
     ///
-    /// `confirmed` means that a person says the PIN is correct: one attempt is made whatever the record says. `tries_left`
-    /// asks the device; it is called while the lock is held, so that no other program tries a PIN meanwhile.
+    /// `confirmed` means that a person says the PIN is correct: one attempt is made whatever the record says.
+    /// `tries_left` asks the device; it is called while the lock is held, so that no other program tries a PIN
+    /// meanwhile.
     ///
     /// # Errors
     /// [`TokenError::Pin`] if the PIN must not be tried or cannot be read, or if the attempt cannot be recorded.
@@ -101,7 +101,7 @@ impl<'a> TokenPin<'a> {
         let lock = self.guard.filter(|_| source_id != PinSourceId::Person).map(PinGuard::lock).transpose()?;
         let before = match &lock {
             // Read under the lock: another program may have tried the PIN since.
-            Some(lock) => lock.read_if(confirmed)?,
+            Some(lock) => lock.read_or_new(confirmed)?,
             None => {
                 if !confirmed {
                     self.check_not_locked(local.as_ref())?;
@@ -112,7 +112,8 @@ impl<'a> TokenPin<'a> {
         let TriesLeft { state, count, warning } = tries_left()?;
         // A person who sees the number of tries left and enters a PIN confirms one attempt.
         let confirmed_now = confirmed || source_id == PinSourceId::Person && count.is_some_and(|count| count > 0);
-        let begun = before.begin_attempt(&source_id, state, confirmed_now).map_err(|refusal| self.refuse(refusal))?;
+        let begun =
+            before.begin_attempt(&source_id, state, confirmed_now).map_err(|refusal| self.refusal_error(refusal))?;
         if let Some(warning) = warning {
             tracing::warn!(token = self.log_name(), "{warning}");
         }
@@ -127,26 +128,22 @@ impl<'a> TokenPin<'a> {
             lock,
             before,
             begun,
-            confirmed,
         })
     }
 
-    /// Erases the PIN and records the result of an attempt.
+    /// Erases the PIN and records the outcome of an attempt.
     ///
-    /// Returns `result`, the result of the operation that presented the PIN, unless the PIN was refused.
-    ///
-    /// # Errors
-    /// The error of `result`; [`TokenError::Pin`] if the PIN was refused, or if the result cannot be recorded.
+    /// Returns two results. The first is `result`, that of the operation that presented the PIN, or [`TokenError::Pin`]
+    /// if the PIN was refused. The second is [`TokenError::Pin`] if the outcome cannot be recorded.
     pub(in crate::secrets) fn conclude<T, E: From<TokenError>>(
         &self,
         local: &mut Option<PinRecord>,
         attempt: PinAttempt<'_>,
         outcome: PinOutcome,
         result: Result<T, E>,
-    ) -> Result<T, E> {
-        let PinAttempt { pin, lock, before, begun, confirmed, .. } = attempt;
+    ) -> (Result<T, E>, Result<(), TokenError>) {
+        let PinAttempt { pin, lock, before, begun, .. } = attempt;
         drop(pin);
-        let accepted = matches!(outcome, PinOutcome::Accepted);
         let (after, result) = match outcome {
             PinOutcome::Accepted => (begun.accepted(), result),
             PinOutcome::Refused { locked, reason } => {
@@ -155,20 +152,13 @@ impl<'a> TokenPin<'a> {
                     reason,
                     "PIN REFUSED; it is not tried again until a person acts"
                 );
-                let refusal = if locked { PinRefusal::Locked } else { PinRefusal::RefusedBefore };
-                (begun.refused(), Err(self.refuse(refusal).into()))
+                let refusal = if locked { PinRefusal::Locked } else { PinRefusal::Refused };
+                (begun.refused(), Err(self.refusal_error(refusal).into()))
             }
             PinOutcome::NotPresented => (before, result),
             PinOutcome::Unknown => (begun, result),
         };
-        let stored = store(local, lock.as_ref(), &after);
-        // A person entered the PIN and it is correct: the guard, which did not record the attempt, forgets older refusals.
-        if accepted && confirmed && lock.is_none() && self.guard.is_some() {
-            self.clear(local)?;
-        }
-        let value = result?;
-        stored?;
-        Ok(value)
+        (result, store(local, lock.as_ref(), &after))
     }
 
     /// Checks that no person has locked the token.
@@ -189,7 +179,7 @@ impl<'a> TokenPin<'a> {
         confirmed: bool,
     ) -> Result<PinRecord, TokenError> {
         match self.guard {
-            Some(guard) => guard.read_if(confirmed),
+            Some(guard) => guard.read_or_new(confirmed),
             None => Ok(self.local_record(local)),
         }
     }
@@ -199,7 +189,7 @@ impl<'a> TokenPin<'a> {
         match self.guard {
             Some(guard) => {
                 let lock = guard.lock()?;
-                lock.write(&lock.read_if(true)?.locked())
+                lock.write(&lock.read_or_new(true)?.locked())
             }
             None => {
                 *local = Some(self.local_record(local.as_ref()).locked());
@@ -208,12 +198,13 @@ impl<'a> TokenPin<'a> {
         }
     }
 
-    /// Forgets what forbids the next attempt: a person was present, and the PIN was correct or was set anew.
+    /// Forgets what forbids the next attempt, after a person has confirmed the PIN or has set a new one.
+    #[cfg(feature = "yubikey")]
     pub(in crate::secrets) fn clear(&self, local: &mut Option<PinRecord>) -> Result<(), TokenError> {
         match self.guard {
             Some(guard) => {
                 let lock = guard.lock()?;
-                let before = lock.read_if(true)?;
+                let before = lock.read_or_new(true)?;
                 if before.state == PinRecordState::Accepted { Ok(()) } else { lock.write(&before.cleared()) }
             }
             None => {
@@ -223,12 +214,21 @@ impl<'a> TokenPin<'a> {
         }
     }
 
-    /// The error for a token that a person has locked.
-    pub(in crate::secrets) fn locked_error(&self) -> TokenError {
-        self.refuse(PinRefusal::LockedByPerson)
+    /// Forgets everything that the guard has recorded, after a person has entered a correct PIN, which the guard does
+    /// not record.
+    #[cfg(feature = "pkcs11")]
+    pub(in crate::secrets) fn clear_guard(&self) -> Result<(), TokenError> {
+        let Some(guard) = self.guard else { return Ok(()) };
+        let lock = guard.lock()?;
+        lock.write(&lock.read_or_new(true)?.cleared())
     }
 
-    fn refuse(&self, refusal: PinRefusal) -> TokenError {
+    /// The error for a token that a person has locked.
+    pub(in crate::secrets) fn locked_error(&self) -> TokenError {
+        self.refusal_error(PinRefusal::LockedByPerson)
+    }
+
+    fn refusal_error(&self, refusal: PinRefusal) -> TokenError {
         refusal.error(&self.info.label, self.name)
     }
 
@@ -251,6 +251,12 @@ impl PinAttempt<'_> {
     #[cfg(feature = "yubikey")]
     pub(in crate::secrets) fn tries_left(&self) -> Option<u8> {
         self.tries_left
+    }
+
+    /// Whether the guard records the attempt. It does not record a PIN that a person enters.
+    #[cfg(feature = "pkcs11")]
+    pub(in crate::secrets) fn is_recorded_by_guard(&self) -> bool {
+        self.lock.is_some()
     }
 
     /// Whether the token accepted an earlier PIN from the same source.

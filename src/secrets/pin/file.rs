@@ -40,7 +40,7 @@ impl PinFile {
     }
 
     pub(super) fn read(self) -> Result<Pin, TokenError> {
-        // At full size from the start: a buffer that grows leaves copies of the PIN behind.
+        // The buffer has its full size from the start: a buffer that grows leaves copies of the PIN behind.
         let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_LENGTH as usize + 1));
         (&self.file).take(MAX_LENGTH + 1).read_to_end(&mut bytes).map_err(|error| failed(&self.path, &error))?;
         let path = self.path.display();

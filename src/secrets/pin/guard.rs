@@ -1,7 +1,7 @@
 //! The PIN guard: a folder that holds one record and one lock file for each token, shared by all programs that use it.
 //!
-//! The record makes a wrong PIN known across restarts and to every program. The lock file lets one program try a PIN at a
-//! time, so that the others read the result before they decide.
+//! The record makes a wrong PIN known across restarts and to every program. The lock file lets one program try a PIN at
+//! a time, so that the others read the result before they decide.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -47,8 +47,8 @@ impl PinGuard {
         serde_json::from_str(&text).map_err(|error| self.failed(&path, &error.into()))
     }
 
-    /// Reads the record. If a person has confirmed the PIN, a damaged file counts as an empty record.
-    pub(super) fn read_if(&self, confirmed: bool) -> Result<PinRecord, TokenError> {
+    /// Reads the record. If a person has confirmed the PIN, a file that cannot be read counts as an empty record.
+    pub(super) fn read_or_new(&self, confirmed: bool) -> Result<PinRecord, TokenError> {
         self.read().or_else(|error| if confirmed { Ok(PinRecord::new(&self.info)) } else { Err(error) })
     }
 
@@ -64,7 +64,8 @@ impl PinGuard {
         Ok(PinGuardLock { guard: self, _lock_file })
     }
 
-    /// The file name is a hash of serial number and label, whatever the module: some tokens have a serial number of zeros.
+    /// The file name is a hash of serial number and label, whatever the module: some tokens have a serial number of
+    /// zeros.
     fn path(&self, extension: &str) -> PathBuf {
         let mut hash = Sha256::new();
         for part in [&self.info.serial, &self.info.label] {
@@ -86,9 +87,9 @@ impl PinGuard {
 }
 
 impl PinGuardLock<'_> {
-    /// Reads the record, which nobody else changes while the lock is held.
-    pub(super) fn read_if(&self, confirmed: bool) -> Result<PinRecord, TokenError> {
-        self.guard.read_if(confirmed)
+    /// Reads the record like [`PinGuard::read_or_new`]. No other program changes it while the lock is held.
+    pub(super) fn read_or_new(&self, confirmed: bool) -> Result<PinRecord, TokenError> {
+        self.guard.read_or_new(confirmed)
     }
 
     /// Replaces the record. It is on disk when this returns.

@@ -1,21 +1,23 @@
 //! A token's PIN: where it comes from, how long it is in memory, and why a wrong PIN is not tried twice.
 //!
-//! **Where is a PIN kept from being tried twice?** In `attempt.rs`, for PKCS#11 tokens and YubiKeys alike: C_Login and VERIFY
-//! get their PIN from `TokenPin::prepare`, which refuses by the rules at the top of `record.rs`. The record of the last
-//! attempt is on disk, in the folder of the guard (`guard.rs`), so the rules hold across restarts and for all programs that
-//! share the folder. The attempt is recorded as begun before the PIN is presented, so a crash during it counts too. The
-//! guard's lock file lets one program try a PIN at a time. A PIN that a person enters is recorded in this process only, since
-//! the person is there each time; so is every PIN if no folder is configured.
+//! **Where is a PIN kept from being tried twice?** In `attempt.rs`, for PKCS#11 tokens and YubiKeys alike: C_Login and
+//! VERIFY get their PIN from `TokenPin::prepare`, which refuses by the rules at the top of `record.rs`. The record of
+//! the last attempt is on disk, in the folder of the guard (`guard.rs`), so the rules hold across restarts and for all
+//! programs that share the folder. The attempt is recorded as begun before the PIN is presented, so a crash during it
+//! counts too. The guard's lock file lets one program try a PIN at a time. A PIN that a person enters is recorded in
+//! this process only, since a person is present each time. Without a configured folder, every PIN is recorded in this
+//! process only.
 //!
-//! Two calls are not under these rules: `pkcs11::init_token` logs in as security officer with a PIN that a person gives for
-//! that call, and `YubiKey::set_up` presents the factory PIN after the card has reported that it has the factory PIN.
+//! Two calls are not under these rules: `pkcs11::init_token` logs in as security officer with a PIN that a person gives
+//! for that call, and `YubiKey::set_up` presents the factory PIN after the card has reported that it has the factory
+//! PIN.
 //!
-//! **How long is a PIN in memory?** From `TokenPin::prepare`, which reads it from its source, to `TokenPin::conclude`, which
-//! erases it as soon as the device is done. That is C_Login for a PKCS#11 token. For a YubiKey it is one transaction: VERIFY
-//! and the operation, since a key with PIN policy `always` wants the PIN again before each use. The PIN is not kept for the
-//! next login: the token stays logged in, and if the login is lost, the source is read again. Two sources hold a PIN longer:
-//! [`PinSource::value`] and `pin-value` in the URI, as long as the token is open. A [`Pin`] is overwritten when it is dropped,
-//! and is never printed.
+//! **How long is a PIN in memory?** From `TokenPin::prepare`, which reads it from its source, to `TokenPin::conclude`,
+//! which erases it as soon as the device is done. That is C_Login for a PKCS#11 token. For a YubiKey it is one
+//! transaction: VERIFY and the operation, since a key with PIN policy `always` needs the PIN again before each use. The
+//! PIN is not kept for the next login: the token stays logged in, and if the login is lost, the source is read again.
+//! Two sources hold a PIN longer, as long as the token is open: [`PinSource::value`], and `pin-value` in the URI. A
+//! [`Pin`] is overwritten when it is dropped, and is never printed.
 //!
 //! | file | what it has |
 //! |---|---|

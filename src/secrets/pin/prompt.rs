@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::value::Pin;
 use crate::secrets::Purpose;
 
-/// Asks a person for a PIN. The library has no terminal: a program that has one passes this function in.
+/// A function that asks a person for a PIN. The library has no terminal; the program passes this function in.
 pub type Prompt = Arc<dyn Fn(&PinPrompt) -> std::io::Result<Pin> + Send + Sync>;
 
-/// What to tell the person who is asked for a PIN.
+/// The content of a PIN prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PinPrompt {

@@ -8,8 +8,8 @@
 //! | `trying`: the program ended during the attempt | Once, if the token accepted this source before. If the source has changed: as for `refused`. |
 //! | `locked` by `claviger token lock` | No. |
 //!
-//! `claviger token unlock` confirms the PIN: one attempt is made in any of these states. A token that reports LOCKED gets
-//! no attempt at all.
+//! `claviger token unlock` confirms the PIN: one attempt is made in any of these states. A token that reports LOCKED
+//! gets no attempt at all.
 
 use std::time::SystemTime;
 
@@ -38,11 +38,11 @@ pub struct PinRecord {
     source: Option<PinSourceId>,
     /// The source of the last PIN that the token accepted.
     accepted: Option<PinSourceId>,
-    /// The sources that the token refused since it last accepted a PIN. None of them counts as changed because another one
-    /// was refused after it.
+    /// The sources that the token refused since it last accepted a PIN. A source in this list does not count as
+    /// changed, even if another source was refused after it.
     #[serde(default)]
     refused: Vec<PinSourceId>,
-    /// Whether the last attempt repeated one that never ended.
+    /// Whether the last attempt repeated an unfinished one.
     #[serde(rename = "again")]
     repeats_unfinished: bool,
 }
@@ -67,7 +67,7 @@ pub enum PinRecordState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::secrets) enum PinRefusal {
     /// The token refused it.
-    RefusedBefore,
+    Refused,
     /// The result of an earlier attempt is unknown.
     Unfinished,
     /// A person locked the token.
@@ -85,12 +85,13 @@ impl PinRefusal {
     pub(super) fn error(self, label: &str, name: Option<&str>) -> TokenError {
         let unlock = format!("`claviger token unlock {}`", name.unwrap_or(label));
         TokenError::Pin(match self {
-            Self::RefusedBefore => format!(
-                "the token {label:?} refused its PIN; the PIN is not tried again until you change its source or run {unlock}"
+            Self::Refused => format!(
+                "the token {label:?} refused its PIN; the PIN is not tried again until you change its source or run \
+                 {unlock}"
             ),
             Self::Unfinished => format!(
-                "a program ended while it tried the PIN of the token {label:?}, so the result is unknown; the PIN is not \
-                 tried again until you run {unlock}"
+                "a program ended while it tried the PIN of the token {label:?}, so the result is unknown; the PIN is \
+                 not tried again until you run {unlock}"
             ),
             Self::LockedByPerson => {
                 format!(
@@ -98,8 +99,8 @@ impl PinRefusal {
                 )
             }
             Self::CountLow => format!(
-                "a wrong PIN was entered for the token {label:?} since the last correct one; the PIN is not tried until \
-                 you run {unlock}"
+                "a wrong PIN was entered for the token {label:?} since the last correct one; the PIN is not tried \
+                 until you run {unlock}"
             ),
             Self::FinalTry => {
                 format!("the PIN of the token {label:?} has one try left; it is not tried until you run {unlock}")
@@ -130,7 +131,8 @@ impl PinRecord {
 
     /// Decides whether a PIN from `source` may be tried. Returns the record to store before the attempt.
     ///
-    /// `reported` is what the token reports about the tries left. `confirmed` means that a person says the PIN is correct.
+    /// `reported` is what the token reports about the tries left. `confirmed` means that a person says the PIN is
+    /// correct.
     pub(super) fn begin_attempt(
         &self,
         source: &PinSourceId,
@@ -152,11 +154,11 @@ impl PinRecord {
         }
         let changed = self.source.as_ref() != Some(source);
         if changed && self.refused.contains(source) && self.state != PinRecordState::Locked {
-            return Err(PinRefusal::RefusedBefore);
+            return Err(PinRefusal::Refused);
         }
         match self.state {
             PinRecordState::Locked => return Err(PinRefusal::LockedByPerson),
-            PinRecordState::Refused if !changed => return Err(PinRefusal::RefusedBefore),
+            PinRecordState::Refused if !changed => return Err(PinRefusal::Refused),
             PinRecordState::Trying if !changed => {
                 if self.repeats_unfinished || self.accepted.as_ref() != Some(source) {
                     return Err(PinRefusal::Unfinished);
@@ -278,7 +280,7 @@ mod tests {
         for (record, same, other) in [
             (&new, by_flags, by_flags),
             (&accepted, by_flags, by_flags),
-            (&refused, never(RefusedBefore), changed),
+            (&refused, never(Refused), changed),
             (&unfinished_new, never(Unfinished), changed),
             (&unfinished_known, by_flags, changed),
             (&unfinished_again, never(Unfinished), changed),
@@ -293,11 +295,7 @@ mod tests {
         assert_eq!(confirmed.begin_attempt(&file(1), PinState::Ready, false), Err(Unfinished));
         // Two sources in turn: the first does not count as changed after the second was refused.
         let both = refused.begin_attempt(&file(2), PinState::Ready, false).unwrap().refused();
-        assert_eq!(
-            decisions(&both, &file(1), false),
-            never(RefusedBefore),
-            "refused, another refused, the first again"
-        );
+        assert_eq!(decisions(&both, &file(1), false), never(Refused), "refused, another refused, the first again");
         assert_eq!(decisions(&both, &file(3), false), changed);
         let accepted_since = both.begin_attempt(&file(3), PinState::Ready, false).unwrap().accepted();
         assert_eq!(decisions(&accepted_since, &file(1), false), by_flags);

@@ -33,13 +33,13 @@ impl PinSource {
         Self(Source::Uri)
     }
 
-    /// A file. A relative path starts from `OpenOptions::base_dir`. One newline at the end of the file is not part of the
-    /// PIN.
+    /// A file. A relative path starts from `OpenOptions::base_dir`. One newline at the end of the file is not part of
+    /// the PIN.
     pub fn file(path: impl Into<PathBuf>) -> Self {
         Self(Source::File(path.into()))
     }
 
-    /// A systemd credential: the file of this name in `$CREDENTIALS_DIRECTORY` (systemd.exec(5)).
+    /// A systemd credential: the file with this name in `$CREDENTIALS_DIRECTORY` (systemd.exec(5)).
     pub fn credential(name: impl Into<String>) -> Self {
         Self(Source::Credential(name.into()))
     }
@@ -58,8 +58,8 @@ impl PinSource {
     /// `pinentry`), which means the prompt of `OpenOptions::prompt`.
     ///
     /// # Errors
-    /// [`TokenError::Config`] for any other scheme, and for `|command`: RFC 7512 section 2.4 allows it, and this program
-    /// does not run commands.
+    /// [`TokenError::Config`] for any other scheme, and for `|command`: RFC 7512 section 2.4 allows it, and this
+    /// program does not run commands.
     pub fn parse(text: &str) -> Result<Self, TokenError> {
         let source = match text.split_once(':') {
             Some(("file", path)) => {
@@ -174,6 +174,7 @@ pub(super) enum OpenedPinSource {
 }
 
 impl OpenedPinSource {
+    /// The identity that the record of attempts stores.
     pub(super) fn id(&self) -> Result<PinSourceId, TokenError> {
         Ok(match self {
             Self::File(file) => file.id()?,

@@ -1,4 +1,4 @@
-//! The identity of a PIN's source, by which a changed source is told from an unchanged one.
+//! The identity of a PIN's source, by which a changed source is recognised.
 
 use std::{
     fs::File,
@@ -18,11 +18,11 @@ pub(in crate::secrets) enum PinSourceId {
         /// The canonical path.
         path: PathBuf,
         inode: u64,
-        /// The modification time, in nanoseconds since 1970. The change time (ctime) would not do: a backup changes it.
+        /// The modification time, in nanoseconds since 1970. Not the change time (ctime), which a backup changes.
         modified: u64,
     },
-    /// A systemd credential, by name. systemd writes its file anew at each start: were it identified like a file, a wrong
-    /// PIN would be tried at each start.
+    /// A systemd credential, by name. systemd writes the credential's file anew at each start, so an identity by file
+    /// would let a wrong PIN be tried at each start.
     Credential(String),
     /// A PIN that the program or the URI contains.
     Value,

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use crate::{keys::Curve, secrets::TokenError};
 
-/// The longest input of an Ed25519 signature, in bytes. The whole input goes into one command, which takes 3,072 bytes.
+/// The longest input of an Ed25519 signature, in bytes. The whole input goes into one command, which holds 3,072 bytes.
 pub(super) const MAX_EDDSA_INPUT: usize = 3000;
 
 /// A firmware version.
@@ -19,7 +19,7 @@ pub struct Firmware {
 }
 
 impl Firmware {
-    /// The first firmware with GET METADATA, which tells what the slots hold. Older firmware is not supported.
+    /// The first firmware with GET METADATA, which reports the keys in the slots. Older firmware is not supported.
     pub const METADATA: Self = Self { major: 5, minor: 3, patch: 0 };
     /// The first firmware that accepts an AES management key.
     pub const AES: Self = Self { major: 5, minor: 4, patch: 2 };

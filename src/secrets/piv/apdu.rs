@@ -19,7 +19,7 @@ pub(super) struct Status(pub(super) u16);
 impl Status {
     /// The PIN is not verified, or no touch came: a card reports both with the same status.
     pub(super) const NOT_SATISFIED: Self = Self(0x6982);
-    /// A rule of the card forbids it.
+    /// A rule of the card forbids the command.
     pub(super) const CONDITIONS: Self = Self(0x6985);
     /// No such object.
     pub(super) const NOT_FOUND: Self = Self(0x6a82);
@@ -113,7 +113,7 @@ pub(super) fn send(card: &mut dyn CardTransaction, command: Command, data: &[u8]
     let (mut status, mut response) = exchange(card, &apdu(0, ins, p1, p2, last, true))?;
     while status >> 8 == 0x61 && response.len() < MAX_RESPONSE {
         let (next, more) = exchange(card, &[0, 0xc0, 0, 0, status as u8])?;
-        // A vector that grows leaves a copy of a secret behind.
+        // The vector has its full size from the start: a vector that grows leaves a copy of a secret behind.
         let mut both = Zeroizing::new(Vec::with_capacity(response.len() + more.len()));
         both.extend_from_slice(&response);
         both.extend_from_slice(&more);

@@ -1,8 +1,9 @@
 //! Attestation: a YubiKey's signed statement that a key was made in one of its slots
 //! (<https://docs.yubico.com/yesdk/users-manual/application-piv/attestation.html>).
 //!
-//! The statement is signed by the key in slot F9 of the same YubiKey, whose certificate Yubico issued: directly under its PIV
-//! root up to firmware 5.7.3, through two intermediates from 5.7.4 on. `yubico/` has Yubico's roots and intermediates.
+//! The statement is signed by the key in slot F9 of the same YubiKey, whose certificate Yubico issued: directly under
+//! its PIV root up to firmware 5.7.3, through two intermediates from 5.7.4 on. `yubico/` has Yubico's roots and
+//! intermediates.
 
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, UnixTime, pem::PemObject};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert, aws_lc_rs as algorithms};
@@ -29,8 +30,8 @@ use crate::{
 const ROOTS: &[u8] = include_bytes!("yubico/roots.pem");
 const INTERMEDIATES: &[u8] = include_bytes!("yubico/intermediates.pem");
 
-/// The algorithms of Yubico's certificates, and those of attestation keys that users put in F9 themselves. One of Yubico's
-/// intermediates omits the parameters of its RSA identifier, where RFC 4055 wants NULL.
+/// The algorithms of Yubico's certificates, and those of attestation keys that users put in F9 themselves. One of
+/// Yubico's intermediates omits the parameters of its RSA identifier, where RFC 4055 requires NULL.
 const ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
     algorithms::RSA_PKCS1_2048_8192_SHA256,
     algorithms::RSA_PKCS1_2048_8192_SHA256_ABSENT_PARAMS,
@@ -53,9 +54,9 @@ pub struct Attestation {
     pub firmware: Firmware,
     /// The YubiKey's form factor.
     pub form_factor: Option<FormFactor>,
-    /// When the key wants the PIN.
+    /// When the key needs the PIN.
     pub pin: PinPolicy,
-    /// When the key wants a touch.
+    /// When the key needs a touch.
     pub touch: TouchPolicy,
     /// The certificates in DER, from the key's own up to the one below the root.
     pub chain: Vec<Vec<u8>>,
@@ -63,7 +64,7 @@ pub struct Attestation {
     pub root: String,
 }
 
-/// Why an attestation proves nothing.
+/// Why an attestation is not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AttestationError {
@@ -76,12 +77,12 @@ pub enum AttestationError {
 }
 
 impl Attestation {
-    /// Verifies the certificates that [`Custodian::attest`](crate::secrets::Custodian::attest) returned, the key's own first,
-    /// and reads the statement. They must lead to one of Yubico's roots or to one of `roots` (DER), which is for users who
-    /// put an attestation key of their own into F9.
+    /// Verifies the certificates that [`Custodian::attest`](crate::secrets::Custodian::attest) returned, the key's own
+    /// first, and reads the statement. They must lead to one of Yubico's roots or to one of `roots` (DER), which is for
+    /// users who put an attestation key of their own into F9.
     ///
     /// # Errors
-    /// [`AttestationError`]
+    /// [`AttestationError`] if a certificate cannot be read or the chain leads to none of these roots.
     pub fn verify(chain: &[Vec<u8>], roots: &[Vec<u8>]) -> Result<Self, AttestationError> {
         let untrusted = |error: webpki::Error| AttestationError::Untrusted(error.to_string());
         let (own, above) = chain.split_first().ok_or(AttestationError::Malformed("there is no certificate"))?;
@@ -177,7 +178,7 @@ mod tests {
 
     /// The fingerprints that Yubico publishes, and that other projects pin.
     #[test]
-    fn fingerprints_of_the_built_in_certificates() {
+    fn built_in_certificates_have_the_published_fingerprints() {
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let fingerprints = [ROOTS, INTERMEDIATES].into_iter().flat_map(built_in).map(|der| hex(&Sha256::digest(&der)));
         assert_eq!(
@@ -199,9 +200,9 @@ mod tests {
         }
     }
 
-    /// Then an attestation under any intermediate leads to a root. webpki offers no other way to check that.
+    /// So an attestation under any intermediate leads to a root. webpki offers no other way to check that.
     #[test]
-    fn every_intermediate_is_signed_by_one_above() {
+    fn every_intermediate_is_signed_by_a_built_in_certificate() {
         let all: Vec<_> = [ROOTS, INTERMEDIATES].into_iter().flat_map(built_in).collect();
         let read = |der: &CertificateDer<'_>| Certificate::from_der(der).unwrap();
         for der in built_in(INTERMEDIATES) {
@@ -210,12 +211,12 @@ mod tests {
                 .iter()
                 .map(read)
                 .find(|above| above.tbs_certificate().subject() == certificate.tbs_certificate().issuer());
-            let issuer = issuer.expect("its issuer is there");
+            let issuer = issuer.expect("the issuer is built in");
             let key = issuer.tbs_certificate().subject_public_key_info().subject_public_key.raw_bytes();
             let signed =
                 aws_lc_rs::signature::UnparsedPublicKey::new(&aws_lc_rs::signature::RSA_PKCS1_2048_8192_SHA256, key);
             let tbs = x509_cert::der::Encode::to_der(certificate.tbs_certificate()).unwrap();
-            signed.verify(&tbs, certificate.signature().raw_bytes()).expect("it is signed by it");
+            signed.verify(&tbs, certificate.signature().raw_bytes()).expect("the issuer's signature");
         }
     }
 }

@@ -1,6 +1,7 @@
-//! The commands of a YubiKey's PIV applet for its PIN, its management key and its data objects, in one transaction (NIST SP
-//! 800-73-4 part 2; Yubico's own commands: <https://docs.yubico.com/yesdk/users-manual/application-piv/commands.html>). The
-//! commands for keys are in `card_keys.rs`.
+//! The commands of a YubiKey's PIV applet for its PIN, its management key and its data objects, in one transaction
+//! (NIST SP 800-73-4 part 2; Yubico's own commands:
+//! <https://docs.yubico.com/yesdk/users-manual/application-piv/commands.html>). The commands for keys are in
+//! `card_keys.rs`.
 
 use zeroize::Zeroizing;
 
@@ -32,10 +33,10 @@ const PRINTED_INFORMATION: [u8; 3] = [0x5f, 0xc1, 0x09];
 /// The object with the certificate of the attestation key F9.
 pub(super) const ATTESTATION_CERTIFICATE: [u8; 3] = [0x5f, 0xff, 0x01];
 
-/// A code that a person knows, by its key reference (NIST SP 800-73-4 part 1 table 4b).
+/// The PIN or the PUK, by its key reference (NIST SP 800-73-4 part 1 table 4b).
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Reference {
-    /// The PIN, which the keys are used with.
+    /// The PIN, which allows the use of keys.
     Pin = 0x80,
     /// The PUK, which sets a new PIN when the PIN is locked.
     Puk = 0x81,
@@ -86,7 +87,8 @@ impl<'a> Card<'a> {
         send(self.transaction, command, data)
     }
 
-    /// The tries of the PIN or the PUK. GET METADATA reports them; a VERIFY without a PIN does not once the PIN is verified.
+    /// The tries of the PIN or the PUK, from GET METADATA. VERIFY without a PIN does not report them while the PIN is
+    /// verified.
     pub(super) fn tries(&mut self, of: Reference) -> CardResult<Tries> {
         let response = self.send(Command { name: "GET METADATA", ins: 0xf7, p1: 0, p2: of as u8 }, &[])?;
         match (find(&response, 0x05), find(&response, 0x06)) {
@@ -95,7 +97,7 @@ impl<'a> Card<'a> {
         }
     }
 
-    /// Whether the PIN is verified: a state of the card, which another program may have brought about.
+    /// Whether the PIN is verified. That is a state of the card, and another program may have verified the PIN.
     pub(super) fn is_verified(&mut self) -> CardResult<bool> {
         match self.send(Command { name: "VERIFY", ins: 0x20, p1: 0, p2: PIN }, &[]) {
             Ok(_) => Ok(true),
@@ -122,7 +124,7 @@ impl<'a> Card<'a> {
         self.send(Command { name: "CHANGE REFERENCE DATA", ins: 0x24, p1: 0, p2: which as u8 }, &*both).map(drop)
     }
 
-    /// Selects another applet. The card then forgets that the management key and the PIN were proved.
+    /// Selects another applet. The card then forgets the verified PIN and the authentication with the management key.
     pub(super) fn deselect(&mut self) -> CardResult<()> {
         /// Yubico's management applet, which every current YubiKey has.
         const MANAGEMENT_APPLET: [u8; 8] = [0xa0, 0x00, 0x00, 0x05, 0x27, 0x47, 0x11, 0x17];
@@ -194,7 +196,7 @@ impl<'a> Card<'a> {
         self.send(Command { name: "PUT DATA", ins: 0xdb, p1: 0x3f, p2: 0xff }, &data).map(drop)
     }
 
-    /// Proves the management key to the card, and has the card prove it too (mutual authentication).
+    /// Mutual authentication with the management key (NIST SP 800-73-4 part 2 section 3.2.4).
     pub(super) fn authenticate(&mut self, key: &ManagementKey) -> CardResult<()> {
         let response = self.send(Command { name: "GET METADATA", ins: 0xf7, p1: 0, p2: MANAGEMENT }, &[])?;
         let algorithm = match find(&response, 0x01) {

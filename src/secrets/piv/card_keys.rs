@@ -86,7 +86,8 @@ impl Card<'_> {
         Ok(Zeroizing::new(result.to_vec()))
     }
 
-    /// The attestation certificate of the key in a slot, and the certificate of the attestation key that signed it. Both DER.
+    /// The attestation certificate of the key in a slot, and the certificate of the attestation key that signed it.
+    /// Both DER.
     pub(super) fn attest(&mut self, slot: Slot) -> CardResult<(Vec<u8>, Vec<u8>)> {
         let statement = self.send(Command { name: "ATTEST", ins: 0xf9, p1: slot.number(), p2: 0 }, &[])?;
         let object = self.object(&ATTESTATION_CERTIFICATE)?;

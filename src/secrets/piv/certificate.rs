@@ -1,8 +1,8 @@
 //! The certificate of a slot. It holds the label and the use of the key in the slot, since a card stores neither. Other
 //! programs also look for keys by their certificates.
 //!
-//! The certificate is signed by a throw-away key: a key-agreement key cannot sign, and a signing key would ask for PIN and
-//! touch. It proves nothing, and its issuer says so. An attestation proves a key.
+//! The certificate is signed by a throw-away key: a key-agreement key cannot sign, and a signing key would ask for PIN
+//! and touch. The certificate is no evidence about the key, and its issuer's name says so. An attestation is evidence.
 
 use std::{sync::Arc, time::Duration};
 

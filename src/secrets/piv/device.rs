@@ -1,4 +1,4 @@
-//! A YubiKey: which card it is, and the transactions in which everything is done on it.
+//! A YubiKey: the identity of its card, and the transactions in which every command runs.
 
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
@@ -34,7 +34,7 @@ pub struct YubiKey {
     info: RwLock<TokenInfo>,
 }
 
-/// What only the thread that uses the card may change.
+/// The state that only the thread that uses the card may change.
 #[derive(Default)]
 pub(super) struct State {
     transport: Option<Box<dyn Transport>>,
@@ -43,7 +43,7 @@ pub(super) struct State {
     pub(super) pin_record: Option<PinRecord>,
     /// The management key that a person gave for the next change.
     pub(super) management_key: Option<ManagementKey>,
-    /// What the current operation is for.
+    /// The purpose of the current operation, for prompts.
     pub(super) purpose: Option<Purpose>,
     /// Whether the warning about the factory management key was logged.
     pub(super) warned_of_factory_key: bool,
@@ -104,7 +104,7 @@ impl YubiKey {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    pub(super) fn info_now(&self) -> TokenInfo {
+    pub(super) fn current_info(&self) -> TokenInfo {
         self.info.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
 
@@ -147,14 +147,14 @@ impl YubiKey {
                 (Err(error), _) => error,
                 (Ok(()), None) => return Err(TokenError::Away("the card did not answer".into())),
             };
-            // The transport is dropped: whatever was wrong with it, the next one is new.
+            // The transport is dropped, whatever was wrong with it. The next transaction connects anew.
             if work_began || is_new {
                 return Err(lost.into());
             }
         }
     }
 
-    /// The keys in the slots, as the card reports them now.
+    /// Reads the keys in the slots from the card.
     pub(super) fn read_slots(&self, state: &mut State) -> Result<Vec<SlotKey>, TokenError> {
         let slots: Vec<Slot> = Slot::all().filter(|slot| self.uri.slot.is_none_or(|only| only == *slot)).collect();
         self.transaction(state, |card| {
@@ -168,7 +168,8 @@ impl YubiKey {
         })
     }
 
-    /// The key in a slot; none if the slot is empty or its key is of a kind that this program does not use.
+    /// Reads the key in a slot from the card; none if the slot is empty or its key is of a kind that this program does
+    /// not use.
     pub(super) fn read_slot(&self, card: &mut Card<'_>, slot: Slot) -> CardResult<Option<SlotKey>> {
         let Some(Metadata { public: Some(public), algorithm, pin, touch, origin }) = card.metadata(slot)? else {
             return Ok(None);
@@ -211,8 +212,8 @@ impl YubiKey {
         Ok((tries.state(), tries.left))
     }
 
-    /// The YubiKey's form factor, from the attestation of a key that was generated on the card; none if the card holds no
-    /// such key.
+    /// The YubiKey's form factor, from the attestation of a key that was generated on the card; none if the card holds
+    /// no such key.
     ///
     /// Asking the card itself would select another applet, and the card would forget that its PIN was verified.
     ///

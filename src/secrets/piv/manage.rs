@@ -1,4 +1,4 @@
-//! Making, importing, deleting and attesting the keys of a YubiKey.
+//! [`Custodian`] for YubiKeys: making, importing, deleting and attesting keys, locking and unlocking.
 
 use zeroize::Zeroizing;
 
@@ -94,9 +94,9 @@ impl Custodian for YubiKey {
 
     fn lock(&self) -> Result<(), TokenError> {
         let state = &mut *self.lock_state();
-        self.pin(&self.info_now()).record_lock(&mut state.pin_record)?;
+        self.pin(&self.current_info()).record_lock(&mut state.pin_record)?;
         match self.transaction(state, |card| card.log_out()) {
-            // A card that was removed has forgotten the PIN by itself.
+            // A card that was removed forgets that its PIN was verified.
             Err(TokenError::Away(_)) => Ok(()),
             result => result,
         }
@@ -105,20 +105,21 @@ impl Custodian for YubiKey {
     fn unlock(&self) -> Result<(), TokenError> {
         let state = &mut *self.lock_state();
         state.purpose = None;
-        self.with_pin_verified(state, PinPolicy::Once, true, |_| Ok(()), |_| Ok(()))
+        self.with_pin_verified(state, PinPolicy::Once, true, |_| Ok(()), |_| Ok(()))?;
+        self.pin(&self.current_info()).clear(&mut state.pin_record)
     }
 }
 
 impl YubiKey {
-    /// Runs `work` with the management key proved: the key that a person `given`, the factory key, or the key that the card
-    /// stores behind its PIN.
+    /// Runs `work` after authentication with the management key: with `given`, the key that a person gave, else with
+    /// the factory key if the card has it, else with the key that the card stores behind its PIN.
     fn with_management_key<T>(
         &self,
         state: &mut State,
         given: Option<ManagementKey>,
         mut work: impl FnMut(&mut Card<'_>) -> CardResult<T>,
     ) -> Result<T, TokenError> {
-        let info = self.info_now();
+        let info = self.current_info();
         self.pin(&info).check_not_locked(state.pin_record.as_ref())?;
         // Another thread may have set the purpose of its own operation. A PIN is asked for here without one.
         state.purpose = None;
@@ -126,8 +127,8 @@ impl YubiKey {
         if is_factory && !std::mem::replace(&mut state.warned_of_factory_key, true) {
             tracing::warn!(
                 token = self.name(),
-                "card has the factory management key; `claviger token init` changes it on a card without keys, otherwise \
-                 use `ykman piv access change-management-key --generate --protect`"
+                "card has the factory management key; `claviger token init` changes it on a card without keys, \
+                 otherwise use `ykman piv access change-management-key --generate --protect`"
             );
         }
         let key = given.or_else(|| is_factory.then(ManagementKey::factory));
@@ -152,7 +153,7 @@ impl YubiKey {
                     },
                 }
                 .and_then(|()| work(card));
-                // No other program must find the card with its management key proved.
+                // No other program must find the card authenticated.
                 forget_authentication(card);
                 result
             },
@@ -187,11 +188,11 @@ impl YubiKey {
     }
 }
 
-/// Makes the card forget that the management key was proved. If that fails, the changes that were made stay.
+/// Makes the card forget the authentication with the management key. If that fails, the changes that were made stay.
 pub(super) fn forget_authentication(card: &mut Card<'_>) {
     if let Err(error) = card.deselect() {
         let error = TokenError::from(error);
-        tracing::warn!(%error, "card may still have its management key proved; unplug it");
+        tracing::warn!(%error, "card may still be authenticated with its management key; unplug it");
     }
 }
 

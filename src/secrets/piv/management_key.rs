@@ -1,4 +1,4 @@
-//! The management key, which a card wants for making, importing and deleting keys.
+//! The management key, which a card requires for making, importing and deleting keys.
 
 use aes::cipher::{BlockCipherDecrypt, BlockCipherEncrypt, KeyInit, array::Array};
 use zeroize::Zeroizing;
@@ -50,7 +50,7 @@ impl ManagementKey {
         if [16, 24, 32].contains(&key.len()) { Ok(Self(key)) } else { Err(wrong_length()) }
     }
 
-    /// The key of a card from the factory.
+    /// The factory key.
     pub(super) fn factory() -> Self {
         Self(Zeroizing::new(FACTORY.to_vec()))
     }
@@ -60,6 +60,7 @@ impl ManagementKey {
         random(24).map(|key| Self(Zeroizing::new(key)))
     }
 
+    /// A key that the card stores.
     pub(super) fn from_card(key: &[u8]) -> Self {
         Self(Zeroizing::new(key.to_vec()))
     }

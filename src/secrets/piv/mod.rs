@@ -1,13 +1,13 @@
 //! YubiKeys, through their PIV applet: keys in its slots, used with PIN and touch.
 //!
-//! [`YubiKey`] is a [`Token`](super::Token) and [`Custodian`](super::Custodian) over a [`Transport`]: PC/SC, or a virtual
-//! card in tests. Each operation is one transaction: SELECT, compare the serial number before the PIN is sent, VERIFY,
-//! operate, and leave the card as it is. A YubiKey returns Z to this process, so its custody is
+//! [`YubiKey`] is a [`Token`](super::Token) and [`Custodian`](super::Custodian) over a [`Transport`]: PC/SC, or a
+//! virtual card in tests. Each operation is one transaction: SELECT, compare the serial number before the PIN is sent,
+//! VERIFY, operate, and leave the card as it is. A YubiKey returns Z to this process, so its custody is
 //! [`Custody::SharedSecretInProcess`](super::Custody).
 //!
-//! The crate `yubikey` (0.9.0-rc.0) is not used, for four reasons: it uses PC/SC only, so nothing can be tested on a card in
-//! this process; it cannot verify a PIN and operate in one transaction; it logs the PIN at trace level; and it resets the
-//! card when it is dropped. Making and importing keys and writing objects are a few commands in `card.rs`.
+//! The crate `yubikey` (0.9.0-rc.0) is not used, for four reasons: it uses PC/SC only, so nothing can be tested on a
+//! card in this process; it cannot verify a PIN and operate in one transaction; it logs the PIN at trace level; and it
+//! resets the card when it is dropped. Making and importing keys and writing objects are a few commands in `card.rs`.
 
 mod algorithm;
 mod apdu;

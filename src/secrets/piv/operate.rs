@@ -20,7 +20,8 @@ use crate::{
     secrets::{PinPolicy, Purpose, TokenError, TouchPolicy, UnwrapRequest, WrapRequest},
 };
 
-/// How long a touch counts for a key with touch policy `cached`: 15 seconds on the card, less one for the way there.
+/// How long a touch counts for a key with touch policy `cached`. The card allows 15 seconds; one second is a margin for
+/// the transmission.
 const CACHED_TOUCH: Duration = Duration::from_secs(14);
 
 /// ECDH with `epk` (for ECDH-1PU also with the sender's key) on the card; KDF and key unwrap here.
@@ -59,8 +60,8 @@ pub(super) fn sign(token: &YubiKey, state: &mut State, key: &SlotKey, input: &[u
     let card_input = match public.curve().signature_algorithm() {
         Some(SignatureAlgorithm::EdDsa) if input.len() > MAX_EDDSA_INPUT => {
             return Err(TokenError::Unsupported(format!(
-                "a YubiKey signs at most {MAX_EDDSA_INPUT} bytes with Ed25519, since the whole input goes to the card, and \
-                 this input has {}; use an ES256 key (P-256)",
+                "a YubiKey signs at most {MAX_EDDSA_INPUT} bytes with Ed25519, since the whole input goes to the card, \
+                 and this input has {}; use an ES256 key (P-256)",
                 input.len()
             )));
         }
@@ -90,8 +91,8 @@ pub(super) fn sign(token: &YubiKey, state: &mut State, key: &SlotKey, input: &[u
     }
 }
 
-/// Tests a key with known answers, unless that would ask a person for a PIN or a touch: such a key is tested by its first
-/// use.
+/// Tests a key with known answers, unless that would ask a person for a PIN or a touch: such a key is tested by its
+/// first use.
 pub(super) fn test_key(token: &YubiKey, state: &mut State, key: &SlotKey) -> Result<(), TokenError> {
     let asks_for_pin = key.pin == PinPolicy::Always || (key.pin == PinPolicy::Once && token.asks_a_person_for_pin());
     if asks_for_pin || key.touch != TouchPolicy::Never {
@@ -133,7 +134,8 @@ fn derive(
     })
 }
 
-/// Uses a key once. If the key wants a touch, a person is told which of how many it is, and what for.
+/// Uses a key once. If the key needs a touch, prompts a person with the number of this touch, the number of touches
+/// that the operation needs, and its purpose.
 fn use_once<T>(
     token: &YubiKey,
     unlocked: &mut UnlockedCard<'_, '_>,

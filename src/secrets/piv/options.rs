@@ -58,9 +58,10 @@ impl OpenOptions {
         self
     }
 
-    /// The function that asks a person for a touch. Called before the operation, and again after five seconds.
-    pub fn touch(mut self, tell: impl Fn(&TouchPrompt) + Send + Sync + 'static) -> Self {
-        self.touches = Touches::new(tell);
+    /// The function that prompts a person for a touch. Called before the operation, and once more after five seconds if
+    /// the operation still waits.
+    pub fn touch(mut self, prompt: impl Fn(&TouchPrompt) + Send + Sync + 'static) -> Self {
+        self.touches = Touches::new(prompt);
         self
     }
 
@@ -70,8 +71,8 @@ impl OpenOptions {
         self
     }
 
-    /// The folder that records refused PINs, across restarts and for all programs that share it. Without a folder only this
-    /// object remembers.
+    /// The folder that records refused PINs, across restarts and for all programs that share the folder. Without a
+    /// folder, only the opened [`YubiKey`](super::YubiKey) remembers them.
     pub fn pin_guard(mut self, folder: impl Into<PathBuf>) -> Self {
         self.pin_guard = Some(folder.into());
         self

@@ -3,7 +3,7 @@
 use super::tlv::tlv;
 use crate::secrets::{PinPolicy, TouchPolicy};
 
-/// The policies of a new key, as GENERATE and IMPORT KEY want them.
+/// The policies of a new key, encoded for GENERATE and IMPORT KEY.
 pub(super) fn policies(pin: PinPolicy, touch: TouchPolicy) -> Vec<u8> {
     let pin = match pin {
         PinPolicy::Never => 1,

@@ -15,7 +15,7 @@ const FACTORY_PIN: &str = "123456";
 /// The PUK of every YubiKey from the factory.
 const FACTORY_PUK: &str = "12345678";
 
-/// Which codes of a card are still the factory's, besides its PIN.
+/// Which codes of a card, besides the PIN, are still those of the factory.
 struct FactoryCodes {
     management_key: bool,
     puk: bool,
@@ -25,20 +25,20 @@ impl YubiKey {
     /// Checks that the card may be set up: it has the factory PIN and holds no key.
     ///
     /// # Errors
-    /// [`TokenError::Config`] if not.
+    /// [`TokenError::Config`] says why the card may not be set up.
     pub fn check_fresh(&self) -> Result<(), TokenError> {
         self.transaction(&mut self.lock_state(), check_factory_state).map(drop)
     }
 
-    /// Sets a PIN and a PUK of 6 to 8 characters on a card without keys, and a random management key that the card stores
-    /// behind the PIN, like `ykman piv access change-management-key --generate --protect`.
+    /// Sets a PIN and a PUK of 6 to 8 characters on a card without keys, and a random management key that the card
+    /// stores behind the PIN, like `ykman piv access change-management-key --generate --protect`.
     ///
-    /// The PIN is set last, so that an interrupted set-up can be repeated. A PUK that was set before stays. Returns whether
-    /// `puk` is the card's PUK now.
+    /// The PIN is set last, so that an interrupted set-up can be repeated. A PUK that was set before stays. Returns
+    /// whether `puk` is the card's PUK now.
     ///
     /// # Errors
-    /// [`TokenError::Config`] if the card holds keys or has a PIN of its own; [`TokenError::Pin`] if the card cannot take
-    /// the new PIN or PUK.
+    /// [`TokenError::Config`] if the card holds keys or has a PIN of its own; [`TokenError::Pin`] if the card cannot
+    /// take the new PIN or PUK.
     pub fn set_up(&self, pin: &Pin, puk: &Pin) -> Result<bool, TokenError> {
         for (code, factory, name) in [(pin, FACTORY_PIN, "PIN"), (puk, FACTORY_PUK, "PUK")] {
             padded(code, name)?;
@@ -56,7 +56,11 @@ impl YubiKey {
             result.map(|()| codes.puk)
         })?;
         if let Err(error) = self.pin(&self.info()).clear(&mut state.pin_record) {
-            tracing::warn!(token = self.name(), %error, "card is set up, but the record of earlier PIN attempts is not cleared");
+            tracing::warn!(
+                token = self.name(),
+                %error,
+                "card is set up, but the record of earlier PIN attempts is not cleared"
+            );
         }
         Ok(puk_is_set)
     }

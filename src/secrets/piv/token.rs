@@ -33,16 +33,16 @@ impl OpenOptions {
 }
 
 impl YubiKey {
-    /// Runs `work` with a key whose use `allowed` permits.
-    fn operation<T>(
+    /// Runs `work` with a key, if `is_allowed` accepts the use that the key was made for.
+    fn run_operation<T>(
         &self,
         key: &PublicKey,
-        allowed: impl Fn(KeyUse) -> bool,
+        is_allowed: impl Fn(KeyUse) -> bool,
         work: impl FnOnce(&mut State, &SlotKey) -> Result<T, TokenError>,
     ) -> Result<T, TokenError> {
         let state = &mut *self.lock_state();
         let found = state.keys.iter().find(|it| it.held.public == *key).ok_or(TokenError::KeyGone).cloned();
-        let result = found.and_then(|found| match allowed(found.held.usage) {
+        let result = found.and_then(|found| match is_allowed(found.held.usage) {
             true => work(state, &found),
             false => Err(TokenError::Unsupported("the key was not made for this use".into())),
         });
@@ -58,7 +58,7 @@ impl Token for YubiKey {
     }
 
     fn info(&self) -> TokenInfo {
-        self.info_now()
+        self.current_info()
     }
 
     fn keys(&self) -> Result<Vec<HeldKey>, TokenError> {
@@ -76,14 +76,14 @@ impl Token for YubiKey {
     }
 
     fn sign(&self, key: &PublicKey, input: &[u8]) -> Result<Vec<u8>, TokenError> {
-        self.operation(key, KeyUse::allows_signing, |state, key| operate::sign(self, state, key, input))
+        self.run_operation(key, KeyUse::allows_signing, |state, key| operate::sign(self, state, key, input))
     }
 
     fn unwrap_cek(&self, key: &PublicKey, request: &UnwrapRequest) -> Result<Cek, TokenError> {
-        self.operation(key, KeyUse::allows_key_agreement, |state, key| operate::unwrap(self, state, key, request))
+        self.run_operation(key, KeyUse::allows_key_agreement, |state, key| operate::unwrap(self, state, key, request))
     }
 
     fn wrap_cek(&self, key: &PublicKey, request: &WrapRequest) -> Result<Vec<EncryptedKey>, TokenError> {
-        self.operation(key, KeyUse::allows_key_agreement, |state, key| operate::wrap(self, state, key, request))
+        self.run_operation(key, KeyUse::allows_key_agreement, |state, key| operate::wrap(self, state, key, request))
     }
 }

@@ -1,4 +1,4 @@
-//! Touch prompts: a person is asked before the card waits for a touch, and reminded after five seconds.
+//! Touch prompts: a person is prompted before the card waits for a touch, and reminded after five seconds.
 
 use std::{
     collections::HashMap,
@@ -12,7 +12,7 @@ use crate::secrets::{Purpose, Slot};
 /// The time until the reminder. The card waits for 15 seconds.
 const REMIND_AFTER: Duration = Duration::from_secs(5);
 
-/// What to tell the person who is asked for a touch.
+/// The content of a touch prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TouchPrompt {
@@ -28,29 +28,29 @@ pub struct TouchPrompt {
     pub purpose: Option<Purpose>,
 }
 
-type Tell = Arc<dyn Fn(&TouchPrompt) + Send + Sync>;
+type PromptFunction = Arc<dyn Fn(&TouchPrompt) + Send + Sync>;
 
-/// The function that asks for touches, and the time of each key's last touch.
+/// The function that prompts for touches, and the time of each key's last touch.
 #[derive(Clone, Default)]
 pub(super) struct Touches {
-    tell: Option<Tell>,
-    last: Arc<Mutex<HashMap<Slot, Instant>>>,
+    prompt: Option<PromptFunction>,
+    last_touches: Arc<Mutex<HashMap<Slot, Instant>>>,
 }
 
 impl Touches {
-    pub(super) fn new(tell: impl Fn(&TouchPrompt) + Send + Sync + 'static) -> Self {
-        Self { tell: Some(Arc::new(tell)), ..Self::default() }
+    pub(super) fn new(prompt: impl Fn(&TouchPrompt) + Send + Sync + 'static) -> Self {
+        Self { prompt: Some(Arc::new(prompt)), ..Self::default() }
     }
 
     /// Runs `work`, during which the card waits for a touch, and prompts a person meanwhile.
-    pub(super) fn prompt_during<T>(&self, prompt: TouchPrompt, work: impl FnOnce() -> T) -> T {
-        let Some(tell) = &self.tell else { return work() };
-        tell(&prompt);
+    pub(super) fn prompt_during<T>(&self, content: TouchPrompt, work: impl FnOnce() -> T) -> T {
+        let Some(prompt) = &self.prompt else { return work() };
+        prompt(&content);
         let (done, wait) = mpsc::channel::<()>();
         thread::scope(|scope| {
             scope.spawn(move || {
                 if wait.recv_timeout(REMIND_AFTER) == Err(mpsc::RecvTimeoutError::Timeout) {
-                    tell(&TouchPrompt { is_reminder: true, ..prompt });
+                    prompt(&TouchPrompt { is_reminder: true, ..content });
                 }
             });
             let result = work();
@@ -61,20 +61,20 @@ impl Touches {
 
     /// Records a touch for the key in a slot.
     pub(super) fn record(&self, slot: Slot, when: Instant) {
-        self.last().insert(slot, when);
+        self.last_touches().insert(slot, when);
     }
 
-    /// Forgets the touches for a slot, whose key is another one now.
+    /// Forgets the touch for a slot whose key was replaced.
     pub(super) fn forget(&self, slot: Slot) {
-        self.last().remove(&slot);
+        self.last_touches().remove(&slot);
     }
 
     /// Whether the key in a slot was touched within the last `time`.
     pub(super) fn was_touched_within(&self, slot: Slot, time: Duration) -> bool {
-        self.last().get(&slot).is_some_and(|last| last.elapsed() < time)
+        self.last_touches().get(&slot).is_some_and(|last| last.elapsed() < time)
     }
 
-    fn last(&self) -> MutexGuard<'_, HashMap<Slot, Instant>> {
-        self.last.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    fn last_touches(&self) -> MutexGuard<'_, HashMap<Slot, Instant>> {
+        self.last_touches.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }

@@ -4,8 +4,8 @@ use zeroize::Zeroizing;
 
 /// A connection to one card. One thread uses it at a time.
 pub trait Transport: Send {
-    /// Runs `work` while no other program can use the card (SCardBeginTransaction). Afterwards the card is left as it is
-    /// (SCARD_LEAVE_CARD): a verified PIN stays verified.
+    /// Runs `work` while no other program can use the card (SCardBeginTransaction). Afterwards the card is left as it
+    /// is (SCARD_LEAVE_CARD): a verified PIN stays verified.
     ///
     /// # Errors
     /// The transaction could not begin. `work` was not called.

@@ -1,9 +1,9 @@
-//! VERIFY: how a card is shown its PIN.
+//! VERIFY: presents the PIN to the card.
 //!
-//! The rules that keep a wrong PIN from being tried twice are in [`pin`](crate::secrets::pin). The card itself remembers
-//! that its PIN was verified, until it is reset, unplugged, or another applet is selected. So the PIN is asked for when the
-//! card wants it, and is not kept. It is read between two transactions: a person may take a minute, and other programs
-//! should not have to wait that long for the card.
+//! The rules that keep a wrong PIN from being tried twice are in [`pin`](crate::secrets::pin). The card itself
+//! remembers that its PIN was verified, until it is reset, unplugged, or another applet is selected. So the PIN is
+//! asked for when the card needs it, and is not kept. The PIN is read between two transactions: a person may take a
+//! minute, and other programs should not have to wait that long for the card.
 
 use super::{
     apdu::{CardError, CardResult},
@@ -18,9 +18,9 @@ use crate::secrets::{
 /// A card that may be used in this transaction.
 pub(super) struct UnlockedCard<'c, 'x> {
     pub(super) card: &'c mut Card<'x>,
-    /// For a key that wants the PIN before each use: the attempt whose PIN is presented again.
+    /// For a key that needs the PIN before each use: the attempt whose PIN is presented again.
     verify_each_use: Option<&'c PinAttempt<'c>>,
-    /// Whether the PIN was verified just now, so that the first use needs no other VERIFY.
+    /// Whether the PIN was verified just now, so that the first use needs no second VERIFY.
     just_verified: bool,
 }
 
@@ -30,7 +30,7 @@ impl<'x> UnlockedCard<'_, 'x> {
         if let Some(attempt) = self.verify_each_use
             && !std::mem::replace(&mut self.just_verified, false)
         {
-            // The PIN was correct just now.
+            // The card has accepted this PIN in the same transaction.
             verify(self.card, attempt)?;
         }
         Ok(self.card)
@@ -44,10 +44,10 @@ enum Step<T> {
 }
 
 impl YubiKey {
-    /// Runs `work` with the PIN verified, if `policy` wants that.
+    /// Runs `work`, with the PIN verified if `policy` requires that.
     ///
-    /// `confirmed` means that a person says the PIN is correct. `check` runs first in the same transaction: if it fails, no
-    /// PIN is asked for.
+    /// `confirmed` means that a person says the PIN is correct. `check` runs first in the same transaction: if it
+    /// fails, no PIN is asked for.
     pub(super) fn with_pin_verified<T>(
         &self,
         state: &mut State,
@@ -56,7 +56,7 @@ impl YubiKey {
         check: impl Fn(&mut Card<'_>) -> CardResult<()>,
         mut work: impl FnMut(&mut UnlockedCard<'_, '_>) -> CardResult<T>,
     ) -> Result<T, TokenError> {
-        let info = self.info_now();
+        let info = self.current_info();
         let pin = self.pin(&info);
         if policy != PinPolicy::Never && !confirmed {
             pin.check_not_locked(state.pin_record.as_ref())?;
@@ -88,13 +88,15 @@ impl YubiKey {
             let verify_each_use = (policy == PinPolicy::Always).then_some(&attempt);
             work(&mut UnlockedCard { card, verify_each_use, just_verified: true })
         });
-        pin.conclude(&mut state.pin_record, attempt, outcome, result)
+        let (result, recorded) = pin.conclude(&mut state.pin_record, attempt, outcome, result);
+        // An outcome that cannot be recorded comes first: until a person repairs the record, no PIN must be tried.
+        recorded?;
+        result
     }
 
-    /// Runs `work` with a key, its PIN verified if the key wants that.
+    /// Runs `work` with a key, with the PIN verified if the key's policy requires that.
     ///
-    /// If the slot holds another key by now, neither a PIN nor a touch is asked for, and the result is
-    /// [`TokenError::KeyGone`].
+    /// If the slot holds another key by now, fails with [`TokenError::KeyGone`] and asks for neither a PIN nor a touch.
     pub(super) fn with_key<T>(
         &self,
         state: &mut State,
@@ -108,7 +110,7 @@ impl YubiKey {
         self.with_pin_verified(state, key.pin, false, is_still_there, work)
     }
 
-    /// The card's PIN. `info` is the card's.
+    /// The card's PIN. `info` is the card's description.
     pub(super) fn pin<'a>(&'a self, info: &'a TokenInfo) -> TokenPin<'a> {
         TokenPin {
             info,
@@ -136,13 +138,13 @@ fn outcome_of(verified: &CardResult<()>) -> PinOutcome {
             None => PinOutcome::NotPresented,
         },
         Err(CardError::Transport(_)) => PinOutcome::Unknown,
-        // A PIN of the wrong length, which is not sent.
+        // A PIN of the wrong length. It was not sent.
         Err(CardError::Token(_)) => PinOutcome::NotPresented,
     }
 }
 
 impl Tries {
-    /// The same in the terms of PKCS#11.
+    /// The tries in the terms of CK_TOKEN_INFO.
     pub(super) fn state(self) -> PinState {
         match (self.left, self.max) {
             (0, _) => PinState::Locked,

@@ -22,7 +22,7 @@ pub struct Uri {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UriError {
-    /// The scheme is another one.
+    /// The URI does not begin with `yubikey:`.
     #[error("it does not begin with \"yubikey:\"")]
     Scheme,
     /// An attribute that is unknown in this part of the URI.
@@ -86,8 +86,8 @@ fn unknown(attribute: &str) -> UriError {
     UriError::Unknown(attribute.split('=').next().unwrap_or_default().chars().take(32).collect())
 }
 
-fn set_once<T>(place: &mut Option<T>, value: T, name: &'static str) -> Result<(), UriError> {
-    match place.replace(value) {
+fn set_once<T>(attribute: &mut Option<T>, value: T, name: &'static str) -> Result<(), UriError> {
+    match attribute.replace(value) {
         None => Ok(()),
         Some(_) => Err(UriError::Duplicate(name)),
     }

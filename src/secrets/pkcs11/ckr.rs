@@ -29,8 +29,8 @@ pub(super) struct CallFailure {
 /// What a failure means, and so what to do about it. Each kind has one [`Cause`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FailureKind {
-    /// The session or the login is no longer valid, or an operation was left open in the session. Open a session, log in and
-    /// search for the keys again, once.
+    /// The session or the login is no longer valid, or an operation was left open in the session. Open a session, log
+    /// in and search for the keys again, once.
     Lost,
     /// An object handle is no longer valid: the object was deleted, perhaps by another program, or its session is lost.
     Stale,
@@ -42,10 +42,11 @@ pub(super) enum FailureKind {
     Unsupported,
     /// The peer's input is invalid. Returned only by calls whose every argument comes from the peer.
     Peer,
-    /// An argument of the call is invalid. If a peer's point is among the arguments, key agreement blames the peer.
+    /// An argument of the call is invalid. If the peer's point is an argument, key agreement reports a fault of the
+    /// peer.
     Input,
-    /// The code does not say who is at fault. A hostile point gives CKR_GENERAL_ERROR on SoftHSM 2.6.1 and CKR_DEVICE_ERROR on
-    /// Kryoptic 1.5.4; a failing device gives the same.
+    /// The code does not say who is at fault. A hostile point gives CKR_GENERAL_ERROR on SoftHSM 2.6.1 and
+    /// CKR_DEVICE_ERROR on Kryoptic 1.5.4; a failing device gives the same.
     Ambiguous,
     /// The token grants no more sessions.
     Exhausted,
@@ -54,7 +55,7 @@ pub(super) enum FailureKind {
 }
 
 impl FailureKind {
-    /// Whose fault the failure is, unless the failed call knows better.
+    /// Whose fault the failure is. Key agreement overrides this if the peer's input caused the failure.
     fn cause(self) -> Cause {
         match self {
             Self::Peer => Cause::Peer,
@@ -69,7 +70,7 @@ impl FailureKind {
 
 pub(super) type CallResult<T> = Result<T, CallError>;
 
-/// Adds the PKCS#11 name of the function to a `cryptoki` error.
+/// Adds the PKCS#11 name of the failed function to a `cryptoki` error.
 pub(super) trait During<T> {
     fn during(self, operation: &'static str) -> CallResult<T>;
 }
@@ -93,7 +94,7 @@ impl CallFailure {
     }
 }
 
-/// The kind of a code. A call that knows better (a peer's point, a wrapped key) corrects it.
+/// The kind of a code. Callers that pass a peer's input (a point, a wrapped key) may override it.
 fn kind(code: &RvError) -> FailureKind {
     use RvError::*;
     match code {
@@ -174,7 +175,7 @@ fn kind(code: &RvError) -> FailureKind {
         | RandomNoRng
         | ExceededMaxIterations
         | FipsSelfTestFailed => FailureKind::Device,
-        // Another login of this process, which ends some time.
+        // Another login of this process, which may end later.
         SessionExists
         | SessionReadOnlyExists
         | SessionReadWriteSoExists
@@ -282,15 +283,15 @@ impl CallError {
         }
     }
 
-    /// Whether the session or the token is lost, so that the failure is no answer to the request.
-    pub(super) fn is_unanswered(&self) -> bool {
+    /// Whether the session or the token is lost. Such a failure says nothing about the request.
+    pub(super) fn is_session_or_token_lost(&self) -> bool {
         matches!(self.kind(), Some(FailureKind::Lost | FailureKind::Gone))
     }
 
-    /// Whether a new session may cure the failure. An ambiguous code may mean that: after a logout, Kryoptic 1.5.4 refuses to
-    /// sign with CKR_GENERAL_ERROR.
-    pub(super) fn is_curable(&self) -> bool {
-        self.is_unanswered() || matches!(self.kind(), Some(FailureKind::Stale | FailureKind::Ambiguous))
+    /// Whether the operation may succeed in a new session. An ambiguous code counts too: after a logout, Kryoptic 1.5.4
+    /// refuses to sign with CKR_GENERAL_ERROR.
+    pub(super) fn may_succeed_in_new_session(&self) -> bool {
+        self.is_session_or_token_lost() || matches!(self.kind(), Some(FailureKind::Stale | FailureKind::Ambiguous))
     }
 }
 
@@ -323,7 +324,7 @@ mod tests {
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             String::from_utf8(output.stdout).unwrap()
         };
-        // For this platform only: the packages of others are not fetched.
+        // Restricted to this platform: the packages for other platforms are not downloaded.
         let version = run(&std::env::var("RUSTC").unwrap_or("rustc".into()), &["-vV"]);
         let host = version.lines().find_map(|line| line.strip_prefix("host: ")).unwrap();
         let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
@@ -357,7 +358,7 @@ mod tests {
             if constant == "CKR_VENDOR_DEFINED" {
                 assert_eq!(code, RvError::VendorDefined(value));
             } else {
-                assert_eq!(name(&code), constant, "{code:?} falls through");
+                assert_eq!(name(&code), constant, "{code:?} has no name");
             }
             let failure = failure(code);
             let cause = failure.kind.cause();

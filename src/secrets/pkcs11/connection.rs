@@ -24,11 +24,12 @@ pub(super) struct Connection {
     pub(super) name: Arc<str>,
     pub(super) uri: Uri,
     pub(super) options: OpenOptions,
-    /// The device's profile, as the options override it.
+    /// The device's profile, overridden by the options.
     pub(super) profile: Profile,
     pub(super) module: Arc<Module>,
-    /// Where the token is. Slots are not stable, so the token is looked for again with each new session.
-    place: Mutex<(Slot, SlotToken)>,
+    /// The slot that holds the token, and the token's description. Slots are renumbered, so each new session looks for
+    /// the token again.
+    current_slot: Mutex<(Slot, SlotToken)>,
     pool: SessionPool,
     lock_watch: LockWatch,
 }
@@ -37,16 +38,16 @@ impl Connection {
     /// Loads the module, finds the token, and opens a first session that is logged in.
     pub(super) fn open(uri: Uri, options: OpenOptions) -> Result<Self, TokenError> {
         let module = Module::for_uri(&uri, options.base_dir.as_deref())?;
-        let place = module.find_token(&uri)?;
-        let profile = options.profile_for(&module.manufacturer, &place.1.info)?;
-        let name = options.name.clone().unwrap_or_else(|| place.1.info.label.clone());
+        let current_slot = module.find_token(&uri)?;
+        let profile = options.profile_for(&module.manufacturer, &current_slot.1.info)?;
+        let name = options.name.clone().unwrap_or_else(|| current_slot.1.info.label.clone());
         let confirmed = options.confirmed;
         let connection = Self {
             name: name.into(),
             pool: SessionPool::new(profile.sessions.usual),
             uri,
             module,
-            place: Mutex::new(place),
+            current_slot: Mutex::new(current_slot),
             lock_watch: LockWatch::new(),
             options,
             profile,
@@ -56,15 +57,15 @@ impl Connection {
     }
 
     pub(super) fn info(&self) -> TokenInfo {
-        lock(&self.place).1.info.clone()
+        lock(&self.current_slot).1.info.clone()
     }
 
     pub(super) fn slot(&self) -> Slot {
-        lock(&self.place).0
+        lock(&self.current_slot).0
     }
 
     pub(super) fn login_required(&self) -> bool {
-        lock(&self.place).1.login_required
+        lock(&self.current_slot).1.login_required
     }
 
     pub(super) fn driver(&self) -> Driver<'_> {
@@ -95,8 +96,8 @@ impl Connection {
     /// Opens a session that is logged in, to read or to write.
     pub(super) fn open_session(&self, writing: bool) -> CallResult<OpenSession> {
         match self.connect(writing, false) {
-            // The token grants no more sessions. To read, a session of the pool will do. To write, the idle sessions of the
-            // pool are given up.
+            // The token grants no more sessions. A reader waits for a session of the pool. A writer needs a session of
+            // its own, so the idle sessions of the pool are closed.
             Err(error) if error.kind() == Some(FailureKind::Exhausted) && writing && self.pool.close_idle() => {
                 self.connect(writing, false)
             }
@@ -105,11 +106,10 @@ impl Connection {
     }
 
     fn connect(&self, writing: bool, confirmed: bool) -> CallResult<OpenSession> {
-        // Looked for again, since the token may be in another slot now. The lock is not held during the login, which may
-        // take long.
-        let place = self.module.find_token(&self.uri)?;
-        lock(&self.place).clone_from(&place);
-        let (slot, token) = place;
+        // The token may be in another slot now. The lock is not held during the login, which may take long.
+        let current_slot = self.module.find_token(&self.uri)?;
+        lock(&self.current_slot).clone_from(&current_slot);
+        let (slot, token) = current_slot;
         let context = &self.module.context;
         let session = if writing { context.open_rw_session(slot) } else { context.open_ro_session(slot) };
         let session = session.during("C_OpenSession")?;
@@ -121,9 +121,10 @@ impl Connection {
         Login::new(&self.module, token, &self.uri, &self.options)
     }
 
-    /// Logs out all sessions of this process and closes the idle ones of the pool. Those in use end with their operations.
+    /// Logs out all sessions of this process and closes the idle ones of the pool. Those in use end with their
+    /// operations.
     fn log_out(&self) -> CallResult<()> {
-        let (slot, token) = lock(&self.place).clone();
+        let (slot, token) = lock(&self.current_slot).clone();
         let result = match self.module.context.open_ro_session(slot).during("C_OpenSession") {
             Ok(session) => self.login(&token).log_out(&session),
             Err(error) => Err(error),
@@ -134,7 +135,7 @@ impl Connection {
 
     /// Locks the token for every program that shares the PIN guard, and logs out.
     pub(super) fn lock_token(&self) -> Result<(), TokenError> {
-        let (_, token) = lock(&self.place).clone();
+        let (_, token) = lock(&self.current_slot).clone();
         self.login(&token).record_lock()?;
         self.lock_watch.set_locked(true);
         Ok(self.log_out()?)
@@ -155,7 +156,7 @@ impl Connection {
             self.read_guard();
         }
         if self.lock_watch.is_locked() {
-            let (_, token) = lock(&self.place).clone();
+            let (_, token) = lock(&self.current_slot).clone();
             return Err(self.login(&token).locked_error().into());
         }
         Ok(())

@@ -50,8 +50,8 @@ pub(super) fn generation_mechanism(key_type: KeyType) -> Mechanism<'static> {
 
 /// The public key of a CKA_EC_POINT.
 ///
-/// The specification wants a DER OCTET STRING for NIST curves and raw bytes for the 25519 curves. Kryoptic 1.5.4 follows it.
-/// SoftHSM 2.6.1 writes an OCTET STRING for both. Other tokens write a BIT STRING or raw points.
+/// The specification wants a DER OCTET STRING for NIST curves and raw bytes for the 25519 curves. Kryoptic 1.5.4
+/// follows it. SoftHSM 2.6.1 writes an OCTET STRING for both. Other tokens write a BIT STRING or raw points.
 pub(super) fn read_point(curve: Curve, point: &[u8]) -> Option<PublicKey> {
     // The raw form is tried first: a compressed one is never as long as its DER form, so they cannot be confused.
     PublicKey::from_bytes(curve, point)

@@ -1,8 +1,8 @@
-//! What a token can do, shown by doing it with keys that exist only for the test. For `claviger token doctor`.
+//! Finds out what a token can do, with keys that exist only for the test. For `claviger token doctor`.
 //!
-//! Everything is done in a read-only session, so the token itself prevents changes to what it holds (PKCS#11 v3.1 section
-//! 5.6.1). The throw-away pairs are session objects: they are destroyed after the test, or with the session if the program
-//! ends during it.
+//! Everything is done in a read-only session, so the token itself prevents changes to what it holds (PKCS#11 v3.1
+//! section 5.6.1). The throw-away pairs are session objects: they are destroyed after the test, or with the session if
+//! the program ends during it.
 
 use std::time::{Duration, Instant};
 
@@ -18,9 +18,7 @@ use super::{
     curves::PointEncoding,
     find::read_public,
     key_pair::{KeyLifetime, KeyPair, generate},
-    known_answer::{
-        Answer, KnownAnswerTest, KnownAnswerTester, TEST_MESSAGE, ignore_unless_unanswered, with_empty_cache,
-    },
+    known_answer::{Answer, KnownAnswerTest, KnownAnswerTester, TEST_MESSAGE, ignore_unless_lost, with_empty_cache},
     login::is_logged_in,
     object::SessionObject,
     profile::Verdict,
@@ -34,7 +32,7 @@ use crate::{
     secrets::{Custody, KeyUse, NewKey, TokenError},
 };
 
-/// What a token was seen to do.
+/// The result of examining a token.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Examination {
@@ -46,7 +44,7 @@ pub struct Examination {
     pub objects: (usize, usize),
 }
 
-/// What the token was seen to do with keys on a curve.
+/// The result of examining a token with a key on one curve.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct CurveExamination {
@@ -72,7 +70,7 @@ pub struct CurveExamination {
     pub tests: Vec<KnownAnswerTest>,
     /// The token's list of mechanisms, compared with what works.
     pub mechanisms: Vec<MechanismSupport>,
-    /// Why there is no verdict, or not a better one.
+    /// Why there is no verdict, or why the verdict is not better.
     pub reason: Option<String>,
 }
 
@@ -95,7 +93,7 @@ pub struct MechanismSupport {
     pub name: &'static str,
     /// Whether C_GetMechanismList returns it.
     pub listed: bool,
-    /// Whether it was seen to work.
+    /// Whether the mechanism worked in the test.
     pub works: bool,
 }
 
@@ -125,18 +123,18 @@ impl ExaminationStep {
 /// How often an operation is timed.
 const ROUNDS: usize = 9;
 
-/// A key under test: public half, private half, and what it may do.
+/// A key under test: its public half, its private half, and the use that it allows.
 type KeyUnderTest<'a> = (&'a PublicKey, ObjectHandle, KeyUse);
 
 impl Pkcs11Token {
-    /// Tests what the token can do with keys on each curve, and how fast it is. Nothing in the token is changed. `progress`
-    /// is called before each step.
+    /// Tests what the token can do with keys on each curve, and how fast it is. Nothing in the token is changed.
+    /// `progress` is called before each step.
     ///
-    /// The tested key is a throw-away pair in a session. If the token makes no session keys, it is a usable key that the
-    /// token holds, if [`keys`](crate::secrets::Token::keys) has been called before.
+    /// The tested key is a throw-away pair in a session. If the token makes no session keys, it is a usable key that
+    /// the token holds, if [`keys`](crate::secrets::Token::keys) has been called before.
     ///
     /// # Errors
-    /// [`TokenError`] if the token is lost during the examination. That it cannot do something is not an error.
+    /// [`TokenError`] if the token is lost during the examination. A token that cannot do something is not an error.
     pub fn examine(&self, mut progress: impl FnMut(Curve, ExaminationStep)) -> Result<Examination, TokenError> {
         let mut lease = self.connection.lease()?;
         let session = lease.session.as_mut().ok_or_else(CallError::logged_out)?;
@@ -306,8 +304,8 @@ impl CurveExamination {
         }
     }
 
-    /// The token's last answer to what it does not do. For key agreement that is the answer in the lowest tier, which needs
-    /// least of the token.
+    /// The token's answer to the last test that failed. For key agreement that is the test of the lowest tier, which
+    /// needs the least of the token.
     fn refusal(&self, usage: KeyUse) -> Option<String> {
         let last_failure = |of_signing: bool, if_wrong: &str| {
             let failed = |it: &&KnownAnswerTest| it.custody.is_none() == of_signing && it.answer != Answer::Right;
@@ -338,7 +336,7 @@ fn median_time(mut operation: impl FnMut() -> CallResult<()>) -> CallResult<Opti
         let start = Instant::now();
         match operation() {
             Ok(()) => times.push(start.elapsed()),
-            Err(error) => return ignore_unless_unanswered(error).map(|()| None),
+            Err(error) => return ignore_unless_lost(error).map(|()| None),
         }
     }
     times.sort();

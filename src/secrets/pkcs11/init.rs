@@ -12,22 +12,22 @@ use crate::secrets::{TokenError, pin::Pin};
 pub struct InitToken {
     /// The module's file.
     pub module: PathBuf,
-    /// The slot's number. None means the only slot with a token that is not initialised.
+    /// The slot's number. None chooses the only slot with a token that is not initialised.
     pub slot_id: Option<u64>,
     /// The new label: 1 to 32 bytes of UTF-8.
     pub label: String,
-    /// The security officer's PIN: a new one, or the present one of a token that is initialised already.
+    /// The security officer's PIN: a new PIN, or the present PIN if the token is initialised already.
     pub so_pin: Pin,
     /// The new user PIN.
     pub user_pin: Pin,
-    /// The label of the token that may be erased.
+    /// The label of the token, if it may be erased. None erases no initialised token that may hold objects.
     pub erase: Option<String>,
 }
 
-/// Initialises a token and sets its user PIN. **Everything that it held is erased.**
+/// Initialises a token and sets its user PIN. **This erases all objects in the token.**
 ///
-/// A token that is initialised already and may hold objects is refused, unless [`InitToken::erase`] is its label. Private
-/// objects are invisible without the user PIN, so a token with a user PIN may hold keys.
+/// A token that is initialised already and may hold objects is refused, unless [`InitToken::erase`] is its label.
+/// Private objects are invisible without the user PIN, so a token with a user PIN may hold keys.
 ///
 /// # Errors
 /// [`TokenError::Config`] for a wrong label, slot or `erase`, [`TokenError::Pin`] if a PIN is refused,
@@ -45,7 +45,7 @@ pub fn init_token(request: &InitToken) -> Result<SlotToken, TokenError> {
 
     let context = &module.context;
     context.init_token(slot, request.so_pin.secret(), label).during("C_InitToken")?;
-    // Listing the slots makes SoftHSM update them: it adds a new empty slot after the one that was initialised.
+    // Listing the slots makes SoftHSM update them: after an initialisation it adds a new empty slot.
     let slot =
         module.tokens()?.into_iter().find(|(_, seen)| seen.slot_id == token.slot_id && seen.info.label == *label);
     let (slot, _) =

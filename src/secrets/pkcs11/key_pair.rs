@@ -65,7 +65,8 @@ pub(super) fn import(session: &Session, profile: &Profile, key: &mut ImportKey) 
         let mut template = private_template(profile, KeyLifetime::Token, key_type, key.usage, &id, key.label.as_ref());
         template.push(Attribute::Class(ObjectClass::PRIVATE_KEY));
         template.push(Attribute::EcParams(profile.ec_params(curve)));
-        // The raw scalar without the point. SoftHSM 2.6.1 also accepts DER or seed || public, and fails when the key is used.
+        // The raw scalar without the point. SoftHSM 2.6.1 also accepts DER or seed || public, and fails when the key is
+        // used.
         template.push(Attribute::Value(key.private.to_vec()));
         let private = session.create_object(&template).during("C_CreateObject");
         if let Some(Attribute::Value(value)) = template.last_mut() {
@@ -100,11 +101,11 @@ fn create_public(
     let (raw, der) = (key.public.as_bytes().to_vec(), octet_string(key.public.as_bytes()));
     // The specification wants the raw point for Montgomery keys.
     let (first, second) = if key_type == KeyType::EC_MONTGOMERY { (raw, der) } else { (der, raw) };
-    create(first).or_else(|error| if error.is_unanswered() { Err(error) } else { create(second) })
+    create(first).or_else(|error| if error.is_session_or_token_lost() { Err(error) } else { create(second) })
 }
 
-/// Tries the key types that a token may know a curve by. If none works, returns the most informative error, which is any
-/// but "unsupported".
+/// Tries the key types that a token may know a curve by. If none works, returns the most informative error, which is
+/// any but "unsupported".
 fn first_that_works<T>(
     session: &Session,
     profile: &Profile,
@@ -130,8 +131,8 @@ fn first_that_works<T>(
 /// Finds out whether a failure means that the token does not have the curve.
 ///
 /// For an unknown curve some tokens return a code for a failing device (CKR_GENERAL_ERROR, Kryoptic 1.5.4) or for wrong
-/// arguments (CKR_DOMAIN_PARAMS_INVALID, NSS 3.87). So two pairs of session objects are generated: one on a curve that every
-/// token has, which a failing device cannot do; one on this curve, with parameters that are certainly right.
+/// arguments (CKR_DOMAIN_PARAMS_INVALID, NSS 3.87). So two pairs of session objects are generated: one on a curve that
+/// every token has, which a failing device cannot do; one on this curve, with parameters that are certainly right.
 fn explain_failure(session: &Session, profile: &Profile, curve: Curve, error: CallError) -> CallError {
     let generates = |curve| {
         let key_type = profile.key_types(curve)[0];

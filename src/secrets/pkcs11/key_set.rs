@@ -29,10 +29,10 @@ pub(super) struct KeySet {
 
 /// A key that may be used.
 pub(super) struct UsableKey {
-    /// A number that is never used again, so that a cached Zs cannot be taken for another key's.
+    /// A number that is never used again, so that a cached Zs cannot be mistaken for another key's.
     number: u64,
     pub(super) private: ObjectHandle,
-    /// How the key agrees; none for a key that only signs.
+    /// How the key performs key agreement; none for a key that only signs.
     pub(super) method: Option<AgreementMethod>,
     pub(super) held: HeldKey,
 }

@@ -25,9 +25,9 @@ use crate::{
 #[derive(Default)]
 pub(super) struct KeyTable {
     keys: RwLock<Arc<KeySet>>,
-    /// Held by the one thread that searches.
+    /// Held by the thread that searches.
     searching: Mutex<()>,
-    /// Held by the one thread that makes or deletes keys.
+    /// Held by the thread that makes or deletes keys.
     changing: Mutex<()>,
 }
 
@@ -44,7 +44,7 @@ pub(super) struct SearchContext<'a> {
 /// The result of one search.
 struct SearchResult {
     usable: HashMap<PublicKey, Arc<UsableKey>>,
-    /// All pairs, including those that are not to be used.
+    /// All pairs, including those that must not be used.
     inventory: Vec<HeldKey>,
 }
 
@@ -54,8 +54,8 @@ impl KeyTable {
         self.keys.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
 
-    /// Searches for the keys and tests them, unless another thread has done so since search number `last_search`. Returns
-    /// the usable keys, and all pairs in the token if it searched.
+    /// Searches for the keys and tests them, unless another thread has done so since search number `last_search`.
+    /// Returns the usable keys, and all pairs in the token if it searched.
     pub(super) fn search(
         &self,
         context: &SearchContext<'_>,
@@ -82,8 +82,8 @@ impl KeyTable {
                 return Ok((keys.clone(), inventory));
             }
             drop(keys);
-            // A key was made or deleted during the search. The second search keeps other threads from changing keys, or it
-            // might never end. A thread that changes keys does not wait for a search, so this cannot deadlock.
+            // A key was made or deleted during the search. The second search keeps other threads from changing keys, or
+            // it might never end. A thread that changes keys does not wait for a search, so this cannot deadlock.
             hold_changes.get_or_insert_with(|| lock(&self.changing));
         }
     }
@@ -123,8 +123,8 @@ impl SearchContext<'_> {
         let mut result = SearchResult { usable: HashMap::new(), inventory: Vec::new() };
         let mut tester = KnownAnswerTester::new(self.driver, &self.driver.profile.agreement.tiers);
         for found in find_keys(&session.handle, self.uri)? {
-            // A key that was usable before is asked one question: a token with a short failure loses neither key nor
-            // custody tier.
+            // A key that was usable before gets one test only, so that a token with a short failure loses neither a key
+            // nor a custody tier.
             let usable = match self.recognise(session, &mut tester, before, &found)? {
                 Some(key) => Some(key),
                 None => self.test(session, &mut tester, &found)?,
@@ -139,9 +139,9 @@ impl SearchContext<'_> {
         Ok(result)
     }
 
-    /// A key that an earlier search has tested, by one question. The question is needed, since the CKA_ID that pairs its
-    /// halves may have been changed. More questions would take long, and a token that has not fully recovered would lose
-    /// its keys.
+    /// Recognises a key that an earlier search has tested, by one test. The test is needed, since the CKA_ID that pairs
+    /// the key's halves may have been changed. More tests would take long, and a token that has not fully recovered
+    /// would lose its keys.
     fn recognise(
         &self,
         session: &mut OpenSession,
@@ -161,7 +161,7 @@ impl SearchContext<'_> {
         Ok(None)
     }
 
-    /// A key that is seen for the first time, if it may be used; otherwise logs why not.
+    /// Tests a key that is seen for the first time. Returns the key if it may be used, and logs why if not.
     fn test(
         &self,
         session: &mut OpenSession,
@@ -170,16 +170,18 @@ impl SearchContext<'_> {
     ) -> CallResult<Option<UsableKey>> {
         let (token, label) = (self.name, found.label.as_deref().unwrap_or_default());
         if found.halves.is_empty() {
-            tracing::warn!(token, label, curve = %found.curve, reason = "its public key is not in the token", "key ignored");
+            let reason = "its public key is not in the token";
+            tracing::warn!(token, label, curve = %found.curve, reason, "key ignored");
             return Ok(None);
         }
         if found.always_authenticate {
-            tracing::warn!(token, label, reason = "it wants the PIN for each operation", "key ignored");
+            tracing::warn!(token, label, reason = "each operation needs the PIN", "key ignored");
             return Ok(None);
         }
         for (public, _) in &found.halves {
             if !found.protected && !self.may_be_unprotected(found, public) {
-                tracing::warn!(token, label, key = %public, reason = "it is extractable or not sensitive", "key ignored");
+                let reason = "it is extractable or not sensitive";
+                tracing::warn!(token, label, key = %public, reason, "key ignored");
                 continue;
             }
             match tester.test(session, public, found.private, found.usage) {
@@ -196,7 +198,7 @@ impl SearchContext<'_> {
         Ok(None)
     }
 
-    /// The description of a key, with what its test has shown.
+    /// The description of a key, with the use and custody tier that its test has found.
     pub(super) fn tested_key(&self, found: &FoundKey, public: &PublicKey, tested: TestedKey) -> HeldKey {
         let mut held = self.held_key(found, public);
         held.usage = tested.usage;
@@ -218,8 +220,9 @@ impl SearchContext<'_> {
         self.allow_unprotected.iter().any(|allowed| !allowed.is_empty() && names.contains(allowed))
     }
 
-    /// Checks that not all known keys have disappeared, as happens when a token is removed: SoftHSM 2.6.1, its folder moved
-    /// away, finds nothing in the sessions that are open, reports no error, and sees the token again only in a new process.
+    /// Checks that not all known keys have disappeared, as happens when a token is removed: SoftHSM 2.6.1, its folder
+    /// moved away, finds nothing in the sessions that are open, reports no error, and sees the token again only in a
+    /// new process.
     fn check_not_vanished(
         &self,
         before: &KeySet,
@@ -232,8 +235,8 @@ impl SearchContext<'_> {
         }
         if inventory.is_empty() {
             return Err(TokenError::Away(format!(
-                "the token {:?} answers but shows none of the {count} keys that it held: it was removed; after it is back, only a new \
-                 process sees it",
+                "the token {:?} answers but shows none of the {count} keys that it held: it was removed; after it is \
+                 back, only a new process sees it",
                 self.name
             )));
         }

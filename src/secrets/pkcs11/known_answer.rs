@@ -1,7 +1,7 @@
-//! Known-answer tests: what a key can do is what it has been seen to do correctly, on this token.
+//! Known-answer tests: a key counts as able to do what it has done correctly on this token.
 //!
-//! The mechanism list is not used. The tests also show that a private key belongs to its public key: with any other key the
-//! answers would be wrong.
+//! The mechanism list is not used. The tests also show that a private key belongs to its public key: with any other key
+//! the answers would be wrong.
 
 use std::collections::{HashMap, hash_map::Entry};
 
@@ -59,7 +59,7 @@ pub enum Answer {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TestedKey {
     pub(super) usage: KeyUse,
-    /// How the key agrees; none if it only signs.
+    /// How the key performs key agreement; none if it only signs.
     pub(super) method: Option<AgreementMethod>,
 }
 
@@ -95,8 +95,8 @@ impl<'a> KnownAnswerTester<'a> {
         Ok(TestedKey { usage, method })
     }
 
-    /// Whether a pair that was tested before is still the same, by one question. Only a wrong answer means no: a token that
-    /// fails for a moment must neither lose its keys nor be used with a lower custody tier.
+    /// Whether the halves of a pair that was tested before still match, by one test. Only a wrong answer means no: a
+    /// token that fails for a moment must neither lose its keys nor be used with a lower custody tier.
     pub(super) fn still_matches(
         &mut self,
         session: &mut OpenSession,
@@ -108,7 +108,7 @@ impl<'a> KnownAnswerTester<'a> {
             Some(method) => match peers_for(&mut self.peers, public.curve()) {
                 Some(peers) => {
                     let key = AgreementKey { number: 0, public, private, method };
-                    ask(self.driver, session, key, peers, Scope::AnoncryptOnly)
+                    gives_right_keys(self.driver, session, key, peers, Scope::AnoncryptOnly)
                 }
                 None => Ok(false),
             },
@@ -116,7 +116,7 @@ impl<'a> KnownAnswerTester<'a> {
                 .map(|signature| crypto::verify(public, TEST_MESSAGE, &signature).is_ok()),
         };
         match answer {
-            Err(error) => ignore_unless_unanswered(error).map(|()| true),
+            Err(error) => ignore_unless_lost(error).map(|()| true),
             answer => answer,
         }
     }
@@ -134,8 +134,8 @@ impl<'a> KnownAnswerTester<'a> {
 
     /// The best method that gives right answers to ECDH-ES and ECDH-1PU.
     ///
-    /// The method of another key on the curve is tried first. One question is then enough, since it shows that the halves of
-    /// the pair belong together.
+    /// The method of another key on the curve is tried first. One test is then enough: it shows that the halves of the
+    /// pair belong together.
     pub(super) fn test_agreement(
         &mut self,
         session: &mut OpenSession,
@@ -155,7 +155,7 @@ impl<'a> KnownAnswerTester<'a> {
         Ok(method)
     }
 
-    /// The best method that gives right answers to ECDH-ES, whatever it gives for ECDH-1PU.
+    /// The best method that gives right answers to ECDH-ES. ECDH-1PU is not tested.
     pub(super) fn test_anoncrypt(
         &mut self,
         session: &mut OpenSession,
@@ -187,7 +187,7 @@ impl<'a> KnownAnswerTester<'a> {
 
     fn test_method(&mut self, session: &mut OpenSession, key: AgreementKey<'_>, scope: Scope) -> CallResult<bool> {
         let Some(peers) = peers_for(&mut self.peers, key.public.curve()) else { return Ok(false) };
-        let is_right = ask(self.driver, session, key, peers, scope);
+        let is_right = gives_right_keys(self.driver, session, key, peers, scope);
         if let Err(error) = &is_right {
             tracing::debug!(public = %key.public, method = ?key.method, %error, "key agreement method failed");
         }
@@ -201,11 +201,12 @@ impl<'a> KnownAnswerTester<'a> {
             Ok(false) => (false, Answer::Wrong),
             // A signature of the wrong form.
             Err(CallError::Token(TokenError::KnownAnswer(_))) => (false, Answer::Wrong),
-            // The wrapped key is right, so the KEK was wrong. In the token it may mean instead that it cannot unwrap keys.
+            // The wrapped key is right, so the KEK was wrong. If the token unwraps, it may instead be unable to unwrap
+            // keys.
             Err(CallError::Token(TokenError::Unwrap)) if custody != Some(Custody::KekInToken) => (false, Answer::Wrong),
             Err(error) => {
                 let reason = error.to_string();
-                ignore_unless_unanswered(error)?;
+                ignore_unless_lost(error)?;
                 (false, Answer::Refused(reason))
             }
         };
@@ -229,7 +230,7 @@ enum Scope {
 fn peers_for(peers: &mut HashMap<Curve, TestPeers>, curve: Curve) -> Option<&TestPeers> {
     match peers.entry(curve) {
         Entry::Occupied(peers) => Some(peers.into_mut()),
-        Entry::Vacant(place) => Some(place.insert(TestPeers::generate(curve)?)),
+        Entry::Vacant(vacant) => Some(vacant.insert(TestPeers::generate(curve)?)),
     }
 }
 
@@ -244,8 +245,8 @@ fn variants(custody: Custody, points: &[PointEncoding]) -> impl Iterator<Item = 
     points.iter().copied().flat_map(with)
 }
 
-/// Whether the token returns the right content keys.
-fn ask(
+/// Whether the token unwraps and wraps the right content keys.
+fn gives_right_keys(
     driver: Driver<'_>,
     session: &mut OpenSession,
     key: AgreementKey<'_>,
@@ -284,8 +285,8 @@ pub(super) fn with_empty_cache<T>(session: &mut OpenSession, operation: impl FnO
 /// How often a test is repeated before a transient failure counts as the token's answer.
 const ATTEMPTS: usize = 4;
 
-/// Repeats a test while it fails with a code that may be transient. A keeper that starts now uses the result for as long as it
-/// runs, so a failure of one moment must not count.
+/// Repeats a test while it fails with a code that may be transient. A keeper uses the result of the tests at its start
+/// as long as it runs, so a short failure must not count.
 fn retry_transient<T>(mut test: impl FnMut() -> CallResult<T>) -> CallResult<T> {
     let is_transient = |answer: &CallResult<T>| {
         answer.as_ref().is_err_and(|error| matches!(error.kind(), Some(FailureKind::Ambiguous | FailureKind::Device)))
@@ -294,7 +295,7 @@ fn retry_transient<T>(mut test: impl FnMut() -> CallResult<T>) -> CallResult<T> 
     answer.unwrap_or_else(test)
 }
 
-/// Ignores an error, unless the session or the token is lost: that says nothing about what the token can do.
-pub(super) fn ignore_unless_unanswered(error: CallError) -> CallResult<()> {
-    if error.is_unanswered() { Err(error) } else { Ok(()) }
+/// Ignores an error, unless the session or the token is lost. Such an error says nothing about what the token can do.
+pub(super) fn ignore_unless_lost(error: CallError) -> CallResult<()> {
+    if error.is_session_or_token_lost() { Err(error) } else { Ok(()) }
 }

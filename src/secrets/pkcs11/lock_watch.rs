@@ -5,10 +5,10 @@ use std::{
     time::Instant,
 };
 
-/// The time between two looks at the PIN guard, in milliseconds.
+/// The time between two readings of the PIN guard, in milliseconds.
 const CHECK_INTERVAL: u64 = 1000;
 
-/// Whether a person has locked the token, and when the PIN guard is to be read again.
+/// Whether a person has locked the token, and when to read the PIN guard again.
 pub(super) struct LockWatch {
     locked: AtomicBool,
     started: Instant,
@@ -25,12 +25,12 @@ impl LockWatch {
         self.locked.load(Ordering::Relaxed)
     }
 
-    /// Returns whether it was locked before.
+    /// Records whether the token is locked. Returns whether it was locked before.
     pub(super) fn set_locked(&self, locked: bool) -> bool {
         self.locked.swap(locked, Ordering::Relaxed)
     }
 
-    /// Whether the guard is to be read now. True for one thread in each interval.
+    /// Whether the caller must read the guard now. True for one thread in each interval.
     pub(super) fn is_check_due(&self) -> bool {
         let now = self.started.elapsed().as_millis().try_into().unwrap_or(u64::MAX);
         let due = self.next_check.load(Ordering::Relaxed);

@@ -1,7 +1,7 @@
 //! C_Login. The login is a state of the process and the token, not of a session (PKCS#11 v3.1 section 5.6.7).
 //!
-//! The rules that keep a wrong PIN from being tried twice are in [`pin`](crate::secrets::pin). This file provides what is
-//! PKCS#11's own: one login for the process, the flags of CK_TOKEN_INFO, and what the return values of C_Login mean.
+//! The rules that keep a wrong PIN from being tried twice are in [`pin`](crate::secrets::pin). This file provides what
+//! is PKCS#11's own: one login for the process, the flags of CK_TOKEN_INFO, and what the return values of C_Login mean.
 
 use std::{
     collections::HashMap,
@@ -32,7 +32,8 @@ type TokenIdentity = (PathBuf, String, String);
 
 #[derive(Default)]
 struct LoginState {
-    /// This program logged in. Then CKR_USER_ALREADY_LOGGED_IN proves nothing against the PIN.
+    /// Whether this program logged in. If so, CKR_USER_ALREADY_LOGGED_IN is no sign of a login by other code of the
+    /// process.
     logged_in: bool,
     /// The record of PIN attempts where there is no guard, and of PINs that a person entered.
     record: Option<PinRecord>,
@@ -40,7 +41,7 @@ struct LoginState {
 
 static LOGINS: LazyLock<Mutex<HashMap<TokenIdentity, Arc<Mutex<LoginState>>>>> = LazyLock::new(Mutex::default);
 
-/// Whether a session sees private objects. One that is not logged in finds none, and no error says so.
+/// Whether a session is logged in. A session that is not finds no private objects, and reports no error.
 pub(super) fn is_logged_in(session: &Session) -> CallResult<bool> {
     let state = session.get_session_info().during("C_GetSessionInfo")?.session_state();
     Ok(matches!(state, SessionState::RoUser | SessionState::RwUser))
@@ -77,15 +78,24 @@ impl<'a> Login<'a> {
             if recorded != PinRecordState::Locked && !in_doubt {
                 return Ok(false);
             }
-            // Another program has locked the token, and this one has not noticed yet; or the PIN was refused since, and a
-            // person wants to know whether it is correct now.
+            // Another program has locked the token, and this one has not noticed yet; or the PIN was refused since, and
+            // a person wants to know whether it is correct now.
             state.logged_in = false;
             session.logout().during("C_Logout")?;
         }
         let attempt = pin.prepare(&mut state.record, confirmed, None, || self.tries_left())?;
+        let entered_by_person = !attempt.is_recorded_by_guard();
         let (outcome, result) = self.present(session, &attempt, state.logged_in);
         state.logged_in = result.is_ok();
-        pin.conclude(&mut state.record, attempt, outcome, result).map(|()| true)
+        let is_accepted = matches!(outcome, PinOutcome::Accepted);
+        let (result, recorded) = pin.conclude(&mut state.record, attempt, outcome, result);
+        // The error of C_Login says more than that of the record.
+        result?;
+        if confirmed && is_accepted && entered_by_person {
+            pin.clear_guard()?;
+        }
+        recorded?;
+        Ok(true)
     }
 
     /// The flags of CK_TOKEN_INFO, read anew.
@@ -94,7 +104,7 @@ impl<'a> Login<'a> {
         Ok(TriesLeft { state, count: None, warning: None })
     }
 
-    /// Calls C_Login. `logged_in`: this program has logged in before.
+    /// Calls C_Login. `logged_in` means that this program has logged in before.
     fn present(&self, session: &Session, attempt: &PinAttempt<'_>, logged_in: bool) -> (PinOutcome, CallResult<()>) {
         let error = match session.login(UserType::User, attempt.pin().map(|pin| pin.secret())) {
             Ok(()) => return (PinOutcome::Accepted, Ok(())),
@@ -109,8 +119,8 @@ impl<'a> Login<'a> {
         let error = Err::<(), _>(error).during("C_Login").expect_err("it is an error");
         let outcome = match error.kind() {
             Some(FailureKind::Pin) => PinOutcome::Refused { locked, reason: error.to_string() },
-            // The code may mean that the PIN was wrong. A PIN that the token accepted before is tried again once the token
-            // has recovered: an unreachable device may report nothing better.
+            // The code may mean that the PIN was wrong. A PIN that the token accepted before may be tried again after
+            // the token has recovered, since an unreachable device may report no clearer code.
             Some(FailureKind::Ambiguous) if is_unnamed || !attempt.was_accepted_before() => PinOutcome::Unknown,
             _ => PinOutcome::NotPresented,
         };
@@ -128,7 +138,7 @@ impl<'a> Login<'a> {
     pub(super) fn log_out(&self, session: &Session) -> CallResult<()> {
         lock(&self.state()).logged_in = false;
         match session.logout().during("C_Logout") {
-            Err(error) if error.is_unanswered() => Ok(()),
+            Err(error) if error.is_session_or_token_lost() => Ok(()),
             result => result,
         }
     }
@@ -136,7 +146,7 @@ impl<'a> Login<'a> {
     /// Records that a person locked the token: no program uses the PIN until a person unlocks it.
     pub(super) fn record_lock(&self) -> Result<(), TokenError> {
         if self.guard.is_some() {
-            // Not behind a thread that waits for a person to enter the PIN.
+            // The login state is not locked: another thread may hold it while a person enters the PIN.
             return self.pin().record_lock(&mut None);
         }
         self.pin().record_lock(&mut lock(&self.state()).record)

@@ -1,4 +1,4 @@
-//! Making, importing, listing and deleting keys.
+//! [`Custodian`] for PKCS#11 tokens: making, importing, listing and deleting keys.
 
 use cryptoki::object::Attribute;
 
@@ -60,7 +60,8 @@ impl Custodian for Pkcs11Token {
                 }
                 Err(error) => return Err(error.into()),
             }
-            // Before the deletion, so that no operation gets the key; and after it, for a search that saw the key in between.
+            // Removed before the deletion, so that no operation gets the key, and again after it, in case a search has
+            // found the key in between.
             self.keys.remove(key);
             // The private half first: if the token stops in between, a public key that is left does no harm.
             session.handle.destroy_object(found.private).during("C_DestroyObject")?;
@@ -73,8 +74,8 @@ impl Custodian for Pkcs11Token {
         match failed_test {
             _ if deleted => Ok(()),
             Some(error) => Err(TokenError::KnownAnswer(format!(
-                "the private key with the id of {key} was not deleted, since it is not shown to be the other half of that \
-                 key ({error}); use the vendor's tools"
+                "the private key with the id of {key} was not deleted, since the test did not show that it is the \
+                 other half of that key ({error}); use the vendor's tools"
             ))),
             None => Err(TokenError::KeyGone),
         }
@@ -104,7 +105,8 @@ fn check_use(usage: KeyUse, curve: Curve) -> Result<(), TokenError> {
 }
 
 impl Pkcs11Token {
-    /// Checks a new pair as if it had been found, tests it, and adds it to the known keys. Deletes it if a check fails.
+    /// Checks and tests a new pair like a pair that a search found, and adds it to the known keys. Deletes the pair if
+    /// a check fails.
     fn accept_new_key(
         &self,
         session: &mut OpenSession,
@@ -137,7 +139,7 @@ impl Pkcs11Token {
         }
         let wanted_id = key_id(&public);
         if id != wanted_id {
-            // Both halves get the id of the key, so that every program pairs them. Not every token lets it be changed.
+            // Both halves get the id of the key, so that every program pairs them. Not every token allows the change.
             let set_id = |object| session.handle.update_attributes(object, &[Attribute::Id(wanted_id.clone())]);
             if let Err(error) = set_id(pair.private).and_then(|()| set_id(pair.public)) {
                 tracing::debug!(token = self.name(), %error, "CKA_ID cannot be changed");
@@ -154,7 +156,9 @@ impl Pkcs11Token {
         }
         let mut tester = KnownAnswerTester::new(self.connection.driver(), &self.profile().agreement.tiers);
         let tested = tester.test(session, &public, pair.private, usage)?;
-        if usage.allows_key_agreement() && !tested.usage.allows_key_agreement() || usage.allows_signing() && !tested.usage.allows_signing() {
+        if usage.allows_key_agreement() && !tested.usage.allows_key_agreement()
+            || usage.allows_signing() && !tested.usage.allows_signing()
+        {
             let reason = format!("the new key cannot do all of {usage:?}, only {:?}", tested.usage);
             return Err(TokenError::KnownAnswer(reason).into());
         }

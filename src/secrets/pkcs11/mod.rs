@@ -1,7 +1,7 @@
 //! PKCS#11 tokens: HSMs, and SoftHSM or Kryoptic for tests.
 //!
-//! [`open`] loads the module, finds the one token that a `pkcs11:` URI names, and logs in. What each key can do is then
-//! shown by known answers, and [`Keyring`](super::Keyring) serves the token.
+//! [`open`] loads the module, finds the one token that a `pkcs11:` URI names, and logs in. Known-answer tests then find
+//! out what each key can do, and [`Keyring`](super::Keyring) serves the token.
 //!
 //! No type of `cryptoki` is public here, and no other module uses that crate.
 //!
@@ -11,7 +11,7 @@
 //! | `connection.rs`, `session.rs` | sessions: opened, logged in, leased from a pool |
 //! | `login.rs`, `lock_watch.rs` | C_Login; noticing that a person has locked the token |
 //! | `key_table.rs`, `key_set.rs`, `find.rs` | finding and remembering the keys |
-//! | `known_answer.rs`, `test_peers.rs` | what a key can do, shown by known answers |
+//! | `known_answer.rs`, `test_peers.rs` | known-answer tests: what a key can do |
 //! | `examine.rs`, `overview.rs` | what `claviger token doctor` reports |
 //! | `agree/`, `sign.rs`, `object.rs` | key agreement by custody tier, signing, session objects |
 //! | `manage.rs`, `key_pair.rs`, `init.rs` | making, importing and deleting keys; initialising a token |
@@ -78,8 +78,8 @@ pub fn tokens(module: impl AsRef<Path>) -> Result<Vec<SlotToken>, TokenError> {
 
 impl OpenOptions {
     /// Locks a token without a login: no program that shares [`pin_guard`](Self::pin_guard) uses its PIN until a person
-    /// unlocks it ([`pin_confirmed`](Self::pin_confirmed)). Programs that use the token stop about a second later, and log
-    /// out at the next request.
+    /// unlocks it ([`pin_confirmed`](Self::pin_confirmed)). Programs that use the token stop about a second later, and
+    /// log out at the next request.
     ///
     /// # Errors
     /// Those of [`open`](Self::open); [`TokenError::Config`] if no folder for the guard is set.

@@ -33,8 +33,8 @@ pub(super) struct Module {
     pub(super) manufacturer: String,
 }
 
-/// The loaded modules, by canonical path. None is ever removed: C_Finalize at exit crashes SoftHSM (its issues 635 and 780),
-/// and other code of this process that uses the module would lose its sessions.
+/// The loaded modules, by canonical path. None is ever removed: C_Finalize at exit crashes SoftHSM (its issues 635 and
+/// 780), and other code of this process that uses the module would lose its sessions.
 static MODULES: LazyLock<Mutex<HashMap<PathBuf, Arc<Module>>>> = LazyLock::new(Mutex::default);
 
 impl Module {
@@ -97,8 +97,8 @@ impl Module {
     /// The one initialised token that a URI names.
     ///
     /// # Errors
-    /// [`TokenError::Away`] if the token is not present, [`TokenError::Config`] if several match. Both list the tokens that are
-    /// present.
+    /// [`TokenError::Away`] if the token is not present, [`TokenError::Config`] if several match. Both list the tokens
+    /// that are present.
     pub(super) fn find_token(&self, uri: &Uri) -> Result<(Slot, SlotToken), TokenError> {
         let present: Vec<_> = self.tokens()?.into_iter().filter(|(_, token)| token.initialized).collect();
         let matching: Vec<_> = present.iter().filter(|(_, token)| token.matches(uri)).collect();
@@ -116,8 +116,8 @@ impl Module {
     }
 }
 
-/// Whether C_Initialize may succeed later. SoftHSM 2.6.1 returns CKR_GENERAL_ERROR when its token folder is missing, and so
-/// does the module of a network HSM that does not reach its device. Wrong arguments stay wrong.
+/// Whether C_Initialize may succeed later. SoftHSM 2.6.1 returns CKR_GENERAL_ERROR when its token folder is missing,
+/// and so does the module of a network HSM that does not reach its device. Wrong arguments fail each time.
 fn may_start_later(error: &Error) -> bool {
     use RvError::*;
     let Error::Pkcs11(code, _) = error else { return false };
@@ -173,7 +173,7 @@ fn find_module(name: &str) -> Result<PathBuf, TokenError> {
     });
     found.ok_or_else(|| {
         TokenError::Config(format!(
-            "no PKCS#11 module {name:?} in {}: give its file as module-path",
+            "no PKCS#11 module {name:?} in {}: set module-path to its file",
             MODULE_FOLDERS.join(", ")
         ))
     })

@@ -56,7 +56,7 @@ pub(super) enum Visibility {
     /// Sessions that are logged in. SoftHSM 2.6.1 also keeps the object's value encrypted in memory, which costs 8
     /// microseconds when it is made and 3 at each use. For objects that are cached.
     LoggedIn,
-    /// All sessions. For objects that exist for one operation, where the token allows it.
+    /// All sessions. For objects that exist for one operation, if the token allows public objects.
     AllSessions,
 }
 

@@ -68,18 +68,19 @@ impl OpenOptions {
         self
     }
 
-    /// The folder that relative paths of the PIN file and the module start from: the configuration file's folder.
+    /// The folder that relative paths of the PIN file and the module start from, usually the configuration file's
+    /// folder.
     pub fn base_dir(mut self, folder: impl Into<PathBuf>) -> Self {
         self.base_dir = Some(folder.into());
         self
     }
 
-    /// The folder that records refused PINs, across restarts and for all programs that share it. No program tries a refused
-    /// PIN again until a person acts.
+    /// The folder that records refused PINs, across restarts and for all programs that share it. No program tries a
+    /// refused PIN again until a person acts.
     ///
-    /// The folder is created if it does not exist, for its owner only. It holds the token, the PIN's source and the result of
-    /// the last attempt; nothing of the PIN. If it is not writable, no PIN is tried. Without a folder only this process
-    /// remembers.
+    /// The folder is created for its owner only, if it does not exist. A record has the token's label and serial
+    /// number, the PIN's source and the result of the last attempt, and nothing of the PIN. If the folder is not
+    /// writable, no PIN is tried. Without a folder, only this process remembers refused PINs.
     pub fn pin_guard(mut self, folder: impl Into<PathBuf>) -> Self {
         self.pin_guard = Some(folder.into());
         self
@@ -91,42 +92,43 @@ impl OpenOptions {
         self
     }
 
-    /// Keys that may be used though they are extractable or not sensitive, by label or multikey.
+    /// The keys that may be used although they are extractable or not sensitive, by label or multikey.
     pub fn allow_unprotected(mut self, keys: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.allow_unprotected = keys.into_iter().map(Into::into).collect();
         self
     }
 
-    /// The device's profile. Default: the profile that fits the manufacturer of module and token and the token's model. The
-    /// other options take precedence over the profile.
+    /// The device's profile. Default: the profile that fits the manufacturer of module and token and the token's model.
+    /// The other options take precedence over the profile.
     pub fn profile(mut self, profile: Profile) -> Self {
         self.profile = Some(profile);
         self
     }
 
-    /// The custody tiers to try. Default: those of the profile. Each key uses the highest tier that gives right answers.
+    /// The custody tiers to try. Default: those of the profile. Each key uses the highest tier that gives right
+    /// answers.
     pub fn tiers(mut self, tiers: impl IntoIterator<Item = Custody>) -> Self {
         self.tiers = Some(tiers.into_iter().collect());
         self
     }
 
-    /// How many operations run at once, each in a session of its own. Default: as the profile says, usually 1. SoftHSM and
-    /// Kryoptic gain nothing from more, because of a lock in the module. An HSM on the network does.
+    /// How many operations run at once, each in a session of its own. Default: as the profile says, usually 1. SoftHSM
+    /// and Kryoptic gain nothing from more than 1, because of a lock in the module. A network HSM does.
     pub fn sessions(mut self, sessions: usize) -> Self {
         self.sessions = Some(sessions.max(1));
         self
     }
 
-    /// How many shared secrets with peers each session keeps in the token, as sensitive session objects of 32 to 66 bytes.
-    /// Default: as the profile says, usually 256. 0 keeps none. Each saves the derivation that ECDH-1PU makes with that
-    /// peer's key.
+    /// How many shared secrets with peers each session keeps in the token, as sensitive session objects of 32 to 66
+    /// bytes. Default: as the profile says, usually 256. 0 keeps none. Each kept secret saves one ECDH derivation for
+    /// each ECDH-1PU message from or to that peer.
     pub fn kept_secrets(mut self, secrets: usize) -> Self {
         self.kept_secrets = Some(secrets);
         self
     }
 
-    /// A person says that the PIN is correct: one attempt is made even if it was refused before or the token reports that few
-    /// tries are left.
+    /// A person says that the PIN is correct: one attempt is made even if it was refused before or the token reports
+    /// that few tries are left.
     pub fn pin_confirmed(mut self, confirmed: bool) -> Self {
         self.confirmed = confirmed;
         self

@@ -1,11 +1,11 @@
-//! The few calls that `cryptoki` 0.12 cannot make, or makes only by leaving copies of secrets in memory. The crate's only
-//! unsafe code.
+//! The few calls that `cryptoki` 0.12 cannot make, or makes only by leaving copies of secrets in memory. The crate's
+//! only unsafe code.
 //!
-//! - CKM_SHA256_KEY_DERIVATION: cryptoki's `MechanismType` has no way to name it (`new_vendor_defined` wants a number
-//!   above CKM_VENDOR_DEFINED).
+//! - CKM_SHA256_KEY_DERIVATION: cryptoki's `MechanismType` has no way to name it (`new_vendor_defined` accepts only
+//!   numbers above CKM_VENDOR_DEFINED).
 //! - C_Initialize with a string for the module in pReserved, which NSS softokn needs.
-//! - C_GetAttributeValue of CKA_VALUE, and C_DigestFinal: one call, into a buffer that the caller erases. cryptoki makes two
-//!   calls, the first for the length, and does not erase its buffer.
+//! - C_GetAttributeValue of CKA_VALUE, and C_DigestFinal: one call, into a buffer that the caller erases. cryptoki
+//!   makes two calls, the first for the length, and does not erase its buffer.
 #![allow(unsafe_code)]
 
 use std::{ffi::CStr, path::Path, ptr::NonNull};
@@ -29,8 +29,8 @@ pub(super) fn initialize(context: &Pkcs11, parameters: Option<&CStr>) -> Result<
     let flags = CInitializeFlags::OS_LOCKING_OK;
     context.initialize(match parameters {
         None => CInitializeArgs::new(flags),
-        // SAFETY: the pointer is to a C string that lives until the call returns; the module only reads it. A module without
-        // parameters must refuse any pointer here (PKCS#11 v3.1 section 5.4.1).
+        // SAFETY: the pointer is to a C string that lives until the call returns; the module only reads it. A module
+        // without parameters must refuse any pointer here (PKCS#11 v3.1 section 5.4.1).
         Some(text) => unsafe { CInitializeArgs::new_with_reserved(flags, NonNull::from(text).cast()) },
     })
 }
@@ -43,11 +43,11 @@ pub(super) struct Raw {
 }
 
 impl Raw {
-    /// The functions of the module at `path`, which a `cryptoki` context has loaded already. Loading a file again returns the
-    /// loaded library with its state (dlopen(3)).
+    /// The functions of the module at `path`, which a `cryptoki` context has loaded already. Loading a file again
+    /// returns the loaded library with its state (dlopen(3)).
     pub(super) fn load(path: &Path) -> Result<Self> {
-        // SAFETY: loading a library runs its initialisers. This is the module that the operator configured, and this process
-        // has loaded it already.
+        // SAFETY: loading a library runs its initialisers. This is the module that the operator configured, and this
+        // process has loaded it already.
         let library = unsafe { cryptoki_sys::Pkcs11::new(path) }.map_err(Error::LibraryLoading)?;
         if library.C_GetFunctionList.is_err() {
             return Err(Error::MissingSymbol("C_GetFunctionList"));
@@ -59,8 +59,8 @@ impl Raw {
         if list.is_null() {
             return Err(Error::NullFunctionPointer);
         }
-        // SAFETY: CKR_OK means that `list` points to the module's CK_FUNCTION_LIST, which lives as long as the module is
-        // loaded; it is read, bytes and all, only here. The structure is plain data.
+        // SAFETY: CKR_OK means that `list` points to the module's CK_FUNCTION_LIST, which lives as long as the module
+        // is loaded. The structure is plain data, and this copies it.
         let functions = unsafe { list.read_unaligned() };
         Ok(Self { functions, _library: library })
     }
@@ -77,8 +77,8 @@ impl Raw {
             CK_MECHANISM { mechanism: CKM_SHA256_KEY_DERIVATION, pParameter: std::ptr::null_mut(), ulParameterLen: 0 };
         let mut template: Vec<CK_ATTRIBUTE> = template.iter().map(CK_ATTRIBUTE::from).collect();
         let mut handle = 0;
-        // SAFETY: mechanism, template and handle live until the call returns, and the lengths are theirs. The template points
-        // to values borrowed from the caller's attributes, which outlive it; the module only reads them.
+        // SAFETY: mechanism, template and handle live until the call returns, and the lengths are theirs. The template
+        // points to values borrowed from the caller's attributes, which outlive it; the module only reads them.
         // `session` is not Sync, so no other thread uses its handle meanwhile.
         let code = unsafe {
             derive(
@@ -95,7 +95,7 @@ impl Raw {
         Ok(unsafe { ObjectHandle::new_from_raw(handle) })
     }
 
-    /// Reads CKA_VALUE into `value`, whose length it must have.
+    /// Reads CKA_VALUE into `value`. Fails if the lengths differ.
     pub(super) fn read_value(&self, session: &Session, object: ObjectHandle, value: &mut [u8]) -> Result<()> {
         let read = self.functions.C_GetAttributeValue.ok_or(Error::NullFunctionPointer)?;
         let length = value.len().try_into()?;
@@ -111,7 +111,7 @@ impl Raw {
         }
     }
 
-    /// Ends a digest of 32 bytes.
+    /// C_DigestFinal of a digest of 32 bytes.
     pub(super) fn digest_final(&self, session: &Session, digest: &mut [u8; 32]) -> Result<()> {
         let end = self.functions.C_DigestFinal.ok_or(Error::NullFunctionPointer)?;
         let mut length = 32;

@@ -1,8 +1,9 @@
 //! The pool of sessions. Each operation uses one session.
 //!
-//! Each session has its own cache of Zs: a session object is destroyed with the session that made it, so a Zs shared by all
-//! sessions would vanish while others use it, and finding it would need a lock. The price: with N sessions a known sender
-//! costs up to N derivations once.
+//! Each session caches its own Zs objects (Zs is the shared secret of our static key and a peer's static key in
+//! ECDH-1PU). A session object is destroyed with the session that made it, so an object that all sessions shared could
+//! disappear while another session uses it, and finding it would need a lock. The price: with N sessions, a known
+//! sender costs up to N derivations once.
 
 use std::{
     collections::HashMap,
@@ -17,10 +18,10 @@ use crate::keys::PublicKey;
 /// The version of a token's key set. What a session caches belongs to one version.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct KeySetVersion {
-    /// The number of searches; 0 before the first.
+    /// The number of searches; 0 before the first one.
     pub(super) searches: u64,
-    /// The number of keys that this program has made or deleted. The result of a search during which this changed is not
-    /// used.
+    /// The number of keys that this program has made or deleted. The result of a search during which this changed is
+    /// not used.
     pub(super) changes: u64,
 }
 
@@ -68,8 +69,8 @@ impl SessionPool {
         Self { state: Mutex::new(PoolState { idle, in_use: 0 }), returned: Condvar::new() }
     }
 
-    /// Leases a session, and waits until one is idle. Prefers open sessions, and of these the one used last, whose cache is
-    /// most likely to help.
+    /// Leases a session, and waits until one is idle. Prefers open sessions, and of these the one used last, whose
+    /// cache is most likely to help.
     pub(super) fn lease(&self) -> SessionLease<'_> {
         let mut state = self.state();
         loop {
@@ -141,18 +142,18 @@ impl Drop for SessionLease<'_> {
         let mut state = self.pool.state();
         state.idle.push(self.session.take());
         state.in_use -= usize::from(self.counted);
-        // All waiting threads, since not each of them can use any session.
+        // Wakes all waiting threads: a thread in `lease_open` cannot use a session that is not open.
         self.pool.returned.notify_all();
     }
 }
 
-/// The Zs that a session keeps in the token, as sensitive session objects. At most `capacity`; the least recently used is
-/// destroyed first.
+/// The Zs objects that a session caches in the token. They are sensitive session objects. If the cache is full, the
+/// least recently used object is destroyed.
 pub(super) struct ZsCache {
     capacity: usize,
-    /// Counts uses.
+    /// The number of uses so far. Orders the objects by their last use.
     clock: u64,
-    /// By our key's number and the peer's key: the handle, and the clock at its last use.
+    /// The handle and the clock at the last use, by our key's number and the peer's key.
     objects: HashMap<(u64, PublicKey), (ObjectHandle, u64)>,
 }
 

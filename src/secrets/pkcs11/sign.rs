@@ -20,8 +20,8 @@ use crate::{
 pub(super) fn sign(session: &Session, public: &PublicKey, private: ObjectHandle, input: &[u8]) -> CallResult<Vec<u8>> {
     let algorithm = public.curve().signature_algorithm();
     let signature = match algorithm {
-        // The whole input goes to the token, since Ed25519 has no prehash. Only `Pure` is memory-safe in cryptoki 0.12: the
-        // other schemes point to parameters that are freed by then.
+        // The whole input goes to the token, since Ed25519 has no prehash. Only `Pure` is memory-safe in cryptoki 0.12:
+        // the other schemes point to parameters that are freed by then.
         Some(SignatureAlgorithm::EdDsa) => {
             let mechanism = Mechanism::Eddsa(EddsaParams::new(EddsaSignatureScheme::Pure));
             session.sign(&mechanism, private, input).during("C_Sign")?

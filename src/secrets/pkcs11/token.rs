@@ -8,7 +8,7 @@ use super::{
     key_table::{KeyTable, SearchContext},
     object::objects_made,
     options::OpenOptions,
-    profile::{Cure, Profile},
+    profile::{Profile, Recovery},
     session::{OpenSession, SessionLease},
     sign::sign,
     uri::Uri,
@@ -31,8 +31,8 @@ impl OpenOptions {
     /// Loads the module, finds the token and logs in.
     ///
     /// # Errors
-    /// - [`TokenError::Config`]: the URI, the module or the PIN's source is wrong, or several tokens match; the error lists
-    ///   them.
+    /// - [`TokenError::Config`]: the URI, the module or the PIN's source is wrong, or several tokens match; the error
+    ///   lists them.
     /// - [`TokenError::Away`]: no token matches; the error lists those that are present.
     /// - [`TokenError::Pin`]: there is no PIN, the token refuses it, or it must not be tried.
     pub fn open(self, uri: &str) -> Result<Pkcs11Token, TokenError> {
@@ -65,7 +65,7 @@ impl Pkcs11Token {
             operation(session, &keys)
         };
         match attempt(&mut lease) {
-            Err(error) if error.is_curable() => {
+            Err(error) if error.may_succeed_in_new_session() => {
                 tracing::warn!(token = self.name(), %error, "session lost; opening another");
                 let last_search = match lease.session.take() {
                     Some(session) if !session.new_login => session.key_set_version.searches,
@@ -96,7 +96,7 @@ impl Pkcs11Token {
             None => Err(CallError::logged_out()),
         };
         let found = match attempt(&mut lease) {
-            Err(error) if error.is_curable() => {
+            Err(error) if error.may_succeed_in_new_session() => {
                 tracing::warn!(token = self.name(), %error, "session lost; opening another");
                 lease.session = None;
                 attempt(&mut self.connection.open_in(lease)?)
@@ -141,7 +141,7 @@ impl Token for Pkcs11Token {
     }
 
     fn needs_new_process_after_absence(&self) -> bool {
-        self.connection.profile.cure == Cure::Process
+        self.connection.profile.recovery == Recovery::Process
     }
 
     /// Never for a token whose PIN a person enters: a new process would ask for it again.

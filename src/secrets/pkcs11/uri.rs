@@ -1,7 +1,7 @@
 //! `pkcs11:` URIs (RFC 7512), parsed strictly.
 //!
-//! The attributes are those that find a token, its module and its PIN, and those that restrict its keys. Any other attribute
-//! is an error: a misspelt `token` must not match every token.
+//! The attributes are those that find a token, its module and its PIN, and those that restrict its keys. Any other
+//! attribute is an error: a misspelt `token` must not match every token.
 
 use std::{fmt, str::FromStr};
 
@@ -46,16 +46,16 @@ pub struct Uri {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UriError {
-    /// The scheme is another one.
+    /// The URI does not begin with `pkcs11:`.
     #[error("it does not begin with \"pkcs11:\"")]
     Scheme,
-    /// An attribute without `=`, or an empty one between two separators.
+    /// An attribute without `=`, or an empty attribute between two separators.
     #[error("{0:?} is not an attribute: it must be NAME=VALUE")]
     NoValue(String),
     /// An unknown attribute.
     #[error("the attribute {0:?} is unknown")]
     Unknown(String),
-    /// An attribute of the path after the `?`, or one of the query before it.
+    /// An attribute of the path after the `?`, or an attribute of the query before it.
     #[error("the attribute {0:?} is on the wrong side of the \"?\"")]
     WrongSide(&'static str),
     /// An attribute that is given twice.
@@ -103,7 +103,10 @@ impl FromStr for Uri {
 }
 
 impl Uri {
-    /// Parses a URI. The error is one of the configuration.
+    /// Parses a URI.
+    ///
+    /// # Errors
+    /// [`TokenError::Config`] says what is wrong with it.
     pub(super) fn parse(uri: &str) -> Result<Self, TokenError> {
         uri.parse().map_err(|error: UriError| TokenError::Config(format!("the PKCS#11 URI: {error}")))
     }
@@ -113,6 +116,8 @@ impl Uri {
         UriPin { source: self.pin_source.as_deref(), value: self.pin_value.as_ref() }
     }
 
+    /// Reads one attribute. `known` are the attributes of this part of the URI, `other` those of the other part, and
+    /// `more` the characters that need no encoding here in addition to [`PLAIN`].
     fn read(
         &mut self,
         attribute: &str,
@@ -156,18 +161,19 @@ impl Uri {
     }
 }
 
-fn set_once<T>(place: &mut Option<T>, value: T, name: &'static str) -> Result<(), UriError> {
-    match place.replace(value) {
+fn set_once<T>(attribute: &mut Option<T>, value: T, name: &'static str) -> Result<(), UriError> {
+    match attribute.replace(value) {
         None => Ok(()),
         Some(_) => Err(UriError::Duplicate(name)),
     }
 }
 
-/// The characters that need no encoding in a value (RFC 7512 section 2.3, `pk11-path-res-avail` and RFC 3986 `unreserved`).
-/// The query allows `more` characters; `&` is allowed in the path only.
+/// The characters that need no encoding in a value (RFC 7512 section 2.3, `pk11-path-res-avail` and RFC 3986
+/// `unreserved`). The query allows `more` characters; `&` is allowed in the path only.
 const PLAIN: &str = "-._~:[]@!$'()*+,=";
 
-/// Percent-decoding that refuses characters which RFC 7512 wants encoded. `percent_encoding::percent_decode` accepts them.
+/// Percent-decoding that refuses characters which RFC 7512 wants encoded. `percent_encoding::percent_decode` accepts
+/// them.
 fn decode(value: &str, more: &str) -> Option<Vec<u8>> {
     let mut bytes = value.bytes();
     let mut decoded = Vec::with_capacity(value.len());

@@ -24,16 +24,16 @@ use crate::{
     },
 };
 
-/// How a key agrees, as its known answers have shown to work.
+/// The variant of key agreement that works for a key, as its known-answer test has shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::secrets::pkcs11) struct AgreementMethod {
     pub(in crate::secrets::pkcs11) custody: Custody,
     pub(in crate::secrets::pkcs11) point: PointEncoding,
-    /// For a Z that exists for one operation. Some tokens accept private objects only.
+    /// The visibility of a Z that exists for one operation. Some tokens accept private objects only.
     pub(in crate::secrets::pkcs11) ze_visibility: Visibility,
 }
 
-/// Our key, for one operation.
+/// Our key in one key agreement.
 #[derive(Clone, Copy)]
 pub(in crate::secrets::pkcs11) struct AgreementKey<'a> {
     /// Identifies the key in the cache of Zs.
@@ -50,7 +50,7 @@ pub(in crate::secrets::pkcs11) struct Driver<'a> {
     pub(in crate::secrets::pkcs11) profile: &'a Profile,
 }
 
-/// A session, and what calls in it need.
+/// A session with the driver for its calls.
 #[derive(Clone, Copy)]
 pub(super) struct TokenSession<'s> {
     pub(super) driver: Driver<'s>,
@@ -110,10 +110,11 @@ impl<'s> TokenSession<'s> {
         self.derive(key, peer, EcKdf::null(), sensitive(KeyType::GENERIC_SECRET, Some(length), visibility))
     }
 
-    /// Runs `operation` with the Zs of our key and a peer's key, from the cache or derived now. Without a peer there is no Zs.
+    /// Runs `operation` with the Zs of our key and a peer's key, from the cache or derived now. Without a peer there is
+    /// no Zs.
     ///
-    /// A new Zs is cached only if the operation succeeded. So a sender that cannot make a valid message cannot displace the
-    /// Zs of others.
+    /// A new Zs is cached only if the operation succeeded. So a sender that cannot make a valid message cannot displace
+    /// the Zs of others.
     pub(super) fn with_zs<T>(
         self,
         key: AgreementKey<'_>,
@@ -137,8 +138,8 @@ pub(super) const ATTEMPTS: usize = 3;
 
 /// Decides whether a failed derivation is the fault of the peer's point or of the token.
 ///
-/// An ambiguous code is decided by `control`, the same call with a point that cannot be at fault, and by repeating the call,
-/// since the token may have failed for a moment.
+/// An ambiguous code is decided by `control`, the same call with a point that cannot be at fault, and by repeating the
+/// call, since the token may have failed for a moment.
 fn whose_fault<T>(
     error: CallError,
     control: impl FnOnce() -> Option<CallError>,

@@ -1,9 +1,10 @@
-//! `KekInToken`: Concat KDF and key unwrap are done in the token too, and the content key leaves it. Kryoptic 1.5.4 can do
-//! this.
+//! `KekInToken`: Concat KDF and key unwrap are done in the token too, and the content key leaves it. Kryoptic 1.5.4 can
+//! do this.
 //!
-//! ECDH-ES is one step: CKD_SHA256_KDF_SP800 with OtherInfo as its shared data is JOSE's Concat KDF. ECDH-1PU hashes two
-//! secrets, so its KDF input is concatenated in the token: 00000001 || Ze || Zs || OtherInfo, then CKM_SHA256_KEY_DERIVATION
-//! (PKCS#11 v3.1 sections 6.22 and 6.43). Every intermediate object is sensitive and not extractable.
+//! ECDH-ES is one step: CKD_SHA256_KDF_SP800 with OtherInfo as its shared data is JOSE's Concat KDF. ECDH-1PU hashes
+//! two secrets, so its KDF input is concatenated in the token: 00000001 || Ze || Zs || OtherInfo, then
+//! CKM_SHA256_KEY_DERIVATION (PKCS#11 v3.1 sections 6.22 and 6.43). Every intermediate object is sensitive and not
+//! extractable.
 
 use cryptoki::{
     mechanism::{Mechanism, elliptic_curve::EcKdf, misc::KeyDerivationStringData},
@@ -119,8 +120,8 @@ fn unwrap_cek(token: TokenSession<'_>, kek: &SessionObject<'_>, wrapped: &[u8]) 
         let cek = token.session.unwrap_key(&Mechanism::AesKeyWrap, kek.handle(), wrapped, &template);
         cek.during("C_UnwrapKey")
     };
-    // The KEK was made just now. So whatever code the module returns, the wrapped key is at fault, unless the token failed
-    // for a moment.
+    // The KEK was made just now. So whatever code the module returns, the wrapped key is at fault, unless the token
+    // failed for a moment.
     let result = (1..ATTEMPTS).map(|_| unwrap()).find(|result| !is_ambiguous(result)).unwrap_or_else(unwrap);
     let cek = result.map_err(|error| match error.kind() {
         Some(FailureKind::Peer | FailureKind::Input | FailureKind::Ambiguous | FailureKind::Unsupported) => {

@@ -1,4 +1,5 @@
-//! Key agreement: ECDH in the token, then KDF and key wrap, as much of it in the token as the custody tier says.
+//! Key agreement: ECDH in the token, then KDF and key wrap, in the token or in this process according to the custody
+//! tier.
 //!
 //! | tier | the token does | what leaves the token |
 //! |---|---|---|
@@ -6,9 +7,9 @@
 //! | `KekInProcess` | ECDH, SHA-256 over Z | the KEK |
 //! | `SharedSecretInProcess` | ECDH | Z |
 //!
-//! The Zs of our key and a peer's key is always the same. In the first two tiers it is cached in the token as a sensitive
-//! session object: a message from a known sender then costs one derivation, and a message to a known recipient none. In the
-//! process it is never kept, since whoever has it can forge messages of that peer to us.
+//! The Zs of our key and a peer's key is always the same. In the first two tiers it is cached in the token as a
+//! sensitive session object: a message from a known sender then costs one derivation, and a message to a known
+//! recipient none. In the process it is never kept, since whoever has it can forge messages of that peer to us.
 
 mod derive;
 mod in_process;

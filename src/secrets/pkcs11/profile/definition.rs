@@ -1,11 +1,11 @@
-//! The members of a profile, as they are in its file, and what follows from them.
+//! The members of a profile's file, and how the PKCS#11 code uses them.
 
 use cryptoki::object::KeyType;
 use serde::Deserialize;
 
 use super::{
     evidence::{Evidence, EvidenceBasis, Verdict},
-    omitted::Omit,
+    omitted::TemplateOmissions,
 };
 use crate::{
     keys::Curve,
@@ -29,8 +29,8 @@ pub struct Profile {
     matches: Vec<DeviceMatch>,
     /// What C_Initialize needs, for modules that need something.
     pub(super) initialize: Option<Initialize>,
-    #[serde(default)]
-    pub(in crate::secrets::pkcs11) cure: Cure,
+    #[serde(default, rename = "cure")]
+    pub(in crate::secrets::pkcs11) recovery: Recovery,
     /// The tool that makes the device's keys, if C_GenerateKeyPair cannot make them as it is called here.
     make_keys_with: Option<String>,
     /// Whether CKA_LOCAL is false for every key, including generated ones.
@@ -45,12 +45,12 @@ pub struct Profile {
     #[serde(default)]
     pub(in crate::secrets::pkcs11) process: ProcessLimits,
     #[serde(default)]
-    pub(in crate::secrets::pkcs11) omit: Omit,
-    /// None in a user's own profile that makes no statements.
+    pub(in crate::secrets::pkcs11) omit: TemplateOmissions,
+    /// None in a user's own profile without evidence.
     evidence: Option<Evidence>,
 }
 
-/// Texts that the module and the token must show, all of them. A `*` at the end stands for any rest.
+/// What the module and the token must report. All members that are given must match. A `*` at the end matches any rest.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct DeviceMatch {
@@ -62,11 +62,12 @@ struct DeviceMatch {
     model: Option<String>,
 }
 
-/// A string for pReserved of C_Initialize, which the specification wants to be null.
+/// A string for pReserved of C_Initialize. The specification requires a null pointer there.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Initialize {
-    /// The name of the module's file without its extension. Nothing else is known before C_Initialize.
+    /// The name of the module's file without its extension, by which the module is recognised: before C_Initialize
+    /// nothing else is known about it.
     pub(super) file: String,
     /// The environment variable that holds the string.
     pub(super) variable: String,
@@ -75,12 +76,12 @@ pub(super) struct Initialize {
 /// What makes a token usable again after it was absent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(in crate::secrets::pkcs11) enum Cure {
+pub(in crate::secrets::pkcs11) enum Recovery {
     /// A new session.
     #[default]
     Session,
-    /// C_Finalize and C_Initialize, or a new process. Here it is always a new process: C_Finalize ends the sessions of all
-    /// other tokens of the module, and crashes some modules.
+    /// C_Finalize and C_Initialize, or a new process. Claviger always uses a new process: C_Finalize ends the sessions
+    /// of all other tokens of the module, and crashes some modules.
     Process,
 }
 
@@ -88,7 +89,8 @@ pub(in crate::secrets::pkcs11) enum Cure {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(in crate::secrets::pkcs11) struct ProcessLimits {
-    /// The number of session objects after which a new process is wanted, because the module never frees a part of each.
+    /// The number of session objects after which a new process takes over, because the module never frees all memory of
+    /// an object.
     pub(in crate::secrets::pkcs11) most_objects: Option<u64>,
 }
 
@@ -96,7 +98,8 @@ pub(in crate::secrets::pkcs11) struct ProcessLimits {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct X25519 {
-    /// Values of CKA_KEY_TYPE, in the order in which they are tried. CKK_EC is not possible: SoftHSM 2.6.1 crashes on it.
+    /// Values of CKA_KEY_TYPE, in the order in which they are tried. CKK_EC is not possible: SoftHSM 2.6.1 crashes on
+    /// it.
     key_types: Vec<X25519KeyType>,
     /// The form of CKA_EC_PARAMS.
     params: EcParamsForm,
@@ -126,7 +129,7 @@ impl Default for X25519 {
     }
 }
 
-/// How the token agrees on keys.
+/// How the token performs key agreement.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(in crate::secrets::pkcs11) struct Agreement {
@@ -194,8 +197,8 @@ impl Profile {
         Ok(profile)
     }
 
-    /// The profile's name: the value of `profile` in the configuration, and the name of the profile's file. `unknown` if no
-    /// profile fits the device.
+    /// The profile's name: the value of `profile` in the configuration, and the name of the profile's file. `unknown`
+    /// if no profile fits the device.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -205,7 +208,7 @@ impl Profile {
         &self.device
     }
 
-    /// What a device of this kind is said to do with keys on a curve; none if nothing is said.
+    /// What the device can do with keys on a curve, by the profile's evidence; none if the profile has no evidence.
     pub fn verdict(&self, curve: Curve) -> Option<Verdict> {
         self.evidence.as_ref().and_then(|evidence| evidence.serves.get(curve.name()).copied())
     }
@@ -237,7 +240,7 @@ impl Profile {
         }
     }
 
-    /// How many sessions to use: the number in the configuration, or the usual one.
+    /// How many sessions to use: the number in the configuration, or else the usual number.
     pub(in crate::secrets::pkcs11) fn sessions(&self, configured: Option<usize>) -> Result<usize, TokenError> {
         match (configured, self.sessions.most) {
             (Some(configured), Some(most)) if configured > most => Err(TokenError::Config(format!(
@@ -248,7 +251,7 @@ impl Profile {
         }
     }
 
-    /// Refuses to make keys that other tools must make.
+    /// Fails with [`TokenError::Unsupported`] if another tool must make the device's keys.
     pub(in crate::secrets::pkcs11) fn check_makes_keys(&self) -> Result<(), TokenError> {
         match &self.make_keys_with {
             None => Ok(()),

@@ -1,15 +1,15 @@
-//! What a device is said to do, and on what evidence.
+//! The evidence in a profile: what the device can do, and how that is known.
 
 use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
-/// What a device is said to do.
+/// What a device can do, and how that is known.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Evidence {
     pub(super) basis: EvidenceBasis,
-    /// The version of the device or module that was measured or read about.
+    /// The version of the device or module that was measured or is documented.
     pub(super) version: String,
     /// A verdict for each curve, by its name.
     pub(super) serves: BTreeMap<String, Verdict>,
@@ -26,18 +26,18 @@ pub enum EvidenceBasis {
     Documented,
 }
 
-/// What a token does with keys on a curve, the least first.
+/// What a token can do with keys on a curve. Ordered from least to most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// Nothing that DIDComm uses.
     #[serde(rename = "not")]
     Unsupported,
-    /// It signs.
+    /// The token signs.
     SignOnly,
-    /// It opens ECDH-ES.
+    /// The token opens ECDH-ES.
     Anoncrypt,
-    /// It opens and makes ECDH-1PU, and opens ECDH-ES.
+    /// The token opens and makes ECDH-1PU, and opens ECDH-ES.
     Authcrypt,
 }
 

@@ -57,8 +57,8 @@ impl Profile {
         Ok(all(base_dir)?.into_iter().map(|profile| profile.name().to_owned()).collect())
     }
 
-    /// The profile that matches the module's manufacturer and the token's manufacturer and model; the default profile if none
-    /// does.
+    /// The profile that matches the module's manufacturer and the token's manufacturer and model; the default profile
+    /// if none does.
     pub(in crate::secrets::pkcs11) fn matching(
         module: &str,
         token: &TokenInfo,
@@ -67,8 +67,8 @@ impl Profile {
         Ok(all(base_dir)?.into_iter().find(|profile| profile.matches(module, token)).unwrap_or_default())
     }
 
-    /// The environment variable whose value must be passed to C_Initialize of a module, by the module's file; none for most
-    /// modules.
+    /// The environment variable whose value must be passed to C_Initialize of a module, by the module's file; none for
+    /// most modules.
     pub(in crate::secrets::pkcs11) fn initialize_variable(
         file: &Path,
         base_dir: Option<&Path>,

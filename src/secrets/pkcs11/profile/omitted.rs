@@ -6,7 +6,7 @@ use serde::Deserialize;
 /// The attributes to leave out of templates, by what is made.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(in crate::secrets::pkcs11) struct Omit {
+pub(in crate::secrets::pkcs11) struct TemplateOmissions {
     pub(in crate::secrets::pkcs11) private_key: OmittedAttributes,
     pub(in crate::secrets::pkcs11) public_key: OmittedAttributes,
     /// Of derived secrets.
@@ -18,7 +18,8 @@ pub(in crate::secrets::pkcs11) struct Omit {
 #[serde(try_from = "Vec<String>")]
 pub(in crate::secrets::pkcs11) struct OmittedAttributes(Vec<AttributeType>);
 
-/// The attributes that may be left out. CKA_SENSITIVE and CKA_EXTRACTABLE are not among them, since they protect the keys.
+/// The attributes that may be left out. CKA_SENSITIVE and CKA_EXTRACTABLE are not among them, since they protect the
+/// keys.
 const OMISSIBLE: [(&str, AttributeType); 10] = [
     ("CKA_DERIVE", AttributeType::Derive),
     ("CKA_ID", AttributeType::Id),
