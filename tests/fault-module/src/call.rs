@@ -15,7 +15,7 @@ use crate::{
     order::{Action, Order},
 };
 
-/// What a function works on.
+/// What a function works on: the module, a slot, or a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope {
     Module,
@@ -26,8 +26,9 @@ pub(crate) enum Scope {
 /// A call that has begun, and the orders for it.
 pub(crate) struct Call {
     function: Function,
-    /// For the trace.
+    /// The mechanism's type, for the trace.
     pub(crate) mechanism: Option<CK_MECHANISM_TYPE>,
+    /// The code to return without calling the real function.
     refused: Option<CK_RV>,
     /// The code to return although the real function was called.
     failed: Option<CK_RV>,
@@ -55,7 +56,8 @@ impl Call {
                 Some(Action::Skip) if ordered.is_none() => ordered = Some(CKR_OK),
                 Some(Action::Fail(code)) if ordered.is_none() => {
                     Counter::Failed(function).increment();
-                    // The caller of these gives up the handle and cannot call again. A leak would be nobody's fault.
+                    // The caller of these gives up the handle and cannot call again. So the session is closed in any
+                    // case, or it would leak through no fault of the caller.
                     let closes = matches!(function.name(), "C_CloseSession" | "C_CloseAllSessions");
                     *(if closes { &mut failed } else { &mut ordered }) = Some(code);
                 }
@@ -132,7 +134,7 @@ fn absence_code(function: Function, scope: Scope, orders: &Orders) -> Option<CK_
     if !control::is_dead(orders) {
         return None;
     }
-    // As SoftHSM 2.6.1 was seen to behave.
+    // The behaviour of SoftHSM 2.6.1.
     match function.name() {
         "C_GetTokenInfo" | "C_Login" => Some(CKR_GENERAL_ERROR),
         "C_SignInit"

@@ -1,4 +1,4 @@
-//! The control file and the trace.
+//! The control file, from which the orders are read, and the trace, to which the calls are written.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -19,10 +19,11 @@ use crate::{
 /// How often the control file is read in quick mode, and by a call that hangs.
 pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// The content of the control file.
+/// The orders in the control file.
 #[derive(Default)]
 pub(crate) struct Orders {
-    /// The text as it was read. `Shim` never writes the same text twice, so an order that is repeated counts from 1 again.
+    /// The text as it was read. `Shim` never writes the same text twice, so an order that is repeated counts from 1
+    /// again.
     text: String,
     pub(crate) active: Vec<ActiveOrder>,
 }
@@ -65,7 +66,7 @@ pub(crate) fn orders() -> Arc<Orders> {
     orders
 }
 
-/// Parses the orders. An invalid line ends the process: a test without its orders would prove nothing.
+/// Parses the orders. An invalid line ends the process, since the test would run without its fault.
 fn parse(text: String) -> Orders {
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let order = |line: &str| line.parse().unwrap_or_else(|error: String| abort_with(&error));
@@ -96,7 +97,7 @@ pub(crate) fn is_dead(orders: &Orders) -> bool {
     DEAD.fetch_or(orders.include(&Order::Dead), Ordering::SeqCst) || DEAD.load(Ordering::SeqCst)
 }
 
-/// Ends the process: the test would not test what it means to.
+/// Ends the process with an error. For conditions under which the test's result would be meaningless.
 pub(crate) fn abort_with(reason: &str) -> ! {
     eprintln!("claviger-fault-module: {reason}");
     std::process::abort()

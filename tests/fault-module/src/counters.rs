@@ -1,5 +1,5 @@
-//! Counters in a memory-mapped file. A test can read them while the module runs and after it has crashed, and counting needs no
-//! system call. Each process has its own file, so that the sessions of a dead process are not counted.
+//! Counters in a memory-mapped file. A test can read them while the module runs and after it has crashed, and counting
+//! needs no system call. Each process has its own file, so that the sessions of a dead process are not counted.
 
 use std::{
     fs::{self, OpenOptions},
@@ -16,10 +16,13 @@ use crate::{control, function::Function, shim};
 /// A counter.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Counter {
+    /// Calls of a function.
     Calls(Function),
     /// Calls that returned the code of a `fail` order.
     Failed(Function),
+    /// Open sessions.
     Sessions,
+    /// Session objects that exist.
     Objects,
     /// The highest number of objects that existed at once.
     PeakObjects,
@@ -77,8 +80,8 @@ fn map(path: &Path) -> std::io::Result<&'static [AtomicU64]> {
     file.set_len(length as u64)?;
     // SAFETY: a new mapping of a file of `length` bytes, at an address that the system chooses.
     let start = unsafe {
-        let (access, place) = (libc::PROT_READ | libc::PROT_WRITE, std::ptr::null_mut());
-        libc::mmap(place, length, access, libc::MAP_SHARED, file.as_raw_fd(), 0)
+        let (access, any_address) = (libc::PROT_READ | libc::PROT_WRITE, std::ptr::null_mut());
+        libc::mmap(any_address, length, access, libc::MAP_SHARED, file.as_raw_fd(), 0)
     };
     if start == libc::MAP_FAILED {
         return Err(std::io::Error::last_os_error());

@@ -87,7 +87,7 @@ impl Function {
             }
             at += 1;
         }
-        panic!("a name that is missing in the list")
+        panic!("the name is not in the list")
     }
 
     pub(crate) fn find(name: &str) -> Option<Self> {

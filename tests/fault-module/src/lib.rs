@@ -1,13 +1,13 @@
 //! A PKCS#11 module that wraps a real one. It passes each call on and records it, and fails or returns wrong results on
 //! order. For tests of how Claviger handles faulty tokens.
 //!
-//! | environment variable | |
+//! | environment variable | meaning |
 //! |---|---|
 //! | `CLAVIGER_FAULT_MODULE` | the real module. Default: SoftHSM at its path on Debian |
 //! | `CLAVIGER_FAULT_CONTROL` | the file with the orders, one a line. It is read at every call. The calls are written to the file with `.trace` appended to this name; the counters of a process are in the file with `.counts.PID` appended. Without the variable: no orders, no trace |
 //! | `CLAVIGER_FAULT_QUICK` | if set, no trace is written, and the orders are read every 5 ms. For millions of calls |
 //!
-//! | order | |
+//! | order | effect |
 //! |---|---|
 //! | `claim 0x393` | C_GetMechanismList lists this mechanism too |
 //! | `wrong F` | the function does its work and returns a wrong result: C_DeriveKey, C_DigestFinal, C_GetAttributeValue (of CKA_VALUE), C_Sign, C_WrapKey |
@@ -19,10 +19,10 @@
 //! | `gone` | the token is removed: no slot has it, calls on it return CKR_TOKEN_NOT_PRESENT, and calls in a session CKR_DEVICE_REMOVED. When the order is withdrawn, the token is back, and calls in the old sessions return CKR_SESSION_HANDLE_INVALID |
 //! | `dead` | the process has lost the token's objects for ever, like SoftHSM 2.6.1 after its folder was removed and came back: sessions open, searches find nothing, calls with a key return CKR_OBJECT_HANDLE_INVALID, C_GetTokenInfo and C_Login return CKR_GENERAL_ERROR. Withdrawing the order does not help; a new process does |
 //!
-//! F is a function, or `*` for every function that opens a session or works in one, except those that set a PIN. WHEN is
-//! `at N` (that call only), `from N` or `one-in N [seed S]` (at random, the same for the same seed). Calls are counted from 1
-//! since the order was given, in each process. If several orders refuse a call, the first one decides. Every `delay` and
-//! `hang` is obeyed.
+//! F is a function, or `*` for every function that opens a session or works in one, except those that set a PIN. WHEN
+//! is `at N` (the Nth call only), `from N` (the Nth call and all later ones) or `one-in N [seed S]` (pseudo-random
+//! calls, the same for the same seed). Calls are counted from 1 since the order was given, in each process. If several
+//! orders refuse a call, the first one decides. Every `delay` and `hang` is obeyed.
 //!
 //! The crate is built as two things: as the module, and as a library with which a test gives orders and counts calls
 //! ([`Shim`]).
@@ -64,8 +64,8 @@ pub unsafe extern "C" fn C_GetFunctionList(list: *mut *mut CK_FUNCTION_LIST) -> 
     if list.is_null() {
         return CKR_ARGUMENTS_BAD;
     }
-    // SAFETY: not null, and a valid place as the caller promises. The functions are never freed. No caller may write to them,
-    // though the type allows it.
+    // SAFETY: not null, and a valid place as the caller promises. The functions are never freed. No caller may write to
+    // them, though the type allows it.
     unsafe { *list = std::ptr::from_ref(functions).cast_mut() };
     CKR_OK
 }

@@ -25,10 +25,12 @@ struct SessionObject {
     private: bool,
 }
 
-/// Held for reading by every call. SoftHSM 2.6.1 frees a session that is closed even if another thread is using it.
+/// Locked for reading during every call, and for writing while sessions are closed: SoftHSM 2.6.1 frees a session that
+/// is closed even if another thread is using it.
 static CALLS_IN_PROGRESS: RwLock<()> = RwLock::new(());
 static LIVE_OBJECTS: LazyLock<Mutex<LiveObjects>> = LazyLock::new(Mutex::default);
 
+/// Keeps [`lose_sessions`] from closing sessions while the guard is held.
 pub(crate) fn hold_sessions() -> RwLockReadGuard<'static, ()> {
     CALLS_IN_PROGRESS.read().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

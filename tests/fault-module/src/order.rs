@@ -1,4 +1,4 @@
-//! The orders. Their table is at the top of the crate.
+//! The orders and their syntax. The table at the top of `lib.rs` describes them.
 
 use std::{
     str::FromStr,
@@ -15,7 +15,7 @@ use crate::function::Function;
 pub(crate) enum Order {
     Claim(CK_MECHANISM_TYPE),
     Wrong(Function),
-    At(Action, Target, When),
+    Do(Action, Target, When),
     Gone,
     Dead,
 }
@@ -30,7 +30,7 @@ pub(crate) enum Action {
     Crash,
 }
 
-/// The functions that an order is about.
+/// The functions that an order applies to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Target {
     One(Function),
@@ -38,7 +38,7 @@ pub(crate) enum Target {
     Sessions,
 }
 
-/// The calls that an order is about, counted from 1 since the order was given.
+/// The calls that an order applies to, counted from 1 since the order was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum When {
     Always,
@@ -48,7 +48,7 @@ pub(crate) enum When {
 }
 
 impl When {
-    /// Whether the order is about the nth call.
+    /// Whether the order applies to the nth call.
     fn includes(self, nth: u64) -> bool {
         match self {
             Self::Always => true,
@@ -59,8 +59,9 @@ impl When {
     }
 }
 
-/// The nth pseudo-random number of a seed. It has no state, so threads need no lock, and a seed gives the same calls each time.
-/// The seed is mixed separately, or the calls of the next seed would be those of this one, one call earlier.
+/// The nth pseudo-random number of a seed. The function has no state, so threads need no lock, and a seed gives the
+/// same calls each time. The seed is mixed first: otherwise seed + 1 would give the calls of this seed, one call
+/// earlier.
 fn pseudo_random(seed: u64, nth: u64) -> u64 {
     split_mix(split_mix(seed).wrapping_add(nth))
 }
@@ -83,14 +84,14 @@ impl ActiveOrder {
         Self { order, calls: AtomicU64::new(0) }
     }
 
-    /// What to do at this call. Must be asked once for each call, since it counts.
+    /// The action for this call, if any. Counts the call, so it must be called once for each call.
     pub(crate) fn next_action(&self, function: Function, is_in_session: bool) -> Option<Action> {
-        let Order::At(act, target, when) = self.order else { return None };
+        let Order::Do(action, target, when) = self.order else { return None };
         let is_target = match target {
             Target::One(one) => one == function,
             Target::Sessions => is_in_session,
         };
-        (is_target && when.includes(self.calls.fetch_add(1, Ordering::Relaxed) + 1)).then_some(act)
+        (is_target && when.includes(self.calls.fetch_add(1, Ordering::Relaxed) + 1)).then_some(action)
     }
 }
 
@@ -104,7 +105,7 @@ impl FromStr for Order {
 }
 
 fn parse(words: &[&str]) -> Option<Order> {
-    let (act, target, when) = match *words {
+    let (action, target, when) = match *words {
         ["claim", mechanism] => return number(mechanism).map(Order::Claim),
         ["wrong", function] if CAN_BE_WRONG.contains(&function) => return Function::find(function).map(Order::Wrong),
         ["gone"] => return Some(Order::Gone),
@@ -128,7 +129,7 @@ fn parse(words: &[&str]) -> Option<Order> {
         ["one-in", calls, "seed", seed] => When::OneIn { calls: count(calls)?, seed: seed.parse().ok()? },
         _ => return None,
     };
-    Some(Order::At(act, target, when))
+    Some(Order::Do(action, target, when))
 }
 
 fn number(text: &str) -> Option<CK_ULONG> {
@@ -149,7 +150,7 @@ mod tests {
 
     #[test]
     fn orders_are_parsed_strictly() {
-        let of = |act, when| Ok(Order::At(act, Target::One(SIGN), when));
+        let of = |action, when| Ok(Order::Do(action, Target::One(SIGN), when));
         assert_eq!("claim 0x393".parse(), Ok(Order::Claim(0x393)));
         assert_eq!("wrong C_Sign".parse(), Ok(Order::Wrong(SIGN)));
         assert_eq!("skip  C_Sign".parse(), of(Action::Skip, When::Always));
@@ -159,7 +160,7 @@ mod tests {
         assert_eq!("crash C_Sign".parse(), of(Action::Crash, When::Always));
         let random = When::OneIn { calls: 100, seed: 7 };
         assert_eq!("delay C_Sign 5 one-in 100 seed 7".parse(), of(Action::Delay(Duration::from_millis(5)), random));
-        let everywhere = Order::At(Action::Fail(5), Target::Sessions, When::OneIn { calls: 9, seed: 0 });
+        let everywhere = Order::Do(Action::Fail(5), Target::Sessions, When::OneIn { calls: 9, seed: 0 });
         assert_eq!("fail * 0x5 one-in 9".parse(), Ok(everywhere));
         assert_eq!(("gone".parse(), "dead".parse()), (Ok(Order::Gone), Ok(Order::Dead)));
         let wrong = [
@@ -182,7 +183,7 @@ mod tests {
         }
     }
 
-    /// Which of the first hundred calls an order is about.
+    /// The calls among the first hundred that an order applies to.
     fn affected_calls(order: &str) -> Vec<u64> {
         let active = ActiveOrder::new(order.parse().unwrap());
         (1..=100).filter(|_| active.next_action(SIGN, true).is_some()).collect()

@@ -11,13 +11,13 @@ use crate::{
     real,
 };
 
-/// Defines a function that calls its namesake in the real module, and installs it in the function list. A function that the
-/// real module lacks is missing here too.
+/// Defines a function that calls its namesake in the real module, and installs it in the function list. A function that
+/// the real module lacks is missing here too.
 macro_rules! pass_on {
-    ($($place:ident { $($name:ident($first:ident: $type:ty $(, $argument:ident: $types:ty)*);)* })*) => {
+    ($($scope:ident { $($name:ident($first:ident: $type:ty $(, $argument:ident: $types:ty)*);)* })*) => {
         $($(
             unsafe extern "C" fn $name($first: $type $(, $argument: $types)*) -> CK_RV {
-                let call = Call::begin(const { Function::named(stringify!($name)) }, place!($place $first));
+                let call = Call::begin(const { Function::named(stringify!($name)) }, scope!($scope $first));
                 let code = call.refused().unwrap_or_else(|| match real::functions().$name {
                     // SAFETY: the caller's own arguments, passed on to the same function.
                     Some(function) => unsafe { function($first $(, $argument)*) },
@@ -33,7 +33,8 @@ macro_rules! pass_on {
     };
 }
 
-macro_rules! place {
+/// The scope of a function, from its first argument.
+macro_rules! scope {
     (module $first:ident) => {
         Scope::Module
     };

@@ -1,4 +1,4 @@
-//! The test's side: gives the module its orders, and reads its counters and trace.
+//! The test's side of the module: writes the orders, and reads the counters and the trace.
 
 use std::{
     ffi::OsString,
@@ -40,14 +40,14 @@ impl Shim {
         static NUMBER: AtomicU64 = AtomicU64::new(1);
         let number = format!("# {} {}", process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         // Written to another file and renamed, so that no call reads a part of it.
-        let aside = with_suffix(&self.control, ".new");
-        fs::write(&aside, [&[&*number], orders].concat().join("\n"))
+        let temporary = with_suffix(&self.control, ".new");
+        fs::write(&temporary, [&[&*number], orders].concat().join("\n"))
             .expect("the control file's folder can be written to");
-        fs::rename(&aside, &self.control).expect("the control file can be replaced");
+        fs::rename(&temporary, &self.control).expect("the control file can be replaced");
     }
 
-    /// The number of calls of a function, in all processes with this control file since they started. Calls that hang or crash
-    /// are counted; the trace does not have them.
+    /// The number of calls of a function, in all processes with this control file since they started. Calls that hang
+    /// or crash are counted; the trace does not have them.
     pub fn calls(&self, function: &str) -> usize {
         let function = known(function);
         self.counter_files().map(|(_, counts)| Counter::Calls(function).read(&counts) as usize).sum()
@@ -60,8 +60,8 @@ impl Shim {
 
     /// The number of calls of all functions, and how many of them a `fail` order refused.
     pub fn calls_and_failures(&self) -> (usize, usize) {
-        let sum = |cell: fn(Function) -> Counter| {
-            let each = |counts: PathBuf| Function::all().map(move |function| cell(function).read(&counts) as usize);
+        let sum = |counter: fn(Function) -> Counter| {
+            let each = |counts: PathBuf| Function::all().map(move |function| counter(function).read(&counts) as usize);
             self.counter_files().flat_map(|(_, counts)| each(counts)).sum()
         };
         (sum(Counter::Calls), sum(Counter::Failed))
@@ -98,14 +98,14 @@ impl Shim {
         self.counter_files().map(|(process, _)| process).collect()
     }
 
-    /// The processes of these that are running. A zombie does not count.
+    /// The processes that have called the module and are still running. A zombie does not count.
     pub fn running_processes(&self) -> Vec<u32> {
         self.processes().into_iter().filter(|process| is_running(*process)).collect()
     }
 
-    fn sum_of_running(&self, cell: Counter) -> usize {
+    fn sum_of_running(&self, counter: Counter) -> usize {
         let running = self.counter_files().filter(|(process, _)| is_running(*process));
-        running.map(|(_, counts)| cell.read(&counts) as usize).sum()
+        running.map(|(_, counts)| counter.read(&counts) as usize).sum()
     }
 
     /// The processes that have called the module, and the files of their counters.

@@ -1,6 +1,6 @@
 //! The functions that can return wrong results, and the list of mechanisms.
 //!
-//! Each does the real work first, so that only its result is wrong.
+//! Each function calls the real one first, so that only the result is wrong.
 #![allow(non_snake_case)]
 
 use std::slice;
@@ -107,7 +107,7 @@ unsafe extern "C" fn C_WrapKey(
     call.end(code)
 }
 
-/// A wrong derivation returns another object, with the same template and a fixed value.
+/// With the order `wrong`, the derivation returns another object, with the same template and a fixed value.
 unsafe extern "C" fn C_DeriveKey(
     session: CK_SESSION_HANDLE,
     mechanism: *mut CK_MECHANISM,
@@ -126,9 +126,9 @@ unsafe extern "C" fn C_DeriveKey(
         return call.end(code);
     }
     // SAFETY: the real function has taken the template, so it is one of `count` attributes.
-    let asked = unsafe { slice::from_raw_parts(template, count as usize) };
-    let mut value = vec![0x5a_u8; length_in(asked).unwrap_or(32)];
-    let mut other: Vec<_> = asked.iter().filter(|attribute| attribute.type_ != CKA_VALUE_LEN).copied().collect();
+    let requested = unsafe { slice::from_raw_parts(template, count as usize) };
+    let mut value = vec![0x5a_u8; length_in(requested).unwrap_or(32)];
+    let mut other: Vec<_> = requested.iter().filter(|attribute| attribute.type_ != CKA_VALUE_LEN).copied().collect();
     other.push(CK_ATTRIBUTE {
         type_: CKA_VALUE,
         pValue: value.as_mut_ptr().cast(),
@@ -138,8 +138,8 @@ unsafe extern "C" fn C_DeriveKey(
     let (Some(create), Some(destroy)) = (functions.C_CreateObject, functions.C_DestroyObject) else {
         return call.end(CKR_FUNCTION_NOT_SUPPORTED);
     };
-    // SAFETY: `key` holds the handle that the real function wrote; the new template's pointers are the caller's and that
-    // of `value`, which outlives the call.
+    // SAFETY: `key` holds the handle that the real function wrote; the new template's pointers are the caller's and
+    // that of `value`, which outlives the call.
     let code = unsafe {
         destroy(session, *key);
         create(session, other.as_mut_ptr(), other.len() as CK_ULONG, key)

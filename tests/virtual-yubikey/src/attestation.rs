@@ -1,8 +1,8 @@
 //! Attestation: a certificate in which the YubiKey states that it made a key
 //! (<https://docs.yubico.com/yesdk/users-manual/application-piv/attestation.html>).
 //!
-//! Here the whole chain is ECDSA on P-256. The attestation key of a real YubiKey up to 5.6 is RSA-2048, so a verifier must take
-//! the algorithm from the certificates.
+//! Here the whole chain is ECDSA on P-256. The attestation key of a real YubiKey up to 5.6 is RSA-2048, so a verifier
+//! must take the algorithm from the certificates.
 
 use std::time::Duration;
 
@@ -67,8 +67,8 @@ impl Factory {
     }
 }
 
-/// Yubico's ATTEST: the attestation certificate of the key in a slot. An imported key has none; the response is that for an
-/// empty slot.
+/// Yubico's ATTEST: the attestation certificate of the key in a slot. An imported key has none; the response is that
+/// for an empty slot.
 pub(crate) fn attest(
     firmware: Firmware,
     serial: u32,

@@ -1,4 +1,5 @@
-//! GENERAL AUTHENTICATE (NIST SP 800-73-4 part 2 section 3.2.4): proof of the management key, and use of a private key.
+//! GENERAL AUTHENTICATE (NIST SP 800-73-4 part 2 section 3.2.4): authentication with the management key, and use of a
+//! private key.
 
 use std::time::Instant;
 
@@ -44,7 +45,7 @@ impl Card {
         if enough { Ok(()) } else { Err(Status::SECURITY) }
     }
 
-    /// Waits for a touch if the policy wants one. A touch that does not come gives the same status as a missing PIN.
+    /// Waits for a touch if the policy requires one. If no touch comes, the status is the same as for a missing PIN.
     fn check_touch_policy(&mut self, policy: TouchPolicy, power_cycle: PowerCycle) -> Result<(), CommandError> {
         let enough = match policy {
             TouchPolicy::Never => true,

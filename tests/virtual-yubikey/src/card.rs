@@ -1,4 +1,4 @@
-//! The card: which part carries out which command.
+//! The card: passes each command to the part that carries it out.
 
 use std::{sync::Arc, time::Instant};
 
@@ -29,6 +29,7 @@ const PIV_SELECTED: &[u8] =
 /// Yubico's management application. Only its response to SELECT is emulated, which names the firmware.
 const YUBICO_MANAGEMENT: [u8; 8] = [0xA0, 0x00, 0x00, 0x05, 0x27, 0x47, 0x11, 0x17];
 
+/// The card's state.
 pub(crate) struct Card {
     pub(crate) firmware: Firmware,
     serial: u32,

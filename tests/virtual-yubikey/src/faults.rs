@@ -1,4 +1,4 @@
-//! Faults and touches on order.
+//! Faults and touches that a test sets.
 
 use std::{
     error::Error,
@@ -30,8 +30,8 @@ pub enum Touch {
     Never,
 }
 
-/// The handle for the faults of a virtual YubiKey. Clones refer to the same YubiKey. Each fault can be set during a command, and
-/// affects a command that is waiting.
+/// The handle for the faults of a virtual YubiKey. Clones refer to the same YubiKey. Each fault can be set during a
+/// command, and affects a command that is waiting.
 #[derive(Clone, Default)]
 pub struct Faults(Arc<Shared>);
 
@@ -43,7 +43,8 @@ struct Shared {
 
 struct State {
     plugged: bool,
-    /// How often it was unplugged. A command that began before the last time fails, even if the YubiKey is back.
+    /// How often the YubiKey was unplugged. A command during which this changes fails, even if the YubiKey is plugged
+    /// in again.
     unplugs: u64,
     unplug_in_operation: bool,
     /// How many more APDUs are answered.
@@ -72,22 +73,22 @@ impl Default for State {
 }
 
 impl Faults {
-    /// Unplugs it. Without power it keeps only its keys, objects, PINs and tries.
+    /// Unplugs the YubiKey. Without power it keeps only its keys, objects, PINs and tries.
     pub fn unplug(&self) {
         self.change(State::unplug);
     }
 
-    /// Plugs it in again.
+    /// Plugs the YubiKey in again.
     pub fn plug_in(&self) {
         self.change(|state| state.plugged = true);
     }
 
-    /// Unplugs it during the next private-key operation, after the touch and before the result.
+    /// Unplugs the YubiKey during the next private-key operation, after the touch and before the result.
     pub fn unplug_in_operation(&self) {
         self.change(|state| state.unplug_in_operation = true);
     }
 
-    /// Unplugs it after this many more APDUs. The next APDU is carried out, and its response is lost.
+    /// Unplugs the YubiKey after this many more APDUs. The next APDU is carried out, and its response is lost.
     pub fn unplug_after(&self, apdus: u64) {
         self.change(|state| state.unplug_after = Some(apdus));
     }
@@ -97,23 +98,23 @@ impl Faults {
         self.change(|state| state.operations_take = time);
     }
 
-    /// When touches come. Default: at once.
+    /// Sets when touches come. Default: at once.
     pub fn touch(&self, touch: Touch) {
         self.change(|state| state.touch = touch);
     }
 
-    /// How long an operation waits for a touch. Default: 15 seconds, as on hardware.
+    /// Sets how long an operation waits for a touch. Default: 15 seconds, as on hardware.
     pub fn touch_timeout(&self, time: Duration) {
         self.change(|state| state.touch_timeout = time);
     }
 
-    /// How long a touch counts for keys with touch policy *cached*. Default: 15 seconds, as on hardware.
+    /// Sets how long a touch counts for keys with touch policy *cached*. Default: 15 seconds, as on hardware.
     pub fn touch_counts_for(&self, time: Duration) {
         self.change(|state| state.touch_counts_for = time);
     }
 
-    /// Answers the next command with this INS with this status word, without carrying it out. A chain is one command, answered at
-    /// its end. Several calls affect one command each, in order.
+    /// Answers the next command with this INS with this status word, without carrying it out. A chain is one command,
+    /// answered at its end. Several calls affect one command each, in order.
     pub fn answer_next(&self, ins: u8, status: u16) {
         self.change(|state| state.answers.push((ins, Status(status))));
     }
@@ -158,7 +159,7 @@ impl Faults {
         Ok(())
     }
 
-    /// Whether a touch at that time still counts.
+    /// Whether a touch at the time `touch` still counts.
     pub(crate) fn still_counts(&self, touch: Instant) -> bool {
         touch.elapsed() < self.state().touch_counts_for
     }
@@ -166,7 +167,7 @@ impl Faults {
     /// The status word that is set for the next command with this INS.
     pub(crate) fn take_answer(&self, ins: u8) -> Option<Status> {
         let mut state = self.state();
-        let next = state.answers.iter().position(|(its, _)| *its == ins)?;
+        let next = state.answers.iter().position(|(of, _)| *of == ins)?;
         Some(state.answers.remove(next).1)
     }
 
@@ -189,8 +190,8 @@ impl Faults {
         }
     }
 
-    fn change(&self, order: impl FnOnce(&mut State)) {
-        order(&mut self.state());
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state());
         self.0.changed.notify_all();
     }
 

@@ -8,7 +8,7 @@ use p256::{
 
 use crate::{firmware::Firmware, status::Status};
 
-/// An algorithm with its PIV number (NIST SP 800-78-4 table 6-2; the two of 25519 are Yubico's own).
+/// An algorithm with its PIV number (NIST SP 800-78-4 table 6-2; E0 and E1 are Yubico's own).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(crate) enum Algorithm {
@@ -31,6 +31,7 @@ impl Algorithm {
     }
 }
 
+/// A private key.
 #[derive(Clone)]
 pub(crate) enum PrivateKey {
     P256(p256::SecretKey),
@@ -107,8 +108,8 @@ impl PrivateKey {
         }
     }
 
-    /// The shared secret with a peer (SP 800-73-4 part 2 appendix A.5). A point that is not on its NIST curve is refused. X25519
-    /// accepts every point, even if the result is zero.
+    /// The shared secret with a peer (SP 800-73-4 part 2 appendix A.5). A point that is not on its NIST curve is
+    /// refused. X25519 accepts every point, even if the result is zero.
     pub(crate) fn agree(&self, peer: &[u8]) -> Result<Vec<u8>, Status> {
         // The card accepts uncompressed points only; the library would accept others.
         let is_uncompressed = peer.first() == Some(&0x04);

@@ -1,4 +1,5 @@
-//! A virtual YubiKey: its PIV application in software, with faults on demand. For tests only, since its keys are in memory.
+//! A virtual YubiKey: its PIV application in software, with faults on demand. For tests only, since its keys are in
+//! memory.
 //!
 //! A test can use it in its own process, one APDU at a time, without pcscd and without root:
 //!
@@ -17,8 +18,8 @@
 //! The binary `virtual-yubikey` connects it to pcscd, for programs that use PC/SC.
 //!
 //! The commands are those of NIST SP 800-73-4 part 2, and Yubico's own as the manual of its .NET SDK describes them
-//! (<https://docs.yubico.com/yesdk/users-manual/application-piv/commands.html>). Not implemented: RSA, biometrics, secure
-//! messaging, and all applications except PIV.
+//! (<https://docs.yubico.com/yesdk/users-manual/application-piv/commands.html>). Not implemented: RSA, biometrics,
+//! secure messaging, and all applications except PIV.
 
 mod apdu;
 mod attestation;
@@ -65,7 +66,8 @@ struct Inner {
 }
 
 impl VirtualYubiKey {
-    /// A YubiKey from the factory: PIN 123456, PUK 12345678, the default management key, an attestation key, no other keys.
+    /// A YubiKey from the factory: PIN 123456, PUK 12345678, the default management key, an attestation key, no other
+    /// keys.
     pub fn new(firmware: Firmware, serial: u32) -> Self {
         let faults = Faults::default();
         let counters = Arc::<counts::Counters>::default();
@@ -84,14 +86,14 @@ impl VirtualYubiKey {
         self.0.firmware
     }
 
-    /// Sends an APDU and returns the response with its status word, like a card reader. Fails if the YubiKey is unplugged, also
-    /// during the command. Commands of several threads run one after another.
+    /// Sends an APDU and returns the response with its status word, like a card reader. Fails if the YubiKey is
+    /// unplugged, also during the command. Commands of several threads run one after another.
     pub fn transmit(&self, apdu: &[u8]) -> Result<Vec<u8>, Unplugged> {
         self.card().transmit(apdu)
     }
 
-    /// Resets the card: it forgets the verified PIN, the authentication, the selected application and chained data. Keys stay.
-    /// Waits for a command in progress.
+    /// Resets the card: it forgets the verified PIN, the authentication, the selected application and chained data.
+    /// Keys stay. Waits for a command in progress.
     pub fn reset(&self) {
         self.card().reset();
     }

@@ -1,4 +1,4 @@
-//! The management key and its proof (NIST SP 800-73-4 part 2 section 3.2.4 and appendix A.1).
+//! The management key, and authentication with it (NIST SP 800-73-4 part 2 section 3.2.4 and appendix A.1).
 
 use aes::cipher::{Block, BlockCipherEncrypt, KeyInit};
 
@@ -21,17 +21,18 @@ const AES_256: u8 = 0x0C;
 /// The factory key, for 3DES and for AES-192.
 const FACTORY_KEY: [u8; 24] = [1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8];
 
+/// The management key, and the state of the authentication with it.
 pub(crate) struct Management {
     firmware: Firmware,
     algorithm: u8,
     key: Vec<u8>,
     touch: TouchPolicy,
     authenticated: bool,
-    pending: Option<PendingProof>,
+    pending: Option<PendingAuthentication>,
 }
 
-/// A proof that the card has begun and waits to be completed.
-enum PendingProof {
+/// An authentication that the card has begun and the host must complete.
+enum PendingAuthentication {
     /// Mutual authentication: the caller must decrypt this.
     Witness(Vec<u8>),
     /// Single authentication: the caller must encrypt this.
@@ -58,15 +59,15 @@ impl Management {
     pub(crate) fn touch_for(&self, template: &List) -> TouchPolicy {
         let has = |tag| template.find(tag).is_some_and(|value| !value.is_empty());
         let is_last = match self.pending {
-            Some(PendingProof::Witness(_)) => has(0x80) && has(0x81),
-            Some(PendingProof::Challenge(_)) => has(0x82),
+            Some(PendingAuthentication::Witness(_)) => has(0x80) && has(0x81),
+            Some(PendingAuthentication::Challenge(_)) => has(0x82),
             None => false,
         };
         if is_last { self.touch } else { TouchPolicy::Never }
     }
 
-    /// GENERAL AUTHENTICATE with the management key. Tag 80 is a witness, 81 a challenge, 82 a response. An empty element asks the
-    /// card for it.
+    /// GENERAL AUTHENTICATE with the management key. Tag 80 is a witness, 81 a challenge, 82 a response. An empty
+    /// element asks the card for that value.
     pub(crate) fn authenticate(&mut self, algorithm: u8, template: &List) -> Result<Vec<u8>, Status> {
         let pending = self.pending.take();
         // 00 also means 3DES (SP 800-78-4 table 6-2).
@@ -77,22 +78,22 @@ impl Management {
             (Some([]), _, _, _) => {
                 let witness = self.nonce();
                 let encrypted = self.encrypt(&witness)?;
-                self.pending = Some(PendingProof::Witness(witness));
+                self.pending = Some(PendingAuthentication::Witness(witness));
                 Ok(answer(0x80, &encrypted))
             }
-            (Some(decrypted), Some(challenge), _, Some(PendingProof::Witness(witness))) => {
+            (Some(decrypted), Some(challenge), _, Some(PendingAuthentication::Witness(witness))) => {
                 let response = self.encrypt(challenge)?;
-                self.prove(decrypted == witness)?;
+                self.set_authenticated(decrypted == witness)?;
                 Ok(answer(0x82, &response))
             }
             (None, Some([]), _, _) => {
                 let challenge = self.nonce();
-                let question = answer(0x81, &challenge);
-                self.pending = Some(PendingProof::Challenge(challenge));
-                Ok(question)
+                let request = answer(0x81, &challenge);
+                self.pending = Some(PendingAuthentication::Challenge(challenge));
+                Ok(request)
             }
-            (None, None, Some(response), Some(PendingProof::Challenge(challenge))) => {
-                self.prove(response == self.encrypt(&challenge)?)?;
+            (None, None, Some(response), Some(PendingAuthentication::Challenge(challenge))) => {
+                self.set_authenticated(response == self.encrypt(&challenge)?)?;
                 Ok(Vec::new())
             }
             // A response without a pending request.
@@ -101,7 +102,8 @@ impl Management {
         }
     }
 
-    /// Yubico's SET MANAGEMENT KEY. The data is algorithm, 9B, length, key; P2 is the touch policy, counted down from FF.
+    /// Yubico's SET MANAGEMENT KEY. The data is algorithm, 9B, length, key; P2 is the touch policy, counted down from
+    /// FF.
     pub(crate) fn set(&mut self, command: &Command) -> Result<Vec<u8>, Status> {
         let touch = match command.p2 {
             0xFF => TouchPolicy::Never,
@@ -129,9 +131,9 @@ impl Management {
         .concat()
     }
 
-    fn prove(&mut self, right: bool) -> Result<(), Status> {
-        self.authenticated = right;
-        if right { Ok(()) } else { Err(Status::SECURITY) }
+    fn set_authenticated(&mut self, is_right: bool) -> Result<(), Status> {
+        self.authenticated = is_right;
+        if is_right { Ok(()) } else { Err(Status::SECURITY) }
     }
 
     fn key_length(&self, algorithm: u8) -> Option<usize> {

@@ -14,7 +14,8 @@ pub(crate) const ATTESTATION_CERTIFICATE: [u8; 3] = [0x5F, 0xFF, 0x01];
 /// The size of the largest object by Yubico's documentation, in bytes.
 const MAX_OBJECT: usize = 3052;
 
-/// Objects that need the PIN: fingerprints, facial image, printed information, iris images (SP 800-73-4 part 1 table 2).
+/// Objects that need the PIN: fingerprints, facial image, printed information, iris images (SP 800-73-4 part 1 table
+/// 2).
 const NEED_PIN: [[u8; 3]; 4] = [[0x5F, 0xC1, 0x03], [0x5F, 0xC1, 0x08], [0x5F, 0xC1, 0x09], [0x5F, 0xC1, 0x21]];
 
 /// The discovery object (SP 800-73-4 part 1 section 3.3.2): the application, which uses its own PIN.
@@ -23,6 +24,7 @@ const DISCOVERY: &[u8] = &[
     0x00,
 ];
 
+/// The data objects by their tags.
 pub(crate) struct Objects(BTreeMap<[u8; 3], Vec<u8>>);
 
 impl Objects {

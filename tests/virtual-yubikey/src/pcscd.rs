@@ -1,4 +1,5 @@
-//! pcscd with a virtual reader, for tests through the real PC/SC. Needs root, and Debian's packages pcscd and vsmartcard-vpcd.
+//! pcscd with a virtual reader, for tests through the real PC/SC. Needs root, and Debian's packages pcscd and
+//! vsmartcard-vpcd.
 
 use std::{
     fs,
@@ -18,7 +19,7 @@ const READER: &str = "Yubico YubiKey OTP+FIDO+CCID";
 pub const PORT: u16 = 0x8c7b;
 /// The socket of pcscd.
 const SOCKET: &str = "/run/pcscd/pcscd.comm";
-/// A timeout that no step here reaches.
+/// The timeout of a step. No step takes nearly as long.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A pcscd process with one virtual reader for two cards. It is stopped when this is dropped.
@@ -90,13 +91,13 @@ fn is_running() -> bool {
     Path::new("/proc").join(pid.trim()).join("comm").exists()
 }
 
-/// Waits until `done` returns true.
+/// Waits until `is_done` returns true. `what` names the condition in the panic.
 ///
 /// # Panics
 /// After 20 seconds.
-pub fn until(what: &str, mut done: impl FnMut() -> bool) {
+pub fn until(what: &str, mut is_done: impl FnMut() -> bool) {
     let end = Instant::now() + TIMEOUT;
-    while !done() {
+    while !is_done() {
         assert!(Instant::now() < end, "{what}: timeout");
         thread::sleep(Duration::from_millis(50));
     }

@@ -21,23 +21,23 @@ pub const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// A YubiKey that is plugged into a reader of this machine's pcscd, until this is dropped.
 pub struct ReaderConnection {
     unplugged: Arc<AtomicBool>,
-    end: Arc<AtomicBool>,
+    dropped: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl ReaderConnection {
     /// Plugs the YubiKey in as soon as vpcd listens on `port` of 127.0.0.1.
     pub fn plug_in(yubikey: &VirtualYubiKey, port: u16) -> Self {
-        let (unplugged, end) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
-        let (yubikey, out, over) = (yubikey.clone(), unplugged.clone(), end.clone());
+        let (unplugged, dropped) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+        let (yubikey, is_unplugged, is_dropped) = (yubikey.clone(), unplugged.clone(), dropped.clone());
         let thread = thread::spawn(move || {
-            while !over.load(Ordering::SeqCst) {
-                if !out.load(Ordering::SeqCst)
+            while !is_dropped.load(Ordering::SeqCst) {
+                if !is_unplugged.load(Ordering::SeqCst)
                     && let Ok(reader) = TcpStream::connect((Ipv4Addr::LOCALHOST, port))
                 {
-                    let (out, over) = (out.clone(), over.clone());
-                    let gone = move || out.load(Ordering::SeqCst) || over.load(Ordering::SeqCst);
-                    if let Err(error) = serve(&yubikey, reader, gone, || {}) {
+                    let (is_unplugged, is_dropped) = (is_unplugged.clone(), is_dropped.clone());
+                    let is_gone = move || is_unplugged.load(Ordering::SeqCst) || is_dropped.load(Ordering::SeqCst);
+                    if let Err(error) = serve(&yubikey, reader, is_gone, || {}) {
                         eprintln!("virtual-yubikey: {error}");
                     }
                 }
@@ -45,10 +45,10 @@ impl ReaderConnection {
                 thread::sleep(POLL_INTERVAL);
             }
         });
-        Self { unplugged, end, thread: Some(thread) }
+        Self { unplugged, dropped, thread: Some(thread) }
     }
 
-    /// Unplugs it or plugs it in again. The reader notices after a moment.
+    /// Unplugs the YubiKey, or plugs it in again if `unplugged` is false. The reader notices after [`POLL_INTERVAL`].
     pub fn unplug(&self, unplugged: bool) {
         self.unplugged.store(unplugged, Ordering::SeqCst);
     }
@@ -56,7 +56,7 @@ impl ReaderConnection {
 
 impl Drop for ReaderConnection {
     fn drop(&mut self) {
-        self.end.store(true, Ordering::SeqCst);
+        self.dropped.store(true, Ordering::SeqCst);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -77,23 +77,24 @@ pub fn serve(
     let (watched, same_reader) = (reader.try_clone()?, reader.try_clone()?);
     yubikey.faults().plug_in();
     ready();
-    let over = Arc::new(AtomicBool::new(false));
+    let has_ended = Arc::new(AtomicBool::new(false));
     let watch = {
-        let (over, faults) = (over.clone(), yubikey.faults());
+        let (has_ended, faults) = (has_ended.clone(), yubikey.faults());
         thread::spawn(move || {
-            while !over.load(Ordering::SeqCst) && !is_unplugged() {
+            while !has_ended.load(Ordering::SeqCst) && !is_unplugged() {
                 thread::sleep(POLL_INTERVAL);
             }
             // Also ends a command in progress.
             faults.unplug();
-            let _gone_already = watched.shutdown(Shutdown::Both);
+            // Fails if the reader has ended the connection already.
+            let _ = watched.shutdown(Shutdown::Both);
         })
     };
     let mut connection = Connection::from(reader);
     let mut card = Card(yubikey.clone());
     let ended = loop {
-        // Without it each APDU waits for a delayed acknowledgement: 20 a second instead of 7,000. Linux resets the option, so it
-        // is set each time.
+        // Without TCP_QUICKACK each APDU waits for a delayed acknowledgement: 20 APDUs a second instead of 7,000. Linux
+        // resets the option, so it is set each time.
         #[cfg(target_os = "linux")]
         rustix::net::sockopt::set_tcp_quickack(&same_reader, true)?;
         if let Err(error) = connection.poll(&mut card) {
@@ -101,7 +102,7 @@ pub fn serve(
         }
     };
     drop(same_reader);
-    over.store(true, Ordering::SeqCst);
+    has_ended.store(true, Ordering::SeqCst);
     watch.join().map_err(|_| io::Error::other("the thread that watches for unplugging panicked"))?;
     match ended.kind() {
         io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Ok(()),

@@ -125,16 +125,17 @@ impl Slots {
 }
 
 impl Key {
-    /// A key with the policies of a command, or the defaults of its slot (Yubico's elements AA and AB; 0 is the default).
-    fn new(slot: u8, private: PrivateKey, origin: Origin, asked: &List) -> Result<Self, Status> {
-        let pin = match (asked.byte(0xAA)?.unwrap_or(0), slot) {
+    /// A key with the policies of a command, or the defaults of its slot (Yubico's elements AA and AB; 0 is the
+    /// default).
+    fn new(slot: u8, private: PrivateKey, origin: Origin, parameters: &List) -> Result<Self, Status> {
+        let pin = match (parameters.byte(0xAA)?.unwrap_or(0), slot) {
             // SP 800-73-4 part 1 table 4b: the signature key always asks for the PIN, the card's own key never does.
             (0, 0x9C) | (3, _) => PinPolicy::Always,
             (0, 0x9E) | (1, _) => PinPolicy::Never,
             (0 | 2, _) => PinPolicy::Once,
             _ => return Err(Status::WRONG_DATA),
         };
-        let touch = match asked.byte(0xAB)?.unwrap_or(0) {
+        let touch = match parameters.byte(0xAB)?.unwrap_or(0) {
             0 | 1 => TouchPolicy::Never,
             2 => TouchPolicy::Always,
             3 => TouchPolicy::Cached,

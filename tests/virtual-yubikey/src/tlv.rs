@@ -1,5 +1,5 @@
-//! The part of BER-TLV that PIV uses (NIST SP 800-73-4 part 2, ISO/IEC 7816-4 section 5.2.2): reads tags of one byte, writes tags
-//! of any length.
+//! The part of BER-TLV that PIV uses (NIST SP 800-73-4 part 2, ISO/IEC 7816-4 section 5.2.2): reads tags of one byte,
+//! writes tags of any length.
 
 use crate::status::Status;
 
@@ -25,7 +25,7 @@ impl<'a> List<'a> {
 
     /// The first element with this tag.
     pub(crate) fn find(&self, tag: u8) -> Option<&'a [u8]> {
-        self.0.iter().find(|(its, _)| *its == tag).map(|(_, value)| *value)
+        self.0.iter().find(|(found, _)| *found == tag).map(|(_, value)| *value)
     }
 
     /// The only byte of the first element with this tag; none if there is no such element.

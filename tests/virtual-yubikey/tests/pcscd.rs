@@ -1,7 +1,7 @@
 //! Claviger with virtual YubiKeys through the real pcscd, by vsmartcard's reader driver.
 //!
-//! One pcscd with two readers is used throughout, so this is one test. It needs root, as pcscd does, and Debian's packages
-//! pcscd and vsmartcard-vpcd. Without them it is skipped, or fails if `CLAVIGER_REQUIRE_TOKENS=1`.
+//! One pcscd with two readers is used throughout, so this is one test. It needs root, as pcscd does, and Debian's
+//! packages pcscd and vsmartcard-vpcd. Without them it is skipped, or fails if `CLAVIGER_REQUIRE_TOKENS=1`.
 
 use std::{
     fs,
@@ -41,7 +41,7 @@ fn behind_pcscd() {
     // Two are inserted, and the URI names none.
     until(
         "both are seen",
-        || matches!(open_as("yubikey:"), Err(TokenError::Config(said)) if said.contains("1111") && said.contains("2222")),
+        || matches!(open_as("yubikey:"), Err(TokenError::Config(message)) if message.contains("1111") && message.contains("2222")),
     );
     let error = open_as("yubikey:serial=3333").err().unwrap();
     assert!(error.to_string().contains("insert the YubiKey with serial 3333 (found"), "{error}");
@@ -62,13 +62,13 @@ fn behind_pcscd() {
 
     // One is unplugged and plugged in again. The other one keeps working.
     new.unplug();
-    until("it is gone", || opens().is_err());
+    until("the card is gone", || opens().is_err());
     let error = opens().unwrap_err();
     assert!(matches!(error, TokenError::Away(_)), "{error:?}");
     assert!(SecretsError::Token { token: "desk".into(), error }.is_retryable());
     assert!(open(2222).keys().is_ok());
     new.plug_in_again();
-    until("it is back", || opens().as_ref() == Ok(&cek));
+    until("the card is back", || opens().as_ref() == Ok(&cek));
 
     // Another program has exclusive access: an error says so.
     let context = pcsc::Context::establish(pcsc::Scope::User).unwrap();
@@ -94,7 +94,7 @@ fn behind_pcscd() {
     let error = open_as("yubikey:serial=1111").err().unwrap();
     assert!(error.to_string().contains("install and start pcscd"), "{error}");
     service = Pcscd::start();
-    until("it serves again", || opens().as_ref() == Ok(&cek));
+    until("pcscd serves again", || opens().as_ref() == Ok(&cek));
     drop((new, old, service));
 }
 
@@ -104,7 +104,7 @@ fn open_as(uri: &str) -> Result<YubiKey, TokenError> {
 
 fn open(serial: u32) -> YubiKey {
     let mut opened = None;
-    until("it is in its reader", || {
+    until("the card is in its reader", || {
         opened = open_as(&format!("yubikey:serial={serial}")).ok();
         opened.is_some()
     });
@@ -123,9 +123,9 @@ impl VirtualYubiKey {
         let mut command = Command::new(env!("CARGO_BIN_EXE_virtual-yubikey"));
         command.args([firmware, &serial.to_string(), &port.to_string(), "--control"]).arg(&control);
         let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut said = String::new();
-        BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut said).unwrap();
-        assert_eq!(said.trim(), "ready");
+        let mut message = String::new();
+        BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut message).unwrap();
+        assert_eq!(message.trim(), "ready");
         Self { process, control }
     }
 

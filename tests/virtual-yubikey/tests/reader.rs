@@ -55,9 +55,10 @@ impl Binary {
 
 impl Drop for Binary {
     fn drop(&mut self) {
-        let _gone_already = self.child.kill();
-        let _gone_already = self.child.wait();
-        let _never_there = fs::remove_file(&self.control);
+        // The process may have ended, and the file may not exist.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_file(&self.control);
     }
 }
 
@@ -65,7 +66,7 @@ fn send(card: &mut TcpStream, message: &[u8]) {
     card.write_all(&[&(message.len() as u16).to_be_bytes()[..], message].concat()).unwrap();
 }
 
-fn ask(card: &mut TcpStream, message: &[u8]) -> Vec<u8> {
+fn exchange(card: &mut TcpStream, message: &[u8]) -> Vec<u8> {
     send(card, message);
     let mut length = [0; 2];
     card.read_exact(&mut length).unwrap();
@@ -78,12 +79,12 @@ fn ask(card: &mut TcpStream, message: &[u8]) -> Vec<u8> {
 fn the_reader_sends_apdus_and_resets() {
     let mut binary = Binary::start("answers");
     let mut card = binary.card();
-    assert_eq!(ask(&mut card, ATR), claviger_virtual_yubikey::ATR);
+    assert_eq!(exchange(&mut card, ATR), claviger_virtual_yubikey::ATR);
     for reset in [POWER_ON, RESET, POWER_OFF] {
         send(&mut card, reset);
-        assert_eq!(ask(&mut card, SERIAL), [0x6D, 0x00], "PIV is not selected");
-        assert!(ask(&mut card, SELECT).ends_with(&[0x90, 0x00]));
-        assert_eq!(ask(&mut card, SERIAL), [0, 0, 4, 0x57, 0x90, 0x00]);
+        assert_eq!(exchange(&mut card, SERIAL), [0x6D, 0x00], "PIV is not selected");
+        assert!(exchange(&mut card, SELECT).ends_with(&[0x90, 0x00]));
+        assert_eq!(exchange(&mut card, SERIAL), [0, 0, 4, 0x57, 0x90, 0x00]);
     }
 }
 
@@ -91,7 +92,7 @@ fn the_reader_sends_apdus_and_resets() {
 fn it_is_unplugged_while_the_control_file_exists() {
     let mut binary = Binary::start("unplugged");
     let mut card = binary.card();
-    ask(&mut card, SELECT);
+    exchange(&mut card, SELECT);
     fs::write(&binary.control, "").unwrap();
     let begin = Instant::now();
     assert_eq!(card.read(&mut [0]).unwrap(), 0, "the card leaves the reader");
@@ -102,8 +103,8 @@ fn it_is_unplugged_while_the_control_file_exists() {
     binary.reader.set_nonblocking(false).unwrap();
     fs::remove_file(&binary.control).unwrap();
     let mut card = binary.card();
-    assert_eq!(ask(&mut card, SERIAL), [0x6D, 0x00], "it has forgotten what was selected");
-    assert!(ask(&mut card, SELECT).ends_with(&[0x90, 0x00]));
+    assert_eq!(exchange(&mut card, SERIAL), [0x6D, 0x00], "it has forgotten what was selected");
+    assert!(exchange(&mut card, SELECT).ends_with(&[0x90, 0x00]));
 }
 
 #[test]
@@ -111,7 +112,7 @@ fn it_reconnects_after_the_reader_was_gone() {
     let mut binary = Binary::start("back");
     drop(binary.card());
     let mut card = binary.card();
-    assert!(ask(&mut card, SELECT).ends_with(&[0x90, 0x00]));
+    assert!(exchange(&mut card, SELECT).ends_with(&[0x90, 0x00]));
 }
 
 #[test]

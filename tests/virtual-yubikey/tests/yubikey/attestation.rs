@@ -1,3 +1,5 @@
+//! The attestation certificates: chain, extensions, and which keys are attested.
+
 use claviger_virtual_yubikey::Firmware;
 use p256::ecdsa::signature::Verifier;
 use x509_cert::{
@@ -58,7 +60,7 @@ fn the_chain_ends_in_the_root() {
     }
     let another = Host::manager(Firmware::V5_7_1);
     another.generate(0x82, P256, NEVER, 0).unwrap();
-    assert!(!is_signed_by(&attest(&another, 0x82).unwrap(), &intermediate), "each has a chain of its own");
+    assert!(!is_signed_by(&attest(&another, 0x82).unwrap(), &intermediate), "each YubiKey has its own chain");
 }
 
 #[test]
@@ -112,5 +114,5 @@ fn a_replaced_attestation_key_signs_from_then_on() {
     let signature = p384::ecdsa::DerSignature::from_bytes(leaf.signature().raw_bytes()).unwrap();
     assert!(key.verify(&leaf.tbs_certificate().to_der().unwrap(), &signature).is_ok());
     host.write([0x5F, 0xFF, 0x01], &[]).unwrap();
-    assert_eq!(attest(&host, 0x82), Err(0x6A80), "without a certificate it has no name");
+    assert_eq!(attest(&host, 0x82), Err(0x6A80), "without a certificate there is no issuer name");
 }

@@ -1,3 +1,5 @@
+//! Faults: unplugging, slow operations, touches, and configured answers.
+
 use std::{
     thread,
     time::{Duration, Instant},

@@ -25,14 +25,14 @@ pub type Answer = Result<Vec<u8>, u16>;
 pub struct Host(pub VirtualYubiKey);
 
 impl Host {
-    /// A fresh YubiKey whose PIV application is selected.
+    /// A YubiKey from the factory, with its PIV application selected.
     pub fn new(firmware: Firmware) -> Self {
         let host = Self(VirtualYubiKey::new(firmware, 1111));
         host.select().expect("PIV is there");
         host
     }
 
-    /// The same with the management key proved.
+    /// The same, authenticated with the management key.
     pub fn manager(firmware: Firmware) -> Self {
         let host = Self::new(firmware);
         host.authenticate().expect("the management key of the factory");
@@ -76,11 +76,11 @@ impl Host {
         self.command(0x20, 0, 0x80, pin)
     }
 
-    /// Proves the factory management key by single authentication.
+    /// Single authentication with the factory management key.
     pub fn authenticate(&self) -> Answer {
         let algorithm = if self.0.firmware() >= Firmware::V5_7_1 { 0x0A } else { 0x03 };
-        let question = self.command(0x87, algorithm, 0x9B, &[0x7C, 2, 0x81, 0])?;
-        let response = encrypt_with_factory_key(algorithm, &question[4..]);
+        let challenge = self.command(0x87, algorithm, 0x9B, &[0x7C, 2, 0x81, 0])?;
+        let response = encrypt_with_factory_key(algorithm, &challenge[4..]);
         self.command(0x87, algorithm, 0x9B, &tlv(&[0x7C], &tlv(&[0x82], &response)))
     }
 

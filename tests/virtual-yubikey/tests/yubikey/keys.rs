@@ -1,3 +1,5 @@
+//! Private keys: signing, key agreement, import, move and delete, metadata.
+
 use claviger_virtual_yubikey::Firmware;
 use ed25519_dalek::Verifier;
 use p256::ecdsa::signature::hazmat::PrehashVerifier;

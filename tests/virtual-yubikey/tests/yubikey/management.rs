@@ -1,3 +1,5 @@
+//! The management key: authentication, and the commands that need it.
+
 use aes::cipher::{Array, BlockCipherDecrypt, KeyInit};
 use claviger_virtual_yubikey::Firmware;
 
@@ -37,10 +39,14 @@ fn single_authentication_accepts_the_right_response_once() {
     let host = Host::new(Firmware::V5_7_1);
     let challenge = || authenticate(&host, 0x0A, &[0x81, 0]).unwrap()[4..].to_vec();
     let respond = |response: &[u8]| authenticate(&host, 0x0A, &tlv(&[0x82], response));
-    assert_eq!(respond(&[0; 16]), Err(0x6982), "nothing was asked");
-    let asked = challenge();
+    assert_eq!(respond(&[0; 16]), Err(0x6982), "there was no challenge");
+    let challenge_block = challenge();
     assert_eq!(respond(&[0; 16]), Err(0x6982));
-    assert_eq!(respond(&encrypt_with_factory_key(0x0A, &asked)), Err(0x6982), "asked once, answered once");
+    assert_eq!(
+        respond(&encrypt_with_factory_key(0x0A, &challenge_block)),
+        Err(0x6982),
+        "a challenge allows one response"
+    );
     assert_eq!(host.generate(0x9A, P256, 0, 0), Err(0x6982));
     assert_eq!(respond(&encrypt_with_factory_key(0x0A, &challenge())), Ok(vec![]));
     assert!(host.generate(0x9A, P256, 0, 0).is_ok());

@@ -1,3 +1,5 @@
+//! Data objects: write, read, remove, size limit, and the PIN.
+
 use claviger_virtual_yubikey::Firmware;
 
 use crate::host::{Host, PIN, tlv};

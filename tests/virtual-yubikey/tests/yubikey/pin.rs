@@ -1,3 +1,5 @@
+//! PIN and PUK: tries, blocking, change, and what forgets a verified PIN.
+
 use claviger_virtual_yubikey::Firmware;
 
 use crate::host::{Host, ONCE, P256, PIN, PUK, WRONG};
@@ -9,10 +11,10 @@ fn a_wrong_pin_costs_a_try_and_a_right_pin_resets_the_counter() {
     assert_eq!(host.verify(WRONG), Err(0x63C2));
     assert_eq!(host.verify(WRONG), Err(0x63C1));
     assert_eq!(host.0.pin_tries_left(), 1);
-    assert_eq!(host.verify(&[]), Err(0x63C1), "a question costs nothing");
+    assert_eq!(host.verify(&[]), Err(0x63C1), "VERIFY without a PIN costs no try");
     assert_eq!(host.verify(PIN), Ok(vec![]));
     assert_eq!(host.0.pin_tries_left(), 3);
-    assert_eq!(host.verify(&[]), Ok(vec![]), "a question is answered with success once the PIN was verified");
+    assert_eq!(host.verify(&[]), Ok(vec![]), "VERIFY without a PIN succeeds once the PIN is verified");
     let counts = host.0.counts();
     assert_eq!((counts.verifies, counts.wrong_pins), (3, 2));
 }
@@ -120,7 +122,7 @@ fn an_application_reset_needs_pin_and_puk_blocked_and_keeps_the_attestation_key(
     assert_eq!(host.verify(PIN), Ok(vec![]));
     assert_eq!(host.metadata(0x9A), Err(0x6A88));
     assert_eq!(host.read([0x5F, 0xC1, 0x05]), Err(0x6A82));
-    assert_eq!(host.generate(0x9A, P256, 0, 0), Err(0x6982), "the management key is to be proven again");
+    assert_eq!(host.generate(0x9A, P256, 0, 0), Err(0x6982), "the management key needs authentication again");
     assert_eq!(host.metadata(0xF9), Ok(attestation));
     assert!(host.read([0x5F, 0xFF, 0x01]).is_ok());
 }

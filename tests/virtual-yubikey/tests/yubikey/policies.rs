@@ -1,3 +1,5 @@
+//! PIN and touch policies of keys.
+
 use std::time::Duration;
 
 use claviger_virtual_yubikey::{Firmware, Touch};
@@ -37,7 +39,7 @@ fn pin_policy_always_needs_verify_right_before() {
     host.verify(PIN).unwrap();
     host.0.faults().answer_next(0x87, 0x6F00);
     assert_eq!(host.sign(0x82, P256, HASH), Err(0x6F00));
-    assert_eq!(host.sign(0x82, P256, HASH), Err(0x6982), "one that failed, too");
+    assert_eq!(host.sign(0x82, P256, HASH), Err(0x6982), "a command that failed counts too");
     assert_eq!(host.0.counts().operations, 1);
 }
 
@@ -75,13 +77,13 @@ fn touch_policy_cached() {
     assert_eq!(host.0.counts().touches, 1);
     host.0.faults().touch_counts_for(Duration::ZERO);
     host.sign(0x82, P256, HASH).unwrap();
-    assert_eq!(host.0.counts().touches, 2, "it is over");
+    assert_eq!(host.0.counts().touches, 2, "the touch has expired");
     host.0.faults().touch_counts_for(Duration::from_secs(15));
     host.0.faults().unplug();
     host.0.faults().plug_in();
     host.select().unwrap();
     host.sign(0x82, P256, HASH).unwrap();
-    assert_eq!(host.0.counts().touches, 3, "without power it is forgotten");
+    assert_eq!(host.0.counts().touches, 3, "an unplugged card forgets the touch");
 }
 
 #[test]

@@ -1,3 +1,5 @@
+//! APDUs: SELECT, chaining, long responses, extended lengths, invalid commands.
+
 use claviger_virtual_yubikey::{Firmware, VirtualYubiKey};
 
 use crate::host::{Host, PIN, tlv};
@@ -47,7 +49,7 @@ fn a_long_response_comes_in_parts_of_256_bytes() {
     assert_eq!(host.apdu(&more), (vec![], 0x6985), "another command came between");
     host.apdu(&read);
     host.0.reset();
-    assert_eq!(host.apdu(&more), (vec![], 0x6985), "it was reset");
+    assert_eq!(host.apdu(&more), (vec![], 0x6985), "the card was reset");
 }
 
 #[test]
@@ -97,11 +99,11 @@ fn invalid_apdus_are_refused() {
     let host = Host::new(Firmware::V5_7_1);
     assert_eq!(host.apdu(&[]).1, 0x6700);
     assert_eq!(host.apdu(&[0, 0x20, 0]).1, 0x6700);
-    assert_eq!(host.apdu(&[0, 0x20, 0, 0x80, 8, 1, 2]).1, 0x6700, "cut off");
-    assert_eq!(host.apdu(&[&[0, 0x20, 0, 0x80, 8], &PIN[..], &[0, 0]].concat()).1, 0x6700, "too much");
-    assert_eq!(host.apdu(&[&[0, 0x20, 0, 0x80, 0, 0, 9], &PIN[..]].concat()).1, 0x6700, "cut off, extended");
+    assert_eq!(host.apdu(&[0, 0x20, 0, 0x80, 8, 1, 2]).1, 0x6700, "truncated");
+    assert_eq!(host.apdu(&[&[0, 0x20, 0, 0x80, 8], &PIN[..], &[0, 0]].concat()).1, 0x6700, "too long");
+    assert_eq!(host.apdu(&[&[0, 0x20, 0, 0x80, 0, 0, 9], &PIN[..]].concat()).1, 0x6700, "truncated, extended length");
     assert_eq!(host.apdu(&[0x80, 0x20, 0, 0x80]).1, 0x6E00);
     assert_eq!(host.apdu(&[0, 0x01, 0, 0]).1, 0x6D00);
     assert_eq!(host.0.pin_tries_left(), 3);
-    assert_eq!(host.apdu(&[&[0, 0x20, 0, 0x80, 8], &PIN[..], &[0]].concat()).1, 0x9000, "with an expected length");
+    assert_eq!(host.apdu(&[&[0, 0x20, 0, 0x80, 8], &PIN[..], &[0]].concat()).1, 0x9000, "with Le");
 }
