@@ -235,7 +235,7 @@ mod tests {
         let jwk = json!({ "kty": "OKP", "crv": "X25519", "x": "avH0O2Y4tqLAq8y9zpianr8ajii5m4F_mICrzNlatXs" });
         let (kid, uri) = ("did:example:alice#key-1", "https://mediator.example.org");
         let routing_keys = json!(["did:example:mediator#key-1"]);
-        let endpoint = json!({ "uri": uri, "accept": ["didcomm/v2"], "routing_keys": routing_keys });
+        let endpoint = json!({ "uri": uri, "accept": ["didcomm/v2"], "routingKeys": routing_keys });
         for did_doc in [
             // 0.4
             json!({
@@ -263,7 +263,10 @@ mod tests {
                 "verification_methods": [{
                     "id": kid, "type": "JsonWebKey2020", "controller": ALICE, "verification_material": { "JWK": jwk },
                 }],
-                "services": [{ "id": "did:example:alice#s", "type": "DIDCommMessaging", "serviceEndpoint": endpoint }],
+                "services": [{
+                    "id": "did:example:alice#s", "type": "DIDCommMessaging",
+                    "serviceEndpoint": { "uri": uri, "accept": null, "routing_keys": routing_keys },
+                }],
             }),
         ] {
             let document = document_from_did_doc(did_doc).unwrap();

@@ -194,8 +194,8 @@ async fn protected_sender() {
     {
         let letter_out = letter(OURS, BOB);
         let from = format!("{OURS}#{key}");
-        let hidden = |packing: PackEncrypted<'_>| packing.protect_sender(true).enc(enc);
-        let (packed, _) = ours.pack(&letter_out, BOB, Some(&from), None, hidden).await;
+        let packed = ours.pack(&letter_out, BOB, Some(&from), None, |packing| packing.protect_sender(true).enc(enc));
+        let (packed, _) = packed.await;
         let (message, read) = peer.unpack(&packed).await.unwrap();
         assert_eq!(serde_json::to_value(message).unwrap(), letter_out);
         assert!(read.authenticated && read.anonymous_sender);

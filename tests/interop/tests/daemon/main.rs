@@ -28,13 +28,13 @@ async fn both_ping_and_both_write() {
         pair.send(from, false, quiet).await;
         pair.assert_nothing_comes(&pair.did).await;
 
-        let asked = pair.daemon.begin(&["ping", &pair.did]);
+        let ping_command = pair.daemon.begin(&["ping", &pair.did]);
         let (ping, how) = pair.receive().await;
         assert_eq!((ping.type_.as_str(), &ping.body["response_requested"]), (PING, &Value::Bool(true)));
         assert!(how.authenticated);
         let pong = pair.message(PONG, json!({})).from(pair.did.clone()).thid(ping.id).finalize();
         pair.send(from, false, pong).await;
-        assert_eq!(asked.end()["did"], pair.did);
+        assert_eq!(ping_command.end()["did"], pair.did);
 
         let text = pair.message(BASIC_MESSAGE, json!({ "content": TEXT })).from(pair.did.clone()).finalize();
         let text = pair.send(from, false, text).await;
