@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{broadcast, watch};
 
 use super::{
-    daemon::{Agent, Reload, Tokens},
+    daemon::{Agent, ReadTokenStates, ReloadDocuments},
     event::Event,
     inbox::{Inbox, InboxParts},
     instrumented_secrets::InstrumentedSecrets,
@@ -37,8 +37,8 @@ pub struct AgentBuilder {
     transports: Transports,
     http: Option<HttpClient>,
     websockets: Option<WebSocketClient>,
-    reload: Option<Reload>,
-    tokens: Option<Tokens>,
+    reload_documents: Option<ReloadDocuments>,
+    read_token_states: Option<ReadTokenStates>,
     protocols: Vec<Arc<dyn Protocol>>,
     options: AgentOptions,
 }
@@ -48,8 +48,9 @@ pub struct AgentBuilder {
 const EVENT_BUFFER: usize = 1024;
 
 impl Agent {
-    /// Begins an agent. `secrets` makes its private-key operations, `documents` are those of its DIDs, `resolver`
-    /// resolves the DIDs of peers, and `store` keeps messages and records.
+    /// Returns a builder. `secrets` makes the agent's private-key operations, `documents` are the documents of its
+    /// DIDs,
+    /// `resolver` resolves the DIDs of peers, and `store` keeps messages and records.
     pub fn builder(
         secrets: Arc<dyn Secrets>,
         documents: OwnDocuments,
@@ -64,8 +65,8 @@ impl Agent {
             transports: Transports::default(),
             http: None,
             websockets: None,
-            reload: None,
-            tokens: None,
+            reload_documents: None,
+            read_token_states: None,
             protocols: protocol::built_in(&protocol::Options::default()),
             options: AgentOptions::default(),
         }
@@ -80,14 +81,14 @@ impl AgentBuilder {
     }
 
     /// Sets how [`Agent::reload_dids`] reads the documents of our DIDs.
-    pub fn on_reload(mut self, reload: Reload) -> Self {
-        self.reload = Some(reload);
+    pub fn on_reload(mut self, reload: ReloadDocuments) -> Self {
+        self.reload_documents = Some(reload);
         self
     }
 
     /// Sets how the metrics read the states of the tokens. Without it, the metrics contain no token states.
-    pub fn tokens(mut self, tokens: Tokens) -> Self {
-        self.tokens = Some(tokens);
+    pub fn token_states(mut self, read: ReadTokenStates) -> Self {
+        self.read_token_states = Some(read);
         self
     }
 
@@ -191,8 +192,8 @@ impl AgentBuilder {
             invitations,
             rotations,
             mediation,
-            reload: self.reload,
-            tokens: self.tokens,
+            reload_documents: self.reload_documents,
+            read_token_states: self.read_token_states,
             events,
             server: watch::Sender::new(Arc::new(options.server.clone())),
             retention: watch::Sender::new(options.retention),

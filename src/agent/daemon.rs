@@ -35,8 +35,8 @@ pub struct Agent {
     pub(super) invitations: Arc<Invitations>,
     pub(super) rotations: OwnRotations,
     pub(super) mediation: Arc<Mediation>,
-    pub(super) reload: Option<Reload>,
-    pub(super) tokens: Option<Tokens>,
+    pub(super) reload_documents: Option<ReloadDocuments>,
+    pub(super) read_token_states: Option<ReadTokenStates>,
     pub(super) events: broadcast::Sender<Event>,
     pub(super) options: AgentOptions,
     /// The options that may change while the agent runs.
@@ -46,10 +46,10 @@ pub struct Agent {
 
 /// Reads the documents of our DIDs again, and has the keepers look for new keys in the tokens. The error is a message
 /// for people.
-pub type Reload = Box<dyn Fn() -> Result<OwnDocuments, String> + Send + Sync>;
+pub type ReloadDocuments = Box<dyn Fn() -> Result<OwnDocuments, String> + Send + Sync>;
 
 /// Returns the current state of each token.
-pub type Tokens = Box<dyn Fn() -> TokenStates + Send + Sync>;
+pub type ReadTokenStates = Box<dyn Fn() -> TokenStates + Send + Sync>;
 
 /// How long a token may take to show the keys of a new DID.
 const NEW_KEYS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -137,7 +137,7 @@ impl Agent {
     /// # Errors
     /// A message for people, if a document is damaged. The DIDs stay as they are then.
     pub async fn reload_dids(&self) -> Result<(), String> {
-        let Some(reload) = &self.reload else { return Ok(()) };
+        let Some(reload) = &self.reload_documents else { return Ok(()) };
         self.own_dids.replace(reload()?);
         self.rotations.retire_expired().await;
         // A token announces a new key soon.
@@ -291,7 +291,7 @@ impl Agent {
     /// # Errors
     /// Those of the store.
     pub async fn metrics(&self) -> Result<String, StoreError> {
-        let tokens = self.tokens.as_ref().map(|tokens| tokens()).unwrap_or_default();
+        let tokens = self.read_token_states.as_ref().map(|read| read()).unwrap_or_default();
         Ok(self.metrics.render(&self.usage().await?, &tokens, now()))
     }
 }

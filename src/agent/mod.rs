@@ -31,7 +31,7 @@ pub mod store;
 mod store_key;
 
 pub use builder::AgentBuilder;
-pub use daemon::{Agent, Reload, Tokens};
+pub use daemon::{Agent, ReadTokenStates, ReloadDocuments};
 pub use error::AgentError;
 pub use event::Event;
 pub use inbox::{InboxOptions, Refusal};

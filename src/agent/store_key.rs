@@ -2,8 +2,9 @@
 //!
 //! The store key is a content key of XC20P, whose nonces are long enough to be random for ever. It is stored as an
 //! authcrypt message of 32 bytes, once for each of our key agreement keys, from that key to itself. Any one of the
-//! tokens can unwrap it. A copy of the disk alone reveals no content. Whoever can write to the disk cannot substitute a
-//! store key: the sender of the JWE must be a key that a token holds. A key in a document on the disk is not enough.
+//! tokens can unwrap it. A copy of the disk alone reveals no content. An attacker who can write to the disk cannot
+//! substitute a store key: the sender of the JWE must be a key that a token holds. A key in a document on the disk is
+//! not enough.
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;

@@ -27,8 +27,8 @@ use crate::{
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The time limit for the answer to a discover-features query. Not every mediator answers one.
 const DISCLOSURE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The most messages that one call fetches; the next call fetches the rest. Without this limit
-/// a malicious mediator could keep the call going for ever.
+/// The most messages that one call fetches; the next call fetches the rest. Without this limit a
+/// malicious mediator could keep the call going for ever.
 const MAX_FETCHED: usize = 10_000;
 /// The most characters of a problem report in an error.
 const MAX_PROBLEM_CHARS: usize = 200;

@@ -130,7 +130,7 @@ mod tests {
     use crate::{
         agent::protocol::{
             Protocol,
-            testing::{ALICE, BOB, NOW, OWN_DID, Outcome, World, anonymous, from, from_with},
+            testing::{ALICE, BOB, Harness, NOW, OWN_DID, Outcome, anonymous, from, from_with},
             trust_ping::{PING, PING_RESPONSE, TrustPing},
         },
         didcomm::FORWARD,
@@ -143,20 +143,20 @@ mod tests {
         from_with(ALICE, kind, json!({}), |message| message.please_ack(ids))
     }
 
-    async fn answer(world: &World, received: &Received) -> Outcome {
-        let mut tx = world.begin(received);
+    async fn answer(harness: &Harness, received: &Received) -> Outcome {
+        let mut tx = harness.begin(received);
         answer_ack_request(received, &mut tx).await.unwrap();
-        world.commit(tx)
+        harness.commit(tx)
     }
 
     #[tokio::test]
     async fn a_reply_acknowledges() {
-        let world = World::default();
+        let harness = Harness::default();
         let ping = asking(PING, &[""]);
-        let mut tx = world.begin(&ping);
+        let mut tx = harness.begin(&ping);
         TrustPing.handle(&ping, &mut tx).await.unwrap();
         answer_ack_request(&ping, &mut tx).await.unwrap();
-        let outcome = world.commit(tx);
+        let outcome = harness.commit(tx);
         let [answer] = &outcome.sent[..] else { panic!("{outcome:?}") };
         assert_eq!(answer.type_, PING_RESPONSE);
         assert_eq!(answer.ack.as_deref(), Some(&[ping.message.id.clone()][..]));
@@ -164,9 +164,9 @@ mod tests {
 
     #[tokio::test]
     async fn an_empty_message_acknowledges_if_there_is_no_reply() {
-        let world = World::default();
+        let harness = Harness::default();
         let received = asking(MOVE, &[""]);
-        let outcome = answer(&world, &received).await;
+        let outcome = answer(&harness, &received).await;
         let [ack] = &outcome.sent[..] else { panic!("{outcome:?}") };
         assert_eq!((ack.type_.as_str(), ack.body.clone()), (EMPTY, json!({})));
         assert_eq!((ack.from.as_deref(), ack.to.as_deref()), (Some(OWN_DID), Some(&[ALICE.to_owned()][..])));
@@ -175,54 +175,54 @@ mod tests {
         assert_eq!(ack.please_ack, None);
 
         // A message to another peer, or in another thread, is no reply.
-        let mut tx = world.begin(&received);
+        let mut tx = harness.begin(&received);
         tx.send(Message::build("1", MOVE, json!({})).from(OWN_DID).to(BOB).thid(&received.message.id).finalize());
         tx.send(Message::build("2", MOVE, json!({})).from(OWN_DID).to(ALICE).finalize());
         answer_ack_request(&received, &mut tx).await.unwrap();
-        assert_eq!(world.commit(tx).sent.len(), 3);
+        assert_eq!(harness.commit(tx).sent.len(), 3);
     }
 
     #[tokio::test]
     async fn only_handled_messages_are_acknowledged() {
         let handled = [(ALICE, "def"), (BOB, "bobs"), (ALICE, "abc")];
         let handled = handled.map(|(peer, id)| (peer.to_owned(), id.to_owned())).to_vec();
-        let world = World { handled, ..Default::default() };
+        let harness = Harness { handled, ..Default::default() };
         let received = asking(MOVE, &["abc", "never-seen", "bobs", "def", "abc"]);
-        let outcome = answer(&world, &received).await;
+        let outcome = answer(&harness, &received).await;
         // In the order of handling.
         assert_eq!(outcome.sent[0].ack, Some(vec!["def".into(), "abc".into(), received.message.id.clone()]));
     }
 
     #[tokio::test]
     async fn acknowledgements_do_not_answer_each_other() {
-        let world = World::default();
+        let harness = Harness::default();
         let mut only_acks = asking(EMPTY, &[""]);
         only_acks.message.ack = Some(vec!["1".into()]);
         let mut stranger = anonymous(MOVE, json!({}));
         stranger.message.please_ack = Some(vec![String::new()]);
         for received in [only_acks, stranger, asking(FORWARD, &[""]), asking(MOVE, &[]), from(ALICE, MOVE, json!({}))] {
-            assert!(answer(&world, &received).await.sent.is_empty(), "{received:?}");
+            assert!(answer(&harness, &received).await.sent.is_empty(), "{received:?}");
         }
-        assert_eq!(answer(&world, &asking(EMPTY, &[""])).await.sent.len(), 1);
+        assert_eq!(answer(&harness, &asking(EMPTY, &[""])).await.sent.len(), 1);
     }
 
     #[tokio::test]
     async fn acknowledgements_of_a_peer_are_recorded() {
-        let world = World::default();
+        let harness = Harness::default();
         let ack = |peer| from_with(peer, MOVE, json!({}), |message| message.ack(vec!["ABC".into(), "def".into()]));
         let first = ack(ALICE);
         for (received, written) in [(&first, 2), (&ack(ALICE), 0), (&ack(BOB), 2)] {
-            let mut tx = world.begin(received);
+            let mut tx = harness.begin(received);
             record_acks(received, &mut tx).await.unwrap();
-            assert_eq!(world.commit(tx).written.len(), written);
+            assert_eq!(harness.commit(tx).written.len(), written);
         }
-        let acked: Acknowledgement = world.record(&acknowledgement_key(ALICE, "abc")).unwrap();
+        let acked: Acknowledgement = harness.record(&acknowledgement_key(ALICE, "abc")).unwrap();
         assert_eq!(acked, Acknowledgement { time: NOW, by: first.message.id });
 
         let many = (0..1000).map(|id| id.to_string()).collect();
         let received = from_with(ALICE, MOVE, json!({}), |message| message.ack(many));
-        let mut tx = world.begin(&received);
+        let mut tx = harness.begin(&received);
         record_acks(&received, &mut tx).await.unwrap();
-        assert_eq!(world.commit(tx).written.len(), MAX_IDS);
+        assert_eq!(harness.commit(tx).written.len(), MAX_IDS);
     }
 }

@@ -56,31 +56,31 @@ pub fn text(content: &str, lang: Option<&str>, time: u64) -> MessageBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::protocol::testing::{ALICE, World, from, from_with};
+    use crate::agent::protocol::testing::{ALICE, Harness, from, from_with};
 
     /// The example of the specification.
     #[tokio::test]
     async fn a_text_is_delivered() {
-        let world = World::default();
+        let harness = Harness::default();
         let mut eels = from(ALICE, MESSAGE, json!({}));
         eels.message = text("Your hovercraft is full of eels.", Some("en"), 1_547_577_721).from(ALICE).finalize();
         let json: Value = serde_json::from_str(&eels.message.to_json()).unwrap();
         assert_eq!(json["body"], json!({"content": "Your hovercraft is full of eels."}));
         assert_eq!((&json["lang"], &json["created_time"]), (&json!("en"), &json!(1_547_577_721)));
-        let outcome = world.handle(&BasicMessage, &eels).await.unwrap();
+        let outcome = harness.handle(&BasicMessage, &eels).await.unwrap();
         assert!(outcome.delivered && outcome.sent.is_empty());
     }
 
     #[tokio::test]
     async fn a_malformed_message_is_reported() {
-        let world = World::default();
+        let harness = Harness::default();
         for body in [json!({}), json!({"content": 1}), json!({"content": null})] {
             let received = from_with(ALICE, MESSAGE, body, |message| message.created_time(1));
-            assert_eq!(world.problem(&BasicMessage, &received).await, "e.m.msg.no-content");
+            assert_eq!(harness.problem(&BasicMessage, &received).await, "e.m.msg.no-content");
         }
         let received = from(ALICE, MESSAGE, json!({"content": ""}));
-        assert_eq!(world.problem(&BasicMessage, &received).await, "e.m.msg.no-created-time");
+        assert_eq!(harness.problem(&BasicMessage, &received).await, "e.m.msg.no-created-time");
         let received = from(ALICE, "https://didcomm.org/basicmessage/2.0/receipt", json!({}));
-        assert_eq!(world.problem(&BasicMessage, &received).await, "e.m.msg.unknown-type");
+        assert_eq!(harness.problem(&BasicMessage, &received).await, "e.m.msg.unknown-type");
     }
 }

@@ -122,51 +122,51 @@ mod tests {
     use super::*;
     use crate::agent::protocol::{
         empty::EMPTY,
-        testing::{ALICE, NOW, OWN_DID, Outcome, World, anonymous, from, from_with},
+        testing::{ALICE, Harness, NOW, OWN_DID, Outcome, anonymous, from, from_with},
     };
 
-    fn connection_with(world: &World, peer: &str) -> Option<Connection> {
-        world.record(&Connection::key(OWN_DID, peer))
+    fn connection_with(harness: &Harness, peer: &str) -> Option<Connection> {
+        harness.record(&Connection::key(OWN_DID, peer))
     }
 
-    async fn receive(world: &World, received: &Received) -> Outcome {
-        let mut tx = world.begin(received);
+    async fn receive(harness: &Harness, received: &Received) -> Outcome {
+        let mut tx = harness.begin(received);
         update_connection(received, &mut tx).await.unwrap();
-        world.commit(tx)
+        harness.commit(tx)
     }
 
     #[tokio::test]
     async fn a_connection_is_created_once() {
-        let world = World::default();
-        assert_eq!(receive(&world, &from(ALICE, EMPTY, json!({}))).await.written, [Connection::KIND]);
-        assert_eq!(connection_with(&world, ALICE), Some(Connection::new(OWN_DID, ALICE, NOW)));
-        assert!(receive(&world, &from(ALICE, EMPTY, json!({}))).await.written.is_empty());
-        assert!(receive(&world, &anonymous(EMPTY, json!({}))).await.written.is_empty());
+        let harness = Harness::default();
+        assert_eq!(receive(&harness, &from(ALICE, EMPTY, json!({}))).await.written, [Connection::KIND]);
+        assert_eq!(connection_with(&harness, ALICE), Some(Connection::new(OWN_DID, ALICE, NOW)));
+        assert!(receive(&harness, &from(ALICE, EMPTY, json!({}))).await.written.is_empty());
+        assert!(receive(&harness, &anonymous(EMPTY, json!({}))).await.written.is_empty());
     }
 
     #[tokio::test]
     async fn languages_are_updated() {
-        let world = World::default();
+        let harness = Harness::default();
         let speaking = |langs: &[&str]| {
             let langs = langs.iter().map(|&lang| lang.to_owned()).collect();
             from_with(ALICE, EMPTY, json!({}), |message| message.accept_lang(langs))
         };
-        receive(&world, &speaking(&["fr", "en"])).await;
-        assert!(receive(&world, &speaking(&["fr", "en"])).await.written.is_empty());
-        assert!(receive(&world, &from(ALICE, EMPTY, json!({}))).await.written.is_empty());
-        assert_eq!(receive(&world, &speaking(&["de"])).await.written.len(), 1);
-        assert_eq!(connection_with(&world, ALICE).unwrap().accept_lang, Some(vec!["de".to_owned()]));
+        receive(&harness, &speaking(&["fr", "en"])).await;
+        assert!(receive(&harness, &speaking(&["fr", "en"])).await.written.is_empty());
+        assert!(receive(&harness, &from(ALICE, EMPTY, json!({}))).await.written.is_empty());
+        assert_eq!(receive(&harness, &speaking(&["de"])).await.written.len(), 1);
+        assert_eq!(connection_with(&harness, ALICE).unwrap().accept_lang, Some(vec!["de".to_owned()]));
         let long = "x".repeat(1000);
-        receive(&world, &speaking(&vec![long.as_str(); 1000])).await;
-        assert_eq!(connection_with(&world, ALICE).unwrap().accept_lang, Some(vec!["x".repeat(MAX_LANG); MAX_LANGS]));
+        receive(&harness, &speaking(&vec![long.as_str(); 1000])).await;
+        assert_eq!(connection_with(&harness, ALICE).unwrap().accept_lang, Some(vec!["x".repeat(MAX_LANG); MAX_LANGS]));
     }
 
     #[tokio::test]
     async fn the_own_from_prior_is_dropped_once_the_peer_answers() {
-        let world = World::default();
+        let harness = Harness::default();
         let rotated = Connection { from_prior: Some("jwt".into()), ..Connection::new(OWN_DID, ALICE, 1) };
-        world.set(&Connection::key(OWN_DID, ALICE), &rotated);
-        receive(&world, &from(ALICE, EMPTY, json!({}))).await;
-        assert_eq!(connection_with(&world, ALICE), Some(Connection::new(OWN_DID, ALICE, 1)));
+        harness.set(&Connection::key(OWN_DID, ALICE), &rotated);
+        receive(&harness, &from(ALICE, EMPTY, json!({}))).await;
+        assert_eq!(connection_with(&harness, ALICE), Some(Connection::new(OWN_DID, ALICE, 1)));
     }
 }

@@ -242,7 +242,7 @@ mod tests {
     use super::*;
     use crate::agent::protocol::{
         connections::Connection,
-        testing::{ALICE, BOB, NOW, OWN_DID, World, from},
+        testing::{ALICE, BOB, Harness, NOW, OWN_DID, from},
     };
 
     #[test]
@@ -282,7 +282,7 @@ mod tests {
         }
     }
 
-    fn world() -> World {
+    fn harness() -> Harness {
         let roles = |roles: &[&str]| roles.iter().map(|&role| role.to_owned()).collect();
         let features = Features {
             protocols: vec![
@@ -294,12 +294,12 @@ mod tests {
             headers: vec!["return_route".into()],
             max_receive_bytes: Some(65536),
         };
-        World { features, ..Default::default() }
+        Harness { features, ..Default::default() }
     }
 
-    async fn disclosed(world: &World, disclose: DisclosurePolicy, queries: Value) -> Vec<Value> {
+    async fn disclosed(harness: &Harness, disclose: DisclosurePolicy, queries: Value) -> Vec<Value> {
         let received = from(ALICE, QUERIES, json!({ "queries": queries }));
-        let outcome = world.handle(&DiscoverFeatures::new(disclose), &received).await.unwrap();
+        let outcome = harness.handle(&DiscoverFeatures::new(disclose), &received).await.unwrap();
         let [answer] = &outcome.sent[..] else { panic!("{outcome:?}") };
         assert_eq!((answer.type_.as_str(), answer.thid.as_deref()), (DISCLOSE, Some(received.message.id.as_str())));
         let mut disclosures = answer.body["disclosures"].as_array().unwrap().clone();
@@ -316,7 +316,7 @@ mod tests {
             { "feature-type": "goal-code", "match": "org.didcomm.*" }
         ]);
         assert_eq!(
-            disclosed(&world(), DisclosurePolicy::default(), queries).await,
+            disclosed(&harness(), DisclosurePolicy::default(), queries).await,
             [
                 json!({"feature-type": "goal-code", "id": "org.didcomm.sell.goods.consumer"}),
                 json!({"feature-type": "protocol", "id": "https://didcomm.org/tictactoe/1.0", "roles": ["player"]}),
@@ -324,7 +324,7 @@ mod tests {
         );
         let queries = json!([{ "feature-type": "constraint", "match": "max_receive_bytes" }]);
         assert_eq!(
-            disclosed(&world(), DisclosurePolicy::default(), queries).await,
+            disclosed(&harness(), DisclosurePolicy::default(), queries).await,
             [json!({"feature-type": "constraint", "id": "max_receive_bytes", "max_receive_bytes": "65536"})]
         );
     }
@@ -334,30 +334,30 @@ mod tests {
         let queries = json!([{"feature-type": "*", "match": "*"}, {"feature-type": "governance", "match": "*"}, {}, 1,
             {"feature-type": "protocol"}, {"feature-type": "protocol", "match": 1},
             {"feature-type": "header", "match": "*".repeat(1000)}]);
-        assert!(disclosed(&world(), DisclosurePolicy::default(), queries).await.is_empty());
-        assert!(disclosed(&world(), DisclosurePolicy::default(), json!([])).await.is_empty());
+        assert!(disclosed(&harness(), DisclosurePolicy::default(), queries).await.is_empty());
+        assert!(disclosed(&harness(), DisclosurePolicy::default(), json!([])).await.is_empty());
         let protocol = DiscoverFeatures::default();
-        assert_eq!(world().problem(&protocol, &from(ALICE, QUERIES, json!({}))).await, "e.m.msg.no-queries");
-        assert_eq!(world().problem(&protocol, &from(ALICE, DISCLOSE, json!({}))).await, "e.m.msg.no-disclosures");
+        assert_eq!(harness().problem(&protocol, &from(ALICE, QUERIES, json!({}))).await, "e.m.msg.no-queries");
+        assert_eq!(harness().problem(&protocol, &from(ALICE, DISCLOSE, json!({}))).await, "e.m.msg.no-disclosures");
     }
 
     #[tokio::test]
     async fn disclosure_is_selective() {
         let all = json!([{"feature-type": "protocol", "match": "*"}]);
         let hide = DisclosurePolicy { hide: vec!["https://example.org/*".into()], ..Default::default() };
-        assert_eq!(disclosed(&world(), hide, all.clone()).await.len(), 2);
+        assert_eq!(disclosed(&harness(), hide, all.clone()).await.len(), 2);
 
         let reserved = DisclosurePolicy { hide: Vec::new(), to_strangers: false };
-        let world = world();
-        assert!(disclosed(&world, reserved.clone(), all.clone()).await.is_empty());
+        let harness = harness();
+        assert!(disclosed(&harness, reserved.clone(), all.clone()).await.is_empty());
         let invited = Connection { invitation: Some("1".into()), ..Connection::new(OWN_DID, ALICE, NOW) };
-        world.set(&Connection::key(OWN_DID, ALICE), &invited);
-        assert_eq!(disclosed(&world, reserved, all).await.len(), 3);
+        harness.set(&Connection::key(OWN_DID, ALICE), &invited);
+        assert_eq!(disclosed(&harness, reserved, all).await.len(), 3);
     }
 
     #[tokio::test]
     async fn disclosures_of_a_peer_are_remembered() {
-        let world = world();
+        let harness = harness();
         let protocol = DiscoverFeatures::default();
         let disclosure = |disclosures: Value, time: Millis| {
             let mut received = from(BOB, DISCLOSE, json!({ "disclosures": disclosures }));
@@ -369,9 +369,9 @@ mod tests {
             {"feature-type": "constraint", "id": "max_receive_bytes", "max_receive_bytes": "65536"},
             {"feature-type": "protocol"}, "x", {"feature-type": "protocol", "id": "x".repeat(1000)}
         ]);
-        let outcome = world.handle(&protocol, &disclosure(first, NOW)).await.unwrap();
+        let outcome = harness.handle(&protocol, &disclosure(first, NOW)).await.unwrap();
         assert!(outcome.delivered && outcome.sent.is_empty());
-        let DisclosedFeatures(known) = world.record(BOB).unwrap();
+        let DisclosedFeatures(known) = harness.record(BOB).unwrap();
         assert_eq!(known.len(), 2);
         assert_eq!(
             (known[0].feature.roles.as_slice(), known[1].feature.max_receive_bytes),
@@ -379,15 +379,15 @@ mod tests {
         );
 
         let again = json!([{"feature-type": "protocol", "id": "a"}, {"feature-type": "header", "id": "b"}]);
-        world.handle(&protocol, &disclosure(again, NOW + 1)).await.unwrap();
-        let DisclosedFeatures(known) = world.record(BOB).unwrap();
+        harness.handle(&protocol, &disclosure(again, NOW + 1)).await.unwrap();
+        let DisclosedFeatures(known) = harness.record(BOB).unwrap();
         let ids: Vec<&str> = known.iter().map(|disclosed| disclosed.feature.id.as_str()).collect();
         assert_eq!(ids, ["a", "b", "max_receive_bytes"]);
         assert!(known[0].feature.roles.is_empty());
 
         let many: Vec<Value> = (0..1000).map(|id| json!({"feature-type": "x", "id": id.to_string()})).collect();
-        world.handle(&protocol, &disclosure(json!(many), NOW + RETENTION)).await.unwrap();
-        let DisclosedFeatures(known) = world.record(BOB).unwrap();
+        harness.handle(&protocol, &disclosure(json!(many), NOW + RETENTION)).await.unwrap();
+        let DisclosedFeatures(known) = harness.record(BOB).unwrap();
         assert_eq!(known.len(), MAX_DISCLOSURES);
     }
 }

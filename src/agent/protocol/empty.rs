@@ -39,11 +39,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::agent::protocol::testing::{ALICE, World, from};
+    use crate::agent::protocol::testing::{ALICE, Harness, from};
 
     #[tokio::test]
     async fn an_empty_message_has_no_effect() {
-        let outcome = World::default().handle(&Empty, &from(ALICE, EMPTY, json!({}))).await.unwrap();
+        let outcome = Harness::default().handle(&Empty, &from(ALICE, EMPTY, json!({}))).await.unwrap();
         assert!(outcome.sent.is_empty() && !outcome.delivered && outcome.written.is_empty());
     }
 }

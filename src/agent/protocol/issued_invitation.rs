@@ -125,14 +125,14 @@ mod tests {
     use crate::agent::protocol::{
         connections::update_connection,
         problem_report::PROBLEM_REPORT,
-        testing::{ALICE, BOB, NOW, OWN_DID, Outcome, World, anonymous, from_with},
+        testing::{ALICE, BOB, Harness, NOW, OWN_DID, Outcome, anonymous, from_with},
         trust_ping::PING,
     };
 
-    fn issue(world: &World, id: &str, multi_use: bool, expires: Option<Millis>) {
+    fn issue(harness: &Harness, id: &str, multi_use: bool, expires: Option<Millis>) {
         let invitation = Invitation { id: id.into(), ..Invitation::new(OWN_DID) };
         let issued = IssuedInvitation { invitation, created: NOW, expires, multi_use, used_by: None };
-        world.set(&IssuedInvitation::key(id), &issued);
+        harness.set(&IssuedInvitation::key(id), &issued);
     }
 
     fn response(peer: &str, pthid: &str) -> Received {
@@ -140,72 +140,72 @@ mod tests {
     }
 
     /// Updates the connection and records the acceptance, as the inbox does.
-    async fn accept(world: &World, received: &Received) -> Result<Outcome, String> {
-        let mut tx = world.begin(received);
+    async fn accept(harness: &Harness, received: &Received) -> Result<Outcome, String> {
+        let mut tx = harness.begin(received);
         update_connection(received, &mut tx).await.unwrap();
         match record_acceptance(received, &mut tx).await {
-            Ok(()) => Ok(world.commit(tx)),
+            Ok(()) => Ok(harness.commit(tx)),
             Err(HandleError::Problem(problem)) => Err(problem.code),
             Err(other) => panic!("{other}"),
         }
     }
 
-    fn invitation_of(world: &World, peer: &str) -> Option<String> {
-        world.record::<Connection>(&Connection::key(OWN_DID, peer))?.invitation
+    fn invitation_of(harness: &Harness, peer: &str) -> Option<String> {
+        harness.record::<Connection>(&Connection::key(OWN_DID, peer))?.invitation
     }
 
     #[tokio::test]
     async fn a_single_use_invitation_is_used_once() {
-        let world = World::default();
-        issue(&world, "Inv", false, None);
-        assert!(accept(&world, &anonymous(PING, json!({}))).await.is_ok());
-        accept(&world, &response(ALICE, "inv")).await.unwrap();
-        assert_eq!(invitation_of(&world, ALICE).as_deref(), Some("inv"));
+        let harness = Harness::default();
+        issue(&harness, "Inv", false, None);
+        assert!(accept(&harness, &anonymous(PING, json!({}))).await.is_ok());
+        accept(&harness, &response(ALICE, "inv")).await.unwrap();
+        assert_eq!(invitation_of(&harness, ALICE).as_deref(), Some("inv"));
         // Later messages may name the invitation too.
-        assert!(accept(&world, &response(ALICE, "INV")).await.unwrap().written.is_empty());
-        assert_eq!(accept(&world, &response(BOB, "inv")).await.unwrap_err(), "e.p.req.invitation-used");
+        assert!(accept(&harness, &response(ALICE, "INV")).await.unwrap().written.is_empty());
+        assert_eq!(accept(&harness, &response(BOB, "inv")).await.unwrap_err(), "e.p.req.invitation-used");
         let mut nobody = response(ALICE, "inv");
         nobody.sender = None;
-        assert_eq!(accept(&world, &nobody).await.unwrap_err(), "e.p.req.invitation-used");
+        assert_eq!(accept(&harness, &nobody).await.unwrap_err(), "e.p.req.invitation-used");
 
         // The peer that used it, after its rotation.
         let moved = Connection { invitation: Some("inv".into()), ..Connection::new(OWN_DID, "did:example:new", NOW) };
-        world.set(&Connection::key(OWN_DID, &moved.peer_did), &moved);
-        assert!(accept(&world, &response(&moved.peer_did, "inv")).await.unwrap().written.is_empty());
+        harness.set(&Connection::key(OWN_DID, &moved.peer_did), &moved);
+        assert!(accept(&harness, &response(&moved.peer_did, "inv")).await.unwrap().written.is_empty());
     }
 
     #[tokio::test]
     async fn a_multi_use_invitation_serves_several_peers() {
-        let world = World::default();
-        issue(&world, "inv", true, None);
+        let harness = Harness::default();
+        issue(&harness, "inv", true, None);
         for peer in [ALICE, BOB] {
-            assert_eq!(accept(&world, &response(peer, "inv")).await.unwrap().written, [Connection::KIND]);
-            assert_eq!(invitation_of(&world, peer).as_deref(), Some("inv"));
+            assert_eq!(accept(&harness, &response(peer, "inv")).await.unwrap().written, [Connection::KIND]);
+            assert_eq!(invitation_of(&harness, peer).as_deref(), Some("inv"));
         }
     }
 
     #[tokio::test]
     async fn an_expired_invitation_serves_peers_that_came_in_time() {
-        let world = World::default();
-        issue(&world, "inv", true, Some(NOW + 1));
-        issue(&world, "other", true, None);
-        accept(&world, &response(ALICE, "inv")).await.unwrap();
-        accept(&world, &response(ALICE, "other")).await.unwrap();
+        let harness = Harness::default();
+        issue(&harness, "inv", true, Some(NOW + 1));
+        issue(&harness, "other", true, None);
+        accept(&harness, &response(ALICE, "inv")).await.unwrap();
+        accept(&harness, &response(ALICE, "other")).await.unwrap();
         let after_expiry = |peer| Received { time: NOW + 1, ..response(peer, "inv") };
-        assert!(accept(&world, &after_expiry(ALICE)).await.is_ok());
-        assert_eq!(accept(&world, &after_expiry(BOB)).await.unwrap_err(), "e.p.req.time.invitation-expired");
+        assert!(accept(&harness, &after_expiry(ALICE)).await.is_ok());
+        assert_eq!(accept(&harness, &after_expiry(BOB)).await.unwrap_err(), "e.p.req.time.invitation-expired");
     }
 
     #[tokio::test]
     async fn other_messages_do_not_accept_the_invitation() {
-        let world = World::default();
-        issue(&world, "inv", false, None);
+        let harness = Harness::default();
+        issue(&harness, "inv", false, None);
         let report = from_with(ALICE, PROBLEM_REPORT, json!({}), |message| message.pthid("inv"));
         let mut elsewhere = response(ALICE, "inv");
         elsewhere.recipient = "did:example:ours2".into();
         for received in [report, elsewhere, response(ALICE, "another")] {
-            accept(&world, &received).await.unwrap();
-            assert_eq!(world.record::<IssuedInvitation>("inv").unwrap().used_by, None);
+            accept(&harness, &received).await.unwrap();
+            assert_eq!(harness.record::<IssuedInvitation>("inv").unwrap().used_by, None);
         }
     }
 }

@@ -273,7 +273,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::agent::protocol::testing::{ALICE, World, from};
+    use crate::agent::protocol::testing::{ALICE, Harness, from};
 
     /// The example of the specification.
     const URL: &str = "https://example.com/path?_oob=eyJ0eXBlIjoiaHR0cHM6Ly9kaWRjb21tLm9yZy9vdXQtb2YtYmFuZC8yLjAvaW52aXRhdGlvbiIsImlkIjoiNjkyMTJhM2EtZDA2OC00ZjlkLWEyZGQtNDc0MWJjYTg5YWYzIiwiZnJvbSI6ImRpZDpleGFtcGxlOmFsaWNlIiwiYm9keSI6eyJnb2FsX2NvZGUiOiIiLCJnb2FsIjoiIn0sImF0dGFjaG1lbnRzIjpbeyJpZCI6InJlcXVlc3QtMCIsIm1lZGlhX3R5cGUiOiJhcHBsaWNhdGlvbi9qc29uIiwiZGF0YSI6eyJqc29uIjoiPGpzb24gb2YgcHJvdG9jb2wgbWVzc2FnZT4ifX1dfQ";
@@ -370,12 +370,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_received_invitation_is_delivered() {
-        let world = World::default();
+        let harness = Harness::default();
         let invitation = from(ALICE, INVITATION, json!({"goal": "To talk"}));
-        let outcome = world.handle(&OutOfBand, &invitation).await.unwrap();
+        let outcome = harness.handle(&OutOfBand, &invitation).await.unwrap();
         assert!(outcome.delivered && outcome.sent.is_empty() && outcome.written.is_empty());
         let bad = from(ALICE, INVITATION, json!({"goal": 1}));
-        assert_eq!(world.problem(&OutOfBand, &bad).await, "e.m.msg.bad-invitation");
+        assert_eq!(harness.problem(&OutOfBand, &bad).await, "e.m.msg.bad-invitation");
     }
 
     proptest! {

@@ -196,14 +196,15 @@ impl CircuitBreaker {
     /// Counts one report, and `threads` threads that were closed.
     fn count_report(self, received: &Received, threads: u32, tx: &mut Transaction<'_>, limits: &ProblemLimits) {
         let Some(sender) = &received.sender else { return };
-        let next = self.counted(received.time, threads, limits);
+        let next = self.with_report(received.time, threads, limits);
         if next.open_until > received.time {
             tracing::warn!(peer = sender, "problem reports to the peer suspended: too many problems");
         }
         tx.put(sender, &next, Some(received.time + limits.window.max(limits.pause)));
     }
 
-    fn counted(mut self, now: Millis, threads: u32, limits: &ProblemLimits) -> Self {
+    /// Returns the circuit breaker after one more report at `now`, with `threads` more closed threads.
+    fn with_report(mut self, now: Millis, threads: u32, limits: &ProblemLimits) -> Self {
         // A window also begins if the clock was set back.
         if !(0..limits.window).contains(&(now - self.since)) {
             self = Self { since: now, ..Default::default() };
@@ -231,7 +232,7 @@ mod tests {
     use crate::agent::protocol::{
         problem_report::PROBLEM_REPORT,
         report_problem::ReportProblem,
-        testing::{ALICE, BOB, NOW, Outcome, World, anonymous, from, from_with},
+        testing::{ALICE, BOB, Harness, NOW, Outcome, anonymous, from, from_with},
     };
 
     const MOVE: &str = "https://didcomm.org/tictactoe/1.0/move";
@@ -240,14 +241,14 @@ mod tests {
         from_with(peer, MOVE, json!({}), |message| message.thid(thread))
     }
 
-    async fn reported(world: &World, received: &Received, code: &str, limits: &ProblemLimits) -> Outcome {
-        let mut tx = world.begin(received);
+    async fn report(harness: &Harness, received: &Received, code: &str, limits: &ProblemLimits) -> Outcome {
+        let mut tx = harness.begin(received);
         report_problem(received, &Problem::new(code, "Bad message."), &mut tx, limits).await.unwrap();
-        world.commit(tx)
+        harness.commit(tx)
     }
 
-    async fn closed(world: &World, received: &Received) -> bool {
-        is_thread_closed(received, &mut world.begin(received)).await.unwrap()
+    async fn is_closed(harness: &Harness, received: &Received) -> bool {
+        is_thread_closed(received, &mut harness.begin(received)).await.unwrap()
     }
 
     fn codes(outcome: &Outcome) -> Vec<&str> {
@@ -256,30 +257,30 @@ mod tests {
 
     #[tokio::test]
     async fn one_error_too_many_closes_the_thread() {
-        let (world, limits) = (World::default(), ProblemLimits::default());
+        let (harness, limits) = (Harness::default(), ProblemLimits::default());
         for _ in 0..5 {
-            assert_eq!(codes(&reported(&world, &in_thread(ALICE, "t"), "e.m.msg", &limits).await), ["e.m.msg"]);
+            assert_eq!(codes(&report(&harness, &in_thread(ALICE, "t"), "e.m.msg", &limits).await), ["e.m.msg"]);
         }
         // A warning does not count.
-        assert_eq!(codes(&reported(&world, &in_thread(ALICE, "t"), "w.m.msg", &limits).await), ["w.m.msg"]);
-        assert!(!closed(&world, &in_thread(ALICE, "t")).await);
-        let last = reported(&world, &in_thread(ALICE, "t"), "e.m.msg", &limits).await;
+        assert_eq!(codes(&report(&harness, &in_thread(ALICE, "t"), "w.m.msg", &limits).await), ["w.m.msg"]);
+        assert!(!is_closed(&harness, &in_thread(ALICE, "t")).await);
+        let last = report(&harness, &in_thread(ALICE, "t"), "e.m.msg", &limits).await;
         assert_eq!(codes(&last), [MAX_ERRORS]);
         assert_eq!(last.sent[0].pthid.as_deref(), Some("t"));
-        assert!(closed(&world, &in_thread(ALICE, "T")).await);
-        let after = reported(&world, &in_thread(ALICE, "t"), "e.m.msg", &limits).await;
+        assert!(is_closed(&harness, &in_thread(ALICE, "T")).await);
+        let after = report(&harness, &in_thread(ALICE, "t"), "e.m.msg", &limits).await;
         assert!(after.sent.is_empty() && after.written.is_empty());
         // Other threads and other peers are not affected.
-        assert!(!closed(&world, &in_thread(ALICE, "u")).await);
-        assert!(!closed(&world, &in_thread(BOB, "t")).await);
-        assert_eq!(codes(&reported(&world, &in_thread(BOB, "t"), "e.m.msg", &limits).await), ["e.m.msg"]);
+        assert!(!is_closed(&harness, &in_thread(ALICE, "u")).await);
+        assert!(!is_closed(&harness, &in_thread(BOB, "t")).await);
+        assert_eq!(codes(&report(&harness, &in_thread(BOB, "t"), "e.m.msg", &limits).await), ["e.m.msg"]);
     }
 
     #[tokio::test]
     async fn no_report_without_a_sender_or_about_a_report() {
-        let (world, limits) = (World::default(), ProblemLimits::default());
+        let (harness, limits) = (Harness::default(), ProblemLimits::default());
         for received in [anonymous(MOVE, json!({})), from(ALICE, PROBLEM_REPORT, json!({}))] {
-            let outcome = reported(&world, &received, "e.m.msg", &limits).await;
+            let outcome = report(&harness, &received, "e.m.msg", &limits).await;
             assert!(outcome.sent.is_empty() && outcome.written.is_empty());
         }
     }
@@ -287,23 +288,23 @@ mod tests {
     #[tokio::test]
     async fn the_circuit_breaker_opens_for_a_while() {
         let limits = ProblemLimits { errors: 0, threads: 2, ..Default::default() };
-        let world = World::default();
+        let harness = Harness::default();
         for thread in ["a", "b"] {
-            assert_eq!(codes(&reported(&world, &in_thread(ALICE, thread), "e.m.msg", &limits).await), [MAX_ERRORS]);
+            assert_eq!(codes(&report(&harness, &in_thread(ALICE, thread), "e.m.msg", &limits).await), [MAX_ERRORS]);
         }
         let mut later = in_thread(ALICE, "c");
-        assert!(reported(&world, &later, "e.m.msg", &limits).await.written.is_empty());
-        assert_eq!(codes(&reported(&world, &in_thread(BOB, "c"), "e.m.msg", &limits).await), [MAX_ERRORS]);
+        assert!(report(&harness, &later, "e.m.msg", &limits).await.written.is_empty());
+        assert_eq!(codes(&report(&harness, &in_thread(BOB, "c"), "e.m.msg", &limits).await), [MAX_ERRORS]);
         later.time = NOW + limits.pause;
-        assert_eq!(codes(&reported(&world, &later, "e.m.msg", &limits).await), [MAX_ERRORS]);
+        assert_eq!(codes(&report(&harness, &later, "e.m.msg", &limits).await), [MAX_ERRORS]);
     }
 
     #[tokio::test]
     async fn a_loop_through_new_threads_ends() {
-        let (world, limits) = (World::default(), ProblemLimits::default());
+        let (harness, limits) = (Harness::default(), ProblemLimits::default());
         let mut sent = 0;
         for _ in 0..100 {
-            sent += reported(&world, &from(ALICE, MOVE, json!({})), "e.m.msg", &limits).await.sent.len();
+            sent += report(&harness, &from(ALICE, MOVE, json!({})), "e.m.msg", &limits).await.sent.len();
         }
         assert_eq!(sent, 60);
     }
@@ -311,38 +312,38 @@ mod tests {
     #[test]
     fn the_window_moves_on() {
         let limits = ProblemLimits { threads: 2, ..Default::default() };
-        let one = CircuitBreaker::default().counted(NOW, 1, &limits);
+        let one = CircuitBreaker::default().with_report(NOW, 1, &limits);
         assert_eq!(one, CircuitBreaker { since: NOW, threads: 1, reports: 1, open_until: 0 });
-        assert_eq!(one.clone().counted(NOW + HOUR, 1, &limits).threads, 1);
-        assert_eq!(one.clone().counted(NOW - 1, 1, &limits).since, NOW - 1);
-        assert_eq!(one.counted(NOW + 1, 1, &limits).open_until, NOW + 1 + limits.pause);
+        assert_eq!(one.clone().with_report(NOW + HOUR, 1, &limits).threads, 1);
+        assert_eq!(one.clone().with_report(NOW - 1, 1, &limits).since, NOW - 1);
+        assert_eq!(one.with_report(NOW + 1, 1, &limits).open_until, NOW + 1 + limits.pause);
     }
 
     #[tokio::test]
     async fn errors_reported_by_the_peer_count() {
-        let world = World::default();
+        let harness = Harness::default();
         let protocol = ReportProblem::default();
         let report =
             |code: &str| from_with(ALICE, PROBLEM_REPORT, json!({ "code": code }), |message| message.pthid("t"));
         for _ in 0..5 {
-            let outcome = world.handle(&protocol, &report("e.m.msg")).await.unwrap();
+            let outcome = harness.handle(&protocol, &report("e.m.msg")).await.unwrap();
             assert!(outcome.delivered && outcome.sent.is_empty());
         }
-        assert!(world.handle(&protocol, &report("w.p.msg")).await.unwrap().sent.is_empty());
-        assert_eq!(codes(&world.handle(&protocol, &report("e.m.msg")).await.unwrap()), [MAX_ERRORS]);
-        assert!(closed(&world, &in_thread(ALICE, "t")).await);
+        assert!(harness.handle(&protocol, &report("w.p.msg")).await.unwrap().sent.is_empty());
+        assert_eq!(codes(&harness.handle(&protocol, &report("e.m.msg")).await.unwrap()), [MAX_ERRORS]);
+        assert!(is_closed(&harness, &in_thread(ALICE, "t")).await);
         for code in ["e.m.msg", MAX_ERRORS] {
-            let outcome = world.handle(&protocol, &report(code)).await.unwrap();
+            let outcome = harness.handle(&protocol, &report(code)).await.unwrap();
             assert!(outcome.delivered && outcome.sent.is_empty());
         }
     }
 
     #[tokio::test]
     async fn an_error_of_scope_p_closes_its_thread() {
-        let world = World::default();
+        let harness = Harness::default();
         let report = from_with(ALICE, PROBLEM_REPORT, json!({"code": "e.p.msg.x"}), |message| message.pthid("t"));
-        world.handle(&ReportProblem::default(), &report).await.unwrap();
-        assert!(closed(&world, &in_thread(ALICE, "t")).await);
-        assert!(!closed(&world, &in_thread(BOB, "t")).await);
+        harness.handle(&ReportProblem::default(), &report).await.unwrap();
+        assert!(is_closed(&harness, &in_thread(ALICE, "t")).await);
+        assert!(!is_closed(&harness, &in_thread(BOB, "t")).await);
     }
 }

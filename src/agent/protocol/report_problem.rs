@@ -63,7 +63,7 @@ mod tests {
     use super::*;
     use crate::agent::protocol::{
         problem_report::PROBLEM_REPORT,
-        testing::{ALICE, World, from, from_with},
+        testing::{ALICE, Harness, from, from_with},
     };
 
     /// The example of the specification.
@@ -87,7 +87,7 @@ mod tests {
                 thread: thread.into(),
             }
         );
-        let outcome = World::default().handle(&ReportProblem::default(), &received).await.unwrap();
+        let outcome = Harness::default().handle(&ReportProblem::default(), &received).await.unwrap();
         assert!(outcome.delivered && outcome.sent.is_empty());
         assert_eq!(outcome.written, ["thread"]);
     }
@@ -96,7 +96,7 @@ mod tests {
     async fn a_malformed_report_is_not_answered() {
         for body in [json!({}), json!({"code": 1}), json!({"code": "bad"}), json!({"code": "e.p.msg", "args": "x"})] {
             let received = from(ALICE, PROBLEM_REPORT, body);
-            let outcome = World::default().handle(&ReportProblem::default(), &received).await.unwrap();
+            let outcome = Harness::default().handle(&ReportProblem::default(), &received).await.unwrap();
             assert!(outcome.delivered && outcome.sent.is_empty() && outcome.written.is_empty());
         }
     }

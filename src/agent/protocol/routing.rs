@@ -38,14 +38,14 @@ mod tests {
 
     use super::*;
     use crate::{
-        agent::protocol::testing::{World, anonymous},
+        agent::protocol::testing::{Harness, anonymous},
         didcomm::FORWARD,
     };
 
     #[tokio::test]
     async fn a_forward_is_dropped() {
         let forward = anonymous(FORWARD, json!({"next": "did:example:somebody"}));
-        let outcome = World::default().handle(&Routing, &forward).await.unwrap();
+        let outcome = Harness::default().handle(&Routing, &forward).await.unwrap();
         assert!(outcome.sent.is_empty() && !outcome.delivered && outcome.written.is_empty());
     }
 }

@@ -23,8 +23,9 @@ pub const ALICE: &str = "did:example:alice";
 pub const BOB: &str = "did:example:bob";
 pub const NOW: Millis = 1_700_000_000_000;
 
+/// Runs protocols on records in memory.
 #[derive(Default)]
-pub struct World {
+pub struct Harness {
     pub features: Features,
     pub records: Mutex<HashMap<(String, String), (Value, i64)>>,
     /// The messages that were handled, in order: the sender and the message id.
@@ -65,7 +66,7 @@ pub fn anonymous(kind: &str, body: Value) -> Received {
     received
 }
 
-impl World {
+impl Harness {
     pub fn begin<'a>(&'a self, received: &'a Received) -> Transaction<'a> {
         Transaction::new(received, self, &self.features)
     }
@@ -124,7 +125,7 @@ impl World {
 }
 
 #[async_trait]
-impl RecordReader for World {
+impl RecordReader for Harness {
     async fn read(&self, kind: &str, key: &str) -> Result<Option<(Value, i64)>, StoreError> {
         Ok(self.records.lock().unwrap().get(&(kind.to_owned(), key.to_owned())).cloned())
     }

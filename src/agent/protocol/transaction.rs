@@ -184,7 +184,7 @@ mod tests {
 
     use crate::agent::protocol::{
         record::RecordType,
-        testing::{ALICE, World, from},
+        testing::{ALICE, Harness, from},
     };
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -197,10 +197,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_transaction_reads_its_own_writes() {
-        let world = World::default();
-        world.set("old", &Number(1));
+        let harness = Harness::default();
+        harness.set("old", &Number(1));
         let received = from(ALICE, "https://example.org/offer/1.0/offer", json!({}));
-        let mut tx = world.begin(&received);
+        let mut tx = harness.begin(&received);
         assert_eq!(tx.get::<Number>("new").await.unwrap(), None);
         tx.put("new", &Number(1), None);
         tx.put("new", &Number(2), None);
@@ -211,8 +211,8 @@ mod tests {
         // A write after the deletion has the revision that was read.
         tx.put("old", &Number(3), None);
         assert_eq!(tx.get("old").await.unwrap(), Some(Number(3)));
-        let outcome = world.commit(tx);
+        let outcome = harness.commit(tx);
         assert_eq!(outcome.written.len(), 2);
-        assert_eq!((world.record("old"), world.record("new")), (Some(Number(3)), Some(Number(2))));
+        assert_eq!((harness.record("old"), harness.record("new")), (Some(Number(3)), Some(Number(2))));
     }
 }

@@ -51,14 +51,14 @@ impl Protocol for TrustPing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::protocol::testing::{ALICE, OWN_DID, World, anonymous, from, from_with};
+    use crate::agent::protocol::testing::{ALICE, Harness, OWN_DID, anonymous, from, from_with};
 
     #[tokio::test]
     async fn a_ping_is_answered_if_it_asks() {
-        let world = World::default();
+        let harness = Harness::default();
         for body in [json!({}), json!({"response_requested": true}), json!({"response_requested": null})] {
             let ping = from(ALICE, PING, body);
-            let outcome = world.handle(&TrustPing, &ping).await.unwrap();
+            let outcome = harness.handle(&TrustPing, &ping).await.unwrap();
             let [answer] = &outcome.sent[..] else { panic!("{outcome:?}") };
             assert_eq!(answer.type_, PING_RESPONSE);
             assert_eq!(answer.thid.as_deref(), Some(ping.message.id.as_str()));
@@ -66,25 +66,25 @@ mod tests {
             assert!(!outcome.delivered);
         }
         let silent = from(ALICE, PING, json!({"response_requested": false}));
-        assert!(world.handle(&TrustPing, &silent).await.unwrap().sent.is_empty());
-        assert!(world.handle(&TrustPing, &anonymous(PING, json!({}))).await.unwrap().sent.is_empty());
+        assert!(harness.handle(&TrustPing, &silent).await.unwrap().sent.is_empty());
+        assert!(harness.handle(&TrustPing, &anonymous(PING, json!({}))).await.unwrap().sent.is_empty());
         assert!(!TrustPing.accepts_anonymous());
     }
 
     #[tokio::test]
     async fn a_later_minor_version_is_answered_in_our_version() {
         let ping = from(ALICE, "https://didcomm.org/TrustPing/2.7/Ping", json!({}));
-        assert_eq!(World::default().handle(&TrustPing, &ping).await.unwrap().sent[0].type_, PING_RESPONSE);
+        assert_eq!(Harness::default().handle(&TrustPing, &ping).await.unwrap().sent[0].type_, PING_RESPONSE);
     }
 
     #[tokio::test]
     async fn an_answer_is_delivered() {
-        let world = World::default();
+        let harness = Harness::default();
         let answer = from_with(ALICE, PING_RESPONSE, json!({}), |message| message.thid("1"));
-        let outcome = world.handle(&TrustPing, &answer).await.unwrap();
+        let outcome = harness.handle(&TrustPing, &answer).await.unwrap();
         assert!(outcome.delivered && outcome.sent.is_empty());
-        assert_eq!(world.problem(&TrustPing, &from(ALICE, PING_RESPONSE, json!({}))).await, "e.m.msg.no-thid");
+        assert_eq!(harness.problem(&TrustPing, &from(ALICE, PING_RESPONSE, json!({}))).await, "e.m.msg.no-thid");
         let other = from(ALICE, "https://didcomm.org/trust-ping/2.0/pong", json!({}));
-        assert_eq!(world.problem(&TrustPing, &other).await, "e.m.msg.unknown-type");
+        assert_eq!(harness.problem(&TrustPing, &other).await, "e.m.msg.unknown-type");
     }
 }

@@ -210,15 +210,15 @@ mod tests {
     use super::*;
     use crate::agent::protocol::{
         connections::Connection,
-        testing::{ALICE, NOW, OWN_DID, World, from, from_with},
+        testing::{ALICE, Harness, NOW, OWN_DID, from, from_with},
     };
 
     fn profile(fields: Value) -> Received {
         from(ALICE, PROFILE, json!({ "profile": fields }))
     }
 
-    fn peer_profile(world: &World) -> Profile {
-        world.record(ALICE).unwrap()
+    fn peer_profile(harness: &Harness) -> Profile {
+        harness.record(ALICE).unwrap()
     }
 
     fn own_profile(name: &str) -> Profile {
@@ -234,13 +234,13 @@ mod tests {
     /// The example of the specification, with its `@id`.
     #[tokio::test]
     async fn a_profile_is_remembered_and_changed() {
-        let world = World::default();
+        let harness = Harness::default();
         let mut first =
             profile(json!({"displayName": "John Doe", "displayPicture": "#item1", "description": "My bio"}));
         let mut attachment = Attachment::base64("png").media_type("image/png").finalize();
         attachment.extra.insert("@id".into(), json!("item1"));
         first.message.attachments = Some(vec![attachment.clone()]);
-        let outcome = world.handle(&UserProfile, &first).await.unwrap();
+        let outcome = harness.handle(&UserProfile, &first).await.unwrap();
         assert!(outcome.delivered && outcome.sent.is_empty());
         let expected = Profile {
             display_name: Some("John Doe".into()),
@@ -249,38 +249,38 @@ mod tests {
             lang: None,
             time: NOW,
         };
-        assert_eq!(peer_profile(&world), expected);
+        assert_eq!(peer_profile(&harness), expected);
 
-        world.handle(&UserProfile, &profile(json!({"displayPicture": null, "description": ""}))).await.unwrap();
-        assert_eq!(peer_profile(&world), Profile { display_picture: None, description: None, ..expected });
+        harness.handle(&UserProfile, &profile(json!({"displayPicture": null, "description": ""}))).await.unwrap();
+        assert_eq!(peer_profile(&harness), Profile { display_picture: None, description: None, ..expected });
     }
 
     #[tokio::test]
     async fn a_malformed_or_oversized_profile_is_reported() {
-        let world = World::default();
+        let harness = Harness::default();
         for (received, code) in [
             (from(ALICE, PROFILE, json!({})), "e.m.msg.no-profile"),
             (profile(json!({"displayName": 1})), "e.m.msg.bad-field"),
             (profile(json!({"description": "x".repeat(1025)})), "e.m.me.res.storage.too-long"),
             (profile(json!({"displayPicture": "#1"})), "e.m.msg.no-picture"),
         ] {
-            assert_eq!(world.problem(&UserProfile, &received).await, code);
+            assert_eq!(harness.problem(&UserProfile, &received).await, code);
         }
         let mut big = profile(json!({"displayPicture": "1"}));
         big.message.attachments = Some(vec![Attachment::base64(vec![0; MAX_PICTURE]).id("1").finalize()]);
-        assert_eq!(world.problem(&UserProfile, &big).await, "e.m.me.res.storage.picture-too-big");
-        assert_eq!(world.count::<Profile>(), 0);
+        assert_eq!(harness.problem(&UserProfile, &big).await, "e.m.me.res.storage.picture-too-big");
+        assert_eq!(harness.count::<Profile>(), 0);
     }
 
     #[tokio::test]
     async fn own_profile_is_sent_back_on_request() {
-        let world = World::default();
+        let harness = Harness::default();
         let body = json!({"profile": {}, "send_back_yours": true});
         let asking = from(ALICE, PROFILE, body.clone());
-        assert!(world.handle(&UserProfile, &asking).await.unwrap().sent.is_empty());
+        assert!(harness.handle(&UserProfile, &asking).await.unwrap().sent.is_empty());
 
-        world.set(OWN, &own_profile("Everyone's"));
-        let outcome = world.handle(&UserProfile, &asking).await.unwrap();
+        harness.set(OWN, &own_profile("Everyone's"));
+        let outcome = harness.handle(&UserProfile, &asking).await.unwrap();
         let [sent] = &outcome.sent[..] else { panic!("{outcome:?}") };
         let picture = "#picture";
         let fields = json!({"displayName": "Everyone's", "displayPicture": picture, "description": null});
@@ -291,32 +291,32 @@ mod tests {
 
         // A reply gets no reply.
         let reply = from_with(ALICE, PROFILE, body.clone(), |message| message.pthid(&sent.id));
-        assert!(world.handle(&UserProfile, &reply).await.unwrap().sent.is_empty());
+        assert!(harness.handle(&UserProfile, &reply).await.unwrap().sent.is_empty());
         let reply = from_with(ALICE, PROFILE, body.clone(), |message| message.thid(&sent.id));
-        assert!(world.handle(&UserProfile, &reply).await.unwrap().sent.is_empty());
+        assert!(harness.handle(&UserProfile, &reply).await.unwrap().sent.is_empty());
         // A child thread of the invitation is no reply.
         let invited = Connection { invitation: Some("oob".into()), ..Connection::new(OWN_DID, ALICE, NOW) };
-        world.set(&Connection::key(OWN_DID, ALICE), &invited);
+        harness.set(&Connection::key(OWN_DID, ALICE), &invited);
         let first = from_with(ALICE, PROFILE, body, |message| message.pthid("OOB"));
-        assert_eq!(world.handle(&UserProfile, &first).await.unwrap().sent.len(), 1);
+        assert_eq!(harness.handle(&UserProfile, &first).await.unwrap().sent.len(), 1);
     }
 
     #[tokio::test]
     async fn a_request_gets_the_fields_that_it_names() {
-        let world = World::default();
-        world.set(OWN, &own_profile("Everyone's"));
-        world.set(&own_key(OWN_DID), &own_profile("This DID's"));
+        let harness = Harness::default();
+        harness.set(OWN, &own_profile("Everyone's"));
+        harness.set(&own_key(OWN_DID), &own_profile("This DID's"));
         for (body, fields) in [
             (json!({"query": ["displayName", "shoeSize"]}), json!({"displayName": "This DID's"})),
             (json!({"query": ["description"]}), json!({"description": null})),
             (json!({}), json!({"displayName": "This DID's", "displayPicture": "#picture", "description": null})),
         ] {
             let request = from(ALICE, REQUEST_PROFILE, body);
-            let outcome = world.handle(&UserProfile, &request).await.unwrap();
+            let outcome = harness.handle(&UserProfile, &request).await.unwrap();
             assert_eq!(outcome.sent[0].body, json!({ "profile": fields }));
             assert_eq!(outcome.sent[0].pthid, Some(request.message.id));
         }
         let nothing = from(ALICE, REQUEST_PROFILE, json!({"query": []}));
-        assert!(world.handle(&UserProfile, &nothing).await.unwrap().sent.is_empty());
+        assert!(harness.handle(&UserProfile, &nothing).await.unwrap().sent.is_empty());
     }
 }

@@ -164,21 +164,21 @@ mod tests {
     use crate::agent::protocol::{
         connections::update_connection,
         empty::EMPTY,
-        testing::{ALICE, BOB, NOW, OWN_DID, World, anonymous, from},
+        testing::{ALICE, BOB, Harness, NOW, OWN_DID, anonymous, from},
     };
 
     const NEW: &str = "did:peer:0new";
     const THIRD: &str = "did:peer:0third";
 
-    fn connection_with(world: &World, peer: &str) -> Option<Connection> {
-        world.record(&Connection::key(OWN_DID, peer))
+    fn connection_with(harness: &Harness, peer: &str) -> Option<Connection> {
+        harness.record(&Connection::key(OWN_DID, peer))
     }
 
-    async fn receive_from(world: &World, peer: &str) {
+    async fn receive_from(harness: &Harness, peer: &str) {
         let received = from(peer, EMPTY, json!({}));
-        let mut tx = world.begin(&received);
+        let mut tx = harness.begin(&received);
         update_connection(&received, &mut tx).await.unwrap();
-        world.commit(tx);
+        harness.commit(tx);
     }
 
     fn prior(iss: &str, sub: Option<&str>, iat: i64) -> Option<PriorDid> {
@@ -198,74 +198,74 @@ mod tests {
         received
     }
 
-    async fn receive(world: &World, received: &Received) -> PeerRotationOutcome {
-        let mut tx = world.begin(received);
+    async fn receive(harness: &Harness, received: &Received) -> PeerRotationOutcome {
+        let mut tx = harness.begin(received);
         let rotation = apply_from_prior(received, &mut tx).await.unwrap();
         // As the inbox does, in the same transaction.
         update_connection(received, &mut tx).await.unwrap();
-        world.commit(tx);
+        harness.commit(tx);
         rotation
     }
 
-    async fn is_ignored(world: &World, peer: &str) -> bool {
+    async fn is_ignored(harness: &Harness, peer: &str) -> bool {
         let received = from(peer, EMPTY, json!({}));
-        is_from_former_did(&received, &mut world.begin(&received)).await.unwrap()
+        is_from_former_did(&received, &mut harness.begin(&received)).await.unwrap()
     }
 
     #[tokio::test]
     async fn a_peer_rotates() {
-        let world = World::default();
+        let harness = Harness::default();
         let old = Connection { invitation: Some("i".into()), ..Connection::new(OWN_DID, ALICE, 7) };
-        world.set(&Connection::key(OWN_DID, ALICE), &old);
-        assert_eq!(receive(&world, &rotating(ALICE, NEW)).await, PeerRotationOutcome::Rotated(ALICE.into()));
+        harness.set(&Connection::key(OWN_DID, ALICE), &old);
+        assert_eq!(receive(&harness, &rotating(ALICE, NEW)).await, PeerRotationOutcome::Rotated(ALICE.into()));
         let new = Connection { peer_did: NEW.into(), previous_dids: vec![ALICE.into()], ..old };
-        assert_eq!((connection_with(&world, ALICE), connection_with(&world, NEW)), (None, Some(new.clone())));
-        assert!(is_ignored(&world, ALICE).await && !is_ignored(&world, NEW).await);
+        assert_eq!((connection_with(&harness, ALICE), connection_with(&harness, NEW)), (None, Some(new.clone())));
+        assert!(is_ignored(&harness, ALICE).await && !is_ignored(&harness, NEW).await);
 
         // The peer repeats its from_prior, as the specification says. Then somebody with the old key names another DID.
-        assert_eq!(receive(&world, &rotating(ALICE, NEW)).await, PeerRotationOutcome::None);
-        assert_eq!(receive(&world, &rotating(ALICE, BOB)).await, PeerRotationOutcome::None);
-        assert_eq!(connection_with(&world, NEW), Some(new));
-        assert_eq!(connection_with(&world, BOB).unwrap().invitation, None);
+        assert_eq!(receive(&harness, &rotating(ALICE, NEW)).await, PeerRotationOutcome::None);
+        assert_eq!(receive(&harness, &rotating(ALICE, BOB)).await, PeerRotationOutcome::None);
+        assert_eq!(connection_with(&harness, NEW), Some(new));
+        assert_eq!(connection_with(&harness, BOB).unwrap().invitation, None);
 
-        assert_eq!(receive(&world, &rotating(NEW, THIRD)).await, PeerRotationOutcome::Rotated(NEW.into()));
-        assert_eq!(connection_with(&world, THIRD).unwrap().previous_dids, [ALICE, NEW]);
-        assert!(is_ignored(&world, ALICE).await && is_ignored(&world, NEW).await);
+        assert_eq!(receive(&harness, &rotating(NEW, THIRD)).await, PeerRotationOutcome::Rotated(NEW.into()));
+        assert_eq!(connection_with(&harness, THIRD).unwrap().previous_dids, [ALICE, NEW]);
+        assert!(is_ignored(&harness, ALICE).await && is_ignored(&harness, NEW).await);
         // It cannot rotate back.
-        assert_eq!(receive(&world, &rotating(THIRD, ALICE)).await, PeerRotationOutcome::None);
+        assert_eq!(receive(&harness, &rotating(THIRD, ALICE)).await, PeerRotationOutcome::None);
 
         // The old DID goes on in another relationship.
         let mut other_relationship = from(ALICE, EMPTY, json!({}));
         other_relationship.recipient = "did:example:ours2".into();
-        assert!(!is_from_former_did(&other_relationship, &mut world.begin(&other_relationship)).await.unwrap());
+        assert!(!is_from_former_did(&other_relationship, &mut harness.begin(&other_relationship)).await.unwrap());
     }
 
     #[tokio::test]
     async fn two_connections_of_a_peer_are_merged() {
-        let world = World::default();
+        let harness = Harness::default();
         let old = Connection { label: Some("Alice".into()), ..Connection::new(OWN_DID, ALICE, 7) };
-        world.set(&Connection::key(OWN_DID, ALICE), &old);
-        receive_from(&world, NEW).await;
-        receive(&world, &rotating(ALICE, NEW)).await;
+        harness.set(&Connection::key(OWN_DID, ALICE), &old);
+        receive_from(&harness, NEW).await;
+        receive(&harness, &rotating(ALICE, NEW)).await;
         assert_eq!(
-            connection_with(&world, NEW),
+            connection_with(&harness, NEW),
             Some(Connection { peer_did: NEW.into(), previous_dids: vec![ALICE.into()], ..old })
         );
-        assert_eq!(world.count::<Connection>(), 1);
+        assert_eq!(harness.count::<Connection>(), 1);
     }
 
     #[tokio::test]
     async fn a_peer_without_a_connection_rotates() {
-        let world = World::default();
-        assert_eq!(receive(&world, &rotating(ALICE, NEW)).await, PeerRotationOutcome::Rotated(ALICE.into()));
-        assert_eq!(connection_with(&world, NEW).unwrap().previous_dids, [ALICE]);
-        assert!(is_ignored(&world, ALICE).await);
+        let harness = Harness::default();
+        assert_eq!(receive(&harness, &rotating(ALICE, NEW)).await, PeerRotationOutcome::Rotated(ALICE.into()));
+        assert_eq!(connection_with(&harness, NEW).unwrap().previous_dids, [ALICE]);
+        assert!(is_ignored(&harness, ALICE).await);
     }
 
     #[tokio::test]
     async fn an_invalid_from_prior_is_ignored() {
-        let world = World::default();
-        receive_from(&world, ALICE).await;
+        let harness = Harness::default();
+        receive_from(&harness, ALICE).await;
         let mut unproved = rotating(ALICE, NEW);
         unproved.provenance.warnings.push(Warning::UnauthenticatedFromPrior);
         let mut anonymous = rotating(ALICE, NEW);
@@ -273,17 +273,17 @@ mod tests {
         let mut foreign = rotating(ALICE, NEW);
         foreign.sender = Some(BOB.into());
         for received in [unproved, anonymous, foreign] {
-            assert_eq!(receive(&world, &received).await, PeerRotationOutcome::None);
-            assert!(!is_ignored(&world, ALICE).await);
+            assert_eq!(receive(&harness, &received).await, PeerRotationOutcome::None);
+            assert!(!is_ignored(&harness, ALICE).await);
         }
     }
 
     #[tokio::test]
     async fn a_relationship_ends() {
-        let world = World::default();
+        let harness = Harness::default();
         let now = NOW / 1000;
         for peer in [NEW, ALICE] {
-            receive_from(&world, peer).await;
+            receive_from(&harness, peer).await;
         }
         let mut unencrypted = ending(NEW, now);
         unencrypted.provenance.warnings.push(Warning::UnauthenticatedFromPrior);
@@ -292,14 +292,14 @@ mod tests {
         let before = ending(NEW, now - 1);
         let ahead = ending(NEW, now + MAX_CLOCK_SKEW / 1000 + 1);
         for received in [unencrypted, timeless, before, ahead, ending(ALICE, now), ending(THIRD, now)] {
-            assert_eq!(receive(&world, &received).await, PeerRotationOutcome::None, "{received:?}");
+            assert_eq!(receive(&harness, &received).await, PeerRotationOutcome::None, "{received:?}");
         }
-        assert!(!is_ignored(&world, NEW).await);
+        assert!(!is_ignored(&harness, NEW).await);
 
-        assert_eq!(receive(&world, &ending(NEW, now)).await, PeerRotationOutcome::Ended(NEW.into()));
-        assert_eq!(connection_with(&world, NEW).unwrap().ended, Some(NOW));
-        assert!(is_ignored(&world, NEW).await && !is_ignored(&world, ALICE).await);
-        assert_eq!(receive(&world, &ending(NEW, now)).await, PeerRotationOutcome::None);
-        assert_eq!(receive(&world, &rotating(NEW, THIRD)).await, PeerRotationOutcome::None);
+        assert_eq!(receive(&harness, &ending(NEW, now)).await, PeerRotationOutcome::Ended(NEW.into()));
+        assert_eq!(connection_with(&harness, NEW).unwrap().ended, Some(NOW));
+        assert!(is_ignored(&harness, NEW).await && !is_ignored(&harness, ALICE).await);
+        assert_eq!(receive(&harness, &ending(NEW, now)).await, PeerRotationOutcome::None);
+        assert_eq!(receive(&harness, &rotating(NEW, THIRD)).await, PeerRotationOutcome::None);
     }
 }

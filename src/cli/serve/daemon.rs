@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use claviger::{
-    agent::{Agent, OwnDocuments, Reload, Server, Tokens, Transports, api, store::Store},
+    agent::{Agent, OwnDocuments, ReadTokenStates, ReloadDocuments, Server, Transports, api, store::Store},
     did::{
         CachedResolver, Document, LoadError, LocalResolver, Resolver, ResolverChain, WebResolver, WebvhResolver,
         read_documents,
@@ -62,7 +62,7 @@ pub async fn run(
         .transports(Transports::default().with(client).with(websockets.clone()))
         .websockets(websockets)
         .http(http)
-        .tokens(token_states(keepers.clone()))
+        .token_states(token_states(keepers.clone()))
         .on_reload(reload_documents(config, keepers))
         .options(agent_options(config))
         .build();
@@ -163,12 +163,12 @@ fn keepers(config: &Config, supervisor: &Arc<Supervisor>) -> Vec<Arc<KeeperClien
 }
 
 /// The states of the tokens, for the metrics.
-fn token_states(keepers: Vec<Arc<KeeperClient>>) -> Tokens {
+fn token_states(keepers: Vec<Arc<KeeperClient>>) -> ReadTokenStates {
     Box::new(move || keepers.iter().map(|keeper| (keeper.name().to_owned(), keeper.state())).collect())
 }
 
 /// Reads the documents in the state folder again, and has the keepers look for new keys.
-fn reload_documents(config: &Config, keepers: Vec<Arc<KeeperClient>>) -> Reload {
+fn reload_documents(config: &Config, keepers: Vec<Arc<KeeperClient>>) -> ReloadDocuments {
     let (state, paths) = (StateDir::new(config.state_dir.clone()), config.documents.clone());
     Box::new(move || {
         let documents = own_documents(&state, &paths).map_err(|error| error.to_string())?;

@@ -26,8 +26,8 @@ pub(super) const QUEUE_LENGTH: usize = 256;
 pub(super) enum Job {
     /// Run a request in the next transaction.
     Write(Box<dyn WriteRequest>),
-    /// Copy the write-ahead log into the database, and empty the log. Until then, the log still
-    /// contains deleted content.
+    /// Copy the write-ahead log into the database, and empty the log. Until then, the log still contains deleted
+    /// content.
     Checkpoint,
 }
 
