@@ -1,8 +1,8 @@
-//! The rules of ARCHITECTURE.md and CONTRIBUTING.md that can be checked in the source: imports run downwards, no circles
-//! between files, no long file, and what is absent where.
+//! The rules of ARCHITECTURE.md and CONTRIBUTING.md that can be checked in the source: imports run downwards, no
+//! circles between files, no long file, and what is absent where.
 //!
-//! A rule takes a source tree and returns its violations. `house/planted.rs` tries each rule on planted violations; the tests
-//! here apply it to `src`.
+//! A rule takes a source tree and returns its violations. `house/planted.rs` tries each rule on planted violations; the
+//! tests here apply it to `src`.
 
 #[path = "house/graph.rs"]
 mod graph;
@@ -92,8 +92,8 @@ fn the_network_and_the_store_are_named_by_the_daemon_only() {
     assert_none(&rules::present(src(), &Absence { words: &words.collect::<Vec<_>>(), except }));
 }
 
-/// The only private scalars are the ephemeral key of a message, a key that a person imports, and the temporary key that signs
-/// the certificate of a PIV slot.
+/// The only private scalars are the ephemeral key of a message, a key that a person imports, and the temporary key that
+/// signs the certificate of a PIV slot.
 #[test]
 fn private_keys_are_in_three_files_only() {
     let private = ["agreement::", "StaticSecret", "SecretKey::", "SigningKey", "NonZeroScalar", "EphemeralSecret"];

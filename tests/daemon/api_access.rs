@@ -21,8 +21,8 @@ const NOBODY: u32 = 65534;
 fn status_as(user: u32, socket: &Path) -> String {
     let socket = socket.to_owned();
     let request = thread::spawn(move || {
-        // SAFETY: the system call takes numbers only. It changes this thread alone, which ends after the request; glibc's
-        // function of that name would change the whole process.
+        // SAFETY: the system call takes numbers only. It changes this thread alone, which ends after the request;
+        // glibc's function of that name would change the whole process.
         let changed = unsafe { libc::syscall(libc::SYS_setresuid, -1, user, -1) };
         assert_eq!(changed, 0);
         let mut stream = UnixStream::connect(socket).unwrap();

@@ -1,4 +1,5 @@
-//! An application that sends numbered messages, and reads and acknowledges what arrives, while its daemon is killed and started.
+//! An application that sends numbered messages, and reads and acknowledges what arrives, while its daemon is killed and
+//! started.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -96,8 +97,8 @@ fn send(name: &str, api: &ApiClient, from: &str, to: &str, stop: &AtomicBool, re
     }
 }
 
-/// Reads a page of the inbox. Records the messages before acknowledging them, so that none is lost if the daemon is killed
-/// between. Returns none if there was nothing to read.
+/// Reads a page of the inbox. Records the messages before acknowledging them, so that none is lost if the daemon is
+/// killed between. Returns none if there was nothing to read.
 fn read_page(api: &ApiClient, record: &Mutex<MessageRecord>) -> Option<()> {
     let response = api.try_request("GET", "/v1/inbox?limit=200", "", "").filter(|response| response.status == 200)?;
     let page = response.json(200);

@@ -1,5 +1,5 @@
-//! Connections of peers (threats.md "Faults to inject"): deadlines, limits, return routes and WebSockets. While some peers are
-//! slow, too many or break the protocol, others are served.
+//! Connections of peers (threats.md "Faults to inject"): deadlines, limits, return routes and WebSockets. While some
+//! peers are slow, too many or break the protocol, others are served.
 
 use std::{io::Write, net::TcpStream, thread, time::Duration};
 
@@ -52,7 +52,8 @@ fn slow_http_clients_are_disconnected() {
     }
 }
 
-/// A message on a WebSocket has the same deadline, even if pongs come between its fragments. An idle WebSocket has none.
+/// A message on a WebSocket has the same deadline, even if pongs come between its fragments. An idle WebSocket has
+/// none.
 #[test]
 fn a_slow_websocket_message_closes_the_connection() {
     let Some(daemon) = running("body_seconds = 1") else { return };
@@ -213,7 +214,8 @@ fn a_websocket_is_read_without_a_token() {
         .wait_until("all messages are opened", |daemon| daemon.is_token_ready() && daemon.unread_texts().len() == 150);
 }
 
-/// A peer requests messages on its WebSocket and does not read: its messages stay in the outbox, and other peers get theirs.
+/// A peer requests messages on its WebSocket and does not read: its messages stay in the outbox, and other peers get
+/// theirs.
 #[test]
 fn a_slow_reader_does_not_delay_others() {
     let Some(daemon) = running("") else { return };

@@ -1,5 +1,5 @@
-//! Senders with a did:web, whose documents are on a server that a stranger chose: which addresses the daemon connects to, and
-//! which documents it uses.
+//! Senders with a did:web, whose documents are on a server that a stranger chose: which addresses the daemon connects
+//! to, and which documents it uses.
 
 use serde_json::{Value, json};
 
@@ -72,7 +72,10 @@ fn only_a_valid_document_of_the_requested_did_is_used() {
         let host = format!("did:web:{}", request.host.replace(':', "%3A"));
         let name = request.path.trim_start_matches('/').trim_end_matches("/did.json").to_owned();
         let did = format!("{host}:{name}");
-        let document = |id: &str, relationship: &str, method: &str, jwk: &Value| json!({"id": id, relationship: [{"id": method, "type": "JsonWebKey2020", "controller": id, "publicKeyJwk": jwk}]});
+        let document = |id: &str, relationship: &str, method: &str, jwk: &Value| {
+            let method = json!({"id": method, "type": "JsonWebKey2020", "controller": id, "publicKeyJwk": jwk});
+            json!({"id": id, relationship: [method]})
+        };
         let sound = document(&did, "keyAgreement", "#k", &alice_key);
         let found = match name.as_str() {
             "sound" => sound,

@@ -59,7 +59,8 @@ fn post_from(address: [u8; 4], daemon: &Daemon, packed: &str) -> (u16, bool) {
     (status_of(&answer), answer.contains("retry-after: "))
 }
 
-/// The sender is not known before its message is opened, which takes time of the token. So the limit is for its address.
+/// The sender is not known before its message is opened, which takes time of the token. So the limit is for its
+/// address.
 #[test]
 fn the_rate_per_address_is_limited() {
     let net = "[net]\nallow_private = [\"127.0.0.0/8\"]\n";

@@ -1,5 +1,5 @@
-//! Invalid envelopes are refused in the response to the POST (threats.md): the token is not used, and nothing is stored.
-//! `hostile_messages.rs` has those whose fault shows only when they are opened.
+//! Invalid envelopes are refused in the response to the POST (threats.md): the token is not used, and nothing is
+//! stored. `hostile_messages.rs` has those whose fault shows only when they are opened.
 
 use claviger::{crypto::ContentEncryption, keys::Curve};
 use claviger_testkit::PrivateKey;
@@ -226,7 +226,7 @@ fn only_messages_encrypted_for_us_are_accepted() {
     let put = format!("PUT / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", packed.len());
     assert!(http(attack.daemon.port, &put, packed.as_bytes()).starts_with("HTTP/1.1 405"));
     let honest = attack.mallory.pack_text(&attack.daemon.did, "with a parameter");
-    let kind = "ApiClient/DIDComm-Encrypted+JSON; charset=utf-8";
+    let kind = "Application/DIDComm-Encrypted+JSON; charset=utf-8";
     assert!(attack.daemon.post_as(kind, honest.as_bytes()).starts_with("HTTP/1.1 202"));
     attack.daemon.wait_until("the message arrived", |daemon| daemon.unread_texts() == ["with a parameter"]);
 }

@@ -130,7 +130,8 @@ fn a_key_is_valid_only_for_its_purpose_and_owner() {
         messages.push((what, Jwe::anoncrypt(&to).seal(inner.to_string())));
         messages.push((what, alice.authcrypt(&to).seal(inner.to_string())));
     }
-    // Mallory sends what Alice signed: for the daemon, as if it were her own; for another recipient; without a recipient.
+    // Mallory sends what Alice signed: for the daemon, as if it were her own; for another recipient; without a
+    // recipient.
     messages.push(("another's signature", attack.mallory.authcrypt(&to).seal(alice.signed(&text).to_string())));
     let mut elsewhere = attack.plaintext();
     elsewhere["to"] = json!([attack.mallory.did()]);

@@ -19,8 +19,8 @@ const LIMIT: u64 = 256 * 1024;
 
 #[test]
 fn ten_thousand_idle_websockets_fit_in_256_mib() {
-    // This process has the other ends of the connections, and so needs many descriptors. The daemon is started with a low limit, and
-    // must raise it by itself.
+    // This process has the other ends of the connections, and so needs many descriptors. The daemon is started with a
+    // low limit, and must raise it by itself.
     let limit = getrlimit(Resource::Nofile);
     let enough = limit.maximum.is_none_or(|maximum| maximum > SOCKETS as u64 + 1000);
     assert!(enough, "not enough file descriptors: `ulimit -Hn` is {:?}", limit.maximum);

@@ -12,7 +12,8 @@ use crate::{
     home::{Home, softhsm_module},
 };
 
-/// Replaces the port of `[ops]` in the configuration by a free one, as other tests run at the same time. Returns the port.
+/// Replaces the port of `[ops]` in the configuration by a free one, as other tests run at the same time. Returns the
+/// port.
 fn use_free_ops_port(home: &Home) -> u16 {
     let (ops, path) = (free_port(), home.path().join("claviger.toml"));
     let text = fs::read_to_string(&path).unwrap();

@@ -119,8 +119,8 @@ fn messages_are_polled_without_a_websocket() {
     desktop.wait_until("all messages are acknowledged", |_| mediator.waiting() == 0);
 }
 
-/// messagepickup 3.0 does not say how live messages are delivered. Some mediators send the bare message, and some have a WebSocket
-/// without live mode.
+/// messagepickup 3.0 does not say how live messages are delivered. Some mediators send the bare message, and some have
+/// a WebSocket without live mode.
 #[test]
 fn messagepickup_3_works_in_each_interpretation() {
     let Some(alice) = Daemon::running("") else { return };
@@ -182,8 +182,8 @@ fn only_stored_messages_are_acknowledged() {
     desktop.wait_until("the message is acknowledged", |_| mediator.waiting() == 0);
 }
 
-/// Messages of all senders wait in one queue of the mediator. A sender over its quota gets problem reports, and the messages behind
-/// its own are delivered.
+/// Messages of all senders wait in one queue of the mediator. A sender over its quota gets problem reports, and the
+/// messages behind its own are delivered.
 #[test]
 fn a_sender_over_its_quota_does_not_block_others() {
     let mediator = Mediator::new(CURRENT);
@@ -206,8 +206,8 @@ fn a_sender_over_its_quota_does_not_block_others() {
     });
 }
 
-/// A document in `did.documents` may be of a DID of ours whose token is missing: its messages stay with the mediator. A message for an
-/// unknown DID is acknowledged, which removes it.
+/// A document in `did.documents` may be of a DID of ours whose token is missing: its messages stay with the mediator. A
+/// message for an unknown DID is acknowledged, which removes it.
 #[test]
 fn a_message_for_a_did_without_its_token_stays_with_the_mediator() {
     let mediator = Mediator::new(MediatorOptions { socket: false, ..CURRENT });

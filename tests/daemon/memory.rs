@@ -19,7 +19,8 @@ const COUNT: u8 = 120;
 const MAX_GROWTH_WAITING: u64 = 64 * 1024;
 const MAX_GROWTH_RECEIVING: u64 = 192 * 1024;
 
-/// The token is disconnected. All messages but the last cannot be decrypted, which takes less time when the token is back.
+/// The token is disconnected. All messages but the last cannot be decrypted, which takes less time when the token is
+/// back.
 #[test]
 fn waiting_messages_do_not_occupy_memory() {
     let Some(mut daemon) = Daemon::new("") else { return };
@@ -42,8 +43,8 @@ fn waiting_messages_do_not_occupy_memory() {
     daemon.wait_until_all_opened();
 }
 
-/// Many peers send most of a message and wait. Beyond the limits for an address and for all, they get 503. A peer at another address
-/// is served.
+/// Many peers send most of a message and wait. Beyond the limits for an address and for all, they get 503. A peer at
+/// another address is served.
 #[test]
 fn unfinished_http_messages_are_limited_in_memory() {
     let Some(daemon) = Daemon::running("") else { return };
@@ -95,7 +96,8 @@ fn unfinished_websocket_messages_are_limited_in_memory() {
             socket
         })
         .collect();
-    // An address may have 16 MiB in progress. Further WebSockets are closed with 1013, unless the connection breaks before.
+    // An address may have 16 MiB in progress. Further WebSockets are closed with 1013, unless the connection breaks
+    // before.
     let closed = sockets.iter_mut().filter_map(|socket| socket.closes_within(Duration::from_millis(500)));
     let codes: Vec<_> = closed.collect();
     assert!(codes.len() >= 7, "{codes:?}");

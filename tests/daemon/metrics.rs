@@ -71,8 +71,8 @@ fn the_served_metrics_are_the_documented_ones() {
     assert_eq!(token_state(&alice), "ready");
 }
 
-/// The state of the token `soft`. Asserts that the metric of exactly one state is 1. Reads all states in one response, as the
-/// state may change between two.
+/// The state of the token `soft`. Asserts that the metric of exactly one state is 1. Reads all states in one response,
+/// as the state may change between two.
 fn token_state(agent: &Daemon) -> String {
     let text = agent.get_ops("/metrics");
     let one = |line: &str| {

@@ -117,7 +117,8 @@ fn a_failing_message_does_not_block_later_ones() {
     }
 }
 
-/// With a key of low order, everyone knows the shared secret. The token is not used with it, nor with a key off the curve (threats.md).
+/// With a key of low order, everyone knows the shared secret. The token is not used with it, nor with a key off the
+/// curve (threats.md).
 #[test]
 fn invalid_recipient_keys_are_refused_without_the_token() {
     let Some(daemon) = Daemon::running("") else { return };

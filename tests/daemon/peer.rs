@@ -59,8 +59,8 @@ impl Peer {
         let keys: Vec<_> = keys.chain(sign.iter().map(|key| (Relationship::Authentication, key.clone()))).collect();
         let services: Vec<Service> = uri.map(|uri| Service::didcomm(uri, [])).into_iter().collect();
         let document = create_2(&keys, &services).unwrap();
-        let me = wait(identities(&token, [document.clone()]));
-        Self { person: Person { did: document.id().to_owned(), document, token, me, agree, sign } }
+        let identities = wait(identities(&token, [document.clone()]));
+        Self { person: Person { did: document.id().to_owned(), document, token, identities, agree, sign } }
     }
 
     pub fn did(&self) -> &str {
@@ -87,7 +87,7 @@ impl Peer {
     /// Packs a message with authcrypt.
     pub fn pack(&self, message: &Message) -> String {
         let to = message.to.as_ref().unwrap()[0].clone();
-        let (resolver, me) = (LocalResolver::new(), &self.person.me);
+        let (resolver, me) = (LocalResolver::new(), &self.person.identities);
         let packing = message.encrypt_to(&to).from(self.did()).forward(false);
         wait(packing.pack(&resolver, me)).expect("the message is packed").0
     }
@@ -100,7 +100,8 @@ impl Peer {
     /// Unpacks a message. Panics if it is invalid.
     pub fn open(&self, packed: &str) -> (Message, Provenance) {
         let options = UnpackOptions::default();
-        wait(Message::unpack(packed, &LocalResolver::new(), &self.person.me, &options)).expect("the message opens")
+        wait(Message::unpack(packed, &LocalResolver::new(), &self.person.identities, &options))
+            .expect("the message opens")
     }
 
     /// An authcrypt message by its first key, to be changed before it is sealed.

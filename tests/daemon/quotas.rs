@@ -42,7 +42,7 @@ fn acknowledge(daemon: &Daemon, all_but: usize) {
 /// Packs with a second layer, so that the envelope does not name the sender.
 fn pack_with_hidden_sender(peer: &Peer, to: &str, message: &Message) -> String {
     let packing = message.encrypt_to(to).from(peer.did()).forward(false).protect_sender(true);
-    wait(packing.pack(&LocalResolver::new(), &peer.person.me)).expect("the message is packed").0
+    wait(packing.pack(&LocalResolver::new(), &peer.person.identities)).expect("the message is packed").0
 }
 
 #[test]
@@ -91,7 +91,8 @@ fn unread_bytes_per_sender_are_limited() {
     deliver(&daemon, &flooding.pack_text(&daemon.did, "small"));
 }
 
-/// The sender is known only when its message is opened. A message over the limit is then answered with a problem report.
+/// The sender is known only when its message is opened. A message over the limit is then answered with a problem
+/// report.
 #[test]
 fn a_hidden_sender_over_its_limit_gets_a_problem_report() {
     let Some(daemon) = running("max_unread_from = 3") else { return };

@@ -1,4 +1,5 @@
-//! SIGHUP reloads the configuration: which settings apply at once, which need a restart, and that an invalid file changes nothing.
+//! SIGHUP reloads the configuration: which settings apply at once, which need a restart, and that an invalid file
+//! changes nothing.
 
 use std::fs;
 

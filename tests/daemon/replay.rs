@@ -43,7 +43,8 @@ fn a_repeated_message_is_delivered_once() {
     assert_eq!(daemon.unread_texts(), ["Bob's"]);
 }
 
-/// Anonymous messages may use any id. They do not prevent the delivery of Alice's message with that id, or of other anonymous ones.
+/// Anonymous messages may use any id. They do not prevent the delivery of Alice's message with that id, or of other
+/// anonymous ones.
 #[test]
 fn a_stranger_cannot_block_a_message_id() {
     let Some(daemon) = Daemon::running("") else { return };
@@ -150,8 +151,8 @@ fn a_stolen_from_prior_rotates_nobody() {
     assert!(daemon.unread_texts().contains(&"I moved".to_owned()));
 }
 
-/// A message that ends a relationship is anonymous, so anyone who has its from_prior can send it again. It must end only the
-/// relationship that began before it.
+/// A message that ends a relationship is anonymous, so anyone who has its from_prior can send it again. It must end
+/// only the relationship that began before it.
 #[test]
 fn an_ending_closes_only_earlier_relationships() {
     let Some(daemon) = Daemon::running("") else { return };

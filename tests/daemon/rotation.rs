@@ -71,7 +71,8 @@ fn nothing_is_sent_after_a_relationship_ends() {
     assert!(!id.is_empty() && bob.unread_texts().is_empty());
 }
 
-/// After the overlap the old DID can be retired, which deletes its keys. The store is then opened with the keys of the new DID.
+/// After the overlap the old DID can be retired, which deletes its keys. The store is then opened with the keys of the
+/// new DID.
 #[test]
 fn a_rotated_did_is_retired_and_its_keys_are_deleted() {
     let Some((alice, bob)) = connected_agents() else { return };
@@ -125,7 +126,8 @@ fn any_one_token_opens_the_store() {
     bob.json(&["send", "--to", &did, "kept", "--within", "30"]);
     alice.wait_until("the message arrived", |alice| alice.unread_texts() == ["kept"]);
     alice.stop();
-    // The spare token is missing while a DID is made, for whose key the store key is wrapped. Then it is the only token.
+    // The spare token is missing while a DID is made, for whose key the store key is wrapped. Then it is the only
+    // token.
     configure(&alice, &["soft"]);
     alice.start();
     alice.json(&["did", "create", "--method", "peer:2", "--service", &service]);

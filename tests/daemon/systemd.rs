@@ -82,7 +82,8 @@ fn a_request_in_progress_is_answered_before_the_daemon_ends() {
     let (first, rest) = packed.split_at(packed.len() / 2);
     write!(
         slow,
-        "POST / HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/didcomm-encrypted+json\r\ncontent-length: {}\r\n\r\n{first}",
+        "POST / HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/didcomm-encrypted+json\r\n\
+         content-length: {}\r\n\r\n{first}",
         packed.len()
     )
     .unwrap();

@@ -132,8 +132,8 @@ fn send_texts(bob: &Daemon, alice: &Daemon, texts: &[&str]) {
     }
 }
 
-/// Verifies the signature of Standard Webhooks and the deprecated one, as docs/api.md says. The bytes of a secret without
-/// `whsec_` are the key.
+/// Verifies the signature of Standard Webhooks and the deprecated one, as docs/api.md says. The bytes of a secret
+/// without `whsec_` are the key.
 pub fn verify(request: &WebhookRequest) {
     let [id, timestamp, standard] =
         ["webhook-id", "webhook-timestamp", "webhook-signature"].map(|name| header(&request.raw_head, name).unwrap());

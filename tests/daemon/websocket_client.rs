@@ -47,8 +47,8 @@ pub fn closed_within(stream: &mut TcpStream, time: Duration) -> Option<Vec<u8>> 
     None
 }
 
-/// Writes `first`, then a byte every 100 ms, until the server closes the connection. Returns how long that took, or none if it stayed
-/// open for `most`.
+/// Writes `first`, then a byte every 100 ms, until the server closes the connection. Returns how long that took, or
+/// none if it stayed open for `most`.
 pub fn send_slowly(mut stream: TcpStream, first: &str, most: Duration) -> Option<Duration> {
     let begun = Instant::now();
     stream.write_all(first.as_bytes()).ok()?;

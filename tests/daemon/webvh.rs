@@ -1,4 +1,5 @@
-//! The agent's own did:webvh: created, served, updated, and refused when someone else has changed its log. Updates of did:web.
+//! The agent's own did:webvh: created, served, updated, and refused when someone else has changed its log. Updates of
+//! did:web.
 
 use std::{
     fs,
@@ -43,8 +44,8 @@ fn alice_with_webvh_and_bob() -> Option<(Daemon, String, Daemon)> {
     Some((alice, did, bob))
 }
 
-/// Runs a command, and again while it finds no token: SoftHSM writes to the token's file at each login, and a process that reads it
-/// at that moment finds no token. After each change the agent's keepers log in again.
+/// Runs a command, and again while it finds no token: SoftHSM writes to the token's file at each login, and a process
+/// that reads it at that moment finds no token. After each change the agent's keepers log in again.
 #[track_caller]
 fn run_with_retry(agent: &Daemon, words: &[&str]) -> CommandOutput {
     let absent = |ran: &CommandOutput| ran.status() == 3 && ran.error(3) == "token-absent";

@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path};
 
-use crate::support::Directory;
+use crate::support::RecordingResolver;
 use claviger::{
     did::{Document, Relationship},
     didcomm::{Error, Identities, Layer, Message, Provenance, UnpackOptions, Warning},
@@ -96,7 +96,7 @@ async fn the_secrets_belong_to_the_documents() {
 
 async fn unpack(
     entry: &Value,
-    resolver: &Directory,
+    resolver: &RecordingResolver,
     bob: &Identities,
     options: &UnpackOptions,
 ) -> Result<(Message, Provenance), Error> {
@@ -159,8 +159,8 @@ async fn bob(wanted: impl Fn(&str) -> bool) -> (SoftToken, Identities) {
     (token, Identities::partial(keyring, [document("bob")]).0)
 }
 
-fn resolver() -> Directory {
-    Directory::with([document("alice")])
+fn resolver() -> RecordingResolver {
+    RecordingResolver::with([document("alice")])
 }
 
 fn document(name: &str) -> Document {

@@ -1,7 +1,7 @@
 //! `from_prior` (DIDComm v2.1 "DID Rotation") with valid signatures that were copied, forged or made for another purpose.
 
 use crate::support::{
-    Person, Stage,
+    People, Person,
     forge::{Jwe, jwt, signed},
 };
 use claviger::{
@@ -19,8 +19,8 @@ const IAT: i64 = 1_516_269_022;
 async fn a_valid_from_prior_is_read() {
     let rotation = Rotation::new().await;
     let text = rotation.message(&rotation.jwt(&header(), &rotation.claims()));
-    let jwe = Jwe::authcrypt(&rotation.stage.alice, &rotation.stage.bobs(&[1]));
-    let (_, provenance) = rotation.stage.opened(jwe.seal(text.to_string())).await;
+    let jwe = Jwe::authcrypt(&rotation.people.alice, &rotation.people.keys_of_bob(&[1]));
+    let (_, provenance) = rotation.people.opened(jwe.seal(text.to_string())).await;
     let prior = provenance.from_prior.unwrap();
     assert_eq!(
         (&*prior.iss, prior.sub.as_deref(), prior.iat),
@@ -39,44 +39,44 @@ async fn a_valid_from_prior_is_read() {
 #[tokio::test]
 async fn a_copied_from_prior_is_refused() {
     let rotation = Rotation::new().await;
-    let Rotation { stage, .. } = &rotation;
+    let Rotation { people, .. } = &rotation;
     let stolen = rotation.jwt(&header(), &rotation.claims());
     let mut text = rotation.message(&stolen);
-    text["from"] = stage.mallory.did.clone().into();
-    let jwe = Jwe::authcrypt(&stage.mallory, &stage.bobs(&[1]));
-    stage.directory.take_requests();
-    assert_error!(stage.refused(jwe.seal(text.to_string())).await, Error::FromPrior(FromPriorError::Subject));
-    assert_eq!(stage.directory.take_requests(), ["did:example:mallory"], "the old DID is not resolved for it");
+    text["from"] = people.mallory.did.clone().into();
+    let jwe = Jwe::authcrypt(&people.mallory, &people.keys_of_bob(&[1]));
+    people.resolver.take_requests();
+    assert_error!(people.refused(jwe.seal(text.to_string())).await, Error::FromPrior(FromPriorError::Subject));
+    assert_eq!(people.resolver.take_requests(), ["did:example:mallory"], "the old DID is not resolved for it");
     // With Alice's `from` the message is not authcrypted by Alice.
-    let jwe = Jwe::authcrypt(&stage.mallory, &stage.bobs(&[1]));
-    assert_error!(stage.refused(jwe.seal(rotation.message(&stolen).to_string())).await, Error::FromMismatch { .. });
+    let jwe = Jwe::authcrypt(&people.mallory, &people.keys_of_bob(&[1]));
+    assert_error!(people.refused(jwe.seal(rotation.message(&stolen).to_string())).await, Error::FromMismatch { .. });
     // In an anonymous message it has no effect, and the receiver gets a warning.
     for packed in [
-        Jwe::anoncrypt(&stage.bobs(&[1])).seal(rotation.message(&stolen).to_string()),
-        signed(&stage.alice, rotation.message(&stolen).to_string()),
+        Jwe::anoncrypt(&people.keys_of_bob(&[1])).seal(rotation.message(&stolen).to_string()),
+        signed(&people.alice, rotation.message(&stolen).to_string()),
         rotation.message(&stolen),
     ] {
-        let (_, provenance) = stage.opened(packed).await;
+        let (_, provenance) = people.opened(packed).await;
         assert!(provenance.warnings.contains(&Warning::UnauthenticatedFromPrior));
     }
     // The message has no `from`.
     text.as_object_mut().unwrap().shift_remove("from");
-    let jwe = Jwe::anoncrypt(&stage.bobs(&[1]));
-    assert_error!(stage.refused(jwe.seal(text.to_string())).await, Error::FromPrior(FromPriorError::Subject));
+    let jwe = Jwe::anoncrypt(&people.keys_of_bob(&[1]));
+    assert_error!(people.refused(jwe.seal(text.to_string())).await, Error::FromPrior(FromPriorError::Subject));
 }
 
 // Conformance 62.
 #[tokio::test]
 async fn only_the_old_did_can_sign_a_from_prior() {
     let rotation = Rotation::new().await;
-    let mallory = &rotation.stage.mallory;
+    let mallory = &rotation.people.mallory;
     // Mallory signs with her own key id for the old DID. This is refused before her document is resolved.
     let mut kid = header();
     kid["kid"] = mallory.kid("sign-1").into();
     let forged = jwt(mallory, &mallory.sign[0], &kid, &rotation.claims());
-    rotation.stage.directory.take_requests();
+    rotation.people.resolver.take_requests();
     assert_error!(rotation.read(&forged).await.unwrap_err(), Error::FromPrior(FromPriorError::Issuer));
-    assert_eq!(rotation.stage.directory.take_requests(), [""; 0]);
+    assert_eq!(rotation.people.resolver.take_requests(), [""; 0]);
     // Mallory signs with her own key and the key id of the old DID.
     let forged = jwt(mallory, &mallory.sign[0], &header(), &rotation.claims());
     assert_error!(rotation.read(&forged).await.unwrap_err(), Error::Envelope(JoseError::InvalidSignature));
@@ -126,7 +126,7 @@ async fn a_signed_message_is_refused_as_from_prior() {
     assert!(
         rotation
             .old
-            .me
+            .identities
             .secrets()
             .sign(
                 &rotation.old.sign[0],
@@ -178,32 +178,32 @@ async fn malformed_from_priors_are_refused() {
 #[tokio::test]
 async fn an_ending_must_be_encrypted_and_have_no_from() {
     let rotation = Rotation::new().await;
-    let stage = &rotation.stage;
+    let people = &rotation.people;
     let ending = rotation.jwt(&header(), &json!({"iss": "did:example:old", "iat": IAT}));
     let mut text = rotation.message(&ending);
-    let jwe = Jwe::authcrypt(&stage.alice, &stage.bobs(&[1])).seal(text.to_string());
-    assert_error!(stage.refused(jwe).await, Error::FromPrior(FromPriorError::Ending));
+    let jwe = Jwe::authcrypt(&people.alice, &people.keys_of_bob(&[1])).seal(text.to_string());
+    assert_error!(people.refused(jwe).await, Error::FromPrior(FromPriorError::Ending));
     text.as_object_mut().unwrap().shift_remove("from");
-    let (_, provenance) = stage.opened(Jwe::anoncrypt(&stage.bobs(&[1])).seal(text.to_string())).await;
+    let (_, provenance) = people.opened(Jwe::anoncrypt(&people.keys_of_bob(&[1])).seal(text.to_string())).await;
     assert_eq!(provenance.from_prior.unwrap().sub, None);
     assert_eq!(provenance.warnings, []);
     // To an unencrypted message, anyone on the way could have attached it.
-    let (_, provenance) = stage.opened(text).await;
+    let (_, provenance) = people.opened(text).await;
     assert!(provenance.warnings.contains(&Warning::UnauthenticatedFromPrior));
 }
 
 /// Alice was `did:example:old`.
 struct Rotation {
-    stage: Stage,
+    people: People,
     old: Person,
 }
 
 impl Rotation {
     async fn new() -> Self {
-        let mut stage = Stage::new().await;
+        let mut people = People::new().await;
         let old = Person::new("old", &[Curve::P256], &[Curve::Ed25519]).await;
-        stage.directory = crate::support::Directory::of(&[&stage.alice, &stage.bob, &stage.mallory, &old]);
-        Self { stage, old }
+        people.resolver = crate::support::RecordingResolver::of(&[&people.alice, &people.bob, &people.mallory, &old]);
+        Self { people, old }
     }
 
     fn claims(&self) -> Value {
@@ -216,12 +216,12 @@ impl Rotation {
     }
 
     async fn read(&self, jwt: &str) -> Result<(FromPrior, String), Error> {
-        FromPrior::unpack(jwt, &self.stage.directory).await
+        FromPrior::unpack(jwt, &self.people.resolver).await
     }
 
     /// A message from Alice to Bob with this `from_prior`.
     fn message(&self, from_prior: &str) -> Value {
-        let mut text = self.stage.plaintext();
+        let mut text = self.people.plaintext();
         text["from_prior"] = from_prior.into();
         text
     }

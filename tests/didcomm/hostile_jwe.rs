@@ -2,7 +2,7 @@
 //! from outside, the message is refused before a token is used or a DID is resolved.
 
 use crate::support::{
-    Directory, Person, Stage,
+    People, Person, RecordingResolver,
     forge::{Jwe, b64},
 };
 use claviger::{
@@ -18,24 +18,24 @@ use serde_json::{Value, json};
 /// The control: an unchanged message of the forge opens.
 #[tokio::test]
 async fn an_honest_forgery_opens() {
-    let stage = Stage::new().await;
-    let text = stage.plaintext().to_string();
+    let people = People::new().await;
+    let text = people.plaintext().to_string();
     for key in 1..=5 {
         for enc in ContentEncryption::ALL {
-            let (_, provenance) = stage.opened(Jwe::anoncrypt(&stage.bobs(&[key])).enc(enc).seal(&text)).await;
+            let (_, provenance) = people.opened(Jwe::anoncrypt(&people.keys_of_bob(&[key])).enc(enc).seal(&text)).await;
             assert!(provenance.encrypted && !provenance.authenticated);
         }
         let fragment = format!("agree-{key}");
-        let (skid, sender) = (stage.alice.kid(&fragment), &stage.alice.agree[key - 1]);
-        let jwe = Jwe::authcrypt_as(&stage.alice, &skid, sender, &stage.bobs(&[key]));
-        assert!(stage.opened(jwe.seal(&text)).await.1.authenticated);
+        let (skid, sender) = (people.alice.kid(&fragment), &people.alice.agree[key - 1]);
+        let jwe = Jwe::authcrypt_as(&people.alice, &skid, sender, &people.keys_of_bob(&[key]));
+        assert!(people.opened(jwe.seal(&text)).await.1.authenticated);
     }
-    assert!(stage.opened(authcrypt(&stage).seal(&text)).await.1.authenticated);
+    assert!(people.opened(authcrypt(&people).seal(&text)).await.1.authenticated);
 }
 
 #[tokio::test]
 async fn extensions_are_refused_in_every_header() {
-    let stage = Stage::new().await;
+    let people = People::new().await;
     for (name, value) in [
         ("crit", json!(["exp"])),
         ("crit", json!([])),
@@ -44,26 +44,26 @@ async fn extensions_are_refused_in_every_header() {
         ("p2s", json!("AAAA")),
         ("b64", json!(false)),
     ] {
-        let mut protected = authcrypt(&stage);
+        let mut protected = authcrypt(&people);
         protected.header[name] = value.clone();
-        let mut unprotected = authcrypt(&stage);
+        let mut unprotected = authcrypt(&people);
         unprotected.unprotected = Some(json!({name: value.clone()}));
-        let mut recipient = authcrypt(&stage);
+        let mut recipient = authcrypt(&people);
         recipient.recipients[0].header[name] = value;
         for jwe in [protected, unprotected, recipient] {
-            let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
+            let error = people.refused_without_token_and_resolver(seal(&people, &jwe)).await;
             assert_error!(error, Error::Envelope(JoseError::RefusedParameter(refused)) if refused == name);
         }
     }
-    let mut jwe = seal(&stage, &authcrypt(&stage));
+    let mut jwe = seal(&people, &authcrypt(&people));
     jwe["aad"] = "AAAA".into();
-    assert_error!(stage.refused_at_sight(jwe).await, Error::Envelope(JoseError::RefusedParameter(name)) if name == "aad");
+    assert_error!(people.refused_without_token_and_resolver(jwe).await, Error::Envelope(JoseError::RefusedParameter(name)) if name == "aad");
 }
 
 // Conformance 11, 34, 35, 36.
 #[tokio::test]
 async fn unsupported_algorithms_are_refused() {
-    let stage = Stage::new().await;
+    let people = People::new().await;
     for alg in [
         "none",
         "dir",
@@ -77,19 +77,19 @@ async fn unsupported_algorithms_are_refused() {
         "ecdh-es+a256kw",
         "",
     ] {
-        let mut jwe = anoncrypt(&stage);
+        let mut jwe = anoncrypt(&people);
         jwe.header["alg"] = alg.into();
-        let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
+        let error = people.refused_without_token_and_resolver(seal(&people, &jwe)).await;
         assert_error!(error, Error::Envelope(JoseError::UnsupportedAlgorithm(name)) if name == alg);
     }
     for enc in ["none", "A128GCM", "A128CBC-HS256", "A192CBC-HS384", "C20P", "a256gcm", ""] {
-        let mut jwe = anoncrypt(&stage);
+        let mut jwe = anoncrypt(&people);
         jwe.header["enc"] = enc.into();
-        let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
+        let error = people.refused_without_token_and_resolver(seal(&people, &jwe)).await;
         assert_error!(error, Error::Envelope(JoseError::UnsupportedEncryption(name)) if name == enc);
     }
     for enc in [ContentEncryption::A256Gcm, ContentEncryption::Xc20P] {
-        let error = stage.refused_at_sight(seal(&stage, &authcrypt(&stage).enc(enc))).await;
+        let error = people.refused_without_token_and_resolver(seal(&people, &authcrypt(&people).enc(enc))).await;
         assert_error!(error, Error::Envelope(JoseError::AuthcryptEncryption(found)) if *found == enc);
     }
 }
@@ -97,69 +97,78 @@ async fn unsupported_algorithms_are_refused() {
 /// A message that says ECDH-ES does not open with the KEK of ECDH-1PU, nor the other way round.
 #[tokio::test]
 async fn the_kek_depends_on_the_algorithm() {
-    let stage = Stage::new().await;
-    let mut es = authcrypt(&stage).without("skid").without("apu");
+    let people = People::new().await;
+    let mut es = authcrypt(&people).without("skid").without("apu");
     es.header["alg"] = "ECDH-ES+A256KW".into();
-    let mut pu = authcrypt(&stage);
+    let mut pu = authcrypt(&people);
     pu.sender = None;
     for jwe in [es, pu] {
-        assert_error!(stage.refused(seal(&stage, &jwe)).await, Error::Envelope(JoseError::Decrypt(_)));
+        assert_error!(people.refused(seal(&people, &jwe)).await, Error::Envelope(JoseError::Decrypt(_)));
     }
 }
 
 // Conformance 37, 39.
 #[tokio::test]
 async fn a_wrong_apv_is_refused() {
-    let stage = Stage::new().await;
-    let mut other = anoncrypt(&stage);
+    let people = People::new().await;
+    let mut other = anoncrypt(&people);
     other.header["apv"] = b64([0; 32]).into();
-    let mut unsorted = anoncrypt(&stage);
+    let mut unsorted = anoncrypt(&people);
     unsorted.header["apv"] = {
         use sha2::Digest;
-        let kids = [2, 1].map(|number| stage.bob.kid(&format!("agree-{number}")));
+        let kids = [2, 1].map(|number| people.bob.kid(&format!("agree-{number}")));
         b64(sha2::Sha256::digest(kids.join("."))).into()
     };
     // A recipient was added afterwards, with the `apv` of the others.
-    let mut added = anoncrypt(&stage);
-    let more = Jwe::anoncrypt(&[(stage.mallory.kid("agree-1"), stage.mallory.agree[0].clone())]);
+    let mut added = anoncrypt(&people);
+    let more = Jwe::anoncrypt(&[(people.mallory.kid("agree-1"), people.mallory.agree[0].clone())]);
     added.recipients.extend(more.recipients);
     for jwe in [other, unsorted, added] {
-        assert_error!(stage.refused_at_sight(seal(&stage, &jwe)).await, Error::Envelope(JoseError::ApvMismatch));
+        assert_error!(
+            people.refused_without_token_and_resolver(seal(&people, &jwe)).await,
+            Error::Envelope(JoseError::ApvMismatch)
+        );
     }
-    let without = anoncrypt(&stage).without("apv");
-    assert_error!(stage.refused_at_sight(seal(&stage, &without)).await, Error::Envelope(JoseError::Missing("apv")));
+    let without = anoncrypt(&people).without("apv");
+    assert_error!(
+        people.refused_without_token_and_resolver(seal(&people, &without)).await,
+        Error::Envelope(JoseError::Missing("apv"))
+    );
 }
 
 // Conformance 38.
 #[tokio::test]
 async fn apu_and_skid_must_name_the_same_key() {
-    let stage = Stage::new().await;
-    let mut apu = authcrypt(&stage);
-    apu.header["apu"] = b64(stage.mallory.kid("agree-1")).into();
-    let mut skid = authcrypt(&stage);
-    skid.header["skid"] = stage.mallory.kid("agree-1").into();
-    let mut not_text = authcrypt(&stage).without("skid");
+    let people = People::new().await;
+    let mut apu = authcrypt(&people);
+    apu.header["apu"] = b64(people.mallory.kid("agree-1")).into();
+    let mut skid = authcrypt(&people);
+    skid.header["skid"] = people.mallory.kid("agree-1").into();
+    let mut not_text = authcrypt(&people).without("skid");
     not_text.header["apu"] = b64([0xff, 0xfe]).into();
     for jwe in [apu, skid, not_text] {
-        assert_error!(stage.refused_at_sight(seal(&stage, &jwe)).await, Error::Envelope(JoseError::ApuMismatch));
+        assert_error!(
+            people.refused_without_token_and_resolver(seal(&people, &jwe)).await,
+            Error::Envelope(JoseError::ApuMismatch)
+        );
     }
-    for jwe in [authcrypt(&stage).without("apu"), authcrypt(&stage).without("apu").without("skid")] {
-        let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
+    for jwe in [authcrypt(&people).without("apu"), authcrypt(&people).without("apu").without("skid")] {
+        let error = people.refused_without_token_and_resolver(seal(&people, &jwe)).await;
         assert_error!(error, Error::Envelope(JoseError::Missing("apu")));
     }
     // The specification demands this fallback.
-    assert!(stage.opened(seal(&stage, &authcrypt(&stage).without("skid"))).await.1.authenticated);
+    assert!(people.opened(seal(&people, &authcrypt(&people).without("skid"))).await.1.authenticated);
 
-    let mut es = anoncrypt(&stage);
-    es.header["skid"] = stage.alice.kid("agree-1").into();
-    let error = stage.refused_at_sight(seal(&stage, &es)).await;
+    let mut es = anoncrypt(&people);
+    es.header["skid"] = people.alice.kid("agree-1").into();
+    let error = people.refused_without_token_and_resolver(seal(&people, &es)).await;
     assert_error!(error, Error::Envelope(JoseError::RefusedParameter(name)) if name == "skid");
 }
 
 // Conformance 44.
 #[tokio::test]
 async fn an_epk_of_low_order_is_refused() {
-    let stage = Stage::new().await;
+    let people = People::new().await;
     // 0, 1, a point of order 8, p - 1, p. The highest bit is ignored.
     let order_8 = "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800";
     let edge = |first: u8| format!("{first:02x}{}7f", "ff".repeat(30));
@@ -167,10 +176,10 @@ async fn an_epk_of_low_order_is_refused() {
         let mut bytes: Vec<u8> =
             (0..32).map(|at| u8::from_str_radix(&point[2 * at..2 * at + 2], 16).unwrap()).collect();
         for _ in 0..2 {
-            let mut jwe = anoncrypt(&stage);
+            let mut jwe = anoncrypt(&people);
             jwe.header["epk"]["x"] = b64(&bytes).into();
             jwe.ze = Some(vec![0; 32]);
-            let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
+            let error = people.refused_without_token_and_resolver(seal(&people, &jwe)).await;
             assert_error!(error, Error::Envelope(JoseError::InvalidEphemeralKey(KeyError::LowOrder(Curve::X25519))));
             bytes[31] |= 0x80;
         }
@@ -180,57 +189,57 @@ async fn an_epk_of_low_order_is_refused() {
 // Conformance 37, 44.
 #[tokio::test]
 async fn an_epk_off_its_curve_is_refused() {
-    let stage = Stage::new().await;
+    let people = People::new().await;
     for (number, curve) in [(3, Curve::P256), (4, Curve::P384), (5, Curve::P521)] {
         let n = curve.coordinate_length();
         for (x, y) in [(vec![0; n], vec![0; n]), (vec![1; n], vec![1; n])] {
-            let mut jwe = Jwe::anoncrypt(&stage.bobs(&[number]));
+            let mut jwe = Jwe::anoncrypt(&people.keys_of_bob(&[number]));
             jwe.header["epk"]["x"] = b64(x).into();
             jwe.header["epk"]["y"] = b64(y).into();
-            let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
+            let error = people.refused_without_token_and_resolver(seal(&people, &jwe)).await;
             assert_error!(error, Error::Envelope(JoseError::InvalidEphemeralKey(KeyError::NotOnCurve(on))) if *on == curve);
         }
     }
     let epk = |member: &str, value: Value| {
-        let mut jwe = Jwe::anoncrypt(&stage.bobs(&[3]));
+        let mut jwe = Jwe::anoncrypt(&people.keys_of_bob(&[3]));
         jwe.header["epk"][member] = value;
         jwe
     };
     for (member, value) in [("kty", "OKP"), ("kty", "RSA"), ("crv", "X25519"), ("crv", "P-224"), ("crv", "P-256 ")] {
-        let error = stage.refused_at_sight(seal(&stage, &epk(member, value.into()))).await;
+        let error = people.refused_without_token_and_resolver(seal(&people, &epk(member, value.into()))).await;
         assert_error!(error, Error::Envelope(JoseError::InvalidEphemeralKey(KeyError::Unsupported(_))));
     }
-    let error = stage.refused_at_sight(seal(&stage, &epk("crv", "P-384".into()))).await;
+    let error = people.refused_without_token_and_resolver(seal(&people, &epk("crv", "P-384".into()))).await;
     assert_error!(error, Error::Envelope(JoseError::InvalidEphemeralKey(KeyError::NotOnCurve(Curve::P384))));
-    let error = stage.refused_at_sight(seal(&stage, &epk("x", b64([1; 33]).into()))).await;
+    let error = people.refused_without_token_and_resolver(seal(&people, &epk("x", b64([1; 33]).into()))).await;
     assert_error!(error, Error::Envelope(JoseError::InvalidEphemeralKey(KeyError::Length { .. })));
-    let error = stage.refused_at_sight(seal(&stage, &epk("y", "AAA=".into()))).await;
+    let error = people.refused_without_token_and_resolver(seal(&people, &epk("y", "AAA=".into()))).await;
     assert_error!(error, Error::Envelope(JoseError::InvalidEphemeralKey(KeyError::Malformed("y"))));
-    let error = stage.refused_at_sight(seal(&stage, &epk("y", 1.into()))).await;
+    let error = people.refused_without_token_and_resolver(seal(&people, &epk("y", 1.into()))).await;
     assert_error!(error, Error::Envelope(JoseError::InvalidMember("epk")));
 
-    let mut jwe = Jwe::anoncrypt(&stage.bobs(&[3]));
+    let mut jwe = Jwe::anoncrypt(&people.keys_of_bob(&[3]));
     jwe.header["epk"].as_object_mut().unwrap().shift_remove("y");
-    let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
+    let error = people.refused_without_token_and_resolver(seal(&people, &jwe)).await;
     assert_error!(error, Error::Envelope(JoseError::InvalidEphemeralKey(KeyError::MissingMember("y"))));
-    let error = stage.refused_at_sight(seal(&stage, &anoncrypt(&stage).without("epk"))).await;
+    let error = people.refused_without_token_and_resolver(seal(&people, &anoncrypt(&people).without("epk"))).await;
     assert_error!(error, Error::Envelope(JoseError::Missing("epk")));
 }
 
 /// Our key is used on its own curve only. The error comes before the sender is resolved.
 #[tokio::test]
 async fn an_epk_on_another_curve_than_the_recipients_is_refused() {
-    let stage = Stage::new().await;
+    let people = People::new().await;
     for curve in [Curve::P256, Curve::P384, Curve::P521] {
-        let mut jwe = authcrypt(&stage);
+        let mut jwe = authcrypt(&people);
         jwe.header["epk"] = json!(PrivateKey::generate(curve).public().to_jwk());
-        let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
+        let error = people.refused_without_token_and_resolver(seal(&people, &jwe)).await;
         assert_error!(error, Error::Envelope(JoseError::CurveMismatch { expected, .. }) if *expected == curve);
     }
     for curve in [Curve::Ed25519, Curve::Secp256k1] {
-        let mut jwe = authcrypt(&stage);
+        let mut jwe = authcrypt(&people);
         jwe.header["epk"] = json!(PrivateKey::generate(curve).public().to_jwk());
-        let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
+        let error = people.refused_without_token_and_resolver(seal(&people, &jwe)).await;
         assert_error!(error, Error::Envelope(JoseError::UnsupportedAlgorithm(_)));
     }
 }
@@ -238,81 +247,84 @@ async fn an_epk_on_another_curve_than_the_recipients_is_refused() {
 // RFC 7516 section 7.2.1.
 #[tokio::test]
 async fn duplicate_header_parameters_are_refused() {
-    let stage = Stage::new().await;
+    let people = People::new().await;
     let twice = |name: &'static str| move |error: &Error| matches!(error, Error::Envelope(JoseError::DuplicateParameter(found)) if found == name);
-    let mut kid = authcrypt(&stage);
-    kid.header["kid"] = stage.bob.kid("agree-1").into();
-    assert!(twice("kid")(&stage.refused_at_sight(seal(&stage, &kid)).await));
+    let mut kid = authcrypt(&people);
+    kid.header["kid"] = people.bob.kid("agree-1").into();
+    assert!(twice("kid")(&people.refused_without_token_and_resolver(seal(&people, &kid)).await));
     for name in ["alg", "enc", "apu", "apv", "skid", "epk", "typ"] {
-        let mut recipient = authcrypt(&stage);
+        let mut recipient = authcrypt(&people);
         recipient.recipients[1].header[name] = recipient.header[name].clone();
-        assert!(twice(name)(&stage.refused_at_sight(seal(&stage, &recipient)).await), "{name}");
-        let mut unprotected = authcrypt(&stage);
+        assert!(twice(name)(&people.refused_without_token_and_resolver(seal(&people, &recipient)).await), "{name}");
+        let mut unprotected = authcrypt(&people);
         unprotected.unprotected = Some(json!({name: unprotected.header[name]}));
-        assert!(twice(name)(&stage.refused_at_sight(seal(&stage, &unprotected)).await), "{name}");
+        assert!(twice(name)(&people.refused_without_token_and_resolver(seal(&people, &unprotected)).await), "{name}");
         // Not even once in a header that no tag protects.
-        let mut alone = authcrypt(&stage);
+        let mut alone = authcrypt(&people);
         alone.unprotected = Some(json!({name: alone.header[name]}));
-        let error = stage.refused_at_sight(seal(&stage, &alone.without(name))).await;
+        let error = people.refused_without_token_and_resolver(seal(&people, &alone.without(name))).await;
         assert_error!(error, Error::Envelope(JoseError::RefusedParameter(found)) if found == name);
     }
-    let mut both = authcrypt(&stage);
+    let mut both = authcrypt(&people);
     both.unprotected = Some(json!({"x": 1}));
     both.recipients[0].header["x"] = 1.into();
-    assert!(twice("x")(&stage.refused_at_sight(seal(&stage, &both)).await));
+    assert!(twice("x")(&people.refused_without_token_and_resolver(seal(&people, &both)).await));
 }
 
 #[tokio::test]
 async fn recipients_need_distinct_kids() {
-    let stage = Stage::new().await;
-    let mut jwe = Jwe::anoncrypt(&stage.bobs(&[1, 2]));
+    let people = People::new().await;
+    let mut jwe = Jwe::anoncrypt(&people.keys_of_bob(&[1, 2]));
     jwe.recipients[1].header = jwe.recipients[0].header.clone();
     jwe.fit_apv();
-    let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
-    assert_error!(error, Error::Envelope(JoseError::DuplicateRecipient(kid)) if *kid == stage.bob.kid("agree-1"));
+    let error = people.refused_without_token_and_resolver(seal(&people, &jwe)).await;
+    assert_error!(error, Error::Envelope(JoseError::DuplicateRecipient(kid)) if *kid == people.bob.kid("agree-1"));
 
-    let mut jwe = anoncrypt(&stage);
+    let mut jwe = anoncrypt(&people);
     jwe.recipients[1].header = json!({});
     jwe.fit_apv();
-    let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
+    let error = people.refused_without_token_and_resolver(seal(&people, &jwe)).await;
     assert_error!(error, Error::Envelope(JoseError::Missing("kid")));
-    let mut none = seal(&stage, &anoncrypt(&stage));
+    let mut none = seal(&people, &anoncrypt(&people));
     none["recipients"] = json!([]);
-    assert_error!(stage.refused_at_sight(none).await, Error::Envelope(JoseError::Missing("recipients")));
+    assert_error!(
+        people.refused_without_token_and_resolver(none).await,
+        Error::Envelope(JoseError::Missing("recipients"))
+    );
 }
 
 #[tokio::test]
 async fn duplicate_json_members_are_refused_at_every_depth() {
-    let stage = Stage::new().await;
-    let jwe = anoncrypt(&stage);
+    let people = People::new().await;
+    let jwe = anoncrypt(&people);
     let header = jwe.header.to_string();
     let doubled = |text: &str, member: &str| format!("{{{member},{}", &text[1..]);
     let protected = doubled(&header, r#""alg":"none""#);
     let escaped = doubled(&header, r#""al\u0067":"ECDH-ES+A256KW""#);
     let epk = header.replace(r#""kty":"#, r#""kty":"EC","kty":"#);
-    let text = stage.plaintext().to_string();
+    let text = people.plaintext().to_string();
     for header in [protected, escaped, epk] {
-        let error = stage.refused_at_sight(jwe.seal_under(&header, &text)).await;
+        let error = people.refused_without_token_and_resolver(jwe.seal_under(&header, &text)).await;
         assert_error!(error, Error::Envelope(JoseError::Json { name: "protected header", .. }));
     }
     let packed = jwe.seal(&text).to_string();
-    let kid = format!(r#"{{"kid":"{}","kid":"#, stage.bob.kid("agree-2"));
+    let kid = format!(r#"{{"kid":"{}","kid":"#, people.bob.kid("agree-2"));
     for packed in [doubled(&packed, r#""tag":"AA""#), packed.replacen(r#"{"kid":"#, &kid, 1)] {
-        let error = stage.refused_at_sight(packed).await;
+        let error = people.refused_without_token_and_resolver(packed).await;
         assert_error!(error, Error::Envelope(JoseError::Json { name: "message", .. }));
     }
     // In the plaintext: the tag is valid, but parsers that keep the first or the last member would see different messages.
     let twice = doubled(&text, r#""from":"did:example:mallory""#);
-    let error = stage.refused(jwe.seal(twice)).await;
+    let error = people.refused(jwe.seal(twice)).await;
     assert_error!(error, Error::Envelope(JoseError::Json { name: "message", .. }));
 }
 
 /// Padding, the standard alphabet, white space, and unused bits: each would be a second encoding of the same bytes.
 #[tokio::test]
 async fn lax_base64_is_refused_everywhere() {
-    let stage = Stage::new().await;
-    let jwe = anoncrypt(&stage).enc(ContentEncryption::Xc20P);
-    let packed = seal(&stage, &jwe);
+    let people = People::new().await;
+    let jwe = anoncrypt(&people).enc(ContentEncryption::Xc20P);
+    let packed = seal(&people, &jwe);
     for (name, pointer) in [
         ("protected", "/protected"),
         ("iv", "/iv"),
@@ -323,23 +335,23 @@ async fn lax_base64_is_refused_everywhere() {
         for spelling in lax(packed.pointer(pointer).unwrap().as_str().unwrap()) {
             let mut packed = packed.clone();
             *packed.pointer_mut(pointer).unwrap() = spelling.clone().into();
-            let error = stage.refused_at_sight(packed).await;
+            let error = people.refused_without_token_and_resolver(packed).await;
             assert_error!(error, Error::Envelope(JoseError::InvalidBase64(found)) if *found == name);
         }
     }
     for name in ["apv", "apu"] {
-        let honest = authcrypt(&stage);
+        let honest = authcrypt(&people);
         for spelling in lax(honest.header[name].as_str().unwrap()) {
-            let mut jwe = authcrypt(&stage);
+            let mut jwe = authcrypt(&people);
             jwe.header[name] = spelling.into();
-            let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
+            let error = people.refused_without_token_and_resolver(seal(&people, &jwe)).await;
             assert_error!(error, Error::Envelope(JoseError::InvalidBase64(found)) if *found == name);
         }
     }
     for spelling in lax(jwe.header["epk"]["x"].as_str().unwrap()) {
-        let mut jwe = anoncrypt(&stage);
+        let mut jwe = anoncrypt(&people);
         jwe.header["epk"]["x"] = spelling.into();
-        let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
+        let error = people.refused_without_token_and_resolver(seal(&people, &jwe)).await;
         assert_error!(error, Error::Envelope(JoseError::InvalidEphemeralKey(KeyError::Malformed("x"))));
     }
 }
@@ -358,54 +370,57 @@ fn lax(text: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn wrong_lengths_are_refused() {
-    let stage = Stage::new().await;
+    let people = People::new().await;
     for enc in ContentEncryption::ALL {
-        let honest = seal(&stage, &anoncrypt(&stage).enc(enc));
+        let honest = seal(&people, &anoncrypt(&people).enc(enc));
         for (name, pointer) in [("iv", "/iv"), ("tag", "/tag"), ("encrypted_key", "/recipients/1/encrypted_key")] {
             for length in [0, 8, 15, 33, 56, 80] {
                 let mut packed = honest.clone();
                 *packed.pointer_mut(pointer).unwrap() = b64(vec![0; length]).into();
-                let error = stage.refused_at_sight(packed).await;
+                let error = people.refused_without_token_and_resolver(packed).await;
                 assert_error!(error, Error::Envelope(JoseError::InvalidLength(found)) if *found == name);
             }
         }
     }
-    let honest = seal(&stage, &anoncrypt(&stage));
+    let honest = seal(&people, &anoncrypt(&people));
     for length in [0, 15, 17] {
         let mut packed = honest.clone();
         packed["ciphertext"] = b64(vec![0; length]).into();
-        assert_error!(stage.refused_at_sight(packed).await, Error::Envelope(JoseError::InvalidLength("ciphertext")));
+        assert_error!(
+            people.refused_without_token_and_resolver(packed).await,
+            Error::Envelope(JoseError::InvalidLength("ciphertext"))
+        );
     }
 }
 
 #[tokio::test]
 async fn too_many_recipients_are_refused_early() {
-    let stage = Stage::new().await;
+    let people = People::new().await;
     let stranger = PrivateKey::generate(Curve::X25519);
     let recipients = |size: usize| -> Vec<_> {
         let strangers = (1..size).map(|number| (format!("did:example:x#{number}"), stranger.public().clone()));
-        strangers.chain(stage.bobs(&[1])).collect()
+        strangers.chain(people.keys_of_bob(&[1])).collect()
     };
-    let error = stage.refused_at_sight(seal(&stage, &Jwe::anoncrypt(&recipients(101)))).await;
+    let error = people.refused_without_token_and_resolver(seal(&people, &Jwe::anoncrypt(&recipients(101)))).await;
     assert_error!(error, Error::Envelope(JoseError::TooManyRecipients { count: 101, limit: 100 }));
 
-    let before = stage.bob.token.counts();
-    stage.opened(seal(&stage, &Jwe::anoncrypt(&recipients(100)))).await;
-    let cost = stage.bob.token.counts() - before;
+    let before = people.bob.token.counts();
+    people.opened(seal(&people, &Jwe::anoncrypt(&recipients(100)))).await;
+    let cost = people.bob.token.counts() - before;
     assert_eq!(cost, Counts { derivations: 1, unwraps: 1, ..Counts::default() });
-    assert_eq!(stage.directory.take_requests(), [""; 0], "a recipient's id is never resolved");
+    assert_eq!(people.resolver.take_requests(), [""; 0], "a recipient's id is never resolved");
 }
 
 /// Token time is scarce. A message that names many of our keys gets two derivations, not one for each key.
 #[tokio::test]
 async fn a_layer_costs_at_most_two_derivations() {
-    let stage = Stage::new().await;
+    let people = People::new().await;
     let curves = [Curve::X25519; 20];
     let bob = Person::new("bob", &curves, &[]).await;
-    let directory = Directory::of(&[&stage.alice]);
+    let directory = RecordingResolver::of(&[&people.alice]);
     let all: Vec<_> = (1..=20).map(|n| (bob.kid(&format!("agree-{n}")), bob.agree[n - 1].clone())).collect();
-    let text = stage.plaintext();
-    for (jwe, derivations, unwraps) in [(Jwe::anoncrypt(&all), 2, 2), (Jwe::authcrypt(&stage.alice, &all), 2, 1)] {
+    let text = people.plaintext();
+    for (jwe, derivations, unwraps) in [(Jwe::anoncrypt(&all), 2, 2), (Jwe::authcrypt(&people.alice, &all), 2, 1)] {
         let mut packed = jwe.seal(text.to_string());
         // Every encrypted key has the right length, but only the last one is right.
         for slot in 0..19 {
@@ -425,15 +440,15 @@ async fn a_layer_costs_at_most_two_derivations() {
 // Conformance 46: the same error, whatever failed.
 #[tokio::test]
 async fn a_wrong_key_and_a_wrong_tag_give_the_same_error() {
-    let stage = Stage::new().await;
-    let honest = seal(&stage, &Jwe::anoncrypt(&stage.bobs(&[1])));
+    let people = People::new().await;
+    let honest = seal(&people, &Jwe::anoncrypt(&people.keys_of_bob(&[1])));
     let mut texts = std::collections::HashSet::new();
     for pointer in ["/recipients/0/encrypted_key", "/tag", "/ciphertext", "/iv"] {
         let mut packed = honest.clone();
         let value = packed.pointer_mut(pointer).unwrap();
         let first = if value.as_str().unwrap().starts_with('A') { "B" } else { "A" };
         *value = format!("{first}{}", &value.as_str().unwrap()[1..]).into();
-        texts.insert(stage.refused(packed).await.to_string());
+        texts.insert(people.refused(packed).await.to_string());
     }
     assert_eq!(texts.len(), 1, "{texts:?}");
 }
@@ -441,13 +456,13 @@ async fn a_wrong_key_and_a_wrong_tag_give_the_same_error() {
 // Conformance 57.
 #[tokio::test]
 async fn a_message_for_other_keys_is_refused() {
-    let stage = Stage::new().await;
-    let mallory = [(stage.mallory.kid("agree-1"), stage.mallory.agree[0].clone())];
-    let signing = [(stage.bob.kid("sign-2"), stage.bob.sign[1].clone())];
+    let people = People::new().await;
+    let mallory = [(people.mallory.kid("agree-1"), people.mallory.agree[0].clone())];
+    let signing = [(people.bob.kid("sign-2"), people.bob.sign[1].clone())];
     for recipients in [mallory, signing] {
-        let jwe = Jwe::authcrypt_as(&stage.alice, &stage.alice.kid("agree-1"), &stage.alice.agree[0], &recipients);
+        let jwe = Jwe::authcrypt_as(&people.alice, &people.alice.kid("agree-1"), &people.alice.agree[0], &recipients);
         let jwe = if recipients[0].1.curve() == Curve::X25519 { jwe } else { Jwe::anoncrypt(&recipients) };
-        let error = stage.refused_at_sight(seal(&stage, &jwe)).await;
+        let error = people.refused_without_token_and_resolver(seal(&people, &jwe)).await;
         assert_error!(error, Error::NotForUs(kids) if *kids == [recipients[0].0.clone()]);
     }
 }
@@ -455,45 +470,53 @@ async fn a_message_for_other_keys_is_refused() {
 // Conformance 17, 57.
 #[tokio::test]
 async fn a_skid_must_be_in_key_agreement() {
-    let stage = Stage::new().await;
+    let people = People::new().await;
     // A key of Alice that could agree, but is in her document for signing only.
-    let (skid, key) = (stage.alice.kid("sign-2"), &stage.alice.sign[1]);
-    let jwe = Jwe::authcrypt_as(&stage.alice, &skid, key, &stage.bobs(&[3]));
-    let error = stage.refused_by_software(seal(&stage, &jwe)).await;
+    let (skid, key) = (people.alice.kid("sign-2"), &people.alice.sign[1]);
+    let jwe = Jwe::authcrypt_as(&people.alice, &skid, key, &people.keys_of_bob(&[3]));
+    let error = people.refused_without_token(seal(&people, &jwe)).await;
     assert_error!(
         error,
         Error::NotAuthorised { kid, relationship: Relationship::KeyAgreement } if *kid == skid
     );
     // A key that Alice does not have.
-    let absent = stage.alice.kid("agree-9");
-    let jwe = Jwe::authcrypt_as(&stage.alice, &absent, &stage.alice.agree[0], &stage.bobs(&[1]));
-    let error = stage.refused_by_software(seal(&stage, &jwe)).await;
+    let absent = people.alice.kid("agree-9");
+    let jwe = Jwe::authcrypt_as(&people.alice, &absent, &people.alice.agree[0], &people.keys_of_bob(&[1]));
+    let error = people.refused_without_token(seal(&people, &jwe)).await;
     assert_error!(error, Error::NotAuthorised { kid, .. } if *kid == absent);
     // A DID that does not exist, and a text that is not a DID URL.
     let send = |skid: &str| {
-        let jwe = Jwe::authcrypt_as(&stage.alice, skid, &stage.alice.agree[0], &stage.bobs(&[1]));
-        seal(&stage, &jwe)
+        let jwe = Jwe::authcrypt_as(&people.alice, skid, &people.alice.agree[0], &people.keys_of_bob(&[1]));
+        seal(&people, &jwe)
     };
-    assert_error!(stage.refused_by_software(send("did:example:nobody#1")).await, Error::Resolve(_));
-    assert_error!(stage.refused_at_sight(send("https://example.org/#1")).await, Error::InvalidKeyId(_));
-    assert_error!(stage.refused_at_sight(send("")).await, Error::InvalidKeyId(_));
+    assert_error!(people.refused_without_token(send("did:example:nobody#1")).await, Error::Resolve(_));
+    assert_error!(
+        people.refused_without_token_and_resolver(send("https://example.org/#1")).await,
+        Error::InvalidKeyId(_)
+    );
+    assert_error!(people.refused_without_token_and_resolver(send("")).await, Error::InvalidKeyId(_));
 }
 
 /// Mallory authenticates with her own key under Alice's `skid`.
 #[tokio::test]
 async fn a_false_skid_does_not_authenticate() {
-    let stage = Stage::new().await;
-    let skid = stage.alice.kid("agree-1");
-    let jwe = Jwe::authcrypt_as(&stage.mallory, &skid, &stage.mallory.agree[0], &stage.bobs(&[1, 2]));
-    assert_error!(stage.refused(seal(&stage, &jwe)).await, Error::Envelope(JoseError::Decrypt(_)));
+    let people = People::new().await;
+    let skid = people.alice.kid("agree-1");
+    let jwe = Jwe::authcrypt_as(&people.mallory, &skid, &people.mallory.agree[0], &people.keys_of_bob(&[1, 2]));
+    assert_error!(people.refused(seal(&people, &jwe)).await, Error::Envelope(JoseError::Decrypt(_)));
 }
 
 // Conformance 37, 44.
 #[tokio::test]
 async fn the_key_of_the_skid_must_be_valid() {
-    let stage = Stage::new().await;
-    let jwe = Jwe::authcrypt_as(&stage.alice, &stage.alice.kid("agree-3"), &stage.alice.agree[0], &stage.bobs(&[1]));
-    let error = stage.refused_by_software(seal(&stage, &jwe)).await;
+    let people = People::new().await;
+    let jwe = Jwe::authcrypt_as(
+        &people.alice,
+        &people.alice.kid("agree-3"),
+        &people.alice.agree[0],
+        &people.keys_of_bob(&[1]),
+    );
+    let error = people.refused_without_token(seal(&people, &jwe)).await;
     assert_error!(error, Error::Envelope(JoseError::CurveMismatch { curve: Curve::P256, expected: Curve::X25519, .. }));
     let low = json!({
         "id": "did:example:low",
@@ -502,82 +525,82 @@ async fn the_key_of_the_skid_must_be_valid() {
             "publicKeyJwk": {"kty": "OKP", "crv": "X25519", "x": b64([0; 32])},
         }],
     });
-    let directory = Directory::with([Document::from_value(low).unwrap()]);
-    let jwe = Jwe::authcrypt_as(&stage.alice, "did:example:low#1", &stage.alice.agree[0], &stage.bobs(&[1]));
-    let before = stage.bob.token.counts();
-    let error = stage.bob.unpack(&seal(&stage, &jwe).to_string(), &directory).await.unwrap_err();
+    let directory = RecordingResolver::with([Document::from_value(low).unwrap()]);
+    let jwe = Jwe::authcrypt_as(&people.alice, "did:example:low#1", &people.alice.agree[0], &people.keys_of_bob(&[1]));
+    let before = people.bob.token.counts();
+    let error = people.bob.unpack(&seal(&people, &jwe).to_string(), &directory).await.unwrap_err();
     assert_error!(error, Error::UnusableKey { error: KeyError::LowOrder(Curve::X25519), .. });
-    assert_eq!(stage.bob.token.counts(), before);
+    assert_eq!(people.bob.token.counts(), before);
 }
 
 // Conformance 17, 54.
 #[tokio::test]
 async fn from_must_be_the_did_of_the_skid() {
-    let stage = Stage::new().await;
-    let mut text = stage.plaintext();
-    let jwe = Jwe::authcrypt(&stage.mallory, &stage.bobs(&[1]));
-    let error = stage.refused(jwe.seal(text.to_string())).await;
+    let people = People::new().await;
+    let mut text = people.plaintext();
+    let jwe = Jwe::authcrypt(&people.mallory, &people.keys_of_bob(&[1]));
+    let error = people.refused(jwe.seal(text.to_string())).await;
     assert_error!(error, Error::FromMismatch { from, kid } if from == "did:example:alice" && kid == "did:example:mallory#agree-1");
     // Neither a DID that begins with hers nor the id of her key will do.
     for from in ["did:example:alic", "did:example:alice2", "did:example:alice#agree-1", "did:example:ALICE", ""] {
         text["from"] = from.into();
-        let jwe = authcrypt(&stage).seal(text.to_string());
-        assert_error!(stage.refused(jwe).await, Error::FromMismatch { .. });
+        let jwe = authcrypt(&people).seal(text.to_string());
+        assert_error!(people.refused(jwe).await, Error::FromMismatch { .. });
     }
     text.as_object_mut().unwrap().shift_remove("from");
-    let jwe = authcrypt(&stage).seal(text.to_string());
-    assert_error!(stage.refused(jwe).await, Error::FromAbsent(kid) if *kid == stage.alice.kid("agree-1"));
+    let jwe = authcrypt(&people).seal(text.to_string());
+    assert_error!(people.refused(jwe).await, Error::FromAbsent(kid) if *kid == people.alice.kid("agree-1"));
     // An anoncrypted message may have any `from`. It proves nothing, and the provenance says so.
     text["from"] = "did:example:mallory".into();
-    let (message, provenance) = stage.opened(anoncrypt(&stage).seal(text.to_string())).await;
+    let (message, provenance) = people.opened(anoncrypt(&people).seal(text.to_string())).await;
     assert!(message.from.is_some() && !provenance.authenticated);
 }
 
 // Conformance 16, 55.
 #[tokio::test]
 async fn to_must_name_the_did_of_the_key_that_opened() {
-    let stage = Stage::new().await;
-    let mut text = stage.plaintext();
+    let people = People::new().await;
+    let mut text = people.plaintext();
     for to in [json!(["did:example:mallory"]), json!([]), json!(["did:example:bob#agree-1"]), json!(["did:example:bo"])]
     {
         text["to"] = to;
-        for jwe in [authcrypt(&stage), anoncrypt(&stage)] {
-            let error = stage.refused(jwe.seal(text.to_string())).await;
-            assert_error!(error, Error::ToMismatch { kid } if *kid == stage.bob.kid("agree-1"));
+        for jwe in [authcrypt(&people), anoncrypt(&people)] {
+            let error = people.refused(jwe.seal(text.to_string())).await;
+            assert_error!(error, Error::ToMismatch { kid } if *kid == people.bob.kid("agree-1"));
         }
     }
     text["to"] = json!(["did:example:mallory", "did:example:bob"]);
-    stage.opened(authcrypt(&stage).seal(text.to_string())).await;
+    people.opened(authcrypt(&people).seal(text.to_string())).await;
 }
 
 // Conformance 12.
 #[tokio::test]
 async fn the_decrypted_content_must_be_a_message() {
-    let stage = Stage::new().await;
+    let people = People::new().await;
     let without = |member: &str| {
-        let mut text = stage.plaintext();
+        let mut text = people.plaintext();
         text.as_object_mut().unwrap().shift_remove(member);
         text.to_string()
     };
-    let error = stage.refused(authcrypt(&stage).seal(without("id"))).await;
+    let error = people.refused(authcrypt(&people).seal(without("id"))).await;
     assert_error!(error, Error::Message(MessageError::NoId));
-    let error = stage.refused(authcrypt(&stage).seal(without("type"))).await;
+    let error = people.refused(authcrypt(&people).seal(without("type"))).await;
     assert_error!(error, Error::Envelope(JoseError::Unrecognised));
     for not_json in ["", "[]", "plain text", "\u{0}"] {
-        let error = stage.refused(authcrypt(&stage).seal(not_json)).await;
+        let error = people.refused(authcrypt(&people).seal(not_json)).await;
         assert_error!(error, Error::Envelope(JoseError::Json { name: "message", .. }));
     }
 }
 
 /// A message that Alice authcrypts with her first key to two of Bob's keys.
-fn authcrypt(stage: &Stage) -> Jwe {
-    Jwe::authcrypt(&stage.alice, &stage.bobs(&[1, 2]))
+fn authcrypt(people: &People) -> Jwe {
+    Jwe::authcrypt(&people.alice, &people.keys_of_bob(&[1, 2]))
 }
 
-fn anoncrypt(stage: &Stage) -> Jwe {
-    Jwe::anoncrypt(&stage.bobs(&[1, 2]))
+fn anoncrypt(people: &People) -> Jwe {
+    Jwe::anoncrypt(&people.keys_of_bob(&[1, 2]))
 }
 
-fn seal(stage: &Stage, jwe: &Jwe) -> Value {
-    jwe.seal(stage.plaintext().to_string())
+fn seal(people: &People, jwe: &Jwe) -> Value {
+    jwe.seal(people.plaintext().to_string())
 }

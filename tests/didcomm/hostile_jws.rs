@@ -2,7 +2,7 @@
 //! or for another recipient. Each is refused with its own error. A key id of another DID is never resolved.
 
 use crate::support::{
-    Stage,
+    People,
     forge::{Jwe, b64, jws, jws_header, signed},
 };
 use claviger::{
@@ -16,25 +16,25 @@ use serde_json::{Value, json};
 // Conformance 48, 49, 51.
 #[tokio::test]
 async fn an_honest_forgery_opens() {
-    let stage = Stage::new().await;
-    let text = stage.plaintext().to_string();
+    let people = People::new().await;
+    let text = people.plaintext().to_string();
     for number in 1..=3 {
-        let key = &stage.alice.sign[number - 1];
-        let kid = json!({"kid": stage.alice.kid(&format!("sign-{number}"))});
+        let key = &people.alice.sign[number - 1];
+        let kid = json!({"kid": people.alice.kid(&format!("sign-{number}"))});
         let header = jws_header(key.curve());
         let mut protected = header.clone();
         protected["kid"] = kid["kid"].clone();
-        let general = jws(&stage.alice, key, &header, &kid, &text);
+        let general = jws(&people.alice, key, &header, &kid, &text);
         let mut flattened = general["signatures"][0].clone();
         flattened["payload"] = general["payload"].clone();
         for packed in [
             general,
             flattened,
-            jws(&stage.alice, key, &protected, &json!({}), &text),
+            jws(&people.alice, key, &protected, &json!({}), &text),
             // Affinidi's library writes `kid` in both headers.
-            jws(&stage.alice, key, &protected, &kid, &text),
+            jws(&people.alice, key, &protected, &kid, &text),
         ] {
-            let (_, provenance) = stage.opened(packed).await;
+            let (_, provenance) = people.opened(packed).await;
             assert!(provenance.authenticated && provenance.non_repudiation && !provenance.encrypted);
         }
     }
@@ -42,37 +42,40 @@ async fn an_honest_forgery_opens() {
 
 #[tokio::test]
 async fn unsupported_signature_algorithms_are_refused() {
-    let stage = Stage::new().await;
+    let people = People::new().await;
     for alg in ["none", "None", "HS256", "RS256", "PS256", "ES384", "ES512", "Ed25519", "eddsa", ""] {
-        let error = stage.refused_at_sight(with_header(&stage, "alg", alg.into())).await;
+        let error = people.refused_without_token_and_resolver(with_header(&people, "alg", alg.into())).await;
         assert_error!(error, Error::Envelope(JoseError::UnsupportedAlgorithm(name)) if name == alg);
     }
     // An empty signature, which `none` has, is refused too.
-    let mut packed = with_header(&stage, "alg", "none".into());
+    let mut packed = with_header(&people, "alg", "none".into());
     packed["signatures"][0]["signature"] = "".into();
-    assert_error!(stage.refused_at_sight(packed).await, Error::Envelope(JoseError::UnsupportedAlgorithm(_)));
+    assert_error!(
+        people.refused_without_token_and_resolver(packed).await,
+        Error::Envelope(JoseError::UnsupportedAlgorithm(_))
+    );
 }
 
 /// A key has one algorithm, whatever the header says.
 #[tokio::test]
 async fn the_algorithm_must_fit_the_key() {
-    let stage = Stage::new().await;
+    let people = People::new().await;
     for alg in ["ES256", "ES256K"] {
-        let error = stage.refused(with_header(&stage, "alg", alg.into())).await;
+        let error = people.refused(with_header(&people, "alg", alg.into())).await;
         assert_error!(error, Error::Envelope(JoseError::AlgorithmMismatch { curve: Curve::Ed25519, .. }));
     }
 }
 
 #[tokio::test]
 async fn extensions_are_refused_in_both_headers() {
-    let stage = Stage::new().await;
+    let people = People::new().await;
     for (name, value) in
         [("crit", json!(["exp"])), ("crit", json!(["b64"])), ("b64", json!(false)), ("zip", json!("DEF"))]
     {
-        let mut unprotected = signed(&stage.alice, stage.plaintext().to_string());
+        let mut unprotected = signed(&people.alice, people.plaintext().to_string());
         unprotected["signatures"][0]["header"][name] = value.clone();
-        for packed in [with_header(&stage, name, value), unprotected] {
-            let error = stage.refused_at_sight(packed).await;
+        for packed in [with_header(&people, name, value), unprotected] {
+            let error = people.refused_without_token_and_resolver(packed).await;
             assert_error!(error, Error::Envelope(JoseError::RefusedParameter(refused)) if refused == name);
         }
     }
@@ -80,53 +83,59 @@ async fn extensions_are_refused_in_both_headers() {
 
 #[tokio::test]
 async fn duplicate_header_parameters_are_refused() {
-    let stage = Stage::new().await;
+    let people = People::new().await;
     // Two different `kid` would name two signers.
-    let error = stage.refused_at_sight(with_header(&stage, "kid", stage.alice.kid("sign-2").into())).await;
+    let error =
+        people.refused_without_token_and_resolver(with_header(&people, "kid", people.alice.kid("sign-2").into())).await;
     assert_error!(error, Error::Envelope(JoseError::DuplicateParameter(name)) if name == "kid");
     for name in ["alg", "typ"] {
-        let mut packed = signed(&stage.alice, stage.plaintext().to_string());
+        let mut packed = signed(&people.alice, people.plaintext().to_string());
         packed["signatures"][0]["header"][name] = jws_header(Curve::Ed25519)[name].clone();
-        let error = stage.refused_at_sight(packed).await;
+        let error = people.refused_without_token_and_resolver(packed).await;
         assert_error!(error, Error::Envelope(JoseError::DuplicateParameter(found)) if found == name);
     }
     // Not in the unprotected header alone either.
-    let kid = json!({"kid": stage.alice.kid("sign-1"), "alg": "EdDSA"});
-    let packed = jws(&stage.alice, &stage.alice.sign[0], &json!({}), &kid, stage.plaintext().to_string());
-    let error = stage.refused_at_sight(packed).await;
+    let kid = json!({"kid": people.alice.kid("sign-1"), "alg": "EdDSA"});
+    let packed = jws(&people.alice, &people.alice.sign[0], &json!({}), &kid, people.plaintext().to_string());
+    let error = people.refused_without_token_and_resolver(packed).await;
     assert_error!(error, Error::Envelope(JoseError::RefusedParameter(name)) if name == "alg");
-    let packed =
-        jws(&stage.alice, &stage.alice.sign[0], &jws_header(Curve::Ed25519), &json!({}), stage.plaintext().to_string());
-    let error = stage.refused_at_sight(packed).await;
+    let packed = jws(
+        &people.alice,
+        &people.alice.sign[0],
+        &jws_header(Curve::Ed25519),
+        &json!({}),
+        people.plaintext().to_string(),
+    );
+    let error = people.refused_without_token_and_resolver(packed).await;
     assert_error!(error, Error::Envelope(JoseError::Missing("kid")));
 }
 
 #[tokio::test]
 async fn exactly_one_signature_is_required() {
-    let stage = Stage::new().await;
-    let honest = signed(&stage.alice, stage.plaintext().to_string());
+    let people = People::new().await;
+    let honest = signed(&people.alice, people.plaintext().to_string());
     for count in [0, 2, 3] {
         let mut packed = honest.clone();
         packed["signatures"] = vec![honest["signatures"][0].clone(); count].into();
-        let error = stage.refused_at_sight(packed).await;
+        let error = people.refused_without_token_and_resolver(packed).await;
         assert_error!(error, Error::Envelope(JoseError::SignatureCount(found)) if *found == count);
     }
     // General and flattened JSON at once.
     let mut packed = honest.clone();
     packed["signature"] = honest["signatures"][0]["signature"].clone();
-    let error = stage.refused_at_sight(packed).await;
+    let error = people.refused_without_token_and_resolver(packed).await;
     assert_error!(error, Error::Envelope(JoseError::DuplicateParameter(name)) if name == "signature");
     // DIDComm does not use the compact serialization.
     let part = |pointer| honest.pointer(pointer).unwrap().as_str().unwrap();
     let compact = [part("/signatures/0/protected"), part("/payload"), part("/signatures/0/signature")].join(".");
-    let error = stage.refused_at_sight(compact).await;
+    let error = people.refused_without_token_and_resolver(compact).await;
     assert_error!(error, Error::Envelope(JoseError::Json { .. }));
 }
 
 #[tokio::test]
 async fn lax_base64_and_lengths_are_refused() {
-    let stage = Stage::new().await;
-    let honest = signed(&stage.alice, stage.plaintext().to_string());
+    let people = People::new().await;
+    let honest = signed(&people.alice, people.plaintext().to_string());
     for (name, pointer) in
         [("protected", "/signatures/0/protected"), ("payload", "/payload"), ("signature", "/signatures/0/signature")]
     {
@@ -134,14 +143,14 @@ async fn lax_base64_and_lengths_are_refused() {
             let mut packed = honest.clone();
             let value = packed.pointer_mut(pointer).unwrap();
             *value = format!("{}{suffix}", value.as_str().unwrap()).into();
-            let error = stage.refused_at_sight(packed).await;
+            let error = people.refused_without_token_and_resolver(packed).await;
             assert_error!(error, Error::Envelope(JoseError::InvalidBase64(found)) if *found == name);
         }
     }
     for length in [0, 63, 65, 70] {
         let mut packed = honest.clone();
         packed["signatures"][0]["signature"] = b64(vec![1; length]).into();
-        let error = stage.refused_at_sight(packed).await;
+        let error = people.refused_without_token_and_resolver(packed).await;
         assert_error!(error, Error::Envelope(JoseError::InvalidLength("signature")));
     }
 }
@@ -149,48 +158,48 @@ async fn lax_base64_and_lengths_are_refused() {
 // Conformance 50, 51, 56: any relay can write the key id, so `from` is checked before the key id is resolved.
 #[tokio::test]
 async fn a_kid_of_another_did_is_refused_before_resolution() {
-    let stage = Stage::new().await;
-    let text = stage.plaintext().to_string();
+    let people = People::new().await;
+    let text = people.plaintext().to_string();
     let header = jws_header(Curve::Ed25519);
-    let mallory = (&stage.mallory, &stage.mallory.sign[0]);
+    let mallory = (&people.mallory, &people.mallory.sign[0]);
     for kid in ["did:example:mallory#sign-1", "did:web:169.254.169.254#sign-1", "did:example:alice2#sign-1"] {
         let packed = jws(mallory.0, mallory.1, &header, &json!({"kid": kid}), &text);
-        let error = stage.refused_at_sight(packed).await;
+        let error = people.refused_without_token_and_resolver(packed).await;
         assert_error!(error, Error::FromMismatch { from, kid: found } if from == "did:example:alice" && found == kid);
     }
     for kid in ["https://example.org/key", "#sign-1", "did:example:alice#a#b", ""] {
         let packed = jws(mallory.0, mallory.1, &header, &json!({"kid": kid}), &text);
-        assert_error!(stage.refused_at_sight(packed).await, Error::InvalidKeyId(found) if found == kid);
+        assert_error!(people.refused_without_token_and_resolver(packed).await, Error::InvalidKeyId(found) if found == kid);
     }
     // Alice's key id with Mallory's signature: it is resolved, and the signature is wrong.
-    let packed = jws(mallory.0, mallory.1, &header, &json!({"kid": stage.alice.kid("sign-1")}), &text);
-    assert_error!(stage.refused(packed).await, Error::Envelope(JoseError::InvalidSignature));
+    let packed = jws(mallory.0, mallory.1, &header, &json!({"kid": people.alice.kid("sign-1")}), &text);
+    assert_error!(people.refused(packed).await, Error::Envelope(JoseError::InvalidSignature));
 }
 
 // Conformance 50.
 #[tokio::test]
 async fn a_signed_message_needs_from() {
-    let stage = Stage::new().await;
-    let mut text = stage.plaintext();
+    let people = People::new().await;
+    let mut text = people.plaintext();
     for from in [None, Some(Value::Null), Some(json!(["did:example:alice"]))] {
         text.as_object_mut().unwrap().shift_remove("from");
         if let Some(from) = from {
             text["from"] = from;
         }
-        let error = stage.refused_at_sight(signed(&stage.alice, text.to_string())).await;
-        assert_error!(error, Error::FromAbsent(kid) if *kid == stage.alice.kid("sign-1"));
+        let error = people.refused_without_token_and_resolver(signed(&people.alice, text.to_string())).await;
+        assert_error!(error, Error::FromAbsent(kid) if *kid == people.alice.kid("sign-1"));
     }
 }
 
 // Conformance 50, 57.
 #[tokio::test]
 async fn the_signers_key_must_be_in_authentication() {
-    let stage = Stage::new().await;
+    let people = People::new().await;
     // A P-256 key could sign, but is in Alice's document for key agreement only.
-    let (kid, key) = (stage.alice.kid("agree-3"), &stage.alice.agree[2]);
-    let text = stage.plaintext().to_string();
-    let packed = jws(&stage.alice, key, &jws_header(key.curve()), &json!({"kid": kid}), text);
-    let error = stage.refused(packed).await;
+    let (kid, key) = (people.alice.kid("agree-3"), &people.alice.agree[2]);
+    let text = people.plaintext().to_string();
+    let packed = jws(&people.alice, key, &jws_header(key.curve()), &json!({"kid": kid}), text);
+    let error = people.refused(packed).await;
     assert_error!(
         error,
         Error::NotAuthorised { kid: found, relationship: Relationship::Authentication } if *found == kid
@@ -200,60 +209,60 @@ async fn the_signers_key_must_be_in_authentication() {
 // Conformance 7: the inner signer is the authcrypt sender.
 #[tokio::test]
 async fn signer_and_sender_must_be_the_same() {
-    let stage = Stage::new().await;
-    let to = stage.bobs(&[1]);
-    let alices = signed(&stage.alice, stage.plaintext().to_string()).to_string();
-    assert!(stage.opened(Jwe::authcrypt(&stage.alice, &to).seal(&alices)).await.1.non_repudiation);
+    let people = People::new().await;
+    let to = people.keys_of_bob(&[1]);
+    let alices = signed(&people.alice, people.plaintext().to_string()).to_string();
+    assert!(people.opened(Jwe::authcrypt(&people.alice, &to).seal(&alices)).await.1.non_repudiation);
 
     // Mallory authcrypts what Alice signed.
-    let error = stage.refused(Jwe::authcrypt(&stage.mallory, &to).seal(&alices)).await;
-    assert_error!(error, Error::FromMismatch { from, kid } if from == "did:example:alice" && *kid == stage.mallory.kid("agree-1"));
+    let error = people.refused(Jwe::authcrypt(&people.mallory, &to).seal(&alices)).await;
+    assert_error!(error, Error::FromMismatch { from, kid } if from == "did:example:alice" && *kid == people.mallory.kid("agree-1"));
     // The other way round.
-    let mallorys = signed(&stage.mallory, stage.plaintext().to_string()).to_string();
-    let error = stage.refused(Jwe::authcrypt(&stage.alice, &to).seal(mallorys)).await;
-    assert_error!(error, Error::FromMismatch { from, kid } if from == "did:example:alice" && *kid == stage.mallory.kid("sign-1"));
+    let mallorys = signed(&people.mallory, people.plaintext().to_string()).to_string();
+    let error = people.refused(Jwe::authcrypt(&people.alice, &to).seal(mallorys)).await;
+    assert_error!(error, Error::FromMismatch { from, kid } if from == "did:example:alice" && *kid == people.mallory.kid("sign-1"));
 }
 
 // Conformance 52: otherwise Bob could encrypt a message that Alice signed for him to Carol, who would take it for hers.
 #[tokio::test]
 async fn a_signed_message_for_another_recipient_is_refused() {
-    let stage = Stage::new().await;
-    let mut text = stage.plaintext();
+    let people = People::new().await;
+    let mut text = people.plaintext();
     text["to"] = json!(["did:example:mallory"]);
-    let packed = Jwe::anoncrypt(&stage.bobs(&[1])).seal(signed(&stage.alice, text.to_string()).to_string());
-    assert_error!(stage.refused(packed).await, Error::ToMismatch { .. });
+    let packed = Jwe::anoncrypt(&people.keys_of_bob(&[1])).seal(signed(&people.alice, text.to_string()).to_string());
+    assert_error!(people.refused(packed).await, Error::ToMismatch { .. });
 
     text.as_object_mut().unwrap().shift_remove("to");
-    let packed = signed(&stage.alice, text.to_string()).to_string();
-    for jwe in [Jwe::anoncrypt(&stage.bobs(&[1])), Jwe::authcrypt(&stage.alice, &stage.bobs(&[1]))] {
-        assert_error!(stage.refused(jwe.seal(&packed)).await, Error::ToAbsent);
+    let packed = signed(&people.alice, text.to_string()).to_string();
+    for jwe in [Jwe::anoncrypt(&people.keys_of_bob(&[1])), Jwe::authcrypt(&people.alice, &people.keys_of_bob(&[1]))] {
+        assert_error!(people.refused(jwe.seal(&packed)).await, Error::ToAbsent);
     }
-    stage.opened(packed).await;
+    people.opened(packed).await;
 }
 
 /// A signed JWT is refused as a message, even if it has all members of one.
 #[tokio::test]
 async fn a_jwt_is_refused_as_signed_message() {
-    let stage = Stage::new().await;
+    let people = People::new().await;
     for typ in ["JWT", "jwt", "application/jwt"] {
-        let error = stage.refused_at_sight(with_header(&stage, "typ", typ.into())).await;
+        let error = people.refused_without_token_and_resolver(with_header(&people, "typ", typ.into())).await;
         assert_error!(error, Error::Envelope(JoseError::RefusedParameter(name)) if name == "typ");
     }
     // Conformance 5: other values of `typ` are only a hint, such as the one in the specification's example.
     for typ in ["JWM", "application/didcomm-signed+json", "didcomm-signed+json", "x"] {
-        stage.opened(with_header(&stage, "typ", typ.into())).await;
+        people.opened(with_header(&people, "typ", typ.into())).await;
     }
 }
 
 // Conformance 12.
 #[tokio::test]
 async fn the_signed_payload_must_be_a_message() {
-    let stage = Stage::new().await;
+    let people = People::new().await;
     let error =
-        stage.refused(signed(&stage.alice, r#"{"from":"did:example:alice","type":"https://e.org/a/1/b"}"#)).await;
+        people.refused(signed(&people.alice, r#"{"from":"did:example:alice","type":"https://e.org/a/1/b"}"#)).await;
     assert_error!(error, Error::Message(MessageError::NoId));
     for text in ["", "[]", "null", r#"{"from":"did:example:alice","from":"did:example:alice"}"#] {
-        let error = stage.refused_at_sight(signed(&stage.alice, text)).await;
+        let error = people.refused_without_token_and_resolver(signed(&people.alice, text)).await;
         assert_error!(error, Error::Envelope(JoseError::Json { name: "payload", .. }));
     }
 }
@@ -261,24 +270,25 @@ async fn the_signed_payload_must_be_a_message() {
 /// The payload or the header was changed after it was signed, at its first and last bytes.
 #[tokio::test]
 async fn a_changed_payload_is_refused() {
-    let stage = Stage::new().await;
-    let mut text = stage.plaintext();
-    let honest = signed(&stage.alice, text.to_string());
+    let people = People::new().await;
+    let mut text = people.plaintext();
+    let honest = signed(&people.alice, text.to_string());
     text["body"]["at"] = "midnight".into();
     let mut packed = honest.clone();
     packed["payload"] = b64(text.to_string()).into();
-    let resolver = &stage.directory;
-    let opened = Message::unpack(&packed.to_string(), resolver, &stage.bob.me, &UnpackOptions::default()).await;
+    let resolver = &people.resolver;
+    let opened =
+        Message::unpack(&packed.to_string(), resolver, &people.bob.identities, &UnpackOptions::default()).await;
     assert_error!(opened.unwrap_err(), Error::Envelope(JoseError::InvalidSignature));
     let mut packed = honest;
     packed["signatures"][0]["protected"] = b64(r#"{"alg":"EdDSA"}"#).into();
-    assert_error!(stage.refused(packed).await, Error::Envelope(JoseError::InvalidSignature));
+    assert_error!(people.refused(packed).await, Error::Envelope(JoseError::InvalidSignature));
 }
 
 /// A message that Alice signs with her first key, with another member in the protected header.
-fn with_header(stage: &Stage, name: &str, value: Value) -> Value {
+fn with_header(people: &People, name: &str, value: Value) -> Value {
     let mut protected = jws_header(Curve::Ed25519);
     protected[name] = value;
-    let kid = json!({"kid": stage.alice.kid("sign-1")});
-    jws(&stage.alice, &stage.alice.sign[0], &protected, &kid, stage.plaintext().to_string())
+    let kid = json!({"kid": people.alice.kid("sign-1")});
+    jws(&people.alice, &people.alice.sign[0], &protected, &kid, people.plaintext().to_string())
 }

@@ -1,6 +1,6 @@
 //! Plaintext messages: every header and every kind of attachment, packed and unpacked.
 
-use crate::support::{LUNCH, Stage, forge::Jwe, lunch};
+use crate::support::{LUNCH, People, forge::Jwe, lunch};
 use claviger::{
     didcomm::{
         Attachment, AttachmentData, ENCRYPTED, HashError, Message, MessageError, MessageType, PLAIN, SIGNED, Warning,
@@ -21,10 +21,10 @@ fn media_types() {
 // Conformance 3, 13, 15, 17, 18, 19, 20, 22, 24, 25, 27, 28, 29.
 #[tokio::test]
 async fn every_header_survives_packing() {
-    let stage = Stage::new().await;
+    let people = People::new().await;
     let message = Message::build("1", LUNCH, json!({"at": "noon"}))
-        .from(&*stage.alice.did)
-        .to(&*stage.bob.did)
+        .from(&*people.alice.did)
+        .to(&*people.bob.did)
         .to("did:example:carol")
         .thid("thread")
         .pthid("parent")
@@ -63,7 +63,7 @@ async fn every_header_survives_packing() {
     });
     let text = message.pack_plaintext().unwrap();
     assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), expected);
-    let (read, provenance) = stage.opened(Jwe::authcrypt(&stage.alice, &stage.bobs(&[1])).seal(&text)).await;
+    let (read, provenance) = people.opened(Jwe::authcrypt(&people.alice, &people.keys_of_bob(&[1])).seal(&text)).await;
     assert_eq!(read, message);
     assert_eq!(provenance.warnings, []);
     assert_eq!(read.extra_headers.len(), 4, "all others have a field");
@@ -116,19 +116,19 @@ fn message_types_are_compared_by_the_specification() {
 // Conformance 16: an absent `to` is a warning. So is an unencrypted message whose `to` does not name us.
 #[tokio::test]
 async fn to_may_be_absent() {
-    let stage = Stage::new().await;
-    let mut message = lunch(&stage.alice, &stage.bob);
+    let people = People::new().await;
+    let mut message = lunch(&people.alice, &people.bob);
     message.to = None;
     for packed in [
-        Jwe::authcrypt(&stage.alice, &stage.bobs(&[1])).seal(message.to_json()).to_string(),
+        Jwe::authcrypt(&people.alice, &people.keys_of_bob(&[1])).seal(message.to_json()).to_string(),
         message.to_json(),
-        message.pack_signed(&stage.alice.did, &stage.alice.me).await.unwrap().0,
+        message.pack_signed(&people.alice.did, &people.alice.identities).await.unwrap().0,
     ] {
-        let (_, provenance) = stage.opened(packed).await;
+        let (_, provenance) = people.opened(packed).await;
         assert_eq!(provenance.warnings, [Warning::ToAbsent]);
     }
     message.to = Some(vec!["did:example:carol".into()]);
-    let (_, provenance) = stage.opened(message.to_json()).await;
+    let (_, provenance) = people.opened(message.to_json()).await;
     assert_eq!(provenance.warnings, [Warning::NotAddressedToUs]);
     assert!(!provenance.authenticated && !provenance.encrypted && provenance.layers.is_empty());
 }
@@ -136,22 +136,22 @@ async fn to_may_be_absent() {
 // Conformance 20: expiry is a warning, since protocols may refine its meaning.
 #[tokio::test]
 async fn expiry_is_a_warning() {
-    let stage = Stage::new().await;
-    let mut message = lunch(&stage.alice, &stage.bob);
+    let people = People::new().await;
+    let mut message = lunch(&people.alice, &people.bob);
     message.expires_time = Some(1);
-    assert_eq!(stage.opened(message.to_json()).await.1.warnings, [Warning::Expired]);
+    assert_eq!(people.opened(message.to_json()).await.1.warnings, [Warning::Expired]);
     message.expires_time = Some(4_102_444_800);
-    assert_eq!(stage.opened(message.to_json()).await.1.warnings, []);
+    assert_eq!(people.opened(message.to_json()).await.1.warnings, []);
 }
 
 // Conformance 23.
 #[tokio::test]
 async fn every_kind_of_attachment_survives_packing() {
-    let stage = Stage::new().await;
+    let people = People::new().await;
     let content = "Grüße".as_bytes();
     let hash = AttachmentData::multihash(content);
     let detached = json!({"protected": "e30", "signature": "AAAA", "header": {"kid": "did:example:alice#sign-1"}});
-    let mut message = lunch(&stage.alice, &stage.bob);
+    let mut message = lunch(&people.alice, &people.bob);
     message.attachments = Some(vec![
         Attachment::base64(content)
             .id("1")
@@ -167,7 +167,8 @@ async fn every_kind_of_attachment_survives_packing() {
         Attachment::json(json!({"x": [1, {"y": null}]})).id("2").finalize(),
         Attachment::links(vec!["https://example.org/a".into(), "ipfs://x".into()], &hash).id("3").finalize(),
     ]);
-    let (read, _) = stage.opened(Jwe::authcrypt(&stage.alice, &stage.bobs(&[1])).seal(message.to_json())).await;
+    let (read, _) =
+        people.opened(Jwe::authcrypt(&people.alice, &people.keys_of_bob(&[1])).seal(message.to_json())).await;
     assert_eq!(read, message);
     let attachments = read.attachments.unwrap();
     assert_eq!(attachments[0].data.bytes().unwrap().unwrap(), content);

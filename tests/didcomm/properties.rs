@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use crate::support::{Directory, LUNCH, identities, packing};
+use crate::support::{LUNCH, RecordingResolver, identities, packing};
 use claviger::{
     crypto::ContentEncryption,
     did::{DidUrl, Document, Relationship, did_of, is_did},
@@ -97,7 +97,7 @@ impl World {
     }
 
     fn pack(&self, message: &Message, case: &Case) -> Result<String, Error> {
-        let directory = Directory::with([self.bob(case, None)]);
+        let directory = RecordingResolver::with([self.bob(case, None)]);
         let signer = format!("{ALICE}#sign-{}", case.signer);
         let from = matches!(case.kind, Kind::Authcrypt | Kind::AuthcryptSigned | Kind::Hidden).then_some(ALICE);
         let sign_by = matches!(case.kind, Kind::AnoncryptSigned | Kind::AuthcryptSigned).then_some(&*signer);
@@ -112,7 +112,7 @@ impl World {
     }
 
     fn unpack(&self, packed: &str, reader: &Identities) -> Result<Message, Error> {
-        let directory = Directory::with([self.document.clone()]);
+        let directory = RecordingResolver::with([self.document.clone()]);
         let options = UnpackOptions::default();
         Ok(self.runtime.block_on(Message::unpack(packed, &directory, reader, &options))?.0)
     }
@@ -261,7 +261,7 @@ proptest! {
         text in "did:(key|peer|web|example):(z|[0-9]|2\\.[A-Z]z?|4z)[a-zA-Z0-9.:]{0,64}([#?/%][ -~]{0,8}){0,2}",
     ) {
         read_everything(text.as_bytes());
-        let directory = Directory::default();
+        let directory = RecordingResolver::default();
         // A resolved document has the requested DID.
         if let Ok(document) = WORLD.runtime.block_on(claviger::did::Resolver::resolve(&directory, &text)) {
             prop_assert_eq!(document.id(), text);
@@ -392,5 +392,5 @@ fn read_everything(bytes: &[u8]) {
     let _ = (Jwt::parse(&text), MessageType::parse(&text), DidUrl::parse(&text), did_of(&text), is_did(&text));
     let _ = PublicKey::from_multikey(&text);
     let _ = WORLD.unpack(&text, &READER);
-    let _ = WORLD.runtime.block_on(FromPrior::unpack(&text, &Directory::default()));
+    let _ = WORLD.runtime.block_on(FromPrior::unpack(&text, &RecordingResolver::default()));
 }

@@ -1,6 +1,6 @@
 //! What is proved about the sender of a message, and receivers who require it.
 
-use crate::support::{LUNCH, Person, Stage, lunch};
+use crate::support::{LUNCH, People, Person, lunch};
 use claviger::{
     did::Resolver,
     didcomm::{Attachment, Error, FORWARD, Layer, Message, UnpackOptions},
@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 
 #[tokio::test]
 async fn sender_and_signer_of_each_envelope() {
-    let stage = Stage::new().await;
-    let (did, me, directory) = (stage.alice.did.as_str(), &stage.alice.me, &stage.directory);
-    let message = lunch(&stage.alice, &stage.bob);
-    let to_bob = || message.encrypt_to(&stage.bob.did);
+    let people = People::new().await;
+    let (did, me, directory) = (people.alice.did.as_str(), &people.alice.identities, &people.resolver);
+    let message = lunch(&people.alice, &people.bob);
+    let to_bob = || message.encrypt_to(&people.bob.did);
     for (packed, sender, is_signed) in [
         (message.pack_plaintext().unwrap(), None, false),
         (to_bob().pack(directory, me).await.unwrap().0, None, false),
@@ -22,13 +22,13 @@ async fn sender_and_signer_of_each_envelope() {
         (to_bob().sign_by(did).pack(directory, me).await.unwrap().0, Some(did), true),
         (to_bob().from(did).sign_by(did).pack(directory, me).await.unwrap().0, Some(did), true),
     ] {
-        let (_, provenance) = stage.opened(&packed).await;
+        let (_, provenance) = people.opened(&packed).await;
         assert_eq!(provenance.sender(), sender);
         assert_eq!(provenance.signer(), is_signed.then_some("did:example:alice#sign-1"));
         assert_eq!(provenance.sender().is_some(), provenance.authenticated);
         assert_eq!(provenance.signer().is_some(), provenance.non_repudiation);
 
-        let authenticated = unpack_authenticated(&packed, &stage.bob, directory).await;
+        let authenticated = unpack_authenticated(&packed, &people.bob, directory).await;
         match sender {
             Some(_) => assert_eq!(authenticated.unwrap(), message),
             None => {
@@ -44,37 +44,40 @@ async fn sender_and_signer_of_each_envelope() {
 /// The mediator that forwards a message is not its sender, even if the mediator is authenticated.
 #[tokio::test]
 async fn the_carrier_of_a_forward_is_not_the_sender() {
-    let stage = Stage::new().await;
-    let (bob, directory) = (&stage.bob.did, &stage.directory);
-    let message = lunch(&stage.alice, &stage.bob);
+    let people = People::new().await;
+    let (bob, directory) = (&people.bob.did, &people.resolver);
+    let message = lunch(&people.alice, &people.bob);
     let to_bob = || message.encrypt_to(bob);
     for (inner, sender) in [
-        (to_bob().pack(directory, &stage.alice.me).await.unwrap().0, None),
-        (to_bob().from(&stage.alice.did).pack(directory, &stage.alice.me).await.unwrap().0, Some("did:example:alice")),
+        (to_bob().pack(directory, &people.alice.identities).await.unwrap().0, None),
+        (
+            to_bob().from(&people.alice.did).pack(directory, &people.alice.identities).await.unwrap().0,
+            Some("did:example:alice"),
+        ),
     ] {
         let inner: Value = serde_json::from_str(&inner).unwrap();
         let forward = Message::build("1", FORWARD, json!({ "next": bob }))
-            .from(&*stage.mallory.did)
+            .from(&*people.mallory.did)
             .to(&**bob)
             .attachment(Attachment::json(inner).finalize())
             .finalize();
-        let carrier = &stage.mallory;
+        let carrier = &people.mallory;
         let packing = forward.encrypt_to(bob).from(&carrier.did).sign_by(&carrier.did);
-        let (packed, _) = packing.pack(directory, &carrier.me).await.unwrap();
+        let (packed, _) = packing.pack(directory, &carrier.identities).await.unwrap();
 
-        let (read, provenance) = stage.opened(&packed).await;
+        let (read, provenance) = people.opened(&packed).await;
         assert_eq!(read.type_, LUNCH);
         assert!(matches!(
             &provenance.layers[..3],
             [Layer::Authcrypt { .. }, Layer::Signed { .. }, Layer::Forward { .. }]
         ));
         assert_eq!((provenance.sender(), provenance.signer()), (sender, None));
-        let authenticated = unpack_authenticated(&packed, &stage.bob, directory).await;
+        let authenticated = unpack_authenticated(&packed, &people.bob, directory).await;
         assert_eq!(authenticated.is_ok(), sender.is_some());
     }
 }
 
 async fn unpack_authenticated(packed: &str, recipient: &Person, resolver: &dyn Resolver) -> Result<Message, Error> {
     let options = UnpackOptions { require_authenticated: true, ..Default::default() };
-    Message::unpack(packed, resolver, &recipient.me, &options).await.map(|(message, _)| message)
+    Message::unpack(packed, resolver, &recipient.identities, &options).await.map(|(message, _)| message)
 }

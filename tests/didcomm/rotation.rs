@@ -1,6 +1,6 @@
 //! DID rotation (DIDComm v2.1 "DID Rotation"): the token signs a `from_prior`, and the peer reads it.
 
-use crate::support::{Directory, LUNCH, Person, identities};
+use crate::support::{LUNCH, Person, RecordingResolver, identities};
 use claviger::{
     did::{Document, Relationship, peer},
     didcomm::{Error, FromPrior, FromPriorError, Identities, Message, UnpackOptions},
@@ -18,7 +18,7 @@ async fn a_rotation_is_sent_under_the_new_did() {
     for curve in [Curve::Ed25519, Curve::P256, Curve::Secp256k1] {
         let (me, old, new) = alice_with_two_dids(curve).await;
         let bob = Person::new("bob", &[Curve::X25519], &[]).await;
-        let directory = Directory::with([bob.document.clone()]);
+        let directory = RecordingResolver::with([bob.document.clone()]);
         let claims = FromPrior::rotation(old.id(), new.id(), IAT);
         let (jwt, kid) = claims.pack(None, &me).await.unwrap();
         assert_eq!(kid, format!("{}#key-1", old.id()));
@@ -45,7 +45,7 @@ async fn a_rotation_is_sent_under_the_new_did() {
 async fn an_ending_has_no_sub_and_no_from() {
     let (me, old, _) = alice_with_two_dids(Curve::Ed25519).await;
     let bob = Person::new("bob", &[Curve::X25519], &[]).await;
-    let directory = Directory::with([bob.document.clone()]);
+    let directory = RecordingResolver::with([bob.document.clone()]);
     let (jwt, _) = FromPrior::ending(old.id(), IAT).pack(None, &me).await.unwrap();
     assert_eq!(part(&jwt, 1), json!({"iss": old.id(), "iat": IAT}));
     let message =
@@ -81,7 +81,7 @@ async fn only_a_key_of_the_old_did_signs() {
     let rotation = FromPrior::rotation(four.long.id(), "did:example:new", IAT);
     let (jwt, kid) = rotation.pack(Some(four.short.id()), &me).await.unwrap();
     assert_eq!(kid, format!("{}#sign", four.short.id()));
-    assert_eq!(FromPrior::unpack(&jwt, &Directory::default()).await.unwrap().0, rotation);
+    assert_eq!(FromPrior::unpack(&jwt, &RecordingResolver::default()).await.unwrap().0, rotation);
 }
 
 /// An attacker who controls the agent cannot sign a rotation, which would give away the DID: a policy forbids it.
@@ -103,7 +103,7 @@ async fn a_policy_can_forbid_signing_rotations() {
     assert_eq!(token.counts().signatures, 0);
     let message = Message::build("1", LUNCH, json!({})).from(document.id()).finalize();
     let (packed, _) = message.pack_signed(document.id(), &me).await.unwrap();
-    Message::unpack(&packed, &Directory::default(), &me, &UnpackOptions::default()).await.unwrap();
+    Message::unpack(&packed, &RecordingResolver::default(), &me, &UnpackOptions::default()).await.unwrap();
 }
 
 /// Two did:peer:2 with keys in one token. `key-1` is for signatures, and `key-2` for key agreement.

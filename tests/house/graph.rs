@@ -8,8 +8,8 @@
 //! - The import of a module, and a glob. Each name that is reached through it is an edge.
 //! - Names in unit tests, comments and documentation.
 //!
-//! So a child that uses an item of its parent's `mod.rs` is in a ring with it, if the parent's code uses an item of the child.
-//! Method calls have no path, so they are not seen; neither are traits that a glob imports.
+//! So a child that uses an item of its parent's `mod.rs` is in a ring with it, if the parent's code uses an item of the
+//! child. Method calls have no path, so they are not seen; neither are traits that a glob imports.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},

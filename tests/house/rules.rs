@@ -7,8 +7,8 @@ use crate::{
     source::{Source, flatten},
 };
 
-/// Uses of a higher layer, and of the second in a pair of `apart` by the first. Imports, re-exports and paths in code count, and
-/// so does each module that a path leads through.
+/// Uses of a higher layer, and of the second in a pair of `apart` by the first. Imports, re-exports and paths in code
+/// count, and so does each module that a path leads through.
 pub fn upward_imports(source: &Source, layers: &[&str], apart: &[(&str, &str)]) -> Vec<String> {
     let height = |name: &str| layers.iter().position(|layer| *layer == name);
     let mut violations = BTreeSet::new();
@@ -85,8 +85,8 @@ pub enum Word<'a> {
     Tokens(&'a str),
 }
 
-/// Files outside the exceptions whose code has the words, and exceptions that are not needed. Comments and unit tests do not
-/// count.
+/// Files outside the exceptions whose code has the words, and exceptions that are not needed. Comments and unit tests
+/// do not count.
 pub fn present(source: &Source, absence: &Absence<'_>) -> Vec<String> {
     let mut violations = Vec::new();
     let mut unused: BTreeSet<&str> = absence.except.iter().copied().collect();
@@ -116,7 +116,8 @@ impl Word<'_> {
                 let is_path = |at: usize| {
                     let before = at.checked_sub(1).map(|before| code[before].as_str());
                     let next = code.get(at + 1..at + 3);
-                    // A group within a longer path, `a::{name::B}`, counts as the crate too, which may only report too much.
+                    // A group within a longer path, `a::{name::B}`, counts as the crate too, which may only report too
+                    // much.
                     match before {
                         Some(":") => at >= 3 && code[at - 3] == "use" && is_separator(&code[at - 2..at]),
                         Some("use") => true,

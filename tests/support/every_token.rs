@@ -1,6 +1,7 @@
 //! Tests that run on the software token, SoftHSM and Kryoptic.
 
-/// Makes a module with three tests for each `name => check`. `check` takes an empty token as `&dyn Custodian`, and panics on a failure.
+/// Makes a module with three tests for each `name => check`. `check` takes an empty token as `&dyn Custodian`, and
+/// panics on a failure.
 macro_rules! for_every_token {
     ($($name:ident => $check:expr,)*) => {$(
         mod $name {

@@ -56,8 +56,8 @@ fn rerun_this_test() -> Command {
     command
 }
 
-/// Runs the body of the calling test in a process of its own, on a fresh token behind the shim. A module reads its environment only
-/// once in a process.
+/// Runs the body of the calling test in a process of its own, on a fresh token behind the shim. A module reads its
+/// environment only once in a process.
 pub fn with_fault_module(module: Module, body: impl FnOnce(FaultyToken)) {
     run(module, &[], body);
 }

@@ -13,8 +13,8 @@ use tempfile::TempDir;
 pub const PIN: &str = "p1n-of-the-user-48151623";
 pub const SO_PIN: &str = "p1n-of-the-officer-42";
 
-/// The path of the SoftHSM module. If it is missing, panics where tokens are required (CI), and else returns none, so that the test is
-/// skipped.
+/// The path of the SoftHSM module. If it is missing, panics where tokens are required (CI), and else returns none, so
+/// that the test is skipped.
 pub fn softhsm_module() -> Option<PathBuf> {
     let named = std::env::var_os("CLAVIGER_TEST_SOFTHSM").map(PathBuf::from);
     let multiarch = fs::read_dir("/usr/lib").into_iter().flatten().flatten();

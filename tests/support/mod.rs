@@ -29,7 +29,7 @@ pub struct Person {
     pub did: String,
     pub document: Document,
     pub token: SoftToken,
-    pub me: Identities,
+    pub identities: Identities,
     /// The keys `#agree-1`, `#agree-2` ... in `keyAgreement`.
     pub agree: Vec<PublicKey>,
     /// The keys `#sign-1`, `#sign-2` ... in `authentication`.
@@ -56,9 +56,9 @@ impl Person {
             builder = builder.method(&format!("sign-{}", number + 1), key, &[Relationship::Authentication]);
         }
         let document = service.into_iter().fold(builder, |builder, service| builder.service(service)).build(&did);
-        let document = document.expect("a sound document");
-        let me = identities(&token, [document.clone()]).await;
-        Self { did, document, token, me, agree, sign }
+        let document = document.expect("a valid document");
+        let identities = identities(&token, [document.clone()]).await;
+        Self { did, document, token, identities, agree, sign }
     }
 
     /// The DID URL of a key.
@@ -67,11 +67,11 @@ impl Person {
     }
 
     pub async fn unpack(&self, packed: &str, resolver: &dyn Resolver) -> Result<(Message, Provenance), Error> {
-        Message::unpack(packed, resolver, &self.me, &UnpackOptions::default()).await
+        Message::unpack(packed, resolver, &self.identities, &UnpackOptions::default()).await
     }
 }
 
-/// The DIDs of these documents. Their keys are in the token.
+/// Identities with these documents, whose keys are in the token.
 pub async fn identities(token: &SoftToken, documents: impl IntoIterator<Item = Document>) -> Identities {
     let keyring = Keyring::start([token.clone()]).await.expect("a software token starts");
     Identities::new(keyring, documents).await.expect("the token holds the keys")
@@ -84,12 +84,12 @@ pub fn lunch(from: &Person, to: &Person) -> Message {
 
 /// Resolves the documents of persons, did:key and did:peer, and records the requested DIDs.
 #[derive(Default)]
-pub struct Directory {
+pub struct RecordingResolver {
     inner: LocalResolver,
     requests: Mutex<Vec<String>>,
 }
 
-impl Directory {
+impl RecordingResolver {
     pub fn of(people: &[&Person]) -> Self {
         Self::with(people.iter().map(|person| person.document.clone()))
     }
@@ -105,7 +105,7 @@ impl Directory {
 }
 
 #[async_trait]
-impl Resolver for Directory {
+impl Resolver for RecordingResolver {
     async fn resolve(&self, did: &str) -> Result<Arc<Document>, ResolveError> {
         self.requests.lock().unwrap().push(did.to_owned());
         self.inner.resolve(did).await
@@ -113,26 +113,26 @@ impl Resolver for Directory {
 }
 
 /// Alice, who writes to Bob, and Mallory, who attacks.
-pub struct Stage {
+pub struct People {
     pub alice: Person,
     pub bob: Person,
     pub mallory: Person,
-    pub directory: Directory,
+    pub resolver: RecordingResolver,
 }
 
-impl Stage {
+impl People {
     /// Each person has two X25519 keys, a key on each NIST curve, and a key for each signature algorithm.
     pub async fn new() -> Self {
         const AGREE: [Curve; 5] = [Curve::X25519, Curve::X25519, Curve::P256, Curve::P384, Curve::P521];
         const SIGN: [Curve; 3] = [Curve::Ed25519, Curve::P256, Curve::Secp256k1];
         let person = |name| Person::new(name, &AGREE, &SIGN);
         let (alice, bob, mallory) = (person("alice").await, person("bob").await, person("mallory").await);
-        let directory = Directory::of(&[&alice, &bob, &mallory]);
-        Self { alice, bob, mallory, directory }
+        let resolver = RecordingResolver::of(&[&alice, &bob, &mallory]);
+        Self { alice, bob, mallory, resolver }
     }
 
     /// Bob's key agreement keys with these numbers, with their ids.
-    pub fn bobs(&self, numbers: &[usize]) -> Vec<(String, PublicKey)> {
+    pub fn keys_of_bob(&self, numbers: &[usize]) -> Vec<(String, PublicKey)> {
         let key = |number: &usize| (self.bob.kid(&format!("agree-{number}")), self.bob.agree[number - 1].clone());
         numbers.iter().map(key).collect()
     }
@@ -143,24 +143,24 @@ impl Stage {
     }
 
     pub async fn opened(&self, packed: impl ToString) -> (Message, Provenance) {
-        self.bob.unpack(&packed.to_string(), &self.directory).await.expect("it opens")
+        self.bob.unpack(&packed.to_string(), &self.resolver).await.expect("Bob opens the message")
     }
 
     /// Returns the error with which Bob refuses a message.
     pub async fn refused(&self, packed: impl ToString) -> Error {
-        self.bob.unpack(&packed.to_string(), &self.directory).await.expect_err("it is refused")
+        self.bob.unpack(&packed.to_string(), &self.resolver).await.expect_err("Bob refuses the message")
     }
 
-    /// The same. Bob must use neither his token nor the resolver.
-    pub async fn refused_at_sight(&self, packed: impl ToString) -> Error {
-        self.directory.take_requests();
-        let error = self.refused_by_software(packed).await;
-        assert_eq!(self.directory.take_requests(), [""; 0], "{error}");
+    /// Like `refused`. Asserts that Bob used neither his token nor the resolver.
+    pub async fn refused_without_token_and_resolver(&self, packed: impl ToString) -> Error {
+        self.resolver.take_requests();
+        let error = self.refused_without_token(packed).await;
+        assert_eq!(self.resolver.take_requests(), [""; 0], "{error}");
         error
     }
 
-    /// The same. Bob must not use his token.
-    pub async fn refused_by_software(&self, packed: impl ToString) -> Error {
+    /// Like `refused`. Asserts that Bob did not use his token.
+    pub async fn refused_without_token(&self, packed: impl ToString) -> Error {
         let before = self.bob.token.counts();
         let error = self.refused(packed).await;
         assert_eq!(self.bob.token.counts(), before, "{error}");

@@ -24,7 +24,8 @@ pub enum Module {
 }
 
 impl Module {
-    /// The path of the module. If it is missing, panics where tokens are required (CI), and else prints that and returns none.
+    /// The path of the module. If it is missing, panics where tokens are required (CI), and else prints that and
+    /// returns none.
     pub fn path(self) -> Option<PathBuf> {
         let variable = match self {
             Module::SoftHsm => "CLAVIGER_TEST_SOFTHSM",

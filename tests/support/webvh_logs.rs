@@ -48,8 +48,8 @@ pub struct Log {
 }
 
 impl Log {
-    /// A log whose first entry is signed by `signer`, for a host and optionally a path. `change` modifies the entry before it
-    /// is hashed, when it has `{SCID}` instead of the SCID.
+    /// A log whose first entry is signed by `signer`, for a host and optionally a path. `change` modifies the entry
+    /// before it is hashed, when it has `{SCID}` instead of the SCID.
     pub fn new(place: &str, signer: &SigningKey, change: impl FnOnce(&mut Value)) -> Self {
         let mut entry = json!({
             "versionId": "{SCID}",
