@@ -56,12 +56,17 @@ advisories() {
 }
 
 product() {
-    local all links min
+    local all links library min
     all=$(cargo tree --locked --package claviger --all-features --edges normal,build --prefix none --format '{p}' |
         awk '{ sub(/^v/, "", $2); print $1 "@" $2 }' | sort -u)
     links=$(grep -E '^(claviger-testkit|didcomm|openssl-sys)@' <<<"$all" || true)
     if [[ $links ]]; then
         echo "The product links $links" >&2
+        return 1
+    fi
+    library=$(cargo tree --locked --package claviger --edges no-dev --prefix none --format '{p}' | sort -u | wc -l)
+    if ((library > 160)); then
+        echo "The default features bring $library lines of crates; a library user should have at most 160" >&2
         return 1
     fi
     # Only the newest toolchain may be there, so what the dependencies state stands in for a build with the oldest.
