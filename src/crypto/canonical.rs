@@ -1,7 +1,7 @@
 //! The JSON Canonicalization Scheme (RFC 8785): one text for each JSON value, for hashes and signatures.
 //!
-//! `tests/crypto/canonical_json.rs` compares it with the crate `serde_json_canonicalizer`, whose time grows with the depth
-//! of the value. This one is linear, and its input comes from strangers.
+//! Strangers write the input, so the time must be linear in its length. That of the crate `serde_json_canonicalizer` grows
+//! with the depth of the value too. `tests/crypto/canonical_json.rs` compares the results of the two.
 
 use serde_json::Value;
 
@@ -17,8 +17,8 @@ fn write(value: &Value, text: &mut String) {
     match value {
         Value::Array(items) => {
             text.push('[');
-            for (place, item) in items.iter().enumerate() {
-                if place > 0 {
+            for (index, item) in items.iter().enumerate() {
+                if index > 0 {
                     text.push(',');
                 }
                 write(item, text);
@@ -30,8 +30,8 @@ fn write(value: &Value, text: &mut String) {
             // Sorted by UTF-16 code units (section 3.2.3), whose order is not that of the characters.
             members.sort_by(|(a, _), (b, _)| a.encode_utf16().cmp(b.encode_utf16()));
             text.push('{');
-            for (place, (name, value)) in members.into_iter().enumerate() {
-                if place > 0 {
+            for (index, (name, value)) in members.into_iter().enumerate() {
+                if index > 0 {
                     text.push(',');
                 }
                 text.push_str(&quoted(name));
@@ -46,7 +46,7 @@ fn write(value: &Value, text: &mut String) {
     }
 }
 
-/// `serde_json` escapes exactly the characters of section 3.2.2.2, in the same way.
+/// Writes a string. `serde_json` escapes exactly the characters that section 3.2.2.2 demands, in the same way.
 fn quoted(text: &str) -> String {
     serde_json::to_string(text).expect("a string is JSON")
 }
@@ -73,8 +73,9 @@ fn ecmascript_number(number: f64) -> String {
     if number < 0.0 { format!("-{unsigned}") } else { unsigned }
 }
 
-/// The shortest digits that read as this number; of several, the nearest to it. Of two that are equally near, Rust takes
-/// the greater and ECMAScript the even one. Rust takes the even one too if the number of digits is given.
+/// The shortest decimal that is read back as this number, in scientific notation. If several are equally short, this is the
+/// nearest to the number. If two of these are equally near, ECMAScript takes the one with the even last digit. Rust takes
+/// the greater, unless the number of digits is given.
 fn shortest_digits(number: f64) -> String {
     let greater = format!("{number:e}");
     let digits = greater.bytes().take_while(|byte| *byte != b'e').filter(u8::is_ascii_digit).count();
@@ -135,8 +136,8 @@ mod tests {
         let value = r#"{"\u20ac": "Euro Sign", "\r": "Carriage Return", "\ufb33": "Hebrew Letter Dalet With Dagesh",
             "1": "One", "\ud83d\ude00": "Emoji: Grinning Face", "\u0080": "Control", "\u00f6": "Latin Small Letter O With Diaeresis"}"#;
         let canonical = canonical_json(&serde_json::from_str(value).unwrap());
-        let places =
+        let positions =
             ["Carriage", "One", "Control", "Latin", "Euro", "Emoji", "Hebrew"].map(|it| canonical.find(it).unwrap());
-        assert!(places.is_sorted(), "{canonical}");
+        assert!(positions.is_sorted(), "{canonical}");
     }
 }

@@ -1,7 +1,7 @@
 //! The ephemeral key pair of one message (RFC 7518 section 4.6).
 //!
-//! It is computed by `aws-lc-rs`. Packing a message costs one key generation and one key agreement, and on P-256 AWS-LC
-//! takes a third of the time that RustCrypto takes (docs/performance.md). AWS-LC wipes memory that it frees.
+//! `aws-lc-rs` computes it, since packing a message costs one key generation and one key agreement, and on P-256 AWS-LC
+//! takes a third of the time that RustCrypto takes (docs/performance.md). AWS-LC wipes the memory that it frees.
 
 use aws_lc_rs::agreement::{self, Algorithm, PrivateKey, UnparsedPublicKey};
 
@@ -18,7 +18,7 @@ impl EphemeralKey {
     /// Generates a key pair. `None` if the curve is not for key agreement.
     pub fn generate(curve: Curve) -> Option<Self> {
         let algorithm = algorithm(curve)?;
-        // This fails only without randomness, and no cryptography can go on then.
+        // This fails only if the operating system has no randomness, and no cryptography can go on then.
         let private = PrivateKey::generate(algorithm).expect("the operating system has randomness");
         let point = private.compute_public_key().expect("a private key has a public one");
         let public = PublicKey::from_bytes(curve, point.as_ref()).expect("a generated point is valid");

@@ -9,7 +9,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 pub struct Cek(Zeroizing<Vec<u8>>);
 
 impl Cek {
-    /// A key from bytes that a token unwrapped.
+    /// A content key from its raw bytes.
     pub fn new(bytes: Vec<u8>) -> Self {
         Self(Zeroizing::new(bytes))
     }
@@ -52,7 +52,7 @@ impl SharedSecret {
     }
 }
 
-/// A content key that is wrapped under a KEK: eight bytes longer than the key. It is no secret.
+/// A content key that is wrapped under a KEK: eight bytes longer than the content key. It is not secret.
 pub type EncryptedKey = Vec<u8>;
 
 macro_rules! redacted {

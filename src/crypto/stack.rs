@@ -1,6 +1,6 @@
 //! Wipes the stack after an operation with secrets.
 //!
-//! `zeroize` wipes a value in its last place, and not the places from which it was moved. A cipher's key schedule begins
+//! `zeroize` wipes a value where it is dropped, and not the places from which it was moved. A cipher's key schedule begins
 //! with the key, and leaves copies in stack frames that are no longer in use. A thread that then waits would keep the
 //! copies until its stack grows as deep again.
 
@@ -9,7 +9,7 @@ use std::hint::black_box;
 use zeroize::Zeroize;
 
 /// How deep the stack is wiped, in words of eight bytes. Without optimisation, content encryption left keys 20 KiB deep
-/// (rustc 1.95). With optimisation none was found; 8 KiB are wiped to be sure.
+/// (rustc 1.95), and 32 KiB are wiped. With optimisation no key was found; 8 KiB are wiped to be sure.
 const DEPTH: usize = if cfg!(debug_assertions) { 4096 } else { 1024 };
 
 /// Calls `work`, and wipes the stack that it used.
@@ -49,7 +49,7 @@ mod tests {
 
     /// The 16-byte pieces of a secret that `work` leaves on the stack.
     fn remains_of(secret: &Cek, work: impl FnOnce() + Send) -> BTreeSet<usize> {
-        let look = move || {
+        let search = move || {
             // Everything is allocated first, so that the search does not overwrite what it searches for.
             let memory = File::open("/proc/self/mem").unwrap();
             let mut stack = vec![0u8; SEARCHED];
@@ -62,7 +62,7 @@ mod tests {
             pieces.filter(|(_, piece)| stack.windows(16).any(|window| window == *piece)).map(|(at, _)| at).collect()
         };
         thread::scope(|scope| {
-            thread::Builder::new().stack_size(4 << 20).spawn_scoped(scope, look).unwrap().join().unwrap()
+            thread::Builder::new().stack_size(4 << 20).spawn_scoped(scope, search).unwrap().join().unwrap()
         })
     }
 

@@ -31,7 +31,7 @@ impl PublicKey {
     /// The key in a multikey. The base must be base58btc (`z`), as did:key and did:peer demand.
     ///
     /// # Errors
-    /// If the text is no multikey, its key type is not supported, or its point is invalid.
+    /// If the text is not a multikey, its key type is not supported, or its point is invalid.
     pub fn from_multikey(text: &str) -> Result<Self, KeyError> {
         let base58 = text.strip_prefix('z').ok_or(KeyError::Malformed("the multikey's multibase prefix"))?;
         // Decoding base58 takes quadratic time. The longest useful text is an uncompressed P-521 key.

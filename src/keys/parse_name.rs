@@ -10,7 +10,7 @@ use super::{
 impl FromStr for Curve {
     type Err = KeyError;
 
-    /// Parses the `crv` of a JWK, ignoring case: people type it.
+    /// Parses the `crv` of a JWK. The case is ignored, since people type curve names.
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         Curve::ALL
             .into_iter()
