@@ -9,6 +9,7 @@ pub(crate) fn encode(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
+/// Decodes `text`. `name` names the value in the error.
 pub(crate) fn decode(name: &'static str, text: &str) -> Result<Vec<u8>, JoseError> {
     URL_SAFE_NO_PAD.decode(text).map_err(|_| JoseError::InvalidBase64(name))
 }

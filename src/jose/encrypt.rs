@@ -75,7 +75,8 @@ struct MessageDraft {
 impl MessageDraft {
     fn new(enc: ContentEncryption, skid: Option<&str>, recipients: &[Recipient<'_>]) -> Result<Self, JoseError> {
         let curve = recipients.first().ok_or(JoseError::NoRecipient)?.key.curve();
-        let ephemeral = EphemeralKey::generate(curve).ok_or_else(|| JoseError::UnsupportedAlgorithm(curve.name().to_owned()))?;
+        let ephemeral =
+            EphemeralKey::generate(curve).ok_or_else(|| JoseError::UnsupportedAlgorithm(curve.name().to_owned()))?;
         let ze: Result<Vec<_>, _> = recipients
             .iter()
             .map(|Recipient { kid, key }| {

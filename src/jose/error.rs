@@ -28,7 +28,7 @@ pub enum JoseError {
         /// The limit.
         limit: usize,
     },
-    /// Something is not a JSON object, or has a duplicate member.
+    /// A text is not a JSON object, or has a duplicate member.
     #[error("the {name} is not well-formed JSON: {reason}")]
     Json {
         /// What was parsed.
@@ -82,13 +82,13 @@ pub enum JoseError {
     #[error("the message has {0} signatures, and must have one")]
     SignatureCount(usize),
     /// A key is on another curve than the ephemeral key of the message.
-    #[error("the key {} is on {curve}, and the message on {expected}", quoted(kid))]
+    #[error("the key {} is on {curve}, but the ephemeral key of the message is on {expected}", quoted(kid))]
     CurveMismatch {
         /// The key's id.
         kid: String,
         /// The curve of the key.
         curve: Curve,
-        /// The message's curve.
+        /// The curve of the message's ephemeral key.
         expected: Curve,
     },
     /// The signature algorithm does not belong to the curve of the key.

@@ -11,11 +11,11 @@ use serde_json::{Map, Value, map::Entry};
 
 use super::error::{JoseError, quoted};
 
-/// Parses a JSON object. `serde_json` refuses more than 128 levels of nesting.
+/// Parses a JSON object. `name` names the object in the error. `serde_json` refuses more than 128 levels of nesting.
 pub(crate) fn object(name: &'static str, bytes: &[u8]) -> Result<Map<String, Value>, JoseError> {
     match serde_json::from_slice(bytes) {
         Ok(Strict(Value::Object(map))) => Ok(map),
-        Ok(_) => Err(JoseError::Json { name, reason: "it is no object".to_owned() }),
+        Ok(_) => Err(JoseError::Json { name, reason: "it is not an object".to_owned() }),
         Err(error) => Err(JoseError::Json { name, reason: error.to_string() }),
     }
 }

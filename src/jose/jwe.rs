@@ -78,8 +78,8 @@ impl Jwe {
         self.recipients.iter().map(|recipient| recipient.kid.as_str())
     }
 
-    /// Decrypts the message as one recipient. `kid` names the recipient, `key` is the public half of its key, and `sender`
-    /// is the sender's public key for authcrypt.
+    /// Decrypts the message as one recipient. `kid` is the recipient's key id, `key` its public key, and `sender` the
+    /// sender's public key: `Some` for authcrypt, `None` for anoncrypt.
     ///
     /// This calls [`Secrets::unwrap_cek`] once, or not at all if a key is on another curve.
     ///
@@ -170,7 +170,7 @@ impl Jwe {
         if tag.len() != enc.tag_length() {
             return Err(JoseError::InvalidLength("tag"));
         }
-        // CBC ciphertexts have whole blocks. For anything else the token need not be asked.
+        // A CBC ciphertext has whole blocks. Any other length cannot be decrypted, so the token need not be asked.
         if enc == ContentEncryption::A256CbcHs512 && (ciphertext.is_empty() || !ciphertext.len().is_multiple_of(16)) {
             return Err(JoseError::InvalidLength("ciphertext"));
         }
@@ -188,7 +188,7 @@ pub(super) fn apv_of<'a>(kids: impl Iterator<Item = &'a str>) -> Vec<u8> {
 
 fn recipients(
     map: &mut Map<String, Value>,
-    shared: &[&Map<String, Value>],
+    other_headers: &[&Map<String, Value>],
     limits: &Limits,
 ) -> Result<Vec<JweRecipient>, JoseError> {
     let Some(Value::Array(items)) = map.remove("recipients") else {
@@ -208,7 +208,7 @@ fn recipients(
             Some(_) => return Err(JoseError::InvalidMember("header")),
             None => return Err(JoseError::Missing("header")),
         };
-        check_unprotected(&header, shared)?;
+        check_unprotected(&header, other_headers)?;
         let kid = json::take_string(&mut header, "kid")?.ok_or(JoseError::Missing("kid"))?;
         let encrypted_key =
             json::take_string(&mut item, "encrypted_key")?.ok_or(JoseError::Missing("encrypted_key"))?;

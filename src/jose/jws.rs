@@ -51,7 +51,9 @@ impl Jws {
         let payload = json::take_string(&mut map, "payload")?.ok_or(JoseError::Missing("payload"))?;
         let mut signer = match map.remove("signatures") {
             None => map, // Flattened: the members of the one signature are beside the payload.
-            Some(_) if map.contains_key("signature") => return Err(JoseError::DuplicateParameter("signature".to_owned())),
+            Some(_) if map.contains_key("signature") => {
+                return Err(JoseError::DuplicateParameter("signature".to_owned()));
+            }
             Some(Value::Array(mut signatures)) => match (signatures.pop(), signatures.len()) {
                 (Some(Value::Object(signer)), 0) => signer,
                 (Some(_), 0) => return Err(JoseError::InvalidMember("signatures")),
@@ -62,7 +64,7 @@ impl Jws {
         let protected = json::take_string(&mut signer, "protected")?.ok_or(JoseError::Missing("protected"))?;
         let mut header = json::object("protected header", &b64::decode("protected", &protected)?)?;
         refuse_extensions(&header)?;
-        // A signed JWT such as a `from_prior` is no message, whatever its claims look like.
+        // A signed JWT such as a `from_prior` is not a message, whatever its claims look like.
         if is_jwt(&header) {
             return Err(JoseError::RefusedParameter("typ".to_owned()));
         }
