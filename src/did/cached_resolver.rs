@@ -28,7 +28,8 @@ pub struct CachedResolver<R> {
 pub struct CacheLimits {
     /// The approximate memory for documents, in bytes. Default: 64 MiB.
     pub bytes: u64,
-    /// How long a document is kept. Default: 10 minutes. A key that its owner has removed is used that long.
+    /// How long a document is kept. Default: 10 minutes. A key that its owner removes from the document may still be used
+    /// for that long.
     pub ttl: Duration,
     /// How long a failure is kept. Default: 10 seconds.
     pub negative_ttl: Duration,
@@ -106,11 +107,11 @@ impl<R: Resolver> Resolver for CachedResolver<R> {
         if !is_did(did) {
             return Err(ResolveError::not_a_did(did));
         }
-        let known = |_: &String, entry: &mut Entry| match Instant::now() < entry.expires {
+        let retain_or_replace = |_: &String, entry: &mut Entry| match Instant::now() < entry.expires {
             true => EntryAction::Retain(entry.outcome.clone()),
             false => EntryAction::ReplaceWithGuard,
         };
-        match self.entries.entry_async(did, known).await {
+        match self.entries.entry_async(did, retain_or_replace).await {
             EntryResult::Retained(outcome) => outcome,
             EntryResult::Vacant(guard) | EntryResult::Replaced(guard, _) => {
                 let entry = self.resolve_now(did).await;

@@ -38,7 +38,11 @@ pub(super) fn resolve(did: &str) -> Result<Arc<Document>, ResolveError> {
 /// The key of a multikey, which must be in canonical form. So no key has two DIDs.
 pub(super) fn canonical(multikey: &str) -> Result<PublicKey, KeyError> {
     let key = PublicKey::from_multikey(multikey)?;
-    if key.to_multikey() == multikey { Ok(key) } else { Err(KeyError::Malformed("the multikey, not compressed,")) }
+    if key.to_multikey() == multikey {
+        Ok(key)
+    } else {
+        Err(KeyError::Malformed("the multikey, whose point must be compressed,"))
+    }
 }
 
 /// The document of a DID that is one key (did:key "Document Creation Algorithm"). did:peer:0 has the same.

@@ -1,4 +1,4 @@
-//! The resolver that needs no network: did:key, did:peer, and documents that it was given.
+//! The resolver that needs no network: did:key, did:peer, and given documents.
 
 use std::{
     collections::HashMap,
@@ -24,7 +24,7 @@ pub fn local() -> CachedResolver<LocalResolver> {
     CachedResolver::new(LocalResolver::new())
 }
 
-/// Resolves `did:key`, `did:peer` 0, 2 and 4, and the DIDs of documents that it was given.
+/// Resolves `did:key`, `did:peer` 0, 2 and 4, and the DIDs of given documents.
 ///
 /// A DID that contains its own document (`did:key`, and `did:peer` except the short form of numalgo 4) is always resolved
 /// from the DID, and never from a given document.
@@ -62,7 +62,7 @@ pub enum LoadError {
         source: ResolveError,
     },
     /// Two files have different documents of one DID.
-    #[error("{path}: another file has another document of {did}", path = path.display())]
+    #[error("{path}: another file has a different document of {did}", path = path.display())]
     Conflict {
         /// The second file.
         path: PathBuf,
@@ -84,7 +84,7 @@ impl LocalResolver {
         self
     }
 
-    /// Adds documents. If there are two for one DID, the later one counts.
+    /// Adds documents. A document replaces an earlier document of the same DID.
     pub fn with_documents(mut self, documents: impl IntoIterator<Item = Document>) -> Self {
         for document in documents {
             for name in document.also_known_as().iter().map(String::as_str).chain([document.id()]) {
@@ -115,13 +115,13 @@ impl Resolver for LocalResolver {
         if !is_did(did) {
             return Err(ResolveError::not_a_did(did));
         }
-        let itself =
+        let self_contained =
             if did.starts_with("did:key:") { key::resolve(did) } else { peer::resolve(did, &*self.long_forms) };
-        match (itself, self.documents.get(did)) {
+        match (self_contained, self.documents.get(did)) {
             (Err(ResolveError::UnsupportedMethod(_) | ResolveError::LongFormUnknown(_)), Some(document)) => {
                 Ok(document.clone())
             }
-            (itself, _) => itself,
+            (self_contained, _) => self_contained,
         }
     }
 }
@@ -132,20 +132,20 @@ impl Resolver for LocalResolver {
 /// # Errors
 /// If a file cannot be read or is not a DID document, or two files have different documents of one DID.
 pub fn read_documents(path: &Path) -> Result<Vec<(PathBuf, Document)>, LoadError> {
-    let unread = |path: &Path| {
+    let read_error = |path: &Path| {
         let path = path.to_owned();
         move |source| LoadError::Read { path, source }
     };
     let mut files = vec![path.to_owned()];
     if path.is_dir() {
         let entries = fs::read_dir(path).and_then(|entries| entries.collect::<io::Result<Vec<_>>>());
-        files = entries.map_err(unread(path))?.into_iter().map(|entry| entry.path()).collect();
+        files = entries.map_err(read_error(path))?.into_iter().map(|entry| entry.path()).collect();
         files.retain(|file| file.extension().is_some_and(|extension| extension == "json"));
         files.sort();
     }
     let mut documents: Vec<(PathBuf, Document)> = Vec::with_capacity(files.len());
     for path in files {
-        let json = fs::read(&path).map_err(unread(&path))?;
+        let json = fs::read(&path).map_err(read_error(&path))?;
         let document = match Document::from_json(&json) {
             Ok(document) => document,
             Err(source) => return Err(LoadError::Document { path, source }),

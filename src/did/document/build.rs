@@ -80,8 +80,8 @@ impl DocumentBuilder {
         });
         document.insert("verificationMethod".to_owned(), methods.collect());
         for relationship in Relationship::ALL {
-            let standing = self.methods.iter().filter(|(_, _, relationships)| relationships.contains(&relationship));
-            let ids: Vec<Value> = standing.map(|(fragment, ..)| format!("{prefix}#{fragment}").into()).collect();
+            let methods = self.methods.iter().filter(|(_, _, relationships)| relationships.contains(&relationship));
+            let ids: Vec<Value> = methods.map(|(fragment, ..)| format!("{prefix}#{fragment}").into()).collect();
             if !ids.is_empty() {
                 document.insert(relationship.name().to_owned(), ids.into());
             }

@@ -27,7 +27,7 @@ impl Document {
         read_document(value, MAX_BYTES)
     }
 
-    /// Reads a document that is derived from its own DID.
+    /// Reads a document that is derived from its own DID. It may be longer than others: up to 2 MiB.
     pub(in crate::did) fn from_own_did(value: Value) -> Result<Self, DocumentError> {
         read_document(value, MAX_EXPANDED_BYTES)
     }
@@ -52,7 +52,7 @@ fn read_document(value: Value, limit: usize) -> Result<Document, DocumentError> 
     if bytes > limit {
         return Err(DocumentError::TooLong { length: bytes, limit });
     }
-    let members = value.as_object().ok_or(DocumentError::Member { member: "whole", expected: "a JSON object" })?;
+    let members = value.as_object().ok_or(DocumentError::Member { member: "content", expected: "a JSON object" })?;
     let id = checked_id(members.get("id").and_then(Value::as_str).unwrap_or_default())?.to_owned();
     let also_known_as = strings(members, "alsoKnownAs")?;
     let mut methods = Methods { did: &id, methods: Vec::new(), indices: HashMap::new() };
@@ -127,7 +127,7 @@ impl Methods<'_> {
     }
 }
 
-/// The entries of a member: none if it is absent, one if it is not an array.
+/// The entries of a member: an empty slice if the member is absent, one entry if it is an object or a string.
 fn array<'a>(members: &'a Map<String, Value>, member: &'static str) -> Result<&'a [Value], DocumentError> {
     let entries = match members.get(member) {
         None | Some(Value::Null) => &[],

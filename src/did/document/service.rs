@@ -69,7 +69,7 @@ impl Service {
 }
 
 impl ServiceEndpoint {
-    /// Whether the endpoint accepts DIDComm v2. If it names no profile, it may.
+    /// Whether the endpoint may accept DIDComm v2: it names the profile `didcomm/v2`, or no profile.
     pub fn accepts_v2(&self) -> bool {
         self.accept.as_ref().is_none_or(|profiles| profiles.is_empty() || profiles.iter().any(|p| p == "didcomm/v2"))
     }

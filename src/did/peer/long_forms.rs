@@ -11,7 +11,8 @@ use quick_cache::{Weighter, sync::Cache};
 
 use super::{forms::short_form, length::MAX_LENGTH};
 
-/// Stores the long forms of `did:peer:4` that were seen. What it returns is checked again, so it need not be trusted.
+/// Stores the long forms of `did:peer:4` that were seen. The resolver checks the hash of each returned long form again, so an
+/// implementation need not be trusted.
 pub trait LongForms: Send + Sync {
     /// Stores a long form whose hash was checked. This does not fail: an implementation logs errors.
     fn remember(&self, long: &str);
@@ -21,12 +22,12 @@ pub trait LongForms: Send + Sync {
 }
 
 /// Stores long forms in memory. If there are too many, the least used ones are dropped.
-pub struct LongFormsInMemory(Cache<String, String, Length>);
+pub struct LongFormsInMemory(Cache<String, String, ByLength>);
 
 #[derive(Clone)]
-struct Length;
+struct ByLength;
 
-impl Weighter<String, String> for Length {
+impl Weighter<String, String> for ByLength {
     fn weight(&self, short: &String, long: &String) -> u64 {
         (short.len() + long.len()) as u64
     }
@@ -36,7 +37,7 @@ impl LongFormsInMemory {
     /// A store of at most about `bytes`.
     pub fn new(bytes: u64) -> Self {
         // The number of entries is an estimate for the size of the tables: a long form often has 1 to 4 KB.
-        Self(Cache::with_weighter((bytes / 2048) as usize + 1, bytes, Length))
+        Self(Cache::with_weighter((bytes / 2048) as usize + 1, bytes, ByLength))
     }
 }
 

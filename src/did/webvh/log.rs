@@ -133,8 +133,8 @@ impl<'a> Log<'a> {
         }
         if let Some(former) = self.ids.last().filter(|former| *former != id) {
             let known = state.get("alsoKnownAs").and_then(Value::as_array);
-            let names_it = known.is_some_and(|known| known.iter().any(|name| name == former));
-            if !(self.parameters.portable && names_it) {
+            let names_former = known.is_some_and(|known| known.iter().any(|name| name == former));
+            if !(self.parameters.portable && names_former) {
                 return Err(EntryFault::Moved);
             }
         }
@@ -177,7 +177,7 @@ fn proofs(proof: Option<Value>) -> Result<Vec<Value>, EntryFault> {
     }
 }
 
-/// Every proof of an entry must be valid, and by one of `keys`, which may change the DID.
+/// Checks that every proof of an entry is valid and by one of `keys`, the keys that may change the DID.
 fn verify(entry: &Value, proofs: &[Value], keys: &[String]) -> Result<(), EntryFault> {
     let hash = document_hash(entry);
     for proof in proofs {

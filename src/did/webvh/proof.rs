@@ -22,14 +22,14 @@ impl Proof {
     pub fn read(proof: &Value) -> Result<Self, ProofFault> {
         use ProofFault::Member;
         let mut options = proof.as_object().ok_or(ProofFault::Missing)?.clone();
-        let is = |options: &Map<String, Value>, name: &'static str, value: &str| match options.get(name) {
+        let require = |options: &Map<String, Value>, name: &'static str, value: &str| match options.get(name) {
             Some(found) if found == value => Ok(()),
             _ => Err(Member(name)),
         };
-        is(&options, "type", "DataIntegrityProof")?;
-        is(&options, "cryptosuite", CRYPTOSUITE)?;
-        is(&options, "proofPurpose", "assertionMethod")?;
-        // It would have to be equal to that of the document (section 3.3.2 of the cryptosuites). A log entry has none.
+        require(&options, "type", "DataIntegrityProof")?;
+        require(&options, "cryptosuite", CRYPTOSUITE)?;
+        require(&options, "proofPurpose", "assertionMethod")?;
+        // A proof must have the `@context` of its document (section 3.3.2 of the cryptosuites), and a log entry has none.
         if options.contains_key("@context") {
             return Err(Member("@context"));
         }

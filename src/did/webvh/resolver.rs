@@ -54,12 +54,12 @@ impl<F: Fetch> WebvhResolver<F> {
             tokio::task::yield_now().await;
         }
         if log.is_witnessed() {
-            let asked =
+            let fetched =
                 fetch_body(&self.fetch, did, &location.witness_file_url(), "application/json", MAX_WITNESS_FILE_BYTES)
                     .await;
-            let proofs = match asked {
+            let proofs = match fetched {
                 Err(ResolveError::NotFound(_)) => b"[]".to_vec(),
-                asked => asked?,
+                fetched => fetched?,
             };
             log.check_witnesses(&proofs).map_err(wrong)?;
         }

@@ -12,8 +12,8 @@ use crate::crypto::document_hash;
 
 /// Checks that the proofs in a did-witness.json approve each version that needs approval.
 ///
-/// A witness that approves a version also approves all versions before it. A proof does not count if it is by no witness,
-/// is invalid, or is for a version that is not in the log.
+/// A witness that approves a version also approves all versions before it. A proof does not count if its key is not a
+/// witness's, if it is invalid, or if its version is not in the log.
 pub(super) fn check_approvals(versions: &[(String, Option<Arc<Witness>>)], file: &[u8]) -> Result<(), WebvhError> {
     let newest = newest_approvals(versions, file)?;
     for (index, (_, witness)) in versions.iter().enumerate() {
