@@ -57,7 +57,11 @@ fn attached_message(attachment: &Attachment) -> Result<String, Error> {
 ///
 /// A routing key is the DID URL of a key, or a DID, all of whose keys on one curve can then open the layer. The `next` of
 /// the innermost forward is `next`; the `next` of each other forward is the routing key of the forward inside. Without
-/// routing keys the message is returned unchanged.
+/// routing keys the message is returned unchanged. `headers` are added to each forward, and `enc` encrypts each.
+///
+/// # Errors
+/// If a routing key does not resolve to a usable `keyAgreement` key, `packed` is not JSON, or a header is one that each
+/// forward has.
 pub async fn wrap_in_forward(
     packed: &str,
     headers: Option<&Map<String, Value>>,
@@ -70,7 +74,8 @@ pub async fn wrap_in_forward(
     let mut next = next;
     for key in routing_keys.iter().rev() {
         // Attached as JSON, which every peer can read. Some cannot read base64.
-        let content: Value = serde_json::from_str(&packed).map_err(|_| Error::Forward("the message to forward is not JSON"))?;
+        let content: Value =
+            serde_json::from_str(&packed).map_err(|_| Error::Forward("the message to forward is not JSON"))?;
         let attachment = Attachment::json(content).id("1").media_type(ENCRYPTED).finalize();
         let mut forward =
             Message::build(Message::new_id(), FORWARD, json!({"next": next})).attachment(attachment).finalize();

@@ -38,8 +38,8 @@ impl FromPriorClaims {
         if !same_did(&key.did, &self.iss) {
             return Err(Error::FromPrior(FromPriorError::Issuer));
         }
-        let what = SignRequest::FromPrior { kid: &key.kid, claims: self };
-        let signature = me.secrets().sign(&key.key, &what, &Context::default().for_kid(&key.kid)).await?;
+        let request = SignRequest::FromPrior { kid: &key.kid, claims: self };
+        let signature = me.secrets().sign(&key.key, &request, &Context::default().for_kid(&key.kid)).await?;
         Ok((signature.compact(), key.kid.clone()))
     }
 
@@ -53,7 +53,7 @@ impl FromPriorClaims {
 /// A `from_prior` with checked syntax and unverified signature.
 pub(super) struct UnverifiedFromPrior {
     jwt: Jwt,
-    /// Unverified. They decide whether a DID is worth resolving.
+    /// The unverified claims. They decide whether the DID of the issuer is resolved.
     pub claims: FromPriorClaims,
 }
 
@@ -63,7 +63,7 @@ impl UnverifiedFromPrior {
         let claims = Value::Object(jwt.unverified_claims().clone());
         let claims: FromPriorClaims = serde_json::from_value(claims)
             .map_err(|error| Error::FromPrior(FromPriorError::Claims(error.to_string())))?;
-        // Checked before anything is resolved; otherwise a stranger's JWT could make us ask a server of its choice.
+        // Checked before anything is resolved: otherwise a stranger's JWT could make us send a request to any server.
         let issuer = did_of(jwt.kid()).ok_or_else(|| Error::InvalidKeyId(jwt.kid().to_owned()))?;
         if !is_did(&claims.iss) || !same_did(issuer, &claims.iss) {
             return Err(Error::FromPrior(FromPriorError::Issuer));

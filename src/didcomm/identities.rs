@@ -159,7 +159,8 @@ impl Identities {
 fn own_key(held: &HeldKeys, method: &VerificationMethod, relationship: Relationship) -> Option<PublicKey> {
     let key = method.key.as_ref().ok()?;
     let usage = held.get(key)?.usage;
-    let fits = if relationship == Relationship::KeyAgreement { usage.allows_key_agreement() } else { usage.allows_signing() };
+    let fits =
+        if relationship == Relationship::KeyAgreement { usage.allows_key_agreement() } else { usage.allows_signing() };
     fits.then(|| key.clone())
 }
 

@@ -1,8 +1,8 @@
-//! Why JSON is no message, and why an attachment is refused.
+//! Why JSON is not a message, and why an attachment is refused.
 
 use crate::jose::quoted;
 
-/// Why an object is no valid message.
+/// Why a JSON object is not a valid message.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum MessageError {

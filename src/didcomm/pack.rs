@@ -1,4 +1,4 @@
-//! Packing: turns a plaintext message into what goes on the wire.
+//! Packing: signs and encrypts a plaintext message, and wraps it for mediators.
 
 use std::{sync::Arc, time::Instant};
 
@@ -91,6 +91,7 @@ impl Message {
         Ok((jose::general_json(&key.kid, &signature), key.kid.clone()))
     }
 
+    /// Checks that the header `to` names the DID `to`. A signed message must have the header.
     fn check_to(&self, to: &str, signed: bool) -> Result<(), Error> {
         match &self.to {
             Some(named) if named.iter().any(|did| same_did(did, to)) => Ok(()),
@@ -104,7 +105,7 @@ impl Message {
         }
     }
 
-    /// `name` is a DID or a DID URL.
+    /// Checks that the header `from` is the DID of `name`, which is a DID or a DID URL.
     fn check_from(&self, name: &str) -> Result<(), Error> {
         let did = did_of(name).ok_or_else(|| Error::InvalidKeyId(name.to_owned()))?;
         if self.from.as_deref().is_some_and(|from| same_did(from, did)) {
@@ -123,8 +124,8 @@ impl Message {
 
 /// Encrypts a message to one recipient: the builder that [`Message::encrypt_to`] returns.
 ///
-/// [`pack`](Self::pack) ends it. Unless said otherwise the message is anoncrypted, not signed, and wrapped for the
-/// mediators that the recipient's document names.
+/// Call [`pack`](Self::pack) last. By default the message is anoncrypted, not signed, and wrapped for the mediators that
+/// the recipient's document names.
 #[derive(Debug, Clone)]
 #[must_use = "nothing is packed before `pack` is called"]
 pub struct PackEncrypted<'a> {
@@ -188,7 +189,8 @@ impl<'a> PackEncrypted<'a> {
         self
     }
 
-    /// When to stop waiting for the token. Default: no deadline.
+    /// When to stop waiting for the token. Default: 30 seconds for each operation
+    /// ([`Context::deadline`](crate::secrets::Context::deadline)).
     pub fn deadline(mut self, deadline: Instant) -> Self {
         self.deadline = Some(deadline);
         self
@@ -269,7 +271,7 @@ impl<'a> PackEncrypted<'a> {
         Ok(())
     }
 
-    /// A forward expires no later than the message that it carries.
+    /// The headers to add to each forward. A forward expires no later than the message that it carries.
     fn headers_of_forwards(&self) -> Option<Map<String, Value>> {
         let mut headers = self.forward_headers.clone();
         if let Some(expires) = self.message.expires_time {
@@ -279,7 +281,7 @@ impl<'a> PackEncrypted<'a> {
     }
 }
 
-/// Our own documents come first: a message to ourselves needs no network.
+/// The recipient's document. Our own documents come first: a message to ourselves needs no network.
 async fn recipient_document(did: &str, resolver: &dyn Resolver, me: &Identities) -> Result<Arc<Document>, Error> {
     match me.document(did) {
         Some(own) => Ok(own.clone()),

@@ -1,4 +1,4 @@
-//! What is proved about the sender of a message.
+//! [`Provenance`]: what the verified layers of a message prove about its sender.
 
 use serde::Serialize;
 
@@ -21,7 +21,7 @@ pub struct Provenance {
     /// The sender's DID rotation; its signature is verified. It is proof only in a message that the new DID
     /// authcrypted: the JWT names no audience, so anyone may have copied it. See [`Warning::UnauthenticatedFromPrior`].
     pub from_prior: Option<PriorDid>,
-    /// What is allowed and yet worth attention.
+    /// Properties of the message that are allowed, and that the receiver may want to know.
     pub warnings: Vec<Warning>,
 }
 
@@ -121,7 +121,7 @@ pub struct PriorDid {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Warning {
-    /// `to` is absent. By v2.1 the recipient may assume to be the only one.
+    /// `to` is absent. By v2.1 the recipient may then assume that it is the only one.
     ToAbsent,
     /// The message is not encrypted, and `to` names none of our DIDs.
     NotAddressedToUs,

@@ -23,7 +23,7 @@ pub(super) struct Route {
 
 impl Route {
     /// The route through the service `id`, or through the first service that accepts didcomm/v2. `None` if no `id` is
-    /// asked for and the document has no such service.
+    /// given and the document has no such service.
     pub async fn find(document: &Document, id: Option<&str>, resolver: &dyn Resolver) -> Result<Option<Self>, Error> {
         let unusable = |service: &str, reason| Error::UnusableService {
             did: document.id().to_owned(),

@@ -1,4 +1,4 @@
-//! Unpacking: opens and verifies what came from the wire.
+//! Unpacking: decrypts a received message, verifies its layers, and compares its headers with the keys.
 
 use std::{
     borrow::Cow,
@@ -43,7 +43,8 @@ pub struct UnpackOptions {
     pub strict_nesting: bool,
     /// How large a message may be, and how many recipients it may have.
     pub limits: Limits,
-    /// When to stop waiting for the token. Default: no deadline.
+    /// When to stop waiting for the token. Default: 30 seconds for each operation
+    /// ([`Context::deadline`](crate::secrets::Context::deadline)).
     pub deadline: Option<Instant>,
     /// The senders for whose messages a token may ask a person for a PIN or a touch, as DIDs. The sender is only claimed
     /// at that point; an anoncrypted message claims none and never qualifies. Default: every message qualifies.
@@ -123,8 +124,8 @@ impl Unpacker<'_> {
         Ok((message, provenance))
     }
 
-    /// Opens the message inside a forward that is addressed to us. Of the carrier only the layers are kept: what they
-    /// prove about the carrier proves nothing about the sender.
+    /// Opens the message inside a forward that is addressed to us. Of the forward's provenance only the layers are kept:
+    /// what is proved about the sender of the forward proves nothing about the sender of the message inside.
     async fn open_forward(
         &self,
         message: Message,
@@ -160,7 +161,7 @@ impl Unpacker<'_> {
         if own_keys.is_empty() {
             return Err(Error::NotForUs(jwe.recipient_kids().map(str::to_owned).collect()));
         }
-        // Checked before the sender is resolved, since that may ask a server of a stranger's choice.
+        // Checked before the sender is resolved, since resolving may send a request to a server that a stranger chose.
         let curve = jwe.ephemeral_key().curve();
         if let Some(own) = own_keys.first().filter(|_| own_keys.iter().all(|own| own.key.curve() != curve)) {
             return Err(
@@ -250,8 +251,8 @@ impl Unpacker<'_> {
 
     async fn verify(&self, jws: &Jws, evidence: &mut Evidence) -> Result<Vec<u8>, Error> {
         self.check_nesting("signed", evidence)?;
-        // `kid` may be unprotected. It must be a key of `from` before anything is resolved; otherwise any relay could make
-        // us ask a server of its choice (v2.1 "Message Signing"; affinidi-messaging 0.15.8).
+        // `kid` may be unprotected. It must be a key of `from` before anything is resolved: otherwise any relay could make
+        // us send a request to a server of its choice (v2.1 "Message Signing"; affinidi-messaging 0.15.8).
         let claimed = jose::json_object("payload", jws.unverified_payload())?;
         // A signature is the innermost layer. Another envelope inside it would have no `from` to check.
         for (member, inner) in [("ciphertext", "encrypted"), ("payload", "signed")] {
