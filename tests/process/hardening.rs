@@ -126,10 +126,10 @@ fn work() {
 fn core() -> Result<(), Failed> {
     let folder = tempfile::tempdir()?;
     let run = |role| start(role, &format!("cd '{}'; ulimit -c unlimited 2>/dev/null", folder.path().display()));
-    // The kernel reports whether a core dump was written, to a file or into a pipe. On a machine that writes none at all
-    // this test proves nothing.
+    // The kernel reports whether a core dump was written, to a file or into a pipe. On a machine that writes none at all,
+    // this test shows nothing.
     if !run("abort").status.core_dumped() {
-        eprintln!("not proved: no process writes a core dump on this machine");
+        eprintln!("not tested: no process writes a core dump on this machine");
     }
     let status = run("harden and abort").status;
     assert_eq!(status.signal(), Some(libc::SIGABRT), "{status}");

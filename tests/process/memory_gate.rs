@@ -21,7 +21,7 @@ use crate::{
     memory::{
         Needles, Process,
         agent::{self, ROLE, Ready, Settings, URI},
-        may_look,
+        may_read_memory,
         peer::{PLAINTEXT, Party, Running, Traffic, permanent},
     },
     modules::TestToken,
@@ -91,7 +91,7 @@ pub fn place_needles() {
 }
 
 fn scanner() -> Result<(), Failed> {
-    if !may_look() {
+    if !may_read_memory() {
         return Ok(());
     }
     let names = ["on the heap", "reversed", "on a thread's stack", "wiped"];
@@ -132,7 +132,7 @@ struct Scene {
 impl Scene {
     /// None if something is missing and tests may be skipped. A line says so.
     fn new(role: &str) -> Result<Option<Self>, Failed> {
-        let Some(token) = may_look().then(|| TestToken::softhsm("demo")).flatten() else { return Ok(None) };
+        let Some(token) = may_read_memory().then(|| TestToken::softhsm("demo")).flatten() else { return Ok(None) };
         let (agent, peer) = (Party::new(), Party::new());
         import(&token, &agent.keys)?;
         let pin = fs::read_to_string(token.pin_file())?;

@@ -168,7 +168,7 @@ impl Mapping {
 }
 
 /// Whether this process may read the memory of processes that are not dumpable. In CI it must.
-pub fn may_look() -> bool {
+pub fn may_read_memory() -> bool {
     let status = fs::read_to_string("/proc/self/status").expect("/proc");
     let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:")).expect("capabilities");
     const CAP_SYS_PTRACE: u32 = 19;

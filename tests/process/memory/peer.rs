@@ -21,9 +21,9 @@ use sha2::{Digest, Sha512};
 
 use super::Needles;
 
-/// The keys of each side. The first are for key agreement.
+/// The curves of each side's keys. The first three are for key agreement.
 pub const CURVES: [Curve; 4] = [Curve::X25519, Curve::P256, Curve::P384, Curve::Ed25519];
-const AGREE: usize = 3;
+const AGREEMENT_KEYS: usize = 3;
 /// The name of needles that a working agent may have, and must have at times.
 pub const PLAINTEXT: &str = "plaintext of a message in progress";
 /// Messages whose secrets are remembered: those in progress, and as many that are finished.
@@ -39,7 +39,7 @@ impl Party {
     pub fn new() -> Self {
         let keys: Vec<PrivateKey> = CURVES.map(PrivateKey::generate).into();
         let named = keys.iter().enumerate().map(|(number, key)| {
-            let relationship = if number < AGREE { Relationship::KeyAgreement } else { Relationship::Authentication };
+            let relationship = if number < AGREEMENT_KEYS { Relationship::KeyAgreement } else { Relationship::Authentication };
             (relationship, key.public().clone())
         });
         let document = peer::create_2(&named.collect::<Vec<_>>(), &[]).expect("four keys make a DID");
@@ -97,9 +97,9 @@ pub fn permanent(agent: &Party, peer: &Party, pin: &str) -> (Needles, Needles) {
     }
     all.extend(&scalars);
     all.add("PIN", pin.as_bytes());
-    for (ours, theirs) in agent.keys.iter().zip(&peer.keys).take(AGREE) {
-        let zs = ours.agree(theirs.public()).expect("one curve");
-        all.add(format!("{} Zs", ours.public().curve()), zs.as_bytes());
+    for (agent_key, peer_key) in agent.keys.iter().zip(&peer.keys).take(AGREEMENT_KEYS) {
+        let zs = agent_key.agree(peer_key.public()).expect("one curve");
+        all.add(format!("{} Zs", agent_key.public().curve()), zs.as_bytes());
     }
     (all, scalars)
 }
@@ -136,28 +136,28 @@ impl Traffic {
         Self { agent, peer, me, state: Mutex::default(), progress: Condvar::new() }
     }
 
-    /// Waits until fewer than `most` messages are in progress. Returns true if the traffic was stopped.
-    fn wait_for_room(&self, most: usize) -> bool {
+    /// Waits until fewer than `max_in_progress` messages are in progress. Returns true if the traffic was stopped.
+    fn wait_for_room(&self, max_in_progress: usize) -> bool {
         let state = self.state.lock().expect("no panic");
-        self.progress.wait_while(state, |state| state.open.len() >= most && !state.stopped).expect("no panic").stopped
+        self.progress.wait_while(state, |state| state.open.len() >= max_in_progress && !state.stopped).expect("no panic").stopped
     }
 
-    /// Sends messages to the agent, at most so many in progress, until the traffic is stopped.
-    pub async fn write(&self, mut agent: ChildStdin, most: usize) {
-        let (theirs, ours) = (self.agent.kids(), self.peer.kids());
+    /// Sends messages to the agent, with at most `max_in_progress` unanswered, until the traffic is stopped.
+    pub async fn write(&self, mut agent: ChildStdin, max_in_progress: usize) {
+        let (agent_kids, peer_kids) = (self.agent.kids(), self.peer.kids());
         for number in 0.. {
-            if self.wait_for_room(most) {
+            if self.wait_for_room(max_in_progress) {
                 return;
             }
-            let curve = number % AGREE;
-            let body = json!({"answer": ours[curve], "signed": number % 2 == 0});
+            let curve = number % AGREEMENT_KEYS;
+            let body = json!({"answer": peer_kids[curve], "signed": number % 2 == 0});
             let message = Message::build(Message::new_id(), "https://example.org/gate/1.0/ask", body)
                 .from(self.peer.document.id())
                 .to(self.agent.document.id())
                 .finalize();
             let resolver = LocalResolver::new();
             let packed =
-                message.encrypt_to(&theirs[curve]).from(self.peer.document.id()).pack(&resolver, &self.me).await;
+                message.encrypt_to(&agent_kids[curve]).from(self.peer.document.id()).pack(&resolver, &self.me).await;
             let (packed, _) = packed.expect("it is packed");
 
             let opened = open(&packed, &self.agent, &self.peer);
@@ -205,7 +205,7 @@ impl Traffic {
     }
 
     /// Waits until more than `answered` messages have been answered. Returns the new number, the needles that the agent must
-    /// not have now, and those that it may have: the plaintexts. None when the traffic has stopped.
+    /// not have now, and those that it may have: the plaintexts. Returns `None` when the traffic has stopped.
     pub fn since(&self, answered: usize) -> Option<(usize, Needles, Needles)> {
         let mut state = self.state.lock().expect("no panic");
         while state.answered <= answered && !state.stopped {

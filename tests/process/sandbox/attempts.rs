@@ -24,7 +24,7 @@ pub struct Attempt {
     pub denied: Denied,
     /// Whether the attempt needs SoftHSM.
     pub needs_module: bool,
-    /// Whether a container or a setting of the kernel may refuse it without the sandbox.
+    /// Whether a container or a setting of the kernel may refuse the attempt even without the sandbox.
     pub some_machines_refuse: bool,
 }
 
@@ -32,15 +32,15 @@ pub struct Attempt {
 pub enum Denied {
     /// EPERM or EACCES.
     Errno,
-    /// By the text of a library's error.
-    Saying(&'static str),
+    /// The text of a library's error contains this.
+    ErrorText(&'static str),
 }
 
 const fn attempt(name: &'static str, prepare: fn(&Stage) -> Try) -> Attempt {
     Attempt { name, prepare, denied: Denied::Errno, needs_module: false, some_machines_refuse: false }
 }
 
-const fn on_most(name: &'static str, prepare: fn(&Stage) -> Try) -> Attempt {
+const fn attempt_on_most_machines(name: &'static str, prepare: fn(&Stage) -> Try) -> Attempt {
     Attempt { some_machines_refuse: true, ..attempt(name, prepare) }
 }
 
@@ -79,7 +79,7 @@ pub const ATTEMPTS: &[Attempt] = &[
     }),
     attempt("open_a_device", |_| Box::new(|| File::open("/dev/null").map(drop))),
     Attempt {
-        denied: Denied::Saying("cannot open shared object file: Permission denied"),
+        denied: Denied::ErrorText("cannot open shared object file: Permission denied"),
         needs_module: true,
         ..attempt("load_the_module", |stage| {
             let module = stage.module.clone();
@@ -162,11 +162,11 @@ pub const ATTEMPTS: &[Attempt] = &[
             if mapped == libc::MAP_FAILED { Err(Error::last_os_error()) } else { Ok(()) }
         })
     }),
-    on_most("make_a_user_namespace", |_| {
+    attempt_on_most_machines("make_a_user_namespace", |_| {
         // SAFETY: the call accesses no memory.
         Box::new(|| checked(unsafe { libc::unshare(libc::CLONE_NEWUSER) }).map(drop))
     }),
-    on_most("set_up_io_uring", |_| {
+    attempt_on_most_machines("set_up_io_uring", |_| {
         Box::new(|| {
             let mut parameters = [0u8; 120];
             // SAFETY: struct io_uring_params is 120 bytes.
@@ -176,11 +176,11 @@ pub const ATTEMPTS: &[Attempt] = &[
             Ok(())
         })
     }),
-    on_most("ask_the_kernels_keyring", |_| {
+    attempt_on_most_machines("ask_the_kernels_keyring", |_| {
         // SAFETY: KEYCTL_GET_KEYRING_ID of the session's keyring has no pointers.
         Box::new(|| checked(unsafe { libc::syscall(libc::SYS_keyctl, 0, -3, 0) }).map(drop))
     }),
-    on_most("reach_the_host_by_vsock", |_| {
+    attempt_on_most_machines("reach_the_host_by_vsock", |_| {
         Box::new(|| {
             // SAFETY: the call accesses no memory.
             let socket = checked(unsafe { libc::socket(libc::AF_VSOCK, libc::SOCK_STREAM, 0) })?;

@@ -1,7 +1,7 @@
 //! The agent's sandbox, from the inside: what it denies, and that it does not deny what the agent needs.
 //!
-//! Each attempt is made twice, by this program started again: first without the sandbox, where it must succeed, since
-//! otherwise the denial would prove nothing; then within.
+//! Each attempt is made twice, by this program started again: first without the sandbox, where the attempt must succeed;
+//! then inside the sandbox, where it must be denied.
 
 mod attempts;
 mod needs;
@@ -101,10 +101,10 @@ pub fn trials() -> Vec<Trial> {
 /// Plays a role. The last line of the output is the result; a panic shows in the exit code.
 fn play(role: &str, stage: &Stage) {
     match role.split_once(' ') {
-        Some((place @ ("outside" | "inside"), name)) => {
+        Some((side @ ("outside" | "inside"), name)) => {
             let attempt = ATTEMPTS.iter().find(|attempt| attempt.name == name).expect("an attempt of this name");
             let make = (attempt.prepare)(stage);
-            if place == "inside" {
+            if side == "inside" {
                 enter(stage);
             }
             match make() {
@@ -142,7 +142,7 @@ fn denied(attempt: &Attempt) -> Result<(), Failed> {
     let Some(fixture) = Fixture::new(attempt.needs_module) else { return Ok(()) };
     let outside = fixture.play(&format!("outside {}", attempt.name))?;
     if outside != "done" {
-        let message = format!("refused without the sandbox, so nothing is proved: {outside}");
+        let message = format!("refused without the sandbox, so the test shows nothing: {outside}");
         if !attempt.some_machines_refuse {
             return Err(message.into());
         }
@@ -151,12 +151,12 @@ fn denied(attempt: &Attempt) -> Result<(), Failed> {
     let inside = fixture.play(&format!("inside {}", attempt.name))?;
     let denied = match attempt.denied {
         Denied::Errno => inside.contains("(PermissionDenied)"),
-        Denied::Saying(words) => inside.contains(words),
+        Denied::ErrorText(text) => inside.contains(text),
     };
     if inside.starts_with("refused: ") && denied {
         return Ok(());
     }
-    Err(format!("within the sandbox: {inside}").into())
+    Err(format!("inside the sandbox: {inside}").into())
 }
 
 fn works() -> Result<(), Failed> {
@@ -178,7 +178,7 @@ struct Fixture {
 }
 
 impl Fixture {
-    /// None if a module is needed that is missing, and tests may be skipped. A line says so.
+    /// Returns `None`, and prints a line, if a needed module is missing and tests may be skipped.
     fn new(needs_module: bool) -> Option<Self> {
         let token = if needs_module { Some(TestToken::softhsm("demo")?) } else { None };
         let module = token.as_ref().and_then(|_| Module::SoftHsm.path()).unwrap_or_default();

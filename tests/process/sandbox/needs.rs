@@ -18,18 +18,19 @@ use tokio::{
 
 use super::Stage;
 
-/// Does it all. `enter` enters the sandbox; it is called after everything is opened that must be open before.
+/// Does everything that an agent needs. `enter` enters the sandbox; it is called after the sockets that must be open before
+/// are opened.
 pub fn all(stage: &Stage, enter: impl FnOnce()) {
     let admin = UnixListener::bind(stage.own_socket()).expect("a socket of its own");
     let caller = UnixStream::connect(stage.own_socket()).expect("a client connects");
-    let (mut ours, mut keepers) = UnixStream::pair().expect("a connection to the keeper");
+    let (mut agent_end, mut keeper_end) = UnixStream::pair().expect("a connection to the keeper");
     enter();
 
     // What was open before still works.
     drop(admin.accept().expect("the client is accepted"));
     drop(caller);
-    ours.write_all(b"request").expect("the keeper is asked");
-    keepers.read_exact(&mut [0; 7]).expect("the keeper reads");
+    agent_end.write_all(b"request").expect("the agent writes");
+    keeper_end.read_exact(&mut [0; 7]).expect("the keeper reads");
 
     store(stage);
     assert_eq!(std::thread::spawn(|| 7).join().expect("a thread runs"), 7);
