@@ -1,7 +1,8 @@
-//! Other programs use keys that Claviger made: yubico-piv-tool, OpenSC and Yubico's PKCS#11 module, through the real pcscd.
+//! Other programs use keys that Claviger make_key: yubico-piv-tool, OpenSC and Yubico's PKCS#11 module, through the
+//! real pcscd.
 //!
-//! Debian 12 has version 2.2.0 of Yubico's tools, which supports neither curve 25519 nor the AES management key of firmware 5.7.
-//! With it the test uses a card of firmware 5.4.3 only, and prints that.
+//! Debian 12 has version 2.2.0 of Yubico's tools, which supports neither curve 25519 nor the AES management key of
+//! firmware 5.7. With it the test uses a card of firmware 5.4.3 only, and prints that.
 
 use std::{fs, path::PathBuf, process::Command};
 
@@ -44,26 +45,27 @@ fn other_programs() {
     if version >= NEW {
         firmwares.push(Firmware::V5_7_1);
     } else {
-        println!("yubico-piv-tool {version:?} is too old for firmware 5.7: it is shown 5.4.3 alone");
+        println!("yubico-piv-tool {version:?} is too old for firmware 5.7: tested with 5.4.3 only");
     }
     let _pcscd = Pcscd::start();
     for firmware in firmwares {
         let card = VirtualYubiKey::new(firmware, 4444);
         let _reader = ReaderConnection::plug_in(&card, PORT);
-        let ours = open();
-        let p256 = made(&ours, Curve::P256, "9d");
-        let p384 = made(&ours, Curve::P384, "82");
-        they_read(&p256);
-        they_derive(&module, &ours, &p256, &p384);
+        let yubikey = open();
+        let p256 = make_key(&yubikey, Curve::P256, "9d");
+        let p384 = make_key(&yubikey, Curve::P384, "82");
+        other_tools_read(&p256);
+        ykcs11_derives_the_same_secrets(&module, &yubikey, &p256, &p384);
     }
 }
 
-fn they_read(key: &PublicKey) {
+/// Yubico's tool and OpenSC read the keys and their certificates.
+fn other_tools_read(key: &PublicKey) {
     let status = run("yubico-piv-tool", &["-a", "status"]);
     for slot in ["Slot 9d:", "Slot 82:"] {
-        let (_, said) = status.split_once(slot).unwrap_or_else(|| panic!("{slot} {status}"));
-        let said: Vec<&str> = said.lines().skip(1).take(2).map(str::trim).collect();
-        assert!(said[0].starts_with("Algorithm:\tECCP") && said[1] == "Subject DN:\tCN=ours", "{status}");
+        let (_, slot_status) = status.split_once(slot).unwrap_or_else(|| panic!("{slot} {status}"));
+        let lines: Vec<&str> = slot_status.lines().skip(1).take(2).map(str::trim).collect();
+        assert!(lines[0].starts_with("Algorithm:\tECCP") && lines[1] == "Subject DN:\tCN=ours", "{status}");
     }
     assert!(status.contains("Serial Number:\t4444") && status.contains("PIN tries left:\t3"), "{status}");
     let certificate = pem(&run("yubico-piv-tool", &["-a", "read-certificate", "-s", "9d"]));
@@ -76,26 +78,22 @@ fn they_read(key: &PublicKey) {
     assert!(pem(&run("pkcs15-tool", &["--read-public-key", "03"])).ends_with(key.as_bytes()));
 }
 
-/// Yubico's module derives the same secrets with the same keys.
-fn they_derive(module: &str, ours: &YubiKey, p256: &PublicKey, p384: &PublicKey) {
+/// Yubico's module derives the same secrets as Claviger with the same keys.
+fn ykcs11_derives_the_same_secrets(module: &str, yubikey: &YubiKey, p256: &PublicKey, p384: &PublicKey) {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     // ykcs11 2.2.0 reports a P-256 key as a signing key, so ECDH is called directly.
     let peer = PrivateKey::generate(Curve::P256);
     fs::write(path("peer"), [&P256_KEY, peer.public().as_bytes()].concat()).unwrap();
-    let words = ["--module", module, "--login", "--pin", PIN, "--derive", "-m", "ECDH1-DERIVE", "--id", "03"];
-    run("pkcs11-tool", &[&words[..], &["--input-file", &path("peer"), "--output-file", &path("z")]].concat());
+    let arguments = ["--module", module, "--login", "--pin", PIN, "--derive", "-m", "ECDH1-DERIVE", "--id", "03"];
+    run("pkcs11-tool", &[&arguments[..], &["--input-file", &path("peer"), "--output-file", &path("z")]].concat());
     let z = fs::read(path("z")).unwrap();
-    assert_eq!(
-        z,
-        peer.agree(p256).unwrap().as_bytes(),
-        "ykcs11's Z of our key and a peer's is that of the peer's and ours"
-    );
+    assert_eq!(z, peer.agree(p256).unwrap().as_bytes(), "ykcs11 and the peer derive the same Z");
 
     let options = pkcs11::OpenOptions::new().pin(PinSource::value(Pin::new(PIN)));
-    let theirs = options.open(&format!("pkcs11:?module-path={module}")).expect("ykcs11 opens");
-    theirs.keys().expect("it shows the keys");
-    for (key, tokens) in [(p384, &[&theirs as &dyn Token, ours][..]), (p256, &[ours])] {
+    let ykcs11 = options.open(&format!("pkcs11:?module-path={module}")).expect("ykcs11 opens");
+    ykcs11.keys().expect("it shows the keys");
+    for (key, tokens) in [(p384, &[&ykcs11 as &dyn Token, yubikey][..]), (p256, &[yubikey])] {
         let (cek, sender) = (fresh_cek(), PrivateKey::generate(key.curve()));
         let message = message_to(key, Some(&sender), &cek, &Parties::example());
         for token in tokens {
@@ -106,8 +104,8 @@ fn they_derive(module: &str, ours: &YubiKey, p256: &PublicKey, p384: &PublicKey)
 
 /// The path of Yubico's module, if it and the tools are installed.
 fn tools() -> Option<String> {
-    let here = |program: &str| Command::new(program).arg("--help").output().is_ok();
-    let tools = ["yubico-piv-tool", "opensc-tool", "pkcs15-tool", "pkcs11-tool"].into_iter().all(here);
+    let is_installed = |program: &str| Command::new(program).arg("--help").output().is_ok();
+    let tools = ["yubico-piv-tool", "opensc-tool", "pkcs15-tool", "pkcs11-tool"].into_iter().all(is_installed);
     let folders = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
     let module = folders.map(|folder| folder.path().join("libykcs11.so")).find(|path: &PathBuf| path.is_file());
     let module = module.filter(|_| tools).and_then(|path| path.to_str().map(str::to_owned));
@@ -120,40 +118,40 @@ fn tools() -> Option<String> {
 }
 
 /// Major and minor version from "yubico-piv-tool 2.2.0".
-fn version(said: &str) -> (u32, u32) {
+fn version(output: &str) -> (u32, u32) {
     let numbers: Vec<u32> =
-        said.trim().rsplit(' ').next().unwrap().split('.').filter_map(|number| number.parse().ok()).collect();
+        output.trim().rsplit(' ').next().unwrap().split('.').filter_map(|number| number.parse().ok()).collect();
     (numbers[0], numbers[1])
 }
 
 /// The content of the only PEM block.
-fn pem(said: &str) -> Vec<u8> {
-    let lines = said.lines().skip_while(|line| !line.starts_with("-----BEGIN")).skip(1);
+fn pem(output: &str) -> Vec<u8> {
+    let lines = output.lines().skip_while(|line| !line.starts_with("-----BEGIN")).skip(1);
     let text: String = lines.take_while(|line| !line.starts_with("-----END")).collect();
-    STANDARD.decode(text).unwrap_or_else(|error| panic!("{error}: {said}"))
+    STANDARD.decode(text).unwrap_or_else(|error| panic!("{error}: {output}"))
 }
 
 fn open() -> YubiKey {
     let open = || piv::OpenOptions::new().pin(PinSource::value(Pin::new(PIN))).open("yubikey:serial=4444", PcscReaders);
     let mut opened = None;
-    until("it is in its reader", || {
+    until("the card is in its reader", || {
         opened = open().ok();
         opened.is_some()
     });
     opened.unwrap()
 }
 
-fn made(token: &YubiKey, curve: Curve, slot: &str) -> PublicKey {
-    let place = SlotOptions { slot: Some(slot.parse().unwrap()), ..SlotOptions::default() };
+fn make_key(token: &YubiKey, curve: Curve, slot: &str) -> PublicKey {
+    let options = SlotOptions { slot: Some(slot.parse().unwrap()), ..SlotOptions::default() };
     token
-        .generate_in_slot(&NewKey { curve, usage: KeyUse::of(curve), label: Some("ours".into()) }, place)
+        .generate_in_slot(&NewKey { curve, usage: KeyUse::of(curve), label: Some("ours".into()) }, options)
         .unwrap()
         .public
 }
 
-fn run(program: &str, words: &[&str]) -> String {
-    let output = Command::new(program).args(words).output().unwrap_or_else(|error| panic!("{program}: {error}"));
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{program} {words:?}: {said}");
-    said
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"));
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{program} {arguments:?}: {text}");
+    text
 }
