@@ -52,7 +52,7 @@ impl OwnDids {
     /// The DIDs of these documents. `secrets` makes the private-key operations of their keys.
     pub fn new(secrets: Arc<dyn Secrets>, documents: OwnDocuments) -> Self {
         let documents = Documents::new(documents);
-        let (identities, _) = Identities::partial(secrets.clone(), documents.all.clone());
+        let (identities, _) = Identities::with_missing_keys(secrets.clone(), documents.all.clone());
         Self {
             secrets,
             documents: watch::Sender::new(Arc::new(documents)),
@@ -142,7 +142,7 @@ impl OwnDids {
     /// Reads again which keys the tokens hold.
     pub fn refresh(&self) {
         let all = self.documents.borrow().all.clone();
-        let (identities, _) = Identities::partial(self.secrets.clone(), all);
+        let (identities, _) = Identities::with_missing_keys(self.secrets.clone(), all);
         self.identities.send_replace(Arc::new(identities));
     }
 
@@ -150,7 +150,7 @@ impl OwnDids {
     pub fn missing_keys(&self) -> Vec<String> {
         let documents = self.documents.borrow().clone();
         let own: Vec<Document> = self.own(&documents).cloned().collect();
-        Identities::partial(self.secrets.clone(), own).1
+        Identities::with_missing_keys(self.secrets.clone(), own).1
     }
 
     /// Returns the key agreement keys of our DIDs that a token is ready to use, without those of retired DIDs.

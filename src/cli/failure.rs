@@ -169,7 +169,7 @@ impl From<Error> for Failure {
             Error::NotAuthenticated => new("not-authenticated"),
             Error::FromPrior(_) => new("from-prior-refused"),
             Error::ForwardLoop | Error::Forward(_) => new("forward-refused"),
-            Error::UnknownSender { .. } => {
+            Error::PromptNotAllowed { .. } => {
                 new("stranger").hint("--known DID names a sender for whose messages a person is asked")
             }
             Error::KeyNotHeld(_) => new("key-not-held"),

@@ -80,7 +80,7 @@ impl<'a> OwnDids<'a> {
             }
             _ => open_until(self.config, self.supervisor.as_ref(), |secrets| needed.are_held(secrets)).await?,
         };
-        let (identities, missing) = Identities::partial(secrets, self.documents.clone());
+        let (identities, missing) = Identities::with_missing_keys(secrets, self.documents.clone());
         if !missing.is_empty() {
             tracing::debug!(missing = missing.len(), "verification methods without a key in an open token");
         }
@@ -106,7 +106,7 @@ impl<'a> OwnDids<'a> {
     /// Adds the document of a DID that needs no file, such as a did:key. The DID is ours if a token holds its keys.
     pub async fn add_resolved(&mut self, did_or_kid: &str) -> Result<(), Failure> {
         let did = did_of(did_or_kid).ok_or_else(|| not_a_did(did_or_kid))?;
-        if !self.documents.iter().any(|document| document.names(did)) {
+        if !self.documents.iter().any(|document| document.is_about(did)) {
             self.documents.push((*self.resolver.resolve(did).await?).clone());
         }
         Ok(())
@@ -135,7 +135,7 @@ impl NeededKeys {
 /// The document of one of our DIDs.
 pub fn own_document(config: &Config, did: &str) -> Result<Document, Failure> {
     let documents = OwnDids::load(config)?.documents;
-    documents.into_iter().find(|document| document.names(did)).ok_or_else(|| {
+    documents.into_iter().find(|document| document.is_about(did)).ok_or_else(|| {
         Failure::new("not-ours", format!("{} is not one of our DIDs", short(did)))
             .hint("`claviger key list` shows the DIDs that use our keys")
     })
@@ -151,7 +151,7 @@ pub fn sign_from_prior(config: &Config, claims: &FromPrior) -> Result<String, Fa
     block_on(async {
         let keys = NeededKeys::Any(own.keys(&claims.iss, Relationship::Authentication).await?);
         let secrets = open_until(config, supervisor.as_ref(), |secrets| keys.are_held(secrets)).await?;
-        let (own_identities, _) = Identities::partial(secrets, own.documents.clone());
+        let (own_identities, _) = Identities::with_missing_keys(secrets, own.documents.clone());
         Ok(claims.pack(None, &own_identities).await?.0)
     })
 }

@@ -149,7 +149,7 @@ impl Unpacker<'_> {
     fn needed_keys(&self, packed: &str) -> Result<Vec<PublicKey>, Failure> {
         let keys_of_recipients = |message: &Value| -> Vec<PublicKey> {
             let dids = message["to"].as_array().into_iter().flatten().filter_map(Value::as_str);
-            let named = dids.filter_map(|did| self.own.documents.iter().find(|document| document.names(did)));
+            let named = dids.filter_map(|did| self.own.documents.iter().find(|document| document.is_about(did)));
             let methods = named.flat_map(|document| document.methods(Relationship::KeyAgreement));
             methods.filter_map(|method| method.key.clone().ok()).collect()
         };

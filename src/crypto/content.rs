@@ -32,7 +32,7 @@ pub enum ContentEncryption {
 
 /// Encrypted content.
 #[derive(Debug, Clone)]
-pub struct Sealed {
+pub struct EncryptedContent {
     /// The nonce: 16, 12 or 24 bytes.
     pub iv: Vec<u8>,
     /// The ciphertext. It is as long as the plaintext; A256CBC-HS512 adds 1 to 16 bytes of padding.
@@ -92,7 +92,7 @@ impl ContentEncryption {
     ///
     /// # Panics
     /// If `cek` was not generated for this encryption ([`Cek::generate`]).
-    pub fn seal(self, cek: &Cek, aad: &[u8], plaintext: &[u8]) -> Sealed {
+    pub fn seal(self, cek: &Cek, aad: &[u8], plaintext: &[u8]) -> EncryptedContent {
         let mut iv = vec![0; self.iv_length()];
         fill_random(&mut iv);
         let (ciphertext, tag) = with_wiped_stack(|| match self {
@@ -106,7 +106,7 @@ impl ContentEncryption {
             Self::A256Gcm => aead_seal::<Aes256Gcm>(cek, &iv, aad, plaintext),
             Self::Xc20P => aead_seal::<XChaCha20Poly1305>(cek, &iv, aad, plaintext),
         });
-        Sealed { iv, ciphertext, tag }
+        EncryptedContent { iv, ciphertext, tag }
     }
 
     /// Decrypts. The tag is checked first, in constant time.

@@ -15,7 +15,7 @@ mod stack;
 mod verify;
 
 pub use canonical::canonical_json;
-pub use content::{ContentEncryption, Sealed};
+pub use content::{ContentEncryption, EncryptedContent};
 pub use data_integrity::{CRYPTOSUITE, document_hash, proof_input, proof_options};
 pub use ephemeral::EphemeralKey;
 pub use kdf::{KdfInfo, concat_kdf};
@@ -23,7 +23,7 @@ pub use key_wrap::{unwrap_key, wrap_key};
 pub use secret::{Cek, EncryptedKey, Kek, SharedSecret};
 pub use verify::verify;
 
-/// A ciphertext, a wrapped key or a signature is wrong. The error does not say which check failed, since that would help
+/// A ciphertext, a wrapped key or a signature is invalid. The error does not say which check failed, since that would help
 /// an attacker (RFC 7516 section 11.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the cryptographic check failed")]

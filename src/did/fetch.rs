@@ -8,8 +8,8 @@ use super::{resolve_error::ResolveError, shorten::shortened, web::WebError};
 
 /// Fetches URLs, for DID methods whose documents are on servers. `net::HttpClient` (feature `http`) implements it.
 ///
-/// The URLs come from strangers. An implementation must follow no redirect, read no more than `limit` bytes, bound the time,
-/// and refuse addresses that strangers must not reach through it, such as private ones.
+/// The URLs come from strangers. An implementation must follow no redirect, read no more than `limit` bytes, bound the
+/// time, and refuse addresses that strangers must not reach through this machine, such as private addresses.
 #[async_trait]
 pub trait Fetch: Send + Sync {
     /// Sends a GET request for `url` with the header `Accept: accept`. Returns the status, and the body if the status is
@@ -33,7 +33,7 @@ pub struct FetchResponse {
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{source}")]
 pub struct FetchError {
-    /// Whether a later try may succeed.
+    /// Whether a later attempt may succeed.
     pub is_retryable: bool,
     /// The cause.
     pub source: Arc<dyn Error + Send + Sync>,

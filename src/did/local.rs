@@ -88,7 +88,7 @@ impl LocalResolver {
     pub fn with_documents(mut self, documents: impl IntoIterator<Item = Document>) -> Self {
         for document in documents {
             for name in document.also_known_as().iter().map(String::as_str).chain([document.id()]) {
-                if document.names(name) && peer::short_form(name).is_some_and(|short| short != name) {
+                if document.is_about(name) && peer::short_form(name).is_some_and(|short| short != name) {
                     self.long_forms.remember(name);
                 }
             }

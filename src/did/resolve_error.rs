@@ -102,7 +102,7 @@ impl ResolveError {
 
     /// Returns [`Document`](Self::Document) with [`DocumentError::WrongId`].
     pub fn wrong_id(did: &str, found: &str) -> Self {
-        Self::document(did, DocumentError::WrongId { asked: shortened(did), found: shortened(found) })
+        Self::document(did, DocumentError::WrongId { requested: shortened(did), found: shortened(found) })
     }
 
     /// Returns [`Unavailable`](Self::Unavailable).

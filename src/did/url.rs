@@ -14,7 +14,7 @@ pub struct DidUrl {
     hash: Option<usize>,
 }
 
-/// A text is not a DID URL.
+/// The text is not a DID URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("it is not a DID URL (DID Core section 3)")]
 pub struct DidUrlError;

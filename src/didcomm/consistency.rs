@@ -10,7 +10,7 @@ use super::{
 };
 use crate::did::did_of;
 
-/// What the verified layers have shown so far.
+/// What the verified layers have shown so far: the provenance, and the keys that made and opened the layers.
 #[derive(Default)]
 pub(super) struct Evidence {
     pub provenance: Provenance,
@@ -22,7 +22,7 @@ pub(super) struct Evidence {
     pub signer: Option<String>,
 }
 
-/// `from` must be the DID of the key that encrypted, and of the key that signed. So the two have one owner.
+/// Checks that `from` is the DID of the key that encrypted, and of the key that signed. So the two have one owner.
 pub(super) fn check_from(message: &Message, evidence: &Evidence) -> Result<(), Error> {
     for kid in [&evidence.skid, &evidence.signer].into_iter().flatten() {
         let from = message.from.as_deref().ok_or_else(|| Error::FromAbsent(kid.clone()))?;
@@ -31,7 +31,7 @@ pub(super) fn check_from(message: &Message, evidence: &Evidence) -> Result<(), E
     Ok(())
 }
 
-/// `to` must name the DID of each of our keys that opened a layer.
+/// Checks that `to` names the DID of each of our keys that opened a layer.
 ///
 /// The specification says "should" in one place and "must be an error" in another. An absent `to` is a warning here,
 /// and an error where a signature is inside encryption.
@@ -55,7 +55,7 @@ pub(super) fn check_to(message: &Message, evidence: &mut Evidence, me: &Identiti
     Ok(())
 }
 
-/// `from` must be the DID of the key `kid`.
+/// Checks that `from` is the DID of the key `kid`.
 pub(super) fn check_owner(from: &str, kid: &str) -> Result<(), Error> {
     let did = did_of(kid).ok_or_else(|| Error::InvalidKeyId(kid.to_owned()))?;
     if same_did(from, did) {

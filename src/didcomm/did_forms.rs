@@ -1,4 +1,4 @@
-//! The two forms of a did:peer:4 name the same DID.
+//! Compares DIDs: the long and the short form of a did:peer:4 name the same DID.
 
 use crate::did::{did_of, peer};
 

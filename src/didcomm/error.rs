@@ -23,7 +23,7 @@ pub enum Error {
     #[error("the message is for none of our keys: {} recipients, the first {}", .0.len(), quoted(.0.first().map_or("", String::as_str)))]
     NotForUs(Vec<String>),
     /// DIDComm forbids this order of envelopes (v2.1 "Media Types", combinations).
-    #[error("a {inner} envelope inside a {outer} one is forbidden")]
+    #[error("DIDComm forbids the nesting {outer}({inner})")]
     ForbiddenNesting {
         /// The envelope that was opened.
         outer: &'static str,
@@ -94,8 +94,8 @@ pub enum Error {
     KeyNotHeld(String),
     /// The key asks a person for a PIN or a touch, and the message does not claim a sender for whom that is allowed
     /// ([`UnpackOptions::prompt_for`](super::UnpackOptions::prompt_for)).
-    #[error("{kid} asks a person for a PIN or a touch, which is not allowed for the sender of this message")]
-    UnknownSender {
+    #[error("the key {kid} asks a person for a PIN or a touch, which is not allowed for the sender of this message")]
+    PromptNotAllowed {
         /// The DID URL of our key.
         kid: String,
     },
@@ -111,19 +111,21 @@ pub enum Error {
     #[error("{0} has no keyAgreement key that can be encrypted to")]
     NoRecipientKey(String),
     /// The recipient and the sender have no curve in common.
-    #[error("{to} has keyAgreement keys over {theirs}, and {from} over {ours}: there is no common curve")]
+    #[error(
+        "{to} has keyAgreement keys over {recipient_curves}, and {from} over {sender_curves}: there is no common curve"
+    )]
     NoCommonCurve {
         /// The recipient.
         to: String,
         /// The recipient's curves.
-        theirs: String,
+        recipient_curves: String,
         /// The sender.
         from: String,
         /// The sender's curves.
-        ours: String,
+        sender_curves: String,
     },
-    /// The caller's message contradicts the arguments.
-    #[error("the message's {header} does not fit: it says {found}, and should name {expected}")]
+    /// A header of the caller's message contradicts the arguments of the call.
+    #[error("the message's header {header} names {found}, but should name {expected}")]
     HeaderMismatch {
         /// The name of the header.
         header: &'static str,

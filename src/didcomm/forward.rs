@@ -87,12 +87,12 @@ pub async fn wrap_in_forward(
     Ok(packed)
 }
 
-/// Adds headers to a forward. They must not replace headers that it has.
+/// Adds headers to a forward. They must not replace headers that the forward has.
 fn with_headers(forward: &Message, headers: Option<&Map<String, Value>>) -> Result<Message, Error> {
     let Ok(Value::Object(mut map)) = serde_json::to_value(forward) else { unreachable!("a message is an object") };
     for (name, value) in headers.into_iter().flatten() {
         if map.insert(name.clone(), value.clone()).is_some() {
-            return Err(Error::Forward("a given header is one that the forward has already"));
+            return Err(Error::Forward("a header to add is one that the forward has already"));
         }
     }
     Ok(Message::from_object(map)?)

@@ -45,16 +45,16 @@ impl Identities {
         secrets: impl Secrets + 'static,
         documents: impl IntoIterator<Item = Document>,
     ) -> Result<Self, Error> {
-        let (identities, missing) = Self::partial(secrets, documents);
+        let (identities, missing) = Self::with_missing_keys(secrets, documents);
         match missing.into_iter().next() {
             Some(kid) => Err(Error::KeyNotHeld(kid)),
             None => Ok(identities),
         }
     }
 
-    /// Our DIDs as far as tokens hold their keys, and the ids of the methods whose keys are in no token. A document is left
-    /// out if none of its keys is in a token.
-    pub fn partial(
+    /// Like [`new`](Self::new), but keys that no token holds are no error. Also returns the ids of the verification methods
+    /// with these keys. A document is left out if none of its keys is in a token.
+    pub fn with_missing_keys(
         secrets: impl Secrets + 'static,
         documents: impl IntoIterator<Item = Document>,
     ) -> (Self, Vec<String>) {
@@ -149,8 +149,8 @@ impl Identities {
         own.into_iter().filter(|own| held.get(&own.key).is_some_and(|held| held.state == KeyState::Ready)).collect()
     }
 
-    /// The token's description of a key.
-    pub fn held(&self, key: &PublicKey) -> Option<HeldKey> {
+    /// The token's description of a key. `None` if no token holds the key.
+    pub fn held_key(&self, key: &PublicKey) -> Option<HeldKey> {
         self.held.borrow().get(key).cloned()
     }
 }

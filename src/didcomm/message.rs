@@ -140,7 +140,7 @@ impl Message {
 
     /// Reads a message from JSON text. Duplicate members are an error.
     pub fn from_json(text: &str) -> Result<Self, MessageError> {
-        let map = crate::jose::json_object("message", text.as_bytes())
+        let map = crate::jose::parse_json_object("message", text.as_bytes())
             .map_err(|error| MessageError::Header(error.to_string()))?;
         Self::from_object(map)
     }

@@ -28,7 +28,7 @@ pub struct Provenance {
 impl Provenance {
     /// The sender's DID, if authcrypt or a signature proves it.
     ///
-    /// It is the DID of the key that encrypted or signed. For a did:peer:4 it may be another form of the DID than the
+    /// This is the DID of the key that encrypted or signed. For a did:peer:4 it may be another form of the DID than the
     /// message's `from`.
     pub fn sender(&self) -> Option<&str> {
         let kid = self.sender_layers().find_map(|layer| match layer {

@@ -75,9 +75,9 @@ pub(super) fn keys_on_common_curve<'a, 'm>(
     }
     Err(Error::NoCommonCurve {
         to: to.to_owned(),
-        theirs: curve_names(keys.iter().map(|recipient| recipient.key)),
+        recipient_curves: curve_names(keys.iter().map(|recipient| recipient.key)),
         from: from.to_owned(),
-        ours: curve_names(own_keys.iter().map(|own| &own.key)),
+        sender_curves: curve_names(own_keys.iter().map(|own| &own.key)),
     })
 }
 

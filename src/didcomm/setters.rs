@@ -1,4 +1,4 @@
-//! A macro for builders.
+//! The macro `setters!`, which defines methods of builders.
 
 /// Defines builder methods, each of which sets one optional member.
 macro_rules! setters {

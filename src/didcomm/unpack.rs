@@ -175,7 +175,7 @@ impl Unpacker<'_> {
         let (plaintext, own, kid) = self.try_keys(jwe, sender.as_ref()).await?;
 
         let recipients = jwe.recipient_kids().map(str::to_owned).collect();
-        let custody = self.me.held(&own.key).and_then(|held| held.custody);
+        let custody = self.me.held_key(&own.key).and_then(|held| held.custody);
         let (alg, enc) = (jwe.algorithm().name(), jwe.encryption());
         let layer = match jwe.sender_kid() {
             Some(skid) => Layer::Authcrypt { alg, enc, skid: skid.to_owned(), kid, recipients, custody },
@@ -204,14 +204,14 @@ impl Unpacker<'_> {
         let cx = Context { deadline: self.options.deadline, ..Context::default() };
         let cost = if sender.is_some() { 2 } else { 1 };
         let mut budget = MAX_DERIVATIONS;
-        let (mut failure, mut unprompted) = (None, None);
+        let (mut failure, mut not_allowed) = (None, None);
         for kid in jwe.recipient_kids() {
             let Some(own) = self.me.key(kid, Relationship::KeyAgreement) else { continue };
             if budget < cost {
                 break;
             }
             if !self.may_prompt(jwe, own) {
-                unprompted = Some(Error::UnknownSender { kid: kid.to_owned() });
+                not_allowed = Some(Error::PromptNotAllowed { kid: kid.to_owned() });
                 continue;
             }
             match jwe.decrypt(kid, &own.key, sender, self.me.secrets(), &cx).await {
@@ -224,9 +224,9 @@ impl Unpacker<'_> {
                 }
             }
         }
-        Err(match (failure, unprompted) {
+        Err(match (failure, not_allowed) {
             (Some(failure), _) => failure.into(),
-            (None, Some(unprompted)) => unprompted,
+            (None, Some(not_allowed)) => not_allowed,
             (None, None) => JoseError::NoRecipient.into(),
         })
     }
@@ -235,7 +235,7 @@ impl Unpacker<'_> {
     /// [`UnpackOptions::prompt_for`].
     fn may_prompt(&self, jwe: &Jwe, own: &OwnKey) -> bool {
         let Some(known) = &self.options.prompt_for else { return true };
-        let prompts = self.me.held(&own.key).is_some_and(|held| held.asks_pin || held.asks_touch);
+        let prompts = self.me.held_key(&own.key).is_some_and(|held| held.asks_pin || held.asks_touch);
         let sender = jwe.sender_kid().and_then(did_of);
         !prompts || sender.is_some_and(|sender| known.iter().any(|known| same_did(known, sender)))
     }
@@ -253,7 +253,7 @@ impl Unpacker<'_> {
         self.check_nesting("signed", evidence)?;
         // `kid` may be unprotected. It must be a key of `from` before anything is resolved: otherwise any relay could make
         // us send a request to a server of its choice (v2.1 "Message Signing"; affinidi-messaging 0.15.8).
-        let claimed = jose::json_object("payload", jws.unverified_payload())?;
+        let claimed = jose::parse_json_object("payload", jws.unverified_payload())?;
         // A signature is the innermost layer. Another envelope inside it would have no `from` to check.
         for (member, inner) in [("ciphertext", "encrypted"), ("payload", "signed")] {
             if claimed.contains_key(member) {

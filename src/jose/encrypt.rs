@@ -8,7 +8,10 @@ use super::{
     jwe::{KeyAgreement, apv_of},
 };
 use crate::{
-    crypto::{Cek, ContentEncryption, EncryptedKey, EphemeralKey, KdfInfo, Sealed, SharedSecret, concat_kdf, wrap_key},
+    crypto::{
+        Cek, ContentEncryption, EncryptedContent, EncryptedKey, EphemeralKey, KdfInfo, SharedSecret, concat_kdf,
+        wrap_key,
+    },
     keys::PublicKey,
     secrets::{Context, Secrets, WrapRequest},
 };
@@ -30,8 +33,8 @@ pub fn anoncrypt(plaintext: &[u8], enc: ContentEncryption, recipients: &[Recipie
     let draft = MessageDraft::new(enc, None, recipients)?;
     let info = KdfInfo { apu: &[], apv: &draft.apv, tag: None };
     let keys = draft.ze.iter().map(|ze| wrap_key(&concat_kdf(&[ze], &info), &draft.cek)).collect();
-    let sealed = draft.seal(plaintext);
-    Ok(draft.serialize(recipients, keys, &sealed))
+    let content = draft.encrypt(plaintext);
+    Ok(draft.serialize(recipients, keys, &content))
 }
 
 /// Encrypts to the recipients with ECDH-1PU+A256KW and A256CBC-HS512. `sender` is our public key, and `skid` its DID URL.
@@ -50,16 +53,16 @@ pub async fn authcrypt(
     cx: &Context,
 ) -> Result<String, JoseError> {
     let mut draft = MessageDraft::new(ContentEncryption::A256CbcHs512, Some(skid), recipients)?;
-    let sealed = draft.seal(plaintext);
+    let content = draft.encrypt(plaintext);
     let request = WrapRequest {
         cek: draft.cek.clone(),
         apu: skid.as_bytes().to_vec(),
         apv: draft.apv.clone(),
-        tag: sealed.tag.clone(),
+        tag: content.tag.clone(),
         recipients: recipients.iter().map(|to| to.key.clone()).zip(std::mem::take(&mut draft.ze)).collect(),
     };
     let keys = secrets.wrap_cek(sender, &request, &cx.for_kid(skid)).await?;
-    Ok(draft.serialize(recipients, keys, &sealed))
+    Ok(draft.serialize(recipients, keys, &content))
 }
 
 /// A message before its content is encrypted.
@@ -103,22 +106,22 @@ impl MessageDraft {
         Ok(Self { enc, protected: b64::encode(header.to_string()), apv, cek: Cek::generate(enc), ze: ze? })
     }
 
-    fn seal(&self, plaintext: &[u8]) -> Sealed {
+    fn encrypt(&self, plaintext: &[u8]) -> EncryptedContent {
         self.enc.seal(&self.cek, self.protected.as_bytes(), plaintext)
     }
 
-    fn serialize(&self, recipients: &[Recipient<'_>], keys: Vec<EncryptedKey>, sealed: &Sealed) -> String {
+    fn serialize(&self, recipients: &[Recipient<'_>], keys: Vec<EncryptedKey>, content: &EncryptedContent) -> String {
         let recipients: Vec<Value> = recipients
             .iter()
             .zip(keys)
             .map(|(to, key)| json!({"header": {"kid": to.kid}, "encrypted_key": b64::encode(key)}))
             .collect();
         json!({
-            "ciphertext": b64::encode(&sealed.ciphertext),
+            "ciphertext": b64::encode(&content.ciphertext),
             "protected": self.protected,
             "recipients": recipients,
-            "tag": b64::encode(&sealed.tag),
-            "iv": b64::encode(&sealed.iv),
+            "tag": b64::encode(&content.tag),
+            "iv": b64::encode(&content.iv),
         })
         .to_string()
     }

@@ -24,7 +24,7 @@ impl Envelope {
         if message.len() > limits.bytes {
             return Err(JoseError::TooLarge { size: message.len(), limit: limits.bytes });
         }
-        let map = json::object("message", message)?;
+        let map = json::parse_object("message", message)?;
         let has = |name| map.contains_key(name);
         if has("ciphertext") {
             Ok(Self::Encrypted(Box::new(Jwe::from_object(map, limits)?)))

@@ -1,4 +1,4 @@
-//! What is wrong with an envelope. Every error but the last two is the peer's fault.
+//! What is wrong with an envelope. In a received envelope every error but [`JoseError::Secrets`] is the peer's fault.
 
 use crate::{
     crypto::{CheckFailed, ContentEncryption},

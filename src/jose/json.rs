@@ -12,7 +12,7 @@ use serde_json::{Map, Value, map::Entry};
 use super::error::{JoseError, quoted};
 
 /// Parses a JSON object. `name` names the object in the error. `serde_json` refuses more than 128 levels of nesting.
-pub(crate) fn object(name: &'static str, bytes: &[u8]) -> Result<Map<String, Value>, JoseError> {
+pub(crate) fn parse_object(name: &'static str, bytes: &[u8]) -> Result<Map<String, Value>, JoseError> {
     match serde_json::from_slice(bytes) {
         Ok(Strict(Value::Object(map))) => Ok(map),
         Ok(_) => Err(JoseError::Json { name, reason: "it is not an object".to_owned() }),
@@ -103,13 +103,13 @@ mod tests {
 
     #[test]
     fn duplicates_are_refused_at_every_depth() {
-        assert!(object("it", br#"{"a":{"b":[{"c":1,"d":2.5,"e":null,"f":true,"g":-1}]}}"#).is_ok());
+        assert!(parse_object("value", br#"{"a":{"b":[{"c":1,"d":2.5,"e":null,"f":true,"g":-1}]}}"#).is_ok());
         for bad in [r#"{"a":1,"a":1}"#, r#"{"a":{"b":1,"b":2}}"#, r#"{"a":[{"b":1,"b":2}]}"#, r#"{"a":1,"\u0061":1}"#] {
-            let error = object("it", bad.as_bytes()).unwrap_err();
+            let error = parse_object("value", bad.as_bytes()).unwrap_err();
             assert!(error.to_string().contains("is given twice"), "{bad}: {error}");
         }
         for bad in ["", "[]", "{", "{}x", "\"a\""] {
-            assert!(object("it", bad.as_bytes()).is_err());
+            assert!(parse_object("value", bad.as_bytes()).is_err());
         }
     }
 }

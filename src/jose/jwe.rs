@@ -130,7 +130,7 @@ impl Jwe {
 
     pub(super) fn from_object(mut map: Map<String, Value>, limits: &Limits) -> Result<Self, JoseError> {
         let protected = json::take_string(&mut map, "protected")?.ok_or(JoseError::Missing("protected"))?;
-        let mut header = json::object("protected header", &b64::decode("protected", &protected)?)?;
+        let mut header = json::parse_object("protected header", &b64::decode("protected", &protected)?)?;
         if map.contains_key("aad") {
             // DIDComm has no `aad`. Ignoring it would hide something from the receiver.
             return Err(JoseError::RefusedParameter("aad".to_owned()));

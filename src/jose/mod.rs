@@ -26,5 +26,5 @@ pub use jwt::Jwt;
 pub use limits::Limits;
 
 pub(crate) use error::quoted;
-pub(crate) use json::object as json_object;
+pub(crate) use json::parse_object as parse_json_object;
 pub(crate) use jws::general_json;

@@ -30,7 +30,7 @@ pub fn classify(error: &Error) -> UnpackFailure {
         // A document names a key of ours that no token has shown yet.
         Error::NotForUs(_) | Error::KeyNotHeld(_) | Error::NoReadyKey { .. } => UnpackFailure::TokenUnavailable,
         // The message is opened once there is a connection with its sender, or an open invitation.
-        Error::UnknownSender { .. } => UnpackFailure::TokenUnavailable,
+        Error::PromptNotAllowed { .. } => UnpackFailure::TokenUnavailable,
         Error::Resolve(ResolveError::Unavailable { .. } | ResolveError::LongFormUnknown(_)) => {
             UnpackFailure::SenderUnresolved
         }

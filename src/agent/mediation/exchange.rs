@@ -102,7 +102,7 @@ impl<'a> Exchange<'a> {
         let own_document = own_dids.document(&self.own_did);
         let is_own = |kid: &str| {
             let did = own_dids.recipient(kid).map(|(did, _)| did);
-            did.is_some_and(|did| own_document.as_ref().is_some_and(|document| document.names(&did)))
+            did.is_some_and(|did| own_document.as_ref().is_some_and(|document| document.is_about(&did)))
         };
         let Some(text) = std::str::from_utf8(frame).ok().filter(|_| jwe.recipient_kids().any(is_own)) else {
             return Ok(None);
@@ -118,7 +118,7 @@ impl<'a> Exchange<'a> {
         let message = match Message::unpack(text, &self.parts.resolver, &identities, &options).await {
             Ok((message, provenance)) if provenance.authenticated => message,
             // A message for another DID of ours, or from an unknown sender, is for the inbox.
-            Ok(_) | Err(Error::NotForUs(_) | Error::UnknownSender { .. }) => return Ok(None),
+            Ok(_) | Err(Error::NotForUs(_) | Error::PromptNotAllowed { .. }) => return Ok(None),
             // The mediator keeps the message, since it was not acknowledged.
             Err(error) if classify(&error) == UnpackFailure::TokenUnavailable => {
                 return Err(MediationError::TokenUnavailable(error.to_string()));

@@ -72,7 +72,7 @@ impl Mediation {
         if store.list::<Mediator>("", MAX_MEDIATORS).await?.len() >= MAX_MEDIATORS {
             return Err(MediationError::InvalidRequest(format!("there are {MAX_MEDIATORS} mediators already")));
         }
-        if document.names(did) {
+        if document.is_about(did) {
             return Err(MediationError::InvalidRequest("a DID of ours cannot be our mediator".to_owned()));
         }
         let versions = (CoordinationVersion::V3, PickupVersion::V3);

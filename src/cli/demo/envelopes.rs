@@ -292,7 +292,7 @@ fn show_operations(page: &Page<'_>, agent: &Agent, operations: &[Operation]) -> 
 
 fn custody_of(agent: &Agent, operation: &Operation) -> Option<Custody> {
     let agrees = operation.kind != OperationKind::Sign;
-    agent.identities.held(&operation.key).filter(|_| agrees).and_then(|held| held.custody)
+    agent.identities.held_key(&operation.key).filter(|_| agrees).and_then(|held| held.custody)
 }
 
 fn operations_json(agent: &Agent, operations: &[Operation]) -> Value {

@@ -120,10 +120,10 @@ impl Args {
                 return Err(Failure::usage("bad-arguments", message).hint("name it with --update-key"));
             }
         };
-        let keys = KeyChanges { update: update_key.as_ref(), next: next_key.as_ref() };
-        let draft = log.next(&document, keys, SystemTime::now());
+        let keys = KeyChanges { update_key: update_key.as_ref(), next_key: next_key.as_ref() };
+        let draft = log.draft_next(&document, keys, SystemTime::now());
         let line = webvh::sign_entry(draft, |what| sign_with_first_held(config, signers, what))?;
-        let log = log.with(&line)?;
+        let log = log.with_entry(&line)?;
         state.add_log(&log)?;
         Ok(ChangedDid { document, version: Some(log.version().to_owned()) })
     }

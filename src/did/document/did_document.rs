@@ -30,11 +30,11 @@ impl Document {
     ///
     /// # Errors
     /// [`DocumentError::WrongId`] if it is the document of another DID.
-    pub fn of(self, did: &str) -> Result<Self, DocumentError> {
+    pub fn require_id(self, did: &str) -> Result<Self, DocumentError> {
         if self.id == did {
             return Ok(self);
         }
-        Err(DocumentError::WrongId { asked: shortened(did), found: shortened(&self.id) })
+        Err(DocumentError::WrongId { requested: shortened(did), found: shortened(&self.id) })
     }
 
     /// The DID of the document.
@@ -42,7 +42,7 @@ impl Document {
         &self.id
     }
 
-    /// Other names that the document claims for its subject, without proof. See [`names`](Self::names).
+    /// Other names that the document claims for its subject, without proof. See [`is_about`](Self::is_about).
     pub fn also_known_as(&self) -> &[String] {
         &self.also_known_as
     }
@@ -95,7 +95,7 @@ impl Document {
         let own = |method: &&VerificationMethod| {
             method.id.strip_prefix(&self.id).and_then(|rest| rest.strip_prefix('#')) == Some(fragment)
         };
-        self.names(did).then(|| self.methods(relationship).find(own))?
+        self.is_about(did).then(|| self.methods(relationship).find(own))?
     }
 
     /// The services, in the order of the document.
@@ -112,7 +112,7 @@ impl Document {
     /// Whether `did` is the subject of this document: equal to `id`, or the other form of the same `did:peer:4`.
     ///
     /// `alsoKnownAs` is *not* trusted: a document may claim any name there.
-    pub fn names(&self, did: &str) -> bool {
+    pub fn is_about(&self, did: &str) -> bool {
         self.id == did || short_form(did).is_some_and(|short| short_form(&self.id) == Some(short))
     }
 }

@@ -39,10 +39,10 @@ pub enum DocumentError {
         expected: &'static str,
     },
     /// The `id` of the document is not the requested DID.
-    #[error("the document is about {found:?}, not about {asked:?}")]
+    #[error("the document is about {found:?}, not about {requested:?}")]
     WrongId {
         /// The requested DID.
-        asked: String,
+        requested: String,
         /// The document's `id`.
         found: String,
     },

@@ -1,4 +1,4 @@
-//! DID documents (DID Core 1.0 section 5): those of peers, and our own.
+//! DID documents (DID Core 1.0 section 5): reads the documents of peers, and builds our own.
 
 mod build;
 mod did_document;

@@ -1,5 +1,6 @@
-//! Decodes long texts in base58btc. Every decoder takes quadratic time. This one handles ten digits and eight bytes in a
-//! step; `bs58`, which decodes keys, handles one of each, and takes some tens of milliseconds for the longest DID.
+//! Decodes long texts in base58btc. Every decoder takes quadratic time. This decoder handles ten digits and eight bytes in
+//! each step. `bs58`, which decodes keys, handles one digit and one byte, and takes some tens of milliseconds for the
+//! longest DID.
 
 const ALPHABET: &[u8; 58] = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
 
@@ -51,7 +52,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn as_bs58_does(bytes in prop::collection::vec(any::<u8>(), 0..300), text in "[1-9A-Za-z]{0,60}") {
+        fn decodes_like_bs58(bytes in prop::collection::vec(any::<u8>(), 0..300), text in "[1-9A-Za-z]{0,60}") {
             let encoded = bs58::encode(&bytes).into_string();
             prop_assert_eq!(decode(&encoded), (bytes.first() != Some(&0)).then_some(bytes));
             let known = bs58::decode(&text).into_vec().ok().filter(|_| !text.starts_with('1'));

@@ -1,4 +1,4 @@
-//! Forms of a did:peer: the short form of numalgo 4, and the key ids of older libraries.
+//! The short form of a did:peer:4, and which DIDs have the key ids of older libraries.
 
 use sha2::{Digest, Sha256};
 

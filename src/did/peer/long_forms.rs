@@ -11,8 +11,8 @@ use quick_cache::{Weighter, sync::Cache};
 
 use super::{forms::short_form, length::MAX_LENGTH};
 
-/// Stores the long forms of `did:peer:4` that were seen. The resolver checks the hash of each returned long form again, so an
-/// implementation need not be trusted.
+/// Stores the long forms of `did:peer:4` that were seen. The resolver checks the hash of each returned long form again, so
+/// an implementation need not be trusted.
 pub trait LongForms: Send + Sync {
     /// Stores a long form whose hash was checked. This does not fail: an implementation logs errors.
     fn remember(&self, long: &str);

@@ -46,7 +46,7 @@ impl<F: Fetch> Resolver for WebResolver<F> {
         let url = url(did).map_err(|source: WebError| ResolveError::Web { did: shortened(did), source })?;
         let body = fetch_body(&self.fetch, did, &url, ACCEPT, MAX_BYTES).await?;
         let wrong = |source: DocumentError| ResolveError::document(did, source);
-        let document = Document::from_json(&body).and_then(|document| document.of(did)).map_err(wrong)?;
+        let document = Document::from_json(&body).and_then(|document| document.require_id(did)).map_err(wrong)?;
         Ok(Arc::new(document))
     }
 }

@@ -11,7 +11,7 @@ pub enum WebvhError {
     Scid,
     /// The host, port or path of the DID is invalid.
     #[error(transparent)]
-    Place(WebError),
+    Location(WebError),
     /// The log has no entry.
     #[error("its log is empty")]
     Empty,
@@ -38,7 +38,7 @@ pub enum WebvhError {
     WitnessFile,
     /// The log has the SCID of this DID, but never was the log of this DID. Holds the DID of the log.
     #[error("its log belongs to {0:?}")]
-    Another(String),
+    WrongDid(String),
     /// The controller has deactivated the DID.
     #[error("its controller has deactivated it")]
     Deactivated,

@@ -33,7 +33,7 @@ impl<'a> Location<'a> {
         if scid.len() != 46 || !scid.bytes().all(is_base58) {
             return Err(WebvhError::Scid);
         }
-        Ok(Self { scid, folder_url: folder_url(host_and_path).map_err(WebvhError::Place)? })
+        Ok(Self { scid, folder_url: folder_url(host_and_path).map_err(WebvhError::Location)? })
     }
 
     pub fn log_url(&self) -> String {

@@ -20,9 +20,10 @@ use crate::{
     did::url::is_did,
 };
 
-/// How far the clock of a controller may be ahead of ours, by the specification.
+/// How far the clock of a controller may be ahead of this machine's clock, by the specification.
 const MAX_CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
-/// The longest accepted entry in bytes: the longest document and the other members. Parsed, it takes many times as much.
+/// The longest accepted entry in bytes: the longest document and the other members. A parsed entry takes many times as much
+/// memory.
 const MAX_ENTRY_BYTES: usize = 128 * 1024;
 /// The most proofs of an entry. One is enough.
 const MAX_PROOFS: usize = 10;
@@ -125,7 +126,8 @@ impl<'a> Log<'a> {
         Ok(())
     }
 
-    /// Checks the `id` of the document. It has the SCID, and only a portable DID may change it ("DID Portability").
+    /// Checks the `id` of the document, and returns it. The `id` must contain the SCID. Only a portable DID may change its
+    /// `id` ("DID Portability").
     fn id(&self, state: &Value) -> Result<String, EntryFault> {
         let id = state.get("id").and_then(Value::as_str).ok_or(EntryFault::Member("state"))?;
         if !is_did(id) || !Location::of(id).is_ok_and(|location| location.scid == self.scid) {
@@ -155,7 +157,7 @@ impl<'a> Log<'a> {
     pub fn state(self, did: &str) -> Result<Value, WebvhError> {
         match self.ids.last() {
             None => Err(WebvhError::Empty),
-            Some(id) if !self.ids.iter().any(|id| id == did) => Err(WebvhError::Another(id.clone())),
+            Some(id) if !self.ids.iter().any(|id| id == did) => Err(WebvhError::WrongDid(id.clone())),
             Some(_) if self.parameters.deactivated => Err(WebvhError::Deactivated),
             Some(_) => Ok(self.state),
         }

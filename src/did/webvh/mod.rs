@@ -11,7 +11,7 @@ mod hash;
 mod lines;
 mod location;
 mod log;
-mod own;
+mod own_log;
 mod parameters;
 mod proof;
 mod resolver;
@@ -19,5 +19,5 @@ mod witness;
 
 pub use error::{EntryFault, ParameterFault, ProofFault, WebvhError};
 pub use location::{path, url};
-pub use own::{EntryDraft, KeyChanges, OwnLog};
+pub use own_log::{EntryDraft, KeyChanges, OwnLog};
 pub use resolver::WebvhResolver;

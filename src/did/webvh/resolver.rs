@@ -79,6 +79,6 @@ impl<F: Fetch> Resolver for WebvhResolver<F> {
         let state =
             self.log(did).await?.state(did).map_err(|source| ResolveError::Webvh { did: shortened(did), source })?;
         let wrong = |source: DocumentError| ResolveError::document(did, source);
-        Ok(Arc::new(Document::from_value(state).and_then(|document| document.of(did)).map_err(wrong)?))
+        Ok(Arc::new(Document::from_value(state).and_then(|document| document.require_id(did)).map_err(wrong)?))
     }
 }

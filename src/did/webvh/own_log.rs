@@ -1,4 +1,4 @@
-//! Logs of our own DIDs ("Create (Register)", "Update (Rotate)"). Every change is verified before it is kept.
+//! Logs of our own DIDs ("Create (Register)", "Update (Rotate)"). Every new entry is verified before it is added.
 
 use std::time::{Duration, SystemTime};
 
@@ -22,7 +22,7 @@ pub struct OwnLog {
     text: String,
     document: Document,
     update_keys: Vec<PublicKey>,
-    committed: Vec<String>,
+    next_key_hashes: Vec<String>,
     version: String,
     created: SystemTime,
     updated: SystemTime,
@@ -33,9 +33,9 @@ pub struct OwnLog {
 pub struct KeyChanges<'a> {
     /// The key that signs the following entries. With pre-rotation it must be a key to which the previous entry has
     /// committed, and it signs this entry already.
-    pub update: Option<&'a PublicKey>,
+    pub update_key: Option<&'a PublicKey>,
     /// The key to commit to as the next one. `Some` begins or continues pre-rotation, `None` ends it.
-    pub next: Option<&'a PublicKey>,
+    pub next_key: Option<&'a PublicKey>,
 }
 
 /// An entry without a signature.
@@ -61,11 +61,11 @@ impl OwnLog {
         let (Some(created), Some((version, _))) = (created, log.versions.last().cloned()) else {
             return Err(wrong(WebvhError::Empty));
         };
-        let (updated, committed) = (log.time, log.parameters.next_key_hashes.clone());
+        let (updated, next_key_hashes) = (log.time, log.parameters.next_key_hashes.clone());
         let state = log.state(did).map_err(wrong)?;
-        let document = Document::from_value(state).and_then(|document| document.of(did));
+        let document = Document::from_value(state).and_then(|document| document.require_id(did));
         let document = document.map_err(|source| ResolveError::document(did, source))?;
-        Ok(Self { text, document, update_keys, committed, version, created, updated })
+        Ok(Self { text, document, update_keys, next_key_hashes, version, created, updated })
     }
 
     /// The newest document.
@@ -85,12 +85,12 @@ impl OwnLog {
 
     /// Whether the next entry must name a committed key and be signed by it.
     pub fn is_pre_rotated(&self) -> bool {
-        !self.committed.is_empty()
+        !self.next_key_hashes.is_empty()
     }
 
     /// Whether the log has committed to this key as the next one.
     pub fn has_committed_to(&self, key: &PublicKey) -> bool {
-        self.committed.contains(&hash(&key.to_multikey()))
+        self.next_key_hashes.contains(&hash(&key.to_multikey()))
     }
 
     /// The id of the newest version.
@@ -109,18 +109,18 @@ impl OwnLog {
         entries.map(|mut entry| entry["state"].take())
     }
 
-    /// Drafts the next entry, with this document and perhaps new keys.
-    pub fn next(&self, document: &Document, keys: KeyChanges<'_>, now: SystemTime) -> EntryDraft {
+    /// Drafts the next entry with this document, and with changes to the keys if `keys` has any.
+    pub fn draft_next(&self, document: &Document, keys: KeyChanges<'_>, now: SystemTime) -> EntryDraft {
         let mut parameters = Map::new();
-        if let Some(key) = keys.update {
+        if let Some(key) = keys.update_key {
             parameters.insert("updateKeys".to_owned(), json!([key.to_multikey()]));
         }
         // While there is a commitment, each entry has to name the next one.
-        if keys.next.is_some() || self.is_pre_rotated() {
-            let hashes: Vec<String> = keys.next.iter().map(|key| hash(&key.to_multikey())).collect();
+        if keys.next_key.is_some() || self.is_pre_rotated() {
+            let hashes: Vec<String> = keys.next_key.iter().map(|key| hash(&key.to_multikey())).collect();
             parameters.insert("nextKeyHashes".to_owned(), json!(hashes));
         }
-        // Each time is later than the previous one, also in whole seconds.
+        // The time must be later than that of the previous entry, also in whole seconds.
         let time = now.max(self.updated + Duration::from_secs(1));
         let number = 1 + lines(self.text.as_bytes()).count();
         EntryDraft(with_version_id(
@@ -138,7 +138,7 @@ impl OwnLog {
     ///
     /// # Errors
     /// If the new log is invalid.
-    pub fn with(&self, line: &str) -> Result<Self, ResolveError> {
+    pub fn with_entry(&self, line: &str) -> Result<Self, ResolveError> {
         Self::read(format!("{}{line}\n", self.text))
     }
 }
@@ -146,7 +146,12 @@ impl OwnLog {
 impl EntryDraft {
     /// Drafts the first entry of a DID. `location` is its host and path, such as `example.com%3A8443:a:b`. `update_key` may
     /// change the DID. `document` returns the document for a DID with a placeholder as SCID.
-    pub fn first(location: &str, update_key: &PublicKey, document: impl FnOnce(&str) -> Value, now: SystemTime) -> Self {
+    pub fn first(
+        location: &str,
+        update_key: &PublicKey,
+        document: impl FnOnce(&str) -> Value,
+        now: SystemTime,
+    ) -> Self {
         let entry = json!({
             "versionId": PLACEHOLDER,
             "versionTime": rfc3339(now),
