@@ -159,17 +159,17 @@ fn insecure_api_and_webhook_settings_are_refused_at_start() {
     ];
     for (config, message) in refused {
         home.configure(&softhsm_module().unwrap(), &config);
-        let ran = home.run("--json serve --check");
-        assert_eq!(ran.error(2), "bad-config", "{config}");
-        assert!(ran.stderr().contains(message), "{config}\n{}", ran.stderr());
-        assert!(!ran.stderr().contains(TOKEN) && !ran.stderr().contains("word"), "{}", ran.stderr());
+        let output = home.run("--json serve --check");
+        assert_eq!(output.error(2), "bad-config", "{config}");
+        assert!(output.stderr().contains(message), "{config}\n{}", output.stderr());
+        assert!(!output.stderr().contains(TOKEN) && !output.stderr().contains("word"), "{}", output.stderr());
     }
     for good in
         [on("127.0.0.1:0", "good"), on("[::1]:0", "good"), hook("https://example.org/", "secret_file = \"good\"")]
     {
         home.configure(&softhsm_module().unwrap(), &good);
-        let ran = home.run("--json serve --check");
+        let output = home.run("--json serve --check");
         // The machine may have no IPv6.
-        assert!(ran.status() == 0 || good.contains("::1"), "{good}\n{}", ran.stderr());
+        assert!(output.status() == 0 || good.contains("::1"), "{good}\n{}", output.stderr());
     }
 }

@@ -79,7 +79,7 @@ fn clock_changes_delay_and_lose_no_message() {
     // The clock is set back by a day: nothing waits until tomorrow.
     clock.set(0);
     daemon.reconnect_token();
-    let back = Endpoint::on(TcpListener::bind(("127.0.0.1", port)).unwrap(), |_| accepted());
+    let back = Endpoint::with_listener(TcpListener::bind(("127.0.0.1", port)).unwrap(), |_| accepted());
     daemon.wait_until("all messages are opened", |daemon| daemon.unread_texts().len() == 11);
     daemon.wait_until("the message is sent", |daemon| daemon.outbox_message(&id)["state"] == "sent");
     assert_eq!(back.messages().len(), 1);
@@ -125,7 +125,7 @@ fn messages_wait_an_hour_for_a_peer_or_expire() {
     }
     assert!(ids.iter().all(|id| daemon.outbox_message(id)["state"] == "waiting"));
     daemon.wait_until("the message expired", |daemon| daemon.outbox_message(&soon)["state"] == "expired");
-    let back = Endpoint::on(TcpListener::bind(("127.0.0.1", port)).unwrap(), |_| accepted());
+    let back = Endpoint::with_listener(TcpListener::bind(("127.0.0.1", port)).unwrap(), |_| accepted());
     daemon.wait_until("all messages are sent", |daemon| {
         ids.iter().all(|id| daemon.outbox_message(id)["state"] == "sent")
     });

@@ -62,9 +62,9 @@ fn a_slow_websocket_message_closes_the_connection() {
     quiet.pong().unwrap();
     daemon.wait_until("the connection is closed", |_| {
         let _ = slow.pong();
-        slow.closes_within(Duration::from_millis(100)) == Some(Some(CloseCode::Policy))
+        slow.close_code_within(Duration::from_millis(100)) == Some(Some(CloseCode::Policy))
     });
-    assert_eq!(quiet.closes_within(Duration::from_secs(2)), None);
+    assert_eq!(quiet.close_code_within(Duration::from_secs(2)), None);
     let peer = Peer::new("peer");
     quiet.send(&peer.pack_text(&daemon.did, "hello")).unwrap();
     daemon.wait_until("the idle connection is served", |daemon| daemon.unread_texts() == ["hello"]);

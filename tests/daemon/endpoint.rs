@@ -33,7 +33,7 @@ pub struct RecordedRequest {
 
 impl Endpoint {
     pub fn new(respond: impl Fn(&RecordedRequest) -> Response + Send + Sync + 'static) -> Self {
-        Self::on(TcpListener::bind("127.0.0.1:0").unwrap(), respond)
+        Self::with_listener(TcpListener::bind("127.0.0.1:0").unwrap(), respond)
     }
 
     /// Answers each request with 202.
@@ -41,7 +41,10 @@ impl Endpoint {
         Self::new(|_| accepted())
     }
 
-    pub fn on(listener: TcpListener, respond: impl Fn(&RecordedRequest) -> Response + Send + Sync + 'static) -> Self {
+    pub fn with_listener(
+        listener: TcpListener,
+        respond: impl Fn(&RecordedRequest) -> Response + Send + Sync + 'static,
+    ) -> Self {
         let port = listener.local_addr().unwrap().port();
         let endpoint = Self {
             port,

@@ -73,9 +73,9 @@ fn init_prints_next_steps_and_warns_of_keys_in_files() {
         return;
     }
     let home = Home::new();
-    let ran = home.run("init there");
-    ran.success();
-    let stderr = ran.stderr();
+    let output = home.run("init there");
+    output.success();
+    let stderr = output.stderr();
     for words in [
         "the private keys are in files, under there/state/softhsm",
         "SoftHSM is not hardware",
@@ -138,11 +138,11 @@ fn init_uses_an_existing_token() {
     fs::create_dir(home.path().join("agent")).unwrap();
     fs::copy(home.path().join("user.pin"), home.path().join("agent/pin")).unwrap();
     let uri = format!("pkcs11:token=soft?module-path={}&pin-source=file:pin", module.display());
-    let ran = home.run(&format!("init agent --token-uri {uri} --public-url https://agent.example.org/"));
-    assert!(ran.success().starts_with("did:peer:2."));
-    assert!(!ran.stderr().contains("SoftHSM") && !ran.stderr().contains("--public-url"), "{}", ran.stderr());
+    let output = home.run(&format!("init agent --token-uri {uri} --public-url https://agent.example.org/"));
+    assert!(output.success().starts_with("did:peer:2."));
+    assert!(!output.stderr().contains("SoftHSM") && !output.stderr().contains("--public-url"), "{}", output.stderr());
     assert!(!home.path().join("agent/state/softhsm").exists());
-    let document = home.run(&format!("did resolve {}", ran.stdout().trim())).json();
+    let document = home.run(&format!("did resolve {}", output.stdout().trim())).json();
     let endpoint = document["service"][0]["serviceEndpoint"].to_string();
     assert!(endpoint.contains("\"https://agent.example.org\""), "{document}");
 }

@@ -98,7 +98,7 @@ fn unfinished_websocket_messages_are_limited_in_memory() {
         .collect();
     // An address may have 16 MiB in progress. Further WebSockets are closed with 1013, unless the connection breaks
     // before.
-    let closed = sockets.iter_mut().filter_map(|socket| socket.closes_within(Duration::from_millis(500)));
+    let closed = sockets.iter_mut().filter_map(|socket| socket.close_code_within(Duration::from_millis(500)));
     let codes: Vec<_> = closed.collect();
     assert!(codes.len() >= 7, "{codes:?}");
     assert!(codes.iter().all(|code| code.is_none_or(|code| code == CloseCode::Again)), "{codes:?}");

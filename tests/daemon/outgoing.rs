@@ -36,7 +36,7 @@ fn an_unreachable_peer_does_not_delay_others() {
     daemon.wait_until("the other peer has its messages", |_| live.messages().len() == 10);
     assert!(ids.iter().all(|id| daemon.outbox_message(id)["state"] == "waiting"));
     // The peer is back, and gets each message once.
-    let back = Endpoint::on(TcpListener::bind(("127.0.0.1", port)).unwrap(), |_| accepted());
+    let back = Endpoint::with_listener(TcpListener::bind(("127.0.0.1", port)).unwrap(), |_| accepted());
     daemon.wait_until("all messages are sent", |daemon| {
         ids.iter().all(|id| daemon.outbox_message(id)["state"] == "sent")
     });
@@ -86,7 +86,7 @@ fn only_status_307_is_followed() {
     assert_eq!(target.requests()[0].path, "/there");
     // A circle of redirects ends.
     let port = free_port();
-    let circular = Endpoint::on(TcpListener::bind(("127.0.0.1", port)).unwrap(), move |_| {
+    let circular = Endpoint::with_listener(TcpListener::bind(("127.0.0.1", port)).unwrap(), move |_| {
         (307, format!("location: http://127.0.0.1:{port}/\r\n"), String::new())
     });
     let id = daemon.send_text(Peer::with_endpoint("round", &circular.uri()).did(), "round and round").unwrap();

@@ -26,7 +26,7 @@ pub const AGREE: [&str; 2] = ["key-1", "key-2"];
 pub const SIGN: [&str; 2] = ["key-3", "key-4"];
 
 /// Runs a future of the library to its end.
-pub fn wait<T>(future: impl Future<Output = T>) -> T {
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| Runtime::new().unwrap()).block_on(future)
 }
@@ -59,7 +59,7 @@ impl Peer {
         let keys: Vec<_> = keys.chain(sign.iter().map(|key| (Relationship::Authentication, key.clone()))).collect();
         let services: Vec<Service> = uri.map(|uri| Service::didcomm(uri, [])).into_iter().collect();
         let document = create_2(&keys, &services).unwrap();
-        let identities = wait(identities(&token, [document.clone()]));
+        let identities = block_on(identities(&token, [document.clone()]));
         Self { person: Person { did: document.id().to_owned(), document, token, identities, agree, sign } }
     }
 
@@ -89,7 +89,7 @@ impl Peer {
         let to = message.to.as_ref().unwrap()[0].clone();
         let (resolver, me) = (LocalResolver::new(), &self.person.identities);
         let packing = message.encrypt_to(&to).from(self.did()).forward(false);
-        wait(packing.pack(&resolver, me)).expect("the message is packed").0
+        block_on(packing.pack(&resolver, me)).expect("the message is packed").0
     }
 
     /// A new message of the type [`SAY`], packed with authcrypt.
@@ -100,7 +100,7 @@ impl Peer {
     /// Unpacks a message. Panics if it is invalid.
     pub fn open(&self, packed: &str) -> (Message, Provenance) {
         let options = UnpackOptions::default();
-        wait(Message::unpack(packed, &LocalResolver::new(), &self.person.identities, &options))
+        block_on(Message::unpack(packed, &LocalResolver::new(), &self.person.identities, &options))
             .expect("the message opens")
     }
 
@@ -118,7 +118,7 @@ impl Peer {
 
 /// The key agreement keys of a did:peer or did:key, with their ids.
 pub fn keys_of(did: &str) -> Vec<(String, PublicKey)> {
-    let document = wait(LocalResolver::new().resolve(did)).expect("a did:peer or a did:key");
+    let document = block_on(LocalResolver::new().resolve(did)).expect("a did:peer or a did:key");
     let methods = document.methods(Relationship::KeyAgreement);
     methods.map(|method| (method.id.clone(), method.key.clone().unwrap())).collect()
 }

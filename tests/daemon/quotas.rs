@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use crate::{
     api_client::ApiClient,
     daemon::{Daemon, TIMEOUT},
-    peer::{AGREE, Peer, wait},
+    peer::{AGREE, Peer, block_on},
     support::forge::Jwe,
     websocket_client::WebSocketClient,
 };
@@ -42,7 +42,7 @@ fn acknowledge(daemon: &Daemon, all_but: usize) {
 /// Packs with a second layer, so that the envelope does not name the sender.
 fn pack_with_hidden_sender(peer: &Peer, to: &str, message: &Message) -> String {
     let packing = message.encrypt_to(to).from(peer.did()).forward(false).protect_sender(true);
-    wait(packing.pack(&LocalResolver::new(), &peer.person.identities)).expect("the message is packed").0
+    block_on(packing.pack(&LocalResolver::new(), &peer.person.identities)).expect("the message is packed").0
 }
 
 #[test]

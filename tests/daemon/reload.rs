@@ -114,7 +114,7 @@ fn the_webhook_url_and_secret_are_reloaded() {
     change_and_reload(&agent, &format!("http://127.0.0.1:{old}/old"), "http://app.example.org/");
     wait_for_log_line(&agent, before, &["configuration not reloaded", "in clear text"]);
 
-    let hook = WebhookServer::on(port, &[]);
+    let hook = WebhookServer::listen(port, &[]);
     write_with_mode(&agent.home, "hook.secret", &format!("{SECRET}\n"), 0o600);
     change_and_reload(&agent, "http://app.example.org/", &format!("http://127.0.0.1:{port}/new"));
     wait_for_log_line(&agent, before, &["configuration reloaded", "api.webhook"]);

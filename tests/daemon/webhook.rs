@@ -44,7 +44,7 @@ pub struct WebhookServer {
 }
 
 impl WebhookServer {
-    pub fn on(port: u16, statuses: &[u16]) -> Self {
+    pub fn listen(port: u16, statuses: &[u16]) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
         let (requests, ends) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
         let (kept, end) = (requests.clone(), ends.clone());
@@ -162,7 +162,7 @@ fn hmac_sha256(text: &str) -> [u8; 32] {
 fn the_webhook_is_signed_and_retried_until_accepted() {
     let port = free_port();
     // A redirect counts as a failure. It is not followed: only the operator's URL may get the content.
-    let webhook = WebhookServer::on(port, &[500, 200, 307, 404, 200]);
+    let webhook = WebhookServer::listen(port, &[500, 200, 307, 404, 200]);
     let Some((alice, bob)) = alice_and_bob(port, "") else { return };
     send_texts(&bob, &alice, &["0", "1", "2"]);
     alice.wait_until("all messages were posted", |_| webhook.accepted_texts().len() >= 3);
@@ -197,7 +197,7 @@ fn no_message_is_lost_while_the_agent_or_the_webhook_is_down() {
         alice.log().contains("webhook did not accept a message, and is retried")
     });
     // The webhook accepts one message, then fails, then is stopped.
-    let webhook = WebhookServer::on(port, &[503, 200, 503, 503, 503, 503, 503, 503, 503, 503, 503]);
+    let webhook = WebhookServer::listen(port, &[503, 200, 503, 503, 503, 503, 503, 503, 503, 503, 503]);
     alice.wait_until("the first message was posted", |_| webhook.requests().len() >= 3);
     assert_eq!(webhook.accepted_texts(), ["0"]);
     alice.kill();
@@ -206,7 +206,7 @@ fn no_message_is_lost_while_the_agent_or_the_webhook_is_down() {
     alice.start();
     send_texts(&bob, &alice, &["2"]);
     alice.stop();
-    let webhook = WebhookServer::on(port, &[]);
+    let webhook = WebhookServer::listen(port, &[]);
     alice.start();
     alice.wait_until("the rest was posted", |_| webhook.accepted_texts().len() >= 2);
     thread::sleep(SETTLE_TIME);
@@ -229,7 +229,7 @@ fn the_webhook_gets_only_its_types_and_no_acknowledged_messages() {
     api.post("/v1/inbox/acknowledge", &serde_json::json!({ "ids": [read["id"]] })).json(200);
     // An attempt to post the first message may be under way. It fails before the webhook listens.
     thread::sleep(SETTLE_TIME);
-    let webhook = WebhookServer::on(port, &[]);
+    let webhook = WebhookServer::listen(port, &[]);
     alice.wait_until_within(Duration::from_secs(60), "a message was posted", |_| !webhook.accepted_texts().is_empty());
     thread::sleep(SETTLE_TIME);
     assert_eq!(webhook.accepted_texts(), ["1"]);

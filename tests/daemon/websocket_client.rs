@@ -121,7 +121,7 @@ impl WebSocketClient {
     }
 
     /// None if the connection stays open for this time. Otherwise the code of the close frame, if there was one.
-    pub fn closes_within(&mut self, time: Duration) -> Option<Option<CloseCode>> {
+    pub fn close_code_within(&mut self, time: Duration) -> Option<Option<CloseCode>> {
         self.0.get_ref().set_read_timeout(Some(time)).unwrap();
         loop {
             match self.0.read() {

@@ -48,16 +48,16 @@ fn alice_with_webvh_and_bob() -> Option<(Daemon, String, Daemon)> {
 /// that reads it at that moment finds no token. After each change the agent's keepers log in again.
 #[track_caller]
 fn run_with_retry(agent: &Daemon, words: &[&str]) -> CommandOutput {
-    let absent = |ran: &CommandOutput| ran.status() == 3 && ran.error(3) == "token-absent";
-    let mut ran = agent.run(words);
+    let absent = |output: &CommandOutput| output.status() == 3 && output.error(3) == "token-absent";
+    let mut output = agent.run(words);
     for _ in 0..50 {
-        if !absent(&ran) {
+        if !absent(&output) {
             break;
         }
         thread::sleep(Duration::from_millis(100));
-        ran = agent.run(words);
+        output = agent.run(words);
     }
-    ran
+    output
 }
 
 /// The log that the agent serves.
@@ -185,9 +185,9 @@ fn simultaneous_updates_both_apply() {
     let did = home.create_did("--method webvh --host example.com --service https://example.com");
     home.run("key generate --alg X25519 --use agreement --name new").success();
     let change = |words: &str| {
-        let ran = home.run(&format!("--json did update {did} {words}"));
+        let output = home.run(&format!("--json did update {did} {words}"));
         // A process finds no token at the moment when another one logs in. It is tried once more.
-        if ran.status() == 3 { home.run(&format!("--json did update {did} {words}")).json() } else { ran.json() }
+        if output.status() == 3 { home.run(&format!("--json did update {did} {words}")).json() } else { output.json() }
     };
     let changed = thread::scope(|scope| {
         let other = scope.spawn(|| change("--service https://example.org"));
@@ -230,10 +230,10 @@ fn a_modified_log_is_refused() {
 
     // The owner refuses to serve it.
     fs::write(&path, &tampered).unwrap();
-    let ran = alice.home.run("--json serve --check");
-    assert_eq!(ran.error(2), "bad-document");
+    let output = alice.home.run("--json serve --check");
+    assert_eq!(output.error(2), "bad-document");
     let name = path.file_name().unwrap().to_str().unwrap();
-    assert!(ran.stderr().contains(name) && ran.stderr().contains("entry 1 of its log"), "{}", ran.stderr());
+    assert!(output.stderr().contains(name) && output.stderr().contains("entry 1 of its log"), "{}", output.stderr());
 
     // A peer refuses it.
     let listener = TcpListener::bind(("127.0.0.1", alice.port)).unwrap();
