@@ -1,12 +1,13 @@
-# The steps of .ci/run that are more than one command. To be sourced by it.
+# The steps of .ci/run that are more than one command. .ci/run sources this file.
 
 cache=${CLAVIGER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/claviger}
 export PATH=$cache/tools/bin:$PATH
 
+# clock SECONDS: prints minutes and seconds.
 clock() { printf '%d:%02d' $(($1 / 60)) $(($1 % 60)); }
 
-# step TITLE COMMAND...
-# The command stands alone on its line: within `if` or `&&` bash would let its failures pass.
+# step TITLE COMMAND...: runs the command, and prints how long it took.
+# The command must not be part of `if` or `&&`: bash ignores `set -e` there, also inside the called function.
 step() {
     title=$1 start=$SECONDS
     shift
@@ -17,7 +18,7 @@ step() {
 }
 trap '[[ -z ${title:-} ]] || echo "== Failed: $title, after $(clock $((SECONDS - start)))"' EXIT
 
-facts() {
+versions() {
     rustc --version
     cargo --version
     sed -n 's/^PRETTY_NAME=//p' /etc/os-release
@@ -33,7 +34,7 @@ format() {
     done
 }
 
-# tool NAME VERSION: any version that is there will do; this one is known to. A debug build of it is made in half the time.
+# tool NAME VERSION: installs this version of a cargo tool if no version is installed. A debug build takes half the time.
 tool() {
     command -v "$1" >/dev/null || env -u CARGO_TARGET_DIR cargo install --quiet --locked --debug \
         --config profile.dev.debug=false --root "$cache/tools" "$1@$2"
@@ -46,7 +47,7 @@ tools() {
     tool cargo-fuzz 0.13.2
 }
 
-# The database is fetched from the network, which a machine may not have; that it could not be looked at is said.
+# The advisory database is fetched from the network. Without network, the step is skipped with a message.
 advisories() {
     if timeout 120 cargo deny --locked fetch db >/dev/null 2>&1; then
         cargo deny --locked --all-features check advisories
@@ -55,7 +56,7 @@ advisories() {
     fi
 }
 
-product() {
+dependencies() {
     local all links library min
     all=$(cargo tree --locked --package claviger --all-features --edges normal,build --prefix none --format '{p}' |
         awk '{ sub(/^v/, "", $2); print $1 "@" $2 }' | sort -u)
@@ -66,10 +67,10 @@ product() {
     fi
     library=$(cargo tree --locked --package claviger --edges no-dev --prefix none --format '{p}' | sort -u | wc -l)
     if ((library > 160)); then
-        echo "The default features bring $library lines of crates; a library user should have at most 160" >&2
+        echo "The default features bring $library crates (lines of cargo tree); the limit for library users is 160" >&2
         return 1
     fi
-    # Only the newest toolchain may be there, so what the dependencies state stands in for a build with the oldest.
+    # The oldest supported toolchain may not be installed. Instead of building with it, compare the `rust-version` of each dependency.
     min=$(cargo metadata --locked --no-deps --format-version 1 |
         jq -r '.packages[] | select(.name == "claviger") | .rust_version')
     cargo metadata --locked --all-features --format-version 1 --filter-platform "$(rustc -vV | sed -n 's/^host: //p')" |
@@ -80,22 +81,23 @@ product() {
                 exit 1
             fi
         done
-    echo "$(wc -l <<<"$all") packages, none of them the testkit, all content with Rust $min"
+    echo "$(wc -l <<<"$all") packages, no test package among them, and all support Rust $min"
 }
 
 kryoptic() { tests/kryoptic/build; }
 
 published() {
     local log stale
-    # Cargo takes a version in a registry for one that never changes, in its own for this step too: what an earlier run left
-    # would be taken for what is packaged now.
+    # Cargo assumes that a published version never changes, also in the temporary registry of a dry run. Remove what an earlier
+    # run cached there, or cargo would use it instead of the current packages.
     stale=("${CARGO_HOME:-$HOME/.cargo}"/registry/src/-*/claviger*)
     if [[ -e ${stale[0]} ]]; then
         rm -rf "${stale[@]}" "$CARGO_TARGET_DIR"/debug/.fingerprint/claviger*
     fi
     log=$(mktemp)
     cargo publish --workspace --dry-run --locked 2>&1 | tee "$log"
-    # The tests and the testkit's profile stay at home: they need tokens, vectors and peers.
+    # These warnings are expected: the tests need tokens, vectors and other agents, and are not published; nor are the packages
+    # that the profiles name.
     if grep '^warning' "$log" | grep -v -e 'aborting upload due to dry run' -e '^warning: ignoring test' \
         -e 'profile package spec `claviger-\(testkit\|virtual-yubikey\)`'; then
         return 1

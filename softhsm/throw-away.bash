@@ -1,19 +1,19 @@
-# What softhsm/token and softhsm/kryoptic-token share. To be sourced.
+# Functions of the scripts that make throw-away tokens. The scripts source this file.
 
-# check_words DIR LABEL [PIN]: sets dir (made, absolute), label, pin and pin_file.
-check_words() {
+# parse_arguments DIR LABEL [PIN]: checks the arguments, makes the folder, and sets dir (absolute), label, pin and pin_file.
+parse_arguments() {
     if (($# < 2 || $# > 3)); then
         echo "Usage: $0 DIR LABEL [PIN]" >&2
         exit 2
     fi
     label=$2
-    # 32 bytes are what PKCS#11 has room for; the rest keeps quoting out of URIs and file names.
+    # A label in PKCS#11 has at most 32 bytes. These characters need no quoting in URIs and file names.
     if [[ ! $label =~ ^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$ ]]; then
         echo "A label is 1 to 32 letters, digits, dots, dashes or underscores, not '$label'" >&2
         exit 2
     fi
     pin=${3:-$(random_pin)}
-    # Kryoptic wants 8, and softhsm2-util asks again for ever when one is too short.
+    # Kryoptic requires at least 8 characters. If a PIN is too short, softhsm2-util asks for it for ever.
     if [[ ! $pin =~ ^[[:graph:]]{8,32}$ ]]; then
         echo "A PIN is 8 to 32 printable characters without blanks" >&2
         exit 2
@@ -30,11 +30,11 @@ check_words() {
 
 random_pin() { od -An -N10 -tx1 /dev/urandom | tr -d ' \n'; }
 
-# init_token SLOT...: initialises a token with softhsm2-util's options for the slot (and module), as `label` with `pin`.
+# init_token OPTION...: initialises a token with $label and $pin. The options are softhsm2-util's, for the slot and the module.
 #
-# softhsm2-util takes PINs from its arguments, where every user of the machine reads them, or from a
-# terminal. `script` (Debian's essential bsdutils) gives it one. The terminal echoes, so what it prints
-# stays here. The security officer's PIN is forgotten: a throw-away token is made anew, not repaired.
+# softhsm2-util takes PINs from its arguments, which every user of the machine can read, or from a terminal. `script` (in
+# Debian's essential package bsdutils) provides a terminal. The terminal echoes the PINs, so its output is not shown. The
+# security officer's PIN is not kept: a throw-away token is replaced, not repaired.
 init_token() {
     local so_pin output
     so_pin=$(random_pin)
@@ -47,7 +47,7 @@ init_token() {
     printf '%s' "$pin" >"$pin_file"
 }
 
-# encoded PATH: percent-encoded as RFC 7512 wants it in the value of an attribute.
+# encoded PATH: prints the path, percent-encoded as the value of an attribute (RFC 7512).
 encoded() {
     local LC_ALL=C path=$1 i c
     for ((i = 0; i < ${#path}; i++)); do
@@ -59,8 +59,8 @@ encoded() {
     done
 }
 
-# show MODULE VARIABLE FILE: the line for the shell, and the token's URI for our configuration.
-show() {
+# print_token MODULE VARIABLE VALUE: prints the variable as a line for the shell, and the token's URI for claviger.toml.
+print_token() {
     printf 'export %s=%q\n' "$2" "$3"
     printf 'pkcs11:token=%s?module-path=%s&pin-source=file:%s\n' "$label" "$(encoded "$1")" "$(encoded "$pin_file")"
 }

@@ -340,6 +340,6 @@ fn every_error_code_is_documented() {
 pub fn no_panic(daemons: &[&Daemon]) {
     for daemon in daemons {
         let log = daemon.log();
-        assert!(!log.contains("panicked") && !log.contains("a fault of this program"), "{log}");
+        assert!(!log.contains("panicked") && !log.contains("a bug in claviger"), "{log}");
     }
 }
