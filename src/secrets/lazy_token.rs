@@ -8,6 +8,7 @@ use super::{
     error::TokenError,
     held_key::HeldKey,
     import::ImportKey,
+    mutex::lock,
     purpose::Purpose,
     request::{UnwrapRequest, WrapRequest},
     slot::SlotOptions,
@@ -59,7 +60,7 @@ impl LazyToken {
 
     /// The token. Opens it if it was not opened before.
     fn open_token(&self, pin_confirmed: bool) -> Result<Arc<dyn Custodian>, TokenError> {
-        let _opening = self.opening.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let _opening = lock(&self.opening);
         if let Ok(token) = self.token() {
             return Ok(token);
         }

@@ -27,6 +27,7 @@ mod key_use;
 mod keyring;
 mod latency;
 mod lazy_token;
+mod mutex;
 mod outage;
 #[cfg(any(feature = "pkcs11", feature = "yubikey"))]
 pub mod pin;

@@ -5,7 +5,7 @@ use std::{
     io,
     os::unix::net::UnixStream as StdStream,
     sync::{
-        Mutex, MutexGuard, Weak,
+        Mutex, Weak,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -23,7 +23,10 @@ use super::{
     wire::{Response, ServerFrame, TokenState},
     wire_types::WireError,
 };
-use crate::crypto::{Cek, EncryptedKey};
+use crate::{
+    crypto::{Cek, EncryptedKey},
+    secrets::mutex::lock,
+};
 
 /// Gets the state of the token when it changes.
 pub(super) trait StateListener: Send + Sync + 'static {
@@ -286,8 +289,4 @@ impl Drop for DismissCallers<'_> {
     fn drop(&mut self) {
         *lock(&self.0.callers) = None;
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

@@ -3,7 +3,7 @@
 use std::{
     io,
     sync::{
-        Arc, Mutex, MutexGuard,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -25,6 +25,7 @@ use crate::{
         error::{SecretsError, TokenError},
         held_key::{HeldKey, HeldKeys, KeyState},
         latency::{Latency, Waiter},
+        mutex::lock,
         outage::{Availability, Outage},
         token::TokenInfo,
     },
@@ -242,8 +243,4 @@ impl Drop for RunningRequest<'_> {
             self.connection.send(frame);
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

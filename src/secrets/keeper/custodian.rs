@@ -20,6 +20,7 @@ use crate::{
         error::{SecretsError, TokenError},
         held_key::HeldKey,
         import::ImportKey,
+        mutex::lock,
         signing::{SignRequest, Signature, SigningInput},
         slot::SlotOptions,
         token::{NewKey, TokenInfo},
@@ -158,7 +159,7 @@ impl KeeperCustodian {
         read: impl FnOnce(Response<'_>) -> Option<io::Result<T>>,
     ) -> Result<T, TokenError> {
         let lost = |error: io::Error| keeper_failed(format!("{error}; whether the operation was performed is unknown"));
-        let mut connection = self.connection.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut connection = lock(&self.connection);
         let id = connection.next_id;
         connection.next_id += 1;
         let request = Request { id, deadline: None, kid: None, message_id: None, peer: None, body };

@@ -21,6 +21,7 @@ use crate::{
         held_key::HeldKey,
         import::ImportKey,
         interface::Secrets,
+        mutex::lock,
         policy::KeyOperation,
         signing::SignRequest,
         token::NewKey,
@@ -191,8 +192,7 @@ impl<'a> Operation<'a> {
         match body {
             RequestBody::SetManagementKey(key) => {
                 let management_key = &self.connection.management_key;
-                *management_key.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) =
-                    Some(Zeroizing::new(key.to_vec()));
+                *lock(management_key) = Some(Zeroizing::new(key.to_vec()));
                 Ok(OperationResult::Done)
             }
             RequestBody::Inventory => custodian.inventory().map(OperationResult::Keys).map_err(failed),
@@ -282,7 +282,7 @@ impl<'a> Operation<'a> {
     /// Takes the connection's management key for one change, and for undoing that change.
     fn take_management_key(&self) -> ManagementKey<'_> {
         let management_key = &self.connection.management_key;
-        let key = management_key.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        let key = lock(management_key).take();
         ManagementKey { token: self.token, key }
     }
 }

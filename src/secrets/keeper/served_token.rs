@@ -16,6 +16,7 @@ use crate::{
         error::{SecretsError, TokenError},
         interface::Secrets,
         keyring::Keyring,
+        mutex::lock,
         outage::Outage,
         token::Custodian,
     },
@@ -101,8 +102,4 @@ impl ServedToken {
     pub(super) fn error(&self, error: TokenError) -> SecretsError {
         SecretsError::Token { token: self.name.clone(), error }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

@@ -4,7 +4,7 @@ use std::{
     io::{self, Write},
     os::unix::net::{UnixListener, UnixStream},
     sync::{
-        Arc, Mutex, MutexGuard, Weak,
+        Arc, Mutex, Weak,
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
@@ -34,6 +34,7 @@ use crate::secrets::{
     held_key::HeldKeys,
     interface::Secrets,
     latency::Latency,
+    mutex::lock,
     outage::Outage,
     token::Custodian,
 };
@@ -355,8 +356,4 @@ pub fn refuse_connection(stream: UnixStream, error: &SecretsError) {
     if let Ok((connection, _)) = ServerConnection::accept(stream) {
         let _ = connection.send(&ServerFrame::Refused(error));
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

@@ -6,7 +6,7 @@ use std::{
     io::{self, Write},
     net::Shutdown,
     os::unix::net::UnixStream,
-    sync::{Mutex, MutexGuard},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -21,7 +21,10 @@ use super::{
     peer_credentials::PeerCredentials,
     wire::{Hello, Role, ServerFrame},
 };
-use crate::secrets::latency::{Latency, yield_processor};
+use crate::secrets::{
+    latency::{Latency, yield_processor},
+    mutex::lock,
+};
 
 /// The keeper reads ahead up to this many bytes of waiting requests, to find cancellations.
 const MAX_WAITING: usize = 8 << 20;
@@ -209,8 +212,4 @@ impl WaitingRequests {
 fn has_hung_up(stream: &UnixStream) -> bool {
     let mut events = [PollFd::new(stream, PollFlags::empty())];
     poll(&mut events, Some(&Timespec::default())).is_ok() && events[0].revents().contains(PollFlags::HUP)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

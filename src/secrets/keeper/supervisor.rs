@@ -22,6 +22,7 @@ use super::{
     frame::{FrameBuffer, decode, encode_frame},
     wire::{Hello, Role, VERSION},
 };
+use crate::secrets::mutex::lock;
 
 /// The most keepers of one token at once: one that serves, and one that was replaced and finishes its requests.
 const MAX_KEEPERS_PER_TOKEN: usize = 2;
@@ -67,7 +68,7 @@ impl Supervisor {
     /// # Errors
     /// If the supervisor cannot start the keeper, with the supervisor's reason, or has ended.
     pub fn keeper(&self, name: &str) -> io::Result<UnixStream> {
-        let mut control = self.control.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut control = lock(&self.control);
         control.write_all(&encode_frame(&name)?)?;
         receive_descriptor(&control)
     }

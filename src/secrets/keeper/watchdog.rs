@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::secrets::mutex::lock;
+
 /// Knows when each thread began its current operation.
 pub(super) struct Watchdog {
     epoch: Instant,
@@ -26,13 +28,13 @@ impl Watchdog {
     /// A timer for one thread. The thread is watched until the timer is dropped.
     pub(super) fn timer(&self) -> OperationTimer {
         let timer = Arc::new(AtomicU64::new(0));
-        self.timers.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(Arc::downgrade(&timer));
+        lock(&self.timers).push(Arc::downgrade(&timer));
         OperationTimer(timer)
     }
 
     /// Whether an operation has taken longer than the timeout.
     pub(super) fn has_hung_operation(&self) -> bool {
-        let mut timers = self.timers.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut timers = lock(&self.timers);
         timers.retain(|timer| timer.strong_count() > 0);
         let now = self.now();
         timers.iter().filter_map(Weak::upgrade).any(|timer| {

@@ -12,6 +12,7 @@ use std::{
 use crate::secrets::{
     backoff::Backoff,
     error::{Cause, TokenError},
+    mutex::lock,
     outage::{Availability, Outage},
 };
 
@@ -128,7 +129,7 @@ impl TokenHealth {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.state)
     }
 }
 

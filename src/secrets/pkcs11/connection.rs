@@ -10,14 +10,13 @@ use super::{
     lock_watch::LockWatch,
     login::Login,
     module::Module,
-    mutex::lock,
     options::OpenOptions,
     profile::Profile,
     session::{OpenSession, SessionLease, SessionPool},
     slot_token::SlotToken,
     uri::Uri,
 };
-use crate::secrets::{TokenError, TokenInfo, pin::PinRecordState};
+use crate::secrets::{TokenError, TokenInfo, mutex::lock, pin::PinRecordState};
 
 /// One token behind a module.
 pub(super) struct Connection {

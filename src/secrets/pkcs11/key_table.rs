@@ -12,13 +12,12 @@ use super::{
     key_set::{KeySet, UsableKey},
     known_answer::{KnownAnswerTester, TestedKey},
     login::is_logged_in,
-    mutex::lock,
     session::{KeySetVersion, OpenSession},
     uri::Uri,
 };
 use crate::{
     keys::PublicKey,
-    secrets::{HeldKey, Origin, TokenError},
+    secrets::{HeldKey, Origin, TokenError, mutex::lock},
 };
 
 /// The usable keys of one token.

@@ -17,13 +17,13 @@ use cryptoki::{
 use super::{
     ckr::{CallResult, During, FailureKind},
     module::Module,
-    mutex::lock,
     options::OpenOptions,
     slot_token::SlotToken,
     uri::Uri,
 };
 use crate::secrets::{
     TokenError,
+    mutex::lock,
     pin::{PinAttempt, PinGuard, PinOutcome, PinRecord, PinRecordState, TokenPin, TriesLeft},
 };
 

@@ -33,7 +33,6 @@ mod lock_watch;
 mod login;
 mod manage;
 mod module;
-mod mutex;
 mod object;
 mod options;
 mod overview;

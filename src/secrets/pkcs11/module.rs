@@ -16,13 +16,12 @@ use cryptoki::{
 
 use super::{
     ckr::During,
-    mutex::lock,
     profile::Profile,
     raw::{self, Raw},
     slot_token::{SlotToken, trim_padding},
     uri::Uri,
 };
-use crate::secrets::TokenError;
+use crate::secrets::{TokenError, mutex::lock};
 
 /// A loaded module.
 pub(super) struct Module {
