@@ -46,7 +46,8 @@ fn push_field(info: &mut Vec<u8>, field: &[u8]) {
     info.extend_from_slice(field);
 }
 
-/// Derives the KEK: SHA-256 over the round number 1, Z, and OtherInfo. For ECDH-1PU, `z` is Ze and then Zs.
+/// Derives the KEK: SHA-256 over the round number 1, Z, and OtherInfo. Z is the concatenation of the parts `z`: Ze alone for
+/// ECDH-ES, Ze and then Zs for ECDH-1PU.
 pub fn concat_kdf(z: &[&SharedSecret], info: &KdfInfo<'_>) -> Kek {
     let mut hash = Sha256::new_with_prefix(1u32.to_be_bytes());
     for part in z {

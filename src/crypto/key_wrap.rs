@@ -18,6 +18,9 @@ pub fn wrap_key(kek: &Kek, cek: &Cek) -> EncryptedKey {
 }
 
 /// Unwraps a content key. DIDComm has content keys of 32 and 64 bytes; other lengths are refused.
+///
+/// # Errors
+/// If the length is wrong, or the key was not wrapped under `kek`.
 pub fn unwrap_key(kek: &Kek, encrypted_key: &[u8]) -> Result<Cek, CheckFailed> {
     if ![40, 72].contains(&encrypted_key.len()) {
         return Err(CheckFailed);

@@ -40,7 +40,7 @@ pub struct FetchError {
 }
 
 impl FetchError {
-    /// An error with its cause. `is_retryable` tells whether a later try may succeed.
+    /// An error with its cause. `is_retryable` tells whether a later attempt may succeed.
     pub fn new(is_retryable: bool, source: impl Error + Send + Sync + 'static) -> Self {
         Self { is_retryable, source: Arc::new(source) }
     }

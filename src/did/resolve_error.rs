@@ -61,7 +61,7 @@ pub enum ResolveError {
         /// What is wrong.
         source: DocumentError,
     },
-    /// The source of the document is unavailable. A later try may succeed.
+    /// The source of the document is unavailable. A later attempt may succeed.
     #[error("{did}: it cannot be resolved now: {source}")]
     Unavailable {
         /// The DID.
@@ -69,7 +69,7 @@ pub enum ResolveError {
         /// The cause.
         source: Arc<dyn Error + Send + Sync>,
     },
-    /// The document was not fetched. A later try cannot succeed.
+    /// The document was not fetched. A later attempt cannot succeed.
     #[error("{did}: its document was not fetched: {source}")]
     NotFetched {
         /// The DID.

@@ -21,6 +21,9 @@ pub struct DidUrlError;
 
 impl DidUrl {
     /// Parses a DID URL.
+    ///
+    /// # Errors
+    /// If `text` is not a DID URL. A relative reference such as `#key-1` is not a DID URL.
     pub fn parse(text: &str) -> Result<Self, DidUrlError> {
         let did_length = did_of(text).ok_or(DidUrlError)?.len();
         let hash = text.find('#');

@@ -121,6 +121,9 @@ impl AttachmentData {
     }
 
     /// Checks that fetched content has the hash.
+    ///
+    /// # Errors
+    /// If there is no hash, the hash is malformed or neither SHA-256 nor SHA-512, or the content has another hash.
     pub fn verify(&self, content: &[u8]) -> Result<(), HashError> {
         let hash = multihash_bytes(self.hash.as_deref().ok_or(HashError::Missing)?)?;
         let (&[function, length], digest) = hash.split_first_chunk().ok_or(HashError::Malformed)?;

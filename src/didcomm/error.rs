@@ -181,7 +181,7 @@ impl From<SecretsError> for Error {
 }
 
 impl Error {
-    /// Whether a later try may succeed: the token, or the source of a DID document, is unavailable or busy. Any other
+    /// Whether a later attempt may succeed: the token, or the source of a DID document, is unavailable or busy. Any other
     /// error is final.
     pub fn is_retryable(&self) -> bool {
         match self {

@@ -25,6 +25,9 @@ pub struct Forward {
 
 impl Forward {
     /// Reads a forward from a message. `None` if the message has another type.
+    ///
+    /// # Errors
+    /// [`Error::Forward`] if `next` is absent, there is no attachment, or an attachment is neither JSON nor base64.
     pub fn from_message(message: &Message) -> Option<Result<Self, Error>> {
         let forward = MessageType::parse(FORWARD)?;
         message.message_type()?.is_compatible_with(&forward).then(|| Self::read(message))

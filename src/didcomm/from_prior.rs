@@ -28,6 +28,9 @@ impl FromPriorClaims {
     /// Signs with an authentication key of the old DID, in its token. Returns the JWT and the DID URL of the key.
     ///
     /// `issuer_kid` names the key; if it is `None`, the first ready authentication key of `iss` signs.
+    ///
+    /// # Errors
+    /// If no such key is ready, the key is not a key of `iss`, or the token fails.
     pub async fn pack(&self, issuer_kid: Option<&str>, me: &Identities) -> Result<(String, String), Error> {
         let name = issuer_kid.unwrap_or(&self.iss);
         let key = me
@@ -45,6 +48,10 @@ impl FromPriorClaims {
 
     /// Verifies a JWT. Returns the claims and the DID URL of the key that signed, which must be an authentication key of
     /// `iss`.
+    ///
+    /// # Errors
+    /// If the JWT is malformed, its `kid` is not an authentication key of `iss`, the document of `iss` cannot be resolved,
+    /// or the signature is wrong.
     pub async fn unpack(jwt: &str, resolver: &dyn Resolver) -> Result<(Self, String), Error> {
         UnverifiedFromPrior::parse(jwt)?.verify(resolver).await
     }

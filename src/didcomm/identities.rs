@@ -52,8 +52,8 @@ impl Identities {
         }
     }
 
-    /// Like [`new`](Self::new), but keys that no token holds are no error. Also returns the ids of the verification methods
-    /// with these keys. A document is left out if none of its keys is in a token.
+    /// Like [`new`](Self::new), but allows keys that no token holds. Also returns the ids of the verification methods with
+    /// these keys. A document is left out if none of its keys is in a token.
     pub fn with_missing_keys(
         secrets: impl Secrets + 'static,
         documents: impl IntoIterator<Item = Document>,

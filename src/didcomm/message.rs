@@ -128,6 +128,10 @@ impl Message {
     }
 
     /// Reads a message from a JSON object, and checks its headers and attachments.
+    ///
+    /// # Errors
+    /// If the id is absent, `type` is not a message type URI, the body is not an object, a header has the wrong type, or an
+    /// attachment is invalid.
     pub fn from_object(map: Map<String, Value>) -> Result<Self, MessageError> {
         if map.get("id").and_then(Value::as_str).is_none_or(str::is_empty) {
             return Err(MessageError::NoId);
@@ -138,7 +142,10 @@ impl Message {
         Ok(message)
     }
 
-    /// Reads a message from JSON text. Duplicate members are an error.
+    /// Reads a message from JSON text.
+    ///
+    /// # Errors
+    /// If the text is not a JSON object or has duplicate members, and those of [`from_object`](Self::from_object).
     pub fn from_json(text: &str) -> Result<Self, MessageError> {
         let map = crate::jose::parse_json_object("message", text.as_bytes())
             .map_err(|error| MessageError::Header(error.to_string()))?;

@@ -51,7 +51,10 @@ impl Message {
     /// Signs this message without encrypting it.
     ///
     /// `sign_by` is one of our DIDs, or the DID URL of one of its authentication keys. The header `from` must name that
-    /// DID.
+    /// DID. Returns the packed message and the key that signed.
+    ///
+    /// # Errors
+    /// If the message is invalid, `from` is another DID, no authentication key is ready, or the token fails.
     pub async fn pack_signed(&self, sign_by: &str, me: &Identities) -> Result<(String, PackSignedMetadata), Error> {
         self.check_sendable()?;
         let (packed, sign_by_kid) = self.sign(sign_by, me, &self.context(None, None)).await?;
@@ -59,6 +62,9 @@ impl Message {
     }
 
     /// Checks this message and writes it as JSON, neither signed nor encrypted.
+    ///
+    /// # Errors
+    /// If the message is invalid, or `from` or `to` is not a DID without path, query and fragment.
     pub fn pack_plaintext(&self) -> Result<String, Error> {
         self.check_sendable()?;
         Ok(self.to_json())
@@ -203,7 +209,7 @@ impl<'a> PackEncrypted<'a> {
     ///
     /// # Errors
     /// If the headers do not fit the arguments, the recipient cannot be resolved or has no usable key, sender and
-    /// recipient have no curve in common, or the token fails. [`Error::is_retryable`] tells whether a later try may
+    /// recipient have no curve in common, or the token fails. [`Error::is_retryable`] tells whether a later attempt may
     /// succeed.
     pub async fn pack(
         self,

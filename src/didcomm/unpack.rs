@@ -72,7 +72,7 @@ impl Message {
     ///
     /// # Errors
     /// If the message is malformed, is for none of our keys, does not open, contradicts itself, or its sender does not
-    /// resolve; or if the token fails. [`Error::is_retryable`] tells whether a later try may succeed. Tell the peer no
+    /// resolve; or if the token fails. [`Error::is_retryable`] tells whether a later attempt may succeed. Tell the peer no
     /// more than that the message was not understood.
     pub async fn unpack(
         packed: &str,

@@ -21,6 +21,9 @@ pub struct Jwt {
 impl Jwt {
     /// Parses `header.claims.signature`. The header must have `typ` JWT, so that no signed message passes for a JWT, and a
     /// `kid`.
+    ///
+    /// # Errors
+    /// If `text` is not such a JWT, its header has an extension, or its algorithm is not supported.
     pub fn parse(text: &str) -> Result<Self, JoseError> {
         let mut parts = text.split('.');
         let (Some(header), Some(claims), Some(signature), None) =

@@ -51,6 +51,9 @@ impl KeeperClient {
     }
 
     /// Like [`KeeperClient::start`], with at most `max_requests` requests at once. More fail with [`SecretsError::Busy`].
+    ///
+    /// # Errors
+    /// Those of [`KeeperClient::start`].
     pub async fn start_with_limit(
         name: &str,
         connector: KeeperConnector,

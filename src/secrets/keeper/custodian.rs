@@ -30,6 +30,11 @@ use crate::{
 /// A custodian's connection to a keeper: it makes, imports and deletes keys. The command line uses it.
 ///
 /// Calls block, and are performed one at a time.
+///
+/// # Errors
+/// Methods return the token's error, [`TokenError::Config`] for a request that the keeper does not allow, and
+/// [`TokenError::Device`] if the keeper fails or the connection is lost. The error's text then says whether the operation
+/// was performed, or that this is unknown.
 pub struct KeeperCustodian {
     token: Arc<str>,
     connection: Mutex<BlockingConnection>,

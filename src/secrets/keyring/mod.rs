@@ -147,6 +147,9 @@ impl KeyringBuilder {
     }
 
     /// [`KeyringBuilder::start`] for a thread that may block.
+    ///
+    /// # Errors
+    /// Those of [`KeyringBuilder::start`].
     pub fn start_blocking(self) -> Result<Keyring, SecretsError> {
         let queue_length = self.queue_length.unwrap_or(QUEUE_LENGTH);
         let mut registry = TokenRegistry::new(self.policies);
@@ -172,6 +175,9 @@ impl KeyringBuilder {
 
 impl Keyring {
     /// Starts a keyring over tokens, without policies.
+    ///
+    /// # Errors
+    /// Those of [`KeyringBuilder::start`].
     pub async fn start<T: Token + 'static>(tokens: impl IntoIterator<Item = T>) -> Result<Self, SecretsError> {
         tokens.into_iter().fold(Self::builder(), KeyringBuilder::token).start().await
     }
