@@ -166,11 +166,11 @@ fn an_absent_token() {
 #[test]
 fn problems_of_keys_pin_profile_and_custody() {
     let Some(home) = Home::with_token() else { return };
-    let set = |mode| {
+    let set_pin_file_mode = |mode| {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
         fs::set_permissions(home.path().join("user.pin"), mode).unwrap();
     };
-    set(0o644);
+    set_pin_file_mode(0o644);
     // RFC 8037, appendix A.1.
     home.write(
         "key.jwk",
@@ -198,7 +198,7 @@ fn problems_of_keys_pin_profile_and_custody() {
     assert_eq!(findings_with_id(&doctor_report, "verdict-worse"), one_finding("warning", &["secp256k1"]));
     assert_eq!(findings_with_id(&doctor_report, "custody"), one_finding("note", &agreeing));
     assert_eq!(findings_with_id(&doctor_report, "custody-below-minimum"), one_finding("bad", &agreeing));
-    set(0o600);
+    set_pin_file_mode(0o600);
     fs::remove_dir_all(home.path().join("hsm-config")).unwrap();
     home.configure(&softhsm_module().unwrap(), "");
     let doctor_report = report(&home.run("--json token doctor"));
@@ -215,8 +215,8 @@ fn a_slow_token_and_wrong_answers() {
     home.run("key generate --token soft --alg P-256 --name mine").success();
     home.configure(&Shim::module(), "");
     let shim = Shim::new(home.path().join("fault"));
-    let run_with_faults = |orders: &[&str]| {
-        shim.order(orders);
+    let run_with_faults = |faults: &[&str]| {
+        shim.order(faults);
         let mut command = home.command(env!("CARGO_BIN_EXE_claviger"));
         command
             .env("CLAVIGER_FAULT_MODULE", softhsm_module().unwrap())

@@ -51,7 +51,7 @@ fn a_locked_token_is_not_used_until_it_is_unlocked() {
     assert_eq!(home.run("--json token lock nobody").error(2), "token-unknown");
 }
 
-/// The list has what the token vouches for, and a warning for an imported key.
+/// The list shows the attributes that the token reports, and the command warns of an imported key.
 #[test]
 fn key_list_shows_where_a_key_was_made() {
     let Some(home) = Home::with_token() else { return };

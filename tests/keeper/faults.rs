@@ -175,8 +175,8 @@ fn the_module_hangs() {
         let (keepers, logins) = (home.keepers(), home.shim.calls("C_Login"));
         home.shim.order(&["hang C_DeriveKey"]);
         let hangs = begin(&client, &key, 1).await;
-        let late = open_message(&*client, &key, &within(Duration::from_millis(100))).await.unwrap_err();
-        assert!(matches!(late, SecretsError::DeadlineExceeded { .. }), "{late}");
+        let expired = open_message(&*client, &key, &within(Duration::from_millis(100))).await.unwrap_err();
+        assert!(matches!(expired, SecretsError::DeadlineExceeded { .. }), "{expired}");
         assert_interrupted(hangs).await;
         // Before the next keeper starts, or it would hang too.
         home.shim.order(&[]);

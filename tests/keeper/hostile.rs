@@ -202,13 +202,13 @@ fn a_forbidden_request_does_not_reach_the_token() {
             .unwrap();
         let custodial =
             [6, 7, 8].map(|kind| ("a custodian's request", [&REQUEST[..], &[kind]].concat(), INVALID_REQUEST));
-        let late = [&[0, 9, 1, 1, 0, 0, 0][..], &unwrap(&p256, p256.as_bytes())[REQUEST.len()..]].concat();
+        let expired = [&[0, 9, 1, 1, 0, 0, 0][..], &unwrap(&p256, p256.as_bytes())[REQUEST.len()..]].concat();
         let cases = [
             ("an ephemeral key off its curve", unwrap(&p256, &off_curve), INVALID_REQUEST),
             ("an ephemeral key of another length", unwrap(&p256, &[4; 12]), INVALID_REQUEST),
             ("an ephemeral key of another curve's length", unwrap(&p256, x25519.as_bytes()), INVALID_REQUEST),
             ("an ephemeral key of low order", unwrap(&x25519, &[0; 32]), INVALID_REQUEST),
-            ("a deadline that has passed", late, DEADLINE_EXCEEDED),
+            ("a deadline that has passed", expired, DEADLINE_EXCEEDED),
         ];
         for (what, request, error) in cases.into_iter().chain(custodial) {
             client.send(&request);

@@ -217,16 +217,16 @@ fn a_token_has_either_a_uri_or_a_keeper() {
             home.configure("claviger.toml", &token, "");
             let output = home.run("--json key list");
             assert_eq!(output.status.code(), Some(2));
-            let said = String::from_utf8(output.stderr).unwrap();
+            let stderr = String::from_utf8(output.stderr).unwrap();
             assert!(
-                said.contains(r#""code":"bad-config""#) && said.contains("needs either `uri` or `keeper`"),
-                "{said}"
+                stderr.contains(r#""code":"bad-config""#) && stderr.contains("needs either `uri` or `keeper`"),
+                "{stderr}"
             );
         }
         // A token that another keeper holds is not opened here.
         home.configure("claviger.toml", &format!("keeper = {:?}", home.address()), "");
-        let said = String::from_utf8(home.run("--json keeper --listen unix:x").stderr).unwrap();
-        assert!(said.contains(r#""code":"token-elsewhere""#), "{said}");
+        let stderr = String::from_utf8(home.run("--json keeper --listen unix:x").stderr).unwrap();
+        assert!(stderr.contains(r#""code":"token-elsewhere""#), "{stderr}");
     });
 }
 

@@ -32,7 +32,7 @@ fn slow(call: &str, delay: u32, operate: impl AsyncFn(&dyn Secrets, &PublicKey, 
 
         let ticks = Cell::new(0);
         let start = Instant::now();
-        let late = Cell::new(None);
+        let failed_after = Cell::new(None);
         let work = async {
             let first = async {
                 operate(&client, &key, &Context::default()).await.unwrap();
@@ -41,7 +41,7 @@ fn slow(call: &str, delay: u32, operate: impl AsyncFn(&dyn Secrets, &PublicKey, 
             let second = async {
                 let error = operate(&client, &key, &within(Duration::from_millis(300))).await.unwrap_err();
                 assert!(matches!(error, SecretsError::DeadlineExceeded { .. }), "{error}");
-                late.set(Some(start.elapsed()));
+                failed_after.set(Some(start.elapsed()));
             };
             // Two requests are the limit, so a third fails.
             let third = async {
@@ -63,9 +63,12 @@ fn slow(call: &str, delay: u32, operate: impl AsyncFn(&dyn Secrets, &PublicKey, 
             () = tick => unreachable!("the loop has no end"),
         };
         assert!(took >= Duration::from_secs(5), "{took:?}");
-        let late = late.get().expect("the second request has failed");
-        assert!(late < took, "it failed after {late:?}, not at its deadline");
-        println!("{call}: {} ticks of 10 ms in {took:?}; a deadline of 300 ms failed after {late:?}", ticks.get());
+        let failed_after = failed_after.get().expect("the second request has failed");
+        assert!(failed_after < took, "it failed after {failed_after:?}, not at its deadline");
+        println!(
+            "{call}: {} ticks of 10 ms in {took:?}; a deadline of 300 ms failed after {failed_after:?}",
+            ticks.get()
+        );
         // About 500 on an idle machine; a blocked thread has none.
         assert!(ticks.get() >= 50, "{} ticks of 10 ms in {took:?}", ticks.get());
 

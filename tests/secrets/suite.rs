@@ -213,8 +213,8 @@ mod waiting {
         begin(&mut first).await;
         assert!(hold.wait_for(1, HANG_TIMEOUT));
         let start = Instant::now();
-        let late = keyring.sign(&key, &MESSAGE, &within(Duration::from_millis(30))).await;
-        assert!(matches!(late, Err(SecretsError::DeadlineExceeded { token }) if *token == *"one"));
+        let expired = keyring.sign(&key, &MESSAGE, &within(Duration::from_millis(30))).await;
+        assert!(matches!(expired, Err(SecretsError::DeadlineExceeded { token }) if *token == *"one"));
         assert!(start.elapsed() < HANG_TIMEOUT, "it fails at its deadline, not when the token answers");
         drop(hold);
         assert!(first.await.is_ok());

@@ -300,7 +300,7 @@ mod touch {
         };
         for (packed, known) in [(&named, &[][..]), (&named, &[bob.as_str()]), (&anonymous, &[alice.id()])] {
             let error = open(packed, Some(known)).await.unwrap_err();
-            assert!(matches!(error, didcomm::Error::UnknownSender { .. }), "{error:?}");
+            assert!(matches!(error, didcomm::Error::PromptNotAllowed { .. }), "{error:?}");
         }
         assert_eq!(touches(), 0);
         open(&named, Some(&[alice.id()])).await.unwrap();
