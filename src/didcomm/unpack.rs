@@ -35,8 +35,8 @@ pub struct UnpackOptions {
     /// Opens a forward that is addressed to us, once (v2.1 routing, "rewrapping"). If `false`, the forward itself is
     /// returned. Default: `true`.
     pub unwrap_forward: bool,
-    /// Refuses a message whose sender is proved by neither authcrypt nor a signature, with [`Error::NotAuthenticated`].
-    /// Forwards from peers to a mediator are such messages. Default: `false`.
+    /// Refuses a message whose sender neither authcrypt nor a signature proves, with [`Error::NotAuthenticated`]. Forwards
+    /// from peers to a mediator are such messages. Default: `false`.
     pub require_authenticated: bool,
     /// Refuses authcrypt(sign()) and anoncrypt(authcrypt(sign())). Otherwise each is a [`Warning`]: the specification
     /// advises against the first and forbids the second, and yet has a test vector of each. Default: `false`.

@@ -31,7 +31,7 @@ pub struct Sandbox {
 /// PIN may be there.
 ///
 /// A rule applies to the file that exists when the sandbox is entered. After `/etc/resolv.conf` was replaced, the agent
-/// must be restarted. systemd-resolved and NetworkManager replace theirs inside the listed folders, which works.
+/// must be restarted. systemd-resolved and NetworkManager replace their own files inside the listed folders, which works.
 const NAME_RESOLUTION: [&str; 8] = [
     "/etc/resolv.conf",
     "/etc/hosts",
@@ -129,7 +129,7 @@ pub enum SandboxError {
         #[source]
         source: io::Error,
     },
-    /// The kernel supports a part and refused it.
+    /// The kernel supports a part of the sandbox, but refused to apply it.
     #[error("the kernel refused a part of the sandbox ({part})")]
     Refused {
         /// The refused part.

@@ -30,7 +30,7 @@ pub(super) struct AuditLog {
     file: File,
 }
 
-/// One line of the audit log: a JSON object.
+/// One line of the audit log: a JSON object. Its members are documented for operators and must keep their names.
 #[derive(Serialize)]
 pub(super) struct AuditRecord<'a> {
     /// RFC 3339, UTC.

@@ -196,7 +196,7 @@ impl Keeper {
     fn serve_client(self: &Arc<Self>, stream: UnixStream, may_connect: impl Fn(&PeerCredentials, Role) -> bool) {
         let (connection, hello) = match ServerConnection::accept(stream) {
             Ok(accepted) => accepted,
-            Err(error) => return tracing::info!(%error, "client closed: no valid hello"),
+            Err(error) => return tracing::info!(%error, "client disconnected: no valid hello"),
         };
         let refusal = if hello.version != VERSION {
             Some(format!(

@@ -2,7 +2,7 @@
 //!
 //! The client sends [`Hello`] with the role that it wants. The keeper answers [`ServerFrame::Welcome`] or
 //! [`ServerFrame::Refused`]. Then the client sends requests ([`ClientFrame`]), any number at once, and the keeper answers
-//! each when it is done.
+//! each request when the request is done.
 //!
 //! The types borrow from the frame, so that decoding makes no second copy of a secret. postcard writes an enum's variants
 //! by their number: their order is part of the format.
