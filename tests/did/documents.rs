@@ -165,7 +165,7 @@ fn invalid_documents_are_refused() {
         Err(DocumentError::Member { member: found, .. }) => assert_eq!(found, member, "{value}"),
         other => panic!("{value}: {other:?}"),
     };
-    member(json!([]), "whole");
+    member(json!([]), "content");
     member(json!({}), "id");
     member(json!({ "id": 1 }), "id");
     member(json!({ "id": "did:example:a#b" }), "id");
