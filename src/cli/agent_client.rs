@@ -62,15 +62,15 @@ impl AgentClient {
             let response = self.send(method, path, body).await?;
             let status = response.status();
             let body = http_body_util::Limited::new(response.into_body(), MAX_BODY).collect().await;
-            let body = body.map_err(|error| broken(&error.to_string()))?.to_bytes();
+            let body = body.map_err(|error| no_answer(&error.to_string()))?.to_bytes();
             Ok::<_, Failure>((status, body))
         };
-        let (status, body) = tokio::time::timeout(TIMEOUT, exchange).await.map_err(|_| broken("timeout"))??;
+        let (status, body) = tokio::time::timeout(TIMEOUT, exchange).await.map_err(|_| no_answer("timeout"))??;
         if !status.is_success() {
             return Err(refused(status, &body));
         }
         let body: &[u8] = if body.is_empty() { b"null" } else { &body };
-        serde_json::from_slice(body).map_err(|error| broken(&error.to_string()))
+        serde_json::from_slice(body).map_err(|error| no_answer(&error.to_string()))
     }
 
     /// Passes server-sent events to `handle` in turn, until it returns `false` or the connection ends.
@@ -84,7 +84,7 @@ impl AgentClient {
         let mut body = response.into_body();
         let mut text = Vec::new();
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| broken(&error.to_string()))?;
+            let frame = frame.map_err(|error| no_answer(&error.to_string()))?;
             text.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
             if !status.is_success() {
                 continue;
@@ -96,13 +96,13 @@ impl AgentClient {
                 if data.is_empty() {
                     continue;
                 }
-                let value = serde_json::from_str(&data).map_err(|error| broken(&error.to_string()))?;
+                let value = serde_json::from_str(&data).map_err(|error| no_answer(&error.to_string()))?;
                 if !handle(value)? {
                     return Ok(());
                 }
             }
         }
-        if status.is_success() { Err(broken("the connection ended")) } else { Err(refused(status, &text)) }
+        if status.is_success() { Err(no_answer("the connection ended")) } else { Err(refused(status, &text)) }
     }
 
     async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Response<Incoming>, Failure> {
@@ -115,16 +115,16 @@ impl AgentClient {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
         let body = Full::new(body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string())));
-        let request = request.body(body).map_err(|error| broken(&error.to_string()))?;
-        sender.send_request(request).await.map_err(|error| broken(&error.to_string()))
+        let request = request.body(body).map_err(|error| no_answer(&error.to_string()))?;
+        sender.send_request(request).await.map_err(|error| no_answer(&error.to_string()))
     }
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, Failure> {
         let unreachable = |what: String, error: std::io::Error| {
             Failure::new("agent-away", format!("no agent answers on {what}: {error}"))
-                .hint("`claviger serve` with the same configuration runs the agent")
+                .hint("start the agent: `claviger serve` with the same configuration")
         };
-        let failed = |error: hyper::Error| broken(&error.to_string());
+        let failed = |error: hyper::Error| no_answer(&error.to_string());
         match &self.address {
             ApiAddress::Unix(path) => {
                 let stream =
@@ -149,23 +149,23 @@ pub fn reload_own_dids(config: &Config) {
     let reloaded =
         AgentClient::new(config).and_then(|client| block_on(client.post::<Value>("/v1/dids/reload", &Value::Null)));
     if let Err(failure) = reloaded.map(drop) {
-        tracing::debug!(reason = failure.message, "no running agent reloads its DIDs");
+        tracing::debug!(reason = failure.message, "agent not told to reload its DIDs");
     }
 }
 
-/// The failure of an exchange that broke off.
-fn broken(why: &str) -> Failure {
+/// The failure of a request that got no complete answer.
+fn no_answer(why: &str) -> Failure {
     Failure::new("agent-away", format!("the agent did not answer the request: {why}"))
 }
 
-/// The failure of a request that the agent refused, with the message of the agent.
+/// The failure of a request that the agent refused, with the code and the message of the agent.
 fn refused(status: StatusCode, body: &[u8]) -> Failure {
     let error: Value = serde_json::from_slice(body).unwrap_or_default();
     let message = error["error"]["message"].as_str().map_or_else(|| status.to_string(), str::to_owned);
     Failure::from_agent(error["error"]["code"].as_str().unwrap_or_default(), message)
 }
 
-/// Encodes a value for a path or a query (RFC 3986). DIDs have colons and percent signs.
+/// Percent-encodes a value for a path or a query (RFC 3986). A DID may contain colons and percent signs.
 pub fn percent_encoded(text: &str) -> String {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
 }

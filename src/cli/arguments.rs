@@ -11,7 +11,7 @@ pub fn check_did(text: &str) -> Result<(), Failure> {
 
 /// The failure for an argument that is neither a DID nor a DID URL.
 pub fn not_a_did(text: &str) -> Failure {
-    Failure::usage("bad-did", format!("{text:?} is no DID or DID URL"))
+    Failure::usage("bad-did", format!("{text:?} is not a DID or DID URL"))
 }
 
 /// Routing keys in the form of a DID document: DIDs and DID URLs. A multikey becomes the key of its did:key.
@@ -22,8 +22,8 @@ pub fn routing_keys(names: &[String]) -> Result<Vec<String>, Failure> {
         }
         match PublicKey::from_multikey(text) {
             Ok(_) => Ok(format!("did:key:{text}#{text}")),
-            Err(_) => Err(Failure::usage("bad-key-name", format!("{text:?} is no mediator's key"))
-                .hint("a routing key is a DID, a DID URL or a multikey")),
+            Err(_) => Err(Failure::usage("bad-key-name", format!("{text:?} is not a routing key"))
+                .hint("name the mediator's DID, DID URL or multikey")),
         }
     });
     named.collect()

@@ -34,10 +34,10 @@ pub struct BackupArgs {
     to: PathBuf,
 }
 
-/// Restores a backup, while no agent runs.
+/// Restores a backup. No agent may run meanwhile.
 ///
-/// The backup is checked first; if a file is missing or changed, nothing is restored. The present state stays beside
-/// the restored one.
+/// The backup is checked first; if a file is missing or changed, nothing is restored. The present state is kept beside
+/// the restored one, under another name.
 #[derive(clap::Args)]
 #[command(after_long_help = r#"With --json: {"time", "store", "kept"}."#)]
 pub struct RestoreArgs {
@@ -55,7 +55,7 @@ pub fn backup(args: &BackupArgs, config: &Config, out: &Out) -> Result<(), Failu
     let database = config.store_path();
     if !database.exists() {
         return Err(Failure::new("store-unusable", format!("there is no store at {} yet", database.display()))
-            .hint("`claviger serve` makes the store"));
+            .hint("`claviger serve` creates the store"));
     }
     let failed = |error: io::Error| Failure::io(args.to.display(), &error);
     if args.to.symlink_metadata().is_ok() {
@@ -72,7 +72,7 @@ pub fn backup(args: &BackupArgs, config: &Config, out: &Out) -> Result<(), Failu
     store::backup(&database, &partial.path().join(STORE), |done, all| {
         progress.show(&format!("Copying the store: {done} of {all} pages"));
     })?;
-    progress.show("Reading the copy again");
+    progress.show("Computing checksums");
     let manifest = Manifest::of_folder(partial.path()).map_err(failed)?;
     manifest.write(partial.path()).map_err(failed)?;
     File::open(partial.path()).and_then(|folder| folder.sync_all()).map_err(failed)?;
@@ -85,7 +85,7 @@ pub fn backup(args: &BackupArgs, config: &Config, out: &Out) -> Result<(), Failu
         return out.document(&json!({ "folder": args.to, "time": manifest.time, "files": manifest.files }));
     }
     out.say(&format!("{} in {}.", count(manifest.files.len(), "file"), args.to.display()));
-    out.say("The keys are not in it: the store's content can be decrypted only with the same tokens.");
+    out.say("The backup has no keys: the store's content can be decrypted only with the same tokens.");
     Ok(())
 }
 
@@ -124,7 +124,7 @@ pub fn restore(args: &RestoreArgs, config: &Config, out: &Out) -> Result<(), Fai
     }
     out.say(&format!("Restored the state of {}.", manifest.time));
     for old in &kept {
-        out.say(&format!("The state before is in {}.", old.display()));
+        out.say(&format!("The previous state is in {}.", old.display()));
     }
     Ok(())
 }
@@ -158,14 +158,14 @@ fn copy_files(from: &Path, to: &Path) -> io::Result<bool> {
     private_folder::create(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;
-        // A file whose name begins with a dot is being written.
+        // A file whose name begins with a dot is temporary: another process is writing it.
         if !entry.file_type()?.is_file() || entry.file_name().as_encoded_bytes().starts_with(b".") {
             continue;
         }
         let copy = to.join(entry.file_name());
         match fs::copy(entry.path(), &copy) {
             Ok(_) => File::open(&copy)?.sync_all()?,
-            // Long forms may be removed meanwhile.
+            // The agent may remove long forms meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
@@ -178,7 +178,7 @@ fn parent(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// A path beside this one that no file has.
+/// A path in the same folder at which nothing exists.
 fn unused_name(path: &Path) -> PathBuf {
     let names = (1..).map(|number| path.with_extension(format!("before-{number}")));
     names.into_iter().find(|name| !name.exists()).unwrap_or_else(|| path.with_extension("before"))

@@ -4,8 +4,8 @@ use std::io::{self, BufRead, Write};
 
 use super::failure::Failure;
 
-/// The consequence of deleting a key.
-pub const NEVER_AGAIN: &str = "Messages that are encrypted to it can never be read again.";
+/// The consequence of deleting a key or the keys of a DID.
+pub const DELETE_WARNING: &str = "Messages that are encrypted to it can never be read again.";
 
 /// Asks a question on stderr, and reads the answer from stdin. Any answer but yes is an error.
 pub fn confirm(question: &str) -> Result<(), Failure> {

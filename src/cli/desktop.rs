@@ -16,7 +16,7 @@ use secrecy::ExposeSecret;
 
 use super::typed_pin::refuse_yubikey_otp;
 
-/// How long the window waits for a PIN, in seconds. The operation waits no longer, and others wait behind it.
+/// How long the window waits for a PIN, in seconds. Other operations of the token wait meanwhile.
 const TIMEOUT: u16 = 60;
 
 /// Asks for a PIN with the session's pinentry, usually in a window.
@@ -36,8 +36,8 @@ pub fn ask_pin(description: &str, prompt: &str) -> io::Result<Pin> {
     Ok(Pin::new(typed.expose_secret()))
 }
 
-/// Shows a desktop notification (org.freedesktop.Notifications) if stderr is not a terminal. It is sent with `busctl`,
-/// which is part of systemd: a D-Bus library would add forty crates for one call.
+/// Shows a desktop notification (org.freedesktop.Notifications) if stderr is not a terminal. Uses `busctl`, which is
+/// part of systemd, because a D-Bus library would add forty crates for one call.
 #[cfg(feature = "yubikey")]
 pub fn notify(summary: &'static str, body: &str) {
     let session = env::var_os("DBUS_SESSION_BUS_ADDRESS").is_some();

@@ -95,7 +95,7 @@ impl Failure {
                 .hint(format!("`claviger token doctor {name}` shows what the token can do")),
             TokenError::KnownAnswer(_) => Self::new("known-answer-failed", message),
             TokenError::Unprotected(_) => Self::new("key-unprotected", message)
-                .hint("`allow_unprotected` in the [[token]] lists keys that may be used all the same"),
+                .hint("`allow_unprotected` in the [[token]] lists keys that may be used anyway"),
             TokenError::KeyGone => Self::new("key-gone", message).hint("`claviger key list` shows the keys"),
             TokenError::Unwrap | TokenError::PeerKey(_) => Self::new("decrypt-failed", message),
             _ => Self::new("token-failed", message),
@@ -169,9 +169,9 @@ impl From<Error> for Failure {
             Error::NotAuthenticated => new("not-authenticated"),
             Error::FromPrior(_) => new("from-prior-refused"),
             Error::ForwardLoop | Error::Forward(_) => new("forward-refused"),
-            Error::PromptNotAllowed { .. } => {
-                new("stranger").hint("--known DID names a sender for whose messages a person is asked")
-            }
+            Error::PromptNotAllowed { .. } => new("stranger").hint(
+                "if you trust the sender, name the DID with --known: a person is then asked for the PIN or touch",
+            ),
             Error::KeyNotHeld(_) => new("key-not-held"),
             Error::NoReadyKey { .. } => {
                 new("not-ours").hint("`claviger key list` shows our keys, and the DIDs they serve")

@@ -1,4 +1,4 @@
-//! Reads messages from stdin: one message, or one per line. No more is kept in memory than a message may have.
+//! Reads messages from stdin: one message, or one per line. A message that is too long is not kept in memory.
 
 use std::io::{self, BufRead, IsTerminal, Read};
 
@@ -32,7 +32,7 @@ pub fn read_lines() -> impl Iterator<Item = Result<String, Failure>> {
     })
 }
 
-/// Reads a line. Of a line that is too long, one byte more than the limit is kept, and the rest is discarded.
+/// Reads a line. Keeps at most one byte more than the limit, and discards the rest of the line.
 fn read_line(stdin: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
     let mut kept = Vec::new();
     let mut any = false;

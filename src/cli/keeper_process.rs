@@ -11,7 +11,7 @@ use claviger::secrets::keeper::{Role, Supervisor};
 
 use super::{config::Config, failure::Failure};
 
-/// Starts the process that starts keepers with this configuration, for connections of a role.
+/// Starts the supervisor: the process that starts keepers with this configuration, for connections of a role.
 pub fn start_supervisor(config: &Config, role: Role) -> Result<Arc<Supervisor>, Failure> {
     let mut command = this_program(config);
     command.args(["keeper", "--supervise", role_name(role)]);

@@ -23,7 +23,8 @@ impl KeyName {
     pub fn parse(text: &str) -> Result<Self, Failure> {
         if text.starts_with("did:") {
             let url = DidUrl::parse(text).ok().filter(|url| url.fragment().is_some());
-            let invalid = || Failure::usage("bad-key-name", format!("{text:?} is no DID URL of a key: DID#FRAGMENT"));
+            let invalid =
+                || Failure::usage("bad-key-name", format!("{text:?} is not the DID URL of a key (DID#FRAGMENT)"));
             return url.map(Self::DidUrl).ok_or_else(invalid);
         }
         Ok(PublicKey::from_multikey(text).map_or_else(|_| Self::Text(text.to_owned()), Self::Public))
@@ -41,7 +42,7 @@ impl KeyName {
         }
     }
 
-    /// Whether this names a key. A DID URL may be the label of an imported key.
+    /// Whether this is a name of the key. A DID URL may be the label of an imported key.
     pub fn matches(&self, held: &HeldKey) -> bool {
         match self {
             Self::Public(key) => held.public == *key,
@@ -50,22 +51,22 @@ impl KeyName {
         }
     }
 
-    /// The one key among these that this names. `text` is the name as it was given.
+    /// Finds the key with this name. Fails if several keys have it. `text` is the name as typed, for the error.
     pub fn find<'k>(&self, text: &str, keys: &'k [HeldKey]) -> Result<Option<&'k HeldKey>, Failure> {
         let mut named = keys.iter().filter(|held| self.matches(held));
         match (named.next(), named.next()) {
             (Some(first), Some(second)) if first.public != second.public => {
                 let message = format!("{text:?} names several keys: {} and {}", first.public, second.public);
-                Err(Failure::usage("key-ambiguous", message).hint("name it by its multikey"))
+                Err(Failure::usage("key-ambiguous", message).hint("name the key by its multikey"))
             }
             (first, _) => Ok(first),
         }
     }
 
-    /// The failure for a name that no token's key has.
+    /// The failure if no token holds a key with this name.
     pub fn unknown(text: &str) -> Failure {
         Failure::new("key-unknown", format!("no token holds a key {text:?}"))
-            .hint("`claviger key list` shows the keys; a key is named by name, multikey, JWK thumbprint or DID URL")
+            .hint("`claviger key list` shows the keys; name a key by its label, multikey, JWK thumbprint or DID URL")
     }
 }
 

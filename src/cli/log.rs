@@ -1,4 +1,5 @@
-//! The log of a command: the library's events as lines on stderr. Warnings and errors always, more with `--verbose`.
+//! The log of a command: the library's events as lines on stderr. Warnings and errors are always printed, more with
+//! `--verbose`.
 
 use std::fmt::Write;
 
@@ -19,18 +20,18 @@ pub fn start(verbose: u8, json: bool) {
         2 => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
     };
-    let subscriber = tracing_subscriber::registry().with(Lines { json }.with_filter(level));
+    let subscriber = tracing_subscriber::registry().with(StderrLayer { json }.with_filter(level));
     // Fails only if a subscriber is set already, and none is.
     let _ = tracing::subscriber::set_global_default(subscriber);
 }
 
-struct Lines {
+struct StderrLayer {
     json: bool,
 }
 
-impl<S: Subscriber> Layer<S> for Lines {
+impl<S: Subscriber> Layer<S> for StderrLayer {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let mut line = Line::default();
+        let mut line = EventText::default();
         event.record(&mut line);
         let fields = if line.fields.is_empty() { String::new() } else { format!(" ({})", line.fields) };
         let text = format!("{}{fields}", line.message);
@@ -42,14 +43,14 @@ impl<S: Subscriber> Layer<S> for Lines {
     }
 }
 
-/// An event: the message, and the fields after it.
+/// The text of an event: its message, and its other fields.
 #[derive(Default)]
-struct Line {
+struct EventText {
     message: String,
     fields: String,
 }
 
-impl Visit for Line {
+impl Visit for EventText {
     fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
         let written = match field.name() {
             "message" => write!(self.message, "{value:?}"),
@@ -58,6 +59,6 @@ impl Visit for Line {
                 write!(self.fields, "{separator}{name} {value:?}")
             }
         };
-        written.expect("a string takes what is written");
+        written.expect("writing to a string cannot fail");
     }
 }

@@ -59,7 +59,7 @@ fn collect_leaves(command: &Command, leaves: &mut Vec<Command>) {
     }
 }
 
-/// The description of a command: its long help, and what stands after its options.
+/// The description of a command: its long help, and the text after its options.
 pub fn paragraphs(command: &Command) -> Vec<String> {
     let about = command.get_long_about().or(command.get_about()).map(ToString::to_string).unwrap_or_default();
     let after = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();

@@ -62,16 +62,16 @@ use output::Out;
 struct Cli {
     /// The configuration file; if not given, $CLAVIGER_CONFIG, ./claviger.toml, ~/.config/claviger/claviger.toml or
     /// /etc/claviger/claviger.toml
-    #[arg(long, value_name = "FILE", global = true, help_heading = "Everywhere")]
+    #[arg(long, value_name = "FILE", global = true, help_heading = "Global options")]
     config: Option<PathBuf>,
     /// Prints one JSON document on stdout; an error is a JSON document on stderr
-    #[arg(long, global = true, help_heading = "Everywhere")]
+    #[arg(long, global = true, help_heading = "Global options")]
     json: bool,
-    /// Logs more on stderr; given twice, still more
-    #[arg(short, long, action = clap::ArgAction::Count, global = true, help_heading = "Everywhere")]
+    /// Logs more on stderr; -vv and -vvv log still more
+    #[arg(short, long, action = clap::ArgAction::Count, global = true, help_heading = "Global options")]
     verbose: u8,
     /// Waits this many seconds for a YubiKey that is not plugged in; if not given, 60 at a terminal, else 0
-    #[arg(long, value_name = "SECONDS", global = true, help_heading = "Everywhere")]
+    #[arg(long, value_name = "SECONDS", global = true, help_heading = "Global options")]
     wait: Option<u32>,
     #[command(subcommand)]
     command: Command,
@@ -113,7 +113,7 @@ enum Command {
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    // Needed before the arguments are parsed, to report that they are invalid.
+    // Needed before the arguments are parsed, because the report of invalid arguments depends on it.
     let out = Out { json: arguments.iter().take_while(|it| *it != "--").any(|it| it == "--json") };
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
@@ -128,7 +128,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => args.start_log(cli.verbose),
         _ => log::start(cli.verbose, out.json),
     }
-    // Before anything is read. `token doctor` reports what this system does not support.
+    // Before the process reads anything. `token doctor` reports what this system does not support.
     harden();
     match run(cli, &out) {
         Ok(()) => ExitCode::SUCCESS,
@@ -137,7 +137,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli, out: &Out) -> Result<(), Failure> {
-    // The commands that examine a device load its module in this process.
+    // `claviger token` examines devices, and loads their modules in this process.
     let loads_modules = matches!(cli.command, Command::Token(_));
     let config = || {
         let mut config = Config::load(cli.config.as_deref())?;

@@ -85,11 +85,11 @@ pub fn warn(text: &str, json: bool) {
 }
 
 fn one_line(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("what we print is JSON")
+    serde_json::to_string(value).expect("the value can be serialized")
 }
 
 fn indented(value: &impl Serialize) -> String {
-    serde_json::to_string_pretty(value).expect("what we print is JSON")
+    serde_json::to_string_pretty(value).expect("the value can be serialized")
 }
 
 /// A progress line on stderr, shown only on a terminal. Dropping it erases the line.
@@ -136,7 +136,7 @@ pub fn short(id: &str) -> String {
     format!("{head}...{tail}{fragment}")
 }
 
-/// Counts the failed messages of `--lines`. Each failure has its line; the tally gives the exit status.
+/// Counts the failed messages of `--lines`. Each failure is printed on its line; the tally determines the exit status.
 #[derive(Default)]
 pub struct Tally {
     failed: usize,
@@ -152,7 +152,7 @@ impl Tally {
         }
     }
 
-    /// Fails if a message failed: with the status of a token that was not ready if that was a reason.
+    /// Fails if a message failed. The exit status is that of a token that is not ready, if this caused a failure.
     pub fn finish(self) -> Result<(), Failure> {
         if self.failed == 0 {
             return Ok(());

@@ -28,7 +28,9 @@ pub struct OwnDids<'a> {
 
 /// The keys that a command needs.
 pub enum NeededKeys {
+    /// The command needs all of these keys.
     All(Vec<PublicKey>),
+    /// The command needs at least one of these keys.
     Any(Vec<PublicKey>),
 }
 
@@ -48,10 +50,10 @@ impl<'a> OwnDids<'a> {
         Ok(Self { config, documents, resolver: CachedResolver::new(local), supervisor: None })
     }
 
-    /// Starts the keepers' supervisor, and enters the sandbox for good: from now on this process reads messages of
-    /// strangers. Must be called before the process has a second thread.
+    /// Starts the keepers' supervisor, and enters the sandbox, which a process cannot leave: the process will read
+    /// messages of strangers. Must be called before the process has a second thread.
     ///
-    /// With `in_process` it does neither, since this process must load the module and read the PIN.
+    /// Does nothing with `in_process = true`, because this process must then load the module and read the PIN.
     pub fn enter_sandbox(&mut self) -> Result<(), Failure> {
         if self.config.in_process() {
             return Ok(());
@@ -141,7 +143,7 @@ pub fn own_document(config: &Config, did: &str) -> Result<Document, Failure> {
     })
 }
 
-/// Signs a `from_prior` with an authentication key of its `iss`, as custodian: an agent may not.
+/// Signs a `from_prior` with an authentication key of its `iss`, in the role of a custodian: an agent may not sign it.
 pub fn sign_from_prior(config: &Config, claims: &FromPrior) -> Result<String, Failure> {
     let own = OwnDids::load(config)?;
     let supervisor = match config.in_process() {

@@ -53,7 +53,7 @@ pub struct Args {
 }
 
 fn content_encryption(name: &str) -> Result<ContentEncryption, String> {
-    name.parse().map_err(|_| "it is A256CBC-HS512, A256GCM or XC20P".to_owned())
+    name.parse().map_err(|_| "use A256CBC-HS512, A256GCM or XC20P".to_owned())
 }
 
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {

@@ -17,7 +17,7 @@ pub fn read_new(source: &str, base: &Path, what: &str) -> Result<Pin, Failure> {
         return read_existing(source, base, what);
     }
     let pin = ask(&format!("{}: ", capital(what)))?;
-    if ask("The same again: ")? == pin {
+    if ask("Repeat: ")? == pin {
         return Ok(Pin::new(pin.as_str()));
     }
     Err(Failure::new("pin-mismatch", "the two PINs differ: nothing was changed"))
@@ -25,16 +25,16 @@ pub fn read_new(source: &str, base: &Path, what: &str) -> Result<Pin, Failure> {
 
 /// Reads an existing PIN from its source.
 pub fn read_existing(source: &str, base: &Path, what: &str) -> Result<Pin, Failure> {
-    secret(source, base, what).map(|secret| Pin::new(secret.as_str()))
+    read_secret(source, base, what).map(|secret| Pin::new(secret.as_str()))
 }
 
 /// Reads a key of 16, 24 or 32 bytes in hexadecimal from its source. The path of a file is relative to the working
 /// folder.
 pub fn read_hex_key(source: &str, what: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    let text = secret(source, Path::new(""), what)?;
+    let text = read_secret(source, Path::new(""), what)?;
     let digits = text.trim().as_bytes();
     let value = |digit: u8| char::from(digit).to_digit(16).map(|value| value as u8);
-    // Has its full capacity from the start, because growing would leave a copy behind.
+    // The full capacity is allocated at once, because a growing vector leaves copies of the key behind.
     let mut key = Zeroizing::new(Vec::with_capacity(digits.len() / 2));
     for pair in digits.chunks(2) {
         if let [Some(high), Some(low)] = [value(pair[0]), pair.get(1).copied().and_then(value)] {
@@ -48,7 +48,7 @@ pub fn read_hex_key(source: &str, what: &str) -> Result<Zeroizing<Vec<u8>>, Fail
     Ok(key)
 }
 
-fn secret(source: &str, base: &Path, what: &str) -> Result<Zeroizing<String>, Failure> {
+fn read_secret(source: &str, base: &Path, what: &str) -> Result<Zeroizing<String>, Failure> {
     if is_interactive(source) {
         return ask(&format!("{}: ", capital(what)));
     }
@@ -56,12 +56,12 @@ fn secret(source: &str, base: &Path, what: &str) -> Result<Zeroizing<String>, Fa
     let failed = |error: &io::Error| Failure::io(format!("{what}, {}", path.display()), error);
     let bytes = Zeroizing::new(fs::read(&path).map_err(|error| failed(&error))?);
     let text = std::str::from_utf8(&bytes).map_err(|_| failed(&io::Error::other("not UTF-8")))?;
-    let pin = text.strip_suffix('\n').unwrap_or(text);
-    let pin = pin.strip_suffix('\r').unwrap_or(pin);
-    if pin.is_empty() {
+    let secret = text.strip_suffix('\n').unwrap_or(text);
+    let secret = secret.strip_suffix('\r').unwrap_or(secret);
+    if secret.is_empty() {
         return Err(failed(&io::Error::other("the file is empty")));
     }
-    Ok(Zeroizing::new(pin.to_owned()))
+    Ok(Zeroizing::new(secret.to_owned()))
 }
 
 /// Whether a source asks a person.
@@ -83,7 +83,7 @@ fn path(source: &str, base: &Path) -> Result<PathBuf, Failure> {
     }
 }
 
-/// Where to ask a person first. If that place does not exist, the other is tried.
+/// Where to ask a person first: at the terminal or on the desktop. If the first is not available, the other is tried.
 #[derive(Clone, Copy, PartialEq)]
 pub enum AskAt {
     Terminal,
@@ -91,7 +91,7 @@ pub enum AskAt {
 }
 
 impl AskAt {
-    /// The place that a `pin-source` names.
+    /// The desktop for `pin-source=pinentry`, else the terminal.
     pub fn from_pin_source(source: Option<&str>) -> Self {
         if source == Some("pinentry") { Self::Desktop } else { Self::Terminal }
     }
@@ -99,15 +99,15 @@ impl AskAt {
 
 /// Asks a person for the PIN of a token. The library calls this when the PIN's source is a person.
 pub fn prompt(name: &str, ask_at: AskAt, prompt: &PinPrompt) -> io::Result<Pin> {
-    let tries = match prompt.state {
+    let warning = match prompt.state {
         PinState::CountLow => ", which was refused before",
         PinState::FinalTry => ", which has ONE TRY LEFT",
         PinState::Ready | PinState::Locked => "",
     };
     let tries = match prompt.tries_left {
-        Some(left) if prompt.state != PinState::Ready => format!("{tries} ({left} tries left)"),
+        Some(left) if prompt.state != PinState::Ready => format!("{warning} ({left} tries left)"),
         Some(left) => format!(", {left} tries left"),
-        None => tries.to_owned(),
+        None => warning.to_owned(),
     };
     let label = if prompt.label == name { String::new() } else { format!(" ({:?})", prompt.label) };
     let purpose = prompt.purpose.as_ref().map(|purpose| format!(", {purpose}")).unwrap_or_default();
@@ -144,7 +144,7 @@ pub fn ask_for_touch(name: &str, touch: &claviger::secrets::piv::TouchPrompt) {
 
 fn ask(question: &str) -> Result<Zeroizing<String>, Failure> {
     read(question).map_err(|error| match error.kind() {
-        io::ErrorKind::InvalidInput => Failure::io("what was typed", &error),
+        io::ErrorKind::InvalidInput => Failure::io("the typed PIN", &error),
         _ => Failure::io("cannot ask for a PIN: there is no terminal", &error)
             .hint("the source file:PATH needs no terminal"),
     })

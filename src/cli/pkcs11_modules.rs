@@ -1,4 +1,4 @@
-//! PKCS#11 modules in their usual places.
+//! Finds the PKCS#11 modules that are installed on this machine, by their usual paths.
 
 use std::{
     collections::HashSet,

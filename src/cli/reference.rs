@@ -1,4 +1,4 @@
-//! docs/cli.md, generated from the command line. Only the tests have this module.
+//! docs/cli.md, generated from the command line. This module is compiled for tests only.
 
 use std::{env, fs, path::Path};
 
@@ -37,14 +37,14 @@ pub fn check_generated(path: &str, generated: &str) {
     }
     let differs =
         present.trim().lines().zip(generated.trim().lines()).find(|(present, generated)| present != generated);
-    assert!(present.trim() == generated.trim(), "{path} is not what the program generates: {differs:#?}\n{MARKER}");
+    assert!(present.trim() == generated.trim(), "{path} is out of date: {differs:#?}\n{MARKER}");
 }
 
 fn section(mut command: Command) -> String {
     let name = command.get_bin_name().unwrap_or_default().to_owned();
     let mut text = format!("\n## {name}\n\n");
     for paragraph in paragraphs(&command) {
-        // clap takes the full stop from a summary.
+        // clap removes the full stop of a summary.
         let stop = if paragraph.ends_with(['.', ')']) { "" } else { "." };
         text += &format!("{}{stop}\n\n", markdown(&paragraph));
     }

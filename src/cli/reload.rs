@@ -1,7 +1,7 @@
 //! Reading the configuration again for a running agent.
 //!
-//! The agent is in its sandbox, which opens no file of the operator's: PINs may lie beside the configuration. The
-//! agent's supervisor is outside of the sandbox. It reads and checks the configuration, and sends the agent the
+//! The sandbox keeps the agent from the operator's files, because PINs may lie beside the configuration. The agent's
+//! supervisor is outside the sandbox. The supervisor reads and checks the configuration, and sends the agent the
 //! settings that may change while the agent runs.
 
 use std::{
@@ -24,7 +24,7 @@ use super::{
     failure::Failure,
 };
 
-/// The name by which the agent asks its supervisor for the configuration. No token has an empty name.
+/// The agent asks its supervisor for a token by name. This name, which no token has, asks for the configuration.
 pub const CONFIGURATION: &str = "";
 
 /// Settings by `table.member`, with the values of the file and the environment.
@@ -35,17 +35,17 @@ pub type Settings = BTreeMap<String, Value>;
 pub struct ReloadedSettings {
     /// The settings of [`RELOADABLE`] that the configuration has.
     pub reloadable: Settings,
-    /// The names of settings whose value is not the one that counts now.
+    /// The names of the settings whose value differs from the one in force.
     pub changed: BTreeSet<String>,
-    /// Those among them that need a restart.
+    /// The names in `changed` that need a restart.
     pub needs_restart: BTreeSet<String>,
 }
 
-/// Reads the configuration for an agent. The supervisor's side.
+/// Reads the configuration for an agent. Runs in the supervisor.
 pub struct ConfigurationReader {
     file: Option<PathBuf>,
-    /// The hashes of the settings that count in the agent. A hash is enough to see that a setting changed, and the
-    /// values may hold a PIN.
+    /// The hashes of the settings that are in force in the agent. Hashes show which settings changed; the values
+    /// themselves are not kept, because they may hold a PIN.
     current: RefCell<BTreeMap<String, u64>>,
     hasher: RandomState,
 }
@@ -53,7 +53,7 @@ pub struct ConfigurationReader {
 impl ConfigurationReader {
     /// A reader for an agent that has read this configuration.
     pub fn new(config: &Config) -> Self {
-        // A file that cannot be read any more counts as changed.
+        // If the file can no longer be read, every setting counts as changed.
         let source = Config::load_with_source(config.file.as_deref()).map(|(_, source)| settings(source));
         let hasher = RandomState::new();
         let current =
@@ -64,20 +64,20 @@ impl ConfigurationReader {
     /// Reads the configuration, and returns a connection with the answer.
     ///
     /// # Errors
-    /// What is wrong with the configuration, in one line.
+    /// Fails if the configuration is invalid. The error says why, in one line.
     pub fn answer(&self) -> io::Result<UnixStream> {
         let (secret, answer) = self.read().map_err(|failure| {
             let hint = failure.hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
             let words: Vec<&str> = failure.message.split_whitespace().collect();
             io::Error::other(words.join(" ") + &hint)
         })?;
-        let (mut ours, theirs) = UnixStream::pair()?;
-        // The socket's buffer has room for any configuration, and nobody reads yet: writing must not block.
-        ours.set_nonblocking(true)?;
-        ours.write_all(secret.as_bytes())?;
-        ours.write_all(b"\n")?;
-        ours.write_all(&serde_json::to_vec(&answer)?)?;
-        Ok(theirs)
+        let (mut writer, reader) = UnixStream::pair()?;
+        // The agent does not read yet, so writing must not block. The socket's buffer has room for any configuration.
+        writer.set_nonblocking(true)?;
+        writer.write_all(secret.as_bytes())?;
+        writer.write_all(b"\n")?;
+        writer.write_all(&serde_json::to_vec(&answer)?)?;
+        Ok(reader)
     }
 
     fn read(&self) -> Result<(Zeroizing<String>, ReloadedSettings), Failure> {
@@ -91,6 +91,7 @@ impl ConfigurationReader {
         let is_changed = |name: &&String| current.get(*name).copied() != new.get(*name).map(hash);
         let changed: BTreeSet<String> = names.into_iter().filter(is_changed).cloned().collect();
         let needs_restart = changed.iter().filter(|name| !RELOADABLE.contains(&name.as_str())).cloned().collect();
+        // The others stay as the agent has them, so that they are reported until it restarts.
         for name in RELOADABLE {
             current.remove(name);
         }

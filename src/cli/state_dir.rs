@@ -37,11 +37,11 @@ impl StateDir {
         if !folder.is_dir() {
             return Ok(Vec::new());
         }
-        let made = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
-        let with_time = |(path, document): (PathBuf, Document)| (made(&path), document);
+        let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+        let with_time = |(path, document): (PathBuf, Document)| (modified(&path), document);
         let mut documents: Vec<_> = read_documents(&folder)?.into_iter().map(with_time).collect();
         documents.extend(self.logs()?.into_iter().map(|log| (Some(log.created()), log.document().clone())));
-        documents.sort_by_key(|(made, _)| std::cmp::Reverse(*made));
+        documents.sort_by_key(|(time, _)| std::cmp::Reverse(*time));
         Ok(documents.into_iter().map(|(_, document)| document).collect())
     }
 
@@ -51,16 +51,16 @@ impl StateDir {
         if !folder.is_dir() {
             return Ok(Vec::new());
         }
-        let unread = |path: &Path| {
+        let read_error = |path: &Path| {
             let path = path.to_owned();
             move |source| LoadError::Read { path, source }
         };
         let entries = fs::read_dir(&folder).and_then(|entries| entries.collect::<io::Result<Vec<_>>>());
-        let mut paths: Vec<_> = entries.map_err(unread(&folder))?.into_iter().map(|entry| entry.path()).collect();
+        let mut paths: Vec<_> = entries.map_err(read_error(&folder))?.into_iter().map(|entry| entry.path()).collect();
         paths.retain(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
         paths.sort();
         let read = |path: PathBuf| {
-            let text = fs::read_to_string(&path).map_err(unread(&path))?;
+            let text = fs::read_to_string(&path).map_err(read_error(&path))?;
             OwnLog::read(text).map_err(|source| LoadError::Log { path, source })
         };
         paths.into_iter().map(read).collect()
@@ -98,8 +98,8 @@ impl StateDir {
             let mut file = tempfile::NamedTempFile::new_in(&folder)?;
             file.write_all(text.as_bytes())?;
             // A changed document keeps its time, because documents are sorted by age.
-            if let Ok(made) = fs::metadata(&path).and_then(|metadata| metadata.modified()) {
-                file.as_file().set_modified(made)?;
+            if let Ok(modified) = fs::metadata(&path).and_then(|metadata| metadata.modified()) {
+                file.as_file().set_modified(modified)?;
             }
             file.as_file().sync_all()?;
             file.persist(&path).map_err(|error| error.error)?;
@@ -141,7 +141,7 @@ impl StateDir {
         match LongFormFolder::open(self.long_forms_folder(), MAX_LONG_FORMS) {
             Ok(folder) => Arc::new(folder),
             Err(error) => {
-                tracing::debug!(folder = %self.folder.display(), %error, "long forms of did:peer:4 stay in memory");
+                tracing::debug!(folder = %self.folder.display(), %error, "keeping long forms of did:peer:4 in memory");
                 Arc::new(LongFormsInMemory::default())
             }
         }

@@ -145,7 +145,7 @@ impl Unpacker<'_> {
     }
 
     /// Our keys that the outermost layer needs. For a message that is not encrypted, the agreement keys of our DIDs in
-    /// `to`. Fails for everything that can be wrong without a token.
+    /// `to`. Fails for every problem that can be found without a token.
     fn needed_keys(&self, packed: &str) -> Result<Vec<PublicKey>, Failure> {
         let keys_of_recipients = |message: &Value| -> Vec<PublicKey> {
             let dids = message["to"].as_array().into_iter().flatten().filter_map(Value::as_str);
@@ -176,7 +176,8 @@ impl Unpacker<'_> {
                 return Ok(identities.clone());
             }
         }
-        // Includes the keys of earlier messages, so that messages for two tokens in turn do not open each token again.
+        // Includes the keys of earlier messages, so that messages which alternate between two tokens do not open them
+        // again.
         self.keys.extend(needed);
         let needed = match self.identities {
             None => NeededKeys::Any(self.keys.clone()),

@@ -12,8 +12,8 @@ use super::{
     output::{count, warn},
 };
 
-/// How long to wait at a terminal, unless --wait says otherwise.
-const AT_A_TERMINAL: Duration = Duration::from_secs(60);
+/// How long to wait at a terminal without --wait.
+const TERMINAL_TIMEOUT: Duration = Duration::from_secs(60);
 /// The pause between two attempts to open the YubiKey.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -22,7 +22,7 @@ pub fn is_unplugged(token: &TokenConfig, failure: &Failure) -> bool {
     failure.code == "token-absent" && token.is_yubikey()
 }
 
-/// The time that is left to wait, and whether the person was told to plug the YubiKey in.
+/// How long to wait, and whether the person was asked to plug in the YubiKey.
 pub struct YubiKeyWait {
     until: Option<Instant>,
     announced: bool,
@@ -31,13 +31,13 @@ pub struct YubiKeyWait {
 
 impl YubiKeyWait {
     pub fn new(config: &Config) -> Self {
-        let time = config.wait.or_else(|| std::io::stderr().is_terminal().then_some(AT_A_TERMINAL));
+        let time = config.wait.or_else(|| std::io::stderr().is_terminal().then_some(TERMINAL_TIMEOUT));
         let json = config.flags.iter().any(|flag| flag == "--json");
         Self { until: time.and_then(|time| Instant::now().checked_add(time)), announced: false, json }
     }
 
-    /// Returns after a pause whether to try again: the failure is that a YubiKey is not plugged in, and time is left.
-    /// The first time it tells the person.
+    /// If the failure means that a YubiKey is not plugged in, and time is left: warns the person (the first time only),
+    /// pauses, and returns `true`. Otherwise returns `false` at once.
     pub fn should_retry(&mut self, token: &TokenConfig, failure: &Failure) -> bool {
         let left = self.until.map(|until| until.saturating_duration_since(Instant::now())).unwrap_or_default();
         if !is_unplugged(token, failure) || left.is_zero() {

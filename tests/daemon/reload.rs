@@ -78,7 +78,7 @@ fn an_invalid_file_changes_nothing_and_its_line_is_reported() {
         format!("claviger.toml line {}:", 1 + text.lines().position(|line| line.contains(word)).unwrap())
     };
     let broken = [
-        ("[http]\n", "[http]\nconections = 1\n", "conections", "is it \"connections\"?"),
+        ("[http]\n", "[http]\nconections = 1\n", "conections", "did you mean \"connections\"?"),
         ("conections = 1", "connections = \"few\"", "few", "http.connections"),
         ("connections = \"few\"", "connections = 0 0", "0 0", "expected newline"),
     ];

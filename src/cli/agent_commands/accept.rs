@@ -36,6 +36,6 @@ pub async fn run(args: &Args, client: &AgentClient, out: &Out) -> Result<(), Fai
     }
     let accepted: Value = client.post("/v1/invitations/accept", &request).await?;
     let theirs = accepted["theirs"].as_str().unwrap_or_default();
-    out.say(&format!("Accepted. A ping tells {}.", short(theirs)));
+    out.say(&format!("Accepted. Sending a ping to {}.", short(theirs)));
     if out.json { out.document(&accepted) } else { out.line(theirs) }
 }

@@ -12,8 +12,8 @@ pub async fn choose_own_did(client: &AgentClient, named: Option<&str>, peer: Opt
     }
     if let Some(peer) = peer {
         let known: Value = client.get("/v1/connections").await?;
-        let ours = known["connections"].as_array().into_iter().flatten().find(|it| it["theirs"] == peer);
-        if let Some(did) = ours.and_then(|it| it["ours"].as_str()) {
+        let connection = known["connections"].as_array().into_iter().flatten().find(|it| it["theirs"] == peer);
+        if let Some(did) = connection.and_then(|it| it["ours"].as_str()) {
             return Ok(did.to_owned());
         }
     }

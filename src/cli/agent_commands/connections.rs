@@ -18,7 +18,7 @@ use crate::cli::{
 /// Lists the agent's connections, or ends one
 #[derive(clap::Args)]
 pub struct Args {
-    /// Ends the connection with this DID: the peer is told, and nothing more is sent to it
+    /// Ends the connection with this DID: notifies the peer, and sends nothing more to it
     #[arg(long, value_name = "DID")]
     end: Option<String>,
     /// Our DID in the connection to end, if there are several with that peer
@@ -45,7 +45,8 @@ pub fn run(args: &Args, client: &AgentClient, config: &Config, out: &Out) -> Res
     Ok(())
 }
 
-/// Ends a connection: our DID's key signs that in its token, and the agent tells the peer.
+/// Ends a connection: our DID's key signs a `from_prior` in its token, and the agent sends the `from_prior` to the
+/// peer.
 fn end(
     theirs: &str,
     ours: Option<&str>,
@@ -69,6 +70,6 @@ fn end(
     let from_prior = sign_from_prior(config, &FromPrior::ending(ours, unix_time()))?;
     let ended = json!({ "ours": ours, "theirs": theirs, "from_prior": from_prior });
     block_on(client.post::<Value>("/v1/connections/end", &ended))?;
-    out.say(&format!("The connection with {} has ended, and the peer is told.", short(theirs)));
+    out.say(&format!("Ended the connection with {}. The agent notifies the peer.", short(theirs)));
     if out.json { out.document(&json!({ "ours": ours, "theirs": theirs })) } else { Ok(()) }
 }

@@ -82,7 +82,7 @@ async fn follow(args: &Args, client: &AgentClient, out: &Out) -> Result<(), Fail
     ended.and(acknowledged)
 }
 
-/// Prints a message: for a person the sender and the text, for a program all of it in one line.
+/// Prints a message: the sender and the text for a person, the whole message on one line for a program.
 fn show(message: &Value, out: &Out) -> Result<(), Failure> {
     if out.json {
         return out.json_line(message);
@@ -98,7 +98,7 @@ fn show(message: &Value, out: &Out) -> Result<(), Failure> {
     out.line(&format!("{NAME}{sender}{NAME:#} {DIM}{}{DIM:#} {message}", printable(kind)))
 }
 
-/// Replaces control characters: a message of a stranger must not move the terminal's cursor.
+/// Replaces control characters, because a message from a stranger must not move the cursor of the terminal.
 fn printable(text: &str) -> String {
     text.chars().map(|letter| if letter.is_control() && letter != '\n' { '\u{fffd}' } else { letter }).collect()
 }

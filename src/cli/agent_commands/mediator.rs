@@ -25,10 +25,10 @@ pub enum Command {
 
 /// Asks a mediator to receive messages for this agent
 ///
-/// If the mediator agrees, a DID is made whose service is the mediator, and printed: that DID is for peers. The
-/// mediator knows the agent by another DID. Further DIDs of ours with the mediator's routing DID as --service are
-/// registered with the mediator by themselves. From then on the agent fetches its messages. A second call with the same
-/// mediator makes nothing new.
+/// If the mediator agrees, the command makes a DID whose service is the mediator, and prints that DID: give it to
+/// peers. The mediator knows the agent by another DID. From then on the agent fetches its messages from the mediator,
+/// and registers each further DID of ours whose --service is the mediator's routing DID. A second call with the same
+/// mediator makes no new DID.
 #[derive(clap::Args)]
 pub struct UseArgs {
     /// The mediator's DID
@@ -36,7 +36,7 @@ pub struct UseArgs {
     /// Our DID for the mediator; if not given, the newest without a service, or a new one
     #[arg(long, value_name = "DID")]
     from: Option<String>,
-    /// Makes no DID whose service is the mediator, and prints the mediator's routing DIDs
+    /// Makes no DID for peers, and prints the mediator's routing DIDs
     #[arg(long)]
     no_did: bool,
     /// The token in which keys are made, by its name in the configuration; may be given several times, as in `did
@@ -47,27 +47,27 @@ pub struct UseArgs {
 
 /// Lists the mediators, and the state of each
 ///
-/// The state is `live` (the mediator delivers messages at once), `polling`, `connecting` or `away`. The DIDs are listed
-/// for which the mediator receives messages, and those that it has not registered yet.
+/// The state is `live` (the mediator delivers messages at once), `polling`, `connecting` or `away`. The list also shows
+/// the DIDs for which the mediator receives messages, and those that the mediator has not registered yet.
 #[derive(clap::Args)]
 pub struct ListArgs {}
 
 /// Leaves a mediator
 ///
-/// The agent fetches the messages that wait there, and the mediator receives no more.
+/// The agent fetches the messages that wait at the mediator, and the mediator receives no more messages for it.
 #[derive(clap::Args)]
 pub struct LeaveArgs {
     /// The mediator's DID
     did: String,
-    /// Leaves also if the mediator cannot be told; messages that wait there are lost
+    /// Leaves even if the mediator cannot be notified; messages that wait there are lost
     #[arg(long)]
     force: bool,
 }
 
 /// How long a mediator may take to register a new DID.
 const REGISTRATION_TIMEOUT: Duration = Duration::from_secs(40);
-/// The pause between two looks at the mediator's state.
-const POLL: Duration = Duration::from_millis(50);
+/// The pause between two requests for the mediator's state.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 pub fn run(command: &Command, config: &Config, out: &Out) -> Result<(), Failure> {
     let client = AgentClient::new(config)?;
@@ -143,9 +143,9 @@ async fn wait_until_registered(client: &AgentClient, mediator: &str, did: Option
             let message =
                 format!("the mediator receives no messages for {} yet: {why}", did.map(short).unwrap_or_default());
             return Err(Failure::new("mediator-away", message)
-                .hint("the agent keeps asking; `claviger mediator list` shows the state"));
+                .hint("the agent keeps trying; `claviger mediator list` shows the state"));
         }
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -179,7 +179,7 @@ fn leave(args: &LeaveArgs, client: &AgentClient, out: &Out) -> Result<(), Failur
     let left: Value = block_on(client.post("/v1/mediators/leave", &json!({ "did": args.did, "force": args.force })))
         .map_err(|failure| match failure.code {
             "mediator-away" | "mediator-denied" | "mediator-unusable" => {
-                failure.hint("--force leaves all the same; messages that wait there are lost")
+                failure.hint("--force leaves anyway; messages that wait there are lost")
             }
             _ => failure,
         })?;
@@ -187,7 +187,10 @@ fn leave(args: &LeaveArgs, client: &AgentClient, out: &Out) -> Result<(), Failur
     let still_routed: Vec<&str> =
         left["registered"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     for did in &still_routed {
-        out.warn(&format!("peers still send messages for {} there: `claviger did rotate` moves the DID", short(did)));
+        out.warn(&format!(
+            "peers still send messages for {} to the mediator: `claviger did rotate` replaces it",
+            short(did)
+        ));
     }
     if out.json { out.document(&json!({ "did": args.did, "registered": still_routed })) } else { Ok(()) }
 }
@@ -198,6 +201,6 @@ fn services(own: &Value) -> impl Iterator<Item = &str> {
     services.flat_map(|service| match &service["serviceEndpoint"] {
         Value::Array(all) => all.iter().filter_map(|it| it["uri"].as_str()).collect::<Vec<_>>(),
         Value::String(uri) => vec![uri.as_str()],
-        one => one["uri"].as_str().into_iter().collect(),
+        endpoint => endpoint["uri"].as_str().into_iter().collect(),
     })
 }

@@ -20,7 +20,7 @@ pub use status::Args as StatusArgs;
 
 use super::{agent_client::AgentClient, config::Config, failure::Failure, output::Out, runtime::block_on};
 
-/// One of the commands, parsed.
+/// A command that talks to a running agent, with its arguments.
 pub enum AgentCommand {
     Send(SendArgs),
     Ping(PingArgs),
@@ -33,7 +33,7 @@ pub enum AgentCommand {
 
 pub fn run(command: &AgentCommand, config: &Config, out: &Out) -> Result<(), Failure> {
     let client = AgentClient::new(config)?;
-    // May start the keepers' supervisor, which must happen before the runtime has threads.
+    // `--end` starts the keepers' supervisor, which must happen before the runtime has threads.
     if let AgentCommand::Connections(args) = command {
         return connections::run(args, &client, config, out);
     }

@@ -17,7 +17,7 @@ use crate::cli::{
 ///
 /// Sends a basic message with the text, or with --type a message of any type whose body is the JSON object in the text.
 /// When the command ends, the agent has stored the message, and sends it as soon as the peer can be reached. With
-/// --within the command waits until the message was sent. Prints the message's ID in the outbox.
+/// --within the command waits until the message is sent. Prints the message's ID in the outbox.
 #[derive(clap::Args)]
 pub struct Args {
     /// The recipient's DID
@@ -40,14 +40,14 @@ pub struct Args {
     sign: bool,
     /// The text, or with --type the body as a JSON object; read from stdin if not given
     text: Option<String>,
-    /// Waits until the message was sent, this many seconds at most
+    /// Waits until the message is sent, this many seconds at most
     #[arg(long, value_name = "SECONDS")]
     within: Option<u64>,
 }
 
 const BASIC_MESSAGE: &str = "https://didcomm.org/basicmessage/2.0/message";
-/// The pause between two looks at the state of a message.
-const POLL: Duration = Duration::from_millis(100);
+/// The pause between two requests for the state of a message.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 pub async fn run(args: &Args, client: &AgentClient, out: &Out) -> Result<(), Failure> {
     check_did(&args.to)?;
@@ -72,18 +72,18 @@ pub async fn run(args: &Args, client: &AgentClient, out: &Out) -> Result<(), Fai
     if let Some(thid) = &args.thid {
         message["headers"] = json!({ "thid": thid });
     }
-    let taken: Value = client.post("/v1/messages", &message).await?;
-    let id = taken["id"].as_str().unwrap_or_default();
+    let accepted: Value = client.post("/v1/messages", &message).await?;
+    let id = accepted["id"].as_str().unwrap_or_default();
     let Some(seconds) = args.within else {
         out.say(&format!("Stored. The agent sends it as soon as {} can be reached.", short(&args.to)));
-        return out.document(&taken);
+        return out.document(&accepted);
     };
     let sent = wait_until_sent(client, id, Duration::from_secs(seconds)).await?;
     out.say(&format!("Sent to {}.", short(&args.to)));
     out.document(&sent)
 }
 
-/// Waits until a message was sent, and returns its state in the outbox.
+/// Waits until a message is sent, and returns its state in the outbox.
 pub async fn wait_until_sent(client: &AgentClient, id: &str, within: Duration) -> Result<Value, Failure> {
     let until = tokio::time::Instant::now() + within;
     loop {
@@ -91,7 +91,7 @@ pub async fn wait_until_sent(client: &AgentClient, id: &str, within: Duration) -
         let problem = status["problem"].as_str().unwrap_or("the agent has no record of the message");
         match status["state"].as_str() {
             Some("sent") => return Ok(status),
-            Some("waiting") if tokio::time::Instant::now() < until => tokio::time::sleep(POLL).await,
+            Some("waiting") if tokio::time::Instant::now() < until => tokio::time::sleep(POLL_INTERVAL).await,
             Some("waiting") => {
                 return Err(Failure::new("not-sent-yet", format!("the message is not sent yet: {problem}"))
                     .hint("the agent keeps the message, and tries again"));

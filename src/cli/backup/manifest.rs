@@ -70,7 +70,7 @@ impl Manifest {
         let found = entries(folder).map_err(|error| Failure::io(folder.display(), &error))?;
         let damaged = |path: &str, what: &str| {
             Err(Failure::new("backup-damaged", format!("{}: {what}", folder.join(path).display()))
-                .hint("nothing was restored; take another backup"))
+                .hint("nothing was restored: use another backup"))
         };
         for wanted in &self.files {
             match found.iter().find(|entry| entry.path == wanted.path) {
@@ -80,7 +80,7 @@ impl Manifest {
             }
         }
         match found.iter().find(|entry| !self.files.iter().any(|wanted| wanted.path == entry.path)) {
-            Some(more) => damaged(&more.path, "the file is not part of the backup"),
+            Some(extra) => damaged(&extra.path, "the file is not part of the backup"),
             None => Ok(()),
         }
     }
@@ -97,7 +97,10 @@ fn entries(folder: &Path) -> io::Result<Vec<Entry>> {
 fn collect(folder: &Path, prefix: &str, entries: &mut Vec<Entry>) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        let name = entry.file_name().into_string().map_err(|name| io::Error::other(format!("the name {name:?}")))?;
+        let name = entry
+            .file_name()
+            .into_string()
+            .map_err(|name| io::Error::other(format!("the file name {name:?} is not UTF-8")))?;
         let path = format!("{prefix}{name}");
         if entry.file_type()?.is_dir() {
             collect(&entry.path(), &format!("{path}/"), entries)?;

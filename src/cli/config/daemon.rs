@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::cli::failure::Failure;
 
-/// The settings that SIGHUP reads again, and whose new values count at once. All others need a restart.
+/// The settings that SIGHUP reads again. Their new values take effect at once; all other settings need a restart.
 pub const RELOADABLE: [&str; 9] = [
     "api.webhook",
     "http.body_seconds",
@@ -41,10 +41,10 @@ pub struct AgentSection {
     pub max_message_bytes: usize,
     /// The number of messages that are unpacked at once.
     pub workers: usize,
-    /// A message without `expires_time` is refused when it is older than this many days. Message ids are remembered for
-    /// as long, so that no message is handled twice.
+    /// A message is refused if, when it is opened, its `created_time` is older than this many days, or its
+    /// `expires_time` has passed. Message IDs are remembered for as long, so that no message is handled twice.
     pub longest_age_days: u32,
-    /// A message of ours without `expires_time` is tried for this many days.
+    /// The agent tries to send a message for this many days, or until its `expires_time` if that is earlier.
     pub send_for_days: u32,
     /// Whether a person is asked for a PIN or a touch for a message from a DID with which there is no connection.
     pub prompt_strangers: bool,
@@ -73,18 +73,18 @@ pub struct HttpSection {
     /// The address and port to listen on, or an array of them. Without it no port is opened, and messages come through
     /// a mediator.
     pub listen: SocketAddrs,
-    /// The URL by which peers reach the server. It stands in invitations. A DID has its own URL in its document.
+    /// The URL by which peers reach the server, for invitations. A DID names its own URL in its document.
     pub public_url: Option<String>,
     /// The server's certificate chain, a file in PEM. The file is read again when it changes and on SIGHUP. Without it
     /// the server speaks plain HTTP, behind a proxy with TLS.
     pub tls_certificate: Option<PathBuf>,
     /// The private key of the certificate, a file in PEM, read again together with the certificate.
     pub tls_key: Option<PathBuf>,
-    /// The number of connections, at most.
+    /// The maximum number of connections.
     pub connections: usize,
-    /// The number of connections from one address, at most. Behind a proxy all connections come from one address.
+    /// The maximum number of connections from one address. Behind a proxy all connections come from one address.
     pub connections_per_address: usize,
-    /// Messages per second from one address, at most. 0: no limit, as behind a proxy.
+    /// The maximum number of messages per second from one address. 0: no limit; use it behind a proxy.
     pub rate_per_address: u32,
     /// The time for the headers of a request, in seconds; also the time after which an idle connection is closed.
     pub header_seconds: u64,
@@ -115,7 +115,7 @@ impl Default for HttpSection {
 pub struct NetSection {
     /// Private address ranges that the daemon may connect to, such as `10.0.0.0/8`. All others are refused.
     pub allow_private: Vec<String>,
-    /// Certificates that are trusted beside those of the system, a file in PEM.
+    /// Certificates that are trusted in addition to those of the system, a file in PEM.
     pub ca: Option<PathBuf>,
     /// Hosts whose did:web and did:webvh documents are fetched without TLS: for trials on one machine. `allow_private`
     /// must allow their addresses.
@@ -146,18 +146,18 @@ impl Default for MediationSection {
 pub struct StoreSection {
     /// The file of the database. Without it: `agent/agent.db` in `state_dir`.
     pub path: Option<PathBuf>,
-    /// Bytes of received messages that wait to be unpacked, at most. Beyond it no message is accepted.
+    /// Bytes of received messages that wait to be unpacked, at most. Beyond this limit, no message is accepted.
     pub max_waiting_bytes: u64,
     /// Received messages for one of our DIDs that wait to be unpacked, at most.
     pub max_waiting_for: u64,
     /// Bytes of received messages for one of our DIDs that wait to be unpacked, at most.
     pub max_waiting_bytes_for: u64,
-    /// Bytes that the application has not acknowledged, at most. Beyond it no message is accepted.
+    /// Bytes of messages that the application has not acknowledged, at most. Beyond this limit, no message is accepted.
     pub max_unread_bytes: u64,
-    /// Messages of one sender that the application has not acknowledged, at most. Beyond it no message of that sender
-    /// is accepted.
+    /// Messages of one sender that the application has not acknowledged, at most. Beyond this limit, no message of that
+    /// sender is accepted.
     pub max_unread_from: u64,
-    /// Bytes of one sender that the application has not acknowledged, at most.
+    /// Bytes of messages of one sender that the application has not acknowledged, at most.
     pub max_unread_bytes_from: u64,
     /// Messages that wait to be sent to one peer, at most, before the peer gets no more replies.
     pub max_replies_to: u64,
@@ -207,7 +207,7 @@ pub struct ApiSection {
 pub struct WebhookSection {
     /// The webhook's URL: https, or http on the loopback interface.
     pub url: String,
-    /// The file with the secret that requests are signed with, in its first line.
+    /// The file whose first line is the secret that signs the requests.
     pub secret_file: PathBuf,
     /// The types of the messages that are posted. Empty: all.
     #[serde(default)]

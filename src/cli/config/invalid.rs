@@ -12,7 +12,7 @@ pub fn displayed_name(path: Option<&Path>) -> String {
     path.map_or_else(|| "the environment".to_owned(), |path| path.display().to_string())
 }
 
-/// Says what is wrong with the configuration, in which line if the file is to blame, and which known name is nearest.
+/// The failure for an invalid configuration: what is wrong, in which line of the file, and which known name is nearest.
 pub fn invalid_configuration(path: Option<&Path>, text: &str, error: figment::Error) -> Failure {
     let from_environment = error.metadata.as_ref().is_some_and(|metadata| metadata.name.contains("environment"));
     let mut file = displayed_name(path.filter(|_| !from_environment));
@@ -21,22 +21,24 @@ pub fn invalid_configuration(path: Option<&Path>, text: &str, error: figment::Er
     if let Some(before) = parsed.as_ref().and_then(|error| text.get(..error.span()?.start)) {
         file = format!("{file} line {}", before.matches('\n').count() + 1);
     }
-    let place = if error.path.is_empty() { String::new() } else { format!("`{}`: ", error.path.join(".")) };
+    let setting = if error.path.is_empty() { String::new() } else { format!("`{}`: ", error.path.join(".")) };
     let (message, known, found) = match &error.kind {
-        Kind::UnknownField(found, known) => (format!("there is no member {found:?}"), *known, found.as_str()),
-        Kind::UnknownVariant(found, known) => (format!("{place}{found:?} is no value of it"), *known, found.as_str()),
-        Kind::MissingField(field) => (format!("the member {field:?} is missing"), &[][..], ""),
+        Kind::UnknownField(found, known) => (format!("unknown setting {found:?}"), *known, found.as_str()),
+        Kind::UnknownVariant(found, known) => {
+            (format!("{setting}{found:?} is not a valid value"), *known, found.as_str())
+        }
+        Kind::MissingField(field) => (format!("the setting {field:?} is missing"), &[][..], ""),
         // figment's message quotes the line, which may hold a PIN.
         Kind::Message(message) if message.starts_with("TOML parse error") => {
-            (parsed.as_ref().map_or("it is no TOML", toml::de::Error::message).replace('\n', ": "), &[][..], "")
+            (parsed.as_ref().map_or("not valid TOML", toml::de::Error::message).replace('\n', ": "), &[][..], "")
         }
-        kind => (format!("{place}{}", kind.to_string().trim_end()), &[][..], ""),
+        kind => (format!("{setting}{}", kind.to_string().trim_end()), &[][..], ""),
     };
     let failure = Failure::usage("bad-config", format!("{file}: {message}"));
     match (nearest(found, known), known) {
-        (Some(near), _) => failure.hint(format!("is it {near:?}?")),
+        (Some(near), _) => failure.hint(format!("did you mean {near:?}?")),
         (None, []) => failure,
-        (None, known) => failure.hint(format!("there are: {}", known.join(", "))),
+        (None, known) => failure.hint(format!("the valid names are: {}", known.join(", "))),
     }
 }
 

@@ -47,7 +47,7 @@ impl KeeperSection {
     }
 
     /// The time after which an operation has hung.
-    pub fn hang(&self) -> Duration {
+    pub fn hang_timeout(&self) -> Duration {
         Duration::from_secs(self.hang_seconds)
     }
 }

@@ -39,7 +39,7 @@ pub struct Config {
     pub base: PathBuf,
     /// The folder for everything that must outlive a command.
     pub state_dir: PathBuf,
-    /// The tokens, in the order in which they are asked.
+    /// The tokens, in the order in which they are tried.
     pub tokens: Vec<TokenConfig>,
     /// The policies of single keys.
     pub keys: Vec<(PublicKey, Policy)>,
@@ -64,7 +64,7 @@ pub enum ApiAddress {
 }
 
 impl Config {
-    /// Reads the file that `--config` names, or the first that is found. Without any file, only the environment counts.
+    /// Reads the file that `--config` names, or the first file that is found, and the environment.
     pub fn load(named: Option<&Path>) -> Result<Self, Failure> {
         source::warn_of_misspelt_variables();
         Self::load_with_source(named).map(|(config, _)| config)
@@ -153,10 +153,10 @@ impl Config {
         }
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let file = displayed_name(self.file.as_deref());
-        let message = format!("{file}: the token {:?}: there is no profile {profile:?}", token.name);
+        let message = format!("{file}: the token {:?}: unknown profile {profile:?}", token.name);
         Err(Failure::usage("bad-config", message).hint(match nearest(profile, &names) {
-            Some(near) => format!("is it {near:?}?"),
-            None => format!("there are: {}", names.join(", ")),
+            Some(near) => format!("did you mean {near:?}?"),
+            None => format!("the profiles are: {}", names.join(", ")),
         }))
     }
 
@@ -205,7 +205,7 @@ impl Config {
             (None, [only]) => return Ok(only),
             (None, _) => {
                 return Err(Failure::usage("token-unnamed", "several tokens are configured: name one with --token")
-                    .hint(format!("there are: {}", names.join(", "))));
+                    .hint(format!("the tokens are: {}", names.join(", "))));
             }
             (Some(name), tokens) => match tokens.iter().find(|token| token.name == name) {
                 Some(token) => return Ok(token),
@@ -213,8 +213,8 @@ impl Config {
             },
         };
         Err(failure.hint(nearest(name.unwrap_or_default(), &names).map_or_else(
-            || format!("there are: {}", names.join(", ")),
-            |near| format!("is it {near:?}? There are: {}", names.join(", ")),
+            || format!("the tokens are: {}", names.join(", ")),
+            |near| format!("did you mean {near:?}? The tokens are: {}", names.join(", ")),
         )))
     }
 
@@ -222,7 +222,7 @@ impl Config {
     pub fn no_token(&self) -> Failure {
         let message = match &self.file {
             Some(file) => format!("{} names no [[token]]", file.display()),
-            None => "there is no configuration that names a token".to_owned(),
+            None => "no token is configured: there is no configuration file".to_owned(),
         };
         Failure::usage("no-token", message).hint(
             "`claviger token list` shows the tokens of this machine, with lines to paste into claviger.toml; \

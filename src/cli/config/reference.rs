@@ -1,5 +1,5 @@
-//! docs/settings.md, generated from the structs of the configuration, and the test of examples/claviger.toml. Only the
-//! tests have this module.
+//! docs/settings.md, generated from the structs of the configuration, and the test of examples/claviger.toml. This
+//! module is compiled for tests only.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -17,7 +17,7 @@ use crate::cli::failure::Failure;
 /// The top-level members that the environment may set. Other variables that begin with CLAVIGER_ are not checked.
 pub const SECTIONS: [&str; 12] =
     ["state_dir", "did", "keeper", "agent", "http", "net", "mediation", "store", "api", "ops", "token", "key"];
-/// The arrays of tables among them, each with the member that names an entry.
+/// The arrays of tables among [`SECTIONS`], each with the member that names an entry.
 const ARRAYS: [(&str, &str); 2] = [("token", "name"), ("key", "key")];
 
 /// Returns the path and the text of the file, and the file merged with the environment.
@@ -50,7 +50,7 @@ fn overridden_entries(text: &str, section: &str, named_by: &str) -> Result<Optio
     if overrides.is_empty() {
         return Ok(None);
     }
-    // A mistake in the file is reported when all of the file is read.
+    // An error in the file is reported later, when the whole file is parsed.
     let mut entries: Vec<Dict> = Figment::from(Toml::string(text)).extract_inner(section).unwrap_or_default();
     // Shells allow no dashes in the name of a variable.
     let plain = |name: &str| name.replace('-', "_").to_ascii_lowercase();
@@ -100,7 +100,7 @@ fn xdg_folder(variable: &str, in_home: &str) -> Option<PathBuf> {
     named.or_else(|| env::var_os("HOME").filter(|home| !home.is_empty()).map(|home| Path::new(&home).join(in_home)))
 }
 
-/// Warns of variables whose names nearly match a setting. A misspelt variable would otherwise be ignored silently.
+/// Warns of environment variables whose names nearly match a setting, and which would otherwise be ignored silently.
 pub fn warn_of_misspelt_variables() {
     for (variable, _) in env::vars_os() {
         let Some(rest) = variable.to_str().and_then(|name| name.strip_prefix("CLAVIGER_")) else { continue };
@@ -108,7 +108,7 @@ pub fn warn_of_misspelt_variables() {
         let known = SECTIONS.contains(&first.as_str()) || first == "config";
         if let Some(near) = nearest(&first, &SECTIONS).filter(|_| !known && first.len() > 2) {
             let near = near.to_ascii_uppercase();
-            tracing::warn!("CLAVIGER_{rest} in the environment is not used; is it CLAVIGER_{near}?");
+            tracing::warn!("CLAVIGER_{rest} in the environment is not used; did you mean CLAVIGER_{near}?");
         }
     }
 }

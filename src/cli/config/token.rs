@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use claviger::secrets::{Custody, KeyOperation, Policy};
 use serde::Deserialize;
 
-/// A token that holds private keys. The table is given once for each token; tokens are asked in that order.
+/// A token that holds private keys. The table is given once for each token; tokens are tried in the order of the file.
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenConfig {
@@ -70,8 +70,8 @@ impl TokenConfig {
         policy(&self.allow, self.minimum_custody)
     }
 
-    /// Whether the token is a YubiKey that this configuration opens. A token behind a separate keeper is whatever that
-    /// keeper says.
+    /// Whether the token is a YubiKey that this configuration opens. `false` for a token behind a separate keeper,
+    /// because only that keeper knows the device.
     pub fn is_yubikey(&self) -> bool {
         self.keeper.is_none() && self.uri.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("yubikey:"))
     }
@@ -108,7 +108,7 @@ impl TryFrom<String> for Allowed {
     }
 }
 
-/// Whether an environment variable may have this name. A variable with another name would never be found to be set.
+/// Whether an environment variable may have this name. A variable with another name could never be set.
 pub fn is_variable_name(name: &str) -> bool {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     !name.is_empty() && name.bytes().all(is_allowed) && !name.starts_with(|first: char| first.is_ascii_digit())

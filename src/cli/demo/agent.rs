@@ -29,10 +29,10 @@ pub struct Agent {
     pub keys: Vec<HeldKey>,
     pub identities: Identities,
     recorder: Arc<RecordingToken>,
-    _keys: MadeKeys,
+    _demo_keys: DemoKeys,
 }
 
-/// An open token without keys and a DID of the demo.
+/// An open token, for which the demo has not made keys and a DID yet.
 pub struct DemoToken {
     name: &'static str,
     token: Arc<dyn Custodian>,
@@ -91,7 +91,7 @@ impl DemoToken {
     /// Makes an agreement key and a signing key in the token, and a did:peer:2 of them. All participants have the same
     /// curves.
     pub async fn create_agent(self, curves: [Curve; 2], services: &[Service]) -> Result<Agent, Failure> {
-        let mut made = MadeKeys { token: self.token.clone(), keys: Vec::new(), delete: self.outlives_demo };
+        let mut made = DemoKeys { token: self.token.clone(), keys: Vec::new(), delete: self.outlives_demo };
         let mut make = |curve, usage| {
             let new = NewKey { curve, usage, label: Some(self.name.into()) };
             let held = self.token.generate(&new).map_err(|error| Failure::from_token(self.name, &error))?;
@@ -116,7 +116,7 @@ impl DemoToken {
             keys: vec![agreement, signing],
             identities: Identities::new(keyring, [document]).await?,
             recorder,
-            _keys: made,
+            _demo_keys: made,
         })
     }
 }
@@ -147,13 +147,13 @@ pub enum OperationKind {
 }
 
 /// The keys of the demo. Dropping this deletes them from a token that outlives the demo.
-struct MadeKeys {
+struct DemoKeys {
     token: Arc<dyn Custodian>,
     keys: Vec<PublicKey>,
     delete: bool,
 }
 
-impl Drop for MadeKeys {
+impl Drop for DemoKeys {
     fn drop(&mut self) {
         for key in self.keys.iter().filter(|_| self.delete) {
             if let Err(error) = self.token.delete(key) {

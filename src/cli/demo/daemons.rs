@@ -1,5 +1,5 @@
-//! The demo with two daemons, each with its keeper and its token: they meet by an invitation, and talk. All of it is
-//! done with this program's own commands.
+//! The demo with two daemons, each with its keeper and its token: they connect by an invitation, and exchange messages.
+//! The demo runs this program's own commands.
 
 use std::{
     fs::{self, File},
@@ -23,16 +23,16 @@ use crate::cli::{
 
 /// How long to wait for something that usually takes less than a second.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// The pause between two looks.
-const POLL: Duration = Duration::from_millis(50);
+/// The pause between two checks.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 pub fn run(module: &Path, folder: &Path, out: &Out) -> Result<(), Failure> {
     let mut page = Page::new(out);
     page.title("Two agents meet and talk, and no private key leaves its token")?;
     page.text(
-        "Alice and Bob each run a daemon. It is three processes: the agent, which has the network, the messages and \
-         public keys; the keeper, which has the token, its PIN and no network; and a small one that starts keepers. \
-         The tokens are SoftHSM's, which is PKCS#11 in software; in earnest, an HSM or a YubiKey.",
+        "Alice and Bob each run a daemon. A daemon is three processes: the agent, which has the network, the messages \
+         and the public keys; the keeper, which has the token and its PIN, and no network; and a supervisor, which \
+         starts keepers. The tokens here are SoftHSM's, PKCS#11 in software; in production, use an HSM or a YubiKey.",
     )?;
     page.step("A token, keys made in it, and a DID of their public halves, for each")?;
     let mut alice = Daemon::create("alice", module, folder)?;
@@ -59,7 +59,7 @@ pub fn run(module: &Path, folder: &Path, out: &Out) -> Result<(), Failure> {
     }
     let accepted = bob.run(&["accept", &url, "--label", "Alice"])?;
     page.row("Bob", "claviger accept URL")?;
-    page.row("", &format!("The purpose: {}. A ping tells Alice that Bob accepted.", text(&accepted, "goal")))?;
+    page.row("", &format!("The purpose: {}. A ping informs Alice that Bob accepted.", text(&accepted, "goal")))?;
     alice.wait_for("Alice to know Bob", |alice| {
         Ok(alice.run(&["connections"])?["connections"].as_array().is_some_and(|known| !known.is_empty()))
     })?;
@@ -164,20 +164,20 @@ impl Daemon {
     /// Starts the daemon, and waits until its token is ready.
     fn start(&mut self) -> Result<Duration, Failure> {
         let failed = |error: std::io::Error| Failure::io("the demo's daemon", &error);
-        let begun = Instant::now();
+        let start = Instant::now();
         let log = File::options().create(true).append(true).open(self.log_file()).map_err(failed)?;
         let mut command = self.command()?;
         command.arg("serve").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.child = Some(command.spawn().map_err(failed)?);
         self.wait_for("the token to be ready", |daemon| Ok(daemon.is_ready()))?;
-        Ok(begun.elapsed())
+        Ok(start.elapsed())
     }
 
     fn is_ready(&self) -> bool {
         let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.health)) else { return false };
         let mut answer = String::new();
-        let asked = stream.write_all(b"GET /ready/token HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-        asked.is_ok() && stream.read_to_string(&mut answer).is_ok() && answer.starts_with("HTTP/1.1 200")
+        let sent = stream.write_all(b"GET /ready/token HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        sent.is_ok() && stream.read_to_string(&mut answer).is_ok() && answer.starts_with("HTTP/1.1 200")
     }
 
     /// Waits for the next basic message, and acknowledges it.
@@ -188,7 +188,7 @@ impl Daemon {
             let page = self.run(&["inbox", "--acknowledge"])?;
             let messages = page["messages"].as_array().cloned().unwrap_or_default();
             found = messages.into_iter().find(|it| it["message"]["body"]["content"].is_string()).unwrap_or_default();
-            thread::sleep(POLL);
+            thread::sleep(POLL_INTERVAL);
         }
         match found.is_null() {
             true => Err(self.timed_out("the message to come")),
@@ -196,13 +196,13 @@ impl Daemon {
         }
     }
 
-    fn wait_for(&self, what: &str, is: impl Fn(&Self) -> Result<bool, Failure>) -> Result<(), Failure> {
+    fn wait_for(&self, what: &str, is_done: impl Fn(&Self) -> Result<bool, Failure>) -> Result<(), Failure> {
         let until = Instant::now() + TIMEOUT;
-        while !is(self)? {
+        while !is_done(self)? {
             if Instant::now() > until {
                 return Err(self.timed_out(what));
             }
-            thread::sleep(POLL);
+            thread::sleep(POLL_INTERVAL);
         }
         Ok(())
     }
@@ -230,8 +230,8 @@ impl Daemon {
     fn stop(&mut self) -> Result<(), Failure> {
         if let Some(mut child) = self.child.take() {
             let pid = rustix::process::Pid::from_child(&child);
-            let told = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-            let ended = told.map_err(Into::into).and_then(|()| child.wait());
+            let signalled = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            let ended = signalled.map_err(Into::into).and_then(|()| child.wait());
             ended.map_err(|error| Failure::io("the demo's daemon", &error))?;
         }
         Ok(())

@@ -31,9 +31,9 @@ pub async fn run(module: &Path, yubikeys: &[u32], out: &Out) -> Result<(), Failu
     page.title("Two agents talk, and no private key leaves its token")?;
     page.text(&format!(
         "Alice, Bob and a mediator have a token each: {} A token makes its private keys and does all the work with \
-             them. This program has the public keys and, of the message in hand, the content key and the text.",
+             them. This program has only the public keys, and the content key and text of the current message.",
         match yubikeys.len() {
-            0 => "here SoftHSM, which is PKCS#11 in software; in earnest, an HSM.",
+            0 => "here SoftHSM, which is PKCS#11 in software; in production, use an HSM.",
             1 => "Alice a YubiKey, the others SoftHSM, which is PKCS#11 in software.",
             _ => "Alice and Bob a YubiKey, the mediator SoftHSM, which is PKCS#11 in software.",
         }

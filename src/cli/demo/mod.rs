@@ -1,6 +1,6 @@
 //! `claviger demo`: real tokens, real messages, shown step by step.
 //!
-//! SoftHSM reads SOFTHSM2_CONF when its module is initialised, and no safe Rust changes the environment of its own
+//! SoftHSM reads SOFTHSM2_CONF when its module is initialised, and safe Rust cannot change the environment of its own
 //! process. So the demo runs in a second process, which has the variable set.
 
 mod agent;
@@ -89,7 +89,7 @@ fn run_second_process(module: &Path, yubikeys: &[u32], envelopes: bool, out: &Ou
     command.args(envelopes.then_some("--envelopes"));
     command.args(yubikeys.iter().map(|serial| format!("--yubikey={serial}")));
     command.env("SOFTHSM2_CONF", configuration);
-    let status = command.status().map_err(|error| Failure::io("the demo's own process", &error))?;
+    let status = command.status().map_err(|error| Failure::io("the demo's second process", &error))?;
     match status.code() {
         Some(0) => Ok(()),
         // The second process has printed its error.
@@ -97,7 +97,7 @@ fn run_second_process(module: &Path, yubikeys: &[u32], envelopes: bool, out: &Ou
             drop(folder);
             std::process::exit(code)
         }
-        None => Err(Failure::new("failed", format!("the demo's own process ended by a signal: {status}"))),
+        None => Err(Failure::new("failed", format!("the demo's second process ended by a signal: {status}"))),
     }
 }
 

@@ -101,7 +101,7 @@ impl<'a> Page<'a> {
 fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {
-        let last = lines.last_mut().expect("there is one");
+        let last = lines.last_mut().expect("lines is never empty");
         if last.is_empty() {
             last.push_str(word);
         } else if last.chars().count() + 1 + word.chars().count() <= width {

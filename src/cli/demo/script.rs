@@ -94,7 +94,7 @@ until alice inbox | grep 'stays where it is'; do sleep 1; done
     )
 }
 
-/// A line that adds this program's folder to PATH. `None` if the folder is there.
+/// A line that adds this program's folder to PATH. `None` if PATH has the folder already.
 fn path_line() -> Option<String> {
     let program = env::current_exe().ok()?;
     let folder = program.parent()?;

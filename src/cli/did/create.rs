@@ -27,7 +27,7 @@ use super::{
     webvh,
 };
 
-/// Makes a DID of ours, and stores its document.
+/// Makes a DID, and stores its document.
 ///
 /// Keys that are not given are made: X25519 and Ed25519 if the token has them, else P-256 for both. A YubiKey signs
 /// with P-256. A did:key is one P-256 key for both. A key that another DID of ours uses causes a warning, because
@@ -62,8 +62,8 @@ pub struct Args {
     /// The URI of a service endpoint: where peers send messages; may be given several times
     #[arg(long, value_name = "URI")]
     pub service: Vec<String>,
-    /// A routing key: the DID, DID URL or multikey of a mediator; may be given several times, the mediator next to the
-    /// sender first
+    /// A routing key: the DID, DID URL or multikey of a mediator; may be given several times, in the order in which a
+    /// message passes the mediators
     #[arg(long, value_name = "KEY", requires = "service")]
     pub routing_key: Vec<String>,
     /// A label for the keys that are made
@@ -125,7 +125,7 @@ pub fn make(args: &Args, config: &Config, out: &Out) -> Result<CreatedDid, Failu
     let configured = args.tokens(config)?;
     let own = OwnDids::load(config)?;
     if args.method == Method::Webvh {
-        webvh::check_place_is_free(web.as_deref().unwrap_or_default(), &own.documents)?;
+        webvh::check_log_url_is_free(web.as_deref().unwrap_or_default(), &own.documents)?;
     }
     let given = block_on(resolve_names(given, &own))?;
 
@@ -141,7 +141,7 @@ pub fn make(args: &Args, config: &Config, out: &Out) -> Result<CreatedDid, Failu
             return webvh::create(config, &mut maker, web.as_deref().unwrap_or_default(), keys, &services);
         }
         let document = document(args.method, web.as_deref(), &keys, &services)?;
-        // A document that is too large to be read again is not stored.
+        // Do not store a document that is too large to be read again.
         Document::from_value(document.as_value().clone())
             .map_err(|error| Failure::new("did-not-made", format!("the DID cannot be used: {error}")))?;
         StateDir::new(config.state_dir.clone()).add_document(&document)?;
@@ -204,7 +204,7 @@ impl Args {
         Ok([parse(&self.agreement)?, parse(&self.authentication)?])
     }
 
-    /// The did:web for --host and --path. A did:webvh at the same place has the same host and path.
+    /// The did:web for --host and --path. For a did:webvh, the caller uses only the host and path in it.
     fn web_did(&self) -> Result<Option<String>, Failure> {
         let Some(host) = &self.host else { return Ok(None) };
         let segments: Vec<&str> = self.path.iter().flat_map(|path| path.trim_matches('/').split('/')).collect();
@@ -212,8 +212,9 @@ impl Args {
         match web::path(&did) {
             Some(_) => Ok(Some(did)),
             None => {
-                let message =
-                    format!("{did} is no did:web: --host takes the name of a host, and its port if it has one");
+                let message = format!(
+                    "{did} is not a valid did:web: --host takes the name of a host, and its port if it has one"
+                );
                 Err(Failure::usage("bad-arguments", message).hint("--host has no scheme; --path is a path such as a/b"))
             }
         }

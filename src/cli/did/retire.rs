@@ -8,7 +8,7 @@ use crate::cli::{
     agent_client::{AgentClient, reload_own_dids},
     arguments::check_did,
     config::Config,
-    confirm::{NEVER_AGAIN, confirm},
+    confirm::{DELETE_WARNING, confirm},
     failure::Failure,
     key_name::KeyName,
     output::{Out, count, short},
@@ -21,9 +21,9 @@ use crate::cli::{
 /// Deletes the keys of a DID that was rotated, after its overlap.
 ///
 /// Messages that are encrypted to the DID can never be read again. The command fails before the overlap is over, and
-/// while messages to the DID wait. The running agent first makes sure that the keys of other DIDs open its store. Keys
-/// that another DID of ours uses are not deleted, nor is the update key of another did:webvh. The document is moved to
-/// `retired/` in the state folder, and a did:web is served no more.
+/// while messages to the DID wait. First, the running agent makes sure that it can open its store with the keys of
+/// other DIDs. Keys that another DID of ours uses are not deleted, nor is the update key of another did:webvh. The
+/// document is moved to `retired/` in the state folder, and the document of a did:web is no longer served.
 #[derive(clap::Args)]
 #[command(after_long_help = r#"With --json: {"did", "deleted"}."#)]
 pub struct Args {
@@ -55,7 +55,7 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     keys.retain(|key| !is_update_key(key));
     if !args.yes {
         let keys = count(keys.len(), "key");
-        confirm(&format!("{} has {keys} that no other DID uses.\n{NEVER_AGAIN} Delete them?", old.id()))?;
+        confirm(&format!("{} has {keys} that no other DID uses.\n{DELETE_WARNING} Delete them?", old.id()))?;
     }
     // The agent knows when the overlap is over. From now on, the keys of other DIDs unwrap the key of its store.
     let client = AgentClient::new(config)?;

@@ -18,14 +18,14 @@ use crate::cli::{
 
 /// Rotates a DID of ours to a new DID with new keys.
 ///
-/// The new DID has the same method and the same services, unless --to names one. The old DID's key signs the rotation
-/// in its token, as a custodian, which an agent may not do. The running agent tells all peers with a connection, and
-/// uses the new DID from then on. Messages to the old DID are read until the overlap is over.
+/// Without --to, a new DID with the same method and services is made. This command is a custodian, and has the old
+/// DID's key sign the rotation in its token. An agent may not. The running agent notifies all peers with a connection,
+/// and uses the new DID from then on. Messages to the old DID are read until the overlap is over.
 #[derive(clap::Args)]
 pub struct Args {
     /// The DID to rotate
     did: String,
-    /// The new DID, one of ours; made if not given
+    /// The new DID, one of ours; if not given, a new DID is made
     #[arg(long, value_name = "DID", conflicts_with = "token")]
     to: Option<String>,
     /// The token in which the new keys are made, by its name in the configuration; may be given several times
@@ -39,7 +39,7 @@ pub struct Args {
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     check_did(&args.did)?;
     let client = AgentClient::new(config)?;
-    // Fails before keys are made if no agent runs, because nobody would tell the peers.
+    // Without a running agent nobody would tell the peers. So this fails before keys are made.
     block_on(client.get::<Value>("/v1/status"))?;
     let old = own_document(config, &args.did)?;
     let new = match &args.to {
@@ -54,7 +54,11 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
         client.post::<Value>("/v1/dids/rotate", &rotate).await
     });
     let rotated = rotated.map_err(|failure| {
-        let again = format!("nothing was rotated; try again: claviger did rotate {} --to {}", old.id(), new.id());
+        let again = format!(
+            "the agent did not confirm the rotation; try again: claviger did rotate {} --to {}",
+            old.id(),
+            new.id()
+        );
         failure.hint(again)
     })?;
     let peers = rotated["peers"].as_array().map_or(0, Vec::len);

@@ -33,8 +33,8 @@ use crate::cli::{
 /// `claviger key generate` makes keys. Name the former agreement key beside the new one for as long as peers may know
 /// the former document, which is ten minutes for other Claviger agents.
 ///
-/// The change of a did:webvh is a new entry of its log, signed in the token as a custodian, which an agent may not do.
-/// The running agent serves the new document at once.
+/// A change of a did:webvh is a new entry of its log. A key in the token signs the entry, in the role of a custodian:
+/// an agent may not sign it. The running agent serves the new document at once.
 #[derive(clap::Args)]
 #[command(after_long_help = r#"With --json: {"did", "document"}, and "version" for a did:webvh."#)]
 pub struct Args {
@@ -49,8 +49,8 @@ pub struct Args {
     /// The URI of a service endpoint: where peers send messages; may be given several times
     #[arg(long, value_name = "URI")]
     service: Vec<String>,
-    /// A routing key: the DID, DID URL or multikey of a mediator; may be given several times, the mediator next to the
-    /// sender first
+    /// A routing key: the DID, DID URL or multikey of a mediator; may be given several times, in the order in which a
+    /// message passes the mediators
     #[arg(long, value_name = "KEY", requires = "service")]
     routing_key: Vec<String>,
     /// The Ed25519 key that signs the changes of a did:webvh after this one
@@ -130,9 +130,9 @@ impl Args {
 
     /// Replaces the document of a did:web.
     fn replace_document(&self, state: &StateDir, own: &OwnDids<'_>, config: &Config) -> Result<ChangedDid, Failure> {
-        let ours = state.documents()?.into_iter().find(|old| old.id() == self.did && web::path(old.id()).is_some());
-        let old = ours.ok_or_else(|| {
-            Failure::new("not-ours", format!("{} is no did:web or did:webvh that claviger made", short(&self.did)))
+        let found = state.documents()?.into_iter().find(|old| old.id() == self.did && web::path(old.id()).is_some());
+        let old = found.ok_or_else(|| {
+            Failure::new("not-ours", format!("{} is not a did:web or did:webvh that claviger made", short(&self.did)))
                 .hint("`claviger did rotate` rotates a DID of another method to a new one")
         })?;
         if self.update_key.is_some() || self.next_update_key.is_some() {

@@ -13,7 +13,7 @@ use claviger::{
 use super::key_maker::{DidKey, KeyMaker, document_builder};
 use crate::cli::{config::Config, failure::Failure, output::short, state_dir::StateDir};
 
-/// Makes a did:webvh at the place of this did:web: makes its update key, and stores its log with the first entry.
+/// Makes a did:webvh with the host and path of this did:web: makes its update key, and stores its log with one entry.
 pub fn create(
     config: &Config,
     maker: &mut KeyMaker,
@@ -41,8 +41,8 @@ pub fn sign_entry(
     proved.map_err(|error| Failure::new("did-not-made", format!("the token's signature is not valid: {error}")))
 }
 
-/// Checks that none of our DIDs has its log at this place.
-pub fn check_place_is_free(web_did: &str, documents: &[Document]) -> Result<(), Failure> {
+/// Checks that no DID of ours has its log at this host and path.
+pub fn check_log_url_is_free(web_did: &str, documents: &[Document]) -> Result<(), Failure> {
     let is_there = |document: &&Document| {
         let at = document.id().strip_prefix("did:webvh:").and_then(|id| id.split_once(':'));
         at.is_some_and(|(_, at)| at == host_and_path(web_did))
@@ -53,7 +53,7 @@ pub fn check_place_is_free(web_did: &str, documents: &[Document]) -> Result<(), 
             let path = webvh::path(document.id()).unwrap_or_default();
             let message = format!("the log of {} is at {path} of that host already", short(document.id()));
             Err(Failure::usage("bad-arguments", message)
-                .hint("--path names another place; `claviger did update` changes a DID"))
+                .hint("choose another --path; `claviger did update` changes an existing DID"))
         }
     }
 }

@@ -9,8 +9,8 @@ use std::{
 
 use crate::cli::failure::Failure;
 
-/// The folder of the configuration, and what was created there. Dropping it removes that, unless [`keep`](Self::keep)
-/// is called.
+/// The folder of the configuration, and what was created there. Dropping this deletes what was created, unless
+/// [`keep`](Self::keep) is called.
 pub struct CreatedFiles {
     folder: PathBuf,
     /// In the order of creation. They are removed in the reverse order.
@@ -24,13 +24,14 @@ struct Created {
 }
 
 impl CreatedFiles {
-    /// Makes the folder if it does not exist. Fails if it has a configuration.
+    /// Makes the folder if it does not exist. Fails if there is a configuration in it already.
     pub fn begin(folder: &Path) -> Result<Self, Failure> {
         let mut files = Self { folder: folder.to_owned(), created: Vec::new() };
         let file = files.configuration();
         if file.symlink_metadata().is_ok() {
-            return Err(Failure::new("config-there", format!("{} exists already", file.display()))
-                .hint("`claviger did create` makes another DID with it; another folder can have another agent"));
+            return Err(Failure::new("config-there", format!("{} exists already", file.display())).hint(
+                "`claviger did create` makes another DID for this agent; for another agent, name another folder",
+            ));
         }
         files.make_folder(folder, 0o755, false)?;
         Ok(files)
@@ -46,7 +47,8 @@ impl CreatedFiles {
         self.folder.join("state")
     }
 
-    /// Makes a folder, and those above it that are missing. `with_contents` removes them with everything in them.
+    /// Makes a folder, and those above it that are missing. With `with_contents`, a failed `init` removes them with
+    /// everything in them.
     pub fn make_folder(&mut self, folder: &Path, mode: u32, with_contents: bool) -> Result<(), Failure> {
         let missing: Vec<&Path> =
             folder.ancestors().take_while(|it| !it.as_os_str().is_empty() && !it.exists()).collect();

@@ -25,7 +25,7 @@ use template::{Settings, TokenSettings};
 /// Makes what `claviger serve` needs: a configuration, keys in the token, and a first DID.
 ///
 /// Without --token-uri it makes a SoftHSM token in the state folder, to try claviger out: the keys are in files, and
-/// the PINs are random, in files of mode 0600. An existing configuration is not overwritten. A command that fails
+/// the PINs are random, in files of mode 0600. An existing configuration is not overwritten. If the command fails, it
 /// removes what it made.
 #[derive(clap::Args)]
 #[command(
@@ -131,11 +131,11 @@ fn print(
         true => String::new(),
         false => format!(" --config {}", shell_quoted(file)),
     };
-    let (then, does) = match url {
+    let (next_command, effect) = match url {
         Some(_) => ("invite", "prints an invitation for a peer"),
         None => ("mediator use DID", "registers with a mediator, by its DID"),
     };
-    let next = [format!("claviger{flag} serve"), format!("claviger{flag} {then}")];
+    let next = [format!("claviger{flag} serve"), format!("claviger{flag} {next_command}")];
     if out.json {
         let mut made = json!({ "configuration": file, "did": did, "software_token": soft.is_some(), "next": next });
         if let Some(short) = peer::short_form(did) {
@@ -146,10 +146,10 @@ fn print(
     out.say(&format!("Made {}, keys in the token, and a DID:", file.display()));
     out.line(did)?;
     if args.method.has_host() {
-        out.say("The agent serves its document; a proxy before it must have TLS for that host.");
+        out.say("The agent serves the DID's document; a proxy in front of the agent must terminate TLS for the host.");
     }
     out.say(&format!(
-        "Next:\n    {:width$}    runs the agent\n    {}    {does}, in another terminal",
+        "Next:\n    {:width$}    runs the agent\n    {}    {effect}, in another terminal",
         next[0],
         next[1],
         width = next[1].len()

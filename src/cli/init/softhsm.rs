@@ -56,7 +56,7 @@ impl SoftToken {
         Ok(Self { module, configuration: absolute(&folder.join("softhsm2.conf"))?, folder })
     }
 
-    /// The token's [[token]].
+    /// The `[[token]]` entry of this token.
     pub fn settings(&self) -> TokenSettings {
         TokenSettings {
             name: NAME.to_owned(),
@@ -70,10 +70,10 @@ impl SoftToken {
 
     /// Initialises the token in another process, whose environment names SoftHSM's configuration.
     pub fn initialise(&self, configuration: &Path) -> Result<(), Failure> {
-        let officer = format!("file:{}", self.folder.join("so.pin").display());
+        let so_pin_source = format!("file:{}", self.folder.join("so.pin").display());
         let mut command = this_program::command()?;
         command.arg("--json").arg("--config").arg(configuration);
-        command.args(["token", "init", NAME, "--so-pin-source", &officer]).stdin(Stdio::null());
+        command.args(["token", "init", NAME, "--so-pin-source", &so_pin_source]).stdin(Stdio::null());
         let ran = command.output().map_err(|error| Failure::io("this program", &error))?;
         if ran.status.success() {
             return Ok(());

@@ -15,7 +15,7 @@ pub struct Settings<'a> {
     pub peers_are_local: bool,
 }
 
-/// The [[token]].
+/// The `[[token]]` entry.
 pub struct TokenSettings {
     pub name: String,
     pub uri: String,
@@ -56,7 +56,7 @@ impl Settings<'_> {
 }
 
 impl TokenSettings {
-    /// An existing token. Its URI must hold no PIN.
+    /// The entry of an existing token. Fails if the URI contains a PIN.
     pub fn from_uri(uri: &str) -> Result<Self, Failure> {
         let invalid = |message: &str| Failure::usage("bad-arguments", format!("--token-uri: {message}"));
         let scheme = uri.split(':').next().unwrap_or_default().to_ascii_lowercase();

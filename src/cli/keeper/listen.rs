@@ -1,4 +1,4 @@
-//! `claviger keeper --listen`: a socket that one keeper process after the other serves.
+//! `claviger keeper --listen`: holds a listening socket, and starts one keeper process after another to serve it.
 
 use std::{
     fs,
@@ -28,26 +28,27 @@ use crate::cli::{
 
 /// The pauses before a keeper that ended is started again.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
-/// A keeper that ran for longer did not fail at its start.
+/// A keeper that ends sooner has failed at its start.
 const MIN_UPTIME: Duration = Duration::from_secs(5);
 
 /// Listens on a socket, and keeps a keeper process running that serves it.
 pub fn run(address: &str, token: &TokenConfig, config: &Config, out: &Out) -> Result<(), Failure> {
     let path = address.strip_prefix("unix:").filter(|path| !path.is_empty()).map(PathBuf::from).ok_or_else(|| {
-        Failure::usage("bad-arguments", format!("{address:?} is no address of a socket")).hint("it is unix:PATH")
+        Failure::usage("bad-arguments", format!("{address:?} is not the address of a socket"))
+            .hint("the form is unix:PATH")
     })?;
     // Reports a wrong configuration once, and not from each keeper.
     drop(may_connect(config)?);
     let listener = bind(&path)?;
-    out.say(&format!("Keeping the token {:?} on {}.", token.name, path.display()));
+    out.say(&format!("Serving the token {:?} on {}.", token.name, path.display()));
     let mut failures = 0;
     loop {
-        let begun = Instant::now();
+        let start = Instant::now();
         let mut keeper = start_keeper(&listener, token, config)?;
         let mut request = [0];
         let wants_successor = keeper.stdout.take().is_some_and(|mut stdout| stdout.read_exact(&mut request).is_ok());
         if wants_successor {
-            // The keeper goes on until it has answered the requests that it took.
+            // The keeper keeps running until it has answered the requests that it accepted.
             thread::spawn(move || keeper.wait());
             failures = 0;
             continue;
@@ -58,7 +59,7 @@ pub fn run(address: &str, token: &TokenConfig, config: &Config, out: &Out) -> Re
             return Err(Failure::usage("keeper-failed", "the keeper cannot run with this configuration: see above"));
         }
         tracing::warn!(%status, "keeper ended; starting it again");
-        if begun.elapsed() > MIN_UPTIME {
+        if start.elapsed() > MIN_UPTIME {
             failures = 0;
         }
         failures += 1;
@@ -76,7 +77,7 @@ fn bind(path: &Path) -> Result<UnixListener, Failure> {
             }
             fs::remove_file(path).map_err(failed)?;
         }
-        Ok(_) => return Err(Failure::new("io", format!("{} exists, and is no socket", path.display()))),
+        Ok(_) => return Err(Failure::new("io", format!("{} exists, and is not a socket", path.display()))),
         Err(_) => {}
     }
     let listener = UnixListener::bind(path).map_err(failed)?;

@@ -73,7 +73,7 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
         (None, Some(role)) => {
             let stream = UnixStream::from(standard_input()?);
             match settings::start_keeper(config, token, opener) {
-                Ok(keeper) => end_process(keeper.serve(stream, role.into())),
+                Ok(keeper) => kill_process_if_failed(keeper.serve(stream, role.into())),
                 Err(error) => refuse_connection(stream, &error),
             }
             Ok(())
@@ -84,7 +84,7 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
             let may_connect = settings::may_connect(config)?;
             let keeper = settings::start_keeper(config, token, opener)?;
             let ended = keeper.listen(listener, may_connect, listen::request_successor);
-            end_process(ended.map_err(|error| Failure::io("the socket", &error))?);
+            kill_process_if_failed(ended.map_err(|error| Failure::io("the socket", &error))?);
             Ok(())
         }
     }
@@ -115,12 +115,12 @@ fn standard_input() -> Result<OwnedFd, Failure> {
     input.map_err(|error| Failure::io("standard input", &error))
 }
 
-/// Kills this process at once if the keeper failed. The process is started again by its parent.
+/// Kills this process at once if the keeper failed. The parent starts the process again.
 ///
 /// Threads may be inside the module: one that hangs, or one that logs in to a token which has just come back. exit(3)
-/// would run the module's clean-up under them. A keeper that ended that way was once seen to have a correct PIN
-/// refused.
-fn end_process(ended: KeeperExit) {
+/// would run the module's clean-up under them. In one observed case, a token then refused the next keeper's correct
+/// PIN.
+fn kill_process_if_failed(ended: KeeperExit) {
     match ended {
         KeeperExit::Finished | KeeperExit::Exhausted => {}
         KeeperExit::TokenGone | KeeperExit::Hung => {

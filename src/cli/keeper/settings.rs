@@ -25,7 +25,7 @@ pub fn start_keeper(config: &Config, token: &TokenConfig, opener: Opener) -> Res
     let options = KeeperOptions {
         audit: Some(audit),
         rate: config.keeper.rate(),
-        hang_timeout: config.keeper.hang(),
+        hang_timeout: config.keeper.hang_timeout(),
         policy: token.policy(),
         key_policies: config.keys.clone(),
     };

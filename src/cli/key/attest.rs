@@ -15,7 +15,7 @@ use crate::cli::{
 /// Prints the certificates which prove that a key was made in a YubiKey.
 ///
 /// They are verified up to one of Yubico's root certificates, which the program has, and printed in PEM. They name the
-/// YubiKey's serial number, by which its uses can be linked. Claviger never sends them by itself.
+/// YubiKey's serial number, so whoever sees them can link all uses of the YubiKey. Claviger never sends them to anyone.
 #[derive(clap::Args)]
 pub struct Args {
     /// The key: its name, multikey, JWK thumbprint or DID URL
@@ -63,13 +63,13 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
         held.public,
         attested.slot,
         attested.firmware,
-        form.unwrap_or_else(|| "form unknown".to_owned()),
+        form.unwrap_or_else(|| "form factor unknown".to_owned()),
         word(json!(attested.pin)),
         word(json!(attested.touch)),
     ));
     out.say(&format!(
-        "The root certificate {:?} vouches for that. The certificates name the YubiKey's serial number: give them to \
-         nobody else than you mean to.",
+        "The root certificate {:?} vouches for that. The certificates name the YubiKey's serial number: give them \
+         only to those who may know it.",
         attested.root
     ));
     out.line(attested.chain_pem().concat().trim_end())

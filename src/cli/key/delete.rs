@@ -6,7 +6,7 @@ use claviger::secrets::HeldKey;
 
 use crate::cli::{
     config::Config,
-    confirm::{NEVER_AGAIN, confirm},
+    confirm::{DELETE_WARNING, confirm},
     failure::Failure,
     key_name::{KeyName, held_key_json, key_ids},
     output::Out,
@@ -51,5 +51,5 @@ fn question(held: &HeldKey, kids: &[String]) -> String {
     let label = held.label.as_deref().map(|label| format!(" {label:?}")).unwrap_or_default();
     let key = format!("The key{label} {} ({}) in the token {:?}\n", held.public, held.public.curve(), held.token);
     let kids: String = kids.iter().map(|kid| format!("  is used as {kid}\n")).collect();
-    format!("{key}{kids}{NEVER_AGAIN} Delete it?")
+    format!("{key}{kids}{DELETE_WARNING} Delete it?")
 }

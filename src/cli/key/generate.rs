@@ -157,13 +157,13 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     let management_key = args.management.read()?;
     let token = custodian::open_or_wait(config, configured)?.with_management_key(management_key.as_ref());
     let new = NewKey { curve, usage, label: args.name.as_deref().map(Into::into) };
-    let place = SlotOptions {
+    let slot_options = SlotOptions {
         slot: args.slot,
         force: args.force,
         pin: args.pin_policy.map(Into::into),
         touch: args.touch_policy.map(Into::into),
     };
-    let held = token.generate(&new, place).map_err(|error| Failure::from_token(token.name(), &error))?;
+    let held = token.generate(&new, slot_options).map_err(|error| Failure::from_token(token.name(), &error))?;
     if out.json {
         return out.document(&held_key_json(&held));
     }

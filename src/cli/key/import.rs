@@ -18,8 +18,8 @@ use crate::cli::{
 /// Imports private keys: a JWK, an array of JWKs, or a JWK set.
 ///
 /// `use` and `key_ops` of a JWK are honoured; a NIST key without them is imported for both uses. The keys are stored
-/// sensitive and not extractable, and each is used once as a check. A key that existed outside hardware may have been
-/// copied there, and nothing can ever prove otherwise: prefer `key generate`.
+/// sensitive and not extractable, and each is tested by using it once. A key that existed outside hardware may have
+/// been copied there, and nothing can ever prove otherwise: prefer `key generate`.
 #[derive(clap::Args)]
 pub struct Args {
     /// The token's name in the configuration; without it, the only token

@@ -39,7 +39,7 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     for token in tokens {
         match custodian::open(config, token).and_then(|token| token.inventory()) {
             Ok(held) => keys.extend(held),
-            // One of several YubiKeys may lie in a drawer: the other keys are listed, and the failure is returned at
+            // A spare YubiKey may be unplugged. The keys of the other tokens are listed, and the failure is returned at
             // the end.
             Err(failure) if several && failure.status == Status::TokenNotReady => {
                 not_ready.get_or_insert(failure);
@@ -107,8 +107,8 @@ fn print(mut keys: Vec<HeldKey>, own: &OwnDids<'_>, out: &Out) -> Result<(), Fai
 }
 
 /// The word for an attribute of a key. Empty if the token does not say.
-fn attribute(says: Option<bool>, yes: &str, no: &str) -> String {
-    says.map(|says| if says { yes } else { no }).unwrap_or_default().to_owned()
+fn attribute(value: Option<bool>, yes: &str, no: &str) -> String {
+    value.map(|value| if value { yes } else { no }).unwrap_or_default().to_owned()
 }
 
 /// Warns of keys that a copy may exist of: one warning for all keys with the same reason.

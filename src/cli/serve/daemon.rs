@@ -1,4 +1,4 @@
-//! The running daemon: the agent, its servers, and what watches over them.
+//! The running daemon: the agent, its servers, and the tasks that shut them down.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -30,7 +30,7 @@ use crate::cli::{config::Config, daemon_options::agent_options, failure::Failure
 /// How often to check that the supervisor still runs.
 const SUPERVISOR_CHECK: Duration = Duration::from_secs(1);
 
-/// Runs the agent until it is told to end.
+/// Runs the agent until it is shut down.
 pub async fn run(
     prepared: Prepared,
     config: &Config,
@@ -62,7 +62,7 @@ pub async fn run(
         .transports(Transports::default().with(client).with(websockets.clone()))
         .websockets(websockets)
         .http(http)
-        .token_states(token_states(keepers.clone()))
+        .read_token_states(read_token_states(keepers.clone()))
         .on_reload(reload_documents(config, keepers))
         .options(agent_options(config))
         .build();
@@ -137,8 +137,8 @@ async fn shut_down_on_signal(shutdown: CancellationToken, notifier: Arc<Notifier
     }
 }
 
-/// Ends the agent when the supervisor has ended, because no keeper could be started any more. Whoever started the agent
-/// can start it again. Returns `false` if the agent was told to end before.
+/// Shuts the agent down when the supervisor has ended, because no keeper could be started any more. The service manager
+/// can start the agent again. Returns `false` if the agent was already shutting down.
 async fn shut_down_without_supervisor(
     supervisor: Arc<Supervisor>,
     shutdown: CancellationToken,
@@ -162,8 +162,8 @@ fn keepers(config: &Config, supervisor: &Arc<Supervisor>) -> Vec<Arc<KeeperClien
     config.tokens.iter().map(|token| start(&token.name)).collect()
 }
 
-/// The states of the tokens, for the metrics.
-fn token_states(keepers: Vec<Arc<KeeperClient>>) -> ReadTokenStates {
+/// Reads the states of the tokens, for the metrics.
+fn read_token_states(keepers: Vec<Arc<KeeperClient>>) -> ReadTokenStates {
     Box::new(move || keepers.iter().map(|keeper| (keeper.name().to_owned(), keeper.state())).collect())
 }
 

@@ -1,7 +1,7 @@
 //! The server of `[ops]`: health checks and metrics.
 //!
-//! The daemon is ready when the store accepts messages. If the token is not ready, messages wait in the store, so the
-//! node stays in service.
+//! `/ready` succeeds when the store accepts messages, even if no token is ready: messages then wait in the store, and
+//! the load balancer keeps this node.
 
 use std::{net::TcpListener, sync::Arc, time::Duration};
 

@@ -1,5 +1,5 @@
-//! The daemon's log on stderr, as text or as one JSON document per line. It has IDs of messages, threads and keys, and
-//! never a body or a secret.
+//! The daemon's log on stderr, as text or as one JSON document per line. The log contains IDs of messages, threads and
+//! keys, and never a body or a secret.
 
 use std::{
     io::{self, IsTerminal},
@@ -30,14 +30,14 @@ static LOG: OnceLock<(Handle<LevelFilter, Registry>, LogLevel)> = OnceLock::new(
 
 /// Starts the log with the level `info`, or more with `--verbose`.
 pub fn start(format: Format, verbose: u8) {
-    let asked = match verbose {
+    let verbose_level = match verbose {
         0 => LogLevel::Error,
         1 => LogLevel::Debug,
         _ => LogLevel::Trace,
     };
-    let (level, handle) = reload::Layer::new(filter(asked.max(LogLevel::Info)));
+    let (level, handle) = reload::Layer::new(filter(verbose_level.max(LogLevel::Info)));
     // Fails only if the log was started before.
-    let _ = LOG.set((handle, asked));
+    let _ = LOG.set((handle, verbose_level));
     let layer = fmt::layer().with_writer(io::stderr).with_target(false);
     let layer = match format {
         // The journal adds the time.
@@ -56,9 +56,9 @@ pub fn start(format: Format, verbose: u8) {
 
 /// Sets the level of the log. The level that `--verbose` asks for is the minimum.
 pub fn set_level(level: LogLevel) {
-    if let Some((handle, asked)) = LOG.get() {
+    if let Some((handle, verbose_level)) = LOG.get() {
         // Fails only if the subscriber is gone, which lives as long as the process.
-        let _ = handle.reload(filter(level.max(*asked)));
+        let _ = handle.reload(filter(level.max(*verbose_level)));
     }
 }
 

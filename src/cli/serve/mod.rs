@@ -73,9 +73,8 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     }
     if config.in_process() {
         let message = "in_process = true: a daemon that anyone may connect to must not hold keys in its own process";
-        return Err(
-            Failure::usage("bad-config", message).hint("remove it from [keeper]: the daemon starts keepers by itself")
-        );
+        return Err(Failure::usage("bad-config", message)
+            .hint("remove `in_process` from [keeper]: the daemon starts its own keepers"));
     }
     let prepared = Prepared::new(config)?;
     if args.check {

@@ -27,7 +27,9 @@ use crate::cli::{
 
 /// The open sockets and files of the daemon.
 pub struct Prepared {
+    /// The listeners of `[http]`, for peers.
     pub peers: Vec<TcpListener>,
+    /// The listener of `[ops]`, for health checks and metrics.
     pub ops: Option<TcpListener>,
     pub api: (ApiListener, Access),
     pub webhook: Option<Webhook>,
@@ -59,7 +61,7 @@ impl Prepared {
         })
     }
 
-    /// Enters the sandbox for good: from now on this process can do no more than a daemon needs.
+    /// Enters the sandbox, which the process cannot leave. The sandbox allows only what a daemon needs.
     pub fn enter_sandbox(&self, config: &Config) -> Result<(), Failure> {
         let store = config.store_path();
         let folder = store.parent().unwrap_or(Path::new("."));

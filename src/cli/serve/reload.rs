@@ -30,7 +30,7 @@ use crate::cli::{
 /// copy of a secret behind.
 const MAX_ANSWER: usize = 1 << 20;
 
-/// What can change while the agent runs.
+/// The parts of the daemon that SIGHUP changes.
 pub struct Reloader {
     pub supervisor: Arc<Supervisor>,
     pub agent: Arc<Agent>,
@@ -39,7 +39,7 @@ pub struct Reloader {
 }
 
 impl Reloader {
-    /// Reloads on each SIGHUP, until `shutdown`. Then ends the webhook.
+    /// Reloads on each SIGHUP until `shutdown`, then stops the webhook.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let Ok(mut hangup) = signal(SignalKind::hangup()) else {
             return tracing::error!("cannot listen for SIGHUP: the configuration is never reloaded");
@@ -118,7 +118,7 @@ pub struct WebhookTask {
 }
 
 impl WebhookTask {
-    /// No webhook yet.
+    /// A task that posts to no webhook yet.
     pub fn new(client: HttpClient) -> Self {
         Self { client, running: None }
     }

@@ -1,7 +1,8 @@
-//! Exports the agent's spans to an OpenTelemetry collector, as OTLP over HTTP. Spans have no content of messages.
+//! Exports the agent's spans to an OpenTelemetry collector, as OTLP over HTTP. Spans contain no message content.
 //!
-//! opentelemetry's own span processors start threads before the sandbox is entered, which it forbids, and its HTTP
-//! clients would bypass the address guard. So spans wait in a short queue, and are sent with the daemon's own client.
+//! opentelemetry's own span processors start threads before the sandbox is entered, which the sandbox forbids, and its
+//! HTTP clients would bypass the address guard. So spans wait in a short queue, and are sent with the daemon's own
+//! client.
 
 use std::{
     sync::{

@@ -1,7 +1,7 @@
 //! Notifications to systemd (sd_notify(3)): ready, alive, stopping.
 //!
-//! The crate `sd-notify` opens a socket for each message, which the sandbox forbids. This one is opened before the
-//! sandbox is entered.
+//! The crate `sd-notify` opens a socket for each message, which the sandbox forbids. This module opens its socket
+//! before the sandbox is entered.
 
 use std::{env, io, os::unix::net::UnixDatagram, sync::Arc, time::Duration};
 
@@ -19,13 +19,13 @@ impl Notifier {
         let socket = env::var_os("NOTIFY_SOCKET").and_then(|path| match connect(path.as_encoded_bytes()) {
             Ok(socket) => Some(socket),
             Err(error) => {
-                tracing::warn!(%error, "cannot notify systemd: NOTIFY_SOCKET does not exist");
+                tracing::warn!(%error, "cannot connect to NOTIFY_SOCKET: systemd gets no notifications");
                 None
             }
         });
-        let ours = env::var("WATCHDOG_PID").is_ok_and(|pid| pid == std::process::id().to_string());
+        let is_for_this_process = env::var("WATCHDOG_PID").is_ok_and(|pid| pid == std::process::id().to_string());
         let micros = env::var("WATCHDOG_USEC").ok().and_then(|micros| micros.parse().ok());
-        Self { socket, watchdog: micros.filter(|_| ours).map(Duration::from_micros) }
+        Self { socket, watchdog: micros.filter(|_| is_for_this_process).map(Duration::from_micros) }
     }
 
     /// Tells systemd that the daemon is ready.
@@ -39,7 +39,7 @@ impl Notifier {
     }
 
     /// Tells systemd twice in each `WatchdogSec` that the daemon is alive, as long as the store answers. An error
-    /// counts as an answer: a new process does not cure a full disk. Never returns.
+    /// counts as an answer, because a restart would not help against a full disk, for example. Never returns.
     pub async fn watchdog(&self, agent: Arc<Agent>) {
         let Some(interval) = self.watchdog else { return std::future::pending().await };
         loop {

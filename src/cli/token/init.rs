@@ -16,8 +16,8 @@ use crate::cli::{config::Config, failure::Failure, output::Out, pin, tokens::ope
 /// The label, the module and the user's PIN are those of the token's URI. A token that holds or may hold anything is
 /// refused, unless --erase names it.
 ///
-/// A new YubiKey gets the PIN of its URI, a PUK, and a random management key that it keeps behind the PIN. A YubiKey
-/// that holds keys or has a PIN of its own is refused.
+/// A new YubiKey gets the PIN of its URI, a PUK, and a random management key that the PIN protects. A YubiKey that
+/// holds keys, or whose PIN is not the factory PIN, is refused.
 #[derive(clap::Args)]
 pub struct Args {
     /// The token's name in the configuration
@@ -48,7 +48,7 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
         |what: &str| Failure::usage("token-misconfigured", format!("the URI of the token {:?} {what}", args.name));
     let module = uri.module_path.as_ref().ok_or_else(|| misconfigured("has no module-path=FILE"))?;
     let label = uri.token.clone().ok_or_else(|| misconfigured("has no token=LABEL, the label for the token"))?;
-    let slot_id = slot(args, &uri, &config.base.join(module))?;
+    let slot_id = choose_slot(args, &uri, &config.base.join(module))?;
     let user_source = uri.pin_source.as_deref().unwrap_or("prompt");
     let request = InitToken {
         module: config.base.join(module),
@@ -61,25 +61,25 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
         erase: args.erase.clone(),
         label,
     };
-    let made = init_token(&request).map_err(|error| refused(args, &error))?;
-    out.say(&format!("Initialised {made}."));
+    let initialised = init_token(&request).map_err(|error| refused(args, &error))?;
+    out.say(&format!("Initialised {initialised}."));
     if out.json {
         return out.document(&json!({
             "name": args.name,
-            "label": made.info.label,
-            "serial": made.info.serial,
-            "slot": made.slot_id,
+            "label": initialised.info.label,
+            "serial": initialised.info.serial,
+            "slot": initialised.slot_id,
         }));
     }
     Ok(())
 }
 
 /// The slot to initialise: the one that was named, or the one whose token has the label already, so that no second
-/// token gets it. With `None` the library chooses an empty one.
-fn slot(args: &Args, uri: &Uri, module: &Path) -> Result<Option<u64>, Failure> {
+/// token gets the same label. `None` lets the library choose an empty slot.
+fn choose_slot(args: &Args, uri: &Uri, module: &Path) -> Result<Option<u64>, Failure> {
     let label = args.erase.as_ref().or(uri.token.as_ref());
-    let seen = pkcs11::tokens(module).map_err(|error| Failure::from_token(&args.name, &error))?;
-    let same_label = seen.iter().find(|token| token.initialized && Some(&token.info.label) == label);
+    let tokens = pkcs11::tokens(module).map_err(|error| Failure::from_token(&args.name, &error))?;
+    let same_label = tokens.iter().find(|token| token.initialized && Some(&token.info.label) == label);
     match (args.slot_id.or(uri.slot_id), same_label) {
         (Some(slot), Some(token)) if slot != token.slot_id => {
             let message = format!("the token {token} has that label already");

@@ -26,7 +26,7 @@ use crate::cli::{
 /// claviger.toml.
 #[derive(clap::Args)]
 #[command(
-    after_long_help = r#"With --json, "last_try" is what the PIN guard knows: new, accepted, trying (the attempt never ended), refused, or locked (by `token lock`)."#
+    after_long_help = r#"With --json, "last_try" is the PIN guard's record of the last attempt: new, accepted, trying (the result is unknown), refused, or locked (by `token lock`)."#
 )]
 pub struct Args {}
 

@@ -12,7 +12,8 @@ use crate::cli::{
 /// Stops the use of a token until `token unlock`.
 ///
 /// Within about a second, every claviger process with the same state folder stops using the token, and logs out at the
-/// next request. Messages wait meanwhile. Nothing is changed in the token.
+/// next request. Messages wait meanwhile. Nothing is changed in the token. A YubiKey key with PIN policy never stays
+/// usable, since it needs no PIN.
 #[derive(clap::Args)]
 pub struct Args {
     /// The token's name in the configuration

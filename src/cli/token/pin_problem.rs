@@ -19,9 +19,9 @@ impl PinProblem {
             (PinState::Locked, _) => (
                 "LOCKED",
                 format!("THE PIN OF {name} IS LOCKED"),
-                "the token's security officer must set a new one".to_owned(),
+                "the token's security officer must set a new PIN".to_owned(),
             ),
-            (_, Some(PinRecordState::Locked)) => (
+            (_, Some(PinRecordState::LockedByPerson)) => (
                 "LOCKED-HERE",
                 format!("{name} was locked by `claviger token lock`"),
                 format!("`claviger token unlock {name}` unlocks it"),
@@ -29,14 +29,16 @@ impl PinProblem {
             (_, Some(PinRecordState::Refused)) => (
                 "REFUSED",
                 format!("THE PIN OF {name} WAS REFUSED and is not tried again"),
-                format!("correct its source, or {once}"),
+                format!(
+                    "correct the PIN: a changed PIN file is tried once; for a changed credential or pin-value, {once}"
+                ),
             ),
             (_, Some(PinRecordState::Trying)) if !opened => {
                 ("UNFINISHED", format!("the result of the last attempt with the PIN of {name} is not known"), once)
             }
             (PinState::FinalTry, _) => ("FINAL-TRY", format!("THE PIN OF {name} HAS ONE TRY LEFT"), once),
             (PinState::CountLow, _) => {
-                ("COUNT-LOW", format!("a wrong PIN was given to {name} since the last right one"), once)
+                ("COUNT-LOW", format!("a wrong PIN was given to {name} since the last correct one"), once)
             }
             (PinState::Ready, _) => return None,
         };

@@ -18,7 +18,7 @@ pub struct TokenRow {
     pub pin: Option<PinState>,
     /// The tries that the PIN has left, if the token says so.
     pub tries: Option<u8>,
-    /// What the PIN guard knows. `None` if the token is absent.
+    /// The PIN guard's record. `None` if the token is absent.
     pub pin_record: Option<PinRecord>,
     /// The keys in the token.
     pub keys: Result<Vec<HeldKey>, Failure>,
@@ -83,7 +83,7 @@ impl TokenRow {
             "model": self.info.model,
             "firmware": self.info.firmware,
             "pin": self.pin,
-            "last_try": self.pin_record.as_ref().map(|memory| memory.state),
+            "last_try": self.pin_record.as_ref().map(|record| record.state),
             "keys": self.keys.as_ref().ok().map(Vec::len),
             "error": self.keys.as_ref().err().map(|failure| failure.to_json()["error"].clone()),
         });

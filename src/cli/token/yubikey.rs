@@ -102,7 +102,7 @@ pub fn init(token: &TokenConfig, puk_source: &str, config: &Config, out: &Out) -
         pin::read_new(puk_source, Path::new(""), &named("new PUK, which sets a new PIN when the old one is locked,"))?;
     let puk_is_set = yubikey.set_up(&pin, &puk).map_err(|error| failed(&error))?;
     out.say(&format!(
-        "The YubiKey {} has your PIN now, and a random management key, which it keeps behind the PIN.",
+        "The YubiKey {} has your PIN now, and a random management key, which the PIN protects.",
         info.serial
     ));
     if puk_is_set {

@@ -1,4 +1,4 @@
-//! A token in the hands of its custodian, who may make, import and delete keys.
+//! A token that is opened for a custodian, who may make, import and delete keys.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ use crate::cli::{
 /// An open token, and the management key for changes of it.
 pub struct CustodianToken {
     connection: Connection,
-    /// The management key of a YubiKey that does not keep it behind its PIN.
+    /// The management key of a YubiKey, if the PIN does not protect it.
     management_key: Option<Zeroizing<Vec<u8>>>,
 }
 
@@ -43,14 +43,14 @@ enum Connection {
 /// The option for the management key of a YubiKey.
 #[derive(Default, clap::Args)]
 pub struct ManagementKeyArgs {
-    /// The management key of a YubiKey that does not keep it behind its PIN, in hexadecimal: prompt, file:PATH or
-    /// credential:NAME
+    /// The source of a YubiKey's management key, in hexadecimal: prompt, file:PATH or credential:NAME. Needed only if
+    /// the PIN does not protect the management key
     #[arg(long, value_name = "SOURCE")]
     management_key: Option<String>,
 }
 
 impl ManagementKeyArgs {
-    /// Reads the key. To be called before a token is opened.
+    /// Reads the key. Must be called before a token is opened.
     pub fn read(&self) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
         self.management_key.as_ref().map(|source| pin::read_hex_key(source, "the management key")).transpose()
     }
@@ -148,11 +148,11 @@ impl CustodianToken {
         }
     }
 
-    pub fn generate(&self, key: &NewKey, place: SlotOptions) -> Result<HeldKey, TokenError> {
+    pub fn generate(&self, key: &NewKey, options: SlotOptions) -> Result<HeldKey, TokenError> {
         self.send_management_key()?;
         match &self.connection {
-            Connection::InProcess(token) => token.generate_in_slot(key, place),
-            Connection::Keeper(keeper, _) => keeper.generate_in_slot(key, place),
+            Connection::InProcess(token) => token.generate_in_slot(key, options),
+            Connection::Keeper(keeper, _) => keeper.generate_in_slot(key, options),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Opens tokens in this process: what a keeper does, and commands that examine a device.
+//! Opens tokens in this process, for keepers and for commands that examine a device.
 
 use std::sync::Arc;
 
@@ -75,7 +75,7 @@ pub async fn start_keyring(config: &Config, name: &str, token: Arc<dyn Custodian
     Ok(builder.start().await?)
 }
 
-/// Checks the URI of a token that this configuration opens. Loads no module and looks at no reader.
+/// Checks the URI of a token that this configuration opens. Loads no module, and accesses no card reader.
 pub fn check_uri(token: &TokenConfig) -> Result<(), Failure> {
     if token.keeper.is_some() {
         return Ok(());
@@ -140,7 +140,7 @@ pub fn yubikey_options(config: &Config, token: &TokenConfig) -> Result<piv::Open
         .touch(move |touch| pin::ask_for_touch(&touch_name, touch)))
 }
 
-/// The URI of a YubiKey. Looks at no reader.
+/// The URI of a YubiKey. Accesses no card reader.
 #[cfg(feature = "yubikey")]
 pub fn yubikey_uri(token: &TokenConfig) -> Result<piv::Uri, Failure> {
     token.uri.parse().map_err(|error| {
@@ -150,7 +150,7 @@ pub fn yubikey_uri(token: &TokenConfig) -> Result<piv::Uri, Failure> {
 
 #[cfg(not(feature = "yubikey"))]
 fn no_yubikeys(token: &TokenConfig) -> Failure {
-    let message = format!("the token {:?}: this program was built without YubiKeys", token.name);
+    let message = format!("the token {:?}: this program was built without support for YubiKeys", token.name);
     Failure::usage("token-misconfigured", message)
         .hint("build it with the feature `yubikey`, or use pkcs11:?module-name=ykcs11")
 }

@@ -22,7 +22,7 @@ pub struct ExaminedToken {
     pub name: String,
     /// The module and the token as they are without a login. `None` if the token is absent.
     pub overview: Option<TokenOverview>,
-    /// What the PIN guard knows.
+    /// The PIN guard's record.
     pub pin_record: Option<PinRecord>,
     /// The results of the examination, or why the token could not be opened.
     pub opened: Result<OpenedToken, Failure>,

@@ -26,7 +26,7 @@ pub struct Finding {
     /// The ID for programs, in kebab-case.
     pub id: &'static str,
     pub level: Level,
-    /// The algorithms, keys or measures that it is about. Empty if it is about the token.
+    /// The algorithms, keys or measures that the finding is about. Empty if the finding is about the token.
     pub about: Vec<String>,
     pub message: String,
     /// What to do.
@@ -147,7 +147,7 @@ impl Findings {
                 "the token holds {after} objects, and held {before} before the test, which makes and deletes none"
             );
             self.add("objects-changed", Level::Bad, message)
-                .hint("another program may use the token; if not, ask its maker");
+                .hint("another program may use the token; if not, ask its manufacturer");
         }
         if !opened.examination.session_keys {
             let message = "the token makes no session keys: it was tested with the keys that it holds";
@@ -198,18 +198,18 @@ impl Findings {
         }
     }
 
-    /// Compares the answers with what the token claims.
+    /// Reports wrong answers, and differences between the mechanisms that work and those that the token lists.
     fn answers(&mut self, it: &CurveExamination) {
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         for wrong in it.tests.iter().filter(|tried| tried.answer == Answer::Wrong) {
-            if !told.contains(&wrong.custody) {
-                told.push(wrong.custody);
+            if !reported.contains(&wrong.custody) {
+                reported.push(wrong.custody);
                 let what =
                     wrong.custody.map_or("signed".to_owned(), |custody| format!("did a key agreement ({custody})"));
                 let message = format!("the token {what} without an error, and the result was wrong");
                 self.add("wrong-answer", Level::Bad, message)
                     .about(it.curve)
-                    .hint("claviger does not use it; look for a newer firmware or module, and tell the maker");
+                    .hint("claviger does not use it; look for a newer firmware or module, and tell the manufacturer");
             }
         }
         for mechanism in &it.mechanisms {
@@ -285,7 +285,7 @@ impl Findings {
 
     fn keys(&mut self, opened: &OpenedToken) {
         let unused = |held: &&HeldKey| !opened.usable.contains(held);
-        let mut of = |id, level, message: &str, hint: &str, is: &dyn Fn(&&HeldKey) -> bool| {
+        let mut add_for_keys = |id, level, message: &str, hint: &str, is: &dyn Fn(&&HeldKey) -> bool| {
             let about: Vec<_> = opened.inventory.iter().filter(is).map(name).collect();
             if !about.is_empty() {
                 let finding = self.add(id, level, message);
@@ -293,35 +293,35 @@ impl Findings {
                 finding.hint(hint);
             }
         };
-        of(
+        add_for_keys(
             "key-unprotected",
             Level::Bad,
             "can leave the token now (extractable, or not sensitive), and is used only if the configuration allows it",
-            "make a new key in its place; `allow_unprotected` in the [[token]] allows it all the same",
+            "make a new key in its place; `allow_unprotected` in the [[token]] allows it anyway",
             &|held| !held.protected,
         );
-        of(
+        add_for_keys(
             "key-asks-pin",
             Level::Warning,
             "needs the PIN for each operation, and is not used",
             "make a key without CKA_ALWAYS_AUTHENTICATE",
             &|held| held.asks_pin && unused(held),
         );
-        of(
+        add_for_keys(
             "key-fails",
             Level::Bad,
             "failed its known-answer test, and is not used: its halves do not match, or the token cannot use it",
             "`claviger -v key list` shows the reason",
             &|held| held.protected && !held.asks_pin && unused(held),
         );
-        of(
+        add_for_keys(
             "key-imported",
             Level::Note,
             "existed outside the token before the import: a copy may exist, and no token can prove otherwise",
             "`claviger key generate` makes a key that was never outside the token",
             &|held| held.origin == Origin::Imported,
         );
-        of(
+        add_for_keys(
             "key-was-exposed",
             Level::Warning,
             "could leave the token at some time, so a copy may exist",

@@ -13,7 +13,7 @@ use crate::cli::{failure::Failure, output::Out, this_program};
 
 /// The measures that hold on this machine.
 pub struct Machine {
-    hygiene: HardeningReport,
+    hardening: HardeningReport,
     /// The report of the process that entered the sandbox, or why there is none.
     sandbox: Result<Value, String>,
 }
@@ -29,12 +29,12 @@ impl Machine {
     /// Hardens this process like a keeper, and has another process enter the agent's sandbox.
     pub fn harden_and_examine() -> Self {
         let sandbox = sandbox();
-        Self { hygiene: harden(), sandbox }
+        Self { hardening: harden(), sandbox }
     }
 
     /// The measures of a keeper that do not hold.
     pub fn missing_hardening(&self) -> Vec<MissingMeasure> {
-        let missing = self.hygiene.0.iter().filter(|it| !it.holds);
+        let missing = self.hardening.0.iter().filter(|it| !it.holds);
         let of = |it: &claviger::process::Finding| MissingMeasure {
             name: it.name.to_owned(),
             why: it.why.clone().unwrap_or_default(),
@@ -62,7 +62,7 @@ impl Machine {
     }
 
     pub fn to_json(&self) -> Value {
-        json!({ "hygiene": self.hygiene, "sandbox": self.sandbox.as_ref().ok() })
+        json!({ "hygiene": self.hardening, "sandbox": self.sandbox.as_ref().ok() })
     }
 }
 

@@ -20,16 +20,16 @@ use report::Report;
 
 /// Tests what a token can do, and reports problems and what to do about them
 ///
-/// It tests each algorithm with known answers, how far the secrets of a key agreement stay in the token
-/// (docs/custody.md), and the speed; it checks the token's keys, its PIN and this machine. Nothing in the token is
+/// The command tests each algorithm with known answers, how far the secrets of a key agreement stay in the token
+/// (docs/custody.md), and the speed. It also checks the token's keys, its PIN and this machine. Nothing in the token is
 /// changed.
 ///
 /// The verdict for each algorithm is sign-only, anoncrypt (it can decrypt anoncrypted messages) or authcrypt (it can
-/// send and decrypt authenticated messages as well). The tests use keys that are made in a session that can only read,
-/// and that are gone with the session, however the program ends. A token that makes no such keys is tested with the
+/// send and decrypt authenticated messages as well). The tests use session keys, which a read-only session makes, and
+/// which disappear with the session, however the program ends. A token that makes no session keys is tested with the
 /// keys that it holds.
 ///
-/// If the token is not ready, what can be said without a login is reported, and the exit status is 3. Only PKCS#11
+/// If the token is not ready, the report has what is visible without a login, and the exit status is 3. Only PKCS#11
 /// tokens are examined: of all configured tokens, YubiKeys are skipped with a warning.
 #[derive(clap::Args)]
 #[command(
@@ -42,8 +42,8 @@ pub struct Args {
     /// The PKCS#11 URI (RFC 7512) of a token that no configuration names
     #[arg(long)]
     uri: Option<String>,
-    /// Enters the agent's sandbox, and reports which restrictions hold. Needs a process of its own, because nothing
-    /// leaves the sandbox
+    /// Enters the agent's sandbox, and reports which restrictions hold. Needs a process of its own, because no process
+    /// can leave the sandbox
     #[arg(long, hide = true)]
     pub sandbox: bool,
 }

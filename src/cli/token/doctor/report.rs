@@ -92,7 +92,7 @@ impl<'m> Report<'m> {
             "profile": overview.as_ref().map(profile_to_json),
             "pin": overview.as_ref().map(|overview| json!({
                 "state": overview.token.pin,
-                "last_try": pin_record.as_ref().map(|memory| memory.state),
+                "last_try": pin_record.as_ref().map(|record| record.state),
                 "source": source(&overview.pin_location),
                 "file": match &overview.pin_location {
                     PinLocation::File { path, .. } => Some(path),
@@ -148,7 +148,7 @@ fn note(it: &CurveExamination) -> Option<String> {
 
 fn algorithm(it: &CurveExamination) -> Value {
     let micros = |took: Option<Duration>| took.map(|took| took.as_micros() as u64);
-    let (with, key) = match &it.test_key {
+    let (tested_with, key) = match &it.test_key {
         TestKey::Session => (Some("session-key"), None),
         TestKey::Held(key) => (Some("held-key"), Some(key.to_multikey())),
         TestKey::Nothing => (None, None),
@@ -156,7 +156,7 @@ fn algorithm(it: &CurveExamination) -> Value {
     json!({
         "algorithm": it.curve.name(),
         "verdict": it.verdict,
-        "tested_with": with,
+        "tested_with": tested_with,
         "key": key,
         "signs": it.signs,
         "custody": it.custody,
@@ -174,8 +174,8 @@ fn profile(overview: &TokenOverview) -> String {
     let name = overview.profile.name();
     let by = match overview.profile_source {
         ProfileSource::Configured => format!("profile {name}, which the configuration names"),
-        ProfileSource::Matched => format!("profile {name}, which matches it"),
-        ProfileSource::Unknown => "no profile matches it".to_owned(),
+        ProfileSource::Matched => format!("profile {name}, which matches the device"),
+        ProfileSource::Unknown => "no profile matches the device".to_owned(),
     };
     match overview.profile.basis() {
         Some((EvidenceBasis::Measured, version)) => format!("{by} (measured: {version})"),
