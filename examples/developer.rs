@@ -30,7 +30,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let alice = document.id().to_owned();
 
     let secrets = Keyring::start([token]).await?;
-    let me = Identities::new(secrets, [document]).await?; // fails if no token holds one of the document's keys
+    let me = Identities::new(secrets, [document]).await?; // fails if any key of the document is in no token
     let resolver = did::local(); // resolves did:key and did:peer
 
     // Alice writes to herself, so one token is enough.

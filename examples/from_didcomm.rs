@@ -52,7 +52,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     //     let (packed, metadata) = msg.pack_encrypted(BOB, Some(ALICE), None, &resolver, &secrets,
     //         &PackEncryptedOptions { forward: false, ..Default::default() }).await?;
     //
-    // `enc_alg_anon` is the method `enc`. Its default is A256CBC-HS512; there it is XC20P, which no peer has to support.
+    // `enc_alg_anon` is the method `enc`. Its default is A256CBC-HS512. The default of `didcomm` is XC20P, which no peer has to support.
     // `enc_alg_auth` is gone, since authcrypt has one content encryption only.
     let (packed, metadata) = message.encrypt_to(BOB).from(ALICE).forward(false).pack(&resolver, &alice).await?;
     println!(
@@ -67,7 +67,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     //     assert!(metadata.encrypted && metadata.authenticated);
     //
     // Claviger refuses messages that `didcomm` accepts: `from` is not the DID of the key that encrypted or signed, `to`
-    // does not name the recipient, or a key stands in another relationship than its use needs.
+    // does not name the recipient, or a key is not in the verification relationship that its use requires.
     let bob = identities(bob_secrets(), bob_document).await?;
     let options = UnpackOptions { require_authenticated: true, ..Default::default() };
     let (message, provenance) = Message::unpack(&packed, &resolver, &bob, &options).await?;
@@ -172,7 +172,7 @@ async fn identities(secrets: Vec<Value>, document: Document) -> Result<Identitie
         let (key, _kid) = ImportKey::from_jwk(&jwk)?;
         token.import(key)?;
     }
-    // This fails if no token holds a key of the document. `didcomm` reports that with the first message.
+    // This fails unless the token holds every key of the document. `didcomm` reports a missing key with the first message.
     Ok(Identities::new(Keyring::start([token]).await?, [document]).await?)
 }
 

@@ -1,4 +1,4 @@
-//! The appendix of DIDComm v2.1 through the command line, every private key in a SoftHSM token.
+//! Unpacks the messages of the appendix of DIDComm v2.1 with the command line. All private keys are in a SoftHSM token.
 
 use std::{fs, path::PathBuf};
 
@@ -27,7 +27,7 @@ fn home() -> Option<Home> {
         assert_eq!(imported.as_array().unwrap().len(), keys.as_array().unwrap().len());
         for (imported, key) in imported.as_array().unwrap().iter().zip(keys.as_array().unwrap()) {
             assert_eq!(imported["origin"], "imported");
-            // Bob's have their kid under "kid ".
+            // In Bob's keys, the member is named "kid ", with a blank.
             assert_eq!(imported["name"], *key.get("kid").or(key.get("kid ")).unwrap());
             assert_eq!(imported["jwk"]["x"], key["x"]);
         }
@@ -48,13 +48,13 @@ fn each_message_of_the_appendix_unpacks_with_a_token() {
 
         assert_eq!(unpacked["message"], read(expected["plaintext"].as_str().unwrap()), "{file}");
         let provenance = &unpacked["provenance"];
-        for (ours, theirs) in [
+        for (member, expected_member) in [
             ("encrypted", "encrypted"),
             ("authenticated", "authenticated"),
             ("anonymous_sender", "sender_hidden"),
             ("non_repudiation", "non_repudiable"),
         ] {
-            assert_eq!(provenance[ours], expected["provenance"][theirs], "{file}: {ours}");
+            assert_eq!(provenance[member], expected["provenance"][expected_member], "{file}: {member}");
         }
         assert_eq!(provenance["from_prior"], Value::Null, "{file}");
         let layers = provenance["layers"].as_array().unwrap();

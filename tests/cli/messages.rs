@@ -115,24 +115,27 @@ fn a_mediator_sees_only_the_next_recipient() {
 fn no_token_is_opened_without_need() {
     let Some((alice, bob)) = two_homes() else { return };
     let to = bob.create_did("--method peer:2");
-    let ours = alice.create_did("--method peer:2");
+    let own_did = alice.create_did("--method peer:2");
     std::fs::remove_file(alice.path().join("user.pin")).unwrap();
     alice.run_with_stdin(&format!("pack --to {to}"), &plaintext(None, Some(&to), "x")).success();
     alice.run(&format!("did resolve {to}")).success();
     let foreign = bob.run_with_stdin(&format!("pack --to {to}"), &plaintext(None, Some(&to), "x"));
     assert_eq!(alice.run_with_stdin("--json unpack", foreign.success()).error(1), "not-for-us");
     assert_eq!(alice.run_with_stdin("--json unpack", "{\"ciphertext\": 1}").error(1), "envelope-malformed");
-    assert_eq!(alice.run_with_stdin(&format!("--json pack --from {ours} --to did:nonsense"), "{}").error(2), "bad-did");
-    assert_eq!(alice.run_with_stdin(&format!("--json pack --from {ours} --to {to}"), "{").error(1), "bad-message");
+    assert_eq!(
+        alice.run_with_stdin(&format!("--json pack --from {own_did} --to did:nonsense"), "{}").error(2),
+        "bad-did"
+    );
+    assert_eq!(alice.run_with_stdin(&format!("--json pack --from {own_did} --to {to}"), "{").error(1), "bad-message");
     assert_eq!(
         alice
-            .run_with_stdin(&format!("--json pack --from {ours} --to did:key:zzz"), &plaintext(None, None, "x"))
+            .run_with_stdin(&format!("--json pack --from {own_did} --to did:key:zzz"), &plaintext(None, None, "x"))
             .error(1),
         "did-unresolved"
     );
     // Packing as one of our DIDs needs the token.
     assert_eq!(
-        alice.run_with_stdin(&format!("--json pack --from {ours} --to {to}"), &plaintext(None, None, "x")).error(3),
+        alice.run_with_stdin(&format!("--json pack --from {own_did} --to {to}"), &plaintext(None, None, "x")).error(3),
         "pin-refused"
     );
 }

@@ -10,8 +10,8 @@
 //! ? 2                         the exit status; 0 without this line
 //! ```
 //!
-//! `[..]` matches anything within a line, and a line `...` any number of lines. Empty lines are ignored. Shell variables live as
-//! long as the transcript. `CLAVIGER_TRANSCRIPTS=update` writes the actual output where it does not match.
+//! `[..]` matches anything within a line. A line `...` matches any number of lines. Empty lines are ignored. Shell variables
+//! keep their values until the end of the transcript. `CLAVIGER_TRANSCRIPTS=update` writes the actual output where it does not match.
 
 use std::{fs, path::Path};
 

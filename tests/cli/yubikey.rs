@@ -34,7 +34,7 @@ fn the_desktop_page_works() {
     let card = VirtualYubiKey::new(Firmware::V5_7_1, 5555);
     let _reader = ReaderConnection::plug_in(&card, PORT);
     let desk = Desk(folder.path());
-    until("it is in its reader", || desk.json("token list").to_string().contains("5555"));
+    until("the YubiKey is in its reader", || desk.json("token list").to_string().contains("5555"));
 
     let port = || claviger_testkit::free_port().to_string();
     let ops = port();
@@ -81,15 +81,15 @@ fn two_yubikeys_in_use() {
     });
     let new = ReaderConnection::plug_in(&cards[0], PORT);
     let _old = ReaderConnection::plug_in(&cards[1], PORT + 1);
-    until("both are in their readers", || {
+    until("both YubiKeys are in their readers", || {
         let rows = desk.json("token list");
         rows.as_array().unwrap().iter().all(|row| row["error"].is_null())
     });
 
     let rows = desk.json("token list");
-    let told = |row: usize, member: &str| rows[row][member].clone();
-    assert_eq!([told(0, "serial"), told(0, "firmware"), told(0, "pin")], ["1111", "5.7.1", "ready"]);
-    assert_eq!([told(1, "serial"), told(1, "firmware"), told(1, "pin")], ["2222", "5.4.3", "ready"]);
+    let value = |row: usize, member: &str| rows[row][member].clone();
+    assert_eq!([value(0, "serial"), value(0, "firmware"), value(0, "pin")], ["1111", "5.7.1", "ready"]);
+    assert_eq!([value(1, "serial"), value(1, "firmware"), value(1, "pin")], ["2222", "5.4.3", "ready"]);
     assert_eq!(rows[0]["keys"], 0);
 
     // X25519 if the firmware has it, else P-256. A YubiKey signs with P-256.
@@ -111,13 +111,13 @@ fn two_yubikeys_in_use() {
         if name == "old" {
             continue;
         }
-        // Unplugged: which one is wanted is said, and the message waits with its owner.
+        // Without the YubiKey, the error names the serial number of the wanted one.
         new.unplug(true);
         until("the reader is empty", || desk.run("key list --token desk", "").status.code() == Some(3));
-        let waits = desk.run("unpack", &packed);
-        assert_eq!(waits.status.code(), Some(3), "{}", stderr_of(&waits));
-        assert!(stderr_of(&waits).contains("insert the YubiKey with serial 1111"), "{}", stderr_of(&waits));
-        // Who is willing to wait is told for which one, and is served when it comes.
+        let unplugged = desk.run("unpack", &packed);
+        assert_eq!(unplugged.status.code(), Some(3), "{}", stderr_of(&unplugged));
+        assert!(stderr_of(&unplugged).contains("insert the YubiKey with serial 1111"), "{}", stderr_of(&unplugged));
+        // With --wait, the command names the YubiKey, and continues when it is plugged in.
         let short = desk.run("--wait 1 key generate --token desk --alg P-256", "");
         assert_eq!(short.status.code(), Some(3));
         assert!(stderr_of(&short).contains("waiting for it, 1 second at most"), "{}", stderr_of(&short));
@@ -150,15 +150,15 @@ fn two_yubikeys_in_use() {
     for _ in 0..3 {
         let output = desk.run("-vvv key list --token desk", "");
         assert!(!stderr_of(&output).contains("081547"));
-        let did = desk.run("-vvv unpack", "{}");
-        assert!(!stderr_of(&did).contains("081547"));
+        let unpacked = desk.run("-vvv unpack", "{}");
+        assert!(!stderr_of(&unpacked).contains("081547"));
     }
-    let packed = desk.run("did create --method peer:2 --token desk", "");
-    assert!(!stderr_of(&packed).contains("081547"));
+    let created = desk.run("did create --method peer:2 --token desk", "");
+    assert!(!stderr_of(&created).contains("081547"));
     let after = cards[0].counts();
     assert_eq!((after.wrong_pins - before.wrong_pins, after.verifies - before.verifies), (1, 1));
 
-    let everything = fs::read_to_string(folder.path().join("said")).unwrap();
+    let everything = fs::read_to_string(folder.path().join("output.log")).unwrap();
     assert!(everything.len() > 1000 && !everything.contains(PIN) && !everything.contains("081547"));
 }
 
@@ -175,7 +175,7 @@ fn two_new_yubikeys() {
     let readers = [0, 1].map(|at: u16| ReaderConnection::plug_in(&cards[usize::from(at)], PORT + at));
 
     // Without a configuration the list has lines to paste.
-    until("both are in their readers", || {
+    until("both YubiKeys are in their readers", || {
         let rows = desk.json("token list");
         let serials: Vec<&str> = rows.as_array().unwrap().iter().filter_map(|row| row["serial"].as_str()).collect();
         serials.contains(&"3333") && serials.contains(&"4444")
@@ -221,7 +221,7 @@ fn two_new_yubikeys() {
     assert_eq!(jwe["recipients"].as_array().unwrap().len(), 2);
     for (away, here) in [(0, "spare"), (1, "desk")] {
         readers[away].unplug(true);
-        until("it is seen that one is gone", || {
+        until("one YubiKey is gone", || {
             let rows = desk.json("token list");
             rows.as_array().unwrap().iter().filter(|row| row["error"].is_null()).count() == 1
         });
@@ -237,19 +237,19 @@ fn two_new_yubikeys() {
         let keys: Value = serde_json::from_slice(&listed.stdout).unwrap();
         assert!(keys.as_array().unwrap().iter().all(|key| key["token"] == here));
         readers[away].unplug(false);
-        until("it is back", || {
+        until("the YubiKey is back", || {
             let rows = desk.json("token list");
             rows.as_array().unwrap().iter().all(|row| row["error"].is_null())
         });
     }
 
     // A slot and its policies.
-    let place = "--token desk --alg P-256 --slot 9d --pin-policy always --touch-policy cached --name consent";
-    let made = desk.json(&format!("key generate {place}"));
+    let options = "--token desk --alg P-256 --slot 9d --pin-policy always --touch-policy cached --name consent";
+    let made = desk.json(&format!("key generate {options}"));
     assert_eq!((&made["slot"], &made["name"]), (&"9d".into(), &"consent".into()));
-    let again = desk.run(&format!("key generate {place}"), "");
+    let again = desk.run(&format!("key generate {options}"), "");
     assert!(stderr_of(&again).contains("slot 9d is not empty: use --force to overwrite it"), "{}", stderr_of(&again));
-    let made = desk.json(&format!("key generate {place} --force"));
+    let made = desk.json(&format!("key generate {options} --force"));
     let key = made["key"].as_str().unwrap();
     let rows = desk.json("token list");
     assert_eq!((&rows[0]["keys"], &rows[0]["pin_tries"], &rows[0]["form"]), (&3.into(), &3.into(), &"USB-A".into()));
@@ -270,13 +270,13 @@ fn two_new_yubikeys() {
     );
     write("root.pem", &pem(&cards[0].attestation_root()));
     let attested = desk.json("key attest consent --root root.pem");
-    let told = ["serial", "firmware", "form", "slot", "pin_policy", "touch_policy", "root"];
+    let members = ["serial", "firmware", "form", "slot", "pin_policy", "touch_policy", "root"];
     assert_eq!(
-        told.map(|member| attested[member].as_str().unwrap()),
+        members.map(|member| attested[member].as_str().unwrap()),
         ["3333", "5.7.1", "USB-A", "9d", "always", "cached", "Virtual YubiKey PIV Root CA"]
     );
     let printed = desk.run("key attest consent --root root.pem", "");
-    // The first certificate is new each time; the card's own is the same.
+    // The YubiKey makes a new attestation certificate each time. The second certificate in the chain is always the same.
     let (printed, chain) = (String::from_utf8(printed.stdout).unwrap(), attested["chain"].as_array().unwrap());
     assert_eq!((printed.matches("BEGIN CERTIFICATE").count(), chain.len()), (2, 2));
     assert!(printed.ends_with(chain[1].as_str().unwrap()), "{printed}");
@@ -292,8 +292,8 @@ fn two_new_yubikeys() {
     let packed = desk.run(&format!("pack --to {} --from {did}", consent.trim()), MESSAGE);
     let unpacked = desk.run("unpack", std::str::from_utf8(&packed.stdout).unwrap());
     assert!(unpacked.status.success(), "{}", stderr_of(&unpacked));
-    let asked = "Touch the YubiKey desk, serial 3333 to read a message that says it is from did:peer:2.";
-    assert!(stderr_of(&unpacked).contains(asked), "{}", stderr_of(&unpacked));
+    let prompt = "Touch the YubiKey desk, serial 3333 to read a message that says it is from did:peer:2.";
+    assert!(stderr_of(&unpacked).contains(prompt), "{}", stderr_of(&unpacked));
 
     pinentry_and_notifications(&desk, &cards[0], &String::from_utf8(packed.stdout).unwrap());
 
@@ -303,7 +303,7 @@ fn two_new_yubikeys() {
         "{}",
         stderr_of(&no_key)
     );
-    let everything = fs::read_to_string(folder.path().join("said")).unwrap();
+    let everything = fs::read_to_string(folder.path().join("output.log")).unwrap();
     assert!(!everything.contains(PIN) && !everything.contains("81504711"));
 }
 
@@ -311,10 +311,10 @@ fn two_new_yubikeys() {
 fn pinentry_and_notifications(desk: &Desk<'_>, card: &VirtualYubiKey, packed: &str) {
     let file = |name: &str| desk.0.join(name);
     let configuration = fs::read_to_string(file("claviger.toml")).unwrap();
-    let asked = configuration.replacen("pin-source=file:pin", "pin-source=pinentry", 1);
-    fs::write(file("claviger.toml"), asked).unwrap();
+    let with_pinentry = configuration.replacen("pin-source=file:pin", "pin-source=pinentry", 1);
+    fs::write(file("claviger.toml"), with_pinentry).unwrap();
     // A pinentry that answers by itself (Assuan protocol), and records the requests.
-    let script = "#!/bin/sh\necho OK\nwhile read -r line; do echo \"$line\" >> asked\n\
+    let script = "#!/bin/sh\necho OK\nwhile read -r line; do echo \"$line\" >> requests\n\
                   case $line in GETPIN*) echo D 471108;; esac; echo OK; done\n";
     fs::create_dir(file("bin")).unwrap();
     fs::write(file("bin/pinentry"), script).unwrap();
@@ -338,17 +338,17 @@ fn pinentry_and_notifications(desk: &Desk<'_>, card: &VirtualYubiKey, packed: &s
     let session = [("PATH", path.as_str()), ("DBUS_SESSION_BUS_ADDRESS", address.trim())];
     let unpacked = desk.run_in(&session, "unpack", packed);
     assert!(unpacked.status.success(), "{}", stderr_of(&unpacked));
-    let told = fs::read_to_string(file("asked")).unwrap();
-    let what_for = "to read a message that says it is from did:peer:2.";
+    let requests = fs::read_to_string(file("requests")).unwrap();
+    let purpose = "to read a message that says it is from did:peer:2.";
     assert!(
-        told.contains("SETDESC PIN of desk") && told.contains("3 tries left, ") && told.contains(what_for),
-        "{told}"
+        requests.contains("SETDESC PIN of desk") && requests.contains("3 tries left, ") && requests.contains(purpose),
+        "{requests}"
     );
     until("there is a notification", || {
         let seen = fs::read_to_string(file("seen")).unwrap();
         seen.contains("member=Notify")
             && seen.contains("string \"Touch the YubiKey\"")
-            && seen.contains(&format!("YubiKey desk, serial 3333 {what_for}"))
+            && seen.contains(&format!("YubiKey desk, serial 3333 {purpose}"))
     });
     for process in [&mut monitor, &mut bus] {
         let _ = process.kill();
@@ -357,7 +357,7 @@ fn pinentry_and_notifications(desk: &Desk<'_>, card: &VirtualYubiKey, packed: &s
     fs::write(file("claviger.toml"), configuration).unwrap();
 }
 
-/// RFC 7468.
+/// Encodes a certificate as PEM (RFC 7468).
 fn pem(der: &[u8]) -> String {
     use base64::{Engine, engine::general_purpose::STANDARD};
     let text = STANDARD.encode(der);
@@ -376,11 +376,11 @@ fn change_pin(card: &VirtualYubiKey) {
     card.reset();
 }
 
-/// A folder with a configuration.
+/// The working folder of the commands, with a configuration.
 struct Desk<'a>(&'a Path);
 
 impl Desk<'_> {
-    /// Runs `claviger` with arguments that are separated by blanks. The output is appended to the file `said`.
+    /// Runs `claviger` with arguments that are separated by blanks. The output is appended to output.log.
     fn run(&self, words: &str, stdin: &str) -> Output {
         self.run_in(&[], words, stdin)
     }
@@ -394,8 +394,8 @@ impl Desk<'_> {
         // The command may end without reading stdin.
         let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
         let output = child.wait_with_output().unwrap();
-        let mut said = fs::OpenOptions::new().append(true).create(true).open(self.0.join("said")).unwrap();
-        said.write_all(&output.stdout).and_then(|()| said.write_all(&output.stderr)).unwrap();
+        let mut log = fs::OpenOptions::new().append(true).create(true).open(self.0.join("output.log")).unwrap();
+        log.write_all(&output.stdout).and_then(|()| log.write_all(&output.stderr)).unwrap();
         output
     }
 
