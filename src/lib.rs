@@ -4,8 +4,8 @@
 //! messages. A PKCS#11 token or a YubiKey does every private-key operation: key agreement and signatures. Private keys
 //! stay in the device; the process sees public keys and, for each message, its content key and plaintext.
 //!
-//! The same package has the program `claviger`, a command line and a daemon. It needs the feature `cli`:
-//! `cargo install claviger --features cli,yubikey`.
+//! Until the first release, name the crate as a path or git dependency. The same package has the program `claviger`, a
+//! command line and a daemon. It needs the feature `cli`: `cargo install --path . --features cli,yubikey` in a clone.
 //!
 //! # Example
 //!
@@ -63,10 +63,13 @@
 //!
 //! # Modules
 //!
+//! - `agent` (feature `agent`): the agent: protocols, store, transports, the application's API.
+//! - `net` (feature `http`): clients for HTTP and WebSocket, and the guard against private addresses.
 //! - [`didcomm`]: messages, packing and unpacking. Start here.
 //! - [`did`]: DIDs, DID documents and resolvers.
 //! - [`secrets`]: the trait [`Secrets`], through which every private-key operation passes, and the tokens behind it.
 //! - [`jose`], [`crypto`], [`keys`]: what the modules above are built on.
+//! - `process` (feature `keeper`): hardening of a process, and the agent's sandbox.
 //!
 //! Each module uses only those below it. Outside `secrets`, no code holds a long-term private key, nor a shared secret or
 //! key-encryption key that was made with one.

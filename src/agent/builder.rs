@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{broadcast, watch};
 
 use super::{
-    daemon::{Agent, ReadTokenStates, ReloadDocuments},
+    agent::{Agent, ReadTokenStates, ReloadDocuments},
     event::Event,
     inbox::{Inbox, InboxParts},
     instrumented_secrets::InstrumentedSecrets,
@@ -49,8 +49,7 @@ const EVENT_BUFFER: usize = 1024;
 
 impl Agent {
     /// Returns a builder. `secrets` makes the agent's private-key operations, `documents` are the documents of its
-    /// DIDs,
-    /// `resolver` resolves the DIDs of peers, and `store` keeps messages and records.
+    /// DIDs, `resolver` resolves the DIDs of peers, and `store` keeps messages and records.
     pub fn builder(
         secrets: Arc<dyn Secrets>,
         documents: OwnDocuments,
@@ -67,14 +66,14 @@ impl Agent {
             websockets: None,
             reload_documents: None,
             read_token_states: None,
-            protocols: protocol::built_in(&protocol::Options::default()),
+            protocols: Vec::new(),
             options: AgentOptions::default(),
         }
     }
 }
 
 impl AgentBuilder {
-    /// Adds a protocol. For messages that a built-in protocol handles too, the added one takes precedence.
+    /// Adds a protocol. It replaces a built-in protocol of the same name and major version, with all its messages.
     pub fn protocol(mut self, protocol: impl Protocol) -> Self {
         self.protocols.push(Arc::new(protocol));
         self
@@ -87,7 +86,7 @@ impl AgentBuilder {
     }
 
     /// Sets how the metrics read the states of the tokens. Without it, the metrics contain no token states.
-    pub fn token_states(mut self, read: ReadTokenStates) -> Self {
+    pub fn read_token_states(mut self, read: ReadTokenStates) -> Self {
         self.read_token_states = Some(read);
         self
     }
@@ -123,7 +122,9 @@ impl AgentBuilder {
     /// If the identifier of a protocol is invalid.
     pub fn build(self) -> Result<Arc<Agent>, InvalidPiuri> {
         let Self { resolver, http, options, .. } = self;
-        let registry = Arc::new(Registry::new(self.protocols)?);
+        let mut protocols = protocol::built_in(&options.disclosure, &options.inbox.problems);
+        protocols.extend(self.protocols);
+        let registry = Arc::new(Registry::new(protocols)?);
         let metrics = Arc::new(Metrics::new(registry.clone()));
         let secrets = Arc::new(InstrumentedSecrets { secrets: self.secrets, metrics: metrics.clone() });
         let (events, _) = broadcast::channel(EVENT_BUFFER);

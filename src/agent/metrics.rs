@@ -1,8 +1,7 @@
 //! The metrics for Prometheus. docs/operations.md lists them.
 //!
 //! The sender of a message chooses its type, so a label holds the protocol of the type only if this agent speaks it,
-//! and
-//! `other` otherwise.
+//! and `other` otherwise.
 
 use std::{
     sync::{Arc, atomic::AtomicU64},
@@ -190,8 +189,7 @@ impl Metrics {
     }
 
     /// All metrics in the text format of OpenMetrics 1.0. `usage` and `tokens` are the state of the store and of the
-    /// tokens at
-    /// `now`, in milliseconds since 1970.
+    /// tokens at `now`, in milliseconds since 1970.
     pub(super) fn render(&self, usage: &Usage, tokens: &TokenStates, now: Millis) -> String {
         for (token, current) in tokens {
             for (state, name) in STATES {
@@ -222,12 +220,12 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::protocol::{Options, built_in};
+    use crate::agent::protocol::built_in;
 
     /// Message types that a stranger invents do not become labels.
     #[test]
     fn unknown_message_types_share_one_label() {
-        let registry = Registry::new(built_in(&Options::default())).unwrap();
+        let registry = Registry::new(built_in(&Default::default(), &Default::default())).unwrap();
         let metrics = Metrics::new(Arc::new(registry));
         let kinds = ["https://didcomm.org/trust-ping/2.0/ping", "https://didcomm.org/TrustPing/2.7/ping", UNOPENED];
         for kind in kinds {

@@ -1,14 +1,15 @@
-//! The daemon: an agent that receives, stores, handles and sends messages.
+//! The agent, which receives, stores, handles and sends messages. The daemon is an agent as a process: `claviger serve`.
 //!
 //! [`Agent::builder`] builds an agent, and [`Agent::run`] runs it. Every message is written to the
 //! [`Store`](store::Store) before its sender gets an answer. It is decrypted once a token is ready, and handed to its
 //! [`Protocol`](protocol::Protocol) or to the application. A message to send is stored before it is sent.
 
+#[expect(clippy::module_inception, reason = "the file of the type `Agent`")]
+mod agent;
 pub mod api;
 mod builder;
 mod canonical_did;
 mod clock;
-mod daemon;
 mod error;
 mod event;
 mod inbox;
@@ -30,8 +31,8 @@ mod spans;
 pub mod store;
 mod store_key;
 
+pub use agent::{Agent, ReadTokenStates, ReloadDocuments};
 pub use builder::AgentBuilder;
-pub use daemon::{Agent, ReadTokenStates, ReloadDocuments};
 pub use error::AgentError;
 pub use event::Event;
 pub use inbox::{InboxOptions, Refusal};
@@ -43,7 +44,7 @@ pub use mediation::{
 pub use metrics::TokenStates;
 pub use options::AgentOptions;
 pub use outbox::{OutboxOptions, SendError, Transport, Transports};
-pub use outgoing_message::OutgoingMessage;
+pub use outgoing_message::{OutgoingMessage, new_message};
 pub use own_dids::{OwnDids, OwnDocuments};
 pub use rotation::{OwnRotation, RotationOutcome};
 pub use sealed_store::DeliveryContent;

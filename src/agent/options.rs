@@ -1,7 +1,8 @@
 //! The options of an agent.
 
 use super::{
-    inbox::InboxOptions, mediation::MediationOptions, outbox::OutboxOptions, server::ServerOptions, store::Retention,
+    inbox::InboxOptions, mediation::MediationOptions, outbox::OutboxOptions,
+    protocol::discover_features::DisclosurePolicy, server::ServerOptions, store::Retention,
 };
 
 /// The options of an agent.
@@ -19,4 +20,6 @@ pub struct AgentOptions {
     pub retention: Retention,
     /// The goal codes that discover-features discloses.
     pub goal_codes: Vec<String>,
+    /// The features that discover-features discloses, and the peers that get them.
+    pub disclosure: DisclosurePolicy,
 }

@@ -6,8 +6,8 @@ use tokio::{task::JoinSet, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    agent::Agent,
     clock::now,
-    daemon::Agent,
     server::{MessageRateLimiter, Server, ServerContext},
 };
 
@@ -88,7 +88,8 @@ impl Agent {
         }
     }
 
-    /// Deletes expired data from the store, and retires DIDs whose overlap is over.
+    /// Deletes expired data from the store, and retires DIDs whose overlap is over. An envelope that no token opened in
+    /// time is deleted without a log line.
     async fn delete_expired(self: Arc<Self>, shutdown: CancellationToken) {
         loop {
             self.rotations.retire_expired().await;

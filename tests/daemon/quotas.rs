@@ -1,7 +1,8 @@
-//! Limits for what one sender, one recipient and all senders may leave with a daemon (threats.md "queue flooding").
+//! Limits for what one sender, one recipient and all senders may leave with a daemon
+//! (`docs/security-model.md`, "a full queue").
 
 use claviger::{
-    agent::protocol::{problem_report::PROBLEM_REPORT, trust_ping::PING},
+    agent::protocol::{report_message::PROBLEM_REPORT, trust_ping::PING},
     did::LocalResolver,
     didcomm::Message,
 };

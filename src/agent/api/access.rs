@@ -2,8 +2,7 @@
 //!
 //! On a Unix socket the kernel tells the caller's user id. On the loopback interface every process of the machine can
 //! connect, and so can a page in a browser. There a request needs a bearer token and a loopback `Host`, and must not
-//! have an
-//! `Origin`.
+//! have an `Origin`.
 
 use std::{
     fs, io,

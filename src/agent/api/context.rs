@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::daemon::Agent;
+use crate::agent::agent::Agent;
 
 /// What the request handlers of the API share.
 #[derive(Clone)]

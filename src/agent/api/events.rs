@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa::IntoParams;
 
 use super::{context::ApiContext, delivered::DeliveredMessage, error::ApiError};
-use crate::agent::{daemon::Agent, event::Event as AgentEvent, store::DeliveryQuery};
+use crate::agent::{agent::Agent, event::Event as AgentEvent, store::DeliveryQuery};
 
 /// Where the events begin.
 #[derive(Debug, Deserialize, IntoParams)]

@@ -14,7 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{context::ApiContext, error::ApiError};
 use crate::agent::{
-    daemon::Agent,
+    agent::Agent,
     invitations::{AcceptedInvitation, InvitationOptions},
     protocol::{
         issued_invitation::IssuedInvitation,

@@ -42,7 +42,7 @@ use hyper_util::{
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::daemon::Agent;
+use super::agent::Agent;
 use context::ApiContext;
 
 fn router(context: ApiContext, max_body_bytes: usize) -> Router {

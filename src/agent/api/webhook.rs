@@ -20,8 +20,8 @@ use super::{
 };
 use crate::{
     agent::{
+        agent::Agent,
         clock::{full_jitter, now},
-        daemon::Agent,
         store::{Delivery, DeliveryQuery, StoreError},
     },
     net::HttpClient,

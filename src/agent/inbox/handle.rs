@@ -174,7 +174,7 @@ impl Inbox {
         tx: &mut Transaction<'_>,
     ) -> Result<(), HandleError> {
         apply_headers(received, tx).await?;
-        problem_limits::report_problem(received, problem, tx, &self.parts.options.problems).await
+        problem_limits::report_within_limits(received, problem, tx, &self.parts.options.problems).await
     }
 
     /// Determines the sender and the recipient of a message, once for all protocols.

@@ -12,7 +12,7 @@ use crate::{
             failure::{UnpackFailure, classify},
         },
         outgoing_message::{OutgoingMessage, new_message},
-        protocol::{discover_features::DISCLOSE, problem_report::PROBLEM_REPORT},
+        protocol::{discover_features::DISCLOSE, report_message::PROBLEM_REPORT},
     },
     did::did_of,
     didcomm::{Error, Message, UnpackOptions},
@@ -120,7 +120,7 @@ impl<'a> Exchange<'a> {
             // A message for another DID of ours, or from an unknown sender, is for the inbox.
             Ok(_) | Err(Error::NotForUs(_) | Error::PromptNotAllowed { .. }) => return Ok(None),
             // The mediator keeps the message, since it was not acknowledged.
-            Err(error) if classify(&error) == UnpackFailure::TokenUnavailable => {
+            Err(error) if classify(&error) == UnpackFailure::RetryLater => {
                 return Err(MediationError::TokenUnavailable(error.to_string()));
             }
             Err(_) => return Ok(None),

@@ -17,7 +17,7 @@ use crate::{
         inbox::Refusal,
         protocol::{
             discover_features::{DISCLOSE, QUERIES},
-            problem_report::PROBLEM_REPORT,
+            report_message::PROBLEM_REPORT,
         },
     },
     didcomm::Message,
@@ -218,7 +218,7 @@ impl<'a> Session<'a> {
                     break;
                 }
                 // The mediator delivers it again. By then it may be known whether the DID is ours.
-                Err(Refusal::NotForUs { undecided: true }) => {}
+                Err(Refusal::NotForUs { may_be_own: true }) => {}
                 // Without an acknowledgement it would be delivered again and again, and block later messages.
                 Err(refusal) => {
                     tracing::warn!(reason = %refusal, mediator, "message not accepted");

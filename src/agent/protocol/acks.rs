@@ -56,7 +56,7 @@ pub async fn answer_ack_request(received: &Received, tx: &mut Transaction<'_>) -
     if ids.is_empty() {
         return Ok(());
     }
-    if let Some(reply) = tx.sends().find(|message| is_natural_reply(message, &received.message, sender)) {
+    if let Some(reply) = tx.outgoing_messages().find(|message| is_natural_reply(message, &received.message, sender)) {
         let ack = reply.ack.get_or_insert_default();
         for id in ids {
             if !ack.contains(&id) {

@@ -6,9 +6,9 @@ use super::{
     connections::{Connection, find_connection},
     out_of_band::Invitation,
     problem::{HandleError, Problem},
-    problem_report::is_report,
     received::Received,
     record::RecordType,
+    report_message::is_report,
     text::id_as_key,
     transaction::Transaction,
 };
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
     use crate::agent::protocol::{
         connections::update_connection,
-        problem_report::PROBLEM_REPORT,
+        report_message::PROBLEM_REPORT,
         testing::{ALICE, BOB, Harness, NOW, OWN_DID, Outcome, anonymous, from_with},
         trust_ping::PING,
     };

@@ -5,8 +5,8 @@
 //! agent commits all effects together with the mark that the message was handled. After an interruption nothing of them
 //! exists, and the protocol gets the message again.
 //!
-//! Some modules are no protocols, but apply to every message: [`acks`], [`connections`], [`issued_invitation`]
-//! and [`problem_limits`]. The inbox applies them in the message's transaction, before and after the protocol.
+//! Four modules are not protocols. They apply to every message: [`acks`], [`connections`], [`issued_invitation`] and
+//! [`problem_limits`]. The inbox applies them in the message's transaction, before and after the protocol.
 
 pub mod acks;
 pub mod basic_message;
@@ -20,10 +20,10 @@ pub mod out_of_band;
 mod problem;
 mod problem_code;
 pub mod problem_limits;
-pub mod problem_report;
 mod received;
 mod record;
 mod registry;
+pub mod report_message;
 pub mod report_problem;
 pub mod routing;
 #[cfg(test)]
@@ -44,22 +44,16 @@ pub use transaction::{Effect, Transaction};
 
 use std::sync::Arc;
 
-/// Options of the built-in protocols.
-#[derive(Debug, Clone, Default)]
-pub struct Options {
-    /// The features that discover-features discloses, and the peers that get them.
-    pub disclosure: discover_features::DisclosurePolicy,
-    /// How many problems are reported before a thread or a peer is no longer answered.
-    pub problems: problem_limits::ProblemLimits,
-}
-
 /// Returns the protocols that every agent speaks.
-pub fn built_in(options: &Options) -> Vec<Arc<dyn Protocol>> {
+pub(super) fn built_in(
+    disclosure: &discover_features::DisclosurePolicy,
+    problems: &problem_limits::ProblemLimits,
+) -> Vec<Arc<dyn Protocol>> {
     vec![
         Arc::new(trust_ping::TrustPing),
-        Arc::new(discover_features::DiscoverFeatures::new(options.disclosure.clone())),
+        Arc::new(discover_features::DiscoverFeatures::new(disclosure.clone())),
         Arc::new(empty::Empty),
-        Arc::new(report_problem::ReportProblem::new(options.problems.clone())),
+        Arc::new(report_problem::ReportProblem::new(problems.clone())),
         Arc::new(basic_message::BasicMessage),
         Arc::new(user_profile::UserProfile),
         Arc::new(out_of_band::OutOfBand),

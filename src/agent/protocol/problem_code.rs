@@ -33,8 +33,7 @@ pub enum ProblemScope<'a> {
 
 impl<'a> ProblemCode<'a> {
     /// Parses a code in lower kebab-case. An underscore within a token is accepted too, since the specification itself
-    /// has
-    /// `message_too_big` (v2.1 "Message Constraints"). `None` if the code is malformed.
+    /// has `message_too_big` (v2.1 "Message Constraints"). `None` if the code is malformed.
     pub fn parse(code: &'a str) -> Option<Self> {
         let mut parts = code.splitn(3, '.');
         let sorter = match parts.next()? {

@@ -1,15 +1,15 @@
 //! Limits problem reports, so that two agents do not report problems to each other for ever (DIDComm v2.1 "Cascading
-//! Problems"). The agent counts the errors of each thread, and closes
-//! a thread with too many of them. A peer with too many closed threads or reports gets no more reports for a while.
+//! Problems"). The agent counts the errors of each thread, and closes a thread with too many of them. A peer with too
+//! many closed threads or reports gets no more reports for a while.
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     problem::{HandleError, Problem},
     problem_code::{ProblemCode, Sorter},
-    problem_report,
     received::Received,
     record::RecordType,
+    report_message,
     text::{id_as_key, truncate_to},
     transaction::Transaction,
 };
@@ -78,18 +78,18 @@ pub async fn is_thread_closed(received: &Received, tx: &mut Transaction<'_>) -> 
 }
 
 /// Reports a problem with a message to its sender, within the limits. One error too many in a thread is reported as
-/// `e.p.req.max-errors-exceeded` and closes the thread. Nothing is sent if the sender is not authenticated, the message is a
-/// report itself, the thread is closed or the peer's circuit breaker is open. `tx` should be a new transaction.
+/// `e.p.req.max-errors-exceeded` and closes the thread. Nothing is sent if the sender is not authenticated, the message
+/// is a report itself, the thread is closed or the peer's circuit breaker is open. `tx` should be a new transaction.
 ///
 /// # Errors
 /// [`HandleError::Retry`] if the store does not answer.
-pub async fn report_problem(
+pub async fn report_within_limits(
     received: &Received,
     problem: &Problem,
     tx: &mut Transaction<'_>,
     limits: &ProblemLimits,
 ) -> Result<(), HandleError> {
-    let Some(report) = problem_report::for_message(received, problem) else { return Ok(()) };
+    let Some(report) = report_message::for_message(received, problem) else { return Ok(()) };
     if is_thread_closed(received, tx).await? {
         return Ok(());
     }
@@ -150,7 +150,7 @@ async fn abort_thread(
     limits: &ProblemLimits,
 ) -> Result<(), HandleError> {
     let problem = Problem::new(MAX_ERRORS, "There were too many errors; this thread is no longer answered.");
-    if let Some(report) = problem_report::for_thread(received, thread, &problem) {
+    if let Some(report) = report_message::for_thread(received, thread, &problem) {
         tx.send(report);
     }
     breaker.count_report(received, 1, tx, limits);
@@ -230,7 +230,7 @@ mod tests {
 
     use super::*;
     use crate::agent::protocol::{
-        problem_report::PROBLEM_REPORT,
+        report_message::PROBLEM_REPORT,
         report_problem::ReportProblem,
         testing::{ALICE, BOB, Harness, NOW, Outcome, anonymous, from, from_with},
     };
@@ -243,7 +243,7 @@ mod tests {
 
     async fn report(harness: &Harness, received: &Received, code: &str, limits: &ProblemLimits) -> Outcome {
         let mut tx = harness.begin(received);
-        report_problem(received, &Problem::new(code, "Bad message."), &mut tx, limits).await.unwrap();
+        report_within_limits(received, &Problem::new(code, "Bad message."), &mut tx, limits).await.unwrap();
         harness.commit(tx)
     }
 

@@ -34,7 +34,7 @@ impl Received {
     }
 
     /// Returns the problem that the protocol has no message of this name.
-    pub(super) fn unknown_type(&self) -> Problem {
+    pub fn unknown_type(&self) -> Problem {
         Problem::new("e.m.msg.unknown-type", "This protocol has no message {1}.").arg(self.name())
     }
 }

@@ -8,7 +8,8 @@ use crate::agent::store::error::StoreError;
 
 /// A value that is kept as a record. The kind belongs to the type, so a record cannot be read as another type.
 pub trait RecordType: Serialize + DeserializeOwned + Send {
-    /// The kind, as stored. It must never change: existing stores contain records of this kind.
+    /// The kind, as stored. Choose one that no other type has, such as `org.example.offer`: a shared kind overwrites
+    /// the other type's records. It must never change: existing stores contain records of this kind.
     const KIND: &'static str;
 }
 

@@ -7,8 +7,8 @@ use super::{
     problem::HandleError,
     problem_code::{ProblemCode, ProblemScope, Sorter},
     problem_limits::{self, ProblemLimits},
-    problem_report::ProblemReport,
     received::Received,
+    report_message::ProblemReport,
     transaction::Transaction,
 };
 
@@ -62,7 +62,7 @@ mod tests {
 
     use super::*;
     use crate::agent::protocol::{
-        problem_report::PROBLEM_REPORT,
+        report_message::PROBLEM_REPORT,
         testing::{ALICE, Harness, from, from_with},
     };
 

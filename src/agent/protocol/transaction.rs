@@ -32,7 +32,7 @@ pub enum Effect {
         value: Value,
         /// The revision that was read; 0 for a new record.
         revision: i64,
-        /// When the record expires; never if `None`.
+        /// When the record expires, in milliseconds since 1970; never if `None`.
         expires: Option<Millis>,
     },
     /// Delete a record.
@@ -73,22 +73,9 @@ impl<'a> Transaction<'a> {
         self.features
     }
 
-    /// Replies in the received message's thread and protocol. `name` is the reply's name in its type, such as
-    /// `ping-response`. Nothing is sent if the received message has no authenticated sender.
-    pub fn reply(&mut self, name: &str, body: Value) {
-        self.reply_with(name, body, |message| message);
-    }
-
-    /// Replies like [`reply`](Self::reply), with headers that `add_headers` adds.
-    pub fn reply_with(&mut self, name: &str, body: Value, add_headers: impl FnOnce(MessageBuilder) -> MessageBuilder) {
-        let kind = &self.received.message.type_;
-        let base = kind.rsplit_once('/').map_or(kind.as_str(), |(base, _)| base);
-        self.answer(&format!("{base}/{name}"), body, add_headers);
-    }
-
     /// Replies in the received message's thread with a message of the type `kind`, which may belong to another
-    /// protocol.
-    /// `add_headers` adds headers. Nothing is sent if the received message has no authenticated sender.
+    /// protocol. Sets no `created_time`. `add_headers` adds headers. Nothing is sent if the received message has no
+    /// authenticated sender.
     pub fn answer(&mut self, kind: &str, body: Value, add_headers: impl FnOnce(MessageBuilder) -> MessageBuilder) {
         let Some(sender) = &self.received.sender else { return };
         let message = Message::build(Message::new_id(), kind, body)
@@ -115,7 +102,7 @@ impl<'a> Transaction<'a> {
     }
 
     /// Returns the messages that this transaction sends, so that headers can be added.
-    pub fn sends(&mut self) -> impl Iterator<Item = &mut Message> {
+    pub fn outgoing_messages(&mut self) -> impl Iterator<Item = &mut Message> {
         self.effects.iter_mut().filter_map(|effect| match effect {
             Effect::Send(message) => Some(&mut **message),
             _ => None,
@@ -154,8 +141,11 @@ impl<'a> Transaction<'a> {
         Ok(self.records.handled_position(sender, &self.received.recipient, &message.to_ascii_lowercase()).await?)
     }
 
-    /// Writes a record. If the record was changed since [`Transaction::get`], the message is handled again. A record
-    /// that was not read must not exist.
+    /// Writes a record, which expires at `expires`, in milliseconds since 1970, or never.
+    ///
+    /// Call [`get`](Self::get) first. If the record was changed since then, the message is handled again. A record that
+    /// was not read is written as a new one; if it exists, the commit fails and the message is tried again until it is
+    /// too old.
     pub fn put<T: RecordType>(&mut self, key: &str, value: &T, expires: Option<Millis>) {
         let read = self.cache.get(&(T::KIND.to_owned(), key.to_owned())).and_then(Option::as_ref);
         let revision = read.map_or(0, |(_, revision)| *revision);

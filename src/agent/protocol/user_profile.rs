@@ -157,8 +157,9 @@ fn find_picture(message: &Message, reference: &str) -> Result<Attachment, Proble
     Ok(attachment.clone())
 }
 
-/// Whether a profile replies to a message of ours: it belongs to another thread. Its request for our profile is then
-/// ignored, so that profiles are not exchanged for ever. The invitation of the connection does not count as a thread.
+/// Whether a profile is a reply, which is so if it continues a thread that another message began. Its request for our
+/// profile is then ignored, so that profiles are not exchanged for ever. The invitation of the connection does not
+/// count as a thread.
 async fn is_reply(received: &Received, tx: &mut Transaction<'_>) -> Result<bool, HandleError> {
     let Some(pthid) = &received.message.pthid else { return Ok(received.message.thread() != received.message.id) };
     let invitation = find_connection(received, tx).await?.and_then(|connection| connection.invitation);

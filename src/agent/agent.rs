@@ -235,8 +235,7 @@ impl Agent {
     ///
     /// # Errors
     /// [`AgentError::Invalid`] if `invitation` contains no invitation or cannot be fetched, the invitation has expired,
-    /// or
-    /// `from` is not one of our DIDs; [`AgentError::Store`] if the store fails.
+    /// or `from` is not one of our DIDs; [`AgentError::Store`] if the store fails.
     pub async fn accept_invitation(
         &self,
         invitation: &str,
@@ -278,7 +277,7 @@ impl Agent {
 
     /// Whether a token is ready to decrypt messages, and has unlocked the store.
     pub fn is_token_ready(&self) -> bool {
-        self.inbox.is_ready()
+        self.inbox.can_open_messages()
     }
 
     /// The size of the largest accepted message, in bytes.
