@@ -49,8 +49,8 @@ pub trait Token: Send + Sync {
         false
     }
 
-    /// Tells the token what the next operation on this thread is for. A token that asks a person for a PIN or a touch shows
-    /// the purpose.
+    /// Tells the token what the next operation on this thread is for. A token that asks a person for a PIN or a touch
+    /// shows the purpose.
     fn set_purpose(&self, _purpose: &Purpose) {}
 
     /// Finds the usable keys and tests each with a known answer. Called at start, and when the token has come back.
@@ -100,13 +100,13 @@ pub trait Custodian: Token {
         Err(TokenError::Unsupported("it has no management key".into()))
     }
 
-    /// Forgets the PIN now. No process that shares the PIN guard uses the PIN again until [`Custodian::unlock`].
+    /// Logs the token out now. No process that shares the PIN guard uses the PIN again until [`Custodian::unlock`].
     fn lock(&self) -> Result<(), TokenError> {
         Err(TokenError::Unsupported("it has no PIN to forget".into()))
     }
 
-    /// Tries the PIN once, even if it was refused before or the token was locked. Call this when a person has confirmed the
-    /// PIN.
+    /// Tries the PIN once, even if it was refused before or the token was locked. Call this when a person has confirmed
+    /// the PIN.
     fn unlock(&self) -> Result<(), TokenError> {
         Err(TokenError::Unsupported("it has no PIN to try".into()))
     }

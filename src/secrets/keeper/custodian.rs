@@ -33,8 +33,8 @@ use crate::{
 ///
 /// # Errors
 /// Methods return the token's error, [`TokenError::Config`] for a request that the keeper does not allow, and
-/// [`TokenError::Device`] if the keeper fails or the connection is lost. The error's text then says whether the operation
-/// was performed, or that this is unknown.
+/// [`TokenError::Device`] if the keeper fails or the connection is lost. The error's text then says whether the
+/// operation was performed, or that this is unknown.
 pub struct KeeperCustodian {
     token: Arc<str>,
     connection: Mutex<BlockingConnection>,
@@ -123,8 +123,8 @@ impl KeeperCustodian {
         self.request_done(RequestBody::SetManagementKey(key))
     }
 
-    /// Signs content. A custodian may have content signed for which an agent has no permission: a DID rotation with a key
-    /// that is not armed, and an entry of a did:webvh log.
+    /// Signs content. A custodian may have content signed for which an agent has no permission: a DID rotation with a
+    /// key that is not armed, and an entry of a did:webvh log.
     pub fn sign(&self, key: &PublicKey, request: &SignRequest<'_>) -> Result<Signature, TokenError> {
         let input = SigningInput::new(key, request).map_err(|error| TokenError::Config(error.to_string()))?;
         let signature = self.request(RequestBody::sign(key, request), |response| match response {
@@ -134,7 +134,7 @@ impl KeeperCustodian {
         Ok(input.with_signature(signature))
     }
 
-    /// Makes the token forget the PIN now. The PIN is not used again until [`KeeperCustodian::unlock`].
+    /// Logs the token out now. The PIN is not used again until [`KeeperCustodian::unlock`].
     pub fn lock(&self) -> Result<(), TokenError> {
         self.request_done(RequestBody::Lock)
     }

@@ -1,9 +1,10 @@
 //! The supervisor: a small process that starts keepers for an agent in a sandbox, which cannot start them itself.
 //!
 //! Landlock and seccomp are inherited and cannot be undone: a child of a sandboxed agent could not open its PKCS#11
-//! module. So the agent starts the supervisor before it enters the sandbox, and asks it for connections from then on. The
-//! supervisor starts a keeper with one end of a pair of sockets as its standard input, and passes the other end to the
-//! agent. It loads no module, reads no PIN, has no key, and ends when the agent does.
+//! module. So the agent starts the supervisor before it enters the sandbox, and asks it for connections from then on.
+//! The supervisor starts a keeper with one end of a pair of sockets as its standard input, and passes the other end to
+//! the agent. It loads no module, has no key, and ends when the agent does. It reads no source of a PIN, but a
+//! `pin-value` in a URI is in the configuration, which the supervisor of `claviger` reads.
 
 use std::{
     io::{self, Write},
@@ -35,7 +36,8 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Starts a supervisor: `command` must run [`supervise`] on its standard input. Call this before entering the sandbox.
+    /// Starts a supervisor: `command` must run [`supervise`] on its standard input. Call this before entering the
+    /// sandbox.
     ///
     /// # Errors
     /// Those of starting a process.
@@ -81,8 +83,8 @@ impl Supervisor {
 }
 
 /// Runs the supervisor of one agent. For each name of a token that the agent sends over `control`, `open` returns a
-/// connection to a keeper, and the keeper's process if it was started for this connection. The hello with `role` is sent on
-/// the connection, which is then passed to the agent.
+/// connection to a keeper, and the keeper's process if it was started for this connection. The hello with `role` is
+/// sent on the connection, which is then passed to the agent.
 ///
 /// Returns when the agent has ended, and the started keepers too.
 ///
@@ -135,7 +137,8 @@ pub fn supervise(
 
 /// Ends the oldest keepers of a token until another may be started.
 ///
-/// Each keeper counts rates for itself: an attacker who controls the agent must not get a higher rate from more keepers.
+/// Each keeper counts rates for itself: an attacker who controls the agent must not get a higher rate from more
+/// keepers.
 fn make_room(keepers: &mut Vec<(String, ChildProcess)>, name: &str) {
     keepers.retain_mut(|(_, keeper)| !keeper.has_ended());
     while keepers.iter().filter(|(token, _)| token == name).count() >= MAX_KEEPERS_PER_TOKEN {

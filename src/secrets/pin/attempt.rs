@@ -1,12 +1,15 @@
 //! One attempt to present a PIN to a token: prepare, present, conclude. The same for every device.
 //!
-//! 1. [`TokenPin::prepare`] opens the source, takes the guard's lock, reads the record, asks the device for the tries
-//!    left, and decides by the rules of `record.rs`. Then it reads the PIN and records the attempt as begun.
-//! 2. The device presents [`PinAttempt::pin`] once: C_Login in `pkcs11/login.rs`, VERIFY in `piv/unlock.rs`. A card
-//!    presents it again only after it was accepted, for a key that needs the PIN before each use.
-//! 3. [`TokenPin::conclude`] erases the PIN, records the result, and releases the lock.
+//! 1. [`PinAccess::prepare`] opens the source, takes the guard's lock (not for a PIN that a person types), reads the
+//!    record, gets the tries left from `tries_left`, and decides by the rules of `record.rs`. Then it reads the PIN and
+//!    records the attempt as begun. `tries_left` gives the device's count, asked now or just before; a card's is
+//!    compared again before VERIFY.
+//! 2. Our code for the device presents [`PinAttempt::pin`] once: C_Login in `pkcs11/login.rs`, VERIFY in
+//!    `piv/unlock.rs`. For a key that needs the PIN before each use, VERIFY is repeated, but only after the card has
+//!    accepted the PIN.
+//! 3. [`PinAccess::conclude`] erases the PIN, records the result, and releases the lock.
 //!
-//! A device provides only what differs: the tries left, how the PIN is presented, and what an answer means
+//! The code for a device provides only what differs: the tries left, how the PIN is presented, and what an answer means
 //! ([`PinOutcome`]).
 
 use std::path::Path;
@@ -21,11 +24,11 @@ use super::{
 };
 use crate::secrets::{Purpose, TokenError, TokenInfo};
 
-/// The PIN of one token: where it comes from, and where its attempts are recorded.
+/// Access to the PIN of one token: where the PIN comes from, and where its attempts are recorded. Holds no PIN itself.
 ///
-/// `local` is a record that only this process keeps. It takes the place of the guard's record for a PIN that a person
-/// enters, and for every PIN if there is no guard.
-pub(in crate::secrets) struct TokenPin<'a> {
+/// `process_record` is a record that only this process keeps. It takes the place of the guard's record for a PIN that a
+/// person types, and for every PIN if there is no guard.
+pub(in crate::secrets) struct PinAccess<'a> {
     /// The token, as it describes itself.
     pub(in crate::secrets) info: &'a TokenInfo,
     /// The token's name in the configuration, if it has one.
@@ -49,7 +52,8 @@ pub(in crate::secrets) struct TriesLeft {
     pub(in crate::secrets) warning: Option<&'static str>,
 }
 
-/// A PIN that may be presented now. The guard's lock is held until [`TokenPin::conclude`].
+/// A PIN that may be presented now. The guard's lock, if the guard records the attempt, is held until
+/// [`PinAccess::conclude`].
 #[must_use = "an attempt must be concluded, or its result is recorded as unknown"]
 pub(in crate::secrets) struct PinAttempt<'g> {
     /// None for a token with a PIN pad.
@@ -69,24 +73,24 @@ pub(in crate::secrets) enum PinOutcome {
     Accepted,
     /// The PIN is wrong or locked. `reason` is the device's answer, for the log.
     Refused { locked: bool, reason: String },
-    /// The device did not look at the PIN.
+    /// The PIN was not sent, or the answer says nothing about it. The record stays as it was.
     NotPresented,
     /// The PIN was sent, and the result is not known.
     Unknown,
 }
 
-impl<'a> TokenPin<'a> {
+impl<'a> PinAccess<'a> {
     /// Reads the PIN if it may be tried, and records the attempt as begun.
     ///
     /// `confirmed` means that a person says the PIN is correct: one attempt is made whatever the record says.
-    /// `tries_left` asks the device; it is called while the lock is held, so that no other program tries a PIN
-    /// meanwhile.
+    /// `tries_left` gives the device's count, asked now or just before; a card's is compared again before VERIFY. It is
+    /// called while the lock is held, if there is one.
     ///
     /// # Errors
     /// [`TokenError::Pin`] if the PIN must not be tried or cannot be read, or if the attempt cannot be recorded.
     pub(in crate::secrets) fn prepare(
         &self,
-        local: &mut Option<PinRecord>,
+        process_record: &mut Option<PinRecord>,
         confirmed: bool,
         purpose: Option<Purpose>,
         tries_left: impl FnOnce() -> Result<TriesLeft, TokenError>,
@@ -97,20 +101,20 @@ impl<'a> TokenPin<'a> {
             Some(self.source.open(self.uri, self.base_dir, self.prompt, &self.info.label)?)
         };
         let source_id = source.as_ref().map_or(Ok(PinSourceId::Person), OpenedPinSource::id)?;
-        // A person is present each time, so a PIN that is entered concerns this process only.
+        // A person is present each time, so a typed PIN concerns this process only.
         let lock = self.guard.filter(|_| source_id != PinSourceId::Person).map(PinGuard::lock).transpose()?;
         let before = match &lock {
             // Read under the lock: another program may have tried the PIN since.
             Some(lock) => lock.read_or_new(confirmed)?,
             None => {
                 if !confirmed {
-                    self.check_not_locked(local.as_ref())?;
+                    self.check_not_locked_by_person(process_record.as_ref())?;
                 }
-                self.local_record(local.as_ref())
+                self.process_record_or_new(process_record.as_ref())
             }
         };
         let TriesLeft { state, count, warning } = tries_left()?;
-        // A person who sees the number of tries left and enters a PIN confirms one attempt.
+        // A typed PIN counts as confirmed if the prompt shows how many tries are left (YubiKeys only).
         let confirmed_now = confirmed || source_id == PinSourceId::Person && count.is_some_and(|count| count > 0);
         let begun =
             before.begin_attempt(&source_id, state, confirmed_now).map_err(|refusal| self.refusal_error(refusal))?;
@@ -120,7 +124,7 @@ impl<'a> TokenPin<'a> {
         let (label, serial) = (self.info.label.clone(), self.info.serial.clone());
         let prompt = PinPrompt { label, serial, state, tries_left: count, purpose };
         let pin = source.map(|source| source.read(&prompt)).transpose()?;
-        store(local, lock.as_ref(), &begun)?;
+        store(process_record, lock.as_ref(), &begun)?;
         Ok(PinAttempt {
             pin,
             #[cfg(feature = "yubikey")]
@@ -137,7 +141,7 @@ impl<'a> TokenPin<'a> {
     /// if the PIN was refused. The second is [`TokenError::Pin`] if the outcome cannot be recorded.
     pub(in crate::secrets) fn conclude<T, E: From<TokenError>>(
         &self,
-        local: &mut Option<PinRecord>,
+        process_record: &mut Option<PinRecord>,
         attempt: PinAttempt<'_>,
         outcome: PinOutcome,
         result: Result<T, E>,
@@ -158,49 +162,55 @@ impl<'a> TokenPin<'a> {
             PinOutcome::NotPresented => (before, result),
             PinOutcome::Unknown => (begun, result),
         };
-        (result, store(local, lock.as_ref(), &after))
+        (result, store(process_record, lock.as_ref(), &after))
     }
 
     /// Checks that no person has locked the token.
     ///
     /// # Errors
     /// [`TokenError::Pin`] if a person has locked it, or if the record cannot be read.
-    pub(in crate::secrets) fn check_not_locked(&self, local: Option<&PinRecord>) -> Result<(), TokenError> {
-        match self.record(local, false)?.state {
-            PinRecordState::Locked => Err(self.locked_error()),
+    pub(in crate::secrets) fn check_not_locked_by_person(
+        &self,
+        process_record: Option<&PinRecord>,
+    ) -> Result<(), TokenError> {
+        match self.record(process_record, false)?.state {
+            PinRecordState::LockedByPerson => Err(self.locked_by_person_error()),
             _ => Ok(()),
         }
     }
 
-    /// The record of the last attempt: the guard's, or `local` without a guard.
+    /// The record of the last attempt: the guard's, or `process_record` without a guard.
     pub(in crate::secrets) fn record(
         &self,
-        local: Option<&PinRecord>,
+        process_record: Option<&PinRecord>,
         confirmed: bool,
     ) -> Result<PinRecord, TokenError> {
         match self.guard {
             Some(guard) => guard.read_or_new(confirmed),
-            None => Ok(self.local_record(local)),
+            None => Ok(self.process_record_or_new(process_record)),
         }
     }
 
     /// Records that a person locked the token: no program uses the PIN until a person unlocks it.
-    pub(in crate::secrets) fn record_lock(&self, local: &mut Option<PinRecord>) -> Result<(), TokenError> {
+    pub(in crate::secrets) fn record_locked_by_person(
+        &self,
+        process_record: &mut Option<PinRecord>,
+    ) -> Result<(), TokenError> {
         match self.guard {
             Some(guard) => {
                 let lock = guard.lock()?;
-                lock.write(&lock.read_or_new(true)?.locked())
+                lock.write(&lock.read_or_new(true)?.locked_by_person())
             }
             None => {
-                *local = Some(self.local_record(local.as_ref()).locked());
+                *process_record = Some(self.process_record_or_new(process_record.as_ref()).locked_by_person());
                 Ok(())
             }
         }
     }
 
-    /// Forgets what forbids the next attempt, after a person has confirmed the PIN or has set a new one.
+    /// Clears a record that forbids the next attempt, after a person has confirmed the PIN or has set a new one.
     #[cfg(feature = "yubikey")]
-    pub(in crate::secrets) fn clear(&self, local: &mut Option<PinRecord>) -> Result<(), TokenError> {
+    pub(in crate::secrets) fn clear(&self, process_record: &mut Option<PinRecord>) -> Result<(), TokenError> {
         match self.guard {
             Some(guard) => {
                 let lock = guard.lock()?;
@@ -208,14 +218,14 @@ impl<'a> TokenPin<'a> {
                 if before.state == PinRecordState::Accepted { Ok(()) } else { lock.write(&before.cleared()) }
             }
             None => {
-                *local = None;
+                *process_record = None;
                 Ok(())
             }
         }
     }
 
-    /// Forgets everything that the guard has recorded, after a person has entered a correct PIN, which the guard does
-    /// not record.
+    /// Clears the guard's record, after a person has typed a correct PIN. The guard does not record that attempt
+    /// itself.
     #[cfg(feature = "pkcs11")]
     pub(in crate::secrets) fn clear_guard(&self) -> Result<(), TokenError> {
         let Some(guard) = self.guard else { return Ok(()) };
@@ -224,7 +234,7 @@ impl<'a> TokenPin<'a> {
     }
 
     /// The error for a token that a person has locked.
-    pub(in crate::secrets) fn locked_error(&self) -> TokenError {
+    pub(in crate::secrets) fn locked_by_person_error(&self) -> TokenError {
         self.refusal_error(PinRefusal::LockedByPerson)
     }
 
@@ -232,8 +242,8 @@ impl<'a> TokenPin<'a> {
         refusal.error(&self.info.label, self.name)
     }
 
-    fn local_record(&self, local: Option<&PinRecord>) -> PinRecord {
-        local.cloned().unwrap_or_else(|| PinRecord::new(self.info))
+    fn process_record_or_new(&self, process_record: Option<&PinRecord>) -> PinRecord {
+        process_record.cloned().unwrap_or_else(|| PinRecord::new(self.info))
     }
 
     fn log_name(&self) -> &str {
@@ -253,7 +263,7 @@ impl PinAttempt<'_> {
         self.tries_left
     }
 
-    /// Whether the guard records the attempt. It does not record a PIN that a person enters.
+    /// Whether the guard records the attempt. It does not record a PIN that a person types.
     #[cfg(feature = "pkcs11")]
     pub(in crate::secrets) fn is_recorded_by_guard(&self) -> bool {
         self.lock.is_some()
@@ -267,11 +277,15 @@ impl PinAttempt<'_> {
 }
 
 /// Stores a record: in the guard if its lock is held, else in this process.
-fn store(local: &mut Option<PinRecord>, lock: Option<&PinGuardLock<'_>>, record: &PinRecord) -> Result<(), TokenError> {
+fn store(
+    process_record: &mut Option<PinRecord>,
+    lock: Option<&PinGuardLock<'_>>,
+    record: &PinRecord,
+) -> Result<(), TokenError> {
     match lock {
         Some(lock) => lock.write(record),
         None => {
-            *local = Some(record.clone());
+            *process_record = Some(record.clone());
             Ok(())
         }
     }

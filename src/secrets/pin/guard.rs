@@ -1,7 +1,8 @@
 //! The PIN guard: a folder that holds one record and one lock file for each token, shared by all programs that use it.
 //!
-//! The record makes a wrong PIN known across restarts and to every program. The lock file lets one program try a PIN at
-//! a time, so that the others read the result before they decide.
+//! The record makes a wrong PIN known across restarts and to every program. The lock file lets one program at a time
+//! try a PIN, so that the others read the result before they decide. A PIN that a person types is not recorded here,
+//! and needs no lock.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -52,7 +53,7 @@ impl PinGuard {
         self.read().or_else(|error| if confirmed { Ok(PinRecord::new(&self.info)) } else { Err(error) })
     }
 
-    /// Locks the guard. Blocks while another thread or program tries a PIN.
+    /// Locks the guard. Blocks while another thread or program tries a PIN that the guard records.
     pub(super) fn lock(&self) -> Result<PinGuardLock<'_>, TokenError> {
         let lock = || {
             create_folder(&self.folder)?;
@@ -78,8 +79,8 @@ impl PinGuard {
 
     fn failed(&self, path: &Path, error: &io::Error) -> TokenError {
         TokenError::Pin(format!(
-            "the PIN of the token {:?} is not tried, because the result cannot be recorded in {} ({error}): make its \
-             folder writable for this user; `claviger token unlock` replaces a damaged file",
+            "the record of the PIN of the token {:?} cannot be read or written: {} ({error}). No PIN is tried until \
+             its folder is writable for this user; `claviger token unlock` replaces a damaged file",
             self.info.label,
             path.display()
         ))
@@ -170,7 +171,7 @@ mod tests {
         for damage in ["", "{}", "{\"state\": \"accepted\"}", "accepted"] {
             fs::write(guard.path("json"), damage).unwrap();
             assert!(
-                matches!(guard.read(), Err(TokenError::Pin(reason)) if reason.contains("is not tried")),
+                matches!(guard.read(), Err(TokenError::Pin(reason)) if reason.contains("cannot be read or written")),
                 "{damage}"
             );
         }

@@ -4,12 +4,15 @@
 //! |---|---|
 //! | no record (`new`), or `accepted` | Yes, unless the token reports COUNT_LOW or FINAL_TRY: someone has entered a wrong PIN since. |
 //! | `refused`, same source, or a source that was refused since the last accepted PIN | No. |
-//! | `refused`, source changed | Once: a person has changed it. Not at FINAL_TRY, where a mistake locks the token. |
-//! | `trying`: the program ended during the attempt | Once, if the token accepted this source before. If the source has changed: as for `refused`. |
+//! | `refused`, source changed (another file, or the file was written since) | Once: a person has changed it. Not at FINAL_TRY, where a mistake locks the token. |
+//! | `trying`: the result is unknown, because the program ended or the token's answer was unclear | Once, if the token accepted this source before. If the source has changed: as for `refused`. |
 //! | `locked` by `claviger token lock` | No. |
 //!
-//! `claviger token unlock` confirms the PIN: one attempt is made in any of these states. A token that reports LOCKED
-//! gets no attempt at all.
+//! A source is recognised by its [`PinSourceId`]. That of a credential is its name, and that of `pin-value` is
+//! constant. So a new PIN in the same credential or in `pin-value` does not count as a changed source.
+//!
+//! `claviger token unlock` confirms the PIN: one attempt is made in any of these states. A PIN typed for a YubiKey also
+//! counts as confirmed. A token that reports LOCKED gets no attempt at all.
 
 use std::time::SystemTime;
 
@@ -55,12 +58,13 @@ pub enum PinRecordState {
     New,
     /// The token accepted the PIN.
     Accepted,
-    /// The attempt is in progress, or the program ended during it.
+    /// The attempt is in progress, or its result is unknown: the program ended, or the token's answer was unclear.
     Trying,
     /// The token refused the PIN. It is not tried again until a person acts.
     Refused,
     /// A person locked the token. No PIN is used until a person unlocks it.
-    Locked,
+    #[serde(rename = "locked")]
+    LockedByPerson,
 }
 
 /// Why a PIN is not tried.
@@ -84,14 +88,15 @@ impl PinRefusal {
     /// The error to report. `label` is the token's, `name` its name in the configuration.
     pub(super) fn error(self, label: &str, name: Option<&str>) -> TokenError {
         let unlock = format!("`claviger token unlock {}`", name.unwrap_or(label));
+        let until_changed =
+            format!("until you change its file (a changed credential or pin-value does not count) or run {unlock}");
         TokenError::Pin(match self {
-            Self::Refused => format!(
-                "the token {label:?} refused its PIN; the PIN is not tried again until you change its source or run \
-                 {unlock}"
-            ),
+            Self::Refused => {
+                format!("the token {label:?} refused its PIN; the PIN is not tried again {until_changed}")
+            }
             Self::Unfinished => format!(
-                "a program ended while it tried the PIN of the token {label:?}, so the result is unknown; the PIN is \
-                 not tried again until you run {unlock}"
+                "the result of the last attempt with the PIN of the token {label:?} is unknown; the PIN is not tried \
+                 again {until_changed}"
             ),
             Self::LockedByPerson => {
                 format!(
@@ -132,7 +137,7 @@ impl PinRecord {
     /// Decides whether a PIN from `source` may be tried. Returns the record to store before the attempt.
     ///
     /// `reported` is what the token reports about the tries left. `confirmed` means that a person says the PIN is
-    /// correct.
+    /// correct, or typed the PIN for a YubiKey, whose prompt shows the tries left.
     pub(super) fn begin_attempt(
         &self,
         source: &PinSourceId,
@@ -153,11 +158,11 @@ impl PinRecord {
             return Ok(next);
         }
         let changed = self.source.as_ref() != Some(source);
-        if changed && self.refused.contains(source) && self.state != PinRecordState::Locked {
+        if changed && self.refused.contains(source) && self.state != PinRecordState::LockedByPerson {
             return Err(PinRefusal::Refused);
         }
         match self.state {
-            PinRecordState::Locked => return Err(PinRefusal::LockedByPerson),
+            PinRecordState::LockedByPerson => return Err(PinRefusal::LockedByPerson),
             PinRecordState::Refused if !changed => return Err(PinRefusal::Refused),
             PinRecordState::Trying if !changed => {
                 if self.repeats_unfinished || self.accepted.as_ref() != Some(source) {
@@ -209,11 +214,11 @@ impl PinRecord {
     }
 
     /// The record after a person locked the token.
-    pub(super) fn locked(self) -> Self {
-        Self { state: PinRecordState::Locked, recorded_at: now(), ..self }
+    pub(super) fn locked_by_person(self) -> Self {
+        Self { state: PinRecordState::LockedByPerson, recorded_at: now(), ..self }
     }
 
-    /// The record after a person was asked for the PIN and entered a correct one: nothing forbids the next attempt.
+    /// The record after a person typed a correct PIN or set a new one: nothing forbids the next attempt.
     pub(super) fn cleared(self) -> Self {
         Self {
             state: PinRecordState::New,
@@ -273,7 +278,7 @@ mod tests {
         let unfinished_new = attempt(&new, &file(1));
         let unfinished_known = attempt(&accepted, &file(1));
         let unfinished_again = attempt(&unfinished_known, &file(1));
-        let locked = accepted.clone().locked();
+        let locked = accepted.clone().locked_by_person();
         let by_flags = [None, Some(CountLow), Some(FinalTry), Some(Locked)];
         let changed = [None, None, Some(FinalTry), Some(Locked)];
         let never = |refusal| [Some(refusal), Some(refusal), Some(refusal), Some(Locked)];

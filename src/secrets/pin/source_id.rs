@@ -22,11 +22,12 @@ pub(in crate::secrets) enum PinSourceId {
         modified: u64,
     },
     /// A systemd credential, by name. systemd writes the credential's file anew at each start, so an identity by file
-    /// would let a wrong PIN be tried at each start.
+    /// would let a wrong PIN be tried at each start. A new PIN in the same credential does not count as a changed
+    /// source.
     Credential(String),
-    /// A PIN that the program or the URI contains.
+    /// A PIN that the program or the URI contains. Another value does not count as a changed source.
     Value,
-    /// A person who enters the PIN each time.
+    /// A person who types the PIN each time.
     Person,
 }
 

@@ -39,8 +39,8 @@ pub struct YubiKey {
 pub(super) struct State {
     transport: Option<Box<dyn Transport>>,
     pub(super) keys: Vec<SlotKey>,
-    /// The record of PIN attempts where there is no guard, and of PINs that a person entered.
-    pub(super) pin_record: Option<PinRecord>,
+    /// The record of PIN attempts if there is no guard, and of PINs that a person typed.
+    pub(super) process_record: Option<PinRecord>,
     /// The management key that a person gave for the next change.
     pub(super) management_key: Option<ManagementKey>,
     /// The purpose of the current operation, for prompts.

@@ -94,7 +94,7 @@ impl Custodian for YubiKey {
 
     fn lock(&self) -> Result<(), TokenError> {
         let state = &mut *self.lock_state();
-        self.pin(&self.current_info()).record_lock(&mut state.pin_record)?;
+        self.pin_access(&self.current_info()).record_locked_by_person(&mut state.process_record)?;
         match self.transaction(state, |card| card.log_out()) {
             // A card that was removed forgets that its PIN was verified.
             Err(TokenError::Away(_)) => Ok(()),
@@ -106,7 +106,7 @@ impl Custodian for YubiKey {
         let state = &mut *self.lock_state();
         state.purpose = None;
         self.with_pin_verified(state, PinPolicy::Once, true, |_| Ok(()), |_| Ok(()))?;
-        self.pin(&self.current_info()).clear(&mut state.pin_record)
+        self.pin_access(&self.current_info()).clear(&mut state.process_record)
     }
 }
 
@@ -120,7 +120,7 @@ impl YubiKey {
         mut work: impl FnMut(&mut Card<'_>) -> CardResult<T>,
     ) -> Result<T, TokenError> {
         let info = self.current_info();
-        self.pin(&info).check_not_locked(state.pin_record.as_ref())?;
+        self.pin_access(&info).check_not_locked_by_person(state.process_record.as_ref())?;
         // Another thread may have set the purpose of its own operation. A PIN is asked for here without one.
         state.purpose = None;
         let is_factory = given.is_none() && self.transaction(state, |card| card.has_factory_management_key())?;

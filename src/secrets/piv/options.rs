@@ -71,8 +71,8 @@ impl OpenOptions {
         self
     }
 
-    /// The folder that records refused PINs, across restarts and for all programs that share the folder. Without a
-    /// folder, only the opened [`YubiKey`](super::YubiKey) remembers them.
+    /// The folder that records refused PINs, across restarts and for all programs that share the folder. A PIN that a
+    /// person types is recorded in the opened [`YubiKey`](super::YubiKey) only, and so is every PIN without a folder.
     pub fn pin_guard(mut self, folder: impl Into<PathBuf>) -> Self {
         self.pin_guard = Some(folder.into());
         self

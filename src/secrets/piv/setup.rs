@@ -55,7 +55,7 @@ impl YubiKey {
             forget_authentication(card);
             result.map(|()| codes.puk)
         })?;
-        if let Err(error) = self.pin(&self.info()).clear(&mut state.pin_record) {
+        if let Err(error) = self.pin_access(&self.info()).clear(&mut state.process_record) {
             tracing::warn!(
                 token = self.name(),
                 %error,

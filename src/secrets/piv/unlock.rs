@@ -12,7 +12,7 @@ use super::{
 };
 use crate::secrets::{
     PinPolicy, TokenError, TokenInfo,
-    pin::{PinAttempt, PinOutcome, PinState, TokenPin, TriesLeft},
+    pin::{PinAccess, PinAttempt, PinOutcome, PinState, TriesLeft},
 };
 
 /// A card that may be used in this transaction.
@@ -57,9 +57,9 @@ impl YubiKey {
         mut work: impl FnMut(&mut UnlockedCard<'_, '_>) -> CardResult<T>,
     ) -> Result<T, TokenError> {
         let info = self.current_info();
-        let pin = self.pin(&info);
+        let pin = self.pin_access(&info);
         if policy != PinPolicy::Never && !confirmed {
-            pin.check_not_locked(state.pin_record.as_ref())?;
+            pin.check_not_locked_by_person(state.process_record.as_ref())?;
         }
         let step = self.transaction(state, |card| {
             check(card)?;
@@ -74,7 +74,7 @@ impl YubiKey {
             Step::NeedsPin(tries) => tries,
         };
         let purpose = state.purpose.clone();
-        let attempt = pin.prepare(&mut state.pin_record, confirmed, purpose, || Ok(tries.into()))?;
+        let attempt = pin.prepare(&mut state.process_record, confirmed, purpose, || Ok(tries.into()))?;
         let mut outcome = PinOutcome::NotPresented;
         let result = self.transaction(state, |card| {
             check(card)?;
@@ -88,7 +88,7 @@ impl YubiKey {
             let verify_each_use = (policy == PinPolicy::Always).then_some(&attempt);
             work(&mut UnlockedCard { card, verify_each_use, just_verified: true })
         });
-        let (result, recorded) = pin.conclude(&mut state.pin_record, attempt, outcome, result);
+        let (result, recorded) = pin.conclude(&mut state.process_record, attempt, outcome, result);
         // An outcome that cannot be recorded comes first: until a person repairs the record, no PIN must be tried.
         recorded?;
         result
@@ -111,8 +111,8 @@ impl YubiKey {
     }
 
     /// The card's PIN. `info` is the card's description.
-    pub(super) fn pin<'a>(&'a self, info: &'a TokenInfo) -> TokenPin<'a> {
-        TokenPin {
+    pub(super) fn pin_access<'a>(&'a self, info: &'a TokenInfo) -> PinAccess<'a> {
+        PinAccess {
             info,
             name: Some(&self.name),
             source: &self.options.pin,

@@ -135,7 +135,7 @@ impl Connection {
     /// Locks the token for every program that shares the PIN guard, and logs out.
     pub(super) fn lock_token(&self) -> Result<(), TokenError> {
         let (_, token) = lock(&self.current_slot).clone();
-        self.login(&token).record_lock()?;
+        self.login(&token).record_locked_by_person()?;
         self.lock_watch.set_locked(true);
         Ok(self.log_out()?)
     }
@@ -150,13 +150,13 @@ impl Connection {
     }
 
     /// Checks that no person has locked the token, here or in another program. The latter is noticed after a second.
-    pub(super) fn check_not_locked(&self) -> CallResult<()> {
+    pub(super) fn check_not_locked_by_person(&self) -> CallResult<()> {
         if self.options.pin_guard.is_some() && self.lock_watch.is_check_due() {
             self.read_guard();
         }
         if self.lock_watch.is_locked() {
             let (_, token) = lock(&self.current_slot).clone();
-            return Err(self.login(&token).locked_error().into());
+            return Err(self.login(&token).locked_by_person_error().into());
         }
         Ok(())
     }
@@ -164,7 +164,7 @@ impl Connection {
     fn read_guard(&self) {
         match self.options.guard(&self.info()).map(|guard| guard.read()) {
             Some(Ok(record)) => {
-                let locked = record.state == PinRecordState::Locked;
+                let locked = record.state == PinRecordState::LockedByPerson;
                 if locked && !self.lock_watch.set_locked(true) {
                     tracing::warn!(token = %self.name, "token locked by a person; logging out");
                     if let Err(error) = self.log_out() {

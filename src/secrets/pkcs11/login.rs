@@ -24,7 +24,7 @@ use super::{
 use crate::secrets::{
     TokenError,
     mutex::lock,
-    pin::{PinAttempt, PinGuard, PinOutcome, PinRecord, PinRecordState, TokenPin, TriesLeft},
+    pin::{PinAccess, PinAttempt, PinGuard, PinOutcome, PinRecord, PinRecordState, TriesLeft},
 };
 
 /// A token in this process: module, serial number and label, since some tokens have a serial number of zeros.
@@ -32,11 +32,11 @@ type TokenIdentity = (PathBuf, String, String);
 
 #[derive(Default)]
 struct LoginState {
-    /// Whether this program logged in. If so, CKR_USER_ALREADY_LOGGED_IN is no sign of a login by other code of the
-    /// process.
+    /// Whether this program logged in. If it did, CKR_USER_ALREADY_LOGGED_IN does not mean that other code of the
+    /// process logged in.
     logged_in: bool,
-    /// The record of PIN attempts where there is no guard, and of PINs that a person entered.
-    record: Option<PinRecord>,
+    /// The record of PIN attempts if there is no guard, and of PINs that a person typed.
+    process_record: Option<PinRecord>,
 }
 
 static LOGINS: LazyLock<Mutex<HashMap<TokenIdentity, Arc<Mutex<LoginState>>>>> = LazyLock::new(Mutex::default);
@@ -71,11 +71,11 @@ impl<'a> Login<'a> {
         // Held during C_Login, so that two sessions cannot both try a wrong PIN.
         let state = self.state();
         let state = &mut *lock(&state);
-        let pin = self.pin();
-        let recorded = pin.record(state.record.as_ref(), confirmed)?.state;
+        let pin = self.pin_access();
+        let recorded = pin.record(state.process_record.as_ref(), confirmed)?.state;
         if state.logged_in && is_logged_in(session)? {
             let in_doubt = confirmed && matches!(recorded, PinRecordState::Refused | PinRecordState::Trying);
-            if recorded != PinRecordState::Locked && !in_doubt {
+            if recorded != PinRecordState::LockedByPerson && !in_doubt {
                 return Ok(false);
             }
             // Another program has locked the token, and this one has not noticed yet; or the PIN was refused since, and
@@ -83,12 +83,12 @@ impl<'a> Login<'a> {
             state.logged_in = false;
             session.logout().during("C_Logout")?;
         }
-        let attempt = pin.prepare(&mut state.record, confirmed, None, || self.tries_left())?;
+        let attempt = pin.prepare(&mut state.process_record, confirmed, None, || self.tries_left())?;
         let entered_by_person = !attempt.is_recorded_by_guard();
         let (outcome, result) = self.present(session, &attempt, state.logged_in);
         state.logged_in = result.is_ok();
         let is_accepted = matches!(outcome, PinOutcome::Accepted);
-        let (result, recorded) = pin.conclude(&mut state.record, attempt, outcome, result);
+        let (result, recorded) = pin.conclude(&mut state.process_record, attempt, outcome, result);
         // The error of C_Login says more than that of the record.
         result?;
         if confirmed && is_accepted && entered_by_person {
@@ -144,21 +144,21 @@ impl<'a> Login<'a> {
     }
 
     /// Records that a person locked the token: no program uses the PIN until a person unlocks it.
-    pub(super) fn record_lock(&self) -> Result<(), TokenError> {
+    pub(super) fn record_locked_by_person(&self) -> Result<(), TokenError> {
         if self.guard.is_some() {
             // The login state is not locked: another thread may hold it while a person enters the PIN.
-            return self.pin().record_lock(&mut None);
+            return self.pin_access().record_locked_by_person(&mut None);
         }
-        self.pin().record_lock(&mut lock(&self.state()).record)
+        self.pin_access().record_locked_by_person(&mut lock(&self.state()).process_record)
     }
 
     /// The error for a token that a person has locked.
-    pub(super) fn locked_error(&self) -> TokenError {
-        self.pin().locked_error()
+    pub(super) fn locked_by_person_error(&self) -> TokenError {
+        self.pin_access().locked_by_person_error()
     }
 
-    fn pin(&self) -> TokenPin<'_> {
-        TokenPin {
+    fn pin_access(&self) -> PinAccess<'_> {
+        PinAccess {
             info: &self.token.info,
             name: self.options.name.as_deref(),
             source: &self.options.pin,

@@ -85,8 +85,8 @@ impl Custodian for Pkcs11Token {
         Ok(self.search_all()?.1)
     }
 
-    /// All programs that share [`OpenOptions::pin_guard`](super::OpenOptions::pin_guard) log out within about a second.
-    /// Without a guard, only this process does.
+    /// Logs out. Every other program that shares [`OpenOptions::pin_guard`](super::OpenOptions::pin_guard) stops using
+    /// the token within about a second, and logs out at its next request. Without a guard, only this process does.
     fn lock(&self) -> Result<(), TokenError> {
         self.connection.lock_token()
     }

@@ -62,6 +62,9 @@ use super::TokenError;
 pub use super::pin::{Pin, PinLocation, PinPrompt, PinRecord, PinRecordState, PinSource, PinState, Prompt};
 
 /// Opens the token that a `pkcs11:` URI (RFC 7512) names, with default options. See [`OpenOptions::open`].
+///
+/// There is no [`OpenOptions::pin_guard`], so only this process records a refused PIN. After a restart, a wrong PIN is
+/// tried once more.
 pub fn open(uri: &str, pin: PinSource) -> Result<Pkcs11Token, TokenError> {
     OpenOptions::new().pin(pin).open(uri)
 }
@@ -91,6 +94,6 @@ impl OpenOptions {
         let uri = Uri::parse(uri)?;
         let module = module::Module::for_uri(&uri, self.base_dir.as_deref())?;
         let (_, token) = module.find_token(&uri)?;
-        login::Login::new(&module, &token, &uri, self).record_lock()
+        login::Login::new(&module, &token, &uri, self).record_locked_by_person()
     }
 }

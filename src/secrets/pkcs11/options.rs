@@ -80,7 +80,9 @@ impl OpenOptions {
     ///
     /// The folder is created for its owner only, if it does not exist. A record has the token's label and serial
     /// number, the PIN's source and the result of the last attempt, and nothing of the PIN. If the folder is not
-    /// writable, no PIN is tried. Without a folder, only this process remembers refused PINs.
+    /// writable, no PIN is tried. A PIN that a person types is recorded in this process only: it needs no writable
+    /// folder, and another program may try it too. Without a folder, this process records every PIN, and no other
+    /// program learns of a refusal.
     pub fn pin_guard(mut self, folder: impl Into<PathBuf>) -> Self {
         self.pin_guard = Some(folder.into());
         self

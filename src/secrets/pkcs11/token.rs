@@ -50,7 +50,7 @@ impl Pkcs11Token {
     /// Runs an operation with a session and the known keys. If the session, the login or an object handle is lost, all
     /// three are renewed and the operation is run once more.
     fn run<T>(&self, operation: impl Fn(&mut OpenSession, &KeySet) -> CallResult<T>) -> Result<T, TokenError> {
-        self.connection.check_not_locked()?;
+        self.connection.check_not_locked_by_person()?;
         let mut lease = self.connection.lease()?;
         let attempt = |lease: &mut SessionLease<'_>| {
             let Some(session) = &mut lease.session else { return Err(CallError::logged_out()) };
@@ -85,7 +85,7 @@ impl Pkcs11Token {
 
     /// Searches for all keys and tests them. Returns the usable keys, and all pairs in the token.
     pub(super) fn search_all(&self) -> Result<(Vec<HeldKey>, Vec<HeldKey>), TokenError> {
-        self.connection.check_not_locked()?;
+        self.connection.check_not_locked_by_person()?;
         let mut lease = self.connection.lease()?;
         let attempt = |lease: &mut SessionLease<'_>| match &mut lease.session {
             Some(session) => {

@@ -383,7 +383,7 @@ fn a_guard_that_cannot_be_written() {
         let state = guarded.folder.join("state");
         fs::write(&state, "a file").unwrap();
         let message = refused(guarded.open());
-        assert!(message.contains("is not tried") && message.contains("pin-guard"), "{message}");
+        assert!(message.contains("No PIN is tried") && message.contains("pin-guard"), "{message}");
         assert_eq!(guarded.logins(), 0);
         fs::remove_file(&state).unwrap();
         guarded.open().unwrap();
