@@ -1,7 +1,7 @@
 //! The JSON Canonicalization Scheme (RFC 8785): one text for each JSON value, for hashes and signatures.
 //!
-//! Strangers write the input, so the time must be linear in its length. That of the crate `serde_json_canonicalizer` grows
-//! with the depth of the value too. `tests/crypto/canonical_json.rs` compares the results of the two.
+//! Strangers write the input, so the time must be linear in its length. That of the crate `serde_json_canonicalizer`
+//! grows with the depth of the value too. `tests/crypto/canonical_json.rs` compares the results of the two.
 
 use serde_json::Value;
 
@@ -73,9 +73,9 @@ fn ecmascript_number(number: f64) -> String {
     if number < 0.0 { format!("-{unsigned}") } else { unsigned }
 }
 
-/// The shortest decimal that is read back as this number, in scientific notation. If several are equally short, this is the
-/// nearest to the number. If two of these are equally near, ECMAScript takes the one with the even last digit. Rust takes
-/// the greater, unless the number of digits is given.
+/// The shortest decimal that is read back as this number, in scientific notation. If several are equally short, this is
+/// the nearest to the number. If two of these are equally near, ECMAScript takes the one with the even last digit. Rust
+/// takes the greater, unless the number of digits is given.
 fn shortest_digits(number: f64) -> String {
     let greater = format!("{number:e}");
     let digits = greater.bytes().take_while(|byte| *byte != b'e').filter(u8::is_ascii_digit).count();

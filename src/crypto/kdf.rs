@@ -25,8 +25,8 @@ impl KdfInfo<'_> {
         if self.tag.is_some() { "ECDH-1PU+A256KW" } else { "ECDH-ES+A256KW" }
     }
 
-    /// OtherInfo: AlgorithmID, PartyUInfo, PartyVInfo and SuppPubInfo. SuppPubInfo is the key length of 256 bits, and for
-    /// ECDH-1PU also the length of the tag and the tag.
+    /// OtherInfo: AlgorithmID, PartyUInfo, PartyVInfo and SuppPubInfo. SuppPubInfo is the key length of 256 bits, and
+    /// for ECDH-1PU also the length of the tag and the tag.
     pub fn other_info(&self) -> Vec<u8> {
         let mut info = Vec::with_capacity(128);
         push_field(&mut info, self.algorithm().as_bytes());
@@ -46,8 +46,8 @@ fn push_field(info: &mut Vec<u8>, field: &[u8]) {
     info.extend_from_slice(field);
 }
 
-/// Derives the KEK: SHA-256 over the round number 1, Z, and OtherInfo. Z is the concatenation of the parts `z`: Ze alone for
-/// ECDH-ES, Ze and then Zs for ECDH-1PU.
+/// Derives the KEK: SHA-256 over the round number 1, Z, and OtherInfo. Z is the concatenation of the parts `z`: Ze
+/// alone for ECDH-ES, Ze and then Zs for ECDH-1PU.
 pub fn concat_kdf(z: &[&SharedSecret], info: &KdfInfo<'_>) -> Kek {
     let mut hash = Sha256::new_with_prefix(1u32.to_be_bytes());
     for part in z {

@@ -1,5 +1,5 @@
-//! Cryptographic functions without state: Concat KDF, AES key wrap, content encryption, signature verification, ephemeral
-//! keys, canonical JSON, and the input of Data Integrity proofs.
+//! Cryptographic functions without state: Concat KDF, AES key wrap, content encryption, signature verification,
+//! ephemeral keys, canonical JSON, and the input of Data Integrity proofs.
 //!
 //! No long-term private key is used here. The only private key is the [`EphemeralKey`] of a message.
 
@@ -23,8 +23,8 @@ pub use key_wrap::{unwrap_key, wrap_key};
 pub use secret::{Cek, EncryptedKey, Kek, SharedSecret};
 pub use verify::verify;
 
-/// A ciphertext, a wrapped key or a signature is invalid. The error does not say which check failed, since that would help
-/// an attacker (RFC 7516 section 11.5).
+/// A ciphertext, a wrapped key or a signature is invalid. The error does not say which check failed, since that would
+/// help an attacker (RFC 7516 section 11.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the cryptographic check failed")]
 pub struct CheckFailed;

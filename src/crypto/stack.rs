@@ -1,8 +1,8 @@
 //! Wipes the stack after an operation with secrets.
 //!
-//! `zeroize` wipes a value where it is dropped, and not the places from which it was moved. A cipher's key schedule begins
-//! with the key, and leaves copies in stack frames that are no longer in use. A thread that then waits would keep the
-//! copies until its stack grows as deep again.
+//! `zeroize` wipes a value where it is dropped, and not the places from which it was moved. A cipher's key schedule
+//! begins with the key, and leaves copies in stack frames that are no longer in use. A thread that then waits would
+//! keep the copies until its stack grows as deep again.
 
 use std::hint::black_box;
 

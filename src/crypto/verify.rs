@@ -7,9 +7,9 @@ use crate::keys::{Curve, PublicKey};
 
 /// Verifies a signature of 64 bytes over `input`, by the one algorithm of the key's curve.
 ///
-/// Ed25519 is verified strictly (RFC 8032 section 5.1.7 without the cofactor, no small-order R). ES256 accepts a high s,
-/// because a vector of the specification has one (appendix C.2). ES256K accepts a high s too: many libraries refuse it,
-/// but some peers write it.
+/// Ed25519 is verified strictly (RFC 8032 section 5.1.7 without the cofactor, no small-order R). ES256 accepts a high
+/// s, because a vector of the specification has one (appendix C.2). ES256K accepts a high s too: many libraries refuse
+/// it, but some peers write it.
 ///
 /// # Errors
 /// If the signature is wrong, or the curve is not for signatures.

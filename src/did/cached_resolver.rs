@@ -15,8 +15,8 @@ use super::{document::Document, resolve_error::ResolveError, resolver::Resolver,
 
 /// Caches the documents that a resolver found, and for a shorter time its failures.
 ///
-/// Concurrent calls for the same DID lead to one call of the resolver. A document whose `id` is not the requested DID is
-/// refused, whatever the resolver returns.
+/// Concurrent calls for the same DID lead to one call of the resolver. A document whose `id` is not the requested DID
+/// is refused, whatever the resolver returns.
 pub struct CachedResolver<R> {
     inner: R,
     limits: CacheLimits,
@@ -28,8 +28,8 @@ pub struct CachedResolver<R> {
 pub struct CacheLimits {
     /// The approximate memory for documents, in bytes. Default: 64 MiB.
     pub bytes: u64,
-    /// How long a document is kept. Default: 10 minutes. A key that its owner removes from the document may still be used
-    /// for that long.
+    /// How long a document is kept. Default: 10 minutes. A key that its owner removes from the document may still be
+    /// used for that long.
     pub ttl: Duration,
     /// How long a failure is kept. Default: 10 seconds.
     pub negative_ttl: Duration,
@@ -65,8 +65,8 @@ impl<R: Resolver> CachedResolver<R> {
 
     /// A cache with these limits.
     pub fn with_limits(inner: R, limits: CacheLimits) -> Self {
-        // The number of entries is an estimate for the size of the tables. There are four shards, whatever the number of
-        // processors: each shard needs room for the largest document.
+        // The number of entries is an estimate for the size of the tables. There are four shards, whatever the number
+        // of processors: each shard needs room for the largest document.
         let options = OptionsBuilder::new()
             .estimated_items_capacity((limits.bytes / 8192) as usize + 1)
             .weight_capacity(limits.bytes)

@@ -12,8 +12,8 @@ use super::{resolve_error::ResolveError, shorten::shortened, web::WebError};
 /// time, and refuse addresses that strangers must not reach through this machine, such as private addresses.
 #[async_trait]
 pub trait Fetch: Send + Sync {
-    /// Sends a GET request for `url` with the header `Accept: accept`. Returns the status, and the body if the status is
-    /// 200.
+    /// Sends a GET request for `url` with the header `Accept: accept`. Returns the status, and the body if the status
+    /// is 200.
     ///
     /// # Errors
     /// If there is no response, or its body is longer than `limit` bytes.

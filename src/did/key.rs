@@ -13,9 +13,9 @@ use crate::keys::{Curve, KeyError, PublicKey};
 
 /// The document of the `did:key` of a key, exactly as peers resolve it.
 ///
-/// For an Ed25519 key, `keyAgreement` has the X25519 key that is derived from it, and **no token holds that key**: PKCS#11
-/// cannot convert a private key. To receive encrypted messages with keys in hardware, use a `did:key` on P-256, which signs
-/// and agrees on keys, on P-384 or P-521, or a `did:peer` with a key for each purpose.
+/// For an Ed25519 key, `keyAgreement` has the X25519 key that is derived from it, and **no token holds that key**:
+/// PKCS#11 cannot convert a private key. To receive encrypted messages with keys in hardware, use a `did:key` on P-256,
+/// which signs and agrees on keys, on P-384 or P-521, or a `did:peer` with a key for each purpose.
 pub fn create(key: &PublicKey) -> Document {
     document(&format!("did:key:{}", key.to_multikey()), key)
 }

@@ -26,8 +26,8 @@ pub fn local() -> CachedResolver<LocalResolver> {
 
 /// Resolves `did:key`, `did:peer` 0, 2 and 4, and the DIDs of given documents.
 ///
-/// A DID that contains its own document (`did:key`, and `did:peer` except the short form of numalgo 4) is always resolved
-/// from the DID, and never from a given document.
+/// A DID that contains its own document (`did:key`, and `did:peer` except the short form of numalgo 4) is always
+/// resolved from the DID, and never from a given document.
 pub struct LocalResolver {
     documents: HashMap<String, Arc<Document>>,
     long_forms: Arc<dyn LongForms>,
@@ -77,8 +77,8 @@ impl LocalResolver {
         Self { documents: HashMap::new(), long_forms: Arc::new(LongFormsInMemory::default()) }
     }
 
-    /// Stores long forms of `did:peer:4` in `long_forms`. Call this before [`with_documents`](Self::with_documents), whose
-    /// long forms are stored too.
+    /// Stores long forms of `did:peer:4` in `long_forms`. Call this before [`with_documents`](Self::with_documents),
+    /// whose long forms are stored too.
     pub fn with_long_forms(mut self, long_forms: Arc<dyn LongForms>) -> Self {
         self.long_forms = long_forms;
         self

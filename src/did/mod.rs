@@ -1,8 +1,8 @@
 //! DIDs: their syntax, their documents, and resolvers that find the document of a DID.
 //!
-//! [`Resolver`] is the trait. [`local`] returns a resolver for `did:key`, `did:peer` and given documents, which needs no
-//! network. [`WebResolver`] resolves `did:web`, and [`WebvhResolver`] resolves `did:webvh`; both use a [`Fetch`] for the
-//! network, such as `net::HttpClient` with the feature `http`. [`ResolverChain`] combines resolvers, and
+//! [`Resolver`] is the trait. [`local`] returns a resolver for `did:key`, `did:peer` and given documents, which needs
+//! no network. [`WebResolver`] resolves `did:web`, and [`WebvhResolver`] resolves `did:webvh`; both use a [`Fetch`] for
+//! the network, such as `net::HttpClient` with the feature `http`. [`ResolverChain`] combines resolvers, and
 //! [`CachedResolver`] caches what they find:
 //!
 #![cfg_attr(feature = "http", doc = "```no_run")]

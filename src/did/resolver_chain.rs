@@ -8,8 +8,8 @@ use super::{document::Document, resolve_error::ResolveError, resolver::Resolver}
 
 /// A resolver that asks several resolvers in turn, each for its DID methods.
 ///
-/// The first resolver that does not return [`ResolveError::UnsupportedMethod`] decides. So a local document comes before
-/// the document of a server, and the next resolver is not asked after any other failure.
+/// The first resolver that does not return [`ResolveError::UnsupportedMethod`] decides. So a local document comes
+/// before the document of a server, and the next resolver is not asked after any other failure.
 #[derive(Clone)]
 pub struct ResolverChain {
     resolvers: Vec<Arc<dyn Resolver>>,

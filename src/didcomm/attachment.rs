@@ -87,8 +87,8 @@ impl Attachment {
         AttachmentBuilder(Self { data, ..Default::default() })
     }
 
-    /// Checks that there is data, that links have a hash, and that embedded content has its hash. `index` names an attachment
-    /// without id in errors.
+    /// Checks that there is data, that links have a hash, and that embedded content has its hash. `index` names an
+    /// attachment without id in errors.
     pub(super) fn check(&self, index: usize) -> Result<(), MessageError> {
         let id = || self.id.clone().unwrap_or_else(|| index.to_string());
         let data = &self.data;
@@ -112,8 +112,8 @@ impl AttachmentData {
         format!("z{}", bs58::encode(bytes).into_string())
     }
 
-    /// Decodes embedded base64 content. `None` if there is none. Padded base64url and standard base64, which older peers
-    /// write, are accepted too.
+    /// Decodes embedded base64 content. `None` if there is none. Padded base64url and standard base64, which older
+    /// peers write, are accepted too.
     pub fn bytes(&self) -> Option<Result<Vec<u8>, HashError>> {
         let text = self.base64.as_deref()?;
         let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).or_else(|_| STANDARD.decode(text));
@@ -150,7 +150,8 @@ impl AttachmentData {
     }
 }
 
-/// Decodes a multihash in any form that peers use: hexadecimal, base58btc without prefix, or multibase `z`, `f` and `u`.
+/// Decodes a multihash in any form that peers use: hexadecimal, base58btc without prefix, or multibase `z`, `f` and
+/// `u`.
 fn multihash_bytes(text: &str) -> Result<Vec<u8>, HashError> {
     if text.len() > 200 {
         return Err(HashError::Malformed); // Decoding base58 takes quadratic time.

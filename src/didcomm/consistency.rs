@@ -22,7 +22,7 @@ pub(super) struct Evidence {
     pub signer: Option<String>,
 }
 
-/// Checks that `from` is the DID of the key that encrypted, and of the key that signed. So the two have one owner.
+/// Checks that `from` is the DID of the key that encrypted, and of the key that signed. So both keys belong to one DID.
 pub(super) fn check_from(message: &Message, evidence: &Evidence) -> Result<(), Error> {
     for kid in [&evidence.skid, &evidence.signer].into_iter().flatten() {
         let from = message.from.as_deref().ok_or_else(|| Error::FromAbsent(kid.clone()))?;
@@ -33,8 +33,8 @@ pub(super) fn check_from(message: &Message, evidence: &Evidence) -> Result<(), E
 
 /// Checks that `to` names the DID of each of our keys that opened a layer.
 ///
-/// The specification says "should" in one place and "must be an error" in another. An absent `to` is a warning here,
-/// and an error where a signature is inside encryption.
+/// The specification says "should" in one place and "must be an error" in another. An absent `to` is an error if
+/// a signature is inside encryption, else a warning.
 pub(super) fn check_to(message: &Message, evidence: &mut Evidence, me: &Identities) -> Result<(), Error> {
     let warnings = &mut evidence.provenance.warnings;
     let Some(to) = &message.to else {

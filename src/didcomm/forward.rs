@@ -58,9 +58,10 @@ fn attached_message(attachment: &Attachment) -> Result<String, Error> {
 
 /// Wraps a packed message for `next` into one forward per routing key. The forward for the last key is the innermost.
 ///
-/// A routing key is the DID URL of a key, or a DID, all of whose keys on one curve can then open the layer. The `next` of
-/// the innermost forward is `next`; the `next` of each other forward is the routing key of the forward inside. Without
-/// routing keys the message is returned unchanged. `headers` are added to each forward, and `enc` encrypts each.
+/// A routing key is the DID URL of a key, or a DID, all of whose keys on one curve can then open the layer. The `next`
+/// of the innermost forward is `next`; the `next` of each other forward is the routing key of the forward inside.
+/// Without routing keys the message is returned unchanged. `headers` are added to each forward, and `enc` encrypts
+/// each.
 ///
 /// # Errors
 /// If a routing key does not resolve to a usable `keyAgreement` key, `packed` is not JSON, or a header is one that each

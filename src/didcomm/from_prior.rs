@@ -46,12 +46,12 @@ impl FromPriorClaims {
         Ok((signature.compact(), key.kid.clone()))
     }
 
-    /// Verifies a JWT. Returns the claims and the DID URL of the key that signed, which must be an authentication key of
-    /// `iss`.
+    /// Verifies a JWT. Returns the claims and the DID URL of the key that signed, which must be an authentication key
+    /// of `iss`.
     ///
     /// # Errors
-    /// If the JWT is malformed, its `kid` is not an authentication key of `iss`, the document of `iss` cannot be resolved,
-    /// or the signature is wrong.
+    /// If the JWT is malformed, its `kid` is not an authentication key of `iss`, the document of `iss` cannot be
+    /// resolved, or the signature is wrong.
     pub async fn unpack(jwt: &str, resolver: &dyn Resolver) -> Result<(Self, String), Error> {
         UnverifiedFromPrior::parse(jwt)?.verify(resolver).await
     }

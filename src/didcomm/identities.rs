@@ -11,8 +11,8 @@ use crate::{
 
 /// Our own DIDs. Joins their documents with [`Secrets`], which knows keys only.
 ///
-/// A DID may have several documents: keep the old versions after a key rotation, so that messages to an old key can still
-/// be read. The first document of a DID is the current one.
+/// A DID may have several documents: keep the old versions after a key rotation, so that messages to an old key can
+/// still be read. The first document of a DID is the current one.
 #[derive(Clone)]
 pub struct Identities {
     secrets: Arc<dyn Secrets>,
@@ -52,8 +52,8 @@ impl Identities {
         }
     }
 
-    /// Like [`new`](Self::new), but allows keys that no token holds. Also returns the ids of the verification methods with
-    /// these keys. A document is left out if none of its keys is in a token.
+    /// Like [`new`](Self::new), but allows keys that no token holds. Also returns the ids of the verification methods
+    /// with these keys. A document is left out if none of its keys is in a token.
     pub fn with_missing_keys(
         secrets: impl Secrets + 'static,
         documents: impl IntoIterator<Item = Document>,
@@ -127,8 +127,8 @@ impl Identities {
         self.documents.iter().filter(|(name, document)| *name == document.id()).map(|(_, document)| document)
     }
 
-    /// Our key with this DID URL, if it is in the relationship. For a did:peer:2, the key ids of older libraries are found
-    /// too ([`Document::method`]).
+    /// Our key with this DID URL, if it is in the relationship. For a did:peer:2, the key ids of older libraries are
+    /// found too ([`Document::method`]).
     pub fn key(&self, kid: &str, relationship: Relationship) -> Option<&OwnKey> {
         let legacy = || self.keys.get(&self.document(did::did_of(kid)?)?.method(kid, relationship)?.id);
         self.keys.get(kid).or_else(legacy).filter(|own| match relationship {
@@ -138,8 +138,8 @@ impl Identities {
         })
     }
 
-    /// Our keys of a DID, in the order of the document, or the key of a DID URL. Only keys that their token can use now are
-    /// returned.
+    /// Our keys of a DID, in the order of the document, or the key of a DID URL. Only keys that their token can use now
+    /// are returned.
     pub(super) fn ready_keys(&self, did_or_kid: &str, relationship: Relationship) -> Vec<&OwnKey> {
         let own: Vec<&OwnKey> = match self.document(did_or_kid) {
             Some(document) => document.methods(relationship).filter_map(|it| self.key(&it.id, relationship)).collect(),
@@ -170,7 +170,8 @@ fn names(did: &str) -> impl Iterator<Item = &str> {
     [Some(did), short].into_iter().flatten()
 }
 
-/// The id of a method under each name of its DID. An id under another DID, which a document may contain, is not changed.
+/// The id of a method under each name of its DID. An id under another DID, which a document may contain, is not
+/// changed.
 fn kids(did: &str, kid: &str) -> Vec<String> {
     match kid.strip_prefix(did) {
         Some(fragment) if fragment.starts_with('#') => names(did).map(|name| format!("{name}{fragment}")).collect(),

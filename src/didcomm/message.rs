@@ -17,7 +17,8 @@ pub struct Message {
     /// The message type URI.
     #[serde(rename = "type")]
     pub type_: String,
-    /// The content that the message type defines: a JSON object. An absent body, which v2.1 allows, reads as an empty object.
+    /// The content that the message type defines: a JSON object. An absent body, which v2.1 allows, reads as an empty
+    /// object.
     #[serde(default = "empty_object")]
     pub body: Value,
     /// The sender's DID.
@@ -96,8 +97,8 @@ fn empty_object() -> Value {
 }
 
 impl Message {
-    /// Begins a message. [`Message::new_id`] makes a new id. `type_` must be a message type URI and `body` a JSON object; both
-    /// are checked when the message is packed.
+    /// Begins a message. [`Message::new_id`] makes a new id. `type_` must be a message type URI and `body` a JSON
+    /// object; both are checked when the message is packed.
     pub fn build(id: impl Into<String>, type_: impl Into<String>, body: Value) -> MessageBuilder {
         MessageBuilder(Message {
             id: id.into(),
@@ -130,8 +131,8 @@ impl Message {
     /// Reads a message from a JSON object, and checks its headers and attachments.
     ///
     /// # Errors
-    /// If the id is absent, `type` is not a message type URI, the body is not an object, a header has the wrong type, or an
-    /// attachment is invalid.
+    /// If the id is absent, `type` is not a message type URI, the body is not an object, a header has the wrong type,
+    /// or an attachment is invalid.
     pub fn from_object(map: Map<String, Value>) -> Result<Self, MessageError> {
         if map.get("id").and_then(Value::as_str).is_none_or(str::is_empty) {
             return Err(MessageError::NoId);

@@ -14,8 +14,8 @@ pub struct MessageType<'a> {
 }
 
 impl<'a> MessageType<'a> {
-    /// Parses a URI by the pattern of the specification, `(.*?)([a-z0-9._-]+)/(\d[^/]*)/([a-z0-9._-]+)$`, without regard to
-    /// case. `None` if the URI does not match.
+    /// Parses a URI by the pattern of the specification, `(.*?)([a-z0-9._-]+)/(\d[^/]*)/([a-z0-9._-]+)$`, without
+    /// regard to case. `None` if the URI does not match.
     pub fn parse(uri: &'a str) -> Option<Self> {
         let (rest, message) = uri.rsplit_once('/')?;
         let (rest, version) = rest.rsplit_once('/')?;
@@ -33,8 +33,8 @@ impl<'a> MessageType<'a> {
         self.version.split('.').next()?.parse().ok()
     }
 
-    /// Whether two types are compatible: the same document URI, the same names without regard to case and punctuation, and
-    /// the same major version. Minor versions are compatible (semver).
+    /// Whether two types are compatible: the same document URI, the same names without regard to case and punctuation,
+    /// and the same major version. Minor versions are compatible (semver).
     pub fn is_compatible_with(&self, other: &MessageType<'_>) -> bool {
         self.doc_uri == other.doc_uri
             && same_name(self.protocol, other.protocol)

@@ -130,8 +130,8 @@ impl Message {
 
 /// Encrypts a message to one recipient: the builder that [`Message::encrypt_to`] returns.
 ///
-/// Call [`pack`](Self::pack) last. By default the message is anoncrypted, not signed, and wrapped for the mediators that
-/// the recipient's document names.
+/// Call [`pack`](Self::pack) last. By default the message is anoncrypted, not signed, and wrapped for the mediators
+/// that the recipient's document names.
 #[derive(Debug, Clone)]
 #[must_use = "nothing is packed before `pack` is called"]
 pub struct PackEncrypted<'a> {

@@ -38,7 +38,8 @@ impl Route {
         let mut routing_keys = endpoint.routing_keys.clone();
         let mut uri = endpoint.uri.clone();
         if let Some(mediator) = did_of(&endpoint.uri) {
-            // The mediator comes before the routing keys. Its own endpoint must be a URL.
+            // Order: the routing keys of the mediator's own service, the mediator, the routing keys of the recipient's
+            // service. The mediator's endpoint must be a URL.
             let document = resolver.resolve(mediator).await?;
             let outer = document
                 .didcomm_services()

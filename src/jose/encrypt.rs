@@ -37,10 +37,11 @@ pub fn anoncrypt(plaintext: &[u8], enc: ContentEncryption, recipients: &[Recipie
     Ok(draft.serialize(recipients, keys, &content))
 }
 
-/// Encrypts to the recipients with ECDH-1PU+A256KW and A256CBC-HS512. `sender` is our public key, and `skid` its DID URL.
+/// Encrypts to the recipients with ECDH-1PU+A256KW and A256CBC-HS512. `sender` is our public key, and `skid` its DID
+/// URL.
 ///
-/// This calls [`Secrets::wrap_cek`] once for all recipients. The content is encrypted before, because its tag is an input
-/// of the KDF.
+/// This calls [`Secrets::wrap_cek`] once for all recipients. The content is encrypted before, because its tag is an
+/// input of the KDF.
 ///
 /// # Errors
 /// Those of [`anoncrypt`], and [`JoseError::Secrets`] if the token fails.

@@ -1,4 +1,5 @@
-//! Parses bytes into one of the three kinds of message. The structure decides; `typ` is a hint that some peers get wrong.
+//! Parses bytes into one of the three kinds of message. The structure decides; `typ` is a hint that some peers get
+//! wrong.
 
 use serde_json::{Map, Value};
 

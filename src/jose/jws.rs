@@ -117,8 +117,8 @@ pub(super) fn check_key(algorithm: SignatureAlgorithm, key: &PublicKey) -> Resul
     Err(JoseError::AlgorithmMismatch { alg: algorithm.name(), curve: key.curve() })
 }
 
-/// Reads the key id. It is in the protected header (by the text of the specification), in the unprotected header (by its
-/// vectors), or in both and equal (Affinidi's library). No other parameter may be in both.
+/// Reads the key id. It is in the protected header (by the text of the specification), in the unprotected header (by
+/// its vectors), or in both and equal (Affinidi's library). No other parameter may be in both.
 fn kid(protected: &mut Map<String, Value>, unprotected: Option<Value>) -> Result<String, JoseError> {
     let mut unprotected = match unprotected {
         None => Map::new(),

@@ -19,8 +19,8 @@ pub struct Jwt {
 }
 
 impl Jwt {
-    /// Parses `header.claims.signature`. The header must have `typ` JWT, so that no signed message passes for a JWT, and a
-    /// `kid`.
+    /// Parses `header.claims.signature`. The header must have `typ` JWT, so that no signed message passes for a JWT,
+    /// and a `kid`.
     ///
     /// # Errors
     /// If `text` is not such a JWT, its header has an extension, or its algorithm is not supported.

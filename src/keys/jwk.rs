@@ -23,7 +23,8 @@ pub struct Jwk {
 impl Jwk {
     /// The SHA-256 thumbprint of RFC 7638 in base64url: 43 characters.
     pub fn thumbprint(&self) -> String {
-        // The members are in lexicographic order. Names and base64url need no escapes.
+        // The members are in lexicographic order. Not escaped: the members must be valid, as those of
+        // `PublicKey::to_jwk` are.
         let y = self.y.as_ref().map(|y| format!(r#","y":"{y}""#)).unwrap_or_default();
         let json = format!(r#"{{"crv":"{}","kty":"{}","x":"{}"{y}}}"#, self.crv, self.kty, self.x);
         URL_SAFE_NO_PAD.encode(Sha256::digest(json.as_bytes()))

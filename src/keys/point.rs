@@ -29,9 +29,9 @@ pub(super) fn sec1(curve: Curve, bytes: &[u8]) -> Result<Box<[u8]>, KeyError> {
 
 /// Checks that a `u` coordinate does not have low order.
 ///
-/// RFC 7748 section 6.1 lets a receiver check for the all-zero shared secret. The shared secret may stay inside a token, so
-/// the coordinates that lead to zero are refused instead. [`X25519_LOW_ORDER`] lists them all; X25519 ignores the highest
-/// bit.
+/// RFC 7748 section 6.1 lets a receiver check for the all-zero shared secret. The shared secret may stay inside a
+/// token, so the coordinates that lead to zero are refused instead. [`X25519_LOW_ORDER`] lists them all; X25519 ignores
+/// the highest bit.
 pub(super) fn x25519(bytes: &[u8]) -> Result<Box<[u8]>, KeyError> {
     let u: [u8; 32] = exact(Curve::X25519, bytes)?;
     let mut masked = u;
@@ -63,8 +63,8 @@ const fn little_endian(first: u8, middle: u8, last: u8) -> [u8; 32] {
     bytes
 }
 
-/// The `u` coordinates of low order: 0, 1, the two coordinates of order 8, p - 1, and p and p + 1, which are equal to 0 and
-/// 1.
+/// The `u` coordinates of low order: 0, 1, the two coordinates of order 8, p - 1, and p and p + 1, which are equal to 0
+/// and 1.
 const X25519_LOW_ORDER: [[u8; 32]; 7] = [
     little_endian(0, 0, 0),
     little_endian(1, 0, 0),

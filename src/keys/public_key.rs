@@ -28,8 +28,8 @@ impl PublicKey {
         Ok(Self { curve, bytes })
     }
 
-    /// A key from the affine coordinates of its point, big-endian. Shorter coordinates, which some peers write, are padded
-    /// with zeros on the left.
+    /// A key from the affine coordinates of its point, big-endian. Shorter coordinates, which some peers write, are
+    /// padded with zeros on the left.
     ///
     /// # Errors
     /// Those of [`from_bytes`](Self::from_bytes).

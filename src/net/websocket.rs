@@ -30,7 +30,7 @@ use super::{
 
 /// How long the peer may take to answer a close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// The bytes that are read at once. Small, since most connections are idle.
+/// The most bytes that are read at once. It is small because most connections are idle.
 const READ_BUFFER_BYTES: usize = 4096;
 
 /// Opens WebSockets to servers.
@@ -47,7 +47,8 @@ pub struct WebSocketOptions {
     pub refuse_plain: bool,
     /// The largest received message, in bytes: 1 MB.
     pub max_message_bytes: usize,
-    /// How often the peer gets a ping: every 30 seconds. After twice that in silence the connection is given up.
+    /// How often the peer gets a ping: every 30 seconds. A connection that is silent for twice as long is
+    /// closed.
     pub ping_interval: Duration,
     /// How long the peer may take to accept a message: 30 seconds.
     pub send_timeout: Duration,
@@ -110,16 +111,16 @@ impl WebSocketClient {
         let limit = self.dialer.timeout();
         let socket = timeout(limit, handshake(&target, connection, self.options.max_message_bytes)).await;
         let socket = socket.map_err(|_| NetError::timeout(&host, limit))??;
-        let (command, commands) = mpsc::channel(1);
-        let (message, messages) = mpsc::channel(1);
-        tokio::spawn(serve(socket, commands, message, self.options, host.clone()));
-        Ok((WebSocketSender { commands: command, host }, WebSocketReceiver { messages }))
+        let (command_sender, commands) = mpsc::channel(1);
+        let (message_sender, messages) = mpsc::channel(1);
+        tokio::spawn(serve(socket, commands, message_sender, self.options, host.clone()));
+        Ok((WebSocketSender { commands: command_sender, host }, WebSocketReceiver { messages }))
     }
 }
 
 impl WebSocketSender {
     /// Sends one message: as text if it is UTF-8, else as binary. Returns once the message is passed to the system.
-    /// That does not prove that the peer has received it. A message may also be sent although its call was cancelled.
+    /// That does not prove that the peer has received it. A cancelled call may still send its message.
     ///
     /// # Errors
     /// [`NetError::Closed`], [`NetError::Timeout`] and [`NetError::Broken`]. Each of them ends the WebSocket.

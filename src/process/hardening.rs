@@ -1,8 +1,9 @@
-//! Hardening of a process that holds a secret: no other process reads its memory, and none of its memory reaches a disk.
+//! Hardening of a process that holds a secret: no other process reads its memory, and none of its memory reaches a
+//! disk.
 //!
 //! Call [`harden`] at the start of the process, before any thread is started, since threads inherit `no_new_privs` from
-//! the thread that starts them. Some measures end with `execve` and with a change of user (prctl(2), PR_SET_DUMPABLE). So
-//! each program must call [`harden`] itself, after it has changed to the user it runs as.
+//! the thread that starts them. Some measures end with `execve` and with a change of user (prctl(2), PR_SET_DUMPABLE).
+//! So each program must call [`harden`] itself, after it has changed to the user it runs as.
 
 use serde::Serialize;
 
@@ -30,8 +31,8 @@ impl HardeningReport {
 pub fn harden() -> HardeningReport {
     report(|measure| {
         let applied = (measure.apply)();
-        // A measure may be in effect although it could not be applied, for instance by the operator's configuration. If it
-        // is not, the error of applying it explains more than that of the check.
+        // A measure may be in effect although it could not be applied, for instance by the operator's configuration. If
+        // it is not, the error of applying it explains more than that of the check.
         (measure.check)().map_err(|error| applied.err().unwrap_or(error))
     })
 }
@@ -120,8 +121,8 @@ mod linux {
         error.to_string()
     }
 
-    /// Checks that the process is not dumpable. Only root can then read its memory or attach to it; its own user cannot.
-    /// Such a process writes no core dump, not even into a pipe (core(5)).
+    /// Checks that the process is not dumpable. Only root can then read its memory or attach to it; its own user
+    /// cannot. Such a process writes no core dump, not even into a pipe (core(5)).
     fn not_dumpable() -> Result<(), String> {
         match dumpable_behavior() {
             Ok(DumpableBehavior::NotDumpable) => Ok(()),
@@ -132,9 +133,9 @@ mod linux {
 
     /// Checks that the limit for core dumps is 0 and cannot be raised.
     ///
-    /// RLIMIT_CORE is not sufficient: the kernel ignores it if `core_pattern` is a pipe (core(5), "Piping core dumps to a
-    /// program"), as it is for systemd-coredump and apport. A process that is not dumpable writes no core dump in either
-    /// case. The limit protects the process before it is made so, and programs that a vendor's module may start.
+    /// RLIMIT_CORE is not sufficient: the kernel ignores it if `core_pattern` is a pipe (core(5), "Piping core dumps to
+    /// a program"), as it is for systemd-coredump and apport. A process that is not dumpable writes no core dump in
+    /// either case. The limit protects the process before it is made so, and programs that a vendor's module may start.
     fn no_core_dump() -> Result<(), String> {
         match getrlimit(Resource::Core) {
             Rlimit { current: Some(0), maximum: Some(0) } => Ok(()),
@@ -145,9 +146,9 @@ mod linux {
 
     /// Locks present and future memory; each page is locked when it is first used.
     ///
-    /// Memory is not locked under a finite limit: with MCL_FUTURE a later mmap that exceeds the limit fails (mlockall(2)),
-    /// and the program would fail in the middle of a message. The limit counts address space, not used pages: the stack of
-    /// one thread alone takes 2 MiB of it.
+    /// Memory is not locked under a finite limit: with MCL_FUTURE a later mmap that exceeds the limit fails
+    /// (mlockall(2)), and the program would fail in the middle of a message. The limit counts address space, not used
+    /// pages: the stack of one thread alone takes 2 MiB of it.
     fn lock_memory() -> Result<(), String> {
         let limit = getrlimit(Resource::Memlock);
         let unlimited = Rlimit { current: None, maximum: None };
@@ -165,8 +166,8 @@ mod linux {
         mlockall(flags).map_err(|error| format!("mlockall: {error}"))
     }
 
-    /// Checks that every private writable mapping has the flag `lo` (proc_pid_smaps(5)). The memory of a device cannot have
-    /// it.
+    /// Checks that every private writable mapping has the flag `lo` (proc_pid_smaps(5)). The memory of a device cannot
+    /// have it.
     fn memory_locked() -> Result<(), String> {
         let smaps = fs::read_to_string("/proc/self/smaps").map_err(|error| format!("/proc/self/smaps: {error}"))?;
         let (mut is_writable, mut unlocked) = (false, 0);

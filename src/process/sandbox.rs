@@ -1,14 +1,14 @@
-//! The agent's sandbox. It restricts the process that talks to the network for the rest of the process's life, even if an
-//! attacker controls the process.
+//! The agent's sandbox. It restricts the process that talks to the network for the rest of the process's life, even if
+//! an attacker controls the process.
 //!
 //! - Landlock denies the file system except for the listed paths. So the process cannot read the PIN's source, PKCS#11
 //!   modules or a software token's store, and cannot reach USB devices.
-//! - seccomp denies system calls that reach beyond the process. So it cannot reach pcscd or other processes' memory, and
-//!   cannot start programs.
+//! - seccomp denies system calls that reach beyond the process. So it cannot reach pcscd or other processes' memory,
+//!   and cannot start programs.
 //! - Capabilities are dropped, for a process that root started.
 //!
-//! Network sockets, threads, timers and everything that is already open still work. **New Unix sockets do not:** connect,
-//! bind and listen before entering the sandbox. `accept` on a Unix socket that listens already works.
+//! Network sockets, threads, timers and everything that is already open still work. **New Unix sockets do not:**
+//! connect, bind and listen before entering the sandbox. `accept` on a Unix socket that listens already works.
 
 use std::{
     io,
@@ -27,11 +27,12 @@ pub struct Sandbox {
     write: Vec<PathBuf>,
 }
 
-/// The files that name resolution reads (nsswitch.conf(5), resolv.conf(5), gai.conf(5)). All of `/etc` would be too much: a
-/// PIN may be there.
+/// The files that name resolution reads (nsswitch.conf(5), resolv.conf(5), gai.conf(5)). All of `/etc` would be too
+/// much: a PIN may be there.
 ///
 /// A rule applies to the file that exists when the sandbox is entered. After `/etc/resolv.conf` was replaced, the agent
-/// must be restarted. systemd-resolved and NetworkManager replace their own files inside the listed folders, which works.
+/// must be restarted. systemd-resolved and NetworkManager replace their own files inside the listed folders, which
+/// works.
 const NAME_RESOLUTION: [&str; 8] = [
     "/etc/resolv.conf",
     "/etc/hosts",
@@ -70,12 +71,12 @@ impl Sandbox {
 
     /// Enters the sandbox, which cannot be left, and reports which parts are in effect. An older kernel supports fewer.
     ///
-    /// Call this before any thread is started, including those of an async runtime: up to ABI 8, Landlock restricts only
-    /// the thread that calls it and the threads that this thread starts.
+    /// Call this before any thread is started, including those of an async runtime: up to ABI 8, Landlock restricts
+    /// only the thread that calls it and the threads that this thread starts.
     ///
     /// # Errors
-    /// [`SandboxError::Threads`] if there are other threads; nothing is changed then. The other errors if a path cannot be
-    /// allowed or the kernel refuses a part; the process may be restricted in part then.
+    /// [`SandboxError::Threads`] if there are other threads; nothing is changed then. The other errors if a path cannot
+    /// be allowed or the kernel refuses a part; the process may be restricted in part then.
     pub fn enforce(self) -> Result<SandboxReport, SandboxError> {
         #[cfg(target_os = "linux")]
         return linux::enforce(&self);
@@ -155,8 +156,8 @@ mod linux {
         CALLS, CAPABILITIES, FILES, SCOPES, Sandbox, SandboxError, SandboxReport,
     };
 
-    /// The newest Landlock ABI that these rules were tested with. ABI 5 has all rights of the file system that are denied
-    /// here, ABI 6 all scopes.
+    /// The newest Landlock ABI that these rules were tested with. ABI 5 has all rights of the file system that are
+    /// denied here, ABI 6 all scopes.
     const TESTED: ABI = ABI::V7;
 
     const NEWER_KERNEL: &str = "run Linux 6.12 or newer with Landlock enabled (boot parameter `lsm=landlock,...`)";
@@ -222,8 +223,8 @@ mod linux {
         Ok(PathBeneath::new(PathFd::new(path).map_err(Error::other)?, access))
     }
 
-    /// The capabilities that are kept: to bind ports below 1024, and to lock memory, without which mmap would fail under
-    /// MCL_FUTURE.
+    /// The capabilities that are kept: to bind ports below 1024, and to lock memory, without which mmap would fail
+    /// under MCL_FUTURE.
     const KEPT: CapabilitySet = CapabilitySet::NET_BIND_SERVICE.union(CapabilitySet::IPC_LOCK);
 
     fn drop_capabilities() -> Result<(), String> {

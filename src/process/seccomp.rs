@@ -1,7 +1,7 @@
 //! The system calls that the sandbox denies. A denied call fails with EPERM, and the program goes on.
 //!
-//! This is a list of denied calls, those that reach beyond the process. A list of allowed calls would have to change with
-//! each version of the C library, the runtime and the database.
+//! This is a list of denied calls, those that reach beyond the process. A list of allowed calls would have to change
+//! with each version of the C library, the runtime and the database.
 
 use std::{collections::BTreeMap, error::Error};
 
@@ -38,8 +38,8 @@ const DENIED: &[c::c_long] = &[
     c::SYS_fsmount,
     c::SYS_fspick,
     c::SYS_mount_setattr,
-    // Changes to a file's metadata by path, which Landlock does not check. An attacker could make a PIN file look changed,
-    // and a refused PIN would be tried again. Changes through an open descriptor are still possible.
+    // Changes to a file's metadata by path, which Landlock does not check. An attacker could make a PIN file look
+    // changed, and a refused PIN would be tried again. Changes through an open descriptor are still possible.
     #[cfg(target_arch = "x86_64")]
     c::SYS_chmod,
     c::SYS_fchmodat,
@@ -95,8 +95,8 @@ pub(super) fn filters() -> Result<Option<Vec<BpfProgram>>, FilterError> {
     let Ok(arch) = TargetArch::try_from(std::env::consts::ARCH) else { return Ok(None) };
     let mut denied: BTreeMap<i64, Vec<SeccompRule>> = DENIED.iter().map(|call| (*call, Vec::new())).collect();
     denied.extend(conditional()?);
-    // glibc 2.34 and later start threads with clone3, whose flags are in memory that a filter cannot read. With ENOSYS they
-    // use clone instead.
+    // glibc 2.34 and later start threads with clone3, whose flags are in memory that a filter cannot read. With ENOSYS
+    // they use clone instead.
     let absent = BTreeMap::from([(c::SYS_clone3, Vec::new())]);
     let mut filters = Vec::new();
     for (calls, errno) in [(denied, c::EPERM), (absent, c::ENOSYS)] {
@@ -140,8 +140,8 @@ fn conditional() -> Result<Vec<(i64, Vec<SeccompRule>)>, BackendError> {
     // 0xf is the kernel's SOCK_TYPE_MASK; the bits above it are SOCK_NONBLOCK and SOCK_CLOEXEC.
     let pair = |kind| rule(vec![when(1, MaskedEq(0xf), kind)?]);
     Ok(vec![
-        // Unix sockets lead to pcscd, to the keeper and to the programs of the user's session; AF_VSOCK leads to the host.
-        // Netlink is allowed: getaddrinfo(3) reads this machine's addresses through it.
+        // Unix sockets lead to pcscd, to the keeper and to the programs of the user's session; AF_VSOCK leads to the
+        // host. Netlink is allowed: getaddrinfo(3) reads this machine's addresses through it.
         (c::SYS_socket, vec![rule(other_families)?]),
         // Pairs of streams are allowed: tokio's signal driver needs one. Datagram sockets of a pair could still send to
         // other sockets, and the kernel makes datagram sockets of raw ones.
@@ -159,9 +159,11 @@ fn conditional() -> Result<Vec<(i64, Vec<SeccompRule>)>, BackendError> {
     ])
 }
 
-/// Denies the x32 calls with ENOSYS: they are x86_64's calls under other numbers, and seccompiler compares numbers only.
+/// Denies the x32 calls with ENOSYS: they are x86_64's calls under other numbers, and seccompiler compares numbers
+/// only.
 ///
-/// Written by hand, since the crate has no rule for a range: load the number, compare it with __X32_SYSCALL_BIT, return.
+/// Written by hand, since the crate has no rule for a range: load the number, compare it with __X32_SYSCALL_BIT,
+/// return.
 fn deny_x32() -> BpfProgram {
     let step = |code: u32, jf: u8, k: u32| sock_filter { code: code as u16, jt: 0, jf, k };
     vec![

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 /// How long to pause between attempts: the pause doubles with each failure, up to a longest pause.
 ///
-/// Used between probes of an absent token, between a client's attempts to connect to a keeper, and between other retries of
-/// the daemon and the command line.
+/// Used between probes of an absent token, between a client's attempts to connect to a keeper, and between other
+/// retries of the daemon and the command line.
 ///
 /// ```
 /// # use std::time::Duration;

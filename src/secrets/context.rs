@@ -15,8 +15,8 @@ pub struct Context {
     pub kid: Option<Arc<str>>,
     /// The `id` of the message, if it is known. It is written to the log and the audit log.
     pub message_id: Option<Arc<str>>,
-    /// The DID at the other end, as the message or the caller claims it. It is shown to a person who is asked for a PIN or
-    /// a touch.
+    /// The DID at the other end, as the message or the caller claims it. It is shown to a person who is asked for a PIN
+    /// or a touch.
     pub peer: Option<Arc<str>>,
     /// When the caller stops waiting. An operation that has not begun by then is not performed. `None` means 30 seconds
     /// from the call.

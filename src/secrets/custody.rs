@@ -4,8 +4,8 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// Which intermediate secrets of a key agreement leave the token, weakest tier first. Z is the shared secret of ECDH; the
-/// KEK is derived from it. The private key never leaves the token.
+/// Which intermediate secrets of a key agreement leave the token, weakest tier first. Z is the shared secret of ECDH;
+/// the KEK is derived from it. The private key never leaves the token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Custody {

@@ -20,8 +20,8 @@ use crate::{
 
 /// Whether another holder of the key is asked after this failure.
 ///
-/// Not after a failure that is the peer's fault: a hostile message fails with every holder. An operation that may have asked
-/// a person for a PIN or a touch (`asks_person`) is not repeated, unless the token is away or its PIN is refused.
+/// Not after a failure that is the peer's fault: a hostile message fails with every holder. An operation that may have
+/// asked a person for a PIN or a touch (`asks_person`) is not repeated, unless the token is away or its PIN is refused.
 pub(super) fn allows_failover(error: &SecretsError, asks_person: bool) -> bool {
     match error {
         SecretsError::NotHeld(_) | SecretsError::Busy { .. } | SecretsError::Stopped => true,
@@ -80,8 +80,8 @@ impl FailoverSecrets {
     }
 }
 
-/// Tries an operation with each holder of a key, until one succeeds or fails for good. A macro, since no closure returns a
-/// future that borrows all of its arguments.
+/// Tries an operation with each holder of a key, until one succeeds or fails for good. A macro, since no closure
+/// returns a future that borrows all of its arguments.
 macro_rules! try_each_holder {
     ($self:ident, $key:ident, $holder:ident => $operation:expr) => {{
         let mut failure = None;

@@ -57,11 +57,11 @@ pub enum ImportError {
 }
 
 impl ImportKey {
-    /// Reads a private JWK (RFC 7517, RFC 7518 section 6.2, RFC 8037). Returns the key pair and the `kid`, which is also
-    /// the label.
+    /// Reads a private JWK (RFC 7517, RFC 7518 section 6.2, RFC 8037). Returns the key pair and the `kid`, which is
+    /// also the label.
     ///
-    /// The public half is computed from `d` and compared with `x` and `y`. `use` and `key_ops` restrict what the key may
-    /// do; without them it may do everything that its curve can. A `d` without its leading zeros is padded.
+    /// The public half is computed from `d` and compared with `x` and `y`. `use` and `key_ops` restrict what the key
+    /// may do; without them it may do everything that its curve can. A `d` without its leading zeros is padded.
     ///
     /// # Errors
     /// If the JWK is not a private EC or OKP key, or its public half or a member is invalid.

@@ -1,7 +1,7 @@
 //! Measures how long a token's operations take. A caller of a fast token polls for the result instead of sleeping.
 //!
-//! Putting a thread to sleep and waking it costs about 100 microseconds on an idle virtual machine, as much as an operation
-//! of a fast token.
+//! Putting a thread to sleep and waking it costs about 100 microseconds on an idle virtual machine, as much as an
+//! operation of a fast token.
 
 use std::{
     sync::atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -57,8 +57,8 @@ impl<'l> Waiter<'l> {
         Self { latency, is_alone: others == 0 }
     }
 
-    /// Polls `is_done` for at most twice the token's average time, while the runtime's other tasks and timers run between
-    /// two polls. Returns at once if the token is not fast, or another caller waited already.
+    /// Polls `is_done` for at most twice the token's average time, while the runtime's other tasks and timers run
+    /// between two polls. Returns at once if the token is not fast, or another caller waited already.
     pub(in crate::secrets) async fn poll(&self, deadline: Instant, mut is_done: impl FnMut() -> bool) {
         let Some(average) = self.latency.average_if_fast().filter(|_| self.is_alone) else { return };
         let until = (Instant::now() + 2 * average).min(deadline);

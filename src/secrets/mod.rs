@@ -1,9 +1,9 @@
 //! Every operation with a long-term private key in the program.
 //!
-//! The layers above use [`Secrets`]. A [`Token`] is one device, with blocking calls; a [`Custodian`] also makes, imports
-//! and deletes its keys. [`Keyring`] implements `Secrets` over tokens in the same process, `keeper::KeeperClient` over a
-//! token in another process, and [`FailoverSecrets`] over several of these. No method of `Secrets` or `Token` takes or
-//! returns a long-term private key, nor a Z or a KEK that was made with one.
+//! The layers above use [`Secrets`]. A [`Token`] is one device, with blocking calls; a [`Custodian`] also makes,
+//! imports and deletes its keys. [`Keyring`] implements `Secrets` over tokens in the same process,
+//! `keeper::KeeperClient` over a token in another process, and [`FailoverSecrets`] over several of these. No method of
+//! `Secrets` or `Token` takes or returns a long-term private key, nor a Z or a KEK that was made with one.
 //!
 //! A key is identified by its public half. This module knows no DID.
 //!

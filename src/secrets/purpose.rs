@@ -9,7 +9,8 @@ use super::policy::KeyOperation;
 pub struct Purpose {
     /// The operation.
     pub operation: KeyOperation,
-    /// The DID at the other end: the recipient, or the sender that a received message claims, which is not verified yet.
+    /// The DID at the other end: the recipient, or the sender that a received message claims, which is not verified
+    /// yet.
     pub peer: Option<Arc<str>>,
 }
 
@@ -34,8 +35,8 @@ impl fmt::Display for Purpose {
     }
 }
 
-/// A DID for display, with a bounded length and without control characters: the peer chose the DID, and it must not move a
-/// terminal's cursor.
+/// A DID for display, with a bounded length and without control characters: the peer chose the DID, and it must not
+/// move a terminal's cursor.
 fn shortened(did: &str) -> String {
     let did: Vec<char> = did.chars().filter(|letter| !letter.is_control()).collect();
     if did.len() <= SHOWN_AT_START + SHOWN_AT_END + 3 {

@@ -44,8 +44,8 @@ pub struct WrapRequest {
     pub apv: Vec<u8>,
     /// The content's authentication tag, an input of the KDF (draft-madden-jose-ecdh-1pu-04 section 2.3).
     pub tag: Vec<u8>,
-    /// At most 100 recipients, on the curve of the sender's key. Each comes with its Ze: the shared secret of the message's
-    /// ephemeral key and the recipient's key.
+    /// At most 100 recipients, on the curve of the sender's key. Each comes with its Ze: the shared secret of the
+    /// message's ephemeral key and the recipient's key.
     pub recipients: Vec<(PublicKey, SharedSecret)>,
 }
 

@@ -25,7 +25,8 @@ pub enum SignRequest<'a> {
         /// The claims.
         claims: &'a FromPriorClaims,
     },
-    /// An entry of a did:webvh log without its proof, as JSON (did:webvh 1.0 "The DID Log File"). The key must be Ed25519.
+    /// An entry of a did:webvh log without its proof, as JSON (did:webvh 1.0 "The DID Log File"). The key must be
+    /// Ed25519.
     WebvhEntry(&'a [u8]),
 }
 
@@ -117,8 +118,8 @@ impl SigningInput {
     }
 }
 
-/// Parses an entry of a did:webvh log. Returns the entry and its `versionTime`. The entry must have exactly the four members
-/// of an unsigned entry, so that no message and no credential passes for an entry.
+/// Parses an entry of a did:webvh log. Returns the entry and its `versionTime`. The entry must have exactly the four
+/// members of an unsigned entry, so that no message and no credential passes for an entry.
 fn parse_webvh_entry(entry: &[u8]) -> Result<(Value, String), SecretsError> {
     let Ok(Value::Object(entry)) = serde_json::from_slice(entry) else {
         return Err(SecretsError::InvalidRequest("the content to sign is not a JSON object"));

@@ -42,7 +42,7 @@ impl ServerContext {
 pub struct PeerConnection {
     pub context: Arc<ServerContext>,
     pub address: IpAddr,
-    /// Counts the connection while any handler runs, which a WebSocket's does after the HTTP connection has ended.
+    /// Keeps the connection counted while any of its handlers runs. A WebSocket's handler outlives the HTTP connection.
     _permit: Arc<ConnectionPermit>,
 }
 

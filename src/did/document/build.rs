@@ -54,8 +54,8 @@ impl DocumentBuilder {
         self.value(None)
     }
 
-    /// Builds the document of a DID that is not known yet, because it contains the hash of this document (did:webvh). The
-    /// JSON is not checked.
+    /// Builds the document of a DID that is not known yet, because it contains the hash of this document (did:webvh).
+    /// The JSON is not checked.
     pub fn draft(&self, did: &str) -> Value {
         self.value(Some(did))
     }

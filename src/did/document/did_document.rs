@@ -79,9 +79,9 @@ impl Document {
 
     /// The method with this absolute id, *if it is in the relationship*.
     ///
-    /// For a `did:peer:4` the id may use the long or the short form of the DID. For a `did:peer` 0 or 2, the fragment may
-    /// also be the key itself or its first eight characters: libraries that are older than the clarifications of the
-    /// specification write that.
+    /// For a `did:peer:4` the id may use the long or the short form of the DID. For a `did:peer` 0 or 2, the fragment
+    /// may also be the key itself or its first eight characters: libraries that are older than the clarifications of
+    /// the specification write that.
     pub fn method(&self, id: &str, relationship: Relationship) -> Option<&VerificationMethod> {
         if let Some(method) = self.methods(relationship).find(|method| method.id == id) {
             return Some(method);
@@ -103,8 +103,8 @@ impl Document {
         &self.services
     }
 
-    /// The `DIDCommMessaging` services that have an endpoint. Services and endpoints are in order of preference (DIDComm
-    /// v2.1 "Service Endpoint").
+    /// The `DIDCommMessaging` services that have an endpoint. Services and endpoints are in order of preference
+    /// (DIDComm v2.1 "Service Endpoint").
     pub fn didcomm_services(&self) -> impl Iterator<Item = &Service> {
         self.services.iter().filter(|service| service.is_didcomm() && !service.endpoints.is_empty())
     }

@@ -26,8 +26,8 @@ impl VerificationMethod {
         Self { id, kind, controller, key }
     }
 
-    /// Whether libraries that are older than the clarifications of did:peer:2 give the method this fragment: the multikey,
-    /// the multikey without `z`, or the first eight characters of that.
+    /// Whether libraries that are older than the clarifications of did:peer:2 give the method this fragment: the
+    /// multikey, the multikey without `z`, or the first eight characters of that.
     pub(super) fn has_legacy_fragment(&self, fragment: &str) -> bool {
         self.key.as_ref().is_ok_and(|key| {
             let multikey = key.to_multikey();
@@ -112,8 +112,8 @@ fn base58(kind: &str, value: &Value) -> Result<PublicKey, KeyError> {
         .unwrap_or(Err(KeyError::Malformed("publicKeyBase58")))
 }
 
-/// Reads a point in base58 without a prefix. `None` if the text is not base58, or longer than any point: decoding base58
-/// takes quadratic time.
+/// Reads a point in base58 without a prefix. `None` if the text is not base58, or longer than any point: decoding
+/// base58 takes quadratic time.
 fn point_from_base58(curve: Curve, text: &str) -> Option<Result<PublicKey, KeyError>> {
     let bytes = (text.len() <= 200).then(|| bs58::decode(text).into_vec().ok())??;
     Some(PublicKey::from_bytes(curve, &bytes))

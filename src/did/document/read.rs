@@ -17,12 +17,12 @@ use super::{
 impl Document {
     /// Reads a document. Unknown members are ignored, and kept in [`as_value`](Self::as_value).
     ///
-    /// A verification method with an unsupported or invalid key is kept together with the error. A reference to a method
-    /// in another document is not followed.
+    /// A verification method with an unsupported or invalid key is kept together with the error. A reference to a
+    /// method in another document is not followed.
     ///
     /// # Errors
-    /// If the document is over the limits (64 KiB, 100 methods, 100 services), has no `id` that is a DID, or has a member
-    /// with the wrong type (DID Core sections 4 and 5).
+    /// If the document is over the limits (64 KiB, 100 methods, 100 services), has no `id` that is a DID, or has a
+    /// member with the wrong type (DID Core sections 4 and 5).
     pub fn from_value(value: Value) -> Result<Self, DocumentError> {
         read_document(value, MAX_BYTES)
     }
@@ -59,8 +59,8 @@ fn read_document(value: Value, limit: usize) -> Result<Document, DocumentError> 
     for entry in array(members, "verificationMethod")? {
         methods.add(entry)?;
     }
-    // Embedded methods come first, so that a reference to a method that is embedded further down is found. DID Core does
-    // not allow such references, but documents have them.
+    // Embedded methods come first, so that a reference to a method that is embedded further down is found. DID Core
+    // does not allow such references, but documents have them.
     for relationship in Relationship::ALL {
         for entry in array(members, relationship.name())?.iter().filter(|entry| !entry.is_string()) {
             methods.add(entry)?;

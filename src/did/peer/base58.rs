@@ -1,6 +1,6 @@
-//! Decodes long texts in base58btc. Every decoder takes quadratic time. This decoder handles ten digits and eight bytes in
-//! each step. `bs58`, which decodes keys, handles one digit and one byte, and takes some tens of milliseconds for the
-//! longest DID.
+//! Decodes long texts in base58btc. Every decoder takes quadratic time. This decoder handles ten digits and eight bytes
+//! in each step. `bs58`, which decodes keys, handles one digit and one byte, and takes some tens of milliseconds for
+//! the longest DID.
 
 const ALPHABET: &[u8; 58] = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
 

@@ -11,8 +11,8 @@ use quick_cache::{Weighter, sync::Cache};
 
 use super::{forms::short_form, length::MAX_LENGTH};
 
-/// Stores the long forms of `did:peer:4` that were seen. The resolver checks the hash of each returned long form again, so
-/// an implementation need not be trusted.
+/// Stores the long forms of `did:peer:4` that were seen. The resolver checks the hash of each returned long form again,
+/// so an implementation need not be trusted.
 pub trait LongForms: Send + Sync {
     /// Stores a long form whose hash was checked. This does not fail: an implementation logs errors.
     fn remember(&self, long: &str);
@@ -41,7 +41,7 @@ impl LongFormsInMemory {
     }
 }
 
-/// A store of at most 16 MiB.
+/// By default at most 16 MiB.
 impl Default for LongFormsInMemory {
     fn default() -> Self {
         Self::new(16 * 1024 * 1024)
@@ -62,9 +62,9 @@ impl LongForms for LongFormsInMemory {
 
 /// Stores long forms in a folder, one file each, and in memory.
 ///
-/// Peers can send any number of long forms, so the number of files is bounded. Files are never removed: once the folder is
-/// full, new long forms are kept in memory only. Writing a file for a new peer includes a sync, and blocks for some
-/// milliseconds.
+/// The number of files is bounded, because peers can send any number of long forms. Files are never removed: once the
+/// folder is full, new long forms are kept in memory only. Writing a file for a new peer includes a sync, and blocks
+/// for some milliseconds.
 pub struct LongFormFolder {
     folder: PathBuf,
     limit: usize,
@@ -109,7 +109,7 @@ impl LongFormFolder {
 
     fn load(&self, name: &str) -> Option<String> {
         let path = self.folder.join(name);
-        // Another program may have damaged the file. If it is longer than any DID, it is not read.
+        // Another program may have damaged the file. A file that is longer than any DID is not read.
         let length = fs::metadata(&path).ok()?.len();
         let long = (length <= MAX_LENGTH as u64).then(|| fs::read_to_string(path).ok())??;
         (file_name(short_form(&long)?) == Some(name)).then_some(long)
@@ -135,8 +135,8 @@ impl LongForms for LongFormFolder {
     }
 }
 
-/// The file name of a short form: the part after `did:peer:`. `None` if that is not a hash, so that no other path is
-/// possible.
+/// The file name of a short form: the part after `did:peer:`. `None` if that is not a hash: a DID must not name another
+/// path.
 fn file_name(short: &str) -> Option<&str> {
     let name = short.strip_prefix("did:peer:")?;
     let hash = name.strip_prefix("4z")?;

@@ -14,8 +14,9 @@ use crate::{
 
 /// Makes a `did:peer:2` from keys, each with its relationship, and services.
 ///
-/// The keys get the fragments `key-1`, `key-2` and so on, in this order. Give a key twice to put it in two relationships;
-/// a separate key for each relationship is better. The id of a service begins with `#`, or is empty and then generated.
+/// The keys get the fragments `key-1`, `key-2` and so on, in this order. Give a key twice to put it in two
+/// relationships; a separate key for each relationship is better. The id of a service begins with `#`, or is empty and
+/// then generated.
 ///
 /// # Errors
 /// If there is no key, the id of a service is not relative, or the DID is longer than 20 KiB.

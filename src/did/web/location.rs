@@ -29,7 +29,8 @@ pub(in crate::did) fn folder_url(host_and_path: &str) -> Result<String, WebError
     Ok(url)
 }
 
-/// The path of that URL, at which a server has to serve the document. `None` if the DID has another method or is invalid.
+/// The path of that URL, at which a server has to serve the document. `None` if the DID has another method or is
+/// invalid.
 pub fn path(did: &str) -> Option<String> {
     let url = url(did).ok()?;
     let (_, rest) = url.strip_prefix("https://")?.split_once('/')?;

@@ -19,8 +19,8 @@ const ACCEPT: &str = "application/did+json, application/did+ld+json, application
 
 /// Resolves `did:web` over HTTPS.
 ///
-/// The certificate of the host is the only proof of the document. The `id` of the document must be the requested DID. No
-/// redirect is followed, and at most 64 KiB are read. Each call sends a request: put
+/// The certificate of the host is the only proof of the document. The `id` of the document must be the requested DID.
+/// No redirect is followed, and at most 64 KiB are read. Each call sends a request: put
 /// [`CachedResolver`](crate::did::CachedResolver) in front.
 #[derive(Debug, Clone)]
 pub struct WebResolver<F> {

@@ -78,8 +78,8 @@ pub enum EntryFault {
     /// The `id` of the document is not a `did:webvh` with the SCID of the log.
     #[error("its document's id is not a did:webvh with the SCID of the log")]
     Id,
-    /// The document has another `id` than the previous one. Only a portable DID may do that, and it must name the previous
-    /// `id` in `alsoKnownAs`.
+    /// The document has another `id` than the previous one. Only a portable DID may do that, and it must name the
+    /// previous `id` in `alsoKnownAs`.
     #[error("it changes the id, but the DID is not portable or does not name its previous id in alsoKnownAs")]
     Moved,
     /// A proof is invalid, or by a key that may not change the DID.

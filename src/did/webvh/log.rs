@@ -22,8 +22,8 @@ use crate::{
 
 /// How far the clock of a controller may be ahead of this machine's clock, by the specification.
 const MAX_CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
-/// The longest accepted entry in bytes: the longest document and the other members. A parsed entry takes many times as much
-/// memory.
+/// The longest accepted entry in bytes: the longest document and the other members. A parsed entry takes many times as
+/// much memory.
 const MAX_ENTRY_BYTES: usize = 128 * 1024;
 /// The most proofs of an entry. One is enough.
 const MAX_PROOFS: usize = 10;
@@ -108,8 +108,8 @@ impl<'a> Log<'a> {
         Ok(parameters)
     }
 
-    /// Checks the entry hash ("Entry Hash Generation and Verification"), and for the first entry the SCID ("SCID Generation
-    /// and Verification").
+    /// Checks the entry hash ("Entry Hash Generation and Verification"), and for the first entry the SCID ("SCID
+    /// Generation and Verification").
     fn check_hashes(&self, mut entry: Value, version: &str) -> Result<(), EntryFault> {
         entry["versionId"] = self.versions.last().map_or(self.scid, |(version, _)| version).into();
         if version != format!("{}-{}", self.versions.len() + 1, hash(&canonical_json(&entry))) {
@@ -126,8 +126,8 @@ impl<'a> Log<'a> {
         Ok(())
     }
 
-    /// Checks the `id` of the document, and returns it. The `id` must contain the SCID. Only a portable DID may change its
-    /// `id` ("DID Portability").
+    /// Checks the `id` of the document, and returns it. The `id` must contain the SCID. Only a portable DID may change
+    /// its `id` ("DID Portability").
     fn id(&self, state: &Value) -> Result<String, EntryFault> {
         let id = state.get("id").and_then(Value::as_str).ok_or(EntryFault::Member("state"))?;
         if !is_did(id) || !Location::of(id).is_ok_and(|location| location.scid == self.scid) {

@@ -144,8 +144,8 @@ impl OwnLog {
 }
 
 impl EntryDraft {
-    /// Drafts the first entry of a DID. `location` is its host and path, such as `example.com%3A8443:a:b`. `update_key` may
-    /// change the DID. `document` returns the document for a DID with a placeholder as SCID.
+    /// Drafts the first entry of a DID. `location` is its host and path, such as `example.com%3A8443:a:b`. `update_key`
+    /// may change the DID. `document` returns the document for a DID with a placeholder as SCID.
     pub fn first(
         location: &str,
         update_key: &PublicKey,
@@ -185,8 +185,8 @@ impl EntryDraft {
     }
 }
 
-/// Replaces the `versionId` of the previous entry, or the SCID, by the `versionId` of this entry ("Entry Hash Generation
-/// and Verification").
+/// Replaces the `versionId` of the previous entry, or the SCID, by the `versionId` of this entry ("Entry Hash
+/// Generation and Verification").
 fn with_version_id(mut entry: Value, number: usize) -> Value {
     entry["versionId"] = format!("{number}-{}", hash(&canonical_json(&entry))).into();
     entry

@@ -8,12 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a keeper may run after its connection has ended, so that a running operation can finish. Killing a keeper while
-/// it works may crash SoftHSM 2.6.1, which does no harm.
+/// How long a keeper may run after its connection has ended, so that a running operation can finish. Killing a keeper
+/// while it works may crash SoftHSM 2.6.1, which does no harm.
 pub(super) const EXIT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Starts a child process, such as a keeper, with one end of a pair of sockets as its standard input. Returns the other end
-/// and the process.
+/// Starts a child process, such as a keeper, with one end of a pair of sockets as its standard input. Returns the other
+/// end and the process.
 ///
 /// # Errors
 /// Those of starting a process.
@@ -23,8 +23,8 @@ pub fn spawn_on_socket(mut command: Command) -> io::Result<(UnixStream, ChildPro
     Ok((parent_end, ChildProcess { child, exit_timeout: EXIT_TIMEOUT }))
 }
 
-/// A child process that ends when its connection ends. Dropping this waits until the process has ended, and kills it after
-/// a timeout of some seconds.
+/// A child process that ends when its connection ends. Dropping this waits until the process has ended, and kills it
+/// after a timeout of some seconds.
 pub struct ChildProcess {
     child: Child,
     pub(super) exit_timeout: Duration,

@@ -50,7 +50,8 @@ impl KeeperClient {
         Self::start_with_limit(name, connector, MAX_REQUESTS).await
     }
 
-    /// Like [`KeeperClient::start`], with at most `max_requests` requests at once. More fail with [`SecretsError::Busy`].
+    /// Like [`KeeperClient::start`], with at most `max_requests` requests at once. More fail with
+    /// [`SecretsError::Busy`].
     ///
     /// # Errors
     /// Those of [`KeeperClient::start`].
@@ -74,8 +75,8 @@ impl KeeperClient {
         Self { session, task }
     }
 
-    /// Connects to a new keeper, which finds the token's keys again. Call this after another process has made or deleted a
-    /// key. Requests that are running are still answered by the old keeper.
+    /// Connects to a new keeper, which finds the token's keys again. Call this after another process has made or
+    /// deleted a key. Requests that are running are still answered by the old keeper.
     pub fn refresh_keys(&self) {
         if let Some(connection) = self.session.connection() {
             connection.request_replacement();
@@ -110,8 +111,8 @@ impl KeeperClient {
 
 impl Drop for KeeperClient {
     fn drop(&mut self) {
-        // Closed here, not when the runtime drops the task: a supervisor that is dropped next waits for its keepers, and
-        // they wait for the end of their connections.
+        // Closed here, not when the runtime drops the task: a supervisor that is dropped next waits for its keepers,
+        // and they wait for the end of their connections.
         if let Some(connection) = self.session.take_connection() {
             connection.close();
         }

@@ -31,7 +31,8 @@ use crate::{
     },
 };
 
-/// How long a keeper may take to send its first frame after it was started. The module of a network HSM may connect first.
+/// How long a keeper may take to send its first frame after it was started. The module of a network HSM may connect
+/// first.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What a client knows of its keeper.
@@ -200,8 +201,8 @@ impl ClientSession {
 }
 
 impl StateListener for ClientSession {
-    /// Stores the state that the keeper sent. If the keeper could not find the keys of its token, the keys that are known
-    /// from before are kept.
+    /// Stores the state that the keeper sent. If the keeper could not find the keys of its token, the keys that are
+    /// known from before are kept.
     fn state_changed(&self, state: TokenState) -> io::Result<()> {
         let TokenState { info, keys, error } = state;
         let keys: Vec<HeldKey> = keys.into_iter().map(HeldKey::try_from).collect::<io::Result<_>>()?;

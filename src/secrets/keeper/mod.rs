@@ -1,12 +1,12 @@
 //! [`Secrets`](super::Secrets) across a process boundary.
 //!
 //! A PKCS#11 module lives in the memory of the process that loads it, and so do the private keys of a software token.
-//! Therefore a process of its own, the [`Keeper`], has the module, the PIN and the sessions of one token. The process on
-//! the network has a [`KeeperClient`], which can ask the keeper over a Unix socket only for the operations of the trait.
-//! The keeper enforces the policy (`allow`, custody, rate), builds what is signed, and writes the audit log.
+//! Therefore a process of its own, the [`Keeper`], has the module, the PIN and the sessions of one token. The process
+//! on the network has a [`KeeperClient`], which can ask the keeper over a Unix socket only for the operations of the
+//! trait. The keeper enforces the policy (`allow`, custody, rate), builds what is signed, and writes the audit log.
 //!
-//! A connection has one of two roles. [`Role::Agent`] uses keys. [`Role::Custodian`] also makes, imports and deletes keys,
-//! and locks and unlocks the token. The command line has this role, through [`KeeperCustodian`].
+//! A connection has one of two roles. [`Role::Agent`] uses keys. [`Role::Custodian`] also makes, imports and deletes
+//! keys, and locks and unlocks the token. The command line has this role, through [`KeeperCustodian`].
 //!
 //! A [`Supervisor`] starts keepers and replaces those that ended. It is a small process without secrets, started before
 //! the agent enters its sandbox.
@@ -14,8 +14,8 @@
 //! # When a keeper or its token is away
 //!
 //! A keeper's token that goes out of service is probed by the keeper's keyring; the keeper tells its clients about each
-//! change. A keeper ends if its token can only return in a new process, if its module hangs, or if its module is exhausted.
-//! The client then connects to its successor, with back-off. Until then requests fail at once with
+//! change. A keeper ends if its token can only return in a new process, if its module hangs, or if its module is
+//! exhausted. The client then connects to its successor, with back-off. Until then requests fail at once with
 //! [`TokenError::Away`](super::TokenError::Away), which is retryable.
 
 mod audit;

@@ -9,7 +9,8 @@ pub(super) fn to_monotonic_millis(deadline: Instant) -> u64 {
     now_millis() + u64::try_from(deadline.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(u64::MAX / 2)
 }
 
-/// Converts a deadline that the other process sent, in milliseconds of CLOCK_MONOTONIC. A deadline in the past becomes now.
+/// Converts a deadline that the other process sent, in milliseconds of CLOCK_MONOTONIC. A deadline in the past becomes
+/// now.
 pub(super) fn from_monotonic_millis(deadline: u64) -> Instant {
     Instant::now() + Duration::from_millis(deadline.saturating_sub(now_millis()).min(u64::from(u32::MAX)))
 }

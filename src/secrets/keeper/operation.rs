@@ -109,8 +109,8 @@ impl<'a> Operation<'a> {
             }
         };
         let kind = KeyOperation::from(&request);
-        // An attacker who controls the agent must not take over its DIDs: each rotation needs a person, and each change of
-        // a did:webvh needs a custodian.
+        // An attacker who controls the agent must not take over its DIDs: each rotation needs a person, and each change
+        // of a did:webvh needs a custodian.
         let is_allowed = match kind {
             KeyOperation::SignFromPrior => self.connection.role == Role::Custodian || self.token.armed().remove(key),
             KeyOperation::SignWebvhEntry => self.connection.role == Role::Custodian,
@@ -141,8 +141,8 @@ impl<'a> Operation<'a> {
     ) -> Result<OperationResult, SecretsError> {
         let keyring = &self.token.keyring;
         let result = if keyring.keys().borrow().get(key).is_none() {
-            // A token that was absent since this process started may hold the key. A client that knows the key from before
-            // must get a retryable error then.
+            // A token that was absent since this process started may hold the key. A client that knows the key from
+            // before must get a retryable error then.
             Err(match self.token.outage() {
                 Some(outage) => self.token.error(outage.error),
                 None => SecretsError::NotHeld(key.clone()),

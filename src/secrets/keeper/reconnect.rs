@@ -12,8 +12,8 @@ use super::{client_connection::ClientConnection, client_session::ClientSession, 
 use crate::secrets::backoff::Backoff;
 
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// Pauses before connecting again. With jitter, so that the clients of a keeper that was restarted do not all connect at
-/// the same moment.
+/// Pauses before connecting again. With jitter, so that the clients of a keeper that was restarted do not all connect
+/// at the same moment.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), LONGEST_PAUSE).with_jitter(0.5);
 /// A keeper that ran for longer did not fail at its start, so the back-off begins anew.
 const MIN_UPTIME: Duration = Duration::from_secs(5);

@@ -43,8 +43,8 @@ impl<'a> ResponseBatch<'a> {
         };
     }
 
-    /// Whether the batch may wait for another response: it has room, and the token is fast, so that the next operation takes
-    /// no longer than a write would.
+    /// Whether the batch may wait for another response: it has room, and the token is fast, so that the next operation
+    /// takes no longer than a write would.
     pub(super) fn may_wait(&self, latency: &Latency) -> bool {
         self.ids.len() < MAX_RESPONSES && latency.poll_until().is_some()
     }

@@ -39,8 +39,8 @@ use crate::secrets::{
     token::Custodian,
 };
 
-/// A token that is absent for longer may need a new process. A process with SoftHSM 2.6.1 never sees a token again that was
-/// absent.
+/// A token that is absent for longer may need a new process. A process with SoftHSM 2.6.1 never sees a token again that
+/// was absent.
 const MAX_ABSENCE: Duration = Duration::from_millis(1500);
 /// How often the keeper checks its token and its operations.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
@@ -234,8 +234,8 @@ impl Keeper {
         });
     }
 
-    /// Performs the requests of a connection, one after the other, until the connection ends. One thread runs this for each
-    /// operation that the token performs at once.
+    /// Performs the requests of a connection, one after the other, until the connection ends. One thread runs this for
+    /// each operation that the token performs at once.
     fn perform_requests(&self, connection: &ServerConnection) {
         let timer = self.watchdog.timer();
         let mut batch = ResponseBatch::new(connection, self.audit.as_ref());

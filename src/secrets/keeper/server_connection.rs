@@ -1,5 +1,5 @@
-//! The keeper's end of a connection. The keeper's threads take requests from the connection in turn: one thread reads while
-//! the others work.
+//! The keeper's end of a connection. The keeper's threads take requests from the connection in turn: one thread reads
+//! while the others work.
 
 use std::{
     collections::VecDeque,
@@ -28,7 +28,8 @@ use crate::secrets::{
 
 /// The keeper reads ahead up to this many bytes of waiting requests, to find cancellations.
 const MAX_WAITING: usize = 8 << 20;
-/// What a waiting request counts in addition to its content, in bytes, so that the number of small requests is limited too.
+/// What a waiting request counts in addition to its content, in bytes, so that the number of small requests is limited
+/// too.
 const REQUEST_OVERHEAD: usize = 128;
 /// The longest content of a hello, in bytes.
 const MAX_HELLO: usize = 64;
@@ -57,7 +58,8 @@ struct WaitingRequests {
 }
 
 impl ServerConnection {
-    /// Accepts a connection and reads the client's hello. The client's process and user are those that the kernel reports.
+    /// Accepts a connection and reads the client's hello. The client's process and user are those that the kernel
+    /// reports.
     pub(super) fn accept(stream: UnixStream) -> io::Result<(Self, Hello)> {
         stream.set_write_timeout(Some(CLIENT_TIMEOUT))?;
         stream.set_read_timeout(Some(CLIENT_TIMEOUT))?;
@@ -96,8 +98,8 @@ impl ServerConnection {
         Ok(waiting.pop())
     }
 
-    /// Waits for the content of the next request. Requests are returned in the order in which they came. Returns `None` when
-    /// the client has closed the connection.
+    /// Waits for the content of the next request. Requests are returned in the order in which they came. Returns `None`
+    /// when the client has closed the connection.
     ///
     /// If the token is fast, the thread polls for a moment before it sleeps ([`Latency::poll_until`]).
     pub(super) fn next(&self, latency: &Latency) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
@@ -157,8 +159,8 @@ impl WaitingRequests {
         Some(content)
     }
 
-    /// Records that the client sends nothing more. If the client cannot read responses either (`is_gone`), waiting requests
-    /// are dropped.
+    /// Records that the client sends nothing more. If the client cannot read responses either (`is_gone`), waiting
+    /// requests are dropped.
     fn end(&mut self, is_gone: bool) {
         self.has_ended = true;
         if is_gone {

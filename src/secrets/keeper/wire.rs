@@ -1,11 +1,11 @@
 //! The frames between a keeper and its clients.
 //!
 //! The client sends [`Hello`] with the role that it wants. The keeper answers [`ServerFrame::Welcome`] or
-//! [`ServerFrame::Refused`]. Then the client sends requests ([`ClientFrame`]), any number at once, and the keeper answers
-//! each request when the request is done.
+//! [`ServerFrame::Refused`]. Then the client sends requests ([`ClientFrame`]), any number at once, and the keeper
+//! answers each request when the request is done.
 //!
-//! The types borrow from the frame, so that decoding makes no second copy of a secret. postcard writes an enum's variants
-//! by their number: their order is part of the format.
+//! The types borrow from the frame, so that decoding makes no second copy of a secret. postcard writes an enum's
+//! variants by their number: their order is part of the format.
 
 use serde::{Deserialize, Serialize};
 
@@ -59,8 +59,8 @@ pub(super) enum ClientFrame<'a> {
 #[derive(Serialize, Deserialize)]
 pub(super) struct Request<'a> {
     pub(super) id: u64,
-    /// When the client stops waiting, in milliseconds of CLOCK_MONOTONIC, which all processes of a machine share. A request
-    /// that has not begun by then is not performed.
+    /// When the client stops waiting, in milliseconds of CLOCK_MONOTONIC, which all processes of a machine share. A
+    /// request that has not begun by then is not performed.
     pub(super) deadline: Option<u64>,
     pub(super) kid: Option<&'a str>,
     pub(super) message_id: Option<&'a str>,

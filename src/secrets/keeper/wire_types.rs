@@ -143,7 +143,8 @@ impl WireError {
                 Ok(operation) => SecretsError::NotAllowed { key: key.clone(), operation: operation.name() },
                 Err(_) => SecretsError::InvalidRequest("the keeper does not allow the operation"),
             },
-            // The client makes the same checks before it asks, so this happens only if the keeper is of another release.
+            // The client makes the same checks before it asks, so this happens only if the keeper is of another
+            // release.
             Self::InvalidRequest(reason) => {
                 tracing::warn!(%token, reason, "request refused by the keeper");
                 SecretsError::InvalidRequest("the keeper refused the request")

@@ -42,8 +42,8 @@ impl Worker {
         Self { name: token.name().into(), token, execution: Execution::CallerThread }
     }
 
-    /// Starts the token's threads, one for each operation that the token performs at once. At most `queue_length` requests
-    /// wait.
+    /// Starts the token's threads, one for each operation that the token performs at once. At most `queue_length`
+    /// requests wait.
     pub(super) fn start(token: Arc<dyn Token>, queue_length: usize) -> Self {
         let (sender, receiver) = mpsc::sync_channel::<Job>(queue_length);
         let receiver = Arc::new(Mutex::new(receiver));
@@ -79,8 +79,8 @@ impl Worker {
         }
     }
 
-    /// Performs an operation. An operation that is still queued when its deadline passes, or when its caller goes away, is
-    /// not begun.
+    /// Performs an operation. An operation that is still queued when its deadline passes, or when its caller goes away,
+    /// is not begun.
     pub(super) async fn perform<T: Send + 'static>(
         &self,
         cx: &Context,

@@ -12,7 +12,7 @@
 //! constant. So a new PIN in the same credential or in `pin-value` does not count as a changed source.
 //!
 //! `claviger token unlock` confirms the PIN: one attempt is made in any of these states. A PIN typed for a YubiKey also
-//! counts as confirmed. A token that reports LOCKED gets no attempt at all.
+//! counts as confirmed, except after `claviger token lock`. A token that reports LOCKED gets no attempt at all.
 
 use std::time::SystemTime;
 
