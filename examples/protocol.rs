@@ -1,5 +1,5 @@
-//! An agent with a protocol of its own: `https://example.org/offer/1.0`, in which one side offers a thing for a price and
-//! the other accepts.
+//! An agent with a protocol of its own: `https://example.org/offer/1.0`, in which one side offers a thing for a price
+//! and the other accepts.
 //!
 //! ```sh
 //! uri='pkcs11:token=...?module-path=...&pin-source=file:...'
@@ -156,7 +156,8 @@ mod tests {
         }
     }
 
-    /// Hands a message of Alice to the protocol. Returns the names of the answers, and whether the message is delivered.
+    /// Hands a message of Alice to the protocol. Returns the types of the answers, and whether the message is
+    /// delivered.
     async fn handle(records: &Records, name: &str, body: Value) -> Result<(Vec<String>, bool), HandleError> {
         let kind = format!("https://example.org/offer/1.0/{name}");
         let message = Message::build(Message::new_id(), kind, body).thid("thread").finalize();

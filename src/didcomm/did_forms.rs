@@ -8,9 +8,8 @@ pub(super) fn same_did(a: &str, b: &str) -> bool {
     a == b || (a.starts_with("did:peer:4") && b.starts_with("did:peer:4") && short(a) == short(b))
 }
 
-/// Which DID to resolve, given a DID and a key id of the same DID.
-///
-/// For a did:peer:4 this is the long form, which resolves even if it was never seen before.
+/// Returns the longer of a DID and the DID of its key id: the long form of a did:peer:4, which resolves without having
+/// been seen.
 pub(super) fn resolvable<'a>(did: &'a str, kid: &'a str) -> &'a str {
     let owner = did_of(kid).unwrap_or(kid);
     if did.len() > owner.len() { did } else { owner }

@@ -17,7 +17,7 @@ pub enum NetError {
         reason: &'static str,
     },
     /// The guard refuses every address of the host.
-    #[error("{host} is not requested: {source}; `allow_private` allows addresses")]
+    #[error("connections to {host} are refused: {source}. To permit its address, add it to `allow_private`")]
     Refused {
         /// The host.
         host: String,
@@ -97,7 +97,7 @@ pub enum NetError {
 }
 
 impl NetError {
-    /// Whether a later retry may succeed. It cannot if the URL, the address or the response would have to be different.
+    /// Whether a retry may help. It does not help against a bad URL, a refused address or a response that is too large.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Url { .. } | Self::Refused { .. } | Self::TooLarge { .. } => false,
@@ -127,7 +127,7 @@ impl NetError {
         Self::Timeout { host: host.to_owned(), limit }
     }
 
-    /// The `NetError` among the sources of another error, which only wraps it.
+    /// Returns the `NetError` that another error wraps.
     pub(super) fn find_in(error: &(dyn Error + 'static)) -> Option<Self> {
         let mut next = Some(error);
         while let Some(error) = next {

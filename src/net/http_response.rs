@@ -15,14 +15,14 @@ use super::{error::NetError, request_limits::RequestLimits, target::Target};
 /// The longest `Retry-After` that is honoured.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A response. The status alone tells whether the server accepted the request.
+/// A response. Whether the server accepted the request depends on the status only; the body may have failed.
 #[derive(Debug)]
 pub struct HttpResponse {
     /// The HTTP status.
     pub status: u16,
     /// The `Content-Type`, with its parameters.
     pub content_type: Option<String>,
-    /// When a retry is welcome, from `Retry-After`; at most a day.
+    /// How long the server asks us to wait, from `Retry-After`; at most a day.
     pub retry_after: Option<Duration>,
     /// The `Location`, as sent.
     pub location: Option<String>,

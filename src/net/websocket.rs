@@ -47,8 +47,7 @@ pub struct WebSocketOptions {
     pub refuse_plain: bool,
     /// The largest received message, in bytes: 1 MB.
     pub max_message_bytes: usize,
-    /// How often the peer gets a ping: every 30 seconds. A connection that is silent for twice as long is
-    /// closed.
+    /// How often the peer gets a ping: every 30 seconds. A connection that is silent for twice as long is closed.
     pub ping_interval: Duration,
     /// How long the peer may take to accept a message: 30 seconds.
     pub send_timeout: Duration,

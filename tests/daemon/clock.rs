@@ -1,5 +1,4 @@
-//! The system clock is set forwards and backwards while a daemon runs (threats.md "clock jump"). No message waits
-//! longer for that.
+//! The system clock is set forwards and backwards while a daemon runs. No message waits longer for that.
 
 use std::{
     fs::{self, File},

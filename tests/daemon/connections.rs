@@ -1,5 +1,5 @@
-//! Connections of peers (threats.md "Faults to inject"): deadlines, limits, return routes and WebSockets. While some
-//! peers are slow, too many or break the protocol, others are served.
+//! Connections of peers: deadlines, limits, return routes and WebSockets. While some peers are slow, too many or break
+//! the protocol, others are served.
 
 use std::{io::Write, net::TcpStream, thread, time::Duration};
 

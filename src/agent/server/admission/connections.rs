@@ -35,11 +35,11 @@ impl ConnectionLimiter {
     pub fn admit(&self, address: IpAddr, max_total: usize, max_per_address: usize) -> Option<ConnectionPermit> {
         let address = peer_address_prefix(address);
         let mut by_address = self.counts.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = by_address.get(&address).copied().unwrap_or(0);
-        if self.counts.total.load(Ordering::Relaxed) >= max_total || own >= max_per_address {
+        let open_from_address = by_address.get(&address).copied().unwrap_or(0);
+        if self.counts.total.load(Ordering::Relaxed) >= max_total || open_from_address >= max_per_address {
             return None;
         }
-        by_address.insert(address, own + 1);
+        by_address.insert(address, open_from_address + 1);
         self.counts.total.fetch_add(1, Ordering::Relaxed);
         Some(ConnectionPermit { counts: self.counts.clone(), address })
     }
@@ -48,9 +48,9 @@ impl ConnectionLimiter {
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let mut by_address = self.counts.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = by_address.get_mut(&self.address) {
-            *own -= 1;
-            if *own == 0 {
+        if let Some(open_from_address) = by_address.get_mut(&self.address) {
+            *open_from_address -= 1;
+            if *open_from_address == 0 {
                 by_address.remove(&self.address);
             }
         }

@@ -1,6 +1,7 @@
 //! The limits for each peer address and in total: connections, messages per second, and bytes in memory.
 //!
-//! Each limit counts by `peer_address_prefix`, so that a peer does not get more by using more of its IPv6 addresses.
+//! The limits for an address count by its prefix (`address.rs`), so that a peer does not get more by using more of its
+//! IPv6 addresses.
 
 mod address;
 mod bytes;
