@@ -53,8 +53,8 @@
 //! |---|---|---|---|
 //! | `pkcs11` | yes | PKCS#11 tokens: [`secrets::pkcs11`] | a vendor's PKCS#11 module at run time |
 //! | `yubikey` | | YubiKeys over PC/SC: `secrets::piv` | libpcsclite |
-//! | `http` | | `net`: an HTTPS client for `did:web` and `did:webvh`, bounded and without access to private addresses | |
-//! | `keeper` | | `secrets::keeper`: the tokens in a process of their own; `process`: hardening | Linux for the sandbox |
+//! | `http` | | `net`: an HTTPS client for `did:web` and `did:webvh`, bounded, without access to private addresses | |
+//! | `keeper` | | `secrets::keeper`: the tokens in their own process; `process`: hardening | Linux for the sandbox |
 //! | `agent` | | `agent`: the daemon as a library, with SQLite, HTTP and WebSocket; implies `http` and `keeper` | |
 //! | `cli` | | the program `claviger`; implies `agent` and `pkcs11` | |
 //! | `otel` | | OpenTelemetry spans of the daemon; implies `cli` | |
@@ -71,8 +71,8 @@
 //! - [`jose`], [`crypto`], [`keys`]: what the modules above are built on.
 //! - `process` (feature `keeper`): hardening of a process, and the agent's sandbox.
 //!
-//! Each module uses only those below it. Outside `secrets`, no code holds a long-term private key, nor a shared secret or
-//! key-encryption key that was made with one.
+//! Each module uses only those below it. Outside `secrets`, no code holds a long-term private key, nor a shared secret
+//! or key-encryption key that was made with one.
 //!
 //! Users of the crate `didcomm` find the differences in `docs/from-didcomm.md`.
 #![cfg_attr(docsrs, feature(doc_cfg))]

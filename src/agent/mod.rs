@@ -1,4 +1,5 @@
-//! The agent, which receives, stores, handles and sends messages. The daemon is an agent as a process: `claviger serve`.
+//! The agent, which receives, stores, handles and sends messages. The daemon is an agent as a process:
+//! `claviger serve`.
 //!
 //! [`Agent::builder`] builds an agent, and [`Agent::run`] runs it. Every message is written to the
 //! [`Store`](store::Store) before its sender gets an answer. It is decrypted once a token is ready, and handed to its

@@ -16,7 +16,7 @@
 //! | `agree/`, `sign.rs`, `object.rs` | key agreement by custody tier, signing, session objects |
 //! | `manage.rs`, `key_pair.rs`, `init.rs` | making, importing and deleting keys; initialising a token |
 //! | `module.rs`, `slot_token.rs`, `uri.rs`, `options.rs` | which module and token, and how to open it |
-//! | `profile/`, `curves.rs`, `ckr.rs`, `raw.rs` | what differs between devices; encodings; return values; unsafe calls |
+//! | `profile/`, `curves.rs`, `ckr.rs`, `raw.rs` | differences of devices; encodings; return values; unsafe calls |
 
 mod agree;
 mod ckr;
