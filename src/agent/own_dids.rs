@@ -42,7 +42,7 @@ struct Documents {
 pub struct OwnDocuments {
     /// The documents of DIDs that were created here, newest first. They are ours in any case.
     pub created: Vec<Document>,
-    /// Other local documents. Each is ours if a token holds one of its keys.
+    /// Documents that are ours only if a token holds one of their keys.
     pub candidates: Vec<Document>,
     /// The logs of the DIDs that are did:webvh.
     pub logs: Vec<OwnLog>,
@@ -99,7 +99,7 @@ impl OwnDids {
     }
 
     /// Whether a DID may be ours: there is a candidate document, and no token has shown one of its keys yet.
-    pub fn is_undecided(&self, did: &str) -> bool {
+    pub fn may_be_own(&self, did: &str) -> bool {
         let documents = self.documents.borrow();
         documents.find(did).is_some_and(|document| !self.is_own(&documents, document))
     }

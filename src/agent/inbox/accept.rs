@@ -25,7 +25,7 @@ struct Addresses {
 }
 
 impl Inbox {
-    /// Accepts an envelope. When this returns, the envelope is stored and the sender may forget it.
+    /// Accepts an envelope. When this returns, the envelope is stored, and the sender need not send it again.
     ///
     /// Once the message is opened, the returned channel yields the message's request for a return route. Without such a
     /// request the channel is closed.
@@ -87,10 +87,10 @@ impl Inbox {
         let Envelope::Encrypted(jwe) = Envelope::parse(packed, &self.parts.options.limits)? else {
             return Err(Refusal::NotEncrypted);
         };
-        let (mut wrong_curve, mut undecided) = (None, false);
+        let (mut wrong_curve, mut may_be_own) = (None, false);
         for kid in jwe.recipient_kids() {
             let Some((did, key)) = self.parts.own_dids.recipient(kid) else {
-                undecided |= did_of(kid).is_some_and(|did| self.parts.own_dids.is_undecided(did));
+                may_be_own |= did_of(kid).is_some_and(|did| self.parts.own_dids.may_be_own(did));
                 continue;
             };
             if key.curve() == jwe.ephemeral_key().curve() {
@@ -103,6 +103,6 @@ impl Inbox {
                 expected: jwe.ephemeral_key().curve(),
             });
         }
-        Err(wrong_curve.map_or(Refusal::NotForUs { undecided }, Refusal::Malformed))
+        Err(wrong_curve.map_or(Refusal::NotForUs { may_be_own }, Refusal::Malformed))
     }
 }

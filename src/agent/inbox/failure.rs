@@ -11,15 +11,19 @@ use crate::{
 /// Why a message did not open, classified by what happens to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnpackFailure {
-    /// No token can open the message now. It waits as long as pending envelopes are kept.
-    TokenUnavailable,
-    /// The sender's DID cannot be resolved now. The message waits for [`SENDER_RESOLUTION_TIMEOUT`].
+    /// No token can open the message now, or a policy or a forbidden prompt prevents it. It waits until a token opens
+    /// it, at most `Retention::envelopes` (30 days).
+    RetryLater,
+    /// The sender's DID cannot be resolved now. The message waits until [`SENDER_RESOLUTION_TIMEOUT`] after its
+    /// arrival.
     SenderUnresolved,
-    /// The message will never open. It is refused.
+    /// The message is refused: its last failure is final. If it is for several of our keys, an earlier one may have
+    /// failed only because its token is unavailable.
     Permanent,
 }
 
-/// How long a message waits for its sender's document, in milliseconds.
+/// How long after its arrival a message waits for its sender's document, in milliseconds. Time that it waited for a
+/// token counts.
 pub const SENDER_RESOLUTION_TIMEOUT: Millis = 24 * 60 * 60 * 1000;
 
 /// Classifies an error of unpacking. If a token refuses a message, the peer is at fault; if a token fails, the peer is
@@ -28,9 +32,9 @@ pub fn classify(error: &Error) -> UnpackFailure {
     match error {
         Error::Envelope(JoseError::Secrets(error)) => classify_secrets_error(error),
         // A document names a key of ours that no token has shown yet.
-        Error::NotForUs(_) | Error::KeyNotHeld(_) | Error::NoReadyKey { .. } => UnpackFailure::TokenUnavailable,
-        // The message is opened once there is a connection with its sender, or an open invitation.
-        Error::PromptNotAllowed { .. } => UnpackFailure::TokenUnavailable,
+        Error::NotForUs(_) | Error::KeyNotHeld(_) | Error::NoReadyKey { .. } => UnpackFailure::RetryLater,
+        // It waits for a connection with its sender, or for an open invitation.
+        Error::PromptNotAllowed { .. } => UnpackFailure::RetryLater,
         Error::Resolve(ResolveError::Unavailable { .. } | ResolveError::LongFormUnknown(_)) => {
             UnpackFailure::SenderUnresolved
         }
@@ -42,6 +46,6 @@ fn classify_secrets_error(error: &SecretsError) -> UnpackFailure {
     match error {
         SecretsError::Token { error: TokenError::Unwrap | TokenError::PeerKey(_), .. } => UnpackFailure::Permanent,
         // All other errors are on our side and can be repaired: a PIN, a policy, a token's module.
-        _ => UnpackFailure::TokenUnavailable,
+        _ => UnpackFailure::RetryLater,
     }
 }

@@ -1,8 +1,9 @@
 //! The inbox: accepts envelopes, opens them, and has them handled.
 //!
 //! An envelope is checked without a token and stored. Only then does the peer get its answer. The workers open the
-//! envelope when a token is ready. An accepted envelope is not lost: it stays in the store until its message was
-//! handled or refused for good, or the envelope exceeds its retention.
+//! envelope when a token is ready. An accepted envelope stays in the store until its message was handled or refused, or
+//! until it exceeds its retention (30 days) and is deleted. A message that waited for a token is refused like any other
+//! if it is too old or expired when it is opened.
 
 mod accept;
 pub(in crate::agent) mod failure;

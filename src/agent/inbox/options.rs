@@ -14,8 +14,8 @@ pub struct InboxOptions {
     pub limits: Limits,
     /// How many messages are opened at the same time. Default: 64.
     pub workers: usize,
-    /// The age at which a message without `expires_time` is refused, in milliseconds. Default: 30 days. A handled
-    /// message is remembered for the same time.
+    /// The age by `created_time` at which a message is refused when it is opened, in milliseconds, also if it waited
+    /// for a token. Default: 30 days. A handled message is remembered for the same time.
     pub max_age: Millis,
     /// How long a reply is tried, in milliseconds. Default: 7 days.
     pub reply_lifetime: Millis,

@@ -15,8 +15,9 @@ pub enum Refusal {
     /// No recipient of the envelope is one of our keys.
     #[error("the message is encrypted to none of our keys")]
     NotForUs {
-        /// Whether a recipient may be a DID of ours whose keys no token has shown yet.
-        undecided: bool,
+        /// Whether a recipient may be a DID of ours: there is a candidate document, and no token has shown one of its
+        /// keys since the start. The HTTP server refuses such a message all the same.
+        may_be_own: bool,
     },
     /// The message is not encrypted.
     #[error("the message is not encrypted")]

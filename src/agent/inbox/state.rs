@@ -80,14 +80,14 @@ impl Inbox {
         self.parts.options.limits.bytes
     }
 
-    /// Whether messages are opened now. Otherwise they wait for a token.
-    pub fn is_ready(&self) -> bool {
+    /// Whether a token is ready to open messages. Otherwise they wait.
+    pub fn can_open_messages(&self) -> bool {
         self.parts.store.is_unlocked() && !self.parts.own_dids.ready_agreement_keys().is_empty()
     }
 
     /// Whether a message that arrives now is opened soon. If not, its sender should not wait for a reply.
     pub fn opens_soon(&self) -> bool {
-        self.is_ready() && self.queue.max_capacity() - self.queue.capacity() < 2 * self.parts.options.workers
+        self.can_open_messages() && self.queue.max_capacity() - self.queue.capacity() < 2 * self.parts.options.workers
     }
 
     /// Whether no envelope waits in memory.

@@ -33,7 +33,8 @@ const SEARCH_INTERVAL: Duration = Duration::from_secs(5);
 const PAGE_SIZE: usize = 64;
 /// How many connections are read to tell known senders from strangers. An agent whose keys prompt a person has fewer.
 const MAX_KNOWN: usize = 10_000;
-/// When a token returns, the envelopes that are due within this time are tried at once.
+/// When a token returns, the first page of the envelopes that are due within this time is tried at once. The others
+/// follow when they are due.
 const LOOKAHEAD: Millis = 60 * 60 * 1000;
 
 impl Inbox {
@@ -48,7 +49,7 @@ impl Inbox {
         let mut lookahead = LOOKAHEAD;
         loop {
             // Without a ready key no message is opened. Envelopes wait in the store.
-            let ready = self.is_ready();
+            let ready = self.can_open_messages();
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
@@ -125,7 +126,7 @@ impl Inbox {
                 let age = now().saturating_sub(envelope.received);
                 let reason = error.to_string();
                 match classify(&error) {
-                    UnpackFailure::TokenUnavailable => self.postpone(&envelope, UNOPENED, &reason).await,
+                    UnpackFailure::RetryLater => self.postpone(&envelope, UNOPENED, &reason).await,
                     UnpackFailure::SenderUnresolved if age < SENDER_RESOLUTION_TIMEOUT => {
                         self.postpone(&envelope, UNOPENED, &reason).await;
                     }

@@ -160,7 +160,7 @@ impl Mediation {
         let is_registered = |name: &&String| mediator.registered.contains(*name);
         let add: Vec<String> = wanted.iter().filter(|name| all || !is_registered(name)).cloned().collect();
         // A DID that is not known to be ours, because its token is unavailable, stays registered.
-        let stays = |name: &&String| wanted.contains(name) || own_dids.is_undecided(name);
+        let stays = |name: &&String| wanted.contains(name) || own_dids.may_be_own(name);
         let remove: Vec<String> = mediator.registered.iter().filter(|name| !stays(name)).cloned().collect();
         if add.is_empty() && remove.is_empty() {
             return Ok(true);

@@ -1,7 +1,8 @@
 //! The outbox: sends the messages in the store, or records why a message was not sent.
 //!
-//! Each peer with waiting messages has a task of its own, so an unreachable peer delays no other. The tasks begin when
-//! the agent starts, and when a message is put into the outbox.
+//! Each peer with waiting messages has a task of its own, so an unreachable peer delays no other. A missing token can
+//! hold up all messages to a peer (`peer_task.rs`). The tasks begin when a token has unlocked the store, and when a
+//! message is put into the outbox.
 
 mod http_transport;
 mod options;

@@ -7,7 +7,7 @@ use crate::agent::clock::Millis;
 /// The options of the outbox.
 #[derive(Debug, Clone)]
 pub struct OutboxOptions {
-    /// How long a message without `expires_time` is tried, in milliseconds. Default: 7 days.
+    /// How long a message is tried, in milliseconds, unless its `expires_time` is earlier. Default: 7 days.
     pub message_lifetime: Millis,
     /// How many messages are sent to one peer at the same time. Default: 4.
     pub concurrent_per_peer: usize,

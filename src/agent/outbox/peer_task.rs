@@ -19,13 +19,15 @@ use crate::agent::{
 enum Attempt {
     /// The message was sent, or will never be sent.
     Concluded,
-    /// No token of ours is ready.
-    TokenUnavailable,
+    /// The message was not tried: a token or the store is unavailable, or the agent shuts down. The entry is not
+    /// skipped, so `concurrent_per_peer` such messages hold up all later ones to the peer, also those of other DIDs of
+    /// ours whose token is ready.
+    Deferred,
     /// The peer is unreachable, or asks us to wait. The next attempt is after this pause.
     PeerUnavailable(Duration),
 }
 
-/// How long the task waits for a token, unless the token reports earlier that it is back.
+/// How long the task waits for a token, unless a key changes earlier.
 const TOKEN_PAUSE: Duration = Duration::from_secs(5);
 /// How long the task waits after a failure of the store.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
@@ -79,7 +81,7 @@ impl Outbox {
                 Ok(batch) => batch,
                 Err(error) => {
                     tracing::warn!(%error, "outbox not read");
-                    self.pause(STORE_PAUSE, Attempt::TokenUnavailable, &peer, &wakeup, &shutdown).await;
+                    self.pause(STORE_PAUSE, Attempt::Deferred, &peer, &wakeup, &shutdown).await;
                     continue;
                 }
             };
@@ -96,8 +98,8 @@ impl Outbox {
                     failures = 0;
                     skipped.clear();
                 }
-                Some(Attempt::TokenUnavailable) => {
-                    self.pause(TOKEN_PAUSE, Attempt::TokenUnavailable, &peer, &wakeup, &shutdown).await;
+                Some(Attempt::Deferred) => {
+                    self.pause(TOKEN_PAUSE, Attempt::Deferred, &peer, &wakeup, &shutdown).await;
                 }
                 Some(attempt @ Attempt::PeerUnavailable(pause)) => {
                     failures = failures.saturating_add(1);
@@ -120,8 +122,8 @@ impl Outbox {
         }
     }
 
-    /// Waits until the pause is over. A new message does not help an unreachable peer, so a wakeup ends the pause only
-    /// if there is a return route. A change of the tokens ends a pause for a token.
+    /// Waits until the pause is over. A wakeup means a new message or a new return route. Only a return route ends the
+    /// pause. A change of the keys ends the pause of a deferred message.
     async fn pause(&self, pause: Duration, reason: Attempt, peer: &str, wakeup: &Notify, shutdown: &CancellationToken) {
         let until = Instant::now() + pause;
         let mut keys = self.parts.own_dids.secrets().keys();
@@ -129,7 +131,7 @@ impl Outbox {
             tokio::select! {
                 () = tokio::time::sleep_until(until) => return,
                 () = shutdown.cancelled() => return,
-                Ok(()) = keys.changed(), if reason == Attempt::TokenUnavailable => return,
+                Ok(()) = keys.changed(), if reason == Attempt::Deferred => return,
                 () = wakeup.notified() => if self.parts.routes.has_any_route(peer) { return },
             }
         }
@@ -137,7 +139,7 @@ impl Outbox {
 
     /// Tries to send one message once. `failures` is the number of failures in a row if this attempt fails.
     async fn attempt(&self, entry: &OutboxEntry, failures: u32, shutdown: &CancellationToken) -> Attempt {
-        let Ok(_permit) = self.permits.acquire().await else { return Attempt::TokenUnavailable };
+        let Ok(_permit) = self.permits.acquire().await else { return Attempt::Deferred };
         let begun = now();
         if begun >= entry.expires {
             self.record_outcome(entry, SendOutcome::Expired(begun), shutdown).await;
@@ -152,7 +154,7 @@ impl Outbox {
             Err(PackError::TokenUnavailable(reason)) => {
                 tracing::info!(id = entry.message, reason, "message waits for a token");
                 self.parts.metrics.send_attempted(&entry.kind, "token-away");
-                return Attempt::TokenUnavailable;
+                return Attempt::Deferred;
             }
             Err(PackError::Failed(error)) => error,
         };

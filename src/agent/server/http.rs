@@ -126,7 +126,7 @@ fn is_encrypted(headers: &HeaderMap) -> bool {
     media_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(ENCRYPTED)
 }
 
-/// The response to a refused message. It cannot tell why an envelope does not open: the envelope is not opened yet.
+/// The response to a refused message. It does not reveal whether an envelope opens: that is not known yet.
 fn refusal_response(refusal: &Refusal) -> Response {
     tracing::debug!(reason = %refusal, "message not accepted");
     match refusal {
@@ -134,6 +134,7 @@ fn refusal_response(refusal: &Refusal) -> Response {
             (StatusCode::BAD_REQUEST, format!("{refusal}\n")).into_response()
         }
         Refusal::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, format!("{refusal}\n")).into_response(),
+        // Also for a candidate document of ours, if no token has shown one of its keys since the start.
         Refusal::NotForUs { .. } => (StatusCode::NOT_FOUND, format!("{refusal}\n")).into_response(),
         Refusal::Store(error) => {
             tracing::warn!(reason = %error, "message not accepted");

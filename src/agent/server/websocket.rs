@@ -42,8 +42,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_PEERS: usize = 1000;
 /// A WebSocket is closed after this number of refused messages.
 const MAX_REFUSED: usize = 10;
-/// The most messages of one WebSocket that wait for their return route. At this number the WebSocket is not read from,
-/// unless no token is ready: then further messages are stored, and open no return route.
+/// The most messages of one WebSocket that wait for their return route. At this number reading stops while a token is
+/// ready. While none is, messages are still read and stored, but open no return route.
 const MAX_PENDING: usize = 64;
 
 /// Why a WebSocket is closed: the code, and the reason in words.
@@ -141,7 +141,7 @@ impl Session {
         let mut next_ping = last_heard + ping_interval;
         let close = loop {
             tokio::select! {
-                frame = socket.next(), if pending.len() < MAX_PENDING || !context.inbox.is_ready() => {
+                frame = socket.next(), if pending.len() < MAX_PENDING || !context.inbox.can_open_messages() => {
                     last_heard = Instant::now();
                     match incoming(frame) {
                         Incoming::Message(packed) => {
@@ -185,8 +185,9 @@ impl Session {
         let _ = timeout(CLOSE_TIMEOUT, socket.close(frame)).await;
     }
 
-    /// Passes a message to the inbox. Returns why the WebSocket is closed, if the message is not stored: a peer may
-    /// assume that its messages are stored as long as the WebSocket stays open.
+    /// Passes a message to the inbox. Returns why the WebSocket is closed. A refused message is not stored, and the
+    /// WebSocket stays open for up to [`MAX_REFUSED`] of them, so an open WebSocket does not tell a peer that each of
+    /// its messages is stored.
     async fn accept_message(
         &mut self,
         packed: Vec<u8>,

@@ -242,7 +242,8 @@ pub struct Retention {
     /// The digest of a processed envelope. A repeated envelope costs no token operation within this time. Default: 1
     /// day.
     pub digests: Millis,
-    /// An envelope that could not be opened. Default: 30 days.
+    /// An envelope that was not opened. After this time it is deleted, although its sender was told 202. Default: 30
+    /// days.
     pub envelopes: Millis,
     /// A delivery that the application has not acknowledged. 0, the default, keeps deliveries for ever.
     pub deliveries: Millis,

@@ -192,6 +192,7 @@ pub(super) fn delete_expired(db: &Connection, now: Millis, retention: &Retention
             "DELETE FROM concluded WHERE digest IN (SELECT digest FROM concluded WHERE time <= ?1 LIMIT ?2)",
             before(retention.digests),
         ),
+        // Envelopes that were not opened, also those that only waited for a token.
         (
             "DELETE FROM envelopes WHERE id IN (SELECT id FROM envelopes WHERE received <= ?1 LIMIT ?2)",
             before(retention.envelopes),

@@ -19,7 +19,7 @@ use crate::agent::{
 
 type Rows<T> = rusqlite::Result<Vec<T>>;
 
-/// The longest pause of an envelope. An envelope that is due later was postponed before the clock was set back.
+/// No envelope is postponed for longer. One due later was postponed before the clock was set back.
 const LONGEST_PAUSE: Millis = 60 * 60 * 1000;
 
 pub(super) fn pending_envelopes(db: &Connection, now: Millis, except: &[i64], limit: usize) -> Rows<PendingEnvelope> {
