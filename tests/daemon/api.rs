@@ -256,8 +256,8 @@ fn without_a_token_the_store_is_unavailable() {
     assert_eq!(alice_api.post("/v1/invitations", &json!({ "from": alice.did })).error(503), "store-unavailable");
 }
 
-/// The API must have no operation that signs, derives, wraps or decrypts what its caller brings (threats.md, "the admin
-/// API as an oracle"). Check every path that is added here for this.
+/// The API must have no operation that signs, derives, wraps or decrypts what its caller brings
+/// (`docs/security-model.md`, "the API as an oracle"). Check every path that is added here for this.
 #[test]
 fn the_openapi_description_lists_exactly_the_served_paths() {
     let printed = crate::home::Home::new().run("serve --openapi").success().to_owned();

@@ -1,5 +1,5 @@
-//! A token that is slow, fails, hangs or refuses the PIN under a running daemon (threats.md "Faults to inject"). The
-//! token is behind `tests/fault-module`.
+//! A token that is slow, fails, hangs or refuses the PIN under a running daemon. The token is behind
+//! `tests/fault-module`.
 
 use std::{
     io::Write,

@@ -1,4 +1,4 @@
-//! Limits against flooding (threats.md "queue flooding"): for the bytes that wait, and for the rate of an address.
+//! Limits against flooding (`docs/security-model.md`, "a full queue"): for the bytes that wait, and for the rate of an address.
 
 use std::io::Write;
 

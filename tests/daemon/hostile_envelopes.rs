@@ -1,4 +1,4 @@
-//! Invalid envelopes are refused in the response to the POST (threats.md): the token is not used, and nothing is
+//! Invalid envelopes are refused in the response to the POST (`docs/security-model.md`): the token is not used, and nothing is
 //! stored. `hostile_messages.rs` has those whose fault shows only when they are opened.
 
 use claviger::{crypto::ContentEncryption, keys::Curve};

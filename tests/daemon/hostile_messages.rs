@@ -1,4 +1,4 @@
-//! Messages whose fault shows only when they are opened (threats.md): they are accepted with 202, then refused; the
+//! Messages whose fault shows only when they are opened: they are accepted with 202, then refused; the
 //! application never sees them, and the daemon goes on.
 
 use claviger::{didcomm::FORWARD, keys::PublicKey};

@@ -1,4 +1,5 @@
-//! The memory of a daemon with ten thousand idle WebSockets is bounded (threats.md, promise 7).
+//! The memory of a daemon with ten thousand idle WebSockets is bounded
+//! (`docs/security-model.md`, "Memory is bounded").
 
 use std::{
     fs,

@@ -1,5 +1,5 @@
 //! Agents and keepers are killed at random moments of an exchange. No accepted message is lost, and none is handled
-//! twice (threats.md, promise 1).
+//! twice (`docs/security-model.md`, "Promises and their proofs").
 //!
 //! `CLAVIGER_KILLS=1000 cargo test --all-features --test daemon kills -- --nocapture` runs a thousand kills.
 

@@ -1,4 +1,4 @@
-//! Failures of the token, the keeper, the disk and the daemon itself while peers send (threats.md "Faults to inject").
+//! Failures of the token, the keeper, the disk and the daemon itself while peers send.
 
 use std::{
     fs,

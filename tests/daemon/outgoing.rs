@@ -1,4 +1,4 @@
-//! Sending to peers that are unreachable, busy, redirect, or refuse one message (threats.md "Faults to inject").
+//! Sending to peers that are unreachable, busy, redirect, or refuse one message.
 
 use std::{
     net::TcpListener,
@@ -118,7 +118,7 @@ fn a_failing_message_does_not_block_later_ones() {
 }
 
 /// With a key of low order, everyone knows the shared secret. The token is not used with it, nor with a key off the
-/// curve (threats.md).
+/// curve (`docs/security-model.md`, "Attacks that a receiver must survive").
 #[test]
 fn invalid_recipient_keys_are_refused_without_the_token() {
     let Some(daemon) = Daemon::running("") else { return };

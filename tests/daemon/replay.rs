@@ -1,4 +1,5 @@
-//! Repeated messages, message ids of strangers, old and expired messages, and false rotations (threats.md).
+//! Repeated messages, message ids of strangers, old and expired messages, and false rotations
+//! (`docs/security-model.md`, "replay").
 
 use claviger::didcomm::Message;
 use serde_json::{Value, json};

@@ -37,7 +37,7 @@ impl ServiceManager {
         Some(String::from_utf8(message[..length].to_vec()).unwrap())
     }
 
-    /// Waits for a notification, and ignores others before it.
+    /// Waits for a notification, and skips the notifications before it.
     #[track_caller]
     fn wait_until(&self, wanted: &str) {
         let until = Instant::now() + TIMEOUT;
@@ -47,7 +47,7 @@ impl ServiceManager {
             }
             assert!(Instant::now() < until, "no {wanted}");
         }
-        panic!("no notification any more, and no {wanted}");
+        panic!("the notifications ended without {wanted}");
     }
 }
 

@@ -63,7 +63,7 @@ async fn only_given_documents_are_found() {
     }
 }
 
-/// threats.md, "DID document poisoning".
+/// Against poisoned DID documents.
 #[tokio::test]
 async fn a_given_document_never_replaces_a_self_contained_did() {
     let did = "did:key:z6LSbysY2xFMRpGMhb7tFTLMpeuPRaqaWM1yECx2AtzE3KCc";
@@ -83,7 +83,7 @@ async fn a_document_of_another_did_is_refused() {
         assert!(matches!(error, ResolveError::Document { source: DocumentError::WrongId { .. }, .. }), "{error}");
     }
     assert_eq!(calls(&cached), 1);
-    assert!(document("did:example:a").of("did:example:b").is_err());
+    assert!(document("did:example:a").require_id("did:example:b").is_err());
 }
 
 #[tokio::test]

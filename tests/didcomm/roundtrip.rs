@@ -214,7 +214,7 @@ async fn every_method(name: &str) -> Vec<(String, Identities)> {
     for document in [two.unwrap(), four.long, key::create(&agree)] {
         all.push((document.id().to_owned(), identities(&token, [document]).await));
     }
-    // The long form was resolved for the message above. From then on the short form is enough.
+    // The loop over the long form runs first; its resolution makes the short form known.
     all.push((four.short.id().to_owned(), identities(&token, [four.short]).await));
     all
 }
@@ -392,7 +392,7 @@ async fn identities_name_the_method_that_no_token_holds() {
     assert_error!(error, Error::KeyNotHeld(kid) if kid == "did:example:alice#agree");
 
     let keyring = Keyring::start([held]).await.unwrap();
-    let (me, missing) = Identities::partial(keyring, [document, people.bob.document.clone()]);
+    let (me, missing) = Identities::with_missing_keys(keyring, [document, people.bob.document.clone()]);
     assert_eq!(missing[0], "did:example:alice#agree");
     assert_eq!(missing.len(), 1 + 8, "and all of Bob's");
     assert!(me.key("did:example:alice#sign", Relationship::Authentication).is_some());

@@ -1,4 +1,4 @@
-//! did:web from a server's certificate to the document. threats.md, "DID document poisoning", "SSRF", "oversize".
+//! did:web from a server's certificate to the document, and hostile servers: poisoned and oversized documents, SSRF.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,5 +1,5 @@
-//! did:webvh from a server's certificate to the document, and the logs of a hostile server. threats.md, "DID
-//! document poisoning", "SSRF", "oversize".
+//! did:webvh from a server's certificate to the document, and the logs of a hostile server: poisoned and
+//! oversized documents, SSRF.
 
 use std::sync::{Arc, Mutex};
 

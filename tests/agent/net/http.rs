@@ -49,7 +49,7 @@ async fn connections_are_reused() {
     assert_eq!((server.request_count(), server.connection_count()), (10, 1));
 }
 
-/// threats.md, "SSRF": each notation of the loopback address is refused, unless the operator allows it.
+/// Each notation of the loopback address is refused, unless the operator allows it.
 #[tokio::test]
 async fn loopback_is_refused_in_every_notation() {
     let server = Server::http(|_| async { response(202, "") }).await;

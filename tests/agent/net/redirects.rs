@@ -65,7 +65,7 @@ async fn other_redirects_are_not_followed() {
     assert_eq!(there.connection_count(), 0);
 }
 
-/// threats.md, "SSRF": the URL of a redirect is checked as any other.
+/// The URL of a redirect is checked like any other.
 #[tokio::test]
 async fn the_guard_checks_each_hop() {
     let client = Authority::new().client();

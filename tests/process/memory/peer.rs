@@ -24,7 +24,8 @@ use super::Needles;
 /// The curves of each side's keys. The first three are for key agreement.
 pub const CURVES: [Curve; 4] = [Curve::X25519, Curve::P256, Curve::P384, Curve::Ed25519];
 const AGREEMENT_KEYS: usize = 3;
-/// The name of needles that a working agent may have, and must have at times.
+/// The name of a set of needles. A needle is a byte string that the test searches for. The agent may hold these while it
+/// works; if the search never finds one, the search does not work.
 pub const PLAINTEXT: &str = "plaintext of a message in progress";
 /// Messages whose secrets are remembered: those in progress, and as many that are finished.
 const REMEMBERED: usize = 32;
@@ -82,8 +83,8 @@ fn open(packed: &str, recipient: &Party, sender: &Party) -> Opened {
     Opened { ze, kek, cek }
 }
 
-/// The secrets that the agent must never have: its scalars, the PIN, and each Zs. The second set has the scalars only, for
-/// the keeper.
+/// The secrets that the agent must never have: its scalars, the PIN, and each Zs. The second set, which the keeper must
+/// contain, is the scalars only.
 pub fn permanent(agent: &Party, peer: &Party, pin: &str) -> (Needles, Needles) {
     let (mut all, mut scalars) = (Needles::default(), Needles::default());
     for key in &agent.keys {
