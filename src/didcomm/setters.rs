@@ -1,4 +1,4 @@
-//! The macro `setters!`, which defines methods of builders.
+//! A macro that defines the setters of a builder.
 
 /// Defines builder methods, each of which sets one optional member.
 macro_rules! setters {

@@ -35,8 +35,8 @@ pub struct UnpackOptions {
     /// Opens a forward that is addressed to us, once (v2.1 routing, "rewrapping"). If `false`, the forward itself is
     /// returned. Default: `true`.
     pub unwrap_forward: bool,
-    /// Refuses a message whose sender neither authcrypt nor a signature proves, with [`Error::NotAuthenticated`]. Forwards
-    /// from peers to a mediator are such messages. Default: `false`.
+    /// Refuses a message whose sender neither authcrypt nor a signature proves, with [`Error::NotAuthenticated`].
+    /// Forwards from peers to a mediator are such messages. Default: `false`.
     pub require_authenticated: bool,
     /// Refuses authcrypt(sign()) and anoncrypt(authcrypt(sign())). Otherwise each is a [`Warning`]: the specification
     /// advises against the first and forbids the second, and yet has a test vector of each. Default: `false`.
@@ -46,8 +46,8 @@ pub struct UnpackOptions {
     /// When to stop waiting for the token. Default: 30 seconds for each operation
     /// ([`Context::deadline`](crate::secrets::Context::deadline)).
     pub deadline: Option<Instant>,
-    /// The senders for whose messages a token may ask a person for a PIN or a touch, as DIDs. The sender is only claimed
-    /// at that point; an anoncrypted message claims none and never qualifies. Default: every message qualifies.
+    /// The senders for whose messages a token may ask a person for a PIN or a touch, as DIDs. The sender is only
+    /// claimed at that point; an anoncrypted message claims none and never qualifies. Default: every message qualifies.
     pub prompt_for: Option<Vec<String>>,
 }
 
@@ -72,8 +72,8 @@ impl Message {
     ///
     /// # Errors
     /// If the message is malformed, is for none of our keys, does not open, contradicts itself, or its sender does not
-    /// resolve; or if the token fails. [`Error::is_retryable`] tells whether a later attempt may succeed. Tell the peer no
-    /// more than that the message was not understood.
+    /// resolve; or if the token fails. [`Error::is_retryable`] tells whether a later attempt may succeed. Tell the peer
+    /// no more than that the message was not understood.
     pub async fn unpack(
         packed: &str,
         resolver: &dyn Resolver,
@@ -124,8 +124,8 @@ impl Unpacker<'_> {
         Ok((message, provenance))
     }
 
-    /// Opens the message inside a forward that is addressed to us. Of the forward's provenance only the layers are kept:
-    /// what is proved about the sender of the forward proves nothing about the sender of the message inside.
+    /// Opens the message inside a forward that is addressed to us. Of the forward's provenance only the layers are
+    /// kept: what is proved about the sender of the forward proves nothing about the sender of the message inside.
     async fn open_forward(
         &self,
         message: Message,
@@ -194,8 +194,9 @@ impl Unpacker<'_> {
         Ok(plaintext)
     }
 
-    /// Tries our keys in the order of the recipients, until one opens the message or [`MAX_DERIVATIONS`] are spent. A key
-    /// whose token is away costs no derivation.
+    /// Tries our keys in the order of the recipients, until one opens the message or [`MAX_DERIVATIONS`] are spent. A
+    /// key whose token is away costs no derivation. Neither does `DeadlineExceeded` or `Interrupted`, although the
+    /// token may have derived. If no key opens the message, the last failure is returned.
     async fn try_keys<'k>(
         &'k self,
         jwe: &Jwe,
@@ -240,8 +241,8 @@ impl Unpacker<'_> {
         !prompts || sender.is_some_and(|sender| known.iter().any(|known| same_did(known, sender)))
     }
 
-    /// The key `kid` in the document of `owner`, a DID or DID URL. Our own documents come first: a message from ourselves
-    /// needs no network.
+    /// The key `kid` in the document of `owner`, a DID or DID URL. Our own documents come first: a message from
+    /// ourselves needs no network.
     async fn key(&self, owner: &str, kid: &str, relationship: Relationship) -> Result<PublicKey, Error> {
         match did_of(owner).and_then(|did| self.me.document(did)) {
             Some(own) => find_key(own, kid, relationship),
@@ -251,8 +252,8 @@ impl Unpacker<'_> {
 
     async fn verify(&self, jws: &Jws, evidence: &mut Evidence) -> Result<Vec<u8>, Error> {
         self.check_nesting("signed", evidence)?;
-        // `kid` may be unprotected. It must be a key of `from` before anything is resolved: otherwise any relay could make
-        // us send a request to a server of its choice (v2.1 "Message Signing"; affinidi-messaging 0.15.8).
+        // `kid` may be unprotected. It must be a key of `from` before anything is resolved: otherwise any relay could
+        // make us send a request to a server of its choice (v2.1 "Message Signing"; affinidi-messaging 0.15.8).
         let claimed = jose::parse_json_object("payload", jws.unverified_payload())?;
         // A signature is the innermost layer. Another envelope inside it would have no `from` to check.
         for (member, inner) in [("ciphertext", "encrypted"), ("payload", "signed")] {

@@ -60,7 +60,7 @@ impl Connector {
         });
         let stream = connected.await.map_err(|_| NetError::timeout(host, limit))??;
         let unusable = |source: io::Error| NetError::Connect { host: host.to_owned(), source: Arc::new(source) };
-        // A system may connect to another address than the given one: 0.0.0.0 reaches the machine itself.
+        // The system may connect to an address that is not the given one: for 0.0.0.0 it connects to this machine.
         let peer = stream.peer_addr().map_err(unusable)?;
         self.guard.check(peer.ip()).map_err(|source| refused(host, source))?;
         stream.set_nodelay(true).map_err(unusable)?;

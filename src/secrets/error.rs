@@ -65,6 +65,9 @@ pub enum SecretsError {
 
 impl SecretsError {
     /// Whether the same request may succeed later. For a refused PIN, a person must act first.
+    ///
+    /// `didcomm::Error::is_retryable` is narrower: it is false for `Interrupted`, `RateLimited` and `AuditFailed`, and
+    /// for the token errors `SessionLost` and `KeyGone`.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Busy { .. } | Self::DeadlineExceeded { .. } | Self::Interrupted { .. } | Self::RateLimited(_) => true,

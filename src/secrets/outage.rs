@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::error::TokenError;
 
-/// Why and since when a token is out of service. None of its keys can be used.
+/// An outage of a token: its reason and its start. Meanwhile none of its keys can be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Outage {
@@ -26,8 +26,8 @@ impl Availability {
         self.outage.as_ref()
     }
 
-    /// Records that the token is out of service because of `error`. If it was out of service already, the outage keeps its
-    /// start.
+    /// Records that the token is out of service because of `error`. If it was out of service already, the outage keeps
+    /// its start.
     ///
     /// Returns true if the error differs from the previous one, so that a lasting error is logged once.
     pub(in crate::secrets) fn set_out_of_service(&mut self, error: TokenError) -> bool {

@@ -7,7 +7,7 @@ use super::id::absolute;
 /// A service in a DID document.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Service {
-    /// The absolute id. In a document that is being built, an id that begins with `#`, or an empty one.
+    /// The absolute id. While a document is built it may begin with `#`, or be empty.
     pub id: String,
     /// The values of `type`, usually one.
     pub kind: Vec<String>,

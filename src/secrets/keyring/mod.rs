@@ -39,33 +39,36 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// [`Secrets`] over tokens in this process.
 ///
-/// Each token has worker threads and one bounded queue. Keys are found at start, and again when a token comes back; they
-/// are identified by their public half. If several tokens hold a key, the first in configured order that is in service
-/// performs the operation.
+/// Each token has worker threads and one bounded queue. Keys are found at start, and again when a token comes back;
+/// they are identified by their public half. If several tokens hold a key, the first in configured order that is in
+/// service performs the operation.
 ///
 /// # When a token is away
 ///
 /// - **Noticing it.** An operation that fails because the token or its PIN is gone takes the token out of service at
-///   once; so do three device or session failures in a row. A failure that is the peer's fault never counts, so a hostile
-///   message cannot take a token out of service.
+///   once; so do three device or session failures in a row. A failure that is the peer's fault never counts, so a
+///   hostile message cannot take a token out of service.
 /// - **Its callers.** The failed operation goes on to the next token that holds the key, unless a person may have been
 ///   asked for a touch in vain. Without another token the caller gets [`SecretsError::Token`] with the token's error,
 ///   which is retryable ([`SecretsError::is_retryable`]). While the token is out of service, its requests fail at once
-///   with the same error and do not reach it. The keyring queues nothing for later: the caller keeps the message and
-///   tries again. The daemon's inbox keeps it on disk, still encrypted.
+///   with the error of the latest probe and do not reach it. The keyring queues nothing for later: the caller keeps the
+///   message and tries again. The agent's inbox keeps it on disk, still encrypted.
 /// - **Its keys.** They stay in [`Secrets::keys`] with the state [`Away`](super::KeyState::Away), or
-///   [`Locked`](super::KeyState::Locked) if the PIN is the cause.
-/// - **Coming back.** A prober thread calls [`Token::keys`], which finds and tests the keys, with pauses from 100
-///   milliseconds to one second. When that succeeds, the keys become [`Ready`](super::KeyState::Ready) and every
-///   subscriber of [`Secrets::keys`] is notified. A refused PIN is not tried again until a person acts: the token's PIN
-///   guard sees to that.
-/// - **Hanging.** A request whose token does not return fails at its deadline ([`SecretsError::DeadlineExceeded`]). The
-///   worker thread stays blocked; only a keeper, which is a process of its own, can be replaced.
+///   [`Locked`](super::KeyState::Locked) if the PIN is the cause. The keys of a token that was absent from the start
+///   ([`KeyringBuilder::allow_absent_tokens`]) are not known: they are not listed, and requests for them fail with
+///   [`SecretsError::NotHeld`], which is not retryable.
+/// - **Coming back.** A prober thread calls [`Token::keys`], which finds the keys and tests those that ask no person,
+///   with pauses from 100 milliseconds to one second. When that succeeds, the keys become
+///   [`Ready`](super::KeyState::Ready) and every subscriber of [`Secrets::keys`] is notified. A refused PIN is not
+///   tried again until a person acts: the token's PIN guard sees to that.
+/// - **Hanging.** A request whose token does not return fails at its deadline ([`SecretsError::DeadlineExceeded`]).
+///   That never counts against the token: its keys stay [`Ready`](super::KeyState::Ready), and no other token is asked.
+///   The worker thread stays blocked; only a keeper, which is a process of its own, can be replaced.
 ///
 /// # Stopping
 ///
-/// Dropping a keyring stops its threads and waits up to two seconds for running operations. A process that exits while a
-/// thread is in a PKCS#11 module may crash in the module's clean-up (SoftHSM 2.6.1 does).
+/// Dropping a keyring stops its threads and waits up to two seconds for running operations. A process that exits while
+/// a thread is in a PKCS#11 module may crash in the module's clean-up (SoftHSM 2.6.1 does).
 pub struct Keyring {
     registry: Arc<TokenRegistry>,
 }
@@ -129,8 +132,8 @@ impl KeyringBuilder {
         self
     }
 
-    /// Performs each operation on the caller's thread, which is blocked meanwhile. For a caller with threads of its own,
-    /// such as the keeper.
+    /// Performs each operation on the caller's thread, which is blocked meanwhile. For a caller with threads of its
+    /// own, such as the keeper.
     pub fn on_caller_thread(mut self) -> Self {
         self.uses_caller_thread = true;
         self

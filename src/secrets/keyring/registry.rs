@@ -112,7 +112,7 @@ impl TokenRegistry {
         let error = match result {
             Ok(_) => None,
             Err(SecretsError::Token { error, .. }) => Some(error),
-            // The operation was not begun, or has not ended. Neither says anything about the token.
+            // The operation was not begun, or has not ended. A deadline that passed does not count against the token.
             Err(_) => return,
         };
         match (self.tokens[index].health.record(error), error) {
@@ -182,7 +182,7 @@ impl TokenRegistry {
         self.publish(|_, held| held.state);
     }
 
-    /// Publishes the key table. `state` gives each key's new state from the token's index and the key with its old state.
+    /// Publishes the key table. `state` maps the token's index and the key with its old state to its new state.
     fn publish(&self, state: impl Fn(usize, &HeldKey) -> KeyState) {
         let key_table = self.key_table();
         self.keys.send_if_modified(|published| {
@@ -205,8 +205,8 @@ impl TokenRegistry {
     }
 }
 
-/// Probes a token until it is in service. A probe finds the keys and tests each: only real operations prove that a token
-/// works.
+/// Probes a token until it is in service. A probe finds the keys and tests them: only real operations prove that a
+/// token works. Keys of a YubiKey that ask a person for a PIN or a touch are not tested.
 fn probe_until_in_service(registry: &Weak<TokenRegistry>, index: usize) {
     for probes in 0.. {
         let Some(registry) = registry.upgrade() else { return };
