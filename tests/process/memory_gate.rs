@@ -27,7 +27,7 @@ use crate::{
     modules::TestToken,
 };
 
-/// The number of snapshots in `make test`. CI takes 1,000.
+/// The number of snapshots in `make test`. `make gate` takes 1,000, and CI 100.
 const SNAPSHOTS: usize = 50;
 /// Messages that the agent processes at once.
 const MESSAGES_AT_ONCE: usize = 8;
