@@ -2,7 +2,10 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use tokio::{task::JoinSet, time::sleep};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -13,6 +16,8 @@ use super::{
 
 /// The interval at which the agent tries to unlock a sealed store. It also tries whenever the state of a key changes.
 const UNLOCK_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a token may take to get ready before the sealed store is worth a warning.
+const TOKEN_START_TIME: Duration = Duration::from_secs(10);
 /// The interval at which expired data is deleted, and how many rows one commit deletes.
 const CLEANUP_INTERVAL: Duration = Duration::from_secs(60);
 const CLEANUP_BATCH: usize = 1000;
@@ -60,10 +65,13 @@ impl Agent {
     /// Unlocks the store as soon as a token is ready. Afterwards wraps the store key for each further key that becomes
     /// ready.
     async fn unlock_store(self: Arc<Self>, shutdown: CancellationToken) {
+        let start = Instant::now();
         let mut logged = String::new();
         let mut keys = self.own_dids.secrets().keys();
         while let Err(reason) = self.store.unlock(&self.own_dids).await {
-            if reason != logged {
+            if start.elapsed() < TOKEN_START_TIME {
+                tracing::debug!(reason, "store waits for a token");
+            } else if reason != logged {
                 tracing::warn!(reason, "store is sealed");
                 logged = reason;
             }
@@ -73,6 +81,7 @@ impl Agent {
                 Ok(()) = keys.changed() => self.own_dids.refresh(),
             }
         }
+        tracing::info!("store unlocked");
         // A token that appears later must be able to unlock the store too, in case the first token is lost.
         loop {
             tokio::select! {

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     didcomm::{Message, Provenance},
+    jose::JoseError,
     keys::PublicKey,
 };
 
@@ -92,7 +93,11 @@ impl SealedStore {
             (None, None) => StoreKey::generate(),
             (None, Some(wrapped)) => wrapped.unwrap(secrets).await.map_err(|error| {
                 let keys: Vec<String> = wrapped.keys().iter().map(PublicKey::to_string).collect();
-                format!("cannot unwrap the store key, which is wrapped for {}: {error}", keys.join(", "))
+                let keys = keys.join(", ");
+                match error {
+                    JoseError::NoRecipient => format!("no token is ready that holds a key of the store: {keys}"),
+                    error => format!("cannot unwrap the store key, which is wrapped for {keys}: {error}"),
+                }
             })?,
         };
         let old = stored.unwrap_or_default();
