@@ -224,8 +224,8 @@ async fn did_peer_4_of_the_specification() {
 
     // Each form names the other in `alsoKnownAs`, and keys are found under both.
     for document in [&long_document, &short_document] {
-        assert!(document.names(long) && document.names(short) && !document.names("did:example:a"));
-        assert!(!document.names(&format!("{short}:zJunk")));
+        assert!(document.is_about(long) && document.is_about(short) && !document.is_about("did:example:a"));
+        assert!(!document.is_about(&format!("{short}:zJunk")));
         for did in [long, short] {
             let method = document.method(&format!("{did}#6MkrCD1c"), Relationship::Authentication).unwrap();
             assert_eq!(method.id, format!("{}#6MkrCD1c", document.id()));
@@ -273,6 +273,6 @@ async fn also_known_as_is_not_trusted() {
     let builder = Document::builder().method("key-1", &key, &[Relationship::KeyAgreement]);
     let made = create_4(&builder.also_known_as("did:example:victim").input()).unwrap();
     assert!(made.long.also_known_as().iter().any(|name| name == "did:example:victim"));
-    assert!(!made.long.names("did:example:victim"));
+    assert!(!made.long.is_about("did:example:victim"));
     assert!(made.long.method("did:example:victim#key-1", Relationship::KeyAgreement).is_none());
 }

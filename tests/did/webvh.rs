@@ -581,7 +581,7 @@ async fn a_log_of_another_did_is_refused() {
         ..Files::default()
     };
     let other = format!("{}:other", log.did());
-    assert_eq!(webvh_error(WebvhResolver::new(files).resolve(&other).await), WebvhError::Another(log.did()));
+    assert_eq!(webvh_error(WebvhResolver::new(files).resolve(&other).await), WebvhError::WrongDid(log.did()));
     for nothing in ["", "\n"] {
         assert_eq!(webvh_error(resolve(&log.did(), nothing, None).await), WebvhError::Empty);
     }
@@ -637,19 +637,19 @@ async fn required_witness_approvals_are_checked() {
 async fn log_urls_and_invalid_locations() {
     let scid = "QmRRaLXwc6BjBuBPosSupJwEQ8w9f3znP7yfbpGfwcnLr6";
     let url = |rest: &str| claviger::did::webvh::url(&format!("did:webvh:{rest}"));
-    for (place, at) in [
+    for (location, at) in [
         ("example.com", "https://example.com/.well-known/did.jsonl"),
         ("issuer.example.com", "https://issuer.example.com/.well-known/did.jsonl"),
         ("example.com:dids:issuer", "https://example.com/dids/issuer/did.jsonl"),
         ("example.com%3A3000:dids:issuer", "https://example.com:3000/dids/issuer/did.jsonl"),
         ("xn--jp-cd2fp15c.xn--fsq.jp:%E7%94%A8", "https://xn--jp-cd2fp15c.xn--fsq.jp/%E7%94%A8/did.jsonl"),
     ] {
-        assert_eq!(url(&format!("{scid}:{place}")).as_deref(), Ok(at));
+        assert_eq!(url(&format!("{scid}:{location}")).as_deref(), Ok(at));
     }
-    for place in ["127%2E0%2E0%2E1", "127.0.0.1", "127.0.0.1%3a80", "0x7f.1", "%5B%3A%3A1%5D", "a%23.example", ""] {
-        assert_eq!(url(&format!("{scid}:{place}")), Err(WebvhError::Place(WebError::Host)), "{place}");
+    for location in ["127%2E0%2E0%2E1", "127.0.0.1", "127.0.0.1%3a80", "0x7f.1", "%5B%3A%3A1%5D", "a%23.example", ""] {
+        assert_eq!(url(&format!("{scid}:{location}")), Err(WebvhError::Location(WebError::Host)), "{location}");
     }
-    for place in [
+    for location in [
         "example.com:..:a",
         "example.com:%2e%2e:a",
         "example.com:a%2F..",
@@ -657,9 +657,9 @@ async fn log_urls_and_invalid_locations() {
         "example.com::a",
         "example.com:%20a",
     ] {
-        assert_eq!(url(&format!("{scid}:{place}")), Err(WebvhError::Place(WebError::Path)), "{place}");
+        assert_eq!(url(&format!("{scid}:{location}")), Err(WebvhError::Location(WebError::Path)), "{location}");
     }
-    assert_eq!(url(&format!("{scid}:example.com%3A99999")), Err(WebvhError::Place(WebError::Port)));
+    assert_eq!(url(&format!("{scid}:example.com%3A99999")), Err(WebvhError::Location(WebError::Port)));
     for scid in ["", "Qm", &scid[1..], &scid.replace('R', "0"), &format!("{scid}1"), "{SCID}"] {
         assert_eq!(url(&format!("{scid}:example.com")), Err(WebvhError::Scid));
     }

@@ -156,7 +156,7 @@ async fn bob(wanted: impl Fn(&str) -> bool) -> (SoftToken, Identities) {
         }
     }
     let keyring = Keyring::start([token.clone()]).await.unwrap();
-    (token, Identities::partial(keyring, [document("bob")]).0)
+    (token, Identities::with_missing_keys(keyring, [document("bob")]).0)
 }
 
 fn resolver() -> RecordingResolver {

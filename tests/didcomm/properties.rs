@@ -93,7 +93,7 @@ impl World {
 
     /// Bob with one of the keys that the message is encrypted to.
     fn reader(&self, case: &Case) -> Identities {
-        Identities::partial(self.keyring.clone(), [self.bob(case, Some(case.reader))]).0
+        Identities::with_missing_keys(self.keyring.clone(), [self.bob(case, Some(case.reader))]).0
     }
 
     fn pack(&self, message: &Message, case: &Case) -> Result<String, Error> {

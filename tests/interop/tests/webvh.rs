@@ -54,12 +54,12 @@ async fn didwebvh_rs_accepts_our_logs() {
     let mut log = OwnLog::read(signed(draft, &update) + "\n").unwrap();
     let did = log.document().id().to_owned();
     let changed = Document::from_value(document(&did, &agreements[1])).unwrap();
-    let keys = KeyChanges { update: Some(next.public()), next: Some(last.public()) };
-    log = log.with(&signed(log.next(&changed, keys, then), &update)).unwrap();
+    let keys = KeyChanges { update_key: Some(next.public()), next_key: Some(last.public()) };
+    log = log.with_entry(&signed(log.draft_next(&changed, keys, then), &update)).unwrap();
     // Pre-rotation: the committed key signs, and ends pre-rotation.
-    let keys = KeyChanges { update: Some(last.public()), next: None };
-    log = log.with(&signed(log.next(&changed, keys, then), &last)).unwrap();
-    log = log.with(&signed(log.next(&changed, KeyChanges::default(), then), &last)).unwrap();
+    let keys = KeyChanges { update_key: Some(last.public()), next_key: None };
+    log = log.with_entry(&signed(log.draft_next(&changed, keys, then), &last)).unwrap();
+    log = log.with_entry(&signed(log.draft_next(&changed, KeyChanges::default(), then), &last)).unwrap();
     for entries in 1..=4 {
         let text: String = log.text().lines().take(entries).map(|line| format!("{line}\n")).collect();
         let mut peer = DIDWebVHState::default();
