@@ -12,8 +12,8 @@ use std::{
 use async_trait::async_trait;
 use claviger::{
     did::{
-        CacheLimits, CachedResolver, Document, DocumentError, LoadError, LocalResolver, Relationship, ResolveError, Resolver,
-        key, local,
+        CacheLimits, CachedResolver, Document, DocumentError, LoadError, LocalResolver, Relationship, ResolveError,
+        Resolver, key, local,
         peer::{LongFormFolder, LongForms, Peer4, create_4},
         read_documents,
     },

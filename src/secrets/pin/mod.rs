@@ -40,7 +40,7 @@ mod source;
 mod source_id;
 mod value;
 
-pub(super) use attempt::{PinAttempt, PinOutcome, PinAccess, TriesLeft};
+pub(super) use attempt::{PinAccess, PinAttempt, PinOutcome, TriesLeft};
 pub(super) use guard::PinGuard;
 pub use prompt::{PinPrompt, PinState, Prompt};
 pub use record::{PinRecord, PinRecordState};

@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use claviger::{
-    did::{CachedResolver, Document, DocumentError, LocalResolver, ResolverChain, ResolveError, Resolver, WebError, WebResolver},
+    did::{
+        CachedResolver, Document, DocumentError, LocalResolver, ResolveError, Resolver, ResolverChain, WebError,
+        WebResolver,
+    },
     net::{AddressGuard, Dialer, HttpClient, HttpOptions, client_config},
 };
 use hyper::{Request, Response, body::Incoming};

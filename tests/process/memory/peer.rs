@@ -40,7 +40,8 @@ impl Party {
     pub fn new() -> Self {
         let keys: Vec<PrivateKey> = CURVES.map(PrivateKey::generate).into();
         let named = keys.iter().enumerate().map(|(number, key)| {
-            let relationship = if number < AGREEMENT_KEYS { Relationship::KeyAgreement } else { Relationship::Authentication };
+            let relationship =
+                if number < AGREEMENT_KEYS { Relationship::KeyAgreement } else { Relationship::Authentication };
             (relationship, key.public().clone())
         });
         let document = peer::create_2(&named.collect::<Vec<_>>(), &[]).expect("four keys make a DID");
@@ -140,7 +141,10 @@ impl Traffic {
     /// Waits until fewer than `max_in_progress` messages are in progress. Returns true if the traffic was stopped.
     fn wait_for_room(&self, max_in_progress: usize) -> bool {
         let state = self.state.lock().expect("no panic");
-        self.progress.wait_while(state, |state| state.open.len() >= max_in_progress && !state.stopped).expect("no panic").stopped
+        self.progress
+            .wait_while(state, |state| state.open.len() >= max_in_progress && !state.stopped)
+            .expect("no panic")
+            .stopped
     }
 
     /// Sends messages to the agent, with at most `max_in_progress` unanswered, until the traffic is stopped.
