@@ -4,12 +4,13 @@
 //! messages. A PKCS#11 token or a YubiKey does every private-key operation: key agreement and signatures. Private keys
 //! stay in the device; the process sees public keys and, for each message, its content key and plaintext.
 //!
-//! Until the first release, name the crate as a path or git dependency. The same package has the program `claviger`, a
-//! command line and a daemon. It needs the feature `cli`: `cargo install --path . --features cli,yubikey` in a clone.
+//! Until the first release, depend on the crate by path or by git. The package also contains the program
+//! `claviger`, which is a command line and a daemon. To install the program from a clone, run `cargo install --path
+//! . --features cli,yubikey`.
 //!
 //! # Example
 //!
-//! One token is enough to try this: Alice writes to herself. `examples/developer.rs` is the same as a whole program.
+//! One token is enough, since Alice writes to herself. `examples/developer.rs` is this example as a complete program.
 //!
 #![cfg_attr(feature = "pkcs11", doc = "```no_run")]
 #![cfg_attr(not(feature = "pkcs11"), doc = "```ignore")]
@@ -45,7 +46,7 @@
 //! # }
 //! ```
 //!
-//! A test needs no token: `claviger-testkit` has one in software.
+//! Tests need no device: `claviger-testkit` has a token in software.
 //!
 //! # Features
 //!
@@ -53,7 +54,7 @@
 //! |---|---|---|---|
 //! | `pkcs11` | yes | PKCS#11 tokens: [`secrets::pkcs11`] | a vendor's PKCS#11 module at run time |
 //! | `yubikey` | | YubiKeys over PC/SC: `secrets::piv` | libpcsclite |
-//! | `http` | | `net`: an HTTPS client for `did:web` and `did:webvh`, bounded, without access to private addresses | |
+//! | `http` | | `net`: HTTPS for `did:web` and `did:webvh`; limits time and size, refuses private addresses | |
 //! | `keeper` | | `secrets::keeper`: the tokens in their own process; `process`: hardening | Linux for the sandbox |
 //! | `agent` | | `agent`: the daemon as a library, with SQLite, HTTP and WebSocket; implies `http` and `keeper` | |
 //! | `cli` | | the program `claviger`; implies `agent` and `pkcs11` | |
@@ -67,16 +68,17 @@
 //! - `net` (feature `http`): clients for HTTP and WebSocket, and the guard against private addresses.
 //! - [`didcomm`]: messages, packing and unpacking. Start here.
 //! - [`did`]: DIDs, DID documents and resolvers.
+//! - [`jose`]: the JWE and JWS envelopes of messages.
 //! - [`secrets`]: the trait [`Secrets`], through which every private-key operation passes, and the tokens behind it.
-//! - [`jose`], [`crypto`], [`keys`]: what the modules above are built on.
+//! - [`crypto`], [`keys`]: cryptographic functions without state, and public keys.
 //! - `process` (feature `keeper`): hardening of a process, and the agent's sandbox.
 //!
-//! Each module uses only those below it. Outside `secrets`, no code holds a long-term private key, nor a shared secret
-//! or key-encryption key that was made with one.
+//! No module uses a module above it in this list. Outside `secrets`, no code holds a long-term private key, nor a
+//! shared secret or key-encryption key that was computed with such a key.
 //!
-//! Users of the crate `didcomm` find the differences in `docs/from-didcomm.md`.
+//! If you know the crate `didcomm`, read `docs/from-didcomm.md` for the differences.
 #![cfg_attr(docsrs, feature(doc_cfg))]
-// `secrets::pkcs11::raw` alone is exempt.
+// Only `secrets::pkcs11::raw` allows unsafe code.
 #![deny(unsafe_code)]
 
 #[cfg(feature = "agent")]

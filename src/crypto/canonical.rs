@@ -1,7 +1,8 @@
 //! The JSON Canonicalization Scheme (RFC 8785): one text for each JSON value, for hashes and signatures.
 //!
-//! Strangers write the input, so the time must be linear in its length. That of the crate `serde_json_canonicalizer`
-//! grows with the depth of the value too. `tests/crypto/canonical_json.rs` compares the results of the two.
+//! Strangers write the input, so the time must depend on its length only. The crate `serde_json_canonicalizer` is not
+//! used, because its time also grows with the nesting depth. `tests/crypto/canonical_json.rs` compares the results of
+//! this file with those of that crate.
 
 use serde_json::Value;
 
@@ -12,7 +13,7 @@ pub fn canonical_json(value: &Value) -> String {
     text
 }
 
-/// Recurses as deep as the value. `serde_json` reads values up to a depth of 128.
+/// Writes a value. The recursion is as deep as the value is nested; `serde_json` parses at most 128 levels.
 fn write(value: &Value, text: &mut String) {
     match value {
         Value::Array(items) => {
@@ -27,7 +28,8 @@ fn write(value: &Value, text: &mut String) {
         }
         Value::Object(members) => {
             let mut members: Vec<_> = members.iter().collect();
-            // Sorted by UTF-16 code units (section 3.2.3), whose order is not that of the characters.
+            // Members are sorted by UTF-16 code units (section 3.2.3). This order differs from that of
+            // Unicode code points.
             members.sort_by(|(a, _), (b, _)| a.encode_utf16().cmp(b.encode_utf16()));
             text.push('{');
             for (index, (name, value)) in members.into_iter().enumerate() {
@@ -73,9 +75,9 @@ fn ecmascript_number(number: f64) -> String {
     if number < 0.0 { format!("-{unsigned}") } else { unsigned }
 }
 
-/// The shortest decimal that is read back as this number, in scientific notation. If several are equally short, this is
-/// the nearest to the number. If two of these are equally near, ECMAScript takes the one with the even last digit. Rust
-/// takes the greater, unless the number of digits is given.
+/// Returns the shortest decimal that parses to this number, in scientific notation. Among equally short decimals,
+/// ECMAScript and Rust take the nearest to the number. Between two that are equally near, ECMAScript takes the one with
+/// an even last digit. Rust takes the greater, unless the number of digits is given.
 fn shortest_digits(number: f64) -> String {
     let greater = format!("{number:e}");
     let digits = greater.bytes().take_while(|byte| *byte != b'e').filter(u8::is_ascii_digit).count();
@@ -117,7 +119,7 @@ mod tests {
             (0x43143ff3c1cb0959, "1424953923781206.2"),
         ] {
             assert_eq!(ecmascript_number(f64::from_bits(bits)), text);
-            // The text reads as the same number.
+            // The text parses to the same number.
             let read: Value = serde_json::from_str(text).unwrap();
             assert_eq!(read.as_f64().map(f64::to_bits), Some(if text == "0" { 0 } else { bits }), "{text}");
         }

@@ -19,7 +19,8 @@ use super::{CheckFailed, random::fill_random, secret::Cek, stack::with_wiped_sta
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum ContentEncryption {
-    /// AES-256-CBC with HMAC-SHA-512 (RFC 7518 section 5.2.5). Authcrypt allows no other.
+    /// AES-256-CBC with HMAC-SHA-512 (RFC 7518 section 5.2.5). This is the only content encryption that
+    /// authcrypt allows.
     #[serde(rename = "A256CBC-HS512")]
     A256CbcHs512,
     /// AES-256-GCM (RFC 7518 section 5.3).
@@ -88,10 +89,10 @@ impl ContentEncryption {
         }
     }
 
-    /// Encrypts under a fresh nonce.
+    /// Encrypts `plaintext` with a fresh random nonce. The tag authenticates `aad` and the ciphertext.
     ///
     /// # Panics
-    /// If `cek` was not generated for this encryption ([`Cek::generate`]).
+    /// If `cek` is not [`key_length`](Self::key_length) bytes long.
     pub fn seal(self, cek: &Cek, aad: &[u8], plaintext: &[u8]) -> EncryptedContent {
         let mut iv = vec![0; self.iv_length()];
         fill_random(&mut iv);
@@ -109,7 +110,7 @@ impl ContentEncryption {
         EncryptedContent { iv, ciphertext, tag }
     }
 
-    /// Decrypts. The tag is checked first, in constant time.
+    /// Checks the tag in constant time, then decrypts. Returns the plaintext.
     ///
     /// # Errors
     /// If a length or the tag is wrong. The error does not say which.
@@ -132,7 +133,7 @@ impl ContentEncryption {
     }
 }
 
-/// The MAC key and the encryption key (RFC 7518 section 5.2.2.1).
+/// Splits a content key into the MAC key and the encryption key (RFC 7518 section 5.2.2.1).
 fn halves(cek: &Cek) -> (&[u8], &[u8]) {
     cek.as_bytes().split_at(32)
 }

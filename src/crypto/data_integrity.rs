@@ -9,8 +9,8 @@ use super::canonical::canonical_json;
 /// The cryptosuite's name in a proof.
 pub const CRYPTOSUITE: &str = "eddsa-jcs-2022";
 
-/// A proof without `proofValue`, in the form that did:webvh demands. `multikey` is the public key of the signer, and
-/// `created` a time in RFC 3339.
+/// Returns a proof without `proofValue`, in the form that did:webvh demands. `multikey` is the signer's public key, and
+/// `created` is a time in RFC 3339.
 pub fn proof_options(multikey: &str, created: &str) -> Value {
     json!({
         "type": "DataIntegrityProof",

@@ -1,7 +1,8 @@
 //! The ephemeral key pair of one message (RFC 7518 section 4.6).
 //!
-//! `aws-lc-rs` computes it, since packing a message costs one key generation and one key agreement, and on P-256 AWS-LC
-//! takes a third of the time that RustCrypto takes (docs/performance.md). AWS-LC wipes the memory that it frees.
+//! Packing a message costs one key generation, and one key agreement for each recipient. `aws-lc-rs` computes both: on
+//! P-256, AWS-LC takes a third of the time that RustCrypto takes (docs/performance.md). AWS-LC also wipes the memory
+//! that it frees.
 
 use aws_lc_rs::agreement::{self, Algorithm, PrivateKey, UnparsedPublicKey};
 
@@ -15,10 +16,13 @@ pub struct EphemeralKey {
 }
 
 impl EphemeralKey {
-    /// Generates a key pair. `None` if the curve is not for key agreement.
+    /// Generates a key pair. Returns `None` if the curve is not for key agreement.
+    ///
+    /// # Panics
+    /// If the operating system has no randomness.
     pub fn generate(curve: Curve) -> Option<Self> {
         let algorithm = algorithm(curve)?;
-        // This fails only if the operating system has no randomness, and no cryptography can go on then.
+        // This fails only if the operating system has no randomness. No cryptography can go on then.
         let private = PrivateKey::generate(algorithm).expect("the operating system has randomness");
         let point = private.compute_public_key().expect("a private key has a public one");
         let public = PublicKey::from_bytes(curve, point.as_ref()).expect("a generated point is valid");
@@ -30,7 +34,8 @@ impl EphemeralKey {
         &self.public
     }
 
-    /// Ze, the shared secret with a recipient's key. `None` if the key is on another curve.
+    /// Computes Ze, the shared secret with a recipient's key. Returns `None` if the recipient's key is on
+    /// another curve.
     pub fn agree(&self, recipient: &PublicKey) -> Option<SharedSecret> {
         if recipient.curve() != self.public.curve() {
             return None;

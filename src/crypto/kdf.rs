@@ -1,5 +1,5 @@
-//! The Concat KDF of JOSE (RFC 7518 section 4.6.2, NIST SP 800-56A section 5.8.1) with the tag of
-//! draft-madden-jose-ecdh-1pu-04 section 2.3.
+//! The Concat KDF of JOSE (RFC 7518 section 4.6.2, NIST SP 800-56A section 5.8.1). For ECDH-1PU, the content's
+//! authentication tag is another input (draft-madden-jose-ecdh-1pu-04 section 2.3).
 
 use sha2::{Digest, Sha256};
 
@@ -7,8 +7,8 @@ use super::secret::{Kek, SharedSecret};
 
 /// The inputs of the KDF besides Z. If there is a tag, the algorithm is ECDH-1PU+A256KW, otherwise ECDH-ES+A256KW.
 ///
-/// The text of DIDComm v2.1 demands the tag for ECDH-ES too. Its test vectors and all implementations leave it out
-/// (didcomm-messaging#457).
+/// The text of DIDComm v2.1 demands the tag for ECDH-ES too. The specification's test vectors and all implementations
+/// leave the tag out (didcomm-messaging#457).
 #[derive(Debug, Clone, Copy)]
 pub struct KdfInfo<'a> {
     /// PartyUInfo: the decoded `apu` header, which is the sender's key id. Empty for ECDH-ES.
@@ -40,7 +40,7 @@ impl KdfInfo<'_> {
     }
 }
 
-/// Appends the length of the field in 32 bits, and the field.
+/// Appends the field's length in bytes, as a 32-bit big-endian number, and then the field.
 fn push_field(info: &mut Vec<u8>, field: &[u8]) {
     info.extend_from_slice(&(field.len() as u32).to_be_bytes());
     info.extend_from_slice(field);

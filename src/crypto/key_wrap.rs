@@ -10,6 +10,9 @@ use super::{
 };
 
 /// Wraps a content key. The result is eight bytes longer than the key.
+///
+/// # Panics
+/// If the length of `cek` is not a multiple of eight bytes.
 pub fn wrap_key(kek: &Kek, cek: &Cek) -> EncryptedKey {
     let mut out = vec![0; cek.as_bytes().len() + 8];
     with_wiped_stack(|| KwAes256::new(kek.as_bytes().into()).wrap_key(cek.as_bytes(), &mut out).map(drop))
@@ -17,7 +20,8 @@ pub fn wrap_key(kek: &Kek, cek: &Cek) -> EncryptedKey {
     out
 }
 
-/// Unwraps a content key. DIDComm has content keys of 32 and 64 bytes; other lengths are refused.
+/// Unwraps a content key. Only the content keys of DIDComm are accepted, which have 32 or 64 bytes. So `encrypted_key`
+/// must have 40 or 72 bytes.
 ///
 /// # Errors
 /// If the length is wrong, or the key was not wrapped under `kek`.

@@ -1,7 +1,7 @@
 //! Cryptographic functions without state: Concat KDF, AES key wrap, content encryption, signature verification,
 //! ephemeral keys, canonical JSON, and the input of Data Integrity proofs.
 //!
-//! No long-term private key is used here. The only private key is the [`EphemeralKey`] of a message.
+//! This module uses no long-term private key. Its only private key is the [`EphemeralKey`] of a message.
 
 mod canonical;
 mod content;

@@ -1,4 +1,5 @@
-//! The secrets of one message. Each is wiped when it is dropped, and none is printed.
+//! The secrets of one message: content key, key-encryption key and shared secrets. Each is wiped from memory when it is
+//! dropped, and `Debug` does not show it.
 
 use std::fmt;
 
@@ -9,7 +10,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 pub struct Cek(Zeroizing<Vec<u8>>);
 
 impl Cek {
-    /// A content key from its raw bytes.
+    /// A content key from its raw bytes. The length is not checked.
     pub fn new(bytes: Vec<u8>) -> Self {
         Self(Zeroizing::new(bytes))
     }
@@ -41,7 +42,7 @@ impl Kek {
 pub struct SharedSecret(Zeroizing<Vec<u8>>);
 
 impl SharedSecret {
-    /// A secret from the x coordinate of a point, at full length.
+    /// A shared secret from the x coordinate of a point, at full length. The length is not checked.
     pub fn new(bytes: Vec<u8>) -> Self {
         Self(Zeroizing::new(bytes))
     }

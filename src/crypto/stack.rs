@@ -1,15 +1,15 @@
 //! Wipes the stack after an operation with secrets.
 //!
-//! `zeroize` wipes a value where it is dropped, and not the places from which it was moved. A cipher's key schedule
-//! begins with the key, and leaves copies in stack frames that are no longer in use. A thread that then waits would
-//! keep the copies until its stack grows as deep again.
+//! `zeroize` wipes a value where the value is dropped, but not the places from which the value was moved. A cipher's
+//! key schedule, for example, begins with the key, and leaves copies in stack frames that are no longer in use. The
+//! copies stay there until the thread's stack grows as deep again.
 
 use std::hint::black_box;
 
 use zeroize::Zeroize;
 
 /// How deep the stack is wiped, in words of eight bytes. Without optimisation, content encryption left keys 20 KiB deep
-/// (rustc 1.95), and 32 KiB are wiped. With optimisation no key was found; 8 KiB are wiped to be sure.
+/// (rustc 1.95), so 32 KiB are wiped. With optimisation, no key was found; 8 KiB are wiped to be safe.
 const DEPTH: usize = if cfg!(debug_assertions) { 4096 } else { 1024 };
 
 /// Calls `work`, and wipes the stack that it used.
@@ -47,7 +47,7 @@ mod tests {
     /// How many bytes below its own frame a thread searches.
     const SEARCHED: usize = 256 << 10;
 
-    /// The 16-byte pieces of a secret that `work` leaves on the stack.
+    /// Returns which 16-byte pieces of a secret `work` leaves on the stack, by their index.
     fn remains_of(secret: &Cek, work: impl FnOnce() + Send) -> BTreeSet<usize> {
         let search = move || {
             // Everything is allocated first, so that the search does not overwrite what it searches for.
@@ -86,7 +86,7 @@ mod tests {
         }
     }
 
-    /// Without this, the test above would prove nothing.
+    /// Shows that the search finds a secret that was not wiped. Otherwise the test above would prove nothing.
     #[test]
     fn a_secret_that_is_not_wiped_is_found() {
         let cek = Cek::generate(ContentEncryption::A256Gcm);

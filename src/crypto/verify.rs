@@ -5,11 +5,11 @@ use p256::ecdsa::signature::Verifier;
 use super::CheckFailed;
 use crate::keys::{Curve, PublicKey};
 
-/// Verifies a signature of 64 bytes over `input`, by the one algorithm of the key's curve.
+/// Verifies a 64-byte signature over `input` with the algorithm of the key's curve ([`Curve::signature_algorithm`]).
 ///
-/// Ed25519 is verified strictly (RFC 8032 section 5.1.7 without the cofactor, no small-order R). ES256 accepts a high
-/// s, because a vector of the specification has one (appendix C.2). ES256K accepts a high s too: many libraries refuse
-/// it, but some peers write it.
+/// Ed25519 is verified strictly: with the equation without the cofactor (RFC 8032 section 5.1.7), and with no R of
+/// small order. ES256 accepts a high s, because a test vector of DIDComm v2.1 has one (appendix C.2). ES256K accepts a
+/// high s too: many libraries refuse it, but some peers send it.
 ///
 /// # Errors
 /// If the signature is wrong, or the curve is not for signatures.

@@ -65,8 +65,8 @@ impl<R: Resolver> CachedResolver<R> {
 
     /// A cache with these limits.
     pub fn with_limits(inner: R, limits: CacheLimits) -> Self {
-        // The number of entries is an estimate for the size of the tables. There are four shards, whatever the number
-        // of processors: each shard needs room for the largest document.
+        // The number of entries is only an estimate for the size of the tables. The number of shards does not depend on
+        // the number of processors, since each shard needs room for the largest document.
         let options = OptionsBuilder::new()
             .estimated_items_capacity((limits.bytes / 8192) as usize + 1)
             .weight_capacity(limits.bytes)
@@ -116,9 +116,10 @@ impl<R: Resolver> Resolver for CachedResolver<R> {
             EntryResult::Vacant(guard) | EntryResult::Replaced(guard, _) => {
                 let entry = self.resolve_now(did).await;
                 let outcome = entry.outcome.clone();
-                // The long form may arrive with the next message, and looking for it costs nothing.
+                // `LongFormUnknown` is not cached: the long form may arrive with the next message, and looking for it
+                // again costs nothing.
                 if !matches!(outcome, Err(ResolveError::LongFormUnknown(_))) {
-                    // This fails if `forget` was called meanwhile. Then the entry must not be kept.
+                    // `insert` fails if `forget` was called meanwhile. The entry must not be kept then.
                     let _ = guard.insert(entry);
                 }
                 outcome

@@ -53,7 +53,8 @@ impl<F: Fetch + ?Sized> Fetch for Arc<F> {
     }
 }
 
-/// Fetches the body for a DID.
+/// Fetches the body of `url`, which is needed to resolve `did`. Status 404 or 410 means [`ResolveError::NotFound`], and
+/// any other status except 200 means [`ResolveError::Unavailable`].
 pub(super) async fn fetch_body(
     fetch: &impl Fetch,
     did: &str,

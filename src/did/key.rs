@@ -22,7 +22,8 @@ pub fn create(key: &PublicKey) -> Document {
 
 /// The X25519 key that peers derive from an Ed25519 key to encrypt to it. `None` for a key on another curve.
 ///
-/// It is the same point in Montgomery form (RFC 7748 section 4.1; did:key, "Derive Encryption Key Algorithm").
+/// The derived key is the same point in Montgomery form (RFC 7748 section 4.1; did:key, "Derive Encryption
+/// Key Algorithm").
 pub fn derived_key_agreement(key: &PublicKey) -> Option<PublicKey> {
     let bytes = key.as_bytes().try_into().ok().filter(|_| key.curve() == Curve::Ed25519)?;
     let point = ed25519_dalek::VerifyingKey::from_bytes(bytes).ok()?.to_montgomery();
@@ -35,7 +36,7 @@ pub(super) fn resolve(did: &str) -> Result<Arc<Document>, ResolveError> {
     Ok(Arc::new(document(did, &key)))
 }
 
-/// The key of a multikey, which must be in canonical form. So no key has two DIDs.
+/// Parses a multikey, and refuses any form but the canonical one, so that no key has two DIDs.
 pub(super) fn canonical(multikey: &str) -> Result<PublicKey, KeyError> {
     let key = PublicKey::from_multikey(multikey)?;
     if key.to_multikey() == multikey {
@@ -45,7 +46,7 @@ pub(super) fn canonical(multikey: &str) -> Result<PublicKey, KeyError> {
     }
 }
 
-/// The document of a DID that is one key (did:key "Document Creation Algorithm"). did:peer:0 has the same.
+/// The document of a DID that is one key (did:key "Document Creation Algorithm"). A did:peer:0 has the same document.
 pub(super) fn document(did: &str, key: &PublicKey) -> Document {
     let method = |key: &PublicKey| {
         let multikey = key.to_multikey();

@@ -78,7 +78,7 @@ impl LocalResolver {
     }
 
     /// Stores long forms of `did:peer:4` in `long_forms`. Call this before [`with_documents`](Self::with_documents),
-    /// whose long forms are stored too.
+    /// which stores the long forms of its documents there too.
     pub fn with_long_forms(mut self, long_forms: Arc<dyn LongForms>) -> Self {
         self.long_forms = long_forms;
         self
@@ -126,8 +126,8 @@ impl Resolver for LocalResolver {
     }
 }
 
-/// Reads the DID documents of the `*.json` files in a folder, in the order of their names, or the document of one file.
-/// Returns each with its path.
+/// Reads DID documents: from the `*.json` files in the folder `path`, in the order of their names, or from the one file
+/// `path`. Returns each document with the path of its file.
 ///
 /// # Errors
 /// If a file cannot be read or is not a DID document, or two files have different documents of one DID.

@@ -21,7 +21,7 @@
 //! # }
 //! ```
 //!
-//! Strangers write what resolvers read. So sizes are bounded, an unusable key does not invalidate its document, and a
+//! Resolvers read data from strangers. So sizes are bounded, an unusable key does not invalidate its document, and a
 //! document is never accepted for a DID that it does not name.
 //!
 //! This module handles public keys only. It generates no key, knows no token, and opens no socket.

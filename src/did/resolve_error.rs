@@ -5,7 +5,7 @@ use std::{error::Error, sync::Arc};
 use super::{document::DocumentError, peer::PeerError, shorten::shortened, web::WebError, webvh::WebvhError};
 use crate::keys::KeyError;
 
-/// Why a DID was not resolved. The DID in it is cut after 100 characters.
+/// Why a DID was not resolved. DIDs in this error are cut after 100 characters.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ResolveError {

@@ -1,4 +1,4 @@
-//! The trait that finds DID documents.
+//! [`Resolver`]: the trait that finds DID documents.
 
 use std::sync::Arc;
 

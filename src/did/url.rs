@@ -9,9 +9,9 @@ use std::{fmt, str::FromStr};
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DidUrl {
     text: String,
-    /// The length of the DID.
+    /// The length of the DID, in bytes.
     did_length: usize,
-    /// The position of the `#`.
+    /// The position of the `#`, in bytes.
     hash: Option<usize>,
 }
 
@@ -75,7 +75,8 @@ pub fn is_did(text: &str) -> bool {
 /// The DID of a DID URL. `None` if `url` is not a DID URL (DID Core section 3.2).
 pub fn did_of(url: &str) -> Option<&str> {
     let (did, rest) = url.split_at(url.find(['/', '?', '#']).unwrap_or(url.len()));
-    // The pchar of RFC 3986, `/` and `?`. One `#` begins the fragment, and no other may follow.
+    // Path, query and fragment consist of the `pchar` of RFC 3986, `/` and `?`. The first `#` begins the fragment, and
+    // no other `#` may follow.
     let pchar = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?".contains(&byte);
     let (rest, fragment) = rest.split_once('#').unwrap_or((rest, ""));
     (is_did(did) && consists_of(rest, pchar) && consists_of(fragment, pchar)).then_some(did)

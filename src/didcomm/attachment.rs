@@ -112,15 +112,15 @@ impl AttachmentData {
         format!("z{}", bs58::encode(bytes).into_string())
     }
 
-    /// Decodes embedded base64 content. `None` if there is none. Padded base64url and standard base64, which older
-    /// peers write, are accepted too.
+    /// Decodes the content in `base64`. Returns `None` if that member is absent. Padded base64url and standard base64,
+    /// which older peers write, are accepted too.
     pub fn bytes(&self) -> Option<Result<Vec<u8>, HashError>> {
         let text = self.base64.as_deref()?;
         let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).or_else(|_| STANDARD.decode(text));
         Some(bytes.map_err(|_| HashError::Base64))
     }
 
-    /// Checks that fetched content has the hash.
+    /// Checks that `content`, which was fetched from a link, has the attachment's hash.
     ///
     /// # Errors
     /// If there is no hash, the hash is malformed or neither SHA-256 nor SHA-512, or the content has another hash.

@@ -181,8 +181,8 @@ impl From<SecretsError> for Error {
 }
 
 impl Error {
-    /// Whether a later attempt may succeed: the token is absent, busy, slow or locked by its PIN, its device failed, or
-    /// the source of a DID document is unavailable.
+    /// Whether a later attempt may succeed: the token is absent, busy, slow or locked by its PIN, its device failed, no
+    /// key is ready, or the source of a DID document is unavailable.
     ///
     /// This is narrower than [`SecretsError::is_retryable`], which is also true for `Interrupted`, `RateLimited` and
     /// `AuditFailed`, and for the token errors `SessionLost` and `KeyGone`. For these, match the [`SecretsError`] in

@@ -58,14 +58,14 @@ fn attached_message(attachment: &Attachment) -> Result<String, Error> {
 
 /// Wraps a packed message for `next` into one forward per routing key. The forward for the last key is the innermost.
 ///
-/// A routing key is the DID URL of a key, or a DID, all of whose keys on one curve can then open the layer. The `next`
-/// of the innermost forward is `next`; the `next` of each other forward is the routing key of the forward inside.
-/// Without routing keys the message is returned unchanged. `headers` are added to each forward, and `enc` encrypts
-/// each.
+/// A routing key is the DID URL of a key, or a DID. A forward for a DID is encrypted to all `keyAgreement` keys on the
+/// curve of the DID's first usable key. The `next` of the innermost forward is `next`; the `next` of each other forward
+/// is the routing key of the forward inside it. Without routing keys, `packed` is returned unchanged. `headers` are
+/// added to each forward, and each forward is encrypted with `enc`.
 ///
 /// # Errors
-/// If a routing key does not resolve to a usable `keyAgreement` key, `packed` is not JSON, or a header is one that each
-/// forward has.
+/// If a routing key does not resolve to a usable `keyAgreement` key, `packed` is not JSON, or `headers` contains a
+/// header that every forward has already.
 pub async fn wrap_in_forward(
     packed: &str,
     headers: Option<&Map<String, Value>>,
@@ -77,7 +77,7 @@ pub async fn wrap_in_forward(
     let mut packed = packed.to_owned();
     let mut next = next;
     for key in routing_keys.iter().rev() {
-        // Attached as JSON, which every peer can read. Some cannot read base64.
+        // The message is attached as JSON, which every peer can read. Some peers cannot read base64.
         let content: Value =
             serde_json::from_str(&packed).map_err(|_| Error::Forward("the message to forward is not JSON"))?;
         let attachment = Attachment::json(content).id("1").media_type(ENCRYPTED).finalize();

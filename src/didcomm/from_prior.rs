@@ -15,19 +15,21 @@ use crate::{
 };
 
 impl FromPriorClaims {
-    /// Claims that `sub` is the successor of `iss`. `iat` is when the change was made, in seconds since 1970.
+    /// Claims that `sub` is the successor of `iss`. `iat` is the time of the rotation, in seconds since 1970 (UTC).
     pub fn rotation(iss: impl Into<String>, sub: impl Into<String>, iat: i64) -> Self {
         Self { iss: iss.into(), sub: Some(sub.into()), iat: Some(iat) }
     }
 
-    /// Claims that `iss` ends the relationship. `iat` is when, in seconds since 1970.
+    /// Claims that `iss` ends the relationship. `iat` is the time of the ending, in seconds since 1970 (UTC).
     pub fn ending(iss: impl Into<String>, iat: i64) -> Self {
         Self { iss: iss.into(), sub: None, iat: Some(iat) }
     }
 
-    /// Signs with an authentication key of the old DID, in its token. Returns the JWT and the DID URL of the key.
+    /// Signs the claims with an authentication key of the old DID, in the key's token. Returns the JWT and the DID
+    /// URL of the key.
     ///
-    /// `issuer_kid` names the key; if it is `None`, the first ready authentication key of `iss` signs.
+    /// `issuer_kid` is the DID URL of the key. If it is `None`, the first ready authentication key of `iss` that
+    /// can sign is used.
     ///
     /// # Errors
     /// If no such key is ready, the key is not a key of `iss`, or the token fails.

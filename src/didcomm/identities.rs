@@ -9,7 +9,7 @@ use crate::{
     secrets::{HeldKey, HeldKeys, KeyState, Secrets},
 };
 
-/// Our own DIDs. Joins their documents with [`Secrets`], which knows keys only.
+/// Our own DIDs: their documents, joined with the keys of [`Secrets`], which knows no DIDs.
 ///
 /// A DID may have several documents: keep the old versions after a key rotation, so that messages to an old key can
 /// still be read. The first document of a DID is the current one.
@@ -37,7 +37,7 @@ pub struct OwnKey {
 }
 
 impl Identities {
-    /// Our DIDs, with their documents.
+    /// Joins the documents of our DIDs with the keys that `secrets` holds.
     ///
     /// # Errors
     /// [`Error::KeyNotHeld`] if a key in `authentication` or `keyAgreement` of a document is in no token.
@@ -112,7 +112,7 @@ impl Identities {
         }
     }
 
-    /// The private-key operations.
+    /// The implementation of the private-key operations.
     pub fn secrets(&self) -> &dyn Secrets {
         &*self.secrets
     }

@@ -1,4 +1,4 @@
-//! Finds a peer's key by its DID URL and checks that its document allows the use.
+//! Finds a peer's key by the key's DID URL, and checks that the peer's document allows the use of the key.
 
 use super::error::Error;
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     keys::PublicKey,
 };
 
-/// The key `kid` in the document of `owner`, which is a DID or a DID URL. It must be in `relationship`.
+/// Returns the key `kid` from the document of `owner`, which is a DID or a DID URL. The key must be in `relationship`.
 pub(super) async fn resolve_key(
     resolver: &dyn Resolver,
     owner: &str,
@@ -18,7 +18,7 @@ pub(super) async fn resolve_key(
     find_key(&document, kid, relationship)
 }
 
-/// The key `kid` in `document`. It must be in `relationship`.
+/// Returns the key `kid` from `document`. The key must be in `relationship`.
 pub(super) fn find_key(document: &Document, kid: &str, relationship: Relationship) -> Result<PublicKey, Error> {
     let method =
         document.method(kid, relationship).ok_or_else(|| Error::NotAuthorised { kid: kid.to_owned(), relationship })?;

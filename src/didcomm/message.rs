@@ -231,7 +231,7 @@ impl MessageBuilder {
         self
     }
 
-    /// Sets a header without a field.
+    /// Sets a header that has no field in [`Message`].
     pub fn header(mut self, name: impl Into<String>, value: Value) -> Self {
         self.0.extra_headers.insert(name.into(), value);
         self

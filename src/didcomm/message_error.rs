@@ -15,7 +15,7 @@ pub enum MessageError {
     /// The body is not a JSON object.
     #[error("the body of the message is not a JSON object")]
     Body,
-    /// A header has the wrong type.
+    /// The text is not a JSON object, a member is given twice, or a header has the wrong type.
     #[error("a header of the message is wrong: {}", quoted(.0))]
     Header(String),
     /// An attachment has no data.

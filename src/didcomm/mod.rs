@@ -1,8 +1,8 @@
 //! DIDComm Messaging v2.1: plaintext messages, packing and unpacking, DID rotation, forwarding.
 //!
-//! The API follows the `didcomm` crate, with one difference. Where that crate takes a `SecretsResolver`, which returns
-//! private keys, this module takes [`Identities`], which use [`Secrets`](crate::secrets::Secrets).
-//! `docs/from-didcomm.md` lists every change for its users.
+//! The API follows the crate `didcomm`, except for private keys. Where that crate takes a `SecretsResolver`, which
+//! returns private keys, this module takes [`Identities`], which use [`Secrets`](crate::secrets::Secrets).
+//! `docs/from-didcomm.md` lists every difference for users of that crate.
 //!
 //! This module opens no socket, stores nothing, and knows no token library.
 

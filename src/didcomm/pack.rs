@@ -156,13 +156,13 @@ impl<'a> PackEncrypted<'a> {
     }
 
     /// Signs the message before it is encrypted. `signer` is one of our DIDs, or the DID URL of one of its
-    /// authentication keys. The header `from` must name that DID, and `to` must be there.
+    /// authentication keys. The header `from` must name that DID, and the header `to` must be present.
     pub fn sign_by(mut self, signer: &'a str) -> Self {
         self.sign_by = Some(signer);
         self
     }
 
-    /// Hides the sender's key id under an outer anoncrypt. Needs [`from`](Self::from), and forbids
+    /// Hides the sender's key id inside an outer anoncrypt layer. Needs [`from`](Self::from), and forbids
     /// [`sign_by`](Self::sign_by). Default: `false`.
     pub fn protect_sender(mut self, protect_sender: bool) -> Self {
         self.protect_sender = protect_sender;
@@ -188,8 +188,8 @@ impl<'a> PackEncrypted<'a> {
     }
 
     /// The content encryption of each anoncrypt layer, including the outer layer of
-    /// [`protect_sender`](Self::protect_sender) and the forwards. Default: A256CBC-HS512, which every peer must be able
-    /// to read. Authcrypt always uses A256CBC-HS512.
+    /// [`protect_sender`](Self::protect_sender) and the forwards. Default: A256CBC-HS512, which every peer must
+    /// support. Authcrypt always uses A256CBC-HS512.
     pub fn enc(mut self, enc: ContentEncryption) -> Self {
         self.enc = enc;
         self
@@ -204,8 +204,9 @@ impl<'a> PackEncrypted<'a> {
 
     /// Packs the message. Returns the packed message and what was chosen for it.
     ///
-    /// The curve is the first, in the order of the recipient's document, on which the sender has a ready key. The
-    /// message is encrypted to all the recipient's keys on that curve.
+    /// The curve is the first one, in the order of the recipient's document, on which the sender has a ready key. For
+    /// an anoncrypted message, it is the curve of the recipient's first usable key. The message is encrypted to all the
+    /// recipient's keys on that curve.
     ///
     /// # Errors
     /// If the headers do not fit the arguments, the recipient cannot be resolved or has no usable key, sender and
@@ -277,7 +278,8 @@ impl<'a> PackEncrypted<'a> {
         Ok(())
     }
 
-    /// The headers to add to each forward. A forward expires no later than the message that it carries.
+    /// The headers to add to each forward. A forward expires with the message that it carries, unless `forward_headers`
+    /// has another `expires_time`.
     fn headers_of_forwards(&self) -> Option<Map<String, Value>> {
         let mut headers = self.forward_headers.clone();
         if let Some(expires) = self.message.expires_time {
@@ -287,7 +289,8 @@ impl<'a> PackEncrypted<'a> {
     }
 }
 
-/// The recipient's document. Our own documents come first: a message to ourselves needs no network.
+/// Returns the recipient's document. Our own documents are looked up first, so that a message to ourselves
+/// needs no network.
 async fn recipient_document(did: &str, resolver: &dyn Resolver, me: &Identities) -> Result<Arc<Document>, Error> {
     match me.document(did) {
         Some(own) => Ok(own.clone()),

@@ -18,8 +18,9 @@ pub struct Provenance {
     pub non_repudiation: bool,
     /// The envelopes, outermost first.
     pub layers: Vec<Layer>,
-    /// The sender's DID rotation; its signature is verified. It is proof only in a message that the new DID
-    /// authcrypted: the JWT names no audience, so anyone may have copied it. See [`Warning::UnauthenticatedFromPrior`].
+    /// The sender's DID rotation, with a verified signature. It proves the rotation only in a message that
+    /// the new DID authcrypted: the JWT names no audience, so anyone may have copied it from another message.
+    /// See [`Warning::UnauthenticatedFromPrior`].
     pub from_prior: Option<PriorDid>,
     /// Properties of the message that are allowed, and that the receiver may want to know.
     pub warnings: Vec<Warning>,
@@ -95,7 +96,8 @@ pub enum Layer {
         /// The DID URL of the key that signed.
         kid: String,
     },
-    /// A forward that was addressed to us. The layers before it are the mediator's, the layers after it the sender's.
+    /// A forward that was addressed to us. The mediator made the layers before this one, and the sender made the
+    /// layers after it.
     Forward {
         /// The `next` of the forward: one of our DIDs or key ids.
         next: String,
@@ -121,7 +123,7 @@ pub struct PriorDid {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Warning {
-    /// `to` is absent. By v2.1 the recipient may then assume that it is the only one.
+    /// `to` is absent. By v2.1, a recipient may then assume that there is no other recipient.
     ToAbsent,
     /// The message is not encrypted, and `to` names none of our DIDs.
     NotAddressedToUs,
@@ -131,7 +133,7 @@ pub enum Warning {
     ForbiddenNesting,
     /// `expires_time` has passed.
     Expired,
-    /// `from_prior` must be ignored: the message was not authcrypted by its `sub`, or, if it ends a relationship, not
-    /// encrypted.
+    /// `from_prior` must be ignored. Either it names a successor, and the successor has not authcrypted the message; or
+    /// it ends the relationship, and the message is not encrypted.
     UnauthenticatedFromPrior,
 }

@@ -9,15 +9,15 @@ use crate::did::{Document, Resolver, Service, ServiceEndpoint, did_of};
 pub struct MessagingService {
     /// The id of the service in the recipient's document.
     pub id: String,
-    /// The URI that the packed message must be sent to. If the document has a mediator's DID, this is the
-    /// mediator's URI.
+    /// The URI that the packed message must be sent to. If the endpoint in that document is a mediator's DID, this is
+    /// the URI in the mediator's document.
     pub service_endpoint: String,
 }
 
 /// The route to a recipient.
 pub(super) struct Route {
     pub service: MessagingService,
-    /// The keys of the mediators to wrap for. The mediator next to the sender comes first.
+    /// The keys of the mediators for which the message is wrapped. The mediator next to the sender comes first.
     pub routing_keys: Vec<String>,
 }
 

@@ -25,8 +25,9 @@ use crate::{
     secrets::{Context, SecretsError, TokenError},
 };
 
-/// The most key derivations that one layer may cost: two tries of ECDH-ES, or one of ECDH-1PU. Otherwise a stranger
-/// could spend a token's time by naming many of our keys.
+/// The most key derivations that the tokens may make to open one layer: two attempts with ECDH-ES, which cost one
+/// derivation each, or one attempt with ECDH-1PU, which costs two. Without this limit, a stranger could waste a token's
+/// time by naming many of our keys.
 const MAX_DERIVATIONS: u32 = 2;
 
 /// How a message is opened.
@@ -35,19 +36,20 @@ pub struct UnpackOptions {
     /// Opens a forward that is addressed to us, once (v2.1 routing, "rewrapping"). If `false`, the forward itself is
     /// returned. Default: `true`.
     pub unwrap_forward: bool,
-    /// Refuses a message whose sender neither authcrypt nor a signature proves, with [`Error::NotAuthenticated`].
-    /// Forwards from peers to a mediator are such messages. Default: `false`.
+    /// Refuses a message whose sender is proved by neither authcrypt nor a signature, with [`Error::NotAuthenticated`].
+    /// Such messages include the forwards that peers send to a mediator. Default: `false`.
     pub require_authenticated: bool,
-    /// Refuses authcrypt(sign()) and anoncrypt(authcrypt(sign())). Otherwise each is a [`Warning`]: the specification
-    /// advises against the first and forbids the second, and yet has a test vector of each. Default: `false`.
+    /// Refuses authcrypt(sign()) and anoncrypt(authcrypt(sign())). If `false`, each is only a [`Warning`]: the
+    /// specification advises against the first and forbids the second, but has a test vector of each. Default: `false`.
     pub strict_nesting: bool,
     /// How large a message may be, and how many recipients it may have.
     pub limits: Limits,
     /// When to stop waiting for the token. Default: 30 seconds for each operation
     /// ([`Context::deadline`](crate::secrets::Context::deadline)).
     pub deadline: Option<Instant>,
-    /// The senders for whose messages a token may ask a person for a PIN or a touch, as DIDs. The sender is only
-    /// claimed at that point; an anoncrypted message claims none and never qualifies. Default: every message qualifies.
+    /// DIDs of senders. A token may ask a person for a PIN or a touch only for a message that claims to be from one of
+    /// them. The claim is not verified at that point. An anoncrypted message claims no sender, so it never qualifies.
+    /// Default: every message qualifies.
     pub prompt_for: Option<Vec<String>>,
 }
 
@@ -67,8 +69,8 @@ impl Default for UnpackOptions {
 impl Message {
     /// Opens a message and verifies each layer, then compares `from`, `to`, the DIDs of the keys, and `from_prior`.
     ///
-    /// The [`Provenance`] says what is proved about the sender. A plaintext is accepted too, and proves nothing: set
-    /// [`UnpackOptions::require_authenticated`], or look at [`Provenance::sender`].
+    /// The [`Provenance`] says what is proved about the sender. A plaintext message is accepted too, although it proves
+    /// nothing. To refuse it, set [`UnpackOptions::require_authenticated`], or look at [`Provenance::sender`].
     ///
     /// # Errors
     /// If the message is malformed, is for none of our keys, does not open, contradicts itself, or its sender does not
@@ -161,7 +163,8 @@ impl Unpacker<'_> {
         if own_keys.is_empty() {
             return Err(Error::NotForUs(jwe.recipient_kids().map(str::to_owned).collect()));
         }
-        // Checked before the sender is resolved, since resolving may send a request to a server that a stranger chose.
+        // This is checked before the sender is resolved, since resolving may send a request to a server that a
+        // stranger chose.
         let curve = jwe.ephemeral_key().curve();
         if let Some(own) = own_keys.first().filter(|_| own_keys.iter().all(|own| own.key.curve() != curve)) {
             return Err(
@@ -194,9 +197,10 @@ impl Unpacker<'_> {
         Ok(plaintext)
     }
 
-    /// Tries our keys in the order of the recipients, until one opens the message or [`MAX_DERIVATIONS`] are spent. A
-    /// key whose token is away costs no derivation. Neither does `DeadlineExceeded` or `Interrupted`, although the
-    /// token may have derived. If no key opens the message, the last failure is returned.
+    /// Tries our keys in the order of the recipients, until one opens the message or [`MAX_DERIVATIONS`] are spent. An
+    /// attempt whose token is away costs no derivation. An attempt that ends with `DeadlineExceeded` or `Interrupted`
+    /// counts as no derivation either, although the token may have made one. If no key opens the message, returns the
+    /// last failure, or [`Error::PromptNotAllowed`] if no key could be tried.
     async fn try_keys<'k>(
         &'k self,
         jwe: &Jwe,
@@ -241,8 +245,8 @@ impl Unpacker<'_> {
         !prompts || sender.is_some_and(|sender| known.iter().any(|known| same_did(known, sender)))
     }
 
-    /// The key `kid` in the document of `owner`, a DID or DID URL. Our own documents come first: a message from
-    /// ourselves needs no network.
+    /// Returns the key `kid` from the document of `owner`, a DID or DID URL. Our own documents are looked up first, so
+    /// that a message from ourselves needs no network.
     async fn key(&self, owner: &str, kid: &str, relationship: Relationship) -> Result<PublicKey, Error> {
         match did_of(owner).and_then(|did| self.me.document(did)) {
             Some(own) => find_key(own, kid, relationship),
@@ -319,7 +323,8 @@ impl Unpacker<'_> {
     }
 }
 
-/// Whether decryption failed before a token computed anything.
+/// Whether decryption failed before a token computed anything. True also for `DeadlineExceeded` and `Interrupted`,
+/// after which the token may have computed.
 fn failed_before_derivation(error: &JoseError) -> bool {
     match error {
         JoseError::CurveMismatch { .. } => true,

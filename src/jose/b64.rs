@@ -1,5 +1,5 @@
 //! Base64url of JOSE (RFC 7515 section 2): no padding, no white space, and no unused bits set at the end. So each byte
-//! string has one encoding only.
+//! string has exactly one encoding.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 

@@ -1,4 +1,4 @@
-//! Encrypts messages: makes JWEs in General JSON.
+//! Encrypts messages into JWEs in the General JSON Serialization (RFC 7516 section 7.2.1).
 
 use serde_json::{Value, json};
 
@@ -25,7 +25,8 @@ pub struct Recipient<'a> {
     pub key: &'a PublicKey,
 }
 
-/// Encrypts to the recipients with ECDH-ES+A256KW. This needs no private key of ours.
+/// Encrypts `plaintext` to the recipients with ECDH-ES+A256KW, which needs no private key of ours. Returns
+/// the JWE as JSON.
 ///
 /// # Errors
 /// If there is no recipient, or the keys are not on one curve that is for key agreement.
@@ -37,11 +38,11 @@ pub fn anoncrypt(plaintext: &[u8], enc: ContentEncryption, recipients: &[Recipie
     Ok(draft.serialize(recipients, keys, &content))
 }
 
-/// Encrypts to the recipients with ECDH-1PU+A256KW and A256CBC-HS512. `sender` is our public key, and `skid` its DID
-/// URL.
+/// Encrypts `plaintext` to the recipients with ECDH-1PU+A256KW and A256CBC-HS512. `sender` is our public key, and
+/// `skid` is its DID URL. Returns the JWE as JSON.
 ///
-/// This calls [`Secrets::wrap_cek`] once for all recipients. The content is encrypted before, because its tag is an
-/// input of the KDF.
+/// The content is encrypted first, because its tag is an input of the KDF. Then [`Secrets::wrap_cek`] is called once
+/// for all recipients.
 ///
 /// # Errors
 /// Those of [`anoncrypt`], and [`JoseError::Secrets`] if the token fails.

@@ -1,5 +1,5 @@
-//! Parses bytes into one of the three kinds of message. The structure decides; `typ` is a hint that some peers get
-//! wrong.
+//! Parses bytes into one of the three kinds of message. The members of the JSON object decide which kind it is. `typ`
+//! does not, since some peers send a wrong one.
 
 use serde_json::{Map, Value};
 

@@ -1,4 +1,5 @@
-//! What is wrong with an envelope. In a received envelope every error but [`JoseError::Secrets`] is the peer's fault.
+//! What is wrong with an envelope. For a received envelope, every error except [`JoseError::Secrets`] is
+//! the peer's fault.
 
 use crate::{
     crypto::{CheckFailed, ContentEncryption},

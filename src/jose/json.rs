@@ -1,5 +1,5 @@
-//! Parses JSON and refuses duplicate members. Parsers treat them differently, which attacks exploit (RFC 7515 section
-//! 4, RFC 7516 section 4).
+//! Parses JSON and refuses duplicate members. Parsers differ in which of the duplicates they use, and attacks exploit
+//! the difference (RFC 7515 section 4, RFC 7516 section 4).
 
 use std::fmt;
 

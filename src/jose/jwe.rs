@@ -29,7 +29,7 @@ impl KeyAgreement {
     }
 }
 
-/// An encrypted message with valid headers. `apv` fits the recipients.
+/// An encrypted message with valid headers and with an `apv` that fits the recipients.
 #[derive(Debug)]
 pub struct Jwe {
     alg: KeyAgreement,
@@ -78,13 +78,15 @@ impl Jwe {
         self.recipients.iter().map(|recipient| recipient.kid.as_str())
     }
 
-    /// Decrypts the message as one recipient. `kid` is the recipient's key id, `key` its public key, and `sender` the
-    /// sender's public key: `Some` for authcrypt, `None` for anoncrypt.
+    /// Decrypts the message as one recipient, and returns the plaintext. `kid` is the recipient's key id, `key` its
+    /// public key, and `sender` the sender's public key: `Some` for authcrypt, `None` for anoncrypt.
     ///
     /// This calls [`Secrets::unwrap_cek`] once, or not at all if a key is on another curve.
     ///
     /// # Errors
-    /// [`JoseError::Decrypt`] if the message does not open; [`JoseError::Secrets`] if the token fails.
+    /// [`JoseError::Missing`] if `kid` is not a recipient, or `sender` does not fit the key agreement;
+    /// [`JoseError::CurveMismatch`] if a key is on another curve than `epk`; [`JoseError::Decrypt`] if the message does
+    /// not open; [`JoseError::Secrets`] if the token fails.
     pub async fn decrypt(
         &self,
         kid: &str,
@@ -114,7 +116,7 @@ impl Jwe {
         let peer = self.skid.as_deref().map(|skid| skid.split('#').next().unwrap_or_default().into());
         let cx = Context { peer, ..cx.for_kid(kid) };
         let cek = secrets.unwrap_cek(key, &request, &cx).await.map_err(|error| match error {
-            // The same error whether unwrapping the content key or decrypting the content fails.
+            // A failure to unwrap the content key and a failure to decrypt the content give the same error.
             SecretsError::Token { error: TokenError::Unwrap, .. } => JoseError::Decrypt(CheckFailed),
             error => JoseError::Secrets(error),
         })?;

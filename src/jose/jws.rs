@@ -26,8 +26,8 @@ impl Jws {
         self.algorithm
     }
 
-    /// The signer's key id. It may be in the unprotected header, which any relay can change. Trust it only after the
-    /// payload's `from` was found to be its DID and the signature was verified.
+    /// The signer's key id. The key id may come from the unprotected header, which any relay can change. Trust the key
+    /// id only after you have checked that the payload's `from` is its DID, and have verified the signature.
     pub fn kid(&self) -> &str {
         &self.kid
     }
@@ -85,7 +85,8 @@ impl Jws {
     }
 }
 
-/// The General JSON serialization. The key id is in the unprotected header, as in the vectors of the specification.
+/// Writes a signed message in the General JSON Serialization. The key id is in the unprotected header, as in the
+/// vectors of the specification.
 pub(crate) fn general_json(kid: &str, signature: &Signature) -> String {
     json!({
         "payload": signature.payload,
@@ -109,7 +110,7 @@ pub(super) fn is_jwt(header: &Map<String, Value>) -> bool {
     typ.eq_ignore_ascii_case("JWT") || typ.eq_ignore_ascii_case("application/jwt")
 }
 
-/// The algorithm must be the one of the key's curve, whatever the header says.
+/// Checks that the algorithm is that of the key's curve, whatever the header says.
 pub(super) fn check_key(algorithm: SignatureAlgorithm, key: &PublicKey) -> Result<(), JoseError> {
     if key.curve() == algorithm.curve() {
         return Ok(());

@@ -1,4 +1,4 @@
-//! JWTs as compact JWS. In DIDComm only `from_prior` is one.
+//! JWTs (RFC 7519) as JWS in the Compact Serialization. The only JWT in DIDComm is `from_prior`.
 
 use serde_json::{Map, Value};
 

@@ -1,6 +1,6 @@
-//! How large a message may be.
+//! [`Limits`]: how large a received message may be.
 
-/// How large a message may be. Larger ones are refused before anything else is done.
+/// The limits on a received message. A larger message is refused before a token is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// The size of the message in bytes. Default: 1,000,000.

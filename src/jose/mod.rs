@@ -1,8 +1,8 @@
 //! JWE and JWS as DIDComm v2.1 uses them: General JSON with ECDH-1PU+A256KW or ECDH-ES+A256KW, and JSON signatures.
 //!
-//! [`Envelope::parse`] is the only function that parses what a peer sent. Its result has passed every check that needs
-//! no key: the algorithms are allowed, no parameter is given twice, `apv` is correct, and `epk` is valid on its curve.
-//! So no malformed input reaches a token.
+//! [`Envelope::parse`] parses a received message, and [`Jwt::parse`] parses a received `from_prior`. Their results have
+//! passed every check that needs no key: the algorithms are allowed, no parameter is given twice, `apv` is correct, and
+//! `epk` is valid on its curve. So no malformed input reaches a token.
 //!
 //! This module resolves no DID. Key ids are strings here, and callers supply the keys.
 

@@ -80,7 +80,7 @@ impl Curve {
         matches!(self, Curve::X25519 | Curve::P256 | Curve::P384 | Curve::P521)
     }
 
-    /// The algorithm with which a key on the curve signs, if DIDComm has one.
+    /// The algorithm of signatures by keys on the curve. `None` if DIDComm does not use the curve for signatures.
     pub fn signature_algorithm(self) -> Option<SignatureAlgorithm> {
         match self {
             Curve::Ed25519 => Some(SignatureAlgorithm::EdDsa),

@@ -1,4 +1,4 @@
-//! Why something is not a public key.
+//! [`KeyError`]: why bytes, a JWK or a multikey are not a valid public key.
 
 use super::curve::Curve;
 
@@ -17,7 +17,7 @@ pub enum KeyError {
     /// The point is not on the curve, or is the point at infinity.
     #[error("the point is not on {0}")]
     NotOnCurve(Curve),
-    /// The point has low order, so that anyone can compute each shared secret with it.
+    /// The point has low order: anyone can compute the shared secrets of such a point.
     #[error("the {0} point is of low order")]
     LowOrder(Curve),
     /// The curve or key type is not supported.

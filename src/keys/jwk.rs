@@ -21,10 +21,10 @@ pub struct Jwk {
 }
 
 impl Jwk {
-    /// The SHA-256 thumbprint of RFC 7638 in base64url: 43 characters.
+    /// The SHA-256 thumbprint (RFC 7638) in base64url: 43 characters. The members are neither checked nor escaped, so
+    /// they must be valid, as those of [`PublicKey::to_jwk`] are.
     pub fn thumbprint(&self) -> String {
-        // The members are in lexicographic order. Not escaped: the members must be valid, as those of
-        // `PublicKey::to_jwk` are.
+        // The members are in lexicographic order (RFC 7638 section 3.3).
         let y = self.y.as_ref().map(|y| format!(r#","y":"{y}""#)).unwrap_or_default();
         let json = format!(r#"{{"crv":"{}","kty":"{}","x":"{}"{y}}}"#, self.crv, self.kty, self.x);
         URL_SAFE_NO_PAD.encode(Sha256::digest(json.as_bytes()))

@@ -34,7 +34,8 @@ impl PublicKey {
     /// If the text is not a multikey, its key type is not supported, or its point is invalid.
     pub fn from_multikey(text: &str) -> Result<Self, KeyError> {
         let base58 = text.strip_prefix('z').ok_or(KeyError::Malformed("the multikey's multibase prefix"))?;
-        // Decoding base58 takes quadratic time. The longest useful text is an uncompressed P-521 key.
+        // Decoding base58 takes quadratic time, so the length is limited. The longest useful text is that of an
+        // uncompressed P-521 key.
         if base58.len() > 200 {
             return Err(KeyError::Malformed("the multikey"));
         }

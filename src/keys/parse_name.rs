@@ -1,4 +1,4 @@
-//! Curves and algorithms by their names.
+//! Parses curves and signature algorithms from their names.
 
 use std::str::FromStr;
 

@@ -1,12 +1,12 @@
-//! Checks that bytes are a valid point.
+//! Checks that bytes encode a valid point of a curve.
 
 use p256::elliptic_curve::sec1::ToSec1Point;
 
 use super::{curve::Curve, error::KeyError};
 
-/// Checks a SEC 1 point, and returns it uncompressed. It must be on the curve, and not at infinity.
+/// Checks that a SEC 1 point is on the curve and is not the point at infinity. Returns the point uncompressed.
 ///
-/// For an uncompressed point, as a JWK has it, this costs no more than evaluating the curve equation.
+/// For an uncompressed point, which a JWK contains, the check costs no more than one evaluation of the curve equation.
 pub(super) fn sec1(curve: Curve, bytes: &[u8]) -> Result<Box<[u8]>, KeyError> {
     macro_rules! check {
         ($curve:ident) => {{
@@ -30,8 +30,8 @@ pub(super) fn sec1(curve: Curve, bytes: &[u8]) -> Result<Box<[u8]>, KeyError> {
 /// Checks that a `u` coordinate does not have low order.
 ///
 /// RFC 7748 section 6.1 lets a receiver check for the all-zero shared secret. The shared secret may stay inside a
-/// token, so the coordinates that lead to zero are refused instead. [`X25519_LOW_ORDER`] lists them all; X25519 ignores
-/// the highest bit.
+/// token, so the coordinates that lead to zero are refused instead. [`X25519_LOW_ORDER`] lists these coordinates.
+/// X25519 ignores the highest bit of a coordinate, so the check ignores it too.
 pub(super) fn x25519(bytes: &[u8]) -> Result<Box<[u8]>, KeyError> {
     let u: [u8; 32] = exact(Curve::X25519, bytes)?;
     let mut masked = u;

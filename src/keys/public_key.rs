@@ -1,4 +1,4 @@
-//! A public key that was checked.
+//! [`PublicKey`]: a public key whose point was checked.
 
 use std::fmt;
 

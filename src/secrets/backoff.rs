@@ -48,7 +48,8 @@ impl Backoff {
 /// A random number that is at least 0 and less than 1.
 fn random() -> f64 {
     const BITS: u32 = 53;
-    // The fixed bits in the low half of a version 4 UUID, its variant, are the two highest (RFC 9562 section 5.4).
+    // In the low half of a version 4 UUID, only the two highest bits are fixed (the variant, RFC 9562 section 5.4), so
+    // the other bits are random.
     let (_, low) = uuid::Uuid::new_v4().as_u64_pair();
     (low & ((1 << BITS) - 1)) as f64 / (1_u64 << BITS) as f64
 }

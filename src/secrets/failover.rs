@@ -20,8 +20,9 @@ use crate::{
 
 /// Whether another holder of the key is asked after this failure.
 ///
-/// Not after a failure that is the peer's fault: a hostile message fails with every holder. An operation that may have
-/// asked a person for a PIN or a touch (`asks_person`) is not repeated, unless the token is away or its PIN is refused.
+/// No other holder is asked after a failure that is the peer's fault: a hostile message fails with every holder. An
+/// operation that may have asked a person for a PIN or a touch (`asks_person`) is not repeated, unless the token is
+/// away or its PIN is refused.
 pub(super) fn allows_failover(error: &SecretsError, asks_person: bool) -> bool {
     match error {
         SecretsError::NotHeld(_) | SecretsError::Busy { .. } | SecretsError::Stopped => true,
@@ -55,7 +56,7 @@ impl FailoverSecrets {
     pub fn new(holders: impl IntoIterator<Item = Arc<dyn Secrets>>) -> Self {
         let holders: Vec<_> = holders.into_iter().collect();
         let receivers: Arc<[watch::Receiver<HeldKeys>]> = holders.iter().map(|holder| holder.keys()).collect();
-        // Read after the receivers were made, so that no change is missed.
+        // The keys are read after the receivers were made, so that no change is missed.
         let keys = watch::Sender::new(all_keys(&receivers));
         let follow = |mut changes: watch::Receiver<HeldKeys>| {
             let (receivers, keys) = (receivers.clone(), keys.clone());
@@ -80,8 +81,8 @@ impl FailoverSecrets {
     }
 }
 
-/// Tries an operation with each holder of a key, until one succeeds or fails for good. A macro, since no closure
-/// returns a future that borrows all of its arguments.
+/// Tries an operation with each holder of a key, until one succeeds or fails for good. This is a macro, since no
+/// closure returns a future that borrows all of its arguments.
 macro_rules! try_each_holder {
     ($self:ident, $key:ident, $holder:ident => $operation:expr) => {{
         let mut failure = None;

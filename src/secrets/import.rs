@@ -33,7 +33,7 @@ impl fmt::Debug for ImportKey {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImportError {
-    /// Not a JSON object with the members of an EC or OKP key.
+    /// The JWK is not a JSON object with the members of an EC or OKP key.
     #[error("not a JWK of an EC or OKP key")]
     NotAJwk,
     /// The public half is invalid.
@@ -87,7 +87,7 @@ fn private_part(curve: Curve, d: &Value) -> Result<Zeroizing<Vec<u8>>, ImportErr
     let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(text).map_err(|_| wrong())?);
     let length = curve.coordinate_length();
     match curve {
-        // Byte strings of 32 bytes, not numbers: no zeros can be missing (RFC 8037 section 2).
+        // These keys are strings of 32 bytes, not numbers, so no leading zeros can be missing (RFC 8037 section 2).
         Curve::X25519 | Curve::Ed25519 if bytes.len() != length => Err(wrong()),
         _ if bytes.is_empty() || bytes.len() > length => Err(wrong()),
         _ => {
@@ -121,7 +121,7 @@ fn public_half(curve: Curve, private: &[u8]) -> Result<Vec<u8>, ImportError> {
     }
 }
 
-/// What the curve can do and `use` and `key_ops` allow (RFC 7517 sections 4.2 and 4.3).
+/// The uses that the curve has and that `use` and `key_ops` allow (RFC 7517 sections 4.2 and 4.3).
 fn usage(curve: Curve, jwk: &Value) -> Result<KeyUse, ImportError> {
     let (mut agrees, mut signs) = (KeyUse::of(curve).allows_key_agreement(), KeyUse::of(curve).allows_signing());
     match jwk.get("use").map(|value| value.as_str().ok_or(ImportError::Malformed("use"))).transpose()? {

@@ -19,7 +19,7 @@ use crate::{
 
 /// Every operation with a long-term private key.
 ///
-/// No method takes or returns a private key, nor a Z or a KEK that was made with one.
+/// No method takes or returns a private key, nor a Z or a KEK that was computed with one.
 ///
 /// An operation has three outcomes: it succeeds; it fails with [`SecretsError::NotHeld`], so another implementation may
 /// hold the key; or it fails with any other error, which means that the key is held and the operation failed.

@@ -33,7 +33,7 @@ impl Latency {
         self.average_nanos.store(average, Ordering::Relaxed);
     }
 
-    /// Until when the token's thread polls for its next request; `None` if the token is not fast.
+    /// The time until which the token's thread polls for its next request; `None` if the token is not fast.
     pub(in crate::secrets) fn poll_until(&self) -> Option<Instant> {
         self.average_if_fast().map(|_| Instant::now() + IDLE_POLL)
     }
@@ -51,7 +51,7 @@ pub(in crate::secrets) struct Waiter<'l> {
 }
 
 impl<'l> Waiter<'l> {
-    /// Adds a waiting caller, until this is dropped.
+    /// Counts a waiting caller until the returned value is dropped.
     pub(in crate::secrets) fn new(latency: &'l Latency) -> Self {
         let others = latency.waiters.fetch_add(1, Ordering::Relaxed);
         Self { latency, is_alone: others == 0 }

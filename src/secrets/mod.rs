@@ -3,15 +3,16 @@
 //! The layers above use [`Secrets`]. A [`Token`] is one device, with blocking calls; a [`Custodian`] also makes,
 //! imports and deletes its keys. [`Keyring`] implements `Secrets` over tokens in the same process,
 //! `keeper::KeeperClient` over a token in another process, and [`FailoverSecrets`] over several of these. No method of
-//! `Secrets` or `Token` takes or returns a long-term private key, nor a Z or a KEK that was made with one.
+//! `Secrets` or `Token` takes or returns a long-term private key, nor a Z or a KEK that was computed with one.
 //!
 //! A key is identified by its public half. This module knows no DID.
 //!
 //! # When a token is away
 //!
-//! An HSM that was unplugged, a lost network connection, or a refused PIN puts the token *out of service* ([`Outage`]).
-//! The keyring's documentation ([`Keyring`]) says how that is noticed, what callers get, and how the token comes back.
-//! The message itself waits above this module: the inbox keeps it, still encrypted, until a key is ready again.
+//! An HSM that was unplugged, a lost network connection, or a refused PIN puts the token *out of service*
+//! ([`Outage`]). The keyring's documentation ([`Keyring`]) says how an outage is detected, what callers get, and how
+//! the token comes back into service. The message itself waits above this module: the inbox keeps it, still encrypted,
+//! until a key is ready again.
 
 mod backoff;
 mod context;

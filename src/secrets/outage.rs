@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::error::TokenError;
 
-/// An outage of a token: its reason and its start. Meanwhile none of its keys can be used.
+/// An outage of a token: its reason and its start. During the outage, none of the token's keys can be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Outage {

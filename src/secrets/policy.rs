@@ -67,7 +67,7 @@ impl FromStr for KeyOperation {
 pub struct Policy {
     /// The allowed operations. `None` allows all; an empty list allows none.
     pub allow: Option<Vec<KeyOperation>>,
-    /// The lowest acceptable custody tier. A key below it is an error at start.
+    /// The lowest acceptable custody tier. A key below this tier is an error at start.
     pub minimum_custody: Option<Custody>,
 }
 

@@ -59,11 +59,12 @@ pub trait Token: Send + Sync {
     /// Signs the whole input. The signature has 64 bytes: Ed25519, or ECDSA `r || s` over the input's SHA-256.
     fn sign(&self, key: &PublicKey, input: &[u8]) -> Result<Vec<u8>, TokenError>;
 
-    /// Unwraps a content key: ECDH with `epk` (for ECDH-1PU also with the sender's key), KDF, key unwrap.
+    /// Unwraps a content key: ECDH with `epk` (for ECDH-1PU also with the sender's key), then KDF and key unwrap. Fails
+    /// with [`TokenError::Unwrap`] if the content key was not wrapped for `key`.
     fn unwrap_cek(&self, key: &PublicKey, request: &UnwrapRequest) -> Result<Cek, TokenError>;
 
-    /// Wraps a content key for each recipient: ECDH with the recipient's key, KDF over its Ze and the result (Zs), key
-    /// wrap.
+    /// Wraps a content key for each recipient: ECDH with the recipient's key gives Zs, then KDF over Ze and Zs, then
+    /// key wrap. Returns the wrapped keys in the order of the request.
     fn wrap_cek(&self, key: &PublicKey, request: &WrapRequest) -> Result<Vec<EncryptedKey>, TokenError>;
 }
 

@@ -21,7 +21,7 @@ impl Document {
 }
 
 impl DocumentBuilder {
-    /// Adds a key in these relationships. `fragment` is its id, without `#`.
+    /// Adds a key in these relationships. `fragment` is the fragment of the key's id, without `#`.
     pub fn method(mut self, fragment: &str, key: &PublicKey, relationships: &[Relationship]) -> Self {
         self.methods.push((fragment.to_owned(), key.clone(), relationships.to_vec()));
         self
@@ -33,7 +33,7 @@ impl DocumentBuilder {
         self
     }
 
-    /// Adds another name of the subject.
+    /// Adds another name of the subject (`alsoKnownAs`).
     pub fn also_known_as(mut self, name: impl Into<String>) -> Self {
         self.also_known_as.push(name.into());
         self
@@ -54,8 +54,8 @@ impl DocumentBuilder {
         self.value(None)
     }
 
-    /// Builds the document of a DID that is not known yet, because it contains the hash of this document (did:webvh).
-    /// The JSON is not checked.
+    /// Builds the document of a did:webvh that is not known yet, because the DID contains a hash over this document.
+    /// `did` has a placeholder instead of the hash. The JSON is not checked.
     pub fn draft(&self, did: &str) -> Value {
         self.value(Some(did))
     }

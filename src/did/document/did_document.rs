@@ -22,11 +22,12 @@ pub struct Document {
     pub(super) relationships: [Vec<usize>; 5],
     pub(super) services: Vec<Service>,
     pub(super) value: Value,
+    /// The length of the JSON text, in bytes.
     pub(super) bytes: usize,
 }
 
 impl Document {
-    /// Returns the document if its `id` is `did`. Every resolver has to check that (DID Core section 7.1.1).
+    /// Returns the document if its `id` is `did`. Every resolver has to check the `id` (DID Core section 7.1.1).
     ///
     /// # Errors
     /// [`DocumentError::WrongId`] if it is the document of another DID.
@@ -63,7 +64,7 @@ impl Document {
         self.relationships[relationship as usize].iter().map(|index| &self.methods[*index])
     }
 
-    /// All verification methods. One that is in no relationship must not be used.
+    /// All verification methods. A method that is in no relationship must not be used.
     pub fn all_methods(&self) -> &[VerificationMethod] {
         &self.methods
     }
@@ -80,8 +81,8 @@ impl Document {
     /// The method with this absolute id, *if it is in the relationship*.
     ///
     /// For a `did:peer:4` the id may use the long or the short form of the DID. For a `did:peer` 0 or 2, the fragment
-    /// may also be the key itself or its first eight characters: libraries that are older than the clarifications of
-    /// the specification write that.
+    /// may also be the key itself or its first eight characters: libraries from before the clarifications of the
+    /// specification write such fragments.
     pub fn method(&self, id: &str, relationship: Relationship) -> Option<&VerificationMethod> {
         if let Some(method) = self.methods(relationship).find(|method| method.id == id) {
             return Some(method);

@@ -1,4 +1,4 @@
-//! Ids in documents.
+//! Makes relative ids in documents absolute, and checks the `id` of a document.
 
 use super::error::DocumentError;
 use crate::did::url::is_did;

@@ -26,8 +26,8 @@ impl VerificationMethod {
         Self { id, kind, controller, key }
     }
 
-    /// Whether libraries that are older than the clarifications of did:peer:2 give the method this fragment: the
-    /// multikey, the multikey without `z`, or the first eight characters of that.
+    /// Whether libraries from before the clarifications of did:peer:2 use this fragment for the method: the multikey,
+    /// the multikey without `z`, or the first eight characters of the multikey without `z`.
     pub(super) fn has_legacy_fragment(&self, fragment: &str) -> bool {
         self.key.as_ref().is_ok_and(|key| {
             let multikey = key.to_multikey();
@@ -39,8 +39,8 @@ impl VerificationMethod {
 /// Reads a key from the type of the method and the value of one member.
 type Reader = fn(&str, &Value) -> Result<PublicKey, KeyError>;
 
-/// Reads the key of a method. One member should contain it. If several do, they must contain the same key, so that all
-/// readers see the same one.
+/// Reads the key of a method. One member should contain it. If several members do, they must contain the same key, so
+/// that every reader sees the same key.
 fn key(kind: &str, members: &Map<String, Value>) -> Result<PublicKey, KeyError> {
     let readers: [(&str, Reader); 3] =
         [("publicKeyJwk", jwk), ("publicKeyMultibase", multibase), ("publicKeyBase58", base58)];
@@ -77,7 +77,7 @@ fn curve_of(kind: &str) -> Option<Curve> {
 fn jwk(_: &str, value: &Value) -> Result<PublicKey, KeyError> {
     let members = value.as_object().ok_or(KeyError::Malformed("publicKeyJwk"))?;
     if members.contains_key("d") {
-        // DID Core section 5.2.1 forbids it: every reader of the document has this private key.
+        // DID Core section 5.2.1 forbids a private key here: every reader of the document could use the key.
         return Err(KeyError::Malformed("publicKeyJwk, which holds a private key,"));
     }
     if !members.contains_key("crv") {

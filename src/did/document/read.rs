@@ -21,8 +21,8 @@ impl Document {
     /// method in another document is not followed.
     ///
     /// # Errors
-    /// If the document is over the limits (64 KiB, 100 methods, 100 services), has no `id` that is a DID, or has a
-    /// member with the wrong type (DID Core sections 4 and 5).
+    /// If the document is over the limits (64 KiB, 100 methods, 100 services), has no `id` that is a DID, has a member
+    /// with the wrong type, or has two methods with one id and different keys (DID Core sections 4 and 5).
     pub fn from_value(value: Value) -> Result<Self, DocumentError> {
         read_document(value, MAX_BYTES)
     }
@@ -37,7 +37,7 @@ impl Document {
     /// # Errors
     /// If the text is too long or not JSON, and those of [`from_value`](Self::from_value).
     pub fn from_json(json: &[u8]) -> Result<Self, DocumentError> {
-        // White space is allowed, up to this bound.
+        // The limit applies to JSON without white space. White space may make the text four times as long.
         if json.len() > 4 * MAX_BYTES {
             return Err(DocumentError::TooLong { length: json.len(), limit: MAX_BYTES });
         }
@@ -90,7 +90,8 @@ impl Methods<'_> {
         let id =
             self.id(entry).ok_or(DocumentError::Member { member: "verificationMethod id", expected: "a string" })?;
         let controller = members.get("controller").and_then(Value::as_str).unwrap_or("#");
-        // An absent controller, or a relative one as did:peer writes it, is the subject of the document.
+        // An absent controller means the subject of the document. So does a relative one, which did:peer
+        // documents have.
         let controller = if controller.starts_with('#') { self.did } else { controller }.to_owned();
         let method = VerificationMethod::new(id, controller, members);
         if let Some(index) = self.indices.get(&method.id) {
@@ -148,7 +149,7 @@ fn strings(members: &Map<String, Value>, member: &'static str) -> Result<Vec<Str
         .collect()
 }
 
-/// The length of the JSON text, which is not stored.
+/// The length of `value` as JSON text, in bytes. The text itself is not stored.
 fn json_length(value: &Value) -> usize {
     struct Counter(usize);
     impl io::Write for Counter {

@@ -25,7 +25,7 @@ impl Relationship {
         Relationship::CapabilityDelegation,
     ];
 
-    /// The name of its member in a document.
+    /// The name of the member that lists the relationship in a DID document.
     pub fn name(self) -> &'static str {
         match self {
             Relationship::Authentication => "authentication",

@@ -53,7 +53,7 @@ impl Service {
         }
     }
 
-    /// Writes the service as in a document. An empty id is left out.
+    /// Writes the service as a member of a document, with `id` as its id. An empty id is left out.
     pub(in crate::did) fn to_value(&self, id: &str) -> Value {
         let mut members = Map::new();
         if !id.is_empty() {

@@ -4,7 +4,8 @@
 
 const ALPHABET: &[u8; 58] = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
 
-/// Decodes a text that does not begin with `1`, which is the digit zero.
+/// Decodes `text`. Returns `None` for a character that is no digit of base58, and for a text that begins with `1`, the
+/// digit zero: a document with its multicodec never does.
 pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
     if text.starts_with('1') {
         return None;

@@ -5,7 +5,8 @@ use sha2::{Digest, Sha256};
 /// The multihash prefix of SHA2-256: its code and its length.
 const SHA2_256: [u8; 2] = [0x12, 0x20];
 
-/// The short form of a `did:peer:4`. If `did` is a long form, its hash is checked. `None` for another DID.
+/// Returns the short form of a `did:peer:4`, which may be given in either form. Returns `None` if the hash in a long
+/// form is wrong, and for any other DID.
 pub fn short_form(did: &str) -> Option<&str> {
     let form = did.strip_prefix("did:peer:4")?;
     match form.split_once(':') {
@@ -14,7 +15,8 @@ pub fn short_form(did: &str) -> Option<&str> {
     }
 }
 
-/// The multihash of the encoded document, as multibase. The hash is over the text.
+/// The SHA-256 multihash of the encoded document, as multibase base58btc. The hash is over the encoded text, not over
+/// the bytes that it encodes.
 pub(super) fn hash(encoded: &str) -> String {
     let mut multihash = SHA2_256.to_vec();
     multihash.extend_from_slice(&Sha256::digest(encoded.as_bytes()));

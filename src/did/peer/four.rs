@@ -1,4 +1,5 @@
-//! did:peer:4: the DID contains the document, and a hash is the short form (Peer DID Method Specification, "Method 4").
+//! did:peer:4: the long form contains the document, and the short form contains only a hash of it (Peer DID Method
+//! Specification, "Method 4").
 
 use serde_json::{Map, Value, json};
 
@@ -49,7 +50,7 @@ pub(super) fn resolve_long(long: &str) -> Result<Document, PeerError> {
     contextualized(decoded(long)?, long, short)
 }
 
-/// The document of the short form `short`. `long` is its long form.
+/// The document of the short form `short`. `long` must be its long form.
 pub(super) fn resolve_short(short: &str, long: &str) -> Result<Document, PeerError> {
     if short_of(long)? != short {
         return Err(PeerError::Hash);
@@ -85,7 +86,7 @@ fn contextualized(mut members: Map<String, Value>, did: &str, other: &str) -> Re
         for method in members.get_mut(member).and_then(Value::as_array_mut).into_iter().flatten() {
             let Value::Object(method) = method else { continue };
             if !method.contains_key("controller") {
-                // Each controller is the whole DID, so a short text could become a very long document.
+                // Each added controller is the whole DID, so a short DID could expand to a very long document.
                 let too_long = DocumentError::TooLong { length: MAX_EXPANDED_BYTES + 1, limit: MAX_EXPANDED_BYTES };
                 remaining = remaining.checked_sub(did.len()).ok_or(too_long)?;
                 method.insert("controller".to_owned(), did.into());

@@ -34,7 +34,7 @@ impl Weighter<String, String> for ByLength {
 }
 
 impl LongFormsInMemory {
-    /// A store of at most about `bytes`.
+    /// A store that holds long forms of about `bytes` bytes at most.
     pub fn new(bytes: u64) -> Self {
         // The number of entries is an estimate for the size of the tables: a long form often has 1 to 4 KB.
         Self(Cache::with_weighter((bytes / 2048) as usize + 1, bytes, ByLength))
@@ -135,8 +135,8 @@ impl LongForms for LongFormFolder {
     }
 }
 
-/// The file name of a short form: the part after `did:peer:`. `None` if that is not a hash: a DID must not name another
-/// path.
+/// The file name of a short form: the part after `did:peer:`. Returns `None` if that part is not a hash, so that no DID
+/// can name another path.
 fn file_name(short: &str) -> Option<&str> {
     let name = short.strip_prefix("did:peer:")?;
     let hash = name.strip_prefix("4z")?;

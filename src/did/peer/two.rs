@@ -150,7 +150,7 @@ impl Abbreviations {
         (name, value)
     }
 
-    /// The value of `type`: a string, or several.
+    /// Handles the value of `type`: a string, or an array of strings.
     fn kinds(self, value: Value) -> Value {
         match value {
             Value::String(kind) => self.text(&KINDS, kind).into(),

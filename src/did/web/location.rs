@@ -29,21 +29,21 @@ pub(in crate::did) fn folder_url(host_and_path: &str) -> Result<String, WebError
     Ok(url)
 }
 
-/// The path of that URL, at which a server has to serve the document. `None` if the DID has another method or is
-/// invalid.
+/// The path of the URL that [`url`] returns, at which a server has to serve the document. `None` if the DID has another
+/// method or is invalid.
 pub fn path(did: &str) -> Option<String> {
     let url = url(did).ok()?;
     let (_, rest) = url.strip_prefix("https://")?.split_once('/')?;
     Some(format!("/{rest}"))
 }
 
-/// The `did:web` of a host, which may have a port, and of the segments of a path.
+/// The `did:web` of a host, which may have a port, and of the segments of a path. Neither is checked.
 pub fn did(host: &str, segments: &[&str]) -> String {
     let host = host.replace(':', "%3A");
     segments.iter().fold(format!("did:web:{host}"), |did, segment| format!("{did}:{segment}"))
 }
 
-/// Decodes the host, and the port after a percent-encoded colon.
+/// Returns host and port as a URL has them. In the DID, the colon before the port is percent-encoded.
 fn authority(text: &str) -> Result<String, WebError> {
     let (host, port) = match text.find('%') {
         None => (text, None),
@@ -64,8 +64,8 @@ fn authority(text: &str) -> Result<String, WebError> {
     }
 }
 
-/// Whether a host is a domain name (RFC 1123 section 2.1). Names that URL parsers or operating systems read as an IPv4
-/// address in any form are not.
+/// Whether a host is a domain name (RFC 1123 section 2.1). A name that URL parsers or operating systems read as an IPv4
+/// address, in any form, is not accepted.
 fn is_domain_name(host: &str) -> bool {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())

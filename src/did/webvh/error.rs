@@ -2,7 +2,7 @@
 
 use crate::did::web::WebError;
 
-/// Why a `did:webvh` has no document. The controller of the DID is to blame, or its server.
+/// Why a `did:webvh` has no document. The controller of the DID or the server is to blame.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WebvhError {
@@ -36,7 +36,8 @@ pub enum WebvhError {
     /// The file with the proofs of the witnesses is malformed.
     #[error("its did-witness.json is not a list of versions and their proofs")]
     WitnessFile,
-    /// The log has the SCID of this DID, but never was the log of this DID. Holds the DID of the log.
+    /// The log has the SCID of this DID, but none of its documents has this DID as `id`. Holds the newest
+    /// `id` in the log.
     #[error("its log belongs to {0:?}")]
     WrongDid(String),
     /// The controller has deactivated the DID.
@@ -57,7 +58,8 @@ pub enum EntryFault {
     /// A member is absent or has the wrong type.
     #[error("its {0:?} is absent or has the wrong type")]
     Member(&'static str),
-    /// `versionId` is not the number of the entry and the hash over it and the previous entry.
+    /// `versionId` is not `NUMBER-HASH`: the number of the entry, and the hash over the entry and the `versionId` of
+    /// the previous entry.
     #[error("its versionId is not the number of the entry and the hash over it and the previous entry")]
     Version,
     /// The hash of the first entry is not the SCID.

@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-/// The SHA-256 multihash of a text in base58btc.
+/// The SHA-256 multihash of `text`, encoded in base58btc without a multibase prefix.
 pub(super) fn hash(text: &str) -> String {
     let mut multihash = vec![0x12, 32];
     multihash.extend_from_slice(&Sha256::digest(text));

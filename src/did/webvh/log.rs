@@ -22,10 +22,10 @@ use crate::{
 
 /// How far the clock of a controller may be ahead of this machine's clock, by the specification.
 const MAX_CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
-/// The longest accepted entry in bytes: the longest document and the other members. A parsed entry takes many times as
-/// much memory.
+/// The longest accepted entry, in bytes: room for the longest document and for the other members. A parsed entry takes
+/// many times as much memory.
 const MAX_ENTRY_BYTES: usize = 128 * 1024;
-/// The most proofs of an entry. One is enough.
+/// The most proofs of an entry. An entry needs only one.
 const MAX_PROOFS: usize = 10;
 
 /// The verified part of a log.
@@ -35,6 +35,7 @@ pub(super) struct Log<'a> {
     pub parameters: Parameters,
     /// The ids of the versions, and the witnesses that each needs.
     pub versions: Vec<(String, Option<Arc<Witness>>)>,
+    /// The `versionTime` of the newest entry.
     pub time: SystemTime,
     /// Every name that the DID has had, newest last.
     ids: Vec<String>,

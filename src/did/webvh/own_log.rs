@@ -31,8 +31,8 @@ pub struct OwnLog {
 /// Changes to the keys that may change the DID.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct KeyChanges<'a> {
-    /// The key that signs the following entries. With pre-rotation it must be a key to which the previous entry has
-    /// committed, and it signs this entry already.
+    /// The key that signs the following entries. With pre-rotation, the previous entry must have committed to this key,
+    /// and the key signs this entry too.
     pub update_key: Option<&'a PublicKey>,
     /// The key to commit to as the next one. `Some` begins or continues pre-rotation, `None` ends it.
     pub next_key: Option<&'a PublicKey>,
@@ -115,7 +115,8 @@ impl OwnLog {
         if let Some(key) = keys.update_key {
             parameters.insert("updateKeys".to_owned(), json!([key.to_multikey()]));
         }
-        // While there is a commitment, each entry has to name the next one.
+        // While the log is pre-rotated, each entry has to commit to the next keys, or end the pre-rotation with
+        // an empty list.
         if keys.next_key.is_some() || self.is_pre_rotated() {
             let hashes: Vec<String> = keys.next_key.iter().map(|key| hash(&key.to_multikey())).collect();
             parameters.insert("nextKeyHashes".to_owned(), json!(hashes));
@@ -144,8 +145,9 @@ impl OwnLog {
 }
 
 impl EntryDraft {
-    /// Drafts the first entry of a DID. `location` is its host and path, such as `example.com%3A8443:a:b`. `update_key`
-    /// may change the DID. `document` returns the document for a DID with a placeholder as SCID.
+    /// Drafts the first entry of a new DID. `location` is the host and path in the DID, such as
+    /// `example.com%3A8443:a:b`. `update_key` is the key that may change the DID. `document` gets the DID with a
+    /// placeholder for the SCID, and returns the DID document.
     pub fn first(
         location: &str,
         update_key: &PublicKey,

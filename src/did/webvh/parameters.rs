@@ -72,7 +72,7 @@ impl Parameters {
         Ok(parameters)
     }
 
-    /// Whether the next entry may only have committed keys.
+    /// Whether the next entry may name only keys to which an earlier entry has committed.
     pub fn is_pre_rotated(&self) -> bool {
         !self.next_key_hashes.is_empty()
     }

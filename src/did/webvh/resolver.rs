@@ -28,7 +28,7 @@ const MAX_WITNESS_FILE_BYTES: usize = 256 * 1024;
 #[derive(Debug, Clone)]
 pub struct WebvhResolver<F> {
     fetch: F,
-    /// Bounds how many logs are verified at once. Each takes many times its length in memory.
+    /// Bounds how many logs are verified at once. Verifying a log takes many times its length in memory.
     verifying: Arc<Semaphore>,
 }
 
@@ -46,7 +46,7 @@ impl<F: Fetch> WebvhResolver<F> {
         let location = Location::of(did).map_err(wrong)?;
         let accept = "text/jsonl, application/jsonl;q=0.9, */*;q=0.1";
         let text = fetch_body(&self.fetch, did, &location.log_url(), accept, MAX_LOG_BYTES).await?;
-        // The semaphore is never closed.
+        // This cannot fail: the semaphore is never closed.
         let _permit = self.verifying.acquire().await;
         let mut log = Log::new(location.scid, SystemTime::now());
         for line in lines(&text) {

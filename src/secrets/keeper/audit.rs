@@ -1,6 +1,6 @@
 //! The audit log: a line for each operation with a private key.
 //!
-//! The keeper writes it, so an attacker who controls the agent cannot suppress a line.
+//! The keeper writes the log, so an attacker who controls the agent cannot suppress a line.
 
 use std::{
     fs::{File, OpenOptions},
@@ -33,7 +33,7 @@ pub(super) struct AuditLog {
 /// One line of the audit log: a JSON object. Its members are documented for operators and must keep their names.
 #[derive(Serialize)]
 pub(super) struct AuditRecord<'a> {
-    /// RFC 3339, UTC.
+    /// When the record was made, in RFC 3339 (UTC, microseconds).
     time: String,
     token: &'a str,
     /// The operation's name in `allow`, or the name of a custodian's operation.

@@ -27,7 +27,7 @@ use crate::{
 /// How many requests may wait at once, unless configured otherwise.
 const MAX_REQUESTS: usize = 1024;
 
-/// [`Secrets`] over the token of a keeper in another process.
+/// Implements [`Secrets`] with the token of a keeper, which is another process.
 ///
 /// When the keeper ends, the client connects to the next one, with back-off. Requests that were running then fail with
 /// [`SecretsError::Interrupted`]; the client does not repeat them. Until the next keeper answers, requests fail at once

@@ -28,7 +28,7 @@ use crate::{
     secrets::mutex::lock,
 };
 
-/// Gets the state of the token when it changes.
+/// Is told the new state of the token when the state changes.
 pub(super) trait StateListener: Send + Sync + 'static {
     fn state_changed(&self, state: TokenState) -> io::Result<()>;
 }
@@ -154,7 +154,7 @@ impl ClientConnection {
     }
 
     /// Receives and sends until the connection ends, or until it is replaced and all its requests are answered. Callers
-    /// that still wait then are told so, even if the future is dropped.
+    /// that still wait then get an error. The same happens if the future is dropped.
     pub(super) async fn run(&self, listener: Weak<impl StateListener>) -> io::Result<()> {
         let _dismiss = DismissCallers(self);
         while !self.is_done() {
@@ -167,7 +167,7 @@ impl ClientConnection {
                 () = self.wake.notified() => {
                     while !self.flush(&mut lock(&self.unsent))? {
                         self.stream.writable().await?;
-                        // Inside `try_io`, so that tokio learns whether the socket is full.
+                        // The flush runs inside `try_io`, so that tokio learns whether the socket is full.
                         let flush = || -> io::Result<()> {
                             let is_sent = self.flush(&mut lock(&self.unsent))?;
                             if is_sent { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
@@ -176,7 +176,7 @@ impl ClientConnection {
                             Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
                             _ => {}
                         }
-                        // Responses must be read meanwhile, or both sides would wait for room.
+                        // Responses must be read meanwhile. Otherwise both sides might wait for room in the socket.
                         let Some(listener) = listener.upgrade() else { return Ok(()) };
                         self.receive_now(&*listener)?;
                     }
@@ -190,7 +190,7 @@ impl ClientConnection {
     pub(super) fn receive_now(&self, listener: &impl StateListener) -> io::Result<()> {
         let Ok(mut received) = self.received.try_lock() else { return Ok(()) };
         match read(&self.stream, &mut received) {
-            // The end of the connection, 0 bytes, is noticed by `run`.
+            // 0 bytes mean that the connection has ended; `run` handles that.
             Ok(_) => self.dispatch(&mut received, listener),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
             Err(error) => Err(error),

@@ -79,10 +79,11 @@ impl ClientSession {
         lock(&self.connection).take()
     }
 
-    /// Opens a connection, on which the keeper accepts this client, and makes it the current one.
+    /// Opens a connection, waits until the keeper accepts this client, and makes the connection the current one.
     ///
     /// # Errors
-    /// The keeper's own error if it refuses, and [`TokenError::Away`] if it cannot be reached or started.
+    /// The keeper's own error if the keeper refuses the client, and [`TokenError::Away`] if the keeper cannot be
+    /// reached or started.
     pub(super) async fn connect(&self, connector: &KeeperConnector) -> Result<Arc<ClientConnection>, TokenError> {
         let away = |error: io::Error| TokenError::Away(format!("the keeper of the token {:?}: {error}", self.token));
         let opener = connector.clone();
@@ -109,7 +110,7 @@ impl ClientSession {
         lock(&self.state).1.set_out_of_service(error);
     }
 
-    /// Records that there is no keeper, until the client has connected to another.
+    /// Records that the client has no keeper until it has connected to another one.
     pub(super) fn set_disconnected(&self) {
         *lock(&self.connection) = None;
         self.set_out_of_service(self.keeper_away());

@@ -11,12 +11,12 @@ pub struct KeeperConnector {
 }
 
 impl KeeperConnector {
-    /// A connector whose connections are opened by `open`, one with each call. `open` may block.
+    /// A connector that opens its connections with `open`, one with each call. `open` may block.
     pub fn new(open: impl Fn() -> io::Result<UnixStream> + Send + Sync + 'static) -> Self {
         Self { open: Arc::new(open), has_sent_hello: false }
     }
 
-    /// A connector whose connections `open` returns with the hello already sent, by a supervisor.
+    /// A connector for connections on which a supervisor has sent the hello already. `open` returns them.
     pub(super) fn with_hello_sent(open: impl Fn() -> io::Result<UnixStream> + Send + Sync + 'static) -> Self {
         Self { has_sent_hello: true, ..Self::new(open) }
     }

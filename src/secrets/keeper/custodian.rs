@@ -27,7 +27,7 @@ use crate::{
     },
 };
 
-/// A custodian's connection to a keeper: it makes, imports and deletes keys. The command line uses it.
+/// A custodian's connection to a keeper, through which the command line makes, imports and deletes keys.
 ///
 /// Calls block, and are performed one at a time.
 ///
@@ -48,7 +48,8 @@ struct BlockingConnection {
 }
 
 impl KeeperCustodian {
-    /// Sends the hello to the keeper of the token that the configuration calls `name`.
+    /// Sends the hello over `stream` to the keeper of the token that the configuration calls `name`, and waits for the
+    /// keeper's answer.
     ///
     /// # Errors
     /// [`TokenError::Config`] if the keeper refuses, [`TokenError::Away`] if it does not answer.
@@ -123,8 +124,8 @@ impl KeeperCustodian {
         self.request_done(RequestBody::SetManagementKey(key))
     }
 
-    /// Signs content. A custodian may have content signed for which an agent has no permission: a DID rotation with a
-    /// key that is not armed, and an entry of a did:webvh log.
+    /// Signs content. Unlike an agent, a custodian may also sign a DID rotation with a key that is not armed
+    /// ([`KeeperCustodian::arm`]), and an entry of a did:webvh log.
     pub fn sign(&self, key: &PublicKey, request: &SignRequest<'_>) -> Result<Signature, TokenError> {
         let input = SigningInput::new(key, request).map_err(|error| TokenError::Config(error.to_string()))?;
         let signature = self.request(RequestBody::sign(key, request), |response| match response {

@@ -1,7 +1,7 @@
 //! Frames: a length of four bytes, big-endian, and content in postcard's format.
 //!
-//! This is written by hand, and uses no codec over a shared buffer: frames carry content keys, so every buffer is
-//! wiped.
+//! The framing is written by hand, without a codec over a shared buffer: frames carry content keys, so every buffer
+//! must be wiped.
 
 use std::io;
 

@@ -13,8 +13,8 @@
 //!
 //! # When a keeper or its token is away
 //!
-//! A keeper's token that goes out of service is probed by the keeper's keyring; the keeper tells its clients about each
-//! change. A keeper ends if its token can only return in a new process, if its module hangs, or if its module is
+//! If a keeper's token goes out of service, the keeper's keyring probes the token. The keeper tells its clients about
+//! each change. A keeper ends if its token can only return in a new process, if its module hangs, or if its module is
 //! exhausted. The client then connects to its successor, with back-off. Until then requests fail at once with
 //! [`TokenError::Away`](super::TokenError::Away), which is retryable.
 

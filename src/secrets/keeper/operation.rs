@@ -131,7 +131,8 @@ impl<'a> Operation<'a> {
         signed
     }
 
-    /// Performs an operation with a private key, within its rate, and audits it.
+    /// Performs an operation with a private key, if the key's rate allows it, and audits the operation. `derivations`
+    /// is how many operations it counts as.
     fn use_key(
         &self,
         key: &PublicKey,
@@ -267,11 +268,11 @@ impl<'a> Operation<'a> {
         });
         match (&added, &public) {
             (Ok(held), _) => self.token.keyring.change_keys(&self.token.name, |keys| {
-                // The key that was in the same slot is overwritten.
+                // A key that was in the same slot has been overwritten.
                 keys.retain(|key| key.slot.is_none() || key.slot != held.slot);
                 keys.push(held.clone());
             }),
-            // The failure may mean that the token has changed, so its keys are found again, as after locking it.
+            // The token may have changed although the operation failed, so its keys are found again.
             (Err(_), None) => self.token.keyring.refresh_keys(),
             (Err(_), Some(_)) => {}
         }

@@ -9,9 +9,11 @@ use crate::{keys::PublicKey, secrets::policy::Policy};
 pub struct KeeperOptions {
     /// The file of the audit log. `None` is for tests only.
     pub audit: Option<PathBuf>,
-    /// How many operations with each key are allowed per second, and at once. `None` means no limit.
+    /// How many operations with each key are allowed per second. As many are allowed at once. Wrapping a content key
+    /// counts once for each recipient. `None` means no limit.
     pub rate: Option<NonZeroU32>,
-    /// An operation that takes longer is considered to hang. The keeper then ends, so that another can be started.
+    /// How long an operation may take. An operation that takes longer counts as hung, and the keeper ends, so that
+    /// another can be started.
     pub hang_timeout: Duration,
     /// The policy of the token.
     pub policy: Policy,

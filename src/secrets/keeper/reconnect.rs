@@ -12,10 +12,10 @@ use super::{client_connection::ClientConnection, client_session::ClientSession, 
 use crate::secrets::backoff::Backoff;
 
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// Pauses before connecting again. With jitter, so that the clients of a keeper that was restarted do not all connect
-/// at the same moment.
+/// The pauses before connecting again. The jitter keeps the clients of a restarted keeper from all connecting at
+/// the same moment.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), LONGEST_PAUSE).with_jitter(0.5);
-/// A keeper that ran for longer did not fail at its start, so the back-off begins anew.
+/// A keeper that ran for longer than this did not fail at its start, so the back-off begins anew.
 const MIN_UPTIME: Duration = Duration::from_secs(5);
 
 /// Keeps a session connected until the session is dropped. `connection` is the first connection, if it exists already.

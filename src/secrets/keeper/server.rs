@@ -39,8 +39,8 @@ use crate::secrets::{
     token::Custodian,
 };
 
-/// A token that is absent for longer may need a new process. A process with SoftHSM 2.6.1 never sees a token again that
-/// was absent.
+/// A token that is absent for longer than this may need a new process. With SoftHSM 2.6.1, a process never sees a token
+/// again after the token was absent.
 const MAX_ABSENCE: Duration = Duration::from_millis(1500);
 /// How often the keeper checks its token and its operations.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
@@ -67,12 +67,12 @@ pub struct Keeper {
     is_ending: AtomicBool,
     watchdog: Watchdog,
     latency: Latency,
-    /// Tells whether the keys have changed since the clients were told.
+    /// Tells whether the keys have changed since they were last announced to the clients.
     announced_keys: Mutex<watch::Receiver<HeldKeys>>,
 }
 
 impl Keeper {
-    /// Starts a keeper of a token. The token may be absent: it is served when it is available.
+    /// Starts a keeper of a token. The token may be absent: the keeper serves it as soon as it is available.
     ///
     /// # Errors
     /// [`SecretsError::Token`] if the configuration is wrong, [`SecretsError::AuditFailed`] if the audit log cannot be
@@ -110,8 +110,9 @@ impl Keeper {
         exit
     }
 
-    /// Serves all clients that connect and that `may_connect` accepts with the role they want. Returns when the keeper
-    /// ends. `start_successor` is called when another keeper must take over, which listens on the same socket.
+    /// Serves the clients that connect, if `may_connect` accepts them with the role that they ask for. Returns
+    /// when the keeper ends. `start_successor` is called when another keeper must take over; that keeper listens
+    /// on the same socket.
     ///
     /// # Errors
     /// Those of the socket.
@@ -124,7 +125,7 @@ impl Keeper {
         listener.set_nonblocking(true)?;
         let (keeper, may_connect) = (self.clone(), Arc::new(may_connect));
         thread::spawn(move || {
-            // Clients that connect after the end are for the successor.
+            // The successor serves the clients that connect after this keeper has begun to end.
             while !keeper.is_ending.load(Ordering::Acquire) {
                 keeper.accept_client(&listener, &may_connect);
             }
@@ -144,7 +145,7 @@ impl Keeper {
     {
         match accept(listener) {
             Ok(Some(stream)) => {
-                // A client that may not have any role gets no thread.
+                // A client that is accepted with no role gets no thread.
                 let peer = PeerCredentials::of(&stream);
                 if !may_connect(&peer, Role::Agent) {
                     let PeerCredentials { uid, pid } = peer;
@@ -216,7 +217,8 @@ impl Keeper {
         }
         let connection = Arc::new(connection);
         {
-            // The lock is held so that no change is missed in between: changes are sent to all connections in the list.
+            // The lock is held from the welcome until the connection is in the list, so that no change is missed:
+            // changes are sent to all connections in the list.
             let mut connections = lock(&self.connections);
             if connection.send(&ServerFrame::Welcome(self.token.state())).is_err() {
                 return;

@@ -28,8 +28,8 @@ use crate::secrets::{
 
 /// The keeper reads ahead up to this many bytes of waiting requests, to find cancellations.
 const MAX_WAITING: usize = 8 << 20;
-/// What a waiting request counts in addition to its content, in bytes, so that the number of small requests is limited
-/// too.
+/// How many bytes a waiting request counts in addition to its content, so that the number of small requests
+/// is limited too.
 const REQUEST_OVERHEAD: usize = 128;
 /// The longest content of a hello, in bytes.
 const MAX_HELLO: usize = 64;
@@ -92,7 +92,7 @@ impl ServerConnection {
 
     /// The content of the next request, if one has arrived.
     pub(super) fn try_next(&self) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
-        // Another thread that holds the lock is reading already.
+        // If another thread holds the lock, that thread is reading already.
         let Ok(mut waiting) = self.waiting.try_lock() else { return Ok(None) };
         waiting.read_all(&self.stream)?;
         Ok(waiting.pop())
@@ -132,7 +132,7 @@ impl ServerConnection {
         let _sending = lock(&self.sending);
         let sent = (&self.stream).write_all(frames);
         if sent.is_err() {
-            // A part of a frame may be sent, so nothing can follow it.
+            // Part of a frame may have been sent, so nothing can follow.
             self.close();
         }
         sent

@@ -3,8 +3,8 @@
 //! Landlock and seccomp are inherited and cannot be undone: a child of a sandboxed agent could not open its PKCS#11
 //! module. So the agent starts the supervisor before it enters the sandbox, and asks it for connections from then on.
 //! The supervisor starts a keeper with one end of a pair of sockets as its standard input, and passes the other end to
-//! the agent. It loads no module, has no key, and ends when the agent does. It reads no source of a PIN, but a
-//! `pin-value` in a URI is in the configuration, which the supervisor of `claviger` reads.
+//! the agent. The supervisor loads no module, has no key, reads no source of a PIN, and ends when the agent does. But
+//! the supervisor of the program `claviger` reads the configuration, and a URI there may contain a PIN as `pin-value`.
 
 use std::{
     io::{self, Write},
@@ -86,7 +86,7 @@ impl Supervisor {
 /// connection to a keeper, and the keeper's process if it was started for this connection. The hello with `role` is
 /// sent on the connection, which is then passed to the agent.
 ///
-/// Returns when the agent has ended, and the started keepers too.
+/// Returns when the agent has ended and all started keepers have ended.
 ///
 /// # Errors
 /// Those of the control socket.
@@ -127,7 +127,7 @@ pub fn supervise(
             break Err(error);
         }
     };
-    // In parallel: each keeper ends when it notices the end of its connection.
+    // The keepers are awaited in parallel. Each ends when it notices the end of its connection.
     let waits: Vec<_> = keepers.into_iter().map(|(_, keeper)| thread::spawn(|| drop(keeper))).collect();
     for wait in waits {
         let _ = wait.join();
@@ -137,8 +137,8 @@ pub fn supervise(
 
 /// Ends the oldest keepers of a token until another may be started.
 ///
-/// Each keeper counts rates for itself: an attacker who controls the agent must not get a higher rate from more
-/// keepers.
+/// Each keeper counts rates for itself, so with more keepers an attacker who controls the agent would get
+/// a higher rate.
 fn make_room(keepers: &mut Vec<(String, ChildProcess)>, name: &str) {
     keepers.retain_mut(|(_, keeper)| !keeper.has_ended());
     while keepers.iter().filter(|(token, _)| token == name).count() >= MAX_KEEPERS_PER_TOKEN {

@@ -10,7 +10,7 @@ use std::{
 
 use crate::secrets::mutex::lock;
 
-/// Knows when each thread began its current operation.
+/// Records when each thread began its current operation.
 pub(super) struct Watchdog {
     epoch: Instant,
     hang_timeout: Duration,

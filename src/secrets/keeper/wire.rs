@@ -4,8 +4,8 @@
 //! [`ServerFrame::Refused`]. Then the client sends requests ([`ClientFrame`]), any number at once, and the keeper
 //! answers each request when the request is done.
 //!
-//! The types borrow from the frame, so that decoding makes no second copy of a secret. postcard writes an enum's
-//! variants by their number: their order is part of the format.
+//! The types borrow from the frame, so that decoding makes no second copy of a secret. postcard writes a variant of an
+//! enum as its number, so the order of the variants is part of the format.
 
 use serde::{Deserialize, Serialize};
 
@@ -52,7 +52,7 @@ pub enum Role {
 pub(super) enum ClientFrame<'a> {
     #[serde(borrow)]
     Request(Request<'a>),
-    /// Cancels the request with this id: it is not begun if it is still waiting.
+    /// Cancels the request with this id. A request that is still waiting is not begun.
     Cancel(u64),
 }
 
@@ -150,8 +150,8 @@ pub(super) enum ServerFrame<'a> {
     Refused(TokenError),
     /// The token or its keys have changed.
     Changed(TokenState),
-    /// The keeper will end, since the token needs a new process. The client must connect to another keeper before it
-    /// closes this connection, where running requests are still answered.
+    /// The keeper will end, since the token needs a new process. The client must connect to another keeper, and then
+    /// close this connection once its running requests are answered.
     Ending,
     Response {
         id: u64,

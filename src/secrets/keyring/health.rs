@@ -16,7 +16,8 @@ use crate::secrets::{
     outage::{Availability, Outage},
 };
 
-/// This many failures in a row take a token out of service. The token has retried each operation before it failed.
+/// After this many failures in a row, a token is taken out of service. The token itself has retried each operation
+/// before reporting the failure.
 const MAX_FAILURES: u32 = 3;
 /// Pauses between two probes of a token that is out of service. A token that is back must be in service within five
 /// seconds, so the longest pause is far below that.

@@ -45,25 +45,27 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 ///
 /// # When a token is away
 ///
-/// - **Noticing it.** An operation that fails because the token or its PIN is gone takes the token out of service at
-///   once; so do three device or session failures in a row. A failure that is the peer's fault never counts, so a
-///   hostile message cannot take a token out of service.
-/// - **Its callers.** The failed operation goes on to the next token that holds the key, unless a person may have been
-///   asked for a touch in vain. Without another token the caller gets [`SecretsError::Token`] with the token's error,
-///   which is retryable ([`SecretsError::is_retryable`]). While the token is out of service, its requests fail at once
-///   with the error of the latest probe and do not reach it. The keyring queues nothing for later: the caller keeps the
-///   message and tries again. The agent's inbox keeps it on disk, still encrypted.
-/// - **Its keys.** They stay in [`Secrets::keys`] with the state [`Away`](super::KeyState::Away), or
+/// - **Detection.** An operation that fails because the token is absent or its PIN is refused takes the token out of
+///   service at once. So do three device or session failures in a row. A failure that is the peer's fault never counts,
+///   so a hostile message cannot take a token out of service.
+/// - **Callers.** The failed operation is passed to the next token that holds the key. If the key asks a person for a
+///   PIN or a touch, this happens only if the token is absent or its PIN is refused, so that no person is asked twice.
+///   Without another token, the caller gets [`SecretsError::Token`] with the token's error, which is retryable
+///   ([`SecretsError::is_retryable`]). While the token is out of service, its requests fail at once with the error of
+///   the latest probe, and do not reach the token. The keyring queues nothing for later: the caller keeps the message
+///   and tries again. The agent's inbox keeps it on disk, still encrypted.
+/// - **Keys.** The token's keys stay in [`Secrets::keys`] with the state [`Away`](super::KeyState::Away), or
 ///   [`Locked`](super::KeyState::Locked) if the PIN is the cause. The keys of a token that was absent from the start
 ///   ([`KeyringBuilder::allow_absent_tokens`]) are not known: they are not listed, and requests for them fail with
 ///   [`SecretsError::NotHeld`], which is not retryable.
-/// - **Coming back.** A prober thread calls [`Token::keys`], which finds the keys and tests those that ask no person,
-///   with pauses from 100 milliseconds to one second. When that succeeds, the keys become
+/// - **Recovery.** A prober thread calls [`Token::keys`], which finds the keys and tests those that ask no person. It
+///   repeats this, with pauses from 100 milliseconds to one second, until a probe succeeds. Then the keys become
 ///   [`Ready`](super::KeyState::Ready) and every subscriber of [`Secrets::keys`] is notified. A refused PIN is not
 ///   tried again until a person acts: the token's PIN guard sees to that.
-/// - **Hanging.** A request whose token does not return fails at its deadline ([`SecretsError::DeadlineExceeded`]).
-///   That never counts against the token: its keys stay [`Ready`](super::KeyState::Ready), and no other token is asked.
-///   The worker thread stays blocked; only a keeper, which is a process of its own, can be replaced.
+/// - **Hanging tokens.** A request whose token does not return fails at its deadline
+///   ([`SecretsError::DeadlineExceeded`]). That never counts against the token: its keys stay
+///   [`Ready`](super::KeyState::Ready), and no other token is asked. The worker thread stays blocked; only a keeper,
+///   which is a process of its own, can be replaced.
 ///
 /// # Stopping
 ///

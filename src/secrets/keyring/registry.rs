@@ -107,7 +107,7 @@ impl TokenRegistry {
         (custody < minimum).then(error)
     }
 
-    /// Updates a token's health by the result of an operation, and acts on the diagnosis.
+    /// Updates a token's health from the result of an operation, and acts on the diagnosis.
     pub(super) fn record<T>(self: &Arc<Self>, index: usize, key: &PublicKey, result: &Result<T, SecretsError>) {
         let error = match result {
             Ok(_) => None,
@@ -165,7 +165,8 @@ impl TokenRegistry {
         if health.outage().is_some() {
             tracing::warn!(token = &*worker.name, "token back in service");
         }
-        // Before the keys are published: a caller that sees a ready key may use it at once.
+        // The token is put into service before the keys are published: a caller that sees a ready key may
+        // use it at once.
         health.set_in_service();
         self.change_keys(|keys_of_token| keys_of_token[index] = keys);
         self.publish(|at, held| if at == index { KeyState::Ready } else { held.state });

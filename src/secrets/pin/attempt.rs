@@ -1,9 +1,8 @@
 //! One attempt to present a PIN to a token: prepare, present, conclude. The same for every device.
 //!
 //! 1. [`PinAccess::prepare`] opens the source, takes the guard's lock (not for a PIN that a person types), reads the
-//!    record, gets the tries left from `tries_left`, and decides by the rules of `record.rs`. Then it reads the PIN and
-//!    records the attempt as begun. `tries_left` gives the device's count, asked now or just before; a card's is
-//!    compared again before VERIFY.
+//!    record, asks how many tries the device has left, and decides by the rules of `record.rs` whether the PIN may be
+//!    tried. If so, it reads the PIN and records the attempt as begun.
 //! 2. Our code for the device presents [`PinAttempt::pin`] once: C_Login in `pkcs11/login.rs`, VERIFY in
 //!    `piv/unlock.rs`. For a key that needs the PIN before each use, VERIFY is repeated, but only after the card has
 //!    accepted the PIN.
@@ -24,10 +23,11 @@ use super::{
 };
 use crate::secrets::{Purpose, TokenError, TokenInfo};
 
-/// Access to the PIN of one token: where the PIN comes from, and where its attempts are recorded. Holds no PIN itself.
+/// Access to the PIN of one token: where the PIN comes from, and where its attempts are recorded. It owns no PIN, but
+/// may borrow the `pin-value` of the token's URI.
 ///
-/// `process_record` is a record that only this process keeps. It takes the place of the guard's record for a PIN that a
-/// person types, and for every PIN if there is no guard.
+/// Several methods take `process_record`, a record that only this process keeps. It takes the place of the guard's
+/// record for a PIN that a person types, and for every PIN if there is no guard.
 pub(in crate::secrets) struct PinAccess<'a> {
     /// The token, as it describes itself.
     pub(in crate::secrets) info: &'a TokenInfo,
@@ -82,9 +82,11 @@ pub(in crate::secrets) enum PinOutcome {
 impl<'a> PinAccess<'a> {
     /// Reads the PIN if it may be tried, and records the attempt as begun.
     ///
-    /// `confirmed` means that a person says the PIN is correct: one attempt is made whatever the record says.
-    /// `tries_left` gives the device's count, asked now or just before; a card's is compared again before VERIFY. It is
-    /// called while the lock is held, if there is one.
+    /// `confirmed` means that a person says the PIN is correct: one attempt is made whatever the record says. `purpose`
+    /// is shown to a person who is asked for the PIN. `tries_left` returns what the device reports about the tries
+    /// left. It is called while the guard's lock is held, if there is a guard. For a PKCS#11 token it asks the device.
+    /// For a card it returns the count of the transaction before; `piv/unlock.rs` compares that count with the card's
+    /// again before VERIFY.
     ///
     /// # Errors
     /// [`TokenError::Pin`] if the PIN must not be tried or cannot be read, or if the attempt cannot be recorded.
@@ -191,7 +193,8 @@ impl<'a> PinAccess<'a> {
         }
     }
 
-    /// Records that a person locked the token: no program uses the PIN until a person unlocks it.
+    /// Records that a person locked the token. No program that shares the guard then uses the PIN until a person
+    /// unlocks the token.
     pub(in crate::secrets) fn record_locked_by_person(
         &self,
         process_record: &mut Option<PinRecord>,

@@ -65,8 +65,8 @@ impl PinGuard {
         Ok(PinGuardLock { guard: self, _lock_file })
     }
 
-    /// The file name is a hash of serial number and label, whatever the module: some tokens have a serial number of
-    /// zeros.
+    /// The path of one of the token's files. The file name is a hash of the token's serial number and label, and does
+    /// not depend on the module. The label is part of the hash since some tokens have a serial number of zeros.
     fn path(&self, extension: &str) -> PathBuf {
         let mut hash = Sha256::new();
         for part in [&self.info.serial, &self.info.label] {
@@ -97,7 +97,7 @@ impl PinGuardLock<'_> {
     pub(super) fn write(&self, record: &PinRecord) -> Result<(), TokenError> {
         let (path, temporary) = (self.guard.path("json"), self.guard.path("new"));
         let write = || {
-            // Only the holder of the lock writes here. A file that a crashed program left is overwritten.
+            // Only the holder of the lock writes here. A temporary file that a crashed program left is overwritten.
             let mut file = owner_only().truncate(true).open(&temporary)?;
             file.write_all(&serde_json::to_vec(record)?)?;
             file.sync_all()?;

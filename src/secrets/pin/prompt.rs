@@ -32,7 +32,8 @@ pub struct PinPrompt {
 pub enum PinState {
     /// No wrong PIN was entered since the last correct one.
     Ready,
-    /// A wrong PIN was entered since the last correct one (CKF_USER_PIN_COUNT_LOW). SoftHSM 2.6.1 sets this after one.
+    /// A wrong PIN was entered since the last correct one (CKF_USER_PIN_COUNT_LOW). SoftHSM 2.6.1 sets the flag after
+    /// one wrong PIN.
     CountLow,
     /// The next wrong PIN locks the token (CKF_USER_PIN_FINAL_TRY).
     FinalTry,

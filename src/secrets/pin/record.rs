@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::{prompt::PinState, source_id::PinSourceId};
 use crate::secrets::{TokenError, TokenInfo};
 
-/// The number of refused sources that a record lists. A token that refused so many PINs has locked itself long before.
+/// The number of refused sources that a record lists. A token locks itself long before it has refused so many PINs.
 const MAX_REFUSED_SOURCES: usize = 16;
 
 /// The record of a token's last PIN attempt. Contains neither the PIN nor its length or hash.
@@ -70,7 +70,7 @@ pub enum PinRecordState {
 /// Why a PIN is not tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::secrets) enum PinRefusal {
-    /// The token refused it.
+    /// The token refused the PIN from this source.
     Refused,
     /// The result of an earlier attempt is unknown.
     Unfinished,
@@ -134,7 +134,8 @@ impl PinRecord {
         }
     }
 
-    /// Decides whether a PIN from `source` may be tried. Returns the record to store before the attempt.
+    /// Decides whether a PIN from `source` may be tried. Returns the record to store before the attempt, or the reason
+    /// why the PIN must not be tried.
     ///
     /// `reported` is what the token reports about the tries left. `confirmed` means that a person says the PIN is
     /// correct, or typed the PIN for a YubiKey, whose prompt shows the tries left.
@@ -173,8 +174,8 @@ impl PinRecord {
             PinRecordState::Refused | PinRecordState::Trying | PinRecordState::New | PinRecordState::Accepted => {}
         }
         if let (PinRecordState::Trying, true, Some(unfinished)) = (self.state, changed, &self.source) {
-            // The result of that attempt is unknown. Its source counts as refused, so that it is not tried again after
-            // another source was.
+            // The result of the attempt with that source is unknown. The source counts as refused, so that it is not
+            // tried again after another source was tried.
             next.add_refused(unfinished);
         }
         let changed_by_person = changed && matches!(self.state, PinRecordState::Refused | PinRecordState::Trying);

@@ -28,7 +28,8 @@ enum Source {
 }
 
 impl PinSource {
-    /// `pin-source` or `pin-value` of the token's URI.
+    /// `pin-source` or `pin-value` of the token's URI. If the URI has neither, a person is asked
+    /// with `OpenOptions::prompt`.
     pub fn uri() -> Self {
         Self(Source::Uri)
     }
@@ -142,7 +143,7 @@ impl PinSource {
     }
 }
 
-/// Shows the kind of source; never the PIN.
+/// Shows the kind of source, and a file's path or a credential's name, but never the PIN.
 impl fmt::Debug for PinSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
@@ -295,8 +296,8 @@ mod tests {
         assert!(read(&PinSource::credential("../x"), UriPin::default(), None).is_err());
     }
 
-    /// A file is another source after it was written or replaced. It is the same source under another name of its path,
-    /// and after it was read or its permissions were changed.
+    /// A file counts as another source after it was written or replaced. It stays the same source after it was read or
+    /// its permissions were changed, and if it is opened through a link or by another spelling of its path.
     #[cfg(unix)]
     #[test]
     fn a_file_is_identified_by_path_inode_and_modification_time() {

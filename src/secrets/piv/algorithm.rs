@@ -23,7 +23,7 @@ impl Firmware {
     pub const METADATA: Self = Self { major: 5, minor: 3, patch: 0 };
     /// The first firmware that accepts an AES management key.
     pub const AES: Self = Self { major: 5, minor: 4, patch: 2 };
-    /// The first firmware with Ed25519 and X25519, and whose keys can be moved and deleted.
+    /// The first firmware that has Ed25519 and X25519, and that can move and delete keys.
     pub const CURVE_25519: Self = Self { major: 5, minor: 7, patch: 0 };
 }
 

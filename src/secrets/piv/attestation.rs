@@ -1,9 +1,9 @@
 //! Attestation: a YubiKey's signed statement that a key was made in one of its slots
 //! (<https://docs.yubico.com/yesdk/users-manual/application-piv/attestation.html>).
 //!
-//! The statement is signed by the key in slot F9 of the same YubiKey, whose certificate Yubico issued: directly under
-//! its PIV root up to firmware 5.7.3, through two intermediates from 5.7.4 on. `yubico/` has Yubico's roots and
-//! intermediates.
+//! The key in slot F9 of the same YubiKey signs the statement, and Yubico certifies that key: directly under Yubico's
+//! PIV root up to firmware 5.7.3, and through two intermediates from firmware 5.7.4 on. `yubico/` has Yubico's roots
+//! and intermediates.
 
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, UnixTime, pem::PemObject};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert, aws_lc_rs as algorithms};
@@ -48,11 +48,11 @@ pub struct Attestation {
     pub public: PublicKey,
     /// The key's slot.
     pub slot: Slot,
-    /// The YubiKey's serial number.
+    /// The YubiKey's serial number; `None` if the certificate does not contain it.
     pub serial: Option<u32>,
     /// The YubiKey's firmware when the key was attested.
     pub firmware: Firmware,
-    /// The YubiKey's form factor.
+    /// The YubiKey's form factor; `None` if the certificate does not contain it.
     pub form_factor: Option<FormFactor>,
     /// When the key needs the PIN.
     pub pin: PinPolicy,
@@ -77,9 +77,9 @@ pub enum AttestationError {
 }
 
 impl Attestation {
-    /// Verifies the certificates that [`Custodian::attest`](crate::secrets::Custodian::attest) returned, the key's own
-    /// first, and reads the statement. They must lead to one of Yubico's roots or to one of `roots` (DER), which is for
-    /// users who put an attestation key of their own into F9.
+    /// Verifies the certificates that [`Custodian::attest`](crate::secrets::Custodian::attest) returned (in DER, the
+    /// key's own first), and reads the statement. The certificates must lead to one of Yubico's roots or to one of
+    /// `roots` (in DER). `roots` is for users who put an attestation key of their own into F9.
     ///
     /// # Errors
     /// [`AttestationError`] if a certificate cannot be read or the chain leads to none of these roots.
@@ -200,7 +200,8 @@ mod tests {
         }
     }
 
-    /// So an attestation under any intermediate leads to a root. webpki offers no other way to check that.
+    /// This shows that an attestation under any of the intermediates leads to a root. webpki offers no other way
+    /// to check that.
     #[test]
     fn every_intermediate_is_signed_by_a_built_in_certificate() {
         let all: Vec<_> = [ROOTS, INTERMEDIATES].into_iter().flat_map(built_in).collect();

@@ -62,7 +62,7 @@ impl Card<'_> {
         self.send(Command { name: "MOVE KEY", ins: 0xf6, p1: 0xff, p2: slot.number() }, &[]).map(drop)
     }
 
-    /// Z of the slot's key and a peer's key.
+    /// Computes Z of the slot's key and a peer's key.
     pub(super) fn agree(&mut self, slot: Slot, algorithm: u8, peer: &PublicKey) -> CardResult<SharedSecret> {
         let z = self.use_key(slot, algorithm, 0x85, peer.as_bytes())?;
         if z.len() != peer.curve().coordinate_length() {

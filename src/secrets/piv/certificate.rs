@@ -34,7 +34,7 @@ const NO_LABEL: &str = "Claviger";
 /// The subject of a key that was deleted on a card that cannot delete keys.
 const DELETED: &str = "Claviger: deleted";
 const VALIDITY_YEARS: u64 = 20;
-/// In bytes. An object on the card holds about 3,000.
+/// The longest label, in bytes. A data object on the card holds about 3,000 bytes.
 const MAX_LABEL: usize = 1024;
 
 /// What a slot's certificate says about its key.
@@ -108,7 +108,7 @@ fn object(public: &PublicKey, label: &str, usage: KeyUse) -> Result<Vec<u8>, Tok
     let certificate =
         builder.and_then(|builder| builder.build::<_, ecdsa::DerSignature>(&signer)).map_err(|error| failed(&error))?;
     let mut object = tlv(&[0x70], &certificate.to_der().map_err(|error| failed(&error))?).to_vec();
-    // Not compressed (NIST SP 800-73-4 part 1 appendix A, CertInfo), and no error detection code.
+    // The certificate is not compressed (NIST SP 800-73-4 part 1 appendix A, CertInfo) and has no error detection code.
     object.extend_from_slice(&tlv(&[0x71], &[0]));
     object.extend_from_slice(&tlv(&[0xfe], &[]));
     Ok(object)

@@ -8,7 +8,7 @@ use std::fmt;
 pub struct FormFactor(u8);
 
 impl FormFactor {
-    /// From the number in the attestation. Its highest bit means a FIPS model.
+    /// A form factor from its number in the attestation. The highest bit of the number means a FIPS model.
     pub(super) fn new(number: u8) -> Self {
         Self(number)
     }

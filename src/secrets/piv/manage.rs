@@ -111,8 +111,8 @@ impl Custodian for YubiKey {
 }
 
 impl YubiKey {
-    /// Runs `work` after authentication with the management key: with `given`, the key that a person gave, else with
-    /// the factory key if the card has it, else with the key that the card stores behind its PIN.
+    /// Runs `work` after authentication with the management key. That is `given` if a person gave a key, or else the
+    /// factory key if the card has it, or else the key that the card stores behind its PIN.
     fn with_management_key<T>(
         &self,
         state: &mut State,
@@ -121,7 +121,8 @@ impl YubiKey {
     ) -> Result<T, TokenError> {
         let info = self.current_info();
         self.pin_access(&info).check_not_locked_by_person(state.process_record.as_ref())?;
-        // Another thread may have set the purpose of its own operation. A PIN is asked for here without one.
+        // Another thread may have set the purpose of its own operation. The prompt for a PIN here must not
+        // show that purpose.
         state.purpose = None;
         let is_factory = given.is_none() && self.transaction(state, |card| card.has_factory_management_key())?;
         if is_factory && !std::mem::replace(&mut state.warned_of_factory_key, true) {
@@ -196,8 +197,8 @@ pub(super) fn forget_authentication(card: &mut Card<'_>) {
     }
 }
 
-/// A slot to write to, in which no key and no certificate is overwritten without `force`. `only` is the slot that the
-/// token's URI names.
+/// Chooses a slot to write to. A slot that holds a key or a certificate is chosen only with `force`. `only` is the slot
+/// that the token's URI names.
 fn choose_slot(card: &mut Card<'_>, options: SlotOptions, only: Option<Slot>) -> CardResult<Slot> {
     if let (Some(slot), Some(only)) = (options.slot, only)
         && slot != only

@@ -5,9 +5,10 @@
 //! VERIFY, operate, and leave the card as it is. A YubiKey returns Z to this process, so its custody is
 //! [`Custody::SharedSecretInProcess`](super::Custody).
 //!
-//! The crate `yubikey` (0.9.0-rc.0) is not used, for four reasons: it uses PC/SC only, so nothing can be tested on a
-//! card in this process; it cannot verify a PIN and operate in one transaction; it logs the PIN at trace level; and it
-//! resets the card when it is dropped. Making and importing keys and writing objects are a few commands in `card.rs`.
+//! The crate `yubikey` (0.9.0-rc.0) is not used, for four reasons: it uses PC/SC only, so nothing could be tested on a
+//! virtual card in this process; it cannot verify a PIN and operate in one transaction; it logs the PIN at trace level;
+//! and it resets the card when it is dropped. Writing objects is a few commands in `card.rs`, and making and importing
+//! keys is a few commands in `card_keys.rs`.
 
 mod algorithm;
 mod apdu;

@@ -24,7 +24,8 @@ use crate::{
 /// the transmission.
 const CACHED_TOUCH: Duration = Duration::from_secs(14);
 
-/// ECDH with `epk` (for ECDH-1PU also with the sender's key) on the card; KDF and key unwrap here.
+/// Unwraps a content key: the card does ECDH with `epk` (for ECDH-1PU also with the sender's key), and this process
+/// does the KDF and the key unwrap.
 pub(super) fn unwrap(
     token: &YubiKey,
     state: &mut State,
@@ -39,7 +40,8 @@ pub(super) fn unwrap(
     crypto::unwrap_key(&kek, &request.encrypted_key).map_err(|_| TokenError::Unwrap)
 }
 
-/// For each recipient: ECDH on the card; KDF and key wrap here.
+/// Wraps a content key for each recipient: the card does ECDH with the recipient's key, and this process does the KDF
+/// and the key wrap.
 pub(super) fn wrap(
     token: &YubiKey,
     state: &mut State,
@@ -53,7 +55,7 @@ pub(super) fn wrap(
     Ok(request.recipients.iter().zip(&z).map(|(to, zs)| crypto::wrap_key(&kek(to, zs), &request.cek)).collect())
 }
 
-/// A signature of 64 bytes over `input`, which is verified before it is returned.
+/// Makes a signature of 64 bytes over `input`. The signature is verified before it is returned.
 pub(super) fn sign(token: &YubiKey, state: &mut State, key: &SlotKey, input: &[u8]) -> Result<Vec<u8>, TokenError> {
     let public = &key.held.public;
     let hash;
@@ -91,8 +93,8 @@ pub(super) fn sign(token: &YubiKey, state: &mut State, key: &SlotKey, input: &[u
     }
 }
 
-/// Tests a key with known answers, unless that would ask a person for a PIN or a touch: such a key is tested by its
-/// first use.
+/// Tests a key with known answers. A key that would ask a person for a PIN or a touch is not tested before
+/// its first use.
 pub(super) fn test_key(token: &YubiKey, state: &mut State, key: &SlotKey) -> Result<(), TokenError> {
     let asks_for_pin = key.pin == PinPolicy::Always || (key.pin == PinPolicy::Once && token.asks_a_person_for_pin());
     if asks_for_pin || key.touch != TouchPolicy::Never {
@@ -113,7 +115,7 @@ pub(super) fn test_key(token: &YubiKey, state: &mut State, key: &SlotKey) -> Res
     Ok(())
 }
 
-/// Z of the slot's key and each peer's key, all in one transaction.
+/// Computes Z of the slot's key and each peer's key, all in one transaction.
 fn derive(
     token: &YubiKey,
     state: &mut State,

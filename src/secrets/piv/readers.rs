@@ -44,12 +44,12 @@ impl Readers for PcscReaders {
                     serials(&cards)
                 )));
             }
-            // Another YubiKey that does not answer may be the one that is meant. The PIN must not go to this one then.
+            // If another YubiKey does not answer, that one may be meant, and this one must not get the PIN.
             None => (!cards.is_empty() && error.is_none()).then_some(0),
         };
         match (index, error, serial) {
             (Some(index), ..) => Ok(Box::new(cards.swap_remove(index).1)),
-            // The YubiKey that did not answer may be the one that is meant.
+            // The YubiKey that did not answer may be meant, so its error is returned.
             (None, Some(error), _) => Err(error),
             (None, None, None) => Err(TransportError::Away("insert a YubiKey".into())),
             (None, None, Some(serial)) => Err(TransportError::Away(match cards.is_empty() {
@@ -70,7 +70,7 @@ struct ConnectedCards {
 
 impl ConnectedCards {
     fn connect() -> Result<Self, TransportError> {
-        // A new context each time: after a restart of pcscd an old one does not work (pcsc-lite 1.9.9).
+        // A new context is made each time: an old context does not work after a restart of pcscd (pcsc-lite 1.9.9).
         let context = Context::establish(Scope::User).map_err(|error| transport_error("the PC/SC service", error))?;
         let (mut cards, mut failure) = (Vec::new(), None);
         for reader in readers(&context)? {
@@ -180,7 +180,7 @@ impl CardTransaction for PcscTransaction<'_> {
     }
 }
 
-/// What an error of PC/SC means, and what to do about it.
+/// Converts an error of PC/SC into an error that says what to do. `of` is what failed: a reader's name or the service.
 fn transport_error(of: &str, error: Error) -> TransportError {
     match error {
         Error::NoService | Error::ServiceStopped => TransportError::Away(

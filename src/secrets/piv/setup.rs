@@ -1,4 +1,4 @@
-//! Setting up a YubiKey from the factory: a PIN, a PUK and a management key of its own.
+//! Sets up a new YubiKey: replaces the factory PIN, the factory PUK and the factory management key.
 
 use super::{
     algorithm::Firmware,

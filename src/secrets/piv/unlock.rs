@@ -37,9 +37,11 @@ impl<'x> UnlockedCard<'_, 'x> {
     }
 }
 
-/// Whether an operation can run without the PIN.
+/// The result of the first transaction of an operation.
 enum Step<T> {
+    /// The operation ran without the PIN.
     Done(T),
+    /// The operation needs the PIN first.
     NeedsPin(Tries),
 }
 
@@ -110,7 +112,7 @@ impl YubiKey {
         self.with_pin_verified(state, key.pin, false, is_still_there, work)
     }
 
-    /// The card's PIN. `info` is the card's description.
+    /// Access to the card's PIN. `info` is the card's description.
     pub(super) fn pin_access<'a>(&'a self, info: &'a TokenInfo) -> PinAccess<'a> {
         PinAccess {
             info,
@@ -138,7 +140,7 @@ fn outcome_of(verified: &CardResult<()>) -> PinOutcome {
             None => PinOutcome::NotPresented,
         },
         Err(CardError::Transport(_)) => PinOutcome::Unknown,
-        // A PIN of the wrong length. It was not sent.
+        // The PIN has the wrong length and was not sent.
         Err(CardError::Token(_)) => PinOutcome::NotPresented,
     }
 }

@@ -42,8 +42,8 @@ pub(super) enum FailureKind {
     Unsupported,
     /// The peer's input is invalid. Returned only by calls whose every argument comes from the peer.
     Peer,
-    /// An argument of the call is invalid. If the peer's point is an argument, key agreement reports a fault of the
-    /// peer.
+    /// An argument of the call is invalid. If the peer's point is an argument, key agreement reports the failure as
+    /// the peer's fault.
     Input,
     /// The code does not say who is at fault. A hostile point gives CKR_GENERAL_ERROR on SoftHSM 2.6.1 and
     /// CKR_DEVICE_ERROR on Kryoptic 1.5.4; a failing device gives the same.
@@ -148,7 +148,7 @@ fn kind(code: &RvError) -> FailureKind {
         | SessionReadOnly
         | TokenWriteProtected
         | UserTypeInvalid => FailureKind::Unsupported,
-        // Failures of the module's start, which would happen again.
+        // The module failed to start, and would fail again.
         NeedToCreateThreads | CantLock | MutexBad | MutexNotLocked | LibraryLoadFailed | CryptokiAlreadyInitialized => {
             FailureKind::Unsupported
         }
@@ -175,7 +175,7 @@ fn kind(code: &RvError) -> FailureKind {
         | RandomNoRng
         | ExceededMaxIterations
         | FipsSelfTestFailed => FailureKind::Device,
-        // Another login of this process, which may end later.
+        // Another login of this process is in the way. It may end later.
         SessionExists
         | SessionReadOnlyExists
         | SessionReadWriteSoExists

@@ -26,8 +26,8 @@ pub(super) struct Connection {
     /// The device's profile, overridden by the options.
     pub(super) profile: Profile,
     pub(super) module: Arc<Module>,
-    /// The slot that holds the token, and the token's description. Slots are renumbered, so each new session looks for
-    /// the token again.
+    /// The slot that holds the token, and the token's description. Slots may be renumbered, so each new session looks
+    /// for the token again.
     current_slot: Mutex<(Slot, SlotToken)>,
     pool: SessionPool,
     lock_watch: LockWatch,
@@ -149,7 +149,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Checks that no person has locked the token, here or in another program. The latter is noticed after a second.
+    /// Checks that no person has locked the token, through this program or another. A lock by another program is
+    /// noticed within about a second.
     pub(super) fn check_not_locked_by_person(&self) -> CallResult<()> {
         if self.options.pin_guard.is_some() && self.lock_watch.is_check_due() {
             self.read_guard();

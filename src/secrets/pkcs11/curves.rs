@@ -10,7 +10,7 @@ use crate::keys::{Curve, PublicKey};
 pub enum PointEncoding {
     /// The raw point.
     Raw,
-    /// A DER OCTET STRING, which is all that some tokens accept. It fails for X25519 on Kryoptic 1.5.4.
+    /// A DER OCTET STRING, the only form that some tokens accept. This form fails for X25519 on Kryoptic 1.5.4.
     Der,
 }
 
@@ -51,7 +51,8 @@ pub(super) fn generation_mechanism(key_type: KeyType) -> Mechanism<'static> {
 /// The public key of a CKA_EC_POINT.
 ///
 /// The specification wants a DER OCTET STRING for NIST curves and raw bytes for the 25519 curves. Kryoptic 1.5.4
-/// follows it. SoftHSM 2.6.1 writes an OCTET STRING for both. Other tokens write a BIT STRING or raw points.
+/// follows the specification. SoftHSM 2.6.1 writes an OCTET STRING for both kinds of curve. Other tokens write a BIT
+/// STRING or raw points.
 pub(super) fn read_point(curve: Curve, point: &[u8]) -> Option<PublicKey> {
     // The raw form is tried first: a compressed one is never as long as its DER form, so they cannot be confused.
     PublicKey::from_bytes(curve, point)
@@ -60,7 +61,7 @@ pub(super) fn read_point(curve: Curve, point: &[u8]) -> Option<PublicKey> {
         .or_else(|| PublicKey::from_bytes(curve, der(0x03, point)?.strip_prefix(&[0])?).ok())
 }
 
-/// The content of a DER value that is the whole of `bytes`, of at most 255 bytes.
+/// The content of the DER value with `tag`, if that value is the whole of `bytes`. The content has at most 255 bytes.
 fn der(tag: u8, bytes: &[u8]) -> Option<&[u8]> {
     let (length, content) = match bytes.strip_prefix(&[tag])? {
         [0x81, length, content @ ..] => (*length, content),

@@ -52,7 +52,7 @@ pub struct CurveExamination {
     pub curve: Curve,
     /// The key that was tested.
     pub test_key: TestKey,
-    /// None if no key was tested.
+    /// What the token can do with keys on the curve; none if that could not be found out.
     pub verdict: Option<Verdict>,
     /// Whether the token signs; none if the curve has no signatures or no key was tested.
     pub signs: Option<bool>,
@@ -184,7 +184,7 @@ impl Pkcs11Token {
                 return tested.map(|()| result);
             }
             Err(error) if error.kind() == Some(FailureKind::Gone) => return Err(error),
-            // A token that needs a session for writing may report that nobody is logged in.
+            // A token that makes keys only in a read-write session may report that nobody is logged in.
             Err(error) if error.kind() == Some(FailureKind::Lost) && !is_logged_in(&session.handle)? => {
                 return Err(error);
             }
@@ -324,7 +324,7 @@ impl CurveExamination {
     }
 }
 
-/// The number of objects in the token that this login sees.
+/// The number of objects in the token that the session can see.
 fn count_objects(session: &OpenSession) -> CallResult<usize> {
     Ok(session.handle.find_objects(&[Attribute::Token(true)]).during("C_FindObjects")?.len())
 }

@@ -159,7 +159,8 @@ fn read_private(
     {
         halves.push((own, None));
     }
-    // The flags decide only for a curve that can do both. ykcs11 reports CKA_DERIVE = false for keys that derive.
+    // CKA_DERIVE and CKA_SIGN decide only for a curve that can do both. ykcs11 reports CKA_DERIVE = false for
+    // keys that derive.
     let usage = match (KeyUse::of(curve), derives, signs) {
         (KeyUse::Both, true, false) => KeyUse::Agreement,
         (KeyUse::Both, false, true) => KeyUse::Signing,

@@ -16,7 +16,8 @@ pub struct InitToken {
     pub slot_id: Option<u64>,
     /// The new label: 1 to 32 bytes of UTF-8.
     pub label: String,
-    /// The security officer's PIN: a new PIN, or the present PIN if the token is initialised already.
+    /// The security officer's PIN. If the token is initialised already, it must be the present PIN; otherwise it
+    /// becomes the new PIN.
     pub so_pin: Pin,
     /// The new user PIN.
     pub user_pin: Pin,
@@ -24,7 +25,8 @@ pub struct InitToken {
     pub erase: Option<String>,
 }
 
-/// Initialises a token and sets its user PIN. **This erases all objects in the token.**
+/// Initialises a token and sets its user PIN. **This erases all objects in the token.** Returns the description of the
+/// token afterwards.
 ///
 /// A token that is initialised already and may hold objects is refused, unless [`InitToken::erase`] is its label.
 /// Private objects are invisible without the user PIN, so a token with a user PIN may hold keys.

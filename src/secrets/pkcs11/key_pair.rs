@@ -35,7 +35,8 @@ pub(super) enum KeyLifetime {
     Session,
 }
 
-/// CKA_ID of a new key: the first 20 bytes of the SHA-256 of its point. The length is that of SHA-1, which others use.
+/// CKA_ID of a new key: the first 20 bytes of the SHA-256 of its point. The length is that of a SHA-1 hash, which other
+/// programs use as CKA_ID.
 pub(super) fn key_id(public: &PublicKey) -> Vec<u8> {
     Sha256::digest(public.as_bytes())[..20].to_vec()
 }
@@ -131,8 +132,10 @@ fn first_that_works<T>(
 /// Finds out whether a failure means that the token does not have the curve.
 ///
 /// For an unknown curve some tokens return a code for a failing device (CKR_GENERAL_ERROR, Kryoptic 1.5.4) or for wrong
-/// arguments (CKR_DOMAIN_PARAMS_INVALID, NSS 3.87). So two pairs of session objects are generated: one on a curve that
-/// every token has, which a failing device cannot do; one on this curve, with parameters that are certainly right.
+/// arguments (CKR_DOMAIN_PARAMS_INVALID, NSS 3.87). So another pair is generated as session objects. After an ambiguous
+/// code it is on P-256, which every token has: if that succeeds, the device does not fail, so the token lacks the
+/// curve. After a code for wrong arguments it is on the same curve, with arguments that are certainly right: if that
+/// fails too, the token lacks the curve.
 fn explain_failure(session: &Session, profile: &Profile, curve: Curve, error: CallError) -> CallError {
     let generates = |curve| {
         let key_type = profile.key_types(curve)[0];

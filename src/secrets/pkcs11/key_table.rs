@@ -69,7 +69,8 @@ impl KeyTable {
                 return Ok((before, Vec::new()));
             }
             let SearchResult { usable, inventory } = context.search(session, &before)?;
-            // Checked afterwards: the login may end during the search, and then private objects are not found.
+            // The login is checked after the search: it may end during the search, and then private objects
+            // are not found.
             if context.login_required && !is_logged_in(&session.handle)? {
                 return Err(CallError::logged_out());
             }
@@ -81,8 +82,9 @@ impl KeyTable {
                 return Ok((keys.clone(), inventory));
             }
             drop(keys);
-            // A key was made or deleted during the search. The second search keeps other threads from changing keys, or
-            // it might never end. A thread that changes keys does not wait for a search, so this cannot deadlock.
+            // A key was made or deleted during the search. The next search keeps other threads from changing keys;
+            // otherwise this loop might never end. A thread that changes keys does not wait for a search, so this
+            // cannot deadlock.
             hold_changes.get_or_insert_with(|| lock(&self.changing));
         }
     }
@@ -219,9 +221,9 @@ impl SearchContext<'_> {
         self.allow_unprotected.iter().any(|allowed| !allowed.is_empty() && names.contains(allowed))
     }
 
-    /// Checks that not all known keys have disappeared, as happens when a token is removed: SoftHSM 2.6.1, its folder
-    /// moved away, finds nothing in the sessions that are open, reports no error, and sees the token again only in a
-    /// new process.
+    /// Checks that not all known keys have disappeared, which happens when a token is removed. For example, if the
+    /// token folder of SoftHSM 2.6.1 is moved away, the open sessions find no objects and report no error, and only a
+    /// new process sees the token again.
     fn check_not_vanished(
         &self,
         before: &KeySet,

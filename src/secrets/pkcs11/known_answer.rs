@@ -22,7 +22,7 @@ use crate::{
     secrets::{Custody, KeyUse, TokenError},
 };
 
-/// Tests keys. Remembers which method the keys of each curve agreed with.
+/// Tests keys, and remembers for each curve the method of key agreement that worked.
 pub(super) struct KnownAnswerTester<'a> {
     driver: Driver<'a>,
     /// The custody tiers to try.
@@ -71,7 +71,7 @@ impl<'a> KnownAnswerTester<'a> {
     /// Tests which of the uses in `usage` a pair can do.
     ///
     /// # Errors
-    /// [`TokenError::KnownAnswer`] if it can do none. The error of a session or token that is lost.
+    /// [`TokenError::KnownAnswer`] if the pair can do none of them, and the error of a session or token that is lost.
     pub(super) fn test(
         &mut self,
         session: &mut OpenSession,
@@ -194,15 +194,15 @@ impl<'a> KnownAnswerTester<'a> {
         self.record(Some(key.method.custody), is_right)
     }
 
-    /// Records a test. Returns whether the answer was right; the error of a session or token that is lost.
+    /// Records a test. Returns whether the answer was right, or the error of a session or token that is lost.
     fn record(&mut self, custody: Option<Custody>, is_right: CallResult<bool>) -> CallResult<bool> {
         let (is_right, answer) = match is_right {
             Ok(true) => (true, Answer::Right),
             Ok(false) => (false, Answer::Wrong),
             // A signature of the wrong form.
             Err(CallError::Token(TokenError::KnownAnswer(_))) => (false, Answer::Wrong),
-            // The wrapped key is right, so the KEK was wrong. If the token unwraps, it may instead be unable to unwrap
-            // keys.
+            // The wrapped key is right, so the KEK was wrong. If the token itself unwraps, the reason may also be that
+            // it cannot unwrap keys.
             Err(CallError::Token(TokenError::Unwrap)) if custody != Some(Custody::KekInToken) => (false, Answer::Wrong),
             Err(error) => {
                 let reason = error.to_string();
@@ -215,7 +215,7 @@ impl<'a> KnownAnswerTester<'a> {
     }
 }
 
-/// The message that is signed.
+/// The message that tests sign.
 pub(super) const TEST_MESSAGE: &[u8] = b"claviger known answer";
 
 /// How much of key agreement is tested.
@@ -295,7 +295,8 @@ fn retry_transient<T>(mut test: impl FnMut() -> CallResult<T>) -> CallResult<T> 
     answer.unwrap_or_else(test)
 }
 
-/// Ignores an error, unless the session or the token is lost. Such an error says nothing about what the token can do.
+/// Ignores an error, but returns it if the session or the token is lost. A lost session says nothing about what
+/// the token can do.
 pub(super) fn ignore_unless_lost(error: CallError) -> CallResult<()> {
     if error.is_session_or_token_lost() { Err(error) } else { Ok(()) }
 }

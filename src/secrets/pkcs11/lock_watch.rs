@@ -12,7 +12,7 @@ const CHECK_INTERVAL: u64 = 1000;
 pub(super) struct LockWatch {
     locked: AtomicBool,
     started: Instant,
-    /// In milliseconds after `started`.
+    /// When to read the guard again, in milliseconds after `started`.
     next_check: AtomicU64,
 }
 

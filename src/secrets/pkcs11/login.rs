@@ -27,7 +27,8 @@ use crate::secrets::{
     pin::{PinAccess, PinAttempt, PinGuard, PinOutcome, PinRecord, PinRecordState, TriesLeft},
 };
 
-/// A token in this process: module, serial number and label, since some tokens have a serial number of zeros.
+/// Identifies a token in this process: module, serial number and label. The label is needed since some tokens have a
+/// serial number of zeros.
 type TokenIdentity = (PathBuf, String, String);
 
 #[derive(Default)]
@@ -41,7 +42,7 @@ struct LoginState {
 
 static LOGINS: LazyLock<Mutex<HashMap<TokenIdentity, Arc<Mutex<LoginState>>>>> = LazyLock::new(Mutex::default);
 
-/// Whether a session is logged in. A session that is not finds no private objects, and reports no error.
+/// Whether a session is logged in. A session that is not logged in finds no private objects, and reports no error.
 pub(super) fn is_logged_in(session: &Session) -> CallResult<bool> {
     let state = session.get_session_info().during("C_GetSessionInfo")?.session_state();
     Ok(matches!(state, SessionState::RoUser | SessionState::RwUser))
@@ -61,7 +62,7 @@ impl<'a> Login<'a> {
         Self { module, token, uri, options, guard: options.guard(&token.info) }
     }
 
-    /// Logs in, unless the process is logged in already. Returns whether it did.
+    /// Logs in, unless the process is logged in already. Returns whether this call logged in.
     ///
     /// `confirmed` means that a person says the PIN is correct.
     pub(super) fn log_in(&self, session: &Session, confirmed: bool) -> CallResult<bool> {
@@ -98,7 +99,7 @@ impl<'a> Login<'a> {
         Ok(true)
     }
 
-    /// The flags of CK_TOKEN_INFO, read anew.
+    /// Reads the tries left from the flags of CK_TOKEN_INFO, anew.
     fn tries_left(&self) -> Result<TriesLeft, TokenError> {
         let state = self.module.find_token(self.uri)?.1.pin;
         Ok(TriesLeft { state, count: None, warning: None })
@@ -143,7 +144,8 @@ impl<'a> Login<'a> {
         }
     }
 
-    /// Records that a person locked the token: no program uses the PIN until a person unlocks it.
+    /// Records that a person locked the token. No program that shares the guard then uses the PIN until a person
+    /// unlocks the token.
     pub(super) fn record_locked_by_person(&self) -> Result<(), TokenError> {
         if self.guard.is_some() {
             // The login state is not locked: another thread may hold it while a person enters the PIN.

@@ -60,8 +60,8 @@ impl Custodian for Pkcs11Token {
                 }
                 Err(error) => return Err(error.into()),
             }
-            // Removed before the deletion, so that no operation gets the key, and again after it, in case a search has
-            // found the key in between.
+            // The key is removed from the table before the deletion, so that no operation gets it, and again after the
+            // deletion, in case a search has found it in between.
             self.keys.remove(key);
             // The private half first: if the token stops in between, a public key that is left does no harm.
             session.handle.destroy_object(found.private).during("C_DestroyObject")?;

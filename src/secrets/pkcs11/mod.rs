@@ -65,6 +65,9 @@ pub use super::pin::{Pin, PinLocation, PinPrompt, PinRecord, PinRecordState, Pin
 ///
 /// There is no [`OpenOptions::pin_guard`], so only this process records a refused PIN. After a restart, a wrong PIN is
 /// tried once more.
+///
+/// # Errors
+/// Those of [`OpenOptions::open`].
 pub fn open(uri: &str, pin: PinSource) -> Result<Pkcs11Token, TokenError> {
     OpenOptions::new().pin(pin).open(uri)
 }

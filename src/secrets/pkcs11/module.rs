@@ -37,7 +37,8 @@ pub(super) struct Module {
 static MODULES: LazyLock<Mutex<HashMap<PathBuf, Arc<Module>>>> = LazyLock::new(Mutex::default);
 
 impl Module {
-    /// The module at a path, loaded now or before. `base_dir` is the folder of the configuration.
+    /// Returns the module at a path, and loads it if it was not loaded before. `base_dir` is the folder of
+    /// the configuration.
     pub(super) fn load(path: &Path, base_dir: Option<&Path>) -> Result<Arc<Self>, TokenError> {
         let failed = |reason: String| TokenError::Config(format!("the PKCS#11 module {}: {reason}", path.display()));
         let canonical = path.canonicalize().map_err(|error| failed(error.to_string()))?;
@@ -86,7 +87,7 @@ impl Module {
         for slot in self.context.get_slots_with_token().during("C_GetSlotList")? {
             match self.context.get_token_info(slot) {
                 Ok(info) => tokens.push((slot, SlotToken::new(slot, &info))),
-                // Removed since the list was made, or not recognised by the module.
+                // The token was removed after the list was made, or the module does not recognise it.
                 Err(error) => tracing::debug!(%slot, %error, "C_GetTokenInfo failed"),
             }
         }
@@ -152,8 +153,8 @@ const MODULE_FOLDERS: [&str; 10] = [
     "/usr/local/lib",
 ];
 
-/// Finds a module by name: `softhsm2` is `libsofthsm2.so` or `softhsm2.so` (RFC 7512 section 2.3: without `lib` and the
-/// suffix, in any case).
+/// Finds a module by name: `softhsm2` is `libsofthsm2.so` or `softhsm2.so`. The name has neither `lib` nor the suffix
+/// (RFC 7512 section 2.3), and its case is ignored.
 fn find_module(name: &str) -> Result<PathBuf, TokenError> {
     if name.is_empty() || name.contains(['/', '\0']) {
         return Err(TokenError::Config(format!("{name:?} is not a valid name of a PKCS#11 module")));

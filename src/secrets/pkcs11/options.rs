@@ -129,8 +129,8 @@ impl OpenOptions {
         self
     }
 
-    /// A person says that the PIN is correct: one attempt is made even if it was refused before or the token reports
-    /// that few tries are left.
+    /// Whether a person has confirmed that the PIN is correct. If so, one attempt is made even if the PIN was refused
+    /// before or the token reports that few tries are left.
     pub fn pin_confirmed(mut self, confirmed: bool) -> Self {
         self.confirmed = confirmed;
         self

@@ -29,10 +29,10 @@ pub struct TokenOverview {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProfileSource {
-    /// The configuration names it.
+    /// The configuration names the profile.
     #[serde(rename = "name")]
     Configured,
-    /// It fits the manufacturer and model of module and token.
+    /// The profile fits the manufacturers of module and token and the token's model.
     #[serde(rename = "match")]
     Matched,
     /// No profile fits, so every variant is tried.

@@ -1,5 +1,5 @@
-//! The few calls that `cryptoki` 0.12 cannot make, or makes only by leaving copies of secrets in memory. The crate's
-//! only unsafe code.
+//! The few calls that `cryptoki` 0.12 cannot make, or makes only by leaving copies of secrets in memory. This is the
+//! crate's only unsafe code.
 //!
 //! - CKM_SHA256_KEY_DERIVATION: cryptoki's `MechanismType` has no way to name it (`new_vendor_defined` accepts only
 //!   numbers above CKM_VENDOR_DEFINED).
@@ -22,9 +22,9 @@ use cryptoki_sys::{
 
 /// Initialises a module, with a string of parameters if the module needs one.
 ///
-/// In CK_C_INITIALIZE_ARGS of NSS 3.87 the member LibraryParameters, a C string, is in the place of pReserved
-/// (NSS, lib/util/pkcs11t.h). Without it C_Initialize returns CKR_ARGUMENTS_BAD. NSS reads a further member behind the
-/// structure as its reserved one, but never uses it.
+/// In CK_C_INITIALIZE_ARGS of NSS 3.87 the member LibraryParameters, a C string, is in the place of pReserved (NSS,
+/// lib/util/pkcs11t.h). Without it C_Initialize returns CKR_ARGUMENTS_BAD. NSS also reads one member behind the
+/// structure as its own pReserved, but never uses that member.
 pub(super) fn initialize(context: &Pkcs11, parameters: Option<&CStr>) -> Result<()> {
     let flags = CInitializeFlags::OS_LOCKING_OK;
     context.initialize(match parameters {
@@ -65,7 +65,8 @@ impl Raw {
         Ok(Self { functions, _library: library })
     }
 
-    /// A secret derived from `base` by hashing its whole value (PKCS#11 v3.1 section 6.22.6).
+    /// Derives a secret by hashing the whole value of `base` (PKCS#11 v3.1 section 6.22.6). Returns the handle of
+    /// the new object.
     pub(super) fn sha256_key_derivation(
         &self,
         session: &Session,
@@ -111,7 +112,7 @@ impl Raw {
         }
     }
 
-    /// C_DigestFinal of a digest of 32 bytes.
+    /// Calls C_DigestFinal for a digest of 32 bytes.
     pub(super) fn digest_final(&self, session: &Session, digest: &mut [u8; 32]) -> Result<()> {
         let end = self.functions.C_DigestFinal.ok_or(Error::NullFunctionPointer)?;
         let mut length = 32;

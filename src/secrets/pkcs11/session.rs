@@ -2,8 +2,8 @@
 //!
 //! Each session caches its own Zs objects (Zs is the shared secret of our static key and a peer's static key in
 //! ECDH-1PU). A session object is destroyed with the session that made it, so an object that all sessions shared could
-//! disappear while another session uses it, and finding it would need a lock. The price: with N sessions, a known
-//! sender costs up to N derivations once.
+//! disappear while another session uses it, and finding it would need a lock. As a consequence, with N sessions, a
+//! sender costs up to N derivations before all sessions know its Zs.
 
 use std::{
     collections::HashMap,
@@ -69,8 +69,8 @@ impl SessionPool {
         Self { state: Mutex::new(PoolState { idle, in_use: 0 }), returned: Condvar::new() }
     }
 
-    /// Leases a session, and waits until one is idle. Prefers open sessions, and of these the one used last, whose
-    /// cache is most likely to help.
+    /// Waits until a session is idle, and leases it. Prefers open sessions, and of these the one used last, whose cache
+    /// is most likely to help.
     pub(super) fn lease(&self) -> SessionLease<'_> {
         let mut state = self.state();
         loop {
@@ -84,7 +84,8 @@ impl SessionPool {
         }
     }
 
-    /// Leases an open session, and waits for one as long as any is in use. For a token that grants no more sessions.
+    /// Leases an open session, and waits for one as long as any is in use. Returns `None` if no session is open. For a
+    /// token that grants no more sessions.
     pub(super) fn lease_open(&self) -> Option<SessionLease<'_>> {
         let mut state = self.state();
         loop {

@@ -21,12 +21,12 @@ pub(super) fn sign(session: &Session, public: &PublicKey, private: ObjectHandle,
     let algorithm = public.curve().signature_algorithm();
     let signature = match algorithm {
         // The whole input goes to the token, since Ed25519 has no prehash. Only `Pure` is memory-safe in cryptoki 0.12:
-        // the other schemes point to parameters that are freed by then.
+        // the other schemes point to parameters that are freed before the call.
         Some(SignatureAlgorithm::EdDsa) => {
             let mechanism = Mechanism::Eddsa(EddsaParams::new(EddsaSignatureScheme::Pure));
             session.sign(&mechanism, private, input).during("C_Sign")?
         }
-        // CKM_ECDSA over a hash made here: SoftHSM 2.6.1 has no CKM_ECDSA_SHA256.
+        // The hash is computed here, and CKM_ECDSA signs it: SoftHSM 2.6.1 has no CKM_ECDSA_SHA256.
         Some(SignatureAlgorithm::Es256 | SignatureAlgorithm::Es256k) => {
             session.sign(&Mechanism::Ecdsa, private, &Sha256::digest(input)).during("C_Sign")?
         }

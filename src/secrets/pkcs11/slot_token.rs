@@ -9,11 +9,12 @@ use crate::secrets::{TokenInfo, pin::PinState};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SlotToken {
-    /// The slot's number. It may be another number next time.
+    /// The slot's number. The module may renumber its slots.
     pub slot_id: u64,
     /// The token's description of itself.
     pub info: TokenInfo,
-    /// Whether the token is initialised (CKF_TOKEN_INITIALIZED). Only then it has a label and may hold keys.
+    /// Whether the token is initialised (CKF_TOKEN_INITIALIZED). Only an initialised token has a label and
+    /// may hold keys.
     pub initialized: bool,
     /// Whether the user PIN is set (CKF_USER_PIN_INITIALIZED).
     pub pin_set: bool,

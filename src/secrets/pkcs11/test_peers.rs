@@ -25,7 +25,7 @@ const TAG: &[u8] = &[0x5a; 32];
 const INFO: KdfInfo<'static> = KdfInfo { apu: APU, apv: APV, tag: Some(TAG) };
 
 impl TestPeers {
-    /// None for a curve without key agreement.
+    /// Generates the peers' keys. Returns none for a curve without key agreement.
     pub(super) fn generate(curve: Curve) -> Option<Self> {
         Some(Self { ephemeral: EphemeralKey::generate(curve)?, peer: EphemeralKey::generate(curve)? })
     }

@@ -21,7 +21,7 @@ use crate::{
 
 /// A token behind a PKCS#11 module, opened and logged in.
 ///
-/// Dropping it closes its sessions. The module stays loaded.
+/// Dropping the token closes its sessions. The module stays loaded.
 pub struct Pkcs11Token {
     pub(super) connection: Connection,
     pub(super) keys: KeyTable,
@@ -144,7 +144,7 @@ impl Token for Pkcs11Token {
         self.connection.profile.recovery == Recovery::Process
     }
 
-    /// Never for a token whose PIN a person enters: a new process would ask for it again.
+    /// Always false for a token whose PIN a person enters: a new process would ask for the PIN again.
     fn is_exhausted(&self) -> bool {
         let Connection { options, uri, profile, .. } = &self.connection;
         let max = profile.process.most_objects;

@@ -195,7 +195,8 @@ fn decode(value: &str, more: &str) -> Option<Vec<u8>> {
     Some(decoded)
 }
 
-/// The characters to encode: all but `unreserved`. In the query also not `/` and `:`, so that people can read paths.
+/// The characters to encode: all but `unreserved`. In the query, `/` and `:` are not encoded either, so that people
+/// can read paths.
 const IN_PATH: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')

@@ -70,7 +70,8 @@ impl<'s> TokenSession<'s> {
         self.derive_as(key, peer, kdf, &template)
     }
 
-    /// The same with a template that the profile has been applied to.
+    /// Like [`derive`](Self::derive), but with a template from which the attributes that the profile omits were
+    /// removed already.
     fn derive_as(
         self,
         key: AgreementKey<'_>,
@@ -90,7 +91,7 @@ impl<'s> TokenSession<'s> {
         let derive =
             || Ok(SessionObject::new(self.session, self.session.derive_key(&mechanism, key.private, template)?));
         match derive().during("C_DeriveKey") {
-            // The control uses our own point, which cannot be at fault.
+            // The control call uses our own point, which cannot be at fault.
             Err(error) if peer != key.public => {
                 let control = || self.derive_as(key, key.public, kdf, template).err();
                 whose_fault(error, control, || derive().during("C_DeriveKey"))
@@ -138,8 +139,8 @@ pub(super) const ATTEMPTS: usize = 3;
 
 /// Decides whether a failed derivation is the fault of the peer's point or of the token.
 ///
-/// An ambiguous code is decided by `control`, the same call with a point that cannot be at fault, and by repeating the
-/// call, since the token may have failed for a moment.
+/// For an ambiguous code, `control` makes the same call with a point that cannot be at fault. If that succeeds,
+/// `repeat` makes the failed call again, since the token may have failed for a moment only.
 fn whose_fault<T>(
     error: CallError,
     control: impl FnOnce() -> Option<CallError>,

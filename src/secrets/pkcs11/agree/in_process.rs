@@ -56,7 +56,7 @@ fn kek(
         session.digest_update(&info.other_info()).during("C_DigestUpdate")
     };
     let hashed = hash();
-    // Also after a failure: while a digest is open, the session cannot begin another.
+    // The digest is ended even after a failure: while a digest is open, the session cannot begin another.
     let ended = driver.raw.digest_final(session, &mut digest).during("C_DigestFinal");
     hashed.and(ended)?;
     Ok(Kek::new(*digest))

@@ -82,14 +82,14 @@ fn concatenate<'s>(
     mechanism: Mechanism<'_>,
     base: ObjectHandle,
 ) -> CallResult<SessionObject<'s>> {
-    // Without a length, so that both parts are taken as a whole.
+    // The template has no length, so that both parts are taken as a whole.
     let template =
         token.driver.profile.omit.secret.remove_from(sensitive(KeyType::GENERIC_SECRET, None, Visibility::LoggedIn));
     let handle = token.session.derive_key(&mechanism, base, &template).during("C_DeriveKey")?;
     Ok(SessionObject::new(token.session, handle))
 }
 
-/// Appends OtherInfo and hashes: the KEK.
+/// Derives the KEK: appends OtherInfo to the value of `base`, and hashes the result.
 fn derive_kek<'s>(token: TokenSession<'s>, base: ObjectHandle, info: &KdfInfo<'_>) -> CallResult<SessionObject<'s>> {
     let other_info = info.other_info();
     let data = KeyDerivationStringData::new(&other_info);

@@ -9,7 +9,7 @@
 //!
 //! The Zs of our key and a peer's key is always the same. In the first two tiers it is cached in the token as a
 //! sensitive session object: a message from a known sender then costs one derivation, and a message to a known
-//! recipient none. In the process it is never kept, since whoever has it can forge messages of that peer to us.
+//! recipient none. This process never keeps a Zs, since anyone who has it can forge messages from that peer to us.
 
 mod derive;
 mod in_process;
@@ -26,7 +26,7 @@ use crate::{
 use derive::TokenSession;
 pub(super) use derive::{AgreementKey, AgreementMethod, Driver};
 
-/// ECDH with `epk` (for ECDH-1PU also with the sender's key), KDF, key unwrap.
+/// Unwraps a content key: ECDH with `epk` (for ECDH-1PU also with the sender's key), then KDF and key unwrap.
 pub(super) fn unwrap(
     driver: Driver<'_>,
     session: &mut OpenSession,
@@ -50,7 +50,8 @@ pub(super) fn unwrap(
     }
 }
 
-/// For each recipient: ECDH with the recipient's key, KDF over its Ze and the result, key wrap.
+/// Wraps a content key for each recipient: ECDH with the recipient's key gives Zs, then KDF over Ze and Zs, then key
+/// wrap. Returns the wrapped keys in the order of the request.
 pub(super) fn wrap(
     driver: Driver<'_>,
     session: &mut OpenSession,

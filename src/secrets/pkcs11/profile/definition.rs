@@ -27,7 +27,7 @@ pub struct Profile {
     /// How the device is recognised. One match is enough.
     #[serde(default, rename = "match")]
     matches: Vec<DeviceMatch>,
-    /// What C_Initialize needs, for modules that need something.
+    /// The string that C_Initialize needs, for a module that needs one.
     pub(super) initialize: Option<Initialize>,
     #[serde(default, rename = "cure")]
     pub(in crate::secrets::pkcs11) recovery: Recovery,
@@ -46,7 +46,7 @@ pub struct Profile {
     pub(in crate::secrets::pkcs11) process: ProcessLimits,
     #[serde(default)]
     pub(in crate::secrets::pkcs11) omit: TemplateOmissions,
-    /// None in a user's own profile without evidence.
+    /// What the device can do, and how that is known. A user's own profile need not have it.
     evidence: Option<Evidence>,
 }
 
@@ -94,7 +94,7 @@ pub(in crate::secrets::pkcs11) struct ProcessLimits {
     pub(in crate::secrets::pkcs11) most_objects: Option<u64>,
 }
 
-/// How the token writes X25519 keys.
+/// How the token represents X25519 keys.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct X25519 {

@@ -30,7 +30,7 @@ pub enum EvidenceBasis {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// Nothing that DIDComm uses.
+    /// The token can do nothing that DIDComm uses.
     #[serde(rename = "not")]
     Unsupported,
     /// The token signs.

@@ -1,7 +1,7 @@
-//! Device profiles: what is peculiar to a device, as data. One file of `hsm-config/` for each device.
+//! Device profiles: the peculiarities of devices, as data. Each device has one file in `hsm-config/`.
 //!
-//! A profile restricts the variants that are tried, and gives the encodings that the device wants. What a key can do is
-//! decided by known answers, with a profile and without. Without a profile every variant is tried.
+//! A profile restricts the variants that are tried, and gives the encodings that the device wants. Known-answer tests
+//! decide what a key can do, with or without a profile. Without a profile every variant is tried.
 
 mod definition;
 mod evidence;

@@ -3,13 +3,13 @@
 use cryptoki::object::{Attribute, AttributeType};
 use serde::Deserialize;
 
-/// The attributes to leave out of templates, by what is made.
+/// The attributes to leave out of templates, by the kind of object.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(in crate::secrets::pkcs11) struct TemplateOmissions {
     pub(in crate::secrets::pkcs11) private_key: OmittedAttributes,
     pub(in crate::secrets::pkcs11) public_key: OmittedAttributes,
-    /// Of derived secrets.
+    /// The attributes to leave out for derived secrets and content keys.
     pub(in crate::secrets::pkcs11) secret: OmittedAttributes,
 }
 
