@@ -52,6 +52,7 @@ struct ByMemorySize;
 
 impl Weighter<String, Entry> for ByMemorySize {
     fn weight(&self, did: &String, entry: &Entry) -> u64 {
+        // Estimates, in bytes: 400 for a failure, and 200 for the entry itself.
         let document = entry.outcome.as_ref().map_or(400, |document| document.memory_size());
         (did.len() + document + 200) as u64
     }

@@ -4,8 +4,8 @@ use std::{fmt, str::FromStr};
 
 /// A DID URL with valid syntax: a DID, and optionally a path, a query and a fragment.
 ///
-/// Two DID URLs are equal if their texts are equal. They are not normalised, since the rules differ between DID
-/// methods.
+/// Two DID URLs are equal if their texts are equal. They are not normalised, since the rules differ
+/// between DID methods.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DidUrl {
     text: String,

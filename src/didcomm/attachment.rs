@@ -49,7 +49,7 @@ pub struct AttachmentData {
     /// A detached JWS over the content.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jws: Option<Value>,
-    /// The multihash of the content. Required with `links`.
+    /// The multihash of the content, in hexadecimal, base58btc or multibase. Required with `links`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hash: Option<String>,
     /// URLs from which the content can be fetched.
@@ -150,8 +150,8 @@ impl AttachmentData {
     }
 }
 
-/// Decodes a multihash in any form that peers use: hexadecimal, base58btc without prefix, or multibase `z`, `f` and
-/// `u`.
+/// Decodes a multihash in any form that peers use: hexadecimal, base58btc without prefix, or multibase
+/// `z`, `f` and `u`.
 fn multihash_bytes(text: &str) -> Result<Vec<u8>, HashError> {
     if text.len() > 200 {
         return Err(HashError::Malformed); // Decoding base58 takes quadratic time.

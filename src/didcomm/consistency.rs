@@ -33,8 +33,8 @@ pub(super) fn check_from(message: &Message, evidence: &Evidence) -> Result<(), E
 
 /// Checks that `to` names the DID of each of our keys that opened a layer.
 ///
-/// The specification says "should" in one place and "must be an error" in another. An absent `to` is an error if a
-/// signature is inside encryption, and otherwise a warning.
+/// About this check, the specification says "should" in one place and "must be an error" in another. An absent `to` is
+/// an error if a signature is inside encryption, and otherwise a warning.
 pub(super) fn check_to(message: &Message, evidence: &mut Evidence, me: &Identities) -> Result<(), Error> {
     let warnings = &mut evidence.provenance.warnings;
     let Some(to) = &message.to else {

@@ -92,8 +92,8 @@ pub enum Error {
     /// Our DID document has a method whose key no token holds. Holds the method's DID URL.
     #[error("no token holds the key of {0}")]
     KeyNotHeld(String),
-    /// The key asks a person for a PIN or a touch, and the message does not claim a sender for whom that is allowed
-    /// ([`UnpackOptions::prompt_for`](super::UnpackOptions::prompt_for)).
+    /// The key asks a person for a PIN or a touch, and the message does not claim a sender for whom that is
+    /// allowed ([`UnpackOptions::prompt_for`](super::UnpackOptions::prompt_for)).
     #[error("the key {kid} asks a person for a PIN or a touch, which is not allowed for the sender of this message")]
     PromptNotAllowed {
         /// The DID URL of our key.
@@ -184,9 +184,9 @@ impl Error {
     /// Whether a later attempt may succeed: the token is absent, busy, slow or locked by its PIN, its device failed, no
     /// key is ready, or the source of a DID document is unavailable.
     ///
-    /// This is narrower than [`SecretsError::is_retryable`], which is also true for `Interrupted`, `RateLimited` and
-    /// `AuditFailed`, and for the token errors `SessionLost` and `KeyGone`. For these, match the [`SecretsError`] in
-    /// [`JoseError::Secrets`].
+    /// This is narrower than [`SecretsError::is_retryable`], which is also true for `Interrupted`, `RateLimited`
+    /// and `AuditFailed`, and for the token errors `SessionLost` and `KeyGone`. For these, match the
+    /// [`SecretsError`] in [`JoseError::Secrets`].
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Envelope(JoseError::Secrets(error)) => match error {

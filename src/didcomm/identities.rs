@@ -170,8 +170,8 @@ fn names(did: &str) -> impl Iterator<Item = &str> {
     [Some(did), short].into_iter().flatten()
 }
 
-/// The id of a method under each name of its DID. An id under another DID, which a document may contain, is not
-/// changed.
+/// The id of a method under each name of its DID. An id under another DID, which a document may contain,
+/// is not changed.
 fn kids(did: &str, kid: &str) -> Vec<String> {
     match kid.strip_prefix(did) {
         Some(fragment) if fragment.starts_with('#') => names(did).map(|name| format!("{name}{fragment}")).collect(),

@@ -17,8 +17,8 @@ pub struct Message {
     /// The message type URI.
     #[serde(rename = "type")]
     pub type_: String,
-    /// The content that the message type defines: a JSON object. An absent body, which v2.1 allows, reads as an empty
-    /// object.
+    /// The content that the message type defines: a JSON object. An absent body, which v2.1 allows, reads as
+    /// an empty object.
     #[serde(default = "empty_object")]
     pub body: Value,
     /// The sender's DID.
@@ -54,8 +54,8 @@ pub struct Message {
     /// The languages that the sender accepts, in order of preference.
     #[serde(rename = "accept-lang", skip_serializing_if = "Option::is_none")]
     pub accept_lang: Option<Vec<String>>,
-    /// Whether the recipient may send messages back on the same connection: `none`, `all` or `thread` (extension
-    /// `return_route`).
+    /// Whether the recipient may send messages back on the same connection: `none`, `all` or `thread`
+    /// (extension `return_route`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub return_route: Option<String>,
     /// The thread id for `return_route: thread`.
@@ -64,8 +64,8 @@ pub struct Message {
     /// The attachments.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attachments: Option<Vec<Attachment>>,
-    /// Headers without a field, among them those of extensions (`trace`, `delay_milli`, `web_redirect`, `sender_order`,
-    /// `received_orders`).
+    /// Headers without a field, among them those of extensions (`trace`, `delay_milli`, `web_redirect`,
+    /// `sender_order`, `received_orders`).
     #[serde(flatten)]
     pub extra_headers: Map<String, Value>,
 }

@@ -70,8 +70,8 @@ impl Message {
         Ok(self.to_json())
     }
 
-    /// Checks the message itself, and that `from` and `to` are DIDs without path, query and fragment (v2.1 "Message
-    /// Headers").
+    /// Checks the message itself, and that `from` and `to` are DIDs without path, query and fragment (v2.1
+    /// "Message Headers").
     fn check_sendable(&self) -> Result<(), Error> {
         self.check()?;
         let from = self.from.iter().map(|from| ("from", from));
@@ -210,8 +210,8 @@ impl<'a> PackEncrypted<'a> {
     ///
     /// # Errors
     /// If the headers do not fit the arguments, the recipient cannot be resolved or has no usable key, sender and
-    /// recipient have no curve in common, or the token fails. [`Error::is_retryable`] tells whether a later attempt may
-    /// succeed.
+    /// recipient have no curve in common, or the token fails. [`Error::is_retryable`] tells whether a later
+    /// attempt may succeed.
     pub async fn pack(
         self,
         resolver: &dyn Resolver,
@@ -302,7 +302,7 @@ async fn recipient_document(did: &str, resolver: &dyn Resolver, me: &Identities)
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct PackEncryptedMetadata {
-    /// Where to send the message, if the recipient's document says so.
+    /// Where to send the message. `None` if the recipient's document has no service that accepts `didcomm/v2`.
     pub messaging_service: Option<MessagingService>,
     /// The DID URL of the sender's key, if the message is authcrypted.
     pub from_kid: Option<String>,

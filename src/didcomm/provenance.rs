@@ -73,7 +73,8 @@ pub enum Layer {
         kid: String,
         /// The DID URLs of all recipients' keys.
         recipients: Vec<String>,
-        /// What left the token to open the envelope, if the token says.
+        /// The custody tier: what left the token when our key opened the envelope. `None` if the token does
+        /// not report it.
         custody: Option<Custody>,
     },
     /// Encrypted by ECDH-ES.
@@ -86,7 +87,8 @@ pub enum Layer {
         kid: String,
         /// The DID URLs of all recipients' keys.
         recipients: Vec<String>,
-        /// What left the token to open the envelope, if the token says.
+        /// The custody tier: what left the token when our key opened the envelope. `None` if the token does
+        /// not report it.
         custody: Option<Custody>,
     },
     /// Signed.
@@ -118,7 +120,7 @@ pub struct PriorDid {
     pub kid: String,
 }
 
-/// Something that is allowed and that a receiver may want to know.
+/// A property of a message that is allowed, but that the receiver may want to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]

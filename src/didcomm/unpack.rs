@@ -236,8 +236,8 @@ impl Unpacker<'_> {
         })
     }
 
-    /// Whether the key may be used for this message. A key that asks a person may only be used for a sender in
-    /// [`UnpackOptions::prompt_for`].
+    /// Whether the key may be used for this message. A key that asks a person may only be used for a sender
+    /// in [`UnpackOptions::prompt_for`].
     fn may_prompt(&self, jwe: &Jwe, own: &OwnKey) -> bool {
         let Some(known) = &self.options.prompt_for else { return true };
         let prompts = self.me.held_key(&own.key).is_some_and(|held| held.asks_pin || held.asks_touch);

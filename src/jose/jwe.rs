@@ -180,8 +180,8 @@ impl Jwe {
     }
 }
 
-/// Computes `apv`, the hash of the recipients' key ids (DIDComm v2.1, "ECDH-1PU key wrapping and common protected
-/// headers").
+/// Computes `apv`, the hash of the recipients' key ids (DIDComm v2.1, "ECDH-1PU key wrapping and common
+/// protected headers").
 pub(super) fn apv_of<'a>(kids: impl Iterator<Item = &'a str>) -> Vec<u8> {
     let mut kids: Vec<&str> = kids.collect();
     kids.sort_unstable();

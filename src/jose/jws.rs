@@ -118,8 +118,9 @@ pub(super) fn check_key(algorithm: SignatureAlgorithm, key: &PublicKey) -> Resul
     Err(JoseError::AlgorithmMismatch { alg: algorithm.name(), curve: key.curve() })
 }
 
-/// Reads the key id. It is in the protected header (by the text of the specification), in the unprotected header (by
-/// its vectors), or in both and equal (Affinidi's library). No other parameter may be in both.
+/// Reads the key id. The text of the specification has it in the protected header, the specification's test vectors
+/// have it in the unprotected header, and Affinidi's library writes it to both. In both, it must be equal. No other
+/// parameter may be in both.
 fn kid(protected: &mut Map<String, Value>, unprotected: Option<Value>) -> Result<String, JoseError> {
     let mut unprotected = match unprotected {
         None => Map::new(),

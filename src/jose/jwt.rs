@@ -13,6 +13,7 @@ use crate::{
 pub struct Jwt {
     algorithm: SignatureAlgorithm,
     kid: String,
+    /// `header.claims` as received: the signing input.
     input: String,
     claims: Map<String, Value>,
     signature: Vec<u8>,

@@ -45,8 +45,8 @@ pub struct HeldKey {
 }
 
 impl HeldKey {
-    /// A ready, protected key of unknown origin that asks for neither PIN nor touch. For implementations of
-    /// [`Token`](super::Token).
+    /// A ready, protected key of unknown origin that asks for neither PIN nor touch. For implementations
+    /// of [`Token`](super::Token).
     pub fn new(public: PublicKey, token: impl Into<Arc<str>>, usage: KeyUse) -> Self {
         Self {
             public,
@@ -71,8 +71,8 @@ impl HeldKey {
 pub struct HeldKeys(Arc<(Vec<HeldKey>, HashMap<PublicKey, usize>)>);
 
 impl HeldKeys {
-    /// The held key with this public half. If several tokens hold the key, returns the first that is ready, or else the
-    /// first.
+    /// The held key with this public half. If several tokens hold the key, returns the first that is ready, or
+    /// else the first.
     pub fn get(&self, key: &PublicKey) -> Option<&HeldKey> {
         self.0.1.get(key).map(|&index| &self.0.0[index])
     }

@@ -30,8 +30,9 @@ pub trait Secrets: Send + Sync {
     /// The keys that are held, with their present states. The receiver is notified of changes.
     fn keys(&self) -> watch::Receiver<HeldKeys>;
 
-    /// Signs `request` with `key`. The implementation builds the signing input from the request, so no caller can have
-    /// other bytes signed.
+    /// Signs `request` with `key`. The implementation builds the signing input from the request, so no caller can
+    /// have other bytes signed. Fails with [`SecretsError::InvalidRequest`] if the content is not what the
+    /// request says it is.
     async fn sign(
         &self,
         key: &PublicKey,

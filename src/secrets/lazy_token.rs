@@ -35,7 +35,7 @@ pub struct LazyToken {
 type Open = dyn Fn(bool) -> Result<Arc<dyn Custodian>, TokenError> + Send + Sync;
 
 impl LazyToken {
-    /// A token by its name in the configuration. Until it is open, its concurrency is `concurrency`.
+    /// A token that the configuration calls `name`. Until it is open, its concurrency is `concurrency`.
     ///
     /// `open` opens the token; its argument is true if a person has confirmed the PIN.
     pub fn new(

@@ -14,7 +14,8 @@ pub struct Outage {
     pub since: Instant,
 }
 
-/// Whether one token is in service. The keyring has one for each token, and each client of a keeper has one.
+/// Whether one token is in service. The keyring has an `Availability` for each token, and each client of a keeper has
+/// one for its token.
 #[derive(Debug, Default)]
 pub(in crate::secrets) struct Availability {
     outage: Option<Outage>,

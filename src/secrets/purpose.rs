@@ -9,8 +9,8 @@ use super::policy::KeyOperation;
 pub struct Purpose {
     /// The operation.
     pub operation: KeyOperation,
-    /// The DID at the other end: the recipient, or the sender that a received message claims, which is not verified
-    /// yet.
+    /// The DID at the other end: the recipient, or the sender that a received message claims, which is
+    /// not verified yet.
     pub peer: Option<Arc<str>>,
 }
 

@@ -50,7 +50,8 @@ pub struct WrapRequest {
 }
 
 impl UnwrapRequest {
-    /// Checks the request for the recipient's `key` before a token sees it.
+    /// Checks the curves and lengths of a request for the recipient's `key`, before a token sees it. Fails
+    /// with [`SecretsError::InvalidRequest`].
     pub(in crate::secrets) fn check(&self, key: &PublicKey) -> Result<(), SecretsError> {
         let peers = [Some(&self.epk), self.sender.as_ref().map(|sender| &sender.key)];
         check_curves(key, peers.into_iter().flatten())?;
@@ -62,7 +63,8 @@ impl UnwrapRequest {
 }
 
 impl WrapRequest {
-    /// Checks the request for the sender's `key` before a token sees it.
+    /// Checks the curves and lengths of a request for the sender's `key`, and the number of recipients, before a token
+    /// sees it. Fails with [`SecretsError::InvalidRequest`].
     pub(in crate::secrets) fn check(&self, key: &PublicKey) -> Result<(), SecretsError> {
         if self.recipients.len() > MAX_RECIPIENTS {
             return Err(SecretsError::InvalidRequest("a message has at most 100 recipients"));

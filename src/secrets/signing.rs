@@ -25,8 +25,8 @@ pub enum SignRequest<'a> {
         /// The claims.
         claims: &'a FromPriorClaims,
     },
-    /// An entry of a did:webvh log without its proof, as JSON (did:webvh 1.0 "The DID Log File"). The key must be
-    /// Ed25519.
+    /// An entry of a did:webvh log without its proof, as JSON (did:webvh 1.0 "The DID Log File"). The key
+    /// must be Ed25519.
     WebvhEntry(&'a [u8]),
 }
 
@@ -77,7 +77,8 @@ pub(super) struct SigningInput {
 }
 
 impl SigningInput {
-    /// Checks the request and builds the input for `key`.
+    /// Checks the request and builds the input for `key`. Fails with [`SecretsError::InvalidRequest`] if the curve of
+    /// `key` does not fit, or the content is not what the request says it is.
     pub(super) fn new(key: &PublicKey, request: &SignRequest<'_>) -> Result<Self, SecretsError> {
         let algorithm = key
             .curve()
@@ -140,8 +141,8 @@ fn parse_webvh_entry(entry: &[u8]) -> Result<(Value, String), SecretsError> {
     }
 }
 
-/// The payload must be a DIDComm plaintext and must not be readable as JWT claims, so that no signature of a message
-/// passes for one of a JWT.
+/// The payload must be a DIDComm plaintext and must not be readable as JWT claims, so that the signature of a message
+/// cannot pass for that of a JWT.
 fn check_message(payload: &[u8]) -> Result<(), SecretsError> {
     let Ok(Value::Object(message)) = serde_json::from_slice(payload) else {
         return Err(SecretsError::InvalidRequest("the content to sign is not a JSON object"));

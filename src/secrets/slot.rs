@@ -41,7 +41,7 @@ pub enum TouchPolicy {
     Never,
     /// For each operation.
     Always,
-    /// For an operation, unless there was a touch in the last 15 seconds.
+    /// For each operation, unless there was a touch in the 15 seconds before.
     Cached,
 }
 
@@ -51,7 +51,7 @@ pub enum TouchPolicy {
 pub struct Slot(u8);
 
 impl Slot {
-    /// The retired slots, 82 to 95. No other program uses them, so new keys go here.
+    /// The retired slots, 82 to 95. Few other programs use them, so new keys go here.
     pub fn retired() -> impl Iterator<Item = Self> {
         (0x82..=0x95).map(Self)
     }

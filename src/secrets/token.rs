@@ -24,9 +24,9 @@ use crate::{
 
 /// One device and the keys in it.
 ///
-/// The public keys of a request are valid points on the curve of `key`: [`PublicKey`] holds no other points, and
-/// `Keyring` compares the curves. An operation with a key that the token does not hold fails with
-/// [`TokenError::KeyGone`].
+/// The public keys of a request are valid points on the curve of `key`: [`PublicKey`] holds no other
+/// points, and `Keyring` compares the curves. An operation with a key that the token does not hold fails
+/// with [`TokenError::KeyGone`].
 pub trait Token: Send + Sync {
     /// The token's name in the configuration and in errors.
     fn name(&self) -> &str;

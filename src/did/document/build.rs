@@ -42,8 +42,8 @@ impl DocumentBuilder {
     /// Builds the document of `did`, with absolute ids.
     ///
     /// # Errors
-    /// If `did` is not a DID, two methods have the same id, or the document is over the limits of
-    /// [`Document::from_value`].
+    /// If `did` is not a DID, two methods have the same id, or the document is over the limits
+    /// of [`Document::from_value`].
     pub fn build(&self, did: &str) -> Result<Document, DocumentError> {
         Document::from_value(self.value(Some(did)))
     }

@@ -128,7 +128,8 @@ impl Methods<'_> {
     }
 }
 
-/// The entries of a member: an empty slice if the member is absent, one entry if it is an object or a string.
+/// The entries of a member: none if the member is absent or `null`, and the member itself if it is an
+/// object or a string.
 fn array<'a>(members: &'a Map<String, Value>, member: &'static str) -> Result<&'a [Value], DocumentError> {
     let entries = match members.get(member) {
         None | Some(Value::Null) => &[],

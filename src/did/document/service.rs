@@ -42,7 +42,7 @@ impl Service {
         self.kind.iter().any(|kind| kind == "DIDCommMessaging")
     }
 
-    /// Reads a service. Malformed parts are left out.
+    /// Reads a service from its members. Malformed parts are left out. `did` makes a relative id absolute.
     pub(super) fn read(did: &str, members: &Map<String, Value>) -> Self {
         let id = members.get("id").and_then(Value::as_str).map(|id| absolute(did, id)).unwrap_or_default();
         let endpoints = one_or_many(members.get("serviceEndpoint"));

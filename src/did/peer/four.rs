@@ -25,8 +25,8 @@ pub struct Peer4 {
     pub short: Document,
 }
 
-/// Makes a `did:peer:4` from a document without `id`, in which ids and references are relative. See
-/// [`DocumentBuilder::input`](crate::did::DocumentBuilder::input).
+/// Makes a `did:peer:4` from a document without `id`, in which ids and references are relative.
+/// See [`DocumentBuilder::input`](crate::did::DocumentBuilder::input).
 ///
 /// # Errors
 /// If `input` is not such a document, or the DID is longer than 20 KiB.

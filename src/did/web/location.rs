@@ -29,7 +29,7 @@ pub(in crate::did) fn folder_url(host_and_path: &str) -> Result<String, WebError
     Ok(url)
 }
 
-/// The path of the URL that [`url`] returns, at which a server has to serve the document. `None` if the DID has another
+/// The path of the URL that [`url()`] returns. A server has to serve the document there. `None` if the DID has another
 /// method or is invalid.
 pub fn path(did: &str) -> Option<String> {
     let url = url(did).ok()?;

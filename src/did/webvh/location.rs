@@ -11,7 +11,7 @@ pub fn url(did: &str) -> Result<String, WebvhError> {
     Location::of(did).map(|location| location.log_url())
 }
 
-/// The path of the URL that [`url`] returns, at which a server has to serve the log. `None` if the DID has another
+/// The path of the URL that [`url()`] returns. A server has to serve the log there. `None` if the DID has another
 /// method or is invalid.
 pub fn path(did: &str) -> Option<String> {
     let url = url(did).ok()?;

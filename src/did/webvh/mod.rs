@@ -1,8 +1,8 @@
 //! did:webvh: a DID document on a web server, with the log of all its versions (DIF, "did:webvh DID Method" 1.0).
 //!
-//! The server is not trusted. The DID contains the hash of the first log entry (the SCID). Each entry contains the hash
-//! of the previous one, and is signed by a key that a previous entry named. So an attacker who takes over the server
-//! can remove the DID, but not change it.
+//! The server is not trusted. The DID contains the hash of the first log entry (the SCID). Each later entry contains
+//! the hash of the previous one, and is signed by a key that the previous entry has named, or to which it has
+//! committed. So an attacker who takes over the server can remove the DID, but not change it.
 //!
 //! Each resolution verifies every entry of the log. One error anywhere makes the whole log invalid.
 

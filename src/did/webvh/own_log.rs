@@ -121,7 +121,7 @@ impl OwnLog {
             let hashes: Vec<String> = keys.next_key.iter().map(|key| hash(&key.to_multikey())).collect();
             parameters.insert("nextKeyHashes".to_owned(), json!(hashes));
         }
-        // The time must be later than that of the previous entry, also in whole seconds.
+        // The time must be later than that of the previous entry, even when it is written in whole seconds.
         let time = now.max(self.updated + Duration::from_secs(1));
         let number = 1 + lines(self.text.as_bytes()).count();
         EntryDraft(with_version_id(

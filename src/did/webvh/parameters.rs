@@ -19,7 +19,9 @@ const MAX_LIST_LENGTH: usize = 100;
 /// The parameters of a log after its entries so far.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Parameters {
+    /// The keys that may sign the next entry, as multikeys. With pre-rotation, the committed keys sign instead.
     pub update_keys: Vec<String>,
+    /// The hashes of the keys to which the last entry has committed. Empty without pre-rotation.
     pub next_key_hashes: Vec<String>,
     pub witness: Option<Arc<Witness>>,
     pub portable: bool,

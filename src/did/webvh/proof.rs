@@ -29,8 +29,8 @@ impl Proof {
         require(&options, "type", "DataIntegrityProof")?;
         require(&options, "cryptosuite", CRYPTOSUITE)?;
         require(&options, "proofPurpose", "assertionMethod")?;
-        // A proof must have the `@context` of its document (section 3.3.2 of the cryptosuites), and a log entry has
-        // none.
+        // A proof must have the `@context` of its document (section 3.3.2 of the cryptosuites), and a log
+        // entry has none.
         if options.contains_key("@context") {
             return Err(Member("@context"));
         }

@@ -23,8 +23,8 @@ const MAX_WITNESS_FILE_BYTES: usize = 256 * 1024;
 /// Resolves `did:webvh` over HTTPS.
 ///
 /// No redirect is followed. At most 1 MiB of a log and 256 KiB of witness proofs are read. A DID that has moved
-/// resolves under its newest name only. Each call sends requests: put [`CachedResolver`](crate::did::CachedResolver) in
-/// front.
+/// resolves under its newest name only. Each call sends requests: put
+/// [`CachedResolver`](crate::did::CachedResolver) in front.
 #[derive(Debug, Clone)]
 pub struct WebvhResolver<F> {
     fetch: F,

@@ -13,7 +13,7 @@ use std::{
 pub(super) const EXIT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Starts a child process, such as a keeper, with one end of a pair of sockets as its standard input. Returns the other
-/// end and the process.
+/// end of the pair, and the process.
 ///
 /// # Errors
 /// Those of starting a process.

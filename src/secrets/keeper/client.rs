@@ -50,8 +50,8 @@ impl KeeperClient {
         Self::start_with_limit(name, connector, MAX_REQUESTS).await
     }
 
-    /// Like [`KeeperClient::start`], with at most `max_requests` requests at once. More fail with
-    /// [`SecretsError::Busy`].
+    /// Like [`KeeperClient::start`], with at most `max_requests` requests at once. More fail
+    /// with [`SecretsError::Busy`].
     ///
     /// # Errors
     /// Those of [`KeeperClient::start`].

@@ -31,8 +31,8 @@ use crate::{
     },
 };
 
-/// How long a keeper may take to send its first frame after it was started. The module of a network HSM may connect
-/// first.
+/// How long a keeper may take to send its first frame after it was started. The module of a network HSM may
+/// connect first.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What a client knows of its keeper.

@@ -140,7 +140,7 @@ impl KeeperCustodian {
         self.request_done(RequestBody::Lock)
     }
 
-    /// Makes the token try the PIN once. Call this when a person has confirmed the PIN.
+    /// Makes the token try the PIN once, even if it was refused before. Call this when a person has confirmed the PIN.
     pub fn unlock(&self) -> Result<(), TokenError> {
         self.request_done(RequestBody::Unlock)
     }

@@ -48,6 +48,7 @@ fn invalid_data(reason: &'static str) -> io::Error {
 /// Received bytes: whole frames, and perhaps the beginning of another.
 pub(super) struct FrameBuffer {
     bytes: Zeroizing<Vec<u8>>,
+    /// The received bytes are those from `start` to `end`.
     start: usize,
     end: usize,
 }

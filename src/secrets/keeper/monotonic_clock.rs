@@ -4,13 +4,14 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Converts a deadline into milliseconds of CLOCK_MONOTONIC, for the other process.
+/// Converts a deadline into milliseconds of CLOCK_MONOTONIC, to send it to the other process. A deadline in the
+/// past becomes now.
 pub(super) fn to_monotonic_millis(deadline: Instant) -> u64 {
     now_millis() + u64::try_from(deadline.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(u64::MAX / 2)
 }
 
-/// Converts a deadline that the other process sent, in milliseconds of CLOCK_MONOTONIC. A deadline in the past becomes
-/// now.
+/// Converts a deadline that the other process sent, in milliseconds of CLOCK_MONOTONIC. A deadline in the
+/// past becomes now.
 pub(super) fn from_monotonic_millis(deadline: u64) -> Instant {
     Instant::now() + Duration::from_millis(deadline.saturating_sub(now_millis()).min(u64::from(u32::MAX)))
 }

@@ -125,7 +125,7 @@ impl<'a> Operation<'a> {
             signed.map(|signature| OperationResult::Signature(signature.signature))
         });
         if kind == KeyOperation::SignFromPrior && self.connection.role == Role::Agent && signed.is_err() {
-            // The key was armed for one signature, and none was made.
+            // The key was armed for one signature, and none was made, so it stays armed.
             self.token.armed().insert(key.clone());
         }
         signed

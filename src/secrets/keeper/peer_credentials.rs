@@ -4,8 +4,8 @@ use std::os::{fd::AsFd, unix::net::UnixStream};
 
 /// The process at the other end of a connection, as the kernel reports it (SO_PEERCRED, unix(7)).
 ///
-/// This is the process that made the connection, which may have passed it on. For a pair of sockets it is the process
-/// that made the pair.
+/// This is the process that made the connection. It may have passed the connection to another process. For a pair of
+/// sockets it is the process that made the pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PeerCredentials {

@@ -31,6 +31,7 @@ pub(super) struct ServedToken {
     pub(super) has_audit_log: bool,
     rate: Option<NonZeroU32>,
     limiters: Mutex<HashMap<PublicKey, Arc<DefaultDirectRateLimiter>>>,
+    /// The keys with which the agent may sign one DID rotation.
     armed: Mutex<HashSet<PublicKey>>,
     /// Operations block the thread that asks; this runtime only drives their futures.
     runtime: Runtime,

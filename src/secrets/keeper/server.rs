@@ -52,7 +52,7 @@ pub enum KeeperExit {
     Finished,
     /// The token is absent, and may need a new process when it comes back.
     TokenGone,
-    /// An operation does not return.
+    /// An operation took longer than [`KeeperOptions::hang_timeout`].
     Hung,
     /// The module has used up a resource that only a new process gives back. All requests were answered.
     Exhausted,
@@ -75,8 +75,8 @@ impl Keeper {
     /// Starts a keeper of a token. The token may be absent: the keeper serves it as soon as it is available.
     ///
     /// # Errors
-    /// [`SecretsError::Token`] if the configuration is wrong, [`SecretsError::AuditFailed`] if the audit log cannot be
-    /// opened.
+    /// [`SecretsError::Token`] if the configuration is wrong, [`SecretsError::AuditFailed`] if the audit log
+    /// cannot be opened.
     pub fn start(token: Arc<dyn Custodian>, options: KeeperOptions) -> Result<Arc<Self>, SecretsError> {
         let audit = options.audit.as_ref().map(|path| {
             AuditLog::open(path).map_err(|error| SecretsError::AuditFailed(format!("{}: {error}", path.display())))

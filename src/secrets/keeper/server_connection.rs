@@ -58,8 +58,8 @@ struct WaitingRequests {
 }
 
 impl ServerConnection {
-    /// Accepts a connection and reads the client's hello. The client's process and user are those that the kernel
-    /// reports.
+    /// Accepts a connection and reads the client's hello. The client's process and user are those that the
+    /// kernel reports.
     pub(super) fn accept(stream: UnixStream) -> io::Result<(Self, Hello)> {
         stream.set_write_timeout(Some(CLIENT_TIMEOUT))?;
         stream.set_read_timeout(Some(CLIENT_TIMEOUT))?;

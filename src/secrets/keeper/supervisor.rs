@@ -36,8 +36,8 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Starts a supervisor: `command` must run [`supervise`] on its standard input. Call this before entering the
-    /// sandbox.
+    /// Starts a supervisor: `command` must run [`supervise`] on its standard input. Call this before
+    /// entering the sandbox.
     ///
     /// # Errors
     /// Those of starting a process.

@@ -26,8 +26,8 @@ use crate::{
     },
 };
 
-/// The version of this format. Keeper and client must be of the same release; other versions are refused with an
-/// explanation.
+/// The version of this format. Keeper and client must be of the same release; other versions are refused with
+/// an explanation.
 pub(super) const VERSION: u16 = 1;
 
 /// The first frame from a client. The version is the first member in every version.
@@ -40,8 +40,8 @@ pub(super) struct Hello {
 /// What a client may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Role {
-    /// The agent: it uses the keys, within policy and rate. It may sign a DID rotation only with a key that a custodian
-    /// armed.
+    /// The agent: it uses the keys, within policy and rate. It may sign a DID rotation only with a key that a
+    /// custodian armed.
     Agent,
     /// The command line: it also makes, imports and deletes keys, and locks and unlocks the token.
     Custodian,
@@ -56,8 +56,10 @@ pub(super) enum ClientFrame<'a> {
     Cancel(u64),
 }
 
+/// A request and its [`Context`].
 #[derive(Serialize, Deserialize)]
 pub(super) struct Request<'a> {
+    /// A number that the client chooses. The response has the same number.
     pub(super) id: u64,
     /// When the client stops waiting, in milliseconds of CLOCK_MONOTONIC, which all processes of a machine share. A
     /// request that has not begun by then is not performed.
@@ -70,6 +72,7 @@ pub(super) struct Request<'a> {
     pub(super) body: RequestBody<'a>,
 }
 
+/// What the client asks for.
 #[derive(Serialize, Deserialize)]
 pub(super) enum RequestBody<'a> {
     Sign {
@@ -83,6 +86,7 @@ pub(super) enum RequestBody<'a> {
         key: WireKey<'a>,
         #[serde(borrow)]
         epk: WireKey<'a>,
+        /// The sender's key, and the content's authentication tag. `None` for ECDH-ES.
         #[serde(borrow)]
         sender: Option<(WireKey<'a>, &'a [u8])>,
         apu: &'a [u8],
@@ -96,6 +100,7 @@ pub(super) enum RequestBody<'a> {
         apu: &'a [u8],
         apv: &'a [u8],
         tag: &'a [u8],
+        /// The key of each recipient, and its Ze.
         #[serde(borrow)]
         recipients: Vec<(WireKey<'a>, &'a [u8])>,
     },
@@ -160,6 +165,7 @@ pub(super) enum ServerFrame<'a> {
     },
 }
 
+/// The result of a request.
 #[derive(Serialize, Deserialize)]
 pub(super) enum Response<'a> {
     /// A signature of 64 bytes. The client builds header and payload itself, as the keeper did.

@@ -32,7 +32,7 @@ impl<'a> From<&'a PublicKey> for WireKey<'a> {
 }
 
 impl WireKey<'_> {
-    /// The key, if it is a valid point of its curve.
+    /// Returns the key if its bytes are a valid point of its curve, and otherwise [`SecretsError::InvalidRequest`].
     pub(super) fn check(self) -> Result<PublicKey, SecretsError> {
         PublicKey::from_bytes(self.curve, self.bytes)
             .map_err(|_| SecretsError::InvalidRequest("a public key is not a point of its curve"))
@@ -143,8 +143,8 @@ impl WireError {
                 Ok(operation) => SecretsError::NotAllowed { key: key.clone(), operation: operation.name() },
                 Err(_) => SecretsError::InvalidRequest("the keeper does not allow the operation"),
             },
-            // The client makes the same checks before it asks, so this happens only if the keeper is of another
-            // release.
+            // The client makes the same checks before it asks, so this happens only if the keeper is of
+            // another release.
             Self::InvalidRequest(reason) => {
                 tracing::warn!(%token, reason, "request refused by the keeper");
                 SecretsError::InvalidRequest("the keeper refused the request")

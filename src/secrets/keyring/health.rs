@@ -91,8 +91,8 @@ impl TokenHealth {
         is_new
     }
 
-    /// Puts the token into service. Only the prober calls this, and ends afterwards: the next outage starts a new
-    /// prober.
+    /// Puts the token into service. Only the prober calls this, and ends afterwards: the next outage
+    /// starts a new prober.
     pub(super) fn set_in_service(&self) {
         let mut state = self.lock();
         state.availability.set_in_service();

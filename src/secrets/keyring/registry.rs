@@ -86,7 +86,7 @@ impl TokenRegistry {
         self.key_table.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
 
-    /// Finds the keys of a token. A key below its minimum custody is an error.
+    /// Finds the keys of a token. Fails with [`TokenError::Custody`] if a key is below its minimum custody.
     pub(super) fn find_keys(&self, token: &dyn Token) -> Result<Vec<HeldKey>, TokenError> {
         let keys = catch_panic(|token| token.keys(), token)?;
         match keys.iter().find_map(|key| self.custody_error(token.name(), key)) {

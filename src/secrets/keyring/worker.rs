@@ -34,6 +34,7 @@ enum Execution {
     },
 }
 
+/// A queued operation. It sends its result to its caller itself.
 type Job = Box<dyn FnOnce(&dyn Token) + Send>;
 
 impl Worker {

@@ -8,8 +8,8 @@
 //!    accepted the PIN.
 //! 3. [`PinAccess::conclude`] erases the PIN, records the result, and releases the lock.
 //!
-//! The code for a device provides only what differs: the tries left, how the PIN is presented, and what an answer means
-//! ([`PinOutcome`]).
+//! The code for a device provides only what differs: the tries left, how the PIN is presented, and what an answer
+//! means ([`PinOutcome`]).
 
 use std::path::Path;
 
@@ -52,8 +52,8 @@ pub(in crate::secrets) struct TriesLeft {
     pub(in crate::secrets) warning: Option<&'static str>,
 }
 
-/// A PIN that may be presented now. The guard's lock, if the guard records the attempt, is held until
-/// [`PinAccess::conclude`].
+/// A PIN that may be presented now. The guard's lock, if the guard records the attempt, is held
+/// until [`PinAccess::conclude`].
 #[must_use = "an attempt must be concluded, or its result is recorded as unknown"]
 pub(in crate::secrets) struct PinAttempt<'g> {
     /// None for a token with a PIN pad.
@@ -84,8 +84,8 @@ impl<'a> PinAccess<'a> {
     ///
     /// `confirmed` means that a person says the PIN is correct: one attempt is made whatever the record says. `purpose`
     /// is shown to a person who is asked for the PIN. `tries_left` returns what the device reports about the tries
-    /// left. It is called while the guard's lock is held, if there is a guard. For a PKCS#11 token it asks the device.
-    /// For a card it returns the count of the transaction before; `piv/unlock.rs` compares that count with the card's
+    /// left. It is called while the guard's lock is held, if there is a guard. For a PKCS#11 token, it asks the device.
+    /// For a card, it returns the count that was read just before; `piv/unlock.rs` compares that count with the card's
     /// again before VERIFY.
     ///
     /// # Errors
@@ -227,8 +227,8 @@ impl<'a> PinAccess<'a> {
         }
     }
 
-    /// Clears the guard's record, after a person has typed a correct PIN. The guard does not record that attempt
-    /// itself.
+    /// Clears the guard's record, after a person has typed a correct PIN. The guard does not record that
+    /// attempt itself.
     #[cfg(feature = "pkcs11")]
     pub(in crate::secrets) fn clear_guard(&self) -> Result<(), TokenError> {
         let Some(guard) = self.guard else { return Ok(()) };

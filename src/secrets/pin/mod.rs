@@ -10,9 +10,9 @@
 //! A PIN that a person types is recorded in this process only, since a person is present each time. It takes no lock
 //! and needs no writable folder. Without a folder, every PIN is recorded in this process only.
 //!
-//! Two calls are not under these rules: `pkcs11::init_token` logs in as security officer with a PIN that a person gives
-//! for that call, and `YubiKey::set_up` presents the factory PIN after the card has reported that it has the factory
-//! PIN.
+//! Two calls are not under these rules: `pkcs11::init_token` logs in as security officer with a PIN that a person
+//! gives for that call, and `YubiKey::set_up` presents the factory PIN after the card has reported that it has
+//! the factory PIN.
 //!
 //! **How long is a PIN in memory?** From `PinAccess::prepare`, which reads it from its source, to
 //! `PinAccess::conclude`, which erases it as soon as the device is done. For a PKCS#11 token the device is done after

@@ -130,7 +130,7 @@ impl PinSource {
                          LoadCredential=)"
                     ))
                 })?;
-                // No warning about readers: systemd sets the permissions of its credentials itself.
+                // There is no warning about other readers: systemd sets the permissions of its credentials itself.
                 Ok(OpenedPinSource::Credential(name.clone(), PinFile::open(Path::new(&folder).join(name))?))
             }
             Source::Value(pin) => Ok(OpenedPinSource::Value(pin.clone())),

@@ -18,12 +18,13 @@ pub(in crate::secrets) enum PinSourceId {
         /// The canonical path.
         path: PathBuf,
         inode: u64,
-        /// The modification time, in nanoseconds since 1970. Not the change time (ctime), which a backup changes.
+        /// The modification time, in nanoseconds since 1970. The change time (ctime) is not used, since a
+        /// backup changes it.
         modified: u64,
     },
-    /// A systemd credential, by name. systemd writes the credential's file anew at each start, so an identity by file
-    /// would let a wrong PIN be tried at each start. A new PIN in the same credential does not count as a changed
-    /// source.
+    /// A systemd credential, by name. systemd writes the credential's file anew at each start, so an identity by
+    /// file would let a wrong PIN be tried at each start. A new PIN in the same credential does not count as a
+    /// changed source.
     Credential(String),
     /// A PIN that the program or the URI contains. Another value does not count as a changed source.
     Value,

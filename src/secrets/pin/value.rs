@@ -25,7 +25,8 @@ impl Pin {
         self.0.expose_secret().as_bytes()
     }
 
-    /// A PIN from the content of a file: UTF-8, not empty. One newline at the end is not part of the PIN.
+    /// A PIN from the content of a file. One newline (LF or CRLF) at the end is not part of the PIN. Returns `None` if
+    /// the rest is empty or not UTF-8.
     pub(super) fn from_file(bytes: &[u8]) -> Option<Self> {
         let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
         let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);

@@ -21,12 +21,12 @@ impl Status {
     pub(super) const NOT_SATISFIED: Self = Self(0x6982);
     /// A rule of the card forbids the command.
     pub(super) const CONDITIONS: Self = Self(0x6985);
-    /// No such object.
+    /// There is no such object.
     pub(super) const NOT_FOUND: Self = Self(0x6a82);
-    /// No such key.
+    /// There is no such key.
     pub(super) const NO_REFERENCE: Self = Self(0x6a88);
 
-    /// The tries left for the PIN: after a wrong PIN, and after a VERIFY without a PIN.
+    /// The tries left for the PIN, if the status reports them: after a wrong PIN, and after a VERIFY without a PIN.
     pub(super) fn tries(self) -> Option<u8> {
         match self.0 {
             0x63c0..=0x63cf => Some((self.0 & 0xf) as u8),

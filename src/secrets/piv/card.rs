@@ -1,7 +1,7 @@
-//! The commands of a YubiKey's PIV applet for its PIN, its management key and its data objects, in one transaction
-//! (NIST SP 800-73-4 part 2; Yubico's own commands:
-//! <https://docs.yubico.com/yesdk/users-manual/application-piv/commands.html>). The commands for keys are in
-//! `card_keys.rs`.
+//! The commands of a YubiKey's PIV applet for its PIN, its management key and its data objects, in one
+//! transaction (NIST SP 800-73-4 part 2; Yubico's own commands:
+//! <https://docs.yubico.com/yesdk/users-manual/application-piv/commands.html>). The commands for keys are
+//! in `card_keys.rs`.
 
 use zeroize::Zeroizing;
 
@@ -87,8 +87,8 @@ impl<'a> Card<'a> {
         send(self.transaction, command, data)
     }
 
-    /// The tries of the PIN or the PUK, from GET METADATA. VERIFY without a PIN does not report them while the PIN is
-    /// verified.
+    /// The tries of the PIN or the PUK, from GET METADATA. VERIFY without a PIN does not report them while the
+    /// PIN is verified.
     pub(super) fn tries(&mut self, of: Reference) -> CardResult<Tries> {
         let response = self.send(Command { name: "GET METADATA", ins: 0xf7, p1: 0, p2: of as u8 }, &[])?;
         match (find(&response, 0x05), find(&response, 0x06)) {
@@ -106,7 +106,7 @@ impl<'a> Card<'a> {
         }
     }
 
-    /// Verifies a PIN. A wrong PIN is a [`CardError::Status`] with the tries left.
+    /// Sends VERIFY with a PIN. A wrong PIN gives [`CardError::Status`] with the tries left.
     pub(super) fn verify(&mut self, pin: &Pin) -> CardResult<()> {
         let padded = padded(pin, "PIN")?;
         self.send(Command { name: "VERIFY", ins: 0x20, p1: 0, p2: PIN }, &*padded).map(drop)
@@ -196,7 +196,8 @@ impl<'a> Card<'a> {
         self.send(Command { name: "PUT DATA", ins: 0xdb, p1: 0x3f, p2: 0xff }, &data).map(drop)
     }
 
-    /// Mutual authentication with the management key (NIST SP 800-73-4 part 2 section 3.2.4).
+    /// Authenticates this program and the card to each other with the management key (NIST SP 800-73-4 part 2 section
+    /// 3.2.4). Fails with [`TokenError::Config`] if the card has another management key.
     pub(super) fn authenticate(&mut self, key: &ManagementKey) -> CardResult<()> {
         let response = self.send(Command { name: "GET METADATA", ins: 0xf7, p1: 0, p2: MANAGEMENT }, &[])?;
         let algorithm = match find(&response, 0x01) {

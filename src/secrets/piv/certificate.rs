@@ -170,7 +170,7 @@ fn spki(public: &PublicKey) -> Result<SubjectPublicKeyInfoOwned, x509_cert::der:
     })
 }
 
-/// A distinguished name of one common name (RFC 5280 appendix A.1), as UTF8String.
+/// A distinguished name that consists of one common name (RFC 5280 appendix A.1), as UTF8String.
 fn common_name(name: &str) -> Result<Name, x509_cert::der::Error> {
     const COMMON_NAME: [u8; 5] = [0x06, 0x03, 0x55, 0x04, 0x03];
     let mut attribute = COMMON_NAME.to_vec();

@@ -147,7 +147,7 @@ impl YubiKey {
                 (Err(error), _) => error,
                 (Ok(()), None) => return Err(TokenError::Away("the card did not answer".into())),
             };
-            // The transport is dropped, whatever was wrong with it. The next transaction connects anew.
+            // The transport is dropped, whatever was wrong with it. The next transaction connects again.
             if work_began || is_new {
                 return Err(lost.into());
             }

@@ -1,9 +1,9 @@
 //! YubiKeys, through their PIV applet: keys in its slots, used with PIN and touch.
 //!
-//! [`YubiKey`] is a [`Token`](super::Token) and [`Custodian`](super::Custodian) over a [`Transport`]: PC/SC, or a
-//! virtual card in tests. Each operation is one transaction: SELECT, compare the serial number before the PIN is sent,
-//! VERIFY, operate, and leave the card as it is. A YubiKey returns Z to this process, so its custody is
-//! [`Custody::SharedSecretInProcess`](super::Custody).
+//! [`YubiKey`] is a [`Token`](super::Token) and [`Custodian`](super::Custodian) over a [`Transport`]: PC/SC, or
+//! a virtual card in tests. Each operation is one transaction: SELECT, compare the serial number before the PIN
+//! is sent, VERIFY, operate, and leave the card as it is. A YubiKey returns Z to this process, so its custody
+//! is [`Custody::SharedSecretInProcess`](super::Custody).
 //!
 //! The crate `yubikey` (0.9.0-rc.0) is not used, for four reasons: it uses PC/SC only, so nothing could be tested on a
 //! virtual card in this process; it cannot verify a PIN and operate in one transaction; it logs the PIN at trace level;

@@ -71,7 +71,8 @@ impl YubiKey {
         if codes.management_key {
             let key = ManagementKey::random()?;
             card.authenticate(&ManagementKey::factory())?;
-            // Stored before it is set: a management key that nobody knows would be lost.
+            // The key is stored before it is set. Otherwise an interruption could leave the card with a management key
+            // that nobody knows.
             card.store_management_key(&key)?;
             let algorithm = if self.firmware >= Firmware::AES { 0x0a } else { 0x03 };
             card.set_management_key(algorithm, &key)?;

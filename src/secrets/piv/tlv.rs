@@ -1,5 +1,5 @@
-//! The part of BER-TLV that PIV uses: tags of one or two bytes, definite lengths up to 65,535 (ISO 7816-4 section
-//! 5.2.2).
+//! The part of BER-TLV that PIV uses: tags of one or two bytes, definite lengths up to 65,535 (ISO 7816-4
+//! section 5.2.2).
 
 use zeroize::Zeroizing;
 

@@ -14,8 +14,8 @@ use crate::{
 };
 
 impl OpenOptions {
-    /// Opens the YubiKey that a `yubikey:` URI names. The PIN is not read yet, unless a person has confirmed it
-    /// ([`pin_confirmed`](Self::pin_confirmed)).
+    /// Opens the YubiKey that a `yubikey:` URI names. The PIN is not read yet, unless a person has confirmed
+    /// it ([`pin_confirmed`](Self::pin_confirmed)).
     ///
     /// # Errors
     /// - [`TokenError::Config`]: the URI is wrong, or several YubiKeys match; the error lists them.

@@ -42,7 +42,8 @@ impl Touches {
         Self { prompt: Some(Arc::new(prompt)), ..Self::default() }
     }
 
-    /// Runs `work`, during which the card waits for a touch, and prompts a person meanwhile.
+    /// Prompts a person, then runs `work`, in which the card waits for a touch. Prompts once more if `work` is not done
+    /// after five seconds.
     pub(super) fn prompt_during<T>(&self, content: TouchPrompt, work: impl FnOnce() -> T) -> T {
         let Some(prompt) = &self.prompt else { return work() };
         prompt(&content);

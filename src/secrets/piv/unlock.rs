@@ -25,7 +25,7 @@ pub(super) struct UnlockedCard<'c, 'x> {
 }
 
 impl<'x> UnlockedCard<'_, 'x> {
-    /// The card, ready for one use of the key.
+    /// Returns the card, ready for one use of the key: verifies the PIN again if the key needs it before each use.
     pub(super) fn ready_for_use(&mut self) -> CardResult<&mut Card<'x>> {
         if let Some(attempt) = self.verify_each_use
             && !std::mem::replace(&mut self.just_verified, false)

@@ -29,8 +29,8 @@ pub(super) struct CallFailure {
 /// What a failure means, and so what to do about it. Each kind has one [`Cause`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FailureKind {
-    /// The session or the login is no longer valid, or an operation was left open in the session. Open a session, log
-    /// in and search for the keys again, once.
+    /// The session or the login is no longer valid, or an operation was left open in the session. Remedy: open a
+    /// session, log in and search for the keys again, once.
     Lost,
     /// An object handle is no longer valid: the object was deleted, perhaps by another program, or its session is lost.
     Stale,

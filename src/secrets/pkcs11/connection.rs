@@ -120,8 +120,8 @@ impl Connection {
         Login::new(&self.module, token, &self.uri, &self.options)
     }
 
-    /// Logs out all sessions of this process and closes the idle ones of the pool. Those in use end with their
-    /// operations.
+    /// Logs out all sessions of this process and closes the idle ones of the pool. Those in use end with
+    /// their operations.
     fn log_out(&self) -> CallResult<()> {
         let (slot, token) = lock(&self.current_slot).clone();
         let result = match self.module.context.open_ro_session(slot).during("C_OpenSession") {

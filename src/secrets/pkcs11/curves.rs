@@ -29,8 +29,8 @@ pub(super) fn ec_params(curve: Curve) -> &'static [u8] {
 /// X25519 as a PrintableString, which PKCS#11 3.0 allows too. ykcs11 accepts no other form.
 pub(super) const X25519_NAME: &[u8] = b"\x13\x0acurve25519";
 
-/// The curve that a token's CKA_EC_PARAMS name: an OID, or the PrintableString that PKCS#11 3.0 allows and ykcs11
-/// writes.
+/// The curve that a token's CKA_EC_PARAMS name: an OID, or the PrintableString that PKCS#11 3.0 allows and
+/// ykcs11 writes.
 pub(super) fn curve(params: &[u8]) -> Option<Curve> {
     match params {
         b"\x13\x0cedwards25519" => Some(Curve::Ed25519),

@@ -130,8 +130,8 @@ impl Pkcs11Token {
     /// Tests what the token can do with keys on each curve, and how fast it is. Nothing in the token is changed.
     /// `progress` is called before each step.
     ///
-    /// The tested key is a throw-away pair in a session. If the token makes no session keys, it is a usable key that
-    /// the token holds, if [`keys`](crate::secrets::Token::keys) has been called before.
+    /// The tested key is a throw-away pair in a session. If the token makes no session keys, a usable key that the
+    /// token holds is tested instead, provided that [`keys`](crate::secrets::Token::keys) was called before.
     ///
     /// # Errors
     /// [`TokenError`] if the token is lost during the examination. A token that cannot do something is not an error.

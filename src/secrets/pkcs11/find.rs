@@ -126,7 +126,8 @@ fn read_private(
         AttributeType::AlwaysSensitive,
         AttributeType::NeverExtractable,
         AttributeType::AlwaysAuthenticate,
-        // Not an attribute of a private key by the specification. A token that provides it needs no public key object.
+        // By the specification, this is not an attribute of a private key. A token that has it needs no
+        // public key object.
         AttributeType::EcPoint,
     ];
     let (mut id, mut params, mut own_point, mut label) = (Vec::new(), Vec::new(), Vec::new(), None);
@@ -184,9 +185,9 @@ fn read_private(
 /// How often an object is read before it counts as unreadable.
 const READ_ATTEMPTS: usize = 3;
 
-/// Reads attributes of an object. Returns no attributes if the object cannot be read, since it may have been deleted
-/// after it was found; fails only if the session or the token is lost. Retries transient failures, so that they hide no
-/// key.
+/// Reads attributes of an object. Returns no attributes if the object cannot be read, since it may have been
+/// deleted after it was found; fails only if the session or the token is lost. Retries transient failures, so that
+/// they hide no key.
 fn read(session: &Session, object: ObjectHandle, wanted: &[AttributeType]) -> CallResult<Vec<Attribute>> {
     let mut attempts = (0..READ_ATTEMPTS).map(|_| session.get_attributes(object, wanted).during("C_GetAttributeValue"));
     let is_transient = |answer: &CallResult<_>| {

@@ -21,7 +21,7 @@ pub struct InitToken {
     pub so_pin: Pin,
     /// The new user PIN.
     pub user_pin: Pin,
-    /// The label of the token, if it may be erased. None erases no initialised token that may hold objects.
+    /// The label of the token that may be erased. If none, an initialised token that may hold objects is not erased.
     pub erase: Option<String>,
 }
 

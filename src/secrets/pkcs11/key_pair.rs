@@ -66,8 +66,8 @@ pub(super) fn import(session: &Session, profile: &Profile, key: &mut ImportKey) 
         let mut template = private_template(profile, KeyLifetime::Token, key_type, key.usage, &id, key.label.as_ref());
         template.push(Attribute::Class(ObjectClass::PRIVATE_KEY));
         template.push(Attribute::EcParams(profile.ec_params(curve)));
-        // The raw scalar without the point. SoftHSM 2.6.1 also accepts DER or seed || public, and fails when the key is
-        // used.
+        // The value is the raw scalar, without the point. SoftHSM 2.6.1 also accepts DER or seed || public, but then
+        // fails when the key is used.
         template.push(Attribute::Value(key.private.to_vec()));
         let private = session.create_object(&template).during("C_CreateObject");
         if let Some(Attribute::Value(value)) = template.last_mut() {
@@ -105,8 +105,8 @@ fn create_public(
     create(first).or_else(|error| if error.is_session_or_token_lost() { Err(error) } else { create(second) })
 }
 
-/// Tries the key types that a token may know a curve by. If none works, returns the most informative error, which is
-/// any but "unsupported".
+/// Tries the key types that a token may use for a curve. If none works, returns the error that says most: any other
+/// than "unsupported", if there is one.
 fn first_that_works<T>(
     session: &Session,
     profile: &Profile,

@@ -101,7 +101,7 @@ impl KeyTable {
         });
     }
 
-    /// Removes a deleted key. Sessions drop what they cache for it at their next use.
+    /// Removes a deleted key. At its next use, each session drops what it caches.
     pub(super) fn remove(&self, public: &PublicKey) {
         self.change(|keys| {
             keys.remove(public);

@@ -99,7 +99,7 @@ impl<'a> Login<'a> {
         Ok(true)
     }
 
-    /// Reads the tries left from the flags of CK_TOKEN_INFO, anew.
+    /// Reads CK_TOKEN_INFO again, and returns what its flags say about the tries left.
     fn tries_left(&self) -> Result<TriesLeft, TokenError> {
         let state = self.module.find_token(self.uri)?.1.pin;
         Ok(TriesLeft { state, count: None, warning: None })

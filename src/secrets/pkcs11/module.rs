@@ -94,7 +94,7 @@ impl Module {
         Ok(tokens)
     }
 
-    /// The one initialised token that a URI names.
+    /// Finds the one initialised token that a URI names.
     ///
     /// # Errors
     /// [`TokenError::Away`] if the token is not present, [`TokenError::Config`] if several match. Both list the tokens

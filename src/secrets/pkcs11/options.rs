@@ -68,8 +68,8 @@ impl OpenOptions {
         self
     }
 
-    /// The folder that relative paths of the PIN file and the module start from, usually the configuration file's
-    /// folder.
+    /// The folder that relative paths of the PIN file and the module start from, usually the configuration
+    /// file's folder.
     pub fn base_dir(mut self, folder: impl Into<PathBuf>) -> Self {
         self.base_dir = Some(folder.into());
         self
@@ -107,8 +107,8 @@ impl OpenOptions {
         self
     }
 
-    /// The custody tiers to try. Default: those of the profile. Each key uses the highest tier that gives right
-    /// answers.
+    /// The custody tiers to try. Default: those of the profile. Each key uses the highest tier that gives
+    /// right answers.
     pub fn tiers(mut self, tiers: impl IntoIterator<Item = Custody>) -> Self {
         self.tiers = Some(tiers.into_iter().collect());
         self

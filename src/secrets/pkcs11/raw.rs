@@ -78,9 +78,9 @@ impl Raw {
             CK_MECHANISM { mechanism: CKM_SHA256_KEY_DERIVATION, pParameter: std::ptr::null_mut(), ulParameterLen: 0 };
         let mut template: Vec<CK_ATTRIBUTE> = template.iter().map(CK_ATTRIBUTE::from).collect();
         let mut handle = 0;
-        // SAFETY: mechanism, template and handle live until the call returns, and the lengths are theirs. The template
-        // points to values borrowed from the caller's attributes, which outlive it; the module only reads them.
-        // `session` is not Sync, so no other thread uses its handle meanwhile.
+        // SAFETY: mechanism, template and handle live until the call returns, and the length is that of the template.
+        // The template points to values borrowed from the caller's attributes, which outlive it; the module only reads
+        // them. `session` is not Sync, so no other thread uses its handle meanwhile.
         let code = unsafe {
             derive(
                 session.handle(),
@@ -101,7 +101,8 @@ impl Raw {
         let read = self.functions.C_GetAttributeValue.ok_or(Error::NullFunctionPointer)?;
         let length = value.len().try_into()?;
         let mut template = CK_ATTRIBUTE { type_: CKA_VALUE, pValue: value.as_mut_ptr().cast(), ulValueLen: length };
-        // SAFETY: one attribute, whose pointer and length are those of `value`, borrowed mutably through the call.
+        // SAFETY: the template is one attribute with the pointer and the length of `value`, which is borrowed mutably
+        // until the call returns.
         let code = unsafe { read(session.handle(), object.handle(), &mut template, 1) };
         Rv::from(code).into_result(Function::GetAttributeValue)?;
         match template.ulValueLen {
@@ -116,7 +117,7 @@ impl Raw {
     pub(super) fn digest_final(&self, session: &Session, digest: &mut [u8; 32]) -> Result<()> {
         let end = self.functions.C_DigestFinal.ok_or(Error::NullFunctionPointer)?;
         let mut length = 32;
-        // SAFETY: `digest` has the 32 bytes that `length` says, borrowed mutably through the call.
+        // SAFETY: `digest` has the 32 bytes that `length` says, and is borrowed mutably until the call returns.
         let code = unsafe { end(session.handle(), digest.as_mut_ptr(), &mut length) };
         Rv::from(code).into_result(Function::DigestFinal)?;
         if length == 32 { Ok(()) } else { Err(Error::InvalidValue) }

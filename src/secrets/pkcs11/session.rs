@@ -32,7 +32,7 @@ pub(super) struct OpenSession {
     pub(super) zs_cache: ZsCache,
     /// The key set that the cache belongs to.
     pub(super) key_set_version: KeySetVersion,
-    /// Whether this session logged in anew. Then object handles from before may be invalid (SoftHSM 2.6.1).
+    /// Whether opening this session logged the process in. If so, older object handles may be invalid (SoftHSM 2.6.1).
     pub(super) new_login: bool,
 }
 

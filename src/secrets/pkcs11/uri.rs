@@ -172,8 +172,8 @@ fn set_once<T>(attribute: &mut Option<T>, value: T, name: &'static str) -> Resul
 /// `unreserved`). The query allows `more` characters; `&` is allowed in the path only.
 const PLAIN: &str = "-._~:[]@!$'()*+,=";
 
-/// Percent-decoding that refuses characters which RFC 7512 wants encoded. `percent_encoding::percent_decode` accepts
-/// them.
+/// Percent-decoding that refuses characters which RFC 7512 wants encoded.
+/// `percent_encoding::percent_decode` accepts them.
 fn decode(value: &str, more: &str) -> Option<Vec<u8>> {
     let mut bytes = value.bytes();
     let mut decoded = Vec::with_capacity(value.len());

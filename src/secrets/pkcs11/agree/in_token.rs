@@ -1,10 +1,10 @@
 //! `KekInToken`: Concat KDF and key unwrap are done in the token too, and the content key leaves it. Kryoptic 1.5.4 can
 //! do this.
 //!
-//! ECDH-ES is one step: CKD_SHA256_KDF_SP800 with OtherInfo as its shared data is JOSE's Concat KDF. ECDH-1PU hashes
-//! two secrets, so its KDF input is concatenated in the token: 00000001 || Ze || Zs || OtherInfo, then
-//! CKM_SHA256_KEY_DERIVATION (PKCS#11 v3.1 sections 6.22 and 6.43). Every intermediate object is sensitive and not
-//! extractable.
+//! ECDH-ES is one step: CKD_SHA256_KDF_SP800 with OtherInfo as its shared data is JOSE's Concat KDF. ECDH-1PU
+//! hashes two secrets, so its KDF input is concatenated in the token: 00000001 || Ze || Zs || OtherInfo, then
+//! CKM_SHA256_KEY_DERIVATION (PKCS#11 v3.1 sections 6.22 and 6.43). Every intermediate object is sensitive and
+//! not extractable.
 
 use cryptoki::{
     mechanism::{Mechanism, elliptic_curve::EcKdf, misc::KeyDerivationStringData},

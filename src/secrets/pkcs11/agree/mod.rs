@@ -1,5 +1,5 @@
-//! Key agreement: ECDH in the token, then KDF and key wrap, in the token or in this process according to the custody
-//! tier.
+//! Key agreement: ECDH in the token, then KDF and key wrap, in the token or in this process according to
+//! the custody tier.
 //!
 //! | tier | the token does | what leaves the token |
 //! |---|---|---|

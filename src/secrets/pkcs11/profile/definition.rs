@@ -31,7 +31,7 @@ pub struct Profile {
     pub(super) initialize: Option<Initialize>,
     #[serde(default, rename = "cure")]
     pub(in crate::secrets::pkcs11) recovery: Recovery,
-    /// The tool that makes the device's keys, if C_GenerateKeyPair cannot make them as it is called here.
+    /// The tool that makes the device's keys. Given if C_GenerateKeyPair, as this program calls it, cannot make them.
     make_keys_with: Option<String>,
     /// Whether CKA_LOCAL is false for every key, including generated ones.
     #[serde(default)]
@@ -98,8 +98,8 @@ pub(in crate::secrets::pkcs11) struct ProcessLimits {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct X25519 {
-    /// Values of CKA_KEY_TYPE, in the order in which they are tried. CKK_EC is not possible: SoftHSM 2.6.1 crashes on
-    /// it.
+    /// Values of CKA_KEY_TYPE, in the order in which they are tried. CKK_EC is not possible: SoftHSM 2.6.1
+    /// crashes on it.
     key_types: Vec<X25519KeyType>,
     /// The form of CKA_EC_PARAMS.
     params: EcParamsForm,

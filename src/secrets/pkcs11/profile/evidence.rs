@@ -19,7 +19,7 @@ pub(super) struct Evidence {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EvidenceBasis {
-    /// This project's tests ran the token.
+    /// This project's tests ran on the device.
     Measured,
     /// Documentation or source code says so. The device was not run.
     #[serde(rename = "read")]

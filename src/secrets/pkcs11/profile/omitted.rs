@@ -18,8 +18,8 @@ pub(in crate::secrets::pkcs11) struct TemplateOmissions {
 #[serde(try_from = "Vec<String>")]
 pub(in crate::secrets::pkcs11) struct OmittedAttributes(Vec<AttributeType>);
 
-/// The attributes that may be left out. CKA_SENSITIVE and CKA_EXTRACTABLE are not among them, since they protect the
-/// keys.
+/// The attributes that may be left out. CKA_SENSITIVE and CKA_EXTRACTABLE are not among them, since they
+/// protect the keys.
 const OMISSIBLE: [(&str, AttributeType); 10] = [
     ("CKA_DERIVE", AttributeType::Derive),
     ("CKA_ID", AttributeType::Id),
