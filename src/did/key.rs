@@ -30,6 +30,7 @@ pub fn derived_key_agreement(key: &PublicKey) -> Option<PublicKey> {
     PublicKey::from_bytes(Curve::X25519, point.as_bytes()).ok()
 }
 
+/// Resolves a `did:key`. Another method gives [`ResolveError::UnsupportedMethod`].
 pub(super) fn resolve(did: &str) -> Result<Arc<Document>, ResolveError> {
     let multikey = did.strip_prefix("did:key:").ok_or_else(|| ResolveError::unsupported_method(did))?;
     let key = canonical(multikey).map_err(|source| ResolveError::Key { did: shortened(did), source })?;

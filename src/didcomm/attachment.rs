@@ -114,6 +114,9 @@ impl AttachmentData {
 
     /// Decodes the content in `base64`. Returns `None` if that member is absent. Padded base64url and standard base64,
     /// which older peers write, are accepted too.
+    ///
+    /// # Errors
+    /// [`HashError::Base64`] if the text is neither base64url nor base64.
     pub fn bytes(&self) -> Option<Result<Vec<u8>, HashError>> {
         let text = self.base64.as_deref()?;
         let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).or_else(|_| STANDARD.decode(text));

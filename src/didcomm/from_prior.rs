@@ -67,6 +67,7 @@ pub(super) struct UnverifiedFromPrior {
 }
 
 impl UnverifiedFromPrior {
+    /// Parses a JWT, and checks that its `kid` belongs to its `iss`.
     pub fn parse(jwt: &str) -> Result<Self, Error> {
         let jwt = Jwt::parse(jwt)?;
         let claims = Value::Object(jwt.unverified_claims().clone());
@@ -80,6 +81,7 @@ impl UnverifiedFromPrior {
         Ok(Self { jwt, claims })
     }
 
+    /// Verifies the signature. Returns the claims and the DID URL of the key that signed.
     pub async fn verify(self, resolver: &dyn Resolver) -> Result<(FromPriorClaims, String), Error> {
         let kid = self.jwt.kid();
         let owner = resolvable(&self.claims.iss, kid);

@@ -158,6 +158,8 @@ impl Message {
         serde_json::to_string(self).expect("a message's members are JSON")
     }
 
+    /// Checks what [`from_object`](Self::from_object) checks, and that no header is in `extra_headers`
+    /// that has a field.
     pub(super) fn check(&self) -> Result<(), MessageError> {
         if self.id.is_empty() {
             return Err(MessageError::NoId);

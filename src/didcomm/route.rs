@@ -23,7 +23,8 @@ pub(super) struct Route {
 
 impl Route {
     /// The route through the service `id`, or through the first service that accepts didcomm/v2. `None` if no `id` is
-    /// given and the document has no such service.
+    /// given and the document has no such service. Fails with [`Error::UnusableService`] if the service `id` or the
+    /// mediator's service cannot be used.
     pub async fn find(document: &Document, id: Option<&str>, resolver: &dyn Resolver) -> Result<Option<Self>, Error> {
         let unusable = |service: &str, reason| Error::UnusableService {
             did: document.id().to_owned(),

@@ -130,6 +130,7 @@ impl Jwe {
         Err(JoseError::CurveMismatch { kid: kid.to_owned(), curve: key.curve(), expected: self.epk.curve() })
     }
 
+    /// Reads a JWE from its members, and makes every check that needs no key.
     pub(super) fn from_object(mut map: Map<String, Value>, limits: &Limits) -> Result<Self, JoseError> {
         let protected = json::take_string(&mut map, "protected")?.ok_or(JoseError::Missing("protected"))?;
         let mut header = json::parse_object("protected header", &b64::decode("protected", &protected)?)?;

@@ -47,6 +47,7 @@ impl Jws {
         Ok(&self.payload)
     }
 
+    /// Reads a JWS from its members, and makes every check that needs no key.
     pub(super) fn from_object(mut map: Map<String, Value>) -> Result<Self, JoseError> {
         let payload = json::take_string(&mut map, "payload")?.ok_or(JoseError::Missing("payload"))?;
         let mut signer = match map.remove("signatures") {
@@ -99,6 +100,7 @@ pub(crate) fn general_json(kid: &str, signature: &Signature) -> String {
     .to_string()
 }
 
+/// Removes `alg` from a header, and parses it.
 pub(super) fn algorithm(header: &mut Map<String, Value>) -> Result<SignatureAlgorithm, JoseError> {
     let alg = json::take_string(header, "alg")?.ok_or(JoseError::Missing("alg"))?;
     alg.parse().map_err(|_| JoseError::UnsupportedAlgorithm(alg))

@@ -45,6 +45,7 @@ pub fn create_4(input: &Value) -> Result<Peer4, PeerError> {
     Ok(Peer4 { long: resolve_long(&long)?, short: resolve_short(&short, &long)? })
 }
 
+/// The document of the long form `long`, whose hash is checked.
 pub(super) fn resolve_long(long: &str) -> Result<Document, PeerError> {
     let short = short_of(long)?;
     contextualized(decoded(long)?, long, short)

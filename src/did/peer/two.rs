@@ -40,6 +40,8 @@ pub fn create_2(keys: &[(Relationship, PublicKey)], services: &[Service]) -> Res
     resolve(&format!("did:peer:2{elements}"), &elements)
 }
 
+/// The document of the did:peer:2 `did`. `elements` is the part after `did:peer:2`: keys and services,
+/// each after a dot.
 pub(super) fn resolve(did: &str, elements: &str) -> Result<Document, PeerError> {
     check_length(did)?;
     let elements = elements.strip_prefix('.').ok_or(PeerError::Purpose)?;

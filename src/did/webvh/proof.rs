@@ -19,6 +19,7 @@ pub(super) struct Proof {
 }
 
 impl Proof {
+    /// Reads a proof and checks its members. The proof must be by an Ed25519 key.
     pub fn read(proof: &Value) -> Result<Self, ProofFault> {
         use ProofFault::Member;
         let mut options = proof.as_object().ok_or(ProofFault::Missing)?.clone();

@@ -72,10 +72,12 @@ impl<'a> AuditRecord<'a> {
         Self { time, token, operation, key, kid, message_id, custody, result, pid: peer.pid, uid: peer.uid }
     }
 
+    /// Adds the key and its custody tier.
     pub(super) fn with_key(self, key: &PublicKey, custody: Option<Custody>) -> Self {
         Self { key: Some(key.to_multikey()), custody, ..self }
     }
 
+    /// Adds the key id and the message id of the context, both cut to [`MAX_ID_CHARS`].
     pub(super) fn with_context(self, cx: &'a Context) -> Self {
         Self { kid: cx.kid.as_deref().map(truncated), message_id: cx.message_id.as_deref().map(truncated), ..self }
     }

@@ -16,6 +16,8 @@ pub struct PeerCredentials {
 }
 
 impl PeerCredentials {
+    /// Reads the credentials of the peer. If the kernel does not report them, logs a warning and leaves both
+    /// members empty.
     pub(super) fn of(stream: &UnixStream) -> Self {
         match rustix::net::sockopt::socket_peercred(stream.as_fd()) {
             Ok(peer) => Self { uid: Some(peer.uid.as_raw()), pid: Some(peer.pid.as_raw_nonzero().get()) },

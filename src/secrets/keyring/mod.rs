@@ -49,8 +49,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 ///   service at once. So do three device or session failures in a row. A failure that is the peer's fault never counts,
 ///   so a hostile message cannot take a token out of service.
 /// - **Callers.** The failed operation is passed to the next token that holds the key. If the key asks a person for a
-///   PIN or a touch, this happens only if the token is absent or its PIN is refused, so that no person is asked twice.
-///   Without another token, the caller gets [`SecretsError::Token`] with the token's error, which is retryable
+///   PIN or a touch, this happens only if the token is absent or its PIN is refused. Otherwise a person might be asked
+///   twice. Without another token, the caller gets [`SecretsError::Token`] with the token's error, which is retryable
 ///   ([`SecretsError::is_retryable`]). While the token is out of service, its requests fail at once with the error of
 ///   the latest probe, and do not reach the token. The keyring queues nothing for later: the caller keeps the message
 ///   and tries again. The agent's inbox keeps it on disk, still encrypted.

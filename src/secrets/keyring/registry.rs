@@ -82,6 +82,7 @@ impl TokenRegistry {
         registry
     }
 
+    /// The key table as it is now.
     pub(super) fn key_table(&self) -> Arc<KeyTable> {
         self.key_table.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }

@@ -21,6 +21,7 @@ pub(super) struct PinFile {
 }
 
 impl PinFile {
+    /// Opens the file. Fails with [`TokenError::Pin`] if it cannot be opened.
     pub(super) fn open(path: PathBuf) -> Result<Self, TokenError> {
         match File::open(&path) {
             Ok(file) => Ok(Self { path, file }),
@@ -28,6 +29,7 @@ impl PinFile {
         }
     }
 
+    /// The identity of the opened file.
     pub(super) fn id(&self) -> Result<PinSourceId, TokenError> {
         PinSourceId::of_file(&self.path, &self.file).map_err(|error| failed(&self.path, &error))
     }
@@ -39,6 +41,7 @@ impl PinFile {
         }
     }
 
+    /// Reads the PIN. Fails with [`TokenError::Pin`] if the file is longer than 1,024 bytes, empty or not UTF-8.
     pub(super) fn read(self) -> Result<Pin, TokenError> {
         // The buffer has its full size from the start: a buffer that grows leaves copies of the PIN behind.
         let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_LENGTH as usize + 1));

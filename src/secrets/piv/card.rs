@@ -83,6 +83,7 @@ impl<'a> Card<'a> {
         Ok(Self { transaction, firmware, serial })
     }
 
+    /// Sends a command. Returns the response without its status word.
     pub(super) fn send(&mut self, command: Command, data: &[u8]) -> CardResult<Zeroizing<Vec<u8>>> {
         send(self.transaction, command, data)
     }

@@ -55,7 +55,7 @@ impl ManagementKey {
         Self(Zeroizing::new(FACTORY.to_vec()))
     }
 
-    /// A new random key of 24 bytes, the key length of Triple-DES and of AES-192.
+    /// A new random key of 24 bytes, which is the key length of Triple-DES and of AES-192.
     pub(super) fn random() -> Result<Self, TokenError> {
         random(24).map(|key| Self(Zeroizing::new(key)))
     }
@@ -69,10 +69,13 @@ impl ManagementKey {
         &self.0
     }
 
+    /// Encrypts one block with the cipher of the PIV algorithm identifier `algorithm`. Fails with
+    /// [`TokenError::Config`] if `input` is not one block, or the key does not fit the cipher.
     pub(super) fn encrypt(&self, algorithm: u8, input: &[u8]) -> Result<Zeroizing<Vec<u8>>, TokenError> {
         block!(&self.0, algorithm, input, encrypt_block)
     }
 
+    /// Decrypts one block. See [`encrypt`](Self::encrypt).
     pub(super) fn decrypt(&self, algorithm: u8, input: &[u8]) -> Result<Zeroizing<Vec<u8>>, TokenError> {
         block!(&self.0, algorithm, input, decrypt_block)
     }

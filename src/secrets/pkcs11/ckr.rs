@@ -276,6 +276,7 @@ impl CallError {
         CallError::Call(CallFailure { operation: "C_GetSessionInfo", code, kind: FailureKind::Lost })
     }
 
+    /// The kind of a failed call; none for an error of the layer above.
     pub(super) fn kind(&self) -> Option<FailureKind> {
         match self {
             CallError::Call(failure) => Some(failure.kind),

@@ -59,6 +59,7 @@ impl Connection {
         lock(&self.current_slot).1.info.clone()
     }
 
+    /// The slot in which the token was found last.
     pub(super) fn slot(&self) -> Slot {
         lock(&self.current_slot).0
     }

@@ -45,11 +45,12 @@ impl UsableKey {
 }
 
 impl KeySet {
+    /// The key with this public half. Fails with [`TokenError::KeyGone`] if there is none.
     pub(super) fn get(&self, key: &PublicKey) -> CallResult<&UsableKey> {
         Ok(self.by_public.get(key).ok_or(TokenError::KeyGone)?)
     }
 
-    /// The key for key agreement.
+    /// The key with this public half, for key agreement. Fails with [`TokenError::Unsupported`] if the key only signs.
     pub(super) fn agreement_key<'a>(&'a self, key: &'a PublicKey) -> CallResult<AgreementKey<'a>> {
         let usable = self.get(key)?;
         let method = usable

@@ -163,6 +163,7 @@ impl ZsCache {
         Self { capacity, clock: 0, objects: HashMap::new() }
     }
 
+    /// The cached Zs of our key with the number `key` and of a peer's key.
     pub(super) fn find(&mut self, key: u64, peer: &PublicKey) -> Option<ObjectHandle> {
         self.clock += 1;
         let (handle, used) = self.objects.get_mut(&(key, peer.clone()))?;

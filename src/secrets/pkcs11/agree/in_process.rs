@@ -16,6 +16,7 @@ use crate::{
     },
 };
 
+/// Unwraps the content key `wrapped`. `zs` is the Zs object in the token for ECDH-1PU, and none for ECDH-ES.
 pub(super) fn unwrap(
     token: TokenSession<'_>,
     key: AgreementKey<'_>,
@@ -29,6 +30,7 @@ pub(super) fn unwrap(
     Ok(crypto::unwrap_key(&kek, wrapped).map_err(|_| TokenError::Unwrap)?)
 }
 
+/// Wraps a content key for the recipient to whom `ze` and `zs` belong.
 pub(super) fn wrap(
     token: TokenSession<'_>,
     ze: &SharedSecret,

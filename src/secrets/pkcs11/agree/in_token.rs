@@ -25,6 +25,7 @@ use crate::{
     },
 };
 
+/// Unwraps the content key `wrapped`. `zs` is the Zs object in the token for ECDH-1PU, and none for ECDH-ES.
 pub(super) fn unwrap(
     token: TokenSession<'_>,
     key: AgreementKey<'_>,
@@ -55,6 +56,7 @@ pub(super) fn unwrap(
     unwrap_cek(token, &kek, wrapped)
 }
 
+/// Wraps a content key for the recipient to whom `ze` and `zs` belong. `cek` is the object of [`put_cek`].
 pub(super) fn wrap(
     token: TokenSession<'_>,
     ze: &SharedSecret,

@@ -16,6 +16,7 @@ use crate::{
     },
 };
 
+/// Unwraps the content key `wrapped`. `sender` is the sender's key for ECDH-1PU, and none for ECDH-ES.
 pub(super) fn unwrap(
     token: TokenSession<'_>,
     key: AgreementKey<'_>,
@@ -30,6 +31,7 @@ pub(super) fn unwrap(
     Ok(crypto::unwrap_key(&crypto::concat_kdf(&z, info), wrapped).map_err(|_| TokenError::Unwrap)?)
 }
 
+/// Wraps a content key for one recipient. `ze` belongs to that recipient.
 pub(super) fn wrap(
     token: TokenSession<'_>,
     key: AgreementKey<'_>,
@@ -42,6 +44,7 @@ pub(super) fn wrap(
     Ok(crypto::wrap_key(&crypto::concat_kdf(&[ze, &zs], info), cek))
 }
 
+/// Derives Z of our key and a peer's key in the token, and reads it.
 fn read_z(token: TokenSession<'_>, key: AgreementKey<'_>, peer: &PublicKey) -> CallResult<SharedSecret> {
     let length = peer.curve().coordinate_length();
     let object = token.derive(key, peer, EcKdf::null(), readable(length, key.method.ze_visibility))?;
