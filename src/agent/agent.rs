@@ -39,7 +39,7 @@ pub struct Agent {
     pub(super) read_token_states: Option<ReadTokenStates>,
     pub(super) events: broadcast::Sender<Event>,
     pub(super) options: AgentOptions,
-    /// The options that may change while the agent runs.
+    /// The server options. They may change while the agent runs.
     pub(super) server: watch::Sender<Arc<ServerOptions>>,
     pub(super) retention: watch::Sender<Retention>,
 }
@@ -55,8 +55,8 @@ pub type ReadTokenStates = Box<dyn Fn() -> TokenStates + Send + Sync>;
 const NEW_KEYS_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Agent {
-    /// Puts a message into the outbox. It is stored when this returns, and sent soon after. Returns the id of its
-    /// outbox entry.
+    /// Puts a message into the outbox. The message is stored when this returns, and is sent soon after. Returns the id
+    /// of the outbox entry.
     ///
     /// # Errors
     /// [`AgentError::Invalid`] if the message cannot be sent; [`AgentError::Store`] if it cannot be stored.
@@ -83,7 +83,7 @@ impl Agent {
     /// The messages for the application, each with its content unless it is acknowledged.
     ///
     /// # Errors
-    /// Those of the store.
+    /// [`StoreError`] if the store fails.
     pub async fn deliveries(
         &self,
         query: DeliveryQuery,
@@ -103,7 +103,7 @@ impl Agent {
     /// Acknowledges messages: their content is deleted. Returns how many were not acknowledged before.
     ///
     /// # Errors
-    /// Those of the store.
+    /// [`StoreError`] if the store fails.
     pub async fn acknowledge(&self, ids: &[String]) -> Result<usize, StoreError> {
         self.store.inner().acknowledge(ids).await
     }
@@ -111,7 +111,7 @@ impl Agent {
     /// The outbox entry with this id, as [`send`](Self::send) returned it. `None` if it is unknown or was deleted.
     ///
     /// # Errors
-    /// Those of the store.
+    /// [`StoreError`] if the store fails.
     pub async fn outbox_entry(&self, id: &str) -> Result<Option<OutboxEntry>, StoreError> {
         self.store.inner().outbox_entry(id).await
     }
@@ -119,7 +119,7 @@ impl Agent {
     /// At most `limit` messages of a thread that were delivered to the application or sent, oldest first.
     ///
     /// # Errors
-    /// Those of the store.
+    /// [`StoreError`] if the store fails.
     pub async fn thread(&self, thread: &str, limit: usize) -> Result<Vec<ThreadEntry>, StoreError> {
         self.store.inner().thread_entries(thread, limit).await
     }
@@ -127,20 +127,21 @@ impl Agent {
     /// How much waits in the store, and the size of the store.
     ///
     /// # Errors
-    /// Those of the store.
+    /// [`StoreError`] if the store fails.
     pub async fn usage(&self) -> Result<Usage, StoreError> {
         self.store.inner().usage().await
     }
 
-    /// Reads the documents of our DIDs again, after a DID was created while the agent runs.
+    /// Reads the documents of our DIDs again, after a DID was created while the agent runs. Waits up to ten seconds
+    /// until the tokens have shown the keys of the documents.
     ///
     /// # Errors
-    /// A message for people, if a document is damaged. The DIDs stay as they are then.
+    /// A message for people, if a document is damaged. Then the DIDs stay as they are.
     pub async fn reload_dids(&self) -> Result<(), String> {
         let Some(reload) = &self.reload_documents else { return Ok(()) };
         self.own_dids.replace(reload()?);
         self.rotations.retire_expired().await;
-        // A token announces a new key soon.
+        // A token may take some seconds to announce a new key.
         let mut keys = self.own_dids.secrets().keys();
         let all_shown = async {
             while !self.own_dids.missing_keys().is_empty() && keys.changed().await.is_ok() {
@@ -171,8 +172,8 @@ impl Agent {
     /// old DID are read for `overlap` more milliseconds.
     ///
     /// # Errors
-    /// [`AgentError::Invalid`] if `from_prior` does not prove the rotation, or is not signed by the old DID;
-    /// [`AgentError::Store`] if the store fails. The call can be repeated after an error.
+    /// [`AgentError::Invalid`] if a DID is not ours, or `from_prior` does not prove the rotation or is not signed by
+    /// the old DID; [`AgentError::Store`] if the store fails. The call can be repeated after an error.
     pub async fn rotate_did(
         &self,
         from: &str,
@@ -183,12 +184,11 @@ impl Agent {
         self.rotations.rotate(from, to, from_prior, overlap).await
     }
 
-    /// Gives up a DID of ours that has rotated and whose overlap is over. Its keys may be deleted from their tokens
-    /// afterwards.
+    /// Gives up a DID of ours that has rotated and whose overlap is over. Afterwards the DID's keys may be deleted.
     ///
     /// # Errors
-    /// [`AgentError::Invalid`] if the DID has not rotated, its overlap is not over, or messages for it wait;
-    /// [`AgentError::Store`] if no other key of ours is ready to open the store, or the store fails.
+    /// [`AgentError::Invalid`] if the DID has not rotated, its overlap is not over, or messages to it wait to be
+    /// opened; [`AgentError::Store`] if no other key of ours is ready to open the store, or the store fails.
     pub async fn give_up_did(&self, did: &str) -> Result<(), AgentError> {
         self.rotations.give_up(did).await
     }
@@ -213,7 +213,7 @@ impl Agent {
     /// At most `limit` issued invitations with keys after `after`, each with its key.
     ///
     /// # Errors
-    /// Those of the store.
+    /// [`StoreError`] if the store fails.
     pub async fn invitations(&self, after: &str, limit: usize) -> Result<Vec<(String, IssuedInvitation)>, StoreError> {
         self.invitations.list(after, limit).await
     }
@@ -226,7 +226,7 @@ impl Agent {
     /// Revokes an issued invitation. An unknown id is no error.
     ///
     /// # Errors
-    /// Those of the store.
+    /// [`StoreError`] if the store fails.
     pub async fn revoke_invitation(&self, id: &str) -> Result<(), StoreError> {
         self.invitations.revoke(id).await
     }
@@ -234,8 +234,9 @@ impl Agent {
     /// Accepts an invitation, given as a URL or as JSON. `label` is our name for the peer.
     ///
     /// # Errors
-    /// [`AgentError::Invalid`] if `invitation` contains no invitation or cannot be fetched, the invitation has expired,
-    /// or `from` is not one of our DIDs; [`AgentError::Store`] if the store fails.
+    /// [`AgentError::Invalid`] if `invitation` contains no invitation or the invitation cannot be fetched, has expired
+    /// or is our own, if the inviter's DID cannot be resolved, or if `from` is not one of our DIDs;
+    /// [`AgentError::Store`] if the store fails.
     pub async fn accept_invitation(
         &self,
         invitation: &str,
@@ -249,7 +250,7 @@ impl Agent {
     /// out.
     ///
     /// # Errors
-    /// Those of the store.
+    /// [`StoreError`] if the store fails.
     pub async fn connections(&self, after: &str, limit: usize) -> Result<Vec<(String, Connection)>, StoreError> {
         let found = self.store.list::<Connection>(after, limit).await?;
         Ok(found.into_iter().map(|(key, it)| (key, Connection { from_prior: None, ..it })).collect())
@@ -260,7 +261,7 @@ impl Agent {
         &self.mediation
     }
 
-    /// Subscribes to the events from now on. A slow subscriber loses events; it reads the store then.
+    /// Subscribes to the events from now on. A slow subscriber loses events, and must then read the store.
     pub fn events(&self) -> broadcast::Receiver<Event> {
         self.events.subscribe()
     }
@@ -270,12 +271,12 @@ impl Agent {
         &self.own_dids
     }
 
-    /// The store, whose content is sealed.
+    /// The underlying store. Its content is sealed.
     pub fn store(&self) -> &Arc<dyn Store> {
         self.store.inner()
     }
 
-    /// Whether a token is ready to decrypt messages, and has unlocked the store.
+    /// Whether a token is ready to decrypt messages, and the store is unlocked.
     pub fn is_token_ready(&self) -> bool {
         self.inbox.can_open_messages()
     }
@@ -288,7 +289,7 @@ impl Agent {
     /// The metrics in the text format of OpenMetrics 1.0.
     ///
     /// # Errors
-    /// Those of the store.
+    /// [`StoreError`] if the store fails.
     pub async fn metrics(&self) -> Result<String, StoreError> {
         let tokens = self.read_token_states.as_ref().map(|read| read()).unwrap_or_default();
         Ok(self.metrics.render(&self.usage().await?, &tokens, now()))

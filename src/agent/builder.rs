@@ -91,8 +91,8 @@ impl AgentBuilder {
         self
     }
 
-    /// Sets the HTTP client that fetches invitations from short URLs and talks to mediators. Without it, the agent does
-    /// neither over HTTP.
+    /// Sets the HTTP client that fetches invitations from short URLs and talks to mediators. Without it, invitations at
+    /// short URLs are refused, and mediators are reached over WebSocket only.
     pub fn http(mut self, client: HttpClient) -> Self {
         self.http = Some(client);
         self
@@ -110,7 +110,7 @@ impl AgentBuilder {
         self
     }
 
-    /// Sets the options. Without it, the default options apply.
+    /// Sets the options. Without this call, the default options apply.
     pub fn options(mut self, options: AgentOptions) -> Self {
         self.options = options;
         self
@@ -203,8 +203,8 @@ impl AgentBuilder {
     }
 }
 
-/// Returns the function that is called after each commit: the outbox sends new messages, and subscribers get an event
-/// for each delivery.
+/// Returns the function that is called after each commit. The function wakes the outbox for new messages, and sends
+/// subscribers an event for each delivery.
 fn commit_listener(wakeups: Arc<PeerWakeups>, events: broadcast::Sender<Event>) -> CommitListener {
     Box::new(move |changes| {
         wakeups.wake_for(changes);

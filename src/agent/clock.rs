@@ -16,13 +16,13 @@ pub fn now() -> Millis {
 }
 
 /// Converts a time of a DIDComm message, in seconds since 1970, to milliseconds. A time out of range becomes the
-/// largest one.
+/// largest representable time.
 pub fn seconds_to_millis(seconds: u64) -> Millis {
     Millis::try_from(seconds).unwrap_or(Millis::MAX).saturating_mul(1000)
 }
 
-/// The pause after this number of failures, with full jitter: a random time up to `first`, doubled for each further
-/// failure and at most `longest`.
+/// Returns the pause after `failures` failures, with full jitter: a random time up to a maximum. The maximum is `first`
+/// after one failure, doubles with each further failure, and never exceeds `longest`.
 pub fn full_jitter(first: Duration, longest: Duration, failures: u32) -> Duration {
     Backoff::new(first, longest).with_jitter(1.0).pause(failures)
 }

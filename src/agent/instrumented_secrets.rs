@@ -63,7 +63,7 @@ impl Secrets for InstrumentedSecrets {
     }
 }
 
-/// The label of an error. The label of a token's error is its cause.
+/// Returns the metric's label for an error. An error of a token is labelled by its cause.
 fn result_label(error: &SecretsError) -> &'static str {
     match error {
         SecretsError::NotHeld(_) => "not-held",

@@ -67,7 +67,7 @@ pub(super) struct Invitations {
     pub http: Option<HttpClient>,
     /// The URL of this agent's public side. The URLs of invitations begin with it.
     pub public_url: Option<String>,
-    /// How long a message to a peer is tried, in milliseconds.
+    /// How long the agent tries to send a message to a peer, in milliseconds.
     pub message_lifetime: Millis,
 }
 
@@ -96,15 +96,15 @@ impl Invitations {
     /// Returns at most `limit` issued invitations with keys after `after`, each with its key.
     ///
     /// # Errors
-    /// Those of the store.
+    /// [`StoreError`] if the store fails.
     pub async fn list(&self, after: &str, limit: usize) -> Result<Vec<(String, IssuedInvitation)>, StoreError> {
         self.store.list(after, limit).await
     }
 
-    /// Returns an issued invitation that has not expired.
+    /// Returns the issued invitation with this id, if it has not expired.
     ///
     /// # Errors
-    /// Those of the store.
+    /// [`StoreError`] if the store fails.
     pub async fn find(&self, id: &str) -> Result<Option<IssuedInvitation>, StoreError> {
         let issued = self.store.get::<IssuedInvitation>(&IssuedInvitation::key(id)).await?;
         let issued = issued.map(|(issued, _)| issued);
@@ -114,15 +114,15 @@ impl Invitations {
     /// Revokes an issued invitation. An unknown id is no error.
     ///
     /// # Errors
-    /// Those of the store.
+    /// [`StoreError`] if the store fails.
     pub async fn revoke(&self, id: &str) -> Result<(), StoreError> {
         self.store.delete::<IssuedInvitation>(&IssuedInvitation::key(id)).await
     }
 
-    /// Returns the URL that contains the invitation of this id, if it has not expired.
+    /// Returns the URL that contains the issued invitation with this id, if the invitation has not expired.
     ///
     /// # Errors
-    /// Those of the store.
+    /// [`StoreError`] if the store fails.
     pub async fn long_url(&self, id: &str) -> Result<Option<String>, StoreError> {
         Ok(self.find(id).await?.map(|issued| self.urls(&issued.invitation).0))
     }
@@ -139,8 +139,9 @@ impl Invitations {
     /// stored together. `label` is our name for the peer.
     ///
     /// # Errors
-    /// [`AgentError::Invalid`] if `text` contains no invitation or it cannot be fetched, the invitation has expired, or
-    /// `from` is not one of our DIDs; [`AgentError::Store`] if the store fails.
+    /// [`AgentError::Invalid`] if `text` contains no invitation or the invitation cannot be fetched, has expired or is
+    /// our own, if the inviter's DID cannot be resolved, or if `from` is not one of our DIDs; [`AgentError::Store`] if
+    /// the store fails.
     pub async fn accept(
         &self,
         text: &str,
@@ -180,7 +181,8 @@ impl Invitations {
         }
     }
 
-    /// Fetches the invitation at a short URL: in the address of a redirect, or in the body.
+    /// Fetches the invitation at a short URL. The server gives the invitation in the address of a redirect, or in the
+    /// response body.
     async fn fetch(&self, url: &str) -> Result<Invitation, AgentError> {
         let client = self
             .http

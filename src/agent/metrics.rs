@@ -1,7 +1,7 @@
 //! The metrics for Prometheus. docs/operations.md lists them.
 //!
-//! The sender of a message chooses its type, so a label holds the protocol of the type only if this agent speaks it,
-//! and `other` otherwise.
+//! The sender of a message chooses the message type. So a label holds the protocol of the type only if this agent
+//! speaks that protocol, and `other` otherwise.
 
 use std::{
     sync::{Arc, atomic::AtomicU64},
@@ -42,39 +42,46 @@ pub struct Metrics {
 /// The tokens by name, with the state of each.
 pub type TokenStates = Vec<(String, KeyState)>;
 
+/// The label of a received message: accepted, or why it was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Reception {
     result: &'static str,
 }
 
+/// The labels of a handled message, or of an attempt to send a message: the message's protocol, and the result.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
     protocol: String,
     result: &'static str,
 }
 
+/// The labels of a private-key operation: its kind and its result.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TokenOperation {
     kind: &'static str,
     result: &'static str,
 }
 
+/// The label of an operation's duration: the kind of the operation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OperationKind {
     kind: &'static str,
 }
 
+/// The labels of a token's state: the token's name, and one of [`STATES`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TokenState {
     token: String,
     state: &'static str,
 }
 
+/// The label of a response to a POST: the HTTP status.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Status {
     status: u16,
 }
 
+/// The label of a queue: inbox, application or outbox.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Queue {
     queue: &'static str,
@@ -84,8 +91,9 @@ struct Queue {
 pub(super) const UNOPENED: &str = "unopened";
 /// The protocol label of a message type that the agent does not know.
 const OTHER: &str = "other";
-/// The histogram's buckets in seconds. They range from SoftHSM to a person who has to touch a YubiKey.
+/// The histogram's buckets in seconds. They range from the speed of SoftHSM to a person's touch of a YubiKey.
 const BUCKETS: [f64; 13] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0];
+/// The states of a token, each with its label.
 const STATES: [(KeyState, &str); 3] =
     [(KeyState::Ready, "ready"), (KeyState::Away, "away"), (KeyState::Locked, "locked")];
 
@@ -149,7 +157,8 @@ impl Metrics {
         self.received.get_or_create(&Reception { result }).inc();
     }
 
-    /// Records the result of handling a message of this type, or of an [`UNOPENED`] one.
+    /// Records the result of handling a message of this type. The type of a message that was not opened is
+    /// [`UNOPENED`].
     pub(super) fn message_handled(&self, kind: &str, result: &'static str) {
         self.handled.get_or_create(&Outcome { protocol: self.protocol(kind), result }).inc();
     }
@@ -159,7 +168,7 @@ impl Metrics {
         self.sent.get_or_create(&Outcome { protocol: self.protocol(kind), result }).inc();
     }
 
-    /// Records a private-key operation.
+    /// Records a private-key operation, its result and its duration.
     pub(super) fn token_operation(&self, kind: &'static str, result: &'static str, took: Duration) {
         self.operations.get_or_create(&TokenOperation { kind, result }).inc();
         self.durations.get_or_create(&OperationKind { kind }).observe(took.as_secs_f64());
@@ -175,7 +184,7 @@ impl Metrics {
         self.rejected_connections.inc();
     }
 
-    /// Adds to the number of open WebSockets.
+    /// Adds `difference` to the number of open WebSockets.
     pub(super) fn websockets_changed(&self, difference: i64) {
         self.websockets.inc_by(difference);
     }

@@ -1,9 +1,8 @@
-//! The agent, which receives, stores, handles and sends messages. The daemon is an agent as a process:
-//! `claviger serve`.
+//! The agent, which receives, stores, handles and sends messages. `claviger serve` runs an agent as a daemon.
 //!
 //! [`Agent::builder`] builds an agent, and [`Agent::run`] runs it. Every message is written to the
-//! [`Store`](store::Store) before its sender gets an answer. It is decrypted once a token is ready, and handed to its
-//! [`Protocol`](protocol::Protocol) or to the application. A message to send is stored before it is sent.
+//! [`Store`](store::Store) before its sender gets an answer. The message is decrypted once a token is ready, and then
+//! handed to its [`Protocol`](protocol::Protocol) or to the application. A message to send is stored before it is sent.
 
 #[expect(clippy::module_inception, reason = "the file of the type `Agent`")]
 mod agent;

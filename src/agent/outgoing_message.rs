@@ -20,7 +20,7 @@ pub struct OutgoingMessage {
 }
 
 impl OutgoingMessage {
-    /// A message with neither option: it is not signed, and mediators see its sender.
+    /// Makes an outgoing message that is not signed, and whose sender mediators can see.
     pub fn new(message: Message) -> Self {
         Self { message, sign: false, protect_sender: false }
     }

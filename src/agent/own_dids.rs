@@ -33,23 +33,23 @@ struct Documents {
     retired: Vec<String>,
     /// The log of each did:webvh, by its path.
     logs: HashMap<String, String>,
-    /// The DIDs that are ours only if a token holds one of their keys. DIDs of others are among them.
+    /// The DIDs that are ours only if a token holds one of their keys. Some of them belong to others.
     candidates: Vec<String>,
 }
 
-/// The documents that an agent begins with.
+/// The documents of an agent's DIDs, at the start and after a reload.
 #[derive(Debug, Clone, Default)]
 pub struct OwnDocuments {
     /// The documents of DIDs that were created here, newest first. They are ours in any case.
     pub created: Vec<Document>,
     /// Documents that are ours only if a token holds one of their keys.
     pub candidates: Vec<Document>,
-    /// The logs of the DIDs that are did:webvh.
+    /// The logs of our did:webvh DIDs.
     pub logs: Vec<OwnLog>,
 }
 
 impl OwnDids {
-    /// The DIDs of these documents. `secrets` makes the private-key operations of their keys.
+    /// Makes the set of our DIDs from these documents. `secrets` makes the private-key operations of their keys.
     pub fn new(secrets: Arc<dyn Secrets>, documents: OwnDocuments) -> Self {
         let documents = Documents::new(documents);
         let (identities, _) = Identities::with_missing_keys(secrets.clone(), documents.all.clone());
@@ -65,7 +65,7 @@ impl OwnDids {
         &self.secrets
     }
 
-    /// Returns our DIDs, each with those of its keys that a token has shown.
+    /// Returns our DIDs. Each has only the keys that a token has shown.
     pub fn identities(&self) -> Arc<Identities> {
         self.identities.borrow().clone()
     }
@@ -87,7 +87,8 @@ impl OwnDids {
         self.documents.borrow().logs.get(path).cloned()
     }
 
-    /// Returns our DID and key that a key id of an envelope names. `None` if the DID is retired.
+    /// Returns our DID and the key agreement key that a recipient's `kid` names. `None` if the DID is not ours or is
+    /// retired, or has no such key.
     pub fn recipient(&self, kid: &str) -> Option<(String, PublicKey)> {
         let documents = self.documents.borrow();
         let document = documents.find(did_of(kid)?).filter(|document| self.is_own(&documents, document))?;
@@ -112,7 +113,7 @@ impl OwnDids {
     }
 
     /// Returns the names of our DIDs that are reached by one of these routing DIDs: a service's endpoint is a routing
-    /// DID, or has a routing key of it. Both names of a did:peer:4 are returned, since a peer may write to either.
+    /// DID, or uses a routing key of one. Both names of a did:peer:4 are returned, since a peer may write to either.
     pub fn routed_through(&self, routing_dids: &[String]) -> Vec<String> {
         let documents = self.documents.borrow();
         let is_routing = |uri: &str| {
@@ -139,7 +140,7 @@ impl OwnDids {
         })
     }
 
-    /// Reads again which keys the tokens hold.
+    /// Looks up again which of our keys the tokens hold.
     pub fn refresh(&self) {
         let all = self.documents.borrow().all.clone();
         let (identities, _) = Identities::with_missing_keys(self.secrets.clone(), all);
@@ -153,7 +154,7 @@ impl OwnDids {
         Identities::with_missing_keys(self.secrets.clone(), own).1
     }
 
-    /// Returns the key agreement keys of our DIDs that a token is ready to use, without those of retired DIDs.
+    /// Returns the key agreement keys of our DIDs that a token is ready to use. Retired DIDs are left out.
     pub fn ready_agreement_keys(&self) -> Vec<PublicKey> {
         let held = self.secrets.keys().borrow().clone();
         let is_ready = |key: &PublicKey| held.get(key).is_some_and(|held| held.state == KeyState::Ready);

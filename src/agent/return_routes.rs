@@ -1,4 +1,4 @@
-//! Open connections of peers on which messages may go back to them (extension `return_route`).
+//! The open connections of peers on which messages may go back to these peers (extension `return_route`).
 
 use std::{
     collections::HashMap,
@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 /// Which messages may go back on the connection that a message arrived on (header `return_route`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReturnRoute {
-    /// Every message for its sender.
+    /// Every message for the sender of that message.
     All,
     /// Messages of one thread.
     Thread(String),
@@ -26,6 +26,7 @@ pub struct ReturnRoutes {
     next_id: AtomicU64,
 }
 
+/// An open return route to a peer.
 struct Route {
     id: u64,
     allows: ReturnRoute,
@@ -40,7 +41,7 @@ pub struct ReturnMessage {
     pub written: oneshot::Sender<bool>,
 }
 
-/// A return route, open until this is dropped.
+/// Keeps a return route open. Dropping the guard closes the route.
 pub struct RouteGuard {
     routes: Arc<ReturnRoutes>,
     peer: String,

@@ -16,7 +16,7 @@ use super::{
 
 /// The interval at which the agent tries to unlock a sealed store. It also tries whenever the state of a key changes.
 const UNLOCK_INTERVAL: Duration = Duration::from_secs(5);
-/// How long a token may take to get ready before the sealed store is worth a warning.
+/// How long a token may take to get ready before a warning says that the store is sealed.
 const TOKEN_START_TIME: Duration = Duration::from_secs(10);
 /// The interval at which expired data is deleted, and how many rows one commit deletes.
 const CLEANUP_INTERVAL: Duration = Duration::from_secs(60);

@@ -26,11 +26,11 @@ use crate::{
     keys::PublicKey,
 };
 
-/// The kind and the key of the wrapped store key's record, the only one that is not sealed.
+/// The kind and the key of the record that holds the wrapped store key. All other records are sealed.
 const STORE_KEY_KIND: &str = "store-key";
 const STORE_KEY: &str = "1";
 
-/// Called with the changes of each successful commit.
+/// The function that is called with the changes of each successful commit.
 pub type CommitListener = Box<dyn Fn(&[Change]) + Send + Sync>;
 
 /// A store, and the key that its content is sealed under. A token unwraps the key.
@@ -55,7 +55,7 @@ impl SealedStore {
         Self { inner, key: watch::Sender::new(None), on_commit }
     }
 
-    /// Returns the store without encryption.
+    /// Returns the underlying store, which holds ciphertext.
     pub fn inner(&self) -> &Arc<dyn Store> {
         &self.inner
     }
@@ -71,11 +71,12 @@ impl SealedStore {
         let _ = self.key.subscribe().wait_for(Option::is_some).await;
     }
 
-    /// Has a token unwrap the store's key, and wraps the key for those of our keys that lack it. A store without a key
-    /// gets a new one.
+    /// Has a token unwrap the store's key, and wraps the key for each of our ready key agreement keys for which it is
+    /// not wrapped yet. A store without a key gets a new key.
     ///
     /// # Errors
-    /// The reason, for the log: no token is ready, or no token holds a key that the store's key is wrapped for.
+    /// The reason, for the log: no token is ready, no token holds a key that the store's key is wrapped for, the token
+    /// fails, or the store fails.
     pub async fn unlock(&self, own_dids: &OwnDids) -> Result<(), String> {
         self.unlock_excluding(own_dids, &[]).await
     }
@@ -83,7 +84,7 @@ impl SealedStore {
     /// Unlocks the store, and removes the wrapped keys for `excluded`, which are to be deleted from their tokens.
     ///
     /// # Errors
-    /// Like [`unlock`](Self::unlock), and if none of our other keys is ready.
+    /// The errors of [`unlock`](Self::unlock). Also fails if none of our other keys is ready.
     pub async fn unlock_excluding(&self, own_dids: &OwnDids, excluded: &[PublicKey]) -> Result<(), String> {
         let secrets = own_dids.secrets();
         let (stored, revision) = self.load_wrapped_key().await?;
@@ -110,7 +111,7 @@ impl SealedStore {
                 tracing::info!(%error, key = %new, "store key not wrapped for a key yet");
             }
         }
-        // A wrapped key for a lost token opens nothing. So the excluded keys may go only if a ready key remains.
+        // A wrapped key for a lost token opens nothing. So excluded keys may go only if a ready key remains.
         let ready = own_dids.ready_agreement_keys();
         if !excluded.is_empty() && !wrapped.keys().iter().any(|key| ready.contains(key)) {
             return Err("no other key agreement key of ours is ready to unwrap the store key".to_owned());
@@ -147,7 +148,7 @@ impl SealedStore {
     /// Commits, and tells the listener about the changes.
     ///
     /// # Errors
-    /// Those of the store.
+    /// [`StoreError`] if the store fails.
     pub async fn commit(&self, commit: Commit) -> Result<CommitOutcome, StoreError> {
         let changes = commit.changes.clone();
         let outcome = self.inner.commit(commit).await?;
@@ -160,13 +161,13 @@ impl SealedStore {
     /// Commits changes that belong together.
     ///
     /// # Errors
-    /// Those of the store.
+    /// [`StoreError`] if the store fails.
     pub async fn commit_changes(&self, changes: Vec<Change>) -> Result<CommitOutcome, StoreError> {
         self.commit(Commit { changes, ..Commit::default() }).await
     }
 
     /// Converts the effects of a handled message to changes of the store, with sealed content. `message_lifetime` is
-    /// how long replies are tried, in milliseconds.
+    /// how long the agent tries to send replies, in milliseconds.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] while the store is sealed.
@@ -190,11 +191,11 @@ impl SealedStore {
         changes.collect()
     }
 
-    /// Returns the change that puts a message into the outbox, and the message's outbox id. The message is tried until
-    /// `lifetime` milliseconds have passed, or until it expires.
+    /// Returns the message's outbox id, and the change that puts the message into the outbox. The agent tries to send
+    /// the message until `lifetime` milliseconds have passed, or until it expires.
     ///
     /// # Errors
-    /// Like [`SealedStore::changes`].
+    /// The errors of [`SealedStore::changes`].
     pub fn send_change(&self, outgoing: &OutgoingMessage, lifetime: Millis) -> Result<(String, Change), StoreError> {
         let message = &outgoing.message;
         let id = Message::new_id();
@@ -251,7 +252,7 @@ impl SealedStore {
     /// Returns the content of a delivery, or `None` after its acknowledgement.
     ///
     /// # Errors
-    /// Like [`SealedStore::outgoing_message`].
+    /// The errors of [`SealedStore::outgoing_message`].
     pub fn content(&self, delivery: &Delivery) -> Result<Option<DeliveryContent>, StoreError> {
         let sealed = delivery.sealed.as_deref();
         sealed.map(|sealed| self.open(&place("delivery", &delivery.id), sealed)).transpose()
@@ -260,8 +261,8 @@ impl SealedStore {
     /// Returns a record and its revision.
     ///
     /// # Errors
-    /// Those of the store; [`StoreError::Unavailable`] while it is sealed; [`StoreError::Unusable`] if the record is
-    /// damaged.
+    /// [`StoreError::Unavailable`] while the store is sealed; [`StoreError::Unusable`] if the record is damaged;
+    /// another [`StoreError`] if the store fails.
     pub async fn get<T: RecordType>(&self, key: &str) -> Result<Option<(T, i64)>, StoreError> {
         let Some((value, revision)) = self.read(T::KIND, key).await? else { return Ok(None) };
         let damaged = |error| StoreError::Unusable(format!("contains a damaged {}: {error}", T::KIND));
@@ -271,7 +272,7 @@ impl SealedStore {
     /// Returns the revision of a record, or 0 if there is none.
     ///
     /// # Errors
-    /// Those of the store.
+    /// [`StoreError`] if the store fails.
     pub async fn revision<T: RecordType>(&self, key: &str) -> Result<i64, StoreError> {
         Ok(self.inner.record(T::KIND, key).await?.map_or(0, |record| record.revision))
     }
@@ -279,7 +280,7 @@ impl SealedStore {
     /// Returns at most `limit` records with keys after `after`, each with its key, in the order of the keys.
     ///
     /// # Errors
-    /// Like [`SealedStore::get`].
+    /// The errors of [`SealedStore::get`].
     pub async fn list<T: RecordType>(&self, after: &str, limit: usize) -> Result<Vec<(String, T)>, StoreError> {
         let records = self.inner.records(T::KIND, after, limit).await?;
         let opened =
@@ -290,7 +291,7 @@ impl SealedStore {
     /// Returns the keys of at most `limit` records, in order. Works while the store is sealed.
     ///
     /// # Errors
-    /// Those of the store.
+    /// [`StoreError`] if the store fails.
     pub async fn keys<T: RecordType>(&self, limit: usize) -> Result<Vec<String>, StoreError> {
         Ok(self.inner.records(T::KIND, "", limit).await?.into_iter().map(|record| record.key).collect())
     }
@@ -298,16 +299,16 @@ impl SealedStore {
     /// Writes a record if its revision is still `revision`; 0 stands for a new record. Returns whether it was written.
     ///
     /// # Errors
-    /// Those of the store, and like [`SealedStore::changes`].
+    /// [`StoreError::Unavailable`] while the store is sealed; another [`StoreError`] if the store fails.
     pub async fn put<T: RecordType>(&self, key: &str, value: &T, revision: i64) -> Result<bool, StoreError> {
         let put = self.put_change(key, value, revision, None)?;
         Ok(self.commit_changes(vec![put]).await? == CommitOutcome::Committed)
     }
 
-    /// Returns the change that writes a record.
+    /// Returns the change that writes a record if its revision is still `revision`.
     ///
     /// # Errors
-    /// Like [`SealedStore::changes`].
+    /// The errors of [`SealedStore::changes`].
     pub fn put_change<T: RecordType>(
         &self,
         key: &str,
@@ -322,7 +323,7 @@ impl SealedStore {
     /// Deletes a record, if it exists.
     ///
     /// # Errors
-    /// Those of the store.
+    /// [`StoreError`] if the store fails.
     pub async fn delete<T: RecordType>(&self, key: &str) -> Result<(), StoreError> {
         let delete = Change::Delete { kind: T::KIND.to_owned(), key: key.to_owned() };
         self.commit_changes(vec![delete]).await.map(drop)
@@ -359,7 +360,7 @@ impl RecordReader for SealedStore {
     }
 }
 
-/// Returns the place that a sealed value is bound to.
+/// Returns the name of the place that a sealed value is bound to. The encryption authenticates the name as AAD.
 fn place(kind: &str, key: &str) -> String {
     format!("{kind}:{key}")
 }

@@ -1,10 +1,10 @@
 //! The store key, which encrypts the content of the store, and its wrapping by our keys in the tokens.
 //!
-//! The store key is a content key of XC20P, whose nonces are long enough to be random for ever. It is stored as an
-//! authcrypt message of 32 bytes, once for each of our key agreement keys, from that key to itself. Any one of the
-//! tokens can unwrap it. A copy of the disk alone reveals no content. An attacker who can write to the disk cannot
-//! substitute a store key: the sender of the JWE must be a key that a token holds. A key in a document on the disk is
-//! not enough.
+//! The store key is a content key of XC20P, whose nonces are long enough to be chosen at random for any number of
+//! values. The 32 bytes of the store key are stored as an authcrypt message, once for each of our key agreement keys,
+//! from that key to itself. Any one of the tokens can unwrap it. A copy of the disk alone reveals no content. An
+//! attacker who can write to the disk cannot substitute a store key: the sender of the JWE must be a key that a token
+//! holds. A key in a document on the disk is not enough.
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -16,6 +16,7 @@ use crate::{
     secrets::{Context, Secrets},
 };
 
+/// The content encryption under the store key.
 const ENC: ContentEncryption = ContentEncryption::Xc20P;
 /// The version of the sealed form, its first byte.
 const VERSION: u8 = 1;
@@ -30,7 +31,7 @@ pub struct WrappedStoreKey {
     wrapped: Vec<String>,
 }
 
-/// A value was not sealed for the place where it is opened, or not under this key.
+/// The error for a value that was not sealed for the place where it is opened, or not under this key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the value was not sealed for this place, or not under this key")]
 pub struct UnsealError;
@@ -44,14 +45,15 @@ impl StoreKey {
     /// Wraps the store key for one of our keys, whose token must be ready.
     ///
     /// # Errors
-    /// Those of [`jose::authcrypt`].
+    /// The errors of [`jose::authcrypt`].
     async fn wrap(&self, key: &PublicKey, secrets: &(impl Secrets + ?Sized)) -> Result<String, JoseError> {
         let kid = key.to_string();
         let recipients = [Recipient { kid: &kid, key }];
         jose::authcrypt(self.0.as_bytes(), &kid, key, &recipients, secrets, &Context::default()).await
     }
 
-    /// Seals a value for a place. A value that is moved to another place does not open.
+    /// Seals a value for a place. A value that is moved to another place does not open. Returns the version byte, the
+    /// nonce, the tag and the ciphertext, joined.
     pub fn seal(&self, place: &str, plaintext: &[u8]) -> Vec<u8> {
         let sealed = ENC.seal(&self.0, place.as_bytes(), plaintext);
         [&[VERSION][..], &sealed.iv, &sealed.tag, &sealed.ciphertext].concat()
@@ -79,7 +81,7 @@ impl WrappedStoreKey {
     /// Wraps the store key for one more key.
     ///
     /// # Errors
-    /// Those of [`jose::authcrypt`].
+    /// The errors of [`jose::authcrypt`].
     pub async fn add(
         &mut self,
         store_key: &StoreKey,
@@ -90,12 +92,12 @@ impl WrappedStoreKey {
         Ok(())
     }
 
-    /// Removes the store key as wrapped for this key.
+    /// Removes the copy of the store key that is wrapped for this key.
     pub fn remove(&mut self, key: &PublicKey) {
         self.wrapped.retain(|jwe| sender(jwe).as_ref() != Some(key));
     }
 
-    /// Has a token unwrap the store key, by the first key that can. A JWE whose sender is not a key in a token is
+    /// Has a token unwrap the store key, with the first key that can. A JWE whose sender is not a key in a token is
     /// ignored.
     ///
     /// # Errors

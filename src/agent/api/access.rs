@@ -1,7 +1,7 @@
 //! Access control of the API.
 //!
-//! On a Unix socket the kernel tells the caller's user id. On the loopback interface every process of the machine can
-//! connect, and so can a page in a browser. There a request needs a bearer token and a loopback `Host`, and must not
+//! On a Unix socket the kernel reports the caller's user id. On the loopback interface every process of the machine can
+//! connect, and so can a page in a browser. So there a request needs a bearer token and a loopback `Host`, and must not
 //! have an `Origin`.
 
 use std::{
@@ -54,7 +54,7 @@ impl BearerToken {
     /// Reads a token: the first line of a file that only its owner may read.
     ///
     /// # Errors
-    /// If the file cannot be read or is readable by others, or the token has less than 32 characters.
+    /// If the file cannot be read or is readable by others, or the token has fewer than 32 characters.
     pub fn read(path: &Path) -> io::Result<Self> {
         read_secret_line(path).map(|token| Self(Arc::new(token)))
     }
@@ -70,7 +70,7 @@ impl ApiListener {
     /// Listens on a Unix socket. A socket that an ended process has left at the path is replaced.
     ///
     /// # Errors
-    /// If there is another file at the path, or another process listens there.
+    /// If the path names a file that is no socket, another process listens on the socket, or the bind fails.
     pub fn unix(path: &Path) -> io::Result<Self> {
         use std::os::unix::fs::{FileTypeExt, PermissionsExt};
         let with_path = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
@@ -90,7 +90,7 @@ impl ApiListener {
             Err(_) => {}
         }
         let listener = StdUnix::bind(path).map_err(with_path)?;
-        // Every user may connect. The kernel tells the user id, which is checked for each connection.
+        // Every user may connect. The kernel reports the user id, and each connection is checked by it.
         fs::set_permissions(path, fs::Permissions::from_mode(0o666)).map_err(with_path)?;
         Ok(Self::Unix(listener))
     }
@@ -98,7 +98,7 @@ impl ApiListener {
     /// Listens on an address of the loopback interface.
     ///
     /// # Errors
-    /// If it is no loopback address, or is in use.
+    /// If the address is not a loopback address, or is in use.
     pub fn loopback(address: SocketAddr) -> io::Result<Self> {
         if !address.ip().is_loopback() {
             let reason = format!("{address} is no address of the loopback interface: others could connect to it");
@@ -107,6 +107,7 @@ impl ApiListener {
         Ok(Self::Loopback(StdTcp::bind(address)?))
     }
 
+    /// Registers the socket with the async runtime.
     pub(super) fn into_async(self) -> io::Result<Listener> {
         match self {
             Self::Unix(listener) => {
@@ -128,7 +129,7 @@ pub(super) enum Listener {
 }
 
 impl Listener {
-    /// Accepts the next connection of a caller that may connect.
+    /// Accepts the next connection. Connections of users that may not use the Unix socket are closed and skipped.
     pub async fn accept(&self, access: &Access) -> io::Result<Stream> {
         match self {
             Self::Unix(listener) => loop {
@@ -147,7 +148,7 @@ impl Listener {
 }
 
 impl Access {
-    /// Adds the check of the bearer token to the routes, if there is one.
+    /// Adds the check of the bearer token to the routes, if callers must send a token.
     pub(super) fn protect(&self, router: Router) -> Router {
         match self {
             Self::Users(_) => router,
@@ -186,7 +187,7 @@ pub(super) fn names_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// A connection of either kind.
+/// A connection of an application, on the Unix socket or on the loopback interface.
 pub(super) enum Stream {
     Unix(UnixStream),
     Loopback(TcpStream),

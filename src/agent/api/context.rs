@@ -1,4 +1,4 @@
-//! What the request handlers of the API share.
+//! The state that the request handlers of the API share.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::agent::Agent;
 
-/// What the request handlers of the API share.
+/// The agent, and the token that ends open requests at shutdown.
 #[derive(Clone)]
 pub(super) struct ApiContext {
     pub agent: Arc<Agent>,

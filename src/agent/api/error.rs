@@ -83,8 +83,8 @@ impl From<JsonRejection> for ApiError {
     }
 }
 
-/// Removes the string that serde quotes in its error if it expected another type. It may be the content of a message,
-/// which must not get into the logs of an application.
+/// Removes the string that serde quotes in its error if it expected another type. The string may be the content of a
+/// message, which must not get into the logs of an application.
 fn without_quoted_string(text: String) -> String {
     let around =
         text.split_once("string \"").and_then(|(before, rest)| Some((before, rest.rsplit_once("\", expected")?.1)));
@@ -103,10 +103,12 @@ impl From<PathRejection> for ApiError {
     }
 }
 
+/// Answers a request for an unknown path.
 pub(super) async fn unknown_path() -> ApiError {
     ApiError::not_found("there is no such path: see /openapi.json")
 }
 
+/// Answers a request whose method the path does not have.
 pub(super) async fn wrong_method() -> ApiError {
     ApiError::new(
         StatusCode::METHOD_NOT_ALLOWED,

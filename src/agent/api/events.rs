@@ -55,7 +55,7 @@ pub(super) async fn stream(
 ) -> Result<Response, ApiError> {
     let Query(query) = query?;
     let last = headers.get("last-event-id").map(|id| id.to_str().ok().and_then(|id| id.trim().parse().ok()));
-    // Starting again at the beginning would make the application process messages twice.
+    // An invalid Last-Event-ID is refused: starting at the beginning would make the application process messages twice.
     let last = match last {
         Some(None) => {
             return Err(ApiError::invalid("bad-request", "Last-Event-ID must be the `id` of an event: a whole number"));
@@ -88,7 +88,7 @@ impl EventReader {
         stream::unfold(self, |mut reader| async {
             let message = reader.next().await?;
             let cursor = message.cursor();
-            // A message that was parsed from JSON can be written as JSON.
+            // Serialization does not fail: the message was parsed from JSON.
             let event = Event::default().event("message").id(cursor.to_string()).json_data(&message).ok()?;
             Some((Ok(event), reader))
         })

@@ -124,7 +124,7 @@ impl InvitationView {
         }
     }
 
-    /// Adds the QR codes. Those of a whole page would block the thread for seconds.
+    /// Adds the QR codes. A list has none: making the codes of a whole page would block the thread for seconds.
     fn with_qr_codes(self) -> Self {
         Self { svg: qr_svg(&self.url).ok(), terminal: qr_text(&self.url).ok(), ..self }
     }

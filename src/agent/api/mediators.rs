@@ -82,7 +82,7 @@ impl From<MediatorStatus> for MediatorView {
     }
 }
 
-/// A mediator that was added or removed just now has no state yet, or no more.
+/// A mediator that was just added or removed has no conversation. Its state is reported as `connecting`.
 impl From<Mediator> for MediatorView {
     fn from(mediator: Mediator) -> Self {
         MediatorStatus { mediator, state: MediatorState::Connecting, unregistered: Vec::new() }.into()

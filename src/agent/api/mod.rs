@@ -1,9 +1,9 @@
-//! The application's API: HTTP and JSON on a Unix socket, where the kernel tells the caller's user id, or on the
+//! The application's API: HTTP and JSON on a Unix socket, where the kernel reports the caller's user id, or on the
 //! loopback interface with a bearer token.
 //!
 //! An application sends, reads and acknowledges messages, makes and accepts invitations, and reads the agent's state.
-//! No function of the API signs, derives, wraps or decrypts data of the caller. A caller can speak as the agent, and
-//! cannot use a key in any other way.
+//! No function of the API signs, derives, wraps or decrypts data of the caller. A caller can send messages as the
+//! agent, but cannot use a key in any other way.
 
 mod access;
 mod connections;
@@ -73,10 +73,10 @@ fn router(context: ApiContext, max_body_bytes: usize) -> Router {
         .with_state(context)
 }
 
-/// The time for the headers of a request, and for an idle connection between requests.
+/// The time limit for the headers of a request, and for an idle connection between requests.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long open requests may finish after shutdown. Then they are aborted.
+/// How long open requests may continue after shutdown. Then they are aborted.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -84,14 +84,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Serves applications until `shutdown`, then lets open requests finish for up to five seconds.
 ///
 /// # Errors
-/// If the socket cannot be used.
+/// If the listening socket cannot be registered with the runtime.
 pub async fn serve(
     listener: ApiListener,
     access: Access,
     agent: Arc<Agent>,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
-    // Room for the largest message in base64 and JSON.
+    // This leaves room for the largest message in base64 and JSON.
     let max_body_bytes = 2 * agent.max_message_bytes() + 64 * 1024;
     let router = router(ApiContext { agent, shutdown: shutdown.clone() }, max_body_bytes);
     let access = Arc::new(access);

@@ -10,8 +10,8 @@ const MIN_CHARS: usize = 32;
 /// Reads the first line of a file that only its owner may read.
 ///
 /// # Errors
-/// If the file cannot be read or is readable by others, or its first line has less than 32 characters, a space or a
-/// non-ASCII character.
+/// If the file cannot be read or is readable by others, or its first line has fewer than 32 characters, or contains a
+/// space or a non-ASCII character.
 pub(super) fn read_secret_line(path: &Path) -> io::Result<Zeroizing<String>> {
     let invalid = |reason: &str| io::Error::new(io::ErrorKind::InvalidData, reason);
     if fs::metadata(path)?.mode() & 0o077 != 0 {

@@ -1,8 +1,8 @@
 //! The webhook, which POSTs messages to the application in their order. A message is repeated until the receiver
-//! accepts it, and only then follows the next message.
+//! accepts it. Only then is the next message sent.
 //!
-//! The webhook has no list of its own: it delivers the unacknowledged messages of the inbox. So a restart changes
-//! nothing, and an accepted message is acknowledged and never delivered again. A message is delivered at least once. It
+//! The webhook has no list of its own: it delivers the unacknowledged messages of the inbox. So nothing is lost at a
+//! restart, and an accepted message is acknowledged and never delivered again. A message is delivered at least once. It
 //! is delivered twice if the response or the acknowledgement was lost.
 
 use std::{fmt, io, path::Path, sync::Arc, time::Duration};
@@ -59,7 +59,7 @@ const TIMESTAMP: &str = "webhook-timestamp";
 const SIGNATURE: &str = "webhook-signature";
 /// A deprecated header, which is sent for one more release.
 const DEPRECATED_SIGNATURE: &str = "claviger-signature";
-/// The longest pause after the first failure, and after any number of failures.
+/// The upper limit of the pause after the first failure, and of any pause.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(5 * 60);
 /// The interval at which the store is read if there is no event.
@@ -89,7 +89,7 @@ impl Webhook {
     /// Reads the secret that signs the messages: the first line of a file that only its owner may read.
     ///
     /// # Errors
-    /// If the file cannot be read or is readable by others, or the secret has less than 32 characters or is invalid.
+    /// If the file cannot be read or is readable by others, or the secret has fewer than 32 characters or is invalid.
     pub fn read_secret(path: &Path) -> io::Result<Zeroizing<String>> {
         let secret = read_secret_line(path)?;
         let parsed = WebhookSecret::parse(secret.clone());
@@ -152,13 +152,13 @@ struct Worker {
     webhook: Webhook,
     agent: Arc<Agent>,
     client: HttpClient,
-    /// No message up to this cursor is for the webhook.
+    /// The cursor of the last skipped message. The webhook delivers no message up to this cursor.
     checked: i64,
     failures: u32,
 }
 
 impl Worker {
-    /// Returns the oldest message to deliver. It is read again for each attempt, since an application may have
+    /// Returns the oldest message to deliver. The message is read again for each attempt, since an application may have
     /// acknowledged it through the API.
     async fn next(&mut self) -> Result<Option<Delivery>, StoreError> {
         loop {
@@ -171,7 +171,8 @@ impl Worker {
         }
     }
 
-    /// Makes one attempt. The message is acknowledged if the receiver accepts it.
+    /// Makes one attempt to deliver a message, and acknowledges the message if the receiver accepts it. The error is a
+    /// reason for the log.
     async fn deliver(&mut self, delivery: Delivery) -> Result<(), String> {
         let id = delivery.id.clone();
         let content = self.agent.content(&delivery).map_err(|error| error.to_string())?;

@@ -1,13 +1,13 @@
 //! The webhook's secret, and the signatures made with it.
 //!
-//! The signature is that of [Standard Webhooks](https://www.standardwebhooks.com) 1.0.
+//! The signatures follow [Standard Webhooks](https://www.standardwebhooks.com) 1.0.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-/// The prefix of a secret whose rest is the signing key in base64 (Standard Webhooks, "Signature scheme").
+/// The prefix of a secret that continues with the signing key in base64 (Standard Webhooks, "Signature scheme").
 const PREFIX: &str = "whsec_";
 /// The lengths of a signing key in base64, in bytes, that Standard Webhooks allows.
 const KEY_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
@@ -18,7 +18,7 @@ pub(super) struct WebhookSecret {
     key: Zeroizing<Vec<u8>>,
 }
 
-/// A secret with the prefix `whsec_` that contains no signing key.
+/// The error for a secret that begins with `whsec_` and does not continue with a valid signing key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("after `whsec_` a secret must have 24 to 64 bytes in base64, as `openssl rand -base64 32` prints them")]
 pub struct InvalidWebhookSecret;
@@ -38,15 +38,16 @@ impl WebhookSecret {
         }
     }
 
-    /// The header `webhook-signature`: `v1,` and in base64 the HMAC-SHA256 of the message's id, the time of the attempt
-    /// in seconds since 1970, and the body, joined by full stops.
+    /// Returns the value of the header `webhook-signature`: `v1,`, followed by an HMAC-SHA256 in base64. The HMAC
+    /// covers the message's id, the time of the attempt in seconds since 1970, and the body, joined by full stops.
     pub fn sign(&self, id: &str, seconds: i64, body: &[u8]) -> String {
         let mac = hmac(&self.key, &[format!("{id}.{seconds}.").as_bytes(), body]);
         format!("v1,{}", STANDARD.encode(mac))
     }
 
-    /// The deprecated header `claviger-signature`: `t=` and the time in seconds since 1970, `v1=` and in hexadecimal
-    /// the HMAC-SHA256 of the time, a full stop and the body. Its key is the text of the secret.
+    /// Returns the value of the deprecated header `claviger-signature`: `t=`, the time in seconds since 1970, `,v1=`
+    /// and an HMAC-SHA256 in hexadecimal. The HMAC covers the time, a full stop and the body. Its key is the text of
+    /// the secret.
     pub fn sign_deprecated(&self, seconds: i64, body: &[u8]) -> String {
         let mac = hmac(self.text.as_bytes(), &[format!("{seconds}.").as_bytes(), body]);
         let hex: String = mac.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -76,7 +77,7 @@ mod tests {
         assert_eq!(signature, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
     }
 
-    /// Compared with
+    /// The expected value is the output of
     /// `printf 'a.1700000000.{}' | openssl dgst -sha256 -hmac 0123456789abcdef0123456789abcdef -binary | base64`.
     #[test]
     fn a_secret_without_the_prefix_is_used_as_it_is() {
@@ -84,7 +85,8 @@ mod tests {
         assert_eq!(secret.sign("a", 1_700_000_000, b"{}"), "v1,cdMEi1ZDpaOUzPX3jRUzpKn5lUD4oB/tv7cDH3p3q4A=");
     }
 
-    /// Compared with `printf '1700000000.{}' | openssl dgst -sha256 -hmac 0123456789abcdef0123456789abcdef`.
+    /// The expected value is the output of
+    /// `printf '1700000000.{}' | openssl dgst -sha256 -hmac 0123456789abcdef0123456789abcdef`.
     #[test]
     fn the_deprecated_signature() {
         let secret = secret("0123456789abcdef0123456789abcdef").unwrap();

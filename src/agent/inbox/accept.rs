@@ -18,7 +18,7 @@ use crate::{
     jose::{Envelope, JoseError},
 };
 
-/// The DIDs of an envelope's unverified header.
+/// Our DID and the sender's DID, from an envelope's unverified header.
 struct Addresses {
     recipient: String,
     sender: Option<String>,
@@ -31,18 +31,18 @@ impl Inbox {
     /// request the channel is closed.
     ///
     /// # Errors
-    /// Why the envelope was refused. Nothing of it is stored then.
+    /// [`Refusal`] says why the envelope was refused. Nothing of the envelope is stored then.
     pub async fn accept(&self, packed: Vec<u8>) -> Result<oneshot::Receiver<ReturnRouteRequest>, Refusal> {
         self.store_envelope(packed, true)
             .await
             .inspect_err(|refusal| self.parts.metrics.message_received(refusal.label()))
     }
 
-    /// Accepts an envelope that was fetched. Its sender cannot be asked to send it again later, and refusing it would
-    /// block the envelopes behind it. So the sender's quota is checked when the message is opened.
+    /// Accepts an envelope that was fetched. The sender of the envelope cannot be asked to send it again later, and a
+    /// refusal would block the envelopes behind it. So the sender's quota is checked when the message is opened.
     ///
     /// # Errors
-    /// Like [`Inbox::accept`].
+    /// The errors of [`Inbox::accept`].
     pub async fn accept_fetched(&self, packed: Vec<u8>) -> Result<oneshot::Receiver<ReturnRouteRequest>, Refusal> {
         self.store_envelope(packed, false)
             .await
@@ -69,7 +69,7 @@ impl Inbox {
                     self.note_backlog();
                 }
             }
-            // The peer did not get the first answer. The envelope is pending, or was handled.
+            // The peer repeats the envelope, probably because it did not get the first answer.
             ReceiveOutcome::AlreadyPending(_) | ReceiveOutcome::AlreadyProcessed => {
                 self.parts.metrics.message_received("again");
                 tracing::debug!("envelope received again");
@@ -78,7 +78,8 @@ impl Inbox {
         Ok(requested)
     }
 
-    /// Makes every check that needs no key. Returns the DIDs that the envelope names.
+    /// Makes every check that needs no private key. Returns our DID among the recipients, and the sender's DID if the
+    /// header names one.
     fn check(&self, packed: &[u8]) -> Result<Addresses, Refusal> {
         let limit = self.parts.options.limits.bytes;
         if packed.len() > limit {

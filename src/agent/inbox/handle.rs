@@ -1,4 +1,4 @@
-//! Handles an opened message: its effects are committed together.
+//! Handles an opened message, and commits the message's effects together.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest, Sha256};
@@ -21,7 +21,7 @@ use crate::{
     didcomm::{Layer, Message, Provenance},
 };
 
-/// How often a message is handled in a row if its records are changed meanwhile. Then the message is postponed.
+/// How many times in a row a message is handled if its records change meanwhile. Then the message is postponed.
 const MAX_ATTEMPTS: usize = 10;
 /// How long the connection may take to open the return route.
 const RETURN_ROUTE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -80,7 +80,7 @@ impl Inbox {
         self.postpone(envelope, kind, "its records are changed concurrently again and again").await;
     }
 
-    /// Returns the mark of a handled message, or the reason why the message is too old.
+    /// Returns the record that marks the message as handled, or the reason to refuse it as expired or too old.
     fn handled_message(&self, received: &Received) -> Result<HandledMessage, &'static str> {
         let message = &received.message;
         let time = now();
@@ -95,7 +95,7 @@ impl Inbox {
             }
             (Some(expires), None) => expires.saturating_add(MAX_CLOCK_SKEW),
             (None, Some(created)) => created.saturating_add(max_age),
-            // The message has no time. It is remembered for ever.
+            // A message without these times never becomes too old, so its id is remembered for ever.
             (None, None) => Millis::MAX,
         };
         let id = message.id.to_ascii_lowercase();
@@ -116,7 +116,7 @@ impl Inbox {
     /// Returns the effects of a message, and the metric's label of the result.
     ///
     /// # Errors
-    /// Why the message cannot be handled now.
+    /// The reason why the message cannot be handled now.
     async fn effects(&self, received: &Received, quota_checked: bool) -> Result<(Vec<Effect>, &'static str), String> {
         let mut tx = Transaction::new(received, &*self.parts.store, &self.parts.features);
         let problem = match self.apply_protocols(received, &mut tx).await {
@@ -165,8 +165,8 @@ impl Inbox {
         acks::answer_ack_request(received, tx).await
     }
 
-    /// Reports a problem with a message. The headers of the message take effect all the same: a peer stops repeating
-    /// its new DID once it gets an answer.
+    /// Reports a problem with a message. The headers of the message take effect all the same, since the report is an
+    /// answer: a peer that has rotated stops sending its `from_prior` once it gets an answer to its new DID.
     async fn report(
         &self,
         received: &Received,
@@ -192,7 +192,7 @@ impl Inbox {
             _ => None,
         });
         let did = opened_by.unwrap_or(&envelope.recipient);
-        // A did:peer:4 has two names. The document has one of them.
+        // A did:peer:4 has two names. The recipient gets the name that is the document's id.
         let document = self.parts.own_dids.document(did);
         let recipient = document.map_or_else(|| did.to_owned(), |document| document.id().to_owned());
         let sender = message.from.as_deref().filter(|_| provenance.authenticated);
@@ -208,8 +208,9 @@ async fn apply_headers(received: &Received, tx: &mut Transaction<'_>) -> Result<
     acks::record_acks(received, tx).await
 }
 
-/// Tells the connection that replies may go back on it, and waits until the return route is open. Returns
-/// the sender of the channel that reports whether there are replies.
+/// Tells the connection that replies may go back on it, and waits up to one second until the return route is open.
+/// Returns the sender of the channel that reports whether there are replies. `None` if the message requests no return
+/// route, or the connection has ended.
 async fn request_return_route(
     received: &Received,
     connection: Option<oneshot::Sender<ReturnRouteRequest>>,

@@ -14,14 +14,15 @@ pub struct InboxOptions {
     pub limits: Limits,
     /// How many messages are opened at the same time. Default: 64.
     pub workers: usize,
-    /// The age by `created_time` at which a message is refused when it is opened, in milliseconds, also if it waited
-    /// for a token. Default: 30 days. A handled message is remembered for the same time.
+    /// The age by `created_time`, in milliseconds, at which a message is refused when it is opened. The time that it
+    /// waited for a token counts. Default: 30 days. A handled message is remembered until a repetition would be refused
+    /// as too old or expired.
     pub max_age: Millis,
-    /// How long a reply is tried, in milliseconds. Default: 7 days.
+    /// How long the agent tries to send a reply, in milliseconds. Default: 7 days.
     pub reply_lifetime: Millis,
     /// How many problems are reported to a peer.
     pub problems: ProblemLimits,
-    /// Whether a message of a sender without a connection may prompt a person for a PIN or a touch.
+    /// Whether a message of a sender without a connection may prompt a person for a PIN or a touch. Default: no.
     pub prompt_strangers: bool,
 }
 

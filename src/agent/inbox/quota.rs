@@ -1,8 +1,8 @@
 //! The quota of a sender: how many unread messages of one sender are kept, and how many replies wait for one peer.
 //!
 //! [`Inbox::accept`] asks a sender that exceeds its quota to retry later, so nothing is lost. Only opened messages
-//! count, so nobody can exhaust the quota of another sender. The checks in this file need the opened message: its
-//! sender may have been hidden, or the envelope was fetched.
+//! count, so nobody can exhaust the quota of another sender. The checks in this file are made after the message is
+//! opened, because the envelope hid its sender or was fetched.
 
 use super::state::Inbox;
 use crate::{
@@ -16,9 +16,9 @@ use crate::{
 };
 
 impl Inbox {
-    /// Returns the problem that a message for the application exceeds the sender's quota. `quota_checked` says whether
-    /// the quota was checked on arrival. Then the message is delivered in any case: the sender was told that it was
-    /// accepted.
+    /// Checks the sender's quota for a message to the application. Returns the problem to report if the quota is
+    /// exceeded. `quota_checked` says whether the quota was checked on arrival. A message whose sender was checked on
+    /// arrival is delivered in any case, since the sender was told that the message was accepted.
     pub(super) async fn check_quota(
         &self,
         received: &Received,
@@ -36,7 +36,7 @@ impl Inbox {
         Ok(Some(Problem::new("e.m.me.res.storage", comment)))
     }
 
-    /// Drops the replies if too many messages wait for the sender already.
+    /// Drops the replies to a message if too many messages already wait to be sent to its sender.
     pub(super) async fn limit_replies(
         &self,
         received: &Received,

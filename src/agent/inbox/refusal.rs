@@ -6,7 +6,7 @@ use crate::{agent::store::error::StoreError, jose::JoseError};
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// The envelope is malformed. The peer is at fault, and repeating it does not help.
+    /// The envelope is malformed. The peer is at fault, and sending the envelope again does not help.
     #[error(transparent)]
     Malformed(#[from] JoseError),
     /// The envelope is larger than allowed. The field is the limit in bytes.

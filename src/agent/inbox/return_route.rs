@@ -1,4 +1,4 @@
-//! A message's request for replies on its own connection.
+//! The request of a received message for replies on the connection that it arrived on.
 
 use tokio::sync::oneshot;
 

@@ -62,7 +62,7 @@ pub(super) struct Job {
 }
 
 impl Inbox {
-    /// Makes an inbox. It opens envelopes only while [`Inbox::work`] runs.
+    /// Makes an inbox. The inbox opens envelopes only while [`Inbox::work`] runs.
     pub fn new(parts: InboxParts) -> Self {
         let (queue, jobs) = mpsc::channel(MAX_QUEUED);
         Self {
@@ -98,7 +98,7 @@ impl Inbox {
     /// Puts an envelope into the queue. Returns whether the queue has room for it.
     pub(super) fn enqueue(&self, job: Job) -> bool {
         let bytes = job.envelope.packed.len();
-        // A single envelope may be larger than the limit.
+        // An empty queue accepts one envelope of any size.
         let add = |queued: usize| (queued == 0 || queued + bytes <= MAX_QUEUED_BYTES).then_some(queued + bytes);
         if self.queued_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, add).is_err() {
             return false;
@@ -116,7 +116,7 @@ impl Inbox {
         self.wakeup.notify_one();
     }
 
-    /// Postpones an envelope, for longer after each attempt. `kind` is the message's type, if it is known.
+    /// Postpones an envelope. The pause grows with each attempt. `kind` is the message's type, if it is known.
     pub(super) async fn postpone(&self, envelope: &PendingEnvelope, kind: &str, reason: &str) {
         self.parts.metrics.message_handled(kind, "later");
         tracing::info!(envelope = envelope.id, tries = envelope.tries + 1, reason, "message postponed");

@@ -29,9 +29,11 @@ use crate::{
 
 /// How often the store is searched for envelopes that are due.
 const SEARCH_INTERVAL: Duration = Duration::from_secs(5);
-/// How many envelopes are read from the store at once. Each may have the largest size.
+/// How many envelopes are read from the store at once. The number is small, since each envelope may have the largest
+/// allowed size.
 const PAGE_SIZE: usize = 64;
-/// How many connections are read to tell known senders from strangers. An agent whose keys prompt a person has fewer.
+/// How many connections are read to tell known senders from strangers. An agent whose keys prompt a person is expected
+/// to have fewer.
 const MAX_KNOWN: usize = 10_000;
 /// When a token returns, the first page of the envelopes that are due within this time is tried at once. The others
 /// follow when they are due.
@@ -136,9 +138,9 @@ impl Inbox {
         }
     }
 
-    /// Returns the options for unpacking, which say whose messages may prompt a person for a PIN or a touch: only those
-    /// of senders with a connection. While an invitation is open, all senders may, since the peer that will accept is
-    /// not known yet.
+    /// Returns the options for unpacking, which say whose messages may prompt a person for a PIN or a touch: only
+    /// messages of senders with a connection. While an invitation is open, messages of all senders may, since the peer
+    /// that will accept it is not known yet.
     async fn unpack_options(&self) -> UnpackOptions {
         let mut options = UnpackOptions { limits: self.parts.options.limits, ..UnpackOptions::default() };
         let held = self.parts.own_dids.secrets().keys().borrow().clone();
@@ -158,7 +160,7 @@ impl Inbox {
 
 /// Returns the next envelope with a permit to open it. `None` once the queue is closed.
 async fn next(jobs: &mut mpsc::Receiver<Job>, permits: &Arc<Semaphore>) -> Option<(Job, OwnedSemaphorePermit)> {
-    // The permit comes first: a job that was taken must not be dropped when another branch of the select is quicker.
+    // Wait for the permit first: a job that was taken must not be dropped when another branch of the select wins.
     let permit = permits.clone().acquire_owned().await.ok()?;
     jobs.recv().await.map(|job| (job, permit))
 }

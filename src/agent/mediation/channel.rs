@@ -1,4 +1,4 @@
-//! The channel to a mediator, on which the mediator answers: a WebSocket, or one POST after the other.
+//! The channel to a mediator, on which the mediator answers: a WebSocket, or a series of HTTP POSTs.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -16,6 +16,7 @@ const POST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the mediator may take to close its side of a WebSocket.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// An open channel to a mediator.
 pub(super) enum Channel {
     /// The mediator may send messages at any time.
     WebSocket { sender: Box<WebSocketSender>, receiver: Box<WebSocketReceiver> },
@@ -25,7 +26,8 @@ pub(super) enum Channel {
 
 impl Channel {
     /// Opens a channel to the first usable endpoint of a mediator's document: those for WebSocket first, if `websocket`
-    /// is set, then those for HTTP, each in the order of the document. The mediator may send `max_bytes` at once.
+    /// is set, then those for HTTP, each in the order of the document. `max_bytes` limits each WebSocket message or
+    /// response body of the mediator.
     pub async fn open(
         parts: &MediationParts,
         document: &Document,
@@ -83,7 +85,8 @@ impl Channel {
         }
     }
 
-    /// Returns the mediator's next frame, or `None` if it has sent all. The call may be cancelled and repeated.
+    /// Returns the next message of the mediator, still packed. `None` once the mediator has closed the WebSocket, or no
+    /// HTTP response is left. The call may be cancelled and repeated.
     pub async fn receive(&mut self) -> Result<Option<Bytes>, MediationError> {
         match self {
             Self::WebSocket { receiver, .. } => Ok(receiver.receive().await?),

@@ -78,14 +78,14 @@ impl Mediation {
                 Ok(None) => break,
                 Ok(Some(mediator)) => tokio::select! {
                     ended = self.converse(mediator, max_delivery, &mut changes, &mut is_established) => ended,
-                    // Cancelling loses nothing: the mediator keeps what was not acknowledged.
+                    // Cancelling loses nothing: the mediator keeps every message that was not acknowledged.
                     () = shutdown.cancelled() => break,
                 },
                 Err(error) => Err(error.into()),
             };
             failures = if is_established { 0 } else { failures + 1 };
             if is_established {
-                // The messages that were too large together have been fetched one by one.
+                // Messages that were too large for one delivery have been fetched one by one.
                 max_delivery = MAX_DELIVERY;
             }
             let Err(error) = ended else { continue };
@@ -106,8 +106,8 @@ impl Mediation {
         self.clear_state(&key);
     }
 
-    /// One conversation. It ends with an error, when the mediator is removed, or in order to try the WebSocket again.
-    /// `is_established` is set once our DIDs are registered and the queue is fetched.
+    /// Holds one conversation. Returns `Ok` when the mediator is removed, and when it is time to try the WebSocket
+    /// again. `is_established` is set once our DIDs are registered and the queue is fetched.
     async fn converse(
         &self,
         mediator: Mediator,
@@ -150,8 +150,8 @@ impl Mediation {
         Ok(())
     }
 
-    /// Registers our DIDs whose service names the mediator, and removes others. `all` registers known DIDs
-    /// again. Returns false if the mediator was removed.
+    /// Registers our DIDs whose service names the mediator, and removes other DIDs. With `all`, DIDs that are
+    /// registered already are registered again. Returns false if the mediator was removed.
     async fn update_keylist(&self, session: &mut Session<'_>, did: &str, all: bool) -> Result<bool, MediationError> {
         let _guard = self.keylist_update.lock().await;
         let Some(mediator) = self.find(did).await? else { return Ok(false) };

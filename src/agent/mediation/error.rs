@@ -24,10 +24,10 @@ pub enum MediationError {
     /// The mediator's DID has no usable document or endpoint, or the mediator violates its protocols.
     #[error("the mediator cannot be used: {0}")]
     Unusable(String),
-    /// The mediator sends more bytes at once than are read.
+    /// The mediator sends more bytes at once than the agent reads. The field is the limit in bytes.
     #[error("the mediator sends more than {0} bytes at once")]
     TooLarge(usize),
-    /// A token of ours is not ready.
+    /// No token is ready that can encrypt or decrypt messages of the mediator.
     #[error("no token is ready to encrypt or decrypt messages of the mediator: {0}")]
     TokenUnavailable(String),
     /// The store failed.

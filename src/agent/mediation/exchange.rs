@@ -1,4 +1,4 @@
-//! Packs messages to a mediator, unpacks its messages, and passes all other received messages to the inbox.
+//! Packs messages to a mediator, unpacks the mediator's own messages, and passes all others to the inbox.
 
 use hyper::body::Bytes;
 use serde_json::Value;
@@ -58,7 +58,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Builds a message to the mediator. `return_route` "must be set each time the communication channel is
-    /// established".
+    /// established" (messagepickup 3.0).
     pub fn message(&self, kind: &str, body: Value) -> Message {
         new_message(kind, body).from(&self.own_did).to(&self.mediator_did).return_route("all").finalize()
     }
@@ -70,14 +70,15 @@ impl<'a> Exchange<'a> {
         self.channel.send(packed).await
     }
 
-    /// Returns the next frame of the mediator, still packed, or `None` if it has sent all. The call may be cancelled
-    /// and repeated.
+    /// Returns the next message of the mediator, still packed, or `None` as for [`Channel::receive`]. The call may be
+    /// cancelled and repeated.
     pub async fn receive(&mut self) -> Result<Option<Bytes>, MediationError> {
         self.channel.receive().await
     }
 
-    /// Unpacks a message of the mediator in one of these protocols, in discover-features, or a problem report. Any
-    /// other frame goes to the inbox: for live delivery some mediators forward messages as they are.
+    /// Unpacks a frame that is a message of the mediator in one of `protocols`, a discover-features disclosure or a
+    /// problem report. Any other frame goes to the inbox, and the result is `None`: for live delivery, some mediators
+    /// send our messages as they are, without a `delivery` around them.
     pub async fn unpack_or_forward(
         &self,
         frame: Bytes,
@@ -107,7 +108,8 @@ impl<'a> Exchange<'a> {
         let Some(text) = std::str::from_utf8(frame).ok().filter(|_| jwe.recipient_kids().any(is_own)) else {
             return Ok(None);
         };
-        // A frame of another sender costs no token operation here, and prompts nobody.
+        // If the header names another sender, the frame is for the inbox. It costs no token operation and no prompt
+        // here.
         let is_mediator = |did: &str| canonical_did(did) == canonical_did(&self.mediator_did);
         if !jwe.sender_kid().is_none_or(|kid| did_of(kid).is_some_and(is_mediator)) {
             return Ok(None);

@@ -17,12 +17,12 @@ pub struct Mediator {
     pub coordination: CoordinationVersion,
     /// The version of the pickup protocol.
     pub pickup: PickupVersion,
-    /// The routing DIDs. A service of ours names one, so that messages go to the mediator.
+    /// The routing DIDs. A DID of ours names one of them in its service. Then peers send its messages to the mediator.
     #[serde(rename = "routing")]
     pub routing_dids: Vec<String>,
-    /// When the mediator granted mediation.
+    /// When the mediator granted mediation, in milliseconds since 1970.
     pub since: Millis,
-    /// Our DIDs for which the mediator receives messages. Of a did:peer:4 both forms.
+    /// Our DIDs for which the mediator receives messages. A did:peer:4 is listed in both forms.
     pub registered: Vec<String>,
 }
 
@@ -58,7 +58,7 @@ pub enum MediatorState {
 pub struct MediatorStatus {
     /// The mediator.
     pub mediator: Mediator,
-    /// Its state.
+    /// The state of the conversation with the mediator.
     pub state: MediatorState,
     /// Our DIDs that name the mediator in a service, and that it is not registered for yet.
     pub unregistered: Vec<String>,

@@ -1,12 +1,12 @@
 //! Mediation, as the recipient: coordinate-mediation 2.0 and 3.0, messagepickup 3.0, message-pickup 4.0.
 //!
-//! An agent that peers cannot connect to has a DID whose service names a mediator's routing DID. Peers send messages to
-//! the mediator, in a forward message for it. The agent fetches them: over a WebSocket as they arrive, otherwise by
-//! polling. It acknowledges a message to the mediator once the message is in the store. A message that is delivered
-//! twice is recognized by its digest.
+//! An agent that peers cannot connect to has a DID whose service names a mediator's routing DID. Peers wrap each
+//! message in a forward, and send the forward to the mediator. The agent fetches the messages: over a WebSocket as they
+//! arrive, otherwise by polling. It acknowledges a message to the mediator once the message is in the store. A message
+//! that is delivered twice is recognized by its digest.
 //!
-//! The conversation with a mediator needs nothing that must outlive the process. It therefore bypasses the inbox and
-//! the outbox, and an unanswered request is made again.
+//! The conversation with a mediator has no state that must outlive the process. The conversation therefore bypasses the
+//! inbox and the outbox, and an unanswered request is made again.
 
 mod channel;
 mod conversation;

@@ -27,7 +27,7 @@ use crate::agent::{
 pub const MAX_MEDIATORS: usize = 100;
 /// The most messages in one delivery.
 pub const MAX_DELIVERY: usize = 10;
-/// How often a commit is repeated if its record changes meanwhile.
+/// How many times a commit is attempted if its record changes meanwhile.
 pub const MAX_COMMIT_ATTEMPTS: usize = 10;
 
 /// The mediators of an agent, and the conversations with them.
@@ -43,7 +43,7 @@ pub struct Mediation {
 }
 
 impl Mediation {
-    /// Makes the mediation of an agent. It fetches messages only while [`Mediation::run`] runs.
+    /// Makes the mediation of an agent. Messages are fetched only while [`Mediation::run`] runs.
     pub(in crate::agent) fn new(parts: MediationParts, options: MediationOptions) -> Self {
         Self {
             parts,
@@ -59,11 +59,12 @@ impl Mediation {
         self.changes.send_modify(|count| *count = count.wrapping_add(1));
     }
 
-    /// Asks the mediator with this DID to mediate for `own_did`, and stores it. A mediator that is in use already is
-    /// asked again, since its answer may have changed.
+    /// Asks the mediator with this DID to mediate for `own_did`, and stores the mediator. A mediator that is in use
+    /// already is asked again, since its answer may have changed.
     ///
     /// # Errors
-    /// Why the mediator is not used. Nothing is stored then.
+    /// If the request is invalid, no token is ready, the store fails, or the mediator cannot be reached, refuses, or
+    /// cannot be used. Nothing is stored then.
     pub async fn add(&self, did: &str, own_did: &str) -> Result<Mediator, MediationError> {
         let store = &self.parts.store;
         let Some(document) = self.parts.own_dids.document(&current_own_did(store, own_did).await?) else {
@@ -121,7 +122,8 @@ impl Mediation {
     /// messages for our DIDs.
     ///
     /// # Errors
-    /// If the mediator cannot be told. With `force` the mediator is removed all the same.
+    /// If the agent does not use this mediator, the mediator cannot be told, or the store fails. With `force`, a
+    /// mediator that cannot be told is removed all the same.
     pub async fn remove(&self, did: &str, force: bool) -> Result<Mediator, MediationError> {
         let _guard = self.keylist_update.lock().await;
         let mediator = self.find(did).await?.ok_or_else(|| MediationError::Unknown(did.to_owned()))?;
@@ -149,7 +151,7 @@ impl Mediation {
     /// The mediators, each with its state.
     ///
     /// # Errors
-    /// Those of the store.
+    /// [`StoreError`] if the store fails.
     pub async fn list(&self) -> Result<Vec<MediatorStatus>, StoreError> {
         let all = self.parts.store.list::<Mediator>("", MAX_MEDIATORS).await?;
         let each = all.into_iter().map(|(key, mediator)| {
@@ -161,6 +163,7 @@ impl Mediation {
         Ok(each.collect())
     }
 
+    /// Returns the record of the mediator with this DID, or `None` if the agent does not use it.
     pub(super) async fn find(&self, did: &str) -> Result<Option<Mediator>, StoreError> {
         Ok(self.parts.store.get::<Mediator>(Mediator::key(did)).await?.map(|(mediator, _)| mediator))
     }
@@ -178,10 +181,12 @@ impl Mediation {
         Session::open(&self.parts, &mediator_did, &own_did, websocket, versions).await
     }
 
+    /// Records the state of the conversation with a mediator.
     pub(super) fn set_state(&self, did: &str, state: MediatorState) {
         self.states().insert(canonical_did(did).to_owned(), state);
     }
 
+    /// Forgets the state of a mediator that was removed. `key` is the key of its record.
     pub(super) fn clear_state(&self, key: &str) {
         self.states().remove(key);
     }
@@ -198,7 +203,7 @@ async fn request_mediation(session: &mut Session<'_>) -> Result<Vec<String>, Med
         Err(MediationError::Unreachable(_)) if discloses_mediation == Some(false) => Err(MediationError::Unusable(
             "it does not disclose coordinate-mediation, and does not answer a request for it".to_owned(),
         )),
-        // It may speak the older version without disclosing it.
+        // The mediator may speak the older version without disclosing it.
         Err(MediationError::Denied(reason))
             if session.coordination == CoordinationVersion::V3 && reason.starts_with("e.") =>
         {

@@ -25,14 +25,15 @@ use crate::{
 
 /// The time limit for an answer of the mediator.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// The time limit for the answer to a discover-features query. Not every mediator answers one.
+/// The time limit for the answer to a discover-features query. Not every mediator answers such a query.
 const DISCLOSURE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The most messages that one call fetches; the next call fetches the rest. Without this limit a
-/// malicious mediator could keep the call going for ever.
+/// The number of messages after which one call of [`Session::fetch_all`] stops; the next call fetches the rest. Without
+/// this limit a malicious mediator could keep the call going for ever.
 const MAX_FETCHED: usize = 10_000;
 /// The most characters of a problem report in an error.
 const MAX_PROBLEM_CHARS: usize = 200;
 
+/// An open channel to a mediator, and the protocol versions that are used on it.
 pub(super) struct Session<'a> {
     exchange: Exchange<'a>,
     /// The versions that the mediator speaks, as far as they are known.
@@ -42,7 +43,7 @@ pub(super) struct Session<'a> {
     pub has_more: bool,
 }
 
-/// How to recognize an answer that does not name the request in its `thid`.
+/// The messages that may answer a request. An answer names the request in its `thid` or `pthid`, or has no `thid`.
 enum Expected<'a> {
     /// One of these messages of this protocol.
     OneOf(&'a str, &'a [&'a str]),
@@ -108,7 +109,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Registers and unregisters DIDs of ours. Returns those of `add` that the mediator has registered.
+    /// Registers the DIDs in `add`, and unregisters those in `remove`. Returns the DIDs of `add` that the mediator has
+    /// registered.
     pub async fn update_keylist(&mut self, add: &[String], remove: &[String]) -> Result<Vec<String>, MediationError> {
         let (piuri, update) = (self.coordination.piuri(), self.coordination.update_name());
         let response = format!("{update}-response");
@@ -140,7 +142,7 @@ impl<'a> Session<'a> {
                 self.handle(status).await?;
                 Ok(true)
             }
-            // "e.m.live-mode-not-supported", or another problem code.
+            // The reason is "e.m.live-mode-not-supported", or another problem code.
             Err(MediationError::Denied(reason)) => {
                 tracing::info!(mediator = self.exchange.mediator_did, reason, "live delivery refused by mediator");
                 Ok(false)
@@ -149,7 +151,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Fetches all messages that wait at the mediator, up to `max_delivery` in one delivery.
+    /// Fetches the messages that wait at the mediator, up to `max_delivery` in one delivery, and about [`MAX_FETCHED`]
+    /// in all.
     pub async fn fetch_all(&mut self, max_delivery: usize) -> Result<(), MediationError> {
         let piuri = self.pickup.piuri();
         let request = format!("{piuri}/delivery-request");
@@ -163,7 +166,7 @@ impl<'a> Session<'a> {
             if name(&answer) == "delivery" {
                 acknowledged.extend(self.accept_delivery(&answer).await?);
             }
-            // A delivery that repeats acknowledged messages only would be repeated again and again.
+            // Stop if all messages of a delivery are acknowledged already: the mediator would repeat it for ever.
             if acknowledged.len() == before || acknowledged.len() > MAX_FETCHED {
                 return Ok(());
             }
@@ -188,7 +191,7 @@ impl<'a> Session<'a> {
     async fn handle(&mut self, message: Message) -> Result<(), MediationError> {
         match name(&message) {
             "delivery" => drop(self.accept_delivery(&message).await?),
-            // The answer to an acknowledgement, which usually reports an empty queue.
+            // This is the answer to an acknowledgement, and usually reports an empty queue.
             "status" => self.has_more |= message.body.get("message_count").and_then(Value::as_u64).unwrap_or(0) > 0,
             other => tracing::debug!(name = other, mediator = self.exchange.mediator_did, "mediator message ignored"),
         }
@@ -217,9 +220,9 @@ impl<'a> Session<'a> {
                     outcome = Err(error.into());
                     break;
                 }
-                // The mediator delivers it again. By then it may be known whether the DID is ours.
+                // The mediator delivers the message again. By then it may be known whether the DID is ours.
                 Err(Refusal::NotForUs { may_be_own: true }) => {}
-                // Without an acknowledgement it would be delivered again and again, and block later messages.
+                // Without an acknowledgement the message would be delivered again and again, and block later messages.
                 Err(refusal) => {
                     tracing::warn!(reason = %refusal, mediator, "message not accepted");
                     acknowledged.push(id.clone());
@@ -234,7 +237,7 @@ impl<'a> Session<'a> {
         outcome.map(|()| acknowledged)
     }
 
-    /// Sends a request, and waits for its answer within `limit`. Other messages that arrive before it are handled.
+    /// Sends a request, and waits up to `limit` for the answer. Messages that arrive before the answer are handled.
     async fn ask(
         &mut self,
         kind: &str,
@@ -264,7 +267,8 @@ impl<'a> Session<'a> {
         tokio::time::timeout(limit, answered).await.map_err(timed_out)?
     }
 
-    /// Returns the mediator's next message in the mediation protocols.
+    /// Returns the mediator's next message in the mediation protocols. Other messages go to the inbox. `None` once no
+    /// message is left.
     async fn next_message(&mut self) -> Result<Option<Message>, MediationError> {
         while let Some(frame) = self.exchange.receive().await? {
             if let Some(message) = self.exchange.unpack_or_forward(frame, self.protocols()).await? {

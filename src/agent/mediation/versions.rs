@@ -19,11 +19,11 @@ pub enum CoordinationVersion {
 /// A version of the pickup protocol, by which messages are fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PickupVersion {
-    /// messagepickup 3.0. It does not specify how live messages are delivered. Both ways are accepted: by `delivery`,
-    /// as in 4.0, and as plain forwarded messages.
+    /// messagepickup 3.0. The specification does not say how live messages are delivered. This agent accepts both ways:
+    /// in a `delivery`, as in 4.0, and as they are.
     #[serde(rename = "3.0")]
     V3,
-    /// message-pickup 4.0: live messages come by `delivery`. The mediator keeps them until they are acknowledged.
+    /// message-pickup 4.0: live messages arrive in a `delivery`. The mediator keeps them until they are acknowledged.
     #[serde(rename = "4.0")]
     V4,
 }

@@ -29,7 +29,7 @@ impl Transport for HttpClient {
             let body = answer.body.ok().and_then(|body| String::from_utf8(body.to_vec()).ok());
             return Ok(body.filter(|text| text.starts_with('{')).into_iter().collect());
         }
-        // A server that is not set up yet answers 404, and one behind a misconfigured proxy 403. Both may change.
+        // A server that is not set up yet answers 404, and a misconfigured proxy answers 403. Either may be repaired.
         let is_retryable = is_retryable_status(answer.status) || !matches!(answer.status, 400 | 413 | 415 | 422);
         let reason = format!("{uri} answers with status {}", answer.status);
         Err(SendError { reason, is_retryable, retry_after: answer.retry_after })
@@ -42,8 +42,8 @@ impl Transport for WebSocketClient {
         &["wss", "ws"]
     }
 
-    /// Opens a socket for one message. The protocol has no answer by which the peer confirms the message: success
-    /// means that the message was written, and the peer closed the socket in order.
+    /// Opens a WebSocket for one message. DIDComm over WebSocket has no confirmation of a message. Success means that
+    /// the message was written, and that the peer closed the WebSocket with a close frame.
     async fn send(&self, uri: &str, packed: &str) -> Result<Vec<String>, SendError> {
         let (sender, mut receiver) = self.connect(uri).await?;
         sender.send(Bytes::copy_from_slice(packed.as_bytes())).await?;

@@ -1,8 +1,8 @@
 //! The outbox: sends the messages in the store, or records why a message was not sent.
 //!
 //! Each peer with waiting messages has a task of its own, so an unreachable peer delays no other. A missing token can
-//! hold up all messages to a peer (`peer_task.rs`). The tasks begin when a token has unlocked the store, and when a
-//! message is put into the outbox.
+//! hold up all messages to a peer (`peer_task.rs`). The tasks of peers with waiting messages start once a token has
+//! unlocked the store. Later, a message to a peer without a task starts one.
 
 mod http_transport;
 mod options;

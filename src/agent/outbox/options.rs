@@ -7,13 +7,14 @@ use crate::agent::clock::Millis;
 /// The options of the outbox.
 #[derive(Debug, Clone)]
 pub struct OutboxOptions {
-    /// How long a message is tried, in milliseconds, unless its `expires_time` is earlier. Default: 7 days.
+    /// How long the agent tries to send a message, in milliseconds, unless the message's `expires_time` is earlier.
+    /// Default: 7 days.
     pub message_lifetime: Millis,
     /// How many messages are sent to one peer at the same time. Default: 4.
     pub concurrent_per_peer: usize,
     /// How many messages are sent at the same time in total. Default: 256.
     pub concurrent: usize,
-    /// The longest pause before the second attempt. It doubles with each failure. Default: 1 second.
+    /// The maximum of the random pause before the second attempt. It doubles with each failure. Default: 1 second.
     pub first_pause: Duration,
     /// The longest pause between attempts. Default: 10 minutes.
     pub longest_pause: Duration,

@@ -24,16 +24,16 @@ pub(super) struct Packed {
 
 /// Why a message was not packed.
 pub enum PackError {
-    /// No token of ours can pack it now. The message waits for a token.
+    /// No token of ours can pack the message now. The message waits for a token.
     TokenUnavailable(String),
-    /// Another reason.
+    /// Packing failed for another reason.
     Failed(SendError),
 }
 
 impl Outbox {
     /// Packs an outbox entry. With `on_return_route` the message goes back on the peer's own connection, and no forward
-    /// is put around it. Otherwise the number of tries selects among the peer's endpoints: after a failure the next one
-    /// is used (routing 2.0 "Failover").
+    /// is put around the message. Otherwise the number of tries selects one of the peer's services: after a failure the
+    /// next service is used (routing 2.0 "Failover").
     pub(super) async fn pack(&self, entry: &OutboxEntry, on_return_route: bool) -> Result<Packed, PackError> {
         let outgoing = match self.parts.store.outgoing_message(entry) {
             Ok(outgoing) => outgoing,
@@ -43,7 +43,7 @@ impl Outbox {
         self.pack_message(outgoing, &entry.peer, entry.tries, on_return_route).await
     }
 
-    /// Packs a message for the peer alone, without a forward: the caller has a connection to the peer.
+    /// Packs a message for the peer alone, without a forward, for a caller that has a connection to the peer.
     pub async fn pack_to(&self, outgoing: OutgoingMessage, peer: &str) -> Result<String, PackError> {
         self.pack_message(outgoing, peer, 0, true).await.map(|packed| packed.text)
     }
@@ -112,7 +112,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// Returns the id of the service to use at this attempt, if the peer has more than one service.
+    /// Returns the id of the service to use at this attempt. `None` if the peer has only one service, or its document
+    /// cannot be resolved.
     async fn service_for_retry(&self, to: &str, tries: u32) -> Option<String> {
         let document = self.parts.resolver.resolve(did_of(to)?).await.ok()?;
         let services: Vec<&str> = document.didcomm_services().map(|service| service.id.as_str()).collect();

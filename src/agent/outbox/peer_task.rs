@@ -14,14 +14,14 @@ use crate::agent::{
     store::types::{OutboxEntry, SendOutcome},
 };
 
-/// The result of an attempt. Of several results the largest decides whether the peer's task pauses.
+/// The result of an attempt, in ascending order. The largest of several results decides whether the peer's task pauses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Attempt {
     /// The message was sent, or will never be sent.
     Concluded,
     /// The message was not tried: a token or the store is unavailable, or the agent shuts down. The entry is not
-    /// skipped, so `concurrent_per_peer` such messages hold up all later ones to the peer, also those of other DIDs of
-    /// ours whose token is ready.
+    /// skipped, so `concurrent_per_peer` such messages hold up all later messages to the peer, even messages from DIDs
+    /// of ours whose token is ready.
     Deferred,
     /// The peer is unreachable, or asks us to wait. The next attempt is after this pause.
     PeerUnavailable(Duration),
@@ -31,8 +31,8 @@ enum Attempt {
 const TOKEN_PAUSE: Duration = Duration::from_secs(5);
 /// How long the task waits after a failure of the store.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
-/// The most failed messages that are skipped until the others were tried, so that one message does not block the
-/// others.
+/// The most failed messages that a task skips until it has tried the others. Skipping keeps one message from blocking
+/// the others.
 const MAX_SKIPPED: usize = 100;
 /// The first pause before an outcome is written again, and the longest pause.
 const FIRST_WRITE_PAUSE: Duration = Duration::from_millis(50);
@@ -72,7 +72,7 @@ impl Outbox {
     }
 
     async fn serve_peer(self: Arc<Self>, peer: String, wakeup: Arc<Notify>, shutdown: CancellationToken) {
-        // How often in a row the peer was unreachable, and the messages that failed during that time.
+        // How many times in a row the peer was unreachable, and the messages that failed during that time.
         let mut failures: u32 = 0;
         let mut skipped: Vec<String> = Vec::new();
         while !shutdown.is_cancelled() {
@@ -122,8 +122,8 @@ impl Outbox {
         }
     }
 
-    /// Waits until the pause is over. A wakeup means a new message or a new return route. Only a return route ends the
-    /// pause. A change of the keys ends the pause of a deferred message.
+    /// Waits until the pause is over. A wakeup announces a new message or a new return route; only a return route ends
+    /// the pause. A change of the keys ends the pause of a deferred message.
     async fn pause(&self, pause: Duration, reason: Attempt, peer: &str, wakeup: &Notify, shutdown: &CancellationToken) {
         let until = Instant::now() + pause;
         let mut keys = self.parts.own_dids.secrets().keys();
@@ -200,9 +200,9 @@ impl Outbox {
         Ok(())
     }
 
-    /// Records the outcome of an attempt. Retries until the store accepts the outcome: the message would be sent twice
-    /// otherwise. That happens only if the agent ends while its disk is full, and then the receiver ignores the known
-    /// id.
+    /// Records the outcome of an attempt. Retries until the store accepts the outcome, because a lost outcome makes the
+    /// agent send the message twice. An outcome is lost only if the agent ends while its disk is full. Then the
+    /// receiver recognizes the message id and ignores the second copy.
     async fn record_outcome(&self, entry: &OutboxEntry, outcome: SendOutcome, shutdown: &CancellationToken) {
         let result = match outcome {
             SendOutcome::Sent(_) => "sent",

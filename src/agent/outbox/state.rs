@@ -15,7 +15,7 @@ use crate::{
 /// Sends the messages in the store.
 pub struct Outbox {
     pub(super) parts: OutboxParts,
-    /// Limits the messages that are sent at the same time in total.
+    /// Limits how many messages are sent at the same time in total.
     pub(super) permits: Semaphore,
 }
 
@@ -34,13 +34,13 @@ pub struct OutboxParts {
 }
 
 impl Outbox {
-    /// Makes an outbox. It sends messages only while [`Outbox::work`] runs.
+    /// Makes an outbox. The outbox sends messages only while [`Outbox::work`] runs.
     pub fn new(parts: OutboxParts) -> Self {
         let permits = Semaphore::new(parts.options.concurrent);
         Self { parts, permits }
     }
 
-    /// Tries the waiting messages of a peer now: a return route to the peer was opened.
+    /// Tries the waiting messages for a peer now, because a return route to the peer was opened.
     pub fn retry_now(&self, peer: &str) {
         self.parts.wakeups.wake_task(peer);
     }

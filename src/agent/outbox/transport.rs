@@ -13,7 +13,7 @@ pub trait Transport: Send + Sync + 'static {
     /// Sends a packed message. Returns the packed messages that the peer returned on the same connection.
     ///
     /// # Errors
-    /// Why the other side did not accept the message, and whether a retry may help.
+    /// [`SendError`] says why the other side did not accept the message, and whether a retry may help.
     async fn send(&self, uri: &str, packed: &str) -> Result<Vec<String>, SendError>;
 }
 

@@ -31,7 +31,7 @@ impl PeerWakeups {
         }
     }
 
-    /// Wakes a peer's task, or has a task started.
+    /// Wakes a peer's task. If the peer has no task, the outbox starts one.
     pub fn wake(&self, peer: &str) {
         if !self.wake_task(peer) {
             self.new.lock().unwrap_or_else(PoisonError::into_inner).push(peer.to_owned());
@@ -73,7 +73,7 @@ impl PeerWakeups {
         self.added.notified().await;
     }
 
-    /// Forgets a peer's task, which ends.
+    /// Forgets the task of a peer, because the task ends.
     pub(super) fn remove(&self, peer: &str) {
         self.tasks().remove(peer);
     }

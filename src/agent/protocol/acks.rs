@@ -1,8 +1,8 @@
 //! Acknowledgements (DIDComm v2.1 "ACKs") for messages of any protocol.
 //!
-//! Two agents cannot acknowledge each other's acknowledgements for ever. A forward, or a message that only
-//! acknowledges, gets no acknowledgement even if it requests one, and the acknowledgements that this agent sends never
-//! request one.
+//! Two agents cannot acknowledge each other's acknowledgements for ever: a message that only acknowledges gets no
+//! acknowledgement even if it requests one, and the acknowledgements of this agent never request one. A forward gets no
+//! acknowledgement either.
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -30,7 +30,7 @@ const RETENTION: Millis = 30 * 24 * 60 * 60 * 1000;
 pub struct Acknowledgement {
     /// When the acknowledgement arrived.
     pub time: Millis,
-    /// The id of the peer's message that acknowledges.
+    /// The id of the peer's message that contains the acknowledgement.
     pub by: String,
 }
 
@@ -45,7 +45,7 @@ pub fn acknowledgement_key(peer_did: &str, message: &str) -> String {
 }
 
 /// Acknowledges the messages that `please_ack` names: in a reply that the transaction sends already, else in an empty
-/// message. The message's protocol must have handled it before.
+/// message. Call this after the message's protocol has handled the message.
 ///
 /// # Errors
 /// [`HandleError::Retry`] if the store does not answer.
@@ -189,7 +189,7 @@ mod tests {
         let harness = Harness { handled, ..Default::default() };
         let received = asking(MOVE, &["abc", "never-seen", "bobs", "def", "abc"]);
         let outcome = answer(&harness, &received).await;
-        // In the order of handling.
+        // The ids are in the order of handling.
         assert_eq!(outcome.sent[0].ack, Some(vec!["def".into(), "abc".into(), received.message.id.clone()]));
     }
 

@@ -18,10 +18,10 @@ pub struct Connection {
     /// Our DID.
     #[serde(rename = "ours")]
     pub own_did: String,
-    /// The peer's DID; of a did:peer:4 the short form.
+    /// The peer's DID, in the short form for a did:peer:4.
     #[serde(rename = "theirs")]
     pub peer_did: String,
-    /// When the connection began.
+    /// When the connection began, in milliseconds since 1970.
     pub since: Millis,
     /// The record key of the invitation that began the connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -107,7 +107,7 @@ pub async fn update_connection(received: &Received, tx: &mut Transaction<'_>) ->
         new.accept_lang = Some(langs.collect());
     }
     // "The from_prior attribute MUST be included in messages sent until the party rotating receives a message sent to
-    // the new DID": this message is one.
+    // the new DID": this is such a message.
     new.from_prior = None;
     if old.as_ref() != Some(&new) {
         new.put(tx);

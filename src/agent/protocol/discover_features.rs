@@ -1,5 +1,5 @@
-//! Discover features 2.0 (DIDComm v2.1 "Discover Features Protocol 2.0"): asks and tells which protocols and features
-//! an agent supports.
+//! Discover features 2.0 (DIDComm v2.1 "Discover Features Protocol 2.0"): tells peers which protocols and features this
+//! agent supports, and remembers what peers disclose.
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -42,7 +42,7 @@ pub struct DisclosurePolicy {
     /// Patterns of identifiers that are never disclosed, such as `https://example.org/*`.
     pub hide: Vec<String>,
     /// Whether features are disclosed to peers that did not accept an invitation. The specification strongly encourages
-    /// this.
+    /// this. Default: yes.
     pub to_strangers: bool,
 }
 
@@ -53,7 +53,7 @@ impl Default for DisclosurePolicy {
 }
 
 impl DiscoverFeatures {
-    /// Makes the protocol with this policy.
+    /// Makes the handler of the protocol, with this disclosure policy.
     pub fn new(policy: DisclosurePolicy) -> Self {
         Self(policy)
     }

@@ -8,7 +8,7 @@ use crate::didcomm::{Message, MessageType};
 /// The type of the empty message.
 pub const EMPTY: &str = "https://didcomm.org/empty/1.0/empty";
 
-/// Does nothing. The agent applies the headers of every message.
+/// Handles the empty message, which has no effect of its own. The agent applies the headers of every message.
 #[derive(Debug, Clone, Copy)]
 pub struct Empty;
 

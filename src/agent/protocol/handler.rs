@@ -1,4 +1,4 @@
-//! The trait of a protocol.
+//! The trait that every protocol implements.
 
 use async_trait::async_trait;
 

@@ -19,9 +19,9 @@ use crate::agent::clock::Millis;
 pub struct IssuedInvitation {
     /// The invitation.
     pub invitation: Invitation,
-    /// When the invitation was made.
+    /// When the invitation was made, in milliseconds since 1970.
     pub created: Millis,
-    /// When the invitation expires; never if `None`.
+    /// When the invitation expires, in milliseconds since 1970; never if `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Millis>,
     /// Whether more than one peer may accept the invitation. The connections of these peers name the invitation.
@@ -48,14 +48,15 @@ impl IssuedInvitation {
     }
 }
 
-/// Records the acceptance of an invitation: a message to the DID that invited, whose `pthid` is the invitation's id.
-/// Call it after [`update_connection`](super::connections::update_connection).
+/// Records the acceptance of an invitation. A message accepts an invitation if it is sent to the inviting DID, and its
+/// `pthid` is the invitation's id. Call this function after
+/// [`update_connection`](super::connections::update_connection).
 ///
 /// # Errors
 /// A [`Problem`] if the invitation has expired, or another peer has used a single-use invitation. A peer that accepted
 /// before may name the invitation again. [`HandleError::Retry`] if the store does not answer.
 pub async fn record_acceptance(received: &Received, tx: &mut Transaction<'_>) -> Result<(), HandleError> {
-    // A report about an invitation does not accept it.
+    // A problem report about an invitation does not accept the invitation.
     let Some(pthid) = received.message.pthid.as_deref().filter(|_| !is_report(&received.message)) else {
         return Ok(());
     };
@@ -108,7 +109,7 @@ fn status_for(issued: &IssuedInvitation, peer: Option<&Connection>, now: Millis)
         return InvitationStatus::UsedByAnother;
     }
     match issued.expires {
-        // A peer that was connected before the invitation expired may go on.
+        // A peer that connected before the invitation expired may still name the invitation.
         Some(expires) if expires <= now => match peer {
             Some(peer) if peer.since < expires => InvitationStatus::AcceptedBefore,
             _ => InvitationStatus::Expired,
@@ -168,7 +169,7 @@ mod tests {
         nobody.sender = None;
         assert_eq!(accept(&harness, &nobody).await.unwrap_err(), "e.p.req.invitation-used");
 
-        // The peer that used it, after its rotation.
+        // The peer that used the invitation may name it after its rotation.
         let moved = Connection { invitation: Some("inv".into()), ..Connection::new(OWN_DID, "did:example:new", NOW) };
         harness.set(&Connection::key(OWN_DID, &moved.peer_did), &moved);
         assert!(accept(&harness, &response(&moved.peer_did, "inv")).await.unwrap().written.is_empty());

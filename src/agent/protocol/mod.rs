@@ -1,9 +1,9 @@
-//! Protocols: each handles the messages of its types.
+//! The protocols of the agent. Each handles the messages of its types.
 //!
-//! A protocol is one file that implements [`Protocol`]. It gets a [`Received`] message and writes the effects into a
-//! [`Transaction`]: replies, other messages, deliveries to the application, records. No effect takes place at once. The
-//! agent commits all effects together with the mark that the message was handled. After an interruption nothing of them
-//! exists, and the protocol gets the message again.
+//! A protocol is one file that implements [`Protocol`]. The protocol gets a [`Received`] message and writes the effects
+//! into a [`Transaction`]: replies, other messages, deliveries to the application, records. No effect takes place at
+//! once. The agent commits all effects together with the mark that the message was handled. After an interruption none
+//! of these effects exists, and the protocol gets the message again.
 //!
 //! Four modules are not protocols. They apply to every message: [`acks`], [`connections`], [`issued_invitation`] and
 //! [`problem_limits`]. The inbox applies them in the message's transaction, before and after the protocol.

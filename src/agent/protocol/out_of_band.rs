@@ -1,6 +1,6 @@
 //! Out of band 2.0 (DIDComm v2.1 "Out Of Band Messages"): an invitation as JSON, as a URL and as a QR code.
 //!
-//! Anyone who sees an invitation can read it. It must contain nothing private, and for privacy the inviter rotates to
+//! Anyone who sees an invitation can read it. So an invitation must contain nothing private, and an inviter rotates to
 //! another DID over the secure connection ("Privacy Considerations").
 
 use async_trait::async_trait;
@@ -46,7 +46,7 @@ pub struct Invitation {
     /// The profiles of DIDComm that the endpoint supports, best first, such as `didcomm/v2`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub accept: Vec<String>,
-    /// Messages, best first. The recipient acts on one of them.
+    /// Messages, best first. The recipient of the invitation acts on one of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attachments: Vec<Attachment>,
     /// When the invitation was made, in seconds since 1970, UTC.
@@ -66,7 +66,7 @@ pub enum ParsedInvitation {
     /// An invitation.
     Invitation(Box<Invitation>),
     /// A short URL with `_oobid`. The invitation must be fetched by HTTP GET ("Short URL Message Retrieval"). The
-    /// address of a redirect, or the body, is parsed in the same way.
+    /// address of the redirect, or the response body, is then given to [`Invitation::parse`].
     Url(String),
 }
 
@@ -185,8 +185,8 @@ impl Invitation {
         message
     }
 
-    /// Returns a URL that contains the invitation, without padding and whitespace. `base` is a page for people who have
-    /// no agent. It may have parameters of its own.
+    /// Returns a URL that contains the invitation as base64url without padding. `base` is the URL of a page for people
+    /// who have no agent, and may have parameters of its own.
     pub fn to_url(&self, base: &str) -> String {
         let encoded = URL_SAFE_NO_PAD.encode(self.to_message().to_json());
         let (base, fragment) = base.split_at(base.find('#').unwrap_or(base.len()));
@@ -211,7 +211,7 @@ impl Invitation {
     }
 }
 
-/// Returns a parameter of a URL's query.
+/// Returns the value of a parameter in a URL's query, without decoding it.
 fn parameter<'a>(url: &'a str, name: &str) -> Option<&'a str> {
     let (url, _) = url.split_once('#').unwrap_or((url, ""));
     let (_, query) = url.split_once('?')?;

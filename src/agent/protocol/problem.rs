@@ -8,7 +8,7 @@ use crate::agent::store::error::StoreError;
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandleError {
-    /// The message is at fault. The problem is reported to the sender.
+    /// The message is invalid. The problem is reported to the sender.
     #[error("{0}")]
     Problem(Problem),
     /// The message cannot be handled now, and is handled again later.

@@ -21,21 +21,23 @@ const MAX_ERRORS: &str = "e.p.req.max-errors-exceeded";
 /// The longest code that is stored, in bytes.
 const MAX_CODE: usize = 256;
 
-/// How many problems are reported before a thread or a peer is no longer answered.
+/// How many problems are reported before a thread or a peer gets no more reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProblemLimits {
     /// The errors that one thread may have, reported to the peer or by the peer. The next error closes the thread.
+    /// Default: 5.
     pub errors: u32,
     /// The threads of one peer that may be closed within the window. At this number the peer's circuit breaker opens.
+    /// Default: 3.
     pub threads: u32,
-    /// The reports to one peer within the window. At this number the circuit breaker opens. Without this limit, a
-    /// peer that answers each report with a bad message in a new thread would get reports without end.
+    /// The reports to one peer within the window. At this number the circuit breaker opens. Without this limit, a peer
+    /// that answers each report with a bad message in a new thread would get reports without end. Default: 60.
     pub reports: u32,
-    /// The length of the window, in milliseconds.
+    /// The length of the window, in milliseconds. Default: one hour.
     pub window: Millis,
-    /// How long the circuit breaker stays open and the peer gets no reports, in milliseconds.
+    /// How long the circuit breaker stays open and the peer gets no reports, in milliseconds. Default: one hour.
     pub pause: Millis,
-    /// How long the number of a thread's errors, and the fact that a thread is closed, are remembered, in milliseconds.
+    /// How long a thread's error count and the closing of a thread are remembered, in milliseconds. Default: 7 days.
     pub remembered: Millis,
 }
 
@@ -45,7 +47,7 @@ impl Default for ProblemLimits {
     }
 }
 
-/// The record that a thread is closed: its messages are ignored.
+/// The record of a closed thread. The messages of a closed thread are ignored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClosedThread {
     /// When the thread was closed.
@@ -107,8 +109,8 @@ pub async fn report_within_limits(
 }
 
 /// Counts an error that the peer reported. "If the limit is crossed as a result of a problem report they receive, they
-/// SHOULD send back a problem report with e.p.req.max-errors-exceeded". No other report is answered by a report, and
-/// this one is sent once in a thread.
+/// SHOULD send back a problem report with e.p.req.max-errors-exceeded". Only that report answers a report, and only
+/// once in a thread.
 pub(super) async fn count_reported_error(
     received: &Received,
     thread: &str,
@@ -186,7 +188,7 @@ impl RecordType for CircuitBreaker {
 }
 
 impl CircuitBreaker {
-    /// Returns the sender's circuit breaker if it is closed, that is if the sender gets reports.
+    /// Returns the sender's circuit breaker if the breaker is closed, so that the sender gets reports.
     async fn closed_for_sender(received: &Received, tx: &mut Transaction<'_>) -> Result<Option<Self>, HandleError> {
         let Some(sender) = &received.sender else { return Ok(None) };
         let breaker: Self = tx.get(sender).await?.unwrap_or_default();
@@ -218,7 +220,7 @@ impl CircuitBreaker {
     }
 }
 
-/// Returns the key of a thread with the sender.
+/// Returns the record key of a thread with the sender.
 fn thread_key(received: &Received, thread: &str) -> Option<String> {
     let sender = received.sender.as_deref()?;
     Some(format!("{} {sender} {}", received.recipient, id_as_key(thread)))

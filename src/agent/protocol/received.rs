@@ -15,9 +15,9 @@ pub struct Received {
     pub provenance: Provenance,
     /// Our DID that the message was sent to.
     pub recipient: String,
-    /// The authenticated sender: a DID, of a did:peer:4 the short form. `None` if nobody is authenticated.
+    /// The authenticated sender's DID, in the short form for a did:peer:4. `None` if the sender is not authenticated.
     pub sender: Option<String>,
-    /// When the message arrived.
+    /// When the message arrived, in milliseconds since 1970.
     pub time: Millis,
 }
 
@@ -33,7 +33,7 @@ impl Received {
         same_name(self.name(), name)
     }
 
-    /// Returns the problem that the protocol has no message of this name.
+    /// Returns the problem to report if the protocol has no message of this name.
     pub fn unknown_type(&self) -> Problem {
         Problem::new("e.m.msg.unknown-type", "This protocol has no message {1}.").arg(self.name())
     }

@@ -8,25 +8,25 @@ use crate::agent::store::error::StoreError;
 
 /// A value that is kept as a record. The kind belongs to the type, so a record cannot be read as another type.
 pub trait RecordType: Serialize + DeserializeOwned + Send {
-    /// The kind, as stored. Choose one that no other type has, such as `org.example.offer`: a shared kind overwrites
-    /// the other type's records. It must never change: existing stores contain records of this kind.
+    /// The kind, as stored. Choose a kind that no other type has, such as `org.example.offer`: types that share a kind
+    /// overwrite each other's records. The kind must never change, because existing stores contain it.
     const KIND: &'static str;
 }
 
 /// Reads and decrypts records.
 #[async_trait]
 pub trait RecordReader: Send + Sync {
-    /// Returns the value of a record and its revision.
+    /// Returns the value of a record and its revision, or `None` if there is no such record.
     ///
     /// # Errors
-    /// Those of the store.
+    /// [`StoreError`] if the store fails.
     async fn read(&self, kind: &str, key: &str) -> Result<Option<(Value, i64)>, StoreError>;
 
     /// Returns the position of a handled message in the order of handling, or `None` if the message was not handled.
     /// `message` is the message id in lower case. Protocols use the position to acknowledge earlier messages in order.
     ///
     /// # Errors
-    /// Those of the store.
+    /// [`StoreError`] if the store fails.
     async fn handled_position(
         &self,
         _sender: &str,

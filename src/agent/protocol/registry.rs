@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{handler::Protocol, problem::Problem};
 use crate::didcomm::{MessageType, same_name};
 
-/// The identifier of a protocol is malformed.
+/// The error for a protocol whose identifier is malformed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no protocol identifier URI, such as https://example.org/offer/1.0")]
 pub struct InvalidPiuri(pub String);
@@ -27,8 +27,7 @@ impl Registry {
         Ok(registry)
     }
 
-    /// Adds a protocol. It replaces a protocol of the same name and major version, so a built-in protocol can be
-    /// replaced.
+    /// Adds a protocol. It replaces a protocol of the same name and major version, even a built-in protocol.
     ///
     /// # Errors
     /// If the identifier of the protocol is malformed.

@@ -9,7 +9,8 @@ use crate::didcomm::{Message, MessageType};
 
 /// The type of a problem report.
 pub const PROBLEM_REPORT: &str = "https://didcomm.org/report-problem/2.0/problem-report";
-/// The longest comment with its arguments, in bytes: a megabyte of `{1}` must not become a terabyte.
+/// The longest comment with its arguments, in bytes. Without this limit, a comment that repeats `{1}` could expand a
+/// message of 1 MB to many gigabytes.
 const MAX_TEXT: usize = 4096;
 /// The longest argument that is sent, in bytes. Most arguments are a peer's text.
 const MAX_ARG: usize = 256;
@@ -17,9 +18,9 @@ const MAX_ARG: usize = 256;
 /// A problem report of a peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProblemReport {
-    /// The code, which is valid.
+    /// The problem code, which is well-formed.
     pub code: String,
-    /// The comment with its arguments, for people: the peer's text.
+    /// The comment with its arguments filled in, for people. The peer has written it.
     pub text: String,
     /// A URI where help can be found. Do not fetch the URI unless a person asks for it: the peer has chosen it.
     pub escalate_to: Option<String>,
@@ -45,13 +46,14 @@ impl ProblemReport {
     }
 }
 
-/// Makes the report of a problem with a received message: a child thread of the message's thread, which acknowledges
-/// the message. `None` if the message has no authenticated sender, or is a report itself.
+/// Makes the report of a problem with a received message. The report begins a child thread of the message's thread, and
+/// acknowledges the message. `None` if the message has no authenticated sender, or is a report itself.
 pub fn for_message(received: &Received, problem: &Problem) -> Option<Message> {
     (!is_report(&received.message)).then(|| for_thread(received, received.message.thread(), problem))?
 }
 
-/// Makes a report to the sender of a message, about a thread.
+/// Makes a report to the sender of a message, about a thread. `None` if the message has no authenticated sender. A
+/// malformed problem code is replaced by `e.m.me`.
 pub(super) fn for_thread(received: &Received, thread: &str, problem: &Problem) -> Option<Message> {
     let sender = received.sender.as_deref()?;
     let mut problem = problem.clone();
@@ -88,7 +90,7 @@ pub fn interpolate(comment: &str, args: &[Value]) -> String {
         push_truncated(&mut text, before);
         match after.split_once('}') {
             Some((number, after)) if is_number(number) => {
-                // A number that is too large for the machine names no argument.
+                // A number that is too large for `usize` names no argument.
                 let index = number.parse().unwrap_or(usize::MAX) - 1;
                 used.insert(index);
                 push_truncated(&mut text, &display_arg(args.get(index)));
@@ -113,7 +115,7 @@ pub fn interpolate(comment: &str, args: &[Value]) -> String {
     text
 }
 
-/// Whether this is a positive number without leading zeros.
+/// Whether a text is a positive decimal number without leading zeros.
 fn is_number(text: &str) -> bool {
     !text.starts_with('0') && !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }

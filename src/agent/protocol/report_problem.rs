@@ -12,14 +12,14 @@ use super::{
     transaction::Transaction,
 };
 
-/// Hands problem reports to the application. An error that ends a protocol closes its thread.
+/// Hands problem reports to the application. An error of scope `p` closes its thread.
 #[derive(Debug, Clone, Default)]
 pub struct ReportProblem {
     limits: ProblemLimits,
 }
 
 impl ReportProblem {
-    /// Makes the protocol with these limits.
+    /// Makes the handler of the protocol, with these limits.
     pub fn new(limits: ProblemLimits) -> Self {
         Self { limits }
     }

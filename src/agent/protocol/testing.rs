@@ -46,6 +46,7 @@ pub fn from(peer: &str, kind: &str, body: Value) -> Received {
     from_with(peer, kind, body, |message| message)
 }
 
+/// A message like that of [`from`], changed by `more`.
 pub fn from_with(peer: &str, kind: &str, body: Value, more: impl FnOnce(MessageBuilder) -> MessageBuilder) -> Received {
     let message = Message::build(Message::new_id(), kind, body).from(peer).to(OWN_DID);
     let provenance = Provenance { encrypted: true, authenticated: true, ..Default::default() };

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 const MAX_ID: usize = 64;
 
 /// Returns a message id as part of a record's key: in lower case, since ids are compared without case (v2.1 "Message
-/// IDs"). An id that is longer than 64 bytes, or has other characters than the unreserved ones of RFC 3986, is hashed.
+/// IDs"). An id that is longer than 64 bytes, or has characters that are not unreserved in RFC 3986, is hashed.
 pub(super) fn id_as_key(id: &str) -> Cow<'_, str> {
     let is_unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     if id.len() > MAX_ID || !id.bytes().all(is_unreserved) {

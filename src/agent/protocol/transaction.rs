@@ -58,12 +58,13 @@ pub struct Transaction<'a> {
     features: &'a Features,
     effects: Vec<Effect>,
     /// The records that were read, with their revisions, by kind and key. Several steps ask for the same connection,
-    /// and each read goes to the disk. The commit compares the revisions, so a conflicting change is detected.
+    /// and the cache saves reading it from the disk again. The commit compares the revisions, so a conflicting change
+    /// is detected.
     cache: HashMap<(String, String), Option<(Value, i64)>>,
 }
 
 impl<'a> Transaction<'a> {
-    /// Begins a transaction without effects.
+    /// Begins the transaction of a received message, without effects.
     pub fn new(received: &'a Received, records: &'a dyn RecordReader, features: &'a Features) -> Self {
         Self { received, records, features, effects: Vec::new(), cache: HashMap::new() }
     }
@@ -141,11 +142,11 @@ impl<'a> Transaction<'a> {
         Ok(self.records.handled_position(sender, &self.received.recipient, &message.to_ascii_lowercase()).await?)
     }
 
-    /// Writes a record, which expires at `expires`, in milliseconds since 1970, or never.
+    /// Writes a record. The record expires at `expires`, in milliseconds since 1970, or never if `expires` is `None`.
     ///
     /// Call [`get`](Self::get) first. If the record was changed since then, the message is handled again. A record that
-    /// was not read is written as a new one; if it exists, the commit fails and the message is tried again until it is
-    /// too old.
+    /// was not read is written as a new record. If the record exists, the commit fails and the message is tried again
+    /// until it is too old.
     pub fn put<T: RecordType>(&mut self, key: &str, value: &T, expires: Option<Millis>) {
         let read = self.cache.get(&(T::KIND.to_owned(), key.to_owned())).and_then(Option::as_ref);
         let revision = read.map_or(0, |(_, revision)| *revision);

@@ -22,7 +22,7 @@ use crate::{
 pub const PROFILE: &str = "https://didcomm.org/user-profile/1.0/profile";
 /// The type of a request for a profile.
 pub const REQUEST_PROFILE: &str = "https://didcomm.org/user-profile/1.0/request-profile";
-/// The key of our profile for those of our DIDs that have none of their own.
+/// The record key of the profile of all our DIDs that have no profile of their own.
 pub const OWN: &str = "own";
 
 /// The longest text, in bytes.
@@ -58,7 +58,7 @@ pub struct Profile {
     /// The language of the texts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lang: Option<String>,
-    /// When the profile was last changed.
+    /// When the profile was last changed, in milliseconds since 1970.
     pub time: Millis,
 }
 
@@ -157,9 +157,9 @@ fn find_picture(message: &Message, reference: &str) -> Result<Attachment, Proble
     Ok(attachment.clone())
 }
 
-/// Whether a profile is a reply, which is so if it continues a thread that another message began. Its request for our
-/// profile is then ignored, so that profiles are not exchanged for ever. The invitation of the connection does not
-/// count as a thread.
+/// Whether a profile is a reply: it continues a thread that another message began. The request for our profile in a
+/// reply is ignored, so that two agents do not exchange profiles for ever. A child thread of the invitation that began
+/// the connection does not make a profile a reply.
 async fn is_reply(received: &Received, tx: &mut Transaction<'_>) -> Result<bool, HandleError> {
     let Some(pthid) = &received.message.pthid else { return Ok(received.message.thread() != received.message.id) };
     let invitation = find_connection(received, tx).await?.and_then(|connection| connection.invitation);
@@ -178,8 +178,8 @@ async fn send_own_profile(received: &Received, fields: &[&str], tx: &mut Transac
     Ok(())
 }
 
-/// Makes the message of a profile. `pthid` is the id of the message that asked for the profile. A requested field that
-/// is empty is null, since the peer may have an earlier value.
+/// Makes the message of a profile. `pthid` is the id of the message that asked for the profile. An empty field is sent
+/// as null, since the peer may have an earlier value.
 fn profile_message(profile: &Profile, from: &str, to: &str, fields: &[&str], pthid: &str) -> Message {
     let mut body = Map::new();
     let mut picture = None;

@@ -9,7 +9,7 @@ const MAX_ROTATIONS: usize = 16;
 /// Returns the DID that one of our DIDs has rotated to, or the DID itself.
 ///
 /// # Errors
-/// Those of the store; [`StoreError::Unusable`] for a damaged record.
+/// [`StoreError`] if the store fails; [`StoreError::Unusable`] for a damaged record.
 pub async fn current_own_did(store: &SealedStore, did: &str) -> Result<String, StoreError> {
     let mut current = did.to_owned();
     for _ in 0..MAX_ROTATIONS {
@@ -22,7 +22,7 @@ pub async fn current_own_did(store: &SealedStore, did: &str) -> Result<String, S
 /// Returns the DID that a peer has rotated to in its connection with `own_did`, or the peer's DID itself.
 ///
 /// # Errors
-/// Like [`current_own_did`].
+/// The errors of [`current_own_did`].
 pub async fn current_peer_did(store: &SealedStore, own_did: &str, peer_did: &str) -> Result<String, StoreError> {
     let mut current = peer_did.to_owned();
     for _ in 0..MAX_ROTATIONS {

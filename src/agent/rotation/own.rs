@@ -33,9 +33,9 @@ use crate::{
 pub struct OwnRotation {
     /// The new DID.
     pub to: String,
-    /// When the DID rotated.
+    /// When the DID rotated, in milliseconds since 1970.
     pub time: Millis,
-    /// Until when messages to the old DID are read.
+    /// The time until which messages to the old DID are read, in milliseconds since 1970.
     pub until: Millis,
 }
 
@@ -48,7 +48,7 @@ impl RecordType for OwnRotation {
 pub struct RotationOutcome {
     /// The DIDs of the peers that are told.
     pub peers: Vec<String>,
-    /// Until when messages to the old DID are read.
+    /// The time until which messages to the old DID are read, in milliseconds since 1970.
     pub until: Millis,
 }
 
@@ -63,7 +63,7 @@ pub(in crate::agent) struct OwnRotations {
     pub store: Arc<SealedStore>,
     pub own_dids: Arc<OwnDids>,
     pub resolver: Arc<dyn Resolver>,
-    /// How long a message to a peer is tried, in milliseconds.
+    /// How long the agent tries to send a message to a peer, in milliseconds.
     pub message_lifetime: Millis,
     /// Called when the set of retired DIDs has changed.
     pub on_retired: Box<dyn Fn() + Send + Sync>,
@@ -74,9 +74,9 @@ impl OwnRotations {
     /// from the old DID go out from the new DID. Messages to the old DID are read for `overlap` more milliseconds.
     ///
     /// # Errors
-    /// [`AgentError::Invalid`] if `from_prior` does not prove the rotation, or is not signed by the old DID;
-    /// [`AgentError::Store`] if the store fails. Connections that were moved before an error stay moved, and the call
-    /// can be repeated.
+    /// [`AgentError::Invalid`] if a DID is not ours, or `from_prior` does not prove the rotation or is not signed by
+    /// the old DID; [`AgentError::Store`] if the store fails. Connections that were moved before an error stay moved,
+    /// and the call can be repeated.
     pub async fn rotate(
         &self,
         from: &str,
@@ -143,12 +143,12 @@ impl OwnRotations {
         self.commit(vec![put, send]).await
     }
 
-    /// Gives up a DID of ours that has rotated and whose overlap is over. Its keys may be deleted from their tokens
-    /// afterwards: the store's key is no longer wrapped for them.
+    /// Gives up a DID of ours that has rotated and whose overlap is over. Afterwards the DID's keys may be deleted from
+    /// their tokens: the store's key is no longer wrapped for them.
     ///
     /// # Errors
-    /// [`AgentError::Invalid`] if the DID has not rotated, its overlap is not over, or messages for it wait;
-    /// [`AgentError::Store`] if no other key of ours is ready to open the store, or the store fails.
+    /// [`AgentError::Invalid`] if the DID has not rotated, its overlap is not over, or messages to it wait to be
+    /// opened; [`AgentError::Store`] if no other key of ours is ready to open the store, or the store fails.
     pub async fn give_up(&self, did: &str) -> Result<(), AgentError> {
         let document = self.own_dids.document(did).ok_or_else(|| invalid(format!("{did} is not one of our DIDs")))?;
         let did = document.id();
@@ -189,7 +189,7 @@ impl OwnRotations {
         let peer = connection.peer_did.clone();
         let ended = Connection { ended: Some(now()), ..connection };
         let put = self.store.put_change(&key, &ended, revision, None)?;
-        // Without `from`, and so anoncrypted: we have no DID in this relationship any more.
+        // The message has no `from`, and so is anoncrypted: we no longer have a DID in this relationship.
         let message = new_message(EMPTY, json!({})).to(&peer).from_prior(from_prior).finalize();
         let (_, send) = self.store.send_change(&OutgoingMessage::new(message), self.message_lifetime)?;
         self.commit(vec![put, send]).await
@@ -204,7 +204,7 @@ impl OwnRotations {
                     (self.on_retired)();
                 }
             }
-            // The store is sealed, and the caller tries again.
+            // The store is probably still sealed. The caller tries again.
             Err(error) => tracing::debug!(%error, "retired DIDs not read yet"),
         }
     }

@@ -24,7 +24,7 @@ const MAX_PREVIOUS: usize = 16;
 /// The effect of a message's `from_prior`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PeerRotationOutcome {
-    /// There is no valid `from_prior`, or its effect took place before.
+    /// There is no valid `from_prior`, or it was applied before.
     None,
     /// The sender has rotated from this DID.
     Rotated(String),
@@ -32,12 +32,12 @@ pub enum PeerRotationOutcome {
     Ended(String),
 }
 
-/// The record that a peer has rotated. Its key is that of the connection that the old DID had.
+/// The record that a peer has rotated. Its key is the key of the connection with the old DID.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerRotation {
     /// The new DID.
     pub to: String,
-    /// When the agent learned of the rotation.
+    /// When the agent learned of the rotation, in milliseconds since 1970.
     pub time: Millis,
 }
 
@@ -107,7 +107,8 @@ async fn rotate(
     let mut connection = match (old_connection, new_connection) {
         (Some(old), Some(new)) => merge(old, new),
         (Some(connection), None) | (None, Some(connection)) => connection,
-        // The peer may own an invitation that we accepted. The old DID must be ignored then too.
+        // There is no connection yet, for example because the peer's first message rotates from the DID in its
+        // invitation. The rotation is recorded all the same, so that messages from the old DID are ignored.
         (None, None) => Connection::new(&received.recipient, new, received.time),
     };
     connection.peer_did = new.to_owned();
@@ -136,7 +137,7 @@ fn merge(old: Connection, new: Connection) -> Connection {
 }
 
 /// Ends a relationship (v2.1 "Ending a Relationship"). The JWT names no audience, so anyone who has it could send it to
-/// others. It therefore ends only a connection with a did:peer, which is made for one relationship, and only a
+/// others. The JWT therefore ends only a connection with a did:peer, which is made for one relationship, and only a
 /// connection that existed when the JWT was signed.
 async fn end(
     received: &Received,
@@ -231,10 +232,10 @@ mod tests {
         assert_eq!(receive(&harness, &rotating(NEW, THIRD)).await, PeerRotationOutcome::Rotated(NEW.into()));
         assert_eq!(connection_with(&harness, THIRD).unwrap().previous_dids, [ALICE, NEW]);
         assert!(is_ignored(&harness, ALICE).await && is_ignored(&harness, NEW).await);
-        // It cannot rotate back.
+        // The peer cannot rotate back.
         assert_eq!(receive(&harness, &rotating(THIRD, ALICE)).await, PeerRotationOutcome::None);
 
-        // The old DID goes on in another relationship.
+        // The old DID is still valid in another relationship.
         let mut other_relationship = from(ALICE, EMPTY, json!({}));
         other_relationship.recipient = "did:example:ours2".into();
         assert!(!is_from_former_did(&other_relationship, &mut harness.begin(&other_relationship)).await.unwrap());

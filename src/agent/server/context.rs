@@ -1,4 +1,4 @@
-//! What the request handlers of the public side share.
+//! The state that the request handlers of the public side share.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -14,7 +14,7 @@ use crate::agent::{
     return_routes::ReturnRoutes,
 };
 
-/// What all handlers of all listening sockets share.
+/// The state that the handlers of all listening sockets share.
 pub struct ServerContext {
     pub inbox: Arc<Inbox>,
     pub outbox: Arc<Outbox>,

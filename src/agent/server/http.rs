@@ -28,12 +28,12 @@ use crate::{
 /// The seconds after which a peer may retry a message that was refused for now.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("10");
 
-/// The routes of one connection. Each connection has a router of its own, which tells the handlers the peer's address.
+/// Returns the routes of one connection. Each connection has its own router, which knows the peer's address.
 pub fn router(connection: PeerConnection) -> Router {
     Router::new().fallback(get(handle_get).post(handle_post)).with_state(connection)
 }
 
-/// A page, a DID document of ours, or a WebSocket.
+/// Answers a GET with a page, a DID document of ours, or a WebSocket.
 async fn handle_get(State(connection): State<PeerConnection>, request: Request) -> Response {
     if websocket::is_upgrade(request.headers()) {
         return websocket::upgrade(connection, request);
@@ -68,7 +68,8 @@ async fn accept_message(
     context.inbox.accept(packed).await.map_err(|refusal| refusal_response(&refusal))
 }
 
-/// Reads the body within its timeout and its size. The reservation holds its bytes until the message is in the store.
+/// Reads the body within the limits of time and size. The caller holds the returned reservation until the message is in
+/// the store. The error is the response to the peer.
 async fn read_body(connection: &PeerConnection, request: Request) -> Result<(Vec<u8>, ByteReservation), Response> {
     let PeerConnection { context, address, .. } = connection;
     let limit = context.max_message_bytes;
@@ -126,7 +127,8 @@ fn is_encrypted(headers: &HeaderMap) -> bool {
     media_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(ENCRYPTED)
 }
 
-/// The response to a refused message. It does not reveal whether an envelope opens: that is not known yet.
+/// The response to a refused message. It does not reveal whether a token can open the envelope, because that is not
+/// known yet.
 fn refusal_response(refusal: &Refusal) -> Response {
     tracing::debug!(reason = %refusal, "message not accepted");
     match refusal {
@@ -134,7 +136,7 @@ fn refusal_response(refusal: &Refusal) -> Response {
             (StatusCode::BAD_REQUEST, format!("{refusal}\n")).into_response()
         }
         Refusal::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, format!("{refusal}\n")).into_response(),
-        // Also for a candidate document of ours, if no token has shown one of its keys since the start.
+        // This includes the DID of a candidate document if no token has shown one of its keys since the start.
         Refusal::NotForUs { .. } => (StatusCode::NOT_FOUND, format!("{refusal}\n")).into_response(),
         Refusal::Store(error) => {
             tracing::warn!(reason = %error, "message not accepted");

@@ -1,8 +1,8 @@
 //! The public side: where peers deliver messages, over HTTP and WebSocket.
 //!
 //! Anyone may connect, so everything is bounded: connections in total and per address, the time for headers, for a body
-//! and between requests, the size of both, the bytes of all incoming messages together, and the messages per second
-//! from an address.
+//! and between requests, the size of headers and body, the bytes of all incoming messages together, and the messages
+//! per second from an address.
 
 mod admission;
 mod context;
@@ -36,11 +36,11 @@ use context::PeerConnection;
 
 /// The most bytes of a request's headers. hyper requires at least 8 KiB.
 const MAX_HEADER_BYTES: usize = 16 * 1024;
-/// The time for a TLS handshake.
+/// The time limit for a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The pause after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long open connections may finish after shutdown. Then they are aborted.
+/// How long open connections may continue after shutdown. Then they are aborted.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A listening socket for peers.
@@ -58,7 +58,7 @@ impl Server {
     /// Serves until `shutdown`, then lets open requests finish for up to ten seconds.
     ///
     /// # Errors
-    /// If the socket cannot be used.
+    /// If the listening socket cannot be registered with the runtime.
     pub(super) async fn run(self, context: Arc<ServerContext>, shutdown: CancellationToken) -> io::Result<()> {
         self.listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(self.listener)?;
@@ -70,7 +70,7 @@ impl Server {
                 accepted = listener.accept() => match accepted {
                     Ok(accepted) => accepted,
                     Err(error) => {
-                        // For example out of file descriptors: closing connections free some.
+                        // For example, there are no free file descriptors. Connections that close free some.
                         tracing::warn!(%error, "connection not accepted");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                         continue;
@@ -99,8 +99,8 @@ impl Server {
                 }
             });
         }
-        // A peer that connects now is refused and retries later. On an open socket it would wait in the backlog for
-        // nothing.
+        // A peer that connects from now on is refused, and retries later. If the socket stayed open, the peer would
+        // wait in the backlog in vain.
         drop(listener);
         let all_ended = async { while tasks.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(DRAIN_TIMEOUT, all_ended).await;
@@ -108,8 +108,8 @@ impl Server {
     }
 }
 
-/// Closes the connection of a peer that acknowledges nothing for this long: it requests and does not read (tcp(7),
-/// `TCP_USER_TIMEOUT`).
+/// Closes the connection if the peer acknowledges no data for this long, as a peer does that sends requests and does
+/// not read the responses (tcp(7), `TCP_USER_TIMEOUT`).
 #[cfg(target_os = "linux")]
 fn set_unacknowledged_timeout(stream: &TcpStream, timeout: Duration) {
     let millis = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
@@ -118,7 +118,7 @@ fn set_unacknowledged_timeout(stream: &TcpStream, timeout: Duration) {
     }
 }
 
-/// Other systems use their own timeout.
+/// On other systems the system's own timeout applies.
 #[cfg(not(target_os = "linux"))]
 fn set_unacknowledged_timeout(_: &TcpStream, _: Duration) {}
 

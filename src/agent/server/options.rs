@@ -5,19 +5,20 @@ use std::time::Duration;
 /// The limits and timeouts of the public side.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
-    /// The most open connections: 20,000.
+    /// The most open connections. Default: 20,000.
     pub max_connections: usize,
-    /// The most open connections from one address: 1,000. Behind a proxy all peers have one address.
+    /// The most open connections from one address. Behind a proxy all peers have one address. Default: 1,000.
     pub max_connections_per_address: usize,
-    /// The most messages per second from one address; 0 for no limit. Behind a proxy all peers have one address.
+    /// The most messages per second from one address. Behind a proxy all peers have one address. Default: 0, no limit.
     pub max_messages_per_second: u32,
-    /// The time for the headers of a request, and for an idle connection between requests: 30 seconds.
+    /// The time limit for the headers of a request, and for an idle connection between requests. Default: 30 seconds.
     pub header_timeout: Duration,
-    /// The time for a body, or for a message on a WebSocket: 30 seconds.
+    /// The time limit for a body, or for a message on a WebSocket. Default: 30 seconds.
     pub body_timeout: Duration,
-    /// How long a response waits for a reply that may go back with it (`return_route`): 5 seconds.
+    /// How long a response waits for a reply that may go back with it (`return_route`). Default: 5 seconds.
     pub return_route_timeout: Duration,
-    /// A WebSocket that is silent for this long gets a ping: 30 seconds. It is closed after three times that.
+    /// The silence after which a WebSocket gets a ping. After three times this silence the WebSocket is closed.
+    /// Default: 30 seconds.
     pub ping_interval: Duration,
     /// The URL by which peers reach this agent.
     pub public_url: Option<String>,

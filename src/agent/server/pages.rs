@@ -15,7 +15,7 @@ use crate::{
 
 const STYLE: &str = include_str!("page.css");
 
-/// The browser loads nothing from other servers, runs no script, and shows the page in no frame.
+/// Makes the browser load nothing from other servers, run no script, and show the page in no frame.
 const CONTENT_SECURITY_POLICY: HeaderValue =
     HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'");
 
@@ -42,7 +42,7 @@ pub async fn respond(context: &ServerContext, request: &Parts) -> Response {
     }
 }
 
-/// The URL in the browser's address bar.
+/// Returns the URL that the browser's address bar shows.
 fn full_url(context: &ServerContext, request: &Parts) -> String {
     let path = request.uri.path_and_query().map_or("/", |path| path.as_str());
     let options = context.options();
@@ -65,13 +65,13 @@ fn document(context: &ServerContext, path: &str) -> Option<Response> {
         }
     };
     let media_type = [(header::CONTENT_TYPE, HeaderValue::from_static(media_type))];
-    // Anyone may read it, including a wallet in a browser.
+    // Anyone may read the document, including a wallet in a browser.
     let any_origin = [(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"))];
     Some((media_type, any_origin, text).into_response())
 }
 
-/// Redirects a short URL to the URL that contains the invitation. A program follows it and a browser shows it
-/// (out-of-band 2.0 "Short URL Message Retrieval").
+/// Redirects a short URL to the URL that contains the invitation. A program follows the redirect, and a browser then
+/// shows the page of the invitation (out-of-band 2.0 "Short URL Message Retrieval").
 async fn redirect_to_invitation(context: &ServerContext, uri: &Uri) -> Response {
     let id = uri.query().unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("_oobid="));
     match context.invitations.long_url(id.unwrap_or_default()).await {
@@ -102,7 +102,7 @@ fn about_page() -> Response {
 /// The page of an out-of-band URL. It tells a person without a wallet at hand what the URL is (out-of-band 2.0
 /// "Standard Message Encoding").
 fn invitation_page(url: &str, invitation: &Invitation) -> Response {
-    // The QR code contains the URL of the address bar, and not the parsed invitation encoded again.
+    // The QR code contains the URL of the address bar as it is. The parsed invitation is not encoded again.
     let qr_code = qr_svg(url).ok().map(|svg| svg.split_once("?>").map_or(svg.clone(), |(_, svg)| svg.to_owned()));
     page(
         "An invitation to talk",

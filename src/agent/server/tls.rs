@@ -36,7 +36,7 @@ pub enum TlsError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: io::Error,
     },
     /// A file contains no PEM certificate or no PEM key.
@@ -44,7 +44,7 @@ pub enum TlsError {
     Pem {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// What is wrong with the file.
         reason: String,
     },
     /// The certificate and the key do not belong together, or cannot be used.
@@ -52,7 +52,7 @@ pub enum TlsError {
     Unfit {
         /// The certificate's file.
         path: PathBuf,
-        /// Why.
+        /// The TLS library's error.
         source: rustls::Error,
     },
 }
@@ -61,15 +61,15 @@ impl ServerTls {
     /// Reads a certificate chain, the server's certificate first, and its private key, both in PEM.
     ///
     /// # Errors
-    /// If a file cannot be read, or they cannot be used together.
+    /// If a file cannot be read, or the certificate and the key cannot be used together.
     pub fn open(certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Result<Self, TlsError> {
         let (certificate, key) = (certificate.into(), key.into());
         let current = RwLock::new((read(&certificate, &key)?, modification_times(&certificate, &key)));
         Ok(Self { certificate, key, current })
     }
 
-    /// The folders of the files, and of the files that symbolic links point to. A sandbox must allow reading there,
-    /// since a renewed certificate appears in them.
+    /// The folders of the files, and of the files that symbolic links point to. A sandbox must allow reading in these
+    /// folders, since a renewed certificate appears there.
     pub fn folders(&self) -> Vec<PathBuf> {
         let files = [&self.certificate, &self.key];
         let real = files.iter().filter_map(|file| fs::canonicalize(file).ok());
@@ -87,7 +87,7 @@ impl ServerTls {
     /// Reads the files again if they have changed. Returns whether the new certificate is in use.
     ///
     /// # Errors
-    /// If the new files cannot be used. The old certificate stays in use then.
+    /// If the new files cannot be used. Then the old certificate stays in use.
     pub fn reload(&self) -> Result<bool, TlsError> {
         let modified = modification_times(&self.certificate, &self.key);
         if self.current.read().unwrap_or_else(PoisonError::into_inner).1 == modified {
@@ -98,14 +98,14 @@ impl ServerTls {
         Ok(true)
     }
 
-    /// Checks the files for changes once a minute, without an end.
+    /// Checks the files for changes once a minute. Never returns.
     pub async fn watch(self: Arc<Self>) {
         loop {
             tokio::time::sleep(CHECK_INTERVAL).await;
             match self.reload() {
                 Ok(true) => tracing::info!(certificate = %self.certificate.display(), "certificate reloaded"),
                 Ok(false) => {}
-                // One file may be renewed and the other not yet.
+                // Perhaps only one of the files is renewed yet. The next check tries again.
                 Err(error) => tracing::warn!(%error, "certificate not reloaded"),
             }
         }

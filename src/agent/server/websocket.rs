@@ -30,9 +30,9 @@ use crate::agent::{
     return_routes::{ReturnMessage, RouteGuard},
 };
 
-/// The bytes that are read at once. Small, since most WebSockets are idle.
+/// The bytes that are read at once. The number is small, since most WebSockets are idle.
 const READ_BUFFER_BYTES: usize = 4 * 1024;
-/// The most messages that wait for a slow reader.
+/// The most messages that wait for a peer that reads slowly.
 const MAX_QUEUED_MESSAGES: usize = 4;
 /// A peer that reads nothing for this long is disconnected. Its messages wait in the outbox.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,10 +43,10 @@ const MAX_PEERS: usize = 1000;
 /// A WebSocket is closed after this number of refused messages.
 const MAX_REFUSED: usize = 10;
 /// The most messages of one WebSocket that wait for their return route. At this number reading stops while a token is
-/// ready. While none is, messages are still read and stored, but open no return route.
+/// ready. While no token is ready, further messages are read and stored, but open no return route.
 const MAX_PENDING: usize = 64;
 
-/// Why a WebSocket is closed: the code, and the reason in words.
+/// Why a WebSocket is closed: the code and the text of the close frame.
 type CloseReason = (CloseCode, &'static str);
 
 const TOO_LARGE: CloseReason = (CloseCode::Size, "the message is too large");
@@ -104,7 +104,7 @@ pub fn upgrade(connection: PeerConnection, mut request: Request) -> Response {
     (StatusCode::SWITCHING_PROTOCOLS, switched).into_response()
 }
 
-/// One WebSocket.
+/// The state of one WebSocket.
 struct Session {
     connection: PeerConnection,
     /// The return routes that its messages have opened, by peer.
@@ -122,8 +122,8 @@ enum Incoming {
     /// A ping or a pong, with the length of its payload.
     Control(usize),
     Ignored,
-    /// The WebSocket ends: the peer has closed it, or the connection broke. The value is what the peer is told, if
-    /// anything.
+    /// The WebSocket ends: the peer has closed it, or the connection broke. The value is the reason that the peer is
+    /// told, if there is one.
     End(Option<CloseReason>),
 }
 
@@ -185,9 +185,9 @@ impl Session {
         let _ = timeout(CLOSE_TIMEOUT, socket.close(frame)).await;
     }
 
-    /// Passes a message to the inbox. Returns why the WebSocket is closed. A refused message is not stored, and the
-    /// WebSocket stays open for up to [`MAX_REFUSED`] of them, so an open WebSocket does not tell a peer that each of
-    /// its messages is stored.
+    /// Passes a message to the inbox. Returns the channel for the message's return-route request, or `None` if the
+    /// inbox refused the message. The error is the reason to close the WebSocket. A WebSocket stays open for up to
+    /// [`MAX_REFUSED`] refused messages, so an open WebSocket does not prove that each message was stored.
     async fn accept_message(
         &mut self,
         packed: Vec<u8>,

@@ -1,4 +1,4 @@
-//! The trait of a store.
+//! The trait that every store implements.
 
 use async_trait::async_trait;
 
@@ -22,8 +22,8 @@ pub trait Store: Send + Sync + 'static {
     /// not stored again.
     ///
     /// # Errors
-    /// [`StoreError::Full`] if the envelope would exceed a limit, or the disk is full. The peer may send it again
-    /// later.
+    /// [`StoreError::Full`] if the envelope would exceed a limit, or the disk is full. The peer may then send the
+    /// envelope again later.
     async fn receive(&self, envelope: NewEnvelope) -> Result<ReceiveOutcome, StoreError>;
 
     /// Returns at most `limit` pending envelopes that are due at `now`, oldest first, without those in `except`.
@@ -41,7 +41,7 @@ pub trait Store: Send + Sync + 'static {
     /// name stands for all senders that are not authenticated.
     async fn peer_quota(&self, peer: &str) -> Result<PeerQuota, StoreError>;
 
-    /// Postpones an envelope that cannot be opened now until the time `until`.
+    /// Postpones an envelope that cannot be opened now to the time `until`, and records the reason.
     async fn postpone(&self, envelope: i64, until: Millis, reason: &str) -> Result<(), StoreError>;
 
     /// Makes all changes of a commit, or none of them.
@@ -61,7 +61,8 @@ pub trait Store: Send + Sync + 'static {
     /// Returns the peers with waiting messages in the outbox.
     async fn outbox_peers(&self) -> Result<Vec<String>, StoreError>;
 
-    /// Returns at most `limit` waiting messages for a peer, in the order they were sent, without those in `except`.
+    /// Returns at most `limit` waiting messages for a peer, in the order in which they were put into the outbox,
+    /// without those in `except`.
     async fn outbox_entries(&self, peer: &str, except: &[String], limit: usize)
     -> Result<Vec<OutboxEntry>, StoreError>;
 

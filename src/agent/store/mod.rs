@@ -2,7 +2,7 @@
 //!
 //! [`Store`] is the trait, and [`SqliteStore`] an implementation that needs no other service. Every method that changes
 //! something returns after the change is *durable*. The 202 to a peer, the acknowledgement to a mediator and the answer
-//! to an application rest on that.
+//! to an application rely on that.
 //!
 //! The store sees bytes: plaintext is sealed before it is stored. Only the columns that the store searches by are in
 //! the clear: DIDs, message ids, threads, types and times.

@@ -1,4 +1,4 @@
-//! The types of the store's interface.
+//! The types of the store's interface. Times are in milliseconds since 1970.
 
 use serde::Serialize;
 
@@ -13,8 +13,8 @@ pub struct NewEnvelope {
     pub digest: [u8; 32],
     /// Our DID in the envelope's unverified header.
     pub recipient: String,
-    /// The sender's DID in the envelope's unverified header. `None` if the header has none, or the envelope was
-    /// fetched, so that its sender cannot be asked to retry. If that DID exceeds its quota, the envelope is refused.
+    /// The sender's DID in the envelope's unverified header. `None` if the header names no sender, or the envelope was
+    /// fetched, so that its sender cannot be asked to retry. If the sender exceeds its quota, the envelope is refused.
     /// Only authenticated messages count towards the quota.
     pub sender: Option<String>,
     /// When the envelope arrived.
@@ -61,7 +61,7 @@ pub struct PendingEnvelope {
 /// Changes that are made together, or not at all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Commit {
-    /// The envelope that is processed, and removed.
+    /// The id of the processed envelope, which the commit removes.
     pub envelope: Option<i64>,
     /// The message that is handled. If it was handled before, the envelope is removed and no other change is made.
     pub handled: Option<HandledMessage>,
@@ -89,7 +89,8 @@ pub enum Change {
     Deliver(Delivery),
     /// Adds a message to the outbox.
     Send(OutboxEntry),
-    /// Writes a record, if the stored revision is that of the record; 0 stands for a record that does not exist.
+    /// Writes a record, if the stored revision equals the revision in the record. Revision 0 stands for a record that
+    /// does not exist.
     Put(Record),
     /// Deletes a record, if it exists.
     Delete {
@@ -172,7 +173,7 @@ pub struct OutboxEntry {
     pub created: Millis,
     /// When sending is given up.
     pub expires: Millis,
-    /// The state.
+    /// The state of the message in the outbox.
     pub state: SendState,
     /// How many attempts have failed.
     pub tries: u32,
@@ -204,7 +205,7 @@ pub enum SendState {
 pub enum SendOutcome {
     /// The message was accepted at this time.
     Sent(Millis),
-    /// The next attempt is due at this time, for this reason.
+    /// The attempt failed for this reason. The next attempt is due at this time.
     Later(Millis, String),
     /// The message can never be sent, for this reason.
     Failed(Millis, String),
@@ -242,8 +243,7 @@ pub struct Retention {
     /// The digest of a processed envelope. A repeated envelope costs no token operation within this time. Default: 1
     /// day.
     pub digests: Millis,
-    /// An envelope that was not opened. After this time it is deleted, although its sender was told 202. Default: 30
-    /// days.
+    /// An envelope that was not opened. After this time it is deleted, although its sender got 202. Default: 30 days.
     pub envelopes: Millis,
     /// A delivery that the application has not acknowledged. 0, the default, keeps deliveries for ever.
     pub deliveries: Millis,
@@ -264,13 +264,13 @@ impl Default for Retention {
 pub struct Usage {
     /// The number of pending envelopes.
     pub envelopes: u64,
-    /// Their size in bytes.
+    /// The size of the pending envelopes in bytes.
     pub envelope_bytes: u64,
     /// When the oldest pending envelope arrived.
     pub oldest_envelope: Option<Millis>,
     /// The number of unacknowledged deliveries.
     pub deliveries: u64,
-    /// The size of their sealed content in bytes.
+    /// The size of the sealed content of unacknowledged deliveries, in bytes.
     pub delivery_bytes: u64,
     /// When the oldest unacknowledged delivery arrived.
     pub oldest_delivery: Option<Millis>,

@@ -17,6 +17,7 @@ const MAX_BYTES_PER_ADDRESS: usize = MAX_BYTES / 4;
 #[derive(Default)]
 pub struct ByteBudget(Mutex<BytesInUse>);
 
+/// The reserved bytes, in total and for each peer address.
 #[derive(Default)]
 struct BytesInUse {
     total: usize,
@@ -31,7 +32,7 @@ pub struct ByteReservation {
 }
 
 impl ByteBudget {
-    /// An empty reservation for a message from `address`.
+    /// Returns an empty reservation for a message from `address`.
     pub fn reserve(self: &Arc<Self>, address: IpAddr) -> ByteReservation {
         ByteReservation { budget: self.clone(), address: peer_address_prefix(address), bytes: 0 }
     }

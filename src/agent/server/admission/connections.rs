@@ -17,6 +17,7 @@ pub struct ConnectionLimiter {
     counts: Arc<Counts>,
 }
 
+/// The numbers of open connections, in total and for each peer address.
 #[derive(Default)]
 struct Counts {
     total: AtomicUsize,

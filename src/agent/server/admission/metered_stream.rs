@@ -17,7 +17,8 @@ use tokio::{
 
 use super::bytes::ByteReservation;
 
-/// The bytes of a client's control frame besides its payload: two for the header, and the mask (RFC 6455 section 5.2).
+/// The bytes of a client's control frame besides its payload: two bytes for the header, and four for the mask (RFC 6455
+/// section 5.2).
 const CONTROL_FRAME_OVERHEAD: usize = 6;
 
 /// A stream that counts the bytes it reads.
@@ -28,7 +29,7 @@ pub struct MeteredStream<I> {
     io: I,
     reservation: ByteReservation,
     message_timeout: Duration,
-    /// Set while part of a message has arrived.
+    /// When the message must be complete. Set while only part of a message has arrived.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 

@@ -23,7 +23,7 @@ use crate::agent::store::error::StoreError;
 const PAGES_PER_STEP: i32 = 1024;
 
 /// Copies the state of a store at one moment to a new file. An agent may use the store meanwhile. `progress` gets the
-/// number of copied pages and the number of all pages. The copy gets its name after it is complete and checked.
+/// number of copied pages and the number of all pages. The copy gets its name only after it is complete and checked.
 ///
 /// # Errors
 /// [`StoreError::Unusable`] if `to` exists, or a file is damaged or no store; [`StoreError::Full`] or
@@ -62,7 +62,7 @@ pub fn restore(backup: &Path, to: &Path, replace: bool) -> Result<(), StoreError
     copy_checked(&backup, &copy.path, |_, _| ())?;
     prepare_replacement(&to)?;
     let replaced = || {
-        // SQLite would apply the log of the old database to the new one.
+        // Remove the old log: SQLite would apply it to the new database.
         for ending in ["-wal", "-shm", "-journal"] {
             files::remove(&beside(&to, ending))?;
         }
@@ -74,8 +74,9 @@ pub fn restore(backup: &Path, to: &Path, replace: bool) -> Result<(), StoreError
 }
 
 /// Empties the log of a database that is to be replaced, so that the database is complete if the process stops before
-/// the replacement. For a damaged database that is not needed. A database that is being read, by a backup for instance,
-/// must not be replaced: the last reader of the old file would remove the new database's log, which has the same name.
+/// the replacement. A damaged database does not need that, so other errors are ignored. A database that is being read,
+/// by a backup for instance, must not be replaced: the last reader of the old file would remove the new database's log,
+/// which has the same name.
 fn prepare_replacement(database: &Path) -> Result<(), StoreError> {
     let emptied = files::connect(database, OpenFlags::SQLITE_OPEN_READ_WRITE)
         .and_then(|old| old.pragma_update_and_check(None, "journal_mode", "delete", |_| Ok(())));
@@ -131,7 +132,7 @@ fn exists(what_not: &str, path: &Path) -> StoreError {
     StoreError::Unusable(format!("{what_not}: {} is there already", path.display()))
 }
 
-/// An incomplete copy. It is removed unless it gets its name.
+/// An incomplete copy. Dropping it removes the file, unless the file was renamed.
 struct IncompleteCopy {
     path: PathBuf,
 }

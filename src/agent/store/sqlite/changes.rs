@@ -1,4 +1,5 @@
-//! The write requests in SQL. Each runs in a savepoint of the writer's transaction.
+//! The write requests in SQL. A request has the name of its method in the trait `Store`, and runs in a savepoint of the
+//! writer's transaction.
 
 use rusqlite::{Connection, params};
 use sha2::{Digest, Sha256};
@@ -20,6 +21,7 @@ use crate::agent::{
     },
 };
 
+/// The answer to a request, or why its changes are rolled back.
 type Outcome<T> = Result<T, Rollback<T>>;
 
 pub(super) fn receive(db: &Connection, envelope: &NewEnvelope, limits: &SqliteOptions) -> Outcome<ReceiveOutcome> {
@@ -76,7 +78,7 @@ pub(super) fn postpone(db: &Connection, envelope: i64, until: Millis, reason: &s
 
 pub(super) fn commit(db: &Connection, commit: &Commit) -> Outcome<CommitOutcome> {
     let now = now();
-    // The envelope goes first, so that the other changes can use its pages.
+    // Remove the envelope first, so that the other changes can use its database pages.
     if let Some(envelope) = commit.envelope {
         remove_envelope(db, envelope, now)?;
     }
@@ -149,7 +151,7 @@ fn send(db: &Connection, entry: &OutboxEntry) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Writes a record. Returns false if the stored revision is another. An expired record counts as deleted.
+/// Writes a record. Returns false if the stored revision is not that of `record`. An expired record counts as deleted.
 fn put(db: &Connection, record: &Record, now: Millis) -> rusqlite::Result<bool> {
     let Record { kind, key, revision, value, expires } = record;
     let find = "SELECT revision FROM records WHERE kind = ?1 AND key = ?2 AND ifnull(expires > ?3, true)";

@@ -1,4 +1,4 @@
-//! Translates errors of SQLite and of files.
+//! Translates errors of SQLite and of files to [`StoreError`].
 
 use std::{io, path::Path};
 

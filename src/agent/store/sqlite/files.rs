@@ -13,15 +13,15 @@ use rusqlite::{Connection, OpenFlags};
 use super::errors::{io_error, store_error_at};
 use crate::agent::store::error::StoreError;
 
-/// How long SQLite waits for a lock. A backup holds locks for moments only.
+/// How long SQLite waits for a lock. A backup holds locks only for moments.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The lock of the process that uses the store. Dropping it unlocks the store.
 pub(super) struct StoreLock(File);
 
 impl Drop for StoreLock {
-    /// Closing the file is not enough: a child process that is being started has the file too until its program begins,
-    /// and would keep the lock until then.
+    /// Closing the file is not enough: a child process that is being started also has the file open until its program
+    /// begins, and would keep the lock until then.
     fn drop(&mut self) {
         let _ = self.0.unlock();
     }
@@ -50,6 +50,7 @@ pub(super) struct FileIdentity {
 }
 
 impl FileIdentity {
+    /// Returns the identity of the file that is at `path` now.
     pub(super) fn of(path: &Path) -> Result<Self, StoreError> {
         let id = device_and_inode(path).map_err(|error| io_error(path, error))?;
         Ok(Self { path: path.to_owned(), id })
@@ -145,8 +146,8 @@ pub(super) fn use_wal(connection: &Connection, path: &Path) -> Result<(), StoreE
     Ok(())
 }
 
-/// Opens a connection that reads. It is opened for writing, since it may have to recover the log, and the last
-/// connection removes the log.
+/// Opens a connection that reads. The file is opened for writing, since the connection may have to recover the log, and
+/// the last connection removes the log.
 pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
     let open = || {
         let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
@@ -169,7 +170,7 @@ pub(super) fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connect
 /// Sets the pragmas of the connection that writes.
 fn set_writer_pragmas(connection: &Connection, max_bytes: Option<u64>) -> rusqlite::Result<()> {
     connection.pragma_update(None, "synchronous", "full")?;
-    // SQLite overwrites deleted content.
+    // Make SQLite overwrite deleted content.
     connection.pragma_update(None, "secure_delete", true)?;
     // In pages: a checkpoint about every 16 MiB, since each checkpoint costs one or two fsyncs. The log's file keeps
     // its size. On a full disk, deletions are written into that space.

@@ -1,8 +1,8 @@
 //! The store in SQLite, with a write-ahead log.
 //!
-//! One thread writes. It runs all waiting requests in one transaction (group commit), and answers them after the
-//! transaction is on disk. Two threads read, each from a consistent state. One agent at a time uses a store; [`backup`]
-//! can copy the store at the same time.
+//! One thread writes. This thread runs all waiting requests in one transaction (group commit), and answers them after
+//! the transaction is on disk. Two threads read, each from a consistent state. One agent at a time uses a store;
+//! [`backup`] can copy the store at the same time.
 
 mod backup;
 mod changes;
@@ -57,6 +57,7 @@ pub struct SqliteStore {
     threads: Mutex<Option<Threads>>,
 }
 
+/// The threads of the store, and the queues of their requests.
 struct Threads {
     write: mpsc::Sender<writer::Job>,
     read: mpsc::Sender<reader::Job>,
@@ -65,12 +66,12 @@ struct Threads {
 }
 
 impl SqliteStore {
-    /// Opens a store, and creates it with its folder if it does not exist. The call blocks. It starts threads, so the
+    /// Opens a store, and creates it with its folder if it does not exist. The call blocks, and starts threads, so the
     /// process must enter its sandbox before the call.
     ///
     /// # Errors
     /// [`StoreError::InUse`] if another agent uses the store; [`StoreError::TooNew`] for a newer schema;
-    /// [`StoreError::Unusable`] for a damaged file or another program's; [`StoreError::Full`] or
+    /// [`StoreError::Unusable`] for a damaged file, or a file of another program; [`StoreError::Full`] or
     /// [`StoreError::Unavailable`] if the disk fails.
     pub fn open(path: &Path, options: SqliteOptions) -> Result<Self, StoreError> {
         let path = files::absolute(path)?;
@@ -87,8 +88,8 @@ impl SqliteStore {
         Ok(Self { path, options, commits, threads: Mutex::new(Some(threads)) })
     }
 
-    /// Returns how many transactions were committed since the store was opened. Under load they are far fewer than the
-    /// requests.
+    /// Returns how many transactions were committed since the store was opened. Under load, transactions are far fewer
+    /// than requests.
     pub fn commits(&self) -> u64 {
         self.commits.load(Ordering::Relaxed)
     }

@@ -18,7 +18,7 @@ pub struct SqliteOptions {
     pub max_unread_bytes_from: u64,
     /// The most waiting messages for one peer. Beyond this limit the peer gets no replies. Default: 1,000.
     pub max_replies_to: u64,
-    /// The most bytes of the database without its log. `None`, the default, sets no limit but that of the disk.
+    /// The most bytes of the database without its log. `None`, the default: only the disk is the limit.
     pub max_bytes: Option<u64>,
 }
 

@@ -1,4 +1,5 @@
-//! The read requests in SQL. Each runs in a transaction, so that it sees one state of the database.
+//! The read requests in SQL. A request has the name of its method in the trait `Store`, and runs in a transaction, so
+//! that it sees one state of the database.
 
 use std::path::Path;
 
@@ -19,7 +20,8 @@ use crate::agent::{
 
 type Rows<T> = rusqlite::Result<Vec<T>>;
 
-/// No envelope is postponed for longer. One due later was postponed before the clock was set back.
+/// The longest pause of a postponed envelope. An envelope that is due even later was postponed before the clock was set
+/// back, so it counts as due.
 const LONGEST_PAUSE: Millis = 60 * 60 * 1000;
 
 pub(super) fn pending_envelopes(db: &Connection, now: Millis, except: &[i64], limit: usize) -> Rows<PendingEnvelope> {
@@ -109,8 +111,8 @@ pub(super) fn thread_entries(db: &Connection, thread: &str, limit: usize) -> Row
         .collect();
     let sent = query_all(db, &sent, params![thread, limit_parameter(limit)], rows::outbox_entry)?;
     entries.extend(sent.into_iter().map(|entry| (entry.created, ThreadEntry::Sent(entry))));
-    // The sort is stable. Of two messages with the same time the received one comes first, since an answer follows its
-    // question.
+    // The sort is stable. If a received and a sent message have the same time, the received message comes first, since
+    // an answer follows its question.
     entries.sort_by_key(|(time, _)| *time);
     Ok(entries.into_iter().map(|(_, entry)| entry).take(limit).collect())
 }

@@ -10,13 +10,13 @@ use crate::agent::store::error::StoreError;
 
 /// The number of threads that read.
 pub(super) const READER_COUNT: usize = 2;
-/// How many requests may wait for a reader. More requests wait for room in the queue.
+/// How many requests the queue of the readers holds. Further callers wait for room in the queue.
 pub(super) const QUEUE_LENGTH: usize = 256;
 
 /// A request to read, which sends its own answer.
 pub(super) type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
-/// Makes a request of a closure. The closure sees one state of the database.
+/// Makes a request from a closure, and the channel that yields the result. The closure sees one state of the database.
 pub(super) fn request<T: Send + 'static>(
     read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
 ) -> (Job, oneshot::Receiver<Result<T, StoreError>>) {
@@ -36,7 +36,7 @@ pub(super) fn request<T: Send + 'static>(
 
 /// Serves requests until the queue is closed.
 pub(super) fn run(mut connection: Connection, queue: Arc<Mutex<mpsc::Receiver<Job>>>) {
-    // The lock is held while waiting, not while reading.
+    // The lock of the queue is held while waiting for a job, not while reading.
     while let Some(job) = next(&queue) {
         job(&mut connection);
     }

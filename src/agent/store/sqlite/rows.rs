@@ -1,4 +1,4 @@
-//! Reads rows of the tables.
+//! Converts rows of the tables to the types of the store. Each constant lists the columns of the function after it.
 
 use rusqlite::{Row, types::Type};
 
@@ -60,6 +60,7 @@ pub(super) fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
     Ok(Record { kind: row.get(0)?, key: row.get(1)?, revision: row.get(2)?, value: row.get(3)?, expires: row.get(4)? })
 }
 
+/// Returns the number that stands for a state in the table `outgoing`.
 pub(super) fn state_number(state: SendState) -> i64 {
     match state {
         SendState::Waiting => 0,

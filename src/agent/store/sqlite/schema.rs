@@ -10,7 +10,7 @@ const MIGRATIONS: [&str; 2] = [include_str!("schema/1.sql"), include_str!("schem
 
 /// The schema of this release, as in `user_version`.
 pub(super) const KNOWN_SCHEMA: i64 = MIGRATIONS.len() as i64;
-/// "Clav": `application_id`, which tells a store from another program's database.
+/// The `application_id` of a store, "Clav" in ASCII. It tells a store from another program's database.
 const APPLICATION_ID: i64 = 0x436c_6176;
 
 /// Returns the schema of a database, or 0 for an empty database. Writes nothing, since the database may be another
@@ -35,7 +35,7 @@ pub(super) fn migrate(connection: &mut Connection, found: i64) -> Result<(), Sto
 ///
 /// # Errors
 /// [`StoreError::Unusable`] for another program's database; [`StoreError::TooNew`] for a newer schema that this release
-/// must not use. A newer schema that only adds says so in `readable_from`.
+/// must not use. A newer schema that this release may use says so in `readable_from`.
 pub(super) fn check(connection: &Connection) -> Result<i64, StoreError> {
     let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0)).map_err(store_error);
     let found = number("user_version")?;

@@ -17,17 +17,16 @@ use super::{
 };
 use crate::agent::store::error::StoreError;
 
-/// How many requests share one transaction.
+/// The most requests that share one transaction.
 const BATCH: usize = 256;
-/// How many requests may wait for the writer. More requests wait for room in the queue. A request may hold 1 MB.
+/// How many requests the queue of the writer holds. Further callers wait for room. A request may hold 1 MB.
 pub(super) const QUEUE_LENGTH: usize = 256;
 
 /// A job of the writer.
 pub(super) enum Job {
     /// Run a request in the next transaction.
     Write(Box<dyn WriteRequest>),
-    /// Copy the write-ahead log into the database, and empty the log. Until then, the log still contains deleted
-    /// content.
+    /// Copy the write-ahead log into the database, and empty the log. Until then, the log contains deleted content.
     Checkpoint,
 }
 
@@ -41,7 +40,7 @@ pub(super) trait WriteRequest: Send {
 
 /// Why a request's changes are rolled back.
 pub(super) enum Rollback<T> {
-    /// The request is answered all the same, with this value.
+    /// The request made no change, and is answered with this value.
     Answer(T),
     /// The request failed.
     Error(StoreError),
@@ -53,7 +52,7 @@ impl<T> From<rusqlite::Error> for Rollback<T> {
     }
 }
 
-/// Makes a request of a closure.
+/// Makes a request from a closure, and the channel that yields the result.
 pub(super) fn request<T: Send + 'static>(
     work: impl FnOnce(&Connection) -> Result<T, Rollback<T>> + Send + 'static,
 ) -> (Job, oneshot::Receiver<Result<T, StoreError>>) {
@@ -61,6 +60,7 @@ pub(super) fn request<T: Send + 'static>(
     (Job::Write(Box::new(ClosureRequest { work: Some(work), outcome: None, answer })), outcome)
 }
 
+/// A request that a closure carries out.
 struct ClosureRequest<F, T> {
     work: Option<F>,
     outcome: Option<Result<T, StoreError>>,
@@ -129,7 +129,7 @@ impl Writer {
         drop(self.lock);
     }
 
-    /// Runs the requests in one transaction. After an error none of their changes is made.
+    /// Runs the requests in one transaction. After an error, none of the changes of these requests is made.
     fn write(&self, requests: &mut [Box<dyn WriteRequest>]) -> Result<(), StoreError> {
         self.file.check()?;
         transaction(&self.connection, requests).inspect_err(|_| roll_back(&self.connection))?;
@@ -170,7 +170,7 @@ fn roll_back(connection: &Connection) {
     }
 }
 
-/// Makes a checkpoint, as far as the readers allow. The next checkpoint does the rest.
+/// Makes a checkpoint, as far as the readers allow. The next checkpoint completes it.
 fn checkpoint(connection: &Connection, busy_timeout: Duration) {
     let run = || {
         connection.busy_timeout(busy_timeout)?;
