@@ -41,18 +41,20 @@ impl Connector {
         Self { guard: Arc::new(guard), lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)) }
     }
 
-    /// The guard.
+    /// Returns the guard that filters the addresses.
     pub fn guard(&self) -> &AddressGuard {
         &self.guard
     }
 
     /// Connects to a host, which is a name or an IP address, within `limit`.
     ///
-    /// The addresses of a name that the guard allows are tried in the system's order, each starting 250 ms after the
-    /// one before. A name without any such address is refused.
+    /// The addresses of a name that the guard allows are tried in the system's order. Each attempt starts 250 ms after
+    /// the previous attempt. A name without any allowed address is refused.
     ///
     /// # Errors
-    /// [`NetError::Resolve`], [`NetError::Refused`], [`NetError::Connect`] and [`NetError::Timeout`].
+    /// [`NetError::Resolve`] if the name has no address; [`NetError::Refused`] if the guard refuses every address, or
+    /// the address of the connection; [`NetError::Connect`] if no address accepts the connection; [`NetError::Timeout`]
+    /// after `limit`.
     pub async fn connect(&self, host: &str, port: u16, limit: Duration) -> Result<TcpStream, NetError> {
         let connected = timeout(limit, async {
             let addresses = self.addresses(host, port).await?;
@@ -60,14 +62,14 @@ impl Connector {
         });
         let stream = connected.await.map_err(|_| NetError::timeout(host, limit))??;
         let unusable = |source: io::Error| NetError::Connect { host: host.to_owned(), source: Arc::new(source) };
-        // The system may connect to an address that is not the given one: for 0.0.0.0 it connects to this machine.
+        // The system may connect to an address other than the given one: for 0.0.0.0 it connects to this machine.
         let peer = stream.peer_addr().map_err(unusable)?;
         self.guard.check(peer.ip()).map_err(|source| refused(host, source))?;
         stream.set_nodelay(true).map_err(unusable)?;
         Ok(stream)
     }
 
-    /// The addresses of a host that the guard allows: at least one.
+    /// Returns the addresses of a host that the guard allows, at least one.
     async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, NetError> {
         let (mut allowed, mut first_refused) = (Vec::new(), None);
         for address in self.lookup(host, port).await? {
@@ -83,8 +85,8 @@ impl Connector {
         }
     }
 
-    /// Resolves a host by the system. IP addresses are resolved too: the system reads `2130706433` and `0x7f.1` as
-    /// 127.0.0.1.
+    /// Resolves a host with the system's resolver. IP addresses are resolved too: the system reads `2130706433` and
+    /// `0x7f.1` as 127.0.0.1.
     async fn lookup(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, NetError> {
         let Ok(permit) = self.lookups.clone().acquire_owned().await else {
             return Err(unresolved(host, io::Error::other("the agent is shutting down")));
@@ -100,8 +102,8 @@ impl Connector {
     }
 }
 
-/// Connects to the first address that answers. The addresses are tried in the system's order (RFC 6724), each starting
-/// [`ATTEMPT_DELAY`] after the one before, or at once if that one failed.
+/// Connects to the first address that answers. The addresses are tried in the system's order (RFC 6724). Each attempt
+/// starts [`ATTEMPT_DELAY`] after the previous attempt, or at once if that failed.
 async fn race(host: &str, addresses: Vec<SocketAddr>) -> Result<TcpStream, NetError> {
     let mut waiting: VecDeque<_> = addresses.into_iter().take(MAX_ADDRESSES).collect();
     let mut trying = JoinSet::new();

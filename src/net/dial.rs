@@ -65,7 +65,7 @@ impl Dialer {
     /// Connects to the target's host.
     ///
     /// # Errors
-    /// Those of [`Connector::connect`], and [`NetError::Tls`].
+    /// The errors of [`Connector::connect`]; [`NetError::Tls`] if the TLS handshake fails.
     pub async fn dial(&self, target: &Target) -> Result<Connection, NetError> {
         let (host, deadline) = (target.host(), Instant::now() + self.timeout);
         let stream = self.connector.connect(host, target.port(), self.timeout).await?;

@@ -29,7 +29,7 @@ pub enum NetError {
     Resolve {
         /// The host.
         host: String,
-        /// Why.
+        /// The system's error.
         source: Arc<io::Error>,
     },
     /// The host does not accept the connection.
@@ -45,7 +45,7 @@ pub enum NetError {
     Tls {
         /// The host.
         host: String,
-        /// Why.
+        /// The system's error.
         source: Arc<io::Error>,
     },
     /// The host broke the connection, or violated the protocol.
@@ -53,7 +53,7 @@ pub enum NetError {
     Broken {
         /// The host.
         host: String,
-        /// How.
+        /// The error that broke the connection.
         source: Arc<dyn Error + Send + Sync>,
     },
     /// The host or this agent closed the WebSocket.
@@ -97,7 +97,7 @@ pub enum NetError {
 }
 
 impl NetError {
-    /// Whether a retry may help. It does not help against a bad URL, a refused address or a response that is too large.
+    /// Whether a retry may help. It does not help against a bad URL, a refused address or a large response.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Url { .. } | Self::Refused { .. } | Self::TooLarge { .. } => false,
@@ -108,11 +108,12 @@ impl NetError {
         }
     }
 
+    /// Makes the error of a broken connection to `host`.
     pub(super) fn broken(host: &str, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Broken { host: host.to_owned(), source: Arc::from(source.into()) }
     }
 
-    /// An error of a library, with the texts of all its sources: hyper's own text names none of them.
+    /// Wraps an error of a library, with the texts of all its sources: hyper's own text contains none of them.
     pub(super) fn broken_by(host: &str, error: &(dyn Error + 'static)) -> Self {
         let mut text = error.to_string();
         let mut next = error.source();
@@ -123,6 +124,7 @@ impl NetError {
         Self::broken(host, text)
     }
 
+    /// Makes the error of a request that `host` did not answer within `limit`.
     pub(super) fn timeout(host: &str, limit: Duration) -> Self {
         Self::Timeout { host: host.to_owned(), limit }
     }

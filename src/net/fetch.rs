@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use super::{error::NetError, http::HttpClient, request_limits::RequestLimits, target::Target};
 use crate::did::{Fetch, FetchError, FetchResponse};
 
-/// The time limit for a document. A document is small, and a caller waits for the document.
+/// The time limit for a document. It is short, because documents are small and callers wait for them.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 #[async_trait]

@@ -10,9 +10,9 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// Decides which addresses the agent connects to: globally reachable addresses, and those that the operator allows.
 ///
-/// It refuses the ranges of IANA's special-purpose registries (RFC 6890) that are not globally reachable, multicast,
-/// and all of IPv6 that is not global unicast. An IPv6 address with an embedded IPv4 address is refused if that address
-/// is.
+/// The guard refuses the ranges of IANA's special-purpose registries (RFC 6890) that are not globally reachable,
+/// multicast, and all of IPv6 that is not global unicast. An IPv6 address with an embedded IPv4 address is refused if
+/// the IPv4 address is refused.
 #[derive(Debug, Clone, Default)]
 pub struct AddressGuard {
     allow_private: Vec<IpNet>,
@@ -44,7 +44,7 @@ impl AddressGuard {
     /// Checks whether the agent may connect to an address.
     ///
     /// # Errors
-    /// If it may not. The error tells what kind of address it is.
+    /// [`RefusedAddress`] if the agent may not connect to the address. The error says what kind of address it is.
     pub fn check(&self, address: IpAddr) -> Result<(), RefusedAddress> {
         // The system connects to ::ffff:a.b.c.d over IPv4.
         let address = address.to_canonical();
@@ -77,7 +77,7 @@ fn kind_of_v4(address: Ipv4Addr) -> Option<&'static str> {
     SPECIAL_V4.iter().find(|(net, _)| net.contains(&address)).map(|(_, why)| *why)
 }
 
-/// The IPv4 addresses that are embedded in an IPv6 address. A packet to it may end up at any of them.
+/// The IPv4 addresses that are embedded in an IPv6 address. A packet to the IPv6 address may end up at any of them.
 fn embedded(address: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
     let octets = address.octets();
     let at = |start: usize| Ipv4Addr::new(octets[start], octets[start + 1], octets[start + 2], octets[start + 3]);
@@ -132,7 +132,7 @@ const SPECIAL_V4: &[(Ipv4Net, &str)] = &[
 const SPECIAL_V6: &[(Ipv6Net, &str)] = &[
     (Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128), "unspecified"),
     (Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128), "loopback"),
-    // The network chooses where the IPv4 address is embedded, so it cannot be read.
+    // The network chooses where the IPv4 address is embedded, so the IPv4 address cannot be read.
     (v6([0x64, 0xff9b, 1, 0, 0, 0], 48), "a network's own NAT64 (RFC 8215)"),
     (v6([0x100, 0, 0, 0, 0, 0], 64), "discarded (RFC 6666)"),
     (v6([0x2001, 0, 0, 0, 0, 0], 23), "for protocols (RFC 2928)"),
@@ -150,7 +150,7 @@ const GLOBAL_UNICAST: Ipv6Net = v6([0x2000, 0, 0, 0, 0, 0], 3);
 const COMPATIBLE: Ipv6Net = v6([0, 0, 0, 0, 0, 0], 96);
 /// IPv4-translated (RFC 2765).
 const TRANSLATED: Ipv6Net = v6([0, 0, 0, 0, 0xffff, 0], 96);
-/// RFC 6052: NAT64, with the IPv4 address in the last 32 bits.
+/// NAT64, with the IPv4 address in the last 32 bits (RFC 6052).
 const NAT64: Ipv6Net = v6([0x64, 0xff9b, 0, 0, 0, 0], 96);
 /// 6to4 (RFC 3056).
 const SIX_TO_FOUR: Ipv6Net = v6([0x2002, 0, 0, 0, 0, 0], 16);
@@ -243,7 +243,7 @@ mod tests {
         }
     }
 
-    /// An IPv4 address is refused or allowed in the same way, in whatever IPv6 address it is embedded.
+    /// An IPv4 address gets the same answer in every IPv6 address that embeds it.
     #[test]
     fn an_embedded_address_is_treated_as_the_plain_one() {
         let guard = AddressGuard::new(vec!["10.1.0.0/16".parse().unwrap()]);

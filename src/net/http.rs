@@ -34,7 +34,7 @@ use super::{
 pub(super) const USER_AGENT: &str = concat!("claviger/", env!("CARGO_PKG_VERSION"));
 /// The most redirects that are followed.
 const MAX_REDIRECTS: usize = 5;
-/// The most idle connections to one host, and how long one is kept.
+/// The most idle connections to one host, and how long an idle connection is kept.
 const MAX_IDLE_PER_HOST: usize = 4;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The most bytes and headers in the head of a response.
@@ -43,8 +43,8 @@ const MAX_HEADERS: usize = 100;
 
 /// An HTTP/1.1 client. Clones share its connections.
 ///
-/// It sends the given body and headers and its `User-Agent`, and no cookies, credentials or `Referer`. It requests no
-/// compression, and decompresses nothing.
+/// The client sends the given body and headers and its `User-Agent`, and no cookies, credentials or `Referer`. It
+/// requests no compression, and decompresses nothing.
 #[derive(Clone)]
 pub struct HttpClient {
     any_address: Client<DialService, Full<Bytes>>,
@@ -58,18 +58,18 @@ pub struct HttpClient {
 pub struct HttpOptions {
     /// Whether URLs without TLS are refused.
     pub refuse_plain_http: bool,
-    /// Hosts, such as `localhost` or `localhost:8080`, whose did:web documents are requested without TLS. The method
-    /// forbids that; it is for trials on one machine. The host must have an address in `allow_private`.
+    /// Hosts, such as `localhost` or `localhost:8080`, whose did:web documents are requested without TLS. The did:web
+    /// method forbids that, so set it only for trials on one machine. The host must have an address in `allow_private`.
     pub did_web_plain_http_for: Vec<String>,
 }
 
 impl HttpClient {
     /// A client for DID documents on public servers: HTTPS with the system's root certificates, and no private address.
     ///
-    /// It is a [`Fetch`](crate::did::Fetch) for [`WebResolver`](crate::did::WebResolver) and
+    /// The client is a [`Fetch`](crate::did::Fetch) for [`WebResolver`](crate::did::WebResolver) and
     /// [`WebvhResolver`](crate::did::WebvhResolver). A request takes 10 seconds at most, follows no redirect, and reads
     /// no more than the resolver allows. It needs a Tokio runtime. Each client reads the root certificates once and has
-    /// its own connections, so clone one instead of making several.
+    /// its own connections, so clone a client instead of making several.
     ///
     /// # Errors
     /// If TLS cannot be set up.
@@ -77,7 +77,7 @@ impl HttpClient {
         Ok(Self::new(Dialer::new(AddressGuard::default(), client_config(None)?), HttpOptions::default()))
     }
 
-    /// A client whose connections `dialer` makes.
+    /// Makes a client whose connections are made by `dialer`.
     pub fn new(dialer: Dialer, options: HttpOptions) -> Self {
         Self { private_only: client(dialer.allow_private_only()), any_address: client(dialer), options }
     }
@@ -88,7 +88,7 @@ impl HttpClient {
     /// is followed, as the specification demands. The guard checks each hop.
     ///
     /// # Errors
-    /// If there is no response.
+    /// [`NetError`] if the request is not sent, or gets no response. A response with an error status is no error.
     pub async fn post(
         &self,
         url: &str,
@@ -114,11 +114,11 @@ impl HttpClient {
 
     /// Sends a GET, over `https` except for the hosts of [`HttpOptions::did_web_plain_http_for`].
     ///
-    /// No redirect is followed. The response speaks for its host (a did:web *is* its host), and many hosts can be made
-    /// to redirect to another one.
+    /// No redirect is followed. The response counts as the statement of the host in the URL (a did:web *is* its host),
+    /// and many hosts can be made to redirect to another host.
     ///
     /// # Errors
-    /// If there is no response.
+    /// [`NetError`] if the request is not sent, or gets no response. A response with an error status is no error.
     pub async fn get(&self, url: &str, accept: &str, limits: RequestLimits) -> Result<HttpResponse, NetError> {
         let deadline = Instant::now() + limits.timeout;
         let target = Target::http(url)?;
@@ -132,12 +132,12 @@ impl HttpClient {
         Ok(HttpResponse::read(response, &target, limits, deadline).await)
     }
 
-    /// Sends a GET, also without TLS unless [`HttpOptions::refuse_plain_http`] is set. For content that is trusted no
-    /// more than the person or peer who named the URL, such as an invitation that a person has pasted. No redirect is
+    /// Sends a GET, also without TLS unless [`HttpOptions::refuse_plain_http`] is set. Use it only for content that is
+    /// trusted no more than the source of the URL, such as an invitation that a person has pasted. No redirect is
     /// followed.
     ///
     /// # Errors
-    /// If there is no response.
+    /// [`NetError`] if the request is not sent, or gets no response. A response with an error status is no error.
     pub async fn get_untrusted(
         &self,
         url: &str,
@@ -158,7 +158,7 @@ impl HttpClient {
     /// followed: the content is for the server that the operator named.
     ///
     /// # Errors
-    /// If there is no response.
+    /// [`NetError`] if the request is not sent, or gets no response. A response with an error status is no error.
     pub async fn post_without_redirects(
         &self,
         url: &str,
@@ -226,7 +226,7 @@ fn redirect(from: &Target, headers: &HeaderMap) -> Result<Target, NetError> {
     let invalid = |reason| NetError::Redirect { host: from.host().to_owned(), reason };
     let location = headers.get(header::LOCATION).and_then(|location| location.to_str().ok());
     let to = from.join(location.ok_or_else(|| invalid("it has no location"))?)?;
-    // A message for a TLS endpoint is not sent in clear text.
+    // A message for a TLS endpoint must not be sent in clear text.
     if from.is_secure() && !to.is_secure() {
         return Err(invalid("it leads from TLS to plain HTTP"));
     }

@@ -5,12 +5,12 @@
 //! - The [`AddressGuard`] checks the *address of the connection*, whatever name, number or redirect led to it. It
 //!   allows private addresses only if the operator's `allow_private` names them, and cannot be turned off. Proxies of
 //!   the environment are ignored, since a proxy connects without the guard.
-//! - TLS is 1.2 or 1.3, always with forward secrecy (DIDComm v2.1 "Transports"). The roots are those of the system and
-//!   of one file.
+//! - TLS is 1.2 or 1.3, always with forward secrecy (DIDComm v2.1 "Transports"). The trusted roots are the roots of the
+//!   system and of one file.
 //! - Everything is bounded: the time of each step and of the whole request, the bytes that are read, the number of
 //!   redirects, and the number of concurrent DNS lookups.
 //!
-//! A [`NetError`] names the host at fault, and tells whether a retry may help.
+//! A [`NetError`] names the host at fault, and says whether a retry may help.
 
 mod connect;
 mod dial;

@@ -5,9 +5,9 @@ use std::time::Duration;
 /// The limits of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestLimits {
-    /// The time for the whole request, including redirects and the response body: 30 seconds.
+    /// The time limit for the whole request, including redirects and the response body. Default: 30 seconds.
     pub timeout: Duration,
-    /// The largest response body, in bytes: 1 MB.
+    /// The largest response body, in bytes. Default: 1,000,000.
     pub max_response_bytes: usize,
 }
 

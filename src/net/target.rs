@@ -19,6 +19,7 @@ pub struct Target {
     secure: bool,
 }
 
+/// What the server at a URL speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Protocol {
     Http,
@@ -29,7 +30,7 @@ impl Target {
     /// Parses the URL of an HTTP server.
     ///
     /// # Errors
-    /// [`NetError::Url`].
+    /// [`NetError::Url`] if this is no valid URL of an HTTP server.
     pub fn http(url: &str) -> Result<Self, NetError> {
         match Self::parse(url)? {
             target if target.protocol == Protocol::Http => Ok(target),
@@ -40,7 +41,7 @@ impl Target {
     /// Parses the URL of a WebSocket server.
     ///
     /// # Errors
-    /// [`NetError::Url`].
+    /// [`NetError::Url`] if this is no valid URL of a WebSocket server.
     pub fn websocket(url: &str) -> Result<Self, NetError> {
         match Self::parse(url)? {
             target if target.protocol == Protocol::WebSocket => Ok(target),
@@ -69,7 +70,7 @@ impl Target {
         if host.is_empty() || host.len() > 255 {
             return Err(invalid(url, "it has no host"));
         }
-        // For an invalid port hyper reports that there is no port.
+        // For an invalid port, the parser reports that there is no port.
         let port = match (authority.port_u16(), authority.as_str().ends_with(authority.host())) {
             (Some(0), _) | (None, false) => return Err(invalid(url, "its port is invalid")),
             (Some(port), _) => port,
@@ -83,7 +84,7 @@ impl Target {
         &self.host
     }
 
-    /// The port.
+    /// The port: that of the URL, or the default port of its scheme.
     pub fn port(&self) -> u16 {
         self.port
     }

@@ -45,11 +45,12 @@ pub struct WebSocketClient {
 pub struct WebSocketOptions {
     /// Whether URLs without TLS are refused.
     pub refuse_plain: bool,
-    /// The largest received message, in bytes: 1 MB.
+    /// The largest received message, in bytes. Default: 1,000,000.
     pub max_message_bytes: usize,
-    /// How often the peer gets a ping: every 30 seconds. A connection that is silent for twice as long is closed.
+    /// The interval at which the peer gets a ping. A connection that is silent for twice this interval is closed.
+    /// Default: 30 seconds.
     pub ping_interval: Duration,
-    /// How long the peer may take to accept a message: 30 seconds.
+    /// How long the peer may take to accept a message. Default: 30 seconds.
     pub send_timeout: Duration,
 }
 
@@ -76,13 +77,14 @@ pub struct WebSocketReceiver {
     messages: mpsc::Receiver<Result<Bytes, NetError>>,
 }
 
+/// A command to the task that serves a WebSocket.
 enum Command {
     Send(Message, oneshot::Sender<Result<(), NetError>>),
     Close,
 }
 
 impl WebSocketClient {
-    /// A client whose connections `dialer` makes.
+    /// Makes a client whose connections are made by `dialer`.
     pub fn new(dialer: Dialer, options: WebSocketOptions) -> Self {
         Self { dialer, options }
     }
@@ -95,11 +97,13 @@ impl WebSocketClient {
 
     /// Opens a WebSocket to the server at a `wss` or `ws` URL. No redirect is followed.
     ///
-    /// The WebSocket lasts until either side closes it, or the receiver or the last sender is dropped. A task of its
-    /// own serves it, so pings are answered while nobody sends or receives.
+    /// The WebSocket lasts until either side closes it, or the receiver or the last sender is dropped. A task serves
+    /// the WebSocket, so pings are answered while nobody sends or receives.
     ///
     /// # Errors
-    /// Those of [`Dialer::dial`], [`NetError::Url`] and [`NetError::WebSocketRefused`].
+    /// The errors of [`Dialer::dial`]; [`NetError::Url`] for an invalid URL; [`NetError::WebSocketRefused`] if the
+    /// server refuses the handshake; [`NetError::Timeout`] and [`NetError::Broken`] for other failures of the
+    /// handshake.
     pub async fn connect(&self, url: &str) -> Result<(WebSocketSender, WebSocketReceiver), NetError> {
         let target = Target::websocket(url)?;
         if !target.is_secure() && self.options.refuse_plain {
@@ -118,11 +122,12 @@ impl WebSocketClient {
 }
 
 impl WebSocketSender {
-    /// Sends one message: as text if it is UTF-8, else as binary. Returns once the message is passed to the system.
-    /// That does not prove that the peer has received it. A cancelled call may still send its message.
+    /// Sends one message: as text if it is UTF-8, else as binary. Returns once the message is passed to the operating
+    /// system. That does not prove that the peer has received the message. A cancelled call may still send its message.
     ///
     /// # Errors
-    /// [`NetError::Closed`], [`NetError::Timeout`] and [`NetError::Broken`]. Each of them ends the WebSocket.
+    /// [`NetError::Closed`] if the WebSocket is closed, [`NetError::Timeout`] if the peer does not accept the message
+    /// in time, and [`NetError::Broken`]. Each of these errors ends the WebSocket.
     pub async fn send(&self, message: impl Into<Bytes>) -> Result<(), NetError> {
         let message = message.into();
         let message = Utf8Bytes::try_from(message.clone()).map_or(Message::Binary(message), Message::Text);
@@ -145,8 +150,8 @@ impl WebSocketReceiver {
     /// Little is read ahead, so the peer has to wait while nobody calls this. The call may be cancelled and repeated.
     ///
     /// # Errors
-    /// [`NetError::TooLarge`], [`NetError::Timeout`] after a silence, and [`NetError::Broken`]. Each of them ends the
-    /// WebSocket.
+    /// [`NetError::TooLarge`] for a message beyond the limit, [`NetError::Timeout`] if the peer is silent for too long,
+    /// and [`NetError::Broken`]. Each of these errors ends the WebSocket.
     pub async fn receive(&mut self) -> Result<Option<Bytes>, NetError> {
         self.messages.recv().await.transpose()
     }
@@ -181,7 +186,7 @@ async fn serve(
     host: String,
 ) {
     let (mut sink, mut stream) = socket.split();
-    // Concurrently: two peers that both write before they read would wait for each other.
+    // Read and write concurrently: two peers that both write before they read would wait for each other for ever.
     let end = tokio::select! {
         end = read(&mut stream, &messages, options, &host) => end,
         end = write(&mut sink, &mut commands, options, &host) => end,
@@ -196,7 +201,7 @@ async fn serve(
         }
         Ok::<_, Error>(())
     };
-    // A peer that broke the connection or is silent is not waited for.
+    // Do not wait for a peer that broke the connection or is silent.
     if end.is_ok() {
         let _ = timeout(CLOSE_TIMEOUT, closing).await;
     }

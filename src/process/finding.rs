@@ -18,6 +18,7 @@ pub struct Finding {
 }
 
 impl Finding {
+    /// Makes a finding from the result of a check. The error says why the measure is not in effect.
     pub(super) fn new(name: &'static str, result: Result<(), String>, remedy: &'static str) -> Self {
         match result {
             Ok(()) => Self { name, holds: true, why: None, remedy: None },
@@ -25,6 +26,7 @@ impl Finding {
         }
     }
 
+    /// Makes the finding of a measure that this operating system does not have.
     #[cfg(not(target_os = "linux"))]
     pub(super) fn unsupported(name: &'static str) -> Self {
         let why = "not supported on this system".to_owned();

@@ -32,7 +32,7 @@ pub fn harden() -> HardeningReport {
     report(|measure| {
         let applied = (measure.apply)();
         // A measure may be in effect although it could not be applied, for instance by the operator's configuration. If
-        // it is not, the error of applying it explains more than that of the check.
+        // a measure is not in effect, the error of applying it explains more than the error of the check.
         (measure.check)().map_err(|error| applied.err().unwrap_or(error))
     })
 }
@@ -73,6 +73,7 @@ mod linux {
 
     use super::Measure;
 
+    /// All measures, in the order in which they are applied.
     pub(super) const MEASURES: &[Measure] = &[
         Measure {
             name: "not dumpable",
@@ -135,7 +136,8 @@ mod linux {
     ///
     /// RLIMIT_CORE is not sufficient: the kernel ignores it if `core_pattern` is a pipe (core(5), "Piping core dumps to
     /// a program"), as it is for systemd-coredump and apport. A process that is not dumpable writes no core dump in
-    /// either case. The limit protects the process before it is made so, and programs that a vendor's module may start.
+    /// either case. The limit protects the process before it is made not dumpable, and programs that a vendor's module
+    /// may start.
     fn no_core_dump() -> Result<(), String> {
         match getrlimit(Resource::Core) {
             Rlimit { current: Some(0), maximum: Some(0) } => Ok(()),

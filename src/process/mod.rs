@@ -1,7 +1,8 @@
 //! How a process protects itself before it touches a secret.
 //!
-//! [`hardening`] is for every process that holds a secret, [`sandbox`] for the process that talks to the network. Both
-//! report which measures are in effect, for `token doctor`: the kernel and the operator decide about many of them.
+//! [`hardening`] is for every process that holds a secret, and [`sandbox`] is for the process that talks to the
+//! network. Both report which measures are in effect, for `token doctor`: the kernel and the operator decide about many
+//! of them.
 //!
 //! This is the lowest module of the library. It uses nothing above it, and handles no keys.
 

@@ -75,8 +75,9 @@ impl Sandbox {
     /// only the thread that calls it and the threads that this thread starts.
     ///
     /// # Errors
-    /// [`SandboxError::Threads`] if there are other threads; nothing is changed then. The other errors if a path cannot
-    /// be allowed or the kernel refuses a part; the process may be restricted in part then.
+    /// [`SandboxError::Threads`] or [`SandboxError::Proc`] if there are other threads, or they cannot be counted; then
+    /// nothing is changed. Another [`SandboxError`] if a path cannot be allowed or the kernel refuses a part; then the
+    /// process may be restricted in part.
     pub fn enforce(self) -> Result<SandboxReport, SandboxError> {
         #[cfg(target_os = "linux")]
         return linux::enforce(&self);
@@ -88,6 +89,7 @@ impl Sandbox {
     }
 }
 
+/// The names of the sandbox's parts in findings and errors.
 const FILES: &str = "file system denied";
 const SCOPES: &str = "abstract sockets and signals denied";
 const CALLS: &str = "system calls denied";
@@ -98,7 +100,7 @@ const CAPABILITIES: &str = "no capabilities";
 pub struct SandboxReport {
     /// The enforced Landlock ABI, if any.
     pub landlock_abi: Option<u32>,
-    /// Every part.
+    /// All parts of the sandbox, each with whether it is in effect.
     pub findings: Vec<Finding>,
 }
 
@@ -156,12 +158,13 @@ mod linux {
         CALLS, CAPABILITIES, FILES, SCOPES, Sandbox, SandboxError, SandboxReport,
     };
 
-    /// The newest Landlock ABI that these rules were tested with. ABI 5 has all rights of the file system that are
-    /// denied here, ABI 6 all scopes.
+    /// The newest Landlock ABI that these rules were tested with. ABI 5 has all file system rights that are denied
+    /// here. ABI 6 has all scopes.
     const TESTED: ABI = ABI::V7;
 
     const NEWER_KERNEL: &str = "run Linux 6.12 or newer with Landlock enabled (boot parameter `lsm=landlock,...`)";
 
+    /// Enters the sandbox: see [`Sandbox::enforce`].
     pub(super) fn enforce(sandbox: &Sandbox) -> Result<SandboxReport, SandboxError> {
         let threads = fs::read_dir("/proc/self/task").map_err(SandboxError::Proc)?.count();
         if threads != 1 {

@@ -1,6 +1,6 @@
 //! The system calls that the sandbox denies. A denied call fails with EPERM, and the program goes on.
 //!
-//! This is a list of denied calls, those that reach beyond the process. A list of allowed calls would have to change
+//! The list names the denied calls: those that reach beyond the process. A list of allowed calls would have to change
 //! with each version of the C library, the runtime and the database.
 
 use std::{collections::BTreeMap, error::Error};
@@ -11,6 +11,7 @@ use seccompiler::{
     SeccompRule, TargetArch, sock_filter,
 };
 
+/// Why a filter cannot be built or applied.
 type FilterError = Box<dyn Error + Send + Sync>;
 
 /// Calls that are denied with any arguments.
@@ -67,7 +68,7 @@ const DENIED: &[c::c_long] = &[
     c::SYS_io_uring_setup,
     c::SYS_io_uring_enter,
     c::SYS_io_uring_register,
-    // The kernel's keyrings: the user's may hold a credential.
+    // The kernel's keyrings: the keyring of the user may hold a credential.
     c::SYS_keyctl,
     c::SYS_add_key,
     c::SYS_request_key,
@@ -95,8 +96,8 @@ pub(super) fn filters() -> Result<Option<Vec<BpfProgram>>, FilterError> {
     let Ok(arch) = TargetArch::try_from(std::env::consts::ARCH) else { return Ok(None) };
     let mut denied: BTreeMap<i64, Vec<SeccompRule>> = DENIED.iter().map(|call| (*call, Vec::new())).collect();
     denied.extend(conditional()?);
-    // glibc 2.34 and later start threads with clone3, whose flags are in memory that a filter cannot read. With ENOSYS
-    // they use clone instead.
+    // glibc 2.34 and later start threads with clone3, whose flags are in memory that a filter cannot read. If clone3
+    // fails with ENOSYS, glibc uses clone instead.
     let absent = BTreeMap::from([(c::SYS_clone3, Vec::new())]);
     let mut filters = Vec::new();
     for (calls, errno) in [(denied, c::EPERM), (absent, c::ENOSYS)] {
@@ -121,7 +122,7 @@ fn conditional() -> Result<Vec<(i64, Vec<SeccompRule>)>, BackendError> {
         SeccompCondition::new(argument, Dword, operator, u64::from(value.cast_unsigned()))
     };
     let rule = |conditions| SeccompRule::new(conditions);
-    // The argument has this bit set.
+    // The rule holds if the argument has this bit set.
     let has_bit = |argument, bit: i32| rule(vec![when(argument, MaskedEq(u64::from(bit.cast_unsigned())), bit)?]);
 
     let other_families = [c::AF_INET, c::AF_INET6, c::AF_NETLINK]
@@ -143,8 +144,8 @@ fn conditional() -> Result<Vec<(i64, Vec<SeccompRule>)>, BackendError> {
         // Unix sockets lead to pcscd, to the keeper and to the programs of the user's session; AF_VSOCK leads to the
         // host. Netlink is allowed: getaddrinfo(3) reads this machine's addresses through it.
         (c::SYS_socket, vec![rule(other_families)?]),
-        // Pairs of streams are allowed: tokio's signal driver needs one. Datagram sockets of a pair could still send to
-        // other sockets, and the kernel makes datagram sockets of raw ones.
+        // Pairs of stream sockets are allowed: tokio's signal driver needs such a pair. Datagram sockets of a pair
+        // could still send to other sockets, and the kernel turns raw sockets of a pair into datagram sockets.
         (c::SYS_socketpair, vec![pair(c::SOCK_DGRAM)?, pair(c::SOCK_RAW)?]),
         (c::SYS_clone, namespaces.into_iter().map(|flag| has_bit(0, flag)).collect::<Result<_, _>>()?),
         // New executable memory: all code that the agent needs is mapped before it enters the sandbox.
