@@ -25,7 +25,7 @@ const MAX_BODY: usize = 64 * 1024 * 1024;
 /// How long an agent may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A client of the agent that runs with this configuration. Each request has a connection of its own.
+/// A client of the agent that runs with this configuration. Each request uses a new connection.
 pub struct AgentClient {
     address: ApiAddress,
     token: Option<String>,
@@ -73,7 +73,8 @@ impl AgentClient {
         serde_json::from_slice(body).map_err(|error| no_answer(&error.to_string()))
     }
 
-    /// Passes server-sent events to `handle` in turn, until it returns `false` or the connection ends.
+    /// Passes the data of each server-sent event to `handle`, until `handle` returns `false`. An end of the connection
+    /// before that is a failure.
     pub async fn events(
         &self,
         path: &str,
@@ -143,8 +144,8 @@ impl AgentClient {
     }
 }
 
-/// Asks a running agent to serve DIDs that were made or changed. Without a running agent nothing happens: the agent
-/// reads them when it starts.
+/// Asks a running agent to serve DIDs that were made or changed. Without a running agent nothing happens: an agent
+/// reads our DIDs when it starts.
 pub fn reload_own_dids(config: &Config) {
     let reloaded =
         AgentClient::new(config).and_then(|client| block_on(client.post::<Value>("/v1/dids/reload", &Value::Null)));

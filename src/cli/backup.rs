@@ -61,11 +61,11 @@ pub fn backup(args: &BackupArgs, config: &Config, out: &Out) -> Result<(), Failu
     if args.to.symlink_metadata().is_ok() {
         return Err(failed(io::Error::from(io::ErrorKind::AlreadyExists)).hint("name a folder that does not exist"));
     }
-    // Written under another name first, so that a folder with the given name is always complete.
+    // Write the backup under another name first, so that a folder with the given name is always complete.
     let parent = parent(&args.to);
     let partial = tempfile::Builder::new().prefix(".claviger-backup-").tempdir_in(parent).map_err(failed)?;
     let progress = Progress::new(out);
-    // The store comes last, so that every DID its messages refer to was copied before.
+    // Copy the store last, so that every DID that its messages refer to was copied before.
     for folder in FOLDERS {
         copy_files(&config.state_dir.join(folder), &partial.path().join(folder)).map_err(failed)?;
     }
@@ -98,13 +98,13 @@ pub fn restore(args: &RestoreArgs, config: &Config, out: &Out) -> Result<(), Fai
     let failed = |error: io::Error| Failure::io(config.state_dir.display(), &error);
     private_folder::create(parent(&database)).map_err(failed)?;
     progress.show("Copying the store");
-    // The store comes first: it fails if an agent runs, before anything is changed.
+    // Restore the store first: that fails if an agent runs, before anything is changed.
     let mut kept: Vec<PathBuf> = restore_store(&args.from.join(STORE), &database)?.into_iter().collect();
     for folder in FOLDERS {
         let target = config.state_dir.join(folder);
         let new = target.with_extension("restored");
         if new.exists() {
-            // Left by a restore that was interrupted.
+            // An interrupted restore has left this folder.
             fs::remove_dir_all(&new).map_err(failed)?;
         }
         if !copy_files(&args.from.join(folder), &new).map_err(failed)? {
@@ -129,7 +129,7 @@ pub fn restore(args: &RestoreArgs, config: &Config, out: &Out) -> Result<(), Fai
     Ok(())
 }
 
-/// Restores the store from a copy. The present store is kept under the name that is returned.
+/// Restores the store from a copy. Keeps the present store, if there is one, and returns its new path.
 fn restore_store(copy: &Path, database: &Path) -> Result<Option<PathBuf>, StoreError> {
     let old = database.exists().then(|| unused_name(database));
     if let Some(old) = &old {

@@ -1,4 +1,4 @@
-//! `claviger completions`.
+//! `claviger completions`: prints the completion script for a shell.
 
 use clap_complete::Shell;
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! The confirmation before keys are deleted.
+//! Asks a person for confirmation before keys are deleted.
 
 use std::io::{self, BufRead, Write};
 

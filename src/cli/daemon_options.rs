@@ -22,6 +22,7 @@ use super::{
 /// One day in milliseconds.
 const DAY: i64 = 24 * 60 * 60 * 1000;
 
+/// Returns the options of the agent.
 pub fn agent_options(config: &Config) -> AgentOptions {
     let daemon = &config.daemon;
     let agent = &daemon.agent;
@@ -42,6 +43,7 @@ pub fn agent_options(config: &Config) -> AgentOptions {
     options
 }
 
+/// Returns the options of the server for peers.
 pub fn server_options(http: &HttpSection) -> ServerOptions {
     ServerOptions {
         max_connections: http.connections,
@@ -54,6 +56,7 @@ pub fn server_options(http: &HttpSection) -> ServerOptions {
     }
 }
 
+/// Returns how long the store keeps data.
 pub fn retention(store: &StoreSection) -> Retention {
     Retention {
         deliveries: DAY * i64::from(store.unread_days),
@@ -62,6 +65,7 @@ pub fn retention(store: &StoreSection) -> Retention {
     }
 }
 
+/// Returns the options of the store.
 pub fn store_options(config: &Config) -> SqliteOptions {
     let store = &config.daemon.store;
     SqliteOptions {
@@ -76,7 +80,7 @@ pub fn store_options(config: &Config) -> SqliteOptions {
     }
 }
 
-/// The webhook, and its secret. Fails for mistakes that would otherwise only be logged later.
+/// Returns the configured webhook and its secret. Fails for mistakes that would otherwise only be logged later.
 pub fn webhook(config: &Config, guard: &AddressGuard) -> Result<Option<(Webhook, Zeroizing<String>)>, Failure> {
     let Some(section) = &config.daemon.api.webhook else { return Ok(None) };
     let invalid = |message: String| Failure::usage("bad-config", message);
@@ -95,7 +99,7 @@ pub fn webhook(config: &Config, guard: &AddressGuard) -> Result<Option<(Webhook,
     Ok(Some((webhook, secret)))
 }
 
-/// The guard against connections to private addresses.
+/// Makes the guard against connections to private addresses.
 pub fn address_guard(config: &Config) -> Result<AddressGuard, Failure> {
     let parse = |range: &String| {
         range.parse::<IpNet>().or_else(|_| range.parse::<IpAddr>().map(IpNet::from)).map_err(|_| {

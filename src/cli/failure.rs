@@ -38,6 +38,7 @@ pub enum Status {
 }
 
 impl Failure {
+    /// A failure with exit status 1 and no hint. `code` is one of the documented codes.
     pub fn new(code: &'static str, message: impl Into<String>) -> Self {
         Self { code, status: Status::Failed, message: message.into(), hint: None }
     }
@@ -65,6 +66,7 @@ impl Failure {
         }
     }
 
+    /// Adds what to do next.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
@@ -75,7 +77,7 @@ impl Failure {
         json!({ "error": { "code": self.code, "message": self.message, "hint": self.hint } })
     }
 
-    /// The failure of an operation of a token, or of opening it.
+    /// The failure to open a token, or of an operation of a token.
     pub fn from_token(name: &str, error: &TokenError) -> Self {
         let mut message = error.to_string();
         if !message.starts_with("the token ") {

@@ -20,6 +20,7 @@ pub enum KeyName {
 }
 
 impl KeyName {
+    /// Parses a key name. Fails for a DID URL that is malformed or has no fragment.
     pub fn parse(text: &str) -> Result<Self, Failure> {
         if text.starts_with("did:") {
             let url = DidUrl::parse(text).ok().filter(|url| url.fragment().is_some());

@@ -25,6 +25,7 @@ pub fn start(verbose: u8, json: bool) {
     let _ = tracing::subscriber::set_global_default(subscriber);
 }
 
+/// Writes events to stderr.
 struct StderrLayer {
     json: bool,
 }

@@ -1,4 +1,4 @@
-//! The command line. Each command is a file, without protocol logic.
+//! The command line. Each command is a file, which contains no protocol logic.
 //!
 //! Data goes to stdout, messages for people go to stderr. Exit status: 0 done, 1 failed, 2 wrong arguments or
 //! configuration, 3 token not ready. Arguments, configuration, message and DIDs are checked before a token is opened,
@@ -113,7 +113,7 @@ enum Command {
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    // Needed before the arguments are parsed, because the report of invalid arguments depends on it.
+    // This is needed before the arguments are parsed, because the report of invalid arguments depends on `--json`.
     let out = Out { json: arguments.iter().take_while(|it| *it != "--").any(|it| it == "--json") };
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
@@ -128,7 +128,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => args.start_log(cli.verbose),
         _ => log::start(cli.verbose, out.json),
     }
-    // Before the process reads anything. `token doctor` reports what this system does not support.
+    // Harden the process before it reads anything. `token doctor` reports unsupported measures.
     harden();
     match run(cli, &out) {
         Ok(()) => ExitCode::SUCCESS,

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::failure::{Failure, Status};
 
+/// The styles of the output, for titles, details, errors, warnings and names.
 pub const BOLD: Style = Style::new().bold();
 pub const DIM: Style = Style::new().dimmed();
 pub const BAD: Style = AnsiColor::Red.on_default().bold();
@@ -75,6 +76,7 @@ impl Out {
     }
 }
 
+/// Prints a warning on stderr. With `json` it is a JSON document.
 pub fn warn(text: &str, json: bool) {
     let mut stderr = anstream::stderr().lock();
     let _ = if json {

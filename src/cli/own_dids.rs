@@ -105,7 +105,8 @@ impl<'a> OwnDids<'a> {
         }
     }
 
-    /// Adds the document of a DID that needs no file, such as a did:key. The DID is ours if a token holds its keys.
+    /// Resolves a DID that needs no file, such as a did:key, and adds its document to ours. The DID is ours if a token
+    /// holds its keys.
     pub async fn add_resolved(&mut self, did_or_kid: &str) -> Result<(), Failure> {
         let did = did_of(did_or_kid).ok_or_else(|| not_a_did(did_or_kid))?;
         if !self.documents.iter().any(|document| document.is_about(did)) {

@@ -123,7 +123,7 @@ impl Args {
             members.insert("id".to_owned(), Message::new_id().into());
             return Ok(self.add_addresses(Message::from_json(&value.to_string())?));
         }
-        // The original text, in which the strict parser finds duplicate members.
+        // Parse the original text, so that the strict parser finds duplicate members.
         Ok(self.add_addresses(Message::from_json(text)?))
     }
 

@@ -11,7 +11,8 @@ use claviger::secrets::pkcs11::{Pin, PinPrompt, PinState};
 
 use super::{desktop, failure::Failure, typed_pin::refuse_yubikey_otp};
 
-/// Reads a PIN that is to be set. A person types it twice. `what` names the PIN in questions and errors.
+/// Reads a PIN that is to be set. If a person types the PIN, the person types it twice. `what` names the PIN in
+/// questions and errors.
 pub fn read_new(source: &str, base: &Path, what: &str) -> Result<Pin, Failure> {
     if !is_interactive(source) {
         return read_existing(source, base, what);
@@ -150,7 +151,7 @@ fn ask(question: &str) -> Result<Zeroizing<String>, Failure> {
     })
 }
 
-/// Reads from the terminal without echo. Not from stdin, which may hold a message.
+/// Reads from the terminal without echo. Does not read from stdin, which may hold a message.
 fn read(question: &str) -> io::Result<Zeroizing<String>> {
     rpassword::prompt_password(question)
         .map(Zeroizing::new)

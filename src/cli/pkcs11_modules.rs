@@ -38,7 +38,7 @@ pub fn installed() -> Vec<PathBuf> {
     found.filter(|path| path.canonicalize().is_ok_and(|file| seen.insert(file))).collect()
 }
 
-/// SoftHSM's module.
+/// The path of SoftHSM's module, if it is installed.
 pub fn softhsm() -> Option<PathBuf> {
     let mut usual = KNOWN.iter().filter(|pattern| pattern.ends_with("softhsm2.so")).flat_map(|pattern| expand(pattern));
     usual.find(|path| path.is_file())
@@ -50,6 +50,7 @@ pub fn softhsm_missing() -> Failure {
         .hint("apt-get install softhsm2 (Debian, Ubuntu), dnf install softhsm (Fedora), brew install softhsm (macOS)")
 }
 
+/// The paths that a pattern stands for. A pattern with `*` yields only existing files.
 fn expand(pattern: &str) -> Vec<PathBuf> {
     let Some((parent, rest)) = pattern.split_once("/*/") else {
         return vec![pattern.into()];

@@ -1,4 +1,4 @@
-//! Reading the configuration again for a running agent.
+//! Reads the configuration again for a running agent.
 //!
 //! The sandbox keeps the agent from the operator's files, because PINs may lie beside the configuration. The agent's
 //! supervisor is outside the sandbox. The supervisor reads and checks the configuration, and sends the agent the
@@ -30,7 +30,7 @@ pub const CONFIGURATION: &str = "";
 /// Settings by `table.member`, with the values of the file and the environment.
 pub type Settings = BTreeMap<String, Value>;
 
-/// The supervisor's answer. A line with the webhook's secret precedes it; the line is empty without a webhook.
+/// The supervisor's answer. A line with the webhook's secret precedes the answer; without a webhook the line is empty.
 #[derive(Serialize, Deserialize)]
 pub struct ReloadedSettings {
     /// The settings of [`RELOADABLE`] that the configuration has.
@@ -91,7 +91,7 @@ impl ConfigurationReader {
         let is_changed = |name: &&String| current.get(*name).copied() != new.get(*name).map(hash);
         let changed: BTreeSet<String> = names.into_iter().filter(is_changed).cloned().collect();
         let needs_restart = changed.iter().filter(|name| !RELOADABLE.contains(&name.as_str())).cloned().collect();
-        // The others stay as the agent has them, so that they are reported until it restarts.
+        // The hashes of the other settings stay, so that their changes are reported until the agent restarts.
         for name in RELOADABLE {
             current.remove(name);
         }

@@ -1,8 +1,8 @@
 //! The environment variables that the tokens' modules read, such as SoftHSM's SOFTHSM2_CONF.
 //!
-//! A module reads its variables in the process that loads it. A keeper is started with those of its token. A command
-//! that loads modules itself replaces its process by the same program with the variables set, because safe Rust cannot
-//! change the environment of its own process. A process that loads no module never has the variables.
+//! A module reads its variables in the process that loads it. A keeper is started with the variables of its token. A
+//! command that loads modules itself replaces its process by the same program with the variables set, because safe Rust
+//! cannot change the environment of its own process. A process that loads no module never has the variables.
 
 use std::{collections::BTreeMap, env, ffi::OsStr, os::unix::process::CommandExt};
 
@@ -12,8 +12,8 @@ use super::{
     this_program,
 };
 
-/// Returns if the variables of all tokens are set. Otherwise replaces this process by the same program with them. Must
-/// be called before anything is read from stdin, and before the process has a second thread.
+/// Returns if the variables of all tokens are set. Otherwise replaces this process by the same program with the
+/// variables. Must be called before anything is read from stdin, and before the process has a second thread.
 pub fn ensure(config: &Config) -> Result<(), Failure> {
     let variables = variables(config)?;
     let is_set = |(variable, value): (&&str, &&str)| env::var_os(variable).is_some_and(|is| is == OsStr::new(value));

@@ -1,4 +1,4 @@
-//! What a person types when asked for a PIN.
+//! Checks the text that a person types when asked for a PIN.
 
 use std::io;
 

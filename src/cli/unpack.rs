@@ -106,7 +106,7 @@ impl Unpacked {
     }
 }
 
-/// Prints the packed messages in a forward, and tells the person where they go next.
+/// Prints the packed messages in a forward, and tells the person where the messages go next.
 fn print_forwarded(message: &Message, out: &Out) -> Result<(), Failure> {
     let forward = Forward::from_message(message).ok_or_else(|| {
         Failure::new("not-a-forward", format!("the message is not a forward, but a {}", message.type_))
@@ -144,8 +144,8 @@ impl Unpacker<'_> {
         }
     }
 
-    /// Our keys that the outermost layer needs. For a message that is not encrypted, the agreement keys of our DIDs in
-    /// `to`. Fails for every problem that can be found without a token.
+    /// Returns our keys that the outermost layer needs. For a message that is not encrypted, these are the agreement
+    /// keys of our DIDs in `to`. Fails for every problem that can be found without a token.
     fn needed_keys(&self, packed: &str) -> Result<Vec<PublicKey>, Failure> {
         let keys_of_recipients = |message: &Value| -> Vec<PublicKey> {
             let dids = message["to"].as_array().into_iter().flatten().filter_map(Value::as_str);
@@ -168,7 +168,7 @@ impl Unpacker<'_> {
         }
     }
 
-    /// Our DIDs, with a token that holds one of these keys if there is one.
+    /// Returns our DIDs with open tokens. One of the tokens holds one of these keys, if any token does.
     async fn open_identities(&mut self, needed: Vec<PublicKey>) -> Result<Identities, Failure> {
         if let Some(identities) = &self.identities {
             let held = identities.secrets().keys().borrow().clone();
@@ -176,7 +176,7 @@ impl Unpacker<'_> {
                 return Ok(identities.clone());
             }
         }
-        // Includes the keys of earlier messages, so that messages which alternate between two tokens do not open them
+        // Keep the keys of earlier messages, so that messages which alternate between two tokens do not open them
         // again.
         self.keys.extend(needed);
         let needed = match self.identities {

@@ -1,4 +1,4 @@
-//! Waiting for a YubiKey that is not plugged in.
+//! Waits for a YubiKey that is not plugged in.
 
 use std::{
     io::IsTerminal,
@@ -30,6 +30,7 @@ pub struct YubiKeyWait {
 }
 
 impl YubiKeyWait {
+    /// Starts the wait: `--wait` seconds, or a minute at a terminal, else no time.
     pub fn new(config: &Config) -> Self {
         let time = config.wait.or_else(|| std::io::stderr().is_terminal().then_some(TERMINAL_TIMEOUT));
         let json = config.flags.iter().any(|flag| flag == "--json");

@@ -1,4 +1,4 @@
-//! `claviger accept`.
+//! `claviger accept`: accepts an invitation through the running agent.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! `claviger connections`.
+//! `claviger connections`: lists the agent's connections, or ends one of them.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! `claviger inbox`.
+//! `claviger inbox`: shows and acknowledges received messages.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! `claviger invite`.
+//! `claviger invite`: makes an invitation.
 
 use std::{fs, path::PathBuf};
 

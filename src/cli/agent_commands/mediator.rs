@@ -1,4 +1,4 @@
-//! `claviger mediator`.
+//! `claviger mediator`: uses, lists and leaves mediators.
 
 use std::time::Duration;
 

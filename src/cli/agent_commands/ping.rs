@@ -1,4 +1,4 @@
-//! `claviger ping`.
+//! `claviger ping`: sends a trust ping, and waits for the answer.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! `claviger send`.
+//! `claviger send`: sends a message through the running agent.
 
 use std::time::Duration;
 

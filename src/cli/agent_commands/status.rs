@@ -1,4 +1,4 @@
-//! `claviger status`.
+//! `claviger status`: shows the state of the running agent.
 
 use serde_json::{Value, json};
 

@@ -43,6 +43,7 @@ impl Manifest {
         Ok(Self { format: FORMAT, claviger: env!("CARGO_PKG_VERSION").to_owned(), time, files: entries(folder)? })
     }
 
+    /// Writes the manifest to a folder.
     pub fn write(&self, folder: &Path) -> io::Result<()> {
         let mut file = File::create_new(folder.join(NAME))?;
         serde_json::to_writer_pretty(&mut file, self)?;
@@ -50,6 +51,8 @@ impl Manifest {
         file.sync_all()
     }
 
+    /// Reads the manifest of a backup. Fails if the manifest is missing or damaged, or has a format that this release
+    /// does not know.
     pub fn read(folder: &Path) -> Result<Self, Failure> {
         let path = folder.join(NAME);
         let text = fs::read(&path).map_err(|error| {

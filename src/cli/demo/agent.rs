@@ -21,7 +21,7 @@ use claviger::{
 
 use crate::cli::failure::Failure;
 
-/// A participant.
+/// A participant: Alice, Bob or the mediator.
 pub struct Agent {
     pub name: &'static str,
     pub did: String,
@@ -63,7 +63,7 @@ impl DemoToken {
         Ok(Self { name, token, outlives_demo: false })
     }
 
-    /// Opens a YubiKey. A new one has the factory's PIN; for another, a person types the PIN.
+    /// Opens a YubiKey. A new YubiKey has the factory PIN. For any other YubiKey, a person types the PIN.
     #[cfg(feature = "yubikey")]
     pub fn open_yubikey(name: &'static str, serial: u32) -> Result<Self, Failure> {
         use claviger::secrets::piv::{self, PcscReaders};
@@ -128,19 +128,20 @@ impl Agent {
     }
 }
 
-/// An operation of a token.
+/// A private-key operation of a token, with its duration.
 pub struct Operation {
     pub kind: OperationKind,
     pub key: PublicKey,
     pub took: Duration,
 }
 
+/// The kind of a private-key operation.
 #[derive(Clone, Copy, PartialEq)]
 pub enum OperationKind {
     Sign,
     /// Key agreement to send, with an authenticated sender.
     Wrap,
-    /// Key agreement to receive. `authenticated`: also with the sender's key.
+    /// Key agreement to receive. `authenticated` says whether the sender's key takes part.
     Unwrap {
         authenticated: bool,
     },

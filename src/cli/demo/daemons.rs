@@ -26,6 +26,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// The pause between two checks.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
+/// Shows the demo. `folder` gets a folder for each of the two daemons.
 pub fn run(module: &Path, folder: &Path, out: &Out) -> Result<(), Failure> {
     let mut page = Page::new(out);
     page.title("Two agents meet and talk, and no private key leaves its token")?;

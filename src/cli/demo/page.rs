@@ -9,9 +9,11 @@ use crate::cli::{
     output::{BOLD, DIM, NAME, Out},
 };
 
+/// The width of the page, in columns.
 const WIDTH: usize = 79;
 /// Where the right column begins.
 const INDENT: usize = 4;
+/// The width of the left column.
 const LEFT: usize = 17;
 
 /// The page. With `--json` nothing is printed until the end, and then the recorded steps as one document.

@@ -1,4 +1,4 @@
-//! `claviger did create`.
+//! `claviger did create`: makes a DID with its keys and its document.
 
 use clap::ValueEnum;
 use serde_json::{Value, json};
@@ -159,11 +159,11 @@ pub fn make(args: &Args, config: &Config, out: &Out) -> Result<CreatedDid, Failu
     }
 }
 
-/// The name of a key, parsed and as it was given.
+/// The name of a key: parsed, and as the person typed it.
 type GivenKey = (KeyName, String);
 
 impl Args {
-    /// For the successor of a DID: the same method, the same services, and new keys in these tokens.
+    /// Returns the arguments for the successor of a DID: same method, same services, and new keys in these tokens.
     pub fn for_successor(old: &Document, tokens: &[String]) -> Result<Self, Failure> {
         let method = match old.id().split(':').take(3).collect::<Vec<_>>().as_slice() {
             ["did", "peer", form] if form.starts_with('2') => Method::Peer2,
@@ -180,7 +180,7 @@ impl Args {
         Ok(Self { routing_key, ..Self::with_new_keys(method, tokens, services) })
     }
 
-    /// For a DID with new keys in these tokens.
+    /// Returns the arguments for a DID with new keys in these tokens.
     pub fn with_new_keys(method: Method, tokens: &[String], services: Vec<String>) -> Self {
         Self {
             method,
@@ -220,7 +220,7 @@ impl Args {
         }
     }
 
-    /// The tokens that --token names, or the only one.
+    /// The tokens that --token names, or the only token.
     fn tokens<'a>(&self, config: &'a Config) -> Result<Vec<&'a TokenConfig>, Failure> {
         if self.method == Method::Key && self.token.len() > 1 {
             return Err(Failure::usage("bad-arguments", "a did:key is one key, in one token")
@@ -253,7 +253,7 @@ async fn resolve_names(given: [Vec<GivenKey>; 2], own: &OwnDids<'_>) -> Result<[
     Ok(resolved)
 }
 
-/// Returns the keys of the DID: the given ones, and new ones for each relationship without a given one.
+/// Returns the keys of the DID: the given keys, and new keys for each relationship without a given key.
 fn find_or_make_keys(args: &Args, maker: &mut KeyMaker, given: [Vec<GivenKey>; 2]) -> Result<Vec<DidKey>, Failure> {
     let inventory = match &given {
         [agreement, authentication] if agreement.is_empty() && authentication.is_empty() => Vec::new(),

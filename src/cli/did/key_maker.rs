@@ -42,7 +42,7 @@ impl KeyMaker {
         self.try_make(at, curve, usage).map_err(|error| Failure::from_token(self.tokens[at].name(), &error))
     }
 
-    /// Makes the update key of a did:webvh in the first token. It is in no document, so its label says what it is for.
+    /// Makes the update key of a did:webvh in the first token. No document has the key, so its label names its purpose.
     pub fn make_update_key(&mut self, host_and_path: &str) -> Result<HeldKey, Failure> {
         let label = self.label.replace(format!("updates {host_and_path}"));
         let made = self.make(0, Curve::Ed25519, KeyUse::Signing);
@@ -70,7 +70,7 @@ impl KeyMaker {
         Ok(keys.into_iter().flatten().collect())
     }
 
-    /// Makes in each token a key for each use that is asked for: on X25519 and Ed25519 if all tokens have them, else on
+    /// Makes a key in each token for each requested use: on X25519 and Ed25519 if all tokens have these curves, else on
     /// P-256. A token that signs only short inputs with Ed25519 signs with P-256.
     pub fn make_missing(&mut self, agreement: bool, authentication: bool) -> Result<Vec<DidKey>, Failure> {
         let signs_short_only = self.tokens.iter().any(|token| token.info().longest_eddsa.is_some());

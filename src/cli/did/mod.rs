@@ -1,4 +1,4 @@
-//! `claviger did`.
+//! `claviger did`: the commands that create, resolve, change and retire DIDs.
 
 pub mod create;
 mod key_maker;

@@ -1,4 +1,4 @@
-//! `claviger did resolve`.
+//! `claviger did resolve`: prints the document of a DID.
 
 use claviger::did::{Resolver, is_did};
 

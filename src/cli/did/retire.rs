@@ -1,4 +1,4 @@
-//! `claviger did retire`.
+//! `claviger did retire`: deletes the keys of a DID that was rotated.
 
 use serde_json::{Value, json};
 
@@ -57,7 +57,7 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
         let keys = count(keys.len(), "key");
         confirm(&format!("{} has {keys} that no other DID uses.\n{DELETE_WARNING} Delete them?", old.id()))?;
     }
-    // The agent knows when the overlap is over. From now on, the keys of other DIDs unwrap the key of its store.
+    // The agent knows when the overlap is over. After this call, only keys of other DIDs unwrap the store key.
     let client = AgentClient::new(config)?;
     block_on(client.post::<Value>("/v1/dids/give-up", &json!({ "did": old.id() })))?;
     let mut deleted = Vec::new();

@@ -1,4 +1,4 @@
-//! `claviger did rotate`.
+//! `claviger did rotate`: rotates one of our DIDs to a new DID.
 
 use serde_json::{Value, json};
 
@@ -39,7 +39,7 @@ pub struct Args {
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     check_did(&args.did)?;
     let client = AgentClient::new(config)?;
-    // Without a running agent nobody would tell the peers. So this fails before keys are made.
+    // Only a running agent can tell the peers. Without one the command fails here, before keys are made.
     block_on(client.get::<Value>("/v1/status"))?;
     let old = own_document(config, &args.did)?;
     let new = match &args.to {

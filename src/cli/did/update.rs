@@ -1,4 +1,4 @@
-//! `claviger did update`.
+//! `claviger did update`: changes the document of a did:web or did:webvh.
 
 use std::time::SystemTime;
 
@@ -226,7 +226,7 @@ impl Args {
 }
 
 /// The first number that no key ID in these documents uses. A number is never used again, because old signatures name
-/// their key by it.
+/// their keys by number.
 fn next_number(documents: impl IntoIterator<Item = Value>) -> usize {
     let mut used = 0;
     for document in documents {

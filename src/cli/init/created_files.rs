@@ -13,10 +13,11 @@ use crate::cli::failure::Failure;
 /// [`keep`](Self::keep) is called.
 pub struct CreatedFiles {
     folder: PathBuf,
-    /// In the order of creation. They are removed in the reverse order.
+    /// The created files and folders, in the order of creation. They are removed in the reverse order.
     created: Vec<Created>,
 }
 
+/// A created file or folder.
 struct Created {
     path: PathBuf,
     /// For a folder: whether it is removed with everything in it.
@@ -72,6 +73,7 @@ impl CreatedFiles {
         Ok(())
     }
 
+    /// Writes claviger.toml, and returns its path.
     pub fn write_configuration(&mut self, text: &str) -> Result<PathBuf, Failure> {
         let file = self.configuration();
         self.write(&file, 0o644, text)?;

@@ -23,6 +23,7 @@ pub struct TokenSettings {
 }
 
 impl Settings<'_> {
+    /// Returns the text of claviger.toml.
     pub fn render(&self) -> String {
         let environment: Vec<String> =
             self.token.environment.iter().map(|(name, value)| format!("{name} = {}", toml_string(value))).collect();

@@ -37,7 +37,7 @@ pub fn run(address: &str, token: &TokenConfig, config: &Config, out: &Out) -> Re
         Failure::usage("bad-arguments", format!("{address:?} is not the address of a socket"))
             .hint("the form is unix:PATH")
     })?;
-    // Reports a wrong configuration once, and not from each keeper.
+    // Report a wrong configuration once here, and not from each keeper.
     drop(may_connect(config)?);
     let listener = bind(&path)?;
     out.say(&format!("Serving the token {:?} on {}.", token.name, path.display()));
@@ -81,7 +81,7 @@ fn bind(path: &Path) -> Result<UnixListener, Failure> {
         Err(_) => {}
     }
     let listener = UnixListener::bind(path).map_err(failed)?;
-    // Anyone may connect; the keeper then checks the user that the kernel names.
+    // Anyone may connect. The keeper then checks the user that the kernel reports.
     fs::set_permissions(path, fs::Permissions::from_mode(0o666)).map_err(failed)?;
     Ok(listener)
 }
@@ -100,7 +100,7 @@ pub fn request_successor() {
 }
 
 /// Makes the kernel end this process when its parent ends. Nothing else would tell a keeper with a listening socket
-/// that the parent is gone, and it would go on serving with nobody to stop it or start it again.
+/// that the parent is gone. The keeper would go on serving, with nobody to stop it or to start the next keeper.
 pub fn end_with_parent(parent: Option<i32>) -> Result<(), Failure> {
     use rustix::process::{Signal, getppid, set_parent_process_death_signal};
     let failed = |error: rustix::io::Errno| Failure::io("PR_SET_PDEATHSIG", &error.into());

@@ -90,8 +90,8 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     }
 }
 
-/// Starts keepers for the agent on standard input, connects it to keepers with a socket, and reads the configuration
-/// for it.
+/// Starts keepers for the agent on standard input, connects the agent to keepers that listen on a socket, and reads the
+/// configuration for the agent.
 fn run_supervisor(config: &Config, role: Role) -> Result<(), Failure> {
     let agent = UnixStream::from(standard_input()?);
     let reader = ConfigurationReader::new(config);
@@ -118,8 +118,8 @@ fn standard_input() -> Result<OwnedFd, Failure> {
 /// Kills this process at once if the keeper failed. The parent starts the process again.
 ///
 /// Threads may be inside the module: one that hangs, or one that logs in to a token which has just come back. exit(3)
-/// would run the module's clean-up under them. In one observed case, a token then refused the next keeper's correct
-/// PIN.
+/// would run the module's clean-up while they run. In one observed case, a token then refused the correct PIN of the
+/// next keeper.
 fn kill_process_if_failed(ended: KeeperExit) {
     match ended {
         KeeperExit::Finished | KeeperExit::Exhausted => {}

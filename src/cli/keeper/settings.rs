@@ -15,7 +15,7 @@ use crate::cli::{
     users::user_id,
 };
 
-/// Starts a keeper. Its token is opened as soon as it is present.
+/// Starts a keeper. The keeper opens its token as soon as the token is present.
 pub fn start_keeper(config: &Config, token: &TokenConfig, opener: Opener) -> Result<Arc<Keeper>, SecretsError> {
     let audit = config.audit_path();
     if let Some(folder) = audit.parent() {
@@ -34,7 +34,8 @@ pub fn start_keeper(config: &Config, token: &TokenConfig, opener: Opener) -> Res
     Keeper::start(Arc::new(lazy_token), options)
 }
 
-/// Returns who may connect in which role. Without settings in the configuration: this user and root, in each role.
+/// Returns the function that decides who may connect in which role. Custodians may also connect as agents. Without
+/// settings in the configuration, only this user and root may connect, in either role.
 pub fn may_connect(
     config: &Config,
 ) -> Result<impl Fn(&PeerCredentials, Role) -> bool + Send + Sync + 'static, Failure> {

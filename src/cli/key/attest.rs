@@ -1,4 +1,4 @@
-//! `claviger key attest`.
+//! `claviger key attest`: prints the proof that a key was made in a YubiKey.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! `claviger key delete`.
+//! `claviger key delete`: deletes a key pair from its token.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! `claviger key generate`.
+//! `claviger key generate`: makes a key pair in a token.
 
 use clap::ValueEnum;
 

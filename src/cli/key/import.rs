@@ -1,4 +1,4 @@
-//! `claviger key import`.
+//! `claviger key import`: imports private keys from JWKs into a token.
 
 use std::{fs, path::PathBuf};
 

@@ -1,4 +1,4 @@
-//! `claviger key list`.
+//! `claviger key list`: lists the keys in the tokens, and the DIDs that use them.
 
 use serde_json::json;
 

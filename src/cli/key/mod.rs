@@ -1,4 +1,4 @@
-//! `claviger key`.
+//! `claviger key`: the commands for keys in tokens.
 
 #[cfg(feature = "yubikey")]
 mod attest;

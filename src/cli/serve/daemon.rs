@@ -177,8 +177,8 @@ fn reload_documents(config: &Config, keepers: Vec<Arc<KeeperClient>>) -> ReloadD
     })
 }
 
-/// The documents of our DIDs. Those that claviger made are ours even without their token; others only if a token holds
-/// their keys.
+/// The documents of our DIDs. DIDs that claviger made are ours even without their token; other DIDs are ours only if a
+/// token holds their keys.
 fn own_documents(state: &StateDir, paths: &[PathBuf]) -> Result<OwnDocuments, LoadError> {
     let created = state.documents()?;
     let mut candidates = Vec::new();

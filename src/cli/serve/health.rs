@@ -15,9 +15,10 @@ use axum::{
 use claviger::agent::Agent;
 use tokio_util::sync::CancellationToken;
 
-/// A store that takes longer to answer is not ready.
+/// How long the store may take to answer. A store that takes longer is not ready.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Serves health checks and metrics until `shutdown`. A failure is logged, and does not end the daemon.
 pub async fn serve(listener: TcpListener, agent: Arc<Agent>, shutdown: CancellationToken) {
     let router = Router::new()
         .route("/live", get(|| async { "alive\n" }))

@@ -81,7 +81,7 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
         return print_check(config, &prepared, &documents, out);
     }
     raise_open_file_limit();
-    // Before the process has a second thread, and before it enters its sandbox.
+    // Start the supervisor before the process has a second thread, and before it enters its sandbox.
     let supervisor = start_supervisor(config, Role::Agent)?;
     prepared.enter_sandbox(config)?;
     let store = SqliteStore::open(&config.store_path(), store_options(config))?;

@@ -1,4 +1,4 @@
-//! What the daemon opens before it enters its sandbox: sockets, certificates, secrets.
+//! The sockets, certificates and secrets that the daemon opens before it enters its sandbox.
 
 use std::{
     net::{SocketAddr, TcpListener},

@@ -26,8 +26,8 @@ use crate::cli::{
     reload::{CONFIGURATION, ReloadedSettings, Settings},
 };
 
-/// The capacity of the buffer for the answer, in bytes. A socket holds less, so the buffer never grows, and leaves no
-/// copy of a secret behind.
+/// The capacity of the buffer for the answer, in bytes. A socket holds less, so the buffer never grows. A growing
+/// buffer would leave copies of the secret behind.
 const MAX_ANSWER: usize = 1 << 20;
 
 /// The parts of the daemon that SIGHUP changes.

@@ -28,19 +28,19 @@ use tracing_subscriber::{Layer, filter::dynamic_filter_fn, layer::Context, regis
 
 use crate::cli::failure::Failure;
 
-/// The capacity of the queue. Further spans are dropped: they must not hold up a message.
+/// The capacity of the queue. If the queue is full, spans are dropped, so that they never hold up a message.
 const QUEUE_CAPACITY: usize = 4096;
 /// The number of spans in one request, at most.
 const BATCH: usize = 512;
 /// The pause between two requests.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The queue for finished spans, once they are exported.
+/// The queue for finished spans. It is set when the export starts.
 static QUEUE: OnceLock<mpsc::Sender<SpanData>> = OnceLock::new();
 /// Whether spans are recorded.
 static ENABLED: AtomicBool = AtomicBool::new(false);
 
-/// The layer that records the agent's spans, once they are exported.
+/// The layer that records the agent's spans, once the export has started.
 pub fn layer<S: Subscriber + for<'a> LookupSpan<'a>>() -> impl Layer<S> {
     let tracer = SdkTracerProvider::builder().with_span_processor(Queue).build().tracer("claviger");
     let is_recorded = |metadata: &Metadata<'_>, _: &Context<'_, S>| {

@@ -1,4 +1,4 @@
-//! Notifications to systemd (sd_notify(3)): ready, alive, stopping.
+//! Notifies systemd (sd_notify(3)) that the daemon is ready, alive or stopping.
 //!
 //! The crate `sd-notify` opens a socket for each message, which the sandbox forbids. This module opens its socket
 //! before the sandbox is entered.

@@ -1,4 +1,4 @@
-//! `claviger token init`.
+//! `claviger token init`: initialises an empty token.
 
 use std::path::Path;
 
@@ -74,8 +74,8 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The slot to initialise: the one that was named, or the one whose token has the label already, so that no second
-/// token gets the same label. `None` lets the library choose an empty slot.
+/// The slot to initialise: the named slot, or the slot whose token has the label already, so that no second token gets
+/// the same label. `None` lets the library choose an empty slot.
 fn choose_slot(args: &Args, uri: &Uri, module: &Path) -> Result<Option<u64>, Failure> {
     let label = args.erase.as_ref().or(uri.token.as_ref());
     let tokens = pkcs11::tokens(module).map_err(|error| Failure::from_token(&args.name, &error))?;
@@ -91,8 +91,8 @@ fn choose_slot(args: &Args, uri: &Uri, module: &Path) -> Result<Option<u64>, Fai
     }
 }
 
-/// The security officer's PIN: a new one, or that of the token to erase. The path of a file is relative to the working
-/// folder.
+/// The security officer's PIN: a new PIN, or the PIN of the token to erase. The path of a file is relative to the
+/// working folder.
 fn so_pin(args: &Args) -> Result<Pin, Failure> {
     match args.erase {
         Some(_) => pin::read_existing(&args.so_pin_source, Path::new(""), "the security officer's PIN"),

@@ -1,4 +1,4 @@
-//! `claviger token list`.
+//! `claviger token list`: lists the configured tokens, or the tokens of this machine.
 
 #[cfg(not(feature = "yubikey"))]
 use serde_json::Value;

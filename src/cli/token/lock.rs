@@ -1,4 +1,4 @@
-//! `claviger token lock`.
+//! `claviger token lock`: stops the use of a token.
 
 use serde_json::json;
 

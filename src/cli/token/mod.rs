@@ -1,4 +1,4 @@
-//! `claviger token`.
+//! `claviger token`: the commands for tokens.
 
 mod doctor;
 mod init;

@@ -1,4 +1,4 @@
-//! Why a token's PIN is not tried.
+//! The reasons why a token's PIN is not tried.
 
 use claviger::secrets::pkcs11::{PinRecord, PinRecordState, PinState};
 

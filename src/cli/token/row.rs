@@ -74,6 +74,7 @@ impl TokenRow {
         }
     }
 
+    /// The JSON form of the row.
     pub fn to_json(&self) -> Value {
         let mut row = json!({
             "name": self.name,

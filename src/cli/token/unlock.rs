@@ -1,4 +1,4 @@
-//! `claviger token unlock`.
+//! `claviger token unlock`: tries a token's PIN once more, after a refusal or after `token lock`.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! YubiKeys in `claviger token`.
+//! YubiKeys in `claviger token list` and `claviger token init`.
 
 use std::path::Path;
 

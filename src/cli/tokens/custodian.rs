@@ -24,13 +24,14 @@ use crate::cli::{
     yubikey_wait::YubiKeyWait,
 };
 
-/// An open token, and the management key for changes of it.
+/// An open token, and the management key for changes to it.
 pub struct CustodianToken {
     connection: Connection,
     /// The management key of a YubiKey, if the PIN does not protect it.
     management_key: Option<Zeroizing<Vec<u8>>>,
 }
 
+/// How the token is reached.
 enum Connection {
     InProcess(Arc<dyn Custodian>),
     /// A keeper. If we started it, dropping the process waits for its end.
@@ -148,6 +149,7 @@ impl CustodianToken {
         }
     }
 
+    /// Makes a key in the token. `options` choose the slot and the policies of a YubiKey.
     pub fn generate(&self, key: &NewKey, options: SlotOptions) -> Result<HeldKey, TokenError> {
         self.send_management_key()?;
         match &self.connection {
@@ -156,6 +158,7 @@ impl CustodianToken {
         }
     }
 
+    /// Imports a private key into the token.
     pub fn import(&self, key: ImportKey) -> Result<HeldKey, TokenError> {
         self.send_management_key()?;
         match &self.connection {
@@ -164,6 +167,7 @@ impl CustodianToken {
         }
     }
 
+    /// Deletes a key pair from the token.
     pub fn delete(&self, key: &PublicKey) -> Result<(), TokenError> {
         self.send_management_key()?;
         match &self.connection {
@@ -172,7 +176,7 @@ impl CustodianToken {
         }
     }
 
-    /// The certificates which prove that a key was made in the token, in DER.
+    /// Returns the certificates, in DER, which prove that a key was made in the token.
     #[cfg(feature = "yubikey")]
     pub fn attest(&self, key: &PublicKey) -> Result<Vec<Vec<u8>>, TokenError> {
         match &self.connection {

@@ -21,6 +21,7 @@ pub struct Opener {
     options: Options,
 }
 
+/// The options for the kind of token.
 enum Options {
     Pkcs11(Box<OpenOptions>),
     #[cfg(feature = "yubikey")]
@@ -40,7 +41,7 @@ impl Opener {
         Ok(Self { uri: token.uri.clone(), options })
     }
 
-    /// Opens the token. With `confirmed`, a person says that the PIN is correct now, and it is tried once more.
+    /// Opens the token. With `confirmed`, a person says that the PIN is correct, and a refused PIN is tried once more.
     pub fn open(&self, confirmed: bool) -> Result<Arc<dyn Custodian>, TokenError> {
         match &self.options {
             Options::Pkcs11(options) => Ok(Arc::new((**options).clone().pin_confirmed(confirmed).open(&self.uri)?)),
@@ -52,7 +53,7 @@ impl Opener {
     }
 }
 
-/// Opens a token in this process. `confirmed` is that of [`Opener::open`].
+/// Opens a token in this process. `confirmed` is as in [`Opener::open`].
 pub fn open_in_process(config: &Config, token: &TokenConfig, confirmed: bool) -> Result<Arc<dyn Custodian>, Failure> {
     Opener::new(config, token)?.open(confirmed).map_err(|error| Failure::from_token(&token.name, &error))
 }

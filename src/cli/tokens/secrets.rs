@@ -16,9 +16,9 @@ use crate::cli::{
 
 /// Opens tokens in configured order until `is_enough` accepts their keys.
 ///
-/// A token that is not ready is skipped, because another may hold the key. If all are open and the key is still
-/// missing, the failure of a skipped token is returned, or an unplugged YubiKey is waited for. `supervisor` starts the
-/// tokens' keepers, or connects to keepers with a socket; without it, the tokens are opened in this process.
+/// A token that is not ready is skipped, because another may hold the key. If a key is still missing after all tokens
+/// were tried, the function waits for an unplugged YubiKey, or returns the failure of a skipped token. `supervisor`
+/// starts the tokens' keepers, or connects to keepers with a socket; without it, the tokens are opened in this process.
 pub async fn open_until(
     config: &Config,
     supervisor: Option<&Arc<Supervisor>>,
@@ -39,7 +39,7 @@ pub async fn open_until(
                     unplugged.push((token, failure));
                     continue;
                 }
-                // Not tried again: a person may have been asked for the token's PIN.
+                // The token is not tried again, because a person may have been asked for its PIN.
                 Err(failure) => {
                     failed.get_or_insert(failure);
                     continue;

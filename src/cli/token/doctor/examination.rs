@@ -28,7 +28,7 @@ pub struct ExaminedToken {
     pub opened: Result<OpenedToken, Failure>,
 }
 
-/// What a login shows.
+/// The results that need a login.
 pub struct OpenedToken {
     pub token: Arc<Pkcs11Token>,
     /// All keys, including those that are refused for use.
@@ -44,7 +44,7 @@ impl ExaminedToken {
         let name = token.name.clone();
         let options = pkcs11_options(config, token)?;
         let opened = open_pkcs11(config, token);
-        // After the login, which may have changed the state of the PIN.
+        // Read the overview after the login, which may have changed the state of the PIN.
         let overview = options.overview(&token.uri);
         let opened = match (opened, &overview) {
             (Err(failure), Err(TokenError::Config(_))) => return Err(failure),

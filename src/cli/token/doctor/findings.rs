@@ -20,7 +20,7 @@ use super::{
 };
 use crate::cli::{config::TokenConfig, output::count, token::pin_problem::PinProblem};
 
-/// A finding.
+/// A finding about a token, its PIN, its keys or this machine.
 #[derive(Debug, Serialize)]
 pub struct Finding {
     /// The ID for programs, in kebab-case.
@@ -58,7 +58,7 @@ impl fmt::Display for Level {
     }
 }
 
-/// An operation that takes longer is slow.
+/// An operation that takes longer than this is reported as slow.
 const SLOW: Duration = Duration::from_millis(50);
 
 /// Returns all findings, in the order of the checks.
@@ -78,6 +78,7 @@ pub fn findings(token: &ExaminedToken, configured: &TokenConfig, machine: &Machi
     found.0
 }
 
+/// Collects the findings of the checks.
 struct Findings(Vec<Finding>);
 
 impl Findings {

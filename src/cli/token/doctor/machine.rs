@@ -61,6 +61,7 @@ impl Machine {
         }
     }
 
+    /// The JSON form of both reports.
     pub fn to_json(&self) -> Value {
         json!({ "hygiene": self.hardening, "sandbox": self.sandbox.as_ref().ok() })
     }

@@ -68,7 +68,8 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     for token in &tokens {
         pkcs11_uri(token)?;
     }
-    // Before a module starts threads, as in a keeper: what holds here then holds in a keeper.
+    // Harden the process before a module starts threads, as a keeper does. So the measures that hold here also hold in
+    // a keeper.
     let machine = Machine::harden_and_examine();
     let (mut documents, mut not_ready) = (Vec::new(), None);
     for token in tokens {

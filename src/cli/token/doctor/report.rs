@@ -42,6 +42,7 @@ impl<'m> Report<'m> {
         self.token.opened.err()
     }
 
+    /// Prints the report for a person.
     pub fn print(&self, out: &Out) -> Result<(), Failure> {
         let name = &self.token.name;
         match &self.token.overview {
@@ -80,6 +81,7 @@ impl<'m> Report<'m> {
         })
     }
 
+    /// The JSON form of the report.
     pub fn to_json(&self) -> Value {
         let ExaminedToken { name, overview, pin_record, opened } = &self.token;
         let opened = opened.as_ref();
