@@ -157,8 +157,7 @@ impl Metrics {
         self.received.get_or_create(&Reception { result }).inc();
     }
 
-    /// Records the result of handling a message of this type. The type of a message that was not opened is
-    /// [`UNOPENED`].
+    /// Records the result of handling a message of type `kind`: [`UNOPENED`] for a message that was not opened.
     pub(super) fn message_handled(&self, kind: &str, result: &'static str) {
         self.handled.get_or_create(&Outcome { protocol: self.protocol(kind), result }).inc();
     }

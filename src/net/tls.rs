@@ -29,8 +29,7 @@ pub enum TlsError {
     Library(#[from] rustls::Error),
 }
 
-/// Makes a client configuration for TLS 1.2 and 1.3. It trusts the roots of the system and of the PEM file
-/// `more_roots`.
+/// Makes a client configuration for TLS 1.2 and 1.3. It trusts the system's roots and the PEM file `more_roots`.
 ///
 /// Every cipher suite has forward secrecy (DIDComm v2.1 "Transports"), since rustls has no others. The function reads
 /// files, so call it before the process enters the sandbox.

@@ -102,8 +102,7 @@ impl WebSocketClient {
     ///
     /// # Errors
     /// The errors of [`Dialer::dial`]; [`NetError::Url`] for an invalid URL; [`NetError::WebSocketRefused`] if the
-    /// server refuses the handshake; [`NetError::Timeout`] and [`NetError::Broken`] for other failures of the
-    /// handshake.
+    /// server refuses the handshake; [`NetError::Timeout`] or [`NetError::Broken`] if the handshake fails otherwise.
     pub async fn connect(&self, url: &str) -> Result<(WebSocketSender, WebSocketReceiver), NetError> {
         let target = Target::websocket(url)?;
         if !target.is_secure() && self.options.refuse_plain {

@@ -108,8 +108,7 @@ impl<'a> Exchange<'a> {
         let Some(text) = std::str::from_utf8(frame).ok().filter(|_| jwe.recipient_kids().any(is_own)) else {
             return Ok(None);
         };
-        // If the header names another sender, the frame is for the inbox. It costs no token operation and no prompt
-        // here.
+        // If the header names another sender, the frame is for the inbox, without a token operation or a prompt here.
         let is_mediator = |did: &str| canonical_did(did) == canonical_did(&self.mediator_did);
         if !jwe.sender_kid().is_none_or(|kid| did_of(kid).is_some_and(is_mediator)) {
             return Ok(None);

@@ -109,8 +109,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Registers the DIDs in `add`, and unregisters those in `remove`. Returns the DIDs of `add` that the mediator has
-    /// registered.
+    /// Registers the DIDs in `add`, and unregisters those in `remove`. Returns the DIDs that the mediator registered.
     pub async fn update_keylist(&mut self, add: &[String], remove: &[String]) -> Result<Vec<String>, MediationError> {
         let (piuri, update) = (self.coordination.piuri(), self.coordination.update_name());
         let response = format!("{update}-response");

@@ -49,8 +49,7 @@ impl IssuedInvitation {
 }
 
 /// Records the acceptance of an invitation. A message accepts an invitation if it is sent to the inviting DID, and its
-/// `pthid` is the invitation's id. Call this function after
-/// [`update_connection`](super::connections::update_connection).
+/// `pthid` is the invitation's id. Call this after [`update_connection`](super::connections::update_connection).
 ///
 /// # Errors
 /// A [`Problem`] if the invitation has expired, or another peer has used a single-use invitation. A peer that accepted

@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use crate::cli::{agent_client::AgentClient, arguments::check_did, failure::Failure};
 
-/// Returns the DID that was named, else our DID in the connection with the peer, else our newest DID.
+/// Returns the DID that was named, else our DID in the connection with the peer, else our newest DID. Only the first
+/// page of the connections is searched, by the DID as it was typed.
 pub async fn choose_own_did(client: &AgentClient, named: Option<&str>, peer: Option<&str>) -> Result<String, Failure> {
     if let Some(did) = named {
         check_did(did)?;

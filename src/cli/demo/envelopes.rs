@@ -26,8 +26,7 @@ use crate::cli::{
 /// Basic Message Protocol 2.0.
 const BASIC_MESSAGE: &str = "https://didcomm.org/basicmessage/2.0/message";
 
-/// Shows the demo. `yubikeys` are the serial numbers of Alice's and Bob's YubiKeys; SoftHSM tokens replace missing
-/// YubiKeys.
+/// Shows the demo. `yubikeys` are the serial numbers of Alice's and Bob's YubiKeys. Without a YubiKey, SoftHSM is used.
 pub async fn run(module: &Path, yubikeys: &[u32], out: &Out) -> Result<(), Failure> {
     let mut page = Page::new(out);
     page.title("Two agents talk, and no private key leaves its token")?;
