@@ -1,8 +1,8 @@
-//! A comparison in one run: `didcomm` 0.4.1 with keys in memory, claviger with keys in SoftHSM and in Kryoptic, and the tokens'
-//! own derivation. Messages have a body of 1 KB.
+//! A comparison in one run: `didcomm` 0.4.1 with keys in memory, claviger with keys in SoftHSM and in Kryoptic, and the
+//! tokens' own derivation. Messages have a body of 1 KB.
 //!
-//! Groups are named `CURVE ENVELOPE VERB`. What is compared is in one group, so it is measured close in time. `benches/table`
-//! makes tables of the results.
+//! Groups are named `CURVE ENVELOPE VERB`. Measurements that are compared with each other are in one group, so they are
+//! close in time. `benches/table` makes tables of the results.
 
 #[path = "setup/mod.rs"]
 mod setup;
@@ -20,9 +20,9 @@ use serde_json::Value;
 use setup::{CURVES, KEYS, Kind, Letter, PEERS, Party, Peers, Raw, me, peer, peer_with_keys, quick, smoke};
 use tokio::runtime::Runtime;
 
-/// Keys in the token with many keys.
+/// The number of keys in the crowded token.
 const CROWD: usize = 1000;
-/// Messages at once.
+/// The number of messages in progress at once.
 const LANES: usize = 32;
 
 fn main() -> ExitCode {
@@ -154,7 +154,8 @@ impl Bench<'_> {
         });
     }
 
-    /// Our DID with so many keys, and a peer's DID with so many keys, to all of which the message is encrypted.
+    /// Unpacks messages to a DID of ours with `keys` keys, and packs messages to a peer's DID with `keys` keys. Each
+    /// message is encrypted to all keys of the DID.
     fn keys_of_a_did(&self, criterion: &mut Criterion, keys: usize) {
         let curve = Curve::P256;
         let mut group = criterion.benchmark_group(format!("{curve} DID of {keys} keys unpack"));

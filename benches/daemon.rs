@@ -1,7 +1,8 @@
-//! What the daemon does in a second, beside what its token does: messages received and sent, and the time after a power cut.
+//! Measures the messages that the daemon receives and sends per second, beside the token's own derivations per second,
+//! and the time that the daemon takes to recover from a power failure.
 //!
-//! All of it is on one machine: the daemon, its keeper with the token, and who sends and receives. Messages are packed
-//! before, by keys in memory.
+//! The daemon, its keeper with the token, the senders and the recipients run on one machine. The messages are packed
+//! before the measurement, with keys in memory.
 
 #[path = "daemon/load.rs"]
 mod load;
@@ -32,13 +33,13 @@ use serde_json::json;
 use setup::{CURVES, Raw, make_key, quick, smoke};
 use tokio::runtime::Runtime;
 
-/// Senders that write again and again.
+/// The number of known senders.
 const KNOWN: usize = 4;
-/// Recipients beside the one that gets all.
+/// The number of recipients, where there is more than one.
 const RECIPIENTS: usize = 100;
-/// How often it is asked how far it is.
+/// The interval at which the daemon's progress is polled.
 const LOOK: Duration = Duration::from_millis(40);
-/// How long the daemon is left alone before its memory is looked at.
+/// The time that the daemon is idle before its memory is read.
 const REST: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
@@ -64,7 +65,7 @@ struct Bench<'a> {
     ours: &'a str,
 }
 
-/// Messages of one kind, and of those that wait while the daemon is dead.
+/// The number of messages in each measurement, and the number that wait for the token.
 fn counts() -> (usize, usize) {
     match () {
         () if smoke() => (2 * KNOWN, 2 * KNOWN),
@@ -87,7 +88,7 @@ impl Bench<'_> {
                 if senders == KNOWN {
                     self.receive(Packed::again(&mail, self.runtime, KNOWN).take(), load::LANES.min(KNOWN));
                 }
-                // Before and after: what else the machine does falls on the token too.
+                // Measured before and after, because other load on the machine slows the token too.
                 let before = self.raw(curve);
                 let load = self.receive(mail.take(), load::LANES);
                 let raw = (before + self.raw(curve)) / 2.0;
@@ -118,7 +119,7 @@ impl Bench<'_> {
         );
     }
 
-    /// The token's own derivations a second, one after the other, with the daemon at rest.
+    /// Returns the token's own derivations per second, made one after the other while the daemon is idle.
     fn raw(&self, curve: Curve) -> f64 {
         let raw = Raw::new(self.uri, curve);
         let rounds = if smoke() { 3 } else { 2_000 };
@@ -127,21 +128,22 @@ impl Bench<'_> {
         f64::from(rounds) / begun.elapsed().as_secs_f64()
     }
 
-    /// Brings messages, until the daemon has handled all.
+    /// Posts messages, and waits until the daemon has handled all of them.
     fn receive(&self, mail: Vec<String>, lanes: usize) -> Load {
         let handled = || self.daemon.figure("claviger_messages_handled_total");
         let (before, count) = (handled(), mail.len());
         let begun = Instant::now();
         let latencies = load::post(self.daemon.port, mail, lanes);
         self.daemon.until("all are handled", |_| {
-            // The figures cost the daemon something too.
+            // Reading the metrics costs the daemon time too.
             thread::sleep(LOOK);
             handled() - before >= count as f64
         });
         Load { rate: count as f64 / begun.elapsed().as_secs_f64(), latencies }
     }
 
-    /// Has messages sent to so many who all have one endpoint, until it has them: messages a second.
+    /// Has the daemon send messages to `recipients` DIDs that share one endpoint, and waits until the endpoint has
+    /// received all. Returns the messages per second.
     fn send(&self, curve: Curve, recipients: usize, many: usize) -> f64 {
         let (posted, sink) = mpsc::channel();
         let endpoint = format!("http://127.0.0.1:{}", serve(posted));
@@ -165,12 +167,13 @@ impl Bench<'_> {
         many as f64 / begun.elapsed().as_secs_f64()
     }
 
-    /// Ends the daemon with messages that wait for its token, and sees how long it takes to have opened them.
+    /// Kills the daemon while messages wait for its token, and measures how long the restarted daemon takes to
+    /// open them.
     fn recover(&mut self, waiting: usize) {
         let pin = pin_file(self.uri);
         let away = pin.with_extension("away");
         self.daemon.kill();
-        // Without its PIN the token is not opened, and all that comes waits.
+        // Without its PIN the token is not opened, so every received message waits.
         fs::rename(&pin, &away).expect("the PIN's file is there");
         self.daemon.spawn();
         self.daemon.until("it takes messages", |daemon| daemon.is_up("/ready"));
@@ -203,13 +206,13 @@ impl Bench<'_> {
     }
 }
 
-/// Where the token's PIN is.
+/// The file with the token's PIN.
 fn pin_file(uri: &str) -> PathBuf {
     let uri: Uri = uri.parse().expect("a pkcs11: URI");
     uri.pin_source.expect("a PIN's file").trim_start_matches("file:").into()
 }
 
-/// What is resident, in MB: of the agent, and of the processes that it has started.
+/// Resident memory in MB: of the agent, and of all processes below it.
 struct Memory(f64, f64);
 
 fn memory(agent: u32) -> Memory {

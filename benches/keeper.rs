@@ -1,7 +1,8 @@
 //! The cost of a keeper: the same token and the same messages, in process and through a keeper.
 //!
-//! It measures single requests, and authcrypt messages unpacked 32 at once. In process and keeper take turns, so that other
-//! load on the machine affects both alike. The output has medians, and the median of the ratios of neighbours.
+//! It measures single requests, and authcrypt messages unpacked 32 at once. The token in process and the keeper take
+//! turns, so that other load on the machine affects both alike. The output has the medians, and the median difference
+//! or ratio between neighbouring measurements.
 
 #[path = "setup/mod.rs"]
 mod setup;
@@ -38,7 +39,7 @@ use tokio::runtime::Runtime;
 
 /// The URI of the token that this process serves as a keeper.
 const KEEPER_URI: &str = "CLAVIGER_BENCH_KEEP";
-/// Messages at once.
+/// The number of messages in progress at once.
 const LANES: usize = 32;
 /// Long enough for threads to sleep and caches to cool.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -71,7 +72,7 @@ fn main() -> ExitCode {
     })
 }
 
-/// This program as a keeper. It writes an audit log, as a keeper in production does.
+/// The command that runs this program as a keeper. The keeper writes an audit log, as in production.
 fn keeper_command(uri: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     command.env(KEEPER_URI, uri);
@@ -99,7 +100,7 @@ struct Comparison<'a> {
 }
 
 impl Comparison<'_> {
-    /// Measures in many short turns, since the system may choose other processors for the threads in each.
+    /// Measures in many short turns, since the system may place the threads on other processors in each turn.
     fn measure(&self, peers: &Peers) {
         let (turns, quiet, paused, batches, each) = match () {
             () if smoke() => (1, 3, 3, 2, 1),
@@ -108,7 +109,7 @@ impl Comparison<'_> {
         };
         let to = me(self.curve, 1);
         let mail = peers.write(self.runtime, &to, &self.in_process.documents[&to], LANES, self.curve, true);
-        // Makes each sender known to both.
+        // Makes each sender known to both parties.
         self.many(&mail, 1, 1);
         let [mut at_once, mut after_a_pause, mut many] = <[Turns; 3]>::default();
         for _ in 0..turns {
@@ -132,7 +133,7 @@ impl Comparison<'_> {
         );
     }
 
-    /// The times of single `unwrap_cek` calls after a pause, in microseconds.
+    /// Returns the times of single `unwrap_cek` calls after a pause, in microseconds.
     fn quiet_request(&self, rounds: usize, pause: Duration) -> Vec<(f64, f64)> {
         let [in_process, keeper] = [self.in_process, self.keeper].map(|party| {
             let Kind::Claviger { me: identities, .. } = &party.kind else { unreachable!("of a device") };
@@ -155,7 +156,8 @@ impl Comparison<'_> {
         start.elapsed().as_secs_f64() * 1e6
     }
 
-    /// Rates of unpacking authcrypt messages, [`LANES`] at once and each so many times, in messages a second.
+    /// Returns the rates of unpacking authcrypt messages, in messages per second. [`LANES`] messages are unpacked at
+    /// once, each of them `each` times.
     fn many(&self, mail: &[String], batches: usize, each: usize) -> Vec<(f64, f64)> {
         let batch = |party: &Party| {
             let start = Instant::now();

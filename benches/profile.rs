@@ -1,7 +1,7 @@
 //! Where the time of a message goes, apart from the token's own derivations.
 //!
-//! Every round performs each step once, so that other load on the machine affects all steps alike and the ratios of the medians
-//! are valid on a busy machine too. Criterion measures one step after another and cannot do this.
+//! Every round performs each step once, so that other load on the machine affects all steps alike and the ratios of the
+//! medians are valid on a busy machine too. Criterion measures one step after another and cannot do this.
 
 #[path = "setup/mod.rs"]
 mod setup;
@@ -259,8 +259,8 @@ impl Steps {
         }
     }
 
-    /// Prints a table: the median and the tenth percentile of each step in microseconds, and the median relative to that of the
-    /// first step, the raw derivation.
+    /// Prints a table: the median and the tenth percentile of each step in microseconds, and the median relative to
+    /// that of the first step, the raw derivation.
     fn print(mut self, title: &str) {
         println!("\n{title}\n\n| step | median, µs | 10th percentile, µs | raw derivations |\n|---|---:|---:|---:|");
         let mut unit = None;

@@ -8,7 +8,8 @@
 //! `Secrets` to compute, and no private key comes out. `Identities` joins the two: it maps each verification method of
 //! our DID documents to a key in a token. `docs/from-didcomm.md` has the whole list of differences.
 //!
-//! [`document_from_did_doc`] and [`jwk_from_secret`] translate the old documents and secrets. Copy them if you need them.
+//! [`document_from_did_doc`] and [`jwk_from_secret`] translate the old documents and secrets. Copy them if you
+//! need them.
 
 use claviger::{
     Identities, Keyring, Message, UnpackOptions,
@@ -23,8 +24,8 @@ const BOB: &str = "did:example:bob";
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // Documents: `Document` reads the JSON of any valid DID document. A `DIDDoc` in memory becomes JSON first, by
-    // `serde_json::to_value(&did_doc)?`.
+    // Documents: `Document` reads the JSON of any valid DID document. A `DIDDoc` in memory becomes JSON first,
+    // by `serde_json::to_value(&did_doc)?`.
     //
     //     let resolver = ExampleDIDResolver::new(vec![alice_did_doc(), bob_did_doc()]);
     let alice_document = document_from_did_doc(did_doc(ALICE, &alice_secrets()))?;
@@ -52,8 +53,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     //     let (packed, metadata) = msg.pack_encrypted(BOB, Some(ALICE), None, &resolver, &secrets,
     //         &PackEncryptedOptions { forward: false, ..Default::default() }).await?;
     //
-    // `enc_alg_anon` is the method `enc`. Its default is A256CBC-HS512. The default of `didcomm` is XC20P, which no peer has to support.
-    // `enc_alg_auth` is gone, since authcrypt has one content encryption only.
+    // `enc_alg_anon` is the method `enc`. Its default is A256CBC-HS512. The default of `didcomm` is XC20P, which no
+    // peer has to support. `enc_alg_auth` is gone, since authcrypt has one content encryption only.
     let (packed, metadata) = message.encrypt_to(BOB).from(ALICE).forward(false).pack(&resolver, &alice).await?;
     println!(
         "From {} to {}:\n{packed}\n",
@@ -78,8 +79,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 /// Our document from the JSON of a `DIDDoc`.
 ///
-/// Versions 0.4 of `didcomm` write a DID document of DID Core, which needs no translation. Versions 0.3 and earlier have
-/// other member names, and the key of a verification method under `verification_material`.
+/// Versions 0.4 of `didcomm` write a DID document of DID Core, which needs no translation. Versions 0.3 and earlier
+/// have other member names, and the key of a verification method under `verification_material`.
 pub fn document_from_did_doc(did_doc: Value) -> Result<Document, DocumentError> {
     let Value::Object(members) = did_doc else { return Document::from_value(did_doc) };
     let mut document = Map::new();
@@ -144,8 +145,8 @@ fn service(mut service: Value) -> Value {
     service
 }
 
-/// The private JWK, with its `kid`, from the JSON of a `Secret`: the form that [`ImportKey::from_jwk`] takes. `None` for
-/// secrets in another form than a JWK.
+/// The private JWK, with its `kid`, from the JSON of a `Secret`: the form that [`ImportKey::from_jwk`] takes. `None`
+/// for secrets in another form than a JWK.
 ///
 /// Versions 0.4 write `privateKeyJwk`, earlier versions `secret_material`.
 pub fn jwk_from_secret(secret: &Value) -> Option<Value> {
@@ -163,8 +164,8 @@ pub fn jwk_from_secret(secret: &Value) -> Option<Value> {
 /// let token = claviger::secrets::pkcs11::open("pkcs11:token=prod?module-path=...", PinSource::file("pin"))?;
 /// ```
 ///
-/// A key that was in memory may have been copied. It is better to `generate` new keys in the token, to put them into the
-/// document, and to tell the peers by `from_prior`.
+/// A key that was in memory may have been copied. It is better to `generate` new keys in the token, to put them into
+/// the document, and to tell the peers by `from_prior`.
 async fn identities(secrets: Vec<Value>, document: Document) -> Result<Identities, Box<dyn std::error::Error>> {
     let token = SoftToken::new("a token");
     for secret in &secrets {
@@ -172,7 +173,8 @@ async fn identities(secrets: Vec<Value>, document: Document) -> Result<Identitie
         let (key, _kid) = ImportKey::from_jwk(&jwk)?;
         token.import(key)?;
     }
-    // This fails unless the token holds every key of the document. `didcomm` reports a missing key with the first message.
+    // This fails unless the token holds every key of the document. `didcomm` reports a missing key with the
+    // first message.
     Ok(Identities::new(Keyring::start([token]).await?, [document]).await?)
 }
 

@@ -156,8 +156,8 @@ mod tests {
         }
     }
 
-    /// Hands a message of Alice to the protocol. Returns the types of the answers, and whether the message is
-    /// delivered.
+    /// Hands a message of Alice to the protocol. Returns the types of the answers, and whether the message
+    /// is delivered.
     async fn handle(records: &Records, name: &str, body: Value) -> Result<(Vec<String>, bool), HandleError> {
         let kind = format!("https://example.org/offer/1.0/{name}");
         let message = Message::build(Message::new_id(), kind, body).thid("thread").finalize();

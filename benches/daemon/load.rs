@@ -1,4 +1,4 @@
-//! Messages by the thousand, and who brings them.
+//! Packs messages by the thousand, posts them as peers, and sends requests as the application.
 
 use std::{
     sync::{
@@ -23,19 +23,19 @@ use claviger_testkit::{PrivateKey, SoftToken};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-/// Connections that are kept open, with one message under way on each.
+/// The number of connections that are kept open. Each has one message in progress.
 pub const LANES: usize = 32;
-/// Connections of the application.
+/// The number of connections of the application.
 const APPLICATION: usize = 8;
-/// Of no protocol that the daemon knows: it goes to the application.
+/// A message type of no protocol that the daemon knows. The daemon delivers such messages to the application.
 pub const LETTER: &str = "https://example.org/letters/1.0/letter";
 
-/// The body of 1 KB.
+/// A message body of 1 KB.
 pub fn body() -> Value {
     json!({ "text": "All that is gold does not glitter. ".chars().cycle().take(1000).collect::<String>() })
 }
 
-/// Packed messages, and who has packed them.
+/// Packed messages and their senders.
 pub struct Packed {
     to: String,
     senders: Vec<(Identities, String)>,
@@ -43,9 +43,9 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// So many messages to a DID, from so many senders in turn: DIDs with one key on this curve.
+    /// Packs `messages` messages to a DID, from `senders` DIDs in turn. Each sender has one key on this curve.
     pub fn new(runtime: &Runtime, to: &str, curve: Curve, senders: usize, messages: usize) -> Self {
-        // A token for each few: it looks for a key among all it has.
+        // One token for every hundred senders, because a token searches all its keys.
         const FEW: usize = 100;
         let mut all = Vec::new();
         while all.len() < senders {
@@ -67,7 +67,7 @@ impl Packed {
         packed
     }
 
-    /// So many more of the same senders.
+    /// Packs `messages` further messages from the same senders.
     pub fn again(of: &Self, runtime: &Runtime, messages: usize) -> Self {
         Self { to: of.to.clone(), senders: Vec::new(), mail: of.pack(runtime, messages) }
     }
@@ -90,7 +90,7 @@ impl Packed {
     }
 }
 
-/// What came of bringing messages.
+/// The result of posting messages.
 pub struct Load {
     /// Messages a second.
     pub rate: f64,
@@ -105,7 +105,7 @@ impl Load {
     }
 }
 
-/// POSTs messages on so many connections at once: how long each took, in milliseconds, the shortest first.
+/// POSTs messages on `lanes` connections at once. Returns how long each POST took, in milliseconds, the shortest first.
 pub fn post(port: u16, mail: Vec<String>, lanes: usize) -> Vec<f64> {
     let (next, took) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     thread::scope(|scope| {
@@ -128,7 +128,7 @@ pub fn post(port: u16, mail: Vec<String>, lanes: usize) -> Vec<f64> {
     took
 }
 
-/// Has the daemon's application POST these.
+/// POSTs these requests to the daemon's API, as its application.
 pub fn ask(daemon: &Daemon, requests: Vec<String>) {
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {

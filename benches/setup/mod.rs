@@ -1,6 +1,6 @@
 //! Shared by the benches: tokens, parties, and the token's own derivation.
 
-// Each bench uses a part of it.
+// Each bench uses a part of this module.
 #![allow(dead_code)]
 
 use std::{
@@ -38,7 +38,7 @@ use cryptoki::{
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-/// The curves that both sides have.
+/// The curves that both libraries support.
 pub const CURVES: [Curve; 2] = [Curve::P256, Curve::X25519];
 /// More peers than the 256 shared secrets that a session keeps, so that each is unknown when its turn comes again.
 pub const PEERS: usize = 300;
@@ -107,7 +107,7 @@ impl Tokens {
     }
 }
 
-/// Our DID with so many keys, all on one curve: `did:example:me-p-256-10`.
+/// Our DID with this many keys, all on one curve: `did:example:me-p-256-10`.
 pub fn me(curve: Curve, keys: usize) -> String {
     did("me", curve, keys)
 }
@@ -117,7 +117,7 @@ pub fn peer(curve: Curve, number: usize) -> String {
     did("peer", curve, number)
 }
 
-/// The DID of a peer with so many keys.
+/// The DID of a peer with this many keys.
 pub fn peer_with_keys(curve: Curve, keys: usize) -> String {
     did("peer-with-keys", curve, keys)
 }
@@ -139,7 +139,7 @@ fn document<'k>(did: &str, keys: impl IntoIterator<Item = &'k PublicKey>) -> Val
     json!({ "id": did, "keyAgreement": methods.collect::<Vec<_>>() })
 }
 
-/// Peers with keys in memory. They pack the messages that are unpacked.
+/// Peers with keys in memory. They pack the messages that the parties unpack.
 pub struct Peers {
     keys: HashMap<Curve, Vec<PrivateKey>>,
     documents: Vec<Value>,
@@ -162,7 +162,7 @@ impl Peers {
         Self { keys, documents }
     }
 
-    /// Packs one message from each of the first `senders` peers to a DID, or as many anonymous ones.
+    /// Packs one message from each of the first `senders` peers to a DID, or the same number of anonymous messages.
     pub fn write(
         &self,
         runtime: &Runtime,
@@ -268,7 +268,7 @@ impl Party {
         (Self { name: name.to_owned(), kind: Kind::Claviger { me, resolver }, documents }, token)
     }
 
-    /// The same DIDs, through a keeper.
+    /// A party with the same DIDs, which uses their token through a keeper.
     pub fn through_keeper(runtime: &Runtime, of: &Self, connect: KeeperConnector, peers: &Peers) -> Self {
         let me = runtime.block_on(async {
             let keeper = KeeperClient::start("bench", connect).await.expect("a keeper");
@@ -279,7 +279,7 @@ impl Party {
         Self { name: format!("{}, keeper", of.name), kind, documents: of.documents.clone() }
     }
 
-    /// Claviger, with a token that holds so many keys.
+    /// Claviger, with a token that holds this many keys.
     pub fn crowded(runtime: &Runtime, uri: &str, keys: usize, peers: &Peers) -> Self {
         let token = OpenOptions::new().open(uri).expect("the token opens");
         for number in KEYS..keys {
@@ -379,7 +379,7 @@ pub struct Raw {
 }
 
 impl Raw {
-    /// Uses the first key on the curve, of a token that is open and logged in in this process.
+    /// Uses the first key on the curve. This process must have opened the token and logged in.
     pub fn new(uri: &str, curve: Curve) -> Self {
         let uri: Uri = uri.parse().expect("a pkcs11: URI");
         let context = Pkcs11::new(uri.module_path.expect("its module")).expect("a module");

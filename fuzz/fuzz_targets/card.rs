@@ -1,4 +1,5 @@
-//! A card with arbitrary responses. Nothing panics, a returned signature is valid, and a refused PIN is not presented again.
+//! A card with arbitrary responses. Nothing panics, a returned signature is valid, and a refused PIN is not
+//! presented again.
 #![no_main]
 
 use std::sync::{Arc, Mutex};
@@ -30,7 +31,7 @@ struct Card(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
-    /// Firmware 5.7.1, else 5.4.3.
+    /// Whether the firmware is 5.7.1. Otherwise it is 5.4.3.
     is_new: bool,
     /// The responses that are left.
     rest: Vec<u8>,
@@ -39,7 +40,7 @@ struct State {
 }
 
 impl Card {
-    /// Starts with the first response again.
+    /// Loads the responses from these bytes. The first response is next.
     fn answer_from(&self, bytes: &[u8]) {
         let state = &mut *self.0.lock().expect("one thread");
         state.is_new = bytes.first().is_some_and(|first| first & 1 == 1);
@@ -66,8 +67,8 @@ impl CardTransaction for Card {
     }
 }
 
-/// The next response. The input has its length in two bytes, then its bytes. Without the highest bit of the length, the
-/// status word of success is appended.
+/// The next response. The input has its length in two bytes, then its bytes. Unless the highest bit of the length is
+/// set, the status word of success is appended.
 fn next(rest: &mut Vec<u8>) -> Vec<u8> {
     let Some((length, content)) = rest.split_first_chunk::<2>() else { return vec![0x6a, 0x82] };
     let length = u16::from_be_bytes(*length);

@@ -1,5 +1,5 @@
-//! Arbitrary input to a keeper of a software token: as raw bytes, and as frames after the hello of an agent and of a custodian.
-//! The keeper must answer or close the connection, and an agent must not change the token's keys.
+//! Arbitrary input to a keeper of a software token: as raw bytes, and as frames after the hello of an agent and of a
+//! custodian. The keeper must answer or close the connection, and an agent must not change the token's keys.
 #![no_main]
 
 use std::{

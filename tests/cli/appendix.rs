@@ -27,7 +27,7 @@ fn home() -> Option<Home> {
         assert_eq!(imported.as_array().unwrap().len(), keys.as_array().unwrap().len());
         for (imported, key) in imported.as_array().unwrap().iter().zip(keys.as_array().unwrap()) {
             assert_eq!(imported["origin"], "imported");
-            // In Bob's keys, the member is named "kid ", with a blank.
+            // In Bob's keys, the member is named "kid ", with a trailing space.
             assert_eq!(imported["name"], *key.get("kid").or(key.get("kid ")).unwrap());
             assert_eq!(imported["jwk"]["x"], key["x"]);
         }

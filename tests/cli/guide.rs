@@ -1,5 +1,5 @@
-//! Runs the commands of README.md and of the pages in docs/ as a new user would. `yubikey.rs` runs those of
-//! docs/desktop.md.
+//! Runs the commands of README.md and of the pages in docs/ as a new user would. `yubikey.rs` runs those
+//! of docs/desktop.md.
 
 use std::{
     fs::{self, File},

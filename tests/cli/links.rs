@@ -1,4 +1,4 @@
-//! Links in the Markdown files lead somewhere, and the book has every page.
+//! Every link in the Markdown files has a target, every file that the pages name exists, and the book has every page.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -118,8 +118,8 @@ fn the_book_has_every_page() {
     assert_eq!(written, listed);
 }
 
-/// Source files that ARCHITECTURE.md names in code, as `agent/inbox/worker.rs`: from `src`, or from the repository's
-/// root.
+/// Source files that ARCHITECTURE.md names in code, as `agent/inbox/worker.rs`: from `src`, or from the
+/// repository's root.
 #[test]
 fn the_source_files_in_architecture_exist() {
     let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
@@ -168,7 +168,7 @@ fn the_plot_shows_the_figures_of_the_page() {
     let mut command = std::process::Command::new("python3");
     command.arg("-B").arg(root().join("benches/speed.py")).arg(root().join("docs/performance.md")).arg(drawn.path());
     match command.output() {
-        // Python is no requirement of the tests.
+        // The tests do not require Python.
         Err(_) => return,
         Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr)),
     }

@@ -110,7 +110,7 @@ fn a_mediator_sees_only_the_next_recipient() {
     assert_eq!(bob.run_with_stdin("unpack", direct.success()).json()["provenance"]["authenticated"], true);
 }
 
-/// Packing for others and resolving open no token: the PIN's file is missing, and nothing fails.
+/// Anonymous packing and resolving open no token: the PIN's file is missing, and neither fails.
 #[test]
 fn no_token_is_opened_without_need() {
     let Some((alice, bob)) = two_homes() else { return };

@@ -185,7 +185,8 @@ fn a_closed_stdout_is_no_failure() {
     }
 }
 
-/// Of two tokens, the one without the key is not opened after the key was found, and is skipped if it is absent.
+/// One of two tokens is absent and does not hold the key. It is not opened if the key was found before, and is
+/// skipped otherwise.
 #[test]
 fn only_needed_tokens_are_opened() {
     let Some(home) = Home::with_token() else { return };

@@ -10,8 +10,9 @@
 //! ? 2                         the exit status; 0 without this line
 //! ```
 //!
-//! `[..]` matches anything within a line. A line `...` matches any number of lines. Empty lines are ignored. Shell variables
-//! keep their values until the end of the transcript. `CLAVIGER_TRANSCRIPTS=update` writes the actual output where it does not match.
+//! `[..]` matches anything within a line. A line `...` matches any number of lines. Empty lines are ignored. Shell
+//! variables keep their values until the end of the transcript. `CLAVIGER_TRANSCRIPTS=update` writes the actual output
+//! where it does not match.
 
 use std::{fs, path::Path};
 
@@ -44,7 +45,7 @@ fn each_command_matches_its_transcript() {
     assert!(wrong.is_empty() || update, "{wrong}");
 }
 
-/// Receives the command, the expected lines and the actual lines.
+/// Called for each mismatch with the command, the expected lines and the actual lines.
 type OnMismatch<'a> = dyn FnMut(&str, &[String], &[String]) + 'a;
 
 /// Runs the commands of a transcript. Returns the transcript with the actual output where it does not match.

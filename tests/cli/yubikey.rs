@@ -20,7 +20,7 @@ const MESSAGE: &str = r#"{"id":"1","type":"https://example.org/lunch/1.0/proposa
 #[test]
 fn yubikeys_behind_pcscd() {
     if is_here() {
-        // One after the other, because a machine has one pcscd.
+        // The tests run one after the other, because a machine has only one pcscd.
         two_yubikeys_in_use();
         two_new_yubikeys();
         the_desktop_page_works();
@@ -92,7 +92,7 @@ fn two_yubikeys_in_use() {
     assert_eq!([value(1, "serial"), value(1, "firmware"), value(1, "pin")], ["2222", "5.4.3", "ready"]);
     assert_eq!(rows[0]["keys"], 0);
 
-    // X25519 if the firmware has it, else P-256. A YubiKey signs with P-256.
+    // The key agreement key is on X25519 if the firmware supports it, otherwise on P-256. The signing key is on P-256.
     for (name, agreement) in [("desk", "X25519"), ("old", "P-256")] {
         let made = desk.json(&format!("did create --method peer:2 --token {name}"));
         let did = made["did"].as_str().unwrap();
@@ -202,7 +202,7 @@ fn two_new_yubikeys() {
     }
     assert_eq!(desk.run("token init desk --erase desk", "").status.code(), Some(2));
 
-    // A key in each, on the curve that both have. Either decrypts messages.
+    // Each YubiKey holds a key on a curve that both support. Either key decrypts messages.
     let made = desk.json("did create --method peer:2 --token desk --token spare --name us");
     let keys: Vec<[&str; 3]> = made["keys"]
         .as_array()
@@ -243,7 +243,7 @@ fn two_new_yubikeys() {
         });
     }
 
-    // A slot and its policies.
+    // A key in a given slot, with policies.
     let options = "--token desk --alg P-256 --slot 9d --pin-policy always --touch-policy cached --name consent";
     let made = desk.json(&format!("key generate {options}"));
     assert_eq!((&made["slot"], &made["name"]), (&"9d".into(), &"consent".into()));
@@ -276,7 +276,8 @@ fn two_new_yubikeys() {
         ["3333", "5.7.1", "USB-A", "9d", "always", "cached", "Virtual YubiKey PIV Root CA"]
     );
     let printed = desk.run("key attest consent --root root.pem", "");
-    // The YubiKey makes a new attestation certificate each time. The second certificate in the chain is always the same.
+    // The YubiKey makes a new attestation certificate each time. The second certificate in the chain is always
+    // the same.
     let (printed, chain) = (String::from_utf8(printed.stdout).unwrap(), attested["chain"].as_array().unwrap());
     assert_eq!((printed.matches("BEGIN CERTIFICATE").count(), chain.len()), (2, 2));
     assert!(printed.ends_with(chain[1].as_str().unwrap()), "{printed}");
@@ -380,7 +381,7 @@ fn change_pin(card: &VirtualYubiKey) {
 struct Desk<'a>(&'a Path);
 
 impl Desk<'_> {
-    /// Runs `claviger` with arguments that are separated by blanks. The output is appended to output.log.
+    /// Runs `claviger` with arguments that are separated by spaces. The output is appended to output.log.
     fn run(&self, words: &str, stdin: &str) -> Output {
         self.run_in(&[], words, stdin)
     }

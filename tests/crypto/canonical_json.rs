@@ -1,4 +1,5 @@
-//! `canonical_json` (RFC 8785) against the crate `serde_json_canonicalizer`, which formats numbers by another algorithm.
+//! `canonical_json` (RFC 8785) against the crate `serde_json_canonicalizer`, which formats numbers by
+//! another algorithm.
 
 use claviger::crypto::canonical_json;
 use proptest::{collection::vec, prelude::*};

@@ -1,9 +1,9 @@
-//! Test vectors of the specifications: Concat KDF, key wrap and content encryption in software, and private keys in every
-//! token.
+//! Test vectors of the specifications: Concat KDF, key wrap and content encryption in software, and private keys in
+//! every token.
 //!
-//! The examples of RFC 7518, RFC 7520 and draft-madden-jose-ecdh-1pu-04 wrap with 128 bits or not at all, and DIDComm has
-//! only A256KW. So Z and the content are used unchanged, OtherInfo is compared except for the algorithm name and the key
-//! length, and the KDF of the draft is computed here a second time, independently of `src`.
+//! The examples of RFC 7518, RFC 7520 and draft-madden-jose-ecdh-1pu-04 wrap with 128 bits or not at all, and DIDComm
+//! has only A256KW. So Z and the content are used unchanged, OtherInfo is compared except for the algorithm name and
+//! the key length, and the KDF of the draft is computed here a second time, independently of `src`.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use claviger::{
@@ -94,7 +94,8 @@ fn rfc_7520_with(token: &dyn Custodian) {
     }
 }
 
-/// Alice sends to Bob and Charlie. Each side is in the token once, with Ze and Zs of the draft for the other side.
+/// Alice sends to Bob and Charlie. The token acts once for each side, with Ze and Zs of the draft in place of the
+/// other side.
 fn appendix_b_with(token: &dyn Custodian) {
     let vector = vector("ecdh-1pu-04/appendix-b");
     let (keys, parties, cek) = (&vector["keys"], parties(&vector), Cek::new(hex(&vector["cek"])));
@@ -227,7 +228,8 @@ fn shared_secrets_of_other_specifications() {
     assert_eq!(shared.as_bytes(), hex(&vector["z"]));
 }
 
-/// The reference implementation of these tests also reads the draft's message, with A256KW instead of A128KW.
+/// The reference implementation of these tests decrypts a message that it made from the draft's Ze and Zs, with A256KW
+/// instead of A128KW.
 #[test]
 fn the_reference_implementation_decrypts_its_own_message() {
     let vector = vector("ecdh-1pu-04/appendix-b");

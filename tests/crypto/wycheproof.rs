@@ -1,7 +1,8 @@
-//! Project Wycheproof: vectors of public keys and content encryption in software, and vectors of private keys in tokens.
+//! Project Wycheproof: vectors of public keys and content encryption in software, and vectors of private keys
+//! in tokens.
 //!
-//! An invalid point must be refused before a token sees it. That Z is right is proved with a content key that is wrapped
-//! under the KEK from Z: the token unwraps it, with Z as Ze and as Zs.
+//! An invalid point must be refused before a token sees it. To check the Z that a token derives, a content key is
+//! wrapped under the KEK from the vector's Z, and the token unwraps it: once with Z as Ze, once with Z as Zs.
 
 use std::collections::BTreeMap;
 
@@ -34,7 +35,7 @@ struct Agreement {
 }
 
 impl Agreement {
-    /// The public key, if it is accepted. Panics if an invalid key is accepted, or a valid one refused.
+    /// Returns the public key if it is accepted. Panics if an invalid key is accepted, or a valid one refused.
     fn public_key(&self) -> Option<PublicKey> {
         let key = PublicKey::from_bytes(self.curve, &self.public);
         match (self.curve, self.result) {

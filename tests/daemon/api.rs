@@ -1,4 +1,4 @@
-//! The API as an application uses it, rightly and wrongly.
+//! The API as an application uses it, with valid and invalid requests.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ fn alice_and_bob() -> Option<(Daemon, ApiClient, Daemon)> {
     Some((alice, application, bob))
 }
 
-/// Bob sends these texts to Alice, each after the last one has arrived.
+/// Bob sends these texts to Alice, each after the previous one has arrived.
 fn send_texts(bob: &Daemon, alice: &Daemon, texts: &[&str]) {
     let before = alice.unread_texts().len();
     for (number, text) in texts.iter().enumerate() {
@@ -256,8 +256,8 @@ fn without_a_token_the_store_is_unavailable() {
     assert_eq!(alice_api.post("/v1/invitations", &json!({ "from": alice.did })).error(503), "store-unavailable");
 }
 
-/// The API must have no operation that signs, derives, wraps or decrypts what its caller brings
-/// (`docs/security-model.md`, "the API as an oracle"). Check every path that is added here for this.
+/// The API must have no operation that signs, derives, wraps or decrypts data of its caller (`docs/security-model.md`,
+/// "the API as an oracle"). Check every path that is added here for this.
 #[test]
 fn the_openapi_description_lists_exactly_the_served_paths() {
     let printed = crate::home::Home::new().run("serve --openapi").success().to_owned();

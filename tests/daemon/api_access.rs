@@ -41,7 +41,7 @@ fn a_unix_socket_serves_only_the_listed_users() {
         println!("skipped: only root can be another user");
         return;
     }
-    // Other users cannot enter the state folder, so the socket is in one that they can.
+    // Other users cannot enter the state folder, so the socket is in a folder that they can enter.
     let open = tempfile::tempdir().unwrap();
     fs::set_permissions(open.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let socket = open.path().join("api.sock");

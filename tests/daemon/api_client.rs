@@ -192,7 +192,7 @@ impl Daemon {
         (response.status == 202).then(|| response.json(202)["id"].as_str().unwrap().to_owned())
     }
 
-    /// What the API tells of a message in the outbox.
+    /// The API's description of a message in the outbox.
     #[track_caller]
     pub fn outbox_message(&self, id: &str) -> Value {
         ApiClient::new(self).get(&format!("/v1/messages/{id}")).json(200)

@@ -59,7 +59,7 @@ fn a_backup_restores_the_agent_in_another_place() {
     assert_eq!(restored["kept"].as_array().unwrap().len(), 0);
     restored_agent.start();
     assert_eq!(restored_agent.unread_texts(), ["before"]);
-    // Peers reach it under the same DID.
+    // Peers reach the restored agent under the same DID.
     bob.json(&["send", "--to", &restored_agent.did, "to the new one", "--within", "30"]);
     restored_agent.wait_until("the message arrived", |agent| agent.unread_texts() == ["before", "to the new one"]);
 }

@@ -1,5 +1,5 @@
-//! An application that sends numbered messages, and reads and acknowledges what arrives, while its daemon is killed and
-//! started.
+//! An application that sends numbered messages, and reads and acknowledges what arrives, while its daemon is killed
+//! and started.
 
 use std::{
     collections::{HashMap, HashSet},

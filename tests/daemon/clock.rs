@@ -1,4 +1,4 @@
-//! The system clock is set forwards and backwards while a daemon runs. No message waits longer for that.
+//! The system clock is set forwards and backwards while a daemon runs. No message waits longer because of that.
 
 use std::{
     fs::{self, File},
@@ -32,7 +32,7 @@ impl Clock {
     fn new(home: &Home) -> Self {
         let clock = Self { file: home.path().join("clock"), library: home.path().join("clock.so") };
         fs::write(&clock.file, [0; 8]).unwrap();
-        // Rust needs a C compiler as its linker, so there is one.
+        // A C compiler is installed, because Rust uses it as its linker.
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/daemon/clock.c");
         let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&clock.library).arg(source).status();
         assert!(compiled.unwrap().success());
@@ -56,7 +56,7 @@ fn clock_changes_delay_and_lose_no_message() {
     let Some(mut daemon) = Daemon::new("") else { return };
     let clock = Clock::new(&daemon.home);
     let command = clock.command(&daemon.home);
-    // The clock is a day ahead at first, so that all stored times are in the future after it was corrected.
+    // The clock is a day ahead at first, so that all stored times are in the future once the clock is corrected.
     clock.set(DAY);
     daemon.start_with(command);
     daemon.wait_until_token_ready();
@@ -68,7 +68,7 @@ fn clock_changes_delay_and_lose_no_message() {
     daemon.wait_until("the message arrived", |daemon| daemon.unread_texts() == ["tomorrow"]);
     let received = daemon.unread()[0]["received"].clone();
     daemon.disconnect_token();
-    // SoftHSM works on with its open files. Only a new keeper notices that the token is missing.
+    // SoftHSM continues to work with its open files. Only a new keeper notices that the token is missing.
     assert!(daemon.kill_keepers());
     daemon.wait_until("the daemon notices the missing token", |daemon| !daemon.is_token_ready());
     for number in 0..10 {
@@ -101,7 +101,8 @@ fn clock_changes_delay_and_lose_no_message() {
     });
 }
 
-/// Messages for an unreachable peer wait, and are sent when it is back. One with an earlier `expires_time` expires.
+/// Messages for an unreachable peer wait, and are sent when it is back. A message with an earlier
+/// `expires_time` expires.
 #[test]
 fn messages_wait_an_hour_for_a_peer_or_expire() {
     let Some(mut daemon) = Daemon::new("") else { return };

@@ -1,5 +1,5 @@
-//! Connections of peers: deadlines, limits, return routes and WebSockets. While some peers are slow, too many or break
-//! the protocol, others are served.
+//! Connections of peers: deadlines, limits, return routes and WebSockets. Other peers are served while some are slow,
+//! open too many connections or break the protocol.
 
 use std::{io::Write, net::TcpStream, thread, time::Duration};
 
@@ -52,8 +52,8 @@ fn slow_http_clients_are_disconnected() {
     }
 }
 
-/// A message on a WebSocket has the same deadline, even if pongs come between its fragments. An idle WebSocket has
-/// none.
+/// A message on a WebSocket must be complete within `body_seconds`, even if pongs come between its fragments. An idle
+/// WebSocket has no deadline.
 #[test]
 fn a_slow_websocket_message_closes_the_connection() {
     let Some(daemon) = running("body_seconds = 1") else { return };
@@ -77,7 +77,7 @@ fn a_client_that_does_not_read_is_disconnected() {
     let address = [127, 0, 0, 3];
     let mut not_reading = connect_from(address, daemon.port).unwrap();
     not_reading.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
-    // Until the buffers of both kernels are full.
+    // Writes until the socket buffers of both sides are full.
     let request = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n".repeat(1000);
     while not_reading.write_all(&request).is_ok() {}
     daemon.wait_until("another connection is accepted", |_| {
@@ -155,7 +155,7 @@ fn replies_use_the_return_route() {
         if let Some(packed) = socket.next(Duration::from_secs(1)) {
             arrived.push(peer.open(&packed).0);
         }
-        // The two pongs of before had no return route, and arrive now.
+        // The two earlier pongs had no return route, and arrive now.
         arrived.len() >= 4
     });
     assert!(arrived.iter().any(|it| it.body["content"] == "by the way"));
@@ -214,8 +214,8 @@ fn a_websocket_is_read_without_a_token() {
         .wait_until("all messages are opened", |daemon| daemon.is_token_ready() && daemon.unread_texts().len() == 150);
 }
 
-/// A peer requests messages on its WebSocket and does not read: its messages stay in the outbox, and other peers get
-/// theirs.
+/// A peer requests messages on its WebSocket and does not read: its messages stay in the outbox, and other peers
+/// get theirs.
 #[test]
 fn a_slow_reader_does_not_delay_others() {
     let Some(daemon) = running("") else { return };

@@ -73,8 +73,8 @@ impl Daemon {
         self.start_with(self.home.command(env!("CARGO_BIN_EXE_claviger")));
     }
 
-    /// Runs `command serve -v`, and waits until the daemon accepts messages. A command other than the daemon must
-    /// replace itself by it (exec).
+    /// Runs `command serve -v`, and waits until the daemon accepts messages. If the command is another program, it must
+    /// replace itself with the daemon (exec).
     pub fn start_with(&mut self, mut command: Command) {
         let log = File::options().create(true).append(true).open(self.log_file()).unwrap();
         command.args(["serve", "-v"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
@@ -124,8 +124,8 @@ impl Daemon {
         self.child.as_ref().expect("the daemon runs").id()
     }
 
-    /// Removes the files of the token, as if its HSM was disconnected. SoftHSM keeps working with files that it has
-    /// open.
+    /// Removes the files of the token, as if its HSM was disconnected. SoftHSM keeps working with files that it
+    /// has open.
     pub fn disconnect_token(&self) {
         fs::rename(self.home.path().join("tokens"), self.home.path().join("away")).unwrap();
         fs::create_dir(self.home.path().join("tokens")).unwrap();

@@ -29,7 +29,7 @@ fn authcrypt_as(peer: &Peer, did: &str, skid: &str, daemon: &Daemon, content: &s
     Jwe::authcrypt_as(&peer.person, skid, &peer.person.agree[0], &daemon.agreement_keys()).seal(text.to_string())
 }
 
-/// The daemon does not connect to a private address, however the DID of a sender writes it.
+/// The daemon does not connect to a private address, in whatever notation the sender's DID contains it.
 #[test]
 fn private_addresses_are_never_connected_to() {
     let target = Endpoint::new(|_| (200, String::new(), "{}".to_owned()));

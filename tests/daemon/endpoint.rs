@@ -1,4 +1,4 @@
-//! An HTTP server that answers as the test says, and records the requests.
+//! An HTTP server that returns the responses that the test specifies, and records the requests.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},

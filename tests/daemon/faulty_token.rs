@@ -1,5 +1,5 @@
-//! A token that is slow, fails, hangs or refuses the PIN under a running daemon. The token is behind
-//! `tests/fault-module`.
+//! A token that is slow, fails, hangs or refuses the PIN under a running daemon. The token is
+//! behind `tests/fault-module`.
 
 use std::{
     io::Write,
@@ -52,8 +52,8 @@ impl FaultyDaemon {
     }
 }
 
-/// Each operation of the token takes five seconds. Messages are accepted still, after the five seconds that a response
-/// waits for a reply to return with it, and the health port answers at once.
+/// Each operation of the token takes five seconds. Messages are still accepted, after the five seconds that a response
+/// waits for a reply to carry. The health port answers at once.
 #[test]
 fn a_slow_token_does_not_delay_the_acceptance_of_messages() {
     let Some(FaultyDaemon { daemon, shim }) = FaultyDaemon::running("") else { return };
@@ -76,7 +76,7 @@ fn a_slow_token_does_not_delay_the_acceptance_of_messages() {
 }
 
 /// 64 messages are opened at once, and 64 more are next. A message behind these gets its response at once, as no reply
-/// can come soon. So does one over the limit, which gets 503.
+/// can come soon. A message over the limit gets 503 at once.
 #[test]
 fn messages_behind_a_long_queue_are_answered_without_waiting_for_a_reply() {
     let Some(FaultyDaemon { daemon, shim }) = FaultyDaemon::running("[store]\nmax_waiting_for = 240\n") else { return };

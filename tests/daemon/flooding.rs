@@ -1,4 +1,5 @@
-//! Limits against flooding (`docs/security-model.md`, "a full queue"): for the bytes that wait, and for the rate of an address.
+//! Limits against flooding (`docs/security-model.md`, "a full queue"): for the bytes that wait, and for the rate of
+//! an address.
 
 use std::io::Write;
 
@@ -59,8 +60,8 @@ fn post_from(address: [u8; 4], daemon: &Daemon, packed: &str) -> (u16, bool) {
     (status_of(&answer), answer.contains("retry-after: "))
 }
 
-/// The sender is not known before its message is opened, which takes time of the token. So the limit is for its
-/// address.
+/// The sender is unknown until its message is opened, which takes time of the token. So the limit is for the
+/// sender's address.
 #[test]
 fn the_rate_per_address_is_limited() {
     let net = "[net]\nallow_private = [\"127.0.0.0/8\"]\n";

@@ -1,5 +1,5 @@
-//! Invalid envelopes are refused in the response to the POST (`docs/security-model.md`): the token is not used, and nothing is
-//! stored. `hostile_messages.rs` has those whose fault shows only when they are opened.
+//! Invalid envelopes are refused in the response to the POST (`docs/security-model.md`): the token is not used, and
+//! nothing is stored. `hostile_messages.rs` has the messages whose fault shows only when they are opened.
 
 use claviger::{crypto::ContentEncryption, keys::Curve};
 use claviger_testkit::PrivateKey;
@@ -36,7 +36,7 @@ impl Attack {
         assert_eq!(self.daemon.post_status(packed), status, "{what}");
     }
 
-    /// Asserts that the daemon still works, and that it stored none of the messages before.
+    /// Asserts that the daemon still works, and that it stored none of the earlier messages.
     fn assert_unharmed(&self) {
         assert_eq!(self.daemon.post_status(self.mallory.pack_text(&self.daemon.did, "lunch?")), 202);
         self.daemon.wait_until("the honest message arrived", |daemon| daemon.unread_texts() == ["lunch?"]);
@@ -74,7 +74,7 @@ fn an_invalid_epk_is_refused() {
     let mut other = attack.jwe();
     other.header["epk"] = json!(PrivateKey::generate(Curve::P256).public().to_jwk());
     attack.assert_status(400, "epk on another curve", attack.seal(&other));
-    // Not on the curve. The recipient is not one of ours.
+    // The point is not on the curve, and the recipient is not one of our DIDs.
     let mut off = Jwe::anoncrypt(&keys_of(&p256));
     let length = Curve::P256.coordinate_length();
     for (x, y) in [(vec![0; length], vec![0; length]), (vec![1; length], vec![1; length])] {

@@ -15,7 +15,7 @@ struct Attack {
     daemon: Daemon,
     alice: Peer,
     mallory: Peer,
-    /// How many messages were sent that the daemon must refuse.
+    /// The number of sent messages that the daemon must refuse.
     sent: usize,
 }
 
@@ -41,7 +41,7 @@ impl Attack {
         self.sent += 1;
     }
 
-    /// Asserts that each of the messages before was refused, and that only these contents reached the application.
+    /// Asserts that each of the earlier messages was refused, and that only these contents reached the application.
     #[track_caller]
     fn assert_delivered(self, contents: &[&str]) {
         self.daemon.wait_until_all_opened();
@@ -130,8 +130,8 @@ fn a_key_is_valid_only_for_its_purpose_and_owner() {
         messages.push((what, Jwe::anoncrypt(&to).seal(inner.to_string())));
         messages.push((what, alice.authcrypt(&to).seal(inner.to_string())));
     }
-    // Mallory sends what Alice signed: for the daemon, as if it were her own; for another recipient; without a
-    // recipient.
+    // Mallory sends what Alice signed: for the daemon, as if it were her own; for another recipient; without
+    // a recipient.
     messages.push(("another's signature", attack.mallory.authcrypt(&to).seal(alice.signed(&text).to_string())));
     let mut elsewhere = attack.plaintext();
     elsewhere["to"] = json!([attack.mallory.did()]);

@@ -13,7 +13,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::{daemon::Daemon, peer::Peer, websocket_client::connect_from};
 
 const SOCKETS: usize = 10_000;
-/// The WebSockets come from several addresses, as one may have 1,000 connections.
+/// The WebSockets come from several addresses, as one address may have only 1,000 connections.
 const ADDRESSES: usize = 20;
 /// The limit of the resident memory, in KiB.
 const LIMIT: u64 = 256 * 1024;

@@ -12,8 +12,8 @@ use crate::{
     home::{Home, softhsm_module},
 };
 
-/// Replaces the port of `[ops]` in the configuration by a free one, as other tests run at the same time. Returns the
-/// port.
+/// Replaces the port of `[ops]` in the configuration by a free one, as other tests run at the same time. Returns
+/// the port.
 fn use_free_ops_port(home: &Home) -> u16 {
     let (ops, path) = (free_port(), home.path().join("claviger.toml"));
     let text = fs::read_to_string(&path).unwrap();
@@ -41,7 +41,7 @@ fn init_makes_a_ready_agent_within_a_minute() {
     assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
     assert!(agent.did.starts_with("did:peer:2."), "{}", agent.did);
 
-    // The variable that leads the module to its token is not in the agent's environment. It is in the keeper's.
+    // The variable by which the module finds its token is in the environment of the keeper, not of the agent.
     let environment = |pid: u32| fs::read(format!("/proc/{pid}/environ"));
     if let Ok(bytes) = environment(agent.pid()) {
         assert!(!String::from_utf8_lossy(&bytes).contains("state/softhsm"));
@@ -87,7 +87,7 @@ fn init_prints_next_steps_and_warns_of_keys_in_files() {
     let json = home.run("--json init elsewhere").json();
     assert_eq!(json["configuration"], "elsewhere/claviger.toml");
     assert_eq!(json["software_token"], true);
-    // The first command that it prints would start.
+    // The configuration is valid, so the first command that `init` prints would start the daemon.
     home.run("--config elsewhere/claviger.toml serve --check").success();
 }
 

@@ -25,9 +25,9 @@ pub struct LoadGenerator {
 /// The contents of the messages that were sent.
 #[derive(Default)]
 pub struct SentMessages {
-    /// Answered with 202.
+    /// The contents of messages that were answered with 202.
     pub accepted: HashSet<String>,
-    /// Without a response when the load ended. The daemon may have accepted them.
+    /// The contents of messages without a response when the load ended. The daemon may have accepted them.
     pub unconfirmed: HashSet<String>,
 }
 
@@ -66,7 +66,7 @@ fn send(name: &str, did: &str, port: u16, stop: &AtomicBool, count: &AtomicUsize
         let content = format!("{name}/{number}");
         let message = peer.message(did, &content).finalize();
         let mut packed = peer.pack(&message);
-        // The peer tries again until the message is accepted, in turn with the same bytes and packed anew.
+        // The peer tries again until the message is accepted, alternately with the same bytes and packed again.
         for attempt in 1.. {
             if stop.load(Ordering::SeqCst) {
                 sent.unconfirmed.insert(content);

@@ -206,8 +206,8 @@ fn a_sender_over_its_quota_does_not_block_others() {
     });
 }
 
-/// A document in `did.documents` may be of a DID of ours whose token is missing: its messages stay with the mediator. A
-/// message for an unknown DID is acknowledged, which removes it.
+/// A document in `did.documents` may belong to a DID of ours whose token is missing. Messages for that DID stay with
+/// the mediator. A message for an unknown DID is acknowledged, which removes it.
 #[test]
 fn a_message_for_a_did_without_its_token_stays_with_the_mediator() {
     let mediator = Mediator::new(MediatorOptions { socket: false, ..CURRENT });

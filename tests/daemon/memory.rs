@@ -19,8 +19,7 @@ const COUNT: u8 = 120;
 const MAX_GROWTH_WAITING: u64 = 64 * 1024;
 const MAX_GROWTH_RECEIVING: u64 = 192 * 1024;
 
-/// The token is disconnected. All messages but the last cannot be decrypted, which takes less time when the token is
-/// back.
+/// The token is disconnected. Only the last message can be decrypted, which saves time when the token is back.
 #[test]
 fn waiting_messages_do_not_occupy_memory() {
     let Some(mut daemon) = Daemon::new("") else { return };
@@ -96,8 +95,8 @@ fn unfinished_websocket_messages_are_limited_in_memory() {
             socket
         })
         .collect();
-    // An address may have 16 MiB in progress. Further WebSockets are closed with 1013, unless the connection breaks
-    // before.
+    // An address may have 16 MiB in progress. Further WebSockets are closed with 1013, unless the connection
+    // breaks before.
     let closed = sockets.iter_mut().filter_map(|socket| socket.close_code_within(Duration::from_millis(500)));
     let codes: Vec<_> = closed.collect();
     assert!(codes.len() >= 7, "{codes:?}");

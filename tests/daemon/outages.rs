@@ -19,8 +19,8 @@ use crate::{
 /// Messages that waited for the token must be opened within this time of its return.
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// The outage lasts CLAVIGER_AWAY_SECONDS; without it, until the daemon has noticed and accepted 20 messages. A debug
-/// build opens about 500 messages a second on two idle cores.
+/// The outage lasts CLAVIGER_AWAY_SECONDS seconds. Without this variable, it lasts until the daemon has noticed it and
+/// accepted 20 messages. A debug build opens about 500 messages a second on two idle cores.
 #[test]
 fn a_token_outage_under_load_loses_nothing() {
     let away_for = std::env::var("CLAVIGER_AWAY_SECONDS").map_or(0, |text| text.parse().expect("a number of seconds"));
@@ -60,8 +60,8 @@ fn a_killed_keeper_is_restarted() {
     load.stop().assert_each_delivered_once(&daemon, MINUTE);
 }
 
-/// The supervisor starts keepers. Without it the daemon could never use a token again, so it ends, and systemd restarts
-/// it.
+/// The supervisor starts keepers. Without its supervisor, the daemon could never use a token again. So the daemon ends,
+/// and systemd restarts it.
 #[test]
 fn the_daemon_ends_without_its_supervisor_and_loses_nothing() {
     let Some(mut daemon) = Daemon::running("") else { return };
@@ -106,8 +106,8 @@ fn a_suspended_daemon_resumes_under_load() {
     load.stop().assert_each_delivered_once(&daemon, MINUTE);
 }
 
-/// Without space on the disk, messages get 503. When there is space again, the daemon accepts messages without a
-/// restart.
+/// Without space on the disk, messages get 503. When there is space again, the daemon accepts messages without
+/// a restart.
 #[test]
 fn a_full_disk_refuses_messages_and_loses_none() {
     let Some(mut daemon) = Daemon::new("[store]\npath = \"disk/agent.db\"\n") else { return };
@@ -151,7 +151,7 @@ fn a_full_disk_refuses_messages_and_loses_none() {
         assert_eq!(send(number, &mut sent), 202);
     }
     sent.assert_each_delivered_once(&daemon, MINUTE);
-    // The daemon ends in time with a full disk.
+    // The daemon ends in time even with a full disk.
     let _ = fs::write(folder.join("filler"), vec![0; 4_000_000]);
     daemon.stop();
 }
@@ -185,7 +185,7 @@ fn messages_are_refused_while_the_database_is_missing() {
 struct SmallDisk<'a>(&'a Path);
 
 impl<'a> SmallDisk<'a> {
-    /// Mounts it. Returns none if the user is not root.
+    /// Mounts the file system. Returns none if the user is not root.
     fn mount(folder: &'a Path) -> Option<Self> {
         if !rustix::process::getuid().is_root() {
             println!("skipped: only root mounts a small disk");

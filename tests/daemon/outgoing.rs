@@ -15,7 +15,7 @@ use crate::{
     peer::Peer,
 };
 
-/// The contents of the messages at the endpoint, opened by the peer; 20 characters of each.
+/// The first 20 characters of each message at the endpoint, opened by the peer.
 fn contents(peer: &Peer, endpoint: &Endpoint) -> Vec<String> {
     let texts =
         endpoint.messages().into_iter().map(|packed| peer.open(&packed).0.body["content"].as_str().map(str::to_owned));

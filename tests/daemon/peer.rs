@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// The fragments of the ids of its key agreement keys, and of its signing keys.
+/// The fragments of the ids of a peer's key agreement keys (`AGREE`) and signing keys (`SIGN`).
 pub const AGREE: [&str; 2] = ["key-1", "key-2"];
 pub const SIGN: [&str; 2] = ["key-3", "key-4"];
 
@@ -41,12 +41,12 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Without an endpoint: it gets messages only on connections that it opens.
+    /// Makes a peer without an endpoint. It gets messages only on connections that it opens.
     pub fn new(name: &str) -> Self {
         Self::make(name, None)
     }
 
-    /// With an endpoint at this URI.
+    /// Makes a peer with an endpoint at this URI.
     pub fn with_endpoint(name: &str, uri: &str) -> Self {
         Self::make(name, Some(uri))
     }
@@ -79,7 +79,7 @@ impl Peer {
             .created_time(seconds())
     }
 
-    /// The same as JSON, to be made invalid.
+    /// The message that `message` makes, as JSON, to be made invalid.
     pub fn plaintext(&self, to: &str, content: &str) -> Value {
         serde_json::to_value(self.message(to, content).finalize()).unwrap()
     }
@@ -124,7 +124,7 @@ pub fn keys_of(did: &str) -> Vec<(String, PublicKey)> {
 }
 
 impl Daemon {
-    /// The key agreement keys of its DID, with their ids.
+    /// The key agreement keys of the daemon's DID, with their ids.
     pub fn agreement_keys(&self) -> Vec<(String, PublicKey)> {
         keys_of(&self.did)
     }

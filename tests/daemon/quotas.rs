@@ -69,7 +69,7 @@ fn unread_messages_per_sender_are_limited() {
     assert_eq!(socket.close_code(), Some(CloseCode::Again));
     deliver(&daemon, &honest.pack_text(&daemon.did, "lunch?"));
     assert_eq!(daemon.unread_texts(), ["0", "1", "2", "3", "4", "lunch?"]);
-    // The metrics show it. Once some messages are acknowledged, the refused one is accepted.
+    // The metrics count the refused messages. Once some messages are acknowledged, the refused message is accepted.
     assert!(daemon.metric("claviger_messages_received_total{result=\"not-kept\"}") >= 2.0);
     acknowledge(&daemon, 4);
     assert_eq!(daemon.metric("claviger_waiting{queue=\"application\"}"), 4.0);
@@ -92,8 +92,8 @@ fn unread_bytes_per_sender_are_limited() {
     deliver(&daemon, &flooding.pack_text(&daemon.did, "small"));
 }
 
-/// The sender is known only when its message is opened. A message over the limit is then answered with a problem
-/// report.
+/// The sender is known only when its message is opened. A message over the limit is then answered with a
+/// problem report.
 #[test]
 fn a_hidden_sender_over_its_limit_gets_a_problem_report() {
     let Some(daemon) = running("max_unread_from = 3") else { return };

@@ -152,8 +152,8 @@ fn a_stolen_from_prior_rotates_nobody() {
     assert!(daemon.unread_texts().contains(&"I moved".to_owned()));
 }
 
-/// A message that ends a relationship is anonymous, so anyone who has its from_prior can send it again. It must end
-/// only the relationship that began before it.
+/// A message that ends a relationship is anonymous, so anyone who has its from_prior can send it again. Such a message
+/// must end only a relationship that began before it was issued.
 #[test]
 fn an_ending_closes_only_earlier_relationships() {
     let Some(daemon) = Daemon::running("") else { return };

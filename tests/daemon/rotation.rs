@@ -48,7 +48,7 @@ fn a_peer_follows_a_rotated_did() {
 #[test]
 fn the_api_accepts_no_from_prior_of_the_caller() {
     let Some((alice, bob)) = connected_agents() else { return };
-    // Only the keeper signs a from_prior. The API refuses one from its caller.
+    // The caller of the API brings a from_prior that a custodian signed. The API refuses one that is forged.
     let forged = serde_json::json!({
         "from": alice.did, "to": bob.did, "from_prior": "e30.e30.e30", "overlap_days": 1
     });
@@ -80,13 +80,13 @@ fn a_rotated_did_is_retired_and_its_keys_are_deleted() {
     bob.json(&["send", "--to", &alice.did, "kept", "--within", "30"]);
     alice.wait_until("the message arrived", |alice| alice.unread_texts() == ["kept"]);
     let retire = |daemon: &Daemon| daemon.run(&["did", "retire", &alice.did, "--yes"]);
-    // It was not rotated yet; then its overlap has not ended.
+    // The DID was not rotated yet. After its rotation, its overlap has not ended.
     assert_eq!(retire(&alice).error(1), "bad-message");
     let new = alice.json(&["did", "rotate", &alice.did, "--overlap", "1"])["to"].as_str().unwrap().to_owned();
     let refused = retire(&alice);
     assert!(refused.stderr().contains("24 more hours"), "{}", refused.stderr());
     assert_eq!((refused.error(1).as_str(), keys(&alice)), ("bad-message", 4));
-    // The overlap is ended.
+    // A second rotation ends the overlap at once.
     alice.json(&["did", "rotate", &alice.did, "--to", &new, "--overlap", "0"]);
     let retired = retire(&alice).json();
     assert_eq!((retired["deleted"].as_array().unwrap().len(), keys(&alice)), (2, 2));
@@ -101,7 +101,7 @@ fn a_rotated_did_is_retired_and_its_keys_are_deleted() {
     assert!(!alice.json(&["connections"])["connections"].as_array().unwrap().is_empty());
 }
 
-/// Any one of the tokens opens the store, even if a DID was made while it was missing.
+/// Any one of the tokens opens the store, even if a DID was made while that token was missing.
 #[test]
 fn any_one_token_opens_the_store() {
     let Some(module) = softhsm_module() else { return };
@@ -126,8 +126,8 @@ fn any_one_token_opens_the_store() {
     bob.json(&["send", "--to", &did, "kept", "--within", "30"]);
     alice.wait_until("the message arrived", |alice| alice.unread_texts() == ["kept"]);
     alice.stop();
-    // The spare token is missing while a DID is made, for whose key the store key is wrapped. Then it is the only
-    // token.
+    // The spare token is missing while a DID is made, for whose key the store key is wrapped. Then it is the
+    // only token.
     configure(&alice, &["soft"]);
     alice.start();
     alice.json(&["did", "create", "--method", "peer:2", "--service", &service]);

@@ -9,7 +9,7 @@ use std::{
 
 use crate::daemon::Daemon;
 
-/// The head of each request, in lower case, and all bodies in one.
+/// The head of each request, in lower case, and all bodies, concatenated.
 #[derive(Default)]
 struct CollectedSpans {
     heads: Vec<String>,

@@ -22,7 +22,7 @@ impl ServiceManager {
         let path = daemon.home.path().join("notify.sock");
         let socket = UnixDatagram::bind(&path).unwrap();
         let mut command = daemon.home.command("/bin/sh");
-        // The shell replaces itself by the daemon, so `$$` is the daemon's process id.
+        // The shell replaces itself with the daemon, so `$$` is the daemon's process id.
         command.args(["-c", "WATCHDOG_PID=$$ exec claviger \"$@\"", "sh"]);
         command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "1000000");
         daemon.start_with(command);

@@ -33,15 +33,15 @@ pub struct MediatorOptions {
     pub coordination: &'static str,
     /// The name and version of the pickup protocol.
     pub pickup: &'static str,
-    /// Its DID has a WebSocket endpoint.
+    /// Whether the mediator's DID has a WebSocket endpoint.
     pub socket: bool,
-    /// It supports live mode.
+    /// Whether the mediator supports live mode.
     pub live: bool,
-    /// It answers discover-features queries.
+    /// Whether the mediator answers discover-features queries.
     pub discloses: bool,
-    /// In live mode it sends the bare message and forgets it. messagepickup 3.0 can be read so.
+    /// Whether live mode sends the bare message and forgets it. messagepickup 3.0 can be read that way.
     pub raw: bool,
-    /// It grants mediation.
+    /// Whether the mediator grants mediation.
     pub grants: bool,
 }
 
@@ -58,7 +58,7 @@ pub const CURRENT: MediatorOptions = MediatorOptions {
 pub struct Mediator {
     pub did: String,
     state: Arc<State>,
-    /// None only in `drop`, which ends it without waiting for its tasks.
+    /// `None` only in `drop`, which ends the runtime without waiting for its tasks.
     runtime: Option<Runtime>,
 }
 
@@ -67,11 +67,11 @@ struct State {
     me: Identities,
     options: MediatorOptions,
     queues: Mutex<HashMap<String, VecDeque<Waiting>>>,
-    /// By registered DID, the DID that registered it.
+    /// For each registered DID, the DID that registered it.
     owners: Mutex<HashMap<String, String>>,
     /// The WebSockets in live mode, by DID.
     live: Mutex<HashMap<String, mpsc::UnboundedSender<Reply>>>,
-    /// Every change closes all connections.
+    /// Every change of this counter closes all connections.
     cut: tokio::sync::watch::Sender<usize>,
     closed: AtomicBool,
     next: AtomicUsize,
@@ -85,7 +85,7 @@ struct Waiting {
     packed: String,
 }
 
-/// A message of the mediator that is to be packed, or a packed one of a sender.
+/// A message of the mediator that is not packed yet, or a packed message of a sender.
 enum Reply {
     Message { type_: String, thid: Option<String>, pthid: Option<String>, body: Value, attachments: Vec<Attachment> },
     Packed(String),

@@ -121,7 +121,7 @@ fn alice_and_bob(port: u16, more: &str) -> Option<(Daemon, Daemon)> {
     Some((alice, bob))
 }
 
-/// Bob sends these texts to Alice, each after she has received the last one.
+/// Bob sends these texts to Alice, each after she has received the previous one.
 fn send_texts(bob: &Daemon, alice: &Daemon, texts: &[&str]) {
     let api = ApiClient::new(alice);
     let count = || api.get("/v1/inbox?acknowledged=true&limit=1000").json(200)["messages"].as_array().unwrap().len();
@@ -132,8 +132,8 @@ fn send_texts(bob: &Daemon, alice: &Daemon, texts: &[&str]) {
     }
 }
 
-/// Verifies the signature of Standard Webhooks and the deprecated one, as docs/api.md says. The bytes of a secret
-/// without `whsec_` are the key.
+/// Verifies the signature of Standard Webhooks and the deprecated signature, as docs/api.md describes them. The key is
+/// the bytes of the secret, since the secret does not begin with `whsec_`.
 pub fn verify(request: &WebhookRequest) {
     let [id, timestamp, standard] =
         ["webhook-id", "webhook-timestamp", "webhook-signature"].map(|name| header(&request.raw_head, name).unwrap());

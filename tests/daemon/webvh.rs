@@ -1,5 +1,5 @@
-//! The agent's own did:webvh: created, served, updated, and refused when someone else has changed its log. Updates of
-//! did:web.
+//! The agent's own did:webvh: created, served, updated, and refused when someone else has changed its log. Updates
+//! of did:web.
 
 use std::{
     fs,
@@ -186,7 +186,7 @@ fn simultaneous_updates_both_apply() {
     home.run("key generate --alg X25519 --use agreement --name new").success();
     let change = |words: &str| {
         let output = home.run(&format!("--json did update {did} {words}"));
-        // A process finds no token at the moment when another one logs in. It is tried once more.
+        // A process finds no token at the moment when another one logs in. The command is tried once more.
         if output.status() == 3 { home.run(&format!("--json did update {did} {words}")).json() } else { output.json() }
     };
     let changed = thread::scope(|scope| {

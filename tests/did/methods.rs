@@ -266,7 +266,7 @@ async fn malformed_did_peer_4_are_refused() {
     assert!(matches!(create_4(&bomb), Err(PeerError::Document(_))));
 }
 
-/// A peer can write any DID into `alsoKnownAs`. It does not become a name of the document.
+/// A peer can write any DID into `alsoKnownAs`. That DID does not become a name of the document.
 #[tokio::test]
 async fn also_known_as_is_not_trusted() {
     let key = PublicKey::from_multikey("z6LSg8zQom395jKLrGiBNruB9MM6V8PWuf2FpEy4uRFiqQBR").unwrap();

@@ -1,4 +1,4 @@
-//! Properties of all keys, and of any input from peers.
+//! Property tests: DIDs and documents from any keys, and parsers on any input from peers.
 
 use claviger::{
     did::{

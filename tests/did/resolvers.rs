@@ -63,7 +63,7 @@ async fn only_given_documents_are_found() {
     }
 }
 
-/// Against poisoned DID documents.
+/// Otherwise a poisoned document could replace the keys that such a DID contains.
 #[tokio::test]
 async fn a_given_document_never_replaces_a_self_contained_did() {
     let did = "did:key:z6LSbysY2xFMRpGMhb7tFTLMpeuPRaqaWM1yECx2AtzE3KCc";

@@ -128,8 +128,8 @@ async fn witness_proofs_of_other_implementations_are_verified() {
     assert_eq!(webvh_error(resolve(did, log, Some("{}")).await), WebvhError::WitnessFile);
 }
 
-/// The previous witnesses must approve an entry that names new ones ("Witness Lists"). Implementations differ: of those in
-/// the test suite, didwebvh-java accepts the new witnesses; didwebvh-py and didwebvh-rs do not.
+/// The previous witnesses must approve an entry that names new ones ("Witness Lists"). Implementations differ: of those
+/// in the test suite, didwebvh-java accepts the new witnesses; didwebvh-py and didwebvh-rs do not.
 #[tokio::test]
 async fn new_witnesses_cannot_approve_their_own_entry() {
     let log = include_str!("../vectors/did/webvh/witness-update.jsonl");
@@ -532,7 +532,7 @@ async fn every_invalid_log_is_refused() {
     }
 }
 
-/// The log with its first entry changed and signed again, without the right hash.
+/// The log with its first entry changed and signed again. The hash of the entry is not updated.
 fn resigned(mut log: Log, change: impl FnOnce(&mut Value)) -> Log {
     let mut entry = log.entries[0].clone();
     entry.as_object_mut().unwrap().remove("proof");

@@ -1,4 +1,5 @@
-//! `from_prior` (DIDComm v2.1 "DID Rotation") with valid signatures that were copied, forged or made for another purpose.
+//! `from_prior` (DIDComm v2.1 "DID Rotation") with valid signatures that were copied, forged or made for
+//! another purpose.
 
 use crate::support::{
     People, Person,
@@ -34,8 +35,8 @@ async fn a_valid_from_prior_is_read() {
     assert!(rotation.read(&rotation.jwt(&sample, &rotation.claims())).await.is_ok());
 }
 
-/// A `from_prior` names no audience, so anyone who received it can attach it to a message. Therefore its `sub` must be the
-/// `from` of the message.
+/// A `from_prior` names no audience, so anyone who received it can attach it to a message. Therefore its `sub` must be
+/// the `from` of the message.
 #[tokio::test]
 async fn a_copied_from_prior_is_refused() {
     let rotation = Rotation::new().await;
@@ -99,7 +100,8 @@ async fn only_the_old_did_can_sign_a_from_prior() {
     }
 }
 
-/// `typ` and `kid` of a `from_prior` must be in the protected header, so that no signed message passes for one.
+/// `typ` and `kid` of a `from_prior` must be in the protected header, so that no signed message passes for
+/// a `from_prior`.
 #[tokio::test]
 async fn a_signed_message_is_refused_as_from_prior() {
     let rotation = Rotation::new().await;
@@ -187,12 +189,12 @@ async fn an_ending_must_be_encrypted_and_have_no_from() {
     let (_, provenance) = people.opened(Jwe::anoncrypt(&people.keys_of_bob(&[1])).seal(text.to_string())).await;
     assert_eq!(provenance.from_prior.unwrap().sub, None);
     assert_eq!(provenance.warnings, []);
-    // To an unencrypted message, anyone on the way could have attached it.
+    // Anyone on the way could have attached the ending to an unencrypted message.
     let (_, provenance) = people.opened(text).await;
     assert!(provenance.warnings.contains(&Warning::UnauthenticatedFromPrior));
 }
 
-/// Alice was `did:example:old`.
+/// Alice, whose DID was `did:example:old` before.
 struct Rotation {
     people: People,
     old: Person,

@@ -1,5 +1,5 @@
-//! Encrypted messages with valid tags that break a rule. Each is refused with its own error. If the violation is visible
-//! from outside, the message is refused before a token is used or a DID is resolved.
+//! Encrypted messages with valid tags that break a rule. Each is refused with its own error. If the violation is
+//! visible from outside, the message is refused before a token is used or a DID is resolved.
 
 use crate::support::{
     People, Person, RecordingResolver,
@@ -156,7 +156,7 @@ async fn apu_and_skid_must_name_the_same_key() {
         let error = people.refused_without_token_and_resolver(seal(&people, &jwe)).await;
         assert_error!(error, Error::Envelope(JoseError::Missing("apu")));
     }
-    // The specification demands this fallback.
+    // The specification requires that `apu` replaces a missing `skid`.
     assert!(people.opened(seal(&people, &authcrypt(&people).without("skid"))).await.1.authenticated);
 
     let mut es = anoncrypt(&people);
@@ -259,7 +259,7 @@ async fn duplicate_header_parameters_are_refused() {
         let mut unprotected = authcrypt(&people);
         unprotected.unprotected = Some(json!({name: unprotected.header[name]}));
         assert!(twice(name)(&people.refused_without_token_and_resolver(seal(&people, &unprotected)).await), "{name}");
-        // Not even once in a header that no tag protects.
+        // A parameter that occurs once is refused, too, if no tag protects its header.
         let mut alone = authcrypt(&people);
         alone.unprotected = Some(json!({name: alone.header[name]}));
         let error = people.refused_without_token_and_resolver(seal(&people, &alone.without(name))).await;
@@ -313,7 +313,8 @@ async fn duplicate_json_members_are_refused_at_every_depth() {
         let error = people.refused_without_token_and_resolver(packed).await;
         assert_error!(error, Error::Envelope(JoseError::Json { name: "message", .. }));
     }
-    // In the plaintext: the tag is valid, but parsers that keep the first or the last member would see different messages.
+    // In the plaintext: the tag is valid, but parsers that keep the first or the last member would see
+    // different messages.
     let twice = doubled(&text, r#""from":"did:example:mallory""#);
     let error = people.refused(jwe.seal(twice)).await;
     assert_error!(error, Error::Envelope(JoseError::Json { name: "message", .. }));
@@ -422,7 +423,7 @@ async fn a_layer_costs_at_most_two_derivations() {
     let text = people.plaintext();
     for (jwe, derivations, unwraps) in [(Jwe::anoncrypt(&all), 2, 2), (Jwe::authcrypt(&people.alice, &all), 2, 1)] {
         let mut packed = jwe.seal(text.to_string());
-        // Every encrypted key has the right length, but only the last one is right.
+        // Every encrypted key has the right length, but only the last one is correct.
         for slot in 0..19 {
             packed["recipients"][slot]["encrypted_key"] = b64([slot as u8; 72]).into();
         }
@@ -541,7 +542,7 @@ async fn from_must_be_the_did_of_the_skid() {
     let jwe = Jwe::authcrypt(&people.mallory, &people.keys_of_bob(&[1]));
     let error = people.refused(jwe.seal(text.to_string())).await;
     assert_error!(error, Error::FromMismatch { from, kid } if from == "did:example:alice" && kid == "did:example:mallory#agree-1");
-    // Neither a DID that begins with hers nor the id of her key will do.
+    // Neither a DID that begins with hers nor the id of her key is accepted.
     for from in ["did:example:alic", "did:example:alice2", "did:example:alice#agree-1", "did:example:ALICE", ""] {
         text["from"] = from.into();
         let jwe = authcrypt(&people).seal(text.to_string());

@@ -1,5 +1,5 @@
-//! Signed messages with valid signatures that prove nothing: by a key of another DID or relationship, for another purpose,
-//! or for another recipient. Each is refused with its own error. A key id of another DID is never resolved.
+//! Signed messages with valid signatures that prove nothing: by a key of another DID or relationship, for another
+//! purpose, or for another recipient. Each is refused with its own error. A key id of another DID is never resolved.
 
 use crate::support::{
     People,
@@ -94,7 +94,7 @@ async fn duplicate_header_parameters_are_refused() {
         let error = people.refused_without_token_and_resolver(packed).await;
         assert_error!(error, Error::Envelope(JoseError::DuplicateParameter(found)) if found == name);
     }
-    // Not in the unprotected header alone either.
+    // A parameter is refused in the unprotected header alone, too.
     let kid = json!({"kid": people.alice.kid("sign-1"), "alg": "EdDSA"});
     let packed = jws(&people.alice, &people.alice.sign[0], &json!({}), &kid, people.plaintext().to_string());
     let error = people.refused_without_token_and_resolver(packed).await;
@@ -223,7 +223,8 @@ async fn signer_and_sender_must_be_the_same() {
     assert_error!(error, Error::FromMismatch { from, kid } if from == "did:example:alice" && *kid == people.mallory.kid("sign-1"));
 }
 
-// Conformance 52: otherwise Bob could encrypt a message that Alice signed for him to Carol, who would take it for hers.
+// Conformance 52: otherwise Bob could encrypt to Carol what Alice signed for him, and Carol would believe that Alice
+// wrote it to her.
 #[tokio::test]
 async fn a_signed_message_for_another_recipient_is_refused() {
     let people = People::new().await;
@@ -267,7 +268,7 @@ async fn the_signed_payload_must_be_a_message() {
     }
 }
 
-/// The payload or the header was changed after it was signed, at its first and last bytes.
+/// The payload or the protected header was changed after the signature was made.
 #[tokio::test]
 async fn a_changed_payload_is_refused() {
     let people = People::new().await;
@@ -285,7 +286,7 @@ async fn a_changed_payload_is_refused() {
     assert_error!(people.refused(packed).await, Error::Envelope(JoseError::InvalidSignature));
 }
 
-/// A message that Alice signs with her first key, with another member in the protected header.
+/// A message that Alice signs with her first key, with this member added or changed in the protected header.
 fn with_header(people: &People, name: &str, value: Value) -> Value {
     let mut protected = jws_header(Curve::Ed25519);
     protected[name] = value;

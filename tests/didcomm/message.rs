@@ -194,8 +194,8 @@ fn attachments_in_the_forms_of_peers_are_read() {
     assert!(Message::from_json(&json!({"id": "1", "type": LUNCH, "attachments": [{}]}).to_string()).is_err());
 }
 
-/// A header with a field must not be in `extra_headers`: it would be written twice, and parsers would read different
-/// messages.
+/// A header with a field must not be in `extra_headers`: it would be written twice, and parsers would read
+/// different messages.
 #[test]
 fn a_header_with_a_field_is_refused_in_extra_headers() {
     for name in ["id", "type", "from", "to", "accept-lang", "expires_time", "attachments", "body"] {

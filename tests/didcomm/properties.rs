@@ -1,5 +1,5 @@
-//! Properties of all messages: unpacking returns what was packed, a flipped bit is an error, and no input makes the library
-//! panic.
+//! Properties of all messages: unpacking returns what was packed, a flipped bit is an error, and no input makes the
+//! library panic.
 
 use std::sync::{Arc, LazyLock};
 
@@ -17,7 +17,7 @@ use proptest::{collection, prelude::*, sample::Index};
 use serde_json::{Map, Value, json};
 use tokio::runtime::Runtime;
 
-/// The most keys on one curve that Bob has.
+/// The number of keys that Bob has on each curve.
 const RECIPIENTS: usize = 20;
 const AGREE: [Curve; 4] = [Curve::X25519, Curve::P256, Curve::P384, Curve::P521];
 const SIGN: [Curve; 3] = [Curve::Ed25519, Curve::P256, Curve::Secp256k1];
@@ -154,7 +154,7 @@ fn messages() -> impl Strategy<Value = Message> {
     )
 }
 
-/// Any JSON without fractions, whose last digit may change.
+/// Any JSON without fractions. The last digit of a fraction may change.
 fn values() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -196,7 +196,8 @@ fn every_combination_survives_packing() {
     }
 }
 
-/// Flips every bit of an envelope of each kind, with one recipient. A recipient does not check the encrypted keys of others.
+/// Flips bits in every byte of anoncrypt, authcrypt and signed envelopes. They have one recipient, because a recipient
+/// does not check the encrypted keys of others.
 #[test]
 fn a_flipped_bit_anywhere_is_an_error() {
     let message = Message::build("1", LUNCH, json!({})).from(ALICE).to(BOB).finalize();
@@ -228,7 +229,8 @@ fn a_flipped_bit_anywhere_is_an_error() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Flips random bits for the other curves. If the encrypted key of another recipient is hit, the message still opens.
+    /// Flips random bits for the other curves. If the encrypted key of another recipient is hit, the message
+    /// still opens.
     #[test]
     fn a_flipped_bit_never_changes_the_message(case in cases(), at in any::<Index>(), bit in 0..7) {
         prop_assume!(case.kind != Kind::Plain);

@@ -1,4 +1,4 @@
-//! What is proved about the sender of a message, and receivers who require it.
+//! What is proved about the sender of a message, and receivers that require an authenticated sender.
 
 use crate::support::{LUNCH, People, Person, lunch};
 use claviger::{

@@ -196,7 +196,8 @@ async fn every_pair_of_did_methods_exchanges_messages() {
     }
 }
 
-/// A did:peer:2, a did:peer:4 in both forms, and a did:key, each with P-256 keys for key agreement and signatures.
+/// A did:peer:2 and a did:peer:4 in both forms, with a P-256 key for key agreement and an Ed25519 key for signatures,
+/// and the did:key of the P-256 key.
 async fn every_method(name: &str) -> Vec<(String, Identities)> {
     let token = SoftToken::new(name);
     let (agree, sign) = (token.make(Curve::P256), token.make(Curve::Ed25519));
@@ -214,7 +215,7 @@ async fn every_method(name: &str) -> Vec<(String, Identities)> {
     for document in [two.unwrap(), four.long, key::create(&agree)] {
         all.push((document.id().to_owned(), identities(&token, [document]).await));
     }
-    // The loop over the long form runs first; its resolution makes the short form known.
+    // The long form comes first: once it was resolved, the resolver knows the short form.
     all.push((four.short.id().to_owned(), identities(&token, [four.short]).await));
     all
 }
@@ -254,7 +255,8 @@ async fn a_legacy_fragment_of_our_did_peer_2_is_our_key() {
     }
 }
 
-// Conformance 31, 33, 37: encrypts to all keys of the first curve, in the recipient's order, on which the sender has a key.
+// Conformance 31, 33, 37: encrypts to all keys of the first curve, in the recipient's order, on which the sender has
+// a key.
 #[tokio::test]
 async fn the_recipients_order_decides_the_curve() {
     use Curve::{P256, P384, X25519};

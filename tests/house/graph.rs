@@ -3,8 +3,8 @@
 //! An edge from file A to file B means that A's code uses an item that B defines. Names are resolved through imports,
 //! groups, globs and re-exports to the file that defines the item, so a re-export hides nothing. These are no edges:
 //!
-//! - `mod` and `pub use`: a parent lists its children, and does not use them by that. If its code also uses the name that it
-//!   re-exports, that is an edge.
+//! - `mod` and `pub use`: a parent that lists its children does not use them thereby. If its code also uses the name
+//!   that it re-exports, that is an edge.
 //! - The import of a module, and a glob. Each name that is reached through it is an edge.
 //! - Names in unit tests, comments and documentation.
 //!
@@ -30,7 +30,7 @@ pub struct Reference {
     pub path: String,
     /// The file that defines the item. For the import of a module, the module's file.
     pub to: PathBuf,
-    /// Whether it is an edge between files, or only names a module or re-exports an item.
+    /// Whether this is an edge between files. If not, the name only names a module or re-exports an item.
     pub is_edge: bool,
     /// The modules of this crate that the path leads through, each as its path from the root.
     pub through: Vec<String>,
@@ -165,7 +165,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// The rings among files, the shortest ones: each list begins and ends with the same file.
+/// The shortest rings among files. Each list begins and ends with the same file.
 pub fn rings(references: &[Reference]) -> Vec<Vec<PathBuf>> {
     let mut edges: BTreeMap<&Path, BTreeSet<&Path>> = BTreeMap::new();
     for reference in references.iter().filter(|reference| reference.is_edge) {

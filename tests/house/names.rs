@@ -121,8 +121,8 @@ impl Names {
         }
     }
 
-    /// Adds the paths in the tokens of a macro or an attribute. The tokens cannot be parsed, as each macro has its own
-    /// grammar.
+    /// Adds the paths in the tokens of a macro or an attribute. The tokens cannot be parsed, as each macro has its
+    /// own grammar.
     fn add_tokens(&mut self, tokens: TokenStream) {
         let mut tokens = tokens.into_iter().peekable();
         // The name of a member after a dot is not a path.

@@ -7,8 +7,8 @@ use crate::{
     source::{Source, flatten},
 };
 
-/// Uses of a higher layer, and of the second in a pair of `apart` by the first. Imports, re-exports and paths in code
-/// count, and so does each module that a path leads through.
+/// Uses of a higher layer by a lower one, and uses of the second layer in a pair of `apart` by the first. Imports,
+/// re-exports and paths in code count, and so does each module that a path leads through.
 pub fn upward_imports(source: &Source, layers: &[&str], apart: &[(&str, &str)]) -> Vec<String> {
     let height = |name: &str| layers.iter().position(|layer| *layer == name);
     let mut violations = BTreeSet::new();
@@ -37,7 +37,7 @@ fn layer_of(file: &Path) -> String {
     first.file_stem().unwrap().to_string_lossy().into_owned()
 }
 
-/// Rings of files that use one another, with the names that make each edge.
+/// Rings of files that use each other, with the names that make each edge.
 pub fn circles(source: &Source) -> Vec<String> {
     let references = references(source);
     let mut violations = Vec::new();
@@ -116,8 +116,8 @@ impl Word<'_> {
                 let is_path = |at: usize| {
                     let before = at.checked_sub(1).map(|before| code[before].as_str());
                     let next = code.get(at + 1..at + 3);
-                    // A group within a longer path, `a::{name::B}`, counts as the crate too, which may only report too
-                    // much.
+                    // A group within a longer path, `a::{name::B}`, counts as the crate too. So the rule may report too
+                    // much, but never too little.
                     match before {
                         Some(":") => at >= 3 && code[at - 3] == "use" && is_separator(&code[at - 2..at]),
                         Some("use") => true,
@@ -134,7 +134,7 @@ fn is_separator(tokens: &[String]) -> bool {
     tokens == [":", ":"]
 }
 
-/// Those of these types that derive `Debug`, and those that do not exist.
+/// The types in the list that derive `Debug`, and those that do not exist.
 pub fn derived_debug(source: &Source, types: &[&str]) -> Vec<String> {
     let mut violations = Vec::new();
     let mut missing: BTreeSet<&str> = types.iter().copied().collect();

@@ -44,7 +44,7 @@ pub struct Module {
     pub children: BTreeMap<String, ModuleId>,
     /// The items that it defines, other than modules.
     pub items: Vec<String>,
-    /// The macros among them. Modules below see them without an import.
+    /// The macros among `items`. Modules below see them without an import.
     pub macros: Vec<String>,
     pub imports: Vec<Import>,
     /// The paths and identifiers in its code, other than in `use` declarations.

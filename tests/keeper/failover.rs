@@ -24,7 +24,7 @@ use crate::{
     support::Module,
 };
 
-/// One operation of each kind in turn, with a check of its result.
+/// Performs one operation and checks its result. The kind of operation depends on `number`.
 async fn use_once(secrets: &dyn Secrets, key: &PublicKey, number: usize) {
     let cx = Context::default();
     match number % 3 {
@@ -44,7 +44,7 @@ async fn use_once(secrets: &dyn Secrets, key: &PublicKey, number: usize) {
     }
 }
 
-/// Runs 16 tasks while the first keeper has a fault, and until it is used again. No operation fails.
+/// Runs 16 tasks while the first keeper has a fault, until the first keeper is used again. No operation fails.
 fn fail_over(what: &str, fault: impl Fn(&Home)) {
     let homes = [Home::new(Module::SoftHsm, ""), Home::new(Module::SoftHsm, "")];
     let [Some(one), Some(two)] = homes else { return };
@@ -80,7 +80,7 @@ fn fail_over(what: &str, fault: impl Fn(&Home)) {
         let fault_start = Instant::now();
         while used(&two) <= second + 100 {
             assert!(fault_start.elapsed() < HANG_TIMEOUT, "the second is not used");
-            // Repeated: a killed keeper may be back before the second has done enough.
+            // The fault is repeated, because a killed keeper may be back before the second has done enough.
             fault(&one);
             tokio::time::sleep(Duration::from_millis(500)).await;
         }

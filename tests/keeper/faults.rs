@@ -20,7 +20,7 @@ use crate::{
     support::Module,
 };
 
-/// Begins so many requests and does not wait for them. They are in the keeper's socket when this returns.
+/// Begins `how_many` requests and does not wait for them. They are in the keeper's socket when this returns.
 async fn begin(client: &Arc<KeeperClient>, key: &PublicKey, how_many: usize) -> Vec<JoinHandle<Option<SecretsError>>> {
     let requests: Vec<_> = (0..how_many)
         .map(|_| {
@@ -28,7 +28,8 @@ async fn begin(client: &Arc<KeeperClient>, key: &PublicKey, how_many: usize) -> 
             tokio::spawn(async move { open_message(&*client, &key, &Context::default()).await.err() })
         })
         .collect();
-    // Within this time the keeper works on one and the others are written. If not, the test checks less and passes.
+    // Within this time the keeper works on one request and the others are written. If not, the test checks less
+    // and passes.
     tokio::time::sleep(Duration::from_millis(200)).await;
     requests
 }
@@ -44,8 +45,8 @@ async fn assert_interrupted(requests: Vec<JoinHandle<Option<SecretsError>>>) {
     assert!(interrupted > 0, "none was running");
 }
 
-/// 16 tasks, each of which performs so many operations and repeats those that fail. The counts are of those that were done
-/// and those that failed.
+/// Starts 16 tasks. Each performs `operations` operations, and repeats those that fail. Returns the tasks, and the
+/// counts of operations that succeeded and of attempts that failed.
 fn load(
     client: &Arc<KeeperClient>,
     key: &PublicKey,
@@ -178,7 +179,7 @@ fn the_module_hangs() {
         let expired = open_message(&*client, &key, &within(Duration::from_millis(100))).await.unwrap_err();
         assert!(matches!(expired, SecretsError::DeadlineExceeded { .. }), "{expired}");
         assert_interrupted(hangs).await;
-        // Before the next keeper starts, or it would hang too.
+        // The order ends before the next keeper starts, or that keeper would hang too.
         home.shim.order(&[]);
         println!("a hang: works again after {:?}", time_until_served(&*client, &key).await);
         assert_ne!(home.keepers(), keepers);
@@ -207,8 +208,8 @@ async fn away_and_back(home: &Home, what: &str, away: impl Fn(), back: impl Fn()
     back();
     let took = time_until_served(&*client, &key).await;
     println!("{what}: works {took:?} after its return");
-    // The documented time is five seconds. A busy machine may take longer, so the time is printed, and the assertion only
-    // excludes that the token came back through some longer timeout.
+    // The documented time is five seconds. A busy machine may take longer, so the time is printed, and the assertion
+    // only excludes that the token came back through some longer timeout.
     assert!(took < Duration::from_secs(20), "{took:?}");
     wait_until("the key is ready", || state(&*client, &key) == Some(KeyState::Ready)).await;
     assert_eq!(client.outage(), None);
@@ -223,7 +224,7 @@ fn the_token_is_pulled_and_returned() {
     }
 }
 
-/// Without the shim: in the process that lost it, SoftHSM 2.6.1 never sees the token again.
+/// Without the shim: a process in which SoftHSM 2.6.1 lost the token never sees the token again.
 #[test]
 fn softhsms_folder_is_moved_away_and_back() {
     with_home(Module::SoftHsm, "", async |home| {

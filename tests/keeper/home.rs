@@ -41,7 +41,7 @@ pub fn with_home(module: Module, keeper: &str, body: impl AsyncFnOnce(&Home)) {
     with_home_on(threads(), module, keeper, body);
 }
 
-/// The same on another runtime.
+/// Like `with_home`, on another runtime.
 pub fn with_home_on(runtime: Runtime, module: Module, keeper: &str, body: impl AsyncFnOnce(&Home)) {
     let Some(home) = Home::new(module, keeper) else { return };
     runtime.block_on(body(&home));
@@ -78,7 +78,7 @@ impl Home {
         self.token.pin_file()
     }
 
-    /// `claviger` with arguments that are separated by blanks. Its stderr goes to the log.
+    /// `claviger` with arguments that are separated by spaces. Its stderr goes to the log.
     pub fn command(&self, words: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_claviger"));
         command.env_clear().env(&self.token.env.0, &self.token.env.1).env("HOME", self.folder());
@@ -94,7 +94,7 @@ impl Home {
         self.command(words).stderr(Stdio::piped()).output().unwrap()
     }
 
-    /// The same with standard input.
+    /// Like `run`, with standard input.
     pub fn run_with_stdin(&self, words: &str, stdin: &str) -> Output {
         let input = self.folder().join("stdin");
         fs::write(&input, stdin).unwrap();
@@ -106,7 +106,7 @@ impl Home {
         fs::read_to_string(self.folder().join("log")).unwrap_or_default()
     }
 
-    /// A custodian of the token, with a keeper of its own.
+    /// A custodian of the token, which has its own keeper.
     pub fn custodian(&self) -> (KeeperCustodian, ChildProcess) {
         let (stream, process) = spawn_on_socket(self.command("keeper --token demo --connection custodian")).unwrap();
         (KeeperCustodian::new("demo", stream).unwrap(), process)
@@ -156,7 +156,7 @@ impl Home {
         self.processes().filter(|(_, words)| holds(words)).map(|(id, _)| id).collect()
     }
 
-    /// Kills them with SIGKILL.
+    /// Kills the keepers with SIGKILL.
     pub fn kill_keepers(&self) {
         self.keepers().into_iter().for_each(kill);
     }
@@ -238,7 +238,7 @@ pub async fn open_message(secrets: &dyn Secrets, key: &PublicKey, cx: &Context) 
     Ok(())
 }
 
-/// Waits until operations succeed, and returns how long that took. Each failure before must be retryable, and must not
+/// Waits until operations succeed, and returns how long that took. Each earlier failure must be retryable, and must not
 /// take long.
 pub async fn time_until_served(secrets: &dyn Secrets, key: &PublicKey) -> Duration {
     let start = Instant::now();

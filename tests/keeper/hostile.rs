@@ -1,5 +1,5 @@
-//! Hostile clients at a keeper's socket. The bytes are written by hand in the format of `secrets/keeper/wire.rs`: a length
-//! of four bytes, big-endian, and content in postcard's format.
+//! Hostile clients at a keeper's socket. The bytes are written by hand in the format of `secrets/keeper/wire.rs`: a
+//! length of four bytes, big-endian, and content in postcard's format.
 
 use std::{
     io::{self, Read, Write},

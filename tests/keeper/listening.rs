@@ -68,7 +68,8 @@ fn one_keeper_listens_on_a_path() {
         home.wait_for_end();
         let path = home.folder().join("socket");
         assert!(path.exists());
-        // A process that ends has no arguments any more, by which it is found, a moment before its sockets are closed.
+        // A process that ends loses its arguments, by which `wait_for_end` finds it, a moment before its sockets
+        // are closed.
         wait_until("nothing listens", || UnixStream::connect(&path).is_err()).await;
         let listening = home.listen();
         open_message(&*listening.client().await, &key, &Context::default()).await.unwrap();
@@ -152,8 +153,8 @@ fn an_agents_connection_never_is_a_custodians() {
         let (stream, _process) = spawn_on_socket(home.command("keeper --token demo --connection agent")).unwrap();
         let error = KeeperCustodian::new("demo", stream).err().expect("it is refused");
         assert!(matches!(&error, TokenError::Config(reason) if reason.contains("does not serve this user")), "{error}");
-        // The supervisor has sent the hello with the role, and a second hello changes nothing: neither with a keeper that
-        // it starts, nor with one that listens, where this user may be a custodian.
+        // The supervisor has sent the hello with the role, and a second hello changes nothing: neither with a keeper
+        // that it starts, nor with one that listens, where this user may be a custodian.
         let supervisor = home.supervisor();
         let mut connections = vec![supervisor.keeper("demo").unwrap()];
         let listening = home.listen();
@@ -170,7 +171,7 @@ fn an_agents_connection_never_is_a_custodians() {
     });
 }
 
-/// An agent that asks for many keepers gets no more than two, and so no more than twice the rate.
+/// An agent that asks for many keepers gets at most two, and so at most twice the rate of one.
 #[test]
 fn a_supervisor_keeps_two_keepers_of_a_token() {
     with_home(Module::SoftHsm, "", async |home| {
@@ -216,8 +217,8 @@ fn a_rotation_is_signed_once_for_each_arming() {
     });
 }
 
-/// An agent cannot change a did:webvh. Its log entries are signed for a custodian only, and only if the keeper recognises
-/// them as entries.
+/// An agent cannot change a did:webvh. Its log entries are signed for a custodian only, and only if the keeper
+/// recognises them as entries.
 #[test]
 fn a_webvh_log_entry_is_signed_for_a_custodian_only() {
     with_home(Module::SoftHsm, "", async |home| {

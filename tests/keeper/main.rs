@@ -1,5 +1,5 @@
-//! Keepers as processes of the real program, over real tokens. They are killed, crash, hang, lose their token, and get
-//! hostile and many requests.
+//! Keepers as processes of the real program, over real tokens. They are killed, crash, hang, lose their token, and
+//! receive hostile requests and too many requests.
 
 #[path = "../support/mod.rs"]
 mod support;

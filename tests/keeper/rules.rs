@@ -76,7 +76,7 @@ fn each_operation_has_an_audit_line() {
             assert_eq!(line["pid"], if is_agent { supervisor.id() } else { std::process::id() });
         }
         for (number, line) in lines.iter().enumerate() {
-            // One request had an empty context, and the custodian sends none.
+            // One request had an empty context, and the custodian sends no context.
             let has_context = ![0, 4].contains(&number);
             assert_eq!(line["kid"].as_str(), has_context.then_some("did:example:bob#key-1"));
             assert_eq!(line["message_id"].as_str(), has_context.then_some("a \"message\"\n{}"));
@@ -168,7 +168,7 @@ fn each_key_has_its_own_rate() {
             }
         }
         let took = start.elapsed();
-        // One more is allowed for each 200 ms that passed; on an idle machine that is none.
+        // One more request is allowed for each 200 ms that passed. On an idle machine that is none.
         let most = 5 + usize::try_from(took.as_millis() / 200).unwrap();
         assert!((5..=most.min(10)).contains(&done), "{done} done in {took:?}");
         println!("rate = 5: {done} of 10 done in {took:?}");
@@ -243,7 +243,7 @@ fn a_new_key_below_the_minimum_is_not_left_behind() {
     });
 }
 
-/// A minimum custody that the token cannot reach is an error of the configuration, which the client gets.
+/// If the token cannot reach the minimum custody, the client gets a configuration error.
 #[test]
 fn an_unreachable_minimum_custody_is_refused() {
     with_home(Module::SoftHsm, "", async |home| {

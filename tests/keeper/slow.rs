@@ -69,7 +69,7 @@ fn slow(call: &str, delay: u32, operate: impl AsyncFn(&dyn Secrets, &PublicKey, 
             "{call}: {} ticks of 10 ms in {took:?}; a deadline of 300 ms failed after {failed_after:?}",
             ticks.get()
         );
-        // About 500 on an idle machine; a blocked thread has none.
+        // There are about 500 on an idle machine, and none if the thread is blocked.
         assert!(ticks.get() >= 50, "{} ticks of 10 ms in {took:?}", ticks.get());
 
         home.shim.order(&[]);

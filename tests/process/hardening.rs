@@ -25,7 +25,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// Plays this process's role, if it was started in one of these tests' roles. Returns false otherwise.
+/// Plays the role in which one of these tests started this process. Returns false if the process has no role.
 pub fn play_role() -> bool {
     let Ok(role) = std::env::var(ROLE) else { return false };
     match role.as_str() {
@@ -46,8 +46,8 @@ fn report(report: &HardeningReport) {
     println!("{}", serde_json::to_string(report).expect("a report is JSON"));
 }
 
-/// Starts this program in a role, through a shell that closes inherited descriptors and runs `before`: it sets limits and
-/// opens what is to be inherited.
+/// Starts this program in a role, through a shell that closes inherited descriptors and runs `before`, which sets
+/// limits and opens the descriptors to be inherited.
 fn start(role: &str, before: &str) -> Output {
     let program = std::env::current_exe().expect("this program");
     let close = "for fd in /proc/$$/fd/*; do fd=${fd##*/}; ((fd < 3)) || eval \"exec $fd>&-\"; done";
@@ -110,7 +110,7 @@ fn works() -> Result<(), Failed> {
     if output.status.success() { Ok(()) } else { Err(format!("{}: {err}", output.status).into()) }
 }
 
-/// Starts threads and uses far more memory than the limit. The memory is still locked, if it was.
+/// Starts threads and uses far more memory than the limit. Memory that was locked before is still locked.
 fn work() {
     let locked = |report: &HardeningReport| -> Option<Finding> {
         report.0.iter().find(|finding| finding.name == "memory locked").cloned()
@@ -126,8 +126,8 @@ fn work() {
 fn core() -> Result<(), Failed> {
     let folder = tempfile::tempdir()?;
     let run = |role| start(role, &format!("cd '{}'; ulimit -c unlimited 2>/dev/null", folder.path().display()));
-    // The kernel reports whether a core dump was written, to a file or into a pipe. On a machine that writes none at all,
-    // this test shows nothing.
+    // The kernel reports whether a core dump was written, to a file or into a pipe. On a machine that writes none at
+    // all, this test shows nothing.
     if !run("abort").status.core_dumped() {
         eprintln!("not tested: no process writes a core dump on this machine");
     }

@@ -1,7 +1,7 @@
 //! How a process protects itself: hardening, the agent's sandbox, and the memory gate over both.
 //!
-//! These tests start this program again in a role. A role must begin before any thread is started, while libtest starts a
-//! thread for each test, so this program has its own `main`.
+//! These tests start this program again in a role. A role must begin before any thread is started, while libtest starts
+//! a thread for each test, so this program has its own `main`.
 
 #[cfg(target_os = "linux")]
 mod hardening;
@@ -31,7 +31,7 @@ fn main() {
     let mut trials = hardening::trials();
     trials.extend(sandbox::trials());
     let parallel = run(&arguments, trials);
-    // One after another and with nothing beside: each loads the machine.
+    // The memory gate runs one trial at a time, with nothing else running, because each trial loads the machine.
     let arguments = Arguments { test_threads: Some(1), ..arguments };
     let serial = run(&arguments, memory_gate::trials());
     if parallel.has_failed() || serial.has_failed() {

@@ -1,5 +1,6 @@
-//! The memory gate: the memory of a working agent holds no private key, no PIN, no Z, no KEK made with one, and no content
-//! key of a finished message. The keeper's memory, read in the same way, holds the keys; otherwise this would prove nothing.
+//! The memory gate: the memory of a working agent holds no private key, no PIN, no Z, no KEK derived from a Z, and no
+//! content key of a finished message. The keeper's memory, read in the same way, holds the keys; otherwise this would
+//! prove nothing.
 //!
 //! `CLAVIGER_GATE_SNAPSHOTS` sets how often the agent's memory is read.
 
@@ -31,11 +32,11 @@ use crate::{
 const SNAPSHOTS: usize = 50;
 /// Messages that the agent processes at once.
 const MESSAGES_AT_ONCE: usize = 8;
-/// How often the process that has the token is read until a key is seen. A software token has its key in the clear only while
-/// it works, for a tenth of a millisecond each time.
+/// How often the process that has the token is read until a key is seen. A software token has its key in the clear only
+/// while it works, for a tenth of a millisecond each time.
 const MAX_KEEPER_SNAPSHOTS: usize = 2000;
 
-/// Plays this process's role, if it was started in one of these tests' roles. Returns false otherwise.
+/// Plays the role in which one of these tests started this process. Returns false if the process has no role.
 pub fn play_role() -> bool {
     let Ok(role) = std::env::var(ROLE) else { return false };
     agent::play(&role);
@@ -59,7 +60,7 @@ fn command(role: &str) -> Command {
 /// Needles are masked with this, so that they are neither in the pipe nor in the buffers that read it.
 const MASK: u8 = 0x5a;
 
-/// The role of the scanner's test: places the needles that it reads, and says so.
+/// The role of the scanner's test: places the needles that it reads, and prints a line when they are placed.
 pub fn place_needles() {
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line).expect("a line");
@@ -130,7 +131,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// None if something is missing and tests may be skipped. A line says so.
+    /// Returns `None` and prints a line if something is missing and tests may be skipped.
     fn new(role: &str) -> Result<Option<Self>, Failed> {
         let Some(token) = may_read_memory().then(|| TestToken::softhsm("demo")).flatten() else { return Ok(None) };
         let (agent, peer) = (Party::new(), Party::new());
@@ -223,7 +224,7 @@ fn gate() -> Result<(), Failed> {
             let (times, _) = found.entry(hit.name.clone()).or_insert((0, hit.clone()));
             *times += 1;
         }
-        // Once it has shown its keys, the keeper is read only now and then, since the agent is what is tested.
+        // Once the keeper has shown its keys, it is read only now and then, because the test is about the agent.
         if keys_seen == 0 || number % 10 == 0 {
             keys_seen += keeper.scan(&scene.scalars)?.hits.len();
             keeper_snapshots += 1;

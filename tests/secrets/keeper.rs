@@ -57,7 +57,7 @@ impl Implementation {
         self
     }
 
-    /// The client limits the requests at the token and in its queue together.
+    /// Sets the length of the queue. The client's limit also counts the request at the token.
     fn queue(mut self, requests: usize) -> Self {
         self.queue = requests + 1;
         self
@@ -154,7 +154,7 @@ impl<T: Token> Custodian for ReadOnlyToken<T> {
 #[allow(clippy::duplicate_mod, reason = "the suite is run on each implementation of `Secrets`")]
 mod suite;
 
-/// A token whose module is exhausted after so many operations in one keeper.
+/// A token whose module is exhausted after [`MAX_OPERATIONS`] operations in one keeper.
 struct ExhaustibleToken {
     token: SoftToken,
     operations: AtomicUsize,
@@ -199,7 +199,8 @@ impl Token for ExhaustibleToken {
     }
 }
 
-/// A successor takes over before an exhausted keeper ends. Under load no request is refused, fails, or is performed twice.
+/// A successor takes over before an exhausted keeper ends. Under load no request is refused, fails, or is
+/// performed twice.
 #[tokio::test]
 async fn an_exhausted_keeper_is_replaced_without_a_failure() {
     const TASKS: usize = 16;

@@ -218,7 +218,7 @@ mod waiting {
         assert!(start.elapsed() < HANG_TIMEOUT, "it fails at its deadline, not when the token answers");
         drop(hold);
         assert!(first.await.is_ok());
-        // The queue is in order: when this one is done, the late one was taken from the queue.
+        // The queue is in order: when this request is done, the expired request has left the queue.
         assert!(keyring.sign(&key, &MESSAGE, &cx).await.is_ok());
         assert_eq!(token.counts().signatures, 2);
     }

@@ -18,7 +18,7 @@ use super::{Module, TestToken};
 
 /// A token behind the shim.
 pub struct FaultyToken {
-    /// Its URI, with the shim for its module.
+    /// The token's URI, with the shim as its module.
     pub uri: String,
     pub shim: Shim,
     /// The part of the test that this process runs; see [`FaultyToken::in_another_process`].
@@ -62,7 +62,8 @@ pub fn with_fault_module(module: Module, body: impl FnOnce(FaultyToken)) {
     run(module, &[], body);
 }
 
-/// The same for very many calls: without a trace, and with a delay of some milliseconds until an order applies.
+/// Like [`with_fault_module`], for a test that makes very many calls: without a trace, and with a delay of some
+/// milliseconds until an order applies.
 pub fn with_quick_fault_module(module: Module, body: impl FnOnce(FaultyToken)) {
     run(module, &[("CLAVIGER_FAULT_QUICK", "1")], body);
 }
@@ -88,7 +89,7 @@ fn run(module: Module, env: &[(&str, &str)], body: impl FnOnce(FaultyToken)) {
     print!("{out}");
 }
 
-/// A token's URI with the shim for its module.
+/// A token's URI, with the shim as its module.
 pub fn uri_with_fault_module(uri: &str) -> String {
     let (start, rest) = uri.split_once("module-path=").expect("the URI names a module");
     let end = rest.find('&').map_or("", |at| &rest[at..]);

@@ -21,7 +21,7 @@ fn unb64(text: Option<&Value>) -> Vec<u8> {
     text.and_then(Value::as_str).and_then(|text| URL_SAFE_NO_PAD.decode(text).ok()).unwrap_or_default()
 }
 
-/// A JWE that is being made. It is valid until a test changes a member.
+/// A JWE under construction. It is valid until a test changes a member.
 pub struct Jwe {
     /// The protected header.
     pub header: Value,
@@ -34,7 +34,7 @@ pub struct Jwe {
     pub sender: Option<(SoftToken, PublicKey)>,
     /// The ephemeral key, for Ze. Its public half is the `epk` of the header.
     pub ephemeral: PrivateKey,
-    /// Ze, if it is known without a private key.
+    /// Ze, if the test knows it without the ephemeral private key.
     pub ze: Option<Vec<u8>>,
 }
 
@@ -83,7 +83,7 @@ impl Jwe {
         self
     }
 
-    /// Sets the `apv` that fits the current recipients.
+    /// Sets the `apv` to that of the current recipients.
     pub fn fit_apv(&mut self) {
         let kids = self.recipients.iter().map(|to| to.header["kid"].as_str().unwrap_or_default());
         self.header["apv"] = b64(apv(kids)).into();
@@ -95,12 +95,12 @@ impl Jwe {
         self
     }
 
-    /// The message with the current header.
+    /// Encrypts the message under the current header.
     pub fn seal(&self, plaintext: impl AsRef<[u8]>) -> Value {
         self.seal_under(&self.header.to_string(), plaintext)
     }
 
-    /// The message with this text as the protected header.
+    /// Encrypts the message with this text as the protected header.
     pub fn seal_under(&self, header: &str, plaintext: impl AsRef<[u8]>) -> Value {
         let protected = b64(header);
         let cek = Cek::generate(self.enc);
@@ -150,7 +150,7 @@ impl Recipient {
     }
 }
 
-/// The hash of key ids.
+/// The `apv` of a message: the SHA-256 of the sorted key ids, joined with dots.
 pub fn apv<'a>(kids: impl Iterator<Item = &'a str>) -> Vec<u8> {
     let mut kids: Vec<&str> = kids.collect();
     kids.sort_unstable();
@@ -177,7 +177,7 @@ pub fn jws_header(curve: Curve) -> Value {
     json!({"typ": "application/didcomm-signed+json", "alg": alg})
 }
 
-/// A compact JWS, whatever its header says.
+/// A compact JWS, signed by any key, whatever its header says.
 pub fn jwt(signer: &Person, key: &PublicKey, header: &Value, claims: &Value) -> String {
     let parts = compact(signer, key, &header.to_string(), claims.to_string().as_bytes());
     ["protected", "payload", "signature"].map(|part| parts[part].as_str().unwrap_or_default()).join(".")

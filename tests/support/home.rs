@@ -13,7 +13,7 @@ use tempfile::TempDir;
 pub const PIN: &str = "p1n-of-the-user-48151623";
 pub const SO_PIN: &str = "p1n-of-the-officer-42";
 
-/// The path of the SoftHSM module. If it is missing, panics where tokens are required (CI), and else returns none, so
+/// The path of the SoftHSM module. If it is missing, panics where tokens are required (CI), otherwise returns none, so
 /// that the test is skipped.
 pub fn softhsm_module() -> Option<PathBuf> {
     let named = std::env::var_os("CLAVIGER_TEST_SOFTHSM").map(PathBuf::from);
@@ -51,7 +51,7 @@ impl Home {
         Self { folder }
     }
 
-    /// With a configuration and an initialised SoftHSM token named `soft`. Returns none if SoftHSM is missing.
+    /// A folder with a configuration and an initialised SoftHSM token named `soft`. Returns none if SoftHSM is missing.
     pub fn with_token() -> Option<Self> {
         let home = Self::new();
         home.configure(&softhsm_module()?, "");
@@ -94,12 +94,12 @@ impl Home {
         command
     }
 
-    /// Runs `claviger` with arguments that are separated by blanks.
+    /// Runs `claviger` with arguments that are separated by spaces.
     pub fn run(&self, args: &str) -> CommandOutput {
         self.run_with_stdin(args, "")
     }
 
-    /// The same, with this text on stdin.
+    /// Like `run`, with this text on stdin.
     pub fn run_with_stdin(&self, args: &str, stdin: &str) -> CommandOutput {
         self.run_args(&args.split_whitespace().collect::<Vec<_>>(), stdin)
     }
@@ -111,7 +111,7 @@ impl Home {
         let mut child = command.spawn().unwrap();
         let mut input = child.stdin.take().unwrap();
         let stdin = stdin.to_owned();
-        // A thread of its own, as the program may write before it has read everything, or not read it at all.
+        // In a thread of its own, since the program may write before it has read everything, or never read it.
         let feeder = std::thread::spawn(move || drop(input.write_all(stdin.as_bytes())));
         let output = child.wait_with_output().unwrap();
         feeder.join().unwrap();

@@ -1,12 +1,12 @@
 //! Test persons with keys in software tokens and DID documents, and a resolver that records its calls.
-#![allow(dead_code)] // Each suite uses a part of it.
+#![allow(dead_code)] // Each test program uses only a part of this module.
 
 #[cfg(feature = "pkcs11")]
 pub mod faulty_token;
 pub mod forge;
 mod modules;
 
-#[allow(unused_imports)] // A suite that needs no module.
+#[allow(unused_imports)] // Some test programs need no module.
 pub use modules::*;
 
 use std::sync::{Arc, Mutex};
@@ -42,7 +42,7 @@ impl Person {
         Self::with_service(name, agree, sign, None).await
     }
 
-    /// The same, with a service in the document.
+    /// Like `new`, with a service in the document.
     pub async fn with_service(name: &str, agree: &[Curve], sign: &[Curve], service: Option<Service>) -> Self {
         let did = format!("did:example:{name}");
         let token = SoftToken::new(name);

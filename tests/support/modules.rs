@@ -3,7 +3,7 @@
 //! A module reads its configuration from the environment when it is initialised, once in a process, and Rust's tests
 //! share one process. So a test that opens a token in its own process runs again in a child, with the environment of a
 //! fresh token: see [`with_fresh_token`]. A test that only starts programs gives them [`TestToken::env`].
-#![allow(dead_code)] // Each test uses its part.
+#![allow(dead_code)] // Each test program uses only a part of this module.
 
 use std::{
     path::{Path, PathBuf},
@@ -24,7 +24,7 @@ pub enum Module {
 }
 
 impl Module {
-    /// The path of the module. If it is missing, panics where tokens are required (CI), and else prints that and
+    /// The path of the module. If it is missing, panics where tokens are required (CI), otherwise prints that and
     /// returns none.
     pub fn path(self) -> Option<PathBuf> {
         let variable = match self {
@@ -65,9 +65,9 @@ fn root() -> &'static Path {
 pub struct TestToken {
     folder: tempfile::TempDir,
     module: Module,
-    /// The environment variable that leads the module to the token, and its value.
+    /// The environment variable by which the module finds the token, and its value.
     pub env: (String, String),
-    /// Further variables. tpm2-pkcs11 needs three in all.
+    /// Further variables and their values. tpm2-pkcs11 needs three variables in all.
     pub more_env: Vec<(String, String)>,
     /// The token's URI, with `module-path` and `pin-source`.
     pub uri: String,
@@ -161,9 +161,9 @@ impl FreshToken {
     }
 }
 
-/// Runs the body of the test that calls this in a process of its own, on a fresh token labelled `demo`.
+/// Runs the body of the calling test in a process of its own, on a fresh token labelled `demo`.
 ///
-/// The test is started again, alone, with the token in its environment; there this calls `body`.
+/// The test is started again, alone, with the token in its environment. In that process this function calls `body`.
 pub fn with_fresh_token(module: Module, body: impl FnOnce(FreshToken)) {
     const URI: &str = "CLAVIGER_TEST_HERE";
     if let (Ok(uri), Some(path)) = (std::env::var(URI), module.path()) {

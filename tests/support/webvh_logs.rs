@@ -13,7 +13,7 @@ pub fn key(seed: u8) -> SigningKey {
     SigningKey::from_bytes(&[seed; 32])
 }
 
-/// The public key as a multikey, as in parameters.
+/// The public key as a multikey, as the parameters of a log contain it.
 pub fn multikey(key: &SigningKey) -> String {
     PublicKey::from_bytes(Curve::Ed25519, key.verifying_key().as_bytes()).unwrap().to_multikey()
 }
@@ -40,7 +40,7 @@ pub fn proof(document: &Value, key: &SigningKey) -> Value {
     proof
 }
 
-/// A log that is being made.
+/// A log under construction.
 #[derive(Clone)]
 pub struct Log {
     pub scid: String,
@@ -49,7 +49,7 @@ pub struct Log {
 
 impl Log {
     /// A log whose first entry is signed by `signer`, for a host and optionally a path. `change` modifies the entry
-    /// before it is hashed, when it has `{SCID}` instead of the SCID.
+    /// before it is hashed. At that time the entry has `{SCID}` in the place of the SCID.
     pub fn new(place: &str, signer: &SigningKey, change: impl FnOnce(&mut Value)) -> Self {
         let mut entry = json!({
             "versionId": "{SCID}",

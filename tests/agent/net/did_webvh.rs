@@ -78,7 +78,8 @@ async fn a_hostile_servers_log_is_refused() {
     // Larger than the limit, although each line is valid.
     host.respond_with(|| response(200, vec![b'\n'; 1024 * 1024 + 1]));
     assert!(matches!(ask().await, NotFetched { .. }));
-    // Whoever takes over the server has neither the key that may change the DID, nor another key with its SCID.
+    // An attacker who takes over the server has no key that may change the DID, and cannot make another log with
+    // its SCID.
     let entry = |error: ResolveError| match error {
         Webvh { source: WebvhError::Entry { number, fault }, .. } => (number, fault),
         other => panic!("{other}"),
@@ -101,7 +102,7 @@ async fn private_addresses_are_refused_for_a_log() {
     assert_eq!(host.server.connection_count(), 0);
 }
 
-/// A log that was found, and one that was not, are requested once.
+/// An existing log and a missing log are each requested once.
 #[tokio::test]
 async fn logs_are_cached() {
     let host = Host::new().await;

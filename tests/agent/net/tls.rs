@@ -26,7 +26,7 @@ async fn only_the_configured_authority_is_trusted() {
     let error = status(&client, others.localhost()).await.unwrap_err();
     assert!(matches!(error, NetError::Tls { .. }) && error.is_retryable(), "{error}");
     assert!(error.to_string().contains("localhost"), "{error}");
-    // The system's roots alone, if it has any.
+    // With the system's roots alone, if the system has any.
     if let Ok(system) = client_config(None) {
         let client = HttpClient::new(Dialer::new(loopback_guard(), system), HttpOptions::default());
         assert!(matches!(status(&client, ours.localhost()).await, Err(NetError::Tls { .. })));

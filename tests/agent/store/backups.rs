@@ -26,7 +26,7 @@ fn names(folder: &Path) -> BTreeSet<String> {
     fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-/// Each commit adds a delivery and increments a counter. They agree in every state that ever existed.
+/// Each commit adds a delivery and increments a counter, so the two numbers agree in every state that ever existed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backup_under_load_is_consistent() {
     let location = SqliteLocation::new();
@@ -114,7 +114,7 @@ async fn a_backup_replaces_no_file_and_leaves_none_incomplete() {
     assert!(fs::read(&to).unwrap() == before, "the backup was replaced");
     store.close().await.unwrap();
 
-    // No agent uses the store. The damage is where only an integrity check finds it.
+    // No agent uses the store. Only an integrity check finds this damage.
     let second = location.0.path().join("second");
     backup(&from, &second, |_, _| ()).unwrap();
     OpenOptions::new().write(true).open(&from).unwrap().write_all_at(&[0xa5; 4096], 4096 * 4).unwrap();
@@ -181,7 +181,7 @@ async fn a_stale_log_is_removed_with_its_database() {
         assert_eq!(pending_ids(&restored).await.len(), 1);
         restored.close().await.unwrap();
     };
-    // Not while the store is read: the reader would finally remove the log of the new database.
+    // A store that is being read is not replaced: at its end, the reader would remove the log of the new database.
     let reader = Connection::open(&path).unwrap();
     reader.execute_batch("BEGIN; SELECT * FROM meta").unwrap();
     let error = restore(&saved, &path, true).unwrap_err();

@@ -20,7 +20,7 @@ pub async fn a_commit_makes_all_changes(location: &dyn StoreLocation) {
         Change::Deliver(delivery(1)),
         Change::Send(outgoing(1, "did:example:them")),
         Change::Put(record("new", 0, "one")),
-        // In order: this changes the record a second time.
+        // Changes are made in order: this one changes the record a second time.
         Change::Put(record("new", 1, "two")),
         Change::Delete { kind: "connection".to_owned(), key: "old".to_owned() },
         Change::Delete { kind: "connection".to_owned(), key: "never was".to_owned() },
@@ -57,7 +57,7 @@ pub async fn a_conflict_undoes_all_changes(location: &dyn StoreLocation) {
     assert!(unread_ids(&*store).await.is_empty() && store.outbox_peers().await.unwrap().is_empty());
     assert_eq!(store.record("connection", "b").await.unwrap(), None);
     assert_eq!(store.record("connection", "a").await.unwrap(), Some(record("a", 1, "one")));
-    // The commit is repeated with the new record. The first attempt left no mark.
+    // The commit is repeated with the current revision. The failed attempts left no mark.
     let again = commit_of([Change::Put(record("a", 1, "two")), Change::Deliver(delivery(1))]);
     commit_ok(&*store, Commit { envelope: Some(id), handled: Some(handled_message(1)), ..again }).await;
     assert_eq!(store.record("connection", "a").await.unwrap(), Some(record("a", 2, "two")));

@@ -109,7 +109,7 @@ pub async fn a_write_is_visible_to_reads(location: &dyn StoreLocation) {
 pub async fn a_cancelled_caller_does_no_harm(location: &dyn StoreLocation) {
     let store = open(location).await;
     for number in 0..200 {
-        // Whether the request was queued by then or not, the envelope is stored or not.
+        // The envelope is stored only if the request was queued before the caller gave up. Both outcomes are valid.
         let call = store.receive(new_envelope(number));
         let _ = tokio::time::timeout(Duration::ZERO, call).await;
     }

@@ -123,7 +123,8 @@ struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// Mounts the file system. `None` if this user must not mount; the test with SQLite's own limit runs in any case.
+    /// Mounts the file system. Returns `None` if this user may not mount. The test with SQLite's own limit runs in
+    /// any case.
     fn mount() -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("disk");
@@ -142,7 +143,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily: the store of a failed test may still use the file system.
+        // `--lazy`, because the store of a failed test may still use the file system.
         let _ = Command::new("umount").arg("--lazy").arg(&self.path).status();
     }
 }
@@ -187,7 +188,8 @@ async fn answered_writes_survive_a_kill_at_any_moment() {
     assert!(answered > 50, "{answered} answers in 50 rounds are too few");
 }
 
-/// Checks a store against the answers of a child: `stored NUMBER ID` and `committed NUMBER ID`. Returns their number.
+/// Checks a store against the answers of a child: `stored NUMBER ID` and `committed NUMBER ID`. Returns the number
+/// of answers.
 async fn check(path: &Path, round: u64, answers: &str) -> usize {
     let store = open(path, SqliteOptions::default());
     let envelopes = store.pending_envelopes(now(), &[], usize::MAX).await.unwrap();
@@ -219,7 +221,7 @@ async fn check(path: &Path, round: u64, answers: &str) -> usize {
     answers.len()
 }
 
-/// The writing child of the test above. Run alone it does nothing.
+/// The child process of the test above: writes until it is killed. Does nothing without the environment of that test.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_until_it_is_killed() {
     let (Ok(path), Ok(round)) = (std::env::var(STORE), std::env::var(ROUND)) else { return };
@@ -253,7 +255,7 @@ async fn writes_until_it_is_killed() {
     }
 }
 
-/// Prints a line with one write, so that a kill does not cut it.
+/// Prints a line with a single write, so that a kill does not cut the line.
 fn print_line(line: &str) {
     std::io::stdout().lock().write_all(format!("\n{line}\n").as_bytes()).unwrap();
 }

@@ -86,7 +86,7 @@ pub async fn ids_and_cursors_are_never_reused(location: &dyn StoreLocation) {
         store.acknowledge(&[delivery(round).id]).await.unwrap();
         store.delete_expired(now() + 60 * DAY, &Retention::default(), 100).await.unwrap();
         assert!(store.deliveries(all()).await.unwrap().is_empty());
-        // A commit that makes no change does not return its cursor either.
+        // The cursor of a commit that failed is not used again either.
         let conflict = commit_of([Change::Deliver(delivery(100)), Change::Put(record("none", 7, ""))]);
         assert_eq!(store.commit(conflict).await.unwrap(), CommitOutcome::Conflict);
         if round == 1 {

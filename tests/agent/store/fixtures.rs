@@ -1,4 +1,4 @@
-//! The content of the tests, made from numbers.
+//! Envelopes, messages and records for the tests, made from numbers.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -33,12 +33,12 @@ pub fn new_envelope(number: u64) -> NewEnvelope {
     }
 }
 
-/// An envelope of this size.
+/// An envelope of this many bytes.
 pub fn large_envelope(number: u64, bytes: usize) -> NewEnvelope {
     NewEnvelope { packed: vec![b'x'; bytes], ..new_envelope(number) }
 }
 
-/// A delivery. Even and odd numbers belong to two threads.
+/// A delivery. Even numbers belong to one thread, odd numbers to another.
 pub fn delivery(number: u64) -> Delivery {
     Delivery {
         id: format!("delivery {number}"),

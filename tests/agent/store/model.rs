@@ -1,5 +1,5 @@
-//! A model of a store in memory. The same operations are applied to the model and to a store, and both are compared after
-//! each operation.
+//! A model of a store in memory. The same operations are applied to the model and to a store, and both are compared
+//! after each operation.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +17,7 @@ use crate::store::{
     suite::{Limits, NO_LIMITS, StoreLocation},
 };
 
-/// Limits that some runs reach. They refuse nothing here, and only change the quotas.
+/// Limits that some runs reach. They make no operation fail, and only change the quotas that the store reports.
 const LOW_LIMITS: Limits = Limits { unread_from: 3, replies_to: 2, ..NO_LIMITS };
 const PEERS: [&str; 3] = ["did:example:0", "did:example:1", "did:example:2"];
 
@@ -92,10 +92,10 @@ fn operation() -> impl Strategy<Value = Operation> {
 
 #[derive(Default)]
 struct Model {
-    /// By id.
+    /// The pending envelopes, by id.
     envelopes: BTreeMap<i64, Pending>,
     concluded: BTreeSet<[u8; 32]>,
-    /// By message: whether the mark has expired.
+    /// The marks of handled messages, by message: whether the mark has expired.
     handled: BTreeMap<String, bool>,
     deliveries: Vec<(Delivery, bool)>,
     outgoing: Vec<OutboxEntry>,
@@ -245,7 +245,8 @@ impl Model {
         }
     }
 
-    /// After 0 days: what had expired before; after 2 days also digests, marks and records; after 40 days everything that expires.
+    /// Deletes what has expired after this many days: after 0 days the content that had expired before, after 2 days
+    /// also digests, marks and records, after 40 days everything that expires. Returns the number of deleted rows.
     fn delete_expired(&mut self, days: Millis, unread: bool) -> usize {
         let before = self.rows();
         self.handled.retain(|_, expired| !*expired && days == 0);

@@ -108,7 +108,7 @@ pub async fn a_sender_has_a_limit_of_messages(location: &dyn StoreLocation) {
     assert!(is_within_quota(&*store, THEM).await && is_accepted(&*store, envelope_from(THEM, 11)).await);
     deliver(&*store, [Delivery { received: PAST, ..delivery(5) }]).await;
     assert!(!is_within_quota(&*store, THEM).await);
-    // Deliveries are deleted unread, and after their acknowledgement.
+    // The deletion of an unread delivery frees its quota. The deletion of an acknowledged one changes nothing.
     let swept = Retention { deliveries: DAY, ..Retention::default() };
     assert_eq!(store.delete_expired(now(), &swept, 100).await.unwrap(), 1);
     assert!(is_within_quota(&*store, THEM).await);
@@ -163,7 +163,7 @@ pub async fn a_peer_has_a_limit_of_replies(location: &dyn StoreLocation) {
     assert!(may_reply(&*store).await);
     send(2).await;
     assert!(!may_reply(&*store).await);
-    // The quota concerns replies only: the store takes what the application sends.
+    // The quota concerns replies only: the store accepts what the application sends.
     send(3).await;
     store.record_send_outcome("outgoing 1", SendOutcome::Later(now(), "unreachable".to_owned())).await.unwrap();
     store.record_send_outcome("outgoing 1", SendOutcome::Sent(now())).await.unwrap();

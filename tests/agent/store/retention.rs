@@ -30,7 +30,7 @@ pub async fn expired_content_is_deleted(location: &dyn StoreLocation) {
     store.record_send_outcome("outgoing 4", SendOutcome::Failed(now(), String::new())).await.unwrap();
     store.record_send_outcome("outgoing 5", SendOutcome::Expired(now())).await.unwrap();
 
-    // One after the other, as time goes on.
+    // Each kind of content expires at its own time.
     let retention = Retention::default();
     let delete_at = async |at| store.delete_expired(at, &retention, 100).await.unwrap();
     assert_eq!(delete_at(start).await, 0);

@@ -65,7 +65,7 @@ async fn a_failed_request_does_not_affect_the_others() {
             let store = store.clone();
             tokio::spawn(async move {
                 match number % 4 {
-                    // Too large, and an id that exists. SQLite finds the second.
+                    // The first commit is too large. The second has an id that exists, which only SQLite finds.
                     0 => assert!(matches!(store.receive(large_envelope(number, 2000)).await, Err(StoreError::Full(_)))),
                     1 => {
                         let twice = commit_of([Change::Put(record("a", 0, "")), Change::Deliver(delivery(7))]);
@@ -124,7 +124,7 @@ async fn only_one_agent_at_a_time_uses_a_store() {
     assert_eq!(names, ["store.db", "store.db.lock"]);
 }
 
-/// What is written to a file without a name is lost, so the store refuses it.
+/// A write to a file that no longer has its path would be lost, so the store refuses it.
 #[tokio::test]
 async fn a_store_whose_file_was_moved_refuses_writes() {
     let location = SqliteLocation::new();
@@ -224,7 +224,7 @@ async fn deleted_content_is_not_on_the_disk() {
     let gone = Change::Delete { kind: "connection".to_owned(), key: "a".to_owned() };
     store.commit(commit_of([gone])).await.unwrap();
     store.delete_expired(now(), &Retention::default(), 100).await.unwrap();
-    // The checkpoint follows the answer to delete_expired, and precedes this.
+    // The checkpoint is made after the answer to delete_expired and before the answer to this request.
     store.probe_write().await.unwrap();
     assert_eq!(holds(), 0);
 }
@@ -270,7 +270,7 @@ async fn a_foreign_database_is_not_changed() {
     assert!(matches!(refused(&folder), StoreError::Unavailable(_)));
 }
 
-/// Content of a release without quotas counts towards them.
+/// Content that was stored by a release without quotas counts towards the quotas.
 #[tokio::test]
 async fn an_older_schema_is_migrated() {
     let location = SqliteLocation::new();

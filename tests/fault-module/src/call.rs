@@ -56,8 +56,8 @@ impl Call {
                 Some(Action::Skip) if ordered.is_none() => ordered = Some(CKR_OK),
                 Some(Action::Fail(code)) if ordered.is_none() => {
                     Counter::Failed(function).increment();
-                    // The caller of these gives up the handle and cannot call again. So the session is closed in any
-                    // case, or it would leak through no fault of the caller.
+                    // The caller of these functions gives up the handle and cannot call again. So the session is closed
+                    // in any case, or it would leak through no fault of the caller.
                     let closes = matches!(function.name(), "C_CloseSession" | "C_CloseAllSessions");
                     *(if closes { &mut failed } else { &mut ordered }) = Some(code);
                 }

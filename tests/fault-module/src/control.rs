@@ -22,8 +22,8 @@ pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// The orders in the control file.
 #[derive(Default)]
 pub(crate) struct Orders {
-    /// The text as it was read. `Shim` never writes the same text twice, so an order that is repeated counts from 1
-    /// again.
+    /// The text as it was read. `Shim` never writes the same text twice, so an order that is repeated counts from
+    /// 1 again.
     text: String,
     pub(crate) active: Vec<ActiveOrder>,
 }

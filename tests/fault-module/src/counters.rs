@@ -13,7 +13,7 @@ use std::{
 
 use crate::{control, function::Function, shim};
 
-/// A counter.
+/// A value that is counted.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Counter {
     /// Calls of a function.

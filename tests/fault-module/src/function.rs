@@ -107,7 +107,7 @@ impl Function {
     }
 }
 
-/// `==` on slices, which constants cannot use yet.
+/// Compares two slices. A constant function cannot use `==` on slices yet.
 const fn equal(one: &[u8], other: &[u8]) -> bool {
     let mut at = 0;
     while at < one.len() && at < other.len() && one[at] == other[at] {

@@ -24,8 +24,8 @@
 //! calls, the same for the same seed). Calls are counted from 1 since the order was given, in each process. If several
 //! orders refuse a call, the first one decides. Every `delay` and `hang` is obeyed.
 //!
-//! The crate is built as two things: as the module, and as a library with which a test gives orders and counts calls
-//! ([`Shim`]).
+//! The crate is built as two things: as the module, and as a library with which a test gives orders and counts
+//! calls ([`Shim`]).
 
 mod call;
 mod control;

@@ -21,7 +21,7 @@ struct LiveObjects {
 /// A session object and its session.
 struct SessionObject {
     session: CK_SESSION_HANDLE,
-    /// Whether it is destroyed by a logout (PKCS#11 v3.1 section 5.6.8).
+    /// Whether a logout destroys the object (PKCS#11 v3.1 section 5.6.8).
     private: bool,
 }
 

@@ -59,9 +59,9 @@ impl When {
     }
 }
 
-/// The nth pseudo-random number of a seed. The function has no state, so threads need no lock, and a seed gives the
-/// same calls each time. The seed is mixed first: otherwise seed + 1 would give the calls of this seed, one call
-/// earlier.
+/// The nth pseudo-random number of a seed. The function has no state, so threads need no lock, and a seed gives
+/// the same calls each time. The seed is mixed first: otherwise seed + 1 would give the calls of this seed, one
+/// call earlier.
 fn pseudo_random(seed: u64, nth: u64) -> u64 {
     split_mix(split_mix(seed).wrapping_add(nth))
 }

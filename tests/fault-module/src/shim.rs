@@ -17,7 +17,7 @@ pub struct Shim {
 }
 
 impl Shim {
-    /// `control` is the control file. The process of the module must have it as `CLAVIGER_FAULT_CONTROL`.
+    /// `control` is the control file. The environment of the module's process must name it in `CLAVIGER_FAULT_CONTROL`.
     pub fn new(control: impl Into<PathBuf>) -> Self {
         Self { control: control.into() }
     }

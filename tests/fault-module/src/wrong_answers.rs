@@ -62,7 +62,7 @@ unsafe extern "C" fn C_GetAttributeValue(
     let call = Call::begin(const { Function::named("C_GetAttributeValue") }, Scope::Session(session));
     let code = real!(call, C_GetAttributeValue(session, object, template, count));
     if code == CKR_OK && call.is_wrong() {
-        // SAFETY: the real function has taken the template, so it is one of `count` attributes.
+        // SAFETY: the real function has accepted the template, so it has `count` attributes.
         for attribute in unsafe { slice::from_raw_parts(template, count as usize) } {
             if attribute.type_ == CKA_VALUE && attribute.ulValueLen != CK_UNAVAILABLE_INFORMATION {
                 flip_bit(attribute.pValue.cast(), attribute.ulValueLen);
@@ -125,7 +125,7 @@ unsafe extern "C" fn C_DeriveKey(
         }
         return call.end(code);
     }
-    // SAFETY: the real function has taken the template, so it is one of `count` attributes.
+    // SAFETY: the real function has accepted the template, so it has `count` attributes.
     let requested = unsafe { slice::from_raw_parts(template, count as usize) };
     let mut value = vec![0x5a_u8; length_in(requested).unwrap_or(32)];
     let mut other: Vec<_> = requested.iter().filter(|attribute| attribute.type_ != CKA_VALUE_LEN).copied().collect();

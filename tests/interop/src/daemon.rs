@@ -16,8 +16,8 @@ use crate::http::Connection;
 /// How long tests wait for something that should happen at once.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The program at `CLAVIGER_TEST_PROGRAM`. Without that variable, it is built first, in the workspace of the product, whose
-/// dependencies conflict with those of this package.
+/// The program at `CLAVIGER_TEST_PROGRAM`. Without that variable, it is built first, in the workspace of the product,
+/// whose dependencies conflict with those of this package.
 ///
 /// # Panics
 /// If the build fails.
@@ -78,8 +78,8 @@ impl Daemon {
         Self { program, home, env, port, ops, child: None }
     }
 
-    /// Makes a DID with the daemon's endpoint, a new key agreement key on each of these curves (such as `P-256`), and a signing
-    /// key.
+    /// Makes a DID with the daemon's endpoint, a new key agreement key on each of these curves (such as `P-256`), and a
+    /// signing key.
     ///
     /// # Panics
     /// If a command fails.
@@ -153,7 +153,7 @@ impl Daemon {
         self.begin(words).end()
     }
 
-    /// The same for a command that waits for others. It runs in the background.
+    /// Starts `claviger --json` with these arguments in the background, for a command that waits for a peer.
     ///
     /// # Panics
     /// If it cannot be started.
@@ -184,7 +184,7 @@ impl Daemon {
         self.figure(&format!("claviger_waiting{{queue=\"{queue}\"}} ")) as usize
     }
 
-    /// The sum of the metrics whose lines begin with a prefix. Zero if there are none.
+    /// The sum of the metrics whose lines begin with `name`. Zero if there are none.
     ///
     /// # Panics
     /// If the daemon does not run.
@@ -228,7 +228,7 @@ impl Daemon {
     }
 }
 
-/// A `claviger --json` in the background.
+/// A `claviger --json` command in the background.
 pub struct Command {
     words: String,
     child: Child,

@@ -1,7 +1,7 @@
 //! Translates DID documents into the form that `didcomm` 0.4.1 supports.
 //!
-//! Its `DIDDoc` refuses many valid documents. `keyAgreement`, `authentication`, `verificationMethod` and `service` must all
-//! be present, relationships must be lists of strings, and the service endpoint must be one object.
+//! Its `DIDDoc` refuses many valid documents. `keyAgreement`, `authentication`, `verificationMethod` and `service` must
+//! all be present, relationships must be lists of strings, and the service endpoint must be one object.
 
 use didcomm::did::{
     DIDCommMessagingService, DIDDoc, Service, ServiceKind, VerificationMaterial, VerificationMethod,
@@ -54,8 +54,8 @@ fn translate_method(did: &str, method: &Value) -> VerificationMethod {
     }
 }
 
-/// The JWK without unknown members. The parser of `didcomm` takes a key with unknown members (`ext`, or the `"kid "` of the
-/// appendix) for malformed.
+/// The JWK without unknown members. The parser of `didcomm` takes a key with unknown members (`ext`, or the `"kid "` of
+/// the appendix) for malformed.
 pub(crate) fn bare_jwk(jwk: &Value) -> Value {
     let known = |name: &str| ["kty", "crv", "x", "y", "d"].contains(&name);
     jwk.as_object()
@@ -66,8 +66,8 @@ pub(crate) fn bare_jwk(jwk: &Value) -> Value {
         .collect()
 }
 
-/// The type of a Multikey. Its first bytes name the curve, and are always the same letters in base58. `didcomm` has types
-/// for the 25519 keys only (those of 2020), and ignores `Other`.
+/// The type of a Multikey. Its first bytes name the curve, and are always the same letters in base58. `didcomm` has
+/// types for the 25519 keys only (those of 2020), and ignores `Other`.
 fn multikey_type(multibase: &str) -> VerificationMethodType {
     match multibase.get(..4) {
         Some("z6LS") => VerificationMethodType::X25519KeyAgreementKey2020,
@@ -76,7 +76,8 @@ fn multikey_type(multibase: &str) -> VerificationMethodType {
     }
 }
 
-/// Keeps the first endpoint, which is the preferred one: `didcomm` supports one only. Services of other types are left out.
+/// Keeps the first endpoint, which is the preferred one: `didcomm` supports one only. Services of other types are
+/// left out.
 fn translate_service(did: &str, service: &Value) -> Option<Service> {
     if text(service, "type") != Some("DIDCommMessaging") {
         return None;

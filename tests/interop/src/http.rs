@@ -1,4 +1,4 @@
-//! Minimal HTTP/1.1 for a peer of the daemon. It does so little work that benchmarks measure the daemon.
+//! Minimal HTTP/1.1 for a peer of the daemon. The server does little work, so that benchmarks measure the daemon.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -20,8 +20,8 @@ pub struct Posted {
     pub body: String,
 }
 
-/// Starts a server that answers each POST with 202 and sends it to the channel. Each connection has its own thread. Returns
-/// the port.
+/// Starts a server that answers each POST with 202 and sends it to the channel. Each connection has its own thread.
+/// Returns the port.
 ///
 /// # Panics
 /// If no port is free.

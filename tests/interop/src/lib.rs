@@ -1,7 +1,7 @@
 //! The peer of the interop tests: a DIDComm agent that uses `didcomm` 0.4.1, with private keys in memory.
 //!
-//! [`Peer`] has the resolvers of documents and secrets that `didcomm` needs, and mirrors the rest of its API. Documents and
-//! keys are given as JSON, so no type of `didcomm` is needed to make a peer.
+//! [`Peer`] has the resolvers of documents and secrets that `didcomm` needs, and mirrors the rest of its API. Documents
+//! and keys are given as JSON, so no type of `didcomm` is needed to make a peer.
 //!
 //! The traits of `didcomm` are `?Send`, so use a current-thread runtime.
 
@@ -44,8 +44,8 @@ pub struct Peer {
 impl Peer {
     /// A peer that resolves these DID documents and no others, and holds these private keys.
     ///
-    /// Verification methods in documents may be embedded or referenced, and ids absolute or relative. A secret is a private
-    /// JWK whose `kid` is a DID URL.
+    /// Verification methods in documents may be embedded or referenced, and ids absolute or relative. A secret is a
+    /// private JWK whose `kid` is a DID URL.
     ///
     /// # Panics
     /// If a document or a key is malformed.

@@ -1,7 +1,7 @@
 //! Temporary tokens of real PKCS#11 modules.
 //!
-//! A module reads its configuration from the environment when it is initialised, once per process. So a program that uses
-//! a token starts itself again with [`ThrowAway::env`].
+//! A module reads its configuration from the environment when it is initialised, once per process. So a program that
+//! uses a token starts itself again with [`ThrowAway::env`].
 
 use std::path::Path;
 use std::process::Command;
@@ -13,8 +13,8 @@ use tempfile::TempDir;
 pub enum Module {
     /// SoftHSM at `CLAVIGER_TEST_SOFTHSM`, or where a distribution installs it.
     SoftHsm,
-    /// Kryoptic, which `tests/kryoptic/build` builds. That takes minutes, so it is used only if `CLAVIGER_TEST_KRYOPTIC` is
-    /// set.
+    /// Kryoptic, which `tests/kryoptic/build` builds. That takes minutes, so it is used only if
+    /// `CLAVIGER_TEST_KRYOPTIC` is set.
     Kryoptic,
 }
 

@@ -1,4 +1,4 @@
-//! The documents and secrets of `didcomm`, as it serializes them, in the translation of `examples/from_didcomm.rs`.
+//! Tests that `examples/from_didcomm.rs` translates documents and secrets as `didcomm` serializes them.
 
 use claviger::did::{Document, Relationship};
 use claviger::secrets::ImportKey;

@@ -29,7 +29,7 @@ impl Fetch for Has {
     }
 }
 
-/// The line of a draft, signed as by a token.
+/// The log line of a draft, signed in memory as a token would sign it.
 fn signed(draft: EntryDraft, key: &PrivateKey) -> String {
     let entry: Value = serde_json::from_str(&draft.entry()).unwrap();
     let multikey = key.public().to_multikey();
@@ -67,7 +67,7 @@ async fn didwebvh_rs_accepts_our_logs() {
         assert_eq!(entry.get_state(), &log.states().nth(entries - 1).unwrap());
         assert_eq!(about.version_id.split('-').next(), Some(entries.to_string().as_str()));
     }
-    // The control: a log with one more letter is refused.
+    // The control: a log with one changed character is refused.
     let tampered = log.text().replacen("key-1", "key-2", 1);
     assert!(DIDWebVHState::default().resolve_log_owned(&did, &tampered, None).await.is_err());
 }

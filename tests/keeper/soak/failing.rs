@@ -40,7 +40,7 @@ fn kryoptic() {
     with_quick_fault_module(Module::Kryoptic, |faulty| in_process(faulty, by_length(40, 150, 500)));
 }
 
-/// As in production: in keepers, each of which is exhausted after a while; its successor tests the keys again.
+/// As in production, through keepers. Each keeper is exhausted after a while, and its successor tests the keys again.
 #[test]
 fn softhsm_through_keepers() {
     with_quick_fault_module(Module::SoftHsm, |faulty| through_keepers(faulty, by_length(40, 600, 10_000)));
@@ -107,7 +107,7 @@ async fn assert_nothing_is_lost(secrets: &Arc<dyn Secrets>, shim: &Shim, keys: [
     assert!((66..=125).contains(&(calls / failures)), "one in a hundred fails");
 }
 
-/// Checks the numbers of sessions and objects for so many processes.
+/// Checks the numbers of sessions and objects for this many processes.
 fn assert_nothing_leaks(shim: &Shim, processes: usize) {
     assert!(shim.open_sessions() <= processes * SESSIONS, "{} sessions", shim.open_sessions());
     assert!(shim.live_objects() <= processes * SESSIONS * KEPT, "{} objects", shim.live_objects());

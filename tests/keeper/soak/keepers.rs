@@ -15,8 +15,8 @@ pub struct Keepers {
 }
 
 impl Keepers {
-    /// Starts a supervisor for the token at `uri`. Each session keeps `kept` shared secrets in the token. `profile` is the
-    /// device's profile, which is adapted.
+    /// Starts a supervisor for the token at `uri`. Each session keeps `kept` shared secrets in the token. `profile` is
+    /// the device's profile, which is adapted.
     pub fn start(uri: &str, profile: &str, kept: usize, folder: &Path, shim: &Shim) -> Self {
         let agreement = format!("[agreement]\nkept_secrets = {kept}\n");
         assert!(profile.contains("[agreement]\n"), "the profile has the section");

@@ -37,13 +37,13 @@ use crate::support::{
 
 /// The growth of a process that is accepted, in bytes. A leaked object of SoftHSM costs about 8 KiB.
 const MAX_GROWTH: u64 = 5 << 20;
-/// After so many derivations a process has reached its size, since everything has been done once.
+/// After this many derivations a process has reached its size, because everything was done once.
 const WARM_UP: usize = 1_000;
-/// Requests at once.
+/// The number of requests at once.
 const TASKS: usize = 32;
 
-/// SoftHSM 2.6.1 keeps some 190 bytes of each destroyed session object until C_Finalize (its issues 562 and 563): 190 MB in
-/// a million derivations. So one keeper replaces another, and no request fails.
+/// SoftHSM 2.6.1 keeps some 190 bytes of each destroyed session object until C_Finalize (its issues 562 and 563): 190
+/// MB in a million derivations. So one keeper replaces another, and no request fails.
 #[test]
 fn growth_of_softhsms_keepers() {
     with_quick_fault_module(Module::SoftHsm, |faulty| {
@@ -68,7 +68,7 @@ fn growth_of_kryoptics_keeper() {
     });
 }
 
-/// Has keepers perform so many derivations. Returns the number of keepers.
+/// Has keepers perform this many derivations. Returns the number of keepers.
 fn grow_within_bounds(FaultyToken { uri, shim, .. }: FaultyToken, profile: &str, derivations: usize) -> usize {
     shim.order(&[]);
     let token = open(&uri, PinSource::uri()).unwrap();
@@ -107,7 +107,7 @@ fn grow_within_bounds(FaultyToken { uri, shim, .. }: FaultyToken, profile: &str,
 
 const DERIVE: &str = "C_DeriveKey";
 
-/// Opens so many messages from senders whose shared secrets the token has not kept. No request fails.
+/// Opens this many messages from senders whose shared secrets the token has not kept. No request fails.
 async fn derive(client: &Arc<dyn Secrets>, key: &PublicKey, messages: usize) {
     let strangers: Arc<Vec<Operation>> =
         Arc::new((0..8 * KEPT).map(|_| unwrap(key, Some(&PrivateKey::generate(key.curve())))).collect());
@@ -155,7 +155,7 @@ impl Watch {
                 let keepers = running(&shim);
                 seen.at_once = seen.at_once.max(keepers.len());
                 for keeper in keepers.into_iter().filter(|keeper| shim.calls_of(*keeper, DERIVE) >= WARM_UP) {
-                    // It may have ended just now.
+                    // The process may have ended just now.
                     if let Some(size) = of_process(keeper) {
                         let (_, most) = seen.sizes.entry(keeper).or_insert((size, size));
                         *most = size.max(*most);
@@ -194,8 +194,8 @@ fn growth_is_measured() {
     });
 }
 
-/// The memory of a process without mapped files, in bytes: heap and stacks. None if it has ended. `status` is used because
-/// the user of a process that is not dumpable cannot read its `smaps`.
+/// The memory of a process without mapped files, in bytes: heap and stacks. None if it has ended. `status` is used
+/// because the user of a process that is not dumpable cannot read its `smaps`.
 fn of_process(process: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let kibibytes = |name: &str| {

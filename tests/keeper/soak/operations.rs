@@ -1,4 +1,4 @@
-//! Operations with the one right result of each.
+//! Operations, each with its only correct result.
 
 use std::{
     sync::Arc,
@@ -16,7 +16,7 @@ use claviger_testkit::{
     reference::{Parties, fresh_cek, message_to, message_with, wrap_for},
 };
 
-/// An operation with a key, and its right result.
+/// An operation with a key, and its correct result.
 pub struct Operation {
     key: PublicKey,
     kind: Kind,
@@ -67,7 +67,8 @@ fn sign(key: &PublicKey, number: usize) -> Operation {
     Operation { key: key.clone(), kind: Kind::Sign(message.into_bytes()) }
 }
 
-/// Operations of each kind, all kinds equally likely. They are prepared in advance, since software takes longer than tokens.
+/// Operations of each kind, all kinds equally likely. They are prepared in advance, since software takes longer
+/// than tokens.
 pub struct Operations(Vec<Vec<Operation>>);
 
 /// How many shared secrets a session keeps: fewer than there are peers.
@@ -100,8 +101,8 @@ impl Operations {
     }
 }
 
-/// How long an operation is repeated before it counts as lost. A token that has failed three times in a row is probed after
-/// 100 ms, and the probe may fail too.
+/// How long an operation is repeated before it counts as lost. A token that has failed three times in a row is probed
+/// after 100 ms, and the probe may fail too.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Repeats an operation until it succeeds. Returns the number of retries.
@@ -113,7 +114,7 @@ async fn perform_until_done(operation: &Operation, secrets: &dyn Secrets) -> usi
             Err(error) => {
                 retries += 1;
                 assert!(error.is_retryable(), "lost after {retries} tries: {error}");
-                // These failures end no process.
+                // These failures do not end a process.
                 assert!(!matches!(error, SecretsError::Interrupted { .. }), "at try {retries}: {error}");
                 assert!(start.elapsed() < RETRY_TIMEOUT, "lost after {retries} tries: {error}");
                 tokio::time::sleep(Duration::from_millis(1 << retries.min(6))).await;
@@ -122,7 +123,7 @@ async fn perform_until_done(operation: &Operation, secrets: &dyn Secrets) -> usi
     }
 }
 
-/// Runs so many tasks at once, each of which performs so many operations. Returns the number of retries.
+/// Runs `tasks` tasks at once. Each performs `operations_per_task` operations. Returns the number of retries.
 pub async fn load(
     secrets: &Arc<dyn Secrets>,
     operations: &Arc<Operations>,

@@ -28,7 +28,7 @@ pub const ROLE: &str = "CLAVIGER_TEST_MEMORY_ROLE";
 pub const URI: &str = "CLAVIGER_TEST_URI";
 pub const REPLY: &str = "https://example.org/gate/1.0/reply";
 
-/// The first line that an agent gets.
+/// The settings of an agent: the first line of its input.
 #[derive(Serialize, Deserialize)]
 pub struct Settings {
     pub did: String,
@@ -36,7 +36,7 @@ pub struct Settings {
     pub marker: String,
 }
 
-/// The agent's first line.
+/// The first line of the agent's output.
 #[derive(Serialize, Deserialize)]
 pub struct Ready {
     pub supervisor: Option<u32>,

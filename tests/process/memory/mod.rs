@@ -1,8 +1,8 @@
 //! Reads another process's memory and searches it for many needles at once.
 //!
-//! It reads everything that the process has written: heap, stacks, anonymous and shared memory, writable data of programs and
-//! libraries. It does not read file pages that the process only reads, nor pages that the process never touched, since
-//! reading would create them.
+//! It reads everything that the process has written: heap, stacks, anonymous and shared memory, writable data of
+//! programs and libraries. It does not read file pages that the process only reads, nor pages that the process never
+//! touched, since reading would create them.
 
 pub mod agent;
 pub mod peer;
@@ -17,12 +17,12 @@ use std::{
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind};
 
-/// The length of a piece of a needle, in bytes. Each piece is searched for by itself: glibc 2.26 and later overwrite the first
-/// 16 bytes of freed memory, and a part of a key is a leak too.
+/// The length of a piece of a needle, in bytes. Each piece is searched for by itself: glibc 2.26 and later overwrite
+/// the first 16 bytes of freed memory, and a part of a key is a leak too.
 const PIECE: usize = 16;
 const PAGE: u64 = 4096;
 
-/// What is searched for.
+/// The byte strings that are searched for.
 #[derive(Default, Clone)]
 pub struct Needles {
     names: Vec<String>,
@@ -84,7 +84,7 @@ impl Snapshot {
     }
 }
 
-/// Another process.
+/// A process whose memory is read.
 pub struct Process {
     pid: u32,
     memory: File,
@@ -167,7 +167,7 @@ impl Mapping {
     }
 }
 
-/// Whether this process may read the memory of processes that are not dumpable. In CI it must.
+/// Whether this process may read the memory of processes that are not dumpable. In CI this process must be allowed to.
 pub fn may_read_memory() -> bool {
     let status = fs::read_to_string("/proc/self/status").expect("/proc");
     let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:")).expect("capabilities");

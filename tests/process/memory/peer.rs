@@ -24,10 +24,11 @@ use super::Needles;
 /// The curves of each side's keys. The first three are for key agreement.
 pub const CURVES: [Curve; 4] = [Curve::X25519, Curve::P256, Curve::P384, Curve::Ed25519];
 const AGREEMENT_KEYS: usize = 3;
-/// The name of a set of needles. A needle is a byte string that the test searches for. The agent may hold these while it
-/// works; if the search never finds one, the search does not work.
+/// The name of a set of needles. A needle is a byte string that the test searches for. The agent may hold these while
+/// it works; if the search never finds one, the search does not work.
 pub const PLAINTEXT: &str = "plaintext of a message in progress";
-/// Messages whose secrets are remembered: those in progress, and as many that are finished.
+/// The number of messages, in progress or finished, whose secrets are remembered. Each message adds two sets
+/// of needles.
 const REMEMBERED: usize = 32;
 
 /// A party's private keys, and the document of its DID.
@@ -209,8 +210,8 @@ impl Traffic {
         self.progress.notify_all();
     }
 
-    /// Waits until more than `answered` messages have been answered. Returns the new number, the needles that the agent must
-    /// not have now, and those that it may have: the plaintexts. Returns `None` when the traffic has stopped.
+    /// Waits until more than `answered` messages have been answered. Returns the new number, the needles that the agent
+    /// must not have now, and those that it may have: the plaintexts. Returns `None` when the traffic has stopped.
     pub fn since(&self, answered: usize) -> Option<(usize, Needles, Needles)> {
         let mut state = self.state.lock().expect("no panic");
         while state.answered <= answered && !state.stopped {

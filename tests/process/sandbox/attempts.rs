@@ -62,7 +62,7 @@ pub const ATTEMPTS: &[Attempt] = &[
         let config = stage.readable().join("claviger.toml");
         Box::new(move || OpenOptions::new().append(true).open(config).map(drop))
     }),
-    // The PIN of a file that seems to have been changed by a person would be tried again.
+    // If a person seems to have changed the PIN file, its PIN is tried again.
     attempt("touch_the_pins_file", |stage| {
         let pin = std::ffi::CString::new(stage.pin().into_os_string().into_encoded_bytes()).unwrap();
         Box::new(move || {
@@ -204,8 +204,8 @@ struct Victim {
 
 impl Victim {
     fn new() -> Self {
-        // `cat` ends when its input does, which is when this process ends. Its output goes nowhere, so that no test waits for
-        // it.
+        // `cat` ends when its input does, which is when this process ends. Its output goes nowhere, so that no test
+        // waits for it.
         let mut command = Command::new("cat");
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().expect("cat runs");

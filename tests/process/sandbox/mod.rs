@@ -1,7 +1,7 @@
 //! The agent's sandbox, from the inside: what it denies, and that it does not deny what the agent needs.
 //!
-//! Each attempt is made twice, by this program started again: first without the sandbox, where the attempt must succeed;
-//! then inside the sandbox, where it must be denied.
+//! Each attempt is made twice, by this program started again: first without the sandbox, where the attempt must
+//! succeed; then inside the sandbox, where it must be denied.
 
 mod attempts;
 mod needs;
@@ -22,7 +22,8 @@ use libtest_mimic::{Failed, Trial};
 use self::attempts::{ATTEMPTS, Attempt, Denied};
 use crate::modules::{Module, TestToken};
 
-/// The role in which this program is started again; the folder and the module follow.
+/// The environment variable with the role in which this program is started again. The next two name the folder and
+/// the module.
 const ROLE: &str = "CLAVIGER_TEST_SANDBOX_ROLE";
 const STAGE: &str = "CLAVIGER_TEST_STAGE";
 const MODULE: &str = "CLAVIGER_TEST_MODULE";
@@ -79,7 +80,7 @@ impl Stage {
     }
 }
 
-/// Plays this process's role, if it was started in one of these tests' roles. Returns false otherwise.
+/// Plays the role in which one of these tests started this process. Returns false if the process has no role.
 pub fn play_role() -> bool {
     let Ok(role) = std::env::var(ROLE) else { return false };
     let variable = |name| PathBuf::from(std::env::var_os(name).unwrap_or_default());

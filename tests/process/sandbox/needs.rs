@@ -18,8 +18,8 @@ use tokio::{
 
 use super::Stage;
 
-/// Does everything that an agent needs. `enter` enters the sandbox; it is called after the sockets that must be open before
-/// are opened.
+/// Does everything that an agent needs. `enter` enters the sandbox. It is called after the sockets were opened that
+/// cannot be opened inside the sandbox.
 pub fn all(stage: &Stage, enter: impl FnOnce()) {
     let admin = UnixListener::bind(stage.own_socket()).expect("a socket of its own");
     let caller = UnixStream::connect(stage.own_socket()).expect("a client connects");

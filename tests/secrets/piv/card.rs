@@ -98,8 +98,8 @@ mod pin {
         let after = plugged.card.counts();
         assert_eq!((after.verifies - before.verifies, after.wrong_pins - before.wrong_pins), (1, 1));
         assert_eq!(plugged.card.pin_tries_left(), 2);
-        // A person writes another PIN into the file. It is tried once, although the card reports that a wrong PIN was
-        // entered.
+        // A person writes another PIN into the file. It is tried once, although the card reports that a wrong PIN
+        // was entered.
         std::fs::write(&file, PIN).unwrap();
         assert_eq!(open().keys().unwrap().len(), 1);
         assert_eq!(plugged.card.pin_tries_left(), 3);
@@ -146,7 +146,7 @@ mod pin {
         assert_eq!(*prompts.lock().unwrap(), [("1111".to_owned(), Some(3))]);
     }
 
-    /// Each use of such a key is preceded by VERIFY. An authcrypt message is two uses.
+    /// Each use of a key with the policy `always` is preceded by VERIFY. An authcrypt message is two uses.
     #[test]
     fn policy_always_verifies_before_each_use() {
         let plugged = ConnectedCard::new(Firmware::V5_4_3, 1111);
@@ -309,8 +309,8 @@ mod touch {
         assert_eq!(touches(), 3);
     }
 
-    /// The card reports a missing touch like a missing PIN. Claviger distinguishes them, and does not present the PIN
-    /// again.
+    /// The card reports a missing touch like a missing PIN. Claviger distinguishes them, and does not present the
+    /// PIN again.
     #[test]
     fn a_missing_touch_is_not_mistaken_for_a_missing_pin() {
         let plugged = ConnectedCard::new(Firmware::V5_7_1, 1111);
@@ -471,7 +471,7 @@ mod removal_and_return {
         let mut tasks = Vec::new();
         for number in 0..100 {
             let (keyring, key, request, order) = (keyring.clone(), key.clone(), request.clone(), order.clone());
-            // Of each ten, one has no time left and one is abandoned.
+            // Of every ten requests, one has too little time and one is abandoned.
             let deadline = (number % 10 == 3).then(|| Instant::now() + Duration::from_millis(10));
             let task = tokio::spawn(async move {
                 let cx = Context { deadline, ..Context::default() };

@@ -157,7 +157,7 @@ fn a_foreign_management_key_is_given_for_each_change() {
     let plugged = ConnectedCard::new(Firmware::V5_7_1, 1111);
     let token = plugged.open();
     let own = [7; 24];
-    // Set by another program, which does not store it on the card.
+    // Below, another program sets the key `own` and does not store it on the card.
     let factory: Vec<u8> = (1..=8).chain(1..=8).chain(1..=8).collect();
     token.set_management_key(Zeroizing::new(factory)).unwrap();
     let key = make(&token);

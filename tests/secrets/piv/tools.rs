@@ -1,4 +1,4 @@
-//! Other programs use keys that Claviger make_key: yubico-piv-tool, OpenSC and Yubico's PKCS#11 module, through the
+//! Other programs use keys that Claviger makes: yubico-piv-tool, OpenSC and Yubico's PKCS#11 module, through the
 //! real pcscd.
 //!
 //! Debian 12 has version 2.2.0 of Yubico's tools, which supports neither curve 25519 nor the AES management key of
@@ -29,7 +29,7 @@ use claviger_virtual_yubikey::{
 
 const PIN: &str = "123456";
 
-/// SubjectPublicKeyInfo of a P-256 key, up to its 65 bytes (RFC 5480 section 2).
+/// SubjectPublicKeyInfo of a P-256 key (RFC 5480 section 2), without the 65 bytes of the point at its end.
 const P256_KEY: [u8; 26] = [
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
     0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,

@@ -77,7 +77,7 @@ fn only_tested_devices_are_called_measured() {
     assert_eq!(measured, ["kryoptic", "nss-softokn", "softhsm", "tpm2-pkcs11"]);
 }
 
-/// Whether an authcrypt message from `sender` opens, or an anoncrypt message without a sender.
+/// Whether an authcrypt message from `sender` opens. If there is no sender, whether an anoncrypt message opens.
 fn opens(token: &dyn Token, key: &PublicKey, sender: Option<&PrivateKey>) -> bool {
     let cek = fresh_cek();
     token.unwrap_cek(key, &message_to(key, sender, &cek, &Parties::example())) == Ok(cek)

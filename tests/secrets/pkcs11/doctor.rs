@@ -33,8 +33,8 @@ fn generate(token: &Pkcs11Token, curve: Curve) -> PublicKey {
     token.generate(&NewKey { curve, usage: KeyUse::of(curve), label: None }).expect("a new key").public
 }
 
-/// The verdicts for session keys are those of the profile, which `tests/secrets/pkcs11/devices.rs` compares with token
-/// keys.
+/// The verdicts for session keys are those of the profile, which `tests/secrets/pkcs11/devices.rs` compares with
+/// token keys.
 fn verdicts_match_the_profile(module: Module) {
     with_fresh_token(module, |fresh| {
         let options = OpenOptions::new();
@@ -168,8 +168,8 @@ fn without_session_keys() {
     with_fault_module(Module::SoftHsm, |faulty| {
         let token = faulty.open();
         let held = generate(&token, Curve::P384);
-        // CKR_TEMPLATE_INCONSISTENT; CKR_USER_NOT_LOGGED_IN, as from a token that needs a read-write session;
-        // CKR_SESSION_READ_ONLY.
+        // CKR_TEMPLATE_INCONSISTENT; CKR_USER_NOT_LOGGED_IN, as from a token that needs a read-write
+        // session; CKR_SESSION_READ_ONLY.
         for code in ["0xd1", "0x101", "0xb5"] {
             faulty.shim.order(&[&format!("fail C_GenerateKeyPair {code}")]);
             let examination = examine(&token);

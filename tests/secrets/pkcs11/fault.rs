@@ -22,7 +22,7 @@ fn generate(token: &Pkcs11Token, curve: Curve) -> PublicKey {
     token.generate(&NewKey { curve, usage: KeyUse::of(curve), label: None }).expect("a new key").public
 }
 
-/// Whether an authcrypt message from `sender` opens, or an anoncrypt message without a sender.
+/// Whether an authcrypt message from `sender` opens. If there is no sender, whether an anoncrypt message opens.
 fn opens(token: &dyn Token, key: &PublicKey, sender: Option<&PrivateKey>) -> bool {
     let cek = fresh_cek();
     token.unwrap_cek(key, &message_to(key, sender, &cek, &Parties::example())) == Ok(cek)

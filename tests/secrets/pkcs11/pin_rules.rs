@@ -114,7 +114,7 @@ fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-/// A token loses its login after its PIN was changed, while 1,000 messages wait.
+/// A wrong PIN is written to the PIN file, and the token loses its login. Then 1,000 messages wait for the token.
 fn a_wrong_pin_and_a_thousand_messages(guarded: Guarded) {
     match guarded.part() {
         None => {}

@@ -199,7 +199,7 @@ fn is_unplugged_and_returned(faulty: FaultyToken) {
     assert_eq!(session.find_objects(&[Attribute::Token(true)]).unwrap().len(), 1);
 }
 
-/// SoftHSM whose folder was moved away and back, and the order that imitates it.
+/// Compares SoftHSM whose folder was moved away and back with the order `dead`, which imitates it.
 #[test]
 fn a_token_is_lost_to_its_process() {
     with_fault_module(Module::SoftHsm, |faulty| {

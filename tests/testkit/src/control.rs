@@ -25,8 +25,8 @@ struct Orders {
 }
 
 impl Control {
-    /// Called at the beginning of every operation: waits while operations are held, sleeps for the delay, and fails if a
-    /// failure was ordered.
+    /// Called at the beginning of every operation: waits while operations are held, sleeps for the delay, and fails if
+    /// a failure was ordered.
     pub(crate) fn begin(&self, away: impl FnOnce() -> TokenError) -> Result<(), TokenError> {
         let mut orders = self.orders();
         orders.held += 1;
@@ -78,7 +78,7 @@ pub struct Hold<'a> {
 }
 
 impl Hold<'_> {
-    /// Blocks until so many operations wait. Returns false if that takes longer than `time`.
+    /// Blocks until this many operations wait. Returns false if that takes longer than `time`.
     pub fn wait_for(&self, operations: usize, time: Duration) -> bool {
         let until = Instant::now() + time;
         let mut orders = self.control.orders();

@@ -9,8 +9,8 @@ use claviger::{
 
 use crate::SoftToken;
 
-/// An identity for tests: a new did:peer:2 with an X25519 and a P-256 key for key agreement and an Ed25519 key for signing, in
-/// a [`SoftToken`] of this name. [`LocalResolver`](claviger::did::LocalResolver) resolves it.
+/// An identity for tests: a new did:peer:2 with an X25519 and a P-256 key for key agreement and an Ed25519 key for
+/// signing, in a [`SoftToken`] of this name. [`LocalResolver`](claviger::did::LocalResolver) resolves it.
 ///
 /// ```
 /// use claviger::{did::LocalResolver, didcomm::{Message, UnpackOptions}};
@@ -35,7 +35,8 @@ pub async fn identity(name: &str) -> Identities {
     identity_in(&SoftToken::new(name)).await.1
 }
 
-/// The same with keys in this token, so that a test can count its operations and cause faults. Returns the DID's document too.
+/// Like [`identity`], with the keys in this token, so that a test can count its operations and cause faults. Returns
+/// the DID's document too.
 pub async fn identity_in(token: &SoftToken) -> (Document, Identities) {
     let make = |curve, usage| token.generate(&NewKey { curve, usage, label: None }).expect("a fitting use").public;
     let keys = [

@@ -6,8 +6,8 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-/// The ports are above the well-known ones and those of pcscd, and below those that the system assigns to outgoing connections
-/// (on Linux from 32768): such a port could be assigned between this check and the server's start.
+/// The ports are above the well-known ones and those of pcscd, and below those that the system assigns to outgoing
+/// connections (on Linux from 32768): such a port could be assigned between this check and the server's start.
 const FIRST: u32 = 12_000;
 const COUNT: u32 = 20_000;
 

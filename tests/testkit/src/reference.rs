@@ -1,4 +1,4 @@
-//! Both ends of a key agreement in software: requests to a token, and their right results.
+//! Both ends of a key agreement in software: requests to a token, and their correct results.
 
 use claviger::{
     crypto::{Cek, ContentEncryption, EncryptedKey, KdfInfo, Kek, SharedSecret, concat_kdf, unwrap_key, wrap_key},
@@ -8,7 +8,7 @@ use claviger::{
 
 use crate::PrivateKey;
 
-/// The inputs of the KDF beside the secrets.
+/// The inputs of the KDF other than the shared secrets.
 #[derive(Debug, Clone)]
 pub struct Parties {
     /// PartyUInfo, decoded.
@@ -46,7 +46,7 @@ pub fn message_to(recipient: &PublicKey, sender: Option<&PrivateKey>, cek: &Cek,
     message_with(&ze, zs.as_ref(), ephemeral.public(), sender.map(PrivateKey::public), cek, parties)
 }
 
-/// The same from known shared secrets, such as those of a test vector.
+/// A request to unwrap a content key, made from known shared secrets, such as those of a test vector.
 pub fn message_with(
     ze: &SharedSecret,
     zs: Option<&SharedSecret>,
@@ -81,7 +81,7 @@ pub fn wrap_for<'a>(
     }
 }
 
-/// Unwraps a content key in software. None if it was not wrapped for this recipient by this sender.
+/// Unwraps a content key in software. Returns none if it was not wrapped for this recipient by this sender.
 pub fn read(
     recipient: &PrivateKey,
     epk: &PublicKey,

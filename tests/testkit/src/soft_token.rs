@@ -23,8 +23,8 @@ use crate::{
 
 /// A [`Token`] and [`Custodian`] whose keys are in this process's memory. For tests only, never for real keys.
 ///
-/// A clone is the same token: a test gives one to a [`Keyring`](claviger::secrets::Keyring), and counts and causes faults with
-/// the other.
+/// A clone is the same token: a test gives one to a [`Keyring`](claviger::secrets::Keyring), and counts and causes
+/// faults with the other.
 ///
 /// ```
 /// use claviger::{keys::Curve, secrets::{Custodian, KeyUse, NewKey, Token}};
@@ -77,26 +77,27 @@ impl SoftToken {
         }
     }
 
-    /// Keys that are made or imported from now on report this custody, which is not true.
+    /// Keys that are made or imported from now on report this custody, although their real custody stays the same.
     pub fn reporting_custody(mut self, custody: Custody) -> Self {
         self.custody = custody;
         self
     }
 
-    /// Reports that it performs so many operations at once, so that a keyring gives it as many threads.
+    /// Reports that the token performs this many operations at once, so that a keyring gives it as many threads.
     pub fn with_concurrency(mut self, threads: usize) -> Self {
         self.concurrency = threads;
         self
     }
 
-    /// Keeps up to so many Zs and forgets the oldest first, like a token that keeps them inside. An authcrypt message from a
-    /// known sender then costs one derivation, one to a known recipient none.
+    /// Keeps the Zs of up to this many pairs of keys, and forgets the oldest first, like a token that keeps them
+    /// inside. To unwrap an authcrypt message from a known sender then costs one derivation. To wrap one for a known
+    /// recipient costs none.
     pub fn keeping_zs(mut self, pairs: usize) -> Self {
         self.zs_kept = pairs;
         self
     }
 
-    /// Lacks a curve: keys on it can neither be made nor imported.
+    /// Makes the token lack a curve: keys on it can neither be made nor imported.
     pub fn lacking(mut self, curve: Curve) -> Self {
         self.lacks.push(curve);
         self
@@ -107,13 +108,13 @@ impl SoftToken {
         self.shared.counters.now()
     }
 
-    /// The next `calls` operations fail with `error` before they do anything. Only the operations of [`Token`] that use a
-    /// private key count.
+    /// Makes the next `calls` operations fail with `error` before they do anything. Only the operations of [`Token`]
+    /// that use a private key count.
     pub fn fail_next(&self, calls: usize, error: TokenError) {
         self.shared.control.fail_next(calls, error);
     }
 
-    /// Every operation takes so much longer.
+    /// Makes every operation take this much longer.
     pub fn delay(&self, delay: Duration) {
         self.shared.control.delay(delay);
     }
@@ -123,7 +124,7 @@ impl SoftToken {
         self.shared.control.set_away(away);
     }
 
-    /// Operations wait at their beginning until the returned value is dropped. They count as begun.
+    /// Makes operations wait at their beginning until the returned value is dropped. They count as begun.
     pub fn hold(&self) -> Hold<'_> {
         self.shared.control.hold()
     }
@@ -195,7 +196,7 @@ impl SoftToken {
         key.agree(peer).ok_or_else(|| TokenError::PeerKey(format!("it is on {}", peer.curve())))
     }
 
-    /// Derives Zs, or takes it from the cache. Only Zs is the same each time.
+    /// Derives Zs, or takes it from the cache. Ze is never kept, since it is different in each message.
     fn derive_static(&self, key: &PrivateKey, peer: &PublicKey) -> Result<SharedSecret, TokenError> {
         let pair = (key.public().clone(), peer.clone());
         if let Some(zs) = self.state().zs.kept.get(&pair) {

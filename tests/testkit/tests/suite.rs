@@ -1,4 +1,4 @@
-//! The suite over the software token: a mistake in either fails.
+//! Runs the suite on the software token: a mistake in either makes a test fail.
 
 mod plain {
     use claviger_testkit::{SoftToken, suite::Capabilities, token_suite};

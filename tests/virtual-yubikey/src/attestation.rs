@@ -33,7 +33,7 @@ use crate::{
     status::Status,
 };
 
-/// Yubico's extensions: firmware, serial number, PIN and touch policies, form factor.
+/// Yubico's extensions of the certificate: firmware, serial number, PIN and touch policies, form factor.
 const FIRMWARE: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.41482.3.3");
 const SERIAL: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.41482.3.7");
 const POLICIES: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.41482.3.8");
@@ -67,8 +67,8 @@ impl Factory {
     }
 }
 
-/// Yubico's ATTEST: the attestation certificate of the key in a slot. An imported key has none; the response is that
-/// for an empty slot.
+/// Yubico's ATTEST: the attestation certificate of the key in a slot. An imported key has no certificate: the response
+/// is the one for an empty slot.
 pub(crate) fn attest(
     firmware: Firmware,
     serial: u32,

@@ -71,7 +71,7 @@ impl Card {
         }
     }
 
-    /// Carries out an APDU. Fails if the card was unplugged meanwhile, even if it is back.
+    /// Carries out an APDU. Fails if the card was unplugged meanwhile, even if it is plugged in again.
     pub(crate) fn transmit(&mut self, apdu: &[u8]) -> Result<Vec<u8>, Unplugged> {
         let power_cycle = self.faults.power_cycle()?;
         if self.power_cycle != Some(power_cycle) {
@@ -148,7 +148,7 @@ impl Card {
             0x87 => return self.general_authenticate(command, power_cycle),
             0xCB => self.objects.read(command, self.pins.is_verified()),
             0xDB => self.with_management_key().and_then(|card| card.objects.write(command)),
-            // Yubico's own commands from here on.
+            // The commands from here on are Yubico's own.
             0xF6 if self.firmware.is_5_7() => {
                 self.with_management_key().and_then(|card| card.slots.move_or_delete(command))
             }

@@ -1,4 +1,4 @@
-//! Counts of events.
+//! Counts of events, which tests compare with what they expect.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -19,7 +19,7 @@ pub struct Counts {
     pub apdus: u64,
 }
 
-/// The same as atomic counters, so that they can be read during a command.
+/// The counts as atomic counters, which can be read during a command.
 #[derive(Default)]
 pub(crate) struct Counters {
     pub(crate) verifies: Counter,

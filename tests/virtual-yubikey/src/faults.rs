@@ -24,7 +24,7 @@ impl Error for Unplugged {}
 /// When an operation that waits for a touch gets one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Touch {
-    /// This long after it began to wait.
+    /// The touch comes this long after the operation began to wait.
     After(Duration),
     /// Never. The operation waits for [`Faults::touch_timeout`] and returns 6982, as for a missing PIN.
     Never,
@@ -171,7 +171,7 @@ impl Faults {
         Some(state.answers.remove(next).1)
     }
 
-    /// Waits for a time, which is read again whenever a fault is set.
+    /// Waits for a time. The time is read again whenever a fault is set, since the fault may change it.
     fn wait(&self, power_cycle: PowerCycle, time: fn(&State) -> Duration) -> Result<(), Unplugged> {
         let begin = Instant::now();
         let mut state = self.state();

@@ -14,9 +14,9 @@ pub struct Firmware {
 }
 
 impl Firmware {
-    /// The most common: P-256 and P-384, a 3DES management key.
+    /// The most common firmware: P-256 and P-384, a 3DES management key.
     pub const V5_4_3: Self = Self { major: 5, minor: 4, patch: 3 };
-    /// The first with Ed25519, X25519 and MOVE KEY. Its management key is AES-192.
+    /// The first firmware with Ed25519, X25519 and MOVE KEY. Its management key is AES-192.
     pub const V5_7_1: Self = Self { major: 5, minor: 7, patch: 1 };
 
     /// GET METADATA, since 5.3.

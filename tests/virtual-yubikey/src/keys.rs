@@ -111,7 +111,7 @@ impl PrivateKey {
     /// The shared secret with a peer (SP 800-73-4 part 2 appendix A.5). A point that is not on its NIST curve is
     /// refused. X25519 accepts every point, even if the result is zero.
     pub(crate) fn agree(&self, peer: &[u8]) -> Result<Vec<u8>, Status> {
-        // The card accepts uncompressed points only; the library would accept others.
+        // The card accepts only uncompressed points. The library would accept compressed ones too.
         let is_uncompressed = peer.first() == Some(&0x04);
         match self {
             Self::P256(key) if is_uncompressed => {

@@ -1,5 +1,5 @@
-//! A virtual YubiKey: its PIV application in software, with faults on demand. For tests only, since its keys are in
-//! memory.
+//! A virtual YubiKey: its PIV application in software, with faults on demand. For tests only, since its keys are
+//! in memory.
 //!
 //! A test can use it in its own process, one APDU at a time, without pcscd and without root:
 //!
@@ -66,8 +66,8 @@ struct Inner {
 }
 
 impl VirtualYubiKey {
-    /// A YubiKey from the factory: PIN 123456, PUK 12345678, the default management key, an attestation key, no other
-    /// keys.
+    /// A YubiKey from the factory: PIN 123456, PUK 12345678, the default management key, an attestation key, no
+    /// other keys.
     pub fn new(firmware: Firmware, serial: u32) -> Self {
         let faults = Faults::default();
         let counters = Arc::<counts::Counters>::default();

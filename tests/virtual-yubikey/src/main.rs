@@ -1,8 +1,8 @@
 //! `virtual-yubikey FIRMWARE SERIAL PORT [--control FILE]` connects a virtual YubiKey to pcscd.
 //!
-//! vsmartcard's vpcd, a reader driver of pcscd, listens on PORT of 127.0.0.1 (35963 for its first slot). While FILE
-//! exists, the YubiKey is unplugged. Each time it is plugged in, the program prints `ready`. It runs until it is
-//! killed.
+//! vsmartcard's vpcd, a reader driver of pcscd, listens on PORT of 127.0.0.1 (35963 for its first slot). While
+//! FILE exists, the YubiKey is unplugged. Each time it is plugged in, the program prints `ready`. It runs until it
+//! is killed.
 //!
 //! `virtual-yubikey run FIRMWARE:SERIAL [FIRMWARE:SERIAL] -- COMMAND...` starts pcscd, plugs in one or two YubiKeys,
 //! and runs the command. Its exit status is the command's.
@@ -71,8 +71,8 @@ fn run_behind_pcscd(arguments: &[String]) -> ExitCode {
     let _pcscd = Pcscd::start();
     let _connections: Vec<ReaderConnection> =
         (PORT..).zip(&cards).map(|(port, card)| ReaderConnection::plug_in(card, port)).collect();
-    // Waits until pcscd has noticed the cards. pcscd polls every 0.4 seconds, and reads a new card before it lists the
-    // card.
+    // Waits until pcscd has noticed the cards. pcscd polls every 0.4 seconds, and lists a new card only after
+    // reading it.
     thread::sleep(Duration::from_secs(2));
     match Command::new(program).args(words).status() {
         Ok(status) => ExitCode::from(status.code().and_then(|code| code.try_into().ok()).unwrap_or(1)),

@@ -102,8 +102,8 @@ impl Management {
         }
     }
 
-    /// Yubico's SET MANAGEMENT KEY. The data is algorithm, 9B, length, key; P2 is the touch policy, counted down from
-    /// FF.
+    /// Yubico's SET MANAGEMENT KEY. The data is algorithm, 9B, length, key; P2 is the touch policy, counted down
+    /// from FF.
     pub(crate) fn set(&mut self, command: &Command) -> Result<Vec<u8>, Status> {
         let touch = match command.p2 {
             0xFF => TouchPolicy::Never,
@@ -120,7 +120,7 @@ impl Management {
         Ok(Vec::new())
     }
 
-    /// GET METADATA: algorithm, touch policy, whether the key is the factory's.
+    /// GET METADATA: algorithm, touch policy, and whether the key is the factory key.
     pub(crate) fn metadata(&self) -> Vec<u8> {
         let is_factory = u8::from(self.key == FACTORY_KEY);
         [

@@ -1,4 +1,4 @@
-//! Data objects: certificates and others (NIST SP 800-73-4 part 2 sections 3.1.2 and 3.3.1).
+//! Data objects, such as certificates (NIST SP 800-73-4 part 2 sections 3.1.2 and 3.3.1).
 
 use std::collections::BTreeMap;
 
@@ -14,11 +14,12 @@ pub(crate) const ATTESTATION_CERTIFICATE: [u8; 3] = [0x5F, 0xFF, 0x01];
 /// The size of the largest object by Yubico's documentation, in bytes.
 const MAX_OBJECT: usize = 3052;
 
-/// Objects that need the PIN: fingerprints, facial image, printed information, iris images (SP 800-73-4 part 1 table
-/// 2).
+/// Objects that need the PIN: fingerprints, facial image, printed information, iris images (SP 800-73-4 part 1
+/// table 2).
 const NEED_PIN: [[u8; 3]; 4] = [[0x5F, 0xC1, 0x03], [0x5F, 0xC1, 0x08], [0x5F, 0xC1, 0x09], [0x5F, 0xC1, 0x21]];
 
-/// The discovery object (SP 800-73-4 part 1 section 3.3.2): the application, which uses its own PIN.
+/// The discovery object (SP 800-73-4 part 1 section 3.3.2): it names the application, and says that the application
+/// uses its own PIN.
 const DISCOVERY: &[u8] = &[
     0x7E, 0x12, 0x4F, 0x0B, 0xA0, 0x00, 0x00, 0x03, 0x08, 0x00, 0x00, 0x10, 0x00, 0x01, 0x00, 0x5F, 0x2F, 0x02, 0x40,
     0x00,

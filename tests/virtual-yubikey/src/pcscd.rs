@@ -1,5 +1,5 @@
-//! pcscd with a virtual reader, for tests through the real PC/SC. Needs root, and Debian's packages pcscd and
-//! vsmartcard-vpcd.
+//! pcscd with a virtual reader, for tests through the real PC/SC. Needs root, and Debian's packages pcscd
+//! and vsmartcard-vpcd.
 
 use std::{
     fs,
@@ -29,10 +29,9 @@ pub struct Pcscd {
 }
 
 impl Pcscd {
-    /// Starts pcscd and waits until it answers. Possible where [`is_here`] returns true.
+    /// Starts pcscd and waits until it answers. Call it only if [`is_here`] returns true.
     ///
-    /// # Panics
-    /// If it cannot be started, or does not answer.
+    /// # Panics If pcscd cannot be started, or does not answer.
     pub fn start() -> Self {
         let mut readers = tempfile::NamedTempFile::new().expect("a file for the readers");
         let reader = format!(
@@ -61,8 +60,7 @@ impl Drop for Pcscd {
 
 /// Whether [`Pcscd::start`] can be called. If not, the reason is printed.
 ///
-/// # Panics
-/// If it cannot be called, and `CLAVIGER_REQUIRE_TOKENS` is set.
+/// # Panics If [`Pcscd::start`] cannot be called, and `CLAVIGER_REQUIRE_TOKENS` is set.
 pub fn is_here() -> bool {
     let Some(missing) = missing() else { return true };
     assert!(std::env::var_os("CLAVIGER_REQUIRE_TOKENS").is_none(), "{missing}");
@@ -70,7 +68,7 @@ pub fn is_here() -> bool {
     false
 }
 
-/// Why [`Pcscd::start`] cannot be called here; none if it can.
+/// Why [`Pcscd::start`] cannot be called here. None if it can be called.
 pub fn missing() -> Option<String> {
     let root = fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
     match () {

@@ -24,9 +24,9 @@ pub(crate) struct Pins {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Verified {
     No,
-    /// By an earlier command.
+    /// The PIN was verified by an earlier command.
     Yes,
-    /// By the last command, which is what a key with PIN policy *always* needs.
+    /// The PIN was verified by the last command, as a key with PIN policy *always* needs.
     JustNow,
 }
 
@@ -109,7 +109,7 @@ impl Pins {
         Ok(Vec::new())
     }
 
-    /// Yubico's SET PIN RETRIES. It also resets PIN and PUK to the factory's.
+    /// Yubico's SET PIN RETRIES. It also resets PIN and PUK to the factory values.
     pub(crate) fn set_tries(&mut self, command: &Command) -> Result<Vec<u8>, Status> {
         if command.p1 == 0 || command.p2 == 0 {
             return Err(Status::WRONG_DATA);
@@ -119,7 +119,7 @@ impl Pins {
         Ok(Vec::new())
     }
 
-    /// GET METADATA of the PIN or the PUK: algorithm FF, whether the value is the factory's, the tries.
+    /// GET METADATA of the PIN or the PUK: algorithm FF, whether the value is the factory value, and the tries.
     pub(crate) fn metadata(&self, which: u8) -> Vec<u8> {
         let (secret, factory) = if which == PIN { (&self.pin, FACTORY_PIN) } else { (&self.puk, FACTORY_PUK) };
         let is_factory = u8::from(secret.value == factory);

@@ -15,7 +15,7 @@ use vpicc::{Connection, VSmartCard};
 
 use crate::{ATR, VirtualYubiKey};
 
-/// How often to look for a missing reader, and whether the card is unplugged.
+/// How often the program looks for a missing reader, and whether the card is unplugged.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A YubiKey that is plugged into a reader of this machine's pcscd, until this is dropped.
@@ -63,7 +63,7 @@ impl Drop for ReaderConnection {
     }
 }
 
-/// Serves a connection to vpcd until the YubiKey is unplugged or the connection ends. Calls `ready` when it begins.
+/// Serves a connection to vpcd until the YubiKey is unplugged or the connection ends. Calls `ready` at the beginning.
 ///
 /// # Errors
 /// Errors of the connection, except its end.

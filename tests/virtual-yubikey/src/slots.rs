@@ -94,7 +94,7 @@ impl Slots {
         Ok(Vec::new())
     }
 
-    /// Yubico's MOVE KEY, from slot P2 to slot P1, which must be empty. If P1 is FF, DELETE KEY.
+    /// Yubico's MOVE KEY, from slot P2 to slot P1, which must be empty. With P1 = FF the command is DELETE KEY.
     pub(crate) fn move_or_delete(&mut self, command: &Command) -> Result<Vec<u8>, Status> {
         let from = slot(command.p2)?;
         let to = if command.p1 == 0xFF { None } else { Some(slot(command.p1)?) };
@@ -125,11 +125,12 @@ impl Slots {
 }
 
 impl Key {
-    /// A key with the policies of a command, or the defaults of its slot (Yubico's elements AA and AB; 0 is the
-    /// default).
+    /// A key with the policies of a command, or the defaults of its slot (Yubico's elements AA and AB; 0 is
+    /// the default).
     fn new(slot: u8, private: PrivateKey, origin: Origin, parameters: &List) -> Result<Self, Status> {
         let pin = match (parameters.byte(0xAA)?.unwrap_or(0), slot) {
-            // SP 800-73-4 part 1 table 4b: the signature key always asks for the PIN, the card's own key never does.
+            // SP 800-73-4 part 1 table 4b: the signature key always needs the PIN, the card authentication key
+            // never does.
             (0, 0x9C) | (3, _) => PinPolicy::Always,
             (0, 0x9E) | (1, _) => PinPolicy::Never,
             (0 | 2, _) => PinPolicy::Once,

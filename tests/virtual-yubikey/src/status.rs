@@ -9,8 +9,8 @@ pub(crate) struct Status(pub(crate) u16);
 impl Status {
     pub(crate) const SUCCESS: Self = Self(0x9000);
     pub(crate) const WRONG_LENGTH: Self = Self(0x6700);
-    /// The PIN is not verified, or the management key is not authenticated. A YubiKey also returns this if no touch
-    /// came.
+    /// The PIN is not verified, or the management key is not authenticated. A YubiKey also returns this if no
+    /// touch came.
     pub(crate) const SECURITY: Self = Self(0x6982);
     pub(crate) const BLOCKED: Self = Self(0x6983);
     pub(crate) const CONDITIONS: Self = Self(0x6985);

@@ -1,7 +1,7 @@
-//! Claviger with virtual YubiKeys through the real pcscd, by vsmartcard's reader driver.
+//! Claviger uses virtual YubiKeys through the real pcscd and vsmartcard's reader driver.
 //!
-//! One pcscd with two readers is used throughout, so this is one test. It needs root, as pcscd does, and Debian's
-//! packages pcscd and vsmartcard-vpcd. Without them it is skipped, or fails if `CLAVIGER_REQUIRE_TOKENS=1`.
+//! All steps use one pcscd with two readers, so this is one test. It needs root, as pcscd does, and Debian's packages
+//! pcscd and vsmartcard-vpcd. Without them the test is skipped, or fails if `CLAVIGER_REQUIRE_TOKENS=1`.
 
 use std::{
     fs,
@@ -38,7 +38,7 @@ fn behind_pcscd() {
     let new = VirtualYubiKey::plug_in("5.7.1", 1111, PORT, folder.path());
     let old = VirtualYubiKey::plug_in("5.4.3", 2222, PORT + 1, folder.path());
 
-    // Two are inserted, and the URI names none.
+    // Two YubiKeys are plugged in, and the URI names neither.
     until(
         "both are seen",
         || matches!(open_as("yubikey:"), Err(TokenError::Config(message)) if message.contains("1111") && message.contains("2222")),
@@ -60,7 +60,7 @@ fn behind_pcscd() {
     let opens = || token.unwrap_cek(&key, &message);
     assert_eq!(opens().unwrap(), cek);
 
-    // One is unplugged and plugged in again. The other one keeps working.
+    // One YubiKey is unplugged and plugged in again. The other one keeps working.
     new.unplug();
     until("the card is gone", || opens().is_err());
     let error = opens().unwrap_err();
@@ -70,7 +70,7 @@ fn behind_pcscd() {
     new.plug_in_again();
     until("the card is back", || opens().as_ref() == Ok(&cek));
 
-    // Another program has exclusive access: an error says so.
+    // Another program has exclusive access: the error says so.
     let context = pcsc::Context::establish(pcsc::Scope::User).unwrap();
     let held = context.list_readers_owned().unwrap().into_iter().find_map(|reader| {
         let card = context.connect(&reader, pcsc::ShareMode::Shared, pcsc::Protocols::T1).ok()?;

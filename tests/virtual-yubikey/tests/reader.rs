@@ -1,5 +1,5 @@
-//! The binary, with a reader that this test emulates: vpcd's side of
-//! <https://frankmorgner.github.io/vsmartcard/virtualsmartcard/api.html>.
+//! The binary `virtual-yubikey`, connected to a reader that this test emulates. The test speaks vpcd's side
+//! of <https://frankmorgner.github.io/vsmartcard/virtualsmartcard/api.html>.
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ const ATR: &[u8] = &[4];
 const SELECT: &[u8] = &[0, 0xA4, 4, 0, 5, 0xA0, 0, 0, 3, 8];
 const SERIAL: &[u8] = &[0, 0xF8, 0, 0];
 
-/// The binary, which is stopped with the test.
+/// The running binary. Dropping this value stops it.
 struct Binary {
     child: Child,
     lines: BufReader<ChildStdout>,

@@ -1,7 +1,7 @@
 //! `didcomm` reads what we pack, and we read what `didcomm` packs.
 //!
-//! Our keys are generated in a token. All tests run with a software token, and again with SoftHSM and with Kryoptic, each in
-//! its own process.
+//! Our keys are generated in a token. All tests run with a software token, and again with SoftHSM and with Kryoptic,
+//! each in its own process.
 
 use std::process::Command;
 
@@ -65,7 +65,7 @@ async fn authcrypt_to_us() {
     for (from, to) in [("x25519-1", ["x25519-1", "x25519-2"]), ("p256-1", ["p256-1", "p256-2"])] {
         let from = format!("{ALICE}#key-{from}");
         let to = to.map(|name| format!("{OURS}#{name}"));
-        // To the DID, which means both its keys on the curve, and to the second key alone.
+        // Encrypts to the DID, which means both its keys on the curve, and then to the second key alone.
         for (name, slots) in [(OURS, &to[..]), (&to[1], &to[1..])] {
             let (packed, _) = peer
                 .pack_encrypted(&theirs(&letter), name, Some(&from), None, &didcomm::PackEncryptedOptions::default())
@@ -135,7 +135,7 @@ async fn anoncrypt_to_us_with_each_content_encryption() {
     }
 }
 
-/// Signed; signed and anoncrypted; signed and authcrypted, which is packed only if asked for.
+/// Signed; signed and anoncrypted; signed and authcrypted, which is packed only on request.
 #[tokio::test]
 async fn each_signature_algorithm_from_us() {
     let documents = documents().await;
@@ -216,8 +216,8 @@ async fn protected_sender() {
     }
 }
 
-/// `didcomm` can sign, authcrypt and anoncrypt a message, which the specification forbids. It is read with a warning, or
-/// refused with `strict_nesting`.
+/// `didcomm` can sign, authcrypt and anoncrypt a message, which the specification forbids. It is read with a warning,
+/// or refused with `strict_nesting`.
 #[tokio::test]
 async fn protected_sender_and_signature_to_us() {
     let documents = documents().await;
@@ -238,7 +238,7 @@ async fn protected_sender_and_signature_to_us() {
     );
 }
 
-/// From us through the peer's mediator and then ours, as Bob's document says.
+/// A message goes from us through the peer's mediator and then through ours, as Bob's document says.
 #[tokio::test]
 async fn forward_from_us() {
     let mut documents = documents().await;
@@ -268,7 +268,7 @@ async fn forward_from_us() {
     }
 }
 
-/// From the peer through our mediator and then theirs, as our document says.
+/// A message goes from the peer through our mediator and then through the peer's, as our document says.
 #[tokio::test]
 async fn forward_to_us() {
     let mut documents = documents().await;
@@ -383,7 +383,7 @@ fn everything_with(module: Module, custody: Custody) {
     let output = again.output().unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "over {module:?} ({}):\n{out}\n{err}", output.status);
-    // The number includes the two tests that call this function, which do nothing there.
+    // The number includes the two tests that call this function. They do nothing in the other process.
     assert!(out.contains("15 passed; 0 failed; 0 ignored"), "{out}");
 }
 
@@ -427,7 +427,7 @@ async fn documents() -> Vec<Value> {
     documents
 }
 
-/// Alice before and after a rotation, and Bob.
+/// A peer with the keys of Alice, before and after a rotation, and of Bob.
 fn peer(documents: &[Value]) -> Peer {
     let alice = keys("alice");
     let anew = alice.iter().map(|key| renamed(key, ALICE, ALICE_ANEW));

@@ -1,6 +1,6 @@
 //! Alice and Bob of the specification's appendix, as `didcomm` peers.
 
-// Each test program uses a part of this.
+// Each test program uses a part of this module.
 #![allow(dead_code)]
 
 use std::path::PathBuf;

@@ -6,8 +6,8 @@ use claviger_interop::didcomm::Attachment;
 use peer::{BASIC_MESSAGE, CURVES, PING, PONG, PROBLEM_REPORT, Pair};
 use serde_json::{Value, json};
 
-/// Latin, Japanese, a letter of two code points, a character outside the Basic Multilingual Plane, and characters that JSON
-/// escapes.
+/// Latin, Japanese, a letter of two code points, a character outside the Basic Multilingual Plane, and characters that
+/// JSON escapes.
 const TEXT: &str = "Grüße an 日本 — e\u{301} 🦀 \"\\\n\u{1}";
 
 #[tokio::test]

@@ -76,14 +76,15 @@ impl Pair {
             .created_time(time)
     }
 
-    /// Sends a message. `from` is one of the peer's DIDs, or `None` for an anonymous message. The daemon must accept it.
+    /// Sends a message. `from` is one of the peer's DIDs, or `None` for an anonymous message. The daemon must
+    /// accept it.
     pub async fn send(&self, from: Option<&str>, signed: bool, message: Message) -> Message {
         let answer = self.post(from, signed, &message).await;
         assert_eq!((answer.status, answer.body.as_str()), (202, ""));
         message
     }
 
-    /// The same, and returns the response of the daemon.
+    /// Sends a message like `send`, and returns the response of the daemon.
     pub async fn post(&self, from: Option<&str>, signed: bool, message: &Message) -> Answer {
         let sign_by = from.filter(|_| signed);
         let options = PackEncryptedOptions::default();
@@ -110,7 +111,8 @@ impl Pair {
         self.peer.unpack(packed).await
     }
 
-    /// Asserts that the daemon sends nothing more: a ping is answered, and nothing comes before or directly after the response.
+    /// Asserts that the daemon sends nothing more: a ping is answered, and nothing comes before or directly after
+    /// the response.
     pub async fn assert_nothing_comes(&self, from: &str) {
         let ping = self.message(PING, json!({})).from(from.to_owned()).finalize();
         let ping = self.send(Some(from), false, ping).await;

@@ -69,8 +69,8 @@ pub fn unwraps_with_any_party_info(token: &dyn Custodian, capabilities: &Capabil
     }
 }
 
-/// Z is a coordinate at full length: leading zeros are not removed (RFC 7518 section 4.6.2, after NIST SP 800-56A). Z begins
-/// with a zero byte in one message of 256, and on P-521 in every other.
+/// Z is a coordinate at full length: leading zeros are not removed (RFC 7518 section 4.6.2, after NIST SP 800-56A). Z
+/// begins with a zero byte in one message of 256, and on P-521 in every other.
 pub fn unwraps_where_z_begins_with_zero(token: &dyn Custodian, capabilities: &Capabilities) {
     for curve in capabilities.agreeing() {
         let key = Temporary::generate(token, curve);
@@ -166,7 +166,7 @@ pub fn wraps_for_one_to_twenty(token: &dyn Custodian, capabilities: &Capabilitie
         let key = Temporary::generate(token, curve);
         let recipients: Vec<_> = (0..20).map(|_| PrivateKey::generate(curve)).collect();
         for count in [1, 2, 3, 7, 19, 20] {
-            // The last ones first, so that known and unknown recipients are mixed.
+            // The last recipients come first, so that known and unknown recipients are mixed.
             check_wraps(token, key.public(), &recipients[20 - count..].iter().collect::<Vec<_>>());
         }
     }

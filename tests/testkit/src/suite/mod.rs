@@ -1,8 +1,8 @@
 //! What every token must do, as checks that any test runner can call.
 //!
-//! [`token_suite!`](crate::token_suite) makes a `#[test]` of each check. Another test runner calls [`run`], or the functions
-//! of [`CHECKS`] one by one. A check makes its own keys and deletes them, does not touch other keys, and panics if it fails. So
-//! checks may run at the same time, and on a token in use.
+//! [`token_suite!`](crate::token_suite) makes a `#[test]` of each check. Another test runner calls [`run`], or the
+//! functions of [`CHECKS`] one by one. A check makes its own keys and deletes them, does not touch other keys, and
+//! panics if it fails. So checks may run at the same time, and on a token in use.
 
 pub mod agreement;
 pub mod concurrency;
@@ -15,7 +15,7 @@ use claviger::{
     secrets::{Custodian, Custody},
 };
 
-/// What a token can do. It must refuse what it lacks as unsupported.
+/// What a token can do. A token must refuse what it lacks as unsupported.
 #[derive(Debug, Clone)]
 pub struct Capabilities {
     /// The curves that the token lacks.
@@ -43,13 +43,13 @@ impl Capabilities {
         Self::default()
     }
 
-    /// The same without a curve.
+    /// These capabilities without a curve.
     pub fn without(mut self, curve: Curve) -> Self {
         self.lacks.push(curve);
         self
     }
 
-    /// The same with an expected custody.
+    /// These capabilities with an expected custody.
     pub fn with_custody(mut self, custody: Custody) -> Self {
         self.custody = Some(custody);
         self
@@ -97,10 +97,10 @@ macro_rules! checks {
         /// A `#[test]` for each check of a token: `token_suite!(open)`, `token_suite!(open, capabilities)` or
         /// `token_suite!(open, capabilities, reopen)`.
         ///
-        /// `open` is an expression for a [`Custodian`](claviger::secrets::Custodian), evaluated in each test; for one behind a
-        /// pointer, write `*pointer`. `capabilities` is an expression for `suite::Capabilities`; the default is everything.
-        /// `reopen` is a closure that opens the same token again, for tokens that keep keys when they are closed. Call the
-        /// macro once in a module.
+        /// `open` is an expression for a [`Custodian`](claviger::secrets::Custodian), evaluated in each test; for a
+        /// token behind a pointer, write `*pointer`. `capabilities` is an expression for `suite::Capabilities`; the
+        /// default is everything. `reopen` is a closure that opens the same token again, for tokens that keep keys when
+        /// they are closed. Call the macro at most once in a Rust module.
         ///
         /// ```
         /// claviger_testkit::token_suite!(claviger_testkit::SoftToken::new("under test"));

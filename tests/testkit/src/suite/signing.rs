@@ -52,8 +52,8 @@ pub fn gives_ed25519_signatures_that_are_those_of_rfc_8032(token: &dyn Custodian
     }
 }
 
-/// `r || s` at full length. One in 256 of each begins with a zero byte. The check waits for both, since a token may shorten only
-/// one of them.
+/// A signature is `r || s`, both at full length. In one signature of 256 the r begins with a zero byte, and as often
+/// the s. The check waits for both cases, since a token may shorten only one of the two.
 pub fn gives_64_bytes_though_r_or_s_is_short(token: &dyn Custodian, capabilities: &Capabilities) {
     for curve in capabilities.signing().filter(|curve| *curve != Curve::Ed25519) {
         let key = Temporary::generate(token, curve);
@@ -66,7 +66,7 @@ pub fn gives_64_bytes_though_r_or_s_is_short(token: &dyn Custodian, capabilities
                 break;
             }
         }
-        // The odds of none among 5,000 are one in 100 million.
+        // The odds that 5,000 signatures have none are about one in 100 million.
         assert!(short_r && short_s, "{curve}: no signature has a short r, or none a short s");
     }
 }

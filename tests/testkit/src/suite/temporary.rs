@@ -9,7 +9,7 @@ use claviger::{
 
 use crate::PrivateKey;
 
-/// A key in the token, deleted when this is dropped.
+/// A key in the token. Dropping this value deletes the key.
 pub(super) struct Temporary<'a> {
     token: &'a dyn Custodian,
     pub(super) held: HeldKey,
@@ -43,7 +43,7 @@ impl<'a> Temporary<'a> {
 impl Drop for Temporary<'_> {
     fn drop(&mut self) {
         match self.token.delete(&self.held.public) {
-            // The check may have deleted it.
+            // The check may have deleted the key itself.
             Ok(()) | Err(TokenError::KeyGone) => {}
             Err(error) if std::thread::panicking() => eprintln!("delete {}: {error}", self.held.public),
             Err(error) => panic!("delete {}: {error}", self.held.public),

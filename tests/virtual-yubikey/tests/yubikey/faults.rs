@@ -25,7 +25,7 @@ fn with_key(touch: u8) -> (Host, Faults) {
     (host, faults)
 }
 
-/// Signs, and runs `what` while the operation waits.
+/// Signs, and calls `what` while the operation waits.
 fn meanwhile(host: &Host, what: impl FnOnce() + Send) -> (Result<Vec<u8>, Unplugged>, Duration) {
     thread::scope(|scope| {
         let (begin, before) = (Instant::now(), host.0.counts().apdus);

@@ -32,7 +32,7 @@ impl Host {
         host
     }
 
-    /// The same, authenticated with the management key.
+    /// A YubiKey from the factory, already authenticated with the management key.
     pub fn manager(firmware: Firmware) -> Self {
         let host = Self::new(firmware);
         host.authenticate().expect("the management key of the factory");

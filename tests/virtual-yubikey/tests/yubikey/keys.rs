@@ -53,7 +53,7 @@ fn ed25519_signs_input_that_fits_into_one_command() {
     let host = Host::manager(Firmware::V5_7_1);
     let public = host.generate(0x82, ED25519, NEVER, 0).unwrap();
     let key = ed25519_dalek::VerifyingKey::try_from(&public[..]).unwrap();
-    // 7C 82 hh ll, 82 00, 81 82 hh ll: ten bytes besides the message.
+    // 7C 82 hh ll, 82 00, 81 82 hh ll: ten bytes in addition to the message.
     for length in [0, 1, 255, 256, 3000, 3062] {
         let message = vec![3; length];
         let signature = host.sign(0x82, ED25519, &message).unwrap();

@@ -1,4 +1,4 @@
-//! PIN and PUK: tries, blocking, change, and what forgets a verified PIN.
+//! PIN and PUK: tries, blocking, change, and what makes the card forget a verified PIN.
 
 use claviger_virtual_yubikey::Firmware;
 

@@ -84,7 +84,7 @@ fn another_command_ends_a_chain() {
 #[test]
 fn a_command_has_at_most_3072_bytes() {
     let host = Host::new(Firmware::V5_7_1);
-    // Too long for a PIN, which gives another status than too long for a command.
+    // The data is too long for a PIN. Its status is not the one for data that is too long for a command.
     assert_eq!(host.command(0x20, 0, 0x80, &[1; 3072]), Err(0x6A80));
     assert_eq!(host.command(0x20, 0, 0x80, &[1; 3073]), Err(0x6700));
     let extended = |length: u16| {
