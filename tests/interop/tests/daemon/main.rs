@@ -64,7 +64,7 @@ async fn the_peer_rotates_its_did() {
         assert_eq!(pair.inbox().len(), 1);
 
         // The peer repeats `from_prior` until the daemon has answered to the new DID.
-        let from_prior = pair.from_prior().await;
+        let from_prior = pair.sign_from_prior().await;
         for number in 0..2 {
             let moved = text(&pair.next, &format!("still me {number}")).from_prior(from_prior.clone()).finalize();
             pair.send(Some(&pair.next), false, moved).await;

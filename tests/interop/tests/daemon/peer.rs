@@ -121,8 +121,8 @@ impl Pair {
         assert!(self.posted.recv_timeout(Duration::from_millis(300)).is_err(), "something came");
     }
 
-    /// A `from_prior` with which the peer's first DID names the second one.
-    pub async fn from_prior(&self) -> String {
+    /// Has the peer's first DID sign a `from_prior` that names the second one.
+    pub async fn sign_from_prior(&self) -> String {
         let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
         let claims = FromPrior::build(self.did.clone(), self.next.clone()).iat(time).finalize();
         self.peer.pack_from_prior(&claims, None).await.unwrap().0
