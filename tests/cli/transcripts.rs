@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! = token                     the folder has an initialised SoftHSM token named soft
-//! # a comment
+//! # a comment; after an output, an empty line comes first
 //! $ claviger --json did create
 //! > more of the command
 //! a line on stdout
@@ -61,9 +61,7 @@ fn replay(home: &Home, text: &str, on_mismatch: &mut OnMismatch<'_>) -> String {
             command += &format!("\n{}", &more[2..]);
         }
         let mut expected = Vec::new();
-        while let Some(line) =
-            lines.next_if(|line| !line.is_empty() && !line.starts_with("$ ") && !line.starts_with("# "))
-        {
+        while let Some(line) = lines.next_if(|line| !line.is_empty() && !line.starts_with("$ ")) {
             expected.push(line.to_owned());
         }
         let actual = run(home, &command);

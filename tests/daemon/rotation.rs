@@ -46,14 +46,16 @@ fn a_peer_follows_a_rotated_did() {
 }
 
 #[test]
-fn the_api_accepts_no_from_prior_of_the_caller() {
+fn the_api_refuses_a_forged_from_prior() {
     let Some((alice, bob)) = connected_agents() else { return };
-    // The caller of the API brings a from_prior that a custodian signed. The API refuses one that is forged.
+    let next = alice.home.create_did("--method peer:2");
     let forged = serde_json::json!({
-        "from": alice.did, "to": bob.did, "from_prior": "e30.e30.e30", "overlap_days": 1
+        "from": alice.did, "to": next, "from_prior": "e30.e30.e30", "overlap_days": 1
     });
     let answer = ApiClient::new(&alice).post("/v1/dids/rotate", &forged);
     assert_eq!(answer.status, 400, "{}", answer.body);
+    let connection = &alice.json(&["connections"])["connections"][0];
+    assert_eq!((connection["ours"].as_str(), connection["theirs"].as_str()), (Some(&*alice.did), Some(&*bob.did)));
 }
 
 #[test]

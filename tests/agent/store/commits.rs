@@ -126,16 +126,14 @@ pub async fn concurrent_commits_are_atomic(location: &dyn StoreLocation) {
             tokio::spawn(async move {
                 let id = receive(&*store, new_envelope(number)).await;
                 // Thirty tasks increment each counter. A task with an old revision makes no change, and tries again.
-                let mut attempts = 0;
                 loop {
-                    attempts += 1;
                     let key = format!("counter {}", number % 10);
                     let revision = store.record("connection", &key).await.unwrap().map_or(0, |found| found.revision);
                     let changes = [Change::Deliver(delivery(number)), Change::Put(record(&key, revision, ""))];
                     let commit =
                         Commit { envelope: Some(id), handled: Some(handled_message(number)), changes: changes.into() };
                     match store.commit(commit).await.unwrap() {
-                        CommitOutcome::Committed => return attempts,
+                        CommitOutcome::Committed => return,
                         CommitOutcome::Conflict => {}
                         CommitOutcome::Duplicate => panic!("an undone commit left its mark"),
                     }
@@ -143,11 +141,9 @@ pub async fn concurrent_commits_are_atomic(location: &dyn StoreLocation) {
             })
         })
         .collect();
-    let mut attempts = 0;
     for task in tasks {
-        attempts += task.await.unwrap();
+        task.await.unwrap();
     }
-    assert!(attempts >= 300);
     let store = reopen(location, store).await;
     assert!(pending_ids(&*store).await.is_empty());
     assert_eq!(unread_ids(&*store).await.into_iter().collect::<BTreeSet<_>>().len(), 300);
