@@ -60,7 +60,7 @@ impl Mediation {
     }
 
     /// Asks the mediator with this DID to mediate for `own_did`, and stores the mediator. A mediator that is in use
-    /// already is asked again, since its answer may have changed. At [`MAX_MEDIATORS`] mediators the call is refused,
+    /// already is asked again, since its answer may have changed. At `MAX_MEDIATORS` mediators the call is refused,
     /// also for such a mediator.
     ///
     /// # Errors
