@@ -8,7 +8,7 @@ use crate::home::{Home, softhsm_module};
 fn the_envelope_demo_shows_each_step() {
     let Some(module) = softhsm_module() else { return };
     let home = Home::new();
-    let mut command = home.command(env!("CARGO_BIN_EXE_claviger"));
+    let mut command = home.command(&claviger_testkit::program!());
     // As on a machine without a configuration of SoftHSM.
     let output =
         command.args(["demo", "--envelopes", "--module"]).arg(&module).env_remove("SOFTHSM2_CONF").output().unwrap();
@@ -65,7 +65,7 @@ fn the_script_of_the_envelope_demo_works() {
 fn the_daemon_demo_and_its_script_work() {
     let Some(module) = softhsm_module() else { return };
     let home = Home::new();
-    let mut command = home.command(env!("CARGO_BIN_EXE_claviger"));
+    let mut command = home.command(&claviger_testkit::program!());
     let output = command.args(["demo", "--module"]).arg(&module).env_remove("SOFTHSM2_CONF").output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let output = String::from_utf8(output.stdout).unwrap();

@@ -217,7 +217,7 @@ fn a_slow_token_and_wrong_answers() {
     let shim = Shim::new(home.path().join("fault"));
     let run_with_faults = |faults: &[&str]| {
         shim.order(faults);
-        let mut command = home.command(env!("CARGO_BIN_EXE_claviger"));
+        let mut command = home.command(&claviger_testkit::program!());
         command
             .env("CLAVIGER_FAULT_MODULE", softhsm_module().unwrap())
             .env("CLAVIGER_FAULT_CONTROL", home.path().join("fault"));

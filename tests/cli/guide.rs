@@ -98,7 +98,8 @@ fn the_library_page_works() {
     let (home, repository) = (Home::new(), Path::new(env!("CARGO_MANIFEST_DIR")));
     std::os::unix::fs::symlink(repository.join("softhsm"), home.path().join("softhsm")).unwrap();
     // Cargo builds the example together with the tests, but not if it runs this test program only.
-    let folder = Path::new(env!("CARGO_BIN_EXE_claviger")).parent().unwrap();
+    let claviger = claviger_testkit::program!();
+    let folder = Path::new(&claviger).parent().unwrap();
     let built = folder.join("examples/developer");
     if !built.is_file() {
         let mut cargo = Command::new(env!("CARGO"));

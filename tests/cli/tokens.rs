@@ -175,7 +175,7 @@ fn a_closed_stdout_is_no_failure() {
         if words == ["demo"] && softhsm_module().is_none() {
             continue;
         }
-        let mut command = home.command(env!("CARGO_BIN_EXE_claviger"));
+        let mut command = home.command(&claviger_testkit::program!());
         command.args(words).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         drop(child.stdout.take());

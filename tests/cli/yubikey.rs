@@ -42,7 +42,8 @@ fn the_desktop_page_works() {
     let script = script.replace("8080", &port()).replace("8081", &ops);
     fs::write(folder.path().join("guide.sh"), script).unwrap();
     fs::write(folder.path().join("typed"), format!("{PIN}\n")).unwrap();
-    let program = Path::new(env!("CARGO_BIN_EXE_claviger")).parent().unwrap();
+    let claviger = claviger_testkit::program!();
+    let program = Path::new(&claviger).parent().unwrap();
     let mut command = Command::new("timeout");
     command.args(["300", "bash", "guide.sh"]).current_dir(folder.path()).env_clear().env("HOME", folder.path());
     command.env("PATH", format!("{}:/usr/bin:/bin", program.display()));
@@ -387,7 +388,7 @@ impl Desk<'_> {
     }
 
     fn run_in(&self, environment: &[(&str, &str)], words: &str, stdin: &str) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_claviger"));
+        let mut command = Command::new(claviger_testkit::program!());
         command.env_clear().env("HOME", self.0).current_dir(self.0).args(words.split_whitespace());
         command.envs(environment.iter().copied());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

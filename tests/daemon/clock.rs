@@ -40,7 +40,7 @@ impl Clock {
     }
 
     fn command(&self, home: &Home) -> Command {
-        let mut command = home.command(env!("CARGO_BIN_EXE_claviger"));
+        let mut command = home.command(&claviger_testkit::program!());
         command.env("LD_PRELOAD", &self.library).env("CLAVIGER_CLOCK", &self.file);
         command
     }

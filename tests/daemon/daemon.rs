@@ -70,7 +70,7 @@ impl Daemon {
 
     /// Starts the daemon, and waits until it accepts messages.
     pub fn start_without_token(&mut self) {
-        self.start_with(self.home.command(env!("CARGO_BIN_EXE_claviger")));
+        self.start_with(self.home.command(&claviger_testkit::program!()));
     }
 
     /// Runs `command serve -v`, and waits until the daemon accepts messages. If the command is another program, it must

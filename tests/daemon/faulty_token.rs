@@ -45,7 +45,7 @@ impl FaultyDaemon {
     }
 
     fn start(&mut self) {
-        let mut command = self.daemon.home.command(env!("CARGO_BIN_EXE_claviger"));
+        let mut command = self.daemon.home.command(&claviger_testkit::program!());
         command.env("CLAVIGER_FAULT_MODULE", softhsm_module().expect("SoftHSM was found before"));
         command.env("CLAVIGER_FAULT_CONTROL", self.daemon.home.path().join("fault"));
         self.daemon.start_with(command);

@@ -80,7 +80,7 @@ impl Home {
 
     /// `claviger` with arguments that are separated by spaces. Its stderr goes to the log.
     pub fn command(&self, words: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_claviger"));
+        let mut command = Command::new(claviger_testkit::program!());
         command.env_clear().env(&self.token.env.0, &self.token.env.1).env("HOME", self.folder());
         command.env("CLAVIGER_FAULT_MODULE", &self.module).env("CLAVIGER_FAULT_CONTROL", self.folder().join("fault"));
         command.arg("--config").arg(self.folder().join("claviger.toml")).args(words.split_whitespace());

@@ -134,7 +134,7 @@ fn another_user_is_refused() {
             fs::set_permissions(home.folder(), fs::Permissions::from_mode(0o755)).unwrap();
             // Another user may not read the folder where this program was built.
             let program = home.folder().join("claviger");
-            fs::copy(env!("CARGO_BIN_EXE_claviger"), &program).unwrap();
+            fs::copy(claviger_testkit::program!(), &program).unwrap();
             let output = as_nobody(home, &program);
             let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
             assert_eq!(output.status.success(), may, "{keeper}: {out}{err}");

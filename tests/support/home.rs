@@ -89,8 +89,9 @@ impl Home {
         let mut command = Command::new(program);
         command.current_dir(self.path()).env_clear();
         command.env("SOFTHSM2_CONF", self.path().join("softhsm2.conf")).env("HOME", self.path());
-        let program = Path::new(env!("CARGO_BIN_EXE_claviger")).parent().unwrap();
-        command.env("PATH", format!("{}:/usr/bin:/bin", program.display()));
+        let program = claviger_testkit::program!();
+        let folder = Path::new(&program).parent().unwrap();
+        command.env("PATH", format!("{}:/usr/bin:/bin", folder.display()));
         command
     }
 
@@ -106,7 +107,7 @@ impl Home {
 
     /// Runs `claviger` with these arguments, and this text on stdin.
     pub fn run_args(&self, args: &[&str], stdin: &str) -> CommandOutput {
-        let mut command = self.command(env!("CARGO_BIN_EXE_claviger"));
+        let mut command = self.command(&claviger_testkit::program!());
         command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut input = child.stdin.take().unwrap();

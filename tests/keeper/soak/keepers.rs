@@ -27,7 +27,7 @@ impl Keepers {
              [[token]]\nname = \"demo\"\nuri = \"{uri}\"\nprofile = \"soak\"\nsessions = {SESSIONS}\n"
         );
         fs::write(folder.join("claviger.toml"), configuration).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_claviger"));
+        let mut command = Command::new(claviger_testkit::program!());
         command.arg("--config").arg(folder.join("claviger.toml")).args(["keeper", "--supervise", "agent"]);
         Self { supervisor: Supervisor::start(command).expect("a supervisor"), shim: shim.clone() }
     }

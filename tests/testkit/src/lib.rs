@@ -20,3 +20,12 @@ pub use identity::{identity, identity_in};
 pub use port::free_port;
 pub use soft_token::SoftToken;
 pub use software::PrivateKey;
+
+/// The path of the program `claviger`, as a [`String`]. `CLAVIGER_TEST_PROGRAM` names another build, so that a test can
+/// show what an earlier release does. A macro, because Cargo names the program only to the package that builds it.
+#[macro_export]
+macro_rules! program {
+    () => {
+        ::std::env::var("CLAVIGER_TEST_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_claviger").to_owned())
+    };
+}
