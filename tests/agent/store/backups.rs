@@ -227,8 +227,8 @@ async fn a_bad_backup_is_not_restored() {
     let alter = |sql: &str| Connection::open(&saved).unwrap().execute_batch(sql).unwrap();
     alter("PRAGMA application_id = 7");
     refused("is another program's database");
-    alter("PRAGMA user_version = 3; UPDATE meta SET value = 3 WHERE name = 'readable_from'");
-    refused("has schema 3");
+    alter("PRAGMA user_version = 4; UPDATE meta SET value = 4 WHERE name = 'readable_from'");
+    refused("has schema 4");
     fs::remove_file(&saved).unwrap();
     refused("unable to open");
     restore(&saved, &path, true).unwrap();

@@ -344,7 +344,7 @@ async fn a_later_schema_that_only_adds_is_accepted() {
         ALTER TABLE envelopes ADD COLUMN priority INTEGER NOT NULL DEFAULT 5;
         ALTER TABLE records ADD COLUMN note TEXT;
         CREATE TABLE later (a INTEGER) STRICT;
-        PRAGMA user_version = 3;
+        PRAGMA user_version = 4;
         COMMIT";
     later.execute_batch(migration).unwrap();
     drop(later);
@@ -358,10 +358,10 @@ async fn a_later_schema_that_only_adds_is_accepted() {
     store.close().await.unwrap();
     let later = Connection::open(location.path()).unwrap();
     let version: i64 = later.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
-    assert_eq!(version, 3, "the later schema stays");
+    assert_eq!(version, 4, "the later schema stays");
 
-    later.execute("UPDATE meta SET value = 3 WHERE name = 'readable_from'", []).unwrap();
+    later.execute("UPDATE meta SET value = 4 WHERE name = 'readable_from'", []).unwrap();
     drop(later);
     let error = refused(&location.path());
-    assert!(matches!(error, StoreError::TooNew { found: 3, known: 2 }), "{error}");
+    assert!(matches!(error, StoreError::TooNew { found: 4, known: 3 }), "{error}");
 }
