@@ -51,6 +51,7 @@ impl Agent {
         work.spawn(self.clone().delete_expired(shutdown.clone()));
         work.spawn(self.inbox.clone().work(shutdown.clone()));
         work.spawn(self.outbox.clone().work(shutdown.clone()));
+        work.spawn(self.outbox.clone().expire(shutdown.clone()));
         work.spawn(self.mediation.clone().run(shutdown.clone()));
         let mut result = Ok(());
         while let Some(ended) = serving.join_next().await {

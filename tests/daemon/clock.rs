@@ -23,13 +23,13 @@ const DAY: i64 = 24 * 60 * 60;
 const HOUR: i64 = 60 * 60;
 
 /// An offset to the system clock, for the processes that are started with `command`.
-struct Clock {
+pub struct Clock {
     file: PathBuf,
     library: PathBuf,
 }
 
 impl Clock {
-    fn new(home: &Home) -> Self {
+    pub fn new(home: &Home) -> Self {
         let clock = Self { file: home.path().join("clock"), library: home.path().join("clock.so") };
         fs::write(&clock.file, [0; 8]).unwrap();
         // A C compiler is installed, because Rust uses it as its linker.
@@ -39,14 +39,14 @@ impl Clock {
         clock
     }
 
-    fn command(&self, home: &Home) -> Command {
+    pub fn command(&self, home: &Home) -> Command {
         let mut command = home.command(&claviger_testkit::program!());
         command.env("LD_PRELOAD", &self.library).env("CLAVIGER_CLOCK", &self.file);
         command
     }
 
     /// Sets the offset in seconds. The processes have the file mapped into memory, so it is written in place.
-    fn set(&self, seconds: i64) {
+    pub fn set(&self, seconds: i64) {
         File::options().write(true).open(&self.file).unwrap().write_all(&seconds.to_ne_bytes()).unwrap();
     }
 }
@@ -130,4 +130,27 @@ fn messages_wait_an_hour_for_a_peer_or_expire() {
         ids.iter().all(|id| daemon.outbox_message(id)["state"] == "sent")
     });
     assert_eq!(back.messages().len(), 5);
+}
+
+/// Messages before it that wait for a token do not keep a message from expiring.
+#[test]
+fn a_message_expires_behind_messages_that_wait_for_a_token() {
+    let Some(mut daemon) = Daemon::new("") else { return };
+    let clock = Clock::new(&daemon.home);
+    daemon.start_with(clock.command(&daemon.home));
+    daemon.wait_until_token_ready();
+    daemon.disconnect_token();
+    assert!(daemon.kill_keepers());
+    daemon.wait_until("the daemon notices the missing token", |daemon| !daemon.is_token_ready());
+    let peer = Peer::with_endpoint("peer", &format!("http://127.0.0.1:{}", free_port()));
+    let ids: Vec<String> = (0..8).map(|number| daemon.send_text(peer.did(), &number.to_string()).unwrap()).collect();
+    let (body, headers) = (json!({"content": "within an hour"}), json!({"expires_time": seconds() + 3600}));
+    let soon = json!({"to": peer.did(), "from": daemon.did, "type": SAY, "body": body, "headers": headers});
+    let soon = ApiClient::new(&daemon).post("/v1/messages", &soon).json(202)["id"].as_str().unwrap().to_owned();
+    clock.set(2 * HOUR);
+    daemon.wait_until("the message expired", |daemon| daemon.outbox_message(&soon)["state"] == "expired");
+    assert!(ids.iter().all(|id| daemon.outbox_message(id)["state"] == "waiting"));
+    let metrics = daemon.get_ops("/metrics");
+    let expired = |line: &&str| line.starts_with("claviger_messages_sent_total") && line.contains("\"expired\"");
+    assert!(metrics.lines().find(expired).is_some_and(|line| line.ends_with(" 1")), "{metrics}");
 }

@@ -4,6 +4,7 @@
 //! hold up all messages to a peer (`peer_task.rs`). The tasks of peers with waiting messages start once a token has
 //! unlocked the store. Later, a message to a peer without a task starts one.
 
+mod expiry;
 mod http_transport;
 mod options;
 mod pack;

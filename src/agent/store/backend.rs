@@ -5,8 +5,8 @@ use async_trait::async_trait;
 use super::{
     error::StoreError,
     types::{
-        Commit, CommitOutcome, Delivery, DeliveryQuery, NewEnvelope, OutboxEntry, PeerQuota, PendingEnvelope,
-        ReceiveOutcome, Record, Retention, SendOutcome, ThreadEntry, Usage,
+        Commit, CommitOutcome, Delivery, DeliveryQuery, ExpiredMessage, NewEnvelope, OutboxEntry, PeerQuota,
+        PendingEnvelope, ReceiveOutcome, Record, Retention, SendOutcome, ThreadEntry, Usage,
     },
 };
 use crate::agent::clock::Millis;
@@ -70,7 +70,12 @@ pub trait Store: Send + Sync + 'static {
     async fn outbox_entry(&self, id: &str) -> Result<Option<OutboxEntry>, StoreError>;
 
     /// Records the outcome of an attempt to send. The content of a message that will not be tried again is deleted.
+    /// A message that expired during the attempt can still become sent; no other final state changes.
     async fn record_send_outcome(&self, id: &str, outcome: SendOutcome) -> Result<(), StoreError>;
+
+    /// Marks at most `limit` waiting messages of the outbox whose time to send is over at `now` as expired, and deletes
+    /// their content. Those that expired earliest are chosen; they are returned in any order.
+    async fn expire_outgoing(&self, now: Millis, limit: usize) -> Result<Vec<ExpiredMessage>, StoreError>;
 
     /// Returns at most `limit` deliveries and outbox entries of a thread, oldest first.
     async fn thread_entries(&self, thread: &str, limit: usize) -> Result<Vec<ThreadEntry>, StoreError>;

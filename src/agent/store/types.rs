@@ -213,6 +213,17 @@ pub enum SendOutcome {
     Expired(Millis),
 }
 
+/// A message of the outbox whose time to send is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExpiredMessage {
+    /// The message's own id.
+    pub message: String,
+    /// The message's type.
+    pub kind: String,
+    /// Why the last attempt failed. `None` if there was no attempt.
+    pub problem: Option<String>,
+}
+
 /// An entry of a thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ThreadEntry {

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use claviger::agent::store::{Change, Delivery, DeliveryQuery, OutboxEntry, SendOutcome, SendState, ThreadEntry};
+use claviger::agent::store::{
+    Change, Delivery, DeliveryQuery, ExpiredMessage, OutboxEntry, SendOutcome, SendState, ThreadEntry,
+};
 
 use crate::store::{
     fixtures::{PAST, all, commit_of, delivery, now, outgoing},
@@ -94,9 +96,9 @@ pub async fn the_outbox_keeps_the_order_of_each_peer(location: &dyn StoreLocatio
 pub async fn send_outcomes_are_recorded(location: &dyn StoreLocation) {
     let store = open(location).await;
     let peer = "did:example:them";
-    let made = [1, 2, 3, 4].map(|number| outgoing(number, peer));
+    let made = [1, 2, 3, 4, 5].map(|number| outgoing(number, peer));
     commit_ok(&*store, commit_of(made.clone().map(Change::Send))).await;
-    let [sent, failed, expired, later] = made;
+    let [sent, failed, expired, later, in_flight] = made;
     assert_eq!(store.outbox_entry(&sent.id).await.unwrap(), Some(sent.clone()));
     assert_eq!(store.outbox_entry("none").await.unwrap(), None);
     store.record_send_outcome("none", SendOutcome::Sent(1)).await.unwrap();
@@ -112,7 +114,10 @@ pub async fn send_outcomes_are_recorded(location: &dyn StoreLocation) {
         // A final state does not change.
         (&sent.id, SendOutcome::Failed(100, "late".to_owned())),
         (&failed.id, SendOutcome::Later(100, "late".to_owned())),
-        (&expired.id, SendOutcome::Sent(100)),
+        (&expired.id, SendOutcome::Failed(100, "late".to_owned())),
+        // A message may expire while it is being sent.
+        (&in_flight.id, SendOutcome::Expired(70)),
+        (&in_flight.id, SendOutcome::Sent(80)),
     ];
     for (id, outcome) in outcomes {
         store.record_send_outcome(id, outcome).await.unwrap();
@@ -126,9 +131,40 @@ pub async fn send_outcomes_are_recorded(location: &dyn StoreLocation) {
     assert_state(later.clone(), SendState::Waiting, 2, 60, Some("no answer yet")).await;
     assert_state(expired, SendState::Expired, 1, 70, Some("no answer")).await;
     assert_state(sent, SendState::Sent, 1, 80, None).await;
+    assert_state(in_flight, SendState::Sent, 0, 80, None).await;
     assert_state(failed, SendState::Failed, 0, 90, Some("no endpoint")).await;
     let waiting = store.outbox_entries(peer, &[], 10).await.unwrap();
     assert_eq!(waiting.into_iter().map(|outgoing| outgoing.id).collect::<Vec<_>>(), [later.id]);
+}
+
+pub async fn waiting_messages_expire_without_an_attempt(location: &dyn StoreLocation) {
+    let store = open(location).await;
+    let made = [50, 40, 30, 60].map(|expires| OutboxEntry {
+        expires,
+        kind: format!("https://example.org/offer/1.0/{expires}"),
+        ..outgoing(expires.unsigned_abs(), &format!("did:example:{}", expires / 20))
+    });
+    commit_ok(&*store, commit_of(made.map(Change::Send))).await;
+    store.record_send_outcome("outgoing 30", SendOutcome::Later(20, "no answer".to_owned())).await.unwrap();
+    assert!(store.expire_outgoing(29, 10).await.unwrap().is_empty());
+    // The earliest come first, and the limit holds.
+    let mut expired = store.expire_outgoing(50, 2).await.unwrap();
+    expired.sort_by(|one, other| one.message.cmp(&other.message));
+    let of = |expires: u64, problem: Option<&str>| ExpiredMessage {
+        message: format!("message {expires}"),
+        kind: format!("https://example.org/offer/1.0/{expires}"),
+        problem: problem.map(str::to_owned),
+    };
+    assert_eq!(expired, [of(30, Some("no answer")), of(40, None)]);
+    assert_eq!(store.expire_outgoing(50, 2).await.unwrap(), [of(50, None)]);
+    assert!(store.expire_outgoing(50, 2).await.unwrap().is_empty());
+    let found = store.outbox_entry("outgoing 30").await.unwrap().unwrap();
+    assert_eq!((found.state, found.time, found.sealed), (SendState::Expired, 50, None));
+    assert_eq!(found.problem.as_deref(), Some("no answer"));
+    let found = store.outbox_entry("outgoing 60").await.unwrap().unwrap();
+    assert_eq!((found.state, found.sealed.is_some()), (SendState::Waiting, true));
+    assert_eq!(store.outbox_peers().await.unwrap(), ["did:example:3"]);
+    assert_eq!(store.usage().await.unwrap().outgoing, 1);
 }
 
 pub async fn a_thread_lists_both_directions_by_time(location: &dyn StoreLocation) {

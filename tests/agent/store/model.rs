@@ -325,7 +325,8 @@ impl Model {
 }
 
 fn apply_outcome(outgoing: &mut OutboxEntry, outcome: SendOutcome) {
-    if outgoing.state != SendState::Waiting {
+    let sent_late = outgoing.state == SendState::Expired && matches!(outcome, SendOutcome::Sent(_));
+    if outgoing.state != SendState::Waiting && !sent_late {
         return;
     }
     (outgoing.state, outgoing.problem) = match outcome {

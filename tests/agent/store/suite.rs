@@ -54,6 +54,7 @@ macro_rules! suite {
             acknowledged_content_is_deleted_once
             the_outbox_keeps_the_order_of_each_peer
             send_outcomes_are_recorded
+            waiting_messages_expire_without_an_attempt
             a_thread_lists_both_directions_by_time
             records_have_keys_and_revisions
             an_expired_record_is_not_returned

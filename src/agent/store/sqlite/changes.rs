@@ -1,13 +1,13 @@
 //! The write requests in SQL. A request has the name of its method in the trait `Store`, and runs in a savepoint of the
 //! writer's transaction.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Row, params};
 use sha2::{Digest, Sha256};
 
 use super::{
     options::SqliteOptions,
     queries, rows,
-    statement::{execute, query_one},
+    statement::{execute, query_all, query_one},
     writer::Rollback,
 };
 use crate::agent::{
@@ -15,8 +15,8 @@ use crate::agent::{
     store::{
         error::StoreError,
         types::{
-            Change, Commit, CommitOutcome, Delivery, HandledMessage, Millis, NewEnvelope, OutboxEntry, ReceiveOutcome,
-            Record, Retention, SendOutcome, SendState,
+            Change, Commit, CommitOutcome, Delivery, ExpiredMessage, HandledMessage, Millis, NewEnvelope, OutboxEntry,
+            ReceiveOutcome, Record, Retention, SendOutcome, SendState,
         },
     },
 };
@@ -173,16 +173,32 @@ pub(super) fn acknowledge(db: &Connection, ids: &[String]) -> Outcome<usize> {
 pub(super) fn record_send_outcome(db: &Connection, id: &str, outcome: &SendOutcome) -> Outcome<()> {
     let later = "UPDATE outgoing SET tries = tries + 1, time = ?2, problem = ?3 WHERE id = ?1 AND state = 0";
     let done = "UPDATE outgoing SET state = ?2, time = ?3, problem = ?4, sealed = NULL WHERE id = ?1 AND state = 0";
+    // The message may have expired during the attempt.
+    let sent = "UPDATE outgoing SET state = ?2, time = ?3, problem = NULL, sealed = NULL
+        WHERE id = ?1 AND state IN (0, ?4)";
     // An expired message keeps the reason of its last attempt.
     let expired = "UPDATE outgoing SET state = ?2, time = ?3, sealed = NULL WHERE id = ?1 AND state = 0";
     let number = rows::state_number;
     match outcome {
         SendOutcome::Later(until, reason) => execute(db, later, params![id, until, reason])?,
-        SendOutcome::Sent(time) => execute(db, done, params![id, number(SendState::Sent), time, None::<String>])?,
+        SendOutcome::Sent(time) => {
+            execute(db, sent, params![id, number(SendState::Sent), time, number(SendState::Expired)])?
+        }
         SendOutcome::Failed(time, reason) => execute(db, done, params![id, number(SendState::Failed), time, reason])?,
         SendOutcome::Expired(time) => execute(db, expired, params![id, number(SendState::Expired), time])?,
     };
     Ok(())
+}
+
+pub(super) fn expire_outgoing(db: &Connection, now: Millis, limit: i64) -> Outcome<Vec<ExpiredMessage>> {
+    // An expired message keeps the reason of its last attempt.
+    let update = "UPDATE outgoing SET state = ?3, time = ?1, sealed = NULL WHERE sequence IN
+        (SELECT sequence FROM outgoing INDEXED BY outgoing_expires
+            WHERE state = 0 AND expires <= ?1 ORDER BY expires LIMIT ?2)
+        RETURNING message, kind, problem";
+    let expired = rows::state_number(SendState::Expired);
+    let read = |row: &Row<'_>| Ok(ExpiredMessage { message: row.get(0)?, kind: row.get(1)?, problem: row.get(2)? });
+    Ok(query_all(db, update, params![now, limit, expired], read)?)
 }
 
 pub(super) fn delete_expired(db: &Connection, now: Millis, retention: &Retention, limit: i64) -> Outcome<usize> {

@@ -41,8 +41,8 @@ use super::{
     backend::Store,
     error::StoreError,
     types::{
-        Commit, CommitOutcome, Delivery, DeliveryQuery, Millis, NewEnvelope, OutboxEntry, PeerQuota, PendingEnvelope,
-        ReceiveOutcome, Record, Retention, SendOutcome, ThreadEntry, Usage,
+        Commit, CommitOutcome, Delivery, DeliveryQuery, ExpiredMessage, Millis, NewEnvelope, OutboxEntry, PeerQuota,
+        PendingEnvelope, ReceiveOutcome, Record, Retention, SendOutcome, ThreadEntry, Usage,
     },
 };
 
@@ -232,6 +232,10 @@ impl Store for SqliteStore {
     async fn record_send_outcome(&self, id: &str, outcome: SendOutcome) -> Result<(), StoreError> {
         let id = id.to_owned();
         self.write(move |db| changes::record_send_outcome(db, &id, &outcome)).await
+    }
+
+    async fn expire_outgoing(&self, now: Millis, limit: usize) -> Result<Vec<ExpiredMessage>, StoreError> {
+        self.write(move |db| changes::expire_outgoing(db, now, statement::limit_parameter(limit))).await
     }
 
     async fn thread_entries(&self, thread: &str, limit: usize) -> Result<Vec<ThreadEntry>, StoreError> {
