@@ -21,8 +21,8 @@ use claviger::{
     jose::{Envelope, Limits},
     keys::{Curve, Jwk, PublicKey},
     secrets::{
-        Context, Ecdh1puSender, HeldKey, KeyUse, Keyring, Secrets, Token, TokenError, TokenInfo, UnwrapRequest,
-        WrapRequest, pkcs11::Pkcs11Token,
+        Context, Ecdh1puSender, HeldKey, KeyUse, Keyring, Purpose, Secrets, Token, TokenError, TokenInfo,
+        UnwrapRequest, WrapRequest, pkcs11::Pkcs11Token,
     },
 };
 use serde::Deserialize;
@@ -76,7 +76,7 @@ impl Profile<'_> {
         let request = opened.unwrap(sender.expect("a key"));
         let cx = Context::default();
         let limits = Limits::default();
-        let cek = self.token.unwrap_cek(&own, &request).expect("it unwraps");
+        let cek = self.token.unwrap_cek(&own, &request, &Purpose::KeyTest).expect("it unwraps");
         let plain = opened.open(&cek);
         let plain = std::str::from_utf8(&plain).expect("JSON").to_owned();
         let mut new = packed.iter().cycle();
@@ -94,7 +94,7 @@ impl Profile<'_> {
             steps.time("to a worker thread and back", || {
                 self.runtime.block_on(idle.unwrap_cek(&own, &request, &cx)).is_ok()
             });
-            steps.time("the token, called directly", || self.token.unwrap_cek(&own, &request).is_ok());
+            steps.time("the token, called directly", || self.token.unwrap_cek(&own, &request, &Purpose::KeyTest).is_ok());
             steps.time("the token, through the keyring", || self.unwrap(me, &own, &request, &cx));
             steps.time("open the content", || opened.open(&cek));
             steps.time("read the plaintext", || Message::from_json(&plain).is_ok());
@@ -148,7 +148,7 @@ impl Profile<'_> {
             steps.time("make the ephemeral key", || EphemeralKey::generate(curve).is_some());
             steps.time("Ze", || ephemeral.agree(&theirs).is_some());
             steps.time("one Concat KDF in software", || concat_kdf(&[&ze], &info));
-            steps.time("the token, called directly", || self.token.wrap_cek(&own, &request).is_ok());
+            steps.time("the token, called directly", || self.token.wrap_cek(&own, &request, &Purpose::KeyTest).is_ok());
             steps.time("the token, through the keyring", || {
                 self.runtime.block_on(me.secrets().wrap_cek(&own, &request, &cx)).is_ok()
             });
@@ -180,15 +180,15 @@ impl Token for Idle {
         Ok(vec![HeldKey::new(self.0.clone(), "idle", KeyUse::Agreement)])
     }
 
-    fn sign(&self, _: &PublicKey, _: &[u8]) -> Result<Vec<u8>, TokenError> {
+    fn sign(&self, _: &PublicKey, _: &[u8], _: &Purpose) -> Result<Vec<u8>, TokenError> {
         Err(TokenError::KeyGone)
     }
 
-    fn unwrap_cek(&self, _: &PublicKey, _: &UnwrapRequest) -> Result<Cek, TokenError> {
+    fn unwrap_cek(&self, _: &PublicKey, _: &UnwrapRequest, _: &Purpose) -> Result<Cek, TokenError> {
         Ok(Cek::new(vec![0; 64]))
     }
 
-    fn wrap_cek(&self, _: &PublicKey, _: &WrapRequest) -> Result<Vec<EncryptedKey>, TokenError> {
+    fn wrap_cek(&self, _: &PublicKey, _: &WrapRequest, _: &Purpose) -> Result<Vec<EncryptedKey>, TokenError> {
         Err(TokenError::KeyGone)
     }
 }

@@ -8,7 +8,7 @@ use claviger::{
     crypto::verify,
     keys::{Curve, PublicKey},
     secrets::{
-        Custodian, KeyUse, NewKey, SlotOptions, Token,
+        Custodian, KeyUse, NewKey, Purpose, SlotOptions, Token,
         pin::{Pin, PinSource},
         piv::{Attestation, CardTransaction, OpenOptions, Readers, Transport, TransportError, YubiKey},
     },
@@ -126,12 +126,12 @@ fuzz_target!(|bytes: &[u8]| {
 });
 
 fn use_key(token: &YubiKey, key: &PublicKey) {
-    if let Ok(signature) = token.sign(key, b"input") {
+    if let Ok(signature) = token.sign(key, b"input", &Purpose::KeyTest) {
         verify(key, b"input", &signature).expect("a returned signature is valid");
     }
     if key.curve().supports_key_agreement() {
         let sender = PrivateKey::generate(key.curve());
         let message = message_to(key, Some(&sender), &fresh_cek(), &Parties::example());
-        let _ = token.unwrap_cek(key, &message);
+        let _ = token.unwrap_cek(key, &message, &Purpose::KeyTest);
     }
 }

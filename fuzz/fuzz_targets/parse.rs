@@ -9,7 +9,7 @@ use claviger::{
     didcomm::{Forward, Message, MessageType},
     jose::{Envelope, Jwt, Limits},
     keys::PublicKey,
-    secrets::pkcs11::Uri,
+    secrets::{keeper::AuditVerifier, pkcs11::Uri},
 };
 use libfuzzer_sys::fuzz_target;
 use tokio::runtime::{Builder, Runtime};
@@ -25,6 +25,10 @@ fuzz_target!(|bytes: &[u8]| {
         let again = Document::from_value(document.as_value().clone()).expect("what was read is read again");
         assert_eq!(again, document);
     }
+    let mut audit = AuditVerifier::new([]);
+    bytes.split(|byte| *byte == 0).for_each(|mut file| audit.read("", &mut file).expect("bytes can be read"));
+    let report = audit.finish();
+    assert_eq!(report.ok, report.faults.is_empty() && report.more_faults == 0);
     let Ok(text) = str::from_utf8(bytes) else { return };
     if let Ok(message) = Message::from_json(text) {
         let _ = Forward::from_message(&message);

@@ -12,7 +12,7 @@ use claviger::{
     did::{Document, LocalResolver, Relationship},
     didcomm::{Identities, Message, UnpackOptions},
     jose::{self, Recipient},
-    secrets::{Context, Keyring, Token},
+    secrets::{Context, Keyring, Purpose, Token},
 };
 use claviger_testkit::SoftToken;
 use libfuzzer_sys::fuzz_target;
@@ -103,7 +103,8 @@ impl World {
     fn signed(&self, content: &str) -> String {
         let key = &self.alice.key(SIGNER, Relationship::Authentication).unwrap().key;
         let (protected, payload) = (b64(r#"{"alg":"EdDSA"}"#), b64(content));
-        let signature = self.alices_token.sign(key, format!("{protected}.{payload}").as_bytes()).unwrap();
+        let signature =
+            self.alices_token.sign(key, format!("{protected}.{payload}").as_bytes(), &Purpose::KeyTest).unwrap();
         let signer = json!({"protected": protected, "signature": b64(signature), "header": {"kid": SIGNER}});
         json!({"payload": payload, "signatures": [signer]}).to_string()
     }

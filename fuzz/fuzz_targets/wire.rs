@@ -14,7 +14,7 @@ use std::{
 use claviger::{
     keys::Curve,
     secrets::{
-        Token,
+        Purpose, Token,
         keeper::{Keeper, KeeperExit, KeeperOptions, Role},
     },
 };
@@ -34,7 +34,7 @@ fuzz_target!(|bytes: &[u8]| {
     let received = converse(&keeper, bytes.to_vec());
     assert!(received.first().is_none_or(|first| [WELCOME, REFUSED].contains(first)), "another frame before a welcome");
     // The agent first, since a custodian may delete the key.
-    for (hello, role) in [([1, 0], Role::Agent), ([1, 1], Role::Custodian)] {
+    for (hello, role) in [([2, 0], Role::Agent), ([2, 1], Role::Custodian)] {
         // Each part of the input is a frame, with its length in the byte before it.
         let (mut frames, mut rest) = (frame(&hello), bytes);
         while let Some((length, content)) = rest.split_first() {
@@ -44,7 +44,7 @@ fuzz_target!(|bytes: &[u8]| {
         }
         assert_eq!(converse(&keeper, frames)[0], WELCOME);
         if role == Role::Agent {
-            token.sign(&key, b"x").expect("an agent cannot delete a key");
+            token.sign(&key, b"x", &Purpose::KeyTest).expect("an agent cannot delete a key");
             assert_eq!(token.keys().expect("the token works").len(), 2, "an agent cannot make a key");
         }
     }

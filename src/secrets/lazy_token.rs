@@ -92,26 +92,24 @@ impl Token for LazyToken {
         self.token().is_ok_and(|token| token.is_exhausted())
     }
 
-    fn set_purpose(&self, purpose: &Purpose) {
-        if let Ok(token) = self.token() {
-            token.set_purpose(purpose);
-        }
-    }
-
     fn keys(&self) -> Result<Vec<HeldKey>, TokenError> {
         self.open_token(false)?.keys()
     }
 
-    fn sign(&self, key: &PublicKey, input: &[u8]) -> Result<Vec<u8>, TokenError> {
-        self.token()?.sign(key, input)
+    fn refused_keys(&self) -> Vec<HeldKey> {
+        self.token().map(|token| token.refused_keys()).unwrap_or_default()
     }
 
-    fn unwrap_cek(&self, key: &PublicKey, request: &UnwrapRequest) -> Result<Cek, TokenError> {
-        self.token()?.unwrap_cek(key, request)
+    fn sign(&self, key: &PublicKey, input: &[u8], purpose: &Purpose) -> Result<Vec<u8>, TokenError> {
+        self.token()?.sign(key, input, purpose)
     }
 
-    fn wrap_cek(&self, key: &PublicKey, request: &WrapRequest) -> Result<Vec<EncryptedKey>, TokenError> {
-        self.token()?.wrap_cek(key, request)
+    fn unwrap_cek(&self, key: &PublicKey, request: &UnwrapRequest, purpose: &Purpose) -> Result<Cek, TokenError> {
+        self.token()?.unwrap_cek(key, request, purpose)
+    }
+
+    fn wrap_cek(&self, key: &PublicKey, request: &WrapRequest, purpose: &Purpose) -> Result<Vec<EncryptedKey>, TokenError> {
+        self.token()?.wrap_cek(key, request, purpose)
     }
 }
 

@@ -6,12 +6,17 @@ use super::policy::KeyOperation;
 
 /// What an operation is for. Its text (`Display`) completes "the PIN is needed" and "touch the key".
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Purpose {
-    /// The operation.
-    pub operation: KeyOperation,
-    /// The DID at the other end: the recipient, or the sender that a received message claims, which is
-    /// not verified yet.
-    pub peer: Option<Arc<str>>,
+pub enum Purpose {
+    /// An operation that a message or a DID needs.
+    Operation {
+        /// The operation.
+        operation: KeyOperation,
+        /// The DID at the other end: the recipient, or the sender that a received message claims, which is not
+        /// verified yet.
+        peer: Option<Arc<str>>,
+    },
+    /// A test of the key itself.
+    KeyTest,
 }
 
 /// How many characters of a long DID are shown at its start. A did:peer:4 DID may have thousands.
@@ -21,8 +26,8 @@ const SHOWN_AT_END: usize = 8;
 
 impl fmt::Display for Purpose {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let peer = self.peer.as_deref().map(shortened);
-        match (self.operation, peer) {
+        let Self::Operation { operation, peer } = self else { return f.write_str("to test the key") };
+        match (operation, peer.as_deref().map(shortened)) {
             (KeyOperation::Unwrap, Some(peer)) => write!(f, "to read a message that says it is from {peer}"),
             (KeyOperation::Unwrap, None) => f.write_str("to read a message that does not say who it is from"),
             (KeyOperation::Wrap, Some(peer)) => write!(f, "to send a message to {peer}"),
@@ -52,7 +57,7 @@ mod tests {
 
     #[test]
     fn text_names_the_peer_and_is_safe_to_print() {
-        let text = |operation, peer: Option<&str>| Purpose { operation, peer: peer.map(Into::into) }.to_string();
+        let text = |operation, peer: Option<&str>| Purpose::Operation { operation, peer: peer.map(Into::into) }.to_string();
         assert_eq!(
             text(KeyOperation::Unwrap, Some("did:example:alice")),
             "to read a message that says it is from did:example:alice"
@@ -63,5 +68,6 @@ mod tests {
         for operation in KeyOperation::ALL {
             assert!(text(operation, None).starts_with("to "));
         }
+        assert_eq!(Purpose::KeyTest.to_string(), "to test the key");
     }
 }

@@ -27,6 +27,8 @@ use crate::{
 /// The public keys of a request are valid points on the curve of `key`: [`PublicKey`] holds no other
 /// points, and `Keyring` compares the curves. An operation with a key that the token does not hold fails
 /// with [`TokenError::KeyGone`].
+///
+/// A token that asks a person for a PIN or a touch shows the `purpose` of the operation.
 pub trait Token: Send + Sync {
     /// The token's name in the configuration and in errors.
     fn name(&self) -> &str;
@@ -49,23 +51,29 @@ pub trait Token: Send + Sync {
         false
     }
 
-    /// Tells the token what the next operation on this thread is for. A token that asks a person for a PIN or a touch
-    /// shows the purpose.
-    fn set_purpose(&self, _purpose: &Purpose) {}
-
     /// Finds the usable keys and tests each with a known answer. Called at start, and when the token has come back.
     fn keys(&self) -> Result<Vec<HeldKey>, TokenError>;
 
+    /// The pairs that the last call of [`Token::keys`] found and left out. [`HeldKey::refused`] says why.
+    fn refused_keys(&self) -> Vec<HeldKey> {
+        Vec::new()
+    }
+
     /// Signs the whole input. The signature has 64 bytes: Ed25519, or ECDSA `r || s` over the input's SHA-256.
-    fn sign(&self, key: &PublicKey, input: &[u8]) -> Result<Vec<u8>, TokenError>;
+    fn sign(&self, key: &PublicKey, input: &[u8], purpose: &Purpose) -> Result<Vec<u8>, TokenError>;
 
     /// Unwraps a content key: ECDH with `epk` (for ECDH-1PU also with the sender's key), then KDF and key unwrap. Fails
     /// with [`TokenError::Unwrap`] if the content key was not wrapped for `key`.
-    fn unwrap_cek(&self, key: &PublicKey, request: &UnwrapRequest) -> Result<Cek, TokenError>;
+    fn unwrap_cek(&self, key: &PublicKey, request: &UnwrapRequest, purpose: &Purpose) -> Result<Cek, TokenError>;
 
     /// Wraps a content key for each recipient: ECDH with the recipient's key gives Zs, then KDF over Ze and Zs, then
     /// key wrap. Returns the wrapped keys in the order of the request.
-    fn wrap_cek(&self, key: &PublicKey, request: &WrapRequest) -> Result<Vec<EncryptedKey>, TokenError>;
+    fn wrap_cek(
+        &self,
+        key: &PublicKey,
+        request: &WrapRequest,
+        purpose: &Purpose,
+    ) -> Result<Vec<EncryptedKey>, TokenError>;
 }
 
 /// A token whose keys can be changed. Only the command line changes keys.
@@ -87,7 +95,8 @@ pub trait Custodian: Token {
     /// Deletes both halves of a key pair.
     fn delete(&self, key: &PublicKey) -> Result<(), TokenError>;
 
-    /// Every key pair in the token, including those that the program would refuse to use.
+    /// Every key pair in the token. A pair that [`Token::keys`] leaves out says why ([`HeldKey::refused`]). That a pair
+    /// is listed proves nothing: see [`prove_keys`](super::prove_keys).
     fn inventory(&self) -> Result<Vec<HeldKey>, TokenError>;
 
     /// The proof that a key was made in the token: X.509 certificates in DER, the key's own first, each signed by the

@@ -9,7 +9,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use claviger::{
     crypto::{Cek, ContentEncryption, KdfInfo, Kek, SharedSecret, concat_kdf, unwrap_key, wrap_key},
     keys::{Jwk, PublicKey},
-    secrets::{Custodian, ImportKey},
+    secrets::{Custodian, ImportKey, Purpose},
 };
 use claviger_testkit::{
     PrivateKey,
@@ -83,7 +83,7 @@ fn es_through(token: &dyn Custodian, vector: &Value, ours: &str, peer: &str) {
 fn opens_with(token: &dyn Custodian, key: &PublicKey, epk: &PublicKey, z: &SharedSecret, parties: &Parties) {
     let cek = fresh_cek();
     let message = message_with(z, None, epk, None, &cek, parties);
-    assert_eq!(token.unwrap_cek(key, &message).unwrap(), cek);
+    assert_eq!(token.unwrap_cek(key, &message, &Purpose::KeyTest).unwrap(), cek);
 }
 
 fn rfc_7520_with(token: &dyn Custodian) {
@@ -106,12 +106,12 @@ fn appendix_b_with(token: &dyn Custodian) {
         let (ze, zs) = (z(&recipient["ze"]), z(&recipient["zs"]));
         let key = import(token, &keys[name]);
         let message = message_with(&ze, Some(&zs), &epk, Some(&alice), &cek, &parties);
-        assert_eq!(token.unwrap_cek(&key, &message).unwrap(), cek, "{name} reads");
+        assert_eq!(token.unwrap_cek(&key, &message, &Purpose::KeyTest).unwrap(), cek, "{name} reads");
 
         // AES key wrap has no nonce, so Alice's wrapped key equals the one under the KEK from the draft's Z.
         let mut wrap = wrap_for([], &PrivateKey::generate(epk.curve()), &cek, &parties);
         wrap.recipients.push((key, ze));
-        assert_eq!(token.wrap_cek(&alice, &wrap).unwrap(), [message.encrypted_key], "for {name}");
+        assert_eq!(token.wrap_cek(&alice, &wrap, &Purpose::KeyTest).unwrap(), [message.encrypted_key], "for {name}");
     }
 }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use claviger::{
     crypto::{Cek, ContentEncryption, Kek, SharedSecret, unwrap_key, verify, wrap_key},
     keys::{Curve, PublicKey},
-    secrets::{Custodian, KeyUse, TokenError},
+    secrets::{Custodian, KeyUse, Purpose, TokenError},
 };
 use claviger_testkit::{
     PrivateKey,
@@ -140,9 +140,9 @@ fn agrees(
     let as_ze = message_with(&vector.z(), None, peer, None, &cek, &parties);
     let as_zs = message_with(ze, Some(&vector.z()), ephemeral.public(), Some(peer), &cek, &parties);
     for (request, what) in [(as_ze, "Ze"), (as_zs, "Zs")] {
-        match token.unwrap_cek(key, &request) {
+        match token.unwrap_cek(key, &request, &Purpose::KeyTest) {
             Ok(unwrapped) => assert_eq!(unwrapped, cek, "tcId {}, as {what}", vector.id),
-            Err(TokenError::PeerKey(_)) if vector.result == TestResult::Acceptable => return false,
+            Err(TokenError::Refused(_)) if vector.result == TestResult::Acceptable => return false,
             Err(error) => panic!("tcId {}, as {what}: {error}", vector.id),
         }
     }

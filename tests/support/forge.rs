@@ -4,7 +4,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use claviger::{
     crypto::{Cek, ContentEncryption, KdfInfo, SharedSecret, concat_kdf, wrap_key},
     keys::{Curve, PublicKey},
-    secrets::{Token, WrapRequest},
+    secrets::{Purpose, Token, WrapRequest},
 };
 use claviger_testkit::{PrivateKey, SoftToken};
 use serde_json::{Map, Value, json};
@@ -110,7 +110,11 @@ impl Jwe {
             Some((token, key)) => {
                 let recipients = self.recipients.iter().map(|to| (to.key.clone(), self.ze(&to.key))).collect();
                 token
-                    .wrap_cek(key, &WrapRequest { cek, apu, apv, tag: sealed.tag.clone(), recipients })
+                    .wrap_cek(
+                        key,
+                        &WrapRequest { cek, apu, apv, tag: sealed.tag.clone(), recipients },
+                        &Purpose::KeyTest,
+                    )
                     .expect("a wrap")
             }
             None => {
@@ -185,7 +189,8 @@ pub fn jwt(signer: &Person, key: &PublicKey, header: &Value, claims: &Value) -> 
 
 fn compact(signer: &Person, key: &PublicKey, protected: &str, payload: &[u8]) -> Map<String, Value> {
     let (protected, payload) = (b64(protected), b64(payload));
-    let signature = signer.token.sign(key, format!("{protected}.{payload}").as_bytes()).expect("a signature");
+    let signature =
+        signer.token.sign(key, format!("{protected}.{payload}").as_bytes(), &Purpose::KeyTest).expect("a signature");
     let members = [("payload", payload), ("protected", protected), ("signature", b64(signature))];
     members.map(|(name, value)| (name.to_owned(), value.into())).into_iter().collect()
 }

@@ -197,24 +197,20 @@ impl Token for RecordingToken {
         self.token.info()
     }
 
-    fn set_purpose(&self, purpose: &Purpose) {
-        self.token.set_purpose(purpose);
-    }
-
     fn keys(&self) -> Result<Vec<HeldKey>, TokenError> {
         self.token.keys()
     }
 
-    fn sign(&self, key: &PublicKey, input: &[u8]) -> Result<Vec<u8>, TokenError> {
-        self.record(OperationKind::Sign, key, || self.token.sign(key, input))
+    fn sign(&self, key: &PublicKey, input: &[u8], purpose: &Purpose) -> Result<Vec<u8>, TokenError> {
+        self.record(OperationKind::Sign, key, || self.token.sign(key, input, purpose))
     }
 
-    fn unwrap_cek(&self, key: &PublicKey, request: &UnwrapRequest) -> Result<Cek, TokenError> {
+    fn unwrap_cek(&self, key: &PublicKey, request: &UnwrapRequest, purpose: &Purpose) -> Result<Cek, TokenError> {
         let kind = OperationKind::Unwrap { authenticated: request.sender.is_some() };
-        self.record(kind, key, || self.token.unwrap_cek(key, request))
+        self.record(kind, key, || self.token.unwrap_cek(key, request, purpose))
     }
 
-    fn wrap_cek(&self, key: &PublicKey, request: &WrapRequest) -> Result<Vec<EncryptedKey>, TokenError> {
-        self.record(OperationKind::Wrap, key, || self.token.wrap_cek(key, request))
+    fn wrap_cek(&self, key: &PublicKey, request: &WrapRequest, purpose: &Purpose) -> Result<Vec<EncryptedKey>, TokenError> {
+        self.record(OperationKind::Wrap, key, || self.token.wrap_cek(key, request, purpose))
     }
 }

@@ -25,6 +25,14 @@ impl Firmware {
     pub const AES: Self = Self { major: 5, minor: 4, patch: 2 };
     /// The first firmware that has Ed25519 and X25519, and that can move and delete keys.
     pub const CURVE_25519: Self = Self { major: 5, minor: 7, patch: 0 };
+    /// The firmware on which VERIFY without a PIN reports whether the PIN is verified, and then makes the card forget it
+    /// (<https://github.com/gravitational/teleport/pull/36427>).
+    const FORGETS_PIN_WHEN_ASKED: Self = Self { major: 5, minor: 3, patch: 1 };
+
+    /// Whether VERIFY without a PIN leaves the state of the PIN as it is.
+    pub(super) fn keeps_pin_when_asked(self) -> bool {
+        self != Self::FORGETS_PIN_WHEN_ASKED
+    }
 }
 
 impl From<[u8; 3]> for Firmware {

@@ -98,7 +98,8 @@ impl<'a> Card<'a> {
         }
     }
 
-    /// Whether the PIN is verified. That is a state of the card, and another program may have verified the PIN.
+    /// Whether the PIN is verified. That is a state of the card, and another program may have verified the PIN. Must be
+    /// asked only if [`Firmware::keeps_pin_when_asked`].
     pub(super) fn is_verified(&mut self) -> CardResult<bool> {
         match self.send(Command { name: "VERIFY", ins: 0x20, p1: 0, p2: PIN }, &[]) {
             Ok(_) => Ok(true),
@@ -192,8 +193,8 @@ impl<'a> Card<'a> {
 
     /// Writes a data object. An empty value deletes it.
     pub(super) fn put_object(&mut self, object: &[u8], value: &[u8]) -> CardResult<()> {
-        let mut data = tlv(&[0x5c], object).to_vec();
-        data.extend_from_slice(&tlv(&[0x53], value));
+        // The value may be the management key.
+        let data = joined(&tlv(&[0x5c], object), &tlv(&[0x53], value));
         self.send(Command { name: "PUT DATA", ins: 0xdb, p1: 0x3f, p2: 0xff }, &data).map(drop)
     }
 
@@ -210,8 +211,7 @@ impl<'a> Card<'a> {
         let witness = find_in(&response, 0x7c, 0x80).ok_or_else(|| malformed(command.name))?;
         let witness = key.decrypt(algorithm, witness)?;
         let challenge = ManagementKey::challenge(witness.len())?;
-        let mut answer = tlv(&[0x80], &witness).to_vec();
-        answer.extend_from_slice(&tlv(&[0x81], &challenge));
+        let answer = joined(&tlv(&[0x80], &witness), &tlv(&[0x81], &challenge));
         let response = match self.send(command, &tlv(&[0x7c], &answer)) {
             Err(error) if error.is(Status::NOT_SATISFIED) || error.is(Status(0x6300)) => {
                 return Err(key.refused().into());
@@ -258,6 +258,14 @@ impl<'a> Card<'a> {
         let response = self.send(Command { name: "GET METADATA", ins: 0xf7, p1: 0, p2: MANAGEMENT }, &[])?;
         Ok(matches!(find(&response, 0x05), Some([1])))
     }
+}
+
+/// Both parts. The buffer never grows, since they may be secret.
+fn joined(first: &[u8], second: &[u8]) -> Zeroizing<Vec<u8>> {
+    let mut both = Zeroizing::new(Vec::with_capacity(first.len() + second.len()));
+    both.extend_from_slice(first);
+    both.extend_from_slice(second);
+    both
 }
 
 /// The tag of the data object with a slot's certificate (NIST SP 800-73-4 part 1 table 3).

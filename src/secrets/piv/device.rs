@@ -16,7 +16,7 @@ use super::{
     uri::Uri,
 };
 use crate::secrets::{
-    Custody, HeldKey, KeyUse, Origin, PinPolicy, Purpose, Slot, TokenError, TokenInfo, TouchPolicy,
+    Custody, HeldKey, KeyUse, Origin, PinPolicy, Slot, TokenError, TokenInfo, TouchPolicy,
     pin::{PinGuard, PinRecord, PinState},
 };
 
@@ -43,8 +43,6 @@ pub(super) struct State {
     pub(super) process_record: Option<PinRecord>,
     /// The management key that a person gave for the next change.
     pub(super) management_key: Option<ManagementKey>,
-    /// The purpose of the current operation, for prompts.
-    pub(super) purpose: Option<Purpose>,
     /// Whether the warning about the factory management key was logged.
     pub(super) warned_of_factory_key: bool,
 }

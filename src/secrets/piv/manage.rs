@@ -9,6 +9,7 @@ use super::{
     certificate,
     device::{SlotKey, State, YubiKey},
     management_key::ManagementKey,
+    unlock::PinNeed,
 };
 use crate::{
     keys::{Curve, PublicKey},
@@ -104,8 +105,7 @@ impl Custodian for YubiKey {
 
     fn unlock(&self) -> Result<(), TokenError> {
         let state = &mut *self.lock_state();
-        state.purpose = None;
-        self.with_pin_verified(state, PinPolicy::Once, true, |_| Ok(()), |_| Ok(()))?;
+        self.with_pin_verified(state, change_of_card(PinPolicy::Once, true), |_| Ok(()), |_| Ok(()))?;
         self.pin_access(&self.current_info()).clear(&mut state.process_record)
     }
 }
@@ -121,9 +121,6 @@ impl YubiKey {
     ) -> Result<T, TokenError> {
         let info = self.current_info();
         self.pin_access(&info).check_not_locked_by_person(state.process_record.as_ref())?;
-        // Another thread may have set the purpose of its own operation. The prompt for a PIN here must not
-        // show that purpose.
-        state.purpose = None;
         let is_factory = given.is_none() && self.transaction(state, |card| card.has_factory_management_key())?;
         if is_factory && !std::mem::replace(&mut state.warned_of_factory_key, true) {
             tracing::warn!(
@@ -136,8 +133,7 @@ impl YubiKey {
         let policy = if key.is_some() { PinPolicy::Never } else { PinPolicy::Once };
         self.with_pin_verified(
             state,
-            policy,
-            false,
+            change_of_card(policy, false),
             |_| Ok(()),
             |unlocked| {
                 let card = &mut *unlocked.card;
@@ -187,6 +183,11 @@ impl YubiKey {
         let unused = card.generate(slot, curve, algorithm, PinPolicy::Always, TouchPolicy::Always)?;
         card.put_certificate(slot, &certificate::write_deleted(&unused)?)
     }
+}
+
+/// The need for the PIN of a change of the card itself. `confirmed` means that a person says the PIN is correct.
+fn change_of_card(policy: PinPolicy, confirmed: bool) -> PinNeed<'static> {
+    PinNeed { policy, confirmed, purpose: None, may_begin_without_pin: false }
 }
 
 /// Makes the card forget the authentication with the management key. If that fails, the changes that were made stay.

@@ -3,7 +3,7 @@
 use aes::cipher::{BlockCipherDecrypt, BlockCipherEncrypt, KeyInit, array::Array};
 use zeroize::Zeroizing;
 
-use crate::secrets::TokenError;
+use crate::{crypto::with_wiped_stack, secrets::TokenError};
 
 /// The factory key of every YubiKey: a Triple-DES key before firmware 5.7, an AES-192 key from 5.7 on.
 const FACTORY: [u8; 24] = [1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8];
@@ -24,10 +24,8 @@ macro_rules! block {
             ($cipher:ty) => {{
                 let cipher = <$cipher>::new_from_slice($key).map_err(|_| wrong_length())?;
                 let mut block = Zeroizing::new($block.to_vec());
-                let array = Array::try_from(&block[..]).map_err(|_| wrong_length())?;
-                let mut array = array;
-                cipher.$run(&mut array);
-                block.copy_from_slice(&array);
+                let array = <&mut Array<_, _>>::try_from(&mut block[..]).map_err(|_| wrong_length())?;
+                cipher.$run(array);
                 Ok(block)
             }};
         }
@@ -72,12 +70,12 @@ impl ManagementKey {
     /// Encrypts one block with the cipher of the PIV algorithm identifier `algorithm`. Fails with
     /// [`TokenError::Config`] if `input` is not one block, or the key does not fit the cipher.
     pub(super) fn encrypt(&self, algorithm: u8, input: &[u8]) -> Result<Zeroizing<Vec<u8>>, TokenError> {
-        block!(&self.0, algorithm, input, encrypt_block)
+        with_wiped_stack(|| block!(&self.0, algorithm, input, encrypt_block))
     }
 
     /// Decrypts one block. See [`encrypt`](Self::encrypt).
     pub(super) fn decrypt(&self, algorithm: u8, input: &[u8]) -> Result<Zeroizing<Vec<u8>>, TokenError> {
-        block!(&self.0, algorithm, input, decrypt_block)
+        with_wiped_stack(|| block!(&self.0, algorithm, input, decrypt_block))
     }
 
     /// Random bytes for the card to encrypt.
@@ -100,4 +98,31 @@ fn random(length: usize) -> Result<Vec<u8>, TokenError> {
 
 fn wrong_length() -> TokenError {
     TokenError::Config("the management key, or the card's challenge for it, has the wrong length".into())
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::crypto::remains_of;
+
+    /// The key schedule of a cipher begins with the key, and a block is the answer to the card's challenge.
+    #[test]
+    fn neither_the_key_nor_a_block_remains_on_the_stack() {
+        for (algorithm, key_length, block_length) in [(0x03, 24, 8), (0x08, 16, 16), (0x0a, 24, 16), (0x0c, 32, 16)] {
+            let bytes = |length: u8, first: u8| Zeroizing::new((first..first + length).collect::<Vec<_>>());
+            let key = ManagementKey::new(bytes(key_length, 0x41)).unwrap();
+            let input = bytes(block_length, 0x91);
+            let encrypted = key.encrypt(algorithm, &input).unwrap();
+            assert_eq!(key.decrypt(algorithm, &encrypted).unwrap(), input);
+            let works: [&(dyn Fn() + Sync); 2] = [&|| drop(key.encrypt(algorithm, &input).unwrap()), &|| {
+                drop(key.decrypt(algorithm, &encrypted).unwrap())
+            }];
+            for work in works {
+                assert_eq!(remains_of(key.as_bytes(), work), BTreeSet::new(), "{algorithm:02x}");
+                assert_eq!(remains_of(&input, work), BTreeSet::new(), "{algorithm:02x}");
+            }
+        }
+    }
 }

@@ -31,11 +31,12 @@ pub(super) fn unwrap(
     state: &mut State,
     key: &SlotKey,
     request: &UnwrapRequest,
+    purpose: &Purpose,
 ) -> Result<Cek, TokenError> {
     let sender = request.sender.as_ref();
     let info = KdfInfo { apu: &request.apu, apv: &request.apv, tag: sender.map(|sender| sender.tag.as_slice()) };
     let peers: Vec<&PublicKey> = [&request.epk].into_iter().chain(sender.map(|sender| &sender.key)).collect();
-    let z = derive(token, state, key, &peers)?;
+    let z = derive(token, state, key, &peers, purpose)?;
     let kek = crypto::concat_kdf(&z.iter().collect::<Vec<_>>(), &info);
     crypto::unwrap_key(&kek, &request.encrypted_key).map_err(|_| TokenError::Unwrap)
 }
@@ -47,16 +48,23 @@ pub(super) fn wrap(
     state: &mut State,
     key: &SlotKey,
     request: &WrapRequest,
+    purpose: &Purpose,
 ) -> Result<Vec<EncryptedKey>, TokenError> {
     let info = KdfInfo { apu: &request.apu, apv: &request.apv, tag: Some(&request.tag) };
     let peers: Vec<&PublicKey> = request.recipients.iter().map(|(recipient, _)| recipient).collect();
-    let z = derive(token, state, key, &peers)?;
+    let z = derive(token, state, key, &peers, purpose)?;
     let kek = |(_, ze): &(PublicKey, SharedSecret), zs: &SharedSecret| crypto::concat_kdf(&[ze, zs], &info);
     Ok(request.recipients.iter().zip(&z).map(|(to, zs)| crypto::wrap_key(&kek(to, zs), &request.cek)).collect())
 }
 
 /// Makes a signature of 64 bytes over `input`. The signature is verified before it is returned.
-pub(super) fn sign(token: &YubiKey, state: &mut State, key: &SlotKey, input: &[u8]) -> Result<Vec<u8>, TokenError> {
+pub(super) fn sign(
+    token: &YubiKey,
+    state: &mut State,
+    key: &SlotKey,
+    input: &[u8],
+    purpose: &Purpose,
+) -> Result<Vec<u8>, TokenError> {
     let public = &key.held.public;
     let hash;
     let card_input = match public.curve().signature_algorithm() {
@@ -76,9 +84,8 @@ pub(super) fn sign(token: &YubiKey, state: &mut State, key: &SlotKey, input: &[u
             return Err(TokenError::Unsupported(format!("{} does not sign", public.curve())));
         }
     };
-    let purpose = state.purpose.clone();
-    let output = token.with_key(state, key, |unlocked| {
-        use_once(token, unlocked, key, (1, 1, &purpose), |card| card.sign(key.slot, key.algorithm, card_input))
+    let output = token.with_key(state, key, purpose, |unlocked| {
+        use_once(token, unlocked, key, (1, 1, purpose), |card| card.sign(key.slot, key.algorithm, card_input))
     })?;
     let signature = match public.curve().signature_algorithm() {
         Some(SignatureAlgorithm::Es256) => DerSignature::try_from(&output[..])
@@ -104,13 +111,13 @@ pub(super) fn test_key(token: &YubiKey, state: &mut State, key: &SlotKey) -> Res
     if key.held.usage.allows_key_agreement() {
         let peer = EphemeralKey::generate(public.curve()).expect("a curve that agrees");
         let expected = peer.agree(public).expect("a key of the same curve");
-        let z = derive(token, state, key, &[peer.public()])?;
+        let z = derive(token, state, key, &[peer.public()], &Purpose::KeyTest)?;
         if !bool::from(z[0].as_bytes().ct_eq(expected.as_bytes())) {
             return Err(TokenError::KnownAnswer(format!("the key agreement of slot {} is wrong", key.slot)));
         }
     }
     if key.held.usage.allows_signing() {
-        sign(token, state, key, b"claviger known answer")?;
+        sign(token, state, key, b"claviger known answer", &Purpose::KeyTest)?;
     }
     Ok(())
 }
@@ -121,15 +128,15 @@ fn derive(
     state: &mut State,
     key: &SlotKey,
     peers: &[&PublicKey],
+    purpose: &Purpose,
 ) -> Result<Vec<SharedSecret>, TokenError> {
     if peers.is_empty() {
         return Ok(Vec::new());
     }
-    let purpose = state.purpose.clone();
-    token.with_key(state, key, |unlocked| {
+    token.with_key(state, key, purpose, |unlocked| {
         let mut z = Vec::with_capacity(peers.len());
         for (index, peer) in peers.iter().enumerate() {
-            let touch = (index + 1, peers.len(), &purpose);
+            let touch = (index + 1, peers.len(), purpose);
             z.push(use_once(token, unlocked, key, touch, |card| card.agree(key.slot, key.algorithm, peer))?);
         }
         Ok(z)
@@ -142,7 +149,7 @@ fn use_once<T>(
     token: &YubiKey,
     unlocked: &mut UnlockedCard<'_, '_>,
     key: &SlotKey,
-    (number, of, purpose): (usize, usize, &Option<Purpose>),
+    (number, of, purpose): (usize, usize, &Purpose),
     work: impl FnOnce(&mut Card<'_>) -> CardResult<T>,
 ) -> CardResult<T> {
     let prompt = match key.touch {
@@ -156,7 +163,7 @@ fn use_once<T>(
     let result = match prompt {
         None => work(card),
         Some((number, of)) => {
-            let purpose = purpose.clone();
+            let purpose = Some(purpose.clone());
             let prompt = TouchPrompt { serial: token.serial, number, of, is_reminder: false, purpose };
             let result = token.touches().prompt_during(prompt, || work(card));
             if result.is_ok() {

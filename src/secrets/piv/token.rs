@@ -42,13 +42,10 @@ impl YubiKey {
     ) -> Result<T, TokenError> {
         let state = &mut *self.lock_state();
         let found = state.keys.iter().find(|it| it.held.public == *key).ok_or(TokenError::KeyGone).cloned();
-        let result = found.and_then(|found| match is_allowed(found.held.usage) {
+        found.and_then(|found| match is_allowed(found.held.usage) {
             true => work(state, &found),
             false => Err(TokenError::Unsupported("the key was not made for this use".into())),
-        });
-        // The purpose was for this operation only.
-        state.purpose = None;
-        result
+        })
     }
 }
 
@@ -71,19 +68,15 @@ impl Token for YubiKey {
         Ok(state.keys.iter().map(|key| key.held.clone()).collect())
     }
 
-    fn set_purpose(&self, purpose: &Purpose) {
-        self.lock_state().purpose = Some(purpose.clone());
+    fn sign(&self, key: &PublicKey, input: &[u8], purpose: &Purpose) -> Result<Vec<u8>, TokenError> {
+        self.run_operation(key, KeyUse::allows_signing, |state, key| operate::sign(self, state, key, input, purpose))
     }
 
-    fn sign(&self, key: &PublicKey, input: &[u8]) -> Result<Vec<u8>, TokenError> {
-        self.run_operation(key, KeyUse::allows_signing, |state, key| operate::sign(self, state, key, input))
+    fn unwrap_cek(&self, key: &PublicKey, request: &UnwrapRequest, purpose: &Purpose) -> Result<Cek, TokenError> {
+        self.run_operation(key, KeyUse::allows_key_agreement, |state, key| operate::unwrap(self, state, key, request, purpose))
     }
 
-    fn unwrap_cek(&self, key: &PublicKey, request: &UnwrapRequest) -> Result<Cek, TokenError> {
-        self.run_operation(key, KeyUse::allows_key_agreement, |state, key| operate::unwrap(self, state, key, request))
-    }
-
-    fn wrap_cek(&self, key: &PublicKey, request: &WrapRequest) -> Result<Vec<EncryptedKey>, TokenError> {
-        self.run_operation(key, KeyUse::allows_key_agreement, |state, key| operate::wrap(self, state, key, request))
+    fn wrap_cek(&self, key: &PublicKey, request: &WrapRequest, purpose: &Purpose) -> Result<Vec<EncryptedKey>, TokenError> {
+        self.run_operation(key, KeyUse::allows_key_agreement, |state, key| operate::wrap(self, state, key, request, purpose))
     }
 }

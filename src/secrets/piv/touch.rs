@@ -7,10 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::secrets::{Purpose, Slot};
+use crate::secrets::{Purpose, Slot, person::while_asked};
 
 /// The time until the reminder. The card waits for 15 seconds.
 const REMIND_AFTER: Duration = Duration::from_secs(5);
+/// A card that waits longer for a touch has hung.
+const TOUCH_LIMIT: Duration = Duration::from_secs(20);
 
 /// The content of a touch prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +47,7 @@ impl Touches {
     /// Prompts a person, then runs `work`, in which the card waits for a touch. Prompts once more if `work` is not done
     /// after five seconds.
     pub(super) fn prompt_during<T>(&self, content: TouchPrompt, work: impl FnOnce() -> T) -> T {
-        let Some(prompt) = &self.prompt else { return work() };
+        let Some(prompt) = &self.prompt else { return while_asked(TOUCH_LIMIT, work) };
         prompt(&content);
         let (done, wait) = mpsc::channel::<()>();
         thread::scope(|scope| {
@@ -54,7 +56,7 @@ impl Touches {
                     prompt(&TouchPrompt { is_reminder: true, ..content });
                 }
             });
-            let result = work();
+            let result = while_asked(TOUCH_LIMIT, work);
             drop(done);
             result
         })

@@ -6,12 +6,12 @@
 //! minute, and other programs should not have to wait that long for the card.
 
 use super::{
-    apdu::{CardError, CardResult},
+    apdu::{CardError, CardResult, Status},
     card::{Card, Reference, Tries},
     device::{SlotKey, State, YubiKey},
 };
 use crate::secrets::{
-    PinPolicy, TokenError, TokenInfo,
+    PinPolicy, Purpose, TokenError, TokenInfo, TouchPolicy,
     pin::{PinAccess, PinAttempt, PinOutcome, PinState, TriesLeft},
 };
 
@@ -37,6 +37,19 @@ impl<'x> UnlockedCard<'_, 'x> {
     }
 }
 
+/// When work needs the PIN.
+#[derive(Clone, Copy)]
+pub(super) struct PinNeed<'p> {
+    pub(super) policy: PinPolicy,
+    /// Whether a person says that the PIN is correct.
+    pub(super) confirmed: bool,
+    /// What the PIN is for, if a person is asked for it. None for a change of the card itself.
+    pub(super) purpose: Option<&'p Purpose>,
+    /// Whether the work may be begun without knowing that the PIN is verified: a missing PIN then gives 6982 before
+    /// anything was done, and 6982 has no other meaning.
+    pub(super) may_begin_without_pin: bool,
+}
+
 /// The result of the first transaction of an operation.
 enum Step<T> {
     /// The operation ran without the PIN.
@@ -46,18 +59,19 @@ enum Step<T> {
 }
 
 impl YubiKey {
-    /// Runs `work`, with the PIN verified if `policy` requires that.
-    ///
-    /// `confirmed` means that a person says the PIN is correct. `check` runs first in the same transaction: if it
+    /// Runs `work`, with the PIN verified if `need` requires that. `check` runs first in the same transaction: if it
     /// fails, no PIN is asked for.
+    ///
+    /// Firmware that forgets a verified PIN when it is asked about it is not asked. The work is then begun without the
+    /// PIN if that is possible; otherwise the PIN is presented again.
     pub(super) fn with_pin_verified<T>(
         &self,
         state: &mut State,
-        policy: PinPolicy,
-        confirmed: bool,
+        need: PinNeed<'_>,
         check: impl Fn(&mut Card<'_>) -> CardResult<()>,
         mut work: impl FnMut(&mut UnlockedCard<'_, '_>) -> CardResult<T>,
     ) -> Result<T, TokenError> {
+        let PinNeed { policy, confirmed, purpose, may_begin_without_pin } = need;
         let info = self.current_info();
         let pin = self.pin_access(&info);
         if policy != PinPolicy::Never && !confirmed {
@@ -65,9 +79,19 @@ impl YubiKey {
         }
         let step = self.transaction(state, |card| {
             check(card)?;
-            if policy == PinPolicy::Never || (policy == PinPolicy::Once && !confirmed && card.is_verified()?) {
+            let can_ask = card.firmware.keeps_pin_when_asked();
+            let begins = match policy {
+                PinPolicy::Never => true,
+                PinPolicy::Once if !confirmed && can_ask => card.is_verified()?,
+                PinPolicy::Once => !confirmed && may_begin_without_pin,
+                PinPolicy::Always => false,
+            };
+            if begins {
                 let mut unlocked = UnlockedCard { card, verify_each_use: None, just_verified: false };
-                return work(&mut unlocked).map(Step::Done);
+                match work(&mut unlocked) {
+                    Err(error) if !can_ask && policy == PinPolicy::Once && error.is(Status::NOT_SATISFIED) => {}
+                    result => return result.map(Step::Done),
+                }
             }
             card.tries(Reference::Pin).map(Step::NeedsPin)
         })?;
@@ -75,8 +99,7 @@ impl YubiKey {
             Step::Done(done) => return Ok(done),
             Step::NeedsPin(tries) => tries,
         };
-        let purpose = state.purpose.clone();
-        let attempt = pin.prepare(&mut state.process_record, confirmed, purpose, || Ok(tries.into()))?;
+        let attempt = pin.prepare(&mut state.process_record, confirmed, purpose.cloned(), || Ok(tries.into()))?;
         let mut outcome = PinOutcome::NotPresented;
         let result = self.transaction(state, |card| {
             check(card)?;
@@ -103,13 +126,21 @@ impl YubiKey {
         &self,
         state: &mut State,
         key: &SlotKey,
+        purpose: &Purpose,
         work: impl FnMut(&mut UnlockedCard<'_, '_>) -> CardResult<T>,
     ) -> Result<T, TokenError> {
         let is_still_there = |card: &mut Card<'_>| match card.metadata(key.slot)?.and_then(|metadata| metadata.public) {
             Some(public) if public == key.held.public => Ok(()),
             _ => Err(TokenError::KeyGone.into()),
         };
-        self.with_pin_verified(state, key.pin, false, is_still_there, work)
+        let need = PinNeed {
+            policy: key.pin,
+            confirmed: false,
+            purpose: Some(purpose),
+            // A card that waits in vain for a touch answers 6982 too.
+            may_begin_without_pin: key.touch == TouchPolicy::Never,
+        };
+        self.with_pin_verified(state, need, is_still_there, work)
     }
 
     /// Access to the card's PIN. `info` is the card's description.

@@ -12,8 +12,8 @@ use claviger::{
     didcomm::{self, Identities, Message, UnpackOptions},
     keys::{Curve, PublicKey},
     secrets::{
-        Context, Custodian, Custody, KeyUse, Keyring, LazyToken, NewKey, PinPolicy, Secrets, SecretsError, SlotOptions,
-        Token, TokenError, TouchPolicy, UnwrapRequest,
+        Context, Custodian, Custody, KeyUse, Keyring, LazyToken, NewKey, PinPolicy, Purpose, Secrets, SecretsError,
+        SlotOptions, Token, TokenError, TouchPolicy, UnwrapRequest,
         pin::{Pin, PinSource},
         piv::{OpenOptions, YubiKey},
     },
@@ -44,6 +44,11 @@ fn the_token_suite_on_firmware_5_7_1() {
 #[test]
 fn the_token_suite_on_firmware_5_4_3() {
     run(Firmware::V5_4_3, Capabilities::all().without(Curve::Ed25519).without(Curve::X25519));
+}
+
+#[test]
+fn the_token_suite_on_firmware_5_3_1() {
+    run(Firmware::V5_3_1, Capabilities::all().without(Curve::Ed25519).without(Curve::X25519));
 }
 
 fn new_key(curve: Curve) -> NewKey {
@@ -105,6 +110,31 @@ mod pin {
         assert_eq!(plugged.card.pin_tries_left(), 3);
     }
 
+    /// Firmware 5.3.1 forgets a verified PIN when it is asked whether the PIN is verified. A person is asked for the PIN
+    /// once all the same, and for a key that needs a touch at each operation.
+    #[test]
+    fn firmware_that_forgets_the_pin_when_asked_is_not_asked() {
+        let plugged = ConnectedCard::new(Firmware::V5_3_1, 1111);
+        let prompts = Arc::<Mutex<usize>>::default();
+        let counted = prompts.clone();
+        let token = plugged.open_with(OpenOptions::new().prompt(move |_| {
+            *counted.lock().unwrap() += 1;
+            Ok(Pin::new(PIN))
+        }));
+        let key = make(&token, SlotOptions::default());
+        let touched = make(&token, SlotOptions { touch: Some(TouchPolicy::Always), ..SlotOptions::default() });
+        plugged.card.reset();
+        for _ in 0..4 {
+            token.unwrap_cek(&key, &unwrap_request(&key, true), &Purpose::KeyTest).unwrap();
+            token.sign(&key, b"input", &Purpose::KeyTest).unwrap();
+        }
+        assert_eq!((*prompts.lock().unwrap(), plugged.card.counts().wrong_pins), (1, 0));
+        for prompts_so_far in 2..4 {
+            token.unwrap_cek(&touched, &unwrap_request(&touched, true), &Purpose::KeyTest).unwrap();
+            assert_eq!(*prompts.lock().unwrap(), prompts_so_far);
+        }
+    }
+
     #[test]
     fn the_last_try_needs_a_person() {
         let plugged = ConnectedCard::new(Firmware::V5_7_1, 1111);
@@ -141,7 +171,7 @@ mod pin {
         assert_eq!(token.keys().unwrap().len(), 1);
         assert!(prompts.lock().unwrap().is_empty(), "no PIN was needed yet");
         for _ in 0..3 {
-            token.unwrap_cek(&key, &unwrap_request(&key, true)).unwrap();
+            token.unwrap_cek(&key, &unwrap_request(&key, true), &Purpose::KeyTest).unwrap();
         }
         assert_eq!(*prompts.lock().unwrap(), [("1111".to_owned(), Some(3))]);
     }
@@ -154,12 +184,12 @@ mod pin {
         let key = make(&token, SlotOptions { pin: Some(PinPolicy::Always), ..SlotOptions::default() });
         for (authenticated, verifies) in [(false, 1), (true, 2)] {
             let before = plugged.card.counts().verifies;
-            token.unwrap_cek(&key, &unwrap_request(&key, authenticated)).unwrap();
+            token.unwrap_cek(&key, &unwrap_request(&key, authenticated), &Purpose::KeyTest).unwrap();
             assert_eq!(plugged.card.counts().verifies - before, verifies);
         }
         let before = plugged.card.counts().verifies;
         let never = make(&token, SlotOptions { pin: Some(PinPolicy::Never), ..SlotOptions::default() });
-        token.unwrap_cek(&never, &unwrap_request(&never, true)).unwrap();
+        token.unwrap_cek(&never, &unwrap_request(&never, true), &Purpose::KeyTest).unwrap();
         assert_eq!(plugged.card.counts().verifies, before);
     }
 
@@ -186,17 +216,17 @@ mod pin {
         let open = || plugged.open_with(with_pin(PIN).pin_guard(folder.path()));
         let token = open();
         let key = make(&token, SlotOptions::default());
-        token.unwrap_cek(&key, &unwrap_request(&key, false)).unwrap();
+        token.unwrap_cek(&key, &unwrap_request(&key, false), &Purpose::KeyTest).unwrap();
         token.lock().unwrap();
         // Another program verifies the PIN.
         plugged.open().unlock().unwrap();
         for token in [token, open()] {
-            let error = token.unwrap_cek(&key, &unwrap_request(&key, false)).unwrap_err();
+            let error = token.unwrap_cek(&key, &unwrap_request(&key, false), &Purpose::KeyTest).unwrap_err();
             assert!(matches!(&error, TokenError::Pin(message) if message.contains("was locked by")), "{error}");
         }
         let token = open();
         token.unlock().unwrap();
-        token.unwrap_cek(&key, &unwrap_request(&key, false)).unwrap();
+        token.unwrap_cek(&key, &unwrap_request(&key, false), &Purpose::KeyTest).unwrap();
     }
 }
 
@@ -225,16 +255,50 @@ mod touch {
         plugged.card.faults().touch_counts_for(Duration::ZERO);
         assert_eq!(token.keys().unwrap().len(), 2);
         assert!(notices.lock().unwrap().is_empty(), "no touch is asked for at start");
-        token.unwrap_cek(&always, &unwrap_request(&always, true)).unwrap();
+        token.unwrap_cek(&always, &unwrap_request(&always, true), &Purpose::KeyTest).unwrap();
         assert_eq!(std::mem::take(&mut *notices.lock().unwrap()), [(1, 2, false), (2, 2, false)]);
         assert_eq!(plugged.card.counts().touches, 2);
         plugged.card.faults().touch_counts_for(Duration::from_secs(15));
         // Makes the card forget earlier touches.
         plugged.card.faults().unplug();
         plugged.card.faults().plug_in();
-        token.unwrap_cek(&cached, &unwrap_request(&cached, true)).unwrap();
+        token.unwrap_cek(&cached, &unwrap_request(&cached, true), &Purpose::KeyTest).unwrap();
         assert_eq!(*notices.lock().unwrap(), [(1, 1, false)]);
         assert_eq!(plugged.card.counts().touches, 3);
+    }
+
+    /// Two connections use the card at once. Each prompt names the purpose of its own operation: the recipient that the
+    /// operation wraps for is the peer that the prompt names.
+    #[test]
+    fn prompts_of_two_connections_are_not_mixed_up() {
+        const OPERATIONS: usize = 30;
+        let plugged = ConnectedCard::new(Firmware::V5_7_1, 1111);
+        let touches = Arc::<Mutex<Vec<String>>>::default();
+        let noted = touches.clone();
+        let token: Arc<dyn Token> = Arc::new(plugged.open_with(with_pin(PIN).touch(move |prompt| {
+            noted.lock().unwrap().push(prompt.purpose.as_ref().map(ToString::to_string).unwrap_or_default());
+        })));
+        let key = {
+            let custodian = plugged.open();
+            make(&custodian, SlotOptions { touch: Some(TouchPolicy::Always), ..SlotOptions::default() })
+        };
+        let connect = || Keyring::builder().shared_token(token.clone()).on_caller_thread().start_blocking().unwrap();
+        std::thread::scope(|scope| {
+            for peer in ["did:example:alice", "did:example:bob"] {
+                let (keyring, key) = (connect(), &key);
+                scope.spawn(move || {
+                    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+                    let cx = Context { peer: Some(peer.into()), ..Context::default() };
+                    for _ in 0..OPERATIONS {
+                        runtime.block_on(keyring.unwrap_cek(key, &unwrap_request(key, false), &cx)).unwrap();
+                    }
+                });
+            }
+        });
+        let touches = touches.lock().unwrap();
+        for peer in ["did:example:alice", "did:example:bob"] {
+            assert_eq!(touches.iter().filter(|text| text.ends_with(peer)).count(), OPERATIONS, "{peer}");
+        }
     }
 
     /// PIN and touch prompts name the purpose of the operation, which the keyring passes on with the request.
@@ -319,7 +383,7 @@ mod touch {
         plugged.card.faults().touch(Touch::Never);
         plugged.card.faults().touch_timeout(Duration::from_millis(5200));
         let before = plugged.card.counts();
-        let error = token.unwrap_cek(&key, &unwrap_request(&key, true)).unwrap_err();
+        let error = token.unwrap_cek(&key, &unwrap_request(&key, true), &Purpose::KeyTest).unwrap_err();
         assert!(matches!(&error, TokenError::Device { reason, .. } if reason.contains("no touch came")), "{error}");
         let after = plugged.card.counts();
         assert_eq!((after.touches - before.touches, after.operations), (1, before.operations));
@@ -344,7 +408,10 @@ mod slots {
         let second = make(&token, SlotOptions { slot, force: true, ..SlotOptions::default() });
         let keys = token.inventory().unwrap();
         assert!(keys.len() == 1 && keys[0].public == second && second != first);
-        assert!(matches!(token.unwrap_cek(&first, &unwrap_request(&first, false)), Err(TokenError::KeyGone)));
+        assert!(matches!(
+            token.unwrap_cek(&first, &unwrap_request(&first, false), &Purpose::KeyTest),
+            Err(TokenError::KeyGone)
+        ));
     }
 
     /// The error comes before anything is sent to the card.
@@ -361,7 +428,7 @@ mod slots {
         let token = plugged.open();
         let key = token.generate(&new_key(Curve::Ed25519)).unwrap().public;
         let before = plugged.card.counts().apdus;
-        let error = token.sign(&key, &[0; 3001]).unwrap_err();
+        let error = token.sign(&key, &[0; 3001], &Purpose::KeyTest).unwrap_err();
         assert!(error.to_string().contains("use an ES256 key"), "{error}");
         assert_eq!(plugged.card.counts().apdus, before);
     }
@@ -375,8 +442,11 @@ mod slots {
         let key = make(&token, SlotOptions { slot, ..SlotOptions::default() });
         make(&other, SlotOptions { slot, force: true, touch: Some(TouchPolicy::Always), ..SlotOptions::default() });
         let before = plugged.card.counts();
-        assert_eq!(token.unwrap_cek(&key, &unwrap_request(&key, true)).unwrap_err(), TokenError::KeyGone);
-        assert_eq!(token.sign(&key, b"x").unwrap_err(), TokenError::KeyGone);
+        assert_eq!(
+            token.unwrap_cek(&key, &unwrap_request(&key, true), &Purpose::KeyTest).unwrap_err(),
+            TokenError::KeyGone
+        );
+        assert_eq!(token.sign(&key, b"x", &Purpose::KeyTest).unwrap_err(), TokenError::KeyGone);
         let after = plugged.card.counts();
         assert_eq!(
             (after.verifies, after.touches),
@@ -396,12 +466,12 @@ mod removal_and_return {
         let key = make(&token, SlotOptions::default());
         plugged.card.faults().unplug_in_operation();
         for _ in 0..2 {
-            let error = token.unwrap_cek(&key, &unwrap_request(&key, true)).unwrap_err();
+            let error = token.unwrap_cek(&key, &unwrap_request(&key, true), &Purpose::KeyTest).unwrap_err();
             assert!(matches!(&error, TokenError::Away(_)), "{error:?}");
             assert!(SecretsError::Token { token: "demo".into(), error }.is_retryable());
         }
         plugged.card.faults().plug_in();
-        token.unwrap_cek(&key, &unwrap_request(&key, true)).unwrap();
+        token.unwrap_cek(&key, &unwrap_request(&key, true), &Purpose::KeyTest).unwrap();
     }
 
     /// An agent starts without its card, reports which card is missing, and works when it is inserted.
@@ -451,7 +521,7 @@ mod removal_and_return {
         let token = with_pin(PIN).open("yubikey:serial=1111", readers).unwrap();
         ours.card.faults().unplug();
         for _ in 0..2 {
-            let error = token.unwrap_cek(&key, &unwrap_request(&key, false)).unwrap_err();
+            let error = token.unwrap_cek(&key, &unwrap_request(&key, false), &Purpose::KeyTest).unwrap_err();
             assert!(matches!(&error, TokenError::Away(_)), "{error:?}");
         }
         assert_eq!(other.card.counts().verifies, 0);

@@ -11,7 +11,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use claviger::{
     keys::{Curve, PublicKey},
     secrets::{
-        Custodian, KeyUse, NewKey, SlotOptions, Token,
+        Custodian, KeyUse, NewKey, Purpose, SlotOptions, Token,
         pin::{Pin, PinSource},
         piv::{self, PcscReaders, YubiKey},
         pkcs11,
@@ -97,7 +97,13 @@ fn ykcs11_derives_the_same_secrets(module: &str, yubikey: &YubiKey, p256: &Publi
         let (cek, sender) = (fresh_cek(), PrivateKey::generate(key.curve()));
         let message = message_to(key, Some(&sender), &cek, &Parties::example());
         for token in tokens {
-            assert_eq!(token.unwrap_cek(key, &message).unwrap(), cek, "{} by {}", key.curve(), token.name());
+            assert_eq!(
+                token.unwrap_cek(key, &message, &Purpose::KeyTest).unwrap(),
+                cek,
+                "{} by {}",
+                key.curve(),
+                token.name()
+            );
         }
     }
 }

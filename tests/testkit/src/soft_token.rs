@@ -10,8 +10,8 @@ use claviger::{
     crypto::{Cek, EncryptedKey, KdfInfo, Kek, SharedSecret, concat_kdf, unwrap_key, wrap_key},
     keys::{Curve, PublicKey},
     secrets::{
-        Custodian, Custody, HeldKey, ImportError, ImportKey, KeyUse, NewKey, Origin, Token, TokenError, TokenInfo,
-        UnwrapRequest, WrapRequest,
+        Custodian, Custody, HeldKey, ImportError, ImportKey, KeyUse, NewKey, Origin, Purpose, Token, TokenError,
+        TokenInfo, UnwrapRequest, WrapRequest,
     },
 };
 
@@ -193,7 +193,7 @@ impl SoftToken {
 
     fn derive(&self, key: &PrivateKey, peer: &PublicKey) -> Result<SharedSecret, TokenError> {
         self.shared.counters.derivation();
-        key.agree(peer).ok_or_else(|| TokenError::PeerKey(format!("it is on {}", peer.curve())))
+        key.agree(peer).ok_or_else(|| TokenError::Refused(format!("it is on {}", peer.curve())))
     }
 
     /// Derives Zs, or takes it from the cache. Ze is never kept, since it is different in each message.
@@ -232,14 +232,14 @@ impl Token for SoftToken {
         self.inventory()
     }
 
-    fn sign(&self, key: &PublicKey, input: &[u8]) -> Result<Vec<u8>, TokenError> {
+    fn sign(&self, key: &PublicKey, input: &[u8], _purpose: &Purpose) -> Result<Vec<u8>, TokenError> {
         self.shared.counters.signature();
         self.shared.control.begin(|| self.away())?;
         let key = self.find(key, KeyUse::allows_signing)?;
         key.sign(input).ok_or_else(|| TokenError::Unsupported(format!("{} does not sign", key.public().curve())))
     }
 
-    fn unwrap_cek(&self, key: &PublicKey, request: &UnwrapRequest) -> Result<Cek, TokenError> {
+    fn unwrap_cek(&self, key: &PublicKey, request: &UnwrapRequest, _purpose: &Purpose) -> Result<Cek, TokenError> {
         self.shared.counters.unwrap();
         self.shared.control.begin(|| self.away())?;
         let key = self.find(key, KeyUse::allows_key_agreement)?;
@@ -254,7 +254,12 @@ impl Token for SoftToken {
         unwrap_key(&kek, &request.encrypted_key).map_err(|_| TokenError::Unwrap)
     }
 
-    fn wrap_cek(&self, key: &PublicKey, request: &WrapRequest) -> Result<Vec<EncryptedKey>, TokenError> {
+    fn wrap_cek(
+        &self,
+        key: &PublicKey,
+        request: &WrapRequest,
+        _purpose: &Purpose,
+    ) -> Result<Vec<EncryptedKey>, TokenError> {
         self.shared.counters.wrap();
         self.shared.control.begin(|| self.away())?;
         let key = self.find(key, KeyUse::allows_key_agreement)?;

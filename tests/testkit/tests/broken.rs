@@ -6,7 +6,8 @@ use claviger::{
     crypto::{Cek, EncryptedKey},
     keys::{Curve, PublicKey},
     secrets::{
-        Custodian, HeldKey, ImportKey, NewKey, Origin, Token, TokenError, TokenInfo, UnwrapRequest, WrapRequest,
+        Custodian, HeldKey, ImportKey, NewKey, Origin, Purpose, Token, TokenError, TokenInfo, UnwrapRequest,
+        WrapRequest,
     },
 };
 use claviger_testkit::{
@@ -72,9 +73,9 @@ impl Token for Broken {
         self.inventory()
     }
 
-    fn sign(&self, key: &PublicKey, input: &[u8]) -> Result<Vec<u8>, TokenError> {
+    fn sign(&self, key: &PublicKey, input: &[u8], purpose: &Purpose) -> Result<Vec<u8>, TokenError> {
         let cut = if self.has(Fault::SignsTheFirst255Bytes) { &input[..input.len().min(255)] } else { input };
-        let mut signature = self.token.sign(key, cut)?;
+        let mut signature = self.token.sign(key, cut, purpose)?;
         if self.has(Fault::ShortensSignatures) && signature[0] == 0 {
             signature.remove(0);
         }
@@ -86,10 +87,10 @@ impl Token for Broken {
         Ok(signature)
     }
 
-    fn unwrap_cek(&self, key: &PublicKey, request: &UnwrapRequest) -> Result<Cek, TokenError> {
+    fn unwrap_cek(&self, key: &PublicKey, request: &UnwrapRequest, purpose: &Purpose) -> Result<Cek, TokenError> {
         // An ignored input is replaced by its right value, so that any other value unwraps too.
         if self.has(Fault::IgnoresTheSender) && request.sender.is_some() {
-            return self.token.unwrap_cek(key, &UnwrapRequest { sender: None, ..request.clone() });
+            return self.token.unwrap_cek(key, &UnwrapRequest { sender: None, ..request.clone() }, purpose);
         }
         let mut request = request.clone();
         match &mut request.sender {
@@ -97,7 +98,7 @@ impl Token for Broken {
             Some(sender) if self.has(Fault::IgnoresTheTag) => sender.tag = (0..32).collect(),
             _ => {}
         }
-        self.token.unwrap_cek(key, &request).map_err(|error| match error {
+        self.token.unwrap_cek(key, &request, purpose).map_err(|error| match error {
             TokenError::Unwrap if self.has(Fault::CallsABadMessageADeviceError) => {
                 TokenError::Device { operation: "C_UnwrapKey".into(), reason: "CKR_GENERAL_ERROR".into() }
             }
@@ -105,8 +106,13 @@ impl Token for Broken {
         })
     }
 
-    fn wrap_cek(&self, key: &PublicKey, request: &WrapRequest) -> Result<Vec<EncryptedKey>, TokenError> {
-        let mut wrapped = self.token.wrap_cek(key, request)?;
+    fn wrap_cek(
+        &self,
+        key: &PublicKey,
+        request: &WrapRequest,
+        purpose: &Purpose,
+    ) -> Result<Vec<EncryptedKey>, TokenError> {
+        let mut wrapped = self.token.wrap_cek(key, request, purpose)?;
         match self.fault {
             Fault::WrapsForTheFirstOnly => wrapped.truncate(1),
             Fault::WrapsInAnotherOrder => wrapped.reverse(),

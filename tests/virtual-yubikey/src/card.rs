@@ -141,7 +141,7 @@ impl Card {
 
     fn piv(&mut self, command: &Command, power_cycle: PowerCycle) -> Result<Vec<u8>, CommandError> {
         let answer = match command.ins {
-            VERIFY => self.pins.verify(command),
+            VERIFY => self.verify(command),
             0x24 => self.pins.change(command),
             0x2C => self.pins.unblock(command),
             0x47 => self.with_management_key().and_then(|card| card.slots.generate(command)),
@@ -167,6 +167,15 @@ impl Card {
 
     fn with_management_key(&mut self) -> Result<&mut Self, Status> {
         if self.management.is_authenticated() { Ok(self) } else { Err(Status::SECURITY) }
+    }
+
+    /// VERIFY. Firmware 5.3.1 forgets a verified PIN when it is asked whether the PIN is verified.
+    fn verify(&mut self, command: &Command) -> Result<Vec<u8>, Status> {
+        let answer = self.pins.verify(command);
+        if command.data.is_empty() && self.firmware.forgets_pin_when_asked() {
+            self.pins.forget_verification();
+        }
+        answer
     }
 
     fn metadata(&self, slot: u8) -> Result<Vec<u8>, Status> {

@@ -14,6 +14,8 @@ pub struct Firmware {
 }
 
 impl Firmware {
+    /// The firmware on which VERIFY without a PIN also makes the card forget a verified PIN.
+    pub const V5_3_1: Self = Self { major: 5, minor: 3, patch: 1 };
     /// The most common firmware: P-256 and P-384, a 3DES management key.
     pub const V5_4_3: Self = Self { major: 5, minor: 4, patch: 3 };
     /// The first firmware with Ed25519, X25519 and MOVE KEY. Its management key is AES-192.
@@ -22,6 +24,12 @@ impl Firmware {
     /// GET METADATA, since 5.3.
     pub(crate) fn has_metadata(self) -> bool {
         self.is_at_least(5, 3)
+    }
+
+    /// Whether VERIFY without a PIN makes the card forget a verified PIN: on 5.3.1 only
+    /// (<https://github.com/gravitational/teleport/pull/36427>).
+    pub(crate) fn forgets_pin_when_asked(self) -> bool {
+        self == Self::V5_3_1
     }
 
     /// AES management keys, since 5.4.

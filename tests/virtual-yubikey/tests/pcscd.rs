@@ -13,7 +13,7 @@ use std::{
 use claviger::{
     keys::Curve,
     secrets::{
-        Custodian, Custody, KeyUse, NewKey, SecretsError, Token, TokenError,
+        Custodian, Custody, KeyUse, NewKey, Purpose, SecretsError, Token, TokenError,
         pin::{Pin, PinSource},
         piv::{OpenOptions, PcscReaders, YubiKey},
     },
@@ -57,7 +57,7 @@ fn behind_pcscd() {
     let key = token.generate(&NewKey { curve: Curve::P256, usage: KeyUse::Both, label: None }).unwrap().public;
     let (cek, sender) = (fresh_cek(), PrivateKey::generate(Curve::P256));
     let message = message_to(&key, Some(&sender), &cek, &Parties::example());
-    let opens = || token.unwrap_cek(&key, &message);
+    let opens = || token.unwrap_cek(&key, &message, &Purpose::KeyTest);
     assert_eq!(opens().unwrap(), cek);
 
     // One YubiKey is unplugged and plugged in again. The other one keeps working.
@@ -86,7 +86,7 @@ fn behind_pcscd() {
 
     // pcscd is stopped and started again.
     let token = open(1111);
-    let opens = || token.unwrap_cek(&key, &message);
+    let opens = || token.unwrap_cek(&key, &message, &Purpose::KeyTest);
     assert_eq!(opens().unwrap(), cek);
     service.stop();
     let error = opens().unwrap_err();

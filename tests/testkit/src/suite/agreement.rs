@@ -3,7 +3,7 @@
 use claviger::{
     crypto::{Cek, ContentEncryption, EncryptedKey},
     keys::PublicKey,
-    secrets::{Custodian, Ecdh1puSender, TokenError, UnwrapRequest},
+    secrets::{Custodian, Ecdh1puSender, Purpose, TokenError, UnwrapRequest},
 };
 
 use super::{Capabilities, temporary::Temporary};
@@ -19,7 +19,7 @@ pub fn unwraps_ecdh_es(token: &dyn Custodian, capabilities: &Capabilities) {
         for enc in ContentEncryption::ALL {
             let cek = Cek::generate(enc);
             let message = message_to(key.public(), None, &cek, &Parties::example());
-            assert_eq!(token.unwrap_cek(key.public(), &message), Ok(cek), "{curve} {enc}");
+            assert_eq!(token.unwrap_cek(key.public(), &message, &Purpose::KeyTest), Ok(cek), "{curve} {enc}");
         }
     }
 }
@@ -31,7 +31,7 @@ pub fn unwraps_ecdh_1pu(token: &dyn Custodian, capabilities: &Capabilities) {
         for enc in ContentEncryption::ALL {
             let cek = Cek::generate(enc);
             let message = message_to(key.public(), Some(&sender), &cek, &Parties::example());
-            assert_eq!(token.unwrap_cek(key.public(), &message), Ok(cek), "{curve} {enc}");
+            assert_eq!(token.unwrap_cek(key.public(), &message, &Purpose::KeyTest), Ok(cek), "{curve} {enc}");
         }
     }
 }
@@ -46,7 +46,11 @@ pub fn unwraps_from_one_sender_again_and_again(token: &dyn Custodian, capabiliti
                 for sender in [Some(&senders[0]), None, Some(&senders[1]), Some(&senders[0])] {
                     let cek = fresh_cek();
                     let message = message_to(key.public(), sender, &cek, &Parties::example());
-                    assert_eq!(token.unwrap_cek(key.public(), &message), Ok(cek), "{curve}, round {round}");
+                    assert_eq!(
+                        token.unwrap_cek(key.public(), &message, &Purpose::KeyTest),
+                        Ok(cek),
+                        "{curve}, round {round}"
+                    );
                 }
             }
         }
@@ -63,7 +67,11 @@ pub fn unwraps_with_any_party_info(token: &dyn Custodian, capabilities: &Capabil
             for sender in [None, Some(&sender)] {
                 let cek = fresh_cek();
                 let message = message_to(key.public(), sender, &cek, &parties);
-                assert_eq!(token.unwrap_cek(key.public(), &message), Ok(cek), "{curve}, {length} bytes");
+                assert_eq!(
+                    token.unwrap_cek(key.public(), &message, &Purpose::KeyTest),
+                    Ok(cek),
+                    "{curve}, {length} bytes"
+                );
             }
         }
     }
@@ -84,7 +92,7 @@ pub fn unwraps_where_z_begins_with_zero(token: &dyn Custodian, capabilities: &Ca
             }
         };
         let message = message_with(&ze, None, ephemeral.public(), None, &cek, &Parties::example());
-        assert_eq!(token.unwrap_cek(key.public(), &message), Ok(cek.clone()), "Ze on {curve}");
+        assert_eq!(token.unwrap_cek(key.public(), &message, &Purpose::KeyTest), Ok(cek.clone()), "Ze on {curve}");
 
         let sender = loop {
             let sender = PrivateKey::generate(curve);
@@ -93,7 +101,7 @@ pub fn unwraps_where_z_begins_with_zero(token: &dyn Custodian, capabilities: &Ca
             }
         };
         let message = message_to(key.public(), Some(&sender), &cek, &Parties::example());
-        assert_eq!(token.unwrap_cek(key.public(), &message), Ok(cek), "Zs on {curve}");
+        assert_eq!(token.unwrap_cek(key.public(), &message, &Purpose::KeyTest), Ok(cek), "Zs on {curve}");
     }
 }
 
@@ -130,8 +138,12 @@ pub fn refuses_what_was_changed(token: &dyn Custodian, capabilities: &Capabiliti
             message.sender.as_mut().expect("authcrypt").tag[0] ^= 1;
         });
 
-        assert_eq!(token.unwrap_cek(key.public(), &authcrypt), Ok(cek.clone()), "the token still works");
-        assert_eq!(token.unwrap_cek(key.public(), &es), Ok(cek));
+        assert_eq!(
+            token.unwrap_cek(key.public(), &authcrypt, &Purpose::KeyTest),
+            Ok(cek.clone()),
+            "the token still works"
+        );
+        assert_eq!(token.unwrap_cek(key.public(), &es, &Purpose::KeyTest), Ok(cek));
     }
 }
 
@@ -143,8 +155,12 @@ pub fn refuses_what_is_for_another(token: &dyn Custodian, capabilities: &Capabil
         for sender in [None, Some(&sender)] {
             let cek = fresh_cek();
             let message = message_to(ours.public(), sender, &cek, &Parties::example());
-            assert_eq!(token.unwrap_cek(other.public(), &message), Err(TokenError::Unwrap), "{curve}");
-            assert_eq!(token.unwrap_cek(ours.public(), &message), Ok(cek), "{curve}");
+            assert_eq!(
+                token.unwrap_cek(other.public(), &message, &Purpose::KeyTest),
+                Err(TokenError::Unwrap),
+                "{curve}"
+            );
+            assert_eq!(token.unwrap_cek(ours.public(), &message, &Purpose::KeyTest), Ok(cek), "{curve}");
         }
     }
 }
@@ -196,7 +212,7 @@ pub fn wraps_and_unwraps_to_itself(token: &dyn Custodian, capabilities: &Capabil
         let key = Temporary::generate(token, curve);
         let (ephemeral, cek, parties) = (PrivateKey::generate(curve), fresh_cek(), Parties::example());
         let wrap = wrap_for([key.public()], &ephemeral, &cek, &parties);
-        let mut wrapped = token.wrap_cek(key.public(), &wrap).expect("a wrapped key");
+        let mut wrapped = token.wrap_cek(key.public(), &wrap, &Purpose::KeyTest).expect("a wrapped key");
         let message = UnwrapRequest {
             epk: ephemeral.public().clone(),
             sender: Some(Ecdh1puSender { key: key.public().clone(), tag: parties.tag }),
@@ -204,7 +220,7 @@ pub fn wraps_and_unwraps_to_itself(token: &dyn Custodian, capabilities: &Capabil
             apv: parties.apv,
             encrypted_key: wrapped.pop().expect("one"),
         };
-        assert_eq!(token.unwrap_cek(key.public(), &message), Ok(cek), "{curve}");
+        assert_eq!(token.unwrap_cek(key.public(), &message, &Purpose::KeyTest), Ok(cek), "{curve}");
     }
 }
 
@@ -214,7 +230,7 @@ pub(super) fn check_unwraps(token: &dyn Custodian, key: &PublicKey) {
     for sender in [None, Some(&sender)] {
         let cek = fresh_cek();
         let message = message_to(key, sender, &cek, &Parties::example());
-        assert_eq!(token.unwrap_cek(key, &message), Ok(cek), "{}", key.curve());
+        assert_eq!(token.unwrap_cek(key, &message, &Purpose::KeyTest), Ok(cek), "{}", key.curve());
     }
     check_wraps(token, key, &[&sender]);
 }
@@ -222,14 +238,20 @@ pub(super) fn check_unwraps(token: &dyn Custodian, key: &PublicKey) {
 pub(super) fn wrap_one(token: &dyn Custodian, key: &PublicKey) -> Result<Vec<EncryptedKey>, TokenError> {
     let ephemeral = PrivateKey::generate(key.curve());
     let recipient = PrivateKey::generate(key.curve());
-    token.wrap_cek(key, &wrap_for([recipient.public()], &ephemeral, &fresh_cek(), &Parties::example()))
+    token.wrap_cek(
+        key,
+        &wrap_for([recipient.public()], &ephemeral, &fresh_cek(), &Parties::example()),
+        &Purpose::KeyTest,
+    )
 }
 
 fn check_wraps(token: &dyn Custodian, key: &PublicKey, recipients: &[&PrivateKey]) {
     let ephemeral = PrivateKey::generate(key.curve());
     let (cek, parties) = (fresh_cek(), Parties::example());
     let wrap = wrap_for(recipients.iter().map(|recipient| recipient.public()), &ephemeral, &cek, &parties);
-    let wrapped = token.wrap_cek(key, &wrap).unwrap_or_else(|error| panic!("wrap on {}: {error}", key.curve()));
+    let wrapped = token
+        .wrap_cek(key, &wrap, &Purpose::KeyTest)
+        .unwrap_or_else(|error| panic!("wrap on {}: {error}", key.curve()));
     assert_eq!(wrapped.len(), recipients.len());
     for (recipient, encrypted_key) in recipients.iter().zip(&wrapped) {
         let cek_read = read(recipient, ephemeral.public(), Some(key), &parties, encrypted_key);
@@ -247,5 +269,9 @@ fn check_refused(
     let mut changed = message.clone();
     change(&mut changed);
     let curve = key.public().curve();
-    assert_eq!(token.unwrap_cek(key.public(), &changed), Err(TokenError::Unwrap), "{curve}, changed: {what}");
+    assert_eq!(
+        token.unwrap_cek(key.public(), &changed, &Purpose::KeyTest),
+        Err(TokenError::Unwrap),
+        "{curve}, changed: {what}"
+    );
 }

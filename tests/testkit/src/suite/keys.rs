@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use claviger::{
     keys::{Curve, PublicKey},
-    secrets::{Custodian, HeldKey, ImportKey, KeyState, KeyUse, NewKey, Origin, TokenError},
+    secrets::{Custodian, HeldKey, ImportKey, KeyState, KeyUse, NewKey, Origin, Purpose, TokenError},
 };
 use zeroize::Zeroizing;
 
@@ -70,10 +70,10 @@ pub fn do_only_what_they_were_made_for(token: &dyn Custodian, capabilities: &Cap
     }
     let make = |usage| Temporary::generate_as(token, &NewKey { curve: Curve::P256, usage, label: None });
     let agrees = make(KeyUse::Agreement);
-    assert!(token.sign(agrees.public(), b"input").is_err(), "a key for agreement signed");
+    assert!(token.sign(agrees.public(), b"input", &Purpose::KeyTest).is_err(), "a key for agreement signed");
     let signs = make(KeyUse::Signing);
     let message = message_to(signs.public(), None, &fresh_cek(), &Parties::example());
-    assert!(token.unwrap_cek(signs.public(), &message).is_err(), "a key for signing agreed");
+    assert!(token.unwrap_cek(signs.public(), &message, &Purpose::KeyTest).is_err(), "a key for signing agreed");
     assert_eq!(signs.held.custody, None, "a key that only signs has no custody");
 }
 
@@ -261,11 +261,11 @@ fn check_gone(token: &dyn Custodian, public: &PublicKey) {
     if public.curve().supports_key_agreement() {
         let parties = Parties::example();
         let message = message_to(public, None, &fresh_cek(), &parties);
-        assert_eq!(token.unwrap_cek(public, &message).err(), Some(gone.clone()));
+        assert_eq!(token.unwrap_cek(public, &message, &Purpose::KeyTest).err(), Some(gone.clone()));
         assert_eq!(agreement::wrap_one(token, public).err(), Some(gone.clone()));
     }
     if public.curve().signature_algorithm().is_some() {
-        assert_eq!(token.sign(public, b"input"), Err(gone));
+        assert_eq!(token.sign(public, b"input", &Purpose::KeyTest), Err(gone));
     }
 }
 

@@ -3,7 +3,7 @@
 use claviger::{
     crypto::verify,
     keys::{Curve, PublicKey, SignatureAlgorithm},
-    secrets::{Custodian, TokenError},
+    secrets::{Custodian, Purpose, TokenError},
 };
 
 use super::{Capabilities, temporary::Temporary};
@@ -36,7 +36,7 @@ pub fn refuses_an_input_that_is_too_long(token: &dyn Custodian, capabilities: &C
     }
     let key = Temporary::generate(token, Curve::Ed25519);
     check_signs(token, key.public(), &vec![1; longest]);
-    let refused = token.sign(key.public(), &vec![1; longest + 1]);
+    let refused = token.sign(key.public(), &vec![1; longest + 1], &Purpose::KeyTest);
     assert!(matches!(refused, Err(TokenError::Unsupported(_))), "{refused:?}");
 }
 
@@ -48,7 +48,7 @@ pub fn gives_ed25519_signatures_that_are_those_of_rfc_8032(token: &dyn Custodian
     let private = PrivateKey::generate(Curve::Ed25519);
     let key = Temporary::import(token, &private);
     for input in [&b""[..], b"1", &[7; 1000]] {
-        assert_eq!(token.sign(key.public(), input).ok(), private.sign(input));
+        assert_eq!(token.sign(key.public(), input, &Purpose::KeyTest).ok(), private.sign(input));
     }
 }
 
@@ -86,8 +86,9 @@ pub fn gives_a_low_s_on_secp256k1(token: &dyn Custodian, capabilities: &Capabili
 /// Signs, and checks that the signature has the right length and is over this input only.
 pub(super) fn check_signs(token: &dyn Custodian, key: &PublicKey, input: &[u8]) -> Vec<u8> {
     let curve = key.curve();
-    let signature =
-        token.sign(key, input).unwrap_or_else(|error| panic!("sign {} bytes on {curve}: {error}", input.len()));
+    let signature = token
+        .sign(key, input, &Purpose::KeyTest)
+        .unwrap_or_else(|error| panic!("sign {} bytes on {curve}: {error}", input.len()));
     assert_eq!(signature.len(), SignatureAlgorithm::LENGTH, "{curve}");
     assert!(verify(key, input, &signature).is_ok(), "{curve}, {} bytes", input.len());
     let longer = [input, b"x"].concat();

@@ -20,6 +20,13 @@ fn a_wrong_pin_costs_a_try_and_a_right_pin_resets_the_counter() {
 }
 
 #[test]
+fn firmware_5_3_1_forgets_the_pin_when_it_is_asked() {
+    let host = Host::new(Firmware::V5_3_1);
+    host.verify(PIN).unwrap();
+    assert_eq!([0; 2].map(|_| host.verify(&[])), [Ok(vec![]), Err(0x63C3)]);
+}
+
+#[test]
 fn after_three_wrong_pins_only_the_puk_helps() {
     let host = Host::new(Firmware::V5_7_1);
     let answers = [Err(0x63C2), Err(0x63C1), Err(0x6983), Err(0x6983)];
