@@ -10,11 +10,11 @@ use super::{
     event::Event,
     inbox::Inbox,
     invitations::{AcceptedInvitation, InvitationOptions, Invitations},
+    known_peers::KnownPeers,
     mediation::Mediation,
     metrics::{Metrics, TokenStates},
     options::AgentOptions,
     outbox::Outbox,
-    outgoing_message::OutgoingMessage,
     own_dids::{OwnDids, OwnDocuments},
     protocol::{connections::Connection, issued_invitation::IssuedInvitation, out_of_band::Invitation},
     return_routes::ReturnRoutes,
@@ -27,6 +27,7 @@ use super::{
 /// A DIDComm agent.
 pub struct Agent {
     pub(super) store: Arc<SealedStore>,
+    pub(super) known_peers: Arc<KnownPeers>,
     pub(super) own_dids: Arc<OwnDids>,
     pub(super) inbox: Arc<Inbox>,
     pub(super) outbox: Arc<Outbox>,
@@ -55,31 +56,6 @@ pub type ReadTokenStates = Box<dyn Fn() -> TokenStates + Send + Sync>;
 const NEW_KEYS_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Agent {
-    /// Puts a message into the outbox. The message is stored when this returns, and is sent soon after. Returns the id
-    /// of the outbox entry.
-    ///
-    /// # Errors
-    /// [`AgentError::Invalid`] if the message cannot be sent; [`AgentError::Store`] if it cannot be stored.
-    pub async fn send(&self, outgoing: &OutgoingMessage) -> Result<String, AgentError> {
-        let invalid = |reason: &str| Err(AgentError::Invalid(reason.to_owned()));
-        let message = &outgoing.message;
-        message.pack_plaintext().map_err(|error| AgentError::Invalid(error.to_string()))?;
-        if message.to.as_ref().is_none_or(|to| to.len() != 1) {
-            return invalid("a message must have one recipient: send it to each recipient separately");
-        }
-        if let Some(from) = &message.from
-            && self.own_dids.document(from).is_none()
-        {
-            return invalid(&format!("{from} is not one of our DIDs"));
-        }
-        if message.from.is_none() && (outgoing.sign || outgoing.protect_sender) {
-            return invalid("an anonymous message cannot be signed, and has no sender to protect");
-        }
-        let (id, change) = self.store.send_change(outgoing, self.options.outbox.message_lifetime)?;
-        self.store.commit_changes(vec![change]).await?;
-        Ok(id)
-    }
-
     /// The messages for the application, each with its content unless it is acknowledged.
     ///
     /// # Errors
@@ -133,24 +109,29 @@ impl Agent {
     }
 
     /// Reads the documents of our DIDs again, after a DID was created while the agent runs. Waits up to ten seconds
-    /// until the tokens have shown the keys of the documents.
+    /// until the tokens have shown the keys that the documents name now and did not name before. It does not wait for
+    /// the keys of a token that was away already.
     ///
     /// # Errors
     /// A message for people, if a document is damaged. Then the DIDs stay as they are.
     pub async fn reload_dids(&self) -> Result<(), String> {
         let Some(reload) = &self.reload_documents else { return Ok(()) };
+        let refused = self.own_dids.refused();
+        let missing_before = self.own_dids.missing_keys();
         self.own_dids.replace(reload()?);
         self.rotations.retire_expired().await;
         // A token may take some seconds to announce a new key.
         let mut keys = self.own_dids.secrets().keys();
         let all_shown = async {
-            while !self.own_dids.missing_keys().is_empty() && keys.changed().await.is_ok() {
+            let is_new_missing = || self.own_dids.missing_keys().iter().any(|key| !missing_before.contains(key));
+            while is_new_missing() && keys.changed().await.is_ok() {
                 keys.borrow_and_update();
                 self.own_dids.refresh();
             }
         };
         let _ = tokio::time::timeout(NEW_KEYS_TIMEOUT, all_shown).await;
         self.own_dids.refresh();
+        self.own_dids.log_refused(&refused);
         // The new keys must be able to open the store too.
         if self.store.is_unlocked()
             && let Err(reason) = self.store.unlock(&self.own_dids).await
@@ -253,7 +234,8 @@ impl Agent {
     /// [`StoreError`] if the store fails.
     pub async fn connections(&self, after: &str, limit: usize) -> Result<Vec<(String, Connection)>, StoreError> {
         let found = self.store.list::<Connection>(after, limit).await?;
-        Ok(found.into_iter().map(|(key, it)| (key, Connection { from_prior: None, ..it })).collect())
+        let shown = |it| Connection { from_prior: None, long_form_kept: false, ..it };
+        Ok(found.into_iter().map(|(key, it)| (key, shown(it))).collect())
     }
 
     /// The mediators of this agent.
@@ -286,12 +268,19 @@ impl Agent {
         self.options.inbox.limits.bytes
     }
 
+    /// The most bytes of messages in one page of the API's inbox.
+    pub fn max_page_bytes(&self) -> usize {
+        self.options.max_page_bytes
+    }
+
     /// The metrics in the text format of OpenMetrics 1.0.
     ///
     /// # Errors
     /// [`StoreError`] if the store fails.
     pub async fn metrics(&self) -> Result<String, StoreError> {
+        self.metrics.set_paused_servers(self.outbox.paused_servers());
         let tokens = self.read_token_states.as_ref().map(|read| read()).unwrap_or_default();
-        Ok(self.metrics.render(&self.usage().await?, &tokens, now()))
+        let refused_dids = self.own_dids.refused().len();
+        Ok(self.metrics.render(&self.usage().await?, &tokens, refused_dids, now()))
     }
 }

@@ -10,11 +10,13 @@ use super::{
     inbox::{Inbox, InboxParts},
     instrumented_secrets::InstrumentedSecrets,
     invitations::Invitations,
+    known_peers::KnownPeers,
     mediation::{Mediation, MediationParts},
     metrics::Metrics,
     options::AgentOptions,
     outbox::{Outbox, OutboxParts, PeerWakeups, Transports},
     own_dids::{OwnDids, OwnDocuments},
+    peer_documents::PeerDocuments,
     protocol::{self, Features, InvalidPiuri, Protocol, Registry},
     return_routes::ReturnRoutes,
     rotation::own::OwnRotations,
@@ -36,7 +38,7 @@ pub struct AgentBuilder {
     store: Arc<dyn Store>,
     transports: Transports,
     http: Option<HttpClient>,
-    websockets: Option<WebSocketClient>,
+    mediators: Option<(HttpClient, WebSocketClient)>,
     reload_documents: Option<ReloadDocuments>,
     read_token_states: Option<ReadTokenStates>,
     protocols: Vec<Arc<dyn Protocol>>,
@@ -63,7 +65,7 @@ impl Agent {
             store,
             transports: Transports::default(),
             http: None,
-            websockets: None,
+            mediators: None,
             reload_documents: None,
             read_token_states: None,
             protocols: Vec::new(),
@@ -91,16 +93,15 @@ impl AgentBuilder {
         self
     }
 
-    /// Sets the HTTP client that fetches invitations from short URLs and talks to mediators. Without it, invitations at
-    /// short URLs are refused, and mediators are reached over WebSocket only.
+    /// Sets the HTTP client that fetches invitations from short URLs. Without it, invitations at short URLs are refused.
     pub fn http(mut self, client: HttpClient) -> Self {
         self.http = Some(client);
         self
     }
 
-    /// Sets the WebSocket client for mediators. Without it, mediators are polled over HTTP.
-    pub fn websockets(mut self, client: WebSocketClient) -> Self {
-        self.websockets = Some(client);
+    /// Sets the clients that talk to our mediators. Without them, no mediator can be used.
+    pub fn mediators(mut self, http: HttpClient, websockets: WebSocketClient) -> Self {
+        self.mediators = Some((http, websockets));
         self
     }
 
@@ -121,7 +122,7 @@ impl AgentBuilder {
     /// # Errors
     /// If the identifier of a protocol is invalid.
     pub fn build(self) -> Result<Arc<Agent>, InvalidPiuri> {
-        let Self { resolver, http, options, .. } = self;
+        let Self { http, options, .. } = self;
         let mut protocols = protocol::built_in(&options.disclosure, &options.inbox.problems);
         protocols.extend(self.protocols);
         let registry = Arc::new(Registry::new(protocols)?);
@@ -130,6 +131,8 @@ impl AgentBuilder {
         let (events, _) = broadcast::channel(EVENT_BUFFER);
         let wakeups = Arc::<PeerWakeups>::default();
         let store = Arc::new(SealedStore::new(self.store, commit_listener(wakeups.clone(), events.clone())));
+        let resolver: Arc<dyn Resolver> = Arc::new(PeerDocuments { resolver: self.resolver, store: store.clone() });
+        let known_peers = Arc::new(KnownPeers::new(store.clone()));
         let own_dids = Arc::new(OwnDids::new(secrets, self.documents));
         let routes = Arc::new(ReturnRoutes::default());
         let features = Features {
@@ -161,16 +164,18 @@ impl AgentBuilder {
         }));
         let parts = MediationParts {
             store: store.clone(),
+            known_peers: known_peers.clone(),
             own_dids: own_dids.clone(),
             resolver: resolver.clone(),
             inbox: inbox.clone(),
             outbox: outbox.clone(),
-            http: http.clone(),
-            websockets: self.websockets,
+            http: self.mediators.as_ref().map(|(http, _)| http.clone()),
+            websockets: self.mediators.map(|(_, websockets)| websockets),
         };
         let mediation = Arc::new(Mediation::new(parts, options.mediation.clone()));
         let invitations = Arc::new(Invitations {
             store: store.clone(),
+            known_peers: known_peers.clone(),
             own_dids: own_dids.clone(),
             resolver: resolver.clone(),
             http,
@@ -185,6 +190,7 @@ impl AgentBuilder {
             OwnRotations { store: store.clone(), own_dids: own_dids.clone(), resolver, message_lifetime, on_retired };
         Ok(Arc::new(Agent {
             store,
+            known_peers,
             own_dids,
             inbox,
             outbox,
@@ -211,7 +217,7 @@ fn commit_listener(wakeups: Arc<PeerWakeups>, events: broadcast::Sender<Event>) 
         for change in changes {
             if let Change::Deliver(delivery) = change {
                 // Sending fails if there is no subscriber.
-                let _ = events.send(Event::Delivered(delivery.clone()));
+                let _ = events.send(Event::Delivered { id: delivery.id.clone() });
             }
         }
     })

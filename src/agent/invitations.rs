@@ -8,6 +8,7 @@ use super::{
     canonical_did::canonical_did,
     clock::{Millis, now, seconds_to_millis},
     error::AgentError,
+    known_peers::KnownPeers,
     outgoing_message::{OutgoingMessage, new_message},
     own_dids::OwnDids,
     protocol::{
@@ -17,7 +18,10 @@ use super::{
         trust_ping::PING,
     },
     sealed_store::SealedStore,
-    store::{error::StoreError, types::CommitOutcome},
+    store::{
+        error::StoreError,
+        types::{Change, CommitOutcome},
+    },
 };
 use crate::{
     did::Resolver,
@@ -61,6 +65,7 @@ const NO_PUBLIC_URL: &str = "didcomm://invite";
 /// Issues and accepts invitations.
 pub(super) struct Invitations {
     pub store: Arc<SealedStore>,
+    pub known_peers: Arc<KnownPeers>,
     pub own_dids: Arc<OwnDids>,
     pub resolver: Arc<dyn Resolver>,
     /// Fetches invitations from short URLs. Without it they are refused.
@@ -168,14 +173,19 @@ impl Invitations {
         let existing = self.store.get::<Connection>(&key).await?;
         let (mut connection, revision) = existing.unwrap_or_else(|| (Connection::new(&own_did, &peer_did, now()), 0));
         connection.label = label.or(connection.label);
-        let put = self.store.put_change(&key, &connection, revision, None)?;
+        connection.stranger = false;
+        let mut changes = vec![Change::Keep(peer_did.clone())];
+        changes.extend(self.known_peers.keep_long_form(&invitation.from).await?);
+        connection.long_form_kept |= invitation.from != peer_did;
+        changes.push(self.store.put_change(&key, &connection, revision, None)?);
         let ping = new_message(PING, json!({ "response_requested": true }))
             .from(&own_did)
             .to(&peer_did)
             .pthid(&invitation.id)
             .finalize();
         let (ping, send) = self.store.send_change(&OutgoingMessage::new(ping), self.message_lifetime)?;
-        match self.store.commit_changes(vec![put, send]).await? {
+        changes.push(send);
+        match self.store.commit_changes(changes).await? {
             CommitOutcome::Committed => Ok(AcceptedInvitation { own_did, peer_did, invitation, ping }),
             _ => Err(AgentError::Store(StoreError::Unavailable("the connection was changed meanwhile".to_owned()))),
         }

@@ -30,12 +30,16 @@ pub struct Metrics {
     operations: Family<TokenOperation, Counter>,
     durations: Family<OperationKind, Histogram, fn() -> Histogram>,
     token_states: Family<TokenState, Gauge>,
+    refused_dids: Gauge,
     post_answers: Family<Status, Counter>,
     rejected_connections: Counter,
     websockets: Gauge,
+    dropped_replies: Counter,
+    paused_servers: Gauge,
     queue_length: Family<Queue, Gauge>,
     queue_age: Family<Queue, Gauge<f64, AtomicU64>>,
     unread_bytes: Gauge,
+    of_strangers: Family<OfStrangers, Gauge>,
     store_bytes: Gauge,
 }
 
@@ -81,6 +85,12 @@ struct Status {
     status: u16,
 }
 
+/// The label of what strangers have left: unread messages, their bytes, what is remembered, or marks.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfStrangers {
+    what: &'static str,
+}
+
 /// The label of a queue: inbox, application or outbox.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Queue {
@@ -110,12 +120,16 @@ impl Metrics {
             operations: Family::default(),
             durations: Family::new_with_constructor(histogram),
             token_states: Family::default(),
+            refused_dids: Gauge::default(),
             post_answers: Family::default(),
             rejected_connections: Counter::default(),
             websockets: Gauge::default(),
+            dropped_replies: Counter::default(),
+            paused_servers: Gauge::default(),
             queue_length: Family::default(),
             queue_age: Family::default(),
             unread_bytes: Gauge::default(),
+            of_strangers: Family::default(),
             store_bytes: Gauge::default(),
         };
         metrics.register();
@@ -138,10 +152,20 @@ impl Metrics {
             self.durations.clone(),
         );
         registry.register("token_state", "1 for the current state of a token, else 0", self.token_states.clone());
+        let refused = self.refused_dids.clone();
+        registry.register(
+            "refused_dids",
+            "DIDs of ours that are refused: a key of the document is not proved",
+            refused,
+        );
         registry.register("http_answers", "Responses to POSTed messages, by HTTP status", self.post_answers.clone());
         let rejected = self.rejected_connections.clone();
         registry.register("connections_turned_away", "Connections rejected by a connection limit", rejected);
         registry.register("websockets", "Open WebSockets", self.websockets.clone());
+        let dropped = self.dropped_replies.clone();
+        registry.register("replies_dropped", "Messages whose replies were dropped by a limit", dropped);
+        let paused = self.paused_servers.clone();
+        registry.register("paused_servers", "Servers of peers that get no messages for a while", paused);
         registry.register("waiting", "Messages waiting, by queue", self.queue_length.clone());
         registry.register("oldest_seconds", "Age of the oldest waiting message, by queue", self.queue_age.clone());
         registry.register(
@@ -149,6 +173,8 @@ impl Metrics {
             "Bytes of messages that the application has not acknowledged",
             self.unread_bytes.clone(),
         );
+        let of_strangers = self.of_strangers.clone();
+        registry.register("of_strangers", "What all strangers have left in the store", of_strangers);
         registry.register("store_bytes", "Size of the store's files", self.store_bytes.clone());
     }
 
@@ -188,6 +214,16 @@ impl Metrics {
         self.websockets.inc_by(difference);
     }
 
+    /// Records that a limit dropped the replies to a message.
+    pub(super) fn replies_dropped(&self) {
+        self.dropped_replies.inc();
+    }
+
+    /// Sets how many servers of peers get no messages for a while.
+    pub(super) fn set_paused_servers(&self, count: usize) {
+        self.paused_servers.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
     fn protocol(&self, kind: &str) -> String {
         match self.protocols.find(kind) {
             _ if kind == UNOPENED => kind.to_owned(),
@@ -196,9 +232,10 @@ impl Metrics {
         }
     }
 
-    /// All metrics in the text format of OpenMetrics 1.0. `usage` and `tokens` are the state of the store and of the
-    /// tokens at `now`, in milliseconds since 1970.
-    pub(super) fn render(&self, usage: &Usage, tokens: &TokenStates, now: Millis) -> String {
+    /// All metrics in the text format of OpenMetrics 1.0. `usage`, `tokens` and `refused_dids` are the state of the store, of the
+    /// tokens and of our DIDs at `now`, in milliseconds since 1970.
+    pub(super) fn render(&self, usage: &Usage, tokens: &TokenStates, refused_dids: usize, now: Millis) -> String {
+        self.refused_dids.set(i64::try_from(refused_dids).unwrap_or(i64::MAX));
         for (token, current) in tokens {
             for (state, name) in STATES {
                 let label = TokenState { token: token.clone(), state: name };
@@ -217,6 +254,15 @@ impl Metrics {
             self.queue_age.get_or_create(&label).set(age as f64 / 1000.0);
         }
         self.unread_bytes.set(i64::try_from(usage.delivery_bytes).unwrap_or(i64::MAX));
+        let of_strangers = [
+            ("unread", usage.stranger_deliveries),
+            ("unread-bytes", usage.stranger_delivery_bytes),
+            ("remembered-bytes", usage.stranger_record_bytes),
+            ("marks", usage.stranger_marks),
+        ];
+        for (what, amount) in of_strangers {
+            self.of_strangers.get_or_create(&OfStrangers { what }).set(i64::try_from(amount).unwrap_or(i64::MAX));
+        }
         self.store_bytes.set(i64::try_from(usage.bytes).unwrap_or(i64::MAX));
         let mut text = String::new();
         // Writing to a string cannot fail.
@@ -244,7 +290,7 @@ mod tests {
             metrics.message_handled(&format!("https://didcomm.org/trust-ping/{}.0/ping", 3 + number), "problem");
             metrics.send_attempted(&format!("no type at all {number}"), "sent");
         }
-        let text = metrics.render(&Usage::default(), &Vec::new(), 0);
+        let text = metrics.render(&Usage::default(), &Vec::new(), 0, 0);
         let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("claviger_messages")).collect();
         assert_eq!(lines.len(), 5, "{lines:#?}");
         let ping = "claviger_messages_handled_total{protocol=\"https://didcomm.org/trust-ping/2.0\",result=\"done\"} 2";

@@ -1,19 +1,22 @@
 //! Our DIDs. The agent knows them by their documents, even while their tokens are unavailable.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use tokio::sync::watch;
 
-use super::canonical_did::canonical_did;
+use super::{
+    canonical_did::canonical_did,
+    published::{PublishedContent, PublishedDocuments},
+    refused_documents::{RefusedDid, refused_documents},
+};
 use crate::{
-    did::{
-        Document, Relationship, did_of,
-        peer::short_form,
-        webvh::{self, OwnLog},
-    },
+    did::{Document, Relationship, did_of, peer::short_form, webvh::OwnLog},
     didcomm::Identities,
     keys::PublicKey,
-    secrets::{KeyState, Secrets},
+    secrets::{HeldKeys, KeyState, Secrets},
 };
 
 /// Our DIDs, and the tokens that hold their keys.
@@ -21,6 +24,18 @@ pub struct OwnDids {
     secrets: Arc<dyn Secrets>,
     documents: watch::Sender<Arc<Documents>>,
     identities: watch::Sender<Arc<Identities>>,
+    /// The DIDs whose documents have a key that no token proves.
+    refused: watch::Sender<Arc<Vec<RefusedDid>>>,
+    /// The ready keys, which are asked for with each message.
+    ready: Mutex<Option<ReadyKeys>>,
+}
+
+/// The key agreement keys of our DIDs that a token is ready to use, and what they were computed from.
+struct ReadyKeys {
+    held: HeldKeys,
+    documents: Arc<Documents>,
+    identities: Arc<Identities>,
+    keys: Arc<[PublicKey]>,
 }
 
 /// The documents of our DIDs.
@@ -30,11 +45,11 @@ struct Documents {
     /// The position in `all`, by each name of a DID.
     by_name: HashMap<String, usize>,
     /// The DIDs that have rotated and whose overlap is over. Messages to them are not read.
-    retired: Vec<String>,
-    /// The log of each did:webvh, by its path.
-    logs: HashMap<String, String>,
+    retired: HashSet<String>,
+    /// The documents and logs that the public side publishes.
+    published: Arc<PublishedDocuments>,
     /// The DIDs that are ours only if a token holds one of their keys. Some of them belong to others.
-    candidates: Vec<String>,
+    candidates: HashSet<String>,
 }
 
 /// The documents of an agent's DIDs, at the start and after a reload.
@@ -57,6 +72,28 @@ impl OwnDids {
             secrets,
             documents: watch::Sender::new(Arc::new(documents)),
             identities: watch::Sender::new(Arc::new(identities)),
+            refused: watch::Sender::default(),
+            ready: Mutex::new(None),
+        }
+    }
+
+    /// Returns our DIDs that are refused, because a token has shown that a key of the document is not proved. They are
+    /// not published, and messages to them are not accepted. Messages that were accepted before are opened.
+    pub fn refused(&self) -> Arc<Vec<RefusedDid>> {
+        self.refused.borrow().clone()
+    }
+
+    /// Logs the DIDs that are refused, and those that no longer are, compared with `before`.
+    pub(super) fn log_refused(&self, before: &[RefusedDid]) {
+        let now = self.refused();
+        for RefusedDid { did, keys } in now.iter().filter(|refused| !before.contains(refused)) {
+            for key in keys {
+                tracing::error!(%did, id = key.id, reason = key.why, "DID refused: a key of its document is not proved");
+            }
+        }
+        let is_refused = |did: &str| now.iter().any(|refused| refused.did == did);
+        for RefusedDid { did, .. } in before.iter().filter(|refused| !is_refused(&refused.did)) {
+            tracing::warn!(%did, "DID no longer refused");
         }
     }
 
@@ -82,9 +119,11 @@ impl OwnDids {
         documents.find(did).filter(|document| self.is_own(&documents, document)).cloned()
     }
 
-    /// Returns the log of our did:webvh that is served at this path.
-    pub fn log(&self, path: &str) -> Option<String> {
-        self.documents.borrow().logs.get(path).cloned()
+    /// Returns the document of our did:web, or the log of our did:webvh, that is published at this path for this `Host`.
+    pub fn published(&self, host: &str, path: &str) -> Option<PublishedContent> {
+        let documents = self.documents.borrow();
+        let is_own = |did: &str| documents.find(did).is_some_and(|document| self.is_own(&documents, document));
+        documents.published.find(host, path, is_own)
     }
 
     /// Returns our DID and the key agreement key that a recipient's `kid` names. `None` if the DID is not ours or is
@@ -99,7 +138,8 @@ impl OwnDids {
         Some((document.id().to_owned(), key))
     }
 
-    /// Whether a DID may be ours: there is a candidate document, and no token has shown one of its keys yet.
+    /// Whether a DID may be ours later: there is a candidate document, and no token has shown one of its keys yet; or its
+    /// document is refused.
     pub fn may_be_own(&self, did: &str) -> bool {
         let documents = self.documents.borrow();
         documents.find(did).is_some_and(|document| !self.is_own(&documents, document))
@@ -130,7 +170,7 @@ impl OwnDids {
     }
 
     /// Sets the retired DIDs: messages to them are not read. Returns whether the set has changed.
-    pub fn retire(&self, dids: Vec<String>) -> bool {
+    pub fn retire(&self, dids: HashSet<String>) -> bool {
         self.documents.send_if_modified(|documents| {
             let is_changed = documents.retired != dids;
             if is_changed {
@@ -143,6 +183,7 @@ impl OwnDids {
     /// Looks up again which of our keys the tokens hold.
     pub fn refresh(&self) {
         let all = self.documents.borrow().all.clone();
+        self.refused.send_replace(Arc::new(refused_documents(&self.secrets.keys().borrow(), &all)));
         let (identities, _) = Identities::with_missing_keys(self.secrets.clone(), all);
         self.identities.send_replace(Arc::new(identities));
     }
@@ -154,11 +195,31 @@ impl OwnDids {
         Identities::with_missing_keys(self.secrets.clone(), own).1
     }
 
-    /// Returns the key agreement keys of our DIDs that a token is ready to use. Retired DIDs are left out.
-    pub fn ready_agreement_keys(&self) -> Vec<PublicKey> {
+    /// Returns the key agreement keys of our DIDs that a token is ready to use, each once. Retired DIDs are left out.
+    /// They are computed anew only after a key or a document has changed.
+    pub fn ready_agreement_keys(&self) -> Arc<[PublicKey]> {
         let held = self.secrets.keys().borrow().clone();
-        let is_ready = |key: &PublicKey| held.get(key).is_some_and(|held| held.state == KeyState::Ready);
-        self.agreement_keys().into_iter().filter(is_ready).collect()
+        let (documents, identities) = (self.documents.borrow().clone(), self.identities());
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_current = |ready: &&ReadyKeys| {
+            ready.held.is_same(&held)
+                && Arc::ptr_eq(&ready.documents, &documents)
+                && Arc::ptr_eq(&ready.identities, &identities)
+        };
+        if let Some(ready) = ready.as_ref().filter(is_current) {
+            return ready.keys.clone();
+        }
+        let is_ready = |key: &&PublicKey| held.get(key).is_some_and(|held| held.state == KeyState::Ready);
+        // Those of refused DIDs too: they open the store, and the messages that were accepted before.
+        let usable = documents.all.iter().filter(|document| self.is_held(&documents, document));
+        let methods = usable
+            .filter(|document| !documents.is_retired(document))
+            .flat_map(|document| document.methods(Relationship::KeyAgreement));
+        let mut known = HashSet::new();
+        let keys = methods.filter_map(|method| method.key.as_ref().ok()).filter(is_ready);
+        let keys: Arc<[PublicKey]> = keys.filter(|key| known.insert(*key)).cloned().collect();
+        *ready = Some(ReadyKeys { held, documents: documents.clone(), identities, keys: keys.clone() });
+        keys
     }
 
     /// Returns the keys of this DID that no other of our DIDs has.
@@ -167,21 +228,14 @@ impl OwnDids {
         documents.find(did).map(|document| document.own_keys(&documents.all)).unwrap_or_default()
     }
 
-    fn agreement_keys(&self) -> Vec<PublicKey> {
-        let documents = self.documents.borrow();
-        let methods = self.own_active(&documents).flat_map(|document| document.methods(Relationship::KeyAgreement));
-        let mut keys: Vec<PublicKey> = Vec::new();
-        for key in methods.filter_map(|method| method.key.as_ref().ok()) {
-            if !keys.contains(key) {
-                keys.push(key.clone());
-            }
-        }
-        keys
+    /// Whether the DID is ours, and not refused.
+    fn is_own(&self, documents: &Documents, document: &Document) -> bool {
+        self.is_held(documents, document) && !self.refused.borrow().iter().any(|refused| refused.did == document.id())
     }
 
-    fn is_own(&self, documents: &Documents, document: &Document) -> bool {
-        let is_candidate = documents.candidates.iter().any(|did| did == document.id());
-        !is_candidate || self.identities.borrow().document(document.id()).is_some()
+    /// Whether the DID was made here, or a token holds one of its keys.
+    fn is_held(&self, documents: &Documents, document: &Document) -> bool {
+        !documents.candidates.contains(document.id()) || self.identities.borrow().document(document.id()).is_some()
     }
 
     fn own<'a>(&'a self, documents: &'a Documents) -> impl Iterator<Item = &'a Document> {
@@ -195,8 +249,6 @@ impl OwnDids {
 
 impl Documents {
     fn new(documents: OwnDocuments) -> Self {
-        let by_path = |log: OwnLog| Some((webvh::path(log.document().id())?, log.text().to_owned()));
-        let logs = documents.logs.into_iter().filter_map(by_path).collect();
         let candidates = documents.candidates.iter().map(|document| document.id().to_owned()).collect();
         let all: Vec<Document> = documents.created.into_iter().chain(documents.candidates).collect();
         let mut by_name = HashMap::new();
@@ -205,7 +257,8 @@ impl Documents {
                 by_name.entry(name.to_owned()).or_insert(position);
             }
         }
-        Self { all, by_name, retired: Vec::new(), logs, candidates }
+        let published = Arc::new(PublishedDocuments::new(&all, &documents.logs));
+        Self { all, by_name, retired: HashSet::new(), published, candidates }
     }
 
     fn find(&self, did: &str) -> Option<&Document> {
@@ -214,6 +267,34 @@ impl Documents {
     }
 
     fn is_retired(&self, document: &Document) -> bool {
-        self.retired.iter().any(|did| did == document.id())
+        self.retired.contains(document.id())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{did::peer::create_2, secrets::Keyring};
+
+    /// With each message the agent asks for the ready keys, and looks up a recipient. That must not cost more with more
+    /// DIDs, so the keys are computed only after a change.
+    #[tokio::test]
+    async fn ready_keys_are_computed_once() {
+        let key = PublicKey::from_multikey("z6LSbysY2xFMRpGMhb7tFTLMpeuPRaqaWM1yECx2AtzE3KCc").unwrap();
+        let document = |number: usize| {
+            let service = crate::did::Service::didcomm(format!("https://example.com/{number}"), []);
+            create_2(&[(Relationship::KeyAgreement, key.clone())], &[service]).unwrap()
+        };
+        let created: Vec<Document> = (0..1000).map(document).collect();
+        let keyring: Arc<dyn Secrets> = Arc::new(Keyring::builder().start().await.unwrap());
+        let own = OwnDids::new(keyring, OwnDocuments { created: created.clone(), ..OwnDocuments::default() });
+        let first = own.ready_agreement_keys();
+        assert!((0..1000).all(|_| Arc::ptr_eq(&own.ready_agreement_keys(), &first)));
+        own.refresh();
+        let second = own.ready_agreement_keys();
+        assert!(!Arc::ptr_eq(&first, &second) && Arc::ptr_eq(&own.ready_agreement_keys(), &second));
+        let retired: HashSet<String> = created.iter().map(|document| document.id().to_owned()).collect();
+        assert!(own.retire(retired.clone()) && !own.retire(retired));
+        assert!(!Arc::ptr_eq(&own.ready_agreement_keys(), &second));
     }
 }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     agent::Agent,
     clock::now,
-    server::{MessageRateLimiter, Server, ServerContext},
+    server::{QrCodes, Server, ServerContext, SharedLimits},
 };
 
 /// The interval at which the agent tries to unlock a sealed store. It also tries whenever the state of a key changes.
@@ -24,10 +24,10 @@ const CLEANUP_BATCH: usize = 1000;
 
 impl Agent {
     /// Runs the agent, and serves peers on `servers`, until `shutdown` is cancelled. Then waits until running work has
-    /// finished.
+    /// finished. Cancels `shutdown` itself if it fails.
     ///
     /// # Errors
-    /// If a listening socket cannot be used.
+    /// If a listening socket cannot be used, or a task panics.
     pub async fn run(self: &Arc<Self>, servers: Vec<Server>, shutdown: CancellationToken) -> io::Result<()> {
         let context = Arc::new(ServerContext {
             inbox: self.inbox.clone(),
@@ -36,8 +36,8 @@ impl Agent {
             own_dids: self.own_dids.clone(),
             invitations: self.invitations.clone(),
             metrics: self.metrics.clone(),
-            message_rate: MessageRateLimiter::default(),
-            bytes: Arc::default(),
+            limits: SharedLimits::default(),
+            qr_codes: QrCodes::default(),
             max_message_bytes: self.max_message_bytes(),
             shutdown: shutdown.clone(),
             options: self.server.subscribe(),
@@ -54,13 +54,22 @@ impl Agent {
         work.spawn(self.outbox.clone().expire(shutdown.clone()));
         work.spawn(self.mediation.clone().run(shutdown.clone()));
         let mut result = Ok(());
-        while let Some(ended) = serving.join_next().await {
-            if let Ok(Err(error)) = ended {
+        // An agent that has lost a part ends, so that it is started again, and says why.
+        loop {
+            let lost = tokio::select! {
+                Some(ended) = serving.join_next() => ended.unwrap_or_else(|error| Err(io::Error::other(error))),
+                Some(ended) = work.join_next() => match ended {
+                    Ok(()) if !shutdown.is_cancelled() => Err(io::Error::other("a task returned before the shutdown")),
+                    ended => ended.map_err(io::Error::other),
+                },
+                else => return result,
+            };
+            if let Err(error) = lost {
+                tracing::error!(%error, "agent shuts down: one of its tasks failed");
                 result = Err(error);
+                shutdown.cancel();
             }
         }
-        while work.join_next().await.is_some() {}
-        result
     }
 
     /// Unlocks the store as soon as a token is ready. Afterwards wraps the store key for each further key that becomes
@@ -69,6 +78,7 @@ impl Agent {
         let start = Instant::now();
         let mut logged = String::new();
         let mut keys = self.own_dids.secrets().keys();
+        self.refresh_own_dids();
         while let Err(reason) = self.store.unlock(&self.own_dids).await {
             if start.elapsed() < TOKEN_START_TIME {
                 tracing::debug!(reason, "store waits for a token");
@@ -79,7 +89,7 @@ impl Agent {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = sleep(UNLOCK_INTERVAL) => {}
-                Ok(()) = keys.changed() => self.own_dids.refresh(),
+                Ok(()) = keys.changed() => self.refresh_own_dids(),
             }
         }
         tracing::info!("store unlocked");
@@ -88,7 +98,7 @@ impl Agent {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 changed = keys.changed() => match changed {
-                    Ok(()) => self.own_dids.refresh(),
+                    Ok(()) => self.refresh_own_dids(),
                     Err(_) => return,
                 },
             }
@@ -98,12 +108,19 @@ impl Agent {
         }
     }
 
-    /// Deletes expired data from the store, and retires DIDs whose overlap is over. An envelope that no token opened in
-    /// time is deleted without a log line.
+    /// Looks up again which of our keys the tokens hold. Logs the DIDs that are refused since, or no longer.
+    fn refresh_own_dids(&self) {
+        let before = self.own_dids.refused();
+        self.own_dids.refresh();
+        self.own_dids.log_refused(&before);
+    }
+
+    /// Deletes expired data from the store, and retires DIDs whose overlap is over.
     async fn delete_expired(self: Arc<Self>, shutdown: CancellationToken) {
         loop {
             self.rotations.retire_expired().await;
             let retention = *self.retention.borrow();
+            while self.inbox.expire_envelopes(retention.envelopes, CLEANUP_BATCH).await >= CLEANUP_BATCH {}
             match self.store.inner().delete_expired(now(), &retention, CLEANUP_BATCH).await {
                 // More rows may have expired.
                 Ok(deleted) if deleted >= CLEANUP_BATCH => {

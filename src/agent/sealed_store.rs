@@ -1,6 +1,6 @@
 //! The store with encryption: callers read and write plaintext, and the store holds ciphertext.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -30,7 +30,8 @@ use crate::{
 const STORE_KEY_KIND: &str = "store-key";
 const STORE_KEY: &str = "1";
 
-/// The function that is called with the changes of each successful commit.
+/// The function that is called after each successful commit with its deliveries and its messages to send, without their
+/// sealed content.
 pub type CommitListener = Box<dyn Fn(&[Change]) + Send + Sync>;
 
 /// A store, and the key that its content is sealed under. A token unwraps the key.
@@ -47,6 +48,13 @@ pub struct DeliveryContent {
     pub message: Message,
     /// How the message was protected: [`Provenance`] as JSON.
     pub provenance: Value,
+}
+
+/// The content of a delivery, as it is sealed: a [`DeliveryContent`] without a copy of the message, which may be large.
+#[derive(Serialize)]
+struct ReceivedContent<'a> {
+    message: &'a Message,
+    provenance: &'a Provenance,
 }
 
 impl SealedStore {
@@ -105,7 +113,8 @@ impl SealedStore {
         let mut wrapped = old.clone();
         excluded.iter().for_each(|key| wrapped.remove(key));
         let ready = own_dids.ready_agreement_keys();
-        for new in ready.iter().filter(|new| !excluded.contains(new) && !old.keys().contains(new)) {
+        let wrapped_for: HashSet<PublicKey> = old.keys().into_iter().collect();
+        for new in ready.iter().filter(|new| !excluded.contains(new) && !wrapped_for.contains(new)) {
             // The failure of one token, such as a missing touch, must not affect the others.
             if let Err(error) = wrapped.add(&key, new, secrets).await {
                 tracing::info!(%error, key = %new, "store key not wrapped for a key yet");
@@ -113,6 +122,7 @@ impl SealedStore {
         }
         // A wrapped key for a lost token opens nothing. So excluded keys may go only if a ready key remains.
         let ready = own_dids.ready_agreement_keys();
+        let ready: HashSet<&PublicKey> = ready.iter().collect();
         if !excluded.is_empty() && !wrapped.keys().iter().any(|key| ready.contains(key)) {
             return Err("no other key agreement key of ours is ready to unwrap the store key".to_owned());
         }
@@ -145,12 +155,12 @@ impl SealedStore {
         }
     }
 
-    /// Commits, and tells the listener about the changes.
+    /// Commits, and tells the listener about the deliveries and the messages to send, without their content.
     ///
     /// # Errors
     /// [`StoreError`] if the store fails.
-    pub async fn commit(&self, commit: Commit) -> Result<CommitOutcome, StoreError> {
-        let changes = commit.changes.clone();
+    pub async fn commit(&self, mut commit: Commit) -> Result<CommitOutcome, StoreError> {
+        let changes = without_content(&mut commit.changes);
         let outcome = self.inner.commit(commit).await?;
         if outcome == CommitOutcome::Committed {
             (self.on_commit)(&changes);
@@ -182,10 +192,12 @@ impl SealedStore {
                 self.send_change(&OutgoingMessage::new(*message), message_lifetime).map(|(_, change)| change)
             }
             Effect::Deliver => self.deliver_change(received),
-            Effect::Put { kind, key, value, revision, expires } => {
+            Effect::Put { kind, key, value, revision, expires, about_sender } => {
                 let value = self.seal(&place(&kind, &key), &value)?;
-                Ok(Change::Put(Record { kind, key, revision, value, expires }))
+                let record = Record { kind, key, revision, value, expires };
+                Ok(if about_sender { Change::Remember(record) } else { Change::Put(record) })
             }
+            Effect::KeepSender => Ok(Change::Keep(received.sender.clone().unwrap_or_default())),
             Effect::Delete { kind, key } => Ok(Change::Delete { kind, key }),
         });
         changes.collect()
@@ -197,8 +209,17 @@ impl SealedStore {
     /// # Errors
     /// The errors of [`SealedStore::changes`].
     pub fn send_change(&self, outgoing: &OutgoingMessage, lifetime: Millis) -> Result<(String, Change), StoreError> {
-        let message = &outgoing.message;
         let id = Message::new_id();
+        let change = self.send_change_as(&id, outgoing, lifetime)?;
+        Ok((id, change))
+    }
+
+    /// Like [`SealedStore::send_change`], with this outbox id.
+    ///
+    /// # Errors
+    /// The errors of [`SealedStore::changes`].
+    pub fn send_change_as(&self, id: &str, outgoing: &OutgoingMessage, lifetime: Millis) -> Result<Change, StoreError> {
+        let message = &outgoing.message;
         let created = now();
         let give_up_at = created.saturating_add(lifetime);
         let expires = message.expires_time.map_or(give_up_at, |seconds| seconds_to_millis(seconds).min(give_up_at));
@@ -215,18 +236,16 @@ impl SealedStore {
             tries: 0,
             time: created,
             problem: None,
-            sealed: Some(self.seal(&place("outgoing", &id), outgoing)?),
-            id: id.clone(),
+            to_stranger: false,
+            sealed: Some(self.seal(&place("outgoing", id), outgoing)?),
+            id: id.to_owned(),
         };
-        Ok((id, Change::Send(entry)))
+        Ok(Change::Send(entry))
     }
 
     fn deliver_change(&self, received: &Received) -> Result<Change, StoreError> {
         let id = Message::new_id();
-        let content = DeliveryContent {
-            message: received.message.clone(),
-            provenance: serde_json::to_value::<&Provenance>(&received.provenance).unwrap_or_default(),
-        };
+        let content = ReceivedContent { message: &received.message, provenance: &received.provenance };
         Ok(Change::Deliver(Delivery {
             cursor: 0,
             message: received.message.id.clone(),
@@ -286,14 +305,6 @@ impl SealedStore {
         let opened =
             records.into_iter().map(|it| Ok((it.key.clone(), self.open(&place(T::KIND, &it.key), &it.value)?)));
         opened.collect()
-    }
-
-    /// Returns the keys of at most `limit` records, in order. Works while the store is sealed.
-    ///
-    /// # Errors
-    /// [`StoreError`] if the store fails.
-    pub async fn keys<T: RecordType>(&self, limit: usize) -> Result<Vec<String>, StoreError> {
-        Ok(self.inner.records(T::KIND, "", limit).await?.into_iter().map(|record| record.key).collect())
     }
 
     /// Writes a record if its revision is still `revision`; 0 stands for a new record. Returns whether it was written.
@@ -358,6 +369,22 @@ impl RecordReader for SealedStore {
         let record = self.inner.record(kind, key).await?;
         record.map(|record| Ok((self.open(&place(kind, key), &record.value)?, record.revision))).transpose()
     }
+}
+
+/// Copies the deliveries and the messages to send, without their sealed content, which may be large.
+fn without_content(changes: &mut [Change]) -> Vec<Change> {
+    fn copy<T: Clone>(value: &mut T, sealed: fn(&mut T) -> &mut Option<Vec<u8>>) -> T {
+        let content = sealed(value).take();
+        let copy = value.clone();
+        *sealed(value) = content;
+        copy
+    }
+    let copies = changes.iter_mut().filter_map(|change| match change {
+        Change::Deliver(delivery) => Some(Change::Deliver(copy(delivery, |it| &mut it.sealed))),
+        Change::Send(entry) => Some(Change::Send(copy(entry, |it| &mut it.sealed))),
+        _ => None,
+    });
+    copies.collect()
 }
 
 /// Returns the name of the place that a sealed value is bound to. The encryption authenticates the name as AAD.

@@ -1,6 +1,9 @@
 //! The daemon's settings as options of the library.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
 
 use claviger::{
     agent::{
@@ -9,13 +12,13 @@ use claviger::{
         store::{Retention, SqliteOptions},
     },
     jose::Limits,
-    net::{AddressGuard, Dialer, client_config},
+    net::{AddressGuard, Dialer, Target, client_config},
 };
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
 use super::{
-    config::{Config, HttpSection, StoreSection},
+    config::{ApiAddress, Config, HttpSection, StoreSection},
     failure::Failure,
 };
 
@@ -27,18 +30,35 @@ pub fn agent_options(config: &Config) -> AgentOptions {
     let daemon = &config.daemon;
     let agent = &daemon.agent;
     let mut options = AgentOptions::default();
-    options.inbox.limits = Limits { bytes: agent.max_message_bytes, ..Limits::default() };
+    options.inbox.limits =
+        Limits { bytes: agent.max_message_bytes, json_values: agent.max_json_values, ..Limits::default() };
+    options.inbox.max_opening_bytes = agent.max_opening_bytes;
+    options.inbox.max_fetches = agent.max_fetches;
+    options.inbox.wait_for_sender = DAY / 24 * i64::from(agent.wait_for_sender_hours);
+    options.inbox.wait_for_stranger = 60_000 * i64::from(agent.wait_for_stranger_minutes);
+    options.inbox.max_attempts = agent.max_attempts.max(1);
     options.inbox.workers = agent.workers;
     options.inbox.max_age = DAY * i64::from(agent.longest_age_days);
     options.inbox.reply_lifetime = DAY * i64::from(agent.send_for_days);
+    options.inbox.momentary_lifetime = 60_000 * i64::from(agent.reply_minutes);
+    options.inbox.open_attempts = agent.open_attempts;
+    options.inbox.refused_attempts = agent.refused_attempts;
+    options.inbox.refused_time = 60_000 * i64::from(agent.refused_minutes);
     options.inbox.prompt_strangers = agent.prompt_strangers;
     options.outbox.message_lifetime = options.inbox.reply_lifetime;
+    options.outbox.unresolved_lifetime = options.inbox.wait_for_sender;
+    options.outbox.concurrent = daemon.outbox.messages;
+    options.outbox.concurrent_per_peer = daemon.outbox.messages_per_peer;
+    options.outbox.concurrent_per_origin = daemon.outbox.messages_per_server;
+    options.outbox.concurrent_unknown = daemon.outbox.messages_to_new_servers;
+    options.outbox.stranger_replies_per_second = daemon.outbox.stranger_replies_per_second;
     options.goal_codes.clone_from(&agent.goal_codes);
     options.mediation = MediationOptions {
         websocket: daemon.mediation.live,
         poll_interval: Duration::from_secs(daemon.mediation.poll_seconds),
     };
     options.server = server_options(&daemon.http);
+    options.max_page_bytes = daemon.api.max_page_bytes;
     options.retention = retention(&daemon.store);
     options
 }
@@ -51,6 +71,7 @@ pub fn server_options(http: &HttpSection) -> ServerOptions {
         max_messages_per_second: http.rate_per_address,
         header_timeout: Duration::from_secs(http.header_seconds),
         body_timeout: Duration::from_secs(http.body_seconds),
+        return_route_timeout: Duration::from_secs(http.return_route_seconds),
         public_url: http.public_url.clone(),
         ..ServerOptions::default()
     }
@@ -59,8 +80,10 @@ pub fn server_options(http: &HttpSection) -> ServerOptions {
 /// Returns how long the store keeps data.
 pub fn retention(store: &StoreSection) -> Retention {
     Retention {
+        envelopes: DAY * i64::from(store.waiting_days),
         deliveries: DAY * i64::from(store.unread_days),
         history: DAY * i64::from(store.history_days),
+        strangers: 60_000 * i64::from(store.strangers_minutes),
         ..Retention::default()
     }
 }
@@ -72,16 +95,24 @@ pub fn store_options(config: &Config) -> SqliteOptions {
         max_envelope_bytes: store.max_waiting_bytes,
         max_envelopes_for: store.max_waiting_for,
         max_envelope_bytes_for: store.max_waiting_bytes_for,
+        strangers_percent: store.strangers_percent,
+        max_unresolved: store.max_unresolved,
+        max_unresolved_bytes: store.max_unresolved_bytes,
         max_unread_bytes: store.max_unread_bytes,
         max_unread_from: store.max_unread_from,
         max_unread_bytes_from: store.max_unread_bytes_from,
         max_replies_to: store.max_replies_to,
+        max_stranger_unread: store.max_unread_of_strangers,
+        max_stranger_replies: store.max_replies_to_strangers,
+        max_stranger_unread_bytes: store.max_unread_bytes_of_strangers,
+        max_stranger_bytes: store.max_bytes_of_strangers,
+        max_stranger_marks: store.max_marks_of_strangers,
         ..SqliteOptions::default()
     }
 }
 
 /// Returns the configured webhook and its secret. Fails for mistakes that would otherwise only be logged later.
-pub fn webhook(config: &Config, guard: &AddressGuard) -> Result<Option<(Webhook, Zeroizing<String>)>, Failure> {
+pub fn webhook(config: &Config) -> Result<Option<(Webhook, Zeroizing<String>)>, Failure> {
     let Some(section) = &config.daemon.api.webhook else { return Ok(None) };
     let invalid = |message: String| Failure::usage("bad-config", message);
     let path = config.base.join(&section.secret_file);
@@ -89,17 +120,11 @@ pub fn webhook(config: &Config, guard: &AddressGuard) -> Result<Option<(Webhook,
         .map_err(|error| invalid(format!("secret_file in [api.webhook], {}: {error}", path.display())))?;
     let webhook = Webhook::new(&section.url, secret.clone(), section.types.clone())
         .map_err(|error| invalid(format!("url in [api.webhook]: {error}")))?;
-    let host = webhook.host().trim_start_matches('[').trim_end_matches(']');
-    if host.parse().is_ok_and(|address| guard.check(address).is_err()) {
-        return Err(invalid(format!(
-            "url in [api.webhook]: {host} is a private address, and connections to it are refused"
-        ))
-        .hint(format!("allow_private = [\"{host}\"] in [net] allows them")));
-    }
     Ok(Some((webhook, secret)))
 }
 
-/// Makes the guard against connections to private addresses.
+/// Makes the guard against connections to private addresses. The services of the operator are refused to peers' URLs even
+/// where `allow_private` allows their addresses.
 pub fn address_guard(config: &Config) -> Result<AddressGuard, Failure> {
     let parse = |range: &String| {
         range.parse::<IpNet>().or_else(|_| range.parse::<IpAddr>().map(IpNet::from)).map_err(|_| {
@@ -107,7 +132,32 @@ pub fn address_guard(config: &Config) -> Result<AddressGuard, Failure> {
             Failure::usage("bad-config", message).hint("for example 10.0.0.0/8 or fd00::/8")
         })
     };
-    Ok(AddressGuard::new(config.daemon.net.allow_private.iter().map(parse).collect::<Result<_, _>>()?))
+    let daemon = &config.daemon;
+    let ranges = daemon.net.allow_private.iter().map(parse).collect::<Result<_, _>>()?;
+    let urls = daemon.api.webhook.iter().map(|webhook| webhook.url.as_str()).chain(daemon.ops.otlp.as_deref());
+    let mut services: Vec<SocketAddr> = urls.flat_map(literal_addresses).collect();
+    services.extend(daemon.ops.listen);
+    if let ApiAddress::Tcp(text) = config.api_address() {
+        services.extend(text.parse::<SocketAddr>());
+    }
+    Ok(AddressGuard::new(ranges).refuse_services(services))
+}
+
+/// Returns the addresses of the server of a URL that are known without the DNS.
+fn literal_addresses(url: &str) -> Vec<SocketAddr> {
+    let Ok(origin) = Target::parse(url).map(|target| target.origin()) else { return Vec::new() };
+    let addresses = match origin.host() {
+        "localhost" => vec![IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)],
+        host => host.parse().into_iter().collect(),
+    };
+    addresses.into_iter().map(|address| SocketAddr::new(address, origin.port())).collect()
+}
+
+/// Returns a dialer for the servers of these URLs, which the operator names for one purpose. It connects to them also at
+/// private addresses.
+pub fn dialer_for<'a>(dialer: &Dialer, urls: impl IntoIterator<Item = &'a str>) -> Dialer {
+    let origins = urls.into_iter().filter_map(|url| Some(Target::parse(url).ok()?.origin()));
+    dialer.allow_named(origins.collect())
 }
 
 /// Makes the dialer, through which all connections to other servers go.

@@ -1,9 +1,12 @@
 //! Our DIDs: the documents that claviger made or was given, and the tokens that hold their keys.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use claviger::{
-    did::{CachedResolver, Document, LocalResolver, Relationship, Resolver, did_of, is_did, read_documents},
+    did::{
+        CachedResolver, Document, LocalResolver, Relationship, Resolver, did_of, is_did, peer::LongForms,
+        read_documents,
+    },
     didcomm::{FromPrior, Identities},
     keys::PublicKey,
     process::sandbox::Sandbox,
@@ -23,6 +26,7 @@ pub struct OwnDids<'a> {
     config: &'a Config,
     pub documents: Vec<Document>,
     pub resolver: CachedResolver<LocalResolver>,
+    long_forms: Arc<dyn LongForms>,
     supervisor: Option<Arc<Supervisor>>,
 }
 
@@ -39,15 +43,20 @@ impl<'a> OwnDids<'a> {
     pub fn load(config: &'a Config) -> Result<Self, Failure> {
         let state = StateDir::new(config.state_dir.clone());
         let mut documents = state.documents()?;
+        let mut known: HashSet<String> = documents.iter().map(|document| document.id().to_owned()).collect();
         for path in &config.documents {
-            for (_, document) in read_documents(path)? {
-                if !documents.iter().any(|known| known.id() == document.id()) {
-                    documents.push(document);
-                }
-            }
+            let more = read_documents(path)?.into_iter().map(|(_, document)| document);
+            documents.extend(more.filter(|document| known.insert(document.id().to_owned())));
         }
-        let local = LocalResolver::new().with_long_forms(state.long_forms()).with_documents(documents.clone());
-        Ok(Self { config, documents, resolver: CachedResolver::new(local), supervisor: None })
+        let long_forms = state.long_forms();
+        let local = LocalResolver::new().with_long_forms(long_forms.clone()).with_documents(documents.clone());
+        Ok(Self { config, documents, resolver: CachedResolver::new(local), long_forms, supervisor: None })
+    }
+
+    /// Keeps the document of a did:peer:4 whose owner was authenticated, or that a person named. Does nothing for other
+    /// DIDs and for a short form.
+    pub fn keep_long_form(&self, did: &str) {
+        self.long_forms.keep(did);
     }
 
     /// Starts the keepers' supervisor, and enters the sandbox, which a process cannot leave: the process will read

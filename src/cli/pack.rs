@@ -181,6 +181,7 @@ async fn pack(args: &Args, message: &Message, own: &OwnDids<'_>, identities: &Id
         packing = packing.enc(enc);
     }
     let (text, metadata) = packing.pack(&own.resolver, identities).await?;
+    own.keep_long_form(did_of(to).unwrap_or(to));
     Ok(Packed { text, metadata })
 }
 

@@ -130,7 +130,12 @@ impl Unpacker<'_> {
         let mut identities = self.open_identities(needed).await?;
         loop {
             match Message::unpack(packed, &self.own.resolver, &identities, &self.options).await {
-                Ok((message, provenance)) => return Ok(Unpacked { message, provenance }),
+                Ok((message, provenance)) => {
+                    if let Some(sender) = message.from.as_deref().filter(|_| provenance.authenticated) {
+                        self.own.keep_long_form(sender);
+                    }
+                    return Ok(Unpacked { message, provenance });
+                }
                 // An inner layer may need a key in another token.
                 Err(Error::NotForUs(kids)) => {
                     let keys = self.own.agreement_keys(kids.iter().map(String::as_str));

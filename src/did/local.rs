@@ -124,6 +124,10 @@ impl Resolver for LocalResolver {
             (self_contained, _) => self_contained,
         }
     }
+
+    async fn resolve_offline(&self, did: &str) -> Option<Arc<Document>> {
+        self.resolve(did).await.ok()
+    }
 }
 
 /// Reads DID documents: from the `*.json` files in the folder `path`, in the order of their names, or from the one file
@@ -144,16 +148,20 @@ pub fn read_documents(path: &Path) -> Result<Vec<(PathBuf, Document)>, LoadError
         files.sort();
     }
     let mut documents: Vec<(PathBuf, Document)> = Vec::with_capacity(files.len());
+    let mut positions: HashMap<String, usize> = HashMap::new();
     for path in files {
         let json = fs::read(&path).map_err(read_error(&path))?;
         let document = match Document::from_json(&json) {
             Ok(document) => document,
             Err(source) => return Err(LoadError::Document { path, source }),
         };
-        match documents.iter().find(|(_, known)| known.id() == document.id()) {
-            Some((_, known)) if *known == document => {}
+        match positions.get(document.id()).map(|position| &documents[*position].1) {
+            Some(known) if *known == document => {}
             Some(_) => return Err(LoadError::Conflict { path, did: document.id().to_owned() }),
-            None => documents.push((path, document)),
+            None => {
+                positions.insert(document.id().to_owned(), documents.len());
+                documents.push((path, document));
+            }
         }
     }
     Ok(documents)

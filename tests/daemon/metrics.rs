@@ -47,6 +47,39 @@ fn served(text: &str) -> Metrics {
     metrics
 }
 
+/// The settings that limit something, from docs/settings.md.
+fn limiting_settings() -> BTreeSet<String> {
+    let others = ["connections", "workers", "rate", "messages", "audit_refusals", "strangers_percent"];
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/settings.md")).unwrap();
+    let names = text.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let limits = |name: &&str| {
+        name.starts_with("max_") || name.contains("_per_") || name.ends_with("_attempts") || others.contains(name)
+    };
+    names.filter(limits).map(str::to_owned).collect()
+}
+
+/// Each setting that limits something is in a table of `Sizes and limits`, with a metric if a peer can reach the limit.
+#[test]
+fn every_limit_is_in_the_table() {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md")).unwrap();
+    let (_, section) = text.split_once("## Sizes and limits").unwrap();
+    let rows: Vec<Vec<&str>> = section
+        .lines()
+        .take_while(|line| !line.starts_with("## "))
+        .filter(|line| line.starts_with("| "))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    assert!(rows.iter().all(|row| row.len() == 6), "{rows:#?}");
+    let listed: BTreeSet<String> =
+        rows.iter().flat_map(|row| row[1].split('`').skip(1).step_by(2)).map(|name| name.to_owned()).collect();
+    let missing: Vec<String> = limiting_settings().into_iter().filter(|name| !listed.contains(name)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    let is_seen_by_peers = |row: &&Vec<&str>| !row[4].is_empty() && row[4] != "what the peer sees";
+    let without_metric: Vec<_> =
+        rows.iter().filter(is_seen_by_peers).filter(|row| !row[3].contains("claviger_")).collect();
+    assert!(without_metric.is_empty(), "{without_metric:#?}");
+}
+
 #[test]
 fn the_served_metrics_are_the_documented_ones() {
     let (Some(alice), Some(bob)) = (Daemon::running(""), Daemon::running("")) else { return };

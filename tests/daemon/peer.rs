@@ -3,7 +3,10 @@
 use std::{future::Future, sync::OnceLock};
 
 use claviger::{
-    did::{LocalResolver, Relationship, Resolver, Service, peer::create_2},
+    did::{
+        Document, LocalResolver, Relationship, Resolver, Service,
+        peer::{create_2, create_4},
+    },
     didcomm::{Message, MessageBuilder, Provenance, UnpackOptions},
     keys::{Curve, PublicKey},
 };
@@ -43,22 +46,43 @@ pub struct Peer {
 impl Peer {
     /// Makes a peer without an endpoint. It gets messages only on connections that it opens.
     pub fn new(name: &str) -> Self {
-        Self::make(name, None)
+        Self::with_services(name, &[])
     }
 
     /// Makes a peer with an endpoint at this URI.
     pub fn with_endpoint(name: &str, uri: &str) -> Self {
-        Self::make(name, Some(uri))
+        Self::with_services(name, &[Service::didcomm(uri, [])])
     }
 
-    fn make(name: &str, uri: Option<&str>) -> Self {
+    /// Makes a peer with a did:peer:4 in the long form, and an endpoint at this URI.
+    pub fn with_long_form(name: &str, uri: Option<&str>) -> Self {
+        let token = SoftToken::new(name);
+        let agree = [Curve::X25519, Curve::P256].map(|curve| token.make(curve)).to_vec();
+        let sign = [Curve::Ed25519, Curve::P256].map(|curve| token.make(curve)).to_vec();
+        let mut builder = Document::builder();
+        for (keys, names, relationship) in
+            [(&agree, AGREE, Relationship::KeyAgreement), (&sign, SIGN, Relationship::Authentication)]
+        {
+            for (key, name) in keys.iter().zip(names) {
+                builder = builder.method(name, key, &[relationship]);
+            }
+        }
+        if let Some(uri) = uri {
+            builder = builder.service(Service::didcomm(uri, []));
+        }
+        let document = create_4(&builder.input()).unwrap().long;
+        let identities = block_on(identities(&token, [document.clone()]));
+        Self { person: Person { did: document.id().to_owned(), document, token, identities, agree, sign } }
+    }
+
+    /// Makes a peer with these services.
+    pub fn with_services(name: &str, services: &[Service]) -> Self {
         let token = SoftToken::new(name);
         let agree = [Curve::X25519, Curve::P256].map(|curve| token.make(curve)).to_vec();
         let sign = [Curve::Ed25519, Curve::P256].map(|curve| token.make(curve)).to_vec();
         let keys = agree.iter().map(|key| (Relationship::KeyAgreement, key.clone()));
         let keys: Vec<_> = keys.chain(sign.iter().map(|key| (Relationship::Authentication, key.clone()))).collect();
-        let services: Vec<Service> = uri.map(|uri| Service::didcomm(uri, [])).into_iter().collect();
-        let document = create_2(&keys, &services).unwrap();
+        let document = create_2(&keys, services).unwrap();
         let identities = block_on(identities(&token, [document.clone()]));
         Self { person: Person { did: document.id().to_owned(), document, token, identities, agree, sign } }
     }

@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
@@ -178,23 +178,37 @@ async fn long_forms_are_stored_in_a_folder() {
     let folder = tempfile::tempdir().unwrap();
     let open = || Arc::new(LongFormFolder::open(folder.path().join("long"), 2).unwrap());
     let (one, two, three) = (peer4("one"), peer4("two"), peer4("three"));
-    let resolver = LocalResolver::new().with_long_forms(open());
+    let first = open();
+    let resolver = LocalResolver::new().with_long_forms(first.clone());
     for peer in [&one, &two, &three] {
         resolver.resolve(peer.long.id()).await.unwrap();
         assert!(resolver.resolve(peer.short.id()).await.is_ok());
     }
-    // The folder was full, so the third long form was kept in memory only.
+    // Resolving alone keeps nothing on the disk: the long form may come from an envelope that does not open.
+    let files = || fs::read_dir(folder.path().join("long")).unwrap().count();
+    assert_eq!(files(), 0);
+    first.keep(one.long.id());
+    first.keep(two.long.id());
+    first.keep(one.short.id());
+    assert_eq!(files(), 2);
     let again = LocalResolver::new().with_long_forms(open());
     assert_eq!(*again.resolve(one.short.id()).await.unwrap(), one.short);
     assert!(again.resolve(two.short.id()).await.is_ok());
     assert!(matches!(again.resolve(three.short.id()).await, Err(ResolveError::LongFormUnknown(_))));
 
-    // A damaged file is ignored, and written again when the long form is seen again.
-    let file = folder.path().join("long").join(one.short.id().strip_prefix("did:peer:").unwrap());
+    // The oldest makes room.
+    let path = |peer: &Peer4| folder.path().join("long").join(peer.short.id().strip_prefix("did:peer:").unwrap());
+    fs::File::options().append(true).open(path(&two)).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    open().keep(three.long.id());
+    assert_eq!((files(), path(&two).exists()), (2, false));
+    assert!(open().recall(three.short.id()).is_some() && open().recall(one.short.id()).is_some());
+
+    // A damaged file is ignored, and written again when the long form is kept again.
+    let file = path(&one);
     fs::write(&file, two.long.id()).unwrap();
     let third = open();
     assert_eq!(third.recall(one.short.id()), None);
-    third.remember(one.long.id());
+    third.keep(one.long.id());
     assert_eq!(fs::read_to_string(&file).unwrap(), one.long.id());
     assert_eq!(third.recall("did:peer:4z/../../etc/passwd"), None);
 }

@@ -2,7 +2,7 @@
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest, Sha256};
-use tokio::{sync::oneshot, time::Duration};
+use tokio::sync::oneshot;
 
 use super::{return_route::ReturnRouteRequest, state::Inbox};
 use crate::{
@@ -10,21 +10,33 @@ use crate::{
         canonical_did::canonical_did,
         clock::{MAX_CLOCK_SKEW, Millis, now, seconds_to_millis},
         protocol::{
-            Effect, HandleError, Problem, Received, Transaction, acks, connections::update_connection,
-            issued_invitation::record_acceptance, problem_limits,
+            Effect, HandleError, Problem, Received, Transaction, acks,
+            connections::{Connection, find_connection, is_stranger, update_connection},
+            issued_invitation::record_acceptance,
+            problem_limits,
         },
-        return_routes::ReturnRoute,
-        rotation::peer::{apply_from_prior, is_from_former_did},
-        store::types::{Change, Commit, CommitOutcome, HandledMessage, PendingEnvelope},
+        rotation::{
+            own::OwnRotation,
+            peer::{PeerRotation, apply_from_prior, is_from_former_did},
+        },
+        store::types::{Change, Commit, CommitOutcome, HandledMessage, PendingEnvelope, Stranger},
     },
     did::did_of,
-    didcomm::{Layer, Message, Provenance},
+    didcomm::{Layer, Message, Provenance, Warning},
 };
 
 /// How many times in a row a message is handled if its records change meanwhile. Then the message is postponed.
 const MAX_ATTEMPTS: usize = 10;
-/// How long the connection may take to open the return route.
-const RETURN_ROUTE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What a message does.
+struct Handling {
+    effects: Vec<Effect>,
+    /// The label of the metric.
+    result: &'static str,
+    is_stranger: bool,
+    /// The names in [`HandledMessage::earlier`].
+    earlier: Vec<(String, String)>,
+}
 
 impl Inbox {
     /// Handles an opened message, or postpones it, or refuses it.
@@ -44,27 +56,33 @@ impl Inbox {
             Ok(handled) => handled,
             Err(reason) => return self.refuse(envelope, kind, reason).await,
         };
-        let replied_sender = request_return_route(&received, return_route).await;
+        let first_handling = self.request_return_route(&received, &handled, return_route).await;
         for _ in 0..MAX_ATTEMPTS {
-            let (effects, result) = match self.effects(&received, envelope.quota_checked).await {
-                Ok(done) => done,
+            let handling = match self.effects(&received, envelope.quota_checked).await {
+                Ok(handling) => handling,
                 Err(reason) => return self.postpone(envelope, kind, &reason).await,
             };
-            let effects = match self.limit_replies(&received, effects).await {
+            let Handling { effects, result, is_stranger, earlier } = handling;
+            let effects = match self.limit_replies(&received, is_stranger, effects).await {
                 Ok(effects) => effects,
                 Err(error) => return self.postpone(envelope, kind, &error.to_string()).await,
             };
             let changes = match self.parts.store.changes(&received, effects, self.parts.options.reply_lifetime) {
-                Ok(changes) => changes,
+                Ok(changes) => self.limit_lifetimes(changes, is_stranger),
                 Err(error) => return self.postpone(envelope, kind, &error.to_string()).await,
             };
             let has_replies = changes.iter().any(|change| matches!(change, Change::Send(_)));
-            let commit = Commit { envelope: Some(envelope.id), handled: Some(handled.clone()), changes };
+            let handled = HandledMessage { earlier, ..handled.clone() };
+            let (handled, stranger) = match is_stranger {
+                true => self.stranger(&received, handled),
+                false => (handled, None),
+            };
+            let commit = Commit { envelope: Some(envelope.id), handled: Some(handled), changes, stranger };
             match self.parts.store.commit(commit).await {
                 Ok(CommitOutcome::Committed) => {
                     self.parts.metrics.message_handled(kind, result);
-                    if let Some(replied_sender) = replied_sender {
-                        let _ = replied_sender.send(has_replies);
+                    if let Some(first_handling) = first_handling {
+                        first_handling.finish(has_replies);
                     }
                     return;
                 }
@@ -73,6 +91,9 @@ impl Inbox {
                     self.parts.metrics.message_handled(kind, "again");
                     return;
                 }
+                Ok(CommitOutcome::TooOld) => {
+                    return self.refuse(envelope, kind, "the message is too old for a stranger's").await;
+                }
                 Ok(CommitOutcome::Conflict) => {}
                 Err(error) => return self.postpone(envelope, kind, &error.to_string()).await,
             }
@@ -80,10 +101,11 @@ impl Inbox {
         self.postpone(envelope, kind, "its records are changed concurrently again and again").await;
     }
 
-    /// Returns the record that marks the message as handled, or the reason to refuse it as expired or too old.
+    /// Returns the record that marks the message as handled, or the reason to refuse it as expired or too old. The time
+    /// of arrival decides: a message that was accepted in time is not lost because it waited for a token.
     fn handled_message(&self, received: &Received) -> Result<HandledMessage, &'static str> {
         let message = &received.message;
-        let time = now();
+        let time = received.time;
         let max_age = self.parts.options.max_age;
         let until = match (message.expires_time.map(seconds_to_millis), message.created_time.map(seconds_to_millis)) {
             (Some(expires), _) if expires.saturating_add(MAX_CLOCK_SKEW) <= time => {
@@ -95,7 +117,8 @@ impl Inbox {
             }
             (Some(expires), None) => expires.saturating_add(MAX_CLOCK_SKEW),
             (None, Some(created)) => created.saturating_add(max_age),
-            // A message without these times never becomes too old, so its id is remembered for ever.
+            // A message without these times never becomes too old, so its id is remembered for ever, unless the sender
+            // is a stranger.
             (None, None) => Millis::MAX,
         };
         let id = message.id.to_ascii_lowercase();
@@ -110,20 +133,47 @@ impl Inbox {
             recipient: received.recipient.clone(),
             message: id,
             until,
+            received: time,
+            earlier: Vec::new(),
         })
     }
 
-    /// Returns the effects of a message, and the metric's label of the result.
+    /// Returns the mark and the sender of a stranger's message. Such a mark has an end, even if the message never
+    /// becomes too old.
+    fn stranger(&self, received: &Received, handled: HandledMessage) -> (HandledMessage, Option<Stranger>) {
+        let until = handled.until.min(now().saturating_add(self.parts.options.max_age));
+        let did = received.sender.clone().unwrap_or_default();
+        let created = received.message.created_time.map(seconds_to_millis);
+        (HandledMessage { until, ..handled }, Some(Stranger { did, created }))
+    }
+
+    /// Determines what a message does.
     ///
     /// # Errors
     /// The reason why the message cannot be handled now.
-    async fn effects(&self, received: &Received, quota_checked: bool) -> Result<(Vec<Effect>, &'static str), String> {
+    async fn effects(&self, received: &Received, quota_checked: bool) -> Result<Handling, String> {
+        let text = |error: HandleError| error.to_string();
         let mut tx = Transaction::new(received, &*self.parts.store, &self.parts.features);
+        let earlier = earlier_names(received, &mut tx, self.parts.options.max_age).await.map_err(text)?;
+        for (sender, recipient) in &earlier {
+            if tx.was_handled(sender, recipient).await.map_err(text)? {
+                tracing::info!(
+                    id = received.message.id,
+                    "duplicate message ignored, which came under another DID before"
+                );
+                // The rotation that the message tells of takes effect all the same.
+                apply_headers(received, &mut tx).await.map_err(text)?;
+                let is_stranger = is_stranger(received, &mut tx).await.map_err(text)?;
+                return Ok(Handling { effects: tx.effects(), result: "again", is_stranger, earlier: Vec::new() });
+            }
+        }
         let problem = match self.apply_protocols(received, &mut tx).await {
             Ok(()) => {
+                let is_stranger = is_stranger(received, &mut tx).await.map_err(text)?;
                 let effects = tx.effects();
-                match self.check_quota(received, quota_checked, &effects).await.map_err(|error| error.to_string())? {
-                    None => return Ok((effects, "done")),
+                let checked = self.check_quota(received, quota_checked, is_stranger, &effects).await;
+                match checked.map_err(|error| error.to_string())? {
+                    None => return Ok(Handling { effects, result: "done", is_stranger, earlier }),
                     Some(problem) => problem,
                 }
             }
@@ -133,10 +183,9 @@ impl Inbox {
         tracing::info!(id = received.message.id, kind = received.message.type_, %problem, "message has a problem");
         // A new transaction: the effects of the protocol are dropped.
         let mut tx = Transaction::new(received, &*self.parts.store, &self.parts.features);
-        match self.report(received, &problem, &mut tx).await {
-            Ok(()) => Ok((tx.effects(), "problem")),
-            Err(error) => Err(error.to_string()),
-        }
+        self.report(received, &problem, &mut tx).await.map_err(text)?;
+        let is_stranger = is_stranger(received, &mut tx).await.map_err(text)?;
+        Ok(Handling { effects: tx.effects(), result: "problem", is_stranger, earlier })
     }
 
     /// Applies the rules for every message and the message's protocol, in the order that the rules require.
@@ -208,25 +257,38 @@ async fn apply_headers(received: &Received, tx: &mut Transaction<'_>) -> Result<
     acks::record_acks(received, tx).await
 }
 
-/// Tells the connection that replies may go back on it, and waits up to one second until the return route is open.
-/// Returns the sender of the channel that reports whether there are replies. `None` if the message requests no return
-/// route, or the connection has ended.
-async fn request_return_route(
+/// Returns the other pairs of sender and recipient under which a copy of the message may have come within `max_age`
+/// milliseconds: before the sender has rotated to its DID, or we to ours. A peer that got no answer sends its message
+/// again, and from or to the new DID if there was a rotation meanwhile.
+async fn earlier_names(
     received: &Received,
-    connection: Option<oneshot::Sender<ReturnRouteRequest>>,
-) -> Option<oneshot::Sender<bool>> {
-    let sender = received.sender.clone()?;
-    let return_route = match received.message.return_route.as_deref() {
-        Some("all") => ReturnRoute::All,
-        Some("thread") => {
-            let thread = received.message.return_route_thread.as_deref();
-            ReturnRoute::Thread(thread.unwrap_or(received.message.thread()).to_owned())
+    tx: &mut Transaction<'_>,
+    max_age: Millis,
+) -> Result<Vec<(String, String)>, HandleError> {
+    let Some(sender) = &received.sender else { return Ok(Vec::new()) };
+    let is_recent = |time: Millis| time.saturating_add(max_age) > received.time;
+    let connection = find_connection(received, tx).await?;
+    let mut senders = vec![sender.clone()];
+    // The message itself may tell of the rotation.
+    let provenance = &received.provenance;
+    let is_proved = !provenance.warnings.contains(&Warning::UnauthenticatedFromPrior);
+    if let Some(prior) = provenance.from_prior.as_ref().filter(|prior| is_proved && prior.sub.is_some()) {
+        senders.push(canonical_did(&prior.iss).to_owned());
+    }
+    if let Some(previous) = connection.as_ref().and_then(|connection| connection.previous_dids.last()) {
+        let rotation = tx.get::<PeerRotation>(&Connection::key(&received.recipient, previous)).await?;
+        if rotation.is_some_and(|rotation| is_recent(rotation.time)) && !senders.contains(previous) {
+            senders.push(previous.clone());
         }
-        _ => return None,
-    };
-    let (opened, opened_receiver) = oneshot::channel();
-    let (replied_sender, replied) = oneshot::channel();
-    connection?.send(ReturnRouteRequest { sender, return_route, opened, replied }).ok()?;
-    let _ = tokio::time::timeout(RETURN_ROUTE_TIMEOUT, opened_receiver).await;
-    Some(replied_sender)
+    }
+    let mut recipients = vec![received.recipient.clone()];
+    if let Some(previous) = connection.and_then(|connection| connection.previous_own_did) {
+        let rotation = tx.get::<OwnRotation>(&previous).await?;
+        if rotation.is_some_and(|rotation| is_recent(rotation.time)) {
+            recipients.push(previous);
+        }
+    }
+    let pairs = senders.iter().flat_map(|sender| recipients.iter().map(move |to| (sender.clone(), to.clone())));
+    // The first pair is that of the message.
+    Ok(pairs.skip(1).collect())
 }

@@ -8,11 +8,14 @@ use super::state::Inbox;
 use crate::{
     agent::{
         canonical_did::canonical_did,
-        protocol::{Effect, Problem, Received},
-        store::error::StoreError,
+        protocol::{
+            Effect, Problem, Received, discover_features::DISCLOSE, report_message::PROBLEM_REPORT,
+            trust_ping::PING_RESPONSE,
+        },
+        store::{error::StoreError, types::Change},
     },
     did::did_of,
-    didcomm::Layer,
+    didcomm::{Layer, MessageType},
 };
 
 impl Inbox {
@@ -23,37 +26,65 @@ impl Inbox {
         &self,
         received: &Received,
         quota_checked: bool,
+        is_stranger: bool,
         effects: &[Effect],
     ) -> Result<Option<Problem>, StoreError> {
         if !effects.contains(&Effect::Deliver) || (quota_checked && names_sender(received)) {
             return Ok(None);
         }
         let sender = received.sender.as_deref().unwrap_or_default();
-        if self.parts.store.inner().peer_quota(sender).await?.may_deliver {
+        if self.parts.store.inner().peer_quota(sender, is_stranger).await?.may_deliver {
             return Ok(None);
         }
         let comment = "There is no room for more of your messages until those before are read; send it again later.";
         Ok(Some(Problem::new("e.m.me.res.storage", comment)))
     }
 
-    /// Drops the replies to a message if too many messages already wait to be sent to its sender.
+    /// Drops the replies to a message if too many messages already wait to be sent to its sender, or to all strangers.
     pub(super) async fn limit_replies(
         &self,
         received: &Received,
+        is_stranger: bool,
         mut effects: Vec<Effect>,
     ) -> Result<Vec<Effect>, StoreError> {
         let Some(sender) = &received.sender else { return Ok(effects) };
         let is_send = |effect: &Effect| matches!(effect, Effect::Send(_));
-        if effects.iter().any(is_send) && !self.parts.store.inner().peer_quota(sender).await?.may_reply {
-            tracing::warn!(
-                id = received.message.id,
-                peer = sender,
-                "replies dropped: too many messages wait for the peer"
-            );
+        if effects.iter().any(is_send) && !self.parts.store.inner().peer_quota(sender, is_stranger).await?.may_reply {
+            // A stranger can cause this often.
+            match is_stranger {
+                true => tracing::debug!(id = received.message.id, "replies dropped: too many wait for strangers"),
+                false => tracing::warn!(
+                    id = received.message.id,
+                    peer = sender,
+                    "replies dropped: too many messages wait for the peer"
+                ),
+            }
+            self.parts.metrics.replies_dropped();
             effects.retain(|effect| !is_send(effect));
         }
         Ok(effects)
     }
+
+    /// Marks the replies to a stranger, and shortens the life of replies that are of no use later.
+    pub(super) fn limit_lifetimes(&self, mut changes: Vec<Change>, is_stranger: bool) -> Vec<Change> {
+        for change in &mut changes {
+            if let Change::Send(entry) = change {
+                entry.to_stranger = is_stranger;
+                if is_stranger || is_momentary(&entry.kind) {
+                    let until = entry.created.saturating_add(self.parts.options.momentary_lifetime);
+                    entry.expires = entry.expires.min(until);
+                }
+            }
+        }
+        changes
+    }
+}
+
+/// Whether a reply of this type says how things are now, and is of no use later.
+fn is_momentary(kind: &str) -> bool {
+    let Some(kind) = MessageType::parse(kind) else { return false };
+    let momentary = [PING_RESPONSE, DISCLOSE, PROBLEM_REPORT];
+    momentary.into_iter().filter_map(MessageType::parse).any(|other| kind.is_compatible_with(&other))
 }
 
 /// Whether the outermost envelope names the sender of the message, and not a mediator that carried it.

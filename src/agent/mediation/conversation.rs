@@ -1,6 +1,10 @@
 //! The conversations with the mediators: one task for each, which registers our DIDs and fetches messages.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::watch,
@@ -15,7 +19,7 @@ use super::{
     service::{MAX_COMMIT_ATTEMPTS, MAX_DELIVERY, MAX_MEDIATORS, Mediation},
     session::Session,
 };
-use crate::agent::clock::full_jitter;
+use crate::agent::{clock::full_jitter, store::StoreError};
 
 /// The interval at which a mediator with live delivery is asked for messages that it may have missed, at which a
 /// missing WebSocket is tried again, and at which the list of mediators is read again.
@@ -157,16 +161,19 @@ impl Mediation {
         let Some(mediator) = self.find(did).await? else { return Ok(false) };
         let own_dids = &self.parts.own_dids;
         let wanted = own_dids.routed_through(&mediator.routing_dids);
-        let is_registered = |name: &&String| mediator.registered.contains(*name);
+        let known: HashSet<&String> = mediator.registered.iter().collect();
+        let is_registered = |name: &&String| known.contains(*name);
         let add: Vec<String> = wanted.iter().filter(|name| all || !is_registered(name)).cloned().collect();
         // A DID that is not known to be ours, because its token is unavailable, stays registered.
-        let stays = |name: &&String| wanted.contains(name) || own_dids.may_be_own(name);
+        let all_wanted: HashSet<&String> = wanted.iter().collect();
+        let stays = |name: &&String| all_wanted.contains(*name) || own_dids.may_be_own(name);
         let remove: Vec<String> = mediator.registered.iter().filter(|name| !stays(name)).cloned().collect();
         if add.is_empty() && remove.is_empty() {
             return Ok(true);
         }
         let added = session.update_keylist(&add, &remove).await?;
-        let is_unchanged = |name: &&String| !add.contains(name) && !remove.contains(name);
+        let changed: HashSet<&String> = add.iter().chain(&remove).collect();
+        let is_unchanged = |name: &&String| !changed.contains(*name);
         let mut registered: Vec<String> = mediator.registered.iter().filter(is_unchanged).cloned().collect();
         registered.extend(added);
         registered.sort();
@@ -181,6 +188,7 @@ impl Mediation {
                 return Ok(true);
             }
         }
-        Ok(true)
+        // The next conversation registers all DIDs again, and records the result.
+        Err(StoreError::Unavailable("the mediator's record is changed concurrently".to_owned()).into())
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    agent::{inbox::Inbox, outbox::Outbox, own_dids::OwnDids, sealed_store::SealedStore},
+    agent::{inbox::Inbox, known_peers::KnownPeers, outbox::Outbox, own_dids::OwnDids, sealed_store::SealedStore},
     did::Resolver,
     net::{HttpClient, WebSocketClient},
 };
@@ -11,6 +11,7 @@ use crate::{
 /// The parts of the agent that mediation uses.
 pub struct MediationParts {
     pub store: Arc<SealedStore>,
+    pub known_peers: Arc<KnownPeers>,
     pub own_dids: Arc<OwnDids>,
     pub resolver: Arc<dyn Resolver>,
     pub inbox: Arc<Inbox>,

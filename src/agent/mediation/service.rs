@@ -1,7 +1,7 @@
 //! The service that adds, lists and removes the mediators of this agent.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -18,7 +18,6 @@ use super::{
 use crate::agent::{
     canonical_did::canonical_did,
     clock::now,
-    protocol::connections::Connection,
     rotation::current::{current_own_did, current_peer_did},
     store::{CommitOutcome, StoreError},
 };
@@ -60,8 +59,8 @@ impl Mediation {
     }
 
     /// Asks the mediator with this DID to mediate for `own_did`, and stores the mediator. A mediator that is in use
-    /// already is asked again, since its answer may have changed. At `MAX_MEDIATORS` mediators the call is refused,
-    /// also for such a mediator.
+    /// already is asked again, since its answer may have changed. At `MAX_MEDIATORS` mediators the call is refused for a
+    /// new one.
     ///
     /// # Errors
     /// If the request is invalid, no token is ready, the store fails, or the mediator cannot be reached, refuses, or
@@ -71,7 +70,8 @@ impl Mediation {
         let Some(document) = self.parts.own_dids.document(&current_own_did(store, own_did).await?) else {
             return Err(MediationError::InvalidRequest(format!("{own_did} is not one of our DIDs")));
         };
-        if store.list::<Mediator>("", MAX_MEDIATORS).await?.len() >= MAX_MEDIATORS {
+        let is_new = self.find(did).await?.is_none();
+        if is_new && store.list::<Mediator>("", MAX_MEDIATORS).await?.len() >= MAX_MEDIATORS {
             return Err(MediationError::InvalidRequest(format!("there are {MAX_MEDIATORS} mediators already")));
         }
         if document.is_about(did) {
@@ -107,11 +107,7 @@ impl Mediation {
         for _ in 0..MAX_COMMIT_ATTEMPTS {
             let revision = store.revision::<Mediator>(key).await?;
             let mut changes = vec![store.put_change(key, mediator, revision, None)?];
-            let connection = Connection::key(&mediator.own_did, &mediator.did);
-            if store.get::<Connection>(&connection).await?.is_none() {
-                let new = Connection::new(&mediator.own_did, &mediator.did, mediator.since);
-                changes.push(store.put_change(&connection, &new, 0, None)?);
-            }
+            changes.extend(self.parts.known_peers.changes(&mediator.own_did, &mediator.did).await?);
             if store.commit_changes(changes).await? == CommitOutcome::Committed {
                 return Ok(());
             }
@@ -158,7 +154,8 @@ impl Mediation {
         let each = all.into_iter().map(|(key, mediator)| {
             let state = self.states().get(&key).cloned().unwrap_or_default();
             let wanted = self.parts.own_dids.routed_through(&mediator.routing_dids);
-            let unregistered = wanted.into_iter().filter(|name| !mediator.registered.contains(name)).collect();
+            let registered: HashSet<&String> = mediator.registered.iter().collect();
+            let unregistered = wanted.into_iter().filter(|name| !registered.contains(name)).collect();
             MediatorStatus { mediator, state, unregistered }
         });
         Ok(each.collect())

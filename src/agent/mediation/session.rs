@@ -117,11 +117,12 @@ impl<'a> Session<'a> {
         let body = CoordinationVersion::update_body(add, remove);
         let answer = self.ask(&format!("{piuri}/{update}"), body, &expected, ANSWER_TIMEOUT).await?;
         let updated = answer.body.get("updated").and_then(Value::as_array);
+        let mut requested: HashSet<&String> = add.iter().collect();
         let mut registered = Vec::new();
         for entry in updated.into_iter().flatten().filter(|entry| entry["action"] != "remove") {
-            let did = entry["recipient_did"].as_str().unwrap_or_default();
+            let did = entry["recipient_did"].as_str().unwrap_or_default().to_owned();
             match entry["result"].as_str() {
-                Some("success" | "no_change") => registered.extend(add.iter().find(|known| *known == did).cloned()),
+                Some("success" | "no_change") => registered.extend(requested.take(&did).cloned()),
                 result => {
                     let mediator = &self.exchange.mediator_did;
                     tracing::warn!(did, result, mediator, "DID not registered by mediator");

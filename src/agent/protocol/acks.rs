@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{
+    connections::is_stranger,
     empty::{EMPTY, is_empty},
     problem::HandleError,
     received::Received,
@@ -36,6 +37,7 @@ pub struct Acknowledgement {
 
 impl RecordType for Acknowledgement {
     const KIND: &'static str = "acked";
+    const ABOUT_SENDER: bool = true;
 }
 
 /// Returns the key of the record for a message that we sent. The peer is part of the key, so no peer can acknowledge a
@@ -75,6 +77,10 @@ pub async fn answer_ack_request(received: &Received, tx: &mut Transaction<'_>) -
 /// [`HandleError::Retry`] if the store does not answer.
 pub async fn record_acks(received: &Received, tx: &mut Transaction<'_>) -> Result<(), HandleError> {
     let Some(sender) = &received.sender else { return Ok(()) };
+    // The application has sent nothing to a stranger that could be acknowledged.
+    if received.message.ack.is_none() || is_stranger(received, tx).await? {
+        return Ok(());
+    }
     for id in received.message.ack.iter().flatten().take(MAX_IDS) {
         let key = acknowledgement_key(sender, id);
         if tx.get::<Acknowledgement>(&key).await?.is_none() {
@@ -130,6 +136,7 @@ mod tests {
     use crate::{
         agent::protocol::{
             Protocol,
+            connections::Connection,
             testing::{ALICE, BOB, Harness, NOW, OWN_DID, Outcome, anonymous, from, from_with},
             trust_ping::{PING, PING_RESPONSE, TrustPing},
         },
@@ -211,6 +218,19 @@ mod tests {
         let harness = Harness::default();
         let ack = |peer| from_with(peer, MOVE, json!({}), |message| message.ack(vec!["ABC".into(), "def".into()]));
         let first = ack(ALICE);
+        // The application has sent nothing to a stranger.
+        let stranger = Connection { stranger: true, ..Connection::new(OWN_DID, ALICE, NOW) };
+        for connection in [None, Some(stranger)] {
+            if let Some(connection) = connection {
+                harness.set(&Connection::key(OWN_DID, ALICE), &connection);
+            }
+            let mut tx = harness.begin(&first);
+            record_acks(&first, &mut tx).await.unwrap();
+            assert!(harness.commit(tx).written.is_empty());
+        }
+        for peer in [ALICE, BOB] {
+            harness.set(&Connection::key(OWN_DID, peer), &Connection::new(OWN_DID, peer, NOW));
+        }
         for (received, written) in [(&first, 2), (&ack(ALICE), 0), (&ack(BOB), 2)] {
             let mut tx = harness.begin(received);
             record_acks(received, &mut tx).await.unwrap();

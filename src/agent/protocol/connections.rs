@@ -3,9 +3,14 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    problem::HandleError, received::Received, record::RecordType, text::truncate_to, transaction::Transaction,
+    peer_document::{self, PeerDocument},
+    problem::HandleError,
+    received::Received,
+    record::RecordType,
+    text::truncate_to,
+    transaction::Transaction,
 };
-use crate::agent::{canonical_did::canonical_did, clock::Millis};
+use crate::agent::{canonical_did::canonical_did, clock::Millis, store::types::CONNECTION_KIND};
 
 /// How many languages of a peer are remembered.
 const MAX_LANGS: usize = 16;
@@ -32,23 +37,34 @@ pub struct Connection {
     /// The languages that the peer reads, best first: a default for later threads (v2.1 "accept-lang header").
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accept_lang: Option<Vec<String>>,
+    /// Whether the peer is a stranger: it has written, and neither the application nor the operator has begun or
+    /// accepted anything with it. What a stranger leaves here is forgotten after a while.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub stranger: bool,
+    /// Whether the long form of the peer's did:peer:4 is kept ([`PeerDocument`](super::peer_document::PeerDocument)).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub long_form_kept: bool,
     /// When the relationship ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Millis>,
     /// The peer's earlier DIDs, oldest first.
     #[serde(rename = "previous", default, skip_serializing_if = "Vec::is_empty")]
     pub previous_dids: Vec<String>,
+    /// Our DID in this relationship before the last rotation.
+    #[serde(rename = "previous_ours", default, skip_serializing_if = "Option::is_none")]
+    pub previous_own_did: Option<String>,
     /// The proof of our own DID rotation: a JWT that goes with each message until the peer has written to the new DID.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from_prior: Option<String>,
 }
 
 impl RecordType for Connection {
-    const KIND: &'static str = "connection";
+    const KIND: &'static str = CONNECTION_KIND;
+    const ABOUT_SENDER: bool = true;
 }
 
 impl Connection {
-    /// Makes a connection that begins at `since`.
+    /// Makes a connection that begins at `since`, with a peer that is not a stranger.
     pub fn new(own_did: &str, peer_did: &str, since: Millis) -> Self {
         Self {
             own_did: own_did.to_owned(),
@@ -57,8 +73,11 @@ impl Connection {
             invitation: None,
             label: None,
             accept_lang: None,
+            stranger: false,
+            long_form_kept: false,
             ended: None,
             previous_dids: Vec::new(),
+            previous_own_did: None,
             from_prior: None,
         }
     }
@@ -101,7 +120,18 @@ pub async fn find_connection(received: &Received, tx: &mut Transaction<'_>) -> R
 pub async fn update_connection(received: &Received, tx: &mut Transaction<'_>) -> Result<(), HandleError> {
     let Some(sender) = &received.sender else { return Ok(()) };
     let old = find_connection(received, tx).await?;
-    let mut new = old.clone().unwrap_or_else(|| Connection::new(&received.recipient, sender, received.time));
+    let mut new = old.clone().unwrap_or_else(|| Connection {
+        stranger: true,
+        ..Connection::new(&received.recipient, sender, received.time)
+    });
+    if !new.long_form_kept
+        && let Some(long) = peer_document::long_form_of(received)
+    {
+        if tx.get::<PeerDocument>(sender).await?.is_none() {
+            tx.put(sender, &PeerDocument { long }, None);
+        }
+        new.long_form_kept = true;
+    }
     if let Some(langs) = &received.message.accept_lang {
         let langs = langs.iter().take(MAX_LANGS).map(|lang| truncate_to(lang, MAX_LANG).to_owned());
         new.accept_lang = Some(langs.collect());
@@ -115,14 +145,34 @@ pub async fn update_connection(received: &Received, tx: &mut Transaction<'_>) ->
     Ok(())
 }
 
+/// Whether the sender of a message is a stranger after this transaction, or is not authenticated. Reads nothing that
+/// [`update_connection`] has not read.
+///
+/// # Errors
+/// [`HandleError::Retry`] if the store does not answer.
+pub async fn is_stranger(received: &Received, tx: &mut Transaction<'_>) -> Result<bool, HandleError> {
+    Ok(find_connection(received, tx).await?.is_none_or(|connection| connection.stranger))
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::agent::protocol::{
-        empty::EMPTY,
-        testing::{ALICE, Harness, NOW, OWN_DID, Outcome, anonymous, from, from_with},
+    use crate::{
+        agent::protocol::{
+            empty::EMPTY,
+            testing::{ALICE, Harness, NOW, OWN_DID, Outcome, anonymous, from, from_with},
+        },
+        did::{
+            Document, Relationship,
+            peer::{Peer4, create_4},
+        },
+        keys::PublicKey,
     };
 
     fn connection_with(harness: &Harness, peer: &str) -> Option<Connection> {
@@ -139,9 +189,28 @@ mod tests {
     async fn a_connection_is_created_once() {
         let harness = Harness::default();
         assert_eq!(receive(&harness, &from(ALICE, EMPTY, json!({}))).await.written, [Connection::KIND]);
-        assert_eq!(connection_with(&harness, ALICE), Some(Connection::new(OWN_DID, ALICE, NOW)));
+        let stranger = Connection { stranger: true, ..Connection::new(OWN_DID, ALICE, NOW) };
+        assert_eq!(connection_with(&harness, ALICE), Some(stranger));
         assert!(receive(&harness, &from(ALICE, EMPTY, json!({}))).await.written.is_empty());
         assert!(receive(&harness, &anonymous(EMPTY, json!({}))).await.written.is_empty());
+    }
+
+    /// The long form of a did:peer:4 is kept at the first message that has it.
+    #[tokio::test]
+    async fn a_long_form_is_kept_once() {
+        let harness = Harness::default();
+        let key = PublicKey::from_multikey("z6LSbysY2xFMRpGMhb7tFTLMpeuPRaqaWM1yECx2AtzE3KCc").unwrap();
+        let input = Document::builder().method("key-1", &key, &[Relationship::KeyAgreement]).input();
+        let Peer4 { long, short } = create_4(&input).unwrap();
+        let message = |from: &str| {
+            let mut received = from_with(from, EMPTY, json!({}), |message| message);
+            received.sender = Some(short.id().to_owned());
+            received
+        };
+        assert_eq!(receive(&harness, &message(short.id())).await.written, [Connection::KIND]);
+        assert_eq!(receive(&harness, &message(long.id())).await.written, [PeerDocument::KIND, Connection::KIND]);
+        assert!(receive(&harness, &message(long.id())).await.written.is_empty());
+        assert_eq!(harness.record(short.id()), Some(PeerDocument { long: long.id().to_owned() }));
     }
 
     #[tokio::test]

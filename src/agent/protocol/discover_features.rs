@@ -156,6 +156,7 @@ pub struct DisclosedFeatures(pub Vec<DisclosedFeature>);
 
 impl RecordType for DisclosedFeatures {
     const KIND: &'static str = "features";
+    const ABOUT_SENDER: bool = true;
 }
 
 impl Feature {

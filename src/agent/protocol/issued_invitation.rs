@@ -83,7 +83,9 @@ pub async fn record_acceptance(received: &Received, tx: &mut Transaction<'_>) ->
         tx.put(&key, &issued, None);
     }
     connection.invitation = Some(key);
+    connection.stranger = false;
     connection.put(tx);
+    tx.keep_sender();
     Ok(())
 }
 

@@ -17,6 +17,7 @@ mod features;
 mod handler;
 pub mod issued_invitation;
 pub mod out_of_band;
+pub mod peer_document;
 mod problem;
 mod problem_code;
 pub mod problem_limits;

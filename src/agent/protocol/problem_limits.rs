@@ -58,6 +58,7 @@ pub struct ClosedThread {
 
 impl RecordType for ClosedThread {
     const KIND: &'static str = "thread";
+    const ABOUT_SENDER: bool = true;
 }
 
 /// The record of a thread's errors.
@@ -68,6 +69,7 @@ struct ErrorCount {
 
 impl RecordType for ErrorCount {
     const KIND: &'static str = "problems";
+    const ABOUT_SENDER: bool = true;
 }
 
 /// Whether the message's thread is closed, so that the message must be ignored.
@@ -185,6 +187,7 @@ struct CircuitBreaker {
 
 impl RecordType for CircuitBreaker {
     const KIND: &'static str = "breaker";
+    const ABOUT_SENDER: bool = true;
 }
 
 impl CircuitBreaker {

@@ -11,6 +11,11 @@ pub trait RecordType: Serialize + DeserializeOwned + Send {
     /// The kind, as stored. Choose a kind that no other type has, such as `org.example.offer`: types that share a kind
     /// overwrite each other's records. The kind must never change, because existing stores contain it.
     const KIND: &'static str;
+
+    /// Whether such a record says something about the sender of the message that wrote it, and about nobody else. The
+    /// store forgets these records of a stranger after a while, and at once if strangers have left too much. Records of
+    /// other types stay.
+    const ABOUT_SENDER: bool = false;
 }
 
 /// Reads and decrypts records.

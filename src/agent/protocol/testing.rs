@@ -101,6 +101,7 @@ impl Harness {
                     assert_eq!(entry.1, revision, "the record was not read before it was written");
                     *entry = (value, revision + 1);
                 }
+                Effect::KeepSender => {}
                 Effect::Delete { kind, key } => drop(self.records.lock().unwrap().remove(&(kind, key))),
             }
         }

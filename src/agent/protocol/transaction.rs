@@ -11,7 +11,10 @@ use super::{
     record::{RecordReader, RecordType},
 };
 use crate::{
-    agent::clock::Millis,
+    agent::{
+        clock::{Millis, now},
+        store::types::UNREAD,
+    },
     didcomm::{Message, MessageBuilder},
 };
 
@@ -30,11 +33,15 @@ pub enum Effect {
         key: String,
         /// The record's value.
         value: Value,
-        /// The revision that was read; 0 for a new record.
+        /// The revision that was read; 0 for a new record, and [`UNREAD`] if the record was not read.
         revision: i64,
         /// When the record expires, in milliseconds since 1970; never if `None`.
         expires: Option<Millis>,
+        /// Whether the record is about the sender ([`RecordType::ABOUT_SENDER`]).
+        about_sender: bool,
     },
+    /// Keep everything about the sender, which is not a stranger any more.
+    KeepSender,
     /// Delete a record.
     Delete {
         /// The record's kind.
@@ -75,8 +82,7 @@ impl<'a> Transaction<'a> {
     }
 
     /// Replies in the received message's thread with a message of the type `kind`, which may belong to another
-    /// protocol. Sets no `created_time`. `add_headers` adds headers. Nothing is sent if the received message has no
-    /// authenticated sender.
+    /// protocol. `add_headers` adds headers. Nothing is sent if the received message has no authenticated sender.
     pub fn answer(&mut self, kind: &str, body: Value, add_headers: impl FnOnce(MessageBuilder) -> MessageBuilder) {
         let Some(sender) = &self.received.sender else { return };
         let message = Message::build(Message::new_id(), kind, body)
@@ -90,8 +96,10 @@ impl<'a> Transaction<'a> {
         self.send(add_headers(message).finalize());
     }
 
-    /// Sends a message. Without `from` the message is anoncrypted.
-    pub fn send(&mut self, message: Message) {
+    /// Sends a message. Without `from` the message is anoncrypted. A message without `created_time` gets the current
+    /// time: the recipient need not remember for ever that it has handled the message.
+    pub fn send(&mut self, mut message: Message) {
+        message.created_time.get_or_insert_with(|| now().unsigned_abs() / 1000);
         self.effects.push(Effect::Send(Box::new(message)));
     }
 
@@ -142,24 +150,38 @@ impl<'a> Transaction<'a> {
         Ok(self.records.handled_position(sender, &self.received.recipient, &message.to_ascii_lowercase()).await?)
     }
 
+    /// Whether the received message was handled before, as one from `sender` to `recipient`.
+    ///
+    /// # Errors
+    /// [`HandleError::Retry`] if the store does not answer.
+    pub(in crate::agent) async fn was_handled(&self, sender: &str, recipient: &str) -> Result<bool, HandleError> {
+        let message = self.received.message.id.to_ascii_lowercase();
+        Ok(self.records.handled_position(sender, recipient, &message).await?.is_some())
+    }
+
     /// Writes a record. The record expires at `expires`, in milliseconds since 1970, or never if `expires` is `None`.
     ///
     /// Call [`get`](Self::get) first. If the record was changed since then, the message is handled again. A record that
-    /// was not read is written as a new record. If the record exists, the commit fails and the message is tried again
-    /// until it is too old.
+    /// was not read is overwritten, whatever it holds.
     pub fn put<T: RecordType>(&mut self, key: &str, value: &T, expires: Option<Millis>) {
-        let read = self.cache.get(&(T::KIND.to_owned(), key.to_owned())).and_then(Option::as_ref);
-        let revision = read.map_or(0, |(_, revision)| *revision);
+        let read = self.cache.get(&(T::KIND.to_owned(), key.to_owned()));
+        let revision = read.map_or(UNREAD, |read| read.as_ref().map_or(0, |(_, revision)| *revision));
         let value = serde_json::to_value(value).unwrap_or(Value::Null);
         // The last write of a transaction wins. A deletion before it would change the revision.
         self.effects.retain(|effect| !effect.changes_record(T::KIND, key));
-        self.effects.push(Effect::Put { kind: T::KIND.to_owned(), key: key.to_owned(), value, revision, expires });
+        let (kind, key, about_sender) = (T::KIND.to_owned(), key.to_owned(), T::ABOUT_SENDER);
+        self.effects.push(Effect::Put { kind, key, value, revision, expires, about_sender });
     }
 
     /// Deletes a record.
     pub fn delete<T: RecordType>(&mut self, key: &str) {
         self.effects.retain(|effect| !effect.changes_record(T::KIND, key));
         self.effects.push(Effect::Delete { kind: T::KIND.to_owned(), key: key.to_owned() });
+    }
+
+    /// Keeps everything about the sender: it is not a stranger any more.
+    pub(in crate::agent) fn keep_sender(&mut self) {
+        self.effects.push(Effect::KeepSender);
     }
 
     /// Ends the transaction and returns its effects.
@@ -173,6 +195,7 @@ mod tests {
     use serde::{Deserialize, Serialize};
     use serde_json::json;
 
+    use super::{Effect, Message, UNREAD};
     use crate::agent::protocol::{
         record::RecordType,
         testing::{ALICE, Harness, from},
@@ -184,6 +207,21 @@ mod tests {
 
     impl RecordType for Number {
         const KIND: &'static str = "number";
+    }
+
+    /// A record that was not read is overwritten. A message that is sent has the time of its making.
+    #[tokio::test]
+    async fn effects_are_complete() {
+        let harness = Harness::default();
+        let received = from(ALICE, "https://example.org/offer/1.0/offer", json!({}));
+        let mut tx = harness.begin(&received);
+        tx.put("number", &Number(1), None);
+        tx.answer("https://example.org/offer/1.0/accept", json!({}), |message| message);
+        let timed = Message::build("1", "https://example.org/offer/1.0/accept", json!({})).created_time(7);
+        tx.send(timed.finalize());
+        let times: Vec<Option<u64>> = tx.outgoing_messages().map(|message| message.created_time).collect();
+        assert!(matches!(times[..], [Some(now), Some(7)] if now > 1_700_000_000), "{times:?}");
+        assert!(tx.effects().iter().any(|effect| matches!(effect, Effect::Put { revision: UNREAD, .. })));
     }
 
     #[tokio::test]

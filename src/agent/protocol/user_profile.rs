@@ -5,12 +5,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
-    connections::find_connection,
+    connections::{find_connection, is_stranger},
     handler::Protocol,
     problem::{HandleError, Problem},
     received::Received,
     record::RecordType,
-    text::truncate_to,
+    text::{id_as_key, truncate_to},
     transaction::Transaction,
 };
 use crate::{
@@ -64,6 +64,7 @@ pub struct Profile {
 
 impl RecordType for Profile {
     const KIND: &'static str = "profile";
+    const ABOUT_SENDER: bool = true;
 }
 
 /// Remembers the profiles of peers, and sends ours on request.
@@ -106,6 +107,7 @@ async fn update_profile(received: &Received, tx: &mut Transaction<'_>) -> Result
         return Err(Problem::new("e.m.msg.no-profile", "The message has no object body.profile.").into());
     };
     let Some(sender) = &received.sender else { return Ok(()) };
+    let is_stranger = is_stranger(received, tx).await?;
     let mut profile: Profile = tx.get(sender).await?.unwrap_or_default();
     if let Some(name) = text_field(fields, NAME)? {
         profile.display_name = name.map(str::to_owned);
@@ -114,7 +116,9 @@ async fn update_profile(received: &Received, tx: &mut Transaction<'_>) -> Result
         profile.description = description.map(str::to_owned);
     }
     if let Some(reference) = text_field(fields, PICTURE)? {
-        profile.display_picture = reference.map(|reference| find_picture(&received.message, reference)).transpose()?;
+        let picture = reference.map(|reference| find_picture(&received.message, reference)).transpose()?;
+        // A stranger's picture is only in the message for the application.
+        profile.display_picture = picture.filter(|_| !is_stranger);
     }
     if let Some(lang) = &received.message.lang {
         profile.lang = Some(truncate_to(lang, MAX_LANG).to_owned());
@@ -163,7 +167,7 @@ fn find_picture(message: &Message, reference: &str) -> Result<Attachment, Proble
 async fn is_reply(received: &Received, tx: &mut Transaction<'_>) -> Result<bool, HandleError> {
     let Some(pthid) = &received.message.pthid else { return Ok(received.message.thread() != received.message.id) };
     let invitation = find_connection(received, tx).await?.and_then(|connection| connection.invitation);
-    Ok(!invitation.is_some_and(|invitation| invitation.eq_ignore_ascii_case(pthid)))
+    Ok(invitation.is_none_or(|invitation| invitation != id_as_key(pthid)))
 }
 
 /// Sends these fields of our profile, if there is one, in a child thread of the received message.
@@ -243,6 +247,11 @@ mod tests {
         first.message.attachments = Some(vec![attachment.clone()]);
         let outcome = harness.handle(&UserProfile, &first).await.unwrap();
         assert!(outcome.delivered && outcome.sent.is_empty());
+        // A stranger's picture is not remembered.
+        let remembered = peer_profile(&harness);
+        assert_eq!((remembered.display_name.as_deref(), remembered.display_picture), (Some("John Doe"), None));
+        harness.set(&Connection::key(OWN_DID, ALICE), &Connection::new(OWN_DID, ALICE, NOW));
+        harness.handle(&UserProfile, &first).await.unwrap();
         let expected = Profile {
             display_name: Some("John Doe".into()),
             display_picture: Some(attachment),
@@ -296,10 +305,13 @@ mod tests {
         let reply = from_with(ALICE, PROFILE, body.clone(), |message| message.thid(&sent.id));
         assert!(harness.handle(&UserProfile, &reply).await.unwrap().sent.is_empty());
         // A child thread of the invitation is no reply.
-        let invited = Connection { invitation: Some("oob".into()), ..Connection::new(OWN_DID, ALICE, NOW) };
-        harness.set(&Connection::key(OWN_DID, ALICE), &invited);
-        let first = from_with(ALICE, PROFILE, body, |message| message.pthid("OOB"));
-        assert_eq!(harness.handle(&UserProfile, &first).await.unwrap().sent.len(), 1);
+        for id in ["OOB", "an invitation's id with blanks", &"x".repeat(100)] {
+            let invitation = Some(id_as_key(id).into_owned());
+            let invited = Connection { invitation, ..Connection::new(OWN_DID, ALICE, NOW) };
+            harness.set(&Connection::key(OWN_DID, ALICE), &invited);
+            let first = from_with(ALICE, PROFILE, body.clone(), |message| message.pthid(id));
+            assert_eq!(harness.handle(&UserProfile, &first).await.unwrap().sent.len(), 1, "{id}");
+        }
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@
 //! rotate its DIDs. The agent verifies the proof, remembers it for each peer, and attaches it to every message until
 //! the peer has written to the new DID.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,7 @@ use crate::{
         sealed_store::SealedStore,
         store::{
             error::StoreError,
-            types::{Change, CommitOutcome},
+            types::{Change, Commit, CommitOutcome, Stranger},
         },
     },
     did::{Document, ResolveError, Resolver},
@@ -52,10 +52,8 @@ pub struct RotationOutcome {
     pub until: Millis,
 }
 
-/// How many connections are read from the store at once.
+/// How many records are read from the store at once.
 const PAGE_SIZE: usize = 500;
-/// The most rotated DIDs that are checked for the end of their overlap.
-const MAX_ROTATED: usize = 1000;
 const HOUR: Millis = 60 * 60 * 1000;
 
 /// Rotates our DIDs, and ends relationships.
@@ -93,6 +91,10 @@ impl OwnRotations {
             |did: &str, claim: Option<&str>| claim.is_some_and(|claim| canonical_did(claim) == canonical_did(did));
         if from == to || !is_same(&from, Some(&claims.iss)) || !is_same(&to, claims.sub.as_deref()) {
             return Err(invalid(format!("the from_prior does not say that {from} rotates to {to}")));
+        }
+        if let Some((OwnRotation { to: later, .. }, _)) = self.store.get::<OwnRotation>(&to).await? {
+            let reason = "peers ignore messages from it (v2.1 \"DID Rotation\")";
+            return Err(invalid(format!("{to} has rotated to {later} before: {reason}")));
         }
         let until = now().saturating_add(overlap);
         let rotation = OwnRotation { to: to.clone(), time: now(), until };
@@ -136,11 +138,19 @@ impl OwnRotations {
         }
         let revision = existing.map_or(0, |(_, revision)| revision);
         let peer = old.peer_did.clone();
-        let moved = Connection { own_did: to.to_owned(), from_prior: Some(from_prior.to_owned()), ..old };
-        let put = self.store.put_change(&key, &moved, revision, None)?;
+        let previous_own_did = Some(old.own_did.clone());
+        let moved =
+            Connection { own_did: to.to_owned(), from_prior: Some(from_prior.to_owned()), previous_own_did, ..old };
+        // A stranger stays one.
+        let did = canonical_did(&peer).to_owned();
+        let stranger = moved.stranger.then_some(Stranger { did, created: None });
+        let put = match self.store.put_change(&key, &moved, revision, None)? {
+            Change::Put(record) => Change::Remember(record),
+            other => other,
+        };
         let message = new_message(EMPTY, json!({})).from(to).to(&peer).finalize();
         let (_, send) = self.store.send_change(&OutgoingMessage::new(message), self.message_lifetime)?;
-        self.commit(vec![put, send]).await
+        self.commit(Commit { changes: vec![put, send], stranger, ..Commit::default() }).await
     }
 
     /// Gives up a DID of ours that has rotated and whose overlap is over. Afterwards the DID's keys may be deleted from
@@ -192,20 +202,35 @@ impl OwnRotations {
         // The message has no `from`, and so is anoncrypted: we no longer have a DID in this relationship.
         let message = new_message(EMPTY, json!({})).to(&peer).from_prior(from_prior).finalize();
         let (_, send) = self.store.send_change(&OutgoingMessage::new(message), self.message_lifetime)?;
-        self.commit(vec![put, send]).await
+        self.commit(Commit { changes: vec![put, send], ..Commit::default() }).await
     }
 
     /// Stops reading messages to DIDs that have rotated and whose overlap is over.
     pub async fn retire_expired(&self) {
-        match self.store.list::<OwnRotation>("", MAX_ROTATED).await {
-            Ok(rotations) => {
-                let expired = |(did, rotation): (String, OwnRotation)| (rotation.until <= now()).then_some(did);
-                if self.own_dids.retire(rotations.into_iter().filter_map(expired).collect()) {
+        match self.expired().await {
+            Ok(expired) => {
+                if self.own_dids.retire(expired) {
                     (self.on_retired)();
                 }
             }
             // The store is probably still sealed. The caller tries again.
             Err(error) => tracing::debug!(%error, "retired DIDs not read yet"),
+        }
+    }
+
+    /// Returns the DIDs that have rotated and whose overlap is over.
+    async fn expired(&self) -> Result<HashSet<String>, StoreError> {
+        let (mut expired, mut after) = (HashSet::new(), String::new());
+        loop {
+            let page = self.store.list::<OwnRotation>(&after, PAGE_SIZE).await?;
+            let is_last_page = page.len() < PAGE_SIZE;
+            if let Some((last, _)) = page.last() {
+                after.clone_from(last);
+            }
+            expired.extend(page.into_iter().filter(|(_, rotation)| rotation.until <= now()).map(|(did, _)| did));
+            if is_last_page {
+                return Ok(expired);
+            }
         }
     }
 
@@ -216,8 +241,8 @@ impl OwnRotations {
         verified.map(|(claims, _)| claims).map_err(|error| invalid(error.to_string()))
     }
 
-    async fn commit(&self, changes: Vec<Change>) -> Result<(), AgentError> {
-        match self.store.commit_changes(changes).await? {
+    async fn commit(&self, commit: Commit) -> Result<(), AgentError> {
+        match self.store.commit(commit).await? {
             CommitOutcome::Committed => Ok(()),
             _ => Err(AgentError::Store(StoreError::Unavailable("the connection was changed meanwhile".to_owned()))),
         }

@@ -43,6 +43,7 @@ pub struct PeerRotation {
 
 impl RecordType for PeerRotation {
     const KIND: &'static str = "moved";
+    const ABOUT_SENDER: bool = true;
 }
 
 /// Whether the sender has rotated away from its DID or ended the relationship, so that the message must be ignored.
@@ -109,8 +110,10 @@ async fn rotate(
         (Some(connection), None) | (None, Some(connection)) => connection,
         // There is no connection yet, for example because the peer's first message rotates from the DID in its
         // invitation. The rotation is recorded all the same, so that messages from the old DID are ignored.
-        (None, None) => Connection::new(&received.recipient, new, received.time),
+        (None, None) => Connection { stranger: true, ..Connection::new(&received.recipient, new, received.time) },
     };
+    // The new DID has another document.
+    connection.long_form_kept = false;
     connection.peer_did = new.to_owned();
     connection.previous_dids.push(old.to_owned());
     let surplus = connection.previous_dids.len().saturating_sub(MAX_PREVIOUS);
@@ -130,6 +133,7 @@ fn merge(old: Connection, new: Connection) -> Connection {
         invitation: old.invitation.or(new.invitation),
         label: old.label.or(new.label),
         accept_lang: new.accept_lang.or(old.accept_lang),
+        stranger: old.stranger && new.stranger,
         previous_dids: old.previous_dids.into_iter().chain(new.previous_dids).collect(),
         from_prior: new.from_prior.or(old.from_prior),
         ..new

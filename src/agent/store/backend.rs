@@ -5,8 +5,8 @@ use async_trait::async_trait;
 use super::{
     error::StoreError,
     types::{
-        Commit, CommitOutcome, Delivery, DeliveryQuery, ExpiredMessage, NewEnvelope, OutboxEntry, PeerQuota,
-        PendingEnvelope, ReceiveOutcome, Record, Retention, SendOutcome, ThreadEntry, Usage,
+        Commit, CommitOutcome, Delivery, DeliveryQuery, ExpiredEnvelope, ExpiredMessage, NewEnvelope, OutboxEntry,
+        PeerQuota, PendingEnvelope, Postponement, ReceiveOutcome, Record, Retention, SendOutcome, ThreadEntry, Usage,
     },
 };
 use crate::agent::clock::Millis;
@@ -38,11 +38,20 @@ pub trait Store: Send + Sync + 'static {
     async fn pending_count(&self, recipient: &str) -> Result<u64, StoreError>;
 
     /// Returns whether a peer may leave more messages here, and whether more replies may wait for the peer. The empty
-    /// name stands for all senders that are not authenticated.
-    async fn peer_quota(&self, peer: &str) -> Result<PeerQuota, StoreError>;
+    /// name stands for all senders that are not authenticated. A stranger may leave a message only if there is room for
+    /// strangers, too.
+    async fn peer_quota(&self, peer: &str, is_stranger: bool) -> Result<PeerQuota, StoreError>;
 
-    /// Postpones an envelope that cannot be opened now to the time `until`, and records the reason.
-    async fn postpone(&self, envelope: i64, until: Millis, reason: &str) -> Result<(), StoreError>;
+    /// Postpones an envelope that cannot be opened now, and records the reason.
+    async fn postpone(&self, envelope: i64, postponement: Postponement) -> Result<(), StoreError>;
+
+    /// Makes all postponed envelopes due, except those that wait for the document of their sender, or have `max_attempts`
+    /// attempts ([`PendingEnvelope::attempts`]).
+    async fn make_due(&self, max_attempts: u32) -> Result<(), StoreError>;
+
+    /// Deletes at most `limit` envelopes that arrived at `arrived` or before, oldest first, and returns them. They are
+    /// remembered like processed envelopes.
+    async fn expire_envelopes(&self, arrived: Millis, limit: usize) -> Result<Vec<ExpiredEnvelope>, StoreError>;
 
     /// Makes all changes of a commit, or none of them.
     async fn commit(&self, commit: Commit) -> Result<CommitOutcome, StoreError>;
@@ -51,7 +60,12 @@ pub trait Store: Send + Sync + 'static {
     /// The message is named as in [`HandledMessage`](super::types::HandledMessage).
     async fn handled_position(&self, sender: &str, recipient: &str, message: &str) -> Result<Option<i64>, StoreError>;
 
-    /// Returns the deliveries that `query` selects, in the order of their cursors.
+    /// Returns the deliveries that `query` selects, in the order of their cursors. Fewer than `limit` may be returned
+    /// although there are more, because of `max_bytes`: there are no more only if none is returned.
+    /// Cursors grow, also over a restore of a backup.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownCursor`] if `after` is neither 0 nor a cursor that this store has given out.
     async fn deliveries(&self, query: DeliveryQuery) -> Result<Vec<Delivery>, StoreError>;
 
     /// Acknowledges deliveries and deletes their content. Ids that are unknown or were acknowledged before are ignored.
@@ -61,10 +75,15 @@ pub trait Store: Send + Sync + 'static {
     /// Returns the peers with waiting messages in the outbox.
     async fn outbox_peers(&self) -> Result<Vec<String>, StoreError>;
 
-    /// Returns at most `limit` waiting messages for a peer, in the order in which they were put into the outbox,
-    /// without those in `except`.
-    async fn outbox_entries(&self, peer: &str, except: &[String], limit: usize)
-    -> Result<Vec<OutboxEntry>, StoreError>;
+    /// Returns at most `limit` waiting messages for a peer, in the order in which they were put into the outbox, without
+    /// those of the senders in `except_senders` and those in `except`.
+    async fn outbox_entries(
+        &self,
+        peer: &str,
+        except_senders: &[String],
+        except: &[String],
+        limit: usize,
+    ) -> Result<Vec<OutboxEntry>, StoreError>;
 
     /// Returns a message of the outbox by its outbox id.
     async fn outbox_entry(&self, id: &str) -> Result<Option<OutboxEntry>, StoreError>;
@@ -77,7 +96,7 @@ pub trait Store: Send + Sync + 'static {
     /// their content. Those that expired earliest are chosen; they are returned in any order.
     async fn expire_outgoing(&self, now: Millis, limit: usize) -> Result<Vec<ExpiredMessage>, StoreError>;
 
-    /// Returns at most `limit` deliveries and outbox entries of a thread, oldest first.
+    /// Returns at most `limit` deliveries and outbox entries of a thread, oldest first, without their content.
     async fn thread_entries(&self, thread: &str, limit: usize) -> Result<Vec<ThreadEntry>, StoreError>;
 
     /// Returns a record, unless it has expired.
@@ -85,6 +104,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Returns at most `limit` records of a kind with keys after `after`, in the order of their keys.
     async fn records(&self, kind: &str, after: &str, limit: usize) -> Result<Vec<Record>, StoreError>;
+
+    /// Returns the keys of at most `limit` connections with known peers. The key is our DID, a space, and the peer's DID.
+    async fn known_connections(&self, limit: usize) -> Result<Vec<String>, StoreError>;
 
     /// Deletes data that has expired or exceeds its retention, at most `limit` rows of each table. Returns how many
     /// rows were deleted.

@@ -26,6 +26,13 @@ pub enum StoreError {
     /// Another agent uses the store.
     #[error("another agent uses the store {0}")]
     InUse(String),
+    /// The store has not given out this cursor. It was restored from an older state, or is another store. The reader must
+    /// start from the beginning.
+    #[error(
+        "the store has not given out the cursor {0}: it was restored from a backup, or is another store. Start from the \
+         beginning, with 0"
+    )]
+    UnknownCursor(i64),
     /// The store was closed.
     #[error("the store is closed")]
     Closed,

@@ -16,7 +16,7 @@ pub use backend::Store;
 pub use error::StoreError;
 pub use sqlite::{SqliteOptions, SqliteStore, backup, restore};
 pub use types::{
-    Change, Commit, CommitOutcome, Delivery, DeliveryQuery, ExpiredMessage, HandledMessage, Millis, NewEnvelope,
-    OutboxEntry, PeerQuota, PendingEnvelope, ReceiveOutcome, Record, Retention, SendOutcome, SendState, ThreadEntry,
-    Usage,
+    Attribution, Change, Commit, CommitOutcome, Delivery, DeliveryQuery, ExpiredEnvelope, ExpiredMessage,
+    HandledMessage, Millis, NewEnvelope, OutboxEntry, PeerQuota, PendingEnvelope, Postponement, ReceiveOutcome, Record,
+    Retention, SendOutcome, SendState, Stranger, ThreadEntry, UNREAD, Usage,
 };

@@ -9,7 +9,7 @@ pub use crate::agent::clock::Millis;
 pub struct NewEnvelope {
     /// The bytes of the envelope: ciphertext.
     pub packed: Vec<u8>,
-    /// The SHA-256 of the bytes.
+    /// A digest that identifies the envelope. An envelope that was only written differently has the same digest.
     pub digest: [u8; 32],
     /// Our DID in the envelope's unverified header.
     pub recipient: String,
@@ -19,6 +19,54 @@ pub struct NewEnvelope {
     pub sender: Option<String>,
     /// When the envelope arrived.
     pub received: Millis,
+    /// Whose room the envelope takes.
+    pub attribution: Attribution,
+}
+
+/// Whose room a pending envelope takes. The sender of an envelope is a claim until the envelope is opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attribution {
+    /// The envelope was fetched from a mediator of ours. It may take all of the room.
+    Fetched,
+    /// The sender is unnamed, or its document is known without the network. Without a connection that our side has begun
+    /// or accepted, the envelope may take only the share of strangers.
+    Resolvable {
+        /// The key of the connection's record, if the envelope names a sender.
+        connection: Option<String>,
+    },
+    /// The document of the named sender is not known. Without a connection, the envelope may take only the room of
+    /// such envelopes.
+    Unresolvable {
+        /// The key of the connection's record.
+        connection: String,
+    },
+}
+
+/// An envelope that was deleted, because it waited too long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExpiredEnvelope {
+    /// The id of the envelope in the store.
+    pub id: i64,
+    /// Our DID that the envelope was for.
+    pub recipient: String,
+    /// When the envelope arrived.
+    pub received: Millis,
+    /// Why it was not opened at the last attempt. `None` if there was no attempt, since no token was ready.
+    pub problem: Option<String>,
+}
+
+/// Why and until when an envelope is postponed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Postponement {
+    /// When the envelope is due again.
+    pub until: Millis,
+    /// The reason, for people.
+    pub reason: String,
+    /// Whether the attempt counts in [`PendingEnvelope::attempts`].
+    pub attempted: bool,
+    /// When the document of the sender was first found to be unavailable. `None` if the envelope waits for something
+    /// else. An earlier time in the store stays.
+    pub unresolved_since: Option<Millis>,
 }
 
 /// The result of storing an envelope.
@@ -42,7 +90,7 @@ pub struct PeerQuota {
 }
 
 /// An envelope that waits to be opened.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PendingEnvelope {
     /// The id of the envelope in the store.
     pub id: i64,
@@ -56,7 +104,20 @@ pub struct PendingEnvelope {
     pub tries: u32,
     /// Whether the envelope named its sender on arrival, and the sender was within its quota.
     pub quota_checked: bool,
+    /// How many attempts a token has spent work on, or ended in a panic.
+    pub attempts: u32,
+    /// When the document of the sender was first found to be unavailable.
+    pub unresolved_since: Option<Millis>,
+    /// Whether the envelope takes the room of envelopes with unresolvable senders ([`Attribution::Unresolvable`]).
+    pub unresolved: bool,
 }
+
+/// The kind of the records of connections. Their key is our DID, a space, and the peer's DID. The store looks there for
+/// the peers that are known.
+pub const CONNECTION_KIND: &str = "connection";
+
+/// The revision of a record that is written without having been read.
+pub const UNREAD: i64 = -1;
 
 /// Changes that are made together, or not at all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -67,6 +128,19 @@ pub struct Commit {
     pub handled: Option<HandledMessage>,
     /// The changes, in order.
     pub changes: Vec<Change>,
+    /// The sender of the handled message, if it is a stranger. The mark, the deliveries and the records about the
+    /// sender then count towards the limits for strangers.
+    pub stranger: Option<Stranger>,
+}
+
+/// A peer with whom neither the application nor the operator has begun or accepted anything, or an unauthenticated
+/// sender.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stranger {
+    /// The stranger's DID; empty if the sender is not authenticated.
+    pub did: String,
+    /// The `created_time` of the handled message.
+    pub created: Option<Millis>,
 }
 
 /// The mark that a message was handled.
@@ -78,8 +152,14 @@ pub struct HandledMessage {
     pub recipient: String,
     /// The message id in lower case. Without an authenticated sender a digest of the content follows the id.
     pub message: String,
-    /// Until when the mark is kept.
+    /// Until when the mark is kept. A mark stays longer while an envelope waits that arrived before.
     pub until: Millis,
+    /// When the message arrived. A mark that ended before does not count.
+    pub received: Millis,
+    /// Other names of the same sender and recipient, under which the message may arrive too: the DIDs that either has
+    /// rotated from. The message is marked under these names as well. If it has such a mark already, the commit is a
+    /// [`Conflict`](CommitOutcome::Conflict).
+    pub earlier: Vec<(String, String)>,
 }
 
 /// One change.
@@ -90,8 +170,13 @@ pub enum Change {
     /// Adds a message to the outbox.
     Send(OutboxEntry),
     /// Writes a record, if the stored revision equals the revision in the record. Revision 0 stands for a record that
-    /// does not exist.
+    /// does not exist. With the revision [`UNREAD`] the record is written in any case.
     Put(Record),
+    /// Writes a record about the sender of the handled message, like `Put`. If the sender is a stranger, the record is
+    /// forgotten with everything else about it, unless the record was kept before.
+    Remember(Record),
+    /// Keeps everything about a peer that is not a stranger any more.
+    Keep(String),
     /// Deletes a record, if it exists.
     Delete {
         /// The record's kind.
@@ -111,6 +196,9 @@ pub enum CommitOutcome {
     /// A stored record no longer has the revision of the change. No change is made, and the caller tries again with the
     /// new record.
     Conflict,
+    /// The message is a stranger's, and so old that the mark of its first handling may have been dropped for lack of
+    /// room. No change is made.
+    TooOld,
 }
 
 /// A message for the application.
@@ -137,10 +225,19 @@ pub struct Delivery {
     pub sealed: Option<Vec<u8>>,
 }
 
+impl Delivery {
+    /// The size of the delivery in memory, in bytes, its content included.
+    pub fn size(&self) -> usize {
+        let texts = [&self.id, &self.message, &self.thread, &self.kind, &self.sender, &self.recipient];
+        let sealed = self.sealed.as_ref().map_or(0, Vec::len);
+        texts.iter().fold(size_of::<Self>() + sealed, |sum, text| sum + text.len())
+    }
+}
+
 /// Selects deliveries.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeliveryQuery {
-    /// Only deliveries after this cursor; 0 for all.
+    /// Only deliveries after this cursor, which the store has given out; 0 for all.
     pub after: i64,
     /// Only deliveries of this thread.
     pub thread: Option<String>,
@@ -152,6 +249,9 @@ pub struct DeliveryQuery {
     pub acknowledged: bool,
     /// The largest number of deliveries.
     pub limit: usize,
+    /// The most bytes of the returned deliveries, their content included. A first delivery that is larger is returned
+    /// alone. `None` is no limit.
+    pub max_bytes: Option<usize>,
 }
 
 /// A message of the outbox.
@@ -175,12 +275,14 @@ pub struct OutboxEntry {
     pub expires: Millis,
     /// The state of the message in the outbox.
     pub state: SendState,
-    /// How many attempts have failed.
+    /// How many attempts were made.
     pub tries: u32,
     /// When the next attempt is due, or when the last one was made.
     pub time: Millis,
     /// Why the last attempt failed.
     pub problem: Option<String>,
+    /// Whether the message is an automatic reply to a stranger.
+    pub to_stranger: bool,
     /// The sealed content. `None` once the message will not be tried again.
     #[serde(skip)]
     pub sealed: Option<Vec<u8>>,
@@ -227,9 +329,10 @@ pub struct ExpiredMessage {
 /// An entry of a thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ThreadEntry {
-    /// A received message.
+    /// A received message. Its `sealed` is empty, or `None` after the acknowledgement.
     Received(Delivery),
-    /// A message that was sent, or is in the outbox.
+    /// A message that was sent, or is in the outbox. Its `sealed` is empty, or `None` once the message will not be tried
+    /// again.
     Sent(OutboxEntry),
 }
 
@@ -260,13 +363,15 @@ pub struct Retention {
     pub deliveries: Millis,
     /// The metadata of an acknowledged delivery, or of a message that was sent or given up. Default: 30 days.
     pub history: Millis,
+    /// What is known of a stranger that was not heard of again, and has no unread message here. Default: 30 minutes.
+    pub strangers: Millis,
 }
 
 const DAY: Millis = 24 * 60 * 60 * 1000;
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { digests: DAY, envelopes: 30 * DAY, deliveries: 0, history: 30 * DAY }
+        Self { digests: DAY, envelopes: 30 * DAY, deliveries: 0, history: 30 * DAY, strangers: DAY / 48 }
     }
 }
 
@@ -291,4 +396,12 @@ pub struct Usage {
     pub oldest_outgoing: Option<Millis>,
     /// The size of the store's files in bytes.
     pub bytes: u64,
+    /// The number of unacknowledged deliveries of strangers.
+    pub stranger_deliveries: u64,
+    /// The size of the sealed content of unacknowledged deliveries of strangers, in bytes.
+    pub stranger_delivery_bytes: u64,
+    /// The size of the records about strangers, in bytes.
+    pub stranger_record_bytes: u64,
+    /// The number of marks of handled messages of strangers.
+    pub stranger_marks: u64,
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use claviger::didcomm::FromPrior;
 
 use crate::cli::{
-    agent_client::AgentClient,
+    agent_client::{AgentClient, percent_encoded},
     arguments::check_did,
     config::Config,
     failure::Failure,
@@ -14,6 +14,9 @@ use crate::cli::{
     runtime::block_on,
     unix_time::unix_time,
 };
+
+/// How many connections the agent is asked for at once.
+const PAGE_SIZE: usize = 1000;
 
 /// Lists the agent's connections, or ends one
 #[derive(clap::Args)]
@@ -27,22 +30,39 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, client: &AgentClient, config: &Config, out: &Out) -> Result<(), Failure> {
-    let found: Value = block_on(client.get("/v1/connections?limit=1000"))?;
-    let connections = found["connections"].as_array().cloned().unwrap_or_default();
+    let (connections, cursor) = block_on(all(client))?;
     if let Some(theirs) = &args.end {
         return end(theirs, args.from.as_deref(), &connections, client, config, out);
     }
     if out.json {
-        return out.document(&found);
+        return out.document(&json!({ "connections": connections, "cursor": cursor }));
     }
     for connection in &connections {
         let text = |name: &str| connection[name].as_str().unwrap_or_default().to_owned();
         let label = connection["label"].as_str().map_or(String::new(), |label| format!(" ({label})"));
+        let stranger = if connection["stranger"] == true { ", a stranger" } else { "" };
         let ended = if connection["ended"].is_null() { "" } else { ", ended" };
-        out.line(&format!("{NAME}{}{NAME:#}{label}, as {}{ended}", short(&text("theirs")), short(&text("ours"))))?;
+        let (theirs, ours) = (text("theirs"), text("ours"));
+        out.line(&format!("{NAME}{}{NAME:#}{label}, as {}{stranger}{ended}", short(&theirs), short(&ours)))?;
     }
     out.say(&count(connections.len(), "connection"));
     Ok(())
+}
+
+/// Returns all connections, and the cursor of the last page.
+async fn all(client: &AgentClient) -> Result<(Vec<Value>, String), Failure> {
+    let (mut connections, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let path = format!("/v1/connections?limit={PAGE_SIZE}&after={}", percent_encoded(&cursor));
+        let page: Value = client.get(&path).await?;
+        let found = page["connections"].as_array().cloned().unwrap_or_default();
+        let is_last_page = found.len() < PAGE_SIZE;
+        connections.extend(found);
+        cursor = page["cursor"].as_str().unwrap_or_default().to_owned();
+        if is_last_page {
+            return Ok((connections, cursor));
+        }
+    }
 }
 
 /// Ends a connection: our DID's key signs a `from_prior` in its token, and the agent sends the `from_prior` to the

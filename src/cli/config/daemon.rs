@@ -2,22 +2,29 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use claviger::agent::store::SqliteOptions;
+use claviger::{
+    agent::{OutboxOptions, store::SqliteOptions},
+    did::CacheLimits,
+    net::Target,
+};
 use serde::Deserialize;
 
 use crate::cli::failure::Failure;
 
 /// The settings that SIGHUP reads again. Their new values take effect at once; all other settings need a restart.
-pub const RELOADABLE: [&str; 9] = [
+pub const RELOADABLE: [&str; 12] = [
     "api.webhook",
     "http.body_seconds",
     "http.connections",
     "http.connections_per_address",
     "http.header_seconds",
     "http.rate_per_address",
+    "http.return_route_seconds",
     "ops.log_level",
     "store.history_days",
+    "store.strangers_minutes",
     "store.unread_days",
+    "store.waiting_days",
 ];
 
 /// The tables that only the daemon reads.
@@ -27,6 +34,7 @@ pub struct DaemonConfig {
     pub http: HttpSection,
     pub net: NetSection,
     pub mediation: MediationSection,
+    pub outbox: OutboxSection,
     pub store: StoreSection,
     pub api: ApiSection,
     pub ops: OpsSection,
@@ -39,13 +47,38 @@ pub struct DaemonConfig {
 pub struct AgentSection {
     /// The largest message that is accepted, in bytes.
     pub max_message_bytes: usize,
+    /// The number of JSON values in a message, and in each layer of its encryption: objects, arrays, texts, numbers. A
+    /// value takes up to 250 bytes of memory, however short it is.
+    pub max_json_values: usize,
     /// The number of messages that are unpacked at once.
     pub workers: usize,
+    /// The memory for messages that are being unpacked, in bytes. Large messages are unpacked a few at a time.
+    pub max_opening_bytes: usize,
+    /// The number of DID documents of senders that are fetched at once. Half of them are for peers with a connection.
+    pub max_fetches: usize,
+    /// How long a message waits for the DID document of its sender, in hours, from when the document was first found to
+    /// be unavailable.
+    pub wait_for_sender_hours: u32,
+    /// The same for a sender without a connection whose DID was not known on arrival, in minutes.
+    pub wait_for_stranger_minutes: u32,
+    /// How often a message is tried, if a token has opened its outer layer but the rest cannot be opened now, or the
+    /// agent fails while it handles the message.
+    pub max_attempts: u32,
     /// A message is refused if, when it is opened, its `created_time` is older than this many days, or its
     /// `expires_time` has passed. Message IDs are remembered for as long, so that no message is handled twice.
     pub longest_age_days: u32,
     /// The agent tries to send a message for this many days, or until its `expires_time` if that is earlier.
     pub send_for_days: u32,
+    /// The agent tries to send a reply that is of no use later for this many minutes: a ping response, disclosed
+    /// features, a problem report, and any automatic reply to a stranger.
+    pub reply_minutes: u32,
+    /// A message is refused if it does not open this many times, although the token answers known-answer checks rightly.
+    pub open_attempts: u32,
+    /// A message that a token refuses without a known cause, although it answers known-answer checks rightly, is given
+    /// up after this many attempts and `refused_minutes`.
+    pub refused_attempts: u32,
+    /// See `refused_attempts`.
+    pub refused_minutes: u32,
     /// Whether a person is asked for a PIN or a touch for a message from a DID with which there is no connection.
     pub prompt_strangers: bool,
     /// The goal codes that discover-features discloses.
@@ -56,9 +89,19 @@ impl Default for AgentSection {
     fn default() -> Self {
         Self {
             max_message_bytes: 1_000_000,
+            max_json_values: 20_000,
             workers: 64,
+            max_opening_bytes: 64 << 20,
+            max_fetches: 16,
+            wait_for_sender_hours: 24,
+            wait_for_stranger_minutes: 10,
+            max_attempts: 5,
             longest_age_days: 30,
             send_for_days: 7,
+            reply_minutes: 10,
+            open_attempts: 2,
+            refused_attempts: 8,
+            refused_minutes: 10,
             prompt_strangers: false,
             goal_codes: Vec::new(),
         }
@@ -90,6 +133,8 @@ pub struct HttpSection {
     pub header_seconds: u64,
     /// The time for the body of a request, in seconds.
     pub body_seconds: u64,
+    /// How long the response to a message waits for a reply that may go back with it (`return_route`), in seconds.
+    pub return_route_seconds: u64,
 }
 
 impl Default for HttpSection {
@@ -104,22 +149,44 @@ impl Default for HttpSection {
             rate_per_address: 0,
             header_seconds: 30,
             body_seconds: 30,
+            return_route_seconds: 5,
         }
     }
 }
 
 /// The daemon's own connections to other servers.
-#[derive(Debug, Default, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(deny_unknown_fields, default)]
 pub struct NetSection {
-    /// Private address ranges that the daemon may connect to, such as `10.0.0.0/8`. All others are refused.
+    /// Private address ranges where peers may be, such as `10.0.0.0/8`. All others are refused. Anyone can have the agent
+    /// connect to any address and port in these ranges. The webhook, the span collector and the agent's own mediators need
+    /// no range: their URLs are settings.
     pub allow_private: Vec<String>,
     /// Certificates that are trusted in addition to those of the system, a file in PEM.
     pub ca: Option<PathBuf>,
     /// Hosts whose did:web and did:webvh documents are fetched without TLS: for trials on one machine. `allow_private`
     /// must allow their addresses.
     pub did_web_plain_http_for: Vec<String>,
+    /// A DID document that lacks a key, or has a key that does not serve, is fetched again, at most once in this many
+    /// seconds. A message that does not open is tried twice, a second apart: a larger value may lose the first message
+    /// after a peer has replaced a key and kept its id.
+    pub did_refetch_seconds: u64,
+    /// The number of DID documents that are fetched again within a minute, at most, because they lack a key.
+    pub did_refetches_per_minute: u32,
+}
+
+impl Default for NetSection {
+    fn default() -> Self {
+        let limits = CacheLimits::default();
+        Self {
+            allow_private: Vec::new(),
+            ca: None,
+            did_web_plain_http_for: Vec::new(),
+            did_refetch_seconds: limits.refetch_interval.as_secs(),
+            did_refetches_per_minute: limits.refetches_per_minute,
+        }
+    }
 }
 
 /// How messages are fetched from mediators (`claviger mediator use`).
@@ -131,11 +198,47 @@ pub struct MediationSection {
     pub live: bool,
     /// How often a mediator without live delivery is asked for messages, in seconds.
     pub poll_seconds: u64,
+    /// The servers of the agent's own mediators that have private addresses, such as `https://mediator.lan:8443`: only
+    /// the agent's requests to its mediators may go there.
+    pub private_servers: Vec<String>,
 }
 
 impl Default for MediationSection {
     fn default() -> Self {
-        Self { live: true, poll_seconds: 30 }
+        Self { live: true, poll_seconds: 30, private_servers: Vec::new() }
+    }
+}
+
+/// How many messages are sent at the same time, and to whom.
+#[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(deny_unknown_fields, default)]
+pub struct OutboxSection {
+    /// Messages that are sent at the same time, at most. A quarter of them is kept for messages of the application and
+    /// replies to known peers.
+    pub messages: usize,
+    /// Messages that are sent to one peer at the same time, at most.
+    pub messages_per_peer: usize,
+    /// Messages that are sent to one server at the same time, at most. A server begins with 2, and gets one more with each
+    /// message that it accepts. A server that fails gets fewer, and is paused for up to a minute.
+    pub messages_per_server: usize,
+    /// Replies to strangers that are sent at the same time to servers that have not accepted a message yet, at most. Servers
+    /// in one network (/24 or /48) or one domain share 4.
+    pub messages_to_new_servers: usize,
+    /// Replies to strangers per second for which a private key is used, at most. Further replies wait.
+    pub stranger_replies_per_second: u32,
+}
+
+impl Default for OutboxSection {
+    fn default() -> Self {
+        let limits = OutboxOptions::default();
+        Self {
+            messages: limits.concurrent,
+            messages_per_peer: limits.concurrent_per_peer,
+            messages_per_server: limits.concurrent_per_origin,
+            messages_to_new_servers: limits.concurrent_unknown,
+            stranger_replies_per_second: limits.stranger_replies_per_second,
+        }
     }
 }
 
@@ -152,7 +255,19 @@ pub struct StoreSection {
     pub max_waiting_for: u64,
     /// Bytes of received messages for one of our DIDs that wait to be unpacked, at most.
     pub max_waiting_bytes_for: u64,
-    /// Bytes of messages that the application has not acknowledged, at most. Beyond this limit, no message is accepted.
+    /// The percentage of each of the three limits above that messages may use whose senders are not known: the message
+    /// names none, or there is no connection that our side has begun or accepted.
+    pub strangers_percent: u32,
+    /// Received messages that wait for the DID document of a sender without a connection, at most. For one of our DIDs, at
+    /// most a tenth of `max_waiting_for`.
+    pub max_unresolved: u64,
+    /// Bytes of such messages, at most.
+    pub max_unresolved_bytes: u64,
+    /// A received message that could not be unpacked, such as one whose token is missing, is deleted after this many
+    /// days. The log and the metric `claviger_messages_handled_total` report it.
+    pub waiting_days: u32,
+    /// Bytes of messages of known peers that the application has not acknowledged, at most. Beyond this limit, no message
+    /// of a known peer is accepted. A peer is known if the application has written to it, or an invitation was accepted.
     pub max_unread_bytes: u64,
     /// Messages of one sender that the application has not acknowledged, at most. Beyond this limit, no message of that
     /// sender is accepted.
@@ -161,6 +276,22 @@ pub struct StoreSection {
     pub max_unread_bytes_from: u64,
     /// Messages that wait to be sent to one peer, at most, before the peer gets no more replies.
     pub max_replies_to: u64,
+    /// Automatic replies that wait to be sent to all strangers together, at most, before strangers get no more replies.
+    pub max_replies_to_strangers: u64,
+    /// Messages of all strangers together that the application has not acknowledged, at most. Beyond this limit, no message
+    /// of a stranger is accepted.
+    pub max_unread_of_strangers: u64,
+    /// Bytes of messages of all strangers together that the application has not acknowledged, at most.
+    pub max_unread_bytes_of_strangers: u64,
+    /// Bytes that are remembered about strangers, at most: connections, documents, profiles. Beyond this limit, the
+    /// stranger that was seen longest ago is forgotten.
+    pub max_bytes_of_strangers: u64,
+    /// Messages of strangers that are remembered as handled, at most. Beyond this limit, the oldest is forgotten, and a
+    /// stranger's message with an older `created_time` is refused.
+    pub max_marks_of_strangers: u64,
+    /// A stranger is forgotten after this many minutes: after its last message, or after the application has acknowledged
+    /// it. Then only the long form of its did:peer:4 reaches it, and it is not told if our DID rotates.
+    pub strangers_minutes: u32,
     /// A message that the application does not acknowledge is deleted after this many days. 0: never.
     pub unread_days: u32,
     /// The record of a message that was handled or sent is deleted after this many days.
@@ -175,10 +306,20 @@ impl Default for StoreSection {
             max_waiting_bytes: limits.max_envelope_bytes,
             max_waiting_for: limits.max_envelopes_for,
             max_waiting_bytes_for: limits.max_envelope_bytes_for,
+            strangers_percent: limits.strangers_percent,
+            max_unresolved: limits.max_unresolved,
+            max_unresolved_bytes: limits.max_unresolved_bytes,
+            waiting_days: 30,
             max_unread_bytes: limits.max_unread_bytes,
             max_unread_from: limits.max_unread_from,
             max_unread_bytes_from: limits.max_unread_bytes_from,
             max_replies_to: limits.max_replies_to,
+            max_replies_to_strangers: limits.max_stranger_replies,
+            max_unread_of_strangers: limits.max_stranger_unread,
+            max_unread_bytes_of_strangers: limits.max_stranger_unread_bytes,
+            max_bytes_of_strangers: limits.max_stranger_bytes,
+            max_marks_of_strangers: limits.max_stranger_marks,
+            strangers_minutes: 30,
             unread_days: 0,
             history_days: 30,
         }
@@ -186,7 +327,7 @@ impl Default for StoreSection {
 }
 
 /// The application's API (docs/api.md).
-#[derive(Debug, Default, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(deny_unknown_fields, default)]
 pub struct ApiSection {
@@ -197,7 +338,15 @@ pub struct ApiSection {
     pub users: Vec<String>,
     /// The file with the bearer token that clients on the loopback interface must present.
     pub token_file: Option<PathBuf>,
+    /// The most bytes of messages in one answer of `/v1/inbox`. A larger message is returned alone.
+    pub max_page_bytes: usize,
     pub webhook: Option<WebhookSection>,
+}
+
+impl Default for ApiSection {
+    fn default() -> Self {
+        Self { listen: None, users: Vec::new(), token_file: None, max_page_bytes: 4 * 1024 * 1024, webhook: None }
+    }
 }
 
 /// The webhook to which received messages are posted.
@@ -279,8 +428,25 @@ impl DaemonConfig {
         if self.mediation.poll_seconds == 0 {
             return Err(invalid("poll_seconds in [mediation] is 0: mediators would be asked without a pause"));
         }
+        if let Some(url) = self.mediation.private_servers.iter().find(|url| Target::parse(url).is_err()) {
+            return Err(invalid(&format!("private_servers in [mediation]: {url:?} is not a URL of a server")));
+        }
+        let outbox = &self.outbox;
+        let counts = [outbox.messages, outbox.messages_per_peer, outbox.messages_per_server];
+        if counts.contains(&0) || outbox.messages_to_new_servers == 0 || outbox.stranger_replies_per_second == 0 {
+            return Err(invalid("a number in [outbox] is 0: no message would be sent"));
+        }
         if self.ops.otlp.is_some() && !cfg!(feature = "otel") {
             return Err(invalid("otlp in [ops]: this claviger was built without the feature `otel`"));
+        }
+        if self.agent.max_json_values == 0 || self.agent.max_opening_bytes == 0 {
+            return Err(invalid("max_json_values or max_opening_bytes in [agent] is 0: no message would be unpacked"));
+        }
+        if self.store.strangers_percent > 100 {
+            return Err(invalid("strangers_percent in [store] is more than 100"));
+        }
+        if self.store.waiting_days == 0 {
+            return Err(invalid("waiting_days in [store] is 0: messages would be deleted before they are unpacked"));
         }
         if self.agent.workers == 0 {
             return Err(invalid("workers in [agent] is 0: no message would be unpacked"));

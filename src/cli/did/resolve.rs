@@ -22,5 +22,6 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     }
     let own = OwnDids::load(config)?;
     let document = block_on(async { Ok(own.resolver.resolve(&args.did).await?) })?;
+    own.keep_long_form(&args.did);
     out.document(document.as_value())
 }

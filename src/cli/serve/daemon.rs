@@ -1,12 +1,12 @@
 //! The running daemon: the agent, its servers, and the tasks that shut them down.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Duration};
 
 use claviger::{
     agent::{Agent, OwnDocuments, ReadTokenStates, ReloadDocuments, Server, Transports, api, store::Store},
     did::{
-        CachedResolver, Document, LoadError, LocalResolver, Resolver, ResolverChain, WebResolver, WebvhResolver,
-        read_documents,
+        CacheLimits, CachedResolver, Document, LoadError, LocalResolver, Resolver, ResolverChain, WebResolver,
+        WebvhResolver, read_documents,
     },
     net::{HttpClient, HttpOptions, WebSocketClient, WebSocketOptions},
     secrets::{
@@ -24,8 +24,15 @@ use super::{
     prepared::Prepared,
     reload::{Reloader, WebhookTask},
     systemd::Notifier,
+    tasks::Tasks,
 };
-use crate::cli::{config::Config, daemon_options::agent_options, failure::Failure, output::Out, state_dir::StateDir};
+use crate::cli::{
+    config::Config,
+    daemon_options::{agent_options, dialer_for},
+    failure::Failure,
+    output::Out,
+    state_dir::StateDir,
+};
 
 /// How often to check that the supervisor still runs.
 const SUPERVISOR_CHECK: Duration = Duration::from_secs(1);
@@ -53,21 +60,26 @@ pub async fn run(
     );
     #[cfg(feature = "otel")]
     if let Some(url) = &config.daemon.ops.otlp {
-        spans::export(url, client.clone())?;
+        let client = HttpClient::new(dialer_for(&prepared.dialer, [url.as_str()]), HttpOptions::default());
+        spans::export(url, client)?;
         out.say("Spans are exported to the collector.");
     }
-    let (http, mut webhook_task) = (client.clone(), WebhookTask::new(client.clone()));
+    let shutdown = CancellationToken::new();
+    let tasks = Tasks::new(shutdown.clone());
+    let (http, mut webhook_task) = (client.clone(), WebhookTask::new(prepared.dialer.clone(), tasks.clone()));
+    let to_mediators = dialer_for(&prepared.dialer, config.daemon.mediation.private_servers.iter().map(String::as_str));
+    let mediator_http = HttpClient::new(to_mediators.clone(), HttpOptions::default());
+    let mediator_websockets = WebSocketClient::new(to_mediators, WebSocketOptions::default());
     let websockets = WebSocketClient::new(prepared.dialer, WebSocketOptions::default());
     let agent = agent
-        .transports(Transports::default().with(client).with(websockets.clone()))
-        .websockets(websockets)
+        .transports(Transports::default().with(client).with(websockets))
+        .mediators(mediator_http, mediator_websockets)
         .http(http)
         .read_token_states(read_token_states(keepers.clone()))
         .on_reload(reload_documents(config, keepers))
         .options(agent_options(config))
         .build();
     let agent = agent.map_err(|error| Failure::new("failed", error.to_string()))?;
-    let shutdown = CancellationToken::new();
     let mut servers = Vec::new();
     for listener in prepared.peers {
         let address = listener.local_addr().map_err(|error| Failure::io("the listening socket", &error))?;
@@ -76,39 +88,47 @@ pub async fn run(
         servers.push(Server::new(listener, prepared.tls.clone()));
     }
     if let Some(tls) = &prepared.tls {
-        tokio::spawn(tls.clone().watch());
+        tasks.spawn("TLS certificates", shutdown.clone(), tls.clone().watch());
     }
     if let Some(listener) = prepared.ops {
         let address = listener.local_addr().map_err(|error| Failure::io("the listening socket", &error))?;
         out.say(&format!("Health and metrics are served on {address}."));
-        tokio::spawn(health::serve(listener, agent.clone(), shutdown.clone()));
+        tasks.spawn("health checks", shutdown.clone(), health::serve(listener, agent.clone(), shutdown.clone()));
     }
     let (listener, access) = prepared.api;
-    let api = tokio::spawn(api::serve(listener, access, agent.clone(), shutdown.clone()));
+    let api = api::serve(listener, access, agent.clone(), shutdown.clone());
+    let api = tasks.spawn("API", shutdown.clone(), async {
+        if let Err(error) = api.await {
+            tracing::error!(%error, "API server failed");
+        }
+    });
     if let Some(webhook) = prepared.webhook {
         out.say(&format!("Messages are posted to the webhook on {}.", webhook.host()));
         webhook_task.start(webhook, &agent);
     }
     let reloader =
         Reloader { supervisor: supervisor.clone(), agent: agent.clone(), tls: prepared.tls, webhook: webhook_task };
-    let reloader = tokio::spawn(reloader.run(shutdown.clone()));
-    tokio::spawn(shut_down_on_signal(shutdown.clone(), prepared.notifier.clone()));
+    let reloader = tasks.spawn("reload", shutdown.clone(), reloader.run(shutdown.clone()));
+    tasks.spawn("signals", shutdown.clone(), shut_down_on_signal(shutdown.clone(), prepared.notifier.clone()));
     let supervision =
         tokio::spawn(shut_down_without_supervisor(supervisor, shutdown.clone(), prepared.notifier.clone()));
     prepared.notifier.ready();
     let ended = tokio::select! {
-        ended = agent.run(servers, shutdown) => ended,
+        ended = agent.run(servers, shutdown.clone()) => ended,
         () = prepared.notifier.watchdog(agent.clone()) => Ok(()),
     };
-    if let Ok(Err(error)) = api.await {
-        tracing::error!(%error, "API server failed");
-    }
-    if reloader.await.is_err() {
-        tracing::error!("reload task failed: this is a bug in claviger");
+    shutdown.cancel();
+    for task in [api, reloader] {
+        // The task that watches another one does not panic.
+        let _ = task.await;
     }
     // All work is committed: nothing is lost if the process is killed before the store is closed.
     store.close().await?;
     ended.map_err(|error| Failure::io("the server", &error))?;
+    if let Some(task) = tasks.lost() {
+        return Err(Failure::new("failed", format!("the agent ended because its task for {task} ended"))
+            .hint("start the agent again: it has stored every message that it accepted"));
+    }
     match supervision.is_finished() && supervision.await.unwrap_or(false) {
         true => Err(Failure::new("failed", "the agent ended because the keepers' supervisor ended")
             .hint("start the agent again: it has stored every message that it accepted")),
@@ -181,10 +201,11 @@ fn reload_documents(config: &Config, keepers: Vec<Arc<KeeperClient>>) -> ReloadD
 /// token holds their keys.
 fn own_documents(state: &StateDir, paths: &[PathBuf]) -> Result<OwnDocuments, LoadError> {
     let created = state.documents()?;
+    let known: HashSet<&str> = created.iter().map(Document::id).collect();
     let mut candidates = Vec::new();
     for path in paths {
         let more = read_documents(path)?.into_iter().map(|(_, document)| document);
-        candidates.extend(more.filter(|document| !created.iter().any(|own| own.id() == document.id())));
+        candidates.extend(more.filter(|document| !known.contains(document.id())));
     }
     Ok(OwnDocuments { created, candidates, logs: state.logs()? })
 }
@@ -193,5 +214,11 @@ fn resolver(config: &Config, documents: Vec<Document>, client: HttpClient) -> Ar
     let state = StateDir::new(config.state_dir.clone());
     let local = LocalResolver::new().with_long_forms(state.long_forms()).with_documents(documents);
     let methods = ResolverChain::new(local).then(WebResolver::new(client.clone())).then(WebvhResolver::new(client));
-    Arc::new(CachedResolver::new(methods))
+    let net = &config.daemon.net;
+    let limits = CacheLimits {
+        refetch_interval: Duration::from_secs(net.did_refetch_seconds),
+        refetches_per_minute: net.did_refetches_per_minute,
+        ..CacheLimits::default()
+    };
+    Arc::new(CachedResolver::with_limits(methods, limits))
 }

@@ -54,7 +54,7 @@ impl Prepared {
             peers: daemon.http.listen.0.iter().map(|address| listen(*address)).collect::<Result<_, _>>()?,
             ops: daemon.ops.listen.map(listen).transpose()?,
             api: open_api(config)?,
-            webhook: webhook(config, &guard)?.map(|(webhook, _)| webhook),
+            webhook: webhook(config)?.map(|(webhook, _)| webhook),
             tls,
             dialer: dialer(config, guard)?,
             notifier: Arc::new(Notifier::open()),
@@ -70,7 +70,7 @@ impl Prepared {
         for folder in [folder, &long_forms] {
             private_folder::create(folder).map_err(|error| Failure::io(folder.display(), &error))?;
         }
-        let mut sandbox = Sandbox::new().allow_write(folder).allow_write(long_forms).allow_name_resolution();
+        let mut sandbox = Sandbox::new().allow_write(folder).allow_read(long_forms).allow_name_resolution();
         let documents = state.documents_folder();
         for path in config.documents.iter().chain([&documents]).filter(|path| path.exists()) {
             sandbox = sandbox.allow_read(path);

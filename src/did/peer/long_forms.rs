@@ -14,8 +14,15 @@ use super::{forms::short_form, length::MAX_LENGTH};
 /// Stores the long forms of `did:peer:4` that were seen. The resolver checks the hash of each returned long form again,
 /// so an implementation need not be trusted.
 pub trait LongForms: Send + Sync {
-    /// Stores a long form whose hash was checked. This does not fail: an implementation logs errors.
+    /// Remembers a long form whose hash was checked, for a while. Any stranger can cause this call, with an envelope that
+    /// does not even open, so an implementation keeps such long forms in bounded memory.
     fn remember(&self, long: &str);
+
+    /// Keeps a long form whose owner was authenticated, or that a person named. This does not fail: an implementation
+    /// logs errors. The default implementation only remembers it.
+    fn keep(&self, long: &str) {
+        self.remember(long);
+    }
 
     /// Returns the long form that belongs to a short form.
     fn recall(&self, short: &str) -> Option<String>;
@@ -50,7 +57,7 @@ impl Default for LongFormsInMemory {
 
 impl LongForms for LongFormsInMemory {
     fn remember(&self, long: &str) {
-        if let Some(short) = short_form(long) {
+        if let Some(short) = short_form(long).filter(|short| *short != long) {
             self.0.insert(short.to_owned(), long.to_owned());
         }
     }
@@ -60,11 +67,10 @@ impl LongForms for LongFormsInMemory {
     }
 }
 
-/// Stores long forms in a folder, one file each, and in memory.
+/// Keeps long forms in a folder, one file each, and remembers the others in memory.
 ///
-/// The number of files is bounded, because peers can send any number of long forms. Files are never removed: once the
-/// folder is full, new long forms are kept in memory only. Writing a file for a new peer includes a sync, and blocks
-/// for some milliseconds.
+/// The number of files is bounded: once the folder is full, the oldest file makes room for a new one. Writing a file
+/// includes a sync, and blocks for some milliseconds.
 pub struct LongFormFolder {
     folder: PathBuf,
     limit: usize,
@@ -74,7 +80,7 @@ pub struct LongFormFolder {
 }
 
 impl LongFormFolder {
-    /// Opens the folder, and creates it if it is absent. At most `limit` files are stored in it.
+    /// Opens the folder, and creates it if it is absent. At most `limit` files are kept in it.
     ///
     /// # Errors
     /// If the folder cannot be created or read.
@@ -99,12 +105,25 @@ impl LongFormFolder {
             if known && self.load(name).is_some() {
                 return Ok(());
             }
-            if !known && names.len() >= self.limit {
-                return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "the folder is full"));
+            while !known && names.len() >= self.limit {
+                let Some(oldest) = self.oldest(&names) else {
+                    return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "the folder is full"));
+                };
+                fs::remove_file(self.folder.join(&oldest)).or_else(|error| match error.kind() {
+                    io::ErrorKind::NotFound => Ok(()),
+                    _ => Err(error),
+                })?;
+                names.remove(&oldest);
             }
             names.insert(name.to_owned());
         }
         write_atomically(&self.folder.join(name), long)
+    }
+
+    /// Returns the name of the file that was written longest ago.
+    fn oldest(&self, names: &HashSet<String>) -> Option<String> {
+        let written = |name: &String| fs::metadata(self.folder.join(name)).and_then(|it| it.modified()).ok();
+        names.iter().min_by_key(|name| written(name)).cloned()
     }
 
     fn load(&self, name: &str) -> Option<String> {
@@ -118,11 +137,15 @@ impl LongFormFolder {
 
 impl LongForms for LongFormFolder {
     fn remember(&self, long: &str) {
-        let Some(short) = short_form(long) else { return };
-        let Some(name) = file_name(short).filter(|_| self.memory.recall(short).is_none()) else { return };
+        self.memory.remember(long);
+    }
+
+    fn keep(&self, long: &str) {
+        let Some(short) = short_form(long).filter(|short| *short != long) else { return };
+        let Some(name) = file_name(short) else { return };
         self.memory.remember(long);
         if let Err(error) = self.store(name, long) {
-            tracing::warn!(%short, %error, "long form kept in memory only");
+            tracing::warn!(%short, %error, "long form remembered in memory only");
         }
     }
 

@@ -29,13 +29,15 @@ pub async fn a_closed_store_refuses_requests(location: &dyn StoreLocation) {
     closed!(
         store.receive(new_envelope(2)),
         store.pending_envelopes(now(), &[], 1),
-        store.peer_quota(""),
-        store.postpone(1, 0, ""),
+        store.peer_quota("", false),
+        store.postpone(1, Default::default()),
+        store.make_due(1),
+        store.expire_envelopes(0, 1),
         store.commit(Commit::default()),
         store.deliveries(all()),
         store.acknowledge(&[]),
         store.outbox_peers(),
-        store.outbox_entries("", &[], 1),
+        store.outbox_entries("", &[], &[], 1),
         store.outbox_entry(""),
         store.record_send_outcome("", SendOutcome::Sent(0)),
         store.thread_entries("", 1),
@@ -95,7 +97,7 @@ pub async fn a_write_is_visible_to_reads(location: &dyn StoreLocation) {
                     .record_send_outcome(&format!("outgoing {number}"), SendOutcome::Later(7, String::new()))
                     .await
                     .unwrap();
-                let found = store.outbox_entries(&format!("did:example:{number}"), &[], 1).await.unwrap();
+                let found = store.outbox_entries(&format!("did:example:{number}"), &[], &[], 1).await.unwrap();
                 assert_eq!(found[0].time, 7);
             })
         })

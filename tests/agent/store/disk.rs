@@ -243,7 +243,8 @@ async fn writes_until_it_is_killed() {
                     }
                     let changes =
                         vec![Change::Deliver(delivery(number)), Change::Put(record(&number.to_string(), 0, "value"))];
-                    let commit = Commit { envelope: Some(id), handled: Some(handled_message(number)), changes };
+                    let commit =
+                        Commit { envelope: Some(id), handled: Some(handled_message(number)), ..commit_of(changes) };
                     assert_eq!(store.commit(commit).await.unwrap(), CommitOutcome::Committed);
                     print_line(&format!("committed {number} {id}"));
                 }

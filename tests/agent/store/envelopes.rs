@@ -1,9 +1,13 @@
 //! Tests of pending envelopes: received, postponed and processed.
 
-use claviger::agent::store::{Change, Commit, CommitOutcome, NewEnvelope, ReceiveOutcome, Retention, Store};
+use claviger::agent::store::{
+    Change, Commit, CommitOutcome, NewEnvelope, Postponement, ReceiveOutcome, Retention, Store,
+};
 
 use crate::store::{
-    fixtures::{DAY, HOUR, all, commit_of, delivery, new_envelope, now, pending_ids, process_envelope, record},
+    fixtures::{
+        DAY, HOUR, all, commit_of, delivery, new_envelope, now, pending_ids, postponement, process_envelope, record,
+    },
     suite::{StoreLocation, commit_ok, open, receive, reopen},
 };
 
@@ -55,22 +59,47 @@ pub async fn a_postponed_envelope_is_due_later(location: &dyn StoreLocation) {
     let store = open(location).await;
     let (first, second) = (receive(&*store, new_envelope(1)).await, receive(&*store, new_envelope(2)).await);
     let until = now() + HOUR / 2;
-    store.postpone(first, until, "the token is away").await.unwrap();
-    store.postpone(999_999, until, "there is none").await.unwrap();
+    store.postpone(first, postponement(until, "the token is away")).await.unwrap();
+    store.postpone(999_999, postponement(until, "there is none")).await.unwrap();
     let store = reopen(location, store).await;
     assert_eq!(pending_ids(&*store).await, [second]);
     assert!(store.pending_envelopes(until - 1, &[second], 10).await.unwrap().is_empty());
     let due = store.pending_envelopes(until, &[], 10).await.unwrap();
     assert_eq!(due.iter().map(|envelope| (envelope.id, envelope.tries)).collect::<Vec<_>>(), [(first, 1), (second, 0)]);
-    store.postpone(first, until, "still").await.unwrap();
+    store.postpone(first, postponement(until, "still")).await.unwrap();
     assert_eq!(store.pending_envelopes(until, &[second], 10).await.unwrap()[0].tries, 2);
+}
+
+/// When a token is back, everything is due that may wait for it.
+pub async fn postponed_envelopes_are_made_due(location: &dyn StoreLocation) {
+    let store = open(location).await;
+    let mut ids = Vec::new();
+    for number in 0..4 {
+        ids.push(receive(&*store, new_envelope(number)).await);
+    }
+    let later = postponement(now() + HOUR / 2, "later");
+    store.postpone(ids[0], later.clone()).await.unwrap();
+    let unresolved = Postponement { unresolved_since: Some(7), ..later.clone() };
+    store.postpone(ids[1], unresolved.clone()).await.unwrap();
+    store.postpone(ids[1], Postponement { unresolved_since: Some(8), ..unresolved }).await.unwrap();
+    for _ in 0..2 {
+        store.postpone(ids[2], Postponement { attempted: true, ..later.clone() }).await.unwrap();
+    }
+    assert_eq!(pending_ids(&*store).await, [ids[3]]);
+    store.make_due(2).await.unwrap();
+    assert_eq!(pending_ids(&*store).await, [ids[0], ids[3]]);
+    store.make_due(3).await.unwrap();
+    assert_eq!(pending_ids(&*store).await, [ids[0], ids[2], ids[3]]);
+    let all = store.pending_envelopes(now() + HOUR, &[], 10).await.unwrap();
+    let attempts: Vec<_> = all.iter().map(|it| (it.attempts, it.unresolved_since)).collect();
+    assert_eq!(attempts, [(0, None), (0, Some(7)), (2, None), (0, None)]);
 }
 
 pub async fn a_clock_set_back_loses_no_envelope(location: &dyn StoreLocation) {
     let store = open(location).await;
     let id = receive(&*store, NewEnvelope { received: now() + 30 * DAY, ..new_envelope(1) }).await;
     assert_eq!(pending_ids(&*store).await, [id]);
-    store.postpone(id, now() + 30 * DAY, "the clock was ahead").await.unwrap();
+    store.postpone(id, postponement(now() + 30 * DAY, "the clock was ahead")).await.unwrap();
     assert_eq!(pending_ids(&*store).await, [id]);
 }
 

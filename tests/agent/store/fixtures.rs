@@ -3,7 +3,8 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use claviger::agent::store::{
-    Change, Commit, Delivery, DeliveryQuery, HandledMessage, Millis, NewEnvelope, OutboxEntry, Record, SendState, Store,
+    Attribution, Change, Commit, Delivery, DeliveryQuery, HandledMessage, Millis, NewEnvelope, OutboxEntry,
+    Postponement, Record, SendState, Store,
 };
 
 pub const HOUR: Millis = 60 * 60 * 1000;
@@ -30,7 +31,13 @@ pub fn new_envelope(number: u64) -> NewEnvelope {
         recipient: "did:example:us".to_owned(),
         sender: None,
         received: now(),
+        attribution: Attribution::Fetched,
     }
+}
+
+/// A postponement until this time.
+pub fn postponement(until: Millis, reason: &str) -> Postponement {
+    Postponement { until, reason: reason.to_owned(), ..Postponement::default() }
 }
 
 /// An envelope of this many bytes.
@@ -67,6 +74,7 @@ pub fn outgoing(number: u64, peer: &str) -> OutboxEntry {
         tries: 0,
         time: now(),
         problem: None,
+        to_stranger: false,
         sealed: Some(vec![number as u8; 20]),
     }
 }
@@ -82,6 +90,8 @@ pub fn handled_message(number: u64) -> HandledMessage {
         recipient: "did:example:us".to_owned(),
         message: format!("message {number}"),
         until: now() + HOUR,
+        received: now(),
+        earlier: Vec::new(),
     }
 }
 

@@ -21,6 +21,7 @@ mod quotas;
 mod records;
 mod retention;
 mod sqlite_file;
+mod strangers;
 mod suite;
 
 use suite::{Limits, StoreLocation};
@@ -53,6 +54,10 @@ impl StoreLocation for SqliteLocation {
             max_unread_from: limits.unread_from,
             max_unread_bytes_from: limits.unread_bytes_from,
             max_replies_to: limits.replies_to,
+            max_stranger_bytes: limits.stranger_bytes,
+            max_stranger_marks: limits.stranger_marks,
+            max_stranger_unread: limits.stranger_unread,
+            max_stranger_unread_bytes: limits.stranger_unread_bytes,
             ..SqliteOptions::default()
         };
         Arc::new(open(&self.path(), limits))

@@ -13,7 +13,7 @@ use claviger::agent::store::{
 use proptest::{prelude::*, sample::Index, test_runner::TestRunner};
 
 use crate::store::{
-    fixtures::{DAY, HOUR, PAST, all, delivery, handled_message, new_envelope, now, outgoing, record},
+    fixtures::{DAY, HOUR, PAST, all, delivery, handled_message, new_envelope, now, outgoing, postponement, record},
     suite::{Limits, NO_LIMITS, StoreLocation},
 };
 
@@ -123,7 +123,7 @@ impl Model {
             Operation::Postpone(index, until) => {
                 let until = if until == PAST { until } else { now() + until };
                 let Some(id) = self.envelope(index) else { return };
-                store.postpone(id, until, "later").await.unwrap();
+                store.postpone(id, postponement(until, "later")).await.unwrap();
                 let waiting = self.envelopes.get_mut(&id).unwrap();
                 (waiting.tries, waiting.next) = (waiting.tries + 1, until);
             }
@@ -134,7 +134,7 @@ impl Model {
                 });
                 let envelope = envelope.and_then(|index| self.envelope(index));
                 let changes = changes.into_iter().map(|step| self.change(step)).collect();
-                let commit = Commit { envelope, handled, changes };
+                let commit = Commit { envelope, handled, changes, stranger: None };
                 let committed = store.commit(commit.clone()).await.unwrap();
                 assert_eq!(committed, self.commit(commit));
             }
@@ -165,6 +165,11 @@ impl Model {
             }
             Operation::DeleteExpired { days, unread } => {
                 let retention = Retention { deliveries: if unread { DAY } else { 0 }, ..Retention::default() };
+                if days == 40 {
+                    let expired = store.expire_envelopes(now(), usize::MAX).await.unwrap();
+                    assert_eq!(expired.len(), self.envelopes.len());
+                    expired.iter().for_each(|envelope| self.remove_envelope(Some(envelope.id)));
+                }
                 let deleted = self.delete_expired(days, unread);
                 assert_eq!(store.delete_expired(now() + days * DAY, &retention, usize::MAX).await.unwrap(), deleted);
             }
@@ -219,7 +224,8 @@ impl Model {
             match change {
                 Change::Deliver(delivery) => deliveries.push((delivery, false)),
                 Change::Send(message) => outgoing.push(message),
-                Change::Put(record) => {
+                Change::Keep(_) => {}
+                Change::Put(record) | Change::Remember(record) => {
                     let current = records.get(&record.key).filter(|record| record.expires != Some(PAST));
                     if current.map_or(0, |record| record.revision) != record.revision {
                         return CommitOutcome::Conflict;
@@ -249,14 +255,15 @@ impl Model {
     /// also digests, marks and records, after 40 days everything that expires. Returns the number of deleted rows.
     fn delete_expired(&mut self, days: Millis, unread: bool) -> usize {
         let before = self.rows();
-        self.handled.retain(|_, expired| !*expired && days == 0);
+        // A copy of a handled message may be among the waiting envelopes.
+        let may_be_copied = !self.envelopes.is_empty();
+        self.handled.retain(|_, expired| !*expired && (days == 0 || may_be_copied));
         self.records.retain(|_, record| record.expires.is_none_or(|expires| expires != PAST && days == 0));
         if days >= 2 {
             self.concluded.clear();
             self.deliveries.retain(|(_, acknowledged)| *acknowledged || !unread);
         }
         if days == 40 {
-            self.envelopes.clear();
             self.deliveries.retain(|(_, acknowledged)| !*acknowledged);
             self.outgoing.retain(|outgoing| outgoing.state == SendState::Waiting);
         }
@@ -292,7 +299,7 @@ impl Model {
         for peer in peers {
             let ids = |outgoing: &OutboxEntry| (outgoing.id.clone(), outgoing.tries);
             let wanted: Vec<_> = waiting().filter(|outgoing| outgoing.peer == peer).map(ids).collect();
-            let found = store.outbox_entries(&peer, &[], usize::MAX).await.unwrap();
+            let found = store.outbox_entries(&peer, &[], &[], usize::MAX).await.unwrap();
             assert_eq!(found.iter().map(ids).collect::<Vec<_>>(), wanted);
         }
         for outgoing in &self.outgoing {
@@ -314,11 +321,11 @@ impl Model {
         assert_eq!(found, counts);
 
         // All deliveries have one sender, which is not among the peers.
-        let quota = store.peer_quota("did:example:them").await.unwrap();
+        let quota = store.peer_quota("did:example:them", false).await.unwrap();
         assert_eq!(quota, PeerQuota { may_deliver: (unread as u64) < LOW_LIMITS.unread_from, may_reply: true });
         for peer in PEERS {
             let unsent = waiting().filter(|outgoing| outgoing.peer == peer).count() as u64;
-            let quota = store.peer_quota(peer).await.unwrap();
+            let quota = store.peer_quota(peer, false).await.unwrap();
             assert_eq!(quota, PeerQuota { may_deliver: true, may_reply: unsent < LOW_LIMITS.replies_to });
         }
     }
@@ -335,5 +342,6 @@ fn apply_outcome(outgoing: &mut OutboxEntry, outcome: SendOutcome) {
         SendOutcome::Failed(_, why) => (SendState::Failed, Some(why)),
         SendOutcome::Expired(_) => (SendState::Expired, outgoing.problem.take()),
     };
-    outgoing.tries += u32::from(outgoing.state == SendState::Waiting);
+    // An expired message was not tried again.
+    outgoing.tries += u32::from(outgoing.state != SendState::Expired);
 }

@@ -1,11 +1,13 @@
 //! The limits of a store: for all content, for each recipient, for each sender, and for replies to each peer.
 
 use claviger::agent::store::{
-    Change, Delivery, NewEnvelope, PeerQuota, ReceiveOutcome, Retention, SendOutcome, Store, StoreError,
+    Attribution, Change, Delivery, NewEnvelope, PeerQuota, ReceiveOutcome, Retention, SendOutcome, Store, StoreError,
 };
 
 use crate::store::{
-    fixtures::{DAY, PAST, all, commit_of, delivery, large_envelope, new_envelope, now, outgoing, process_envelope},
+    fixtures::{
+        DAY, PAST, all, commit_of, delivery, large_envelope, new_envelope, now, outgoing, process_envelope, record,
+    },
     suite::{Limits, NO_LIMITS, StoreLocation, commit_ok, receive},
 };
 
@@ -29,7 +31,7 @@ async fn is_accepted(store: &dyn Store, envelope: NewEnvelope) -> bool {
 }
 
 async fn is_within_quota(store: &dyn Store, peer: &str) -> bool {
-    let PeerQuota { may_deliver, may_reply } = store.peer_quota(peer).await.unwrap();
+    let PeerQuota { may_deliver, may_reply } = store.peer_quota(peer, false).await.unwrap();
     assert!(may_reply);
     may_deliver
 }
@@ -61,6 +63,36 @@ pub async fn limits_are_enforced(location: &dyn StoreLocation) {
     assert!(matches!(store.receive(large_envelope(8, 1)).await, Err(StoreError::Full(_))));
     commit_ok(&*store, process_envelope(second)).await;
     receive(&*store, NewEnvelope { recipient: "did:example:ours".to_owned(), ..large_envelope(9, 1) }).await;
+}
+
+/// Strangers may use half of the room for a recipient, and senders that cannot be resolved a tenth, of their own.
+pub async fn strangers_leave_room_for_known_peers(location: &dyn StoreLocation) {
+    let store = location.open(Limits { envelopes_for: 20, ..NO_LIMITS }).await;
+    let key = |peer: &str| format!("{} {peer}", new_envelope(0).recipient);
+    commit_ok(&*store, commit_of([Change::Put(record(&key(THEM), 0, ""))])).await;
+    let of = |attribution, number| NewEnvelope { attribution, ..new_envelope(number) };
+    let unresolvable = |peer| Attribution::Unresolvable { connection: key(peer) };
+    let resolvable = |peer: Option<&str>| Attribution::Resolvable { connection: peer.map(key) };
+    for number in 0..2 {
+        receive(&*store, of(unresolvable("did:example:forged"), number)).await;
+    }
+    assert!(!is_accepted(&*store, of(unresolvable("did:example:forged"), 2)).await);
+    for number in 10..20 {
+        let peer = (number % 2 == 0).then_some("did:example:stranger");
+        receive(&*store, of(resolvable(peer), number)).await;
+    }
+    assert!(!is_accepted(&*store, of(resolvable(None), 20)).await);
+    assert!(!is_accepted(&*store, of(resolvable(Some("did:example:stranger")), 20)).await);
+    for number in 30..34 {
+        receive(&*store, of(resolvable(Some(THEM)), number)).await;
+        receive(&*store, of(unresolvable(THEM), number + 10)).await;
+    }
+    assert!(!is_accepted(&*store, of(resolvable(Some(THEM)), 50)).await, "the limit for all");
+    // The room is free again once an envelope is processed.
+    let pending = store.pending_envelopes(now(), &[], 1).await.unwrap();
+    assert!(pending[0].unresolved);
+    commit_ok(&*store, process_envelope(pending[0].id)).await;
+    receive(&*store, of(unresolvable("did:example:forged"), 60)).await;
 }
 
 pub async fn a_recipient_has_a_limit_of_bytes(location: &dyn StoreLocation) {
@@ -158,7 +190,7 @@ pub async fn a_peer_has_a_limit_of_replies(location: &dyn StoreLocation) {
     let few = Limits { replies_to: 2, ..NO_LIMITS };
     let store = location.open(few).await;
     let send = async |number| store.commit(commit_of([Change::Send(outgoing(number, THEM))])).await.unwrap();
-    let may_reply = async |store: &dyn Store| store.peer_quota(THEM).await.unwrap().may_reply;
+    let may_reply = async |store: &dyn Store| store.peer_quota(THEM, false).await.unwrap().may_reply;
     send(1).await;
     assert!(may_reply(&*store).await);
     send(2).await;
@@ -168,7 +200,7 @@ pub async fn a_peer_has_a_limit_of_replies(location: &dyn StoreLocation) {
     store.record_send_outcome("outgoing 1", SendOutcome::Later(now(), "unreachable".to_owned())).await.unwrap();
     store.record_send_outcome("outgoing 1", SendOutcome::Sent(now())).await.unwrap();
     store.record_send_outcome("outgoing 1", SendOutcome::Sent(now())).await.unwrap();
-    assert!(!may_reply(&*store).await && store.peer_quota("did:example:others").await.unwrap().may_reply);
+    assert!(!may_reply(&*store).await && store.peer_quota("did:example:others", false).await.unwrap().may_reply);
     store.record_send_outcome("outgoing 2", SendOutcome::Failed(now(), "no endpoint".to_owned())).await.unwrap();
     assert!(may_reply(&*store).await);
     assert_eq!(store.delete_expired(now() + 60 * DAY, &Retention::default(), 100).await.unwrap(), 2);

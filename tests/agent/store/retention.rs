@@ -1,7 +1,8 @@
 //! The deletion of expired content, and the usage.
 
 use claviger::agent::store::{
-    Change, Commit, Delivery, NewEnvelope, OutboxEntry, ReceiveOutcome, Record, Retention, SendOutcome,
+    Change, Commit, CommitOutcome, Delivery, HandledMessage, NewEnvelope, OutboxEntry, ReceiveOutcome, Record,
+    Retention, SendOutcome,
 };
 
 use crate::store::{
@@ -15,7 +16,7 @@ use crate::store::{
 pub async fn expired_content_is_deleted(location: &dyn StoreLocation) {
     let store = open(location).await;
     let start = now();
-    let pending = receive(&*store, new_envelope(1)).await;
+    let pending = receive(&*store, NewEnvelope { received: start + DAY, ..new_envelope(1) }).await;
     let processed = receive(&*store, new_envelope(2)).await;
     let marked = Commit { envelope: Some(processed), handled: Some(handled_message(1)), ..commit_of([]) };
     commit_ok(&*store, marked).await;
@@ -44,28 +45,43 @@ pub async fn expired_content_is_deleted(location: &dyn StoreLocation) {
     assert_eq!(store.record("connection", "a").await.unwrap(), None);
     assert_eq!(delete_at(start + 30 * DAY - 1).await, 0);
     assert_eq!(pending_ids(&*store).await, [pending]);
-    assert_eq!(
-        delete_at(start + 30 * DAY + HOUR).await,
-        1 + 1 + 3,
-        "the envelope, the delivery and the concluded messages"
-    );
+    assert_eq!(delete_at(start + 30 * DAY + HOUR).await, 1 + 3, "the delivery and the concluded messages");
+    // Envelopes are deleted by a request of their own, which returns them.
+    assert!(store.expire_envelopes(start + DAY - 1, 10).await.unwrap().is_empty());
+    assert!(store.expire_envelopes(start + DAY, 0).await.unwrap().is_empty());
+    assert_eq!(store.expire_envelopes(start + DAY, 10).await.unwrap().len(), 1);
     assert!(pending_ids(&*store).await.is_empty());
+    assert_eq!(store.receive(new_envelope(1)).await.unwrap(), ReceiveOutcome::AlreadyProcessed);
+    assert_eq!(delete_at(start + 40 * DAY).await, 1, "its digest");
 
     // Kept for ever by default: unread deliveries, waiting messages, and records that do not expire.
     assert_eq!(delete_at(start + 10_000 * DAY).await, 0);
     let store = reopen(location, store).await;
     assert_eq!(unread_ids(&*store).await, [delivery(2).id]);
-    assert_eq!(store.outbox_entries(peer, &[], 10).await.unwrap().len(), 1);
+    assert_eq!(store.outbox_entries(peer, &[], &[], 10).await.unwrap().len(), 1);
     assert!(store.record("connection", "b").await.unwrap().is_some());
     // Deleted marks and digests are unknown again.
     commit_ok(&*store, Commit { handled: Some(handled_message(1)), ..commit_of([]) }).await;
-    assert!(matches!(store.receive(new_envelope(2)).await.unwrap(), ReceiveOutcome::Stored(_)));
+    let again = NewEnvelope { received: start + DAY, ..new_envelope(2) };
+    assert!(matches!(store.receive(again).await.unwrap(), ReceiveOutcome::Stored(_)));
 
     let with_deliveries = Retention { deliveries: DAY, ..Retention::default() };
     assert_eq!(store.delete_expired(start + DAY - 1, &with_deliveries, 100).await.unwrap(), 1, "the mark");
     assert_eq!(unread_ids(&*store).await.len(), 1);
     assert_eq!(store.delete_expired(start + DAY + HOUR, &with_deliveries, 100).await.unwrap(), 1, "the delivery");
     assert!(unread_ids(&*store).await.is_empty());
+}
+
+/// A mark stays while an envelope waits that arrived before the mark's end: it may be a copy of the message.
+pub async fn a_mark_outlives_the_copies_that_wait(location: &dyn StoreLocation) {
+    let store = open(location).await;
+    let copy = receive(&*store, new_envelope(1)).await;
+    let mark = HandledMessage { until: now() + HOUR, ..handled_message(1) };
+    commit_ok(&*store, Commit { handled: Some(mark.clone()), ..commit_of([]) }).await;
+    assert_eq!(store.delete_expired(now() + 2 * DAY, &Retention::default(), 100).await.unwrap(), 0);
+    let again = Commit { envelope: Some(copy), handled: Some(mark), ..commit_of([]) };
+    assert_eq!(store.commit(again).await.unwrap(), CommitOutcome::Duplicate);
+    assert_eq!(store.delete_expired(now() + 2 * DAY, &Retention::default(), 100).await.unwrap(), 1 + 1);
 }
 
 pub async fn deletion_stops_at_its_limit(location: &dyn StoreLocation) {

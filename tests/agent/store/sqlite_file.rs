@@ -312,7 +312,7 @@ async fn an_older_schema_is_migrated() {
         [(few(2, 200, 2), false, false), (few(3, 100, 3), false, true), (few(3, 101, 3), true, true)]
     {
         let store = open(&location.path(), options);
-        assert_eq!(store.peer_quota("did:example:a").await.unwrap(), PeerQuota { may_deliver, may_reply });
+        assert_eq!(store.peer_quota("did:example:a", false).await.unwrap(), PeerQuota { may_deliver, may_reply });
         let usage = store.usage().await.unwrap();
         assert_eq!((usage.deliveries, usage.delivery_bytes, usage.outgoing), (3, 150, 2));
         store.close().await.unwrap();
@@ -323,8 +323,11 @@ async fn an_older_schema_is_migrated() {
     older.execute("UPDATE deliveries SET acknowledged = 7, sealed = NULL WHERE id = '1'", []).unwrap();
     drop(older);
     let store = open(&location.path(), few(2, 200, 2));
-    assert_eq!(store.peer_quota("did:example:a").await.unwrap(), PeerQuota { may_deliver: true, may_reply: false });
-    assert_eq!(store.peer_quota("").await.unwrap(), PeerQuota { may_deliver: false, may_reply: true });
+    assert_eq!(
+        store.peer_quota("did:example:a", false).await.unwrap(),
+        PeerQuota { may_deliver: true, may_reply: false }
+    );
+    assert_eq!(store.peer_quota("", false).await.unwrap(), PeerQuota { may_deliver: false, may_reply: true });
     assert!(store.pending_envelopes(now(), &[], 10).await.unwrap().iter().all(|envelope| envelope.quota_checked));
     store.close().await.unwrap();
     let store = open(&location.path(), SqliteOptions { max_envelope_bytes_for: 160, ..SqliteOptions::default() });

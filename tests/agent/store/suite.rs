@@ -5,7 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use claviger::agent::store::{Commit, CommitOutcome, NewEnvelope, ReceiveOutcome, Store};
 
-pub use crate::store::{commits::*, concurrency::*, envelopes::*, messages::*, quotas::*, records::*, retention::*};
+pub use crate::store::{
+    commits::*, concurrency::*, envelopes::*, messages::*, quotas::*, records::*, retention::*, strangers::*,
+};
 
 /// A location of a store. A store that is closed and opened again has the same content.
 #[async_trait]
@@ -23,6 +25,10 @@ pub struct Limits {
     pub unread_from: u64,
     pub unread_bytes_from: u64,
     pub replies_to: u64,
+    pub stranger_bytes: u64,
+    pub stranger_marks: u64,
+    pub stranger_unread: u64,
+    pub stranger_unread_bytes: u64,
 }
 
 pub const NO_LIMITS: Limits = Limits {
@@ -33,6 +39,10 @@ pub const NO_LIMITS: Limits = Limits {
     unread_from: 100_000,
     unread_bytes_from: 1 << 30,
     replies_to: 100_000,
+    stranger_bytes: 1 << 30,
+    stranger_marks: 100_000,
+    stranger_unread: 100_000,
+    stranger_unread_bytes: 1 << 30,
 };
 
 /// The tests of the suite, for locations that `$make` creates.
@@ -44,11 +54,13 @@ macro_rules! suite {
             a_known_envelope_is_not_stored_again
             pending_envelopes_keep_their_order
             a_postponed_envelope_is_due_later
+            postponed_envelopes_are_made_due
             a_clock_set_back_loses_no_envelope
             ids_and_cursors_are_never_reused
             a_commit_makes_all_changes
             a_conflict_undoes_all_changes
             a_message_is_handled_once
+            a_message_is_handled_once_under_all_names
             an_expired_mark_is_ignored
             deliveries_are_ordered_and_filtered
             acknowledged_content_is_deleted_once
@@ -59,14 +71,21 @@ macro_rules! suite {
             records_have_keys_and_revisions
             an_expired_record_is_not_returned
             expired_content_is_deleted
+            a_mark_outlives_the_copies_that_wait
             deletion_stops_at_its_limit
             usage_counts_the_content
             limits_are_enforced
+            strangers_leave_room_for_known_peers
             a_recipient_has_a_limit_of_bytes
             a_sender_has_a_limit_of_messages
             a_sender_has_a_limit_of_bytes
             all_senders_share_a_limit_of_bytes
             a_peer_has_a_limit_of_replies
+            strangers_seen_longest_ago_are_forgotten
+            a_stranger_becomes_known
+            a_stranger_is_forgotten_after_a_while
+            strangers_share_the_room_for_unread_messages
+            the_marks_of_strangers_are_limited
             a_closed_store_refuses_requests
             hundreds_of_concurrent_envelopes_are_durable
             concurrent_commits_are_atomic

@@ -13,6 +13,7 @@ use rusqlite::{
 };
 
 use super::{
+    cursors,
     errors::{io_error, store_error, store_error_at, with_path},
     files::{self, StoreLock, beside},
     schema,
@@ -45,7 +46,8 @@ pub fn backup(from: &Path, to: &Path, progress: impl FnMut(u64, u64)) -> Result<
     files::sync_folder(&to).map_err(|error| io_error(&to, error))
 }
 
-/// Restores a backup to a path. An existing store is replaced, and lost, only if `replace` is set.
+/// Restores a backup to a path. Cursors that the agent gave out after the backup are unknown to the restored store. An
+/// existing store is replaced, and lost, only if `replace` is set.
 ///
 /// # Errors
 /// [`StoreError::InUse`] if an agent uses the store; [`StoreError::Unusable`] if a store exists and `replace` is not
@@ -60,6 +62,8 @@ pub fn restore(backup: &Path, to: &Path, replace: bool) -> Result<(), StoreError
     }
     let copy = IncompleteCopy::create(beside(&to, ".part"))?;
     copy_checked(&backup, &copy.path, |_, _| ())?;
+    cursors::mark_restored(&copy.path)?;
+    File::open(&copy.path).and_then(|file| file.sync_all()).map_err(|error| io_error(&copy.path, error))?;
     prepare_replacement(&to)?;
     let replaced = || {
         // Remove the old log: SQLite would apply it to the new database.

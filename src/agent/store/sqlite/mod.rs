@@ -6,6 +6,8 @@
 
 mod backup;
 mod changes;
+mod cursors;
+mod envelopes;
 mod errors;
 mod files;
 mod options;
@@ -14,6 +16,7 @@ mod reader;
 mod rows;
 mod schema;
 mod statement;
+mod strangers;
 mod writer;
 
 use std::{
@@ -33,7 +36,7 @@ pub use backup::{backup, restore};
 pub use options::SqliteOptions;
 
 use self::{
-    errors::with_path,
+    errors::{store_error, with_path},
     files::{FileIdentity, StoreLock},
     writer::{Rollback, Writer},
 };
@@ -41,8 +44,9 @@ use super::{
     backend::Store,
     error::StoreError,
     types::{
-        Commit, CommitOutcome, Delivery, DeliveryQuery, ExpiredMessage, Millis, NewEnvelope, OutboxEntry, PeerQuota,
-        PendingEnvelope, ReceiveOutcome, Record, Retention, SendOutcome, ThreadEntry, Usage,
+        Commit, CommitOutcome, Delivery, DeliveryQuery, ExpiredEnvelope, ExpiredMessage, Millis, NewEnvelope,
+        OutboxEntry, PeerQuota, PendingEnvelope, Postponement, ReceiveOutcome, Record, Retention, SendOutcome,
+        ThreadEntry, Usage,
     },
 };
 
@@ -81,6 +85,8 @@ impl SqliteStore {
         let found = schema::current(&connection).map_err(|error| with_path(&path, error))?;
         files::use_wal(&connection, &path)?;
         schema::migrate(&mut connection, found)?;
+        cursors::begin_range(&mut connection, found == 0)?;
+        strangers::recount(&connection).map_err(store_error)?;
         let readers = (0..reader::READER_COUNT).map(|_| files::open_reader(&path)).collect::<Result<Vec<_>, _>>()?;
         let commits = Arc::<AtomicU64>::default();
         let writer = Writer { connection, file: FileIdentity::of(&path)?, commits: commits.clone(), lock };
@@ -164,7 +170,7 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
 impl Store for SqliteStore {
     async fn receive(&self, envelope: NewEnvelope) -> Result<ReceiveOutcome, StoreError> {
         let options = self.options.clone();
-        self.write(move |db| changes::receive(db, &envelope, &options)).await
+        self.write(move |db| envelopes::receive(db, &envelope, &options)).await
     }
 
     async fn pending_envelopes(
@@ -182,18 +188,26 @@ impl Store for SqliteStore {
         self.read(move |db| queries::pending_count(db, &recipient)).await
     }
 
-    async fn peer_quota(&self, peer: &str) -> Result<PeerQuota, StoreError> {
+    async fn peer_quota(&self, peer: &str, is_stranger: bool) -> Result<PeerQuota, StoreError> {
         let (peer, options) = (peer.to_owned(), self.options.clone());
-        self.read(move |db| queries::peer_quota(db, &peer, &options)).await
+        self.read(move |db| queries::peer_quota(db, &peer, is_stranger, &options)).await
     }
 
-    async fn postpone(&self, envelope: i64, until: Millis, reason: &str) -> Result<(), StoreError> {
-        let reason = reason.to_owned();
-        self.write(move |db| changes::postpone(db, envelope, until, &reason)).await
+    async fn postpone(&self, envelope: i64, postponement: Postponement) -> Result<(), StoreError> {
+        self.write(move |db| envelopes::postpone(db, envelope, &postponement)).await
+    }
+
+    async fn make_due(&self, max_attempts: u32) -> Result<(), StoreError> {
+        self.write(move |db| envelopes::make_due(db, max_attempts)).await
+    }
+
+    async fn expire_envelopes(&self, arrived: Millis, limit: usize) -> Result<Vec<ExpiredEnvelope>, StoreError> {
+        self.write(move |db| envelopes::expire_envelopes(db, arrived, statement::limit_parameter(limit))).await
     }
 
     async fn commit(&self, commit: Commit) -> Result<CommitOutcome, StoreError> {
-        self.write(move |db| changes::commit(db, &commit)).await
+        let options = self.options.clone();
+        self.write(move |db| changes::commit(db, &commit, &options)).await
     }
 
     async fn handled_position(&self, sender: &str, recipient: &str, message: &str) -> Result<Option<i64>, StoreError> {
@@ -202,7 +216,8 @@ impl Store for SqliteStore {
     }
 
     async fn deliveries(&self, query: DeliveryQuery) -> Result<Vec<Delivery>, StoreError> {
-        self.read(move |db| queries::deliveries(db, &query)).await
+        let after = query.after;
+        self.read(move |db| queries::deliveries(db, &query)).await?.ok_or(StoreError::UnknownCursor(after))
     }
 
     async fn acknowledge(&self, ids: &[String]) -> Result<usize, StoreError> {
@@ -217,11 +232,12 @@ impl Store for SqliteStore {
     async fn outbox_entries(
         &self,
         peer: &str,
+        except_senders: &[String],
         except: &[String],
         limit: usize,
     ) -> Result<Vec<OutboxEntry>, StoreError> {
-        let (peer, except) = (peer.to_owned(), except.to_vec());
-        self.read(move |db| queries::outbox_entries(db, &peer, &except, limit)).await
+        let (peer, senders, except) = (peer.to_owned(), except_senders.to_vec(), except.to_vec());
+        self.read(move |db| queries::outbox_entries(db, &peer, &senders, &except, limit)).await
     }
 
     async fn outbox_entry(&self, id: &str) -> Result<Option<OutboxEntry>, StoreError> {
@@ -251,6 +267,10 @@ impl Store for SqliteStore {
     async fn records(&self, kind: &str, after: &str, limit: usize) -> Result<Vec<Record>, StoreError> {
         let (kind, after) = (kind.to_owned(), after.to_owned());
         self.read(move |db| queries::records(db, &kind, &after, limit)).await
+    }
+
+    async fn known_connections(&self, limit: usize) -> Result<Vec<String>, StoreError> {
+        self.read(move |db| strangers::known_connections(db, limit)).await
     }
 
     async fn delete_expired(&self, now: Millis, retention: &Retention, limit: usize) -> Result<usize, StoreError> {

@@ -6,10 +6,11 @@ use std::path::Path;
 use rusqlite::{Connection, Row, ToSql, named_params, params};
 
 use super::{
-    files,
+    cursors, files,
     options::SqliteOptions,
     rows::{self, DELIVERY, ENVELOPE, OUTGOING, RECORD},
     statement::{limit_parameter, list_parameter, query_all, query_one},
+    strangers::Unread,
 };
 use crate::agent::{
     clock::now,
@@ -46,18 +47,32 @@ pub(super) fn pending_count(db: &Connection, recipient: &str) -> rusqlite::Resul
     Ok(rows.first().map_or(0, |waiting| waiting.unsigned_abs()))
 }
 
-pub(super) fn peer_quota(db: &Connection, peer: &str, limits: &SqliteOptions) -> rusqlite::Result<PeerQuota> {
+pub(super) fn peer_quota(
+    db: &Connection,
+    peer: &str,
+    is_stranger: bool,
+    limits: &SqliteOptions,
+) -> rusqlite::Result<PeerQuota> {
     let left = "SELECT unread, unread_bytes, unsent FROM left_by WHERE peer = ?1";
     let read = |row: &Row<'_>| {
         let number = |column| row.get::<_, i64>(column).map(i64::unsigned_abs);
         let may_deliver = number(0)? < limits.max_unread_from && number(1)? < limits.max_unread_bytes_from;
         Ok(PeerQuota { may_deliver, may_reply: number(2)? < limits.max_replies_to })
     };
-    let quota = query_one(db, left, [peer], read)?;
-    Ok(quota.unwrap_or(PeerQuota { may_deliver: true, may_reply: true }))
+    let quota = query_one(db, left, [peer], read)?.unwrap_or(PeerQuota { may_deliver: true, may_reply: true });
+    let may_deliver = quota.may_deliver && (!is_stranger || Unread::read(db)?.has_room_for_strangers(limits));
+    let replies = "SELECT replies FROM of_strangers";
+    let has_room = |replies: i64| replies.unsigned_abs() < limits.max_stranger_replies;
+    let may_reply =
+        quota.may_reply && (!is_stranger || query_one(db, replies, [], |row| row.get(0))?.is_none_or(has_room));
+    Ok(PeerQuota { may_deliver, may_reply })
 }
 
-pub(super) fn deliveries(db: &Connection, query: &DeliveryQuery) -> Rows<Delivery> {
+/// Returns `None` if the store has not given out the cursor.
+pub(super) fn deliveries(db: &Connection, query: &DeliveryQuery) -> rusqlite::Result<Option<Vec<Delivery>>> {
+    if !cursors::is_known(db, query.after)? {
+        return Ok(None);
+    }
     let limit = limit_parameter(query.limit);
     let mut sql = format!("SELECT {DELIVERY} FROM deliveries WHERE cursor > :after");
     let mut parameters: Vec<(&str, &dyn ToSql)> = vec![(":after", &query.after), (":limit", &limit)];
@@ -73,7 +88,20 @@ pub(super) fn deliveries(db: &Connection, query: &DeliveryQuery) -> Rows<Deliver
         }
     }
     sql.push_str(" ORDER BY cursor LIMIT :limit");
-    query_all(db, &sql, &*parameters, rows::delivery)
+    let mut statement = db.prepare_cached(&sql)?;
+    let mut found = Vec::new();
+    let mut left = query.max_bytes;
+    for delivery in statement.query_map(&*parameters, rows::delivery)? {
+        let delivery = delivery?;
+        if let Some(left) = &mut left {
+            match left.checked_sub(delivery.size()) {
+                None if !found.is_empty() => break,
+                rest => *left = rest.unwrap_or(0),
+            }
+        }
+        found.push(delivery);
+    }
+    Ok(Some(found))
 }
 
 /// Returns the peers with waiting messages. The query jumps from one peer to the next in the index, without reading the
@@ -88,13 +116,21 @@ pub(super) fn outbox_peers(db: &Connection) -> Rows<String> {
     query_all(db, sql, [], |row| row.get(0))
 }
 
-pub(super) fn outbox_entries(db: &Connection, peer: &str, except: &[String], limit: usize) -> Rows<OutboxEntry> {
+pub(super) fn outbox_entries(
+    db: &Connection,
+    peer: &str,
+    except_senders: &[String],
+    except: &[String],
+    limit: usize,
+) -> Rows<OutboxEntry> {
     let sql = format!(
         "SELECT {OUTGOING} FROM outgoing INDEXED BY outgoing_waiting
-        WHERE state = 0 AND peer = ?1 AND id NOT IN (SELECT value FROM json_each(?2))
-        ORDER BY sequence LIMIT ?3"
+        WHERE state = 0 AND peer = ?1 AND sender NOT IN (SELECT value FROM json_each(?2))
+            AND id NOT IN (SELECT value FROM json_each(?3))
+        ORDER BY sequence LIMIT ?4"
     );
-    query_all(db, &sql, params![peer, list_parameter(except), limit_parameter(limit)], rows::outbox_entry)
+    let (senders, except) = (list_parameter(except_senders), list_parameter(except));
+    query_all(db, &sql, params![peer, senders, except, limit_parameter(limit)], rows::outbox_entry)
 }
 
 pub(super) fn outbox_entry(db: &Connection, id: &str) -> rusqlite::Result<Option<OutboxEntry>> {
@@ -103,8 +139,11 @@ pub(super) fn outbox_entry(db: &Connection, id: &str) -> rusqlite::Result<Option
 }
 
 pub(super) fn thread_entries(db: &Connection, thread: &str, limit: usize) -> Rows<ThreadEntry> {
-    let received = format!("SELECT {DELIVERY} FROM deliveries WHERE thread = ?1 ORDER BY received, cursor LIMIT ?2");
-    let sent = format!("SELECT {OUTGOING} FROM outgoing WHERE thread = ?1 ORDER BY created, sequence LIMIT ?2");
+    // Only whether there is content. Whole content of all entries could fill the memory.
+    let without_content = |columns: &str| columns.replace("sealed", "iif(sealed IS NULL, NULL, zeroblob(0))");
+    let (delivery, outgoing) = (without_content(DELIVERY), without_content(OUTGOING));
+    let received = format!("SELECT {delivery} FROM deliveries WHERE thread = ?1 ORDER BY received, cursor LIMIT ?2");
+    let sent = format!("SELECT {outgoing} FROM outgoing WHERE thread = ?1 ORDER BY created, sequence LIMIT ?2");
     let mut entries: Vec<_> = query_all(db, &received, params![thread, limit_parameter(limit)], rows::delivery)?
         .into_iter()
         .map(|delivery| (delivery.received, ThreadEntry::Received(delivery)))
@@ -137,7 +176,9 @@ pub(super) fn usage(db: &Connection, path: &Path) -> rusqlite::Result<Usage> {
             (SELECT min(received) FROM deliveries WHERE acknowledged IS NULL),
             (SELECT count(*) FROM outgoing WHERE state = 0),
             (SELECT min(created) FROM outgoing WHERE state = 0),
-            (SELECT bytes FROM total_unread)
+            (SELECT bytes FROM total_unread),
+            (SELECT messages_of_strangers FROM total_unread), (SELECT of_strangers FROM total_unread),
+            (SELECT record_bytes FROM of_strangers), (SELECT marks FROM of_strangers)
         FROM total_load";
     let number = |row: &Row<'_>, column| row.get::<_, i64>(column).map(|number| u64::try_from(number).unwrap_or(0));
     db.prepare_cached(sql)?.query_row([], |row| {
@@ -151,6 +192,10 @@ pub(super) fn usage(db: &Connection, path: &Path) -> rusqlite::Result<Usage> {
             outgoing: number(row, 5)?,
             oldest_outgoing: row.get(6)?,
             bytes: files::size(path),
+            stranger_deliveries: number(row, 8)?,
+            stranger_delivery_bytes: number(row, 9)?,
+            stranger_record_bytes: number(row, 10)?,
+            stranger_marks: number(row, 11)?,
         })
     })
 }

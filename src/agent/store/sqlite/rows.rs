@@ -4,7 +4,8 @@ use rusqlite::{Row, types::Type};
 
 use crate::agent::store::types::{Delivery, OutboxEntry, PendingEnvelope, Record, SendState};
 
-pub(super) const ENVELOPE: &str = "id, packed, recipient, received, tries, charged";
+pub(super) const ENVELOPE: &str =
+    "id, packed, recipient, received, tries, charged, attempts, unresolved_since, unresolved";
 
 pub(super) fn envelope(row: &Row<'_>) -> rusqlite::Result<PendingEnvelope> {
     Ok(PendingEnvelope {
@@ -14,6 +15,9 @@ pub(super) fn envelope(row: &Row<'_>) -> rusqlite::Result<PendingEnvelope> {
         received: row.get(3)?,
         tries: row.get(4)?,
         quota_checked: row.get(5)?,
+        attempts: row.get(6)?,
+        unresolved_since: row.get(7)?,
+        unresolved: row.get(8)?,
     })
 }
 
@@ -34,7 +38,7 @@ pub(super) fn delivery(row: &Row<'_>) -> rusqlite::Result<Delivery> {
 }
 
 pub(super) const OUTGOING: &str =
-    "id, message, thread, kind, sender, peer, created, expires, state, tries, time, problem, sealed";
+    "id, message, thread, kind, sender, peer, created, expires, state, tries, time, problem, sealed, to_stranger";
 
 pub(super) fn outbox_entry(row: &Row<'_>) -> rusqlite::Result<OutboxEntry> {
     Ok(OutboxEntry {
@@ -51,6 +55,7 @@ pub(super) fn outbox_entry(row: &Row<'_>) -> rusqlite::Result<OutboxEntry> {
         time: row.get(10)?,
         problem: row.get(11)?,
         sealed: row.get(12)?,
+        to_stranger: row.get(13)?,
     })
 }
 

@@ -1,0 +1,77 @@
+//! Peers to whom the application has written. They are no strangers.
+
+use std::sync::Arc;
+
+use quick_cache::sync::Cache;
+
+use super::{
+    canonical_did::canonical_did,
+    clock::now,
+    protocol::{
+        connections::Connection,
+        peer_document::{PeerDocument, is_long_form_of},
+    },
+    rotation::current::{current_own_did, current_peer_did},
+    sealed_store::SealedStore,
+    store::{Change, StoreError},
+};
+
+/// How many connections are remembered as known, so that the store is not asked for each message.
+const REMEMBERED: usize = 10_000;
+
+/// Tells known peers from strangers when the application writes to them.
+pub struct KnownPeers {
+    store: Arc<SealedStore>,
+    /// The keys of connections that are known to be kept.
+    recent: Cache<String, ()>,
+}
+
+impl KnownPeers {
+    pub fn new(store: Arc<SealedStore>) -> Self {
+        Self { store, recent: Cache::new(REMEMBERED) }
+    }
+
+    /// Returns the changes that make a peer known, to commit with a message that one of our DIDs sends to it. Returns
+    /// no changes if the peer is known.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store fails or is sealed.
+    pub async fn changes(&self, own_did: &str, peer_did: &str) -> Result<Vec<Change>, StoreError> {
+        let name = Connection::key(own_did, peer_did);
+        if self.recent.get(&name).is_some() {
+            return Ok(Vec::new());
+        }
+        let own_did = current_own_did(&self.store, own_did).await?;
+        let peer = current_peer_did(&self.store, &own_did, canonical_did(peer_did)).await?;
+        let key = Connection::key(&own_did, &peer);
+        let (old, revision) = self.store.get::<Connection>(&key).await?.unzip();
+        let mut changes = Vec::new();
+        let mut new = old.clone().unwrap_or_else(|| Connection::new(&own_did, &peer, now()));
+        if new.stranger {
+            new.stranger = false;
+            changes.push(Change::Keep(canonical_did(&peer).to_owned()));
+        }
+        if !new.long_form_kept && is_long_form_of(peer_did, &peer) {
+            changes.extend(self.keep_long_form(peer_did).await?);
+            new.long_form_kept = true;
+        }
+        match old.as_ref() == Some(&new) {
+            // Nothing has to be kept any more. The next messages need not ask the store.
+            true => self.recent.insert(name, ()),
+            false => changes.push(self.store.put_change(&key, &new, revision.unwrap_or(0), None)?),
+        }
+        Ok(changes)
+    }
+
+    /// Returns the change that keeps the long form of a did:peer:4, if it is not kept yet.
+    ///
+    /// # Errors
+    /// The errors of [`changes`](Self::changes).
+    pub async fn keep_long_form(&self, did: &str) -> Result<Option<Change>, StoreError> {
+        let short = canonical_did(did);
+        if !is_long_form_of(did, short) || self.store.get::<PeerDocument>(short).await?.is_some() {
+            return Ok(None);
+        }
+        self.store.put_change(short, &PeerDocument { long: did.to_owned() }, 0, None).map(Some)
+    }
+}

@@ -1,0 +1,189 @@
+//! The write requests for pending envelopes in SQL, like `changes`.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::{
+    changes::{Outcome, remove_envelope},
+    options::SqliteOptions,
+    queries,
+    statement::{execute, query_all, query_one},
+    strangers::Unread,
+    writer::Rollback,
+};
+use crate::agent::{
+    clock::now,
+    store::{
+        error::StoreError,
+        types::{Attribution, CONNECTION_KIND, ExpiredEnvelope, Millis, NewEnvelope, Postponement, ReceiveOutcome},
+    },
+};
+
+pub(super) fn receive(db: &Connection, envelope: &NewEnvelope, limits: &SqliteOptions) -> Outcome<ReceiveOutcome> {
+    let pending = "SELECT id FROM envelopes WHERE digest = ?1";
+    if let Some(id) = query_one(db, pending, [envelope.digest], |row| row.get(0))? {
+        return Ok(ReceiveOutcome::AlreadyPending(id));
+    }
+    if query_one(db, "SELECT 1 FROM concluded WHERE digest = ?1", [envelope.digest], |_| Ok(()))?.is_some() {
+        return Ok(ReceiveOutcome::AlreadyProcessed);
+    }
+    let unresolved = match &envelope.attribution {
+        Attribution::Unresolvable { connection } => connection_of(db, connection)? == Peer::Unknown,
+        Attribution::Resolvable { .. } | Attribution::Fetched => false,
+    };
+    if let Some(reason) = exceeded_limit(db, envelope, unresolved, limits)? {
+        return Err(Rollback::Error(StoreError::Full(reason)));
+    }
+    let insert = "INSERT INTO envelopes (digest, recipient, received, packed, charged, unresolved)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    let quota_checked = envelope.sender.is_some();
+    let NewEnvelope { digest, recipient, received, packed, .. } = envelope;
+    execute(db, insert, params![digest, recipient, received, packed, quota_checked, unresolved])?;
+    Ok(ReceiveOutcome::Stored(db.last_insert_rowid()))
+}
+
+/// What the connection with a claimed sender says about the sender.
+#[derive(PartialEq, Eq)]
+enum Peer {
+    /// There is no connection.
+    Unknown,
+    /// There is a connection, and only the peer has written.
+    Stranger,
+    /// Somebody on our side has begun or accepted the connection.
+    Known,
+}
+
+fn connection_of(db: &Connection, key: &str) -> rusqlite::Result<Peer> {
+    let find = "SELECT peer IS NULL FROM records
+        WHERE kind = ?1 AND key = ?2 AND ifnull(expires > ?3, true)";
+    Ok(match query_one(db, find, params![CONNECTION_KIND, key, now()], |row| row.get(0))? {
+        None => Peer::Unknown,
+        Some(false) => Peer::Stranger,
+        Some(true) => Peer::Known,
+    })
+}
+
+/// A number of envelopes, and their bytes.
+#[derive(Clone, Copy, Default)]
+struct Load {
+    envelopes: u64,
+    bytes: u64,
+}
+
+impl Load {
+    /// Reads the load of a recipient; that of all recipients if `recipient` is empty.
+    fn of(db: &Connection, table: &str, recipient: &str) -> rusqlite::Result<Self> {
+        let sql = match (table, recipient) {
+            ("load", "") => "SELECT envelopes, bytes FROM total_load WHERE ?1 = ''",
+            ("load", _) => "SELECT envelopes, bytes FROM load WHERE recipient = ?1",
+            _ => "SELECT envelopes, bytes FROM unresolved_load WHERE recipient = ?1",
+        };
+        let read = |row: &rusqlite::Row<'_>| {
+            let number = |column| row.get::<_, i64>(column).map(i64::unsigned_abs);
+            Ok(Self { envelopes: number(0)?, bytes: number(1)? })
+        };
+        Ok(db.prepare_cached(sql)?.query_row([recipient], read).optional()?.unwrap_or_default())
+    }
+
+    fn without(self, other: Self) -> Self {
+        Self {
+            envelopes: self.envelopes.saturating_sub(other.envelopes),
+            bytes: self.bytes.saturating_sub(other.bytes),
+        }
+    }
+
+    /// Whether one more envelope of this size exceeds a limit.
+    fn is_full(self, size: u64, max_envelopes: u64, max_bytes: u64) -> bool {
+        self.envelopes >= max_envelopes || self.bytes.saturating_add(size) > max_bytes
+    }
+}
+
+/// Returns which limit the envelope would exceed, as a message for people. `None` if it would exceed none.
+fn exceeded_limit(
+    db: &Connection,
+    envelope: &NewEnvelope,
+    unresolved: bool,
+    limits: &SqliteOptions,
+) -> rusqlite::Result<Option<String>> {
+    let size = envelope.packed.len() as u64;
+    let (total, own) = (Load::of(db, "load", "")?, Load::of(db, "load", &envelope.recipient)?);
+    if total.is_full(size, u64::MAX, limits.max_envelope_bytes) {
+        let Load { bytes, .. } = total;
+        return Ok(Some(format!("pending envelopes have {bytes} of at most {} bytes", limits.max_envelope_bytes)));
+    }
+    if own.is_full(size, limits.max_envelopes_for, limits.max_envelope_bytes_for) {
+        let Load { envelopes, bytes } = own;
+        return Ok(Some(format!("{envelopes} envelopes with {bytes} bytes are pending for {}", envelope.recipient)));
+    }
+    if unresolved {
+        let reason = "too many envelopes are pending whose senders cannot be resolved";
+        let (all, own) = (Load::of(db, "unresolved_load", "")?, Load::of(db, "unresolved_load", &envelope.recipient)?);
+        let is_full = all.is_full(size, limits.max_unresolved, limits.max_unresolved_bytes)
+            || own.is_full(size, (limits.max_envelopes_for / 10).max(1), limits.max_envelope_bytes_for / 10);
+        return Ok(is_full.then(|| reason.to_owned()));
+    }
+    if let Attribution::Resolvable { connection } = &envelope.attribution {
+        let share = |limit: u64| (u128::from(limit) * u128::from(limits.strangers_percent.min(100)) / 100) as u64;
+        let is_over = |total: Load, own: Load| {
+            total.is_full(size, u64::MAX, share(limits.max_envelope_bytes))
+                || own.is_full(size, share(limits.max_envelopes_for), share(limits.max_envelope_bytes_for))
+        };
+        // Envelopes with unresolvable senders have their own limit, and take no room of others.
+        if is_over(total, own)
+            && is_over(
+                total.without(Load::of(db, "unresolved_load", "")?),
+                own.without(Load::of(db, "unresolved_load", &envelope.recipient)?),
+            )
+        {
+            let peer = connection.as_deref().map_or(Ok(Peer::Unknown), |key| connection_of(db, key))?;
+            if peer != Peer::Known {
+                return Ok(Some("pending envelopes have used the share of strangers".to_owned()));
+            }
+        }
+    }
+    let unread = Unread::read(db)?;
+    let is_full_for_known = unread.known_bytes >= limits.max_unread_bytes;
+    let is_stranger = match &envelope.attribution {
+        // Both have room, so it does not matter which of them the sender is.
+        _ if !is_full_for_known && unread.has_room_for_strangers(limits) => false,
+        Attribution::Resolvable { connection: Some(key) } | Attribution::Unresolvable { connection: key } => {
+            connection_of(db, key)? != Peer::Known
+        }
+        _ => false,
+    };
+    if is_full_for_known && !is_stranger {
+        let (bytes, limit) = (unread.known_bytes, limits.max_unread_bytes);
+        return Ok(Some(format!("unacknowledged deliveries have {bytes} of at most {limit} bytes")));
+    }
+    let Some(sender) = &envelope.sender else { return Ok(None) };
+    let has_room = queries::peer_quota(db, sender, is_stranger, limits)?.may_deliver;
+    Ok((!has_room).then(|| format!("{sender} has too many unacknowledged deliveries")))
+}
+
+pub(super) fn postpone(db: &Connection, envelope: i64, postponement: &Postponement) -> Outcome<()> {
+    let Postponement { until, reason, attempted, unresolved_since } = postponement;
+    let update = "UPDATE envelopes SET tries = tries + 1, next_try = ?2, problem = ?3, attempts = attempts + ?4,
+            unresolved_since = ifnull(unresolved_since, ?5)
+        WHERE id = ?1";
+    execute(db, update, params![envelope, until, reason, attempted, unresolved_since])?;
+    Ok(())
+}
+
+/// Makes all envelopes due that do not wait for the document of their sender.
+pub(super) fn make_due(db: &Connection, max_attempts: u32) -> Outcome<()> {
+    let update = "UPDATE envelopes SET next_try = 0
+        WHERE next_try > ?1 AND unresolved_since IS NULL AND attempts < ?2";
+    execute(db, update, params![now(), max_attempts])?;
+    Ok(())
+}
+
+pub(super) fn expire_envelopes(db: &Connection, arrived: Millis, limit: i64) -> Outcome<Vec<ExpiredEnvelope>> {
+    let find = "SELECT id, recipient, received, problem FROM envelopes WHERE received <= ?1 ORDER BY received LIMIT ?2";
+    let read = |row: &rusqlite::Row<'_>| {
+        Ok(ExpiredEnvelope { id: row.get(0)?, recipient: row.get(1)?, received: row.get(2)?, problem: row.get(3)? })
+    };
+    let expired = query_all(db, find, params![arrived, limit], read)?;
+    for envelope in &expired {
+        remove_envelope(db, envelope.id, now())?;
+    }
+    Ok(expired)
+}

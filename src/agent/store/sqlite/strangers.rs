@@ -1,0 +1,132 @@
+//! What strangers leave in the store, and its limits: records, marks and unread messages.
+//!
+//! A stranger is a peer with whom neither the application nor the operator has begun or accepted anything. Anyone can
+//! make any number of DIDs, so the limits apply to all strangers together. Known peers have their own room.
+
+use rusqlite::{Connection, params};
+
+use super::{
+    options::SqliteOptions,
+    statement::{execute, limit_parameter, query_all, query_one},
+    writer::Rollback,
+};
+use crate::agent::store::types::{CommitOutcome, Millis, Record, Stranger};
+
+/// How many of the oldest strangers are looked at to find one that has no message here.
+const SEARCHED: i64 = 64;
+
+/// The unread messages of all peers, in bytes of sealed content.
+pub(super) struct Unread {
+    pub known_bytes: u64,
+    stranger_bytes: u64,
+    stranger_messages: u64,
+}
+
+impl Unread {
+    pub fn read(db: &Connection) -> rusqlite::Result<Self> {
+        let sql = "SELECT bytes - of_strangers, of_strangers, messages_of_strangers FROM total_unread";
+        let read = query_one(db, sql, [], |row| {
+            let number = |column| row.get::<_, i64>(column).map(|number| u64::try_from(number).unwrap_or(0));
+            Ok(Self { known_bytes: number(0)?, stranger_bytes: number(1)?, stranger_messages: number(2)? })
+        })?;
+        Ok(read.unwrap_or(Self { known_bytes: 0, stranger_bytes: 0, stranger_messages: 0 }))
+    }
+
+    /// Whether strangers may leave more messages.
+    pub fn has_room_for_strangers(&self, limits: &SqliteOptions) -> bool {
+        self.stranger_bytes < limits.max_stranger_unread_bytes && self.stranger_messages < limits.max_stranger_unread
+    }
+}
+
+/// Returns the keys of at most `limit` connections that are kept.
+pub(super) fn known_connections(db: &Connection, limit: usize) -> rusqlite::Result<Vec<String>> {
+    let sql = "SELECT key FROM records WHERE kind = 'connection' AND peer IS NULL ORDER BY key LIMIT ?1";
+    query_all(db, sql, [limit_parameter(limit)], |row| row.get(0))
+}
+
+/// Writes a record about a stranger, and forgets the strangers that were seen longest ago if there is no room. A record
+/// that is kept stays so.
+pub(super) fn remember(
+    db: &Connection,
+    record: &Record,
+    stranger: &str,
+    now: Millis,
+    limits: &SqliteOptions,
+) -> rusqlite::Result<()> {
+    let Record { kind, key, revision, value, expires } = record;
+    let write = "INSERT INTO records (kind, key, revision, expires, value, peer, seen)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, max(?7, ifnull((SELECT max(seen) FROM records WHERE peer = ?6), 0)))
+        ON CONFLICT (kind, key) DO UPDATE SET revision = excluded.revision, expires = excluded.expires,
+            value = excluded.value, seen = iif(peer IS NULL, NULL, max(seen, excluded.seen))";
+    execute(db, write, params![kind, key, revision, expires, value, stranger, now])?;
+    execute(db, "UPDATE records SET seen = ?2 WHERE peer = ?1 AND seen < ?2", params![stranger, now])?;
+    while record_bytes(db)? > limits.max_stranger_bytes {
+        let Some(oldest) = oldest(db, stranger)? else { break };
+        execute(db, "DELETE FROM records WHERE peer = ?1", [oldest])?;
+    }
+    Ok(())
+}
+
+fn record_bytes(db: &Connection) -> rusqlite::Result<u64> {
+    let bytes: Option<i64> = query_one(db, "SELECT record_bytes FROM of_strangers", [], |row| row.get(0))?;
+    Ok(bytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0))
+}
+
+/// Returns the stranger that was seen longest ago: one without a message here if there is one among the oldest. The
+/// stranger `except` is returned only if there is no other.
+fn oldest(db: &Connection, except: &str) -> rusqlite::Result<Option<String>> {
+    let sql = "SELECT peer FROM (SELECT peer, seen FROM records WHERE seen IS NOT NULL ORDER BY seen LIMIT ?2)
+        ORDER BY peer = ?1, peer IN (SELECT peer FROM left_by), seen LIMIT 1";
+    query_one(db, sql, params![except, SEARCHED], |row| row.get(0))
+}
+
+/// Keeps what is known of a peer, which is not a stranger any more.
+pub(super) fn keep(db: &Connection, peer: &str) -> rusqlite::Result<()> {
+    execute(db, "UPDATE records SET peer = NULL, seen = NULL WHERE peer = ?1", [peer])?;
+    let messages = "UPDATE deliveries SET stranger = 0 WHERE sender = ?1 AND stranger = 1 AND acknowledged IS NULL";
+    execute(db, messages, [peer])?;
+    Ok(())
+}
+
+/// Checks that a stranger's message cannot repeat one whose mark was dropped for lack of room.
+pub(super) fn check_age(db: &Connection, stranger: &Stranger) -> Result<(), Rollback<CommitOutcome>> {
+    let dropped: i64 = query_one(db, "SELECT dropped FROM of_strangers", [], |row| row.get(0))?.unwrap_or(0);
+    match stranger.created {
+        Some(created) if created <= dropped => Err(Rollback::Answer(CommitOutcome::TooOld)),
+        _ => Ok(()),
+    }
+}
+
+/// Drops the oldest marks of strangers if there are too many, a few at a time.
+pub(super) fn drop_marks(db: &Connection, limits: &SqliteOptions) -> rusqlite::Result<()> {
+    let marks: i64 = query_one(db, "SELECT marks FROM of_strangers", [], |row| row.get(0))?.unwrap_or(0);
+    let surplus = marks.saturating_sub(i64::try_from(limits.max_stranger_marks).unwrap_or(i64::MAX));
+    if surplus <= 0 {
+        return Ok(());
+    }
+    let oldest = "SELECT seq FROM handled WHERE stranger = 1 ORDER BY seq LIMIT ?1";
+    let note = format!(
+        "UPDATE of_strangers SET dropped = max(dropped, (SELECT ifnull(max(created), 0) FROM handled WHERE seq IN ({oldest})))"
+    );
+    execute(db, &note, [surplus])?;
+    execute(db, &format!("DELETE FROM handled WHERE seq IN ({oldest})"), [surplus])?;
+    Ok(())
+}
+
+/// Forgets strangers that were not seen since `before`, at most `limit` records. Strangers with a message that is not
+/// read or not sent yet are kept, since the application may answer them.
+pub(super) fn forget(db: &Connection, before: Millis, limit: i64) -> rusqlite::Result<usize> {
+    let sql = "DELETE FROM records WHERE (kind, key) IN (
+        SELECT kind, key FROM records WHERE seen <= ?1 AND peer NOT IN (SELECT peer FROM left_by) LIMIT ?2)";
+    execute(db, sql, params![before, limit])
+}
+
+/// Counts the records of strangers anew. Releases that do not know strangers replace such a record without counting.
+pub(super) fn recount(db: &Connection) -> rusqlite::Result<()> {
+    let sql = "UPDATE of_strangers SET
+        record_bytes = (SELECT ifnull(sum(length(key) + length(value) + length(peer) + 200), 0)
+            FROM records WHERE peer IS NOT NULL),
+        marks = (SELECT count(*) FROM handled WHERE stranger = 1)";
+    execute(db, sql, [])?;
+    Ok(())
+}
