@@ -11,5 +11,7 @@ pub mod hardening;
 pub mod sandbox;
 #[cfg(target_os = "linux")]
 mod seccomp;
+#[cfg(target_os = "linux")]
+mod system_calls;
 
 pub use finding::Finding;

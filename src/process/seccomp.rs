@@ -1,113 +1,34 @@
-//! The system calls that the sandbox denies. A denied call fails with EPERM, and the program goes on.
-//!
-//! The list names the denied calls: those that reach beyond the process. A list of allowed calls would have to change
-//! with each version of the C library, the runtime and the database.
+//! The filter of system calls. A call is allowed only if `system_calls.rs` allows it. The others fail, and the program
+//! goes on: with EPERM if they are known to reach beyond the process, otherwise with ENOSYS.
 
 use std::{collections::BTreeMap, error::Error};
 
 use libc as c;
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen::Dword, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch, sock_filter,
+    SeccompRule, TargetArch,
 };
+
+use super::system_calls::{ALLOWED, DENIED};
 
 /// Why a filter cannot be built or applied.
 type FilterError = Box<dyn Error + Send + Sync>;
 
-/// Calls that are denied with any arguments.
-const DENIED: &[c::c_long] = &[
-    // New programs: the agent starts none, and an attacker wants a shell.
-    c::SYS_execve,
-    c::SYS_execveat,
-    // The memory and descriptors of other processes, above all the keeper's.
-    c::SYS_ptrace,
-    c::SYS_process_vm_readv,
-    c::SYS_process_vm_writev,
-    c::SYS_process_madvise,
-    c::SYS_pidfd_getfd,
-    c::SYS_kcmp,
-    // Files that bypass Landlock's paths, and mounted file systems.
-    c::SYS_open_by_handle_at,
-    c::SYS_mount,
-    c::SYS_umount2,
-    c::SYS_pivot_root,
-    c::SYS_chroot,
-    c::SYS_move_mount,
-    c::SYS_open_tree,
-    c::SYS_fsopen,
-    c::SYS_fsconfig,
-    c::SYS_fsmount,
-    c::SYS_fspick,
-    c::SYS_mount_setattr,
-    // Changes to a file's metadata by path, which Landlock does not check. An attacker could make a PIN file look
-    // changed, and a refused PIN would be tried again. Changes through an open descriptor are still possible.
-    #[cfg(target_arch = "x86_64")]
-    c::SYS_chmod,
-    c::SYS_fchmodat,
-    c::SYS_fchmodat2,
-    #[cfg(target_arch = "x86_64")]
-    c::SYS_chown,
-    #[cfg(target_arch = "x86_64")]
-    c::SYS_lchown,
-    c::SYS_fchownat,
-    #[cfg(target_arch = "x86_64")]
-    c::SYS_utime,
-    #[cfg(target_arch = "x86_64")]
-    c::SYS_utimes,
-    #[cfg(target_arch = "x86_64")]
-    c::SYS_futimesat,
-    c::SYS_utimensat,
-    c::SYS_setxattr,
-    c::SYS_lsetxattr,
-    c::SYS_removexattr,
-    c::SYS_lremovexattr,
-    // Namespaces, in which the process would be root.
-    c::SYS_setns,
-    c::SYS_unshare,
-    // io_uring performs other calls without passing this filter.
-    c::SYS_io_uring_setup,
-    c::SYS_io_uring_enter,
-    c::SYS_io_uring_register,
-    // The kernel's keyrings: the keyring of the user may hold a credential.
-    c::SYS_keyctl,
-    c::SYS_add_key,
-    c::SYS_request_key,
-    // Shared memory of other programs, which may also be executable.
-    c::SYS_shmat,
-    c::SYS_remap_file_pages,
-    // Interfaces of the kernel with many past vulnerabilities, or that only root needs.
-    c::SYS_bpf,
-    c::SYS_perf_event_open,
-    c::SYS_userfaultfd,
-    c::SYS_personality,
-    c::SYS_kexec_load,
-    #[cfg(not(target_arch = "riscv64"))]
-    c::SYS_kexec_file_load,
-    c::SYS_init_module,
-    c::SYS_finit_module,
-    c::SYS_delete_module,
-    c::SYS_reboot,
-    c::SYS_swapon,
-    c::SYS_swapoff,
-];
-
 /// Builds the filters. Returns `None` if there is no table of system calls for the processor.
 pub(super) fn filters() -> Result<Option<Vec<BpfProgram>>, FilterError> {
     let Ok(arch) = TargetArch::try_from(std::env::consts::ARCH) else { return Ok(None) };
-    let mut denied: BTreeMap<i64, Vec<SeccompRule>> = DENIED.iter().map(|call| (*call, Vec::new())).collect();
+    let errno = |number: i32| SeccompAction::Errno(number.cast_unsigned());
+    let all = |calls: &[(&str, c::c_long)]| calls.iter().map(|(_, call)| (*call, Vec::new())).collect();
+    let mut denied: BTreeMap<i64, Vec<SeccompRule>> = all(DENIED);
     denied.extend(conditional()?);
-    // glibc 2.34 and later start threads with clone3, whose flags are in memory that a filter cannot read. If clone3
-    // fails with ENOSYS, glibc uses clone instead.
-    let absent = BTreeMap::from([(c::SYS_clone3, Vec::new())]);
-    let mut filters = Vec::new();
-    for (calls, errno) in [(denied, c::EPERM), (absent, c::ENOSYS)] {
-        let denial = SeccompAction::Errno(errno.cast_unsigned());
-        filters.push(SeccompFilter::new(calls, SeccompAction::Allow, denial, arch)?.try_into()?);
-    }
-    if arch == TargetArch::x86_64 {
-        filters.push(deny_x32());
-    }
-    Ok(Some(filters))
+    let denied = SeccompFilter::new(denied, SeccompAction::Allow, errno(c::EPERM), arch)?;
+    // Of two errors, the kernel returns that of the filter that was applied last (seccomp(2)). So the second filter
+    // lets through what the first one denies, and every other call fails with ENOSYS. Among these is clone3, with
+    // which glibc 2.34 and later start threads, and whose flags are in memory that a filter cannot read: glibc then
+    // uses clone. On x86_64 the x32 calls are others too, since their numbers are.
+    let known = all(&[ALLOWED, DENIED].concat());
+    let known = SeccompFilter::new(known, errno(c::ENOSYS), SeccompAction::Allow, arch)?;
+    Ok(Some(vec![denied.try_into()?, known.try_into()?]))
 }
 
 /// Applies the filters to this thread and the threads that it starts. They cannot be removed.
@@ -124,6 +45,9 @@ fn conditional() -> Result<Vec<(i64, Vec<SeccompRule>)>, BackendError> {
     let rule = |conditions| SeccompRule::new(conditions);
     // The rule holds if the argument has this bit set.
     let has_bit = |argument, bit: i32| rule(vec![when(argument, MaskedEq(u64::from(bit.cast_unsigned())), bit)?]);
+    let without_bit = |argument, bit: i32| rule(vec![when(argument, MaskedEq(u64::from(bit.cast_unsigned())), 0)?]);
+    // The process keeps its id, since it may not fork.
+    let own = std::process::id().cast_signed();
 
     let other_families = [c::AF_INET, c::AF_INET6, c::AF_NETLINK]
         .map(|family| when(0, Ne, family))
@@ -137,7 +61,8 @@ fn conditional() -> Result<Vec<(i64, Vec<SeccompRule>)>, BackendError> {
         c::CLONE_NEWIPC,
         c::CLONE_NEWUTS,
         c::CLONE_NEWCGROUP,
-    ];
+    ]
+    .map(|flag| has_bit(0, flag));
     // 0xf is the kernel's SOCK_TYPE_MASK; the bits above it are SOCK_NONBLOCK and SOCK_CLOEXEC.
     let pair = |kind| rule(vec![when(1, MaskedEq(0xf), kind)?]);
     Ok(vec![
@@ -147,11 +72,14 @@ fn conditional() -> Result<Vec<(i64, Vec<SeccompRule>)>, BackendError> {
         // Pairs of stream sockets are allowed: tokio's signal driver needs such a pair. Datagram sockets of a pair
         // could still send to other sockets, and the kernel turns raw sockets of a pair into datagram sockets.
         (c::SYS_socketpair, vec![pair(c::SOCK_DGRAM)?, pair(c::SOCK_RAW)?]),
-        (c::SYS_clone, namespaces.into_iter().map(|flag| has_bit(0, flag)).collect::<Result<_, _>>()?),
+        // Threads are allowed; other processes and namespaces are not.
+        (c::SYS_clone, [without_bit(0, c::CLONE_THREAD)].into_iter().chain(namespaces).collect::<Result<_, _>>()?),
         // New executable memory: all code that the agent needs is mapped before it enters the sandbox.
         (c::SYS_mmap, vec![has_bit(2, c::PROT_EXEC)?]),
         (c::SYS_mprotect, vec![has_bit(2, c::PROT_EXEC)?]),
-        (c::SYS_pkey_mprotect, vec![has_bit(2, c::PROT_EXEC)?]),
+        // Signals to other processes, and their limits.
+        (c::SYS_tgkill, vec![rule(vec![when(0, Ne, own)?])?]),
+        (c::SYS_prlimit64, vec![rule(vec![when(0, Ne, 0)?, when(0, Ne, own)?])?]),
         // These inject input into the terminal, where the shell of the person who started the daemon would run it.
         (
             c::SYS_ioctl,
@@ -160,17 +88,61 @@ fn conditional() -> Result<Vec<(i64, Vec<SeccompRule>)>, BackendError> {
     ])
 }
 
-/// Denies the x32 calls with ENOSYS: they are x86_64's calls under other numbers, and seccompiler compares numbers
-/// only.
-///
-/// Written by hand, since the crate has no rule for a range: load the number, compare it with __X32_SYSCALL_BIT,
-/// return.
-fn deny_x32() -> BpfProgram {
-    let step = |code: u32, jf: u8, k: u32| sock_filter { code: code as u16, jt: 0, jf, k };
-    vec![
-        step(c::BPF_LD | c::BPF_W | c::BPF_ABS, 0, 0),
-        step(c::BPF_JMP | c::BPF_JGE | c::BPF_K, 1, 0x4000_0000),
-        step(c::BPF_RET | c::BPF_K, 0, c::SECCOMP_RET_ERRNO | c::ENOSYS.cast_unsigned()),
-        step(c::BPF_RET | c::BPF_K, 0, c::SECCOMP_RET_ALLOW),
-    ]
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// What the sandbox does with each system call of the newest kernel's headers. The file says what it lists.
+    const HEADERS: &str = include_str!("../../tests/process/sandbox/system-calls.txt");
+
+    /// The numbers on x86_64 and on aarch64, the name, and what is done with the call.
+    fn rows() -> impl Iterator<Item = ([Option<i64>; 2], &'static str, &'static str)> {
+        HEADERS.lines().filter(|line| !line.starts_with('#')).map(|line| {
+            let words: Vec<_> = line.split(' ').collect();
+            let [x86_64, aarch64, name, what] = words[..] else { panic!("{line}") };
+            ([x86_64, aarch64].map(|number| number.parse().ok()), name, what)
+        })
+    }
+
+    fn listed(calls: &[(&'static str, i64)]) -> BTreeSet<(&'static str, i64)> {
+        calls.iter().map(|(name, number)| (name.strip_prefix("SYS_").unwrap(), *number)).collect()
+    }
+
+    /// The lists have the calls that the file has, under the numbers of the kernel's headers.
+    #[test]
+    fn each_call_of_the_headers_is_allowed_or_denied_by_name() {
+        let own = match std::env::consts::ARCH {
+            "x86_64" => 0,
+            "aarch64" => 1,
+            _ => return,
+        };
+        let of = |kinds: &[&str]| -> BTreeSet<_> {
+            let rows = rows().filter(|(_, _, what)| kinds.contains(what));
+            rows.filter_map(|(numbers, name, _)| Some((name, numbers[own]?))).collect()
+        };
+        assert_eq!(listed(ALLOWED), of(&["allow", "some"]));
+        assert_eq!(listed(DENIED), of(&["deny"]));
+        let restricted: BTreeSet<_> = conditional().unwrap().into_iter().map(|(number, _)| number).collect();
+        assert_eq!(restricted, of(&["some"]).into_iter().map(|(_, number)| number).collect());
+    }
+
+    /// The names that exist on x86_64 only are those that the lists have for x86_64 only: a list that names another
+    /// one does not compile for aarch64.
+    #[test]
+    fn aarch64_has_the_calls_that_are_not_marked() {
+        const SOURCE: &str = include_str!("system_calls.rs");
+        let mut is_marked = false;
+        for line in SOURCE.lines().map(str::trim) {
+            match line.strip_prefix("SYS_").and_then(|line| line.strip_suffix(',')) {
+                Some(name) => {
+                    let (numbers, ..) = rows().find(|(_, row, _)| *row == name).unwrap_or_else(|| panic!("{name}"));
+                    assert_eq!(numbers[1].is_none() || name == "getrlimit", is_marked, "{name}");
+                    is_marked = false;
+                }
+                None => is_marked = line == r#"#[cfg(target_arch = "x86_64")]"#,
+            }
+        }
+    }
 }

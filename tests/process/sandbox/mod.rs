@@ -4,6 +4,7 @@
 //! succeed; then inside the sandbox, where it must be denied.
 
 mod attempts;
+mod calls;
 mod needs;
 
 use std::{
@@ -94,6 +95,7 @@ pub fn trials() -> Vec<Trial> {
         .map(|attempt| Trial::test(format!("sandbox::denied::{}", attempt.name), move || denied(attempt)))
         .collect();
     trials.push(Trial::test("sandbox::what_the_agent_needs_still_works", works));
+    trials.push(Trial::test("sandbox::every_other_system_call_is_refused", calls_refused));
     trials.push(Trial::test("sandbox::it_cannot_be_entered_with_other_threads", || refused("threads")));
     trials.push(Trial::test("sandbox::an_absent_path_is_an_error_and_denies_nothing", || refused("absent")));
     trials
@@ -114,6 +116,7 @@ fn play(role: &str, stage: &Stage) {
             }
         }
         None if role == "works" => needs::all(stage, || enter(stage)),
+        None if role == "calls" => calls::all(|| enter(stage)),
         None if role == "threads" => {
             let (hold, held) = std::sync::mpsc::channel::<()>();
             let thread = std::thread::spawn(move || held.recv());
@@ -163,6 +166,11 @@ fn denied(attempt: &Attempt) -> Result<(), Failed> {
 fn works() -> Result<(), Failed> {
     let Some(fixture) = Fixture::new(false) else { return Ok(()) };
     fixture.play("works").map(drop)
+}
+
+fn calls_refused() -> Result<(), Failed> {
+    let Some(fixture) = Fixture::new(false) else { return Ok(()) };
+    fixture.play("calls").map(drop)
 }
 
 fn refused(role: &str) -> Result<(), Failed> {
