@@ -3,7 +3,10 @@
 
 use sha2::{Digest, Sha256};
 
-use super::secret::{Kek, SharedSecret};
+use super::{
+    secret::{Kek, SharedSecret},
+    stack::with_wiped_stack,
+};
 
 /// The inputs of the KDF besides Z. If there is a tag, the algorithm is ECDH-1PU+A256KW, otherwise ECDH-ES+A256KW.
 ///
@@ -49,10 +52,16 @@ fn push_field(info: &mut Vec<u8>, field: &[u8]) {
 /// Derives the KEK: SHA-256 over the round number 1, Z, and OtherInfo. Z is the concatenation of the parts `z`: Ze
 /// alone for ECDH-ES, Ze and then Zs for ECDH-1PU.
 pub fn concat_kdf(z: &[&SharedSecret], info: &KdfInfo<'_>) -> Kek {
-    let mut hash = Sha256::new_with_prefix(1u32.to_be_bytes());
-    for part in z {
-        hash.update(part.as_bytes());
-    }
-    hash.update(info.other_info());
-    Kek::new(hash.finalize().into())
+    let other_info = info.other_info();
+    // The hash's state begins with Z, and ends as the KEK. It is moved when it is finished.
+    Kek::written_by(|kek| {
+        with_wiped_stack(|| {
+            let mut hash = Sha256::new_with_prefix(1u32.to_be_bytes());
+            for part in z {
+                hash.update(part.as_bytes());
+            }
+            hash.update(&other_info);
+            hash.finalize_into(kek.into());
+        });
+    })
 }

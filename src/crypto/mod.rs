@@ -23,6 +23,11 @@ pub use key_wrap::{unwrap_key, wrap_key};
 pub use secret::{Cek, EncryptedKey, Kek, SharedSecret};
 pub use verify::verify;
 
+#[cfg(all(test, target_os = "linux", feature = "yubikey"))]
+pub(crate) use stack::testing::remains_of;
+#[cfg(feature = "yubikey")]
+pub(crate) use stack::with_wiped_stack;
+
 /// A ciphertext, a wrapped key or a signature is invalid. The error does not say which check failed, since that would
 /// help an attacker (RFC 7516 section 11.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -3,11 +3,21 @@
 
 use std::fmt;
 
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, Zeroizing};
 
 /// The key that encrypts the content of a message: 64 bytes for A256CBC-HS512, otherwise 32.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Cek(Zeroizing<Vec<u8>>);
+
+/// In constant time for keys of one length.
+impl PartialEq for Cek {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl Eq for Cek {}
 
 impl Cek {
     /// A content key from its raw bytes. The length is not checked.
@@ -22,18 +32,34 @@ impl Cek {
 }
 
 /// A key-encryption key for A256KW: 32 bytes.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct Kek([u8; 32]);
+///
+/// The bytes are on the heap: a value that is moved would leave a copy of inline bytes behind.
+#[derive(Clone)]
+pub struct Kek(Box<[u8; 32]>);
 
 impl Kek {
     /// A key from the output of a KDF.
     pub fn new(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+        let bytes = Zeroizing::new(bytes);
+        Self::written_by(|kek| kek.copy_from_slice(&*bytes))
+    }
+
+    /// A key that `write` writes in place.
+    pub(crate) fn written_by(write: impl FnOnce(&mut [u8; 32])) -> Self {
+        let mut kek = Self(Box::new([0; 32]));
+        write(&mut kek.0);
+        kek
     }
 
     /// The raw bytes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+}
+
+impl Drop for Kek {
+    fn drop(&mut self) {
+        self.0.zeroize();
     }
 }
 

@@ -14,7 +14,7 @@ const DEPTH: usize = if cfg!(debug_assertions) { 4096 } else { 1024 };
 
 /// Calls `work`, and wipes the stack that it used.
 #[inline(never)]
-pub(super) fn with_wiped_stack<T>(work: impl FnOnce() -> T) -> T {
+pub(crate) fn with_wiped_stack<T>(work: impl FnOnce() -> T) -> T {
     let result = in_own_frame(work);
     wipe();
     result
@@ -34,21 +34,14 @@ fn wipe() {
 }
 
 #[cfg(all(test, target_os = "linux"))]
-mod tests {
-    use std::{
-        collections::BTreeSet,
-        fs::{self, File},
-        os::unix::fs::FileExt,
-        thread,
-    };
-
-    use crate::crypto::{Cek, ContentEncryption, Kek, unwrap_key, wrap_key};
+pub(crate) mod testing {
+    use std::{collections::BTreeSet, fs::File, os::unix::fs::FileExt, thread};
 
     /// How many bytes below its own frame a thread searches.
     const SEARCHED: usize = 256 << 10;
 
     /// Returns which 16-byte pieces of a secret `work` leaves on the stack, by their index.
-    fn remains_of(secret: &Cek, work: impl FnOnce() + Send) -> BTreeSet<usize> {
+    pub(crate) fn remains_of(secret: &[u8], work: impl FnOnce() + Send) -> BTreeSet<usize> {
         let search = move || {
             // Everything is allocated first, so that the search does not overwrite what it searches for.
             let memory = File::open("/proc/self/mem").unwrap();
@@ -58,13 +51,21 @@ mod tests {
             work();
             let read = memory.read_exact_at(&mut stack, top - SEARCHED as u64);
             read.unwrap();
-            let pieces = secret.as_bytes().chunks_exact(16).enumerate();
+            let pieces = secret.chunks_exact(16).enumerate();
             pieces.filter(|(_, piece)| stack.windows(16).any(|window| window == *piece)).map(|(at, _)| at).collect()
         };
         thread::scope(|scope| {
             thread::Builder::new().stack_size(4 << 20).spawn_scoped(scope, search).unwrap().join().unwrap()
         })
     }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::{collections::BTreeSet, fs};
+
+    use super::testing::remains_of;
+    use crate::crypto::{Cek, ContentEncryption, KdfInfo, Kek, SharedSecret, concat_kdf, unwrap_key, wrap_key};
 
     #[test]
     fn no_content_key_remains_on_the_stack() {
@@ -72,17 +73,33 @@ mod tests {
         for enc in ContentEncryption::ALL {
             let cek = Cek::generate(enc);
             let sealed = enc.seal(&cek, b"aad", &[7; 1000]);
-            assert_eq!(remains_of(&cek, || drop(enc.seal(&cek, b"aad", &[7; 1000]))), BTreeSet::new(), "{enc} seals");
+            assert_eq!(
+                remains_of(cek.as_bytes(), || drop(enc.seal(&cek, b"aad", &[7; 1000]))),
+                BTreeSet::new(),
+                "{enc} seals"
+            );
             let opens = || drop(enc.open(&cek, b"aad", &sealed.iv, &sealed.ciphertext, &sealed.tag).unwrap());
-            assert_eq!(remains_of(&cek, opens), BTreeSet::new(), "{enc} opens");
+            assert_eq!(remains_of(cek.as_bytes(), opens), BTreeSet::new(), "{enc} opens");
             let kek = Kek::new([9; 32]);
             let wrapped = wrap_key(&kek, &cek);
-            assert_eq!(remains_of(&cek, || drop(wrap_key(&kek, &cek))), BTreeSet::new(), "{enc} wrapped");
+            assert_eq!(remains_of(cek.as_bytes(), || drop(wrap_key(&kek, &cek))), BTreeSet::new(), "{enc} wrapped");
             assert_eq!(
-                remains_of(&cek, || drop(unwrap_key(&kek, &wrapped).unwrap())),
+                remains_of(cek.as_bytes(), || drop(unwrap_key(&kek, &wrapped).unwrap())),
                 BTreeSet::new(),
                 "{enc} unwrapped"
             );
+        }
+    }
+
+    #[test]
+    fn neither_z_nor_kek_remains_on_the_stack() {
+        let [ze, zs] = [3, 4].map(|byte| SharedSecret::new((byte..byte + 66).collect()));
+        for (z, tag) in [(vec![&ze], None), (vec![&ze, &zs], Some(&[7; 32][..]))] {
+            let info = KdfInfo { apu: b"apu", apv: &[0xa5; 32], tag };
+            let kek = concat_kdf(&z, &info);
+            for secret in [ze.as_bytes(), zs.as_bytes(), kek.as_bytes()] {
+                assert_eq!(remains_of(secret, || drop(concat_kdf(&z, &info))), BTreeSet::new());
+            }
         }
     }
 
@@ -95,7 +112,7 @@ mod tests {
             let copy: [u8; 32] = cek.as_bytes().try_into().unwrap();
             std::hint::black_box(&copy);
         }
-        assert!(!remains_of(&cek, || copies(&cek)).is_empty());
-        assert!(remains_of(&cek, || super::with_wiped_stack(|| copies(&cek))).is_empty());
+        assert!(!remains_of(cek.as_bytes(), || copies(&cek)).is_empty());
+        assert!(remains_of(cek.as_bytes(), || super::with_wiped_stack(|| copies(&cek))).is_empty());
     }
 }

@@ -61,5 +61,5 @@ fn kek(
     // The digest is ended even after a failure: while a digest is open, the session cannot begin another.
     let ended = driver.raw.digest_final(session, &mut digest).during("C_DigestFinal");
     hashed.and(ended)?;
-    Ok(Kek::new(*digest))
+    Ok(Kek::written_by(|kek| kek.copy_from_slice(&*digest)))
 }
