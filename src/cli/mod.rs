@@ -7,6 +7,7 @@
 mod agent_client;
 mod agent_commands;
 mod arguments;
+mod audit;
 mod backup;
 mod completions;
 mod config;
@@ -105,6 +106,9 @@ enum Command {
     Mediator(agent_commands::mediator::Command),
     Status(agent_commands::StatusArgs),
     Keeper(keeper::Args),
+    /// The keepers' audit: verify, head
+    #[command(subcommand)]
+    Audit(audit::Command),
     Completions(completions::Args),
     /// Prints the manual page
     Man,
@@ -173,6 +177,7 @@ fn run(cli: Cli, out: &Out) -> Result<(), Failure> {
         }
         Command::Mediator(command) => agent_commands::mediator::run(&command, &config()?, out),
         Command::Status(args) => agent_commands::run(&agent_commands::AgentCommand::Status(args), &config()?, out),
+        Command::Audit(command) => audit::run(&command, &config, out),
         Command::Keeper(args) => keeper::run(&args, &config()?, out),
     }
 }

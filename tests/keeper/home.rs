@@ -132,6 +132,14 @@ impl Home {
         Arc::new(KeeperClient::start("demo", self.supervisor().connector("demo")).await.unwrap())
     }
 
+    /// `p11-kit server`, which offers the token to p11-kit's client on a socket. The shim is not between.
+    pub fn p11_kit_server(&self, socket: &Path) -> Command {
+        let mut command = Command::new("p11-kit");
+        command.env(&self.token.env.0, &self.token.env.1).args(["server", "--foreground", "--provider"]);
+        command.arg(&self.module).arg("--name").arg(socket).arg("pkcs11:token=demo");
+        command
+    }
+
     /// A keeper that listens until the returned value is dropped.
     pub fn listen(&self) -> Listening {
         let address = self.address();

@@ -28,9 +28,9 @@ use crate::{
 };
 
 /// The `Hello` of an agent.
-const HELLO: [u8; 2] = [1, 0];
+pub const HELLO: [u8; 2] = [2, 0];
 /// A `ClientFrame::Request` up to its body: the id 9, no deadline, no kid, no message id, no peer.
-const REQUEST: [u8; 6] = [0, 9, 0, 0, 0, 0];
+pub const REQUEST: [u8; 6] = [0, 9, 0, 0, 0, 0];
 /// A `ServerFrame::Response` to 9 with `Err`. The number of the `WireError` follows.
 const FAILED: [u8; 3] = [4, 9, 1];
 /// `WireError::InvalidRequest`.
@@ -38,17 +38,17 @@ const INVALID_REQUEST: u8 = 2;
 /// `WireError::DeadlineExceeded`.
 const DEADLINE_EXCEEDED: u8 = 4;
 
-struct HostileClient(UnixStream);
+pub struct HostileClient(UnixStream);
 
 impl HostileClient {
-    fn connect(path: &Path) -> Self {
+    pub fn connect(path: &Path) -> Self {
         let stream = UnixStream::connect(path).unwrap();
         stream.set_read_timeout(Some(HANG_TIMEOUT)).unwrap();
         Self(stream)
     }
 
     /// A client that the keeper accepts.
-    fn agent(path: &Path) -> Self {
+    pub fn agent(path: &Path) -> Self {
         let mut client = Self::connect(path);
         client.send(&HELLO);
         assert_eq!(client.receive().expect("the keeper accepts it")[0], 0, "welcome");
@@ -60,12 +60,12 @@ impl HostileClient {
         let _ = self.0.write_all(bytes);
     }
 
-    fn send(&mut self, content: &[u8]) {
+    pub fn send(&mut self, content: &[u8]) {
         self.send_raw(&[&u32::try_from(content.len()).unwrap().to_be_bytes(), content].concat());
     }
 
     /// The next frame; none when the keeper has closed the connection.
-    fn receive(&mut self) -> Option<Vec<u8>> {
+    pub fn receive(&mut self) -> Option<Vec<u8>> {
         let mut header = [0; 4];
         let mut read = |into: &mut [u8]| match self.0.read_exact(into) {
             Ok(()) => true,
@@ -89,7 +89,7 @@ impl HostileClient {
 }
 
 /// A `RequestBody::Unwrap` with an ephemeral key that may be invalid.
-fn unwrap(key: &PublicKey, epk: &[u8]) -> Vec<u8> {
+pub fn unwrap(key: &PublicKey, epk: &[u8]) -> Vec<u8> {
     let curve = match key.curve() {
         Curve::X25519 => 0,
         Curve::P256 => 1,
@@ -130,7 +130,7 @@ fn an_invalid_hello_is_refused() {
         let path = &*listening.path;
         // A client that sends nothing does not keep others from connecting.
         let silent = HostileClient::connect(path);
-        for version in [&[2, 0][..], &[0, 0], &[0xff, 0xff, 3, 1]] {
+        for version in [&[1, 0][..], &[0, 0], &[0xff, 0xff, 3, 1]] {
             let mut client = HostileClient::connect(path);
             client.send(version);
             let response = client.receive().expect("an explanation for a client of another release");

@@ -182,38 +182,24 @@ fn a_supervisor_keeps_two_keepers_of_a_token() {
     });
 }
 
-/// A rotation is signed only after a person has armed the key, and only once.
+/// An agent cannot rotate a DID. A rotation is signed for a custodian only.
 #[test]
-fn a_rotation_is_signed_once_for_each_arming() {
+fn a_rotation_is_signed_for_a_custodian_only() {
     with_home(Module::SoftHsm, "", async |home| {
         let listening = home.listen();
         let custodian = listening.custodian().unwrap();
-        let [key, other] = [0; 2].map(|_| custodian.generate(&new_key()).unwrap().public);
+        let key = custodian.generate(&new_key()).unwrap().public;
         let client = listening.client().await;
         let claims =
             FromPriorClaims { iss: "did:example:old".into(), sub: Some("did:example:new".into()), iat: Some(1) };
         let rotation = SignRequest::FromPrior { kid: "did:example:old#1", claims: &claims };
-        let cx = Context::default();
-        let assert_denied = |result: Result<_, SecretsError>| {
-            let error = result.map(|_: claviger::secrets::Signature| ()).unwrap_err();
-            let expected = KeyOperation::SignFromPrior.name();
-            assert!(matches!(&error, SecretsError::NotAllowed { operation, .. } if *operation == expected), "{error}");
-            assert!(!error.is_retryable());
-        };
-        assert_denied(client.sign(&key, &rotation, &cx).await);
-        for _ in 0..2 {
-            custodian.arm(&key).unwrap();
-            assert_denied(client.sign(&other, &rotation, &cx).await);
-            let signed = client.sign(&key, &rotation, &cx).await.unwrap();
-            let input = format!("{}.{}", signed.protected, signed.payload);
-            claviger::crypto::verify(&key, input.as_bytes(), &signed.signature).unwrap();
-            assert_denied(client.sign(&key, &rotation, &cx).await);
-        }
-        // Arming ends with the keeper.
-        custodian.arm(&key).unwrap();
-        home.kill_keepers();
-        time_until_served(&*client, &key).await;
-        assert_denied(client.sign(&key, &rotation, &cx).await);
+        let error = client.sign(&key, &rotation, &Context::default()).await.unwrap_err();
+        let expected = KeyOperation::SignFromPrior.name();
+        assert!(matches!(&error, SecretsError::NotAllowed { operation, .. } if *operation == expected), "{error}");
+        assert!(!error.is_retryable());
+        let signed = custodian.sign(&key, &rotation).unwrap();
+        let input = format!("{}.{}", signed.protected, signed.payload);
+        claviger::crypto::verify(&key, input.as_bytes(), &signed.signature).unwrap();
     });
 }
 
@@ -230,7 +216,6 @@ fn a_webvh_log_entry_is_signed_for_a_custodian_only() {
         let draft = EntryDraft::first("example.com", &key, |did| json!({ "id": did }), SystemTime::now());
         let entry = draft.entry();
         let request = SignRequest::WebvhEntry(entry.as_bytes());
-        custodian.arm(&key).unwrap();
         let denied = client.sign(&key, &request, &Context::default()).await.unwrap_err();
         let expected = KeyOperation::SignWebvhEntry.name();
         assert!(matches!(&denied, SecretsError::NotAllowed { operation, .. } if *operation == expected), "{denied}");

@@ -4,11 +4,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod audit;
 mod failover;
 mod faults;
 mod home;
 mod hostile;
 mod listening;
+mod renewal;
 mod rules;
 mod slow;
 mod soak;

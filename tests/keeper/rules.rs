@@ -64,8 +64,20 @@ fn each_operation_has_an_audit_line() {
         assert_eq!(outcomes, expected.map(|(operation, result)| [Some(operation), Some(result)]));
         for (line, is_agent) in lines.iter().zip([false, true, true, true, true, true]) {
             let members: Vec<_> = line.as_object().unwrap().keys().map(String::as_str).collect();
-            let expected =
-                ["time", "token", "operation", "key", "kid", "message_id", "custody", "result", "pid", "uid"];
+            let expected = [
+                "time",
+                "token",
+                "operation",
+                "key",
+                "kid",
+                "message_id",
+                "custody",
+                "result",
+                "pid",
+                "uid",
+                "seq",
+                "prev",
+            ];
             assert_eq!(members, expected);
             let time = line["time"].as_str().unwrap();
             assert!(time.len() == 27 && time.starts_with("20") && time.ends_with('Z'), "{time}");

@@ -15,10 +15,21 @@ pub struct KeeperSection {
     pub in_process: bool,
     /// Operations per second for each key, at most. 0: no limit.
     rate: u32,
-    /// An operation that takes longer than this many seconds has hung. Its keeper ends, and another one is started.
+    /// An operation that takes longer than this many seconds has hung. Its keeper ends, and another one is started. The
+    /// time during which a person is asked for a PIN or a touch does not count.
     hang_seconds: u64,
+    /// A token that fails for this many seconds gets a new keeper process, because some modules work again only in a new
+    /// process. Doubled each time that it does not help, up to five minutes.
+    renew_seconds: u64,
+    /// The keys of a token are found and tested again after this many seconds. A key whose halves no longer belong
+    /// together is then no longer used, and the agent refuses the DIDs whose documents have it. 0: only after the token
+    /// was away.
+    check_keys_seconds: u64,
     /// The audit file, to which a line is added for each operation. Without it: `audit.jsonl` in `state_dir`.
     pub audit: Option<PathBuf>,
+    /// How many refusals of one kind (operation, result and user) have an audit line of their own within a minute. The
+    /// others are counted, and each count has a line.
+    pub audit_refusals: u32,
     /// The users, by name or number, whose processes may use the keys of a keeper with a socket of its own. Without it:
     /// the keeper's user and root.
     pub agents: Option<Vec<String>>,
@@ -28,12 +39,16 @@ pub struct KeeperSection {
 
 impl Default for KeeperSection {
     fn default() -> Self {
-        let KeeperOptions { rate, hang_timeout, .. } = KeeperOptions::default();
+        let KeeperOptions { audit_refusals, rate, hang_timeout, renew_after, check_interval, .. } =
+            KeeperOptions::default();
         Self {
             in_process: false,
             rate: rate.map_or(0, NonZeroU32::get),
             hang_seconds: hang_timeout.as_secs(),
+            renew_seconds: renew_after.as_secs(),
+            check_keys_seconds: check_interval.map_or(0, |interval| interval.as_secs()),
             audit: None,
+            audit_refusals,
             agents: None,
             custodians: None,
         }
@@ -49,5 +64,15 @@ impl KeeperSection {
     /// The time after which an operation has hung.
     pub fn hang_timeout(&self) -> Duration {
         Duration::from_secs(self.hang_seconds)
+    }
+
+    /// How often keys are found and tested again. `None`: only after an outage.
+    pub fn check_interval(&self) -> Option<Duration> {
+        Some(Duration::from_secs(self.check_keys_seconds)).filter(|interval| !interval.is_zero())
+    }
+
+    /// How long a token may fail before a new keeper process is tried.
+    pub fn renew_after(&self) -> Duration {
+        Duration::from_secs(self.renew_seconds)
     }
 }

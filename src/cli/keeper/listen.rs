@@ -16,7 +16,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use claviger::secrets::Backoff;
+use claviger::secrets::{
+    Backoff,
+    keeper::{FailedKeepers, is_failing},
+};
 
 use super::settings::may_connect;
 use crate::cli::{
@@ -42,9 +45,11 @@ pub fn run(address: &str, token: &TokenConfig, config: &Config, out: &Out) -> Re
     let listener = bind(&path)?;
     out.say(&format!("Serving the token {:?} on {}.", token.name, path.display()));
     let mut failures = 0;
+    let (mut failed_keepers, mut has_failed) = (FailedKeepers::default(), false);
     loop {
         let start = Instant::now();
-        let mut keeper = start_keeper(&listener, token, config)?;
+        let mut keeper = start_keeper(&listener, token, config, failed_keepers.next(has_failed))?;
+        has_failed = false;
         let mut request = [0];
         let wants_successor = keeper.stdout.take().is_some_and(|mut stdout| stdout.read_exact(&mut request).is_ok());
         if wants_successor {
@@ -58,6 +63,7 @@ pub fn run(address: &str, token: &TokenConfig, config: &Config, out: &Out) -> Re
         if status.code() == Some(2) {
             return Err(Failure::usage("keeper-failed", "the keeper cannot run with this configuration: see above"));
         }
+        has_failed = is_failing(status);
         tracing::warn!(%status, "keeper ended; starting it again");
         if start.elapsed() > MIN_UPTIME {
             failures = 0;
@@ -86,9 +92,14 @@ fn bind(path: &Path) -> Result<UnixListener, Failure> {
     Ok(listener)
 }
 
-fn start_keeper(listener: &UnixListener, token: &TokenConfig, config: &Config) -> Result<Child, Failure> {
+fn start_keeper(
+    listener: &UnixListener,
+    token: &TokenConfig,
+    config: &Config,
+    failed_keepers: u32,
+) -> Result<Child, Failure> {
     let failed = |error: io::Error| Failure::io("the keeper cannot be started", &error);
-    let mut command = listening_keeper_command(config, &token.name);
+    let mut command = listening_keeper_command(config, &token.name, failed_keepers);
     command.envs(&token.environment).stdout(Stdio::piped());
     command.stdin(Stdio::from(listener.as_fd().try_clone_to_owned().map_err(failed)?));
     command.spawn().map_err(failed)

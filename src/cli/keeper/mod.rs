@@ -2,6 +2,7 @@
 
 mod listen;
 mod settings;
+mod signals;
 
 use std::{
     io,
@@ -11,7 +12,7 @@ use std::{
     },
 };
 
-use claviger::secrets::keeper::{KeeperExit, Role, refuse_connection, spawn_on_socket, supervise};
+use claviger::secrets::keeper::{KeeperExit, Role, end_as_failing, refuse_connection, spawn_on_socket, supervise};
 
 use super::{
     config::Config,
@@ -45,6 +46,9 @@ pub struct Args {
     /// Starts keepers for the agent on standard input, with connections for this role
     #[arg(long, hide = true, value_name = "ROLE", conflicts_with_all = ["listen", "listener", "connection"])]
     supervise: Option<RoleName>,
+    /// How many keepers of the token in a row have ended because the token failed
+    #[arg(long, hide = true, value_name = "NUMBER", default_value_t)]
+    failed_keepers: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
@@ -64,16 +68,23 @@ impl From<RoleName> for Role {
 
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     if let Some(role) = args.supervise {
+        signals::ignore_hangup();
         return run_supervisor(config, role.into());
     }
     let token = config.token(args.token.as_deref())?;
     let opener = Opener::new(config, token)?;
     match (&args.listen, args.connection) {
-        (Some(address), _) => listen::run(address, token, config, out),
+        (Some(address), _) => {
+            signals::ignore_hangup();
+            listen::run(address, token, config, out)
+        }
         (None, Some(role)) => {
             let stream = UnixStream::from(standard_input()?);
-            match settings::start_keeper(config, token, opener) {
-                Ok(keeper) => kill_process_if_failed(keeper.serve(stream, role.into())),
+            match settings::start_keeper(config, token, opener, args.failed_keepers) {
+                Ok(keeper) => {
+                    signals::serve(&keeper);
+                    kill_process_if_failed(keeper.serve(stream, role.into()));
+                }
                 Err(error) => refuse_connection(stream, &error),
             }
             Ok(())
@@ -82,7 +93,8 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
             listen::end_with_parent(args.listener)?;
             let listener = UnixListener::from(standard_input()?);
             let may_connect = settings::may_connect(config)?;
-            let keeper = settings::start_keeper(config, token, opener)?;
+            let keeper = settings::start_keeper(config, token, opener, args.failed_keepers)?;
+            signals::serve(&keeper);
             let ended = keeper.listen(listener, may_connect, listen::request_successor);
             kill_process_if_failed(ended.map_err(|error| Failure::io("the socket", &error))?);
             Ok(())
@@ -95,15 +107,14 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
 fn run_supervisor(config: &Config, role: Role) -> Result<(), Failure> {
     let agent = UnixStream::from(standard_input()?);
     let reader = ConfigurationReader::new(config);
-    let served = supervise(agent, role, |name| {
+    let served = supervise(agent, role, |name, failed_keepers| {
         if name == CONFIGURATION {
             return reader.answer().map(|answer| (answer, None));
         }
         match config.tokens.iter().find(|token| token.name == name).and_then(|token| token.keeper.as_deref()) {
             Some(address) => Ok((connect(address)?, None)),
-            None => {
-                spawn_on_socket(keeper_command(config, name, role)).map(|(stream, process)| (stream, Some(process)))
-            }
+            None => spawn_on_socket(keeper_command(config, name, role, failed_keepers))
+                .map(|(stream, process)| (stream, Some(process))),
         }
     });
     served.map_err(|error| Failure::io("the agent's socket", &error))
@@ -123,6 +134,7 @@ fn standard_input() -> Result<OwnedFd, Failure> {
 fn kill_process_if_failed(ended: KeeperExit) {
     match ended {
         KeeperExit::Finished | KeeperExit::Exhausted => {}
+        KeeperExit::Failing => end_as_failing(),
         KeeperExit::TokenGone | KeeperExit::Hung => {
             let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         }

@@ -4,7 +4,7 @@ use std::{fs::metadata, os::unix::fs::MetadataExt, sync::Arc};
 
 use claviger::secrets::{
     LazyToken, SecretsError,
-    keeper::{Keeper, KeeperOptions, PeerCredentials, Role},
+    keeper::{Keeper, KeeperOptions, PeerCredentials, Role, renewal_wait},
 };
 
 use crate::cli::{
@@ -15,8 +15,14 @@ use crate::cli::{
     users::user_id,
 };
 
-/// Starts a keeper. The keeper opens its token as soon as the token is present.
-pub fn start_keeper(config: &Config, token: &TokenConfig, opener: Opener) -> Result<Arc<Keeper>, SecretsError> {
+/// Starts a keeper. The keeper opens its token as soon as the token is present. `failed_keepers` is how many keepers of
+/// the token in a row have ended because the token failed.
+pub fn start_keeper(
+    config: &Config,
+    token: &TokenConfig,
+    opener: Opener,
+    failed_keepers: u32,
+) -> Result<Arc<Keeper>, SecretsError> {
     let audit = config.audit_path();
     if let Some(folder) = audit.parent() {
         private_folder::create(folder)
@@ -24,8 +30,11 @@ pub fn start_keeper(config: &Config, token: &TokenConfig, opener: Opener) -> Res
     }
     let options = KeeperOptions {
         audit: Some(audit),
+        audit_refusals: config.keeper.audit_refusals,
         rate: config.keeper.rate(),
         hang_timeout: config.keeper.hang_timeout(),
+        check_interval: config.keeper.check_interval(),
+        renew_after: renewal_wait(config.keeper.renew_after(), failed_keepers),
         policy: token.policy(),
         key_policies: config.keys.clone(),
     };

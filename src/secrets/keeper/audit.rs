@@ -1,17 +1,27 @@
-//! The audit log: a line for each operation with a private key.
+//! The audit log: a line for each operation with a private key, and for each refusal.
 //!
-//! The keeper writes the log, so an attacker who controls the agent cannot suppress a line.
+//! The keeper writes the log, so an attacker who controls the agent cannot suppress a line. Each line carries the hash of
+//! the one before (`chain.rs`), so that `verify.rs` finds lines that are missing, changed or out of order.
+
+mod chain;
+mod chained_file;
+mod refusals;
+mod report;
+mod verify;
 
 use std::{
-    fs::{File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    io,
     path::Path,
-    time::SystemTime,
+    sync::Mutex,
+    time::{Instant, SystemTime},
 };
 
 use serde::Serialize;
 
+use self::{
+    chained_file::ChainedFile,
+    refusals::{Count, RefusalKind, Refusals},
+};
 use super::peer_credentials::PeerCredentials;
 use crate::{
     keys::PublicKey,
@@ -19,15 +29,25 @@ use crate::{
         context::Context,
         custody::Custody,
         error::{Cause, SecretsError},
+        mutex::lock,
     },
+};
+
+pub use self::{
+    chain::{AuditHash, InvalidAuditHash},
+    chained_file::audit_files,
+    report::{AuditFinding, AuditHead, AuditReport, AuditedFile},
+    verify::AuditVerifier,
 };
 
 /// Key ids and message ids are cut to this number of characters, so that a peer cannot make a line arbitrarily long.
 const MAX_ID_CHARS: usize = 512;
 
-/// The open file of the audit log.
+/// The audit log of a keeper's token.
 pub(super) struct AuditLog {
-    file: File,
+    token: String,
+    file: ChainedFile,
+    refusals: Mutex<Refusals>,
 }
 
 /// One line of the audit log: a JSON object. Its members are documented for operators and must keep their names.
@@ -51,25 +71,78 @@ pub(super) struct AuditRecord<'a> {
     pid: Option<i32>,
     /// The client's user id, as the kernel reports it.
     uid: Option<u32>,
+    /// The number of refusals that this line stands for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    count: Option<u64>,
+    /// The time of the first of them. `time` is the end of the interval.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<String>,
 }
 
 impl AuditLog {
-    /// Opens the file for appending (O_APPEND). If it does not exist, it is created with mode 0600.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self { file: OpenOptions::new().append(true).create(true).mode(0o600).open(path)? })
+    /// Opens the log of the token that the configuration calls `token`. If the file does not exist, it is created with
+    /// mode 0600. `max_refusals` is how many refusals of a kind have a line of their own within a minute.
+    pub(super) fn open(path: &Path, token: &str, max_refusals: u32) -> io::Result<Self> {
+        let refusals = Mutex::new(Refusals::new(max_refusals));
+        Ok(Self { token: token.to_owned(), file: ChainedFile::open(path)?, refusals })
     }
 
     /// Appends lines with one write, so that the lines of several threads and keepers do not mix.
     pub(super) fn write(&self, lines: &[u8]) -> io::Result<()> {
-        (&self.file).write_all(lines)
+        self.file.append(lines)
+    }
+
+    /// Whether a refusal gets a line of its own. Otherwise it is counted, and [`write_counts`](Self::write_counts)
+    /// writes the count.
+    pub(super) fn has_line(&self, operation: &'static str, result: &'static str, peer: &PeerCredentials) -> bool {
+        lock(&self.refusals).has_line(RefusalKind { operation, result, uid: peer.uid }, Instant::now())
+    }
+
+    /// Writes a line for a refusal that needs no key, unless such refusals are only counted now.
+    pub(super) fn refused(&self, operation: &'static str, result: &'static str, peer: &PeerCredentials) {
+        if self.has_line(operation, result, peer) {
+            let mut line = Vec::new();
+            AuditRecord::new(&self.token, operation, peer, result).append_to(&mut line);
+            self.write_or_log(&line);
+        }
+    }
+
+    /// Writes the counts of the refusals whose minute is over; all counts if the keeper `is_ending`.
+    pub(super) fn write_counts(&self, is_ending: bool) {
+        let counts = lock(&self.refusals).take_counts((!is_ending).then(Instant::now));
+        let mut lines = Vec::new();
+        for Count { kind: RefusalKind { operation, result, uid }, count, since } in counts {
+            let record = AuditRecord::new(&self.token, operation, &PeerCredentials { uid, pid: None }, result);
+            AuditRecord { count: Some(count), since: Some(rfc3339(since)), ..record }.append_to(&mut lines);
+        }
+        if !lines.is_empty() {
+            self.write_or_log(&lines);
+        }
+        if is_ending {
+            self.file.log_head();
+        }
+    }
+
+    /// Goes on in a new file if the file was renamed.
+    pub(super) fn reopen(&self) {
+        if let Err(error) = self.file.reopen() {
+            tracing::error!(%error, "cannot reopen the audit log");
+        }
+    }
+
+    fn write_or_log(&self, lines: &[u8]) {
+        if let Err(error) = self.write(lines) {
+            tracing::error!(%error, "cannot write the audit log; a refusal has no line");
+        }
     }
 }
 
 impl<'a> AuditRecord<'a> {
     pub(super) fn new(token: &'a str, operation: &'a str, peer: &PeerCredentials, result: &'a str) -> Self {
-        let time = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
-        let (key, kid, message_id, custody) = (None, None, None, None);
-        Self { time, token, operation, key, kid, message_id, custody, result, pid: peer.pid, uid: peer.uid }
+        let time = rfc3339(SystemTime::now());
+        let (key, kid, message_id, custody, count, since) = (None, None, None, None, None, None);
+        let (pid, uid) = (peer.pid, peer.uid);
+        Self { time, token, operation, key, kid, message_id, custody, result, pid, uid, count, since }
     }
 
     /// Adds the key and its custody tier.
@@ -89,6 +162,10 @@ impl<'a> AuditRecord<'a> {
     }
 }
 
+fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_micros(time).to_string()
+}
+
 fn truncated(id: &str) -> &str {
     id.char_indices().nth(MAX_ID_CHARS).map_or(id, |(end, _)| &id[..end])
 }
@@ -106,6 +183,7 @@ pub(super) fn result_name<T>(result: &Result<T, SecretsError>) -> &'static str {
         Err(SecretsError::Interrupted { .. } | SecretsError::AuditFailed(_) | SecretsError::Stopped) => "not-done",
         Err(SecretsError::Token { error, .. }) => match error.cause() {
             Cause::Peer => "message-refused",
+            Cause::Unknown => "input-refused",
             Cause::Transient | Cause::SessionLost => "token-failed",
             Cause::TokenGone => "token-gone",
             Cause::Pin => "pin",

@@ -20,6 +20,7 @@ use crate::{
         error::{SecretsError, TokenError},
         held_key::HeldKey,
         import::ImportKey,
+        key_use::KeyUse,
         mutex::lock,
         signing::{SignRequest, Signature, SigningInput},
         slot::SlotOptions,
@@ -103,12 +104,16 @@ impl KeeperCustodian {
         self.request_done(RequestBody::Delete { key: key.into() })
     }
 
-    /// Every key pair in the token, including those that the program would refuse to use.
+    /// Every key pair in the token. One that the keeper does not serve says why ([`HeldKey::refused`]).
     pub fn inventory(&self) -> Result<Vec<HeldKey>, TokenError> {
-        self.request(RequestBody::Inventory, |response| match response {
-            Response::Keys(keys) => Some(keys.into_iter().map(HeldKey::try_from).collect()),
-            _ => None,
-        })
+        self.request_keys(RequestBody::Inventory)
+    }
+
+    /// Proves that each of these keys may enter a DID document with this use ([`prove_keys`]
+    /// (crate::secrets::prove_keys)), and that its custody is not below the keeper's minimum. Returns the keys.
+    pub fn prove(&self, keys: &[(PublicKey, KeyUse)]) -> Result<Vec<HeldKey>, TokenError> {
+        let keys = keys.iter().map(|(key, usage)| (key.into(), *usage)).collect();
+        self.request_keys(RequestBody::Prove { keys })
     }
 
     /// The proof that a key was made in the token: X.509 certificates in DER, the key's own first.
@@ -124,8 +129,7 @@ impl KeeperCustodian {
         self.request_done(RequestBody::SetManagementKey(key))
     }
 
-    /// Signs content. Unlike an agent, a custodian may also sign a DID rotation with a key that is not armed
-    /// ([`KeeperCustodian::arm`]), and an entry of a did:webvh log.
+    /// Signs content. Unlike an agent, a custodian may also sign a DID rotation, and an entry of a did:webvh log.
     pub fn sign(&self, key: &PublicKey, request: &SignRequest<'_>) -> Result<Signature, TokenError> {
         let input = SigningInput::new(key, request).map_err(|error| TokenError::Config(error.to_string()))?;
         let signature = self.request(RequestBody::sign(key, request), |response| match response {
@@ -145,13 +149,15 @@ impl KeeperCustodian {
         self.request_done(RequestBody::Unlock)
     }
 
-    /// Lets the agent sign one DID rotation with this key.
-    pub fn arm(&self, key: &PublicKey) -> Result<(), TokenError> {
-        self.request_done(RequestBody::Arm { key: key.into() })
-    }
-
     fn request_key(&self, body: RequestBody<'_>) -> Result<HeldKey, TokenError> {
         self.request(body, |response| if let Response::Key(held) = response { Some(held.try_into()) } else { None })
+    }
+
+    fn request_keys(&self, body: RequestBody<'_>) -> Result<Vec<HeldKey>, TokenError> {
+        self.request(body, |response| match response {
+            Response::Keys(keys) => Some(keys.into_iter().map(HeldKey::try_from).collect()),
+            _ => None,
+        })
     }
 
     fn request_done(&self, body: RequestBody<'_>) -> Result<(), TokenError> {

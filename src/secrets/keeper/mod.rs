@@ -14,8 +14,8 @@
 //! # When a keeper or its token is away
 //!
 //! If a keeper's token goes out of service, the keeper's keyring probes the token. The keeper tells its clients about
-//! each change. A keeper ends if its token can only return in a new process, if its module hangs, or if its module is
-//! exhausted. The client then connects to its successor, with back-off. Until then requests fail at once with
+//! each change. A keeper ends if its token fails for so long that a new process is tried, if its module hangs, or if its module is
+//! exhausted (`renewal.rs`). The client then connects to its successor, with back-off. Until then requests fail at once with
 //! [`TokenError::Away`](super::TokenError::Away), which is retryable.
 
 mod audit;
@@ -32,6 +32,7 @@ mod operation;
 mod options;
 mod peer_credentials;
 mod reconnect;
+mod renewal;
 mod response_batch;
 mod served_token;
 mod server;
@@ -41,12 +42,16 @@ mod watchdog;
 mod wire;
 mod wire_types;
 
-pub use child_process::{ChildProcess, spawn_on_socket};
+pub use audit::{
+    AuditFinding, AuditHash, AuditHead, AuditReport, AuditVerifier, AuditedFile, InvalidAuditHash, audit_files,
+};
+pub use child_process::{ChildProcess, end_as_failing, is_failing, spawn_on_socket};
 pub use client::KeeperClient;
 pub use connector::KeeperConnector;
 pub use custodian::KeeperCustodian;
 pub use options::KeeperOptions;
 pub use peer_credentials::PeerCredentials;
+pub use renewal::{FailedKeepers, renewal_wait};
 pub use server::{Keeper, KeeperExit, refuse_connection};
 pub use supervisor::{Supervisor, supervise};
 pub use wire::Role;

@@ -1,15 +1,18 @@
 //! Performs one request of a client: checks whether the client may make it, and writes its lines for the audit log.
 
-use std::cell::RefCell;
+use std::{
+    cell::{Cell, RefCell},
+    time::Instant,
+};
 
 use zeroize::Zeroizing;
 
 use super::{
-    audit::{AuditRecord, result_name},
+    audit::{AuditLog, AuditRecord, result_name},
     served_token::ServedToken,
     server_connection::ServerConnection,
     wire::{Request, RequestBody, Response, Role, SignContent},
-    wire_types::{unwrap_request, wrap_request},
+    wire_types::{WireKey, unwrap_request, wrap_request},
 };
 use crate::{
     crypto::{Cek, EncryptedKey},
@@ -21,8 +24,10 @@ use crate::{
         held_key::HeldKey,
         import::ImportKey,
         interface::Secrets,
+        key_use::KeyUse,
         mutex::lock,
         policy::KeyOperation,
+        prove::prove_keys,
         signing::SignRequest,
         token::NewKey,
     },
@@ -58,13 +63,23 @@ impl OperationResult {
 pub(super) struct Operation<'a> {
     token: &'a ServedToken,
     connection: &'a ServerConnection,
+    audit: Option<&'a AuditLog>,
     cx: Context,
+    begin: Instant,
     audit_lines: RefCell<Vec<u8>>,
+    /// Whether the request has a line, or was counted.
+    is_audited: Cell<bool>,
 }
 
 impl<'a> Operation<'a> {
-    pub(super) fn new(token: &'a ServedToken, connection: &'a ServerConnection, cx: Context) -> Self {
-        Self { token, connection, cx, audit_lines: RefCell::default() }
+    pub(super) fn new(
+        token: &'a ServedToken,
+        connection: &'a ServerConnection,
+        audit: Option<&'a AuditLog>,
+        cx: Context,
+    ) -> Self {
+        let (audit_lines, is_audited) = (RefCell::default(), Cell::new(false));
+        Self { token, connection, audit, cx, begin: Instant::now(), audit_lines, is_audited }
     }
 
     /// The lines for the audit log.
@@ -72,8 +87,21 @@ impl<'a> Operation<'a> {
         self.audit_lines.into_inner()
     }
 
-    /// Performs the request. Adds a line for the audit log for each operation that is audited, whatever its result.
+    /// Performs the request. Adds a line for the audit log for each operation that is audited, whatever its result, and
+    /// for each request that fails.
     pub(super) fn run(&self, request: Request<'_>) -> Result<OperationResult, SecretsError> {
+        let (operation, role) = (request.body.operation(), request.body.role());
+        let result = self.perform(request);
+        match &result {
+            Err(_) if self.is_audited.get() => {}
+            Err(_) if self.connection.role < role => self.add_line(operation, "custodian-only", true, None),
+            Err(_) => return self.audit(operation, None, result),
+            Ok(_) => {}
+        }
+        result
+    }
+
+    fn perform(&self, request: Request<'_>) -> Result<OperationResult, SecretsError> {
         let keyring = &self.token.keyring;
         match request.body {
             RequestBody::Sign { key, content } => self.sign(&key.check()?, &content),
@@ -92,7 +120,7 @@ impl<'a> Operation<'a> {
                     keyring.wrap_cek(&key, &request, &self.cx).await.map(OperationResult::EncryptedKeys)
                 })
             }
-            body if self.connection.role == Role::Custodian => self.run_for_custodian(body),
+            body if self.connection.role >= body.role() => self.run_for_custodian(body),
             _ => Err(SecretsError::InvalidRequest("only a custodian may make this request")),
         }
     }
@@ -109,26 +137,20 @@ impl<'a> Operation<'a> {
             }
         };
         let kind = KeyOperation::from(&request);
-        // An attacker who controls the agent must not take over its DIDs: each rotation needs a person, and each change
-        // of a did:webvh needs a custodian.
+        // An attacker who controls the agent must not take over its DIDs: each rotation, and each change of a did:webvh,
+        // needs a custodian.
         let is_allowed = match kind {
-            KeyOperation::SignFromPrior => self.connection.role == Role::Custodian || self.token.armed().remove(key),
-            KeyOperation::SignWebvhEntry => self.connection.role == Role::Custodian,
+            KeyOperation::SignFromPrior | KeyOperation::SignWebvhEntry => self.connection.role == Role::Custodian,
             _ => true,
         };
         if !is_allowed {
             let error = SecretsError::NotAllowed { key: key.clone(), operation: kind.name() };
             return self.audit_key(key, kind.name(), Err(error));
         }
-        let signed = self.use_key(key, kind, 1, async {
+        self.use_key(key, kind, 1, async {
             let signed = self.token.keyring.sign(key, &request, &self.cx).await;
             signed.map(|signature| OperationResult::Signature(signature.signature))
-        });
-        if kind == KeyOperation::SignFromPrior && self.connection.role == Role::Agent && signed.is_err() {
-            // The key was armed for one signature, and none was made, so it stays armed.
-            self.token.armed().insert(key.clone());
-        }
-        signed
+        })
     }
 
     /// Performs an operation with a private key, if the key's rate allows it, and audits the operation. `derivations`
@@ -160,7 +182,7 @@ impl<'a> Operation<'a> {
     fn audit_key<T>(
         &self,
         key: &PublicKey,
-        operation: &str,
+        operation: &'static str,
         result: Result<T, SecretsError>,
     ) -> Result<T, SecretsError> {
         let custody = self.token.keyring.keys().borrow().get(key).and_then(|held| held.custody);
@@ -170,20 +192,43 @@ impl<'a> Operation<'a> {
     /// Adds a line to the audit lines. Returns the result.
     fn audit<T>(
         &self,
-        operation: &str,
+        operation: &'static str,
         key: Option<(&PublicKey, Option<Custody>)>,
         result: Result<T, SecretsError>,
     ) -> Result<T, SecretsError> {
-        if self.token.has_audit_log {
-            let record = AuditRecord::new(&self.token.name, operation, &self.connection.peer, result_name(&result))
-                .with_context(&self.cx);
-            let record = match key {
-                Some((key, custody)) => record.with_key(key, custody),
-                None => record,
-            };
-            record.append_to(&mut self.audit_lines.borrow_mut());
-        }
+        self.add_line(operation, result_name(&result), self.is_refusal(&result), key);
         result
+    }
+
+    /// Adds a line to the audit lines. A refusal that is one of many is only counted.
+    fn add_line(
+        &self,
+        operation: &'static str,
+        result: &'static str,
+        is_refusal: bool,
+        key: Option<(&PublicKey, Option<Custody>)>,
+    ) {
+        self.is_audited.set(true);
+        let Some(audit) = self.audit else { return };
+        let peer = &self.connection.peer;
+        if is_refusal && !audit.has_line(operation, result, peer) {
+            return;
+        }
+        let record = AuditRecord::new(&self.token.name, operation, peer, result).with_context(&self.cx);
+        let record = match key {
+            Some((key, custody)) => record.with_key(key, custody),
+            None => record,
+        };
+        record.append_to(&mut self.audit_lines.borrow_mut());
+    }
+
+    /// Whether no key was used: the request was refused, or the token was out of service already.
+    fn is_refusal<T>(&self, result: &Result<T, SecretsError>) -> bool {
+        match result {
+            Ok(_) => false,
+            Err(SecretsError::Token { .. }) => self.token.outage().is_some_and(|outage| outage.since < self.begin),
+            Err(_) => true,
+        }
     }
 
     /// Performs a request that only a custodian may make.
@@ -197,15 +242,11 @@ impl<'a> Operation<'a> {
                 Ok(OperationResult::Done)
             }
             RequestBody::Inventory => custodian.inventory().map(OperationResult::Keys).map_err(failed),
+            RequestBody::Prove { keys } => self.prove(keys),
             RequestBody::Attest { key } => {
                 let key = key.check()?;
                 let chain = custodian.attest(&key).map(OperationResult::Certificates);
                 self.audit("attest", Some((&key, None)), chain.map_err(failed))
-            }
-            RequestBody::Arm { key } => {
-                let key = key.check()?;
-                self.token.armed().insert(key.clone());
-                self.audit("arm", Some((&key, None)), Ok(OperationResult::Done))
             }
             RequestBody::Lock => self.lock_or_unlock("lock", custodian.lock()),
             RequestBody::Unlock => self.lock_or_unlock("unlock", custodian.unlock()),
@@ -235,7 +276,26 @@ impl<'a> Operation<'a> {
         }
     }
 
-    fn lock_or_unlock(&self, operation: &str, result: Result<(), TokenError>) -> Result<OperationResult, SecretsError> {
+    /// Proves keys of a DID document. Adds an audit line for each key.
+    fn prove(&self, keys: Vec<(WireKey<'_>, KeyUse)>) -> Result<OperationResult, SecretsError> {
+        let checked = keys.into_iter().map(|(key, usage)| Ok((key.check()?, usage)));
+        let keys = checked.collect::<Result<Vec<_>, SecretsError>>()?;
+        let is_too_weak = |held: &HeldKey| self.token.keyring.custody_error(held);
+        let proved = prove_keys(&*self.token.custodian, &keys)
+            .and_then(|proved| proved.iter().find_map(is_too_weak).map_or(Ok(proved), Err))
+            .map_err(|error| self.token.error(error));
+        for (key, _) in &keys {
+            // The line says whether the keys were proved; the caller gets the keys.
+            let _ = self.audit("prove", Some((key, None)), proved.as_ref().map_err(Clone::clone));
+        }
+        proved.map(OperationResult::Keys)
+    }
+
+    fn lock_or_unlock(
+        &self,
+        operation: &'static str,
+        result: Result<(), TokenError>,
+    ) -> Result<OperationResult, SecretsError> {
         self.token.keyring.refresh_keys();
         let result = result.map(|()| OperationResult::Done);
         self.audit(operation, None, result.map_err(|error| self.token.error(error)))
@@ -247,7 +307,7 @@ impl<'a> Operation<'a> {
     /// because of that key.
     fn add_key(
         &self,
-        operation: &str,
+        operation: &'static str,
         imported: Option<&PublicKey>,
         add: impl FnOnce() -> Result<HeldKey, TokenError>,
     ) -> Result<OperationResult, SecretsError> {

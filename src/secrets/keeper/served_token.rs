@@ -1,9 +1,9 @@
-//! The token of a keeper, with everything that its operations need: keyring, rates and armed keys.
+//! The token of a keeper, with everything that its operations need: keyring and rates.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     num::NonZeroU32,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex},
 };
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
@@ -15,7 +15,7 @@ use crate::{
     secrets::{
         error::{SecretsError, TokenError},
         interface::Secrets,
-        keyring::Keyring,
+        keyring::{Keyring, TokenStatus},
         mutex::lock,
         outage::Outage,
         token::Custodian,
@@ -28,11 +28,8 @@ pub(super) struct ServedToken {
     /// The token's name in the configuration.
     pub(super) name: Arc<str>,
     pub(super) keyring: Keyring,
-    pub(super) has_audit_log: bool,
     rate: Option<NonZeroU32>,
     limiters: Mutex<HashMap<PublicKey, Arc<DefaultDirectRateLimiter>>>,
-    /// The keys with which the agent may sign one DID rotation.
-    armed: Mutex<HashSet<PublicKey>>,
     /// Operations block the thread that asks; this runtime only drives their futures.
     runtime: Runtime,
 }
@@ -52,15 +49,16 @@ impl ServedToken {
         for (key, policy) in options.key_policies {
             keyring = keyring.key_policy(key, policy);
         }
+        if let Some(interval) = options.check_interval {
+            keyring = keyring.check_keys_every(interval);
+        }
         let runtime = tokio::runtime::Builder::new_current_thread().build();
         Ok(Self {
             keyring: keyring.start_blocking()?,
             custodian,
             name,
-            has_audit_log: options.audit.is_some(),
             rate: options.rate,
             limiters: Mutex::default(),
-            armed: Mutex::default(),
             runtime: runtime.map_err(|_| SecretsError::Stopped)?,
         })
     }
@@ -68,11 +66,6 @@ impl ServedToken {
     /// Runs an operation of the keyring on this thread.
     pub(super) fn block_on<T>(&self, operation: impl Future<Output = T>) -> T {
         self.runtime.handle().block_on(operation)
-    }
-
-    /// The armed keys. With each, the agent may sign one DID rotation.
-    pub(super) fn armed(&self) -> MutexGuard<'_, HashSet<PublicKey>> {
-        lock(&self.armed)
     }
 
     /// Counts operations with a key. Returns false if they exceed the key's rate.
@@ -87,16 +80,26 @@ impl ServedToken {
         matches!(limiter.check_n(operations.min(rate)), Ok(Ok(())))
     }
 
+    /// The status of the token.
+    pub(super) fn status(&self) -> TokenStatus {
+        self.keyring.status().swap_remove(0)
+    }
+
     /// The token's outage; `None` while it is in service.
     pub(super) fn outage(&self) -> Option<Outage> {
-        self.keyring.status().into_iter().find_map(|status| status.outage)
+        self.status().outage
     }
 
     /// The state for clients.
     pub(super) fn state(&self) -> TokenState {
-        let keys = self.keyring.keys();
-        let keys = keys.borrow().iter().map(Into::into).collect();
-        TokenState { info: self.custodian.info(), keys, error: self.outage().map(|outage| outage.error) }
+        let held = self.keyring.keys().borrow().clone();
+        TokenState {
+            info: self.custodian.info(),
+            keys: held.iter().map(Into::into).collect(),
+            refused: held.refused().iter().map(Into::into).collect(),
+            is_complete: held.is_complete(),
+            error: self.outage().map(|outage| outage.error),
+        }
     }
 
     /// Adds the token's name to an error.

@@ -22,6 +22,7 @@ use super::{
     operation::Operation,
     options::KeeperOptions,
     peer_credentials::PeerCredentials,
+    renewal::{is_due, is_due_after_absence, is_probe_hung},
     response_batch::ResponseBatch,
     served_token::ServedToken,
     server_connection::ServerConnection,
@@ -30,18 +31,14 @@ use super::{
     wire_types::WireError,
 };
 use crate::secrets::{
-    error::{Cause, SecretsError, TokenError},
+    error::{SecretsError, TokenError},
     held_key::HeldKeys,
     interface::Secrets,
     latency::Latency,
     mutex::lock,
-    outage::Outage,
     token::Custodian,
 };
 
-/// A token that is absent for longer than this may need a new process. With SoftHSM 2.6.1, a process never sees a token
-/// again after the token was absent.
-const MAX_ABSENCE: Duration = Duration::from_millis(1500);
 /// How often the keeper checks its token and its operations.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -52,6 +49,8 @@ pub enum KeeperExit {
     Finished,
     /// The token is absent, and may need a new process when it comes back.
     TokenGone,
+    /// The token has failed for [`KeeperOptions::renew_after`], and a new process may help.
+    Failing,
     /// An operation took longer than [`KeeperOptions::hang_timeout`].
     Hung,
     /// The module has used up a resource that only a new process gives back. All requests were answered.
@@ -66,6 +65,8 @@ pub struct Keeper {
     /// Whether another keeper must take over.
     is_ending: AtomicBool,
     watchdog: Watchdog,
+    hang_timeout: Duration,
+    renew_after: Duration,
     latency: Latency,
     /// Tells whether the keys have changed since they were last announced to the clients.
     announced_keys: Mutex<watch::Receiver<HeldKeys>>,
@@ -79,15 +80,18 @@ impl Keeper {
     /// cannot be opened.
     pub fn start(token: Arc<dyn Custodian>, options: KeeperOptions) -> Result<Arc<Self>, SecretsError> {
         let audit = options.audit.as_ref().map(|path| {
-            AuditLog::open(path).map_err(|error| SecretsError::AuditFailed(format!("{}: {error}", path.display())))
+            AuditLog::open(path, token.name(), options.audit_refusals)
+                .map_err(|error| SecretsError::AuditFailed(format!("{}: {error}", path.display())))
         });
-        let watchdog = Watchdog::new(options.hang_timeout);
+        let (hang_timeout, renew_after) = (options.hang_timeout, options.renew_after);
         let token = ServedToken::start(token, options)?;
         Ok(Arc::new(Self {
             audit: audit.transpose()?,
             connections: Mutex::default(),
             is_ending: AtomicBool::new(false),
-            watchdog,
+            watchdog: Watchdog::new(hang_timeout),
+            hang_timeout,
+            renew_after,
             latency: Latency::default(),
             announced_keys: Mutex::new(token.keyring.keys()),
             token,
@@ -150,6 +154,7 @@ impl Keeper {
                 if !may_connect(&peer, Role::Agent) {
                     let PeerCredentials { uid, pid } = peer;
                     tracing::warn!(?uid, ?pid, "client refused");
+                    self.refused(CONNECT, "not-served", &peer);
                     refuse_client(&stream);
                     return;
                 }
@@ -168,17 +173,50 @@ impl Keeper {
         }
     }
 
+    /// Goes on in a new audit file if the present one was renamed. Each line that is written does the same.
+    pub fn reopen_audit(&self) {
+        self.audit.iter().for_each(AuditLog::reopen);
+    }
+
+    /// Writes the counts of refusals that have no line of their own. Call this before the process ends at once.
+    pub fn end_audit(&self) {
+        self.audit.iter().for_each(|audit| audit.write_counts(true));
+    }
+
+    /// Adds a refusal that needs no key to the audit.
+    fn refused(&self, operation: &'static str, result: &'static str, peer: &PeerCredentials) {
+        if let Some(audit) = &self.audit {
+            audit.refused(operation, result, peer);
+        }
+    }
+
     /// Watches the token and the running operations until the work is finished, or cannot go on in this process.
-    fn watch(&self, mut is_finished: impl FnMut(Duration) -> bool, start_successor: impl FnOnce()) -> KeeperExit {
+    fn watch(&self, is_finished: impl FnMut(Duration) -> bool, start_successor: impl FnOnce()) -> KeeperExit {
+        let exit = self.watch_token(is_finished, start_successor);
+        // A thread that hangs may hold what the audit needs.
+        if exit != KeeperExit::Hung {
+            self.end_audit();
+        }
+        exit
+    }
+
+    fn watch_token(&self, mut is_finished: impl FnMut(Duration) -> bool, start_successor: impl FnOnce()) -> KeeperExit {
         let mut start_successor = Some(start_successor);
         while !is_finished(CHECK_INTERVAL) {
             self.announce_changes();
-            if self.watchdog.has_hung_operation() {
+            self.audit.iter().for_each(|audit| audit.write_counts(false));
+            let status = self.token.status();
+            if self.watchdog.has_hung_operation() || is_probe_hung(&status, self.hang_timeout) {
                 tracing::error!(token = &*self.token.name, "operation hangs; the keeper ends and is replaced");
                 return KeeperExit::Hung;
             }
-            let is_gone = self.token.custodian.needs_new_process_after_absence()
-                && self.token.outage().is_some_and(|outage| is_long_absence(&outage));
+            let helps = self.token.custodian.needs_new_process_after_absence();
+            let is_gone = is_due_after_absence(&status, helps);
+            if !is_gone && is_due(&status, helps, self.renew_after) && self.watchdog.is_idle() {
+                let error = status.outage.map_or_else(String::new, |outage| outage.error.to_string());
+                tracing::warn!(token = &*self.token.name, error, "token does not recover; trying a new keeper process");
+                return KeeperExit::Failing;
+            }
             if (is_gone || self.token.custodian.is_exhausted())
                 && let Some(start_successor) = start_successor.take()
             {
@@ -195,18 +233,28 @@ impl Keeper {
 
     /// Serves one client until its connection ends.
     fn serve_client(self: &Arc<Self>, stream: UnixStream, may_connect: impl Fn(&PeerCredentials, Role) -> bool) {
-        let (connection, hello) = match ServerConnection::accept(stream) {
+        let peer = PeerCredentials::of(&stream);
+        let (connection, hello) = match ServerConnection::accept(stream, peer) {
             Ok(accepted) => accepted,
-            Err(error) => return tracing::info!(%error, "client disconnected: no valid hello"),
+            Err(error) => {
+                tracing::info!(%error, "client disconnected: no valid hello");
+                // Who closes the connection without a hello only looked whether somebody listens.
+                if error.kind() != io::ErrorKind::UnexpectedEof {
+                    self.refused(CONNECT, "malformed", &peer);
+                }
+                return;
+            }
         };
         let refusal = if hello.version != VERSION {
+            self.refused(CONNECT, "wrong-version", &peer);
             Some(format!(
                 "the keeper has version {VERSION} of the protocol, the client version {}: use programs of the same release",
                 hello.version
             ))
         } else if !may_connect(&connection.peer, hello.role) {
-            let PeerCredentials { uid, pid } = connection.peer;
+            let PeerCredentials { uid, pid } = peer;
             tracing::warn!(?uid, ?pid, role = ?hello.role, "client refused");
+            self.refused(CONNECT, "not-served", &peer);
             Some(NOT_SERVED.to_owned())
         } else {
             None
@@ -254,6 +302,7 @@ impl Keeper {
                 Ok(None) => break,
                 Err(error) => {
                     tracing::warn!(%error, "client disconnected: unreadable data");
+                    self.refused(REQUEST, "malformed", &connection.peer);
                     break;
                 }
             };
@@ -265,6 +314,7 @@ impl Keeper {
             self.latency.record(start.elapsed());
             if let Err(error) = performed {
                 tracing::warn!(%error, "client disconnected: invalid frame");
+                self.refused(REQUEST, "malformed", &connection.peer);
                 break;
             }
         }
@@ -280,7 +330,7 @@ impl Keeper {
     ) -> io::Result<()> {
         let ClientFrame::Request(request) = decode(&content)? else { return Ok(()) };
         let id = request.id;
-        let operation = Operation::new(&self.token, connection, request.context());
+        let operation = Operation::new(&self.token, connection, self.audit.as_ref(), request.context());
         let result = operation.run(request);
         // Every operation that was performed has its audit lines, whatever happens to its response.
         let audit_lines = operation.into_audit_lines();
@@ -314,10 +364,9 @@ impl Keeper {
     }
 }
 
-/// Whether the token has been absent for so long that a new process may be needed.
-fn is_long_absence(outage: &Outage) -> bool {
-    outage.error.cause() == Cause::TokenGone && outage.since.elapsed() > MAX_ABSENCE
-}
+/// The operations in the audit that no request asks for: to connect, and to make a request that cannot be read.
+const CONNECT: &str = "connect";
+const REQUEST: &str = "request";
 
 /// The reason that is sent to a client that may not connect.
 const NOT_SERVED: &str = "the keeper does not serve this user: see `agents` and `custodians` in its [keeper]";
@@ -355,7 +404,8 @@ pub fn refuse_connection(stream: UnixStream, error: &SecretsError) {
         SecretsError::Token { error, .. } => error.clone(),
         other => TokenError::Config(other.to_string()),
     };
-    if let Ok((connection, _)) = ServerConnection::accept(stream) {
+    let peer = PeerCredentials::of(&stream);
+    if let Ok((connection, _)) = ServerConnection::accept(stream, peer) {
         let _ = connection.send(&ServerFrame::Refused(error));
     }
 }

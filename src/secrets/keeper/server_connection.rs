@@ -58,9 +58,8 @@ struct WaitingRequests {
 }
 
 impl ServerConnection {
-    /// Accepts a connection and reads the client's hello. The client's process and user are those that the
-    /// kernel reports.
-    pub(super) fn accept(stream: UnixStream) -> io::Result<(Self, Hello)> {
+    /// Accepts a connection from `peer` and reads the client's hello.
+    pub(super) fn accept(stream: UnixStream, peer: PeerCredentials) -> io::Result<(Self, Hello)> {
         stream.set_write_timeout(Some(CLIENT_TIMEOUT))?;
         stream.set_read_timeout(Some(CLIENT_TIMEOUT))?;
         let mut waiting =
@@ -78,7 +77,6 @@ impl ServerConnection {
         };
         let hello: Hello = decode(&content)?;
         stream.set_read_timeout(None)?;
-        let peer = PeerCredentials::of(&stream);
         let connection = Self {
             stream,
             waiting: Mutex::new(waiting),

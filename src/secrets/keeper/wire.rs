@@ -19,6 +19,7 @@ use crate::{
         context::Context,
         error::TokenError,
         key_use::KeyUse,
+        policy::KeyOperation,
         request::{UnwrapRequest, WrapRequest},
         signing::{FromPriorClaims, SignRequest},
         slot::SlotOptions,
@@ -28,7 +29,7 @@ use crate::{
 
 /// The version of this format. Keeper and client must be of the same release; other versions are refused with
 /// an explanation.
-pub(super) const VERSION: u16 = 1;
+pub(super) const VERSION: u16 = 2;
 
 /// The first frame from a client. The version is the first member in every version.
 #[derive(Debug, Serialize, Deserialize)]
@@ -40,8 +41,7 @@ pub(super) struct Hello {
 /// What a client may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Role {
-    /// The agent: it uses the keys, within policy and rate. It may sign a DID rotation only with a key that a
-    /// custodian armed.
+    /// The agent: it uses the keys, within policy and rate. It signs no DID rotation.
     Agent,
     /// The command line: it also makes, imports and deletes keys, and locks and unlocks the token.
     Custodian,
@@ -125,17 +125,17 @@ pub(super) enum RequestBody<'a> {
     Inventory,
     Lock,
     Unlock,
-    /// Lets the agent sign one DID rotation with this key.
-    Arm {
-        #[serde(borrow)]
-        key: WireKey<'a>,
-    },
     Attest {
         #[serde(borrow)]
         key: WireKey<'a>,
     },
     /// The management key for the next change.
     SetManagementKey(&'a [u8]),
+    /// Proves that each key may enter a DID document with this use.
+    Prove {
+        #[serde(borrow)]
+        keys: Vec<(WireKey<'a>, KeyUse)>,
+    },
 }
 
 /// A [`SignRequest`] in a frame.
@@ -184,6 +184,10 @@ pub(super) enum Response<'a> {
 pub(super) struct TokenState {
     pub(super) info: TokenInfo,
     pub(super) keys: Vec<WireHeldKey>,
+    /// The pairs that the token holds and does not serve.
+    pub(super) refused: Vec<WireHeldKey>,
+    /// Whether the token has shown its keys since the keeper's start.
+    pub(super) is_complete: bool,
     /// Why the token is out of service; `None` while it is in service.
     pub(super) error: Option<TokenError>,
 }
@@ -195,6 +199,36 @@ impl Request<'_> {
             message_id: self.message_id.map(Into::into),
             peer: self.peer.map(Into::into),
             deadline: self.deadline.map(from_monotonic_millis),
+        }
+    }
+}
+
+impl RequestBody<'_> {
+    /// The operation's name in the audit. For an operation with a key it is its name in `allow`.
+    pub(super) fn operation(&self) -> &'static str {
+        match self {
+            Self::Sign { content: SignContent::Message(_), .. } => KeyOperation::SignMessage.name(),
+            Self::Sign { content: SignContent::FromPrior { .. }, .. } => KeyOperation::SignFromPrior.name(),
+            Self::Sign { content: SignContent::WebvhEntry(_), .. } => KeyOperation::SignWebvhEntry.name(),
+            Self::Unwrap { .. } => KeyOperation::Unwrap.name(),
+            Self::Wrap { .. } => KeyOperation::Wrap.name(),
+            Self::Generate { .. } => "generate",
+            Self::Import { .. } => "import",
+            Self::Delete { .. } => "delete",
+            Self::Inventory => "inventory",
+            Self::Lock => "lock",
+            Self::Unlock => "unlock",
+            Self::Attest { .. } => "attest",
+            Self::Prove { .. } => "prove",
+            Self::SetManagementKey(_) => "set-management-key",
+        }
+    }
+
+    /// The role that the request needs.
+    pub(super) fn role(&self) -> Role {
+        match self {
+            Self::Sign { .. } | Self::Unwrap { .. } | Self::Wrap { .. } => Role::Agent,
+            _ => Role::Custodian,
         }
     }
 }

@@ -1,0 +1,225 @@
+//! [`ChainedFile`]: appends lines to the audit file, each chained to the line before it.
+//!
+//! Several keepers write to one file: those of several tokens, and two of one token while one takes over from the other.
+//! Each write holds the file's lock (flock(2)), so that a keeper sees the lines of the others before its own. The file is
+//! renamed by whoever rotates logs. A keeper notices that under the lock, and goes on in a new file under the old name.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File, Metadata, OpenOptions, TryLockError},
+    io::{self, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Mutex,
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::chain::ChainEnd;
+use crate::secrets::mutex::lock;
+
+/// How long a write waits for another keeper's write. A keeper that was stopped in the middle of one holds the lock.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the last hash is logged, at most.
+const HEAD_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// An audit file, open for appending.
+pub(super) struct ChainedFile {
+    path: PathBuf,
+    state: Mutex<State>,
+}
+
+struct State {
+    file: File,
+    /// Whether it is a file. A pipe or a device has no end to read, no lock and no successor.
+    is_regular: bool,
+    /// The end of the chain, and the size of the file then. `None` if it must be read.
+    end: Option<(u64, ChainEnd)>,
+    /// When the last hash was logged.
+    head_logged: Instant,
+}
+
+impl ChainedFile {
+    /// Opens the file for appending (O_APPEND). If it does not exist, it is created with mode 0600.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let file = open(path)?;
+        let is_regular = file.metadata()?.is_file();
+        let state = State { file, is_regular, end: None, head_logged: Instant::now() };
+        Ok(Self { path: path.to_owned(), state: Mutex::new(state) })
+    }
+
+    /// Appends lines with one write. Each is a JSON object, and gets its number and its hash.
+    pub(super) fn append(&self, lines: &[u8]) -> io::Result<()> {
+        let mut state = lock(&self.state);
+        let size = state.lock(&self.path)?;
+        let written = state.append(&self.path, size, lines);
+        state.unlock();
+        state.log_head(HEAD_INTERVAL);
+        written
+    }
+
+    /// Leaves a file that was renamed, without a line to write.
+    pub(super) fn reopen(&self) -> io::Result<()> {
+        let mut state = lock(&self.state);
+        state.lock(&self.path)?;
+        state.unlock();
+        Ok(())
+    }
+
+    /// Logs the last hash.
+    pub(super) fn log_head(&self) {
+        lock(&self.state).log_head(Duration::ZERO);
+    }
+}
+
+impl State {
+    /// Locks the file that the path names now, and returns its size. If that is another file than before, the chain
+    /// goes on in it.
+    fn lock(&mut self, path: &Path) -> io::Result<u64> {
+        if !self.is_regular {
+            return Ok(0);
+        }
+        loop {
+            wait_for_lock(&self.file)?;
+            let metadata = self.file.metadata()?;
+            if is_same(&metadata, path)? {
+                return Ok(metadata.len());
+            }
+            // The lock of the old file is held until its last line is known. Every keeper that writes to it holds this
+            // lock, and looks at the path then. Closing the file unlocks it.
+            let before = self.end(metadata.len())?;
+            let next = open(path)?;
+            wait_for_lock(&next)?;
+            let size = next.metadata()?.len();
+            let end = match ChainEnd::read(&next, size)? {
+                ChainEnd::NOTHING => ChainEnd { is_torn: false, ..before },
+                // Another keeper was first.
+                end => end,
+            };
+            next.unlock()?;
+            tracing::info!(path = %path.display(), "audit continued in a new file");
+            (self.file, self.end) = (next, Some((size, end)));
+        }
+    }
+
+    fn unlock(&self) {
+        if self.is_regular {
+            // An error would show in the next lock.
+            let _ = self.file.unlock();
+        }
+    }
+
+    /// Appends lines to the locked file of `size` bytes.
+    fn append(&mut self, path: &Path, size: u64, lines: &[u8]) -> io::Result<()> {
+        let mut end = self.end(size)?;
+        if end == ChainEnd::NOTHING && self.is_regular {
+            end = last_rotated(path).unwrap_or(ChainEnd::NOTHING);
+        }
+        let mut text = Vec::with_capacity(lines.len() + 512);
+        if std::mem::take(&mut end.is_torn) {
+            text.push(b'\n');
+        }
+        for line in lines.split_inclusive(|byte| *byte == b'\n') {
+            end.append(line, &mut text);
+        }
+        // What a failed write leaves is read before the next one.
+        self.end = None;
+        self.file.write_all(&text)?;
+        self.end = Some((size + text.len() as u64, end));
+        Ok(())
+    }
+
+    /// The end of the chain in a file of `size` bytes. It is read if another keeper has written, and remembered if the
+    /// file was cut.
+    fn end(&self, size: u64) -> io::Result<ChainEnd> {
+        match self.end {
+            Some((_, end)) if !self.is_regular => Ok(end),
+            Some((known, end)) if size == known => Ok(end),
+            // Copied and truncated by whoever rotates logs, or cut by somebody else. The next line names the last one
+            // that this keeper knows, so that lines that are gone are seen to be missing.
+            Some((known, end)) if size < known => {
+                let is_torn = size > 0 && ChainEnd::read(&self.file, size)?.is_torn;
+                Ok(ChainEnd { is_torn, ..end })
+            }
+            _ if self.is_regular => ChainEnd::read(&self.file, size),
+            _ => Ok(ChainEnd::NOTHING),
+        }
+    }
+
+    fn log_head(&mut self, interval: Duration) {
+        if self.head_logged.elapsed() < interval {
+            return;
+        }
+        if let Some((_, ChainEnd { seq, head: Some(sha256), .. })) = self.end {
+            self.head_logged = Instant::now();
+            tracing::info!(seq, %sha256, "audit head");
+        }
+    }
+}
+
+/// Waits for the lock of a file.
+fn wait_for_lock(file: &File) -> io::Result<()> {
+    let until = Instant::now() + LOCK_TIMEOUT;
+    let mut attempts = 0;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) if Instant::now() > until => break,
+            // Another keeper's write takes some ten microseconds.
+            Err(TryLockError::WouldBlock) if attempts < 20 => thread::yield_now(),
+            Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(1)),
+        }
+        attempts += 1;
+    }
+    Err(io::Error::new(io::ErrorKind::TimedOut, "another process holds the lock of the audit file"))
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)
+}
+
+/// Whether the path names the open file.
+fn is_same(file: &Metadata, path: &Path) -> io::Result<bool> {
+    match fs::metadata(path) {
+        Ok(named) => Ok((named.dev(), named.ino()) == (file.dev(), file.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The end of the chain in the file that was rotated last; `None` if there is no file with a chain.
+fn last_rotated(path: &Path) -> Option<ChainEnd> {
+    let mut rotated = rotated_files(path);
+    rotated.sort_by_key(|(_, modified)| std::cmp::Reverse(*modified));
+    rotated.into_iter().find_map(|(path, _)| {
+        let file = File::open(path).ok()?;
+        let end = ChainEnd::read(&file, file.metadata().ok()?.len()).ok()?;
+        (end.seq > 0).then_some(ChainEnd { is_torn: false, ..end })
+    })
+}
+
+/// The files beside `path` whose name is that of `path` with an ending, such as `audit.jsonl.1` or
+/// `audit.jsonl-20261129`, with the time of their last change.
+fn rotated_files(path: &Path) -> Vec<(PathBuf, Duration)> {
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let is_rotated = |other: &OsStr| {
+        let ending = other.as_encoded_bytes().strip_prefix(name);
+        ending.is_some_and(|ending| matches!(ending.first(), Some(b'.' | b'-')))
+    };
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let rotated = entries.filter(|entry| is_rotated(&entry.file_name()));
+    let files = rotated.filter_map(|entry| {
+        let metadata = entry.metadata().ok().filter(Metadata::is_file)?;
+        let modified = Duration::from_secs(metadata.mtime().try_into().ok()?);
+        Some((entry.path(), modified + Duration::from_nanos(metadata.mtime_nsec().try_into().ok()?)))
+    });
+    files.collect()
+}
+
+/// An audit file and the files that were rotated from it, those without the file itself if it is absent.
+pub fn audit_files(path: &Path) -> Vec<PathBuf> {
+    let rotated = rotated_files(path).into_iter().map(|(path, _)| path);
+    rotated.chain(path.exists().then(|| path.to_owned())).collect()
+}
