@@ -7,6 +7,8 @@ use std::{
 
 /// The time limit of an operation without a deadline.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same for a key that asks a person for a PIN or a touch. A person needs longer than a token.
+const DEFAULT_TIMEOUT_WITH_PERSON: Duration = Duration::from_secs(120);
 
 /// The context of an operation with a private key: what the operation is for, and its deadline.
 #[derive(Debug, Clone, Default)]
@@ -19,7 +21,7 @@ pub struct Context {
     /// or a touch.
     pub peer: Option<Arc<str>>,
     /// When the caller stops waiting. An operation that has not begun by then is not performed. `None` means 30 seconds
-    /// from the call.
+    /// from the call, and 120 seconds for a key that asks a person for a PIN or a touch.
     pub deadline: Option<Instant>,
 }
 
@@ -29,8 +31,9 @@ impl Context {
         Self { kid: Some(kid.into()), ..self.clone() }
     }
 
-    /// The deadline, or the default deadline from now.
-    pub(in crate::secrets) fn deadline_or_default(&self) -> Instant {
-        self.deadline.unwrap_or_else(|| Instant::now() + DEFAULT_TIMEOUT)
+    /// The deadline, or the default deadline from now. `asks_person` says whether the key asks a person.
+    pub(in crate::secrets) fn deadline_or_default(&self, asks_person: bool) -> Instant {
+        let timeout = if asks_person { DEFAULT_TIMEOUT_WITH_PERSON } else { DEFAULT_TIMEOUT };
+        self.deadline.unwrap_or_else(|| Instant::now() + timeout)
     }
 }

@@ -26,6 +26,9 @@ pub struct HeldKey {
     pub usage: KeyUse,
     /// The custody tier of key agreements with the key; `None` for a key that only signs.
     pub custody: Option<Custody>,
+    /// Whether the token opens only anoncrypt (ECDH-ES) with the key. Such a key enters no DID document, since peers
+    /// would also send authcrypt (ECDH-1PU).
+    pub anoncrypt_only: bool,
     /// Where the private key was made.
     pub origin: Origin,
     /// Whether the token says that the key is sensitive and not extractable.
@@ -42,6 +45,9 @@ pub struct HeldKey {
     pub asks_touch: bool,
     /// The key's slot, if the token has slots.
     pub slot: Option<Slot>,
+    /// Why the token does not serve the key: its halves do not belong together, it cannot do what its attributes say,
+    /// or it is not protected. `None` for a key that is served. [`Token::keys`](super::Token::keys) lists only those.
+    pub refused: Option<Arc<str>>,
 }
 
 impl HeldKey {
@@ -54,6 +60,7 @@ impl HeldKey {
             token: token.into(),
             usage,
             custody: None,
+            anoncrypt_only: false,
             origin: Origin::Unknown,
             protected: true,
             always_sensitive: None,
@@ -62,32 +69,75 @@ impl HeldKey {
             asks_pin: false,
             asks_touch: false,
             slot: None,
+            refused: None,
         }
+    }
+
+    /// Whether an operation may ask a person for a PIN or a touch.
+    pub fn asks_person(&self) -> bool {
+        self.asks_pin || self.asks_touch
     }
 }
 
 /// The keys that tokens hold: a list in configured order, with an index by public half.
-#[derive(Debug, Clone, Default)]
-pub struct HeldKeys(Arc<(Vec<HeldKey>, HashMap<PublicKey, usize>)>);
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct HeldKeys(Arc<KeyList>);
 
-impl HeldKeys {
-    /// The held key with this public half. If several tokens hold the key, returns the first that is ready, or
-    /// else the first.
-    pub fn get(&self, key: &PublicKey) -> Option<&HeldKey> {
-        self.0.1.get(key).map(|&index| &self.0.0[index])
-    }
+#[derive(Debug, Default, PartialEq)]
+struct KeyList {
+    keys: Vec<HeldKey>,
+    by_public: HashMap<PublicKey, usize>,
+    refused: Vec<HeldKey>,
+    is_complete: bool,
 }
 
-impl From<Vec<HeldKey>> for HeldKeys {
-    fn from(keys: Vec<HeldKey>) -> Self {
-        let mut index = HashMap::new();
+impl HeldKeys {
+    /// Whether both are the same list: not only equal, but one a clone of the other.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// The keys of tokens, with the pairs that the tokens hold and do not serve. `is_complete` says whether every token
+    /// has shown its keys.
+    pub fn new(keys: Vec<HeldKey>, refused: Vec<HeldKey>, is_complete: bool) -> Self {
+        let mut by_public = HashMap::new();
         for (position, key) in keys.iter().enumerate() {
-            let best = index.entry(key.public.clone()).or_insert(position);
+            let best = by_public.entry(key.public.clone()).or_insert(position);
             if keys[*best].state != KeyState::Ready && key.state == KeyState::Ready {
                 *best = position;
             }
         }
-        Self(Arc::new((keys, index)))
+        Self(Arc::new(KeyList { keys, by_public, refused, is_complete }))
+    }
+
+    /// The held key with this public half. If several tokens hold the key, returns the first that is ready, or
+    /// else the first.
+    pub fn get(&self, key: &PublicKey) -> Option<&HeldKey> {
+        self.0.by_public.get(key).map(|&index| &self.0.keys[index])
+    }
+
+    /// The pairs that a token holds and does not serve. [`HeldKey::refused`] says why.
+    pub fn refused(&self) -> &[HeldKey] {
+        &self.0.refused
+    }
+
+    /// Whether every token has shown its keys since the start, so that no token holds a key that is not listed. The keys
+    /// of a token that is away now are listed if it was there before.
+    pub fn is_complete(&self) -> bool {
+        self.0.is_complete
+    }
+
+    /// The same keys in other states.
+    pub(in crate::secrets) fn with_states(&self, state: impl Fn(&HeldKey) -> KeyState) -> Self {
+        let keys = self.iter().map(|held| HeldKey { state: state(held), ..held.clone() }).collect();
+        Self::new(keys, self.0.refused.clone(), self.0.is_complete)
+    }
+}
+
+/// Some keys; others may be held too.
+impl From<Vec<HeldKey>> for HeldKeys {
+    fn from(keys: Vec<HeldKey>) -> Self {
+        Self::new(keys, Vec::new(), false)
     }
 }
 
@@ -95,7 +145,7 @@ impl Deref for HeldKeys {
     type Target = [HeldKey];
 
     fn deref(&self) -> &[HeldKey] {
-        &self.0.0
+        &self.0.keys
     }
 }
 

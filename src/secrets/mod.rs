@@ -30,6 +30,7 @@ mod latency;
 mod lazy_token;
 mod mutex;
 mod outage;
+mod person;
 #[cfg(any(feature = "pkcs11", feature = "yubikey"))]
 pub mod pin;
 #[cfg(feature = "yubikey")]
@@ -37,10 +38,12 @@ pub mod piv;
 #[cfg(feature = "pkcs11")]
 pub mod pkcs11;
 mod policy;
+mod prove;
 mod purpose;
 mod request;
 mod signing;
 mod slot;
+mod test_peers;
 mod token;
 
 pub use backoff::Backoff;
@@ -56,6 +59,7 @@ pub use keyring::{Keyring, KeyringBuilder, TokenStatus};
 pub use lazy_token::LazyToken;
 pub use outage::Outage;
 pub use policy::{KeyOperation, Policy};
+pub use prove::prove_keys;
 pub use purpose::Purpose;
 pub use request::{Ecdh1puSender, UnwrapRequest, WrapRequest};
 pub use signing::{FromPriorClaims, SignRequest, Signature};

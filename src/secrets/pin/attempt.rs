@@ -60,6 +60,9 @@ pub(in crate::secrets) struct PinAttempt<'g> {
     pin: Option<Pin>,
     #[cfg(feature = "yubikey")]
     tries_left: Option<u8>,
+    /// What the device reported about its PIN before the attempt.
+    #[cfg(feature = "pkcs11")]
+    reported: PinState,
     lock: Option<PinGuardLock<'g>>,
     /// The record before the attempt.
     before: PinRecord,
@@ -112,9 +115,15 @@ impl<'a> PinAccess<'a> {
                 if !confirmed {
                     self.check_not_locked_by_person(process_record.as_ref())?;
                 }
-                self.process_record_or_new(process_record.as_ref())
+                let known = self.process_record_or_new(process_record.as_ref());
+                let is_unlocked = |guard: &PinGuard| guard.read().is_ok_and(|record| record.was_cleared_after(&known));
+                if self.guard.is_some_and(is_unlocked) { PinRecord::new(self.info) } else { known }
             }
         };
+        if !confirmed && process_record.as_ref().is_some_and(|record| record.is_refusal_of(&source_id)) {
+            // The refusal could not be recorded on disk, so only this process knows of it.
+            return Err(self.refusal_error(PinRefusal::Refused));
+        }
         let TriesLeft { state, count, warning } = tries_left()?;
         // A typed PIN counts as confirmed if the prompt shows how many tries are left (YubiKeys only).
         let confirmed_now = confirmed || source_id == PinSourceId::Person && count.is_some_and(|count| count > 0);
@@ -126,11 +135,17 @@ impl<'a> PinAccess<'a> {
         let (label, serial) = (self.info.label.clone(), self.info.serial.clone());
         let prompt = PinPrompt { label, serial, state, tries_left: count, purpose };
         let pin = source.map(|source| source.read(&prompt)).transpose()?;
+        if let Some(lock) = &lock {
+            // A full disk must not keep a refusal from being recorded.
+            lock.prepare_refusal(&begun.clone().refused())?;
+        }
         store(process_record, lock.as_ref(), &begun)?;
         Ok(PinAttempt {
             pin,
             #[cfg(feature = "yubikey")]
             tries_left: count,
+            #[cfg(feature = "pkcs11")]
+            reported: state,
             lock,
             before,
             begun,
@@ -150,6 +165,7 @@ impl<'a> PinAccess<'a> {
     ) -> (Result<T, E>, Result<(), TokenError>) {
         let PinAttempt { pin, lock, before, begun, .. } = attempt;
         drop(pin);
+        let is_refused = matches!(outcome, PinOutcome::Refused { .. });
         let (after, result) = match outcome {
             PinOutcome::Accepted => (begun.accepted(), result),
             PinOutcome::Refused { locked, reason } => {
@@ -164,7 +180,19 @@ impl<'a> PinAccess<'a> {
             PinOutcome::NotPresented => (before, result),
             PinOutcome::Unknown => (begun, result),
         };
-        (result, store(process_record, lock.as_ref(), &after))
+        let stored = match &lock {
+            Some(lock) if is_refused => lock.write(&after).or_else(|_| lock.use_prepared_refusal()),
+            lock => store(process_record, lock.as_ref(), &after),
+        };
+        match stored {
+            Err(_) if is_refused => *process_record = Some(after),
+            // Whatever a person has confirmed since counts more.
+            Ok(()) if lock.is_some() && process_record.as_ref().is_some_and(|record| record.is_refusal_on_disk()) => {
+                *process_record = None;
+            }
+            _ => {}
+        }
+        (result, stored)
     }
 
     /// Checks that no person has locked the token.
@@ -264,6 +292,12 @@ impl PinAttempt<'_> {
     #[cfg(feature = "yubikey")]
     pub(in crate::secrets) fn tries_left(&self) -> Option<u8> {
         self.tries_left
+    }
+
+    /// What the device reported about its PIN before the attempt.
+    #[cfg(feature = "pkcs11")]
+    pub(in crate::secrets) fn reported(&self) -> PinState {
+        self.reported
     }
 
     /// Whether the guard records the attempt. It does not record a PIN that a person types.

@@ -95,14 +95,34 @@ impl PinGuardLock<'_> {
 
     /// Replaces the record. It is on disk when this returns.
     pub(super) fn write(&self, record: &PinRecord) -> Result<(), TokenError> {
-        let (path, temporary) = (self.guard.path("json"), self.guard.path("new"));
+        self.write_to("new", record)?;
+        self.rename("new")
+    }
+
+    /// Writes the record of a refusal beside the present record, before the PIN is presented. After that, recording the
+    /// refusal needs no space on the disk.
+    pub(super) fn prepare_refusal(&self, record: &PinRecord) -> Result<(), TokenError> {
+        self.write_to("refused", record)
+    }
+
+    /// Replaces the record with the refusal that was prepared.
+    pub(super) fn use_prepared_refusal(&self) -> Result<(), TokenError> {
+        self.rename("refused")
+    }
+
+    fn rename(&self, extension: &str) -> Result<(), TokenError> {
+        let path = self.guard.path("json");
+        let renamed = fs::rename(self.guard.path(extension), &path).and_then(|()| sync_folder(&self.guard.folder));
+        renamed.map_err(|error| self.guard.failed(&path, &error))
+    }
+
+    fn write_to(&self, extension: &str, record: &PinRecord) -> Result<(), TokenError> {
+        let path = self.guard.path(extension);
         let write = || {
             // Only the holder of the lock writes here. A temporary file that a crashed program left is overwritten.
-            let mut file = owner_only().truncate(true).open(&temporary)?;
+            let mut file = owner_only().truncate(true).open(&path)?;
             file.write_all(&serde_json::to_vec(record)?)?;
-            file.sync_all()?;
-            fs::rename(&temporary, &path)?;
-            sync_folder(&self.guard.folder)
+            file.sync_all()
         };
         write().map_err(|error: io::Error| self.guard.failed(&path, &error))
     }
@@ -175,6 +195,22 @@ mod tests {
                 "{damage}"
             );
         }
+    }
+
+    /// After the attempt was begun, a refusal is recorded even if no file can be written any more.
+    #[test]
+    fn a_prepared_refusal_needs_no_space() {
+        let folder = tempfile::tempdir().unwrap();
+        let guard = PinGuard::new(folder.path(), &token());
+        let begun = PinRecord::new(&token()).begin_attempt(&PinSourceId::Value, PinState::Ready, false).unwrap();
+        let lock = guard.lock().unwrap();
+        lock.prepare_refusal(&begun.clone().refused()).unwrap();
+        lock.write(&begun).unwrap();
+        // A folder in the place of the temporary file: it cannot be written.
+        fs::create_dir(guard.path("new")).unwrap();
+        assert!(lock.write(&begun).is_err());
+        lock.use_prepared_refusal().unwrap();
+        assert_eq!(guard.read().unwrap().state, PinRecordState::Refused);
     }
 
     #[test]

@@ -214,6 +214,23 @@ impl PinRecord {
         next
     }
 
+    /// Whether a person has typed a correct PIN or set a new one (`claviger token unlock` in another process), after the
+    /// token refused the PIN in `refusal`.
+    pub(super) fn was_cleared_after(&self, refusal: &Self) -> bool {
+        let is_cleared = self.state == PinRecordState::New && self.recorded_at >= refusal.recorded_at;
+        refusal.state == PinRecordState::Refused && self.recorded_at > 0 && is_cleared
+    }
+
+    /// Whether the last attempt was with this source, and the token refused it.
+    pub(super) fn is_refusal_of(&self, source: &PinSourceId) -> bool {
+        self.state == PinRecordState::Refused && *source != PinSourceId::Person && self.refused.contains(source)
+    }
+
+    /// Whether this is the refusal of a source that a guard records, and not that of a PIN that a person typed.
+    pub(super) fn is_refusal_on_disk(&self) -> bool {
+        self.state == PinRecordState::Refused && self.source != Some(PinSourceId::Person)
+    }
+
     /// The record after a person locked the token.
     pub(super) fn locked_by_person(self) -> Self {
         Self { state: PinRecordState::LockedByPerson, recorded_at: now(), ..self }

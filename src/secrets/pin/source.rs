@@ -4,6 +4,7 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use super::{
@@ -12,7 +13,7 @@ use super::{
     source_id::PinSourceId,
     value::Pin,
 };
-use crate::secrets::TokenError;
+use crate::secrets::{TokenError, person::while_asked};
 
 /// Where a PIN comes from.
 #[derive(Clone)]
@@ -190,7 +191,7 @@ impl OpenedPinSource {
         match self {
             Self::File(file) | Self::Credential(_, file) => file.read(),
             Self::Value(pin) => Ok(pin),
-            Self::Person(ask) => ask(prompt).map_err(|error| {
+            Self::Person(ask) => while_asked(Duration::MAX, || ask(prompt)).map_err(|error| {
                 TokenError::Pin(format!("no PIN was entered for the token {:?}: {error}", prompt.label))
             }),
         }

@@ -40,26 +40,29 @@ pub(super) enum FailureKind {
     Pin,
     /// The token can never do this.
     Unsupported,
-    /// The peer's input is invalid. Returned only by calls whose every argument comes from the peer.
+    /// The module says that the peer's input is invalid. That is a claim: YubiHSM's module returns
+    /// CKR_ENCRYPTED_DATA_INVALID for a dead session.
     Peer,
-    /// An argument of the call is invalid. If the peer's point is an argument, key agreement reports the failure as
-    /// the peer's fault.
+    /// The module says that an argument of the call is invalid.
     Input,
     /// The code does not say who is at fault. A hostile point gives CKR_GENERAL_ERROR on SoftHSM 2.6.1 and
     /// CKR_DEVICE_ERROR on Kryoptic 1.5.4; a failing device gives the same.
     Ambiguous,
     /// The token grants no more sessions.
     Exhausted,
-    /// Any other failure of the device: memory, a full token, no random generator.
+    /// The device or its module has no memory left for another object. Remedy: destroy the objects that are only kept to
+    /// save time.
+    Full,
+    /// Any other failure of the device, such as no random generator.
     Device,
 }
 
 impl FailureKind {
-    /// Whose fault the failure is. Key agreement overrides this if the peer's input caused the failure.
+    /// Whose fault the failure is.
     fn cause(self) -> Cause {
         match self {
-            Self::Peer => Cause::Peer,
-            Self::Ambiguous | Self::Exhausted | Self::Device => Cause::Transient,
+            Self::Peer => Cause::Unknown,
+            Self::Ambiguous | Self::Exhausted | Self::Full | Self::Device => Cause::Transient,
             Self::Lost | Self::Stale => Cause::SessionLost,
             Self::Gone => Cause::TokenGone,
             Self::Pin => Cause::Pin,
@@ -94,7 +97,7 @@ impl CallFailure {
     }
 }
 
-/// The kind of a code. Callers that pass a peer's input (a point, a wrapped key) may override it.
+/// The kind of a code.
 fn kind(code: &RvError) -> FailureKind {
     use RvError::*;
     match code {
@@ -166,10 +169,9 @@ fn kind(code: &RvError) -> FailureKind {
         VendorDefined(_) => FailureKind::Ambiguous,
         UnknownErrorCode(value) => code_unknown_to_cryptoki(*value).map_or(FailureKind::Ambiguous, |(_, kind)| kind),
         SessionCount => FailureKind::Exhausted,
+        HostMemory | DeviceMemory => FailureKind::Full,
         Cancel
         | FunctionCanceled
-        | HostMemory
-        | DeviceMemory
         | NoEvent
         | BufferTooSmall
         | RandomNoRng
@@ -198,7 +200,7 @@ fn code_unknown_to_cryptoki(code: CK_RV) -> Option<(&'static str, FailureKind)> 
         CKR_SEED_RANDOM_REQUIRED => ("CKR_SEED_RANDOM_REQUIRED", FailureKind::Device),
         CKR_SESSION_ASYNC_NOT_SUPPORTED => ("CKR_SESSION_ASYNC_NOT_SUPPORTED", FailureKind::Unsupported),
         CKR_TOKEN_NOT_INITIALIZED => ("CKR_TOKEN_NOT_INITIALIZED", FailureKind::Gone),
-        CKR_TOKEN_RESOURCE_EXCEEDED => ("CKR_TOKEN_RESOURCE_EXCEEDED", FailureKind::Device),
+        CKR_TOKEN_RESOURCE_EXCEEDED => ("CKR_TOKEN_RESOURCE_EXCEEDED", FailureKind::Full),
         _ => return None,
     };
     Some(known)
@@ -244,7 +246,7 @@ impl From<CallFailure> for TokenError {
         let message = failure.to_string();
         let CallFailure { operation, code: reason, kind } = failure;
         match kind.cause() {
-            Cause::Peer => TokenError::PeerKey(message),
+            Cause::Peer | Cause::Unknown => TokenError::Refused(message),
             Cause::Transient => TokenError::Device { operation: operation.into(), reason },
             Cause::SessionLost => TokenError::SessionLost { operation: operation.into(), reason },
             Cause::TokenGone => TokenError::Away(format!("the token is not present ({message})")),
@@ -274,6 +276,36 @@ impl CallError {
     pub(super) fn logged_out() -> Self {
         let code = name(&RvError::UserNotLoggedIn);
         CallError::Call(CallFailure { operation: "C_GetSessionInfo", code, kind: FailureKind::Lost })
+    }
+
+    /// Whether the code blames an argument, the key or the mechanism, or nobody. A device with a passing fault returns
+    /// such codes too. So does a token that does not take a certain input.
+    pub(super) fn may_be_about_input(&self) -> bool {
+        use FailureKind::{Ambiguous, Input, Peer, Unsupported};
+        matches!(self.kind(), Some(Peer | Input | Unsupported | Ambiguous))
+    }
+
+    /// The error of an operation that the token did not refuse with other inputs: its code does not mean that the token
+    /// can never do this.
+    pub(super) fn of_proved_operation(self) -> Self {
+        match self {
+            CallError::Call(failure)
+                if matches!(failure.kind, FailureKind::Peer | FailureKind::Input | FailureKind::Unsupported) =>
+            {
+                CallError::Token(TokenError::Refused(failure.to_string()))
+            }
+            other => other,
+        }
+    }
+
+    /// The error of a call in which every argument is known to be right, so that only the token can be at fault.
+    pub(super) fn of_token(self) -> Self {
+        match self {
+            CallError::Call(failure) if CallError::Call(failure.clone()).may_be_about_input() => {
+                CallError::Call(CallFailure { kind: FailureKind::Ambiguous, ..failure })
+            }
+            other => other,
+        }
     }
 
     /// The kind of a failed call; none for an error of the layer above.
@@ -369,12 +401,12 @@ mod tests {
         assert_eq!(kind(&RvError::UnknownErrorCode(0x7777)), FailureKind::Ambiguous);
     }
 
-    /// The six causes, by codes that are common in practice.
+    /// The causes, by codes that are common in practice.
     #[test]
     fn causes() {
         use RvError::*;
         for (codes, cause) in [
-            (&[WrappedKeyInvalid, EncryptedDataInvalid, PublicKeyInvalid][..], Cause::Peer),
+            (&[WrappedKeyInvalid, EncryptedDataInvalid, PublicKeyInvalid][..], Cause::Unknown),
             (&[GeneralError, DeviceError, FunctionFailed, SessionCount, HostMemory, DeviceMemory], Cause::Transient),
             (
                 &[SessionHandleInvalid, SessionClosed, UserNotLoggedIn, KeyHandleInvalid, OperationActive],

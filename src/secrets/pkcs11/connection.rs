@@ -1,6 +1,9 @@
 //! The connection to one token: where it is, and its sessions, opened, logged in and leased.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use cryptoki::slot::Slot;
 
@@ -30,6 +33,8 @@ pub(super) struct Connection {
     /// for the token again.
     current_slot: Mutex<(Slot, SlotToken)>,
     pool: SessionPool,
+    /// How many Zs each session keeps in the token. Halved when the token has no memory left.
+    kept_secrets: AtomicUsize,
     lock_watch: LockWatch,
 }
 
@@ -44,6 +49,7 @@ impl Connection {
         let connection = Self {
             name: name.into(),
             pool: SessionPool::new(profile.sessions.usual),
+            kept_secrets: AtomicUsize::new(profile.agreement.kept_secrets),
             uri,
             module,
             current_slot: Mutex::new(current_slot),
@@ -114,11 +120,26 @@ impl Connection {
         let session = if writing { context.open_rw_session(slot) } else { context.open_ro_session(slot) };
         let session = session.during("C_OpenSession")?;
         let new_login = self.login(&token).log_in(&session, confirmed)?;
-        Ok(OpenSession::new(session, self.profile.agreement.kept_secrets, new_login))
+        Ok(OpenSession::new(session, self.kept_secrets.load(Ordering::Relaxed), new_login))
+    }
+
+    /// Destroys the Zs that this session and the idle ones keep in the token, after the token had no memory left for
+    /// another object. From now on each session keeps half as many. Returns whether any was destroyed.
+    pub(super) fn free_memory(&self, session: &mut OpenSession) -> bool {
+        let kept = self.kept_secrets.load(Ordering::Relaxed) / 2;
+        // In use by another thread: that session does the same when it fails.
+        let had_any = session.zs_cache.shrink(kept, &session.handle) | self.pool.shrink_caches(kept);
+        if had_any {
+            self.kept_secrets.store(kept, Ordering::Relaxed);
+            let token = &*self.name;
+            tracing::warn!(token, kept, "token has no memory left; it keeps fewer shared secrets from now on");
+        }
+        had_any
     }
 
     fn login<'a>(&'a self, token: &'a SlotToken) -> Login<'a> {
         Login::new(&self.module, token, &self.uri, &self.options)
+            .with_report_of_wrong_pins(self.profile.reports_wrong_pin)
     }
 
     /// Logs out all sessions of this process and closes the idle ones of the pool. Those in use end with

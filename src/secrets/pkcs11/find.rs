@@ -193,7 +193,7 @@ fn read(session: &Session, object: ObjectHandle, wanted: &[AttributeType]) -> Ca
     let is_transient = |answer: &CallResult<_>| {
         answer
             .as_ref()
-            .is_err_and(|error: &CallError| matches!(error.kind(), Some(FailureKind::Ambiguous | FailureKind::Device)))
+            .is_err_and(|error: &CallError| matches!(error.kind(), Some(FailureKind::Ambiguous | FailureKind::Full | FailureKind::Device)))
     };
     match attempts.find(|answer| !is_transient(answer)) {
         Some(Ok(attributes)) => Ok(attributes),

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -35,12 +35,37 @@ pub(super) struct UsableKey {
     /// How the key performs key agreement; none for a key that only signs.
     pub(super) method: Option<AgreementMethod>,
     pub(super) held: HeldKey,
+    /// Whether the key was found again after a session was lost, and was not tested since.
+    untested: AtomicBool,
 }
 
 impl UsableKey {
     pub(super) fn new(private: ObjectHandle, method: Option<AgreementMethod>, held: HeldKey) -> Self {
         static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
-        Self { number: NEXT_NUMBER.fetch_add(1, Ordering::Relaxed), private, method, held }
+        Self {
+            number: NEXT_NUMBER.fetch_add(1, Ordering::Relaxed),
+            private,
+            method,
+            held,
+            untested: AtomicBool::new(false),
+        }
+    }
+
+    /// A known key that was found again. It is tested at its next use.
+    pub(super) fn untested(private: ObjectHandle, known: &Self) -> Self {
+        let key = Self::new(private, known.method, known.held.clone());
+        key.untested.store(true, Ordering::Relaxed);
+        key
+    }
+
+    /// Whether the key must be tested before it is used.
+    pub(super) fn is_untested(&self) -> bool {
+        self.untested.load(Ordering::Relaxed)
+    }
+
+    /// Records that the key has passed its test.
+    pub(super) fn set_tested(&self) {
+        self.untested.store(false, Ordering::Relaxed);
     }
 }
 

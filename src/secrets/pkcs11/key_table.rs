@@ -12,6 +12,7 @@ use super::{
     key_set::{KeySet, UsableKey},
     known_answer::{KnownAnswerTester, TestedKey},
     login::is_logged_in,
+    pair::pair,
     session::{KeySetVersion, OpenSession},
     uri::Uri,
 };
@@ -24,6 +25,8 @@ use crate::{
 #[derive(Default)]
 pub(super) struct KeyTable {
     keys: RwLock<Arc<KeySet>>,
+    /// The pairs that the last search found and that must not be used.
+    refused: Mutex<Vec<HeldKey>>,
     /// Held by the thread that searches.
     searching: Mutex<()>,
     /// Held by the thread that makes or deletes keys.
@@ -38,6 +41,9 @@ pub(super) struct SearchContext<'a> {
     /// Keys that may be used though they are not protected, by label or multikey.
     pub(super) allow_unprotected: &'a [String],
     pub(super) login_required: bool,
+    /// The key that an operation needs now, if the session was lost. The other known keys are only found again, and tested
+    /// at their next use, so that one operation does not pay for all keys. Unknown keys are left to the next full search.
+    pub(super) needed: Option<&'a PublicKey>,
 }
 
 /// The result of one search.
@@ -79,6 +85,9 @@ impl KeyTable {
                 context.check_not_vanished(&before, &usable, &inventory)?;
                 let version = KeySetVersion { searches: before.version.searches + 1, ..before.version };
                 *keys = Arc::new(KeySet { version, by_public: usable });
+                if context.needed_in(&before).is_none() {
+                    *lock(&self.refused) = inventory.iter().filter(|held| held.refused.is_some()).cloned().collect();
+                }
                 return Ok((keys.clone(), inventory));
             }
             drop(keys);
@@ -87,6 +96,11 @@ impl KeyTable {
             // cannot deadlock.
             hold_changes.get_or_insert_with(|| lock(&self.changing));
         }
+    }
+
+    /// The pairs that the last search found and that must not be used.
+    pub(super) fn refused(&self) -> Vec<HeldKey> {
+        lock(&self.refused).clone()
     }
 
     /// Waits until no other thread makes or deletes keys.
@@ -123,21 +137,51 @@ impl SearchContext<'_> {
     fn search(&self, session: &mut OpenSession, before: &KeySet) -> CallResult<SearchResult> {
         let mut result = SearchResult { usable: HashMap::new(), inventory: Vec::new() };
         let mut tester = KnownAnswerTester::new(self.driver, &self.driver.profile.agreement.tiers);
-        for found in find_keys(&session.handle, self.uri)? {
+        let needed = self.needed_in(before);
+        let mut pairs = find_keys(&session.handle, self.uri)?;
+        pair(&session.handle, self.driver, &mut pairs)?;
+        for found in pairs {
+            if needed.is_some_and(|needed| !found.halves.iter().any(|(public, _)| public == needed)) {
+                result.usable.extend(self.carry_over(before, &found));
+                continue;
+            }
             // A key that was usable before gets one test only, so that a token with a short failure loses neither a key
             // nor a custody tier.
             let usable = match self.recognise(session, &mut tester, before, &found)? {
-                Some(key) => Some(key),
+                Some(key) => Ok(key),
                 None => self.test(session, &mut tester, &found)?,
             };
-            if let Some(key) = usable {
-                result.inventory.push(key.held.clone());
-                result.usable.entry(key.held.public.clone()).or_insert(Arc::new(key));
-            } else if let Some((public, _)) = found.halves.first() {
-                result.inventory.push(self.held_key(&found, public));
+            match usable {
+                Ok(key) => {
+                    result.inventory.push(key.held.clone());
+                    result.usable.entry(key.held.public.clone()).or_insert(Arc::new(key));
+                }
+                Err(reason) => {
+                    let label = found.label.as_deref().unwrap_or_default();
+                    let key = found.halves.first().map(|(public, _)| public.to_string());
+                    tracing::warn!(token = self.name, label, key, curve = %found.curve, reason, "key ignored");
+                    if let Some((public, _)) = found.halves.first() {
+                        let refused = Some(reason.into());
+                        result.inventory.push(HeldKey { refused, ..self.held_key(&found, public) });
+                    }
+                }
             }
         }
         Ok(result)
+    }
+
+    /// The key that is needed, if the search may leave the others untested: not the first search.
+    fn needed_in(&self, before: &KeySet) -> Option<&PublicKey> {
+        self.needed.filter(|_| before.version.searches > 0)
+    }
+
+    /// A key that an earlier search has tested, and whose attributes are the same as then.
+    fn carry_over(&self, before: &KeySet, found: &FoundKey) -> Option<(PublicKey, Arc<UsableKey>)> {
+        let (public, known) =
+            found.halves.iter().find_map(|(public, _)| Some((public, before.by_public.get(public)?)))?;
+        let tested = TestedKey { usage: known.held.usage, method: known.method };
+        (self.tested_key(found, public, tested) == known.held)
+            .then(|| (public.clone(), Arc::new(UsableKey::untested(found.private, known))))
     }
 
     /// Recognises a key that an earlier search has tested, by one test. The test is needed, since the CKA_ID that pairs
@@ -162,41 +206,32 @@ impl SearchContext<'_> {
         Ok(None)
     }
 
-    /// Tests a key that is seen for the first time. Returns the key if it may be used, and logs why if not.
+    /// Tests a key that is seen for the first time. Returns the key if it may be used, or else why not.
     fn test(
         &self,
         session: &mut OpenSession,
         tester: &mut KnownAnswerTester<'_>,
         found: &FoundKey,
-    ) -> CallResult<Option<UsableKey>> {
-        let (token, label) = (self.name, found.label.as_deref().unwrap_or_default());
-        if found.halves.is_empty() {
-            let reason = "its public key is not in the token";
-            tracing::warn!(token, label, curve = %found.curve, reason, "key ignored");
-            return Ok(None);
-        }
+    ) -> CallResult<Result<UsableKey, String>> {
         if found.always_authenticate {
-            tracing::warn!(token, label, reason = "each operation needs the PIN", "key ignored");
-            return Ok(None);
+            return Ok(Err("each operation needs the PIN".to_owned()));
         }
+        let mut refused = "its public key is not in the token".to_owned();
         for (public, _) in &found.halves {
             if !found.protected && !self.may_be_unprotected(found, public) {
-                let reason = "it is extractable or not sensitive";
-                tracing::warn!(token, label, key = %public, reason, "key ignored");
+                "it is extractable or not sensitive".clone_into(&mut refused);
                 continue;
             }
             match tester.test(session, public, found.private, found.usage) {
                 Ok(tested) => {
                     let held = self.tested_key(found, public, tested);
-                    return Ok(Some(UsableKey::new(found.private, tested.method, held)));
+                    return Ok(Ok(UsableKey::new(found.private, tested.method, held)));
                 }
-                Err(CallError::Token(error)) => {
-                    tracing::warn!(token, label, key = %public, reason = %error, "key ignored");
-                }
+                Err(CallError::Token(error)) => refused = error.to_string(),
                 Err(error) => return Err(error),
             }
         }
-        Ok(None)
+        Ok(Err(refused))
     }
 
     /// The description of a key, with the use and custody tier that its test has found.
@@ -204,6 +239,7 @@ impl SearchContext<'_> {
         let mut held = self.held_key(found, public);
         held.usage = tested.usage;
         held.custody = tested.method.map(|method| method.custody);
+        held.anoncrypt_only = tested.method.is_some_and(|method| !method.authcrypt);
         held
     }
 

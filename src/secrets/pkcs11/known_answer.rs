@@ -8,18 +8,20 @@ use std::collections::{HashMap, hash_map::Entry};
 use cryptoki::object::ObjectHandle;
 
 use super::{
-    agree::{self, AgreementKey, AgreementMethod, Driver},
+    agree::{self, AgreementKey, AgreementMethod, Driver, UNDER_TEST},
     ckr::{CallError, CallResult, FailureKind},
     curves::PointEncoding,
     object::Visibility,
     session::{OpenSession, ZsCache},
     sign::sign,
-    test_peers::{TestPeers, TestRequest},
 };
 use crate::{
     crypto,
     keys::{Curve, PublicKey},
-    secrets::{Custody, KeyUse, TokenError},
+    secrets::{
+        Custody, KeyUse, TokenError,
+        test_peers::{TestPeers, TestRequest},
+    },
 };
 
 /// Tests keys, and remembers for each curve the method of key agreement that worked.
@@ -107,7 +109,7 @@ impl<'a> KnownAnswerTester<'a> {
         let answer = match tested.method {
             Some(method) => match peers_for(&mut self.peers, public.curve()) {
                 Some(peers) => {
-                    let key = AgreementKey { number: 0, public, private, method };
+                    let key = AgreementKey { number: UNDER_TEST, public, private, method };
                     gives_right_keys(self.driver, session, key, peers, Scope::AnoncryptOnly)
                 }
                 None => Ok(false),
@@ -132,7 +134,7 @@ impl<'a> KnownAnswerTester<'a> {
         self.record(None, signature.map(|signature| crypto::verify(public, TEST_MESSAGE, &signature).is_ok()))
     }
 
-    /// The best method that gives right answers to ECDH-ES and ECDH-1PU.
+    /// The best method that gives right answers to ECDH-ES and ECDH-1PU, or else to ECDH-ES alone.
     ///
     /// The method of another key on the curve is tried first. One test is then enough: it shows that the halves of the
     /// pair belong together.
@@ -143,25 +145,15 @@ impl<'a> KnownAnswerTester<'a> {
         private: ObjectHandle,
     ) -> CallResult<Option<AgreementMethod>> {
         if let Some(method) = self.methods.get(&public.curve()).copied() {
-            let key = AgreementKey { number: 0, public, private, method };
+            let key = AgreementKey { number: UNDER_TEST, public, private, method };
             if self.test_method(session, key, Scope::AnoncryptOnly)? {
                 return Ok(Some(method));
             }
         }
-        let method = self.best_method(session, public, private, Scope::All)?;
-        if let Some(method) = method {
+        if let Some(method) = self.best_method(session, public, private, Scope::All)? {
             self.methods.entry(public.curve()).or_insert(method);
+            return Ok(Some(method));
         }
-        Ok(method)
-    }
-
-    /// The best method that gives right answers to ECDH-ES. ECDH-1PU is not tested.
-    pub(super) fn test_anoncrypt(
-        &mut self,
-        session: &mut OpenSession,
-        public: &PublicKey,
-        private: ObjectHandle,
-    ) -> CallResult<Option<AgreementMethod>> {
         self.best_method(session, public, private, Scope::AnoncryptOnly)
     }
 
@@ -176,8 +168,8 @@ impl<'a> KnownAnswerTester<'a> {
         tiers.sort();
         for custody in tiers.into_iter().rev() {
             for (point, ze_visibility) in variants(custody, &self.driver.profile.agreement.points) {
-                let method = AgreementMethod { custody, point, ze_visibility };
-                if self.test_method(session, AgreementKey { number: 0, public, private, method }, scope)? {
+                let method = AgreementMethod { custody, point, ze_visibility, authcrypt: scope == Scope::All };
+                if self.test_method(session, AgreementKey { number: UNDER_TEST, public, private, method }, scope)? {
                     return Ok(Some(method));
                 }
             }
@@ -201,9 +193,8 @@ impl<'a> KnownAnswerTester<'a> {
             Ok(false) => (false, Answer::Wrong),
             // A signature of the wrong form.
             Err(CallError::Token(TokenError::KnownAnswer(_))) => (false, Answer::Wrong),
-            // The wrapped key is right, so the KEK was wrong. If the token itself unwraps, the reason may also be that
-            // it cannot unwrap keys.
-            Err(CallError::Token(TokenError::Unwrap)) if custody != Some(Custody::KekInToken) => (false, Answer::Wrong),
+            // The wrapped key is right, so the KEK was wrong.
+            Err(CallError::Token(TokenError::Unwrap)) => (false, Answer::Wrong),
             Err(error) => {
                 let reason = error.to_string();
                 ignore_unless_lost(error)?;
@@ -289,7 +280,7 @@ const ATTEMPTS: usize = 4;
 /// as long as it runs, so a short failure must not count.
 fn retry_transient<T>(mut test: impl FnMut() -> CallResult<T>) -> CallResult<T> {
     let is_transient = |answer: &CallResult<T>| {
-        answer.as_ref().is_err_and(|error| matches!(error.kind(), Some(FailureKind::Ambiguous | FailureKind::Device)))
+        answer.as_ref().is_err_and(|error| matches!(error.kind(), Some(FailureKind::Ambiguous | FailureKind::Full | FailureKind::Device)))
     };
     let answer = (1..ATTEMPTS).map(|_| test()).find(|answer| !is_transient(answer));
     answer.unwrap_or_else(test)

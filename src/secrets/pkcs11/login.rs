@@ -7,6 +7,7 @@ use std::{
     collections::HashMap,
     path::PathBuf,
     sync::{Arc, LazyLock, Mutex},
+    time::Duration,
 };
 
 use cryptoki::{
@@ -24,7 +25,8 @@ use super::{
 use crate::secrets::{
     TokenError,
     mutex::lock,
-    pin::{PinAccess, PinAttempt, PinGuard, PinOutcome, PinRecord, PinRecordState, TriesLeft},
+    person::while_asked,
+    pin::{PinAccess, PinAttempt, PinGuard, PinOutcome, PinRecord, PinRecordState, PinState, TriesLeft},
 };
 
 /// Identifies a token in this process: module, serial number and label. The label is needed since some tokens have a
@@ -55,11 +57,18 @@ pub(super) struct Login<'a> {
     uri: &'a Uri,
     options: &'a OpenOptions,
     guard: Option<PinGuard>,
+    /// Whether the token reports a wrong PIN in the flags of CK_TOKEN_INFO.
+    reports_wrong_pin: bool,
 }
 
 impl<'a> Login<'a> {
     pub(super) fn new(module: &'a Module, token: &'a SlotToken, uri: &'a Uri, options: &'a OpenOptions) -> Self {
-        Self { module, token, uri, options, guard: options.guard(&token.info) }
+        Self { module, token, uri, options, guard: options.guard(&token.info), reports_wrong_pin: false }
+    }
+
+    /// Says whether the token reports a wrong PIN in the flags of CK_TOKEN_INFO, by its profile.
+    pub(super) fn with_report_of_wrong_pins(self, reports_wrong_pin: bool) -> Self {
+        Self { reports_wrong_pin, ..self }
     }
 
     /// Logs in, unless the process is logged in already. Returns whether this call logged in.
@@ -107,7 +116,10 @@ impl<'a> Login<'a> {
 
     /// Calls C_Login. `logged_in` means that this program has logged in before.
     fn present(&self, session: &Session, attempt: &PinAttempt<'_>, logged_in: bool) -> (PinOutcome, CallResult<()>) {
-        let error = match session.login(UserType::User, attempt.pin().map(|pin| pin.secret())) {
+        let log_in = || session.login(UserType::User, attempt.pin().map(|pin| pin.secret()));
+        // Without a PIN, the token asks a person on its own pad.
+        let result = if attempt.pin().is_none() { while_asked(Duration::MAX, log_in) } else { log_in() };
+        let error = match result {
             Ok(()) => return (PinOutcome::Accepted, Ok(())),
             Err(error) => error,
         };
@@ -116,16 +128,48 @@ impl<'a> Login<'a> {
             return (PinOutcome::NotPresented, result);
         }
         let is_unnamed = matches!(error, Error::Pkcs11(RvError::VendorDefined(_) | RvError::UnknownErrorCode(_), _));
+        let code = error.to_string();
         let locked = matches!(error, Error::Pkcs11(RvError::PinLocked, _));
         let error = Err::<(), _>(error).during("C_Login").expect_err("it is an error");
         let outcome = match error.kind() {
             Some(FailureKind::Pin) => PinOutcome::Refused { locked, reason: error.to_string() },
-            // The code may mean that the PIN was wrong. A PIN that the token accepted before may be tried again after
-            // the token has recovered, since an unreachable device may report no clearer code.
-            Some(FailureKind::Ambiguous) if is_unnamed || !attempt.was_accepted_before() => PinOutcome::Unknown,
+            Some(FailureKind::Ambiguous) => self.judge(session, attempt, is_unnamed, code),
             _ => PinOutcome::NotPresented,
         };
         (outcome, Err(error))
+    }
+
+    /// What a failure of C_Login means whose code names no PIN. `is_unnamed` means that the specification does not name
+    /// the code either: it may be a vendor's code for a wrong PIN.
+    ///
+    /// | after the failure | the PIN |
+    /// |---|---|
+    /// | CK_TOKEN_INFO reports fewer tries than before | was refused |
+    /// | it reports as many, and by its profile this token reports each wrong PIN | was not checked |
+    /// | the token accepted this source before, and the code is one of the specification's | was not checked: for a wrong PIN there is CKR_PIN_INCORRECT |
+    /// | the token accepted this source before, and does not answer a call that needs no login | was not checked: the device is not reachable |
+    /// | anything else | the result is unknown, and the rules of `pin/record.rs` apply |
+    fn judge(&self, session: &Session, attempt: &PinAttempt<'_>, is_unnamed: bool, code: String) -> PinOutcome {
+        let now = self.module.find_token(self.uri).map(|(_, token)| token.pin);
+        let is_as_before = match now {
+            Ok(now) if now > attempt.reported() => {
+                return PinOutcome::Refused { locked: now == PinState::Locked, reason: code };
+            }
+            Ok(now) => now == PinState::Ready,
+            Err(_) => false,
+        };
+        if is_as_before && self.reports_wrong_pin {
+            return PinOutcome::NotPresented;
+        }
+        let is_reachable = || {
+            let error = session.generate_random_slice(&mut [0; 8]).during("C_GenerateRandom").err();
+            let kind = error.and_then(|error| error.kind());
+            !matches!(kind, Some(FailureKind::Ambiguous | FailureKind::Lost | FailureKind::Gone))
+        };
+        if attempt.was_accepted_before() && (!is_unnamed || now.is_err() || !is_reachable()) {
+            return PinOutcome::NotPresented;
+        }
+        PinOutcome::Unknown
     }
 
     fn foreign_login(&self) -> TokenError {

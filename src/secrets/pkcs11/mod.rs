@@ -34,14 +34,15 @@ mod login;
 mod manage;
 mod module;
 mod object;
+mod one_symbol;
 mod options;
 mod overview;
+mod pair;
 mod profile;
 mod raw;
 mod session;
 mod sign;
 mod slot_token;
-mod test_peers;
 mod token;
 mod uri;
 

@@ -1,7 +1,7 @@
 //! PKCS#11 modules, each loaded and initialised once in a process, and never finalised.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     ffi::CString,
     os::unix::ffi::OsStringExt,
     path::{Path, PathBuf},
@@ -15,10 +15,10 @@ use cryptoki::{
 };
 
 use super::{
-    ckr::During,
+    ckr::{CallError, During},
     profile::Profile,
     raw::{self, Raw},
-    slot_token::{SlotToken, trim_padding},
+    slot_token::{SlotToken, text},
     uri::Uri,
 };
 use crate::secrets::{TokenError, mutex::lock};
@@ -30,6 +30,8 @@ pub(super) struct Module {
     pub(super) path: PathBuf,
     /// CK_INFO.manufacturerID.
     pub(super) manufacturer: String,
+    /// The slots whose tokens could not be read last, with the errors.
+    unreadable: Mutex<BTreeMap<u64, String>>,
 }
 
 /// The loaded modules, by canonical path. None is ever removed: C_Finalize at exit crashes SoftHSM (its issues 635 and
@@ -46,7 +48,14 @@ impl Module {
         if let Some(module) = modules.get(&canonical) {
             return Ok(module.clone());
         }
-        let context = Pkcs11::new(&canonical).map_err(|error| failed(error.to_string()))?;
+        let (context, raw) = Raw::load(&canonical).map_err(|error| failed(error.to_string()))?;
+        let does_not_start = |error: &Error, reason: String| {
+            if may_start_later(error) {
+                TokenError::Away(format!("the PKCS#11 module {} does not start: {reason}", path.display()))
+            } else {
+                failed(reason)
+            }
+        };
         let variable = Profile::initialize_variable(&canonical, base_dir)?;
         let parameters = variable.as_deref().and_then(std::env::var_os).map(|text| CString::new(text.into_vec()));
         let parameters = parameters.transpose().expect("no environment variable has a zero byte");
@@ -54,18 +63,13 @@ impl Module {
             Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
             Err(error) => {
                 let hint = variable.map(|it| format!(" (it reads the environment variable {it})"));
-                let reason = format!("{error}{}", hint.unwrap_or_default());
-                return Err(if may_start_later(&error) {
-                    TokenError::Away(format!("the PKCS#11 module {} does not start: {reason}", path.display()))
-                } else {
-                    failed(reason)
-                });
+                return Err(does_not_start(&error, format!("{error}{}", hint.unwrap_or_default())));
             }
         }
-        let raw = Raw::load(&canonical).map_err(|error| failed(error.to_string()))?;
-        let info = context.get_library_info().map_err(|error| failed(error.to_string()))?;
-        let manufacturer = trim_padding(info.manufacturer_id());
-        let module = Arc::new(Self { context, raw, path: canonical.clone(), manufacturer });
+        let info = raw.info().map_err(|error| does_not_start(&error, format!("C_GetInfo: {error}")))?;
+        let manufacturer = text(&info.manufacturerID);
+        let module =
+            Arc::new(Self { context, raw, path: canonical.clone(), manufacturer, unreadable: Mutex::default() });
         modules.insert(canonical, module.clone());
         Ok(module)
     }
@@ -85,13 +89,38 @@ impl Module {
     pub(super) fn tokens(&self) -> Result<Vec<(Slot, SlotToken)>, TokenError> {
         let mut tokens = Vec::new();
         for slot in self.context.get_slots_with_token().during("C_GetSlotList")? {
-            match self.context.get_token_info(slot) {
-                Ok(info) => tokens.push((slot, SlotToken::new(slot, &info))),
-                // The token was removed after the list was made, or the module does not recognise it.
-                Err(error) => tracing::debug!(%slot, %error, "C_GetTokenInfo failed"),
-            }
+            let read = self.raw.token_info(slot).during("C_GetTokenInfo");
+            self.report_unreadable(slot, read.as_ref().err());
+            tokens.extend(read.ok().map(|info| (slot, SlotToken::new(slot, &info))));
         }
         Ok(tokens)
+    }
+
+    /// Logs that a slot's token cannot be read. The same error of a slot is logged once.
+    fn report_unreadable(&self, slot: Slot, error: Option<&CallError>) {
+        let mut unreadable = lock(&self.unreadable);
+        let Some(error) = error else {
+            unreadable.remove(&slot.id());
+            return;
+        };
+        let error = error.to_string();
+        if unreadable.get(&slot.id()) != Some(&error) {
+            tracing::warn!(
+                module = %self.path.display(),
+                %slot,
+                error,
+                "token left out: the module does not describe it"
+            );
+            unreadable.insert(slot.id(), error);
+        }
+    }
+
+    /// The slots whose tokens could not be read last, for an error message; empty if there are none.
+    fn unreadable_slots(&self) -> String {
+        let unreadable = lock(&self.unreadable);
+        let slots =
+            unreadable.iter().map(|(slot, error)| format!("; the token in slot {slot} cannot be read ({error})"));
+        slots.collect()
     }
 
     /// Finds the one initialised token that a URI names.
@@ -104,10 +133,16 @@ impl Module {
         let matching: Vec<_> = present.iter().filter(|(_, token)| token.matches(uri)).collect();
         match matching.as_slice() {
             [one] => Ok((*one).clone()),
-            [] if present.is_empty() => {
-                Err(TokenError::Away(format!("no token matches {uri}: the module {} has none", self.path.display())))
-            }
-            [] => Err(TokenError::Away(format!("no token matches {uri}; there are: {}", list(present.iter())))),
+            [] if present.is_empty() => Err(TokenError::Away(format!(
+                "no token matches {uri}: the module {} has none{}",
+                self.path.display(),
+                self.unreadable_slots()
+            ))),
+            [] => Err(TokenError::Away(format!(
+                "no token matches {uri}; there are: {}{}",
+                list(present.iter()),
+                self.unreadable_slots()
+            ))),
             several => Err(TokenError::Config(format!(
                 "several tokens match {uri}: {}; add serial= to name one",
                 list(several.iter().copied())

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use cryptoki_sys::{CK_EFFECTIVELY_INFINITE, CK_UNAVAILABLE_INFORMATION};
 use serde::Serialize;
 
 use super::{ckr::During, module::Module, options::OpenOptions, profile::Profile, slot_token::SlotToken, uri::Uri};
@@ -55,11 +56,13 @@ impl OpenOptions {
             None if profile.name() == Profile::default().name() => ProfileSource::Unknown,
             None => ProfileSource::Matched,
         };
-        let info = module.context.get_token_info(slot).during("C_GetTokenInfo")?;
+        let info = module.raw.token_info(slot).during("C_GetTokenInfo")?;
+        let limit = info.ulMaxSessionCount;
+        let is_unknown = [CK_EFFECTIVELY_INFINITE, CK_UNAVAILABLE_INFORMATION].contains(&limit);
         Ok(TokenOverview {
             pin_location: self.pin.location(uri.pin(), self.base_dir.as_deref()),
             module: module.path.clone(),
-            most_sessions: info.max_session_count().into(),
+            most_sessions: (!is_unknown).then_some(limit),
             token,
             profile,
             profile_source,

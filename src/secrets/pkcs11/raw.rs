@@ -4,21 +4,37 @@
 //! - CKM_SHA256_KEY_DERIVATION: cryptoki's `MechanismType` has no way to name it (`new_vendor_defined` accepts only
 //!   numbers above CKM_VENDOR_DEFINED).
 //! - C_Initialize with a string for the module in pReserved, which NSS softokn needs.
+//! - C_GetFunctionList alone, once (`one_symbol.rs` says why).
+//! - C_GetInfo and C_GetTokenInfo: cryptoki refuses the whole answer if one text in it is malformed, as the utcTime of
+//!   openCryptoki 3.8.1 is.
 //! - C_GetAttributeValue of CKA_VALUE, and C_DigestFinal: one call, into a buffer that the caller erases. cryptoki
 //!   makes two calls, the first for the length, and does not erase its buffer.
 #![allow(unsafe_code)]
 
-use std::{ffi::CStr, path::Path, ptr::NonNull};
+use std::{
+    ffi::CStr,
+    path::Path,
+    ptr::NonNull,
+    sync::{
+        Mutex,
+        atomic::{AtomicPtr, Ordering},
+    },
+};
 
 use cryptoki::{
     context::{CInitializeArgs, CInitializeFlags, Function, Pkcs11},
     error::{Error, Result, Rv, RvError},
     object::{Attribute, ObjectHandle},
     session::Session,
+    slot::Slot,
 };
 use cryptoki_sys::{
-    CK_ATTRIBUTE, CK_FUNCTION_LIST, CK_MECHANISM, CK_UNAVAILABLE_INFORMATION, CKA_VALUE, CKM_SHA256_KEY_DERIVATION,
+    CK_ATTRIBUTE, CK_FUNCTION_LIST, CK_INFO, CK_MECHANISM, CK_RV, CK_SLOT_ID, CK_TOKEN_INFO,
+    CK_UNAVAILABLE_INFORMATION, CKA_VALUE, CKM_SHA256_KEY_DERIVATION, CKR_ARGUMENTS_BAD, CKR_OK,
 };
+
+use super::one_symbol;
+use crate::secrets::mutex::lock;
 
 /// Initialises a module, with a string of parameters if the module needs one.
 ///
@@ -35,6 +51,57 @@ pub(super) fn initialize(context: &Pkcs11, parameters: Option<&CStr>) -> Result<
     })
 }
 
+/// The number of a slot as a CK_ULONG, which has 32 bits on some platforms.
+#[allow(clippy::useless_conversion)]
+fn slot_id(slot: Slot) -> Result<CK_SLOT_ID> {
+    Ok(slot.id().try_into()?)
+}
+
+/// The function list that [`get_function_list`] returns.
+static FUNCTION_LIST: AtomicPtr<CK_FUNCTION_LIST> = AtomicPtr::new(std::ptr::null_mut());
+
+/// C_GetFunctionList of the library in memory.
+unsafe extern "C" fn get_function_list(list: *mut *mut CK_FUNCTION_LIST) -> CK_RV {
+    if list.is_null() {
+        return CKR_ARGUMENTS_BAD;
+    }
+    // SAFETY: not null, and a valid place as the caller promises (PKCS#11 v3.1 section 5.4.4).
+    unsafe { *list = FUNCTION_LIST.load(Ordering::Acquire) };
+    CKR_OK
+}
+
+/// A context with the functions in `list`; none if the system does not load the library in
+/// memory, or does not return its symbol unchanged.
+fn context_of(list: *mut CK_FUNCTION_LIST) -> Option<Pkcs11> {
+    // Held until the context has read the list.
+    static LOADING: Mutex<()> = Mutex::new(());
+    let _loading = lock(&LOADING);
+    FUNCTION_LIST.store(list, Ordering::Release);
+    let own: unsafe extern "C" fn(*mut *mut CK_FUNCTION_LIST) -> CK_RV = get_function_list;
+    let file = memory_file(&one_symbol::library("C_GetFunctionList", own as usize)?)?;
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
+    // SAFETY: the library has no code.
+    let library = unsafe { cryptoki_sys::Pkcs11::new(&path) }.ok()?;
+    let is_unchanged = library.C_GetFunctionList.as_ref().is_ok_and(|found| *found as usize == own as usize);
+    if !is_unchanged || library.C_GetInterface.is_ok() {
+        return None;
+    }
+    Pkcs11::new(&path).ok()
+}
+
+#[cfg(target_os = "linux")]
+fn memory_file(bytes: &[u8]) -> Option<std::fs::File> {
+    let memory = rustix::fs::memfd_create("claviger-function-list", rustix::fs::MemfdFlags::CLOEXEC).ok()?;
+    let mut file = std::fs::File::from(memory);
+    std::io::Write::write_all(&mut file, bytes).ok()?;
+    Some(file)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn memory_file(_: &[u8]) -> Option<std::fs::File> {
+    None
+}
+
 /// The functions of a loaded module.
 pub(super) struct Raw {
     functions: CK_FUNCTION_LIST,
@@ -43,11 +110,10 @@ pub(super) struct Raw {
 }
 
 impl Raw {
-    /// The functions of the module at `path`, which a `cryptoki` context has loaded already. Loading a file again
-    /// returns the loaded library with its state (dlopen(3)).
-    pub(super) fn load(path: &Path) -> Result<Self> {
-        // SAFETY: loading a library runs its initialisers. This is the module that the operator configured, and this
-        // process has loaded it already.
+    /// Loads the module at `path`. The context and the functions are those of one C_GetFunctionList of the module itself.
+    /// C_GetInterface is not asked.
+    pub(super) fn load(path: &Path) -> Result<(Pkcs11, Self)> {
+        // SAFETY: loading a library runs its initialisers. This is the module that the operator configured.
         let library = unsafe { cryptoki_sys::Pkcs11::new(path) }.map_err(Error::LibraryLoading)?;
         if library.C_GetFunctionList.is_err() {
             return Err(Error::MissingSymbol("C_GetFunctionList"));
@@ -62,7 +128,32 @@ impl Raw {
         // SAFETY: CKR_OK means that `list` points to the module's CK_FUNCTION_LIST, which lives as long as the module
         // is loaded. The structure is plain data, and this copies it.
         let functions = unsafe { list.read_unaligned() };
-        Ok(Self { functions, _library: library })
+        let context = match context_of(list) {
+            Some(context) => context,
+            // The system takes no library from memory.
+            None => Pkcs11::new(path)?,
+        };
+        Ok((context, Self { functions, _library: library }))
+    }
+
+    /// Reads CK_INFO as the module returns it. Nothing in it is checked.
+    pub(super) fn info(&self) -> Result<CK_INFO> {
+        let read = self.functions.C_GetInfo.ok_or(Error::NullFunctionPointer)?;
+        let mut info = CK_INFO::default();
+        // SAFETY: `info` is a CK_INFO of plain data, borrowed mutably until the call returns.
+        let code = unsafe { read(&mut info) };
+        Rv::from(code).into_result(Function::GetInfo)?;
+        Ok(info)
+    }
+
+    /// Reads CK_TOKEN_INFO as the module returns it. Nothing in it is checked.
+    pub(super) fn token_info(&self, slot: Slot) -> Result<CK_TOKEN_INFO> {
+        let read = self.functions.C_GetTokenInfo.ok_or(Error::NullFunctionPointer)?;
+        let mut info = CK_TOKEN_INFO::default();
+        // SAFETY: `info` is a CK_TOKEN_INFO of plain data, borrowed mutably until the call returns.
+        let code = unsafe { read(slot_id(slot)?, &mut info) };
+        Rv::from(code).into_result(Function::GetTokenInfo)?;
+        Ok(info)
     }
 
     /// Derives a secret by hashing the whole value of `base` (PKCS#11 v3.1 section 6.22.6). Returns the handle of

@@ -110,6 +110,16 @@ impl SessionPool {
         !closed.is_empty()
     }
 
+    /// Destroys the cached objects of the idle sessions. Each session caches at most `capacity` from now on. Returns
+    /// whether there were any.
+    pub(super) fn shrink_caches(&self, capacity: usize) -> bool {
+        let mut had_any = false;
+        for session in self.state().idle.iter_mut().flatten() {
+            had_any |= session.zs_cache.shrink(capacity, &session.handle);
+        }
+        had_any
+    }
+
     fn state(&self) -> MutexGuard<'_, PoolState> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -171,6 +181,13 @@ impl ZsCache {
         Some(*handle)
     }
 
+    /// Destroys the cached Zs of our key with the number `key` and of a peer's key.
+    pub(super) fn remove(&mut self, key: u64, peer: &PublicKey, session: &Session) {
+        if let Some((handle, _)) = self.objects.remove(&(key, peer.clone())) {
+            drop(SessionObject::new(session, handle));
+        }
+    }
+
     /// Adds an object of this session, and destroys the least recently used one if the cache is full.
     pub(super) fn insert(&mut self, key: u64, peer: &PublicKey, object: SessionObject<'_>, session: &Session) {
         if self.capacity == 0 {
@@ -186,6 +203,14 @@ impl ZsCache {
         if let Some((old, _)) = self.objects.insert((key, peer.clone()), (object.into_handle(), self.clock)) {
             drop(SessionObject::new(session, old));
         }
+    }
+
+    /// Destroys all objects, and caches at most `capacity` from now on. Returns whether there were any.
+    pub(super) fn shrink(&mut self, capacity: usize, session: &Session) -> bool {
+        let had_any = !self.objects.is_empty();
+        self.clear(session);
+        self.capacity = self.capacity.min(capacity);
+        had_any
     }
 
     /// Destroys all objects.

@@ -2,10 +2,11 @@
 
 use super::{
     agree,
-    ckr::{CallError, CallResult},
+    ckr::{CallError, CallResult, FailureKind},
     connection::Connection,
     key_set::KeySet,
     key_table::{KeyTable, SearchContext},
+    known_answer::{KnownAnswerTester, TestedKey},
     object::objects_made,
     options::OpenOptions,
     profile::{Profile, Recovery},
@@ -16,7 +17,7 @@ use super::{
 use crate::{
     crypto::{Cek, EncryptedKey},
     keys::PublicKey,
-    secrets::{HeldKey, Token, TokenError, TokenInfo, UnwrapRequest, WrapRequest},
+    secrets::{HeldKey, Purpose, Token, TokenError, TokenInfo, UnwrapRequest, WrapRequest},
 };
 
 /// A token behind a PKCS#11 module, opened and logged in.
@@ -48,9 +49,18 @@ impl Pkcs11Token {
     }
 
     /// Runs an operation with a session and the known keys. If the session, the login or an object handle is lost, all
-    /// three are renewed and the operation is run once more.
-    fn run<T>(&self, operation: impl Fn(&mut OpenSession, &KeySet) -> CallResult<T>) -> Result<T, TokenError> {
+    /// three are renewed and the operation is run once more. Of the known keys, only `key` is tested then; the others are
+    /// tested at their next use.
+    fn run<T>(
+        &self,
+        key: &PublicKey,
+        operation: impl Fn(&mut OpenSession, &KeySet) -> CallResult<T>,
+    ) -> Result<T, TokenError> {
         self.connection.check_not_locked_by_person()?;
+        let search = |session: &mut OpenSession, last_search| {
+            let context = SearchContext { needed: Some(key), ..self.search_context() };
+            self.keys.search(&context, session, last_search)
+        };
         let mut lease = self.connection.lease()?;
         let attempt = |lease: &mut SessionLease<'_>| {
             let Some(session) = &mut lease.session else { return Err(CallError::logged_out()) };
@@ -58,13 +68,21 @@ impl Pkcs11Token {
             if keys.version.searches == 0 {
                 keys = self.search(session, 0)?.0;
             } else if session.new_login {
-                keys = self.search(session, keys.version.searches)?.0;
+                keys = search(session, keys.version.searches)?.0;
             }
             session.new_login = false;
             session.use_key_set(keys.version);
+            self.test_at_first_use(session, &keys, key)?;
             operation(session, &keys)
         };
+        let is_full = |error: &CallError| error.kind() == Some(FailureKind::Full);
         match attempt(&mut lease) {
+            Err(error)
+                if is_full(&error)
+                    && lease.session.as_mut().is_some_and(|session| self.connection.free_memory(session)) =>
+            {
+                Ok(attempt(&mut lease)?)
+            }
             Err(error) if error.may_succeed_in_new_session() => {
                 tracing::warn!(token = self.name(), %error, "session lost; opening another");
                 let last_search = match lease.session.take() {
@@ -74,13 +92,25 @@ impl Pkcs11Token {
                 };
                 let mut lease = self.connection.open_in(lease)?;
                 if let Some(session) = &mut lease.session {
-                    self.search(session, last_search)?;
+                    search(session, last_search)?;
                     session.new_login = false;
                 }
                 Ok(attempt(&mut lease)?)
             }
             result => Ok(result?),
         }
+    }
+
+    /// Tests a key that was found again after a session was lost: its halves may have been changed meanwhile.
+    fn test_at_first_use(&self, session: &mut OpenSession, keys: &KeySet, key: &PublicKey) -> CallResult<()> {
+        let Some(usable) = keys.by_public.get(key).filter(|usable| usable.is_untested()) else { return Ok(()) };
+        let mut tester = KnownAnswerTester::new(self.connection.driver(), &self.profile().agreement.tiers);
+        let tested = TestedKey { usage: usable.held.usage, method: usable.method };
+        if !tester.still_matches(session, key, usable.private, tested)? {
+            return Err(TokenError::KeyGone.into());
+        }
+        usable.set_tested();
+        Ok(())
     }
 
     /// Searches for all keys and tests them. Returns the usable keys, and all pairs in the token.
@@ -123,6 +153,7 @@ impl Pkcs11Token {
             driver: self.connection.driver(),
             allow_unprotected: &self.connection.options.allow_unprotected,
             login_required: self.connection.login_required(),
+            needed: None,
         }
     }
 }
@@ -167,8 +198,12 @@ impl Token for Pkcs11Token {
         Ok(keys)
     }
 
-    fn sign(&self, key: &PublicKey, input: &[u8]) -> Result<Vec<u8>, TokenError> {
-        self.run(|session, keys| {
+    fn refused_keys(&self) -> Vec<HeldKey> {
+        self.keys.refused()
+    }
+
+    fn sign(&self, key: &PublicKey, input: &[u8], _purpose: &Purpose) -> Result<Vec<u8>, TokenError> {
+        self.run(key, |session, keys| {
             let usable = keys.get(key)?;
             if !usable.held.usage.allows_signing() {
                 return Err(TokenError::Unsupported(format!("the key {key} cannot sign")).into());
@@ -177,11 +212,22 @@ impl Token for Pkcs11Token {
         })
     }
 
-    fn unwrap_cek(&self, key: &PublicKey, request: &UnwrapRequest) -> Result<Cek, TokenError> {
-        self.run(|session, keys| agree::unwrap(self.connection.driver(), session, keys.agreement_key(key)?, request))
+    fn unwrap_cek(&self, key: &PublicKey, request: &UnwrapRequest, _purpose: &Purpose) -> Result<Cek, TokenError> {
+        self.run(key, |session, keys| {
+            agree::unwrap(self.connection.driver(), session, keys.agreement_key(key)?, request)
+                .map_err(CallError::of_proved_operation)
+        })
     }
 
-    fn wrap_cek(&self, key: &PublicKey, request: &WrapRequest) -> Result<Vec<EncryptedKey>, TokenError> {
-        self.run(|session, keys| agree::wrap(self.connection.driver(), session, keys.agreement_key(key)?, request))
+    fn wrap_cek(
+        &self,
+        key: &PublicKey,
+        request: &WrapRequest,
+        _purpose: &Purpose,
+    ) -> Result<Vec<EncryptedKey>, TokenError> {
+        self.run(key, |session, keys| {
+            agree::wrap(self.connection.driver(), session, keys.agreement_key(key)?, request)
+                .map_err(CallError::of_proved_operation)
+        })
     }
 }

@@ -30,6 +30,8 @@ pub(crate) struct Call {
     pub(crate) mechanism: Option<CK_MECHANISM_TYPE>,
     /// The code to return without calling the real function.
     refused: Option<CK_RV>,
+    /// Whether to return a wrong result.
+    wrong: bool,
     /// The code to return although the real function was called.
     failed: Option<CK_RV>,
     orders: Arc<Orders>,
@@ -43,7 +45,7 @@ impl Call {
         Counter::Calls(function).increment();
         let orders = control::orders();
         let is_in_session = is_in_session(function, scope);
-        let (mut ordered, mut failed) = (None, None);
+        let (mut ordered, mut failed, mut wrong) = (None, None, false);
         for active in &orders.active {
             match active.next_action(function, is_in_session) {
                 Some(Action::Delay(time)) => thread::sleep(time),
@@ -53,6 +55,7 @@ impl Call {
                     }
                 }
                 Some(Action::Crash) => std::process::abort(),
+                Some(Action::Wrong) => wrong = true,
                 Some(Action::Skip) if ordered.is_none() => ordered = Some(CKR_OK),
                 Some(Action::Fail(code)) if ordered.is_none() => {
                     Counter::Failed(function).increment();
@@ -65,7 +68,15 @@ impl Call {
             }
         }
         let refused = absence_code(function, scope, &orders).or(ordered);
-        Self { function, mechanism: None, refused, failed, orders, _sessions_held: live_objects::hold_sessions() }
+        Self {
+            function,
+            mechanism: None,
+            refused,
+            wrong,
+            failed,
+            orders,
+            _sessions_held: live_objects::hold_sessions(),
+        }
     }
 
     /// The code to return without calling the real function.
@@ -75,7 +86,19 @@ impl Call {
 
     /// Whether to return a wrong result.
     pub(crate) fn is_wrong(&self) -> bool {
-        self.refused.is_none() && self.orders.include(&Order::Wrong(self.function))
+        self.refused.is_none() && self.wrong
+    }
+
+    /// Refuses the call if that is ordered for this public key.
+    pub(crate) fn refuse_point(&mut self, point: &[u8]) {
+        let code = |order: &Order| match order {
+            Order::RefusePoint(refused, code) if refused == point => Some(*code),
+            _ => None,
+        };
+        if let Some(code) = self.orders.active.iter().find_map(|active| code(&active.order)) {
+            Counter::Failed(self.function).increment();
+            self.refused.get_or_insert(code);
+        }
     }
 
     /// Whether the token is removed.
@@ -97,6 +120,11 @@ impl Call {
     /// Writes the call to the trace. Returns the code to return.
     pub(crate) fn end(self, code: CK_RV) -> CK_RV {
         let code = self.failed.filter(|_| code == CKR_OK).unwrap_or(code);
+        let recode = |order: &Order| match order {
+            Order::Recode(function, other) if *function == self.function && code != CKR_OK => Some(*other),
+            _ => None,
+        };
+        let code = self.orders.active.iter().find_map(|active| recode(&active.order)).unwrap_or(code);
         control::trace(|| {
             let mechanism = self.mechanism.map_or_else(|| "-".to_owned(), |mechanism| format!("{mechanism:#x}"));
             format!("{} {mechanism} {code:#x}\n", self.function.name())
@@ -115,8 +143,14 @@ fn is_in_session(function: Function, scope: Scope) -> bool {
     }
 }
 
-/// The code for a call to a token that is removed, was removed, or is dead.
+/// The code for a call to a token that is removed, was removed, or is dead, and for every call to a module that
+/// is stuck.
 fn absence_code(function: Function, scope: Scope, orders: &Orders) -> Option<CK_RV> {
+    if function.name() != "C_Initialize"
+        && let Some(code) = control::stuck_code(orders)
+    {
+        return Some(code);
+    }
     if orders.include(&Order::Gone) {
         live_objects::lose_sessions();
         return match scope {

@@ -11,6 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use cryptoki_sys::CK_RV;
+
 use crate::{
     order::{ActiveOrder, Order},
     shim,
@@ -95,6 +97,13 @@ pub(crate) fn trace(line: impl FnOnce() -> String) {
 pub(crate) fn is_dead(orders: &Orders) -> bool {
     static DEAD: AtomicBool = AtomicBool::new(false);
     DEAD.fetch_or(orders.include(&Order::Dead), Ordering::SeqCst) || DEAD.load(Ordering::SeqCst)
+}
+
+/// The code that every call returns, if this process has ever seen the order `stuck`.
+pub(crate) fn stuck_code(orders: &Orders) -> Option<CK_RV> {
+    static STUCK: OnceLock<CK_RV> = OnceLock::new();
+    let ordered = orders.active.iter().find_map(|it| if let Order::Stuck(code) = it.order { Some(code) } else { None });
+    ordered.map(|code| *STUCK.get_or_init(|| code)).or_else(|| STUCK.get().copied())
 }
 
 /// Ends the process with an error. For conditions under which the test's result would be meaningless.

@@ -14,15 +14,19 @@ use crate::function::Function;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Order {
     Claim(CK_MECHANISM_TYPE),
-    Wrong(Function),
+    /// ECDH with this public key returns this code.
+    RefusePoint(Vec<u8>, CK_RV),
     Do(Action, Target, When),
     Gone,
     Dead,
+    Stuck(CK_RV),
+    Recode(Function, CK_RV),
 }
 
 /// What to do instead of a call, or before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
+    Wrong,
     Skip,
     Fail(CK_RV),
     Delay(Duration),
@@ -44,6 +48,7 @@ pub(crate) enum When {
     Always,
     At(u64),
     From(u64),
+    Every(u64),
     OneIn { calls: u64, seed: u64 },
 }
 
@@ -54,6 +59,7 @@ impl When {
             Self::Always => true,
             Self::At(at) => nth == at,
             Self::From(from) => nth >= from,
+            Self::Every(calls) => nth.is_multiple_of(calls),
             Self::OneIn { calls, seed } => pseudo_random(seed, nth).is_multiple_of(calls),
         }
     }
@@ -107,9 +113,12 @@ impl FromStr for Order {
 fn parse(words: &[&str]) -> Option<Order> {
     let (action, target, when) = match *words {
         ["claim", mechanism] => return number(mechanism).map(Order::Claim),
-        ["wrong", function] if CAN_BE_WRONG.contains(&function) => return Function::find(function).map(Order::Wrong),
+        ["wrong", function, ref when @ ..] if CAN_BE_WRONG.contains(&function) => (Action::Wrong, function, when),
+        ["refuse-point", point, code] => return Some(Order::RefusePoint(bytes(point)?, number(code)?)),
         ["gone"] => return Some(Order::Gone),
         ["dead"] => return Some(Order::Dead),
+        ["stuck", code] => return number(code).map(Order::Stuck),
+        ["recode", function, code] => return Some(Order::Recode(Function::find(function)?, number(code)?)),
         ["skip", function, ref when @ ..] => (Action::Skip, function, when),
         ["fail", function, code, ref when @ ..] => (Action::Fail(number(code)?), function, when),
         ["delay", function, time, ref when @ ..] => {
@@ -125,6 +134,7 @@ fn parse(words: &[&str]) -> Option<Order> {
         [] => When::Always,
         ["at", nth] => When::At(count(nth)?),
         ["from", nth] => When::From(count(nth)?),
+        ["every", calls] => When::Every(count(calls)?),
         ["one-in", calls] => When::OneIn { calls: count(calls)?, seed: 0 },
         ["one-in", calls, "seed", seed] => When::OneIn { calls: count(calls)?, seed: seed.parse().ok()? },
         _ => return None,
@@ -139,8 +149,15 @@ fn number(text: &str) -> Option<CK_ULONG> {
     }
 }
 
+/// The bytes that hexadecimal digits stand for.
+fn bytes(hex: &str) -> Option<Vec<u8>> {
+    let digits = hex.is_ascii() && hex.len().is_multiple_of(2);
+    digits.then(|| (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).ok()).collect())?
+}
+
 /// The functions whose results `wrong` can change.
-const CAN_BE_WRONG: [&str; 5] = ["C_DeriveKey", "C_DigestFinal", "C_GetAttributeValue", "C_Sign", "C_WrapKey"];
+const CAN_BE_WRONG: [&str; 6] =
+    ["C_DeriveKey", "C_DigestFinal", "C_GetAttributeValue", "C_GetTokenInfo", "C_Sign", "C_WrapKey"];
 
 #[cfg(test)]
 mod tests {
@@ -152,7 +169,9 @@ mod tests {
     fn orders_are_parsed_strictly() {
         let of = |action, when| Ok(Order::Do(action, Target::One(SIGN), when));
         assert_eq!("claim 0x393".parse(), Ok(Order::Claim(0x393)));
-        assert_eq!("wrong C_Sign".parse(), Ok(Order::Wrong(SIGN)));
+        assert_eq!("wrong C_Sign".parse(), of(Action::Wrong, When::Always));
+        assert_eq!("wrong C_Sign every 3".parse(), of(Action::Wrong, When::Every(3)));
+        assert_eq!("refuse-point 04ff 5".parse(), Ok(Order::RefusePoint(vec![4, 255], 5)));
         assert_eq!("skip  C_Sign".parse(), of(Action::Skip, When::Always));
         assert_eq!("fail C_Sign 48".parse(), of(Action::Fail(0x30), When::Always));
         assert_eq!("fail C_Sign 0x30 at 3".parse(), of(Action::Fail(0x30), When::At(3)));
@@ -163,6 +182,8 @@ mod tests {
         let everywhere = Order::Do(Action::Fail(5), Target::Sessions, When::OneIn { calls: 9, seed: 0 });
         assert_eq!("fail * 0x5 one-in 9".parse(), Ok(everywhere));
         assert_eq!(("gone".parse(), "dead".parse()), (Ok(Order::Gone), Ok(Order::Dead)));
+        assert_eq!("stuck 0x30".parse(), Ok(Order::Stuck(0x30)));
+        assert_eq!("recode C_Sign 5".parse(), Ok(Order::Recode(SIGN, 5)));
         let wrong = [
             "wrong C_Login",
             "wrong *",
@@ -193,6 +214,7 @@ mod tests {
     fn orders_affect_the_calls_they_name() {
         assert_eq!(affected_calls("fail C_Sign 1 at 3"), [3]);
         assert_eq!(affected_calls("fail * 1 from 98"), [98, 99, 100]);
+        assert_eq!(affected_calls("fail * 1 every 40"), [40, 80]);
         assert_eq!(affected_calls("fail C_Login 1"), [0; 0]);
         assert_eq!(affected_calls("fail C_Sign 1").len(), 100);
         let (one, again, other) = (

@@ -15,12 +15,27 @@ use crate::{
 };
 
 pub(crate) fn install(functions: &mut CK_FUNCTION_LIST) {
+    functions.C_GetTokenInfo = functions.C_GetTokenInfo.map(|_| C_GetTokenInfo as _);
     functions.C_GetMechanismList = functions.C_GetMechanismList.map(|_| C_GetMechanismList as _);
     functions.C_GetAttributeValue = functions.C_GetAttributeValue.map(|_| C_GetAttributeValue as _);
     functions.C_DigestFinal = functions.C_DigestFinal.map(|_| C_DigestFinal as _);
     functions.C_Sign = functions.C_Sign.map(|_| C_Sign as _);
     functions.C_WrapKey = functions.C_WrapKey.map(|_| C_WrapKey as _);
     functions.C_DeriveKey = functions.C_DeriveKey.map(|_| C_DeriveKey as _);
+}
+
+/// With the order `wrong`, the token's time is no text, as with openCryptoki 3.8.1.
+unsafe extern "C" fn C_GetTokenInfo(slot: CK_SLOT_ID, info: *mut CK_TOKEN_INFO) -> CK_RV {
+    let call = Call::begin(const { Function::named("C_GetTokenInfo") }, Scope::Slot);
+    let code = real!(call, C_GetTokenInfo(slot, info));
+    if code == CKR_OK && call.is_wrong() {
+        // SAFETY: the real function has just written there.
+        unsafe {
+            (*info).flags |= CKF_CLOCK_ON_TOKEN;
+            (*info).utcTime = *b"20\0\xff\xff no time  \0";
+        }
+    }
+    call.end(code)
 }
 
 unsafe extern "C" fn C_GetMechanismList(slot: CK_SLOT_ID, list: *mut CK_MECHANISM_TYPE, count: *mut CK_ULONG) -> CK_RV {
@@ -118,6 +133,15 @@ unsafe extern "C" fn C_DeriveKey(
 ) -> CK_RV {
     let mut call = Call::begin(const { Function::named("C_DeriveKey") }, Scope::Session(session));
     call.mechanism = mechanism_type(mechanism);
+    if call.mechanism == Some(CKM_ECDH1_DERIVE) {
+        // SAFETY: the mechanism's parameter is a CK_ECDH1_DERIVE_PARAMS (PKCS#11 v3.1 section 6.3.19), whose public data
+        // the caller keeps until the call returns.
+        let point = unsafe {
+            let parameters = (*mechanism).pParameter.cast::<CK_ECDH1_DERIVE_PARAMS>().read_unaligned();
+            slice::from_raw_parts(parameters.pPublicData, parameters.ulPublicDataLen as usize)
+        };
+        call.refuse_point(point);
+    }
     let code = real!(call, C_DeriveKey(session, mechanism, base, template, count, key));
     if code != CKR_OK || !call.is_wrong() {
         if succeeded(&call, code) {

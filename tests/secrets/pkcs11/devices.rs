@@ -11,7 +11,7 @@ use claviger::{
     crypto::{self, Cek, EncryptedKey},
     keys::{Curve, PublicKey},
     secrets::{
-        Custodian, Custody, HeldKey, ImportKey, KeyUse, NewKey, Token, TokenError, TokenInfo, UnwrapRequest,
+        Custodian, Custody, HeldKey, ImportKey, KeyUse, NewKey, Purpose, Token, TokenError, TokenInfo, UnwrapRequest,
         WrapRequest,
         pkcs11::{EvidenceBasis, OpenOptions, PinSource, Pkcs11Token, Profile, Verdict, open},
     },
@@ -80,7 +80,7 @@ fn only_tested_devices_are_called_measured() {
 /// Whether an authcrypt message from `sender` opens. If there is no sender, whether an anoncrypt message opens.
 fn opens(token: &dyn Token, key: &PublicKey, sender: Option<&PrivateKey>) -> bool {
     let cek = fresh_cek();
-    token.unwrap_cek(key, &message_to(key, sender, &cek, &Parties::example())) == Ok(cek)
+    token.unwrap_cek(key, &message_to(key, sender, &cek, &Parties::example()), &Purpose::KeyTest) == Ok(cek)
 }
 
 /// The verdict for a curve, from operations with a new key.
@@ -95,7 +95,7 @@ fn verdict(token: &Pkcs11Token, curve: Curve) -> Verdict {
     } else if held.usage.allows_key_agreement() && opens(token, key, None) {
         Verdict::Anoncrypt
     } else {
-        let signature = token.sign(key, b"input").expect("a key that does not agree signs");
+        let signature = token.sign(key, b"input", &Purpose::KeyTest).expect("a key that does not agree signs");
         crypto::verify(key, b"input", &signature).expect("its signature");
         Verdict::SignOnly
     };
@@ -171,14 +171,19 @@ impl Token for Signer {
     fn keys(&self) -> Result<Vec<HeldKey>, TokenError> {
         self.0.keys()
     }
-    fn sign(&self, key: &PublicKey, input: &[u8]) -> Result<Vec<u8>, TokenError> {
-        self.0.sign(key, input)
+    fn sign(&self, key: &PublicKey, input: &[u8], purpose: &Purpose) -> Result<Vec<u8>, TokenError> {
+        self.0.sign(key, input, purpose)
     }
-    fn unwrap_cek(&self, key: &PublicKey, request: &UnwrapRequest) -> Result<Cek, TokenError> {
-        self.0.unwrap_cek(key, request)
+    fn unwrap_cek(&self, key: &PublicKey, request: &UnwrapRequest, purpose: &Purpose) -> Result<Cek, TokenError> {
+        self.0.unwrap_cek(key, request, purpose)
     }
-    fn wrap_cek(&self, key: &PublicKey, request: &WrapRequest) -> Result<Vec<EncryptedKey>, TokenError> {
-        self.0.wrap_cek(key, request)
+    fn wrap_cek(
+        &self,
+        key: &PublicKey,
+        request: &WrapRequest,
+        purpose: &Purpose,
+    ) -> Result<Vec<EncryptedKey>, TokenError> {
+        self.0.wrap_cek(key, request, purpose)
     }
 }
 

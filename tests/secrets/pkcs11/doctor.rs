@@ -15,9 +15,14 @@ use crate::support::{
 use claviger::{
     keys::{Curve, PublicKey},
     secrets::{
-        Custodian, Custody, KeyUse, NewKey, Token, TokenError,
+        Custodian, Custody, KeyUse, NewKey, Purpose, Token, TokenError,
         pkcs11::{Answer, CurveExamination, Examination, OpenOptions, Pkcs11Token, ProfileSource, TestKey, Verdict},
+        prove_keys,
     },
+};
+use claviger_testkit::{
+    PrivateKey,
+    reference::{Parties, fresh_cek, message_to},
 };
 
 fn examine(token: &Pkcs11Token) -> Examination {
@@ -92,6 +97,53 @@ fn tpm2_pkcs11() {
 #[test]
 fn nss_softokn() {
     verdicts_match_the_profile(Module::Nss);
+}
+
+/// What the doctor says of a key in the token is what is served, by the same method.
+fn serves_what_the_doctor_says(module: Module) {
+    with_fresh_token(module, |fresh| {
+        let token = OpenOptions::new().open(&fresh.uri).unwrap();
+        let usages = [KeyUse::Both, KeyUse::Agreement, KeyUse::Signing];
+        for curve in Curve::ALL {
+            let new = usages.into_iter().filter(|usage| usage.fits(curve));
+            let made = new.flat_map(|usage| token.generate(&NewKey { curve, usage, label: None })).next();
+            let served = token.keys().unwrap();
+            assert_eq!(served.len(), usize::from(made.is_some()), "{curve}");
+            let examination = examine(&token);
+            let it = of(&examination, curve);
+            let Some(held) = served.into_iter().next() else {
+                assert!(matches!(it.verdict, None | Some(Verdict::Unsupported)), "{it:?}");
+                continue;
+            };
+            let as_served = match (held.usage.allows_key_agreement(), held.anoncrypt_only) {
+                (true, false) => Verdict::Authcrypt,
+                (true, true) => Verdict::Anoncrypt,
+                (false, _) => Verdict::SignOnly,
+            };
+            assert_eq!((it.verdict, it.custody), (Some(as_served), held.custody), "{it:?} {held:?}");
+            token.delete(&held.public).unwrap();
+        }
+    });
+}
+
+#[test]
+fn softhsm_serves_what_the_doctor_says() {
+    serves_what_the_doctor_says(Module::SoftHsm);
+}
+
+#[test]
+fn kryoptic_serves_what_the_doctor_says() {
+    serves_what_the_doctor_says(Module::Kryoptic);
+}
+
+#[test]
+fn tpm2_pkcs11_serves_what_the_doctor_says() {
+    serves_what_the_doctor_says(Module::Tpm2);
+}
+
+#[test]
+fn nss_softokn_serves_what_the_doctor_says() {
+    serves_what_the_doctor_says(Module::Nss);
 }
 
 /// The files below a folder with their content, without the first eight bytes of `token.object`, in which SoftHSM 2.6.1
@@ -225,12 +277,30 @@ fn a_mechanism_with_wrong_results() {
     });
 }
 
-/// A token whose results are right for ECDH-ES and wrong for ECDH-1PU.
+/// A token whose results are right for ECDH-ES and wrong for ECDH-1PU. Its keys open anoncrypt and nothing else.
 #[test]
 fn anoncrypt_alone() {
     with_fault_module(Module::Kryoptic, |faulty| {
-        let token = OpenOptions::new().tiers([Custody::KekInToken]).open(&faulty.uri).unwrap();
+        faulty.shim.order(&[]);
+        let open = || OpenOptions::new().tiers([Custody::KekInToken]).open(&faulty.uri).unwrap();
+        let curves =
+            Curve::ALL.into_iter().filter(|curve| curve.supports_key_agreement() && *curve != Curve::Secp256k1);
+        let held: Vec<_> = curves.map(|curve| generate(&open(), curve)).collect();
+        let token = open();
         faulty.shim.order(&["wrong C_WrapKey"]);
+        let served = token.keys().unwrap();
+        for key in &held {
+            let found = served.iter().find(|it| it.public == *key).unwrap();
+            assert!(found.anoncrypt_only && found.usage.allows_key_agreement(), "{found:?}");
+            let sender = PrivateKey::generate(key.curve());
+            let (cek, parties) = (fresh_cek(), Parties::example());
+            let anoncrypt = message_to(key, None, &cek, &parties);
+            assert_eq!(token.unwrap_cek(key, &anoncrypt, &Purpose::KeyTest), Ok(cek.clone()));
+            let authcrypt = token.unwrap_cek(key, &message_to(key, Some(&sender), &cek, &parties), &Purpose::KeyTest);
+            assert!(matches!(authcrypt, Err(TokenError::Unsupported(_))), "{authcrypt:?}");
+            let proved = prove_keys(&token, &[(key.clone(), KeyUse::Agreement)]);
+            assert!(matches!(proved, Err(TokenError::Unproved { .. })), "{proved:?}");
+        }
         let examination = examine(&token);
         for it in examination.algorithms.iter().filter(|it| it.curve.supports_key_agreement()) {
             assert_eq!((it.verdict, it.custody), (Some(Verdict::Anoncrypt), Some(Custody::KekInToken)), "{it:?}");

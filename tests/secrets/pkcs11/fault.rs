@@ -5,7 +5,8 @@ use crate::support::{Module, faulty_token::with_fault_module};
 use claviger::{
     keys::{Curve, PublicKey},
     secrets::{
-        Custodian, Custody, KeyUse, Keyring, NewKey, Policy, SecretsError, Token, TokenError,
+        Context, Custodian, Custody, KeyUse, Keyring, NewKey, Policy, Purpose, Secrets, SecretsError, Token,
+        TokenError,
         pkcs11::{OpenOptions, Pkcs11Token},
     },
 };
@@ -25,14 +26,14 @@ fn generate(token: &Pkcs11Token, curve: Curve) -> PublicKey {
 /// Whether an authcrypt message from `sender` opens. If there is no sender, whether an anoncrypt message opens.
 fn opens(token: &dyn Token, key: &PublicKey, sender: Option<&PrivateKey>) -> bool {
     let cek = fresh_cek();
-    token.unwrap_cek(key, &message_to(key, sender, &cek, &Parties::example())) == Ok(cek)
+    token.unwrap_cek(key, &message_to(key, sender, &cek, &Parties::example()), &Purpose::KeyTest) == Ok(cek)
 }
 
 /// Wraps a content key for some recipients. Each of them can unwrap it.
 fn wraps(token: &dyn Token, key: &PublicKey, recipients: &[PrivateKey]) {
     let (ephemeral, cek, parties) = (PrivateKey::generate(key.curve()), fresh_cek(), Parties::example());
     let wrap = wrap_for(recipients.iter().map(PrivateKey::public), &ephemeral, &cek, &parties);
-    let wrapped = token.wrap_cek(key, &wrap).unwrap();
+    let wrapped = token.wrap_cek(key, &wrap, &Purpose::KeyTest).unwrap();
     for (recipient, encrypted_key) in recipients.iter().zip(&wrapped) {
         assert_eq!(read(recipient, ephemeral.public(), Some(key), &parties, encrypted_key).as_ref(), Some(&cek));
     }
@@ -242,6 +243,52 @@ mod costs {
         check(Module::Kryoptic, Custody::KekInToken, ZS_IS_KEPT);
     }
 
+    /// All calls to the module, for one message each: anoncrypt in; authcrypt in from a new and from a known sender;
+    /// authcrypt out to a new and to a known recipient; a signature. docs/devices.md has these numbers.
+    fn calls(module: Module, tier: Custody, expected: [usize; 6]) {
+        with_fault_module(module, |faulty| {
+            faulty.shim.order(&[]);
+            let token = OpenOptions::new().tiers([tier]).open(&faulty.uri).unwrap();
+            let key = generate(&token, Curve::P256);
+            let sender = PrivateKey::generate(Curve::P256);
+            let recipient = [PrivateKey::generate(Curve::P256)];
+            assert!(opens(&token, &key, None));
+            let calls = |operation: &dyn Fn()| {
+                let before = faulty.shim.calls_and_failures().0;
+                operation();
+                faulty.shim.calls_and_failures().0 - before
+            };
+            let anoncrypt = || assert!(opens(&token, &key, None));
+            let authcrypt = || assert!(opens(&token, &key, Some(&sender)));
+            let reply = || wraps(&token, &key, &recipient);
+            let sign = || drop(token.sign(&key, b"input", &Purpose::KeyTest).unwrap());
+            let counted = [
+                calls(&anoncrypt),
+                calls(&authcrypt),
+                calls(&authcrypt),
+                calls(&reply),
+                calls(&reply),
+                calls(&sign),
+            ];
+            assert_eq!(counted, expected, "{tier}");
+        });
+    }
+
+    #[test]
+    fn in_calls_with_the_shared_secret_in_process() {
+        calls(Module::SoftHsm, Custody::SharedSecretInProcess, [3, 6, 6, 3, 3, 3]);
+    }
+
+    #[test]
+    fn in_calls_with_the_kek_in_process() {
+        calls(Module::SoftHsm, Custody::KekInProcess, [7, 9, 8, 6, 5, 3]);
+    }
+
+    #[test]
+    fn in_calls_with_the_kek_in_the_token() {
+        calls(Module::Kryoptic, Custody::KekInToken, [5, 14, 13, 11, 10, 3]);
+    }
+
     /// On SoftHSM every C_DeriveKey is an ECDH, so the counts are exact.
     #[test]
     fn with_no_other_derivation() {
@@ -272,7 +319,7 @@ mod costs {
                 let mallory = PrivateKey::generate(Curve::P256);
                 let mut hostile = message_to(&key, Some(&mallory), &fresh_cek(), &Parties::example());
                 hostile.encrypted_key[0] ^= 1;
-                assert_eq!(token.unwrap_cek(&key, &hostile), Err(TokenError::Unwrap));
+                assert_eq!(token.unwrap_cek(&key, &hostile, &Purpose::KeyTest), Err(TokenError::Unwrap));
             }
             assert_eq!(faulty.shim.calls("C_DeriveKey") - calls, 40, "two each, and no retry");
             assert_eq!(live(), before, "derived objects are destroyed");
@@ -306,11 +353,50 @@ mod transient_failures {
             }
             faulty.shim.order(&["fail C_UnwrapKey 0x30"]);
             let message = message_to(&key, None, &fresh_cek(), &Parties::example());
-            assert_eq!(
-                token.unwrap_cek(&key, &message),
-                Err(TokenError::Unwrap),
-                "a failure each time is the peer's fault"
-            );
+            // The token does not unwrap its own key either.
+            assert_device_error(token.unwrap_cek(&key, &message, &Purpose::KeyTest));
+            // CKR_ENCRYPTED_DATA_INVALID, CKR_MECHANISM_PARAM_INVALID, CKR_KEY_FUNCTION_NOT_PERMITTED.
+            for code in ["0x40", "0x71", "0x68"] {
+                faulty.shim.order(&[&format!("fail C_UnwrapKey {code}")]);
+                let answer = token.unwrap_cek(&key, &message, &Purpose::KeyTest);
+                assert!(matches!(answer, Err(TokenError::Refused(_))), "{code}: {answer:?}");
+                faulty.shim.order(&[&format!("fail C_DeriveKey {code}")]);
+                assert_device_error(token.unwrap_cek(&key, &message, &Purpose::KeyTest));
+            }
+        });
+    }
+
+    /// With any code in a third of the calls, the peer is not blamed, and the message opens sooner or later.
+    #[test]
+    fn in_a_third_of_the_calls_are_never_the_peers_fault() {
+        with_fault_module(Module::Kryoptic, |faulty| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            faulty.shim.order(&[]);
+            let token = OpenOptions::new().tiers([Custody::KekInToken]).open(&faulty.uri).unwrap();
+            let key = generate(&token, Curve::P256);
+            let keyring = runtime.block_on(Keyring::start([token])).unwrap();
+            let sender = PrivateKey::generate(Curve::P256);
+            for function in ["C_UnwrapKey", "C_DeriveKey"] {
+                for code in ["0x5", "0x7", "0x20", "0x30", "0x40", "0x68", "0x71", "0x110"] {
+                    faulty.shim.order(&[&format!("fail {function} {code} one-in 3")]);
+                    let (_, failures) = faulty.shim.calls_and_failures();
+                    for _ in 0..10 {
+                        let cek = fresh_cek();
+                        let message = message_to(&key, Some(&sender), &cek, &Parties::example());
+                        let opened = || runtime.block_on(keyring.unwrap_cek(&key, &message, &Context::default()));
+                        let opened = std::iter::repeat_with(opened).find(|opened| match opened {
+                            Ok(_) => true,
+                            Err(error) => {
+                                assert!(error.is_retryable(), "{function} {code}: {error:?}");
+                                std::thread::sleep(std::time::Duration::from_millis(20));
+                                false
+                            }
+                        });
+                        assert_eq!(opened.unwrap().unwrap(), cek, "{function} {code}");
+                    }
+                    assert!(faulty.shim.calls_and_failures().1 > failures, "{function} {code}");
+                }
+            }
         });
     }
 
@@ -331,25 +417,29 @@ mod transient_failures {
             ];
             for failure in failures {
                 faulty.shim.order(&["fail C_DeriveKey 0xb3 at 1", failure]);
-                let answer = token.unwrap_cek(&key, &message_to(&key, None, &fresh_cek(), &Parties::example()));
+                let answer = token.unwrap_cek(
+                    &key,
+                    &message_to(&key, None, &fresh_cek(), &Parties::example()),
+                    &Purpose::KeyTest,
+                );
                 assert!(answer.is_ok(), "{failure}: {answer:?}");
                 faulty.shim.order(&[]);
-                assert!(token.sign(&key, b"it still signs").is_ok(), "{failure}");
+                assert!(token.sign(&key, b"it still signs", &Purpose::KeyTest).is_ok(), "{failure}");
                 let reads_before = faulty.shim.calls("C_GetAttributeValue");
                 assert!(opens(&token, &key, None), "{failure}");
                 assert_eq!(faulty.shim.calls("C_GetAttributeValue"), reads_before, "{failure}: Z is not read");
             }
             // A signing key is tested with a signature when it is found again.
             let signs = generate(&token, Curve::Ed25519);
-            assert!(token.sign(&signs, b"before").is_ok());
+            assert!(token.sign(&signs, b"before", &Purpose::KeyTest).is_ok());
             faulty.shim.order(&["fail C_Sign 0xb3 at 1", "fail C_Sign 0x31 at 2"]);
             // The shim leaves the failed operation open, so the session is unusable. The key stays known.
             let calls = faulty.shim.calls("C_Sign");
-            let signed = token.sign(&signs, b"meanwhile");
+            let signed = token.sign(&signs, b"meanwhile", &Purpose::KeyTest);
             assert!(matches!(signed, Err(TokenError::SessionLost { .. })), "{signed:?}");
             assert_eq!(faulty.shim.calls("C_Sign") - calls, 2, "both orders took effect");
             faulty.shim.order(&[]);
-            assert!(token.sign(&signs, b"after").is_ok() && opens(&token, &key, None));
+            assert!(token.sign(&signs, b"after", &Purpose::KeyTest).is_ok() && opens(&token, &key, None));
             assert!(faulty.shim.calls("C_GetAttributeValue") > reads_at_first, "the keys were found again");
         });
     }
@@ -384,7 +474,11 @@ mod transient_failures {
             let key = generate(&token, Curve::P256);
             assert!(opens(&token, &key, None));
             faulty.shim.order(&["fail C_DigestFinal 0x31 at 1"]);
-            assert_device_error(token.unwrap_cek(&key, &message_to(&key, None, &fresh_cek(), &Parties::example())));
+            assert_device_error(token.unwrap_cek(
+                &key,
+                &message_to(&key, None, &fresh_cek(), &Parties::example()),
+                &Purpose::KeyTest,
+            ));
             assert!(opens(&token, &key, None));
         });
     }

@@ -10,7 +10,7 @@ use crate::support::{
 use claviger::{
     keys::{Curve, PublicKey},
     secrets::{
-        Cause, Custodian, KeyUse, NewKey, Token, TokenError,
+        Cause, Custodian, KeyUse, NewKey, Purpose, Token, TokenError,
         pkcs11::{OpenOptions, PinSource, Pkcs11Token, open},
     },
 };
@@ -24,7 +24,7 @@ fn generate(token: &Pkcs11Token) -> PublicKey {
 }
 
 fn sign(token: &Pkcs11Token, key: &PublicKey) -> Result<(), TokenError> {
-    let signature = token.sign(key, b"input")?;
+    let signature = token.sign(key, b"input", &Purpose::KeyTest)?;
     claviger::crypto::verify(key, b"input", &signature).expect("a valid signature");
     Ok(())
 }
@@ -32,8 +32,11 @@ fn sign(token: &Pkcs11Token, key: &PublicKey) -> Result<(), TokenError> {
 /// Unwraps the content key of a message.
 fn open_message(token: &Pkcs11Token, key: &PublicKey) -> Result<(), TokenError> {
     let cek = fresh_cek();
-    let opened =
-        token.unwrap_cek(key, &message_to(key, Some(&PrivateKey::generate(key.curve())), &cek, &Parties::example()))?;
+    let opened = token.unwrap_cek(
+        key,
+        &message_to(key, Some(&PrivateKey::generate(key.curve())), &cek, &Parties::example()),
+        &Purpose::KeyTest,
+    )?;
     assert_eq!(opened, cek);
     Ok(())
 }
@@ -113,7 +116,7 @@ fn a_hostile_message_is_not_a_fault_of_the_token() {
             for _ in 0..50 {
                 let mut hostile = message_to(&key, None, &fresh_cek(), &Parties::example());
                 hostile.encrypted_key[7] ^= 1;
-                let error = token.unwrap_cek(&key, &hostile).unwrap_err();
+                let error = token.unwrap_cek(&key, &hostile, &Purpose::KeyTest).unwrap_err();
                 assert_eq!((error.cause(), &error), (Cause::Peer, &TokenError::Unwrap));
             }
             assert_eq!(["C_OpenSession", "C_Login", "C_FindObjectsInit"].map(|call| shim.calls(call)), before);

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::Child,
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -16,7 +17,7 @@ use crate::support::{
 use claviger::{
     keys::{Curve, PublicKey},
     secrets::{
-        Cause, Context, Custodian, KeyUse, Keyring, NewKey, Secrets, SecretsError, Token, TokenError,
+        Cause, Context, Custodian, KeyUse, Keyring, NewKey, Purpose, Secrets, SecretsError, Token, TokenError,
         pkcs11::{OpenOptions, Pin, PinRecordState, PinSource, Pkcs11Token, tokens},
     },
 };
@@ -42,6 +43,22 @@ impl Guarded {
 
     fn open_confirmed(&self) -> Result<Pkcs11Token, TokenError> {
         self.options().pin_confirmed(true).open(&self.faulty.uri)
+    }
+
+    /// The error of opening the token under these orders, which are withdrawn afterwards.
+    fn fails_with(&self, orders: &[&str]) -> TokenError {
+        self.faulty.shim.order(orders);
+        let error = self.open().err().expect("it fails");
+        self.faulty.shim.order(&[]);
+        error
+    }
+
+    /// Checks that the PIN is not tried again, then confirms it.
+    fn assert_not_tried_again(&self) {
+        let before = self.logins();
+        refused(self.open());
+        assert_eq!(self.logins(), before);
+        drop(self.open_confirmed().unwrap());
     }
 
     fn logins(&self) -> usize {
@@ -286,46 +303,100 @@ fn a_confirmed_pin_that_a_person_enters_clears_the_record() {
     });
 }
 
-/// A failure that says nothing about the PIN does not count as a refusal.
+/// A failure that says nothing about the PIN does not count as a refusal. SoftHSM reports each wrong PIN in its flags, so
+/// after any failure it is known whether the PIN was counted.
 #[test]
 fn a_token_that_fails_at_the_login() {
     guarded(Module::SoftHsm, |guarded| {
-        let fails_with = |code: &str| {
-            guarded.faulty.shim.order(&[&format!("fail C_Login {code}")]);
-            let error = guarded.open().err().expect("it fails");
-            guarded.faulty.shim.order(&[]);
-            error
-        };
-        // CKR_TOKEN_NOT_PRESENT: the PIN was not checked.
-        assert_eq!(fails_with("0xe0").cause(), Cause::TokenGone);
-        assert_eq!(guarded.recorded(), PinRecordState::New);
-        // CKR_GENERAL_ERROR: it is not known whether the PIN is correct.
-        assert_eq!(fails_with("0x5").cause(), Cause::Transient);
-        assert_eq!(guarded.recorded(), PinRecordState::Trying);
+        // CKR_TOKEN_NOT_PRESENT, CKR_GENERAL_ERROR, CKR_DEVICE_ERROR, CKR_FUNCTION_FAILED, CKR_DEVICE_REMOVED,
+        // CKR_SESSION_HANDLE_INVALID, and vendor-defined codes.
+        let codes = ["0xe0", "0x5", "0x30", "0x6", "0x32", "0xb3", "0x80000001", "0x80000383"];
+        for accepted_before in [PinRecordState::New, PinRecordState::Accepted] {
+            for code in codes {
+                for _ in 0..3 {
+                    let cause = guarded.fails_with(&[&format!("fail C_Login {code}")]).cause();
+                    assert!(
+                        matches!(cause, Cause::Transient | Cause::TokenGone | Cause::SessionLost),
+                        "{code}: {cause:?}"
+                    );
+                    assert_eq!(guarded.recorded(), accepted_before, "{code}");
+                }
+            }
+            guarded.open().unwrap();
+        }
+        // Each of these is a refusal.
+        for code in ["0xa0", "0xa1", "0xa2", "0xa3", "0xa4"] {
+            assert_eq!(guarded.fails_with(&[&format!("fail C_Login {code}")]).cause(), Cause::Pin, "{code}");
+            guarded.assert_not_tried_again();
+        }
+        // A wrong PIN for which the token has a code of its own: the flags tell.
+        guarded.write_pin(WRONG);
+        let error = guarded.fails_with(&["recode C_Login 0x80000001"]);
+        assert_eq!(error.cause(), Cause::Pin, "{error}");
+        assert_eq!(guarded.recorded(), PinRecordState::Refused);
+        let before = guarded.logins();
         refused(guarded.open());
-        guarded.open_confirmed().unwrap();
-        // The PIN was accepted before, so these failures do not count against it.
+        assert_eq!(guarded.logins(), before);
+    });
+}
+
+/// Kryoptic's profile does not say that it reports each wrong PIN.
+#[test]
+fn a_login_whose_result_is_unknown() {
+    guarded(Module::Kryoptic, |guarded| {
+        // CKR_GENERAL_ERROR: it is not known whether the PIN is correct.
+        assert_eq!(guarded.fails_with(&["fail C_Login 0x5"]).cause(), Cause::Transient);
+        assert_eq!(guarded.recorded(), PinRecordState::Trying);
+        guarded.assert_not_tried_again();
+        // The PIN was accepted before, so these codes of the specification do not count against it.
         for code in ["0x5", "0x30", "0x6", "0xe0", "0x32", "0xb3"] {
-            let cause = fails_with(code).cause();
+            let cause = guarded.fails_with(&[&format!("fail C_Login {code}")]).cause();
             assert!(matches!(cause, Cause::Transient | Cause::TokenGone | Cause::SessionLost), "{code}: {cause:?}");
             assert_eq!(guarded.recorded(), PinRecordState::Accepted, "{code}");
         }
-        // A vendor-defined code may mean anything. The PIN is tried once more; then a person must act.
+        // The network fails for a while: the login and the call that follows it.
+        for _ in 0..4 {
+            let orders = ["fail C_Login 0x80000383", "fail C_GenerateRandom 0x30"];
+            assert_eq!(guarded.fails_with(&orders).cause(), Cause::Transient);
+            assert_eq!(guarded.recorded(), PinRecordState::Accepted);
+        }
+        // A vendor-defined code of a device that is reachable may mean anything. The PIN is tried once more; then a
+        // person must act.
         for _ in 0..2 {
-            assert_eq!(fails_with("0x80000001").cause(), Cause::Transient);
+            assert_eq!(guarded.fails_with(&["fail C_Login 0x80000001"]).cause(), Cause::Transient);
             assert_eq!(guarded.recorded(), PinRecordState::Trying);
         }
-        refused(guarded.open());
-        guarded.open_confirmed().unwrap();
-        // Each of these is a refusal.
-        for code in ["0xa0", "0xa1", "0xa2", "0xa3", "0xa4"] {
-            assert_eq!(fails_with(code).cause(), Cause::Pin, "{code}");
-            assert_eq!(guarded.recorded(), PinRecordState::Refused);
-            let before = guarded.logins();
+        guarded.assert_not_tried_again();
+    });
+}
+
+/// A refusal that cannot be written to the disk still counts, in this process and in the next.
+#[test]
+fn a_refusal_on_a_full_disk() {
+    guarded(Module::SoftHsm, |guarded| {
+        if guarded.part().is_some() {
             refused(guarded.open());
-            assert_eq!(guarded.logins(), before);
-            guarded.open_confirmed().unwrap();
+            return;
         }
+        guarded.open().unwrap();
+        guarded.write_pin(WRONG);
+        // The login takes a while. Meanwhile the temporary file of the record becomes a folder, so that no record can be
+        // written any more.
+        guarded.faulty.shim.order(&["hang C_Login"]);
+        let before = guarded.logins();
+        let folder = guarded.folder.join("state/pin-guard");
+        thread::scope(|scope| {
+            let opened = scope.spawn(|| refused(guarded.open()));
+            wait_until("the login has begun", || guarded.logins() > before);
+            let json = files(&folder).find(|file| file.extension().is_some_and(|it| it == "json")).unwrap();
+            fs::create_dir(json.with_extension("new")).unwrap();
+            guarded.faulty.shim.order(&[]);
+            opened.join().unwrap();
+        });
+        refused(guarded.open());
+        guarded.run("restart");
+        assert_eq!(guarded.logins() - before, 1, "the wrong PIN is tried once");
+        assert_eq!(guarded.recorded(), PinRecordState::Refused);
     });
 }
 
@@ -347,12 +418,12 @@ fn locked_by_a_person(guarded: Guarded) {
     }
     let token = guarded.open().unwrap();
     let key = generate(&token);
-    token.sign(&key, b"x").unwrap();
+    token.sign(&key, b"x", &Purpose::KeyTest).unwrap();
     let (before, out) = (guarded.logins(), guarded.faulty.shim.calls("C_Logout"));
     guarded.run("lock");
     assert_eq!(guarded.logins(), before, "locking needs no login");
-    wait_until("the process notices the lock", || token.sign(&key, b"x").is_err());
-    let message = refused(token.sign(&key, b"x"));
+    wait_until("the process notices the lock", || token.sign(&key, b"x", &Purpose::KeyTest).is_err());
+    let message = refused(token.sign(&key, b"x", &Purpose::KeyTest));
     assert!(message.contains("claviger token unlock demo"), "{message}");
     refused(token.keys());
     assert_eq!(guarded.faulty.shim.calls("C_Logout") - out, 1);
@@ -360,15 +431,15 @@ fn locked_by_a_person(guarded: Guarded) {
     guarded.run("refused");
     assert_eq!(guarded.logins(), before);
     guarded.run("unlock");
-    wait_until("it serves", || token.sign(&key, b"x").is_ok());
+    wait_until("it serves", || token.sign(&key, b"x", &Purpose::KeyTest).is_ok());
     assert_eq!(guarded.logins() - before, 2, "one login of the process that unlocked, and one of this one");
 
     // The same within this process.
     token.lock().unwrap();
-    refused(token.sign(&key, b"x"));
+    refused(token.sign(&key, b"x", &Purpose::KeyTest));
     guarded.run("refused");
     token.unlock().unwrap();
-    token.sign(&key, b"x").unwrap();
+    token.sign(&key, b"x", &Purpose::KeyTest).unwrap();
 }
 
 #[test]
@@ -407,4 +478,28 @@ fn a_guard_that_cannot_be_written() {
 
 fn files(folder: &Path) -> impl Iterator<Item = PathBuf> {
     fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path())
+}
+
+/// A person mistypes the PIN, and then types the right one for `claviger token unlock`, which is another process. After
+/// that, this process asks again.
+#[test]
+fn a_mistyped_pin_until_the_token_is_unlocked() {
+    guarded(Module::SoftHsm, |guarded| {
+        let right = fs::read_to_string(guarded.pin_file()).unwrap().trim_end().to_owned();
+        let typed = |pin: &str| {
+            let pin = pin.to_owned();
+            guarded.options().pin(PinSource::prompt(move |_| Ok(Pin::new(&*pin))))
+        };
+        if guarded.part().is_some() {
+            drop(typed(&right).pin_confirmed(true).open(&guarded.faulty.uri).unwrap());
+            return;
+        }
+        refused(typed(WRONG).open(&guarded.faulty.uri));
+        let before = guarded.logins();
+        refused(typed(&right).open(&guarded.faulty.uri));
+        assert_eq!(guarded.logins(), before, "nobody is asked again");
+        guarded.run("unlock");
+        drop(typed(&right).open(&guarded.faulty.uri).unwrap());
+        assert_eq!(guarded.logins() - before, 2);
+    });
 }

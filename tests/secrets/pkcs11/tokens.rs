@@ -5,7 +5,7 @@ use claviger::{
     crypto::{self, Cek, ContentEncryption, EphemeralKey, KdfInfo},
     keys::{Curve, PublicKey},
     secrets::{
-        Custodian, Custody, Ecdh1puSender, HeldKey, KeyUse, NewKey, Origin, Token, TokenError, UnwrapRequest,
+        Custodian, Custody, Ecdh1puSender, HeldKey, KeyUse, NewKey, Origin, Purpose, Token, TokenError, UnwrapRequest,
         WrapRequest,
         pkcs11::{OpenOptions, PinSource, Pkcs11Token, open},
     },
@@ -54,7 +54,7 @@ fn agrees(token: &Pkcs11Token, key: &PublicKey) {
     let sender = EphemeralKey::generate(key.curve()).unwrap();
     for sender in [None, Some(&sender), Some(&sender)] {
         let message = message(key, sender);
-        assert!(token.unwrap_cek(key, &message.request).unwrap() == message.cek, "{}", key.curve());
+        assert!(token.unwrap_cek(key, &message.request, &Purpose::KeyTest).unwrap() == message.cek, "{}", key.curve());
     }
     let ephemeral = EphemeralKey::generate(key.curve()).unwrap();
     let cek = Cek::generate(ContentEncryption::A256CbcHs512);
@@ -63,7 +63,7 @@ fn agrees(token: &Pkcs11Token, key: &PublicKey) {
     let recipients =
         others.iter().map(|other| (other.public().clone(), ephemeral.agree(other.public()).unwrap())).collect();
     let request = WrapRequest { cek: cek.clone(), apu: apu.clone(), apv: apv.clone(), tag: tag.clone(), recipients };
-    let wrapped = token.wrap_cek(key, &request).unwrap();
+    let wrapped = token.wrap_cek(key, &request, &Purpose::KeyTest).unwrap();
     for (other, wrapped) in others.iter().zip(wrapped) {
         let z = [other.agree(ephemeral.public()).unwrap(), other.agree(key).unwrap()];
         let kek = crypto::concat_kdf(&[&z[0], &z[1]], &KdfInfo { apu: &apu, apv: &apv, tag: Some(&tag) });
@@ -74,7 +74,7 @@ fn agrees(token: &Pkcs11Token, key: &PublicKey) {
 fn signs(token: &Pkcs11Token, key: &PublicKey) {
     for length in [0, 1, 64, 5000] {
         let input = vec![b'x'; length];
-        let signature = token.sign(key, &input).unwrap();
+        let signature = token.sign(key, &input, &Purpose::KeyTest).unwrap();
         crypto::verify(key, &input, &signature).unwrap();
     }
 }
@@ -169,12 +169,12 @@ fn nothing_is_left(fresh: FreshToken, tiers: &[Custody], rounds: usize) {
                 UnwrapRequest { apv: b"w".to_vec(), ..request.clone() },
                 UnwrapRequest { sender: None, ..request.clone() },
             ] {
-                assert_eq!(token.unwrap_cek(key, &wrong).unwrap_err(), TokenError::Unwrap, "{tier}");
+                assert_eq!(token.unwrap_cek(key, &wrong, &Purpose::KeyTest).unwrap_err(), TokenError::Unwrap, "{tier}");
             }
             let before = session_objects(&fresh);
             assert!(before <= capacity, "{tier}: {before}");
-            assert!(token.unwrap_cek(key, &request).unwrap() == cek, "{tier} {round}");
-            assert!(token.unwrap_cek(key, &request).unwrap() == cek, "{tier} {round}");
+            assert!(token.unwrap_cek(key, &request, &Purpose::KeyTest).unwrap() == cek, "{tier} {round}");
+            assert!(token.unwrap_cek(key, &request, &Purpose::KeyTest).unwrap() == cek, "{tier} {round}");
             let expected = if tier == Custody::SharedSecretInProcess { 0 } else { capacity.min(round + 1) };
             assert_eq!(session_objects(&fresh), expected, "{tier}: only Zs of authenticated senders are cached");
         }
@@ -242,9 +242,9 @@ fn one_use(fresh: FreshToken) {
     let (agreement, signing) = (make(KeyUse::Agreement), make(KeyUse::Signing));
     agrees(&token, &agreement.public);
     signs(&token, &signing.public);
-    assert!(matches!(token.sign(&agreement.public, b""), Err(TokenError::Unsupported(_))));
+    assert!(matches!(token.sign(&agreement.public, b"", &Purpose::KeyTest), Err(TokenError::Unsupported(_))));
     let message = message(&signing.public, None).request;
-    assert!(matches!(token.unwrap_cek(&signing.public, &message), Err(TokenError::Unsupported(_))));
+    assert!(matches!(token.unwrap_cek(&signing.public, &message, &Purpose::KeyTest), Err(TokenError::Unsupported(_))));
     let usages: Vec<_> = token.keys().unwrap().into_iter().map(|key| (key.public, key.usage)).collect();
     assert!(usages.contains(&(agreement.public, KeyUse::Agreement)));
     assert!(usages.contains(&(signing.public, KeyUse::Signing)));
@@ -321,8 +321,11 @@ fn hostile_keys(fresh: FreshToken) {
     let inventory = token.inventory().unwrap();
     assert_eq!(labels(inventory.clone()), all);
     for key in inventory.iter().filter(|key| key.label != good.label) {
-        assert_eq!(token.unwrap_cek(&key.public, &message(&key.public, None).request), Err(TokenError::KeyGone));
-        assert_eq!(token.sign(&key.public, b""), Err(TokenError::KeyGone));
+        assert_eq!(
+            token.unwrap_cek(&key.public, &message(&key.public, None).request, &Purpose::KeyTest),
+            Err(TokenError::KeyGone)
+        );
+        assert_eq!(token.sign(&key.public, b"", &Purpose::KeyTest), Err(TokenError::KeyGone));
     }
     for label in ["a", "b"] {
         let wrong = inventory.iter().find(|key| key.label.as_deref() == Some(label)).unwrap();

@@ -36,6 +36,10 @@ pub struct Profile {
     /// Whether CKA_LOCAL is false for every key, including generated ones.
     #[serde(default)]
     pub(in crate::secrets::pkcs11) forgets_origin: bool,
+    /// Whether the token sets CKF_USER_PIN_COUNT_LOW after one wrong PIN. If so, a login that failed without it did not
+    /// check the PIN.
+    #[serde(default)]
+    pub(in crate::secrets::pkcs11) reports_wrong_pin: bool,
     #[serde(default)]
     x25519: X25519,
     #[serde(default)]
