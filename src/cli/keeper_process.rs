@@ -18,20 +18,23 @@ pub fn start_supervisor(config: &Config, role: Role) -> Result<Arc<Supervisor>, 
     Supervisor::start(command).map_err(|error| Failure::io("the keepers' supervisor cannot be started", &error))
 }
 
-/// The command that starts a keeper of a token, with one connection on its standard input.
-pub fn keeper_command(config: &Config, token: &str, role: Role) -> Command {
+/// The command that starts a keeper of a token, with one connection on its standard input. `failed_keepers` is how many keepers
+/// of the token in a row have ended because the token failed.
+pub fn keeper_command(config: &Config, token: &str, role: Role, failed_keepers: u32) -> Command {
     let mut command = this_program(config);
     command.args(["keeper", "--token", token, "--connection", role_name(role)]);
+    command.args(["--failed-keepers", &failed_keepers.to_string()]);
     // The variables that the token's module reads.
     command.envs(config.tokens.iter().filter(|it| it.name == token).flat_map(|it| &it.environment));
     command
 }
 
 /// The command that starts a keeper of a token, with a listening socket on its standard input. The keeper ends with
-/// this process.
-pub fn listening_keeper_command(config: &Config, token: &str) -> Command {
+/// this process. `failed_keepers` is as for [`keeper_command`].
+pub fn listening_keeper_command(config: &Config, token: &str, failed_keepers: u32) -> Command {
     let mut command = this_program(config);
     command.args(["keeper", "--token", token, "--listener", &std::process::id().to_string()]);
+    command.args(["--failed-keepers", &failed_keepers.to_string()]);
     command
 }
 

@@ -65,16 +65,11 @@ pub enum SecretsError {
 
 impl SecretsError {
     /// Whether the same request may succeed later. For a refused PIN, a person must act first.
-    ///
-    /// `didcomm::Error::is_retryable` is narrower: it is false for `Interrupted`, `RateLimited` and `AuditFailed`, and
-    /// for the token errors `SessionLost` and `KeyGone`.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Busy { .. } | Self::DeadlineExceeded { .. } | Self::Interrupted { .. } | Self::RateLimited(_) => true,
             Self::AuditFailed(_) => true,
-            Self::Token { error, .. } => {
-                matches!(error.cause(), Cause::Transient | Cause::SessionLost | Cause::TokenGone | Cause::Pin)
-            }
+            Self::Token { error, .. } => !matches!(error.cause(), Cause::Peer | Cause::Permanent),
             Self::NotHeld(_) | Self::NotAllowed { .. } | Self::InvalidRequest(_) | Self::Stopped => false,
         }
     }
@@ -85,6 +80,9 @@ impl SecretsError {
 pub enum Cause {
     /// The peer sent something invalid. Never a sign that the token is broken.
     Peer,
+    /// Nobody is known to be at fault. Never a sign that the token is broken. The next attempt, or another token, may
+    /// succeed.
+    Unknown,
     /// The device or its module failed. The next attempt may succeed.
     Transient,
     /// The session or the login was lost. It can be opened again.
@@ -101,12 +99,15 @@ pub enum Cause {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum TokenError {
-    /// The peer's fault: the wrapped key was not made for this key. Never a sign that the token is broken.
+    /// The peer's fault: the wrapped key was not made for this key. Never a sign that the token is broken. A
+    /// [`Keyring`](super::Keyring) returns this only if the token answered a question of the same kind rightly, with the
+    /// same key and at about the same time; keys that ask a person are not asked such questions.
     #[error("the content key does not unwrap")]
     Unwrap,
-    /// The peer's fault: the token refused the peer's public key, although it is a valid point.
-    #[error("the token refused the peer's key ({0})")]
-    PeerKey(String),
+    /// The token refused input that is valid as far as this process can tell: the peers' public keys are points of their
+    /// curves. It does the same operation with other inputs. Whose fault this is, is not known.
+    #[error("the token refused valid input ({0})")]
+    Refused(String),
     /// The token does not hold the key, or no longer holds it.
     #[error("the key is not in the token")]
     KeyGone,
@@ -147,20 +148,33 @@ pub enum TokenError {
         /// The error that the token returned.
         reason: String,
     },
+    /// The key must not enter a DID document: the token does not serve it, or gave a wrong answer to a question about
+    /// it.
+    #[error("the key {key} is not proved: {reason}")]
+    Unproved {
+        /// The key's multikey.
+        key: String,
+        /// Why the key is not proved.
+        reason: String,
+    },
 }
 
 impl TokenError {
     /// Whose fault the failure is.
     pub fn cause(&self) -> Cause {
         match self {
-            Self::Unwrap | Self::PeerKey(_) => Cause::Peer,
+            Self::Unwrap => Cause::Peer,
+            Self::Refused(_) => Cause::Unknown,
             Self::Device { .. } => Cause::Transient,
             Self::SessionLost { .. } => Cause::SessionLost,
             Self::KeyGone | Self::Away(_) => Cause::TokenGone,
             Self::Pin(_) => Cause::Pin,
-            Self::Unsupported(_) | Self::Unprotected(_) | Self::Custody(_) | Self::Config(_) | Self::KnownAnswer(_) => {
-                Cause::Permanent
-            }
+            Self::Unsupported(_)
+            | Self::Unprotected(_)
+            | Self::Custody(_)
+            | Self::Config(_)
+            | Self::KnownAnswer(_)
+            | Self::Unproved { .. } => Cause::Permanent,
         }
     }
 }

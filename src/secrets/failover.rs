@@ -22,15 +22,15 @@ use crate::{
 ///
 /// No other holder is asked after a failure that is the peer's fault: a hostile message fails with every holder. An
 /// operation that may have asked a person for a PIN or a touch (`asks_person`) is not repeated, unless the token is
-/// away or its PIN is refused.
+/// away or its PIN is refused. What one token cannot do, another may: so a permanent failure is passed on too.
 pub(super) fn allows_failover(error: &SecretsError, asks_person: bool) -> bool {
     match error {
         SecretsError::NotHeld(_) | SecretsError::Busy { .. } | SecretsError::Stopped => true,
         SecretsError::Interrupted { .. } => !asks_person,
         SecretsError::Token { error, .. } => match error.cause() {
             Cause::TokenGone | Cause::Pin => true,
-            Cause::Transient | Cause::SessionLost => !asks_person,
-            Cause::Peer | Cause::Permanent => false,
+            Cause::Transient | Cause::SessionLost | Cause::Unknown | Cause::Permanent => !asks_person,
+            Cause::Peer => false,
         },
         SecretsError::NotAllowed { .. }
         | SecretsError::InvalidRequest(_)
@@ -71,12 +71,14 @@ impl FailoverSecrets {
         Self { holders, keys, followers }
     }
 
-    /// The holders of a key, each with whether its operations ask a person.
+    /// The holders of a key, each with whether its operations ask a person. If none lists the key, these are all
+    /// holders: one whose token was absent since the start does not know its keys, and says that it is away.
     fn holders_of<'a>(&'a self, key: &'a PublicKey) -> impl Iterator<Item = (&'a dyn Secrets, bool)> {
-        self.holders.iter().filter_map(|holder| {
+        let is_listed = self.keys.borrow().get(key).is_some();
+        self.holders.iter().filter_map(move |holder| {
             let keys = holder.keys();
             let asks_person = keys.borrow().get(key).map(|held| held.asks_pin || held.asks_touch);
-            asks_person.map(|asks_person| (&**holder, asks_person))
+            asks_person.or((!is_listed).then_some(false)).map(|asks_person| (&**holder, asks_person))
         })
     }
 }
@@ -85,12 +87,14 @@ impl FailoverSecrets {
 /// closure returns a future that borrows all of its arguments.
 macro_rules! try_each_holder {
     ($self:ident, $key:ident, $holder:ident => $operation:expr) => {{
-        let mut failure = None;
+        let mut failure: Option<SecretsError> = None;
         for ($holder, asks_person) in $self.holders_of($key) {
             match $operation.await {
                 Err(error) if allows_failover(&error, asks_person) => {
-                    tracing::warn!(key = %$key, %error, "operation failed; asking the next holder of the key");
-                    failure = Some(error);
+                    if !matches!(error, SecretsError::NotHeld(_)) {
+                        tracing::warn!(key = %$key, %error, "operation failed; asking the next holder of the key");
+                    }
+                    failure = Some(more_hopeful(failure, error));
                 }
                 result => return result,
             }
@@ -99,8 +103,20 @@ macro_rules! try_each_holder {
     }};
 }
 
+/// The failure to report of two holders of a key: the first from which a later attempt may recover, or else the last.
+pub(super) fn more_hopeful(before: Option<SecretsError>, next: SecretsError) -> SecretsError {
+    before.filter(SecretsError::is_retryable).unwrap_or(next)
+}
+
 fn all_keys(receivers: &[watch::Receiver<HeldKeys>]) -> HeldKeys {
-    receivers.iter().flat_map(|keys| keys.borrow().to_vec()).collect::<Vec<_>>().into()
+    let (mut all, mut refused, mut is_complete) = (Vec::new(), Vec::new(), true);
+    for keys in receivers {
+        let keys = keys.borrow();
+        all.extend_from_slice(&keys);
+        refused.extend_from_slice(keys.refused());
+        is_complete &= keys.is_complete();
+    }
+    HeldKeys::new(all, refused, is_complete)
 }
 
 impl Drop for FailoverSecrets {

@@ -7,9 +7,10 @@ use zeroize::Zeroizing;
 use claviger::{
     keys::PublicKey,
     secrets::{
-        Context, Custodian, HeldKey, ImportKey, NewKey, Secrets, SignRequest, Signature, SlotOptions, TokenError,
-        TokenInfo,
+        Context, Custodian, HeldKey, ImportKey, KeyUse, NewKey, Secrets, SignRequest, Signature, SlotOptions,
+        TokenError, TokenInfo,
         keeper::{ChildProcess, KeeperCustodian, Role, spawn_on_socket},
+        prove_keys,
     },
 };
 
@@ -73,27 +74,41 @@ pub fn open_or_wait(config: &Config, token: &TokenConfig) -> Result<CustodianTok
     }
 }
 
-/// Opens the first token, in configured order, that holds the named key. A token that is not ready is skipped; its
-/// failure is returned if no other token holds the key.
+/// Opens the first token, in configured order, that serves the named key; if none does, the first that holds it. A token
+/// that is not ready is skipped; its failure is returned if no other token holds the key.
 pub fn open_holder(config: &Config, name: &KeyName, text: &str) -> Result<(CustodianToken, HeldKey), Failure> {
     if config.tokens.is_empty() {
         return Err(config.no_token());
     }
-    let mut not_ready = None;
+    let (mut not_ready, mut not_served) = (None, None);
     for token in &config.tokens {
         match open(config, token).and_then(|token| token.inventory().map(|keys| (token, keys))) {
-            Ok((token, keys)) => {
-                if let Some(held) = name.find(text, &keys)? {
-                    return Ok((token, held.clone()));
+            Ok((token, keys)) => match name.find(text, &keys)? {
+                Some(held) if held.refused.is_none() => return Ok((token, held.clone())),
+                Some(held) => {
+                    let held = held.clone();
+                    not_served.get_or_insert((token, held));
                 }
-            }
+                None => {}
+            },
             Err(failure) if failure.status == Status::TokenNotReady => {
                 not_ready.get_or_insert(failure);
             }
             Err(failure) => return Err(failure),
         }
     }
-    Err(not_ready.unwrap_or_else(|| KeyName::unknown(text)))
+    match not_served {
+        Some(found) => Ok(found),
+        None => Err(not_ready.unwrap_or_else(|| KeyName::unknown(text))),
+    }
+}
+
+/// Finds the named key in the tokens, and has its token prove that the key may be used for a relationship of a DID
+/// document.
+pub fn prove_named(config: &Config, name: &KeyName, text: &str, usage: KeyUse) -> Result<HeldKey, Failure> {
+    let (token, held) = open_holder(config, name, text)?;
+    token.prove(config, &[(&held, usage)])?;
+    Ok(held)
 }
 
 fn connect_to(config: &Config, token: &TokenConfig) -> Result<Connection, Failure> {
@@ -108,7 +123,7 @@ fn connect_to(config: &Config, token: &TokenConfig) -> Result<Connection, Failur
         None => {
             check_uri(token)?;
             let (stream, process) =
-                spawn_on_socket(keeper_command(config, &token.name, Role::Custodian)).map_err(absent)?;
+                spawn_on_socket(keeper_command(config, &token.name, Role::Custodian, 0)).map_err(absent)?;
             (stream, Some(process))
         }
     };
@@ -196,6 +211,32 @@ impl CustodianToken {
                 keeper.sign(key, what).map_err(|error| Failure::from_token(self.name(), &error))
             }
         }
+    }
+
+    /// Proves that keys of this token may enter a DID document, each with its use: the token serves the key, both halves
+    /// belong together, and the use works now.
+    pub fn prove(&self, config: &Config, keys: &[(&HeldKey, KeyUse)]) -> Result<(), Failure> {
+        for (held, usage) in keys {
+            let unfit = [
+                (usage.allows_key_agreement() && !held.usage.allows_key_agreement(), "key agreement"),
+                (usage.allows_signing() && !held.usage.allows_signing(), "signatures"),
+            ];
+            // A key that is not served was not tested: its use is only what its attributes say.
+            if let Some((_, what)) = unfit.iter().find(|(is_unfit, _)| *is_unfit && held.refused.is_none()) {
+                let message = format!("the key {} cannot be used for {what}", held.public);
+                return Err(Failure::usage("use-unfit", message).hint("`claviger key list` shows the use of each key"));
+            }
+        }
+        let keys: Vec<_> = keys.iter().map(|(held, usage)| (held.public.clone(), *usage)).collect();
+        let proved = match &self.connection {
+            Connection::InProcess(token) => {
+                // A keyring refuses keys below the configured custody.
+                block_on(start_keyring(config, self.name(), token.clone()))?;
+                prove_keys(&**token, &keys)
+            }
+            Connection::Keeper(keeper, _) => keeper.prove(&keys),
+        };
+        proved.map(drop).map_err(|error| Failure::from_token(self.name(), &error))
     }
 
     /// Every key of the token, including keys that would be refused for use.

@@ -3,7 +3,7 @@
 use std::{
     io,
     os::{fd::OwnedFd, unix::net::UnixStream},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -23,6 +23,17 @@ pub fn spawn_on_socket(mut command: Command) -> io::Result<(UnixStream, ChildPro
     Ok((parent_end, ChildProcess { child, exit_timeout: EXIT_TIMEOUT }))
 }
 
+/// Ends this process at once, as a keeper whose token fails. The module's clean-up does not run, since threads may be
+/// inside the module. The parent recognises such an end ([`is_failing`]).
+pub fn end_as_failing() {
+    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM);
+}
+
+/// Whether a keeper has ended with [`end_as_failing`].
+pub fn is_failing(status: ExitStatus) -> bool {
+    std::os::unix::process::ExitStatusExt::signal(&status) == Some(rustix::process::Signal::TERM.as_raw())
+}
+
 /// A child process that ends when its connection ends. Dropping this waits until the process has ended, and kills it
 /// after a timeout of some seconds.
 pub struct ChildProcess {
@@ -38,6 +49,11 @@ impl ChildProcess {
 
     pub(super) fn has_ended(&mut self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Whether the process has ended because its token failed; see [`end_as_failing`].
+    pub(super) fn has_ended_as_failing(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(status)) if is_failing(status))
     }
 }
 

@@ -17,6 +17,7 @@ use super::{
     frame::{decode, encode_frame},
     monotonic_clock::to_monotonic_millis,
     wire::{ClientFrame, Hello, Request, RequestBody, Role, ServerFrame, TokenState, VERSION},
+    wire_types::WireHeldKey,
 };
 use crate::{
     keys::PublicKey,
@@ -124,7 +125,7 @@ impl ClientSession {
         self.keys.send_if_modified(|keys| {
             let is_changed = keys.iter().any(|held| held.state != state);
             if is_changed {
-                *keys = keys.iter().map(|held| HeldKey { state, ..held.clone() }).collect::<Vec<_>>().into();
+                *keys = keys.with_states(|_| state);
             }
             is_changed
         });
@@ -138,11 +139,12 @@ impl ClientSession {
         cx: &Context,
     ) -> Result<ResponseValue, SecretsError> {
         let deadline_exceeded = || SecretsError::DeadlineExceeded { token: self.token.clone() };
-        let deadline = cx.deadline_or_default();
+        let asks_person = self.keys.borrow().get(key).map(HeldKey::asks_person);
+        let deadline = cx.deadline_or_default(asks_person == Some(true));
         if deadline <= Instant::now() {
             return Err(deadline_exceeded());
         }
-        if self.keys.borrow().get(key).is_none() {
+        if asks_person.is_none() {
             // A token that has been out of service since the start may hold the key.
             return Err(match self.outage() {
                 Some(outage) => SecretsError::Token { token: self.token.clone(), error: outage.error },
@@ -205,16 +207,17 @@ impl StateListener for ClientSession {
     /// Stores the state that the keeper sent. If the keeper could not find the keys of its token, the keys that are
     /// known from before are kept.
     fn state_changed(&self, state: TokenState) -> io::Result<()> {
-        let TokenState { info, keys, error } = state;
-        let keys: Vec<HeldKey> = keys.into_iter().map(HeldKey::try_from).collect::<io::Result<_>>()?;
+        let TokenState { info, keys, refused, is_complete, error } = state;
+        let read = |keys: Vec<WireHeldKey>| keys.into_iter().map(HeldKey::try_from).collect::<io::Result<Vec<_>>>();
+        let keys = HeldKeys::new(read(keys)?, read(refused)?, is_complete);
         let mut known = lock(&self.state);
         match &error {
             Some(error) if keys.is_empty() => self.set_key_state(KeyState::after(error)),
             _ => {
                 self.keys.send_if_modified(|published| {
-                    let is_changed = **published != *keys;
+                    let is_changed = *published != keys;
                     if is_changed {
-                        *published = keys.into();
+                        *published = keys;
                     }
                     is_changed
                 });

@@ -7,6 +7,7 @@
 //! the supervisor of the program `claviger` reads the configuration, and a URI there may contain a PIN as `pin-value`.
 
 use std::{
+    collections::HashMap,
     io::{self, Write},
     os::unix::net::UnixStream,
     process::Command,
@@ -21,6 +22,7 @@ use super::{
     connector::KeeperConnector,
     descriptor::{receive_descriptor, send_descriptor, send_refusal},
     frame::{FrameBuffer, decode, encode_frame},
+    renewal::FailedKeepers,
     wire::{Hello, Role, VERSION},
 };
 use crate::secrets::mutex::lock;
@@ -83,8 +85,9 @@ impl Supervisor {
 }
 
 /// Runs the supervisor of one agent. For each name of a token that the agent sends over `control`, `open` returns a
-/// connection to a keeper, and the keeper's process if it was started for this connection. The hello with `role` is
-/// sent on the connection, which is then passed to the agent.
+/// connection to a keeper, and the keeper's process if it was started for this connection. The second argument of `open`
+/// is how many keepers of the token in a row have ended because the token failed. The hello with `role` is sent on the
+/// connection, which is then passed to the agent.
 ///
 /// Returns when the agent has ended and all started keepers have ended.
 ///
@@ -93,46 +96,55 @@ impl Supervisor {
 pub fn supervise(
     control: UnixStream,
     role: Role,
-    open: impl Fn(&str) -> io::Result<(UnixStream, Option<ChildProcess>)>,
+    open: impl Fn(&str, u32) -> io::Result<(UnixStream, Option<ChildProcess>)>,
 ) -> io::Result<()> {
     // Includes keepers that were replaced, until they have finished their last requests.
     let mut keepers: Vec<(String, ChildProcess)> = Vec::new();
-    let mut received = FrameBuffer::new();
-    let served = loop {
-        let content = match received.next_frame() {
-            Ok(Some(content)) => content,
-            Ok(None) => match recv(&control, received.free_space()?, RecvFlags::empty()) {
-                Ok((_, 0)) => break Ok(()),
-                Ok((_, bytes)) => {
-                    received.add(bytes);
-                    continue;
-                }
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(error) => break Err(error.into()),
-            },
-            Err(error) => break Err(error),
-        };
-        let name: &str = decode(&content)?;
-        make_room(&mut keepers, name);
-        let answered = match open(name) {
-            Ok((stream, keeper)) => {
-                keepers.extend(keeper.map(|keeper| (name.to_owned(), keeper)));
-                // A keeper that refuses this user may have closed the connection already; the agent reads its reason.
-                let _ = (&stream).write_all(&encode_frame(&Hello { version: VERSION, role })?);
-                send_descriptor(&control, &stream)
-            }
-            Err(error) => send_refusal(&control, &error.to_string()),
-        };
-        if let Err(error) = answered {
-            break Err(error);
-        }
-    };
+    let served = serve_agent(&control, role, open, &mut keepers);
     // The keepers are awaited in parallel. Each ends when it notices the end of its connection.
     let waits: Vec<_> = keepers.into_iter().map(|(_, keeper)| thread::spawn(|| drop(keeper))).collect();
     for wait in waits {
         let _ = wait.join();
     }
     served
+}
+
+/// Answers the agent's requests until it ends.
+fn serve_agent(
+    control: &UnixStream,
+    role: Role,
+    open: impl Fn(&str, u32) -> io::Result<(UnixStream, Option<ChildProcess>)>,
+    keepers: &mut Vec<(String, ChildProcess)>,
+) -> io::Result<()> {
+    let mut failed_keepers: HashMap<String, FailedKeepers> = HashMap::new();
+    let mut received = FrameBuffer::new();
+    loop {
+        let content = match received.next_frame()? {
+            Some(content) => content,
+            None => match recv(control, received.free_space()?, RecvFlags::empty()) {
+                Ok((_, 0)) => return Ok(()),
+                Ok((_, bytes)) => {
+                    received.add(bytes);
+                    continue;
+                }
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            },
+        };
+        let name: &str = decode(&content)?;
+        let has_failed = keepers.iter_mut().any(|(token, keeper)| token == name && keeper.has_ended_as_failing());
+        let failed = failed_keepers.entry(name.to_owned()).or_default().next(has_failed);
+        make_room(keepers, name);
+        match open(name, failed) {
+            Ok((stream, keeper)) => {
+                keepers.extend(keeper.map(|keeper| (name.to_owned(), keeper)));
+                // A keeper that refuses this user may have closed the connection already; the agent reads its reason.
+                let _ = (&stream).write_all(&encode_frame(&Hello { version: VERSION, role })?);
+                send_descriptor(control, &stream)?;
+            }
+            Err(error) => send_refusal(control, &error.to_string())?,
+        }
+    }
 }
 
 /// Ends the oldest keepers of a token until another may be started.

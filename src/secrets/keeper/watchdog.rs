@@ -1,28 +1,28 @@
-//! The watchdog: finds operations that do not return.
+//! The watchdog: finds operations that do not return. The time during which a person is asked does not count.
 
 use std::{
     sync::{
         Arc, Mutex, Weak,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use crate::secrets::mutex::lock;
+use crate::secrets::{mutex::lock, person::Stopwatch};
 
 /// Records when each thread began its current operation.
 pub(super) struct Watchdog {
-    epoch: Instant,
+    clock: Stopwatch,
     hang_timeout: Duration,
     timers: Mutex<Vec<Weak<AtomicU64>>>,
 }
 
-/// One thread's current operation: when it began, in milliseconds since the watchdog's epoch. 0 if there is none.
+/// One thread's current operation: when it began, in milliseconds of the watchdog's clock. 0 if there is none.
 pub(super) struct OperationTimer(Arc<AtomicU64>);
 
 impl Watchdog {
     pub(super) fn new(hang_timeout: Duration) -> Self {
-        Self { epoch: Instant::now(), hang_timeout, timers: Mutex::default() }
+        Self { clock: Stopwatch::start(), hang_timeout, timers: Mutex::default() }
     }
 
     /// A timer for one thread. The thread is watched until the timer is dropped.
@@ -43,9 +43,14 @@ impl Watchdog {
         })
     }
 
-    /// Milliseconds since the epoch plus one, so never 0.
+    /// Whether no operation runs.
+    pub(super) fn is_idle(&self) -> bool {
+        lock(&self.timers).iter().filter_map(Weak::upgrade).all(|timer| timer.load(Ordering::Relaxed) == 0)
+    }
+
+    /// Milliseconds of the clock plus one, so never 0.
     fn now(&self) -> u64 {
-        1 + u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX - 1)
+        1 + u64::try_from(self.clock.elapsed().as_millis()).unwrap_or(u64::MAX - 1)
     }
 }
 

@@ -56,6 +56,8 @@ pub(super) struct WireHeldKey {
     asks_pin: bool,
     asks_touch: bool,
     slot: Option<Slot>,
+    refused: Option<String>,
+    anoncrypt_only: bool,
 }
 
 impl From<&HeldKey> for WireHeldKey {
@@ -76,6 +78,8 @@ impl From<&HeldKey> for WireHeldKey {
             asks_pin: *asks_pin,
             asks_touch: *asks_touch,
             slot: held.slot,
+            refused: held.refused.as_deref().map(str::to_owned),
+            anoncrypt_only: held.anoncrypt_only,
         }
     }
 }
@@ -96,6 +100,8 @@ impl TryFrom<WireHeldKey> for HeldKey {
             asks_pin: held.asks_pin,
             asks_touch: held.asks_touch,
             slot: held.slot,
+            refused: held.refused.map(Into::into),
+            anoncrypt_only: held.anoncrypt_only,
             ..Self::new(public, held.token, held.usage)
         })
     }

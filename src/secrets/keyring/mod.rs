@@ -1,7 +1,10 @@
 //! [`Secrets`] over tokens in the same process: see [`Keyring`].
 
+mod checks;
 mod health;
+mod recheck;
 mod registry;
+mod running;
 mod worker;
 
 use std::{
@@ -15,7 +18,7 @@ use tokio::sync::watch;
 use super::{
     context::Context,
     error::{Cause, SecretsError, TokenError},
-    failover::allows_failover,
+    failover::{allows_failover, more_hopeful},
     held_key::{HeldKey, HeldKeys},
     interface::Secrets,
     outage::Outage,
@@ -29,6 +32,7 @@ use crate::{
     crypto::{Cek, EncryptedKey},
     keys::PublicKey,
 };
+use checks::Question;
 use registry::{RegisteredToken, TokenRegistry};
 use worker::Worker;
 
@@ -48,6 +52,12 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// - **Detection.** An operation that fails because the token is absent or its PIN is refused takes the token out of
 ///   service at once. So do three device or session failures in a row. A failure that is the peer's fault never counts,
 ///   so a hostile message cannot take a token out of service.
+/// - **Blame.** If a token fails or refuses to unwrap or to wrap, or the content key does not unwrap, the token is asked
+///   a question of the same kind whose answer is known, with the same key. A wrong answer shows that the token is at
+///   fault. After a right one, the operation is repeated if the token gave no right answer in the second before it.
+///   Only if that fails too, the caller gets [`TokenError::Unwrap`], or [`TokenError::Refused`], and the failure does
+///   not count against the token. Half a second of failures shares one such check. Keys that ask a person are not
+///   checked.
 /// - **Callers.** The failed operation is passed to the next token that holds the key. If the key asks a person for a
 ///   PIN or a touch, this happens only if the token is absent or its PIN is refused. Otherwise a person might be asked
 ///   twice. Without another token, the caller gets [`SecretsError::Token`] with the token's error, which is retryable
@@ -56,16 +66,17 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 ///   and tries again. The agent's inbox keeps it on disk, still encrypted.
 /// - **Keys.** The token's keys stay in [`Secrets::keys`] with the state [`Away`](super::KeyState::Away), or
 ///   [`Locked`](super::KeyState::Locked) if the PIN is the cause. The keys of a token that was absent from the start
-///   ([`KeyringBuilder::allow_absent_tokens`]) are not known: they are not listed, and requests for them fail with
-///   [`SecretsError::NotHeld`], which is not retryable.
+///   ([`KeyringBuilder::allow_absent_tokens`]) are not known and not listed. Requests for keys that no token has shown
+///   fail with the error of such a token, which is retryable, or else with [`SecretsError::NotHeld`].
 /// - **Recovery.** A prober thread calls [`Token::keys`], which finds the keys and tests those that ask no person. It
 ///   repeats this, with pauses from 100 milliseconds to one second, until a probe succeeds. Then the keys become
 ///   [`Ready`](super::KeyState::Ready) and every subscriber of [`Secrets::keys`] is notified. A refused PIN is not
 ///   tried again until a person acts: the token's PIN guard sees to that.
 /// - **Hanging tokens.** A request whose token does not return fails at its deadline
-///   ([`SecretsError::DeadlineExceeded`]). That never counts against the token: its keys stay
-///   [`Ready`](super::KeyState::Ready), and no other token is asked. The worker thread stays blocked; only a keeper,
-///   which is a process of its own, can be replaced.
+///   ([`SecretsError::DeadlineExceeded`]), and no other token is asked. If every thread of the token is in an operation
+///   that has taken longer than ten seconds and whose deadline has passed, the token is out of service until one returns,
+///   and the next requests go to another token. The time during which a person is asked does not count. The threads stay
+///   blocked; only a keeper, which is a process of its own, can be replaced.
 ///
 /// # Stopping
 ///
@@ -73,6 +84,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// a thread is in a PKCS#11 module may crash in the module's clean-up (SoftHSM 2.6.1 does).
 pub struct Keyring {
     registry: Arc<TokenRegistry>,
+    /// Ends the thread that checks the keys when it is dropped.
+    #[expect(dead_code, reason = "ends a thread when dropped")]
+    checker: Option<mpsc::Sender<()>>,
 }
 
 /// A token of a keyring, and whether it is in service.
@@ -85,6 +99,12 @@ pub struct TokenStatus {
     pub info: TokenInfo,
     /// The outage; `None` while the token is in service.
     pub outage: Option<Outage>,
+    /// Since when the token has failed; `None` if its last operation succeeded. Unlike an outage, this does not end when a
+    /// probe has put the token into service, but when an operation succeeds.
+    pub failing_since: Option<Instant>,
+    /// How long the running probe has taken, without the time during which a person was asked for a PIN or a touch;
+    /// `None` if no probe runs.
+    pub probing: Option<Duration>,
 }
 
 /// Builds a [`Keyring`] from tokens and policies.
@@ -95,6 +115,7 @@ pub struct KeyringBuilder {
     queue_length: Option<usize>,
     allows_absent_tokens: bool,
     uses_caller_thread: bool,
+    check_interval: Option<Duration>,
 }
 
 impl KeyringBuilder {
@@ -141,6 +162,13 @@ impl KeyringBuilder {
         self
     }
 
+    /// Finds and tests the keys of each token in service again at this interval, while the keyring runs. A key that is
+    /// not proved any more is no longer in [`Secrets::keys`]. By default, keys are found again only after an outage.
+    pub fn check_keys_every(mut self, interval: Duration) -> Self {
+        self.check_interval = Some(interval);
+        self
+    }
+
     /// Finds the keys and starts the threads.
     ///
     /// # Errors
@@ -174,7 +202,9 @@ impl KeyringBuilder {
                 false => Worker::start(token, queue_length),
             });
         }
-        Ok(Keyring { registry: registry.start(keys_of_token, failures) })
+        let registry = registry.start(keys_of_token, failures);
+        let checker = self.check_interval.map(|interval| recheck::start(&registry, interval));
+        Ok(Keyring { registry, checker })
     }
 }
 
@@ -203,6 +233,8 @@ impl Keyring {
             name: token.worker.name.clone(),
             info: token.worker.token.info(),
             outage: token.health.outage(),
+            failing_since: token.health.failing_since(),
+            probing: token.health.probing(),
         };
         self.registry.tokens.iter().map(status).collect()
     }
@@ -235,38 +267,42 @@ impl Keyring {
         &self,
         key: &PublicKey,
         kind: KeyOperation,
+        question: Option<Question>,
         cx: &Context,
         operation: F,
     ) -> Result<T, SecretsError>
     where
         T: Send + 'static,
-        F: Fn(&dyn Token) -> Result<T, TokenError> + Clone + Send + 'static,
+        F: Fn(&dyn Token, &Purpose) -> Result<T, TokenError> + Clone + Send + 'static,
     {
         let key_table = self.registry.key_table();
-        let tokens = key_table.tokens_of_key.get(key).ok_or_else(|| SecretsError::NotHeld(key.clone()))?;
-        let mut failure = None;
+        let tokens = key_table.tokens_of_key.get(key).ok_or_else(|| self.registry.not_held(key))?;
+        let mut failure: Option<SecretsError> = None;
         for &index in tokens {
-            let RegisteredToken { worker, health } = &self.registry.tokens[index];
+            let RegisteredToken { worker, health, .. } = &self.registry.tokens[index];
             let policy = self.registry.policies.of(&worker.name, key);
             if policy.allow.is_some_and(|allowed| !allowed.contains(&kind)) {
                 return Err(SecretsError::NotAllowed { key: key.clone(), operation: kind.name() });
             }
             if let Some(outage) = health.outage() {
-                failure.get_or_insert(SecretsError::Token { token: worker.name.clone(), error: outage.error });
+                let error = SecretsError::Token { token: worker.name.clone(), error: outage.error };
+                failure = Some(more_hopeful(failure, error));
                 continue;
             }
-            let (operation, purpose) = (operation.clone(), Purpose { operation: kind, peer: cx.peer.clone() });
-            let operation_with_purpose = move |token: &dyn Token| {
-                token.set_purpose(&purpose);
-                operation(token)
+            let (operation, purpose) =
+                (operation.clone(), Purpose::Operation { operation: kind, peer: cx.peer.clone() });
+            let held = key_table.keys_of_token[index].iter().find(|held| held.public == *key);
+            let asks_person = held.is_some_and(HeldKey::asks_person);
+            let deadline = cx.deadline_or_default(asks_person);
+            let operation = move |token: &dyn Token| operation(token, &purpose);
+            // A check would ask the person again.
+            let result = match question.filter(|_| !asks_person) {
+                Some(question) => self.registry.perform_checked(index, key, question, deadline, operation).await,
+                None => worker.perform(deadline, operation).await,
             };
-            let result = worker.perform(cx, operation_with_purpose).await;
             self.registry.record(index, key, &result);
-            let asks_person = |held: &HeldKey| held.public == *key && (held.asks_pin || held.asks_touch);
             match result {
-                Err(error) if allows_failover(&error, key_table.keys_of_token[index].iter().any(asks_person)) => {
-                    failure = Some(error);
-                }
+                Err(error) if allows_failover(&error, asks_person) => failure = Some(more_hopeful(failure, error)),
                 result => return result,
             }
         }
@@ -300,14 +336,17 @@ impl Secrets for Keyring {
         let bytes: Arc<[u8]> = std::mem::take(&mut input.bytes).into();
         let signer = key.clone();
         let kind = KeyOperation::from(request);
-        let signature = self.perform(key, kind, cx, move |token| token.sign(&signer, &bytes)).await?;
+        let signature =
+            self.perform(key, kind, None, cx, move |token, purpose| token.sign(&signer, &bytes, purpose)).await?;
         Ok(input.with_signature(signature))
     }
 
     async fn unwrap_cek(&self, key: &PublicKey, request: &UnwrapRequest, cx: &Context) -> Result<Cek, SecretsError> {
         request.check(key)?;
         let (recipient, request) = (key.clone(), Arc::new(request.clone()));
-        self.perform(key, KeyOperation::Unwrap, cx, move |token| token.unwrap_cek(&recipient, &request)).await
+        let question = Some(Question::of_unwrap(&request));
+        let operation = move |token: &dyn Token, purpose: &Purpose| token.unwrap_cek(&recipient, &request, purpose);
+        self.perform(key, KeyOperation::Unwrap, question, cx, operation).await
     }
 
     async fn wrap_cek(
@@ -318,6 +357,7 @@ impl Secrets for Keyring {
     ) -> Result<Vec<EncryptedKey>, SecretsError> {
         request.check(key)?;
         let (sender, request) = (key.clone(), Arc::new(request.clone()));
-        self.perform(key, KeyOperation::Wrap, cx, move |token| token.wrap_cek(&sender, &request)).await
+        let operation = move |token: &dyn Token, purpose: &Purpose| token.wrap_cek(&sender, &request, purpose);
+        self.perform(key, KeyOperation::Wrap, Some(Question::Wrap), cx, operation).await
     }
 }

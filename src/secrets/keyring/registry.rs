@@ -2,13 +2,15 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, RwLock, Weak, mpsc},
+    sync::{Arc, Mutex, RwLock, Weak, mpsc},
     thread,
+    time::Instant,
 };
 
 use tokio::sync::watch;
 
 use super::{
+    checks::{KnownAnswerChecks, Question, leaves_fault_open, not_of_token, of_token},
     health::{Diagnosis, TokenHealth},
     worker::{Worker, catch_panic},
 };
@@ -16,7 +18,9 @@ use crate::{
     keys::PublicKey,
     secrets::{
         error::{SecretsError, TokenError},
+        failover::more_hopeful,
         held_key::{HeldKey, HeldKeys, KeyState},
+        mutex::lock,
         policy::Policies,
         token::Token,
     },
@@ -37,6 +41,9 @@ pub(super) struct TokenRegistry {
 pub(super) struct RegisteredToken {
     pub(super) worker: Worker,
     pub(super) health: TokenHealth,
+    pub(super) checks: KnownAnswerChecks,
+    /// The pairs that the token holds and does not serve; none if the token has not shown its keys yet.
+    pub(super) refused: Mutex<Option<Vec<HeldKey>>>,
 }
 
 /// The keys that were found when each token was in service last.
@@ -67,13 +74,23 @@ impl TokenRegistry {
 
     /// Adds a token before the registry is started.
     pub(super) fn add(&mut self, worker: Worker) {
-        self.tokens.push(RegisteredToken { worker, health: TokenHealth::default() });
+        self.tokens.push(RegisteredToken {
+            worker,
+            health: TokenHealth::default(),
+            checks: KnownAnswerChecks::default(),
+            refused: Mutex::default(),
+        });
     }
 
     /// Publishes the keys that were found in each token. `failures` are the tokens, by index, that are out of service
     /// from the start.
     pub(super) fn start(mut self, keys_of_token: Vec<Vec<HeldKey>>, failures: Vec<(usize, TokenError)>) -> Arc<Self> {
         self.key_table = RwLock::new(Arc::new(KeyTable::new(keys_of_token)));
+        for (index, token) in self.tokens.iter().enumerate() {
+            if !failures.iter().any(|(failed, _)| *failed == index) {
+                *lock(&token.refused) = Some(token.worker.token.refused_keys());
+            }
+        }
         let registry = Arc::new(self);
         registry.publish(|_, _| KeyState::Ready);
         for (index, error) in failures {
@@ -108,12 +125,68 @@ impl TokenRegistry {
         (custody < minimum).then(error)
     }
 
+    /// The error for a key that no token has shown. A token that has been out of service since the start may hold it.
+    pub(super) fn not_held(&self, key: &PublicKey) -> SecretsError {
+        let key_table = self.key_table();
+        let absent = self.tokens.iter().zip(&key_table.keys_of_token).filter(|(_, keys)| keys.is_empty());
+        let outages = absent.filter_map(|(token, _)| {
+            let error = token.health.outage()?.error;
+            Some(SecretsError::Token { token: token.worker.name.clone(), error })
+        });
+        outages
+            .fold(None, |before, next| Some(more_hopeful(before, next)))
+            .unwrap_or(SecretsError::NotHeld(key.clone()))
+    }
+
+    /// Performs an operation. If it fails, finds out by known-answer checks whether the token is at fault.
+    pub(super) async fn perform_checked<T, F>(
+        &self,
+        index: usize,
+        key: &PublicKey,
+        question: Question,
+        deadline: Instant,
+        operation: F,
+    ) -> Result<T, SecretsError>
+    where
+        T: Send + 'static,
+        F: Fn(&dyn Token) -> Result<T, TokenError> + Clone + Send + 'static,
+    {
+        let RegisteredToken { worker, checks, .. } = &self.tokens[index];
+        for is_last in [false, true] {
+            let begin = Instant::now();
+            let failure = match worker.perform(deadline, operation.clone()).await {
+                Err(SecretsError::Token { error, .. }) if leaves_fault_open(&error) => error,
+                result => {
+                    if result.is_ok() && question != Question::Wrap {
+                        checks.record_right(question, key.curve());
+                    }
+                    return result;
+                }
+            };
+            let was_right = checks.was_right_before(question, key.curve(), begin);
+            let error = match checks.check(question, key, worker, deadline).await? {
+                Err(check) => {
+                    tracing::warn!(token = &*worker.name, %key, %failure, %check, "known-answer check failed");
+                    of_token(failure, check)
+                }
+                Ok(()) if was_right || is_last => not_of_token(failure),
+                // The token was not seen to work right before. The next attempt is between two right answers.
+                Ok(()) => continue,
+            };
+            return Err(SecretsError::Token { token: worker.name.clone(), error });
+        }
+        unreachable!("the second attempt returns")
+    }
+
     /// Updates a token's health from the result of an operation, and acts on the diagnosis.
     pub(super) fn record<T>(self: &Arc<Self>, index: usize, key: &PublicKey, result: &Result<T, SecretsError>) {
         let error = match result {
             Ok(_) => None,
             Err(SecretsError::Token { error, .. }) => Some(error),
-            // The operation was not begun, or has not ended. A deadline that passed does not count against the token.
+            Err(SecretsError::DeadlineExceeded { .. }) if self.tokens[index].worker.hangs() => {
+                return self.take_out_of_service(index, hanging());
+            }
+            // The operation was not begun, or has not ended. A short deadline says nothing about the token.
             Err(_) => return,
         };
         match (self.tokens[index].health.record(error), error) {
@@ -129,14 +202,14 @@ impl TokenRegistry {
     }
 
     /// Takes a token out of service, and probes it until it is back.
-    fn take_out_of_service(self: &Arc<Self>, index: usize, error: TokenError) {
+    pub(super) fn take_out_of_service(self: &Arc<Self>, index: usize, error: TokenError) {
         self.publish_outage(index, error);
         self.probe(index);
     }
 
     fn publish_outage(&self, index: usize, error: TokenError) {
         let state = KeyState::after(&error);
-        let RegisteredToken { worker, health } = &self.tokens[index];
+        let RegisteredToken { worker, health, .. } = &self.tokens[index];
         if health.set_out_of_service(error.clone()) {
             tracing::warn!(token = &*worker.name, %error, "token out of service; probing it until it is back");
         }
@@ -162,13 +235,14 @@ impl TokenRegistry {
 
     /// Puts a token into service with these keys.
     fn put_into_service(&self, index: usize, keys: Vec<HeldKey>) {
-        let RegisteredToken { worker, health } = &self.tokens[index];
+        let RegisteredToken { worker, health, .. } = &self.tokens[index];
         if health.outage().is_some() {
             tracing::warn!(token = &*worker.name, "token back in service");
         }
         // The token is put into service before the keys are published: a caller that sees a ready key may
         // use it at once.
         health.set_in_service();
+        *lock(&self.tokens[index].refused) = Some(worker.token.refused_keys());
         self.change_keys(|keys_of_token| keys_of_token[index] = keys);
         self.publish(|at, held| if at == index { KeyState::Ready } else { held.state });
     }
@@ -187,6 +261,14 @@ impl TokenRegistry {
     /// Publishes the key table. `state` maps the token's index and the key with its old state to its new state.
     fn publish(&self, state: impl Fn(usize, &HeldKey) -> KeyState) {
         let key_table = self.key_table();
+        let mut refused = Vec::new();
+        let mut is_complete = true;
+        for token in &self.tokens {
+            match &*lock(&token.refused) {
+                Some(pairs) => refused.extend(pairs.iter().cloned()),
+                None => is_complete = false,
+            }
+        }
         self.keys.send_if_modified(|published| {
             let mut states: HashMap<(&str, &PublicKey), KeyState> =
                 published.iter().map(|held| ((&*held.token, &held.public), held.state)).collect();
@@ -198,13 +280,19 @@ impl TokenRegistry {
                     keys.push(HeldKey { state: state(index, &held), ..held });
                 }
             }
-            let is_changed = **published != *keys;
+            let keys = HeldKeys::new(keys, refused, is_complete);
+            let is_changed = *published != keys;
             if is_changed {
-                *published = keys.into();
+                *published = keys;
             }
             is_changed
         });
     }
+}
+
+/// The error of a token whose operations do not return.
+fn hanging() -> TokenError {
+    TokenError::Device { operation: "the operation".into(), reason: "it did not return before its deadline".into() }
 }
 
 /// Probes a token until it is in service. A probe finds the keys and tests them: only real operations prove that a
@@ -212,12 +300,22 @@ impl TokenRegistry {
 fn probe_until_in_service(registry: &Weak<TokenRegistry>, index: usize) {
     for probes in 0.. {
         let Some(registry) = registry.upgrade() else { return };
-        let RegisteredToken { worker, health } = &registry.tokens[index];
+        let RegisteredToken { worker, health, .. } = &registry.tokens[index];
         if !health.pause(probes) {
             return;
         }
-        match registry.find_keys(&*worker.token) {
-            Ok(keys) => return registry.put_into_service(index, keys),
+        let find_keys = || if worker.hangs() { Err(hanging()) } else { registry.find_keys(&*worker.token) };
+        match health.probe(find_keys) {
+            Ok(keys) => {
+                registry.put_into_service(index, keys);
+                if health.end_probing() {
+                    return;
+                }
+                // An operation has failed meanwhile, and this thread may have published the keys as ready after that.
+                if let Some(outage) = health.outage() {
+                    registry.publish_outage(index, outage.error);
+                }
+            }
             Err(error) => registry.publish_outage(index, error),
         }
     }

@@ -9,8 +9,8 @@ use std::{
 
 use tokio::sync::oneshot;
 
+use super::running::{HANG_TIME, RunningOperations};
 use crate::secrets::{
-    context::Context,
     error::{SecretsError, TokenError},
     latency::{Latency, Waiter, yield_processor},
     token::Token,
@@ -29,6 +29,7 @@ enum Execution {
     WorkerThreads {
         queue: mpsc::SyncSender<Job>,
         latency: Arc<Latency>,
+        running: RunningOperations,
         /// Disconnected when every thread has dropped the token.
         threads_end: Mutex<mpsc::Receiver<()>>,
     },
@@ -66,7 +67,12 @@ impl Worker {
                 })
                 .expect("the system can start a thread");
         }
-        let execution = Execution::WorkerThreads { queue: sender, latency, threads_end: Mutex::new(threads_end) };
+        let execution = Execution::WorkerThreads {
+            queue: sender,
+            latency,
+            running: RunningOperations::default(),
+            threads_end: Mutex::new(threads_end),
+        };
         Self { name: token.name().into(), token, execution }
     }
 
@@ -84,23 +90,23 @@ impl Worker {
     /// is not begun.
     pub(super) async fn perform<T: Send + 'static>(
         &self,
-        cx: &Context,
+        deadline: Instant,
         operation: impl FnOnce(&dyn Token) -> Result<T, TokenError> + Send + 'static,
     ) -> Result<T, SecretsError> {
-        let deadline = cx.deadline_or_default();
-        let (queue, latency) = match &self.execution {
+        let (queue, latency, running) = match &self.execution {
             Execution::CallerThread if Instant::now() < deadline => {
                 return self.token_result(catch_panic(operation, &*self.token));
             }
             Execution::CallerThread => return Err(self.deadline_exceeded()),
-            Execution::WorkerThreads { queue, latency, .. } => (queue, latency),
+            Execution::WorkerThreads { queue, latency, running, .. } => (queue, latency, running),
         };
         let (sender, mut reply) = oneshot::channel();
-        let job_latency = latency.clone();
+        let number = running.number();
+        let (job_latency, job_running) = (latency.clone(), running.clone());
         let job = move |token: &dyn Token| {
             let start = Instant::now();
             if !sender.is_closed() && start < deadline {
-                let result = catch_panic(operation, token);
+                let result = job_running.run(number, || catch_panic(operation, token));
                 job_latency.record(start.elapsed());
                 let _ = sender.send(result);
             }
@@ -114,7 +120,18 @@ impl Worker {
         match tokio::time::timeout_at(deadline.into(), &mut reply).await {
             Ok(Ok(result)) => self.token_result(result),
             // The deadline passed before the operation began, or during it.
-            Ok(Err(_)) | Err(_) => Err(self.deadline_exceeded()),
+            Ok(Err(_)) | Err(_) => {
+                running.give_up(number);
+                Err(self.deadline_exceeded())
+            }
+        }
+    }
+
+    /// Whether every thread of the token is in an operation that does not return. Only a keeper can be replaced then.
+    pub(super) fn hangs(&self) -> bool {
+        match &self.execution {
+            Execution::CallerThread => false,
+            Execution::WorkerThreads { running, .. } => running.hang(self.token.concurrency(), HANG_TIME),
         }
     }
 

@@ -13,7 +13,7 @@ use cryptoki::{
 use serde::Serialize;
 
 use super::{
-    agree::{self, AgreementKey, AgreementMethod},
+    agree::{self, AgreementKey, AgreementMethod, UNDER_TEST},
     ckr::{CallError, CallResult, During, FailureKind},
     curves::PointEncoding,
     find::read_public,
@@ -24,12 +24,11 @@ use super::{
     profile::Verdict,
     session::OpenSession,
     sign::sign,
-    test_peers::TestPeers,
     token::Pkcs11Token,
 };
 use crate::{
     keys::{Curve, PublicKey},
-    secrets::{Custody, KeyUse, NewKey, TokenError},
+    secrets::{Custody, KeyUse, NewKey, TokenError, test_peers::TestPeers},
 };
 
 /// The result of examining a token.
@@ -220,7 +219,7 @@ impl Pkcs11Token {
     ) -> CallResult<()> {
         let curve = public.curve();
         let mut tester = KnownAnswerTester::new(self.connection.driver(), &self.profile().agreement.tiers);
-        let (mut authcrypt, mut anoncrypt) = (None, None);
+        let mut method = None;
         let mut add_mechanism = |kind: MechanismType, name, works| {
             result.mechanisms.push(MechanismSupport { name, listed: listed.contains(&kind), works });
         };
@@ -235,29 +234,26 @@ impl Pkcs11Token {
         }
         if usage.allows_key_agreement() {
             progress(curve, ExaminationStep::Agree);
-            authcrypt = tester.test_agreement(session, public, private)?;
-            anoncrypt = match authcrypt {
-                Some(_) => authcrypt,
-                None => tester.test_anoncrypt(session, public, private)?,
-            };
-            add_mechanism(MechanismType::ECDH1_DERIVE, "CKM_ECDH1_DERIVE", anoncrypt.is_some());
+            // The method that a keyring would use for this key.
+            method = tester.test_agreement(session, public, private)?;
+            add_mechanism(MechanismType::ECDH1_DERIVE, "CKM_ECDH1_DERIVE", method.is_some());
         }
         result.tests = tester.tests;
-        result.verdict = Some(match (authcrypt, anoncrypt, result.signs) {
-            (Some(_), ..) => Verdict::Authcrypt,
-            (None, Some(_), _) => Verdict::Anoncrypt,
-            (None, None, Some(true)) => Verdict::SignOnly,
-            (None, None, _) => Verdict::Unsupported,
+        result.verdict = Some(match (method, result.signs) {
+            (Some(AgreementMethod { authcrypt: true, .. }), _) => Verdict::Authcrypt,
+            (Some(AgreementMethod { authcrypt: false, .. }), _) => Verdict::Anoncrypt,
+            (None, Some(true)) => Verdict::SignOnly,
+            (None, _) => Verdict::Unsupported,
         });
         result.reason = result.refusal(usage);
         if result.signs == Some(true) {
             progress(curve, ExaminationStep::TimeSign);
             result.sign_time = median_time(|| sign(&session.handle, public, private, TEST_MESSAGE).map(drop))?;
         }
-        if let Some(method) = anoncrypt {
+        if let Some(method) = method {
             (result.custody, result.point) = (Some(method.custody), Some(method.point));
-            let key = AgreementKey { number: 0, public, private, method };
-            with_empty_cache(session, |session| self.time_agreement(session, key, authcrypt, progress, result))?;
+            let key = AgreementKey { number: UNDER_TEST, public, private, method };
+            with_empty_cache(session, |session| self.time_agreement(session, key, progress, result))?;
         }
         Ok(())
     }
@@ -266,7 +262,6 @@ impl Pkcs11Token {
         &self,
         session: &mut OpenSession,
         key: AgreementKey<'_>,
-        authcrypt: Option<AgreementMethod>,
         progress: &mut dyn FnMut(Curve, ExaminationStep),
         result: &mut CurveExamination,
     ) -> CallResult<()> {
@@ -276,7 +271,7 @@ impl Pkcs11Token {
         progress(curve, ExaminationStep::TimeAnoncrypt);
         let request = peers.anoncrypt(key.public).request;
         result.anoncrypt_time = median_time(|| agree::unwrap(driver, session, key, &request).map(drop))?;
-        if authcrypt.is_some() {
+        if key.method.authcrypt {
             progress(curve, ExaminationStep::TimeAuthcrypt);
             let request = peers.authcrypt(key.public).request;
             // The first message, which derives Zs, takes longer. It does not change the median.

@@ -20,6 +20,7 @@ impl Custodian for Pkcs11Token {
     fn generate(&self, key: &NewKey) -> Result<HeldKey, TokenError> {
         check_use(key.usage, key.curve)?;
         self.profile().check_makes_keys()?;
+        self.connection.uri.check_finds_new_key(key.label.as_deref())?;
         let _changing = self.keys.lock_changes();
         let mut session = self.connection.open_session(true)?;
         let pair = generate(&session.handle, self.profile(), key, KeyLifetime::Token)?;
@@ -29,6 +30,7 @@ impl Custodian for Pkcs11Token {
     fn import(&self, mut key: ImportKey) -> Result<HeldKey, TokenError> {
         check_use(key.usage, key.public.curve())?;
         self.profile().check_makes_keys()?;
+        self.connection.uri.check_finds_new_key(key.label.as_deref())?;
         if key.private.len() != key.public.curve().coordinate_length() {
             return Err(TokenError::Config("the private key has the wrong length for its curve".into()));
         }

@@ -111,6 +111,29 @@ impl Uri {
         uri.parse().map_err(|error: UriError| TokenError::Config(format!("the PKCS#11 URI: {error}")))
     }
 
+    /// Checks that `object` and `id` let this program find a key that it makes or imports with this label. CKA_ID of a
+    /// new key is made of its public half, so no new key has the `id` of a URI.
+    ///
+    /// # Errors
+    /// [`TokenError::Config`] says which attribute hides the key.
+    pub(super) fn check_finds_new_key(&self, label: Option<&str>) -> Result<(), TokenError> {
+        let hidden = |attribute, what| {
+            Err(TokenError::Config(format!(
+                "no key was made: it would not be found again, because `{attribute}` in the token's URI restricts the token \
+                 to the keys with {what}"
+            )))
+        };
+        if self.id.is_some() {
+            return hidden("id", "one CKA_ID; take the attribute out of the URI".to_owned());
+        }
+        match &self.object {
+            Some(object) if label != Some(object) => {
+                hidden("object", format!("the label {object:?}; give that label, or take the attribute out of the URI"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// What the URI says about the PIN.
     pub(super) fn pin(&self) -> UriPin<'_> {
         UriPin { source: self.pin_source.as_deref(), value: self.pin_value.as_ref() }
@@ -306,6 +329,15 @@ mod tests {
             assert_eq!(parse(&format!("pkcs11:slot-id={bad}")), UriError::Value("slot-id"), "{bad}");
         }
         assert_eq!(parse("pkcs11:?pin-value=1&pin-source=file:x"), UriError::Both("pin-source", "pin-value"));
+    }
+
+    #[test]
+    fn a_filter_hides_new_keys() {
+        let finds = |uri: &str, label| uri.parse::<Uri>().unwrap().check_finds_new_key(label).is_ok();
+        assert!(finds("pkcs11:token=a", None) && finds("pkcs11:token=a", Some("b")));
+        assert!(finds("pkcs11:object=b", Some("b")));
+        assert!(!finds("pkcs11:object=b", Some("c")) && !finds("pkcs11:object=b", None));
+        assert!(!finds("pkcs11:id=%01", Some("b")) && !finds("pkcs11:object=b;id=%01", Some("b")));
     }
 
     #[test]

@@ -67,7 +67,7 @@ pub fn play(role: &str) {
         "agent without a keeper" => agent_without_a_keeper(),
         "supervisor" => {
             harden();
-            supervise(standard_input(), Role::Agent, |_| {
+            supervise(standard_input(), Role::Agent, |_, _| {
                 let mut command = command("keeper");
                 command.stdout(Stdio::null());
                 spawn_on_socket(command).map(|(stream, process)| (stream, Some(process)))

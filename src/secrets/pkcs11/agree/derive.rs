@@ -1,4 +1,4 @@
-//! ECDH in the token: Z as a session object, and whose fault it is if that fails.
+//! ECDH in the token: Z as a session object.
 
 use cryptoki::{
     mechanism::{
@@ -14,7 +14,7 @@ use crate::{
     secrets::{
         Custody, TokenError,
         pkcs11::{
-            ckr::{CallError, CallResult, During, FailureKind},
+            ckr::{CallError, CallResult, During},
             curves::{PointEncoding, octet_string},
             object::{SessionObject, Visibility, sensitive},
             profile::Profile,
@@ -31,12 +31,17 @@ pub(in crate::secrets::pkcs11) struct AgreementMethod {
     pub(in crate::secrets::pkcs11) point: PointEncoding,
     /// The visibility of a Z that exists for one operation. Some tokens accept private objects only.
     pub(in crate::secrets::pkcs11) ze_visibility: Visibility,
+    /// Whether ECDH-1PU works too, and not only ECDH-ES.
+    pub(in crate::secrets::pkcs11) authcrypt: bool,
 }
+
+/// The number of a key that is being tested. Its method is not known to work yet.
+pub(in crate::secrets::pkcs11) const UNDER_TEST: u64 = 0;
 
 /// Our key in one key agreement.
 #[derive(Clone, Copy)]
 pub(in crate::secrets::pkcs11) struct AgreementKey<'a> {
-    /// Identifies the key in the cache of Zs.
+    /// Identifies the key in the cache of Zs. [`UNDER_TEST`] for a key that is being tested.
     pub(in crate::secrets::pkcs11) number: u64,
     pub(in crate::secrets::pkcs11) public: &'a PublicKey,
     pub(in crate::secrets::pkcs11) private: ObjectHandle,
@@ -72,6 +77,11 @@ impl<'s> TokenSession<'s> {
 
     /// Like [`derive`](Self::derive), but with a template from which the attributes that the profile omits were
     /// removed already.
+    ///
+    /// No return value proves that the peer is at fault: its key is a valid point, and a device returns any code for a
+    /// fault of its own. If the same call with our own point fails too, the token is at fault, and the session may be.
+    /// If not, the session is in order, and the call is repeated, since the token may have failed for a moment only.
+    /// If that fails each time, the result is [`TokenError::Refused`].
     fn derive_as(
         self,
         key: AgreementKey<'_>,
@@ -91,11 +101,13 @@ impl<'s> TokenSession<'s> {
         let derive =
             || Ok(SessionObject::new(self.session, self.session.derive_key(&mechanism, key.private, template)?));
         match derive().during("C_DeriveKey") {
-            // The control call uses our own point, which cannot be at fault.
-            Err(error) if peer != key.public => {
-                let control = || self.derive_as(key, key.public, kdf, template).err();
-                whose_fault(error, control, || derive().during("C_DeriveKey"))
+            Err(error) if error.may_be_about_input() && peer != key.public => {
+                self.derive_as(key, key.public, kdf, template)?;
+                repeat_refused(|| derive().during("C_DeriveKey"))
+                    .unwrap_or_else(|| Err(TokenError::Refused(error.to_string()).into()))
             }
+            // Every argument has served before.
+            Err(error) if peer == key.public && key.number != UNDER_TEST => Err(error.of_token()),
             result => result,
         }
     }
@@ -115,17 +127,21 @@ impl<'s> TokenSession<'s> {
     /// no Zs.
     ///
     /// A new Zs is cached only if the operation succeeded. So a sender that cannot make a valid message cannot displace
-    /// the Zs of others.
+    /// the Zs of others. If the content key does not unwrap with a cached Zs, Zs is derived anew: the token may have lost
+    /// the object, and given its handle to another.
     pub(super) fn with_zs<T>(
         self,
         key: AgreementKey<'_>,
         peer: Option<&PublicKey>,
         cache: &mut ZsCache,
-        operation: impl FnOnce(Option<ObjectHandle>) -> CallResult<T>,
+        operation: impl Fn(Option<ObjectHandle>) -> CallResult<T>,
     ) -> CallResult<T> {
         let Some(peer) = peer else { return operation(None) };
         if let Some(zs) = cache.find(key.number, peer) {
-            return operation(Some(zs));
+            match operation(Some(zs)) {
+                Err(CallError::Token(TokenError::Unwrap)) => cache.remove(key.number, peer, self.session),
+                result => return result,
+            }
         }
         let zs = self.derive_sensitive(key, peer, Visibility::LoggedIn)?;
         let result = operation(Some(zs.handle()))?;
@@ -134,33 +150,11 @@ impl<'s> TokenSession<'s> {
     }
 }
 
-/// How often a call with a peer's input must fail with an ambiguous code before the peer is at fault.
-pub(super) const ATTEMPTS: usize = 3;
+/// How often a call with a peer's input is made before a refusal counts as the token's answer.
+const ATTEMPTS: usize = 3;
 
-/// Decides whether a failed derivation is the fault of the peer's point or of the token.
-///
-/// For an ambiguous code, `control` makes the same call with a point that cannot be at fault. If that succeeds,
-/// `repeat` makes the failed call again, since the token may have failed for a moment only.
-fn whose_fault<T>(
-    error: CallError,
-    control: impl FnOnce() -> Option<CallError>,
-    mut repeat: impl FnMut() -> CallResult<T>,
-) -> CallResult<T> {
-    let CallError::Call(failure) = error else { return Err(error) };
-    match failure.kind {
-        FailureKind::Peer | FailureKind::Input => Err(CallError::Token(TokenError::PeerKey(failure.to_string()))),
-        FailureKind::Ambiguous => match control() {
-            None => {
-                let answer = (1..ATTEMPTS).map(|_| repeat()).find(|answer| !is_ambiguous(answer));
-                answer.unwrap_or_else(|| Err(CallError::Token(TokenError::PeerKey(failure.to_string()))))
-            }
-            Some(error) => Err(error),
-        },
-        _ => Err(CallError::Call(failure)),
-    }
-}
-
-/// Whether the call failed with a code that does not say whose fault it is.
-pub(super) fn is_ambiguous<T>(answer: &CallResult<T>) -> bool {
-    answer.as_ref().is_err_and(|error| error.kind() == Some(FailureKind::Ambiguous))
+/// Repeats a call that was refused once. Returns none if it is refused each time.
+pub(super) fn repeat_refused<T>(mut call: impl FnMut() -> CallResult<T>) -> Option<CallResult<T>> {
+    let is_refused = |answer: &CallResult<T>| answer.as_ref().is_err_and(CallError::may_be_about_input);
+    (1..ATTEMPTS).map(|_| call()).find(|answer| !is_refused(answer))
 }

@@ -12,14 +12,14 @@ use cryptoki::{
 };
 use zeroize::{Zeroize, Zeroizing};
 
-use super::derive::{ATTEMPTS, AgreementKey, TokenSession, is_ambiguous};
+use super::derive::{AgreementKey, TokenSession, repeat_refused};
 use crate::{
-    crypto::{Cek, EncryptedKey, KdfInfo, SharedSecret},
+    crypto::{Cek, ContentEncryption, EncryptedKey, KdfInfo, SharedSecret},
     keys::PublicKey,
     secrets::{
         TokenError,
         pkcs11::{
-            ckr::{CallError, CallResult, During, FailureKind},
+            ckr::{CallResult, During},
             object::{SessionObject, Visibility, readable, sensitive},
         },
     },
@@ -103,11 +103,30 @@ fn derive_kek<'s>(token: TokenSession<'s>, base: ObjectHandle, info: &KdfInfo<'_
 }
 
 /// Unwraps the content key in the token and reads it.
+///
+/// If the token refuses, it must wrap a random key with the same KEK, and unwrap it again. Otherwise the token is at
+/// fault, and the result is its error, whatever the code.
 fn unwrap_cek(token: TokenSession<'_>, kek: &SessionObject<'_>, wrapped: &[u8]) -> CallResult<Cek> {
-    let length = wrapped.len().saturating_sub(8);
-    if ![32, 64].contains(&length) {
+    if ![40, 72].contains(&wrapped.len()) {
         return Err(TokenError::Unwrap.into());
     }
+    match unwrap_and_read(token, kek, wrapped) {
+        Err(error) if error.may_be_about_input() => {
+            if let Some(answer) = repeat_refused(|| unwrap_and_read(token, kek, wrapped)) {
+                return answer;
+            }
+            let random = Cek::generate(ContentEncryption::A256Gcm);
+            let key = put_cek(token, &random)?;
+            let wrapped = token.session.wrap_key(&Mechanism::AesKeyWrap, kek.handle(), key.handle());
+            let works = wrapped.during("C_WrapKey").and_then(|wrapped| unwrap_and_read(token, kek, &wrapped));
+            Err(if works.is_ok_and(|read| read == random) { TokenError::Unwrap.into() } else { error })
+        }
+        answer => answer,
+    }
+}
+
+fn unwrap_and_read(token: TokenSession<'_>, kek: &SessionObject<'_>, wrapped: &[u8]) -> CallResult<Cek> {
+    let length = wrapped.len().saturating_sub(8);
     // C_UnwrapKey takes no CKA_VALUE_LEN: the length is that of what was wrapped (PKCS#11 v3.1 section 6.13.4).
     let template: Vec<_> = token
         .driver
@@ -118,20 +137,8 @@ fn unwrap_cek(token: TokenSession<'_>, kek: &SessionObject<'_>, wrapped: &[u8]) 
         .into_iter()
         .filter(|attribute| !matches!(attribute, Attribute::ValueLen(_)))
         .collect();
-    let unwrap = || {
-        let cek = token.session.unwrap_key(&Mechanism::AesKeyWrap, kek.handle(), wrapped, &template);
-        cek.during("C_UnwrapKey")
-    };
-    // The KEK was made just now. So whatever code the module returns, the wrapped key is at fault, unless the token
-    // failed for a moment.
-    let result = (1..ATTEMPTS).map(|_| unwrap()).find(|result| !is_ambiguous(result)).unwrap_or_else(unwrap);
-    let cek = result.map_err(|error| match error.kind() {
-        Some(FailureKind::Peer | FailureKind::Input | FailureKind::Ambiguous | FailureKind::Unsupported) => {
-            CallError::Token(TokenError::Unwrap)
-        }
-        _ => error,
-    })?;
-    let cek = SessionObject::new(token.session, cek);
+    let cek = token.session.unwrap_key(&Mechanism::AesKeyWrap, kek.handle(), wrapped, &template);
+    let cek = SessionObject::new(token.session, cek.during("C_UnwrapKey")?);
     let mut value = vec![0; length];
     match token.driver.raw.read_value(token.session, cek.handle(), &mut value) {
         Ok(()) => Ok(Cek::new(value)),

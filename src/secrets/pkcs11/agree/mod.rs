@@ -20,11 +20,11 @@ use super::{ckr::CallResult, session::OpenSession};
 use crate::{
     crypto::{Cek, EncryptedKey, KdfInfo},
     keys::PublicKey,
-    secrets::{Custody, UnwrapRequest, WrapRequest},
+    secrets::{Custody, TokenError, UnwrapRequest, WrapRequest},
 };
 
 use derive::TokenSession;
-pub(super) use derive::{AgreementKey, AgreementMethod, Driver};
+pub(super) use derive::{AgreementKey, AgreementMethod, Driver, UNDER_TEST};
 
 /// Unwraps a content key: ECDH with `epk` (for ECDH-1PU also with the sender's key), then KDF and key unwrap.
 pub(super) fn unwrap(
@@ -34,6 +34,9 @@ pub(super) fn unwrap(
     request: &UnwrapRequest,
 ) -> CallResult<Cek> {
     let sender = request.sender.as_ref();
+    if sender.is_some() {
+        check_authcrypt(key)?;
+    }
     let info = KdfInfo { apu: &request.apu, apv: &request.apv, tag: sender.map(|sender| sender.tag.as_slice()) };
     let sender = sender.map(|sender| &sender.key);
     let OpenSession { handle, zs_cache, .. } = session;
@@ -58,6 +61,7 @@ pub(super) fn wrap(
     key: AgreementKey<'_>,
     request: &WrapRequest,
 ) -> CallResult<Vec<EncryptedKey>> {
+    check_authcrypt(key)?;
     let info = KdfInfo { apu: &request.apu, apv: &request.apv, tag: Some(&request.tag) };
     let OpenSession { handle, zs_cache, .. } = session;
     let token = TokenSession { driver, session: handle };
@@ -74,4 +78,12 @@ pub(super) fn wrap(
         None => shared_secret::wrap(token, key, recipient, ze, &info, &request.cek),
     };
     request.recipients.iter().map(wrap_one).collect()
+}
+
+/// Fails for a key with which the token does ECDH-ES only.
+fn check_authcrypt(key: AgreementKey<'_>) -> Result<(), TokenError> {
+    match key.method.authcrypt {
+        true => Ok(()),
+        false => Err(TokenError::Unsupported(format!("ECDH-1PU with the key {}: it does ECDH-ES only", key.public))),
+    }
 }

@@ -3,20 +3,20 @@
 use crate::{
     crypto::{self, Cek, ContentEncryption, EncryptedKey, EphemeralKey, KdfInfo, Kek, SharedSecret},
     keys::{Curve, PublicKey},
-    secrets::{Ecdh1puSender, UnwrapRequest, WrapRequest},
+    secrets::request::{Ecdh1puSender, UnwrapRequest, WrapRequest},
 };
 
 /// The keys of throw-away peers.
-pub(super) struct TestPeers {
+pub(in crate::secrets) struct TestPeers {
     ephemeral: EphemeralKey,
     /// The static key of the other party, sender or recipient.
     peer: EphemeralKey,
 }
 
 /// A message to the key under test, and the content key that the token must return.
-pub(super) struct TestRequest {
-    pub(super) request: UnwrapRequest,
-    pub(super) cek: Cek,
+pub(in crate::secrets) struct TestRequest {
+    pub(in crate::secrets) request: UnwrapRequest,
+    pub(in crate::secrets) cek: Cek,
 }
 
 const APU: &[u8] = b"known";
@@ -26,19 +26,24 @@ const INFO: KdfInfo<'static> = KdfInfo { apu: APU, apv: APV, tag: Some(TAG) };
 
 impl TestPeers {
     /// Generates the peers' keys. Returns none for a curve without key agreement.
-    pub(super) fn generate(curve: Curve) -> Option<Self> {
+    pub(in crate::secrets) fn generate(curve: Curve) -> Option<Self> {
         Some(Self { ephemeral: EphemeralKey::generate(curve)?, peer: EphemeralKey::generate(curve)? })
     }
 
+    /// The same peer, with another ephemeral key.
+    pub(in crate::secrets) fn with_new_ephemeral(self) -> Option<Self> {
+        Some(Self { ephemeral: EphemeralKey::generate(self.peer.public().curve())?, ..self })
+    }
+
     /// An ECDH-ES message to the key.
-    pub(super) fn anoncrypt(&self, to: &PublicKey) -> TestRequest {
+    pub(in crate::secrets) fn anoncrypt(&self, to: &PublicKey) -> TestRequest {
         let ze = agree(&self.ephemeral, to);
         let kek = crypto::concat_kdf(&[&ze], &KdfInfo { apu: b"", apv: APV, tag: None });
         self.request(None, b"", Cek::generate(ContentEncryption::A256Gcm), &kek)
     }
 
     /// An ECDH-1PU message to the key.
-    pub(super) fn authcrypt(&self, to: &PublicKey) -> TestRequest {
+    pub(in crate::secrets) fn authcrypt(&self, to: &PublicKey) -> TestRequest {
         let (ze, zs) = (agree(&self.ephemeral, to), agree(&self.peer, to));
         let kek = crypto::concat_kdf(&[&ze, &zs], &INFO);
         let sender = Ecdh1puSender { key: self.peer.public().clone(), tag: TAG.to_vec() };
@@ -52,7 +57,7 @@ impl TestPeers {
     }
 
     /// An ECDH-1PU message from the key to the peer: the request, and the wrapped key that the token must return.
-    pub(super) fn reply(&self, from: &PublicKey, cek: Cek) -> (WrapRequest, EncryptedKey) {
+    pub(in crate::secrets) fn reply(&self, from: &PublicKey, cek: Cek) -> (WrapRequest, EncryptedKey) {
         let (ze, zs) = (agree(&self.ephemeral, self.peer.public()), agree(&self.peer, from));
         let expected = crypto::wrap_key(&crypto::concat_kdf(&[&ze, &zs], &INFO), &cek);
         let recipients = vec![(self.peer.public().clone(), ze)];
