@@ -87,6 +87,7 @@ pub mod crypto;
 pub mod did;
 pub mod didcomm;
 pub mod jose;
+mod json;
 pub mod keys;
 #[cfg(feature = "http")]
 pub mod net;

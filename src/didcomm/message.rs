@@ -146,10 +146,12 @@ impl Message {
     /// Reads a message from JSON text.
     ///
     /// # Errors
-    /// If the text is not a JSON object or has duplicate members, and those of [`from_object`](Self::from_object).
+    /// If the text is not a JSON object, has duplicate members or more JSON values than the default of
+    /// [`Limits::json_values`](crate::jose::Limits), and those of [`from_object`](Self::from_object).
     pub fn from_json(text: &str) -> Result<Self, MessageError> {
-        let map = crate::jose::parse_json_object("message", text.as_bytes())
-            .map_err(|error| MessageError::Header(error.to_string()))?;
+        let map =
+            crate::jose::parse_json_object("message", text.as_bytes(), crate::jose::Limits::default().json_values)
+                .map_err(|error| MessageError::Header(error.to_string()))?;
         Self::from_object(map)
     }
 

@@ -25,7 +25,7 @@ impl Envelope {
         if message.len() > limits.bytes {
             return Err(JoseError::TooLarge { size: message.len(), limit: limits.bytes });
         }
-        let map = json::parse_object("message", message)?;
+        let map = json::parse_object("message", message, limits.json_values)?;
         let has = |name| map.contains_key(name);
         if has("ciphertext") {
             Ok(Self::Encrypted(Box::new(Jwe::from_object(map, limits)?)))

@@ -78,6 +78,25 @@ impl Jwe {
         self.recipients.iter().map(|recipient| recipient.kid.as_str())
     }
 
+    /// A digest that is the same for two envelopes exactly if they open to the same message, for the same keys, or not at
+    /// all: of the protected header, the initialization vector, the ciphertext, the tag, and each recipient's key id and
+    /// encrypted key. White space, the order of members and recipients, and members that nothing authenticates do not
+    /// count, since anyone can change them.
+    ///
+    /// The encrypted keys count although the tag does not cover them. Otherwise a copy with a damaged key would have the
+    /// digest of the sender's own envelope.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut recipients: Vec<_> = self.recipients.iter().map(|it| (it.kid.as_bytes(), &*it.encrypted_key)).collect();
+        recipients.sort_unstable();
+        let parts = [self.protected.as_bytes(), &self.iv, &self.ciphertext, &self.tag];
+        let mut digest = Sha256::new_with_prefix(b"JWE");
+        for part in parts.into_iter().chain(recipients.into_iter().flat_map(|(kid, key)| [kid, key])) {
+            digest.update((part.len() as u64).to_be_bytes());
+            digest.update(part);
+        }
+        digest.finalize().into()
+    }
+
     /// Decrypts the message as one recipient, and returns the plaintext. `kid` is the recipient's key id, `key` its
     /// public key, and `sender` the sender's public key: `Some` for authcrypt, `None` for anoncrypt.
     ///
@@ -133,7 +152,8 @@ impl Jwe {
     /// Reads a JWE from its members, and makes every check that needs no key.
     pub(super) fn from_object(mut map: Map<String, Value>, limits: &Limits) -> Result<Self, JoseError> {
         let protected = json::take_string(&mut map, "protected")?.ok_or(JoseError::Missing("protected"))?;
-        let mut header = json::parse_object("protected header", &b64::decode("protected", &protected)?)?;
+        let mut header =
+            json::parse_object("protected header", &b64::decode("protected", &protected)?, json::MAX_HEADER_VALUES)?;
         if map.contains_key("aad") {
             // DIDComm has no `aad`. Ignoring it would hide something from the receiver.
             return Err(JoseError::RefusedParameter("aad".to_owned()));

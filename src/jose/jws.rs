@@ -63,7 +63,8 @@ impl Jws {
             Some(_) => return Err(JoseError::InvalidMember("signatures")),
         };
         let protected = json::take_string(&mut signer, "protected")?.ok_or(JoseError::Missing("protected"))?;
-        let mut header = json::parse_object("protected header", &b64::decode("protected", &protected)?)?;
+        let mut header =
+            json::parse_object("protected header", &b64::decode("protected", &protected)?, json::MAX_HEADER_VALUES)?;
         refuse_extensions(&header)?;
         // A signed JWT such as a `from_prior` is not a message, whatever its claims look like.
         if is_jwt(&header) {

@@ -33,14 +33,15 @@ impl Jwt {
             return Err(JoseError::InvalidMember("from_prior"));
         };
         let input = text[..header.len() + 1 + claims.len()].to_owned();
-        let mut header = json::parse_object("JWT header", &b64::decode("JWT header", header)?)?;
+        let mut header =
+            json::parse_object("JWT header", &b64::decode("JWT header", header)?, json::MAX_HEADER_VALUES)?;
         refuse_extensions(&header)?;
         if !jws::is_jwt(&header) {
             return Err(JoseError::InvalidMember("typ"));
         }
         let algorithm = jws::algorithm(&mut header)?;
         let kid = json::take_string(&mut header, "kid")?.ok_or(JoseError::Missing("kid"))?;
-        let claims = json::parse_object("JWT claims", &b64::decode("JWT claims", claims)?)?;
+        let claims = json::parse_object("JWT claims", &b64::decode("JWT claims", claims)?, json::MAX_HEADER_VALUES)?;
         let signature = b64::decode("JWT signature", signature)?;
         if signature.len() != SignatureAlgorithm::LENGTH {
             return Err(JoseError::InvalidLength("signature"));

@@ -7,10 +7,13 @@ pub struct Limits {
     pub bytes: usize,
     /// The number of recipients of a JWE. Default: 100.
     pub recipients: usize,
+    /// The number of JSON values in the message, and in each layer of it: objects, arrays, texts, numbers and so on. A
+    /// value takes up to 250 bytes of memory, even if it is one digit. Default: 20,000.
+    pub json_values: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { bytes: 1_000_000, recipients: 100 }
+        Self { bytes: 1_000_000, recipients: 100, json_values: 20_000 }
     }
 }

@@ -24,7 +24,10 @@ async fn a_message_over_the_limit_is_not_parsed() {
     text["body"]["x"] = "x".repeat(500_000).into();
     let packed = Jwe::anoncrypt(&people.keys_of_bob(&[1])).seal(text.to_string()).to_string();
     people.opened(&packed).await;
-    let options = UnpackOptions { limits: Limits { bytes: packed.len() - 1, recipients: 100 }, ..Default::default() };
+    let options = UnpackOptions {
+        limits: Limits { bytes: packed.len() - 1, recipients: 100, ..Limits::default() },
+        ..Default::default()
+    };
     let refused = Message::unpack(&packed, &people.resolver, &people.bob.identities, &options).await;
     assert_error!(refused.unwrap_err(), Error::Envelope(JoseError::TooLarge { .. }));
 }
@@ -268,5 +271,30 @@ async fn errors_quote_received_text_cut_and_escaped() {
     assert!(texts.len() > 12, "{}", texts.len());
     for text in texts.iter().map(ToString::to_string) {
         assert!(text.len() < 1000 && !text.contains(['\n', '\u{1b}']), "{text}");
+    }
+}
+
+/// A JSON value takes much more memory than its text, so a message may have only so many.
+#[tokio::test]
+async fn too_many_json_values_are_refused_in_each_layer() {
+    let people = People::new().await;
+    let text = |values: usize| {
+        let mut text = people.plaintext();
+        text["body"]["x"] = vec![1; values].into();
+        text.to_string()
+    };
+    let keys = people.keys_of_bob(&[1]);
+    people.opened(&Jwe::anoncrypt(&keys).seal(text(19_000)).to_string()).await;
+    let inner = Jwe::anoncrypt(&keys).seal(text(20_001)).to_string();
+    let mut outer = Jwe::anoncrypt(&keys).seal("{}");
+    outer["x"] = vec![1; 20_001].into();
+    let mut header = Jwe::anoncrypt(&keys);
+    header.header["x"] = vec![1; 1001].into();
+    for packed in [inner, outer.to_string(), header.seal("{}").to_string(), text(20_001)] {
+        let error = people.refused(&packed).await;
+        assert!(
+            matches!(&error, Error::Envelope(JoseError::Json { reason, .. }) if reason.contains("values")),
+            "{error}"
+        );
     }
 }

@@ -24,6 +24,8 @@ pub struct Document {
     pub(super) value: Value,
     /// The length of the JSON text, in bytes.
     pub(super) bytes: usize,
+    /// The number of JSON values.
+    pub(super) values: usize,
 }
 
 impl Document {
@@ -56,7 +58,8 @@ impl Document {
     /// An estimate of the memory that the document takes, in bytes.
     pub(in crate::did) fn memory_size(&self) -> usize {
         let methods = self.methods.iter().map(|method| method.id.len() + method.controller.len() + 400);
-        2 * self.bytes + methods.sum::<usize>()
+        // A JSON value takes up to 250 bytes, even if its text is short.
+        2 * self.bytes + 200 * self.values + methods.sum::<usize>()
     }
 
     /// The verification methods in a relationship, embedded or referenced, in the order of the document.

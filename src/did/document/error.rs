@@ -22,8 +22,11 @@ pub enum DocumentError {
         /// The limit.
         limit: usize,
     },
-    /// The text is not JSON.
-    #[error("the document is not JSON: line {line}, column {column}")]
+    /// The document has too many JSON values. Holds the limit.
+    #[error("the document has more than {0} JSON values")]
+    TooManyValues(usize),
+    /// The text is not JSON, or has more JSON values than a document may have.
+    #[error("the document is not JSON, or has too many values: line {line}, column {column}")]
     Json {
         /// The line of the error, from 1.
         line: usize,

@@ -14,7 +14,7 @@ pub use build::DocumentBuilder;
 pub(super) use build::{CONTEXT, ServiceNames};
 pub use did_document::Document;
 pub use error::DocumentError;
-pub(super) use limits::{MAX_BYTES, MAX_ENTRIES, MAX_EXPANDED_BYTES};
+pub(super) use limits::{MAX_BYTES, MAX_ENTRIES, MAX_EXPANDED_BYTES, MAX_VALUES};
 pub use method::VerificationMethod;
 pub use relationship::Relationship;
 pub use service::{Service, ServiceEndpoint};

@@ -8,11 +8,12 @@ use super::{
     did_document::Document,
     error::DocumentError,
     id::{absolute, checked_id},
-    limits::{MAX_BYTES, MAX_ENTRIES, MAX_EXPANDED_BYTES},
+    limits::{MAX_BYTES, MAX_ENTRIES, MAX_EXPANDED_BYTES, MAX_VALUES},
     method::VerificationMethod,
     relationship::Relationship,
     service::Service,
 };
+use crate::json::{Duplicates, count_values, parse};
 
 impl Document {
     /// Reads a document. Unknown members are ignored, and kept in [`as_value`](Self::as_value).
@@ -21,7 +22,7 @@ impl Document {
     /// method in another document is not followed.
     ///
     /// # Errors
-    /// If the document is over the limits (64 KiB, 100 methods, 100 services), has no `id` that is a DID, has a member
+    /// If the document is over the limits (64 KiB, 5,000 JSON values, 100 methods, 100 services), has no `id` that is a DID, has a member
     /// with the wrong type, or has two methods with one id and different keys (DID Core sections 4 and 5).
     pub fn from_value(value: Value) -> Result<Self, DocumentError> {
         read_document(value, MAX_BYTES)
@@ -39,9 +40,9 @@ impl Document {
     pub fn from_json(json: &[u8]) -> Result<Self, DocumentError> {
         // The limit applies to JSON without white space. White space may make the text four times as long.
         if json.len() > 4 * MAX_BYTES {
-            return Err(DocumentError::TooLong { length: json.len(), limit: MAX_BYTES });
+            return Err(DocumentError::TooLong { length: json.len(), limit: 4 * MAX_BYTES });
         }
-        let value = serde_json::from_slice(json)
+        let value = parse(json, MAX_VALUES, Duplicates::LastWins)
             .map_err(|error| DocumentError::Json { line: error.line(), column: error.column() })?;
         Self::from_value(value)
     }
@@ -51,6 +52,10 @@ fn read_document(value: Value, limit: usize) -> Result<Document, DocumentError> 
     let bytes = json_length(&value);
     if bytes > limit {
         return Err(DocumentError::TooLong { length: bytes, limit });
+    }
+    let values = count_values(&value);
+    if values > MAX_VALUES {
+        return Err(DocumentError::TooManyValues(MAX_VALUES));
     }
     let members = value.as_object().ok_or(DocumentError::Member { member: "content", expected: "a JSON object" })?;
     let id = checked_id(members.get("id").and_then(Value::as_str).unwrap_or_default())?.to_owned();
@@ -72,7 +77,7 @@ fn read_document(value: Value, limit: usize) -> Result<Document, DocumentError> 
         .iter()
         .filter_map(|entry| entry.as_object().map(|entry| Service::read(&id, entry)))
         .collect();
-    Ok(Document { id, also_known_as, methods, relationships, services, value, bytes })
+    Ok(Document { id, also_known_as, methods, relationships, services, value, bytes, values })
 }
 
 /// The methods of a document, without duplicates.

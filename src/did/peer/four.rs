@@ -9,7 +9,10 @@ use super::{
     forms::{hash, short_form},
     length::{MAX_LENGTH, check_length},
 };
-use crate::did::document::{Document, DocumentError, MAX_EXPANDED_BYTES, Relationship};
+use crate::{
+    did::document::{Document, DocumentError, MAX_EXPANDED_BYTES, MAX_VALUES, Relationship},
+    json::{Duplicates, parse},
+};
 
 /// The multicodec `json`, 0x0200, as a varint.
 const JSON_CODEC: [u8; 2] = [0x80, 0x04];
@@ -69,7 +72,7 @@ fn decoded(long: &str) -> Result<Map<String, Value>, PeerError> {
     let encoded = long.rsplit_once(":z").map(|(_, encoded)| encoded).ok_or(PeerError::Encoding)?;
     let bytes = base58::decode(encoded).ok_or(PeerError::Encoding)?;
     let json = bytes.strip_prefix(&JSON_CODEC).ok_or(PeerError::Encoding)?;
-    match serde_json::from_slice(json) {
+    match parse(json, MAX_VALUES, Duplicates::LastWins) {
         Ok(Value::Object(members)) => Ok(members),
         _ => Err(PeerError::Encoding),
     }

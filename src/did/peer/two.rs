@@ -6,9 +6,10 @@ use serde_json::{Value, json};
 use super::{error::PeerError, length::check_length};
 use crate::{
     did::{
-        document::{CONTEXT, Document, DocumentError, MAX_ENTRIES, Relationship, Service, ServiceNames},
+        document::{CONTEXT, Document, DocumentError, MAX_ENTRIES, MAX_VALUES, Relationship, Service, ServiceNames},
         key,
     },
+    json::{Duplicates, parse},
     keys::{KeyError, PublicKey},
 };
 
@@ -107,7 +108,7 @@ impl Services {
     /// Reads one element. Before the clarifications of the specification, an element could be an array of services.
     fn add(&mut self, content: &str) -> Result<(), PeerError> {
         let json = URL_SAFE_NO_PAD.decode(content).map_err(|_| PeerError::Service)?;
-        let value = serde_json::from_slice(&json).map_err(|_| PeerError::Service)?;
+        let value = parse(&json, MAX_VALUES, Duplicates::LastWins).map_err(|_| PeerError::Service)?;
         let values = if let Value::Array(values) = value { values } else { vec![value] };
         for value in values {
             let Value::Object(mut service) = Abbreviations::Expand.apply(value) else {

@@ -45,12 +45,20 @@ pub enum WebvhError {
     Deactivated,
 }
 
+impl WebvhError {
+    /// Whether a later attempt may succeed: the server returned something else than the log, only a part of the log, or
+    /// files that do not fit together. A malformed or deactivated DID, and one that has moved, stay so.
+    pub(in crate::did) fn may_pass(&self) -> bool {
+        !matches!(self, Self::Scid | Self::Location(_) | Self::WrongDid(_) | Self::Deactivated)
+    }
+}
+
 /// What is wrong with an entry of a log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EntryFault {
-    /// The entry is not a JSON object.
-    #[error("it is not a JSON object")]
+    /// The entry is not a JSON object, or has more than 10,000 JSON values.
+    #[error("it is not a JSON object, or has too many values")]
     Json,
     /// The entry is longer than 128 KiB.
     #[error("it has more than 128 KiB")]

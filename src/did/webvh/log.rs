@@ -18,6 +18,7 @@ use super::{
 use crate::{
     crypto::{canonical_json, document_hash},
     did::url::is_did,
+    json::{Duplicates, parse},
 };
 
 /// How far the clock of a controller may be ahead of this machine's clock, by the specification.
@@ -25,6 +26,8 @@ const MAX_CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 /// The longest accepted entry, in bytes: room for the longest document and for the other members. A parsed entry takes
 /// many times as much memory.
 const MAX_ENTRY_BYTES: usize = 128 * 1024;
+/// The most JSON values of an entry: room for those of the largest document.
+const MAX_ENTRY_VALUES: usize = 10_000;
 /// The most proofs of an entry. An entry needs only one.
 const MAX_PROOFS: usize = 10;
 
@@ -61,7 +64,9 @@ impl<'a> Log<'a> {
         if line.len() > MAX_ENTRY_BYTES {
             return Err(EntryFault::TooLong);
         }
-        let Ok(Value::Object(mut entry)) = serde_json::from_slice(line) else { return Err(EntryFault::Json) };
+        let Ok(Value::Object(mut entry)) = parse(line, MAX_ENTRY_VALUES, Duplicates::LastWins) else {
+            return Err(EntryFault::Json);
+        };
         let proofs = proofs(entry.shift_remove("proof"))?;
         let version = text(&entry, "versionId")?.to_owned();
         let time = self.time(text(&entry, "versionTime")?)?;

@@ -8,7 +8,13 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{error::WebvhError, parameters::Witness, proof::Proof};
-use crate::crypto::document_hash;
+use crate::{
+    crypto::document_hash,
+    json::{Duplicates, parse},
+};
+
+/// The most JSON values of a file with proofs. A proof has eight.
+const MAX_FILE_VALUES: usize = 20_000;
 
 /// Checks that the proofs in a did-witness.json approve each version that needs approval.
 ///
@@ -36,7 +42,9 @@ fn newest_approvals(
         versions.iter().enumerate().map(|(index, (id, _))| (id.as_str(), index)).collect();
     let witnesses = versions.iter().filter_map(|(_, witness)| witness.as_ref());
     let known: HashSet<&String> = witnesses.flat_map(|witness| &witness.keys).collect();
-    let Ok(Value::Array(entries)) = serde_json::from_slice(file) else { return Err(WebvhError::WitnessFile) };
+    let Ok(Value::Array(entries)) = parse(file, MAX_FILE_VALUES, Duplicates::LastWins) else {
+        return Err(WebvhError::WitnessFile);
+    };
     let mut newest = HashMap::new();
     for entry in &entries {
         let version = entry.get("versionId").and_then(Value::as_str).ok_or(WebvhError::WitnessFile)?;
