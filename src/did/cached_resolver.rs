@@ -1,7 +1,7 @@
 //! A cache in front of a resolver.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -11,7 +11,12 @@ use quick_cache::{
     sync::{Cache, DefaultLifecycle, EntryAction, EntryResult},
 };
 
-use super::{document::Document, resolve_error::ResolveError, resolver::Resolver, url::is_did};
+use super::{
+    document::Document,
+    resolve_error::ResolveError,
+    resolver::Resolver,
+    url::{is_did, is_mutable},
+};
 
 /// Caches the documents that a resolver found, and for a shorter time its failures.
 ///
@@ -21,6 +26,7 @@ pub struct CachedResolver<R> {
     inner: R,
     limits: CacheLimits,
     entries: Cache<String, Entry, ByMemorySize>,
+    refetches: Mutex<RefetchBudget>,
 }
 
 /// How much [`CachedResolver`] keeps, and for how long.
@@ -33,17 +39,29 @@ pub struct CacheLimits {
     pub ttl: Duration,
     /// How long a failure is kept. Default: 10 seconds.
     pub negative_ttl: Duration,
+    /// The shortest time between two fetches of one document before its `ttl` ends. Default: 1 second.
+    pub refetch_interval: Duration,
+    /// How many documents are fetched again before their `ttl` ends, in any minute. Default: 600.
+    pub refetches_per_minute: u32,
 }
 
 impl Default for CacheLimits {
     fn default() -> Self {
-        Self { bytes: 64 * 1024 * 1024, ttl: Duration::from_secs(600), negative_ttl: Duration::from_secs(10) }
+        Self {
+            bytes: 64 * 1024 * 1024,
+            ttl: Duration::from_secs(600),
+            negative_ttl: Duration::from_secs(10),
+            refetch_interval: Duration::from_secs(1),
+            refetches_per_minute: 600,
+        }
     }
 }
 
 #[derive(Clone)]
 struct Entry {
     expires: Instant,
+    /// When the resolver was asked last, with or without success.
+    asked: Instant,
     outcome: Result<Arc<Document>, ResolveError>,
 }
 
@@ -76,7 +94,8 @@ impl<R: Resolver> CachedResolver<R> {
             .expect("both capacities are given");
         let entries =
             Cache::with_options(options, ByMemorySize, DefaultHashBuilder::default(), DefaultLifecycle::default());
-        Self { inner, limits, entries }
+        let refetches = RefetchBudget { left: f64::from(limits.refetches_per_minute), counted: Instant::now() };
+        Self { inner, limits, entries, refetches: Mutex::new(refetches) }
     }
 
     /// The resolver behind the cache.
@@ -95,7 +114,33 @@ impl<R: Resolver> CachedResolver<R> {
             false => Err(ResolveError::wrong_id(did, document.id())),
         });
         let ttl = if outcome.is_ok() { self.limits.ttl } else { self.limits.negative_ttl };
-        Entry { expires: Instant::now() + ttl, outcome }
+        let now = Instant::now();
+        Entry { expires: now + ttl, asked: now, outcome }
+    }
+
+    /// Takes one fetch from the budget for all DIDs. Returns whether there was one left.
+    fn may_refetch(&self) -> bool {
+        self.refetches.lock().unwrap_or_else(PoisonError::into_inner).take(self.limits.refetches_per_minute)
+    }
+}
+
+/// How many documents may be fetched again now. The budget fills up evenly within a minute.
+struct RefetchBudget {
+    left: f64,
+    counted: Instant,
+}
+
+impl RefetchBudget {
+    fn take(&mut self, per_minute: u32) -> bool {
+        let full = f64::from(per_minute);
+        let new = self.counted.elapsed().as_secs_f64() / 60.0 * full;
+        self.left = (self.left + new).min(full);
+        self.counted = Instant::now();
+        let has_one = self.left >= 1.0;
+        if has_one {
+            self.left -= 1.0;
+        }
+        has_one
     }
 }
 
@@ -127,6 +172,37 @@ impl<R: Resolver> Resolver for CachedResolver<R> {
             }
             // Neither can happen here. Asking the resolver is correct in every case.
             EntryResult::Removed(..) | EntryResult::Timeout => self.resolve_now(did).await.outcome,
+        }
+    }
+
+    /// Asks the resolver again, unless it was asked within [`CacheLimits::refetch_interval`], or the budget of
+    /// [`CacheLimits::refetches_per_minute`] is used up. If the resolver fails, the cached document stays.
+    async fn resolve_again(&self, did: &str) -> Result<Option<Arc<Document>>, ResolveError> {
+        if !is_mutable(did) {
+            return Ok(None);
+        }
+        let cached = self.entries.get(did);
+        if cached.as_ref().is_some_and(|entry| entry.asked.elapsed() < self.limits.refetch_interval) {
+            return Ok(None);
+        }
+        if !self.may_refetch() {
+            tracing::warn!("document not fetched again: too many were fetched again within a minute");
+            return Ok(None);
+        }
+        // Set first, so that other messages of the same sender do not fetch the document too.
+        if let Some(entry) = cached {
+            self.entries.insert(did.to_owned(), Entry { asked: Instant::now(), ..entry });
+        }
+        let entry = self.resolve_now(did).await;
+        let document = entry.outcome.clone()?;
+        self.entries.insert(did.to_owned(), entry);
+        Ok(Some(document))
+    }
+
+    async fn resolve_offline(&self, did: &str) -> Option<Arc<Document>> {
+        match self.entries.get(did).filter(|entry| Instant::now() < entry.expires) {
+            Some(entry) => entry.outcome.ok(),
+            None => self.inner.resolve_offline(did).await,
         }
     }
 }

@@ -2,7 +2,9 @@
 
 use std::{error::Error, sync::Arc};
 
-use super::{document::DocumentError, peer::PeerError, shorten::shortened, web::WebError, webvh::WebvhError};
+use super::{
+    document::DocumentError, peer::PeerError, shorten::shortened, url::is_mutable, web::WebError, webvh::WebvhError,
+};
 use crate::keys::KeyError;
 
 /// Why a DID was not resolved. DIDs in this error are cut after 100 characters.
@@ -80,6 +82,21 @@ pub enum ResolveError {
 }
 
 impl ResolveError {
+    /// Whether a later attempt may succeed.
+    ///
+    /// True for every fault of a server: it is down, answers with any status but 200 (404 and 410 too, since a file that
+    /// is being replaced is absent for a moment), or returns a page or half a file instead of the document. True also
+    /// for [`LongFormUnknown`](Self::LongFormUnknown). False if the DID itself is malformed, of an unknown method or
+    /// deactivated, and for a server whose address must not be connected to.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::LongFormUnknown(_) | Self::Unavailable { .. } => true,
+            Self::NotFound(did) | Self::Document { did, .. } => is_mutable(did),
+            Self::Webvh { source, .. } => source.may_pass(),
+            _ => false,
+        }
+    }
+
     /// Returns [`NotADid`](Self::NotADid).
     pub fn not_a_did(text: &str) -> Self {
         Self::NotADid(shortened(text))

@@ -17,12 +17,38 @@ pub trait Resolver: Send + Sync {
     /// # Errors
     /// [`ResolveError::UnsupportedMethod`] if this resolver does not know the DID method; other errors if it does.
     async fn resolve(&self, did: &str) -> Result<Arc<Document>, ResolveError>;
+
+    /// Fetches the document of `did` again, past every cache. Call this if a document lacks what the owner of the DID
+    /// uses, such as a new key, or if the owner no longer answers to what the document says.
+    ///
+    /// Returns `None` if there is no cache, the DID contains its own document, or the document may not be fetched again
+    /// now: strangers cause these calls, so a cache limits their rate. The default implementation has no cache.
+    ///
+    /// # Errors
+    /// The errors of [`resolve`](Self::resolve). A cached document stays in the cache then.
+    async fn resolve_again(&self, _did: &str) -> Result<Option<Arc<Document>>, ResolveError> {
+        Ok(None)
+    }
+
+    /// Returns the document of `did` if it is known without the network: it is cached, given, or part of the DID. The
+    /// default implementation knows none.
+    async fn resolve_offline(&self, _did: &str) -> Option<Arc<Document>> {
+        None
+    }
 }
 
 #[async_trait]
 impl<R: Resolver + ?Sized> Resolver for Arc<R> {
     async fn resolve(&self, did: &str) -> Result<Arc<Document>, ResolveError> {
         (**self).resolve(did).await
+    }
+
+    async fn resolve_again(&self, did: &str) -> Result<Option<Arc<Document>>, ResolveError> {
+        (**self).resolve_again(did).await
+    }
+
+    async fn resolve_offline(&self, did: &str) -> Option<Arc<Document>> {
+        (**self).resolve_offline(did).await
     }
 }
 
@@ -31,11 +57,27 @@ impl<R: Resolver + ?Sized> Resolver for Box<R> {
     async fn resolve(&self, did: &str) -> Result<Arc<Document>, ResolveError> {
         (**self).resolve(did).await
     }
+
+    async fn resolve_again(&self, did: &str) -> Result<Option<Arc<Document>>, ResolveError> {
+        (**self).resolve_again(did).await
+    }
+
+    async fn resolve_offline(&self, did: &str) -> Option<Arc<Document>> {
+        (**self).resolve_offline(did).await
+    }
 }
 
 #[async_trait]
 impl<R: Resolver + ?Sized> Resolver for &R {
     async fn resolve(&self, did: &str) -> Result<Arc<Document>, ResolveError> {
         (**self).resolve(did).await
+    }
+
+    async fn resolve_again(&self, did: &str) -> Result<Option<Arc<Document>>, ResolveError> {
+        (**self).resolve_again(did).await
+    }
+
+    async fn resolve_offline(&self, did: &str) -> Option<Arc<Document>> {
+        (**self).resolve_offline(did).await
     }
 }

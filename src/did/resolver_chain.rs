@@ -39,4 +39,23 @@ impl Resolver for ResolverChain {
         }
         Err(ResolveError::unsupported_method(did))
     }
+
+    async fn resolve_again(&self, did: &str) -> Result<Option<Arc<Document>>, ResolveError> {
+        for resolver in &self.resolvers {
+            match resolver.resolve_again(did).await {
+                Ok(None) | Err(ResolveError::UnsupportedMethod(_)) => {}
+                answer => return answer,
+            }
+        }
+        Ok(None)
+    }
+
+    async fn resolve_offline(&self, did: &str) -> Option<Arc<Document>> {
+        for resolver in &self.resolvers {
+            if let Some(document) = resolver.resolve_offline(did).await {
+                return Some(document);
+            }
+        }
+        None
+    }
 }

@@ -72,6 +72,11 @@ pub fn is_did(text: &str) -> bool {
     })
 }
 
+/// Whether the document of a DID may change. A `did:key` and a `did:peer` contain their documents, or the hash of them.
+pub(crate) fn is_mutable(did: &str) -> bool {
+    !["did:key:", "did:peer:"].iter().any(|method| did.starts_with(method))
+}
+
 /// The DID of a DID URL. `None` if `url` is not a DID URL (DID Core section 3.2).
 pub fn did_of(url: &str) -> Option<&str> {
     let (did, rest) = url.split_at(url.find(['/', '?', '#']).unwrap_or(url.len()));

@@ -7,7 +7,7 @@ use crate::{
     did::{Relationship, ResolveError},
     jose::{JoseError, quoted},
     keys::KeyError,
-    secrets::{SecretsError, TokenError},
+    secrets::SecretsError,
 };
 
 /// Why a message was not packed or not unpacked.
@@ -99,8 +99,16 @@ pub enum Error {
         /// The DID URL of our key.
         kid: String,
     },
-    /// The DID or key is none of ours, or its token is unavailable.
-    #[error("{name} is none of our {relationship} keys, or its token is unavailable")]
+    /// The DID or key is none of ours.
+    #[error("{name} is none of our {relationship} keys")]
+    NotOurs {
+        /// The DID or DID URL.
+        name: String,
+        /// The relationship that the key was needed for.
+        relationship: &'static str,
+    },
+    /// The DID or key is ours, and no token that has a fitting key is available.
+    #[error("the token of the {relationship} keys of {name} is unavailable")]
     NoReadyKey {
         /// The DID or DID URL.
         name: String,
@@ -181,22 +189,12 @@ impl From<SecretsError> for Error {
 }
 
 impl Error {
-    /// Whether a later attempt may succeed: the token is absent, busy, slow or locked by its PIN, its device failed, no
+    /// Whether a later attempt may succeed: the operation with the private key may ([`SecretsError::is_retryable`]), no
     /// key is ready, or the source of a DID document is unavailable.
-    ///
-    /// This is narrower than [`SecretsError::is_retryable`], which is also true for `Interrupted`, `RateLimited`
-    /// and `AuditFailed`, and for the token errors `SessionLost` and `KeyGone`. For these, match the
-    /// [`SecretsError`] in [`JoseError::Secrets`].
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Envelope(JoseError::Secrets(error)) => match error {
-                SecretsError::Busy { .. } | SecretsError::DeadlineExceeded { .. } => true,
-                SecretsError::Token { error, .. } => {
-                    matches!(error, TokenError::Away(_) | TokenError::Pin(_) | TokenError::Device { .. })
-                }
-                _ => false,
-            },
-            Self::Resolve(error) => matches!(error, ResolveError::Unavailable { .. }),
+            Self::Envelope(JoseError::Secrets(error)) => error.is_retryable(),
+            Self::Resolve(error) => error.may_pass(),
             Self::NoReadyKey { .. } => true,
             _ => false,
         }

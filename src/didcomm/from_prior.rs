@@ -6,7 +6,7 @@ use super::{
     did_forms::{resolvable, same_did},
     error::{Error, FromPriorError},
     identities::Identities,
-    key_lookup::resolve_key,
+    key_lookup::{replaced_key, resolve_key},
 };
 use crate::{
     did::{Relationship, Resolver, did_of, is_did},
@@ -39,7 +39,7 @@ impl FromPriorClaims {
             .ready_keys(name, Relationship::Authentication)
             .into_iter()
             .find(|key| key.key.curve().signature_algorithm().is_some())
-            .ok_or_else(|| Error::NoReadyKey { name: name.to_owned(), relationship: "authentication" })?;
+            .ok_or_else(|| me.no_ready_key(name, Relationship::Authentication))?;
         if !same_did(&key.did, &self.iss) {
             return Err(Error::FromPrior(FromPriorError::Issuer));
         }
@@ -86,7 +86,10 @@ impl UnverifiedFromPrior {
         let kid = self.jwt.kid();
         let owner = resolvable(&self.claims.iss, kid);
         let key = resolve_key(resolver, owner, kid, Relationship::Authentication).await?;
-        self.jwt.verify(&key)?;
+        if let Err(error) = self.jwt.verify(&key) {
+            let newer = replaced_key(resolver, kid, Relationship::Authentication, &key).await;
+            self.jwt.verify(&newer.ok_or(error)?)?;
+        }
         Ok((self.claims, kid.to_owned()))
     }
 }

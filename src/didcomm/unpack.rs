@@ -2,6 +2,10 @@
 
 use std::{
     borrow::Cow,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -14,7 +18,7 @@ use super::{
     forward::Forward,
     from_prior::UnverifiedFromPrior,
     identities::{Identities, OwnKey},
-    key_lookup::{find_key, resolve_key},
+    key_lookup::{find_key, replaced_key, resolve_key},
     message::Message,
     provenance::{Layer, PriorDid, Provenance, Warning},
 };
@@ -44,13 +48,16 @@ pub struct UnpackOptions {
     pub strict_nesting: bool,
     /// How large a message may be, and how many recipients it may have.
     pub limits: Limits,
-    /// When to stop waiting for the token. Default: 30 seconds for each operation
+    /// When to stop waiting for the token. Default: 30 seconds for each operation, and 120 if its key asks a person
     /// ([`Context::deadline`](crate::secrets::Context::deadline)).
     pub deadline: Option<Instant>,
     /// DIDs of senders. A token may ask a person for a PIN or a touch only for a message that claims to be from one of
     /// them. The claim is not verified at that point. An anoncrypted message claims no sender, so it never qualifies.
     /// Default: every message qualifies.
     pub prompt_for: Option<Vec<String>>,
+    /// Counts the encrypted layers that were opened, also if the message fails afterwards. Each attempt to open such a
+    /// message costs the token time again, so the caller should bound the attempts. Default: not counted.
+    pub opened_layers: Option<Arc<AtomicU32>>,
 }
 
 impl Default for UnpackOptions {
@@ -62,6 +69,7 @@ impl Default for UnpackOptions {
             limits: Limits::default(),
             deadline: None,
             prompt_for: None,
+            opened_layers: None,
         }
     }
 }
@@ -175,7 +183,18 @@ impl Unpacker<'_> {
             Some(skid) => Some(self.key(skid, skid, Relationship::KeyAgreement).await?),
             None => None,
         };
-        let (plaintext, own, kid) = self.try_keys(jwe, sender.as_ref()).await?;
+        let (plaintext, own, kid) = match (self.try_keys(jwe, sender.as_ref()).await, jwe.sender_kid(), &sender) {
+            (Err(Error::Envelope(error @ JoseError::Decrypt(_))), Some(skid), Some(old)) => {
+                match self.replaced(skid, Relationship::KeyAgreement, old).await {
+                    Some(newer) => self.try_keys(jwe, Some(&newer)).await?,
+                    None => return Err(error.into()),
+                }
+            }
+            (tried, ..) => tried?,
+        };
+        if let Some(opened) = &self.options.opened_layers {
+            opened.fetch_add(1, Ordering::Relaxed);
+        }
 
         let recipients = jwe.recipient_kids().map(str::to_owned).collect();
         let custody = self.me.held_key(&own.key).and_then(|held| held.custody);
@@ -197,10 +216,9 @@ impl Unpacker<'_> {
         Ok(plaintext)
     }
 
-    /// Tries our keys in the order of the recipients, until one opens the message or [`MAX_DERIVATIONS`] are spent. An
-    /// attempt whose token is away costs no derivation. An attempt that ends with `DeadlineExceeded` or `Interrupted`
-    /// counts as no derivation either, although the token may have made one. If no key opens the message, returns the
-    /// last failure, or [`Error::PromptNotAllowed`] if no key could be tried.
+    /// Tries our keys in the order of the recipients, until one opens the message or [`MAX_DERIVATIONS`] are spent. Only
+    /// an attempt that certainly reached no token costs no derivation. If no key opens the message, returns the failure
+    /// from which a later attempt is most likely to recover, or [`Error::PromptNotAllowed`] if no key could be tried.
     async fn try_keys<'k>(
         &'k self,
         jwe: &Jwe,
@@ -209,7 +227,7 @@ impl Unpacker<'_> {
         let cx = Context { deadline: self.options.deadline, ..Context::default() };
         let cost = if sender.is_some() { 2 } else { 1 };
         let mut budget = MAX_DERIVATIONS;
-        let (mut failure, mut not_allowed) = (None, None);
+        let (mut failure, mut not_allowed): (Option<JoseError>, _) = (None, None);
         for kid in jwe.recipient_kids() {
             let Some(own) = self.me.key(kid, Relationship::KeyAgreement) else { continue };
             if budget < cost {
@@ -225,7 +243,9 @@ impl Unpacker<'_> {
                     if !failed_before_derivation(&error) {
                         budget -= cost;
                     }
-                    failure = Some(error);
+                    if failure.as_ref().is_none_or(|before| hope(&error) > hope(before)) {
+                        failure = Some(error);
+                    }
                 }
             }
         }
@@ -254,11 +274,18 @@ impl Unpacker<'_> {
         }
     }
 
+    /// Returns the key that a peer's document has by now under the id of a key that did not serve. `None` for our own
+    /// keys, and if the key is the same.
+    async fn replaced(&self, kid: &str, relationship: Relationship, old: &PublicKey) -> Option<PublicKey> {
+        let is_own = did_of(kid).is_some_and(|did| self.me.document(did).is_some());
+        if is_own { None } else { replaced_key(self.resolver, kid, relationship, old).await }
+    }
+
     async fn verify(&self, jws: &Jws, evidence: &mut Evidence) -> Result<Vec<u8>, Error> {
         self.check_nesting("signed", evidence)?;
         // `kid` may be unprotected. It must be a key of `from` before anything is resolved: otherwise any relay could
         // make us send a request to a server of its choice (v2.1 "Message Signing"; affinidi-messaging 0.15.8).
-        let claimed = jose::parse_json_object("payload", jws.unverified_payload())?;
+        let claimed = jose::parse_json_object("payload", jws.unverified_payload(), self.options.limits.json_values)?;
         // A signature is the innermost layer. Another envelope inside it would have no `from` to check.
         for (member, inner) in [("ciphertext", "encrypted"), ("payload", "signed")] {
             if claimed.contains_key(member) {
@@ -269,7 +296,13 @@ impl Unpacker<'_> {
         let from = from.ok_or_else(|| Error::FromAbsent(jws.kid().to_owned()))?;
         check_owner(from, jws.kid())?;
         let key = self.key(resolvable(from, jws.kid()), jws.kid(), Relationship::Authentication).await?;
-        let payload = jws.verify(&key)?.to_vec();
+        let payload = match jws.verify(&key) {
+            Err(error @ JoseError::InvalidSignature) => {
+                let newer = self.replaced(jws.kid(), Relationship::Authentication, &key).await;
+                jws.verify(&newer.ok_or(error)?)?.to_vec()
+            }
+            verified => verified?.to_vec(),
+        };
 
         evidence.provenance.layers.push(Layer::Signed { alg: jws.algorithm(), kid: jws.kid().to_owned() });
         evidence.provenance.authenticated = true;
@@ -323,16 +356,29 @@ impl Unpacker<'_> {
     }
 }
 
-/// Whether decryption failed before a token computed anything. True also for `DeadlineExceeded` and `Interrupted`,
-/// after which the token may have computed.
+/// Whether decryption failed before a token computed anything.
 fn failed_before_derivation(error: &JoseError) -> bool {
     match error {
         JoseError::CurveMismatch { .. } => true,
         JoseError::Secrets(SecretsError::Token { error, .. }) => {
             matches!(error, TokenError::Away(_) | TokenError::KeyGone | TokenError::Pin(_))
         }
-        JoseError::Secrets(_) => true,
+        JoseError::Secrets(SecretsError::NotHeld(_) | SecretsError::NotAllowed { .. }) => true,
+        JoseError::Secrets(SecretsError::InvalidRequest(_) | SecretsError::RateLimited(_)) => true,
+        JoseError::Secrets(SecretsError::Busy { .. } | SecretsError::Stopped) => true,
         _ => false,
+    }
+}
+
+/// Orders the failures of several keys: the higher, the likelier a later attempt with the key succeeds.
+fn hope(failure: &JoseError) -> u8 {
+    match failure {
+        JoseError::Secrets(SecretsError::Token { error: TokenError::Refused(_), .. }) => 2,
+        JoseError::Secrets(error) if error.is_retryable() => 4,
+        // The configuration may be repaired.
+        JoseError::Secrets(_) => 3,
+        JoseError::Decrypt(_) => 1,
+        _ => 0,
     }
 }
 

@@ -23,6 +23,10 @@ impl Fetch for HttpClient {
             let body = if response.status == 200 { response.body?.to_vec() } else { Vec::new() };
             Ok(FetchResponse { status: response.status, body })
         };
-        fetched.await.map_err(|error: NetError| FetchError::new(error.is_retryable(), error))
+        fetched.await.map_err(|error: NetError| {
+            // Something larger than any document is a page that the server shows instead of it, perhaps for a moment.
+            let may_pass = error.is_retryable() || matches!(error, NetError::TooLarge { .. });
+            FetchError::new(may_pass, error)
+        })
     }
 }

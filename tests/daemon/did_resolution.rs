@@ -1,6 +1,11 @@
 //! Senders with a did:web, whose documents are on a server that a stranger chose: which addresses the daemon connects
 //! to, and which documents it uses.
 
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+
 use serde_json::{Value, json};
 
 use crate::{
@@ -129,4 +134,130 @@ fn only_a_valid_document_of_the_requested_did_is_used() {
 
 fn ok(body: String) -> Response {
     (200, "content-type: application/did+json\r\n".to_owned(), body)
+}
+
+/// The document of a did:web with one key agreement key for each pair of fragment and peer.
+fn document_with_keys(did: &str, keys: &[(&str, &Peer)]) -> Value {
+    let methods = keys.iter().map(|(fragment, peer)| {
+        let jwk = json!(peer.person.agree[0].to_jwk());
+        json!({"id": fragment, "type": "JsonWebKey2020", "controller": did, "publicKeyJwk": jwk})
+    });
+    json!({"id": did, "keyAgreement": methods.collect::<Vec<_>>()})
+}
+
+/// A server with documents that the test changes: status and body, by the name in the path.
+struct Documents {
+    served: Arc<Mutex<HashMap<String, (u16, String)>>>,
+    server: Endpoint,
+}
+
+impl Documents {
+    fn new() -> Self {
+        let served = Arc::<Mutex<HashMap<String, (u16, String)>>>::default();
+        let documents = served.clone();
+        let server = Endpoint::new(move |request| {
+            let name = request.path.trim_start_matches('/').split('/').next().unwrap_or_default();
+            let (status, body) = documents.lock().unwrap().get(name).cloned().unwrap_or((404, String::new()));
+            (status, String::new(), body)
+        });
+        Self { served, server }
+    }
+
+    fn did(&self, name: &str) -> String {
+        format!("did:web:localhost%3A{}:{name}", self.server.port)
+    }
+
+    fn serve(&self, name: &str, status: u16, body: impl ToString) {
+        self.served.lock().unwrap().insert(name.to_owned(), (status, body.to_string()));
+    }
+
+    fn fetches(&self, name: &str) -> usize {
+        let path = format!("/{name}/did.json");
+        self.server.requests().iter().filter(|request| request.path == path).count()
+    }
+
+    /// A daemon that may fetch the documents.
+    fn daemon(&self, more: &str) -> Option<Daemon> {
+        running(&format!("[net]\nallow_private = [\"127.0.0.0/8\"]\n{}\n{more}", allow_plain_http(&self.server)))
+    }
+}
+
+/// A peer adds a key to its document, or replaces the key and keeps its id, and uses it at once. The document that the
+/// daemon has cached is older.
+#[test]
+fn a_new_key_is_used_although_an_older_document_is_cached() {
+    let documents = Documents::new();
+    let Some(daemon) = documents.daemon("") else { return };
+    let (old, new) = (Peer::new("old"), Peer::new("new"));
+    for (name, keys, fragment) in
+        [("adds", vec![("#1", &old), ("#2", &new)], "#2"), ("replaces", vec![("#1", &new)], "#1")]
+    {
+        let did = documents.did(name);
+        documents.serve(name, 200, document_with_keys(&did, &[("#1", &old)]));
+        let before = format!("{name} before");
+        assert_eq!(daemon.post_status(authcrypt_as(&old, &did, &format!("{did}#1"), &daemon, &before)), 202);
+        daemon.wait_until("the first message arrived", |daemon| daemon.unread_texts().contains(&before));
+        documents.serve(name, 200, document_with_keys(&did, &keys));
+        let after = format!("{name} after");
+        let skid = format!("{did}{fragment}");
+        assert_eq!(daemon.post_status(authcrypt_as(&new, &did, &skid, &daemon, &after)), 202);
+        daemon.wait_until("the second message arrived", |daemon| daemon.unread_texts().contains(&after));
+    }
+}
+
+/// Keys that are in no document do not make the daemon fetch it for each message.
+#[test]
+fn unknown_keys_do_not_cause_unlimited_fetches() {
+    let documents = Documents::new();
+    let more = "did_refetch_seconds = 3600\n[agent]\nwait_for_stranger_minutes = 0\nwait_for_sender_hours = 0\n";
+    let Some(daemon) = documents.daemon(more) else { return };
+    let (owner, mallory) = (Peer::new("owner"), Peer::new("mallory"));
+    let did = documents.did("victim");
+    documents.serve("victim", 200, document_with_keys(&did, &[("#1", &owner)]));
+    assert_eq!(daemon.post_status(authcrypt_as(&owner, &did, &format!("{did}#1"), &daemon, "mine")), 202);
+    daemon.wait_until("the honest message arrived", |daemon| daemon.unread_texts() == ["mine"]);
+    for number in 0..30 {
+        let skid = format!("{did}#no-{number}");
+        assert_eq!(daemon.post_status(authcrypt_as(&mallory, &did, &skid, &daemon, "no")), 202);
+    }
+    daemon.wait_until_all_opened();
+    assert_eq!(documents.fetches("victim"), 1);
+    let given_up = "claviger_messages_handled_total{protocol=\"unopened\",result=\"unresolved\"}";
+    assert_eq!(daemon.metric(given_up), 30.0);
+    assert!(daemon.log().contains("waited 0 seconds for it"));
+}
+
+/// A server returns something else than the document for a moment. The messages wait.
+#[test]
+fn faults_of_a_document_server_are_waited_for() {
+    let documents = Documents::new();
+    let Some(daemon) = documents.daemon("") else { return };
+    let peer = Peer::new("peer");
+    let document = |name: &str| document_with_keys(&documents.did(name), &[("#k", &peer)]).to_string();
+    let half = document("half");
+    let faults = [
+        ("absent", 404, String::new()),
+        ("gone", 410, String::new()),
+        ("page", 200, "<!DOCTYPE html><title>We are back soon</title>".to_owned()),
+        ("large-page", 200, "<p>soon</p>".repeat(10_000)),
+        ("half", 200, half[..half.len() / 2].to_owned()),
+        ("empty", 200, String::new()),
+        ("other", 200, document("another")),
+        ("moved", 302, String::new()),
+        ("broken", 500, String::new()),
+    ];
+    for (name, status, body) in &faults {
+        documents.serve(name, *status, body);
+        let did = documents.did(name);
+        let packed = authcrypt_as(&peer, &did, &format!("{did}#k"), &daemon, name);
+        assert_eq!(daemon.post_status(packed), 202, "{name}");
+    }
+    daemon.wait_until("all documents were asked for", |_| faults.iter().all(|(name, ..)| documents.fetches(name) > 0));
+    // An honest message is not delayed by those that wait.
+    assert_eq!(daemon.post_status(peer.pack_text(&daemon.did, "lunch?")), 202);
+    daemon.wait_until("the honest message arrived", |daemon| daemon.unread_texts() == ["lunch?"]);
+    for (name, ..) in &faults {
+        documents.serve(name, 200, document(name));
+    }
+    daemon.wait_until("all messages arrived", |daemon| daemon.unread_texts().len() == faults.len() + 1);
 }
