@@ -1,8 +1,12 @@
-//! Tests of the store and of the network clients, without an agent.
+//! Tests of the store and of the network clients, and of an agent in this process.
 
 #[path = "../support/webvh_logs.rs"]
 #[allow(dead_code, reason = "the suite of did:webvh uses all of it")]
 mod webvh_logs;
 
+#[path = "../support/mod.rs"]
+mod support;
+
 mod net;
+mod panics;
 mod store;

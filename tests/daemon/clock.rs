@@ -154,3 +154,57 @@ fn a_message_expires_behind_messages_that_wait_for_a_token() {
     let expired = |line: &&str| line.starts_with("claviger_messages_sent_total") && line.contains("\"expired\"");
     assert!(metrics.lines().find(expired).is_some_and(|line| line.ends_with(" 1")), "{metrics}");
 }
+
+/// Messages that arrived in time wait for the token beyond their `expires_time`, and longer than a message may be old.
+/// They are handled all the same, and once.
+#[test]
+fn messages_that_wait_for_the_token_do_not_become_too_old() {
+    let Some(mut daemon) = Daemon::new("[agent]\nlongest_age_days = 1\n") else { return };
+    let clock = Clock::new(&daemon.home);
+    daemon.disconnect_token();
+    daemon.start_with(clock.command(&daemon.home));
+    let peer = Peer::new("peer");
+    let short_lived = peer.message(&daemon.did, "expires in an hour").expires_time(seconds() + 3600).finalize();
+    // The peer got no answer, and sends the message again.
+    for _ in 0..2 {
+        assert_eq!(daemon.post_status(peer.pack(&short_lived)), 202);
+    }
+    assert_eq!(daemon.post_status(peer.pack_text(&daemon.did, "of today")), 202);
+    clock.set(3 * DAY);
+    daemon.reconnect_token();
+    daemon.wait_until_all_opened();
+    let mut texts = daemon.unread_texts();
+    texts.sort();
+    assert_eq!(texts, ["expires in an hour", "of today"]);
+    // A copy that arrives now is too old.
+    assert_eq!(daemon.post_status(peer.pack(&short_lived)), 202);
+    daemon.wait_until("the copy is refused", |daemon| daemon.log().contains("the message has expired"));
+    assert_eq!(daemon.unread_texts().len(), 2);
+}
+
+/// A message that no token opened is not deleted silently.
+#[test]
+fn messages_that_wait_too_long_are_reported() {
+    let Some(mut daemon) = Daemon::new("") else { return };
+    let clock = Clock::new(&daemon.home);
+    daemon.disconnect_token();
+    daemon.start_with(clock.command(&daemon.home));
+    let peer = Peer::new("peer");
+    assert_eq!(daemon.post_status(peer.pack_text(&daemon.did, "hello?")), 202);
+    daemon.stop();
+    clock.set(29 * DAY);
+    daemon.start_with(clock.command(&daemon.home));
+    assert_eq!(daemon.metric("claviger_waiting{queue=\"inbox\"}"), 1.0);
+    daemon.stop();
+    clock.set(31 * DAY);
+    daemon.start_with(clock.command(&daemon.home));
+    daemon.wait_until_all_opened();
+    let reported = "claviger_messages_handled_total{protocol=\"unopened\",result=\"expired\"}";
+    daemon.wait_until("the metric counts it", |daemon| daemon.get_ops("/metrics").contains(reported));
+    let log = daemon.log();
+    let line = log.lines().find(|line| line.contains("message expired unopened")).expect("a line in the log");
+    assert!(
+        line.contains("ERROR") && line.contains("no token was ready to open it") && line.contains("days=31"),
+        "{line}"
+    );
+}

@@ -20,9 +20,9 @@ use crate::{
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// A daemon whose token is behind the fault module.
-struct FaultyDaemon {
-    daemon: Daemon,
-    shim: Shim,
+pub struct FaultyDaemon {
+    pub daemon: Daemon,
+    pub shim: Shim,
 }
 
 impl FaultyDaemon {
@@ -37,7 +37,7 @@ impl FaultyDaemon {
         Some(Self { daemon, shim })
     }
 
-    fn running(more: &str) -> Option<Self> {
+    pub fn running(more: &str) -> Option<Self> {
         let mut faulty = Self::new(more)?;
         faulty.start();
         faulty.daemon.wait_until_token_ready();
@@ -79,7 +79,7 @@ fn a_slow_token_does_not_delay_the_acceptance_of_messages() {
 /// can come soon. A message over the limit gets 503 at once.
 #[test]
 fn messages_behind_a_long_queue_are_answered_without_waiting_for_a_reply() {
-    let Some(FaultyDaemon { daemon, shim }) = FaultyDaemon::running("[store]\nmax_waiting_for = 240\n") else { return };
+    let Some(FaultyDaemon { daemon, shim }) = FaultyDaemon::running("[store]\nmax_waiting_for = 480\n") else { return };
     shim.order(&["delay C_DeriveKey 5000"]);
     let peer = Peer::new("peer");
     let many: Vec<_> = (0..220)

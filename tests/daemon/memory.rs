@@ -1,23 +1,32 @@
 //! The memory of the daemon is bounded, whatever peers send: messages wait on disk, and unfinished ones have a limit.
 
-use std::{io::Write, net::TcpStream, time::Duration};
+use std::{
+    io::Write,
+    net::{TcpListener, TcpStream},
+    time::Duration,
+};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::{
+    api_client::ApiClient,
     daemon::Daemon,
     idle_websockets::resident_kib,
     peer::Peer,
     support::forge::b64,
+    webhook::daemon_with_webhook,
     websocket_client::{WebSocketClient, closed_within, connect_from},
 };
 
 const COUNT: u8 = 120;
+const COUNT_UNREAD: u64 = 50;
 
-/// How much the resident memory may grow, in KiB: while messages wait, and while unfinished messages are received.
+/// How much the resident memory may grow, in KiB: while messages wait, while unfinished messages are received, and while
+/// messages wait for the application.
 const MAX_GROWTH_WAITING: u64 = 64 * 1024;
 const MAX_GROWTH_RECEIVING: u64 = 192 * 1024;
+const MAX_GROWTH_UNREAD: u64 = 12 * 1024;
 
 /// The token is disconnected. Only the last message can be decrypted, which saves time when the token is back.
 #[test]
@@ -40,6 +49,47 @@ fn waiting_messages_do_not_occupy_memory() {
     daemon.reconnect_token();
     daemon.wait_until("the honest message arrived", |daemon| daemon.unread_texts() == ["lunch?"]);
     daemon.wait_until_all_opened();
+}
+
+/// The peak of the resident memory of a daemon that opens these messages at once, in KiB.
+fn peak_while_opening(messages: &[Value], peer: &Peer) -> Option<u64> {
+    let mut daemon = Daemon::new("")?;
+    daemon.disconnect_token();
+    daemon.start_without_token();
+    let packed = |body: &Value| {
+        let mut message = peer.message(&daemon.did, "").finalize();
+        message.body = body.clone();
+        peer.pack(&message)
+    };
+    for body in messages {
+        assert_eq!(daemon.post_status(packed(body)), 202);
+    }
+    daemon.reconnect_token();
+    daemon.wait_until_all_opened();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    peak.trim().trim_end_matches(" kB").trim().parse().ok()
+}
+
+/// A JSON value takes up to 250 bytes of memory, even if its text is one digit. Messages with many values take little
+/// more memory than others: at most 1.5 times as much.
+#[test]
+fn messages_with_many_values_take_little_more_memory() {
+    let (peer, count) = (Peer::new("peer"), 64);
+    let filler = "x".repeat(680_000);
+    let plain = vec![json!({ "content": filler }); count];
+    let Some(plain) = peak_while_opening(&plain, &peer) else { return };
+    let short = "x".repeat(580_000);
+    let attacks = [
+        ("more numbers than allowed", json!({ "content": "", "list": vec![1; 340_000] })),
+        ("as many numbers as allowed", json!({ "content": "x".repeat(640_000), "list": vec![1; 19_900] })),
+        ("as many objects as allowed", json!({ "content": short, "list": vec![json!({ "a": 1 }); 9_900] })),
+    ];
+    for (what, body) in attacks {
+        let peak = peak_while_opening(&vec![body; count], &peer).unwrap();
+        println!("{what}: {peak} KiB, and {plain} KiB for plain messages");
+        assert!(2 * peak <= 3 * plain, "{what}: {peak} KiB, and {plain} KiB for plain messages");
+    }
 }
 
 /// Many peers send most of a message and wait. Beyond the limits for an address and for all, they get 503. A peer at
@@ -115,4 +165,56 @@ fn unfinished_websocket_messages_are_limited_in_memory() {
     }
     socket.send(&peer.pack_text(&daemon.did, "the last")).unwrap();
     daemon.wait_until("the message arrived", |daemon| daemon.unread_texts().contains(&"the last".to_owned()));
+}
+
+/// Messages wait for a webhook that does not answer, and for an event stream that is not read. They wait on the disk.
+#[test]
+fn messages_for_a_silent_application_do_not_occupy_memory() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let Some(mut daemon) = daemon_with_webhook(listener.local_addr().unwrap().port(), "") else { return };
+    daemon.start();
+    let peer = Peer::new("peer");
+    // A message of ours makes the peer known: strangers have less room.
+    daemon.send_text(peer.did(), "hello").unwrap();
+    let events = ApiClient::new(&daemon).events("/v1/events", "");
+    let text = "x".repeat(500_000);
+    let post = |count: u64| {
+        for _ in 0..count {
+            assert_eq!(daemon.post_status(peer.pack_text(&daemon.did, &text)), 202);
+        }
+        daemon.wait_until_all_opened();
+    };
+    post(10);
+    let silent = listener.accept().unwrap();
+    let before = resident_kib(&daemon);
+    post(COUNT_UNREAD);
+    let waiting = resident_kib(&daemon);
+    println!(
+        "{COUNT_UNREAD} messages of 500 KB for a silent application: {before} KiB before, {waiting} while they wait"
+    );
+    assert_eq!(daemon.metric("claviger_waiting{queue=\"application\"}"), (COUNT_UNREAD + 10) as f64);
+    assert!(waiting < before + MAX_GROWTH_UNREAD, "{before} and {waiting} KiB");
+    drop((silent, events));
+}
+
+/// A page of large messages is short, so that a request takes little memory. All messages are read page by page.
+#[test]
+fn a_page_of_large_messages_is_short() {
+    let Some(daemon) = Daemon::running("[api]\nmax_page_bytes = 1000000\n") else { return };
+    let peer = Peer::new("peer");
+    daemon.send_text(peer.did(), "hello").unwrap();
+    for number in 0..6 {
+        let text = format!("{number} {}", "x".repeat(300_000));
+        assert_eq!(daemon.post_status(peer.pack_text(&daemon.did, &text)), 202);
+        daemon.wait_until_all_opened();
+    }
+    let page = ApiClient::new(&daemon).get("/v1/inbox?limit=1000").json(200);
+    assert!((1..4).contains(&page["messages"].as_array().unwrap().len()));
+    let first = |text: &String| text.chars().next();
+    let all: Vec<_> = daemon.unread_texts().iter().filter_map(first).collect();
+    assert_eq!(all, ['0', '1', '2', '3', '4', '5']);
+    assert_eq!(daemon.json(&["inbox"])["messages"].as_array().unwrap().len(), 6);
+    let mut events = ApiClient::new(&daemon).events("/v1/events", "");
+    let all: Vec<_> = events.texts(6).iter().filter_map(first).collect();
+    assert_eq!(all, ['0', '1', '2', '3', '4', '5']);
 }

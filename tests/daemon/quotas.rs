@@ -152,22 +152,30 @@ fn waiting_replies_per_peer_are_limited() {
     flooding.open(&socket.next(TIMEOUT).expect("a pong"));
 }
 
-/// Without the token the senders are unknown, so the limit is for each of our DIDs.
+/// Without the token nobody can prove to be a sender, so the limit is for each of our DIDs. Strangers may use half of it,
+/// and peers to whom the application has written all of it.
 #[test]
 fn waiting_messages_per_recipient_are_limited() {
-    let Some(mut daemon) = Daemon::new("[store]\nmax_waiting_for = 5\n") else { return };
+    let Some(mut daemon) = Daemon::new("[store]\nmax_waiting_for = 10\n") else { return };
     let other = daemon.home.create_did(&format!("--method peer:2 --service http://127.0.0.1:{}", daemon.port));
+    let (flooding, honest, known) = (Peer::new("flooding"), Peer::new("honest"), Peer::new("known"));
+    daemon.start();
+    daemon.send_text(known.did(), "are you there?").unwrap();
+    daemon.stop();
     daemon.disconnect_token();
     daemon.start_without_token();
-    let (flooding, honest) = (Peer::new("flooding"), Peer::new("honest"));
     for number in 0..5 {
         assert_eq!(daemon.post_status(flooding.pack_text(&daemon.did, &number.to_string())), 202);
     }
     assert!(is_refused(&daemon, &flooding.pack_text(&daemon.did, "more")));
     assert!(is_refused(&daemon, &honest.pack_text(&daemon.did, "lunch?")));
     assert_eq!(daemon.post_status(honest.pack_text(&other, "lunch?")), 202);
+    for number in 5..10 {
+        assert_eq!(daemon.post_status(known.pack_text(&daemon.did, &number.to_string())), 202);
+    }
+    assert!(is_refused(&daemon, &known.pack_text(&daemon.did, "more")));
     daemon.reconnect_token();
-    daemon.wait_until("all messages are opened", |daemon| daemon.unread_texts().len() == 6);
+    daemon.wait_until("all messages are opened", |daemon| daemon.unread_texts().len() == 11);
     deliver(&daemon, &honest.pack_text(&daemon.did, "lunch!"));
 }
 

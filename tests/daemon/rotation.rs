@@ -1,6 +1,13 @@
 //! DID rotation and the end of relationships, on both sides; and the store after a rotation and with several tokens.
 
-use crate::{api_client::ApiClient, daemon::Daemon, home::softhsm_module};
+use claviger::secrets::FromPriorClaims;
+
+use crate::{
+    api_client::ApiClient,
+    daemon::Daemon,
+    home::softhsm_module,
+    peer::{Peer, block_on, seconds},
+};
 
 /// Two running agents with a connection.
 fn connected_agents() -> Option<(Daemon, Daemon)> {
@@ -137,4 +144,43 @@ fn any_one_token_opens_the_store() {
     configure(&alice, &["spare"]);
     alice.start();
     assert_eq!(alice.unread_texts(), ["kept"]);
+}
+
+/// A peer got no answer and sends a message again, after one of the two has rotated to another DID. The message is
+/// handled once.
+#[test]
+fn a_message_that_is_repeated_after_a_rotation_is_handled_once() {
+    let Some(daemon) = Daemon::running("") else { return };
+    let (before, after) = (Peer::new("before"), Peer::new("after"));
+    let message = before.message(&daemon.did, "once").finalize();
+    assert_eq!(daemon.post_status(before.pack(&message)), 202);
+    daemon.wait_until("the message arrived", |daemon| daemon.unread_texts() == ["once"]);
+    // The peer rotates. The first repetition says so, the second does not.
+    let claims = FromPriorClaims::rotation(before.did(), after.did(), i64::try_from(seconds()).unwrap());
+    let (proof, _) = block_on(claims.pack(None, &before.person.identities)).unwrap();
+    let repeat = |to: &str, proof: Option<&str>| {
+        let mut again = after.message(to, "once").finalize();
+        again.id.clone_from(&message.id);
+        again.from_prior = proof.map(str::to_owned);
+        again
+    };
+    for proof in [Some(proof.as_str()), None] {
+        assert_eq!(daemon.post_status(after.pack(&repeat(&daemon.did, proof))), 202);
+        daemon.wait_until_all_opened();
+    }
+    assert_eq!(daemon.unread_texts(), ["once"]);
+    // The rotation took effect.
+    let connections = daemon.json(&["connections"])["connections"].clone();
+    assert_eq!(
+        (&connections[0]["theirs"], &connections[0]["previous"][0]),
+        (&after.did().into(), &before.did().into())
+    );
+
+    // The daemon rotates too, and the peer repeats the message to its new DID.
+    let new = daemon.json(&["did", "rotate", &daemon.did])["to"].as_str().unwrap().to_owned();
+    assert_eq!(daemon.post_status(after.pack(&repeat(&new, None))), 202);
+    assert_eq!(daemon.post_status(after.pack_text(&new, "more")), 202);
+    daemon.wait_until("the other message arrived", |daemon| daemon.unread_texts().contains(&"more".to_owned()));
+    daemon.wait_until_all_opened();
+    assert_eq!(daemon.unread_texts(), ["once", "more"]);
 }

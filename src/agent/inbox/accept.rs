@@ -1,6 +1,5 @@
 //! Accepts envelopes: checks them without a token, and stores them.
 
-use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
 use super::{
@@ -12,16 +11,19 @@ use crate::{
     agent::{
         canonical_did::canonical_did,
         clock::now,
-        store::types::{NewEnvelope, PendingEnvelope, ReceiveOutcome},
+        protocol::connections::Connection,
+        store::types::{Attribution, NewEnvelope, PendingEnvelope, ReceiveOutcome},
     },
     did::did_of,
     jose::{Envelope, JoseError},
 };
 
-/// Our DID and the sender's DID, from an envelope's unverified header.
+/// Our DID and the sender's DID, from an envelope's unverified header, and the digest by which a repeated envelope is
+/// recognized.
 struct Addresses {
     recipient: String,
     sender: Option<String>,
+    digest: [u8; 32],
 }
 
 impl Inbox {
@@ -54,17 +56,22 @@ impl Inbox {
         packed: Vec<u8>,
         check_quota: bool,
     ) -> Result<oneshot::Receiver<ReturnRouteRequest>, Refusal> {
-        let Addresses { recipient, sender } = self.check(&packed)?;
-        let sender = sender.filter(|_| check_quota);
+        let Addresses { recipient, sender, digest } = self.check(&packed)?;
+        let attribution = match check_quota {
+            true => self.attribute(&recipient, sender.as_deref()).await,
+            false => Attribution::Fetched,
+        };
+        let sender = sender.filter(|_| check_quota).map(|did| canonical_did(&did).to_owned());
         let quota_checked = sender.is_some();
         let received = now();
-        let digest: [u8; 32] = Sha256::digest(&packed).into();
-        let envelope = NewEnvelope { packed: packed.clone(), digest, recipient: recipient.clone(), sender, received };
+        let envelope =
+            NewEnvelope { packed: packed.clone(), digest, recipient: recipient.clone(), sender, received, attribution };
         let (return_route, requested) = oneshot::channel();
         match self.parts.store.inner().receive(envelope).await? {
             ReceiveOutcome::Stored(id) => {
                 self.parts.metrics.message_received("taken");
-                let envelope = PendingEnvelope { id, packed, recipient, received, tries: 0, quota_checked };
+                let envelope =
+                    PendingEnvelope { id, packed, recipient, received, quota_checked, ..PendingEnvelope::default() };
                 if !self.enqueue(Job { envelope, return_route: Some(return_route) }) {
                     self.note_backlog();
                 }
@@ -95,8 +102,8 @@ impl Inbox {
                 continue;
             };
             if key.curve() == jwe.ephemeral_key().curve() {
-                let sender = jwe.sender_kid().and_then(did_of).map(|did| canonical_did(did).to_owned());
-                return Ok(Addresses { recipient: did, sender });
+                let sender = jwe.sender_kid().and_then(did_of).map(str::to_owned);
+                return Ok(Addresses { recipient: did, sender, digest: jwe.digest() });
             }
             wrong_curve = Some(JoseError::CurveMismatch {
                 kid: kid.to_owned(),
@@ -105,5 +112,18 @@ impl Inbox {
             });
         }
         Err(wrong_curve.map_or(Refusal::NotForUs { may_be_own }, Refusal::Malformed))
+    }
+
+    /// Determines whose room an envelope takes. The sender is a claim: the envelope is not opened yet.
+    async fn attribute(&self, recipient: &str, sender: Option<&str>) -> Attribution {
+        let Some(sender) = sender else { return Attribution::Resolvable { connection: None } };
+        let connection = Connection::key(recipient, sender);
+        // Resolving such a DID would cost more than the lookups of the others.
+        let contains_its_document = canonical_did(sender) != sender
+            || ["did:key:", "did:peer:0", "did:peer:2"].iter().any(|method| sender.starts_with(method));
+        match contains_its_document || self.parts.resolver.resolve_offline(sender).await.is_some() {
+            true => Attribution::Resolvable { connection: Some(connection) },
+            false => Attribution::Unresolvable { connection },
+        }
     }
 }

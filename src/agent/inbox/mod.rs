@@ -2,17 +2,20 @@
 //!
 //! An envelope is checked without a token and stored. Only then does the peer get its answer. The workers open the
 //! envelope when a token is ready. An accepted envelope stays in the store until its message was handled or refused, or
-//! until it exceeds its retention (30 days) and is deleted. A message that waited for a token is refused like any other
-//! message if it is too old or has expired when it is opened.
+//! until it exceeds its retention (30 days), is deleted and reported. Whether a message has expired or is too old is
+//! decided by its time of arrival, so no message is lost because it waited for a token.
 
 mod accept;
 pub(in crate::agent) mod failure;
 mod handle;
+mod open_route;
 mod options;
 mod quota;
 mod refusal;
 mod return_route;
+mod sender_resolver;
 mod state;
+mod waiting;
 mod worker;
 
 pub use options::InboxOptions;

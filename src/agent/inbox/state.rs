@@ -1,24 +1,25 @@
-//! The state of the inbox: its queue, and how an envelope is postponed or refused.
+//! The state of the inbox: its queue.
 
-use std::{
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
-use super::{options::InboxOptions, return_route::ReturnRouteRequest};
+use super::{
+    failure::Doubts,
+    options::InboxOptions,
+    return_route::{Handlings, ReturnRouteRequest},
+    sender_resolver::FetchLimits,
+};
 use crate::{
     agent::{
-        clock::{Millis, now},
         metrics::Metrics,
         own_dids::OwnDids,
         protocol::{Features, Registry},
         sealed_store::SealedStore,
-        store::types::{Commit, PendingEnvelope},
+        store::types::PendingEnvelope,
     },
     did::Resolver,
 };
@@ -27,19 +28,21 @@ use crate::{
 const MAX_QUEUED: usize = 1024;
 /// The most bytes of envelopes that wait in memory.
 const MAX_QUEUED_BYTES: usize = 16 * 1024 * 1024;
-/// The first pause before an envelope is tried again, and the longest pause.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Accepts envelopes, and has workers open and handle them.
 pub struct Inbox {
     pub(super) parts: InboxParts,
+    pub(super) handlings: Handlings,
+    pub(super) doubts: Doubts,
     queue: mpsc::Sender<Job>,
     pub(super) jobs: Mutex<Option<mpsc::Receiver<Job>>>,
     /// The bytes of the envelopes in the queue.
     pub(super) queued_bytes: AtomicUsize,
     /// Whether the store has pending envelopes that are not in the queue.
     pub(super) has_backlog: AtomicBool,
+    pub(super) fetch_limits: FetchLimits,
+    /// The memory for envelopes that are being opened, in KiB.
+    pub(super) opening: Arc<Semaphore>,
     /// Wakes the loop that reads pending envelopes from the store.
     pub(super) wakeup: Notify,
 }
@@ -65,12 +68,18 @@ impl Inbox {
     /// Makes an inbox. The inbox opens envelopes only while [`Inbox::work`] runs.
     pub fn new(parts: InboxParts) -> Self {
         let (queue, jobs) = mpsc::channel(MAX_QUEUED);
+        let fetch_limits = FetchLimits::new(parts.options.max_fetches);
+        let opening = parts.options.max_opening_bytes.div_ceil(1024).clamp(1, u32::MAX as usize);
         Self {
             parts,
+            handlings: Handlings::default(),
+            doubts: Doubts::default(),
             queue,
             jobs: Mutex::new(Some(jobs)),
             queued_bytes: AtomicUsize::new(0),
             has_backlog: AtomicBool::new(true),
+            fetch_limits,
+            opening: Arc::new(Semaphore::new(opening)),
             wakeup: Notify::new(),
         }
     }
@@ -114,27 +123,5 @@ impl Inbox {
     pub(super) fn note_backlog(&self) {
         self.has_backlog.store(true, Ordering::Release);
         self.wakeup.notify_one();
-    }
-
-    /// Postpones an envelope. The pause grows with each attempt. `kind` is the message's type, if it is known.
-    pub(super) async fn postpone(&self, envelope: &PendingEnvelope, kind: &str, reason: &str) {
-        self.parts.metrics.message_handled(kind, "later");
-        tracing::info!(envelope = envelope.id, tries = envelope.tries + 1, reason, "message postponed");
-        let pause = FIRST_PAUSE.saturating_mul(1 << envelope.tries.min(10)).min(LONGEST_PAUSE);
-        let until = now() + Millis::try_from(pause.as_millis()).unwrap_or(0);
-        if let Err(error) = self.parts.store.inner().postpone(envelope.id, until, reason).await {
-            // The envelope is unchanged. The next search of the store finds it.
-            tracing::warn!(envelope = envelope.id, %error, "envelope not updated");
-        }
-    }
-
-    /// Refuses a message for good, and removes its envelope.
-    pub(super) async fn refuse(&self, envelope: &PendingEnvelope, kind: &str, reason: &str) {
-        self.parts.metrics.message_handled(kind, "refused");
-        tracing::warn!(envelope = envelope.id, reason, "message refused");
-        let commit = Commit { envelope: Some(envelope.id), ..Commit::default() };
-        if let Err(error) = self.parts.store.commit(commit).await {
-            tracing::warn!(envelope = envelope.id, %error, "envelope not removed");
-        }
     }
 }

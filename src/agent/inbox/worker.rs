@@ -1,30 +1,36 @@
 //! The workers, which take envelopes from the queue and the store, and open them.
 
 use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    task::JoinSet,
+    task::{Id, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::{
-    failure::{SENDER_RESOLUTION_TIMEOUT, UnpackFailure, classify},
+    failure::{UnpackFailure, classify},
+    sender_resolver::SenderResolver,
     state::{Inbox, Job},
 };
 use crate::{
     agent::{
-        clock::{Millis, now},
+        clock::now,
         metrics::UNOPENED,
         protocol::{connections::Connection, issued_invitation::IssuedInvitation},
         spans::SPAN_TARGET,
+        store::types::PendingEnvelope,
     },
-    didcomm::{Message, UnpackOptions},
+    did::did_of,
+    didcomm::{Error, Message, UnpackOptions},
 };
 
 /// How often the store is searched for envelopes that are due.
@@ -35,9 +41,6 @@ const PAGE_SIZE: usize = 64;
 /// How many connections are read to tell known senders from strangers. An agent whose keys prompt a person is expected
 /// to have fewer.
 const MAX_KNOWN: usize = 10_000;
-/// When a token returns, the first page of the envelopes that are due within this time is tried at once. The others
-/// follow when they are due.
-const LOOKAHEAD: Millis = 60 * 60 * 1000;
 
 impl Inbox {
     /// Opens envelopes until `shutdown` is cancelled, and then completes the running tasks.
@@ -48,7 +51,8 @@ impl Inbox {
         let mut tasks = JoinSet::new();
         let mut keys = self.parts.own_dids.secrets().keys();
         let mut search = tokio::time::interval(SEARCH_INTERVAL);
-        let mut lookahead = LOOKAHEAD;
+        // What each task works on, without its bytes, in case the task panics.
+        let mut running: HashMap<Id, PendingEnvelope> = HashMap::new();
         loop {
             // Without a ready key no message is opened. Envelopes wait in the store.
             let ready = self.can_open_messages();
@@ -61,7 +65,10 @@ impl Inbox {
                     }
                     keys.borrow_and_update();
                     self.parts.own_dids.refresh();
-                    lookahead = LOOKAHEAD;
+                    // A token that is back may open what was postponed.
+                    if let Err(error) = self.parts.store.inner().make_due(self.parts.options.max_attempts).await {
+                        tracing::warn!(%error, "postponed envelopes not made due");
+                    }
                     self.note_backlog();
                 }
                 () = self.parts.store.unlocked(), if !self.parts.store.is_unlocked() => self.note_backlog(),
@@ -72,33 +79,45 @@ impl Inbox {
                         continue;
                     }
                     let (inbox, in_progress) = (self.clone(), in_progress.clone());
-                    tasks.spawn(async move {
+                    let envelope = PendingEnvelope { packed: Vec::new(), recipient: String::new(), ..job.envelope };
+                    let task = tasks.spawn(async move {
                         let id = job.envelope.id;
                         let span = tracing::info_span!(target: SPAN_TARGET, "handle", envelope = id, tries = job.envelope.tries);
                         inbox.open(job).instrument(span).await;
                         lock(&in_progress).remove(&id);
                         drop(permit);
                     });
+                    running.insert(task.id(), envelope);
                 }
                 () = self.wakeup.notified(), if ready => {}
                 _ = search.tick() => self.has_backlog.store(true, Ordering::Release),
-                Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
-                    if let Err(error) = ended {
-                        tracing::error!(%error, "inbox worker panicked");
+                Some(ended) = tasks.join_next_with_id(), if !tasks.is_empty() => {
+                    let (id, error) = match ended {
+                        Ok((id, ())) => (id, None),
+                        Err(error) => (error.id(), Some(error)),
+                    };
+                    let envelope = running.remove(&id);
+                    if let (Some(error), Some(envelope)) = (error, envelope) {
+                        tracing::error!(%error, envelope = envelope.id, "inbox worker panicked");
+                        let (inbox, in_progress) = (self.clone(), in_progress.clone());
+                        tasks.spawn(async move {
+                            inbox.conclude_panic(&envelope).await;
+                            lock(&in_progress).remove(&envelope.id);
+                        });
                     }
                 }
             }
             if ready && self.is_queue_empty() && self.has_backlog.swap(false, Ordering::AcqRel) {
-                self.refill(&in_progress, std::mem::take(&mut lookahead)).await;
+                self.refill(&in_progress).await;
             }
         }
         while tasks.join_next().await.is_some() {}
     }
 
     /// Reads pending envelopes from the store into the queue.
-    async fn refill(&self, in_progress: &Mutex<HashSet<i64>>, lookahead: Millis) {
+    async fn refill(&self, in_progress: &Mutex<HashSet<i64>>) {
         let except: Vec<i64> = lock(in_progress).iter().copied().collect();
-        match self.parts.store.inner().pending_envelopes(now() + lookahead, &except, PAGE_SIZE).await {
+        match self.parts.store.inner().pending_envelopes(now(), &except, PAGE_SIZE).await {
             Ok(envelopes) => {
                 if envelopes.len() == PAGE_SIZE {
                     self.has_backlog.store(true, Ordering::Release);
@@ -116,26 +135,63 @@ impl Inbox {
 
     async fn open(&self, job: Job) {
         let Job { envelope, return_route } = job;
+        // Cannot fail: the semaphore is never closed.
+        let _memory = self.opening.acquire_many(self.estimated_kib(envelope.packed.len())).await;
         let identities = self.parts.own_dids.identities();
-        let options = self.unpack_options().await;
+        let opened_layers = Arc::<AtomicU32>::default();
+        let options = UnpackOptions { opened_layers: Some(opened_layers.clone()), ..self.unpack_options().await };
         let text = match std::str::from_utf8(&envelope.packed) {
             Ok(text) => text,
             Err(_) => return self.refuse(&envelope, UNOPENED, "the envelope is not UTF-8").await,
         };
-        match Message::unpack(text, &self.parts.resolver, &identities, &options).await {
-            Ok((message, provenance)) => self.handle(&envelope, message, provenance, return_route).await,
-            Err(error) => {
-                let age = now().saturating_sub(envelope.received);
-                let reason = error.to_string();
-                match classify(&error) {
-                    UnpackFailure::RetryLater => self.postpone(&envelope, UNOPENED, &reason).await,
-                    UnpackFailure::SenderUnresolved if age < SENDER_RESOLUTION_TIMEOUT => {
-                        self.postpone(&envelope, UNOPENED, &reason).await;
-                    }
-                    _ => self.refuse(&envelope, UNOPENED, &reason).await,
-                }
+        let resolver = SenderResolver {
+            resolver: &*self.parts.resolver,
+            store: &self.parts.store,
+            limits: &self.fetch_limits,
+            recipient: &envelope.recipient,
+            was_limited: AtomicBool::new(false),
+        };
+        match Message::unpack(text, &resolver, &identities, &options).await {
+            Ok((message, provenance)) => {
+                self.doubts.forget(envelope.id);
+                self.handle(&envelope, message, provenance, return_route).await;
             }
+            Err(error) if resolver.was_limited.into_inner() => {
+                self.postpone(&envelope, UNOPENED, &error.to_string()).await;
+            }
+            Err(error) => self.conclude_failure(&envelope, &error, opened_layers.load(Ordering::Relaxed) > 0).await,
         }
+    }
+
+    /// Postpones or refuses an envelope that did not open. `worked` says whether a token has opened its outer layer.
+    async fn conclude_failure(&self, envelope: &PendingEnvelope, error: &Error, worked: bool) {
+        let reason = &error.to_string();
+        let failure = classify(error);
+        if !matches!(failure, UnpackFailure::Doubtful(_)) {
+            self.doubts.forget(envelope.id);
+        }
+        match (failure, error) {
+            // The sender has encrypted to us what is for others. A DID may be ours if no token has shown its keys yet.
+            (UnpackFailure::RetryLater, Error::NotForUs(kids))
+                if worked
+                    && !kids.iter().filter_map(|kid| did_of(kid)).any(|did| self.parts.own_dids.may_be_own(did)) =>
+            {
+                self.refuse(envelope, UNOPENED, reason).await;
+            }
+            (UnpackFailure::RetryLater, _) if worked => self.postpone_after_work(envelope, reason).await,
+            (UnpackFailure::RetryLater, _) => self.postpone(envelope, UNOPENED, reason).await,
+            (UnpackFailure::SenderUnresolved, _) => self.wait_for_sender(envelope, reason, worked).await,
+            (UnpackFailure::Doubtful(doubt), _) => self.wait_in_doubt(envelope, doubt, reason).await,
+            (UnpackFailure::Permanent, _) => self.refuse(envelope, UNOPENED, reason).await,
+        }
+    }
+
+    /// Estimates the memory that opening an envelope takes, in KiB: several copies of its bytes, and its JSON values.
+    fn estimated_kib(&self, length: usize) -> u32 {
+        let values = self.parts.options.limits.json_values.min(length / 3);
+        let bytes = 6 * length + 200 * values;
+        let kib = bytes.div_ceil(1024).min(self.parts.options.max_opening_bytes.div_ceil(1024)).max(1);
+        u32::try_from(kib).unwrap_or(u32::MAX)
     }
 
     /// Returns the options for unpacking, which say whose messages may prompt a person for a PIN or a touch: only
@@ -151,7 +207,7 @@ impl Inbox {
         if invitations.iter().any(|(_, issued)| issued.is_open(now())) {
             return options;
         }
-        let keys = self.parts.store.keys::<Connection>(MAX_KNOWN).await.unwrap_or_default();
+        let keys = self.parts.store.inner().known_connections(MAX_KNOWN).await.unwrap_or_default();
         let peers = keys.iter().filter_map(|key| Connection::peer_did_of_key(key)).map(str::to_owned);
         options.prompt_for = Some(peers.collect());
         options

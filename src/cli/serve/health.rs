@@ -1,7 +1,7 @@
 //! The server of `[ops]`: health checks and metrics.
 //!
 //! `/ready` succeeds when the store accepts messages, even if no token is ready: messages then wait in the store, and
-//! the load balancer keeps this node.
+//! the load balancer keeps this node. It fails if every DID of ours is refused, and names the DIDs that are.
 
 use std::{net::TcpListener, sync::Arc, time::Duration};
 
@@ -12,13 +12,13 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use claviger::agent::Agent;
+use claviger::agent::{Agent, RefusedDid};
 use tokio_util::sync::CancellationToken;
 
 /// How long the store may take to answer. A store that takes longer is not ready.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Serves health checks and metrics until `shutdown`. A failure is logged, and does not end the daemon.
+/// Serves health checks and metrics until `shutdown`. A failure is logged, and ends the task.
 pub async fn serve(listener: TcpListener, agent: Arc<Agent>, shutdown: CancellationToken) {
     let router = Router::new()
         .route("/live", get(|| async { "alive\n" }))
@@ -38,10 +38,25 @@ pub async fn serve(listener: TcpListener, agent: Arc<Agent>, shutdown: Cancellat
 
 async fn ready(State(agent): State<Arc<Agent>>) -> Response {
     match tokio::time::timeout(TIMEOUT, agent.store().probe_write()).await {
-        Ok(Ok(())) => "ready\n".into_response(),
+        Ok(Ok(())) => {
+            let own_dids = agent.own_dids();
+            let refused = own_dids.refused();
+            let is_any_served = refused.is_empty() || !own_dids.dids().is_empty();
+            let status = if is_any_served { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            (status, readiness(is_any_served, &refused)).into_response()
+        }
         Ok(Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {error}\n")).into_response(),
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "not ready: the store does not answer\n").into_response(),
     }
+}
+
+/// The text of `/ready`: the DIDs that are refused are named, each with its keys that are not proved.
+fn readiness(is_any_served: bool, refused: &[RefusedDid]) -> String {
+    let mut text = if is_any_served { "ready\n" } else { "not ready: each DID is refused\n" }.to_owned();
+    for key in refused.iter().flat_map(|refused| &refused.keys) {
+        text += &format!("DID refused: {} is not proved: {}\n", key.id, key.why);
+    }
+    text
 }
 
 async fn token(State(agent): State<Arc<Agent>>) -> Response {

@@ -8,6 +8,7 @@ mod reload;
 #[cfg(feature = "otel")]
 mod spans;
 mod systemd;
+mod tasks;
 
 use std::sync::Arc;
 

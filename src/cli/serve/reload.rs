@@ -7,7 +7,7 @@ use std::{
 
 use claviger::{
     agent::{Agent, ServerTls, api::Webhook},
-    net::HttpClient,
+    net::{Dialer, HttpClient, HttpOptions},
     secrets::keeper::Supervisor,
 };
 use serde::Deserialize;
@@ -19,10 +19,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
-use super::logging;
+use super::{logging, tasks::Tasks};
 use crate::cli::{
     config::{HttpSection, OpsSection, StoreSection, WebhookSection},
-    daemon_options::{retention, server_options},
+    daemon_options::{dialer_for, retention, server_options},
     reload::{CONFIGURATION, ReloadedSettings, Settings},
 };
 
@@ -113,29 +113,31 @@ fn section<T: for<'a> Deserialize<'a>>(reloadable: &Settings, section: &str) -> 
 
 /// The task that posts messages to the current webhook.
 pub struct WebhookTask {
-    client: HttpClient,
+    dialer: Dialer,
+    tasks: Tasks,
     running: Option<(CancellationToken, JoinHandle<()>)>,
 }
 
 impl WebhookTask {
     /// A task that posts to no webhook yet.
-    pub fn new(client: HttpClient) -> Self {
-        Self { client, running: None }
+    pub fn new(dialer: Dialer, tasks: Tasks) -> Self {
+        Self { dialer, tasks, running: None }
     }
 
     /// Posts messages to this webhook from now on.
     pub fn start(&mut self, webhook: Webhook, agent: &Arc<Agent>) {
         let stop = CancellationToken::new();
-        let running = webhook.run(agent.clone(), self.client.clone(), stop.clone());
-        self.running = Some((stop, tokio::spawn(running)));
+        let client = HttpClient::new(dialer_for(&self.dialer, [webhook.url()]), HttpOptions::default());
+        let running = webhook.run(agent.clone(), client, stop.clone());
+        let task = self.tasks.spawn("webhook", stop.clone(), running);
+        self.running = Some((stop, task));
     }
 
     /// Posts no more messages. A message that was being posted may have arrived, and is posted again later.
     async fn stop(&mut self) {
         let Some((stop, task)) = self.running.take() else { return };
         stop.cancel();
-        if task.await.is_err() {
-            tracing::error!("webhook task failed: this is a bug in claviger");
-        }
+        // The task that watches another one does not panic.
+        let _ = task.await;
     }
 }

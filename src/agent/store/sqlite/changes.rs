@@ -40,8 +40,7 @@ pub(super) fn commit(db: &Connection, commit: &Commit, limits: &SqliteOptions) -
             }
         }
         if let Some(stranger) = stranger {
-            strangers::check_age(db, stranger)?;
-            strangers::drop_marks(db, limits)?;
+            strangers::bound_marks(db, stranger, limits)?;
         }
     }
     for change in &commit.changes {

@@ -3,7 +3,7 @@
 //! A stranger is a peer with whom neither the application nor the operator has begun or accepted anything. Anyone can
 //! make any number of DIDs, so the limits apply to all strangers together. Known peers have their own room.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Row, params};
 
 use super::{
     options::SqliteOptions,
@@ -88,28 +88,25 @@ pub(super) fn keep(db: &Connection, peer: &str) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Checks that a stranger's message cannot repeat one whose mark was dropped for lack of room.
-pub(super) fn check_age(db: &Connection, stranger: &Stranger) -> Result<(), Rollback<CommitOutcome>> {
-    let dropped: i64 = query_one(db, "SELECT dropped FROM of_strangers", [], |row| row.get(0))?.unwrap_or(0);
-    match stranger.created {
-        Some(created) if created <= dropped => Err(Rollback::Answer(CommitOutcome::TooOld)),
-        _ => Ok(()),
+/// Checks that a stranger's message cannot repeat one whose mark was dropped, and drops the oldest marks if there are too
+/// many.
+pub(super) fn bound_marks(
+    db: &Connection,
+    stranger: &Stranger,
+    limits: &SqliteOptions,
+) -> Result<(), Rollback<CommitOutcome>> {
+    let read = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?));
+    let (marks, dropped) = query_one(db, "SELECT marks, dropped FROM of_strangers", [], read)?.unwrap_or_default();
+    if stranger.created.is_some_and(|created| created <= dropped) {
+        return Err(Rollback::Answer(CommitOutcome::TooOld));
     }
-}
-
-/// Drops the oldest marks of strangers if there are too many, a few at a time.
-pub(super) fn drop_marks(db: &Connection, limits: &SqliteOptions) -> rusqlite::Result<()> {
-    let marks: i64 = query_one(db, "SELECT marks FROM of_strangers", [], |row| row.get(0))?.unwrap_or(0);
     let surplus = marks.saturating_sub(i64::try_from(limits.max_stranger_marks).unwrap_or(i64::MAX));
-    if surplus <= 0 {
-        return Ok(());
+    if surplus > 0 {
+        let oldest = "SELECT seq FROM handled WHERE stranger = 1 ORDER BY seq LIMIT ?1";
+        let latest = format!("SELECT ifnull(max(created), 0) FROM handled WHERE seq IN ({oldest})");
+        execute(db, &format!("UPDATE of_strangers SET dropped = max(dropped, ({latest}))"), [surplus])?;
+        execute(db, &format!("DELETE FROM handled WHERE seq IN ({oldest})"), [surplus])?;
     }
-    let oldest = "SELECT seq FROM handled WHERE stranger = 1 ORDER BY seq LIMIT ?1";
-    let note = format!(
-        "UPDATE of_strangers SET dropped = max(dropped, (SELECT ifnull(max(created), 0) FROM handled WHERE seq IN ({oldest})))"
-    );
-    execute(db, &note, [surplus])?;
-    execute(db, &format!("DELETE FROM handled WHERE seq IN ({oldest})"), [surplus])?;
     Ok(())
 }
 

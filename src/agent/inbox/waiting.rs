@@ -1,0 +1,150 @@
+//! How an envelope waits, and when it is given up.
+//!
+//! An envelope that only waits for us (a token, the store) waits without a limit of its own. One that waits for its
+//! sender's document has a time limit, which begins when the document was first found to be unavailable. And one that a
+//! token has worked on in vain has a limit of attempts, so that no message costs the token time for ever.
+
+use super::{failure::Doubt, state::Inbox};
+use crate::{
+    agent::{
+        clock::{Millis, now},
+        metrics::UNOPENED,
+        store::types::{Commit, PendingEnvelope, Postponement},
+    },
+    secrets::HeldKey,
+};
+
+const SECOND: Millis = 1000;
+/// The longest pause of an envelope that waits for a token or the store.
+const LONGEST_PAUSE: Millis = 30 * SECOND;
+/// The longest pause of an envelope that waits for its sender's document.
+const LONGEST_PAUSE_FOR_SENDER: Millis = 15 * 60 * SECOND;
+/// The longest pause of an envelope that a token has worked on.
+const LONGEST_PAUSE_AFTER_WORK: Millis = 60 * 60 * SECOND;
+
+impl Inbox {
+    /// Postpones an envelope that waits for us. The pause grows with each attempt. `kind` is the message's type, if it
+    /// is known.
+    pub(super) async fn postpone(&self, envelope: &PendingEnvelope, kind: &str, reason: &str) {
+        let pause = (SECOND << envelope.tries.min(10)).min(LONGEST_PAUSE);
+        self.postpone_for(envelope, kind, reason, pause, Postponement::default()).await;
+    }
+
+    /// Postpones an envelope that waits for us, and whose outer layer a token has opened. The pauses are long, since each
+    /// attempt costs the token time again.
+    pub(super) async fn postpone_after_work(&self, envelope: &PendingEnvelope, reason: &str) {
+        let postponement = Postponement { attempted: true, ..Postponement::default() };
+        self.postpone_for(envelope, UNOPENED, reason, pause_after_work(envelope), postponement).await;
+    }
+
+    /// Postpones an envelope whose sender's document is unavailable, or gives the envelope up. `worked` says whether a
+    /// token has opened a layer of it.
+    pub(super) async fn wait_for_sender(&self, envelope: &PendingEnvelope, reason: &str, worked: bool) {
+        let options = &self.parts.options;
+        let time = now();
+        let since = envelope.unresolved_since.unwrap_or(time);
+        let waited = time.saturating_sub(since).max(0);
+        let limit = if envelope.unresolved { options.wait_for_stranger } else { options.wait_for_sender };
+        if waited >= limit || (worked && envelope.attempts + 1 >= options.max_attempts) {
+            let reason = format!("{reason} (waited {} seconds for it)", waited / SECOND);
+            return self.give_up(envelope, UNOPENED, "unresolved", &reason).await;
+        }
+        let pause = match worked {
+            true => pause_after_work(envelope),
+            false => (waited / 2).clamp(SECOND, LONGEST_PAUSE_FOR_SENDER),
+        };
+        // The last attempt is made when the time is over.
+        let pause = pause.min(limit - waited).max(SECOND);
+        let postponement = Postponement { attempted: worked, unresolved_since: Some(since), ..Postponement::default() };
+        self.postpone_for(envelope, UNOPENED, reason, pause, postponement).await;
+    }
+
+    /// Postpones an envelope whose worker has panicked, or gives the envelope up after [`InboxOptions::max_attempts`]
+    /// attempts.
+    ///
+    /// [`InboxOptions::max_attempts`]: super::InboxOptions::max_attempts
+    pub(super) async fn conclude_panic(&self, envelope: &PendingEnvelope) {
+        let reason = "the agent failed while it handled the message: this is a bug in claviger";
+        if envelope.attempts + 1 >= self.parts.options.max_attempts {
+            return self.give_up(envelope, UNOPENED, "panicked", reason).await;
+        }
+        self.postpone_after_work(envelope, reason).await;
+    }
+
+    async fn postpone_for(
+        &self,
+        envelope: &PendingEnvelope,
+        kind: &str,
+        reason: &str,
+        pause: Millis,
+        postponement: Postponement,
+    ) {
+        self.parts.metrics.message_handled(kind, "later");
+        tracing::info!(envelope = envelope.id, tries = envelope.tries + 1, reason, "message postponed");
+        let postponement = Postponement { until: now() + pause, reason: reason.to_owned(), ..postponement };
+        if let Err(error) = self.parts.store.inner().postpone(envelope.id, postponement).await {
+            // The envelope is unchanged. The next search of the store finds it.
+            tracing::warn!(envelope = envelope.id, %error, "envelope not updated");
+        }
+    }
+
+    /// Refuses a message for good, and removes its envelope.
+    pub(super) async fn refuse(&self, envelope: &PendingEnvelope, kind: &str, reason: &str) {
+        self.give_up(envelope, kind, "refused", reason).await;
+    }
+
+    /// Postpones an envelope that did not open although the token is in order, or gives it up after enough attempts.
+    pub(super) async fn wait_in_doubt(&self, envelope: &PendingEnvelope, doubt: Doubt, reason: &str) {
+        let held = self.parts.own_dids.secrets().keys().borrow().clone();
+        let prompts = held.iter().any(HeldKey::asks_person);
+        let is_let_go = self.doubts.is_let_go(envelope.id, doubt, prompts, &self.parts.options, now());
+        match doubt {
+            _ if !is_let_go => self.postpone(envelope, UNOPENED, reason).await,
+            Doubt::NotOpened => self.refuse(envelope, UNOPENED, reason).await,
+            Doubt::Refused => {
+                let reason = format!("{reason}; the cause is not known: the token works, and refused it for minutes");
+                self.give_up(envelope, UNOPENED, "unexplained", &reason).await;
+            }
+        }
+    }
+
+    /// Removes an envelope for good. `result` is the label in the metric.
+    async fn give_up(&self, envelope: &PendingEnvelope, kind: &str, result: &'static str, reason: &str) {
+        self.parts.metrics.message_handled(kind, result);
+        tracing::warn!(envelope = envelope.id, reason, "message refused");
+        let commit = Commit { envelope: Some(envelope.id), ..Commit::default() };
+        if let Err(error) = self.parts.store.commit(commit).await {
+            tracing::warn!(envelope = envelope.id, %error, "envelope not removed");
+        }
+    }
+
+    /// Deletes at most `limit` envelopes that arrived before `retention` milliseconds ago, and reports them. Returns how
+    /// many were deleted.
+    pub(in crate::agent) async fn expire_envelopes(&self, retention: Millis, limit: usize) -> usize {
+        let expired = match self.parts.store.inner().expire_envelopes(now().saturating_sub(retention), limit).await {
+            Ok(expired) => expired,
+            Err(error) => {
+                tracing::warn!(%error, "expired envelopes not deleted");
+                return 0;
+            }
+        };
+        for envelope in &expired {
+            self.parts.metrics.message_handled(UNOPENED, "expired");
+            let reason = envelope.problem.as_deref().unwrap_or("no token was ready to open it");
+            let days = now().saturating_sub(envelope.received) / (24 * 60 * 60 * SECOND);
+            tracing::error!(
+                envelope = envelope.id,
+                recipient = envelope.recipient,
+                days,
+                reason,
+                "message expired unopened"
+            );
+        }
+        expired.len()
+    }
+}
+
+/// The pause grows with the attempts that a token has worked on: 1, 4, 16 seconds, and so on.
+fn pause_after_work(envelope: &PendingEnvelope) -> Millis {
+    (SECOND << (2 * envelope.attempts).min(20)).min(LONGEST_PAUSE_AFTER_WORK)
+}
