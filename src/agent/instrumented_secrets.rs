@@ -77,6 +77,7 @@ fn result_label(error: &SecretsError) -> &'static str {
         SecretsError::Stopped => "stopped",
         SecretsError::Token { error, .. } => match error.cause() {
             Cause::Peer => "peer",
+            Cause::Unknown => "refused",
             Cause::Transient => "transient",
             Cause::SessionLost => "session-lost",
             Cause::TokenGone => "token-gone",

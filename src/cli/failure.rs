@@ -98,8 +98,12 @@ impl Failure {
             TokenError::KnownAnswer(_) => Self::new("known-answer-failed", message),
             TokenError::Unprotected(_) => Self::new("key-unprotected", message)
                 .hint("`allow_unprotected` in the [[token]] lists keys that may be used anyway"),
+            TokenError::Unproved { .. } => Self::new("key-unproved", message).hint(
+                "no DID may name this key; `claviger key list` shows why keys are not served, and `claviger key \
+                 generate` makes another",
+            ),
             TokenError::KeyGone => Self::new("key-gone", message).hint("`claviger key list` shows the keys"),
-            TokenError::Unwrap | TokenError::PeerKey(_) => Self::new("decrypt-failed", message),
+            TokenError::Unwrap | TokenError::Refused(_) => Self::new("decrypt-failed", message),
             _ => Self::new("token-failed", message),
         }
     }
@@ -175,7 +179,7 @@ impl From<Error> for Failure {
                 "if you trust the sender, name the DID with --known: a person is then asked for the PIN or touch",
             ),
             Error::KeyNotHeld(_) => new("key-not-held"),
-            Error::NoReadyKey { .. } => {
+            Error::NoReadyKey { .. } | Error::NotOurs { .. } => {
                 new("not-ours").hint("`claviger key list` shows our keys, and the DIDs they serve")
             }
             Error::NoRecipientKey(_) => new("no-recipient-key"),
@@ -197,6 +201,7 @@ impl Failure {
             "store-unavailable" | "store-unusable" => "store-unusable",
             "not-found" => "not-found",
             "bad-message" => "bad-message",
+            "id-taken" => "id-taken",
             "token-away" => return Self::not_ready("token-absent", message),
             "mediator-away" => "mediator-away",
             "mediator-denied" => "mediator-denied",

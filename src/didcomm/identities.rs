@@ -1,11 +1,14 @@
 //! Our own DIDs: their documents, and the key in a token for each verification method.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use super::error::Error;
 use crate::{
     did::{self, Document, Relationship, VerificationMethod},
-    keys::PublicKey,
+    keys::{Curve, PublicKey},
     secrets::{HeldKey, HeldKeys, KeyState, Secrets},
 };
 
@@ -19,6 +22,8 @@ pub struct Identities {
     held: tokio::sync::watch::Receiver<HeldKeys>,
     documents: HashMap<String, Arc<Document>>,
     keys: HashMap<String, OwnKey>,
+    /// The names of the documents that were left out, and of the methods whose keys are in no token.
+    missing: HashSet<String>,
 }
 
 /// One of our verification methods, whose private key is in a token.
@@ -59,7 +64,9 @@ impl Identities {
         documents: impl IntoIterator<Item = Document>,
     ) -> (Self, Vec<String>) {
         let held = secrets.keys();
-        let mut identities = Self { secrets: Arc::new(secrets), held, documents: HashMap::new(), keys: HashMap::new() };
+        let secrets = Arc::new(secrets);
+        let mut identities =
+            Self { secrets, held, documents: HashMap::new(), keys: HashMap::new(), missing: HashSet::new() };
         let missing = documents.into_iter().flat_map(|document| identities.add(document)).collect();
         (identities, missing)
     }
@@ -81,7 +88,10 @@ impl Identities {
                 }
             }
         }
-        if any_held {
+        self.missing.extend(missing.iter().flat_map(|kid| kids(document.id(), kid)));
+        if !any_held {
+            self.missing.extend(names(document.id()).map(str::to_owned));
+        } else {
             let document = Arc::new(document);
             for name in names(document.id()) {
                 self.documents.entry(name.to_owned()).or_insert_with(|| document.clone());
@@ -138,6 +148,28 @@ impl Identities {
         })
     }
 
+    /// The error for a DID or a key id without a ready key: [`Error::NoReadyKey`] if it is ours.
+    pub(super) fn no_ready_key(&self, name: &str, relationship: Relationship) -> Error {
+        let is_ours = match self.document(name) {
+            Some(document) => document.methods(relationship).next().is_some(),
+            None => self.key(name, relationship).is_some() || self.missing.contains(name),
+        };
+        let (name, relationship) = (name.to_owned(), relationship.name());
+        match is_ours {
+            true => Error::NoReadyKey { name, relationship },
+            false => Error::NotOurs { name, relationship },
+        }
+    }
+
+    /// Whether the document of a DID, or the key id, has a key on a curve that fits the relationship, ready or not.
+    pub(super) fn has_curve(&self, did_or_kid: &str, relationship: Relationship, curve: Curve) -> bool {
+        let is_on_curve = |method: &VerificationMethod| method.key.as_ref().is_ok_and(|key| key.curve() == curve);
+        match self.document(did_or_kid) {
+            Some(document) => document.methods(relationship).any(is_on_curve),
+            None => self.key(did_or_kid, relationship).is_some_and(|own| own.key.curve() == curve),
+        }
+    }
+
     /// Our keys of a DID, in the order of the document, or the key of a DID URL. Only keys that their token can use now
     /// are returned.
     pub(super) fn ready_keys(&self, did_or_kid: &str, relationship: Relationship) -> Vec<&OwnKey> {
@@ -146,7 +178,10 @@ impl Identities {
             None => self.key(did_or_kid, relationship).into_iter().collect(),
         };
         let held = self.held.borrow();
-        own.into_iter().filter(|own| held.get(&own.key).is_some_and(|held| held.state == KeyState::Ready)).collect()
+        // A message from a key that does not do ECDH-1PU cannot be authcrypted.
+        let sends = |held: &HeldKey| relationship != Relationship::KeyAgreement || !held.anoncrypt_only;
+        let is_ready = |held: &HeldKey| held.state == KeyState::Ready && sends(held);
+        own.into_iter().filter(|own| held.get(&own.key).is_some_and(is_ready)).collect()
     }
 
     /// The token's description of a key. `None` if no token holds the key.

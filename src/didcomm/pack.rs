@@ -11,7 +11,7 @@ use super::{
     identities::Identities,
     message::Message,
     recipients::{agreement_keys, keys_on_common_curve, keys_on_first_curve},
-    route::{MessagingService, Route},
+    route::{MessagingService, Routes},
 };
 use crate::{
     crypto::ContentEncryption,
@@ -90,7 +90,7 @@ impl Message {
             .ready_keys(sign_by, Relationship::Authentication)
             .into_iter()
             .find(|key| key.key.curve().signature_algorithm().is_some())
-            .ok_or_else(|| Error::NoReadyKey { name: sign_by.to_owned(), relationship: "authentication" })?;
+            .ok_or_else(|| me.no_ready_key(sign_by, Relationship::Authentication))?;
         let payload = self.to_json();
         let signature =
             me.secrets().sign(&key.key, &SignRequest::Message(payload.as_bytes()), &cx.for_kid(&key.kid)).await?;
@@ -175,7 +175,8 @@ impl<'a> PackEncrypted<'a> {
         self
     }
 
-    /// Adds headers to each forward message. They must not replace headers that a forward has anyway.
+    /// Adds headers to each forward message. They must not replace headers that a forward has anyway. A forward never
+    /// outlives its message: its `expires_time` is at most that of the message.
     pub fn forward_headers(mut self, headers: Map<String, Value>) -> Self {
         self.forward_headers = Some(headers);
         self
@@ -195,7 +196,7 @@ impl<'a> PackEncrypted<'a> {
         self
     }
 
-    /// When to stop waiting for the token. Default: 30 seconds for each operation
+    /// When to stop waiting for the token. Default: 30 seconds for each operation, and 120 if its key asks a person
     /// ([`Context::deadline`](crate::secrets::Context::deadline)).
     pub fn deadline(mut self, deadline: Instant) -> Self {
         self.deadline = Some(deadline);
@@ -253,8 +254,11 @@ impl<'a> PackEncrypted<'a> {
         };
         let to_kids = recipients.iter().map(|recipient| recipient.kid.to_owned()).collect();
 
-        let route = Route::find(&document, self.messaging_service, resolver).await?;
-        let messaging_service = match route {
+        let routes = match self.messaging_service {
+            Some(id) => Routes::of_service(&document, id, resolver).await?,
+            None => Routes::find(&document, resolver).await,
+        };
+        let messaging_service = match routes.into_first()? {
             Some(route) if self.forward => {
                 let (headers, keys) = (self.headers_of_forwards(), &route.routing_keys);
                 packed = wrap_in_forward(&packed, headers.as_ref(), to_did, keys, self.enc, resolver).await?;
@@ -279,11 +283,13 @@ impl<'a> PackEncrypted<'a> {
     }
 
     /// The headers to add to each forward. A forward expires with the message that it carries, unless `forward_headers`
-    /// has another `expires_time`.
+    /// has an earlier `expires_time`.
     fn headers_of_forwards(&self) -> Option<Map<String, Value>> {
         let mut headers = self.forward_headers.clone();
         if let Some(expires) = self.message.expires_time {
-            headers.get_or_insert_default().entry("expires_time").or_insert_with(|| expires.into());
+            let headers = headers.get_or_insert_default();
+            let earlier = headers.get("expires_time").and_then(Value::as_u64).filter(|earlier| *earlier < expires);
+            headers.insert("expires_time".to_owned(), earlier.unwrap_or(expires).into());
         }
         headers
     }

@@ -57,6 +57,9 @@ pub(super) fn keys_on_first_curve<'a>(keys: &[Recipient<'a>]) -> Vec<Recipient<'
 
 /// Chooses the first curve, in the order of the recipient's keys, on which the sender has a ready key. Returns the
 /// recipient's keys on that curve, and the sender's key.
+///
+/// Fails with [`Error::NoReadyKey`] if the sender has keys on a curve of the recipient, none of them ready, and with
+/// [`Error::NoCommonCurve`] if it has none.
 pub(super) fn keys_on_common_curve<'a, 'm>(
     to: &str,
     keys: &[Recipient<'a>],
@@ -65,13 +68,16 @@ pub(super) fn keys_on_common_curve<'a, 'm>(
 ) -> Result<(Vec<Recipient<'a>>, &'m OwnKey), Error> {
     let own_keys = me.ready_keys(from, Relationship::KeyAgreement);
     if own_keys.is_empty() {
-        return Err(Error::NoReadyKey { name: from.to_owned(), relationship: "keyAgreement" });
+        return Err(me.no_ready_key(from, Relationship::KeyAgreement));
     }
     for recipient in keys {
         let curve = recipient.key.curve();
         if let Some(sender) = own_keys.iter().find(|own| own.key.curve() == curve) {
             return Ok((keys.iter().filter(|to| to.key.curve() == curve).copied().collect(), sender));
         }
+    }
+    if keys.iter().any(|recipient| me.has_curve(from, Relationship::KeyAgreement, recipient.key.curve())) {
+        return Err(Error::NoReadyKey { name: from.to_owned(), relationship: "keyAgreement" });
     }
     Err(Error::NoCommonCurve {
         to: to.to_owned(),

@@ -16,3 +16,4 @@ mod properties;
 mod provenance;
 mod rotation;
 mod roundtrip;
+mod unavailable_tokens;

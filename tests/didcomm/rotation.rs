@@ -67,10 +67,10 @@ async fn only_a_key_of_the_old_did_signs() {
     assert_error!(by(&format!("{}#key-1", new.id())).await.unwrap_err(), Error::FromPrior(FromPriorError::Issuer));
     assert_error!(by(new.id()).await.unwrap_err(), Error::FromPrior(FromPriorError::Issuer));
     for kid in ["#key-2", "#key-9"] {
-        assert_error!(by(&format!("{}{kid}", old.id())).await.unwrap_err(), Error::NoReadyKey { .. });
+        assert_error!(by(&format!("{}{kid}", old.id())).await.unwrap_err(), Error::NotOurs { .. });
     }
     let foreign = FromPrior::rotation("did:example:mallory", new.id(), IAT);
-    assert_error!(foreign.pack(None, &me).await.unwrap_err(), Error::NoReadyKey { .. });
+    assert_error!(foreign.pack(None, &me).await.unwrap_err(), Error::NotOurs { .. });
 
     let token = SoftToken::new("alice");
     let key = token.make(Curve::Ed25519);

@@ -349,9 +349,9 @@ async fn a_key_is_chosen_by_its_did_url() {
     for from in [people.alice.kid("sign-1"), people.alice.kid("agree-9")] {
         let (bob, alice) = (&people.bob.did, &people.alice.identities);
         let refused = message.encrypt_to(bob).from(&from).pack(&people.resolver, alice).await;
-        assert_error!(refused.unwrap_err(), Error::NoReadyKey { name, relationship: "keyAgreement" } if *name == from);
+        assert_error!(refused.unwrap_err(), Error::NotOurs { name, relationship: "keyAgreement" } if *name == from);
         let refused = message.pack_signed(&people.alice.kid("agree-3"), &people.alice.identities).await;
-        assert_error!(refused.unwrap_err(), Error::NoReadyKey { relationship: "authentication", .. });
+        assert_error!(refused.unwrap_err(), Error::NotOurs { relationship: "authentication", .. });
     }
     let refused = message.encrypt_to("bob").pack(&people.resolver, &people.alice.identities).await;
     assert_error!(refused.unwrap_err(), Error::InvalidKeyId(_));

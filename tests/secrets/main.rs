@@ -6,6 +6,7 @@ mod connected_card;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod blame;
 #[cfg(feature = "keeper")]
 mod keeper;
 mod keyring;
