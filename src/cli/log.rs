@@ -8,7 +8,9 @@ use tracing::{
     field::{Field, Visit},
     level_filters::LevelFilter,
 };
-use tracing_subscriber::{Layer, layer::Context, layer::SubscriberExt};
+use tracing_subscriber::{Layer, filter::Targets, layer::Context, layer::SubscriberExt};
+
+use claviger::secrets::keeper::AUDIT_HEAD;
 
 use super::output;
 
@@ -20,7 +22,9 @@ pub fn start(verbose: u8, json: bool) {
         2 => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
     };
-    let subscriber = tracing_subscriber::registry().with(StderrLayer { json }.with_filter(level));
+    // The keeper's audit hash is for whoever keeps the log, at every level.
+    let shown = Targets::new().with_default(level).with_target(AUDIT_HEAD, LevelFilter::INFO);
+    let subscriber = tracing_subscriber::registry().with(StderrLayer { json }.with_filter(shown));
     // Fails only if a subscriber is set already, and none is.
     let _ = tracing::subscriber::set_global_default(subscriber);
 }

@@ -35,7 +35,7 @@ use crate::{
 
 pub use self::{
     chain::{AuditHash, InvalidAuditHash},
-    chained_file::audit_files,
+    chained_file::{AUDIT_HEAD, audit_files},
     report::{AuditFinding, AuditHead, AuditReport, AuditedFile},
     verify::AuditVerifier,
 };
@@ -117,9 +117,6 @@ impl AuditLog {
         }
         if !lines.is_empty() {
             self.write_or_log(&lines);
-        }
-        if is_ending {
-            self.file.log_head();
         }
     }
 

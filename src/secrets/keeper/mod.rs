@@ -43,7 +43,8 @@ mod wire;
 mod wire_types;
 
 pub use audit::{
-    AuditFinding, AuditHash, AuditHead, AuditReport, AuditVerifier, AuditedFile, InvalidAuditHash, audit_files,
+    AUDIT_HEAD, AuditFinding, AuditHash, AuditHead, AuditReport, AuditVerifier, AuditedFile, InvalidAuditHash,
+    audit_files,
 };
 pub use child_process::{ChildProcess, end_as_failing, is_failing, spawn_on_socket};
 pub use client::KeeperClient;

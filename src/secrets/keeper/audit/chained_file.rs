@@ -20,6 +20,8 @@ use crate::secrets::mutex::lock;
 
 /// How long a write waits for another keeper's write. A keeper that was stopped in the middle of one holds the lock.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+/// The target of the log line with the last hash.
+pub const AUDIT_HEAD: &str = "claviger::audit_head";
 /// How often the last hash is logged, at most.
 const HEAD_INTERVAL: Duration = Duration::from_secs(3600);
 
@@ -54,7 +56,7 @@ impl ChainedFile {
         let size = state.lock(&self.path)?;
         let written = state.append(&self.path, size, lines);
         state.unlock();
-        state.log_head(HEAD_INTERVAL);
+        state.log_head();
         written
     }
 
@@ -64,11 +66,6 @@ impl ChainedFile {
         state.lock(&self.path)?;
         state.unlock();
         Ok(())
-    }
-
-    /// Logs the last hash.
-    pub(super) fn log_head(&self) {
-        lock(&self.state).log_head(Duration::ZERO);
     }
 }
 
@@ -146,13 +143,13 @@ impl State {
         }
     }
 
-    fn log_head(&mut self, interval: Duration) {
-        if self.head_logged.elapsed() < interval {
+    fn log_head(&mut self) {
+        if self.head_logged.elapsed() < HEAD_INTERVAL {
             return;
         }
         if let Some((_, ChainEnd { seq, head: Some(sha256), .. })) = self.end {
             self.head_logged = Instant::now();
-            tracing::info!(seq, %sha256, "audit head");
+            tracing::info!(target: AUDIT_HEAD, seq, %sha256, "audit head");
         }
     }
 }
