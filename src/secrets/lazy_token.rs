@@ -25,6 +25,8 @@ use crate::{
 pub struct LazyToken {
     name: String,
     concurrency: usize,
+    /// Whether the token has a module, which may work again only in a new process.
+    has_module: bool,
     open: Box<Open>,
     token: RwLock<Option<Arc<dyn Custodian>>>,
     /// Held while the token is being opened, which may wait for a person. Methods that must not wait do not lock it.
@@ -46,10 +48,16 @@ impl LazyToken {
         Self {
             name: name.into(),
             concurrency,
+            has_module: true,
             open: Box::new(open),
             token: RwLock::default(),
             opening: Mutex::default(),
         }
+    }
+
+    /// Says that the token has no module: a new process would not see it sooner.
+    pub fn without_module(self) -> Self {
+        Self { has_module: false, ..self }
     }
 
     /// The token, if it was opened before.
@@ -83,9 +91,13 @@ impl Token for LazyToken {
         self.token().map_or(self.concurrency, |token| token.concurrency())
     }
 
-    /// True before the token was opened: a module may look for tokens only once, as SoftHSM 2.6.1 does.
+    /// Before the token was opened, true if it has a module: a module may look for tokens only once, as SoftHSM 2.6.1 does.
     fn needs_new_process_after_absence(&self) -> bool {
-        self.token().map_or(true, |token| token.needs_new_process_after_absence())
+        self.token().map_or(self.has_module, |token| token.needs_new_process_after_absence())
+    }
+
+    fn may_need_new_process(&self) -> bool {
+        self.token().map_or(self.has_module, |token| token.may_need_new_process())
     }
 
     fn is_exhausted(&self) -> bool {
@@ -108,7 +120,12 @@ impl Token for LazyToken {
         self.token()?.unwrap_cek(key, request, purpose)
     }
 
-    fn wrap_cek(&self, key: &PublicKey, request: &WrapRequest, purpose: &Purpose) -> Result<Vec<EncryptedKey>, TokenError> {
+    fn wrap_cek(
+        &self,
+        key: &PublicKey,
+        request: &WrapRequest,
+        purpose: &Purpose,
+    ) -> Result<Vec<EncryptedKey>, TokenError> {
         self.token()?.wrap_cek(key, request, purpose)
     }
 }

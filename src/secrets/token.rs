@@ -46,6 +46,12 @@ pub trait Token: Send + Sync {
         false
     }
 
+    /// Whether a new process may cure a failure that lasts. False for a token that needs no module: nothing of it stays in
+    /// the process.
+    fn may_need_new_process(&self) -> bool {
+        true
+    }
+
     /// Whether the token's module has used up a resource that is freed only when the process ends.
     fn is_exhausted(&self) -> bool {
         false

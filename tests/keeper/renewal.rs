@@ -60,6 +60,24 @@ fn a_closed_session_at_every_call() {
     every_call_fails(Module::SoftHsm, "0xb0");
 }
 
+/// The same with a keeper that listens on a socket.
+#[test]
+fn a_device_error_at_every_call_of_a_listening_keeper() {
+    with_home(Module::SoftHsm, "", async |home| {
+        let key = home.generate(Curve::P256);
+        let listening = home.listen();
+        let client = listening.client().await;
+        open_message(&*client, &key, &Context::default()).await.unwrap();
+        let keepers = home.keepers();
+        home.shim.order(&["stuck 0x30"]);
+        let error = open_message(&*client, &key, &Context::default()).await.unwrap_err();
+        assert!(error.is_retryable(), "{error}");
+        home.shim.order(&[]);
+        time_until_served(&*client, &key).await;
+        assert_ne!(home.keepers(), keepers);
+    });
+}
+
 /// The probes pass, since they forgive a key such failures, but no operation works.
 #[test]
 fn an_error_at_every_derivation() {

@@ -40,6 +40,7 @@ pub fn start_keeper(
     };
     let (name, sessions) = (token.name.clone(), token.sessions.unwrap_or(1));
     let lazy_token = LazyToken::new(name, sessions, move |confirmed| opener.open(confirmed));
+    let lazy_token = if token.is_yubikey() { lazy_token.without_module() } else { lazy_token };
     Keeper::start(Arc::new(lazy_token), options)
 }
 

@@ -212,7 +212,8 @@ impl Keeper {
             }
             let helps = self.token.custodian.needs_new_process_after_absence();
             let is_gone = is_due_after_absence(&status, helps);
-            if !is_gone && is_due(&status, helps, self.renew_after) && self.watchdog.is_idle() {
+            let may_help = self.token.custodian.may_need_new_process() && self.watchdog.is_idle();
+            if !is_gone && may_help && is_due(&status, helps, self.renew_after) {
                 let error = status.outage.map_or_else(String::new, |outage| outage.error.to_string());
                 tracing::warn!(token = &*self.token.name, error, "token does not recover; trying a new keeper process");
                 return KeeperExit::Failing;

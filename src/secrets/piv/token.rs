@@ -58,6 +58,11 @@ impl Token for YubiKey {
         self.current_info()
     }
 
+    /// Each connection to a card that was lost is made anew, with a new PC/SC context.
+    fn may_need_new_process(&self) -> bool {
+        false
+    }
+
     fn keys(&self) -> Result<Vec<HeldKey>, TokenError> {
         let state = &mut *self.lock_state();
         let keys = self.read_slots(state)?;

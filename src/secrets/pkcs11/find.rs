@@ -9,7 +9,7 @@ use cryptoki::{
 };
 
 use super::{
-    ckr::{CallError, CallResult, During, FailureKind},
+    ckr::{CallResult, During, FailureKind},
     curves,
     uri::Uri,
 };
@@ -189,18 +189,26 @@ const READ_ATTEMPTS: usize = 3;
 /// deleted after it was found; fails only if the session or the token is lost. Retries transient failures, so that
 /// they hide no key.
 fn read(session: &Session, object: ObjectHandle, wanted: &[AttributeType]) -> CallResult<Vec<Attribute>> {
-    let mut attempts = (0..READ_ATTEMPTS).map(|_| session.get_attributes(object, wanted).during("C_GetAttributeValue"));
-    let is_transient = |answer: &CallResult<_>| {
-        answer
-            .as_ref()
-            .is_err_and(|error: &CallError| matches!(error.kind(), Some(FailureKind::Ambiguous | FailureKind::Full | FailureKind::Device)))
-    };
-    match attempts.find(|answer| !is_transient(answer)) {
-        Some(Ok(attributes)) => Ok(attributes),
-        Some(Err(error)) if error.is_session_or_token_lost() => Err(error),
-        failed => {
-            tracing::debug!(error = ?failed.and_then(Result::err), "object cannot be read");
-            Ok(Vec::new())
+    let mut failure = None;
+    for _ in 0..READ_ATTEMPTS {
+        match session.get_attributes(object, wanted).during("C_GetAttributeValue") {
+            Ok(attributes) => return Ok(attributes),
+            Err(error) if error.is_session_or_token_lost() => return Err(error),
+            Err(error) => {
+                let may_pass =
+                    matches!(error.kind(), Some(FailureKind::Ambiguous | FailureKind::Full | FailureKind::Device));
+                failure = Some(error);
+                if !may_pass {
+                    break;
+                }
+            }
         }
     }
+    if let Some(error) = failure {
+        match error.kind() {
+            Some(FailureKind::Stale) => tracing::debug!(%object, %error, "object deleted while it was read"),
+            _ => tracing::warn!(%object, %error, "object left out: it cannot be read"),
+        }
+    }
+    Ok(Vec::new())
 }
