@@ -8,7 +8,15 @@ use std::{
     },
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    time::{Duration, timeout},
+};
+
+/// How long a reserved route holds up the peer's messages.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a peer may take to read a message on its connection.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Which messages may go back on the connection that a message arrived on (header `return_route`).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,16 +27,20 @@ pub enum ReturnRoute {
     Thread(String),
 }
 
-/// The open return routes, by peer.
+/// The return routes, by peer.
 #[derive(Default)]
 pub struct ReturnRoutes {
     by_peer: Mutex<HashMap<String, Vec<Route>>>,
     next_id: AtomicU64,
+    /// Signals that a reserved route was opened or closed.
+    settled: Notify,
 }
 
-/// An open return route to a peer.
+/// A return route to a peer.
 struct Route {
     id: u64,
+    /// A route is reserved until the message that asks for it is handled. Then it is opened or closed.
+    is_open: bool,
     allows: ReturnRoute,
     connection: mpsc::Sender<ReturnMessage>,
 }
@@ -37,11 +49,11 @@ struct Route {
 pub struct ReturnMessage {
     /// The message.
     pub packed: String,
-    /// Receives whether the message was written to the connection.
+    /// Receives whether the message was written to the connection and flushed. Closed if it was not.
     pub written: oneshot::Sender<bool>,
 }
 
-/// Keeps a return route open. Dropping the guard closes the route.
+/// Keeps a return route. Dropping the guard closes the route.
 pub struct RouteGuard {
     routes: Arc<ReturnRoutes>,
     peer: String,
@@ -49,17 +61,33 @@ pub struct RouteGuard {
 }
 
 impl ReturnRoutes {
-    /// Opens a route to a peer that has authenticated itself on the connection. A connection opens at most one route
-    /// for each peer.
-    pub fn open(
+    /// Reserves a route to a peer that has authenticated itself on the connection. Nothing is sent on the route before
+    /// [`RouteGuard::open`]. A connection has at most one route for each peer.
+    pub fn reserve(
         self: &Arc<Self>,
         peer: &str,
         allows: ReturnRoute,
         connection: mpsc::Sender<ReturnMessage>,
     ) -> RouteGuard {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        self.lock().entry(peer.to_owned()).or_default().push(Route { id, allows, connection });
+        self.lock().entry(peer.to_owned()).or_default().push(Route { id, is_open: false, allows, connection });
         RouteGuard { routes: self.clone(), peer: peer.to_owned(), id }
+    }
+
+    /// Returns once no route to the peer is reserved any more, at the latest after [`SETTLE_TIMEOUT`]. A reply to the
+    /// message that asks for the route must not be sent elsewhere a moment before the route opens.
+    pub async fn settled(&self, peer: &str) {
+        let is_settled = || self.lock().get(peer).is_none_or(|routes| routes.iter().all(|route| route.is_open));
+        let all_settled = async {
+            loop {
+                let settled = self.settled.notified();
+                if is_settled() {
+                    return;
+                }
+                settled.await;
+            }
+        };
+        let _ = timeout(SETTLE_TIMEOUT, all_settled).await;
     }
 
     /// Whether a message of this thread has a route to the peer.
@@ -69,15 +97,17 @@ impl ReturnRoutes {
 
     /// Whether there is any route to the peer.
     pub fn has_any_route(&self, peer: &str) -> bool {
-        self.lock().get(peer).is_some_and(|routes| routes.iter().any(|route| !route.connection.is_closed()))
+        self.lock().get(peer).is_some_and(|routes| routes.iter().any(Route::is_usable))
     }
 
-    /// Sends a packed message to the peer on the newest route that allows its thread. Returns whether it was written.
+    /// Sends a packed message to the peer on the newest route that allows its thread. Returns whether it was written to
+    /// the connection and flushed within [`WRITE_TIMEOUT`]. If not, the peer may have it all the same.
     pub async fn send(&self, peer: &str, thread: &str, packed: &str) -> bool {
         let Some(connection) = self.find(peer, thread) else { return false };
         let (written, is_written) = oneshot::channel();
         let message = ReturnMessage { packed: packed.to_owned(), written };
-        connection.send(message).await.is_ok() && is_written.await.unwrap_or(false)
+        let sent = async { connection.send(message).await.is_ok() && is_written.await.unwrap_or(false) };
+        timeout(WRITE_TIMEOUT, sent).await.unwrap_or(false)
     }
 
     fn find(&self, peer: &str, thread: &str) -> Option<mpsc::Sender<ReturnMessage>> {
@@ -86,12 +116,33 @@ impl ReturnRoutes {
             ReturnRoute::All => true,
             ReturnRoute::Thread(only) => only == thread,
         };
-        let open = routes.get(peer)?.iter().rev().filter(|route| !route.connection.is_closed());
+        let open = routes.get(peer)?.iter().rev().filter(|route| route.is_usable());
         open.filter(is_allowed).map(|route| route.connection.clone()).next()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Vec<Route>>> {
         self.by_peer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Route {
+    fn is_usable(&self) -> bool {
+        self.is_open && !self.connection.is_closed()
+    }
+}
+
+impl RouteGuard {
+    /// The id of the route, which no other route has.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Opens the route.
+    pub fn open(&self) {
+        if let Some(routes) = self.routes.lock().get_mut(&self.peer) {
+            routes.iter_mut().filter(|route| route.id == self.id).for_each(|route| route.is_open = true);
+        }
+        self.routes.settled.notify_waiters();
     }
 }
 
@@ -104,5 +155,38 @@ impl Drop for RouteGuard {
                 routes.remove(&self.peer);
             }
         }
+        drop(routes);
+        self.routes.settled.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_reserved_route_carries_nothing_until_it_opens() {
+        let routes = Arc::new(ReturnRoutes::default());
+        let (connection, mut messages) = mpsc::channel(1);
+        let route = routes.reserve("alice", ReturnRoute::Thread("a".to_owned()), connection);
+        assert!(!routes.has_route("alice", "a") && !routes.has_any_route("alice"));
+        assert!(!routes.send("alice", "a", "hello").await);
+        let opening = async {
+            tokio::task::yield_now().await;
+            route.open();
+        };
+        tokio::join!(routes.settled("alice"), opening);
+        assert!(routes.has_route("alice", "a") && !routes.has_route("alice", "b"));
+        let writing = async {
+            let message = messages.recv().await.unwrap();
+            assert_eq!(message.packed, "hello");
+            // The connection ends before the message is written.
+            drop(message.written);
+        };
+        let (written, ()) = tokio::join!(routes.send("alice", "a", "hello"), writing);
+        assert!(!written);
+        drop(route);
+        routes.settled("alice").await;
+        assert!(!routes.has_any_route("alice") && routes.lock().is_empty());
     }
 }

@@ -6,8 +6,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    admission::{ByteBudget, ConnectionPermit, MessageRateLimiter},
+    admission::{ByteBudget, ConnectionLimiter, ConnectionPermit, MessageRateLimiter},
     options::ServerOptions,
+    qr_codes::QrCodes,
+    written::UnwrittenReplies,
 };
 use crate::agent::{
     inbox::Inbox, invitations::Invitations, metrics::Metrics, outbox::Outbox, own_dids::OwnDids,
@@ -22,12 +24,20 @@ pub struct ServerContext {
     pub own_dids: Arc<OwnDids>,
     pub invitations: Arc<Invitations>,
     pub metrics: Arc<Metrics>,
-    pub message_rate: MessageRateLimiter,
-    pub bytes: Arc<ByteBudget>,
+    pub limits: SharedLimits,
+    pub qr_codes: QrCodes,
     /// The size of the largest accepted message, in bytes.
     pub max_message_bytes: usize,
     pub shutdown: CancellationToken,
     pub options: watch::Receiver<Arc<ServerOptions>>,
+}
+
+/// The limits of all listening sockets together.
+#[derive(Default)]
+pub struct SharedLimits {
+    pub connections: ConnectionLimiter,
+    pub message_rate: MessageRateLimiter,
+    pub bytes: Arc<ByteBudget>,
 }
 
 impl ServerContext {
@@ -42,6 +52,7 @@ impl ServerContext {
 pub struct PeerConnection {
     pub context: Arc<ServerContext>,
     pub address: IpAddr,
+    pub unwritten: Arc<UnwrittenReplies>,
     /// Keeps the connection counted while any of its handlers runs. A WebSocket's handler outlives the HTTP connection.
     _permit: Arc<ConnectionPermit>,
 }
@@ -49,6 +60,6 @@ pub struct PeerConnection {
 impl PeerConnection {
     /// A connection from `address` that was admitted with `permit`.
     pub fn new(context: Arc<ServerContext>, address: IpAddr, permit: ConnectionPermit) -> Self {
-        Self { context, address, _permit: Arc::new(permit) }
+        Self { context, address, unwritten: Arc::default(), _permit: Arc::new(permit) }
     }
 }

@@ -12,11 +12,7 @@ use axum::{
 use http_body_util::BodyExt;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{
-    admission::ByteReservation,
-    context::{PeerConnection, ServerContext},
-    pages, websocket,
-};
+use super::{admission::ByteReservation, context::PeerConnection, pages, websocket, written::ReplyBody};
 use crate::{
     agent::{
         inbox::{Refusal, ReturnRouteRequest},
@@ -39,13 +35,13 @@ async fn handle_get(State(connection): State<PeerConnection>, request: Request) 
         return websocket::upgrade(connection, request);
     }
     let (head, _) = request.into_parts();
-    pages::respond(&connection.context, &head).await
+    pages::respond(&connection, &head).await
 }
 
 async fn handle_post(State(connection): State<PeerConnection>, request: Request) -> Response {
     let context = &connection.context;
     let response = match accept_message(&connection, request).await {
-        Ok(return_route) => respond(context, return_route).await,
+        Ok(return_route) => respond(&connection, return_route).await,
         Err(refused) => refused,
     };
     context.metrics.post_answered(response.status().as_u16());
@@ -61,7 +57,7 @@ async fn accept_message(
         let text = format!("POST a message with the media type {ENCRYPTED}\n");
         return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, text).into_response());
     }
-    if !context.message_rate.allows(connection.address, context.options().max_messages_per_second) {
+    if !context.limits.message_rate.allows(connection.address, context.options().max_messages_per_second) {
         return Err(retry_later(StatusCode::TOO_MANY_REQUESTS, "too many messages from this address\n"));
     }
     let (packed, _reservation) = read_body(connection, request).await?;
@@ -80,7 +76,7 @@ async fn read_body(connection: &PeerConnection, request: Request) -> Result<(Vec
     if length.is_some_and(|length| length > limit as u64) {
         return Err(too_large());
     }
-    let collected = collect(request.into_body(), limit, context.bytes.reserve(*address));
+    let collected = collect(request.into_body(), limit, context.limits.bytes.reserve(*address));
     match tokio::time::timeout(context.options().body_timeout, collected).await {
         Ok(Ok(packed)) => Ok(packed),
         Ok(Err(BodyError::TooLarge)) => Err(too_large()),
@@ -136,8 +132,10 @@ fn refusal_response(refusal: &Refusal) -> Response {
             (StatusCode::BAD_REQUEST, format!("{refusal}\n")).into_response()
         }
         Refusal::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, format!("{refusal}\n")).into_response(),
-        // This includes the DID of a candidate document if no token has shown one of its keys since the start.
-        Refusal::NotForUs { .. } => (StatusCode::NOT_FOUND, format!("{refusal}\n")).into_response(),
+        Refusal::NotForUs { may_be_own: true } => {
+            retry_later(StatusCode::SERVICE_UNAVAILABLE, "the token of this DID is away\n")
+        }
+        Refusal::NotForUs { may_be_own: false } => (StatusCode::NOT_FOUND, format!("{refusal}\n")).into_response(),
         Refusal::Store(error) => {
             tracing::warn!(reason = %error, "message not accepted");
             retry_later(StatusCode::SERVICE_UNAVAILABLE, "messages cannot be stored now\n")
@@ -151,7 +149,8 @@ fn retry_later(status: StatusCode, text: &'static str) -> Response {
 
 /// Responds with 202; or with the first reply, if the sender asked for replies on this connection (extension
 /// `return_route`: an HTTP response holds one message).
-async fn respond(context: &ServerContext, return_route: oneshot::Receiver<ReturnRouteRequest>) -> Response {
+async fn respond(connection: &PeerConnection, return_route: oneshot::Receiver<ReturnRouteRequest>) -> Response {
+    let context = &connection.context;
     let accepted = || StatusCode::ACCEPTED.into_response();
     // While the token is unavailable, or the queue is long, the message is not opened soon.
     if !context.inbox.opens_soon() {
@@ -159,26 +158,23 @@ async fn respond(context: &ServerContext, return_route: oneshot::Receiver<Return
     }
     let timeout = context.options().return_route_timeout;
     let Ok(Ok(request)) = tokio::time::timeout(timeout, return_route).await else { return accepted() };
-    let (connection, mut messages) = mpsc::channel(1);
-    let route = context.routes.open(&request.sender, request.return_route, connection);
-    let _ = request.opened.send(());
+    let (replies, mut messages) = mpsc::channel(1);
+    let route = context.routes.reserve(&request.sender, request.return_route, replies);
+    let _ = request.reserved.send(());
+    // Without an answer, the message was not handled, or is a repetition.
+    let Ok(Ok(has_replies)) = tokio::time::timeout(timeout, request.replied).await else { return accepted() };
+    route.open();
     context.outbox.retry_now(&request.sender);
-    let message = tokio::time::timeout(timeout, async {
-        tokio::select! {
-            message = messages.recv() => message,
-            // The message was handled without a reply. A message that already waited for the sender may still be sent.
-            Ok(false) = request.replied => match context.outbox.has_waiting(&request.sender) {
-                true => messages.recv().await,
-                false => None,
-            },
-        }
-    });
-    let message = message.await;
+    // Without a reply, a message that already waited for the sender may be sent.
+    if !has_replies && !context.outbox.has_waiting(&request.sender) {
+        return accepted();
+    }
+    let message = tokio::time::timeout(timeout, messages.recv()).await;
     drop(route);
     match message {
         Ok(Some(ReturnMessage { packed, written })) => {
-            let _ = written.send(true);
-            ([(header::CONTENT_TYPE, HeaderValue::from_static(ENCRYPTED))], packed).into_response()
+            let body = Body::new(ReplyBody::new(packed, written, connection.unwritten.clone()));
+            ([(header::CONTENT_TYPE, HeaderValue::from_static(ENCRYPTED))], body).into_response()
         }
         _ => accepted(),
     }

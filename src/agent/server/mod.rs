@@ -9,14 +9,16 @@ mod context;
 mod http;
 mod options;
 mod pages;
+mod qr_codes;
 mod tls;
 mod websocket;
+mod written;
 
 pub use options::ServerOptions;
 pub use tls::{ServerTls, TlsError};
 
-pub(super) use admission::MessageRateLimiter;
-pub(super) use context::ServerContext;
+pub(super) use context::{ServerContext, SharedLimits};
+pub(super) use qr_codes::QrCodes;
 
 use std::{io, net::TcpListener as StdListener, sync::Arc, time::Duration};
 
@@ -26,13 +28,14 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 
-use admission::ConnectionLimiter;
 use context::PeerConnection;
+use written::{ReportingStream, UnwrittenReplies};
 
 /// The most bytes of a request's headers. hyper requires at least 8 KiB.
 const MAX_HEADER_BYTES: usize = 16 * 1024;
@@ -62,7 +65,6 @@ impl Server {
     pub(super) async fn run(self, context: Arc<ServerContext>, shutdown: CancellationToken) -> io::Result<()> {
         self.listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(self.listener)?;
-        let limiter = ConnectionLimiter::default();
         let mut tasks = JoinSet::new();
         loop {
             let (stream, address) = tokio::select! {
@@ -80,20 +82,22 @@ impl Server {
             };
             let options = context.options();
             let (max_total, max_per_address) = (options.max_connections, options.max_connections_per_address);
-            let Some(permit) = limiter.admit(address.ip(), max_total, max_per_address) else {
+            let Some(permit) = context.limits.connections.admit(address.ip(), max_total, max_per_address) else {
                 context.metrics.connection_rejected();
                 continue;
             };
             let _ = stream.set_nodelay(true);
             set_unacknowledged_timeout(&stream, options.header_timeout);
-            let router = http::router(PeerConnection::new(context.clone(), address.ip(), permit));
+            let connection = PeerConnection::new(context.clone(), address.ip(), permit);
+            let unwritten = connection.unwritten.clone();
+            let router = http::router(connection);
             let (context, tls, shutdown) = (context.clone(), self.tls.clone(), shutdown.clone());
             tasks.spawn(async move {
                 match tls {
-                    None => serve(TokioIo::new(stream), router, &context, shutdown).await,
+                    None => serve(stream, unwritten, router, &context, shutdown).await,
                     Some(tls) => {
                         if let Some(stream) = handshake(&tls, stream).await {
-                            serve(TokioIo::new(stream), router, &context, shutdown).await;
+                            serve(stream, unwritten, router, &context, shutdown).await;
                         }
                     }
                 }
@@ -133,10 +137,16 @@ async fn handshake(tls: &ServerTls, stream: TcpStream) -> Option<tokio_rustls::s
     }
 }
 
-async fn serve<I>(io: I, router: Router, context: &ServerContext, shutdown: CancellationToken)
-where
-    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+async fn serve<I>(
+    stream: I,
+    unwritten: Arc<UnwrittenReplies>,
+    router: Router,
+    context: &ServerContext,
+    shutdown: CancellationToken,
+) where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let io = TokioIo::new(ReportingStream::new(stream, unwritten));
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(context.options().header_timeout)

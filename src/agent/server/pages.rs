@@ -7,10 +7,11 @@ use axum::{
 };
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::context::ServerContext;
-use crate::{
-    agent::protocol::out_of_band::{Invitation, InvitationError, ParsedInvitation, qr_svg},
-    did::web,
+use super::context::{PeerConnection, ServerContext};
+use crate::agent::{
+    protocol::out_of_band::{Invitation, InvitationError, ParsedInvitation},
+    published::PublishedContent,
+    store::StoreError,
 };
 
 const STYLE: &str = include_str!("page.css");
@@ -24,17 +25,18 @@ const MAX_GOAL_CHARS: usize = 1000;
 const MAX_DID_CHARS: usize = 100;
 
 /// Answers a GET: with the invitation that the URL contains or names, a document of ours, or a page about this agent.
-pub async fn respond(context: &ServerContext, request: &Parts) -> Response {
+pub async fn respond(connection: &PeerConnection, request: &Parts) -> Response {
+    let context = &connection.context;
     let uri = &request.uri;
     let url = full_url(context, request);
     match Invitation::parse(&url) {
-        Ok(ParsedInvitation::Invitation(it)) => return invitation_page(&url, &it),
+        Ok(ParsedInvitation::Invitation(it)) => return invitation_page(connection, &it).await,
         Ok(ParsedInvitation::Url(_)) => return redirect_to_invitation(context, uri).await,
         Err(InvitationError::NotFound) => {}
         Err(_) => return damaged_invitation_page(),
     }
-    if let Some(document) = document(context, uri.path()) {
-        return document;
+    if let Some(published) = context.own_dids.published(host(request), uri.path()) {
+        return document(published);
     }
     match uri.path() {
         "/" => about_page(),
@@ -50,24 +52,20 @@ fn full_url(context: &ServerContext, request: &Parts) -> String {
         let (scheme, rest) = url.split_once("://")?;
         Some(format!("{scheme}://{}", rest.split('/').next()?))
     });
-    let host = request.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
-    format!("{}{path}", public.unwrap_or_else(|| format!("http://{host}")))
+    format!("{}{path}", public.unwrap_or_else(|| format!("http://{}", host(request))))
 }
 
-/// The document of a did:web of ours, or the log of a did:webvh of ours, that is published at this path.
-fn document(context: &ServerContext, path: &str) -> Option<Response> {
-    let own_dids = &context.own_dids;
-    let (media_type, text) = match own_dids.log(path) {
-        Some(log) => ("text/jsonl", log),
-        None => {
-            let did = own_dids.dids().into_iter().find(|did| web::path(did).is_some_and(|own| own == path))?;
-            ("application/did+json", own_dids.document(&did)?.as_value().to_string())
-        }
-    };
-    let media_type = [(header::CONTENT_TYPE, HeaderValue::from_static(media_type))];
+/// The `Host` of a request: a host, perhaps with a port.
+fn host(request: &Parts) -> &str {
+    request.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost")
+}
+
+/// The document of a did:web of ours, or the log of a did:webvh of ours.
+fn document(published: PublishedContent) -> Response {
+    let media_type = [(header::CONTENT_TYPE, HeaderValue::from_static(published.media_type))];
     // Anyone may read the document, including a wallet in a browser.
     let any_origin = [(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"))];
-    Some((media_type, any_origin, text).into_response())
+    (media_type, any_origin, published.text).into_response()
 }
 
 /// Redirects a short URL to the URL that contains the invitation. A program follows the redirect, and a browser then
@@ -77,11 +75,13 @@ async fn redirect_to_invitation(context: &ServerContext, uri: &Uri) -> Response 
     match context.invitations.long_url(id.unwrap_or_default()).await {
         Ok(Some(url)) => (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, url)]).into_response(),
         Ok(None) => (StatusCode::NOT_FOUND, "there is no such invitation, or it has expired\n").into_response(),
-        Err(error) => {
-            tracing::warn!(%error, "invitation not read");
-            (StatusCode::SERVICE_UNAVAILABLE, "invitations cannot be read now\n").into_response()
-        }
+        Err(error) => invitations_unavailable(&error),
     }
+}
+
+fn invitations_unavailable(error: &StoreError) -> Response {
+    tracing::warn!(%error, "invitation not read");
+    (StatusCode::SERVICE_UNAVAILABLE, "invitations cannot be read now\n").into_response()
 }
 
 fn about_page() -> Response {
@@ -100,10 +100,19 @@ fn about_page() -> Response {
 }
 
 /// The page of an out-of-band URL. It tells a person without a wallet at hand what the URL is (out-of-band 2.0
-/// "Standard Message Encoding").
-fn invitation_page(url: &str, invitation: &Invitation) -> Response {
-    // The QR code contains the URL of the address bar as it is. The parsed invitation is not encoded again.
-    let qr_code = qr_svg(url).ok().map(|svg| svg.split_once("?>").map_or(svg.clone(), |(_, svg)| svg.to_owned()));
+/// "Standard Message Encoding"). Only an invitation that this agent has issued has a page: a stranger must not have us
+/// draw pictures, or show his words under our name.
+async fn invitation_page(connection: &PeerConnection, requested: &Invitation) -> Response {
+    let PeerConnection { context, address, .. } = connection;
+    if !context.limits.message_rate.allows(*address, context.options().max_messages_per_second) {
+        return (StatusCode::TOO_MANY_REQUESTS, "too many requests from this address\n").into_response();
+    }
+    let invitation = match context.invitations.find(&requested.id).await {
+        Ok(Some(issued)) if issued.invitation.from == requested.from => issued.invitation,
+        Ok(_) => return unknown_invitation_page(),
+        Err(error) => return invitations_unavailable(&error),
+    };
+    let qr_code = context.qr_codes.svg(&context.invitations.urls(&invitation).0).await;
     page(
         "An invitation to talk",
         html! {
@@ -113,12 +122,20 @@ fn invitation_page(url: &str, invitation: &Invitation) -> Response {
             }
             p { "Scan this with a wallet that speaks DIDComm, or copy the address of this page into it." }
             @match qr_code {
-                Some(svg) => figure { (PreEscaped(svg)) },
+                Some(svg) => figure { (PreEscaped(&svg)) },
                 None => p { "It is too long for a picture: copy the address of this page into your wallet." },
             }
             p { small { "From " code { (shortened(&invitation.from, MAX_DID_CHARS)) } ". Nobody has checked who that is." } }
         },
     )
+}
+
+fn unknown_invitation_page() -> Response {
+    let body = html! {
+        h1 { "This agent has no such invitation" }
+        p { "It has expired, was withdrawn, or is from somebody else. Ask for a new one." }
+    };
+    (StatusCode::NOT_FOUND, page("An unknown invitation", body)).into_response()
 }
 
 fn damaged_invitation_page() -> Response {

@@ -64,7 +64,9 @@ impl ServerTls {
     /// If a file cannot be read, or the certificate and the key cannot be used together.
     pub fn open(certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Result<Self, TlsError> {
         let (certificate, key) = (certificate.into(), key.into());
-        let current = RwLock::new((read(&certificate, &key)?, modification_times(&certificate, &key)));
+        // The times are read first: a file that is renewed after that is read again at the next check.
+        let modified = modification_times(&certificate, &key);
+        let current = RwLock::new((read(&certificate, &key)?, modified));
         Ok(Self { certificate, key, current })
     }
 

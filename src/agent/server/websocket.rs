@@ -1,7 +1,7 @@
 //! Messages over WebSocket (DIDComm v2.1 "WebSockets"): one message per frame. The messages authenticate a peer; the
 //! connection does not.
 
-use std::{collections::HashMap, io::ErrorKind, time::Duration};
+use std::{collections::HashMap, io::ErrorKind, pin::Pin, time::Duration};
 
 use axum::{
     extract::Request,
@@ -40,8 +40,6 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The most peers that one WebSocket may open return routes for. A mediator sends for many peers.
 const MAX_PEERS: usize = 1000;
-/// A WebSocket is closed after this number of refused messages.
-const MAX_REFUSED: usize = 10;
 /// The most messages of one WebSocket that wait for their return route. At this number reading stops while a token is
 /// ready. While no token is ready, further messages are read and stored, but open no return route.
 const MAX_PENDING: usize = 64;
@@ -54,7 +52,8 @@ const NO_ROOM: CloseReason = (CloseCode::Again, "too many bytes are being receiv
 const TIMED_OUT: CloseReason = (CloseCode::Policy, "the message did not arrive in time");
 const TOO_MANY_MESSAGES: CloseReason = (CloseCode::Again, "too many messages from this address");
 const NOT_STORED: CloseReason = (CloseCode::Again, "messages cannot be stored now");
-const TOO_MANY_REFUSED: CloseReason = (CloseCode::Policy, "too many messages that this agent refuses");
+const TOKEN_AWAY: CloseReason = (CloseCode::Again, "the token of this DID is away");
+const REFUSED: CloseReason = (CloseCode::Policy, "this agent refuses the message, and has not stored it");
 const SHUTDOWN: CloseReason = (CloseCode::Restart, "the agent is shutting down");
 
 /// Whether a request asks for a WebSocket (RFC 6455 section 4.2.1).
@@ -86,7 +85,7 @@ pub fn upgrade(connection: PeerConnection, mut request: Request) -> Response {
                     .max_write_buffer_size(2 * max_bytes + READ_BUFFER_BYTES)
                     .max_message_size(Some(max_bytes))
                     .max_frame_size(Some(max_bytes));
-                let reservation = context.bytes.reserve(connection.address);
+                let reservation = context.limits.bytes.reserve(connection.address);
                 let io = MeteredStream::new(TokioIo::new(io), reservation, context.options().body_timeout);
                 let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
                 context.metrics.websockets_changed(1);
@@ -111,7 +110,16 @@ struct Session {
     routes: HashMap<String, RouteGuard>,
     replies_sender: mpsc::Sender<ReturnMessage>,
     replies: mpsc::Receiver<ReturnMessage>,
-    refused: usize,
+}
+
+/// Waits until the message is handled that has reserved a return route.
+type Reserved = Pin<Box<dyn Future<Output = Settled> + Send>>;
+
+/// Whether the message that has reserved this route to this peer was handled, and was no repetition.
+struct Settled {
+    peer: String,
+    route: u64,
+    is_handled: bool,
 }
 
 type Socket = WebSocketStream<MeteredStream<TokioIo<Upgraded>>>;
@@ -130,13 +138,14 @@ enum Incoming {
 impl Session {
     fn new(connection: PeerConnection) -> Self {
         let (replies_sender, replies) = mpsc::channel(MAX_QUEUED_MESSAGES);
-        Self { connection, routes: HashMap::new(), replies_sender, replies, refused: 0 }
+        Self { connection, routes: HashMap::new(), replies_sender, replies }
     }
 
     async fn run(mut self, mut socket: Socket) {
         let context = self.connection.context.clone();
         let ping_interval = context.options().ping_interval;
         let mut pending: FuturesUnordered<oneshot::Receiver<ReturnRouteRequest>> = FuturesUnordered::new();
+        let mut reserved: FuturesUnordered<Reserved> = FuturesUnordered::new();
         let mut last_heard = Instant::now();
         let mut next_ping = last_heard + ping_interval;
         let close = loop {
@@ -148,7 +157,7 @@ impl Session {
                             let accepted = self.accept_message(packed).await;
                             socket.get_mut().message_done();
                             match accepted {
-                                Ok(request) => pending.extend(request.filter(|_| pending.len() < MAX_PENDING)),
+                                Ok(request) => pending.extend(Some(request).filter(|_| pending.len() < MAX_PENDING)),
                                 Err(close) => break Some(close),
                             }
                         }
@@ -158,8 +167,9 @@ impl Session {
                     }
                 }
                 Some(request) = pending.next(), if !pending.is_empty() => if let Ok(request) = request {
-                    self.open_route(request);
+                    reserved.push(self.reserve_route(request));
                 },
+                Some(settled) = reserved.next(), if !reserved.is_empty() => self.settle_route(&settled),
                 Some(ReturnMessage { packed, written }) = self.replies.recv() => {
                     let sent = send(&mut socket, Frame::text(packed)).await;
                     let _ = written.send(sent);
@@ -185,19 +195,16 @@ impl Session {
         let _ = timeout(CLOSE_TIMEOUT, socket.close(frame)).await;
     }
 
-    /// Passes a message to the inbox. Returns the channel for the message's return-route request, or `None` if the
-    /// inbox refused the message. The error is the reason to close the WebSocket. A WebSocket stays open for up to
-    /// [`MAX_REFUSED`] refused messages, so an open WebSocket does not prove that each message was stored.
-    async fn accept_message(
-        &mut self,
-        packed: Vec<u8>,
-    ) -> Result<Option<oneshot::Receiver<ReturnRouteRequest>>, CloseReason> {
+    /// Passes a message to the inbox. Returns the channel for the message's return-route request. The error is the
+    /// reason to close the WebSocket: a WebSocket has no other answer, and the peer must not believe that a message was
+    /// stored that was not.
+    async fn accept_message(&self, packed: Vec<u8>) -> Result<oneshot::Receiver<ReturnRouteRequest>, CloseReason> {
         let PeerConnection { context, address, .. } = &self.connection;
-        if !context.message_rate.allows(*address, context.options().max_messages_per_second) {
+        if !context.limits.message_rate.allows(*address, context.options().max_messages_per_second) {
             return Err(TOO_MANY_MESSAGES);
         }
         match context.inbox.accept(packed).await {
-            Ok(request) => Ok(Some(request)),
+            Ok(request) => Ok(request),
             Err(Refusal::Store(error)) => {
                 tracing::warn!(reason = %error, "message not accepted");
                 Err(NOT_STORED)
@@ -205,24 +212,33 @@ impl Session {
             Err(Refusal::TooLarge(_)) => Err(TOO_LARGE),
             Err(refusal) => {
                 tracing::debug!(reason = %refusal, "message not accepted");
-                self.refused += 1;
-                match self.refused > MAX_REFUSED {
-                    true => Err(TOO_MANY_REFUSED),
-                    false => Ok(None),
-                }
+                Err(if matches!(refusal, Refusal::NotForUs { may_be_own: true }) { TOKEN_AWAY } else { REFUSED })
             }
         }
     }
 
-    /// Opens a return route to the sender of a message on this WebSocket.
-    fn open_route(&mut self, request: ReturnRouteRequest) {
-        let context = &self.connection.context;
-        if self.routes.len() < MAX_PEERS || self.routes.contains_key(&request.sender) {
-            let route = context.routes.open(&request.sender, request.return_route, self.replies_sender.clone());
-            self.routes.insert(request.sender.clone(), route);
+    /// Reserves a return route to the sender of a message on this WebSocket.
+    fn reserve_route(&mut self, request: ReturnRouteRequest) -> Reserved {
+        let ReturnRouteRequest { sender: peer, return_route, reserved, replied } = request;
+        let mut route = 0;
+        if self.routes.len() < MAX_PEERS || self.routes.contains_key(&peer) {
+            let guard = self.connection.context.routes.reserve(&peer, return_route, self.replies_sender.clone());
+            route = guard.id();
+            self.routes.insert(peer.clone(), guard);
         }
-        let _ = request.opened.send(());
-        context.outbox.retry_now(&request.sender);
+        let _ = reserved.send(());
+        Box::pin(async move { Settled { peer, route, is_handled: replied.await.is_ok() } })
+    }
+
+    /// Opens a reserved route, or closes it.
+    fn settle_route(&mut self, settled: &Settled) {
+        let Some(route) = self.routes.get(&settled.peer).filter(|route| route.id() == settled.route) else { return };
+        if settled.is_handled {
+            route.open();
+            self.connection.context.outbox.retry_now(&settled.peer);
+        } else {
+            self.routes.remove(&settled.peer);
+        }
     }
 }
 

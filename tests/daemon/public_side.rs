@@ -1,0 +1,140 @@
+//! What the public side answers strangers besides messages, and what that may cost.
+
+use std::{fs, io::Write, net::TcpStream, time::Duration};
+
+use claviger::agent::protocol::out_of_band::Invitation;
+use serde_json::Value;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+
+use crate::{
+    daemon::{Daemon, TIMEOUT, free_port, http, status_of},
+    home::{Home, plaintext, softhsm_module},
+    peer::Peer,
+    websocket_client::{WebSocketClient, closed_within},
+};
+
+fn get(port: u16, host: &str, path: &str) -> String {
+    http(port, &format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n"), b"")
+}
+
+/// Strangers get no picture of their URLs, and none of their words is shown under our name. Our own invitations have their
+/// page, whatever is appended to their URLs.
+#[test]
+fn only_our_own_invitations_are_drawn() {
+    let Some(daemon) = Daemon::running("") else { return };
+    let of_url = |url: &str| url[url.find("/?").unwrap()..].to_owned();
+    let mut foreign = Invitation::new("did:example:stranger".to_owned());
+    foreign.goal = Some("Enter your password".to_owned());
+    let page = get(daemon.port, "a", &of_url(&foreign.to_url("http://a/")));
+    assert!(!page.contains("<svg") && !page.contains("password"), "{page}");
+    assert_eq!(status_of(&page), 404);
+    let made = daemon.json(&["invite", "--goal", "Lunch"]);
+    let path = of_url(made["url"].as_str().unwrap());
+    let pages = [path.clone(), format!("{path}&x=1"), format!("{path}&x=2")].map(|path| get(daemon.port, "a", &path));
+    assert!(pages.iter().all(|page| page.contains("<svg") && page.contains("Lunch")));
+    let svg = |page: &String| page[page.find("<svg").unwrap()..].to_owned();
+    assert!(svg(&pages[0]) == svg(&pages[1]) && svg(&pages[1]) == svg(&pages[2]));
+    // The id of an invitation of ours in an invitation of another's.
+    let mut stolen = Invitation::parse(made["url"].as_str().unwrap()).map(own_invitation).unwrap();
+    stolen.from = "did:example:stranger".to_owned();
+    assert_eq!(status_of(&get(daemon.port, "a", &of_url(&stolen.to_url("http://a/")))), 404);
+    for unknown in ["/x", "/.well-known/did.json", "/?x"] {
+        assert!(matches!(status_of(&get(daemon.port, "a", unknown)), 404 | 200), "{unknown}");
+    }
+}
+
+fn own_invitation(parsed: claviger::agent::protocol::out_of_band::ParsedInvitation) -> Invitation {
+    match parsed {
+        claviger::agent::protocol::out_of_band::ParsedInvitation::Invitation(invitation) => *invitation,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Two did:web of ours with the same path are told apart by their hosts.
+#[test]
+fn did_webs_with_one_path_are_told_apart_by_host() {
+    let Some(mut daemon) = Daemon::new("") else { return };
+    let dids = ["a.example", "b.example:8443"].map(|host| {
+        let host = ["did", "create", "--method", "web", "--host", host];
+        let made = daemon.json(&[&host[..], &["--service", "https://a.example"]].concat());
+        made["did"].as_str().unwrap().to_owned()
+    });
+    daemon.start();
+    let did_of = |host: &str| -> Option<String> {
+        let response = get(daemon.port, host, "/.well-known/did.json");
+        let document: Value = serde_json::from_str(response.split_once("\r\n\r\n")?.1).ok()?;
+        Some(document["id"].as_str()?.to_owned())
+    };
+    assert_eq!(did_of("a.example").as_ref(), Some(&dids[0]));
+    assert_eq!(did_of("A.EXAMPLE:443").as_ref(), Some(&dids[0]));
+    assert_eq!(did_of("b.example:8443").as_ref(), Some(&dids[1]));
+    assert_eq!(did_of("c.example"), None);
+}
+
+/// The limits hold for all listening sockets together.
+#[test]
+fn connections_are_limited_over_all_listening_sockets() {
+    let Some(mut daemon) = Daemon::with_config("connections_per_address = 4", "") else { return };
+    let second = free_port();
+    let file = daemon.home.path().join("claviger.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    let one = format!("listen = \"127.0.0.1:{}\"\npublic_url", daemon.port);
+    let both = format!("listen = [\"127.0.0.1:{}\", \"127.0.0.1:{second}\"]\npublic_url", daemon.port);
+    assert!(text.contains(&one), "{text}");
+    fs::write(&file, text.replace(&one, &both)).unwrap();
+    daemon.start();
+    let idle: Vec<TcpStream> =
+        (0..4).map(|number| TcpStream::connect(("127.0.0.1", [daemon.port, second][number % 2])).unwrap()).collect();
+    let is_turned_away = |port| {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let _ = stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+        closed_within(&mut stream, TIMEOUT).expect("it is closed").is_empty()
+    };
+    for port in [daemon.port, second] {
+        daemon.wait_until("further connections are refused", |_| is_turned_away(port));
+    }
+    drop(idle);
+    daemon.wait_until("a connection is accepted again", |_| !is_turned_away(second));
+}
+
+/// A document in `[did] documents` may belong to a DID of ours whose token was not seen since the start. Its peers are
+/// asked to come again, on HTTP and on a WebSocket.
+#[test]
+fn a_message_for_a_did_without_its_token_is_to_be_sent_again() {
+    let Some(elsewhere) = Home::with_token() else { return };
+    elsewhere.configure(&softhsm_module().unwrap(), "");
+    let [without_token, nobody] = ["", ""].map(|_| elsewhere.run("--json did create --method peer:2").json());
+    let Some(mut daemon) = Daemon::new("") else { return };
+    daemon.home.write("documents.json", &without_token["document"].to_string());
+    let file = daemon.home.path().join("claviger.toml");
+    let configuration = fs::read_to_string(&file).unwrap();
+    fs::write(&file, format!("{configuration}[did]\ndocuments = [\"documents.json\"]\n")).unwrap();
+    daemon.start();
+    let [for_us, for_nobody] = [&without_token, &nobody].map(|did| {
+        let message = plaintext(None, did["did"].as_str(), "At noon?");
+        elsewhere.run_with_stdin(&format!("pack --to {}", did["did"].as_str().unwrap()), &message).success().to_owned()
+    });
+    let response = daemon.post(for_us.as_bytes());
+    assert!(response.starts_with("HTTP/1.1 503") && response.to_lowercase().contains("retry-after"), "{response}");
+    assert_eq!(daemon.post_status(&for_nobody), 404);
+    for (packed, code) in [(&for_us, CloseCode::Again), (&for_nobody, CloseCode::Policy)] {
+        let mut socket = WebSocketClient::open(daemon.port);
+        socket.send(packed).unwrap();
+        assert_eq!(socket.close_code(), Some(code));
+    }
+}
+
+/// A WebSocket that stays open has stored what came on it: a message that is refused closes it.
+#[test]
+fn a_refused_message_closes_the_websocket() {
+    let Some(daemon) = Daemon::running("") else { return };
+    let peer = Peer::new("peer");
+    let two = [peer.pack_text(&daemon.did, "a"), peer.pack_text(&daemon.did, "b")].concat();
+    for nonsense in ["", "{}", "hello", &two, "null"] {
+        let mut socket = WebSocketClient::open(daemon.port);
+        socket.send(&peer.pack_text(&daemon.did, "before")).unwrap();
+        socket.send(nonsense).unwrap();
+        assert_eq!(socket.close_code_within(Duration::from_secs(30)), Some(Some(CloseCode::Policy)), "{nonsense}");
+    }
+    daemon.wait_until("what came before is stored", |daemon| daemon.unread_texts() == ["before"; 5]);
+}
