@@ -6,7 +6,7 @@ use super::{
 };
 
 /// The options of an agent.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct AgentOptions {
     /// How messages are received.
     pub inbox: InboxOptions,
@@ -22,4 +22,22 @@ pub struct AgentOptions {
     pub goal_codes: Vec<String>,
     /// The features that discover-features discloses, and the peers that get them.
     pub disclosure: DisclosurePolicy,
+    /// The most bytes of messages in one page of the API's inbox, so that one request takes little memory. A larger
+    /// message is a page of its own. Default: 4 MiB.
+    pub max_page_bytes: usize,
+}
+
+impl Default for AgentOptions {
+    fn default() -> Self {
+        Self {
+            inbox: InboxOptions::default(),
+            outbox: OutboxOptions::default(),
+            mediation: MediationOptions::default(),
+            server: ServerOptions::default(),
+            retention: Retention::default(),
+            goal_codes: Vec::new(),
+            disclosure: DisclosurePolicy::default(),
+            max_page_bytes: 4 * 1024 * 1024,
+        }
+    }
 }

@@ -24,6 +24,9 @@ use super::{
 const MAX_BODY: usize = 64 * 1024 * 1024;
 /// How long an agent may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// How often a request is sent that can be repeated, and the pause before it is repeated.
+const ATTEMPTS: usize = 4;
+const REPEAT_PAUSE: Duration = Duration::from_secs(1);
 
 /// A client of the agent that runs with this configuration. Each request uses a new connection.
 pub struct AgentClient {
@@ -50,6 +53,22 @@ impl AgentClient {
     /// Sends a POST request with a JSON body, and reads the answer as JSON.
     pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, Failure> {
         self.request(Method::POST, path, Some(body)).await
+    }
+
+    /// Like `post`, for a request that can be repeated: one that got no complete answer is sent again.
+    pub async fn post_repeatable<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, Failure> {
+        // An agent that does not run is reported at once.
+        drop(self.connect().await?);
+        for _ in 1..ATTEMPTS {
+            match self.post(path, body).await {
+                Err(failure) if failure.code == "agent-away" => {
+                    tracing::info!(reason = failure.message, "request is repeated");
+                    tokio::time::sleep(REPEAT_PAUSE).await;
+                }
+                answered => return answered,
+            }
+        }
+        self.post(path, body).await
     }
 
     async fn request<T: DeserializeOwned>(
@@ -144,14 +163,15 @@ impl AgentClient {
     }
 }
 
-/// Asks a running agent to serve DIDs that were made or changed. Without a running agent nothing happens: an agent
-/// reads our DIDs when it starts.
-pub fn reload_own_dids(config: &Config) {
+/// Asks a running agent to serve DIDs that were made or changed. Returns whether an agent did: without a running agent
+/// nothing happens, since an agent reads our DIDs when it starts.
+pub fn reload_own_dids(config: &Config) -> bool {
     let reloaded =
         AgentClient::new(config).and_then(|client| block_on(client.post::<Value>("/v1/dids/reload", &Value::Null)));
-    if let Err(failure) = reloaded.map(drop) {
+    let reloaded = reloaded.inspect_err(|failure| {
         tracing::debug!(reason = failure.message, "agent not told to reload its DIDs");
-    }
+    });
+    reloaded.is_ok()
 }
 
 /// The failure of a request that got no complete answer.

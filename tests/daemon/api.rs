@@ -181,6 +181,7 @@ fn invalid_requests_get_their_status_and_code() {
         ("/v1/messages", message(json!({ "headers": { "from": did } })), 400, "bad-message"),
         ("/v1/messages", message(json!({ "headers": { "from_prior": "x" } })), 400, "bad-message"),
         ("/v1/messages", message(json!({ "from": null, "sign": true })), 400, "bad-message"),
+        ("/v1/messages", message(json!({ "body": { "list": vec![1; 20_001] } })), 422, "bad-request"),
         ("/v1/inbox/acknowledge", json!({}), 422, "bad-request"),
         ("/v1/inbox/acknowledge", json!({ "ids": [1] }), 422, "bad-request"),
         ("/v1/inbox/acknowledge", json!({ "ids": [], "all": true }), 422, "bad-request"),
@@ -233,9 +234,11 @@ fn invalid_requests_get_their_status_and_code() {
     }
     let large = format!("{{\"to\": \"{}\"}}", "x".repeat(2_100_000));
     assert_eq!(alice_api.request("POST", "/v1/messages", json, &large).error(413), "bad-request");
-    // The smallest and the largest cursors are valid.
-    for after in [i64::MIN, -1, i64::MAX] {
-        assert_eq!(alice_api.get(&format!("/v1/inbox?after={after}")).json(200)["messages"], json!([]));
+    // Cursors that the store has not given out.
+    for after in [i64::MIN, -1, 1, i64::MAX] {
+        for path in ["inbox", "events"] {
+            assert_eq!(alice_api.get(&format!("/v1/{path}?after={after}")).error(409), "cursor-unknown");
+        }
     }
     no_panic(&[&alice]);
 }

@@ -3,6 +3,7 @@
 use std::{fs, path::Path};
 
 use crate::{
+    api_client::ApiClient,
     daemon::Daemon,
     home::{Home, softhsm_module},
 };
@@ -93,6 +94,43 @@ fn restore_refuses_a_running_agent_and_keeps_replaced_files() {
     assert!(kept.iter().all(|path| alice.home.path().join(path).exists()), "{kept:?}");
     alice.start();
     assert_eq!(alice.unread_texts(), ["one"]);
+}
+
+/// A client that goes on from a cursor that was given out after the backup would miss messages. It gets an error, starts
+/// from the beginning, and gets all that is unread. A cursor from before the backup goes on.
+#[test]
+fn a_cursor_from_after_the_backup_is_unknown_to_the_restored_agent() {
+    let Some(mut alice) = Daemon::running("") else { return };
+    let receive = |alice: &Daemon, text: &str| -> i64 {
+        alice.json(&["send", "--to", &alice.did, text, "--within", "30"]);
+        alice.wait_until("the message arrived", |alice| alice.unread_texts().contains(&text.to_owned()));
+        alice.delivery(text)["cursor"].as_i64().unwrap()
+    };
+    let first = receive(&alice, "one");
+    let folder = alice.home.path().join("copy");
+    let folder = folder.to_str().unwrap();
+    alice.home.run(&format!("backup {folder}")).success();
+    receive(&alice, "two");
+    let last = receive(&alice, "three");
+    for _ in 0..2 {
+        alice.stop();
+        alice.json(&["restore", folder]);
+        alice.start();
+        let api = ApiClient::new(&alice);
+        let page = |after: i64| api.get(&format!("/v1/inbox?after={after}"));
+        assert_eq!(page(last).error(409), "cursor-unknown");
+        let event_id = format!("last-event-id: {last}\r\n");
+        assert_eq!(api.request("GET", "/v1/events", &event_id, "").error(409), "cursor-unknown");
+        let new = receive(&alice, "four");
+        assert!(new > last && new < 1 << 53, "{last} {new}");
+        assert_eq!(page(last).error(409), "cursor-unknown", "an old cursor stays unknown");
+        assert_eq!(alice.unread_texts(), ["one", "four"]);
+        let after_first = page(first).json(200);
+        assert_eq!(after_first["messages"].as_array().unwrap().len(), 1);
+        assert_eq!(after_first["cursor"], new);
+        assert_eq!(page(new).json(200)["cursor"], new);
+        assert_eq!(page(new + 1).error(409), "cursor-unknown");
+    }
 }
 
 #[test]

@@ -106,7 +106,7 @@ fn header(head: &str, name: &str) -> Option<String> {
 }
 
 /// A daemon with its webhook at this port. Does not start it.
-fn daemon_with_webhook(port: u16, more: &str) -> Option<Daemon> {
+pub fn daemon_with_webhook(port: u16, more: &str) -> Option<Daemon> {
     let url = format!("http://127.0.0.1:{port}/hook");
     let config = format!("[api.webhook]\nurl = \"{url}\"\nsecret_file = \"hook.secret\"\n{more}");
     let daemon = Daemon::new(&config)?;

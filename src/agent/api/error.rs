@@ -60,6 +60,7 @@ impl From<StoreError> for ApiError {
         let message = error.to_string();
         match error {
             StoreError::Full(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "store-full", message),
+            StoreError::UnknownCursor(_) => Self::new(StatusCode::CONFLICT, "cursor-unknown", message),
             StoreError::Unavailable(_) | StoreError::Closed => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "store-unavailable", message)
             }
@@ -72,6 +73,7 @@ impl From<AgentError> for ApiError {
     fn from(error: AgentError) -> Self {
         match error {
             AgentError::Store(error) => error.into(),
+            AgentError::IdTaken(_) => Self::new(StatusCode::CONFLICT, "id-taken", error.to_string()),
             AgentError::Invalid(message) => Self::invalid("bad-message", message),
         }
     }

@@ -28,8 +28,9 @@ pub(super) struct EventQuery {
     after: Option<i64>,
 }
 
-/// The most messages that are read from the store at once.
+/// The most messages that are read from the store at once, and the most bytes of them.
 const PAGE_SIZE: usize = 100;
+const PAGE_BYTES: usize = 256 * 1024;
 /// The interval at which the store is read if there is no event.
 const READ_INTERVAL: Duration = Duration::from_secs(15);
 
@@ -45,7 +46,9 @@ const READ_INTERVAL: Duration = Duration::from_secs(15);
     ),
     responses(
         (status = 200, description = "Messages, without an end", content_type = "text/event-stream"),
-        (status = 400, description = "The query is invalid", body = ApiError)
+        (status = 400, description = "The query is invalid", body = ApiError),
+        (status = 409, description = "The store has not given out the cursor: it was restored from a backup. Start from the beginning", body = ApiError),
+        (status = 503, description = "The store does not answer", body = ApiError)
     )
 )]
 pub(super) async fn stream(
@@ -62,11 +65,14 @@ pub(super) async fn stream(
         }
         last => last.flatten(),
     };
+    let after = last.or(query.after).unwrap_or(0);
+    // An unknown cursor is refused before the stream begins.
+    context.agent.store().deliveries(DeliveryQuery { after, limit: 0, ..DeliveryQuery::default() }).await?;
     let reader = EventReader {
         events: context.agent.events(),
         agent: context.agent,
         shutdown: context.shutdown,
-        after: last.or(query.after).unwrap_or(0),
+        after,
         read: Vec::new(),
     };
     Ok(Sse::new(reader.into_stream()).keep_alive(KeepAlive::default()).into_response())
@@ -99,7 +105,12 @@ impl EventReader {
             if let Some(message) = self.read.pop() {
                 return Some(message);
             }
-            let query = DeliveryQuery { after: self.after, limit: PAGE_SIZE, ..DeliveryQuery::default() };
+            let query = DeliveryQuery {
+                after: self.after,
+                limit: PAGE_SIZE,
+                max_bytes: Some(PAGE_BYTES),
+                ..DeliveryQuery::default()
+            };
             match self.agent.deliveries(query).await {
                 Ok(found) if !found.is_empty() => {
                     self.read =

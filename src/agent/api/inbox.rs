@@ -18,10 +18,11 @@ use crate::agent::store::DeliveryQuery;
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct InboxQuery {
-    /// The cursor of the page before; without it, the first page.
+    /// The cursor of the page before, or of a message; without it, or with 0, the first page.
     #[serde(default)]
     after: i64,
-    /// The size of the page: 1 to 1000, by default 100.
+    /// The most messages of the page: 1 to 1000, by default 100. A page of large messages has fewer (`max_page_bytes` in
+    /// `[api]`). Only an empty page is the last one.
     #[param(minimum = 1, maximum = 1000, nullable = false)]
     limit: Option<usize>,
     /// Only messages of this thread.
@@ -74,6 +75,7 @@ const DEFAULT_LIMIT: usize = 100;
     responses(
         (status = 200, description = "Messages", body = InboxPage),
         (status = 400, description = "The query is invalid", body = ApiError),
+        (status = 409, description = "`after` is no cursor of this store, which was restored from a backup: start from the beginning", body = ApiError),
         (status = 503, description = "The store does not answer, or is sealed until a token is ready", body = ApiError)
     )
 )]
@@ -93,6 +95,7 @@ pub(super) async fn list(
         sender: query.sender,
         acknowledged: query.acknowledged,
         limit,
+        max_bytes: Some(context.agent.max_page_bytes()),
     };
     let found = context.agent.deliveries(deliveries).await?;
     let messages: Vec<DeliveredMessage> =

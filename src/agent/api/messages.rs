@@ -19,12 +19,18 @@ use crate::{
         store::{OutboxEntry, SendState},
     },
     didcomm::{Message, MessageError},
+    json::bounded_object,
 };
 
 /// A message to send.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewMessage {
+    /// An id of the caller, for the message and for its entry in the outbox: 1 to 64 lower-case letters, digits, and
+    /// characters of `-._~`, such as a UUID. With it the request can be repeated: the message is sent once. Without it,
+    /// the agent chooses an id, and each request sends a message.
+    #[schema(min_length = 1, max_length = 64)]
+    id: Option<String>,
     /// The recipient's DID.
     to: String,
     /// Our DID that sends the message. Without it, the message is anonymous.
@@ -32,11 +38,11 @@ pub(super) struct NewMessage {
     /// The message type.
     #[serde(rename = "type")]
     kind: String,
-    /// The body: an object.
-    #[serde(default)]
+    /// The body: an object with at most 20,000 JSON values.
+    #[serde(default, deserialize_with = "bounded_object")]
     body: Map<String, Value>,
     /// Further headers, such as `thid`, `pthid`, `lang`, `please_ack`, `expires_time`, `attachments`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "bounded_object")]
     headers: Map<String, Value>,
     /// Whether to sign the message, so that the recipient can prove to others who wrote it.
     #[serde(default)]
@@ -75,7 +81,7 @@ pub(super) struct OutgoingStatus {
     to: String,
     /// `waiting`, `sent`, `failed` or `expired`.
     state: &'static str,
-    /// The number of failed attempts.
+    /// The number of attempts.
     tries: u32,
     /// When the message was put into the outbox, in milliseconds since 1970.
     created: i64,
@@ -116,7 +122,8 @@ impl From<OutboxEntry> for OutgoingStatus {
     }
 }
 
-/// Puts a message into the outbox. It is stored when this responds, and sent soon after.
+/// Puts a message into the outbox. It is stored when this responds, and sent soon after. A request with an `id` can be
+/// repeated, and gets the same answer, as long as the outbox has an entry of the message.
 #[utoipa::path(
     post,
     path = "/v1/messages",
@@ -125,6 +132,7 @@ impl From<OutboxEntry> for OutgoingStatus {
     responses(
         (status = 202, description = "The message is stored, and sent soon", body = QueuedMessage),
         (status = 400, description = "The message cannot be sent", body = ApiError),
+        (status = 409, description = "Another message was sent under this id", body = ApiError),
         (status = 413, description = "The request is too large", body = ApiError),
         (status = 415, description = "The media type is not JSON", body = ApiError),
         (status = 422, description = "The JSON does not have this form", body = ApiError),
@@ -136,10 +144,14 @@ pub(super) async fn send(
     new: Result<Json<NewMessage>, JsonRejection>,
 ) -> Result<(StatusCode, Json<QueuedMessage>), ApiError> {
     let Json(new) = new?;
-    let (sign, protect_sender) = (new.sign, new.protect_sender);
+    let (sign, protect_sender, is_repeatable) = (new.sign, new.protect_sender, new.id.is_some());
     let message = new.into_message().map_err(|error| ApiError::invalid("bad-message", error.to_string()))?;
     let (message_id, thread) = (message.id.clone(), message.thread().to_owned());
-    let id = context.agent.send(&OutgoingMessage { message, sign, protect_sender }).await?;
+    let outgoing = OutgoingMessage { message, sign, protect_sender };
+    let id = match is_repeatable {
+        true => context.agent.send_once(&outgoing).await?,
+        false => context.agent.send(&outgoing).await?,
+    };
     Ok((StatusCode::ACCEPTED, Json(QueuedMessage { id, message_id, thread })))
 }
 
@@ -156,7 +168,9 @@ impl NewMessage {
             Some(from) => builder.from(from),
             None => builder,
         };
-        let Ok(Value::Object(built)) = serde_json::to_value(builder.finalize()) else {
+        let mut message = builder.finalize();
+        message.id = self.id.unwrap_or(message.id);
+        let Ok(Value::Object(built)) = serde_json::to_value(message) else {
             return Err(MessageError::Body);
         };
         for (name, value) in built {

@@ -9,7 +9,10 @@ use utoipa::ToSchema;
 
 use super::{context::ApiContext, error::ApiError, messages::state_name};
 use crate::{
-    agent::store::{ThreadEntry, Usage},
+    agent::{
+        refused_documents::RefusedDid,
+        store::{ThreadEntry, Usage},
+    },
     secrets::KeyState,
 };
 
@@ -97,6 +100,10 @@ pub(super) struct Status {
     version: &'static str,
     /// Whether a token is ready to decrypt messages. Without one, messages wait.
     token_ready: bool,
+    /// Our DIDs that are refused: a key of the document is not proved, so the DID is not published, and messages to it
+    /// are not accepted. `claviger key list` shows why a token does not serve a key.
+    #[schema(value_type = Vec<Object>)]
+    refused: Vec<RefusedDid>,
     /// What waits in the store: envelopes to decrypt, deliveries for the application, outgoing messages. Times are in
     /// milliseconds since 1970.
     #[schema(value_type = Object)]
@@ -116,7 +123,8 @@ pub(super) struct Status {
 pub(super) async fn status(State(context): State<ApiContext>) -> Result<Json<Status>, ApiError> {
     let waiting = context.agent.usage().await?;
     let token_ready = context.agent.is_token_ready();
-    Ok(Json(Status { version: env!("CARGO_PKG_VERSION"), token_ready, waiting }))
+    let refused = context.agent.own_dids().refused().to_vec();
+    Ok(Json(Status { version: env!("CARGO_PKG_VERSION"), token_ready, refused, waiting }))
 }
 
 /// A key in a token.

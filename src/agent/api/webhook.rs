@@ -62,6 +62,8 @@ const DEPRECATED_SIGNATURE: &str = "claviger-signature";
 /// The upper limit of the pause after the first failure, and of any pause.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(5 * 60);
+/// The pause after a failure of the store.
+const STORE_PAUSE: Duration = Duration::from_secs(1);
 /// The interval at which the store is read if there is no event.
 const READ_INTERVAL: Duration = Duration::from_secs(15);
 
@@ -97,6 +99,11 @@ impl Webhook {
         Ok(secret)
     }
 
+    /// The URL that messages are delivered to.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     /// The host that messages are delivered to.
     pub fn host(&self) -> &str {
         &self.host
@@ -127,7 +134,11 @@ impl Webhook {
                 () = shutdown.cancelled() => return,
                 delivered = worker.deliver(delivery) => match delivered {
                     Ok(()) => None,
-                    Err(reason) => Some(worker.pause_after_failure(&id, &reason)),
+                    Err(Failure::Receiver(reason)) => Some(worker.pause_after_failure(&id, &reason)),
+                    Err(Failure::Store(error)) => {
+                        tracing::debug!(%error, "webhook waits for the store");
+                        Some(STORE_PAUSE)
+                    }
                 },
             };
             if let Some(pause) = pause {
@@ -144,6 +155,20 @@ impl Webhook {
 impl fmt::Debug for Webhook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Webhook").field("host", &self.host).field("types", &self.types).finish_non_exhaustive()
+    }
+}
+
+/// Why a message was not delivered.
+enum Failure {
+    /// The receiver cannot be reached, or did not accept the message. The reason is for the log.
+    Receiver(String),
+    /// Our store is sealed until a token is ready, or does not answer. The receiver is not at fault.
+    Store(StoreError),
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
     }
 }
 
@@ -171,12 +196,12 @@ impl Worker {
         }
     }
 
-    /// Makes one attempt to deliver a message, and acknowledges the message if the receiver accepts it. The error is a
-    /// reason for the log.
-    async fn deliver(&mut self, delivery: Delivery) -> Result<(), String> {
+    /// Makes one attempt to deliver a message, and acknowledges the message if the receiver accepts it.
+    async fn deliver(&mut self, delivery: Delivery) -> Result<(), Failure> {
         let id = delivery.id.clone();
-        let content = self.agent.content(&delivery).map_err(|error| error.to_string())?;
-        let body = serde_json::to_vec(&DeliveredMessage::new(delivery, content)).map_err(|error| error.to_string())?;
+        let content = self.agent.content(&delivery)?;
+        let failed = |error: &dyn fmt::Display| Failure::Receiver(error.to_string());
+        let body = serde_json::to_vec(&DeliveredMessage::new(delivery, content)).map_err(|error| failed(&error))?;
         let seconds = now() / 1000;
         let (timestamp, signature) = (seconds.to_string(), self.webhook.secret.sign(&id, seconds, &body));
         let deprecated = self.webhook.secret.sign_deprecated(seconds, &body);
@@ -184,11 +209,11 @@ impl Worker {
             [(ID, id.as_str()), (TIMESTAMP, &timestamp), (SIGNATURE, &signature), (DEPRECATED_SIGNATURE, &deprecated)];
         let url = &self.webhook.url;
         let status = self.client.post_without_redirects(url, "application/json", &headers, Bytes::from(body)).await;
-        let status = status.map_err(|error| error.to_string())?;
+        let status = status.map_err(|error| failed(&error))?;
         if !status.is_success() {
-            return Err(format!("{} answers with status {status}", self.webhook.host));
+            return Err(failed(&format_args!("{} answers with status {status}", self.webhook.host)));
         }
-        self.agent.acknowledge(&[id]).await.map_err(|error| error.to_string())?;
+        self.agent.acknowledge(&[id]).await?;
         if self.failures > 0 {
             tracing::info!(host = self.webhook.host, "webhook accepts messages again");
         }

@@ -34,16 +34,25 @@ pub async fn run(args: &Args, client: &AgentClient, out: &Out) -> Result<(), Fai
     if args.follow {
         return follow(args, client, out).await;
     }
-    let mut path = format!("/v1/inbox?limit={}", args.limit);
+    let mut filter = String::new();
     for (name, value) in [("thread", &args.thread), ("sender", &args.sender)] {
         if let Some(value) = value {
-            path.push_str(&format!("&{name}={}", percent_encoded(value)));
+            filter.push_str(&format!("&{name}={}", percent_encoded(value)));
         }
     }
-    let page: Value = client.get(&path).await?;
-    let messages = page["messages"].as_array().cloned().unwrap_or_default();
+    let (mut messages, mut cursor) = (Vec::new(), Value::from(0));
+    // A page of large messages has fewer than the limit.
+    while messages.len() < usize::from(args.limit) {
+        let path = format!("/v1/inbox?limit={}&after={cursor}{filter}", usize::from(args.limit) - messages.len());
+        let mut page: Value = client.get(&path).await?;
+        cursor = page["cursor"].take();
+        match page["messages"].take() {
+            Value::Array(found) if !found.is_empty() => messages.extend(found),
+            _ => break,
+        }
+    }
     if out.json {
-        out.document(&page)?;
+        out.document(&json!({ "messages": messages, "cursor": cursor }))?;
     } else {
         messages.iter().try_for_each(|message| show(message, out))?;
         out.say(&count(messages.len(), "message"));

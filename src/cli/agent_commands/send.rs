@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use claviger::didcomm::Message;
 use serde_json::{Value, json};
 
 use super::choose_did::choose_own_did;
@@ -38,6 +39,9 @@ pub struct Args {
     /// Signs the message, so that the recipient can prove to others who wrote it
     #[arg(long, conflicts_with = "anonymous")]
     sign: bool,
+    /// The message's ID, for a command that is repeated: the message is sent once; if not given, a new ID
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
     /// The text, or with --type the body as a JSON object; read from stdin if not given
     text: Option<String>,
     /// Waits until the message is sent, this many seconds at most
@@ -65,14 +69,15 @@ pub async fn run(args: &Args, client: &AgentClient, out: &Out) -> Result<(), Fai
             (kind.as_str(), body)
         }
     };
-    let mut message = json!({ "to": args.to, "type": kind, "body": body, "sign": args.sign });
+    let id = args.id.clone().unwrap_or_else(Message::new_id);
+    let mut message = json!({ "id": id, "to": args.to, "type": kind, "body": body, "sign": args.sign });
     if !args.anonymous {
         message["from"] = choose_own_did(client, args.from.as_deref(), Some(&args.to)).await?.into();
     }
     if let Some(thid) = &args.thid {
         message["headers"] = json!({ "thid": thid });
     }
-    let accepted: Value = client.post("/v1/messages", &message).await?;
+    let accepted: Value = client.post_repeatable("/v1/messages", &message).await?;
     let id = accepted["id"].as_str().unwrap_or_default();
     let Some(seconds) = args.within else {
         out.say(&format!("Stored. The agent sends it as soon as {} can be reached.", short(&args.to)));

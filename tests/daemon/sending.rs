@@ -1,0 +1,156 @@
+//! What counts as sent, and requests to send that are repeated.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddrV4, TcpListener, TcpStream},
+    thread,
+};
+
+use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
+use serde_json::{Value, json};
+
+use crate::{
+    api_client::{ApiClient, SAY},
+    daemon::{Daemon, TIMEOUT, free_port, write_with_mode},
+    endpoint::Endpoint,
+    home::Home,
+    peer::Peer,
+    websocket_client::WebSocketClient,
+};
+
+/// A connection whose receiver accepts only some kilobytes before it reads.
+fn connect_with_small_buffer(port: u16) -> TcpStream {
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    sockopt::set_socket_recv_buffer_size(&socket, 4096).unwrap();
+    connect(&socket, &SocketAddrV4::new([127, 0, 0, 1].into(), port)).unwrap();
+    TcpStream::from(socket)
+}
+
+/// A message that asks for a return route.
+fn asking(peer: &Peer, daemon: &Daemon) -> String {
+    let mut message = peer.message(&daemon.did, "is there something for me?").finalize();
+    message.return_route = Some("all".to_owned());
+    peer.pack(&message)
+}
+
+/// A peer asks for its message and closes the connection before the response is written. The message is not lost.
+#[test]
+fn a_reply_counts_as_sent_once_it_is_written() {
+    let Some(daemon) = Daemon::running("[agent]\nmax_message_bytes = 20_000_000\n") else { return };
+    let peer = Peer::new("peer");
+    // More than the buffers of the connection hold (tcp_wmem).
+    let large = "x".repeat(5_000_000);
+    let id = daemon.send_text(peer.did(), &large).unwrap();
+    daemon.wait_until("there is no endpoint", |daemon| daemon.outbox_message(&id)["problem"] != Value::Null);
+    let packed = asking(&peer, &daemon);
+    let mut stream = connect_with_small_buffer(daemon.port);
+    let head = format!(
+        "POST / HTTP/1.1\r\nhost: a\r\ncontent-type: application/didcomm-encrypted+json\r\ncontent-length: {}\r\n\r\n",
+        packed.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(packed.as_bytes()).unwrap();
+    let mut first = [0; 15];
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+    stream.read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200 OK");
+    drop(stream);
+    daemon.wait_until("the attempt has failed", |daemon| {
+        let message = daemon.outbox_message(&id);
+        assert_ne!(message["state"], "sent", "the peer has not read the message");
+        message["problem"].as_str().is_some_and(|problem| problem.contains("connection has ended"))
+    });
+    let mut socket = WebSocketClient::open(daemon.port);
+    socket.send(&asking(&peer, &daemon)).unwrap();
+    let packed = socket.next(TIMEOUT).expect("the message");
+    assert!(packed.len() > large.len());
+    daemon.wait_until("the message is sent", |daemon| daemon.outbox_message(&id)["state"] == "sent");
+}
+
+#[test]
+fn a_request_to_send_can_be_repeated() {
+    let Some(mut daemon) = Daemon::running("") else { return };
+    let endpoint = Endpoint::accepting();
+    let peer = Peer::with_endpoint("peer", &endpoint.uri());
+    let request = |id: &str, content: &str| json!({ "id": id, "to": peer.did(), "from": daemon.did, "type": SAY, "body": { "a": 1, "content": content } });
+    let once = request("order-4711", "one loaf");
+    let first = ApiClient::new(&daemon).post("/v1/messages", &once).json(202);
+    assert_eq!((&first["id"], &first["message_id"]), (&json!("order-4711"), &json!("order-4711")));
+    daemon.wait_until("the message is sent", |_| endpoint.messages().len() == 1);
+    daemon.wait_until("it is recorded", |daemon| daemon.outbox_message("order-4711")["state"] == "sent");
+    // The same members in another order are the same content. Requests at the same time conflict with each other.
+    let mut reordered = once.clone();
+    reordered["body"] = json!({ "content": "one loaf", "a": 1 });
+    let new = request("order-4712", "two loaves");
+    thread::scope(|scope| {
+        for body in [&once, &reordered, &new, &new, &new, &new] {
+            scope.spawn(|| {
+                let answer = ApiClient::new(&daemon).post("/v1/messages", body).json(202);
+                assert_eq!(answer["id"], body["id"]);
+            });
+        }
+    });
+    let other = request("order-4711", "two loaves");
+    assert_eq!(ApiClient::new(&daemon).post("/v1/messages", &other).error(409), "id-taken");
+    let another_id = daemon.send_text(peer.did(), "an id of the agent").unwrap();
+    let taken = request(&another_id, "an id of the agent");
+    assert_eq!(ApiClient::new(&daemon).post("/v1/messages", &taken).error(409), "id-taken");
+    for invalid in ["", "Order", "a b", &"0".repeat(65)] {
+        let request = request(invalid, "x");
+        assert_eq!(ApiClient::new(&daemon).post("/v1/messages", &request).error(400), "bad-message", "{invalid}");
+    }
+    daemon.wait_until("all messages are sent", |_| endpoint.messages().len() >= 3);
+    daemon.kill();
+    daemon.start();
+    assert_eq!(ApiClient::new(&daemon).post("/v1/messages", &once).json(202), first);
+    assert_eq!(daemon.json(&["send", "--to", peer.did(), "--id", "mine", "text"])["id"], "mine");
+    assert_eq!(daemon.json(&["send", "--to", peer.did(), "--id", "mine", "text"])["id"], "mine");
+    assert_eq!(daemon.run(&["send", "--to", peer.did(), "--id", "mine", "another"]).error(1), "id-taken");
+    daemon.wait_until("the outbox is empty", |daemon| daemon.metric("claviger_waiting{queue=\"outbox\"}") == 0.0);
+    let mut ids: Vec<String> = endpoint.messages().iter().map(|packed| peer.open(packed).0.id).collect();
+    ids.sort();
+    let another_id = daemon.outbox_message(&another_id)["message_id"].as_str().unwrap().to_owned();
+    let mut expected = vec!["mine".to_owned(), "order-4711".to_owned(), "order-4712".to_owned(), another_id];
+    expected.sort();
+    assert_eq!(ids, expected);
+}
+
+/// The agent stores a message, and its answer is lost. The command line asks again with the same id.
+#[test]
+fn the_command_line_repeats_a_request_without_an_answer() {
+    let home = Home::new();
+    let port = free_port();
+    home.write("claviger.toml", &format!("[api]\nlisten = \"127.0.0.1:{port}\"\ntoken_file = \"api.token\"\n"));
+    write_with_mode(&home, "api.token", &"t".repeat(40), 0o600);
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let agent = thread::spawn(move || {
+        let mut bodies: Vec<Value> = Vec::new();
+        for stream in listener.incoming() {
+            let mut reader = BufReader::new(stream.unwrap());
+            let (mut length, mut line) = (0, String::new());
+            while reader.read_line(&mut line).unwrap() > 0 && line != "\r\n" {
+                if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+                    length = value.trim().parse().unwrap();
+                }
+                line.clear();
+            }
+            let mut body = vec![0; length];
+            reader.read_exact(&mut body).unwrap();
+            if body.is_empty() {
+                continue;
+            }
+            bodies.push(serde_json::from_slice(&body).unwrap());
+            if bodies.len() == 2 {
+                let answer = json!({ "id": bodies[1]["id"] }).to_string();
+                let head = format!("HTTP/1.1 202 Accepted\r\ncontent-length: {}\r\n\r\n", answer.len());
+                reader.get_mut().write_all(format!("{head}{answer}").as_bytes()).unwrap();
+                break;
+            }
+        }
+        bodies
+    });
+    let sent = home.run("--json send --anonymous --to did:example:bob hello").json();
+    let bodies = agent.join().unwrap();
+    assert_eq!(bodies[0], bodies[1]);
+    assert_eq!(sent["id"], bodies[0]["id"]);
+}
