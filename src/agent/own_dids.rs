@@ -188,10 +188,11 @@ impl OwnDids {
         self.identities.send_replace(Arc::new(identities));
     }
 
-    /// Returns the DID URLs of the methods in our documents whose keys no token has shown.
+    /// Returns the DID URLs of the methods in our documents whose keys no token has shown, also those of refused DIDs.
     pub fn missing_keys(&self) -> Vec<String> {
         let documents = self.documents.borrow().clone();
-        let own: Vec<Document> = self.own(&documents).cloned().collect();
+        let held = documents.all.iter().filter(|document| self.is_held(&documents, document));
+        let own: Vec<Document> = held.cloned().collect();
         Identities::with_missing_keys(self.secrets.clone(), own).1
     }
 

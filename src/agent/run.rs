@@ -99,7 +99,8 @@ impl Agent {
                 () = shutdown.cancelled() => return,
                 changed = keys.changed() => match changed {
                     Ok(()) => self.refresh_own_dids(),
-                    Err(_) => return,
+                    // The keys do not change any more.
+                    Err(_) => return shutdown.cancelled().await,
                 },
             }
             if let Err(reason) = self.store.unlock(&self.own_dids).await {

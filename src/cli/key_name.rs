@@ -86,6 +86,8 @@ pub fn held_key_json(held: &HeldKey) -> Value {
         "never_extractable": held.never_extractable,
         "custody": held.custody,
         "protected": held.protected,
+        "served": held.refused.is_none(),
+        "why": held.refused.as_deref(),
         "slot": held.slot.map(|slot| slot.to_string()),
     })
 }

@@ -4,6 +4,8 @@
 mod home;
 #[path = "../support/pages.rs"]
 mod pages;
+#[path = "../support/token_objects.rs"]
+mod token_objects;
 
 mod appendix;
 mod demo;
@@ -12,6 +14,7 @@ mod documentation;
 mod guide;
 mod links;
 mod messages;
+mod proved_keys;
 mod tokens;
 mod transcripts;
 #[cfg(feature = "yubikey")]

@@ -9,7 +9,8 @@ use claviger::{
     crypto,
     keys::{Curve, PublicKey},
     secrets::{
-        Context, Custody, KeyOperation, KeyState, KeyUse, Policy, Secrets, SecretsError, SignRequest, Token, TokenError,
+        Context, Custody, KeyOperation, KeyState, KeyUse, Policy, Purpose, Secrets, SecretsError, SignRequest, Token,
+        TokenError,
     },
 };
 use claviger_testkit::{
@@ -99,23 +100,25 @@ mod outcomes {
             fn keys(&self) -> Result<Vec<claviger::secrets::HeldKey>, TokenError> {
                 self.0.keys()
             }
-            fn sign(&self, key: &PublicKey, input: &[u8]) -> Result<Vec<u8>, TokenError> {
+            fn sign(&self, key: &PublicKey, input: &[u8], purpose: &Purpose) -> Result<Vec<u8>, TokenError> {
                 assert!(self.1.swap(true, std::sync::atomic::Ordering::SeqCst), "the first time");
-                self.0.sign(key, input)
+                self.0.sign(key, input, purpose)
             }
             fn unwrap_cek(
                 &self,
                 key: &PublicKey,
                 request: &claviger::secrets::UnwrapRequest,
+                purpose: &Purpose,
             ) -> Result<crypto::Cek, TokenError> {
-                self.0.unwrap_cek(key, request)
+                self.0.unwrap_cek(key, request, purpose)
             }
             fn wrap_cek(
                 &self,
                 key: &PublicKey,
                 request: &claviger::secrets::WrapRequest,
+                purpose: &Purpose,
             ) -> Result<Vec<crypto::EncryptedKey>, TokenError> {
-                self.0.wrap_cek(key, request)
+                self.0.wrap_cek(key, request, purpose)
             }
         }
         let token = SoftToken::new("panics");

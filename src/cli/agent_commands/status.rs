@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::cli::{
     agent_client::AgentClient,
     failure::Failure,
-    output::{Out, count},
+    output::{Out, count, short},
 };
 
 /// Shows the state of the running agent: its tokens, and the messages that wait
@@ -24,6 +24,17 @@ pub async fn run(_: &Args, client: &AgentClient, out: &Out) -> Result<(), Failur
     out.line(&format!("{} to be unpacked", count(waiting("envelopes"), "message")))?;
     out.line(&format!("{} to be read", count(waiting("deliveries"), "message")))?;
     out.line(&format!("{} to be sent", count(waiting("outgoing"), "message")))?;
+    for refused in status["refused"].as_array().into_iter().flatten() {
+        for key in refused["keys"].as_array().into_iter().flatten() {
+            let text = |name: &str| key[name].as_str().unwrap_or_default();
+            out.warn(&format!(
+                "{} is refused: its key {} is not proved: {}",
+                short(refused["did"].as_str().unwrap_or_default()),
+                text("key"),
+                text("why")
+            ));
+        }
+    }
     for key in keys.as_array().into_iter().flatten() {
         let text = |name: &str| key[name].as_str().unwrap_or_default().to_owned();
         out.line(&format!("{} in the token {:?}: {}", text("key"), text("token"), text("state")))?;

@@ -105,8 +105,8 @@ pub struct CreatedDid {
 
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     let made = make(args, config, out)?;
-    reload_own_dids(config);
-    print(&made.document, &made.keys, out)
+    let is_served = reload_own_dids(config);
+    print(&made, is_served, out)
 }
 
 /// Makes the DID, and stores its document.
@@ -135,6 +135,7 @@ pub fn make(args: &Args, config: &Config, out: &Out) -> Result<CreatedDid, Failu
     });
     let mut maker = KeyMaker::new(opened.collect::<Result<_, _>>()?, args.name.clone());
     let made = find_or_make_keys(args, &mut maker, given).and_then(|keys| {
+        maker.prove(config, &keys)?;
         let services: Vec<Service> =
             args.service.iter().map(|uri| Service::didcomm(uri, routing_keys.iter().cloned())).collect();
         if args.method == Method::Webvh {
@@ -260,19 +261,9 @@ fn find_or_make_keys(args: &Args, maker: &mut KeyMaker, given: [Vec<GivenKey>; 2
         _ => maker.inventory()?,
     };
     let mut chosen: Vec<DidKey> = Vec::new();
-    let needed = [(Relationship::KeyAgreement, KeyUse::Agreement), (Relationship::Authentication, KeyUse::Signing)];
-    for ((relationship, usage), names) in needed.into_iter().zip(&given) {
+    for (relationship, names) in [Relationship::KeyAgreement, Relationship::Authentication].into_iter().zip(&given) {
         for (name, text) in names {
             let held = name.find(text, &inventory)?.ok_or_else(|| KeyName::unknown(text))?;
-            let fits = if usage == KeyUse::Agreement {
-                held.usage.allows_key_agreement()
-            } else {
-                held.usage.allows_signing()
-            };
-            if !fits {
-                let message = format!("the key {text} cannot be used for {}", relationship.name());
-                return Err(Failure::usage("use-unfit", message).hint("`claviger key list` shows the use of each key"));
-            }
             match chosen.iter_mut().find(|chosen| chosen.held.public == held.public) {
                 Some(chosen) => chosen.relationships.push(relationship),
                 None => chosen.push(DidKey { held: held.clone(), relationships: vec![relationship] }),
@@ -320,7 +311,8 @@ fn document(method: Method, web: Option<&str>, keys: &[DidKey], services: &[Serv
     }
 }
 
-fn print(document: &Document, keys: &[DidKey], out: &Out) -> Result<(), Failure> {
+/// Prints the DID. `is_served` says whether a running agent has it.
+fn print(CreatedDid { document, keys }: &CreatedDid, is_served: bool, out: &Out) -> Result<(), Failure> {
     let kids = |chosen: &DidKey| key_ids(std::slice::from_ref(document), &chosen.held.public);
     let sole = keys.len() == 1 && document.id().starts_with("did:key:");
     if sole && keys[0].held.public.curve() == Curve::Ed25519 {
@@ -352,15 +344,12 @@ fn print(document: &Document, keys: &[DidKey], out: &Out) -> Result<(), Failure>
         let uses = if uses.is_empty() { "updates of the DID".to_owned() } else { uses.join(" and ") };
         out.say(&format!("{:<9} {} in the token {token:?}, for {uses}", public.curve().name(), public));
     }
+    let served = if is_served { "the running agent does that now" } else { "`claviger serve` does that" };
     if let Some(path) = web::path(document.id()) {
-        out.say(&format!(
-            "Its document must be served at {path}: `claviger serve` does that once it is started again."
-        ));
+        out.say(&format!("Its document must be served at {path}: {served}. `claviger did update` changes the DID."));
     }
     if let Some(path) = claviger::did::webvh::path(document.id()) {
-        out.say(&format!(
-            "Its log must be served at {path}: `claviger serve` does that. `claviger did update` changes the DID."
-        ));
+        out.say(&format!("Its log must be served at {path}: {served}. `claviger did update` changes the DID."));
     }
     if let Some(short) = peer::short_form(document.id()) {
         out.say(&format!("Its short form, for peers that have seen the long form: {short}"));

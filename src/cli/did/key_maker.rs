@@ -6,13 +6,25 @@ use claviger::{
     secrets::{HeldKey, KeyUse, NewKey, SignRequest, Signature, SlotOptions, TokenError},
 };
 
-use crate::cli::{config::Config, failure::Failure, tokens::custodian::CustodianToken};
+use crate::cli::{config::Config, failure::Failure, key_name::KeyName, tokens::custodian::CustodianToken};
 
 /// A key of a DID.
 pub struct DidKey {
     pub held: HeldKey,
     /// The relationships of the document that list the key. Empty for the update key of a did:webvh.
     pub relationships: Vec<Relationship>,
+}
+
+impl DidKey {
+    /// What the document, or the log of a did:webvh, uses the key for.
+    fn usage(&self) -> KeyUse {
+        let has = |relationship| self.relationships.contains(&relationship);
+        match (has(Relationship::KeyAgreement), has(Relationship::Authentication)) {
+            (true, true) => KeyUse::Both,
+            (true, false) => KeyUse::Agreement,
+            (false, _) => KeyUse::Signing,
+        }
+    }
 }
 
 /// A document builder with these keys, which get the fragments `key-1`, `key-2` and so on.
@@ -68,6 +80,22 @@ impl KeyMaker {
     pub fn inventory(&self) -> Result<Vec<HeldKey>, Failure> {
         let keys = self.tokens.iter().map(CustodianToken::inventory).collect::<Result<Vec<_>, _>>()?;
         Ok(keys.into_iter().flatten().collect())
+    }
+
+    /// Proves each key of a DID: its token serves it, both halves belong together, and its uses work now. Must be called
+    /// just before the document is stored.
+    pub fn prove(&self, config: &Config, keys: &[DidKey]) -> Result<(), Failure> {
+        let token_of = |key: &DidKey| self.tokens.iter().position(|token| *token.name() == *key.held.token);
+        if let Some(key) = keys.iter().find(|key| token_of(key).is_none()) {
+            return Err(KeyName::unknown(&key.held.public.to_multikey()));
+        }
+        for (at, token) in self.tokens.iter().enumerate() {
+            let own: Vec<_> = keys.iter().filter(|key| token_of(key) == Some(at)).collect();
+            if !own.is_empty() {
+                token.prove(config, &own.iter().map(|key| (&key.held, key.usage())).collect::<Vec<_>>())?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes a key in each token for each requested use: on X25519 and Ed25519 if all tokens have these curves, else on

@@ -2,7 +2,11 @@
 
 use serde_json::{Value, json};
 
-use claviger::didcomm::FromPrior;
+use claviger::{
+    did::{Document, Relationship},
+    didcomm::FromPrior,
+    secrets::KeyUse,
+};
 
 use super::create;
 use crate::cli::{
@@ -10,9 +14,11 @@ use crate::cli::{
     arguments::check_did,
     config::Config,
     failure::Failure,
+    key_name::KeyName,
     output::{Out, count, short},
     own_dids::{own_document, sign_from_prior},
     runtime::block_on,
+    tokens::custodian,
     unix_time::unix_time,
 };
 
@@ -43,7 +49,11 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     block_on(client.get::<Value>("/v1/status"))?;
     let old = own_document(config, &args.did)?;
     let new = match &args.to {
-        Some(did) => own_document(config, did)?,
+        Some(did) => {
+            let new = own_document(config, did)?;
+            prove_keys_of(&new, config)?;
+            new
+        }
         None => create::make(&create::Args::for_successor(&old, &args.token)?, config, out)?.document,
     };
     let from_prior = sign_from_prior(config, &FromPrior::rotation(old.id(), new.id(), unix_time()))?;
@@ -69,4 +79,15 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
         );
     }
     out.line(new.id())
+}
+
+/// Has the tokens prove each key of the new DID. Peers will use all of them.
+fn prove_keys_of(new: &Document, config: &Config) -> Result<(), Failure> {
+    let uses = [(Relationship::KeyAgreement, KeyUse::Agreement), (Relationship::Authentication, KeyUse::Signing)];
+    for (relationship, usage) in uses {
+        for key in new.methods(relationship).filter_map(|method| method.key.as_ref().ok()) {
+            custodian::prove_named(config, &KeyName::Public(key.clone()), &key.to_multikey(), usage)?;
+        }
+    }
+    Ok(())
 }

@@ -10,7 +10,7 @@ use claviger::{
         webvh::{KeyChanges, OwnLog},
     },
     keys::{Curve, PublicKey},
-    secrets::{HeldKey, SignRequest, Signature},
+    secrets::{HeldKey, KeyUse, SignRequest, Signature},
 };
 
 use super::webvh;
@@ -237,32 +237,20 @@ fn next_number(documents: impl IntoIterator<Item = Value>) -> usize {
     used + 1
 }
 
-/// Finds the named keys, and checks that they fit the relationship.
+/// Finds the named keys, and has their tokens prove that they can be used for the relationship.
 fn held_keys(
     own: &OwnDids<'_>,
     config: &Config,
     names: &[String],
     relationship: Relationship,
 ) -> Result<Vec<PublicKey>, Failure> {
-    let held = names.iter().map(|text| {
-        let held = held_key(own, config, text)?;
-        let fits = if relationship == Relationship::KeyAgreement {
-            held.usage.allows_key_agreement()
-        } else {
-            held.usage.allows_signing()
-        };
-        if !fits {
-            let message = format!("the key {text} cannot be used for {}", relationship.name());
-            return Err(Failure::usage("use-unfit", message).hint("`claviger key list` shows the use of each key"));
-        }
-        Ok(held.public)
-    });
-    held.collect()
+    let usage = if relationship == Relationship::KeyAgreement { KeyUse::Agreement } else { KeyUse::Signing };
+    names.iter().map(|text| Ok(proved_key(own, config, text, usage)?.public)).collect()
 }
 
 fn update_key(own: &OwnDids<'_>, config: &Config, text: &str) -> Result<PublicKey, Failure> {
-    let held = held_key(own, config, text)?;
-    match held.public.curve() == Curve::Ed25519 && held.usage.allows_signing() {
+    let held = proved_key(own, config, text, KeyUse::Signing)?;
+    match held.public.curve() == Curve::Ed25519 {
         true => Ok(held.public),
         false => Err(Failure::usage(
             "use-unfit",
@@ -280,10 +268,10 @@ fn next_key(own: &OwnDids<'_>, config: &Config, text: &str) -> Result<PublicKey,
     }
 }
 
-/// Finds a key in the tokens.
-fn held_key(own: &OwnDids<'_>, config: &Config, text: &str) -> Result<HeldKey, Failure> {
+/// Finds a key in the tokens, and has its token prove that it can be used so.
+fn proved_key(own: &OwnDids<'_>, config: &Config, text: &str, usage: KeyUse) -> Result<HeldKey, Failure> {
     let name = KeyName::parse(text)?;
     // The label of an imported key may be a DID URL that does not resolve.
     let name = block_on(name.clone().resolve(&own.resolver)).unwrap_or(name);
-    Ok(custodian::open_holder(config, &name, text)?.1)
+    custodian::prove_named(config, &name, text, usage)
 }

@@ -22,6 +22,7 @@ pub fn create(
     services: &[Service],
 ) -> Result<(Document, Vec<DidKey>), Failure> {
     let update = maker.make_update_key(host_and_path(web_did))?;
+    maker.prove(config, &[DidKey { held: update.clone(), relationships: Vec::new() }])?;
     let built = document_builder(&keys, services);
     let draft = EntryDraft::first(host_and_path(web_did), &update.public, |did| built.draft(did), SystemTime::now());
     let line = sign_entry(draft, |what| maker.sign(config, &update.public, what))?;

@@ -18,7 +18,8 @@ use crate::cli::{
 ///
 /// For each key the token says whether it was generated there or imported, whether it was always sensitive, and whether
 /// it was never extractable. The custody is how far the secrets of a key agreement stay in the token (docs/custody.md).
-/// Keys of which a copy may exist cause a warning. If a token is not ready, the keys of the others are listed, and the
+/// Keys of which a copy may exist cause a warning, and so does each key that is not served: its halves do not belong
+/// together, it cannot do what its attributes say, or it is not protected. No DID may name such a key. If a token is not ready, the keys of the others are listed, and the
 /// exit status is 3.
 #[derive(clap::Args)]
 pub struct Args {
@@ -79,6 +80,7 @@ fn print(mut keys: Vec<HeldKey>, own: &OwnDids<'_>, out: &Out) -> Result<(), Fai
         let word = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
         let custody = match held.custody {
             _ if !held.protected => "UNPROTECTED".to_owned(),
+            _ if held.refused.is_some() => "NOT-SERVED".to_owned(),
             Some(custody) => custody.to_string(),
             None => String::new(),
         };
@@ -117,6 +119,12 @@ fn warn_of_exposed_keys(keys: &[HeldKey], out: &Out) {
         let named = keys.iter().filter(|held| is_exposed(held));
         named.map(|held| held.label.clone().unwrap_or_else(|| held.public.to_multikey())).collect::<Vec<_>>()
     };
+    for held in keys {
+        if let Some(reason) = &held.refused {
+            let label = held.label.as_deref().map(|label| format!(" ({label})")).unwrap_or_default();
+            out.warn(&format!("the key {}{label} is not served: {reason}", held.public));
+        }
+    }
     for (names, what) in [
         (names_of(|held| !held.protected), "can leave the token now: extractable, or not sensitive"),
         (
