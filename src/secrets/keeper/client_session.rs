@@ -32,9 +32,9 @@ use crate::{
     },
 };
 
-/// How long a keeper may take to send its first frame after it was started. The module of a network HSM may
-/// connect first.
-const WELCOME_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a keeper may take to send its first frame after it was started. The module of a network HSM may connect
+/// first, each key is tested, and a person may be asked for the PIN.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// What a client knows of its keeper.
 pub(super) struct ClientSession {

@@ -239,14 +239,13 @@ impl<'a> PinAccess<'a> {
         }
     }
 
-    /// Clears a record that forbids the next attempt, after a person has confirmed the PIN or has set a new one.
+    /// Clears the record, after a person has typed a correct PIN or has set a new one.
     #[cfg(feature = "yubikey")]
     pub(in crate::secrets) fn clear(&self, process_record: &mut Option<PinRecord>) -> Result<(), TokenError> {
         match self.guard {
             Some(guard) => {
                 let lock = guard.lock()?;
-                let before = lock.read_or_new(true)?;
-                if before.state == PinRecordState::Accepted { Ok(()) } else { lock.write(&before.cleared()) }
+                lock.write(&lock.read_or_new(true)?.cleared())
             }
             None => {
                 *process_record = None;

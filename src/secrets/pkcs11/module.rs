@@ -49,13 +49,6 @@ impl Module {
             return Ok(module.clone());
         }
         let (context, raw) = Raw::load(&canonical).map_err(|error| failed(error.to_string()))?;
-        let does_not_start = |error: &Error, reason: String| {
-            if may_start_later(error) {
-                TokenError::Away(format!("the PKCS#11 module {} does not start: {reason}", path.display()))
-            } else {
-                failed(reason)
-            }
-        };
         let variable = Profile::initialize_variable(&canonical, base_dir)?;
         let parameters = variable.as_deref().and_then(std::env::var_os).map(|text| CString::new(text.into_vec()));
         let parameters = parameters.transpose().expect("no environment variable has a zero byte");
@@ -63,10 +56,15 @@ impl Module {
             Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
             Err(error) => {
                 let hint = variable.map(|it| format!(" (it reads the environment variable {it})"));
-                return Err(does_not_start(&error, format!("{error}{}", hint.unwrap_or_default())));
+                let reason = format!("{error}{}", hint.unwrap_or_default());
+                return Err(if may_start_later(&error) {
+                    TokenError::Away(format!("the PKCS#11 module {} does not start: {reason}", path.display()))
+                } else {
+                    failed(reason)
+                });
             }
         }
-        let info = raw.info().map_err(|error| does_not_start(&error, format!("C_GetInfo: {error}")))?;
+        let info = raw.info().during("C_GetInfo")?;
         let manufacturer = text(&info.manufacturerID);
         let module =
             Arc::new(Self { context, raw, path: canonical.clone(), manufacturer, unreadable: Mutex::default() });
