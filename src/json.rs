@@ -31,6 +31,21 @@ pub(crate) fn parse(bytes: &[u8], max_values: usize, duplicates: Duplicates) -> 
     Ok(value)
 }
 
+/// Deserializes an object within another value, with at most 20,000 values.
+///
+/// # Errors
+/// If it is no object, or has more values.
+#[cfg(feature = "agent")]
+pub(crate) fn bounded_object<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Map<String, Value>, D::Error> {
+    const MAX_VALUES: usize = 20_000;
+    let left = Cell::new(MAX_VALUES);
+    let bounded = Bounded { left: &left, max_values: MAX_VALUES, duplicates: Duplicates::LastWins };
+    match bounded.deserialize(deserializer)? {
+        Value::Object(members) => Ok(members),
+        _ => Err(D::Error::custom("it is not an object")),
+    }
+}
+
 /// Counts the values of a tree, the tree itself included.
 pub(crate) fn count_values(value: &Value) -> usize {
     1 + match value {

@@ -111,9 +111,8 @@ impl Agent {
 
     /// Looks up again which of our keys the tokens hold. Logs the DIDs that are refused since, or no longer.
     fn refresh_own_dids(&self) {
-        let before = self.own_dids.refused();
         self.own_dids.refresh();
-        self.own_dids.log_refused(&before);
+        self.own_dids.log_refused();
     }
 
     /// Deletes expired data from the store, and retires DIDs whose overlap is over.

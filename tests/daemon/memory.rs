@@ -82,7 +82,6 @@ fn messages_with_many_values_take_little_more_memory() {
     let short = "x".repeat(580_000);
     let attacks = [
         ("more numbers than allowed", json!({ "content": "", "list": vec![1; 340_000] })),
-        ("as many numbers as allowed", json!({ "content": "x".repeat(640_000), "list": vec![1; 19_900] })),
         ("as many objects as allowed", json!({ "content": short, "list": vec![json!({ "a": 1 }); 9_900] })),
     ];
     for (what, body) in attacks {

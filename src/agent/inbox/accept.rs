@@ -57,11 +57,12 @@ impl Inbox {
         check_quota: bool,
     ) -> Result<oneshot::Receiver<ReturnRouteRequest>, Refusal> {
         let Addresses { recipient, sender, digest } = self.check(&packed)?;
+        let named = sender.as_deref().filter(|_| check_quota).map(|did| (did, canonical_did(did)));
         let attribution = match check_quota {
-            true => self.attribute(&recipient, sender.as_deref()).await,
+            true => self.attribute(&recipient, named).await,
             false => Attribution::Fetched,
         };
-        let sender = sender.filter(|_| check_quota).map(|did| canonical_did(&did).to_owned());
+        let sender = named.map(|(_, canonical)| canonical.to_owned());
         let quota_checked = sender.is_some();
         let received = now();
         let envelope =
@@ -114,12 +115,13 @@ impl Inbox {
         Err(wrong_curve.map_or(Refusal::NotForUs { may_be_own }, Refusal::Malformed))
     }
 
-    /// Determines whose room an envelope takes. The sender is a claim: the envelope is not opened yet.
-    async fn attribute(&self, recipient: &str, sender: Option<&str>) -> Attribution {
-        let Some(sender) = sender else { return Attribution::Resolvable { connection: None } };
-        let connection = Connection::key(recipient, sender);
+    /// Determines whose room an envelope takes. The sender is a claim, since the envelope is not opened yet: its DID as
+    /// named, and in the canonical form.
+    async fn attribute(&self, recipient: &str, sender: Option<(&str, &str)>) -> Attribution {
+        let Some((sender, canonical)) = sender else { return Attribution::Resolvable { connection: None } };
+        let connection = Connection::key(recipient, canonical);
         // Resolving such a DID would cost more than the lookups of the others.
-        let contains_its_document = canonical_did(sender) != sender
+        let contains_its_document = canonical != sender
             || ["did:key:", "did:peer:0", "did:peer:2"].iter().any(|method| sender.starts_with(method));
         match contains_its_document || self.parts.resolver.resolve_offline(sender).await.is_some() {
             true => Attribution::Resolvable { connection: Some(connection) },

@@ -50,6 +50,8 @@ impl Inbox {
         let in_progress: Arc<Mutex<HashSet<i64>>> = Arc::default();
         let mut tasks = JoinSet::new();
         let mut keys = self.parts.own_dids.secrets().keys();
+        // False once nothing reports changes any more: the keys are then what they are.
+        let mut may_change = true;
         let mut search = tokio::time::interval(SEARCH_INTERVAL);
         // What each task works on, without its bytes, in case the task panics.
         let mut running: HashMap<Id, PendingEnvelope> = HashMap::new();
@@ -59,10 +61,8 @@ impl Inbox {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
-                changed = keys.changed() => {
-                    if changed.is_err() {
-                        break;
-                    }
+                changed = keys.changed(), if may_change => {
+                    may_change = changed.is_ok();
                     keys.borrow_and_update();
                     self.parts.own_dids.refresh();
                     // A token that is back may open what was postponed.
