@@ -116,7 +116,6 @@ impl Agent {
     /// A message for people, if a document is damaged. Then the DIDs stay as they are.
     pub async fn reload_dids(&self) -> Result<(), String> {
         let Some(reload) = &self.reload_documents else { return Ok(()) };
-        let refused = self.own_dids.refused();
         let missing_before = self.own_dids.missing_keys();
         self.own_dids.replace(reload()?);
         self.rotations.retire_expired().await;
@@ -131,7 +130,7 @@ impl Agent {
         };
         let _ = tokio::time::timeout(NEW_KEYS_TIMEOUT, all_shown).await;
         self.own_dids.refresh();
-        self.own_dids.log_refused(&refused);
+        self.own_dids.log_refused();
         // The new keys must be able to open the store too.
         if self.store.is_unlocked()
             && let Err(reason) = self.store.unlock(&self.own_dids).await

@@ -26,6 +26,8 @@ pub struct OwnDids {
     identities: watch::Sender<Arc<Identities>>,
     /// The DIDs whose documents have a key that no token proves.
     refused: watch::Sender<Arc<Vec<RefusedDid>>>,
+    /// The refused DIDs as they were logged last.
+    logged: Mutex<Arc<Vec<RefusedDid>>>,
     /// The ready keys, which are asked for with each message.
     ready: Mutex<Option<ReadyKeys>>,
 }
@@ -73,6 +75,7 @@ impl OwnDids {
             documents: watch::Sender::new(Arc::new(documents)),
             identities: watch::Sender::new(Arc::new(identities)),
             refused: watch::Sender::default(),
+            logged: Mutex::default(),
             ready: Mutex::new(None),
         }
     }
@@ -83,9 +86,11 @@ impl OwnDids {
         self.refused.borrow().clone()
     }
 
-    /// Logs the DIDs that are refused, and those that no longer are, compared with `before`.
-    pub(super) fn log_refused(&self, before: &[RefusedDid]) {
+    /// Logs the DIDs that are refused, and those that no longer are, since the last call.
+    pub(super) fn log_refused(&self) {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.refused();
+        let before = std::mem::replace(&mut *logged, now.clone());
         for RefusedDid { did, keys } in now.iter().filter(|refused| !before.contains(refused)) {
             for key in keys {
                 tracing::error!(%did, id = key.id, reason = key.why, "DID refused: a key of its document is not proved");

@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 
 use super::{
     config::{Config, RELOADABLE},
-    daemon_options::{address_guard, webhook},
+    daemon_options::webhook,
     failure::Failure,
 };
 
@@ -83,7 +83,7 @@ impl ConfigurationReader {
     fn read(&self) -> Result<(Zeroizing<String>, ReloadedSettings), Failure> {
         let (config, source) = Config::load_with_source(self.file.as_deref())?;
         config.daemon.check()?;
-        let secret = webhook(&config, &address_guard(&config)?)?.map(|(_, secret)| secret).unwrap_or_default();
+        let secret = webhook(&config)?.map(|(_, secret)| secret).unwrap_or_default();
         let new = settings(source);
         let hash = |value: &Value| hash(&self.hasher, value);
         let mut current = self.current.borrow_mut();

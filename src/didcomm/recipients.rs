@@ -49,6 +49,14 @@ pub(super) fn agreement_keys<'a>(document: &'a Document, to: &str) -> Result<Vec
     Ok(keys)
 }
 
+/// Checks that a message can be encrypted to the owner of a document.
+///
+/// # Errors
+/// [`Error::NoRecipientKey`] and its like, as packing fails.
+pub(crate) fn check_recipient(document: &Document, to: &str) -> Result<(), Error> {
+    agreement_keys(document, to).map(drop)
+}
+
 /// The keys on the curve of the first key.
 pub(super) fn keys_on_first_curve<'a>(keys: &[Recipient<'a>]) -> Vec<Recipient<'a>> {
     let curve = keys.first().map(|key| key.key.curve());

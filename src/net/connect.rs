@@ -41,6 +41,11 @@ impl Connector {
         Self { guard: Arc::new(guard), lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)) }
     }
 
+    /// A connector with another guard, which shares the limit of concurrent lookups.
+    pub(super) fn with_guard(&self, guard: AddressGuard) -> Self {
+        Self { guard: Arc::new(guard), lookups: self.lookups.clone() }
+    }
+
     /// Returns the guard that filters the addresses.
     pub fn guard(&self) -> &AddressGuard {
         &self.guard
@@ -64,7 +69,7 @@ impl Connector {
         let unusable = |source: io::Error| NetError::Connect { host: host.to_owned(), source: Arc::new(source) };
         // The system may connect to an address other than the given one: for 0.0.0.0 it connects to this machine.
         let peer = stream.peer_addr().map_err(unusable)?;
-        self.guard.check(peer.ip()).map_err(|source| refused(host, source))?;
+        self.guard.check_socket(peer).map_err(|source| refused(host, source))?;
         stream.set_nodelay(true).map_err(unusable)?;
         Ok(stream)
     }
@@ -73,7 +78,7 @@ impl Connector {
     async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, NetError> {
         let (mut allowed, mut first_refused) = (Vec::new(), None);
         for address in self.lookup(host, port).await? {
-            match self.guard.check(address.ip()) {
+            match self.guard.check_socket(address) {
                 Ok(()) => allowed.push(address),
                 Err(error) => first_refused = first_refused.or(Some(error)),
             }

@@ -17,7 +17,7 @@ pub enum NetError {
         reason: &'static str,
     },
     /// The guard refuses every address of the host.
-    #[error("connections to {host} are refused: {source}. To permit its address, add it to `allow_private`")]
+    #[error("connections to {host} are refused: {}", refusal(.host, .source))]
     Refused {
         /// The host.
         host: String,
@@ -139,6 +139,14 @@ impl NetError {
             next = error.source();
         }
         None
+    }
+}
+
+/// Says why connections to a host are refused, without the address if that is the host.
+fn refusal(host: &str, refused: &RefusedAddress) -> String {
+    match host.parse() == Ok(refused.address) {
+        true => format!("it is {}", refused.kind),
+        false => format!("{} is {}", refused.address, refused.kind),
     }
 }
 

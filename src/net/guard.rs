@@ -4,7 +4,7 @@
 //! machine, in its network, or the metadata service of its cloud. A host name proves nothing (`127.0.0.1.nip.io` is
 //! public and resolves to the loopback address), so the guard checks addresses.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -16,29 +16,71 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 #[derive(Debug, Clone, Default)]
 pub struct AddressGuard {
     allow_private: Vec<IpNet>,
-    allow_private_only: bool,
+    base: Base,
+    /// Services of the operator, which are refused also where `allow_private` allows their addresses.
+    own_services: Vec<SocketAddr>,
+}
+
+/// What a guard allows besides `allow_private`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Base {
+    /// Public addresses.
+    #[default]
+    Public,
+    /// Nothing.
+    Nothing,
+    /// Every address, for servers that the operator names.
+    Everything,
 }
 
 /// An address that the [`AddressGuard`] refuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the address {address} is refused: {kind}")]
+#[error("{address} is {kind}, and refused")]
 pub struct RefusedAddress {
     /// The address.
     pub address: IpAddr,
-    /// What kind of address it is.
+    /// What kind of address it is, such as `loopback`.
     pub kind: &'static str,
 }
 
 impl AddressGuard {
     /// A guard that allows public addresses and these ranges.
     pub fn new(allow_private: Vec<IpNet>) -> Self {
-        Self { allow_private, allow_private_only: false }
+        Self { allow_private, ..Self::default() }
+    }
+
+    /// Refuses these services of the operator, such as the application's API. They are not for peers, although
+    /// `allow_private` may allow their addresses.
+    #[must_use]
+    pub fn refuse_services(self, own_services: Vec<SocketAddr>) -> Self {
+        Self { own_services, ..self }
+    }
+
+    /// A guard that allows every address, for servers that the operator names.
+    pub(super) fn for_named_servers() -> Self {
+        Self { base: Base::Everything, ..Self::default() }
     }
 
     /// A guard that allows the ranges of `allow_private` only, and refuses public addresses.
     #[must_use]
     pub fn allow_private_only(&self) -> Self {
-        Self { allow_private: self.allow_private.clone(), allow_private_only: true }
+        Self { base: Base::Nothing, ..self.clone() }
+    }
+
+    /// Checks whether the agent may connect to an address and port.
+    ///
+    /// # Errors
+    /// The errors of [`check`](Self::check); also if a service of the operator is there.
+    pub fn check_socket(&self, socket: SocketAddr) -> Result<(), RefusedAddress> {
+        let address = socket.ip().to_canonical();
+        let is_service = |service: &SocketAddr| {
+            service.port() == socket.port()
+                && (service.ip().to_canonical() == address || service.ip().is_unspecified() && is_this_machine(address))
+        };
+        if self.own_services.iter().any(is_service) {
+            return Err(RefusedAddress { address, kind: "a service of this agent's operator" });
+        }
+        self.check(socket.ip())
     }
 
     /// Checks whether the agent may connect to an address.
@@ -48,11 +90,11 @@ impl AddressGuard {
     pub fn check(&self, address: IpAddr) -> Result<(), RefusedAddress> {
         // The system connects to ::ffff:a.b.c.d over IPv4.
         let address = address.to_canonical();
-        if self.allow_private.iter().any(|net| net.contains(&address)) {
+        if self.base == Base::Everything || self.allow_private.iter().any(|net| net.contains(&address)) {
             return Ok(());
         }
         let kind = match address {
-            _ if self.allow_private_only => Some("it is not in allow_private"),
+            _ if self.base == Base::Nothing => Some("not in allow_private"),
             IpAddr::V4(address) => kind_of_v4(address),
             IpAddr::V6(address) => self.kind_of_v6(address),
         };
@@ -71,6 +113,11 @@ impl AddressGuard {
         let special = SPECIAL_V6.iter().find(|(net, _)| net.contains(&address)).map(|(_, why)| *why);
         special.or((!GLOBAL_UNICAST.contains(&address)).then_some("not global unicast (RFC 4291)"))
     }
+}
+
+/// Whether the system connects to this machine for the address.
+fn is_this_machine(address: IpAddr) -> bool {
+    address.is_loopback() || address.is_unspecified()
 }
 
 fn kind_of_v4(address: Ipv4Addr) -> Option<&'static str> {
@@ -279,8 +326,20 @@ mod tests {
         }
         // Teredo through an allowed server to a client that is not allowed.
         assert!(refused_kind(&guard, "2001:0:7f00:1:0:0:f5fd:fffe").is_some());
+        let service: SocketAddr = "127.0.0.1:8080".parse().unwrap();
+        let without = guard.clone().refuse_services(vec![service, "0.0.0.0:9".parse().unwrap()]);
+        for (socket, is_allowed) in [
+            ("127.0.0.1:8080", false),
+            ("[::ffff:127.0.0.1]:8080", false),
+            ("127.0.0.1:8081", true),
+            ("127.0.0.2:8080", true),
+            ("127.0.0.2:9", false),
+            ("10.1.2.3:9", true),
+        ] {
+            assert_eq!(without.check_socket(socket.parse().unwrap()).is_ok(), is_allowed, "{socket}");
+        }
         let only = guard.allow_private_only();
         assert_eq!(refused_kind(&only, "127.0.0.1"), None);
-        assert_eq!(refused_kind(&only, "8.8.8.8"), Some("it is not in allow_private"));
+        assert_eq!(refused_kind(&only, "8.8.8.8"), Some("not in allow_private"));
     }
 }

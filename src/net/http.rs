@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout_at};
 use tower_service::Service;
 
 use super::{
-    dial::{Connection, Dialer},
+    dial::{Connection, Dialer, Reached},
     error::NetError,
     guard::AddressGuard,
     http_response::HttpResponse,
@@ -50,6 +50,7 @@ pub struct HttpClient {
     any_address: Client<DialService, Full<Bytes>>,
     /// Connects to the addresses of `allow_private` only.
     private_only: Client<DialService, Full<Bytes>>,
+    dialer: Dialer,
     options: HttpOptions,
 }
 
@@ -79,7 +80,21 @@ impl HttpClient {
 
     /// Makes a client whose connections are made by `dialer`.
     pub fn new(dialer: Dialer, options: HttpOptions) -> Self {
-        Self { private_only: client(dialer.allow_private_only()), any_address: client(dialer), options }
+        let private_only = client(dialer.allow_private_only());
+        Self { private_only, any_address: client(dialer.clone()), dialer, options }
+    }
+
+    /// Connects to the server of a URL within `limit`, before there is something to send. The next POST to the server
+    /// uses the connection.
+    ///
+    /// # Errors
+    /// [`NetError`] if the URL is not requested, or the server does not accept the connection.
+    pub async fn reach(&self, url: &str, limit: Duration) -> Result<Reached, NetError> {
+        let target = Target::http(url)?;
+        if !target.is_secure() && self.options.refuse_plain_http {
+            return Err(refused_plain(&target));
+        }
+        self.dialer.reach(&target, limit).await
     }
 
     /// Sends a POST (DIDComm v2.1 "HTTPS"). Returns the response, whatever its status.

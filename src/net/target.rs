@@ -1,6 +1,6 @@
 //! Parsed URLs of servers.
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 use hyper::Uri;
 
@@ -17,6 +17,16 @@ pub struct Target {
     port: u16,
     protocol: Protocol,
     secure: bool,
+}
+
+/// The server of a URL: whether it is contacted with TLS, its host, and its port. Two URLs of one origin lead to the same
+/// server. `http` and `ws` are the same origin here, and `https` and `wss`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Origin {
+    is_secure: bool,
+    /// A name in lower case without a final dot, or an IP address in its usual form.
+    host: String,
+    port: u16,
 }
 
 /// What the server at a URL speaks.
@@ -49,7 +59,11 @@ impl Target {
         }
     }
 
-    fn parse(url: &str) -> Result<Self, NetError> {
+    /// Parses the URL of an HTTP or WebSocket server.
+    ///
+    /// # Errors
+    /// [`NetError::Url`] if this is no valid URL of such a server.
+    pub fn parse(url: &str) -> Result<Self, NetError> {
         if url.len() > MAX_URL_BYTES {
             return Err(invalid(url, "it is too long"));
         }
@@ -94,6 +108,15 @@ impl Target {
         self.secure
     }
 
+    /// The server of the URL.
+    pub fn origin(&self) -> Origin {
+        let host = match self.host.parse::<IpAddr>() {
+            Ok(address) => address.to_canonical().to_string(),
+            Err(_) => self.host.trim_end_matches('.').to_ascii_lowercase(),
+        };
+        Origin { is_secure: self.secure, host, port: self.port }
+    }
+
     /// The URL, without a fragment.
     pub fn uri(&self) -> &Uri {
         &self.uri
@@ -112,6 +135,28 @@ impl Target {
             _ if location.starts_with('?') => format!("{scheme}://{here}{path}{location}"),
             _ => format!("{scheme}://{here}{folder}/{location}", folder = path.rsplit_once('/').map_or("", |(f, _)| f)),
         })
+    }
+}
+
+impl Origin {
+    /// The host's name or IP address, without brackets.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.is_secure { "https" } else { "http" };
+        match self.host.contains(':') {
+            true => write!(f, "{scheme}://[{}]:{}", self.host, self.port),
+            false => write!(f, "{scheme}://{}:{}", self.host, self.port),
+        }
     }
 }
 
@@ -177,6 +222,26 @@ mod tests {
             assert!(matches!(Target::http(url), Err(NetError::Url { .. })), "{url}: {:?}", Target::http(url));
         }
         assert!(Target::http(&format!("https://example.com/{}", "a".repeat(MAX_URL_BYTES))).is_err());
+    }
+
+    #[test]
+    fn urls_of_one_server_have_one_origin() {
+        let origin = |url: &str| Target::parse(url).unwrap().origin();
+        for (one, other) in [
+            ("https://Example.com/a", "https://example.com.:443/b?c"),
+            ("http://127.0.0.1:80/", "ws://[::ffff:127.0.0.1]"),
+            ("http://[0:0::1]:8080/", "http://[::1]:8080/x"),
+        ] {
+            assert_eq!(origin(one), origin(other));
+        }
+        for (one, other) in [
+            ("https://example.com/", "http://example.com/"),
+            ("https://example.com/", "https://example.com:444/"),
+            ("https://example.com/", "https://www.example.com/"),
+        ] {
+            assert_ne!(origin(one), origin(other));
+        }
+        assert_eq!(origin("wss://[::1]/x").to_string(), "https://[::1]:443");
     }
 
     #[test]

@@ -22,7 +22,7 @@ use tokio_tungstenite::{
 };
 
 use super::{
-    dial::{Connection, Dialer},
+    dial::{Connection, Dialer, Reached},
     error::NetError,
     http,
     target::Target,
@@ -95,6 +95,24 @@ impl WebSocketClient {
         Self { dialer: self.dialer.clone(), options: WebSocketOptions { max_message_bytes: bytes, ..self.options } }
     }
 
+    /// Connects to the server of a URL within `limit`, before there is something to send. The next WebSocket to the
+    /// server uses the connection.
+    ///
+    /// # Errors
+    /// [`NetError`] if the URL is not requested, or the server does not accept the connection.
+    pub async fn reach(&self, url: &str, limit: Duration) -> Result<Reached, NetError> {
+        let target = Target::websocket(url)?;
+        self.check(&target)?;
+        self.dialer.reach(&target, limit).await
+    }
+
+    fn check(&self, target: &Target) -> Result<(), NetError> {
+        match !target.is_secure() && self.options.refuse_plain {
+            true => Err(NetError::Url { url: target.to_string(), reason: "it is without TLS" }),
+            false => Ok(()),
+        }
+    }
+
     /// Opens a WebSocket to the server at a `wss` or `ws` URL. No redirect is followed.
     ///
     /// The WebSocket lasts until either side closes it, or the receiver or the last sender is dropped. A task serves
@@ -105,9 +123,7 @@ impl WebSocketClient {
     /// server refuses the handshake; [`NetError::Timeout`] or [`NetError::Broken`] if the handshake fails otherwise.
     pub async fn connect(&self, url: &str) -> Result<(WebSocketSender, WebSocketReceiver), NetError> {
         let target = Target::websocket(url)?;
-        if !target.is_secure() && self.options.refuse_plain {
-            return Err(NetError::Url { url: target.to_string(), reason: "it is without TLS" });
-        }
+        self.check(&target)?;
         let host = target.host().to_owned();
         let connection = self.dialer.dial(&target).await?;
         let limit = self.dialer.timeout();

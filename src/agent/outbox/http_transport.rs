@@ -1,9 +1,12 @@
 //! The transports over HTTP and WebSocket.
 
+use std::{any::Any, time::Duration};
+
 use async_trait::async_trait;
 use hyper::body::Bytes;
+use tokio::time::timeout;
 
-use super::transport::{SendError, Transport};
+use super::transport::{SendError, SendFault, Transport};
 use crate::{
     didcomm::ENCRYPTED,
     net::{HttpClient, NetError, RequestLimits, WebSocketClient, is_retryable_status},
@@ -11,7 +14,14 @@ use crate::{
 
 impl From<NetError> for SendError {
     fn from(error: NetError) -> Self {
-        Self { is_retryable: error.is_retryable(), reason: error.to_string(), retry_after: None }
+        let (reason, is_retryable) = (error.to_string(), error.is_retryable());
+        match error {
+            NetError::Url { .. } | NetError::Refused { .. } => Self::unusable(reason),
+            NetError::WebSocketRefused { .. } | NetError::Redirect { .. } => {
+                Self { fault: SendFault::Refused, is_retryable, reason, retry_after: None }
+            }
+            _ => Self { fault: SendFault::Unreachable, is_retryable, reason, retry_after: None },
+        }
     }
 }
 
@@ -21,9 +31,14 @@ impl Transport for HttpClient {
         &["https", "http"]
     }
 
-    async fn send(&self, uri: &str, packed: &str) -> Result<Vec<String>, SendError> {
+    async fn reach(&self, uri: &str, limit: Duration) -> Result<Box<dyn Any + Send>, SendError> {
+        Ok(Box::new(HttpClient::reach(self, uri, limit).await?))
+    }
+
+    async fn send(&self, uri: &str, packed: &str, limit: Duration) -> Result<Vec<String>, SendError> {
         let packed = Bytes::copy_from_slice(packed.as_bytes());
-        let answer = self.post(uri, ENCRYPTED, packed, RequestLimits::default()).await?;
+        let limits = RequestLimits { timeout: limit, ..RequestLimits::default() };
+        let answer = self.post(uri, ENCRYPTED, packed, limits).await?;
         if answer.is_success() {
             // A body that is no message is ignored.
             let body = answer.body.ok().and_then(|body| String::from_utf8(body.to_vec()).ok());
@@ -32,7 +47,7 @@ impl Transport for HttpClient {
         // A server that is not set up yet answers 404, and a misconfigured proxy answers 403. Either may be repaired.
         let is_retryable = is_retryable_status(answer.status) || !matches!(answer.status, 400 | 413 | 415 | 422);
         let reason = format!("{uri} answers with status {}", answer.status);
-        Err(SendError { reason, is_retryable, retry_after: answer.retry_after })
+        Err(SendError { reason, is_retryable, fault: SendFault::Refused, retry_after: answer.retry_after })
     }
 }
 
@@ -42,16 +57,25 @@ impl Transport for WebSocketClient {
         &["wss", "ws"]
     }
 
+    async fn reach(&self, uri: &str, limit: Duration) -> Result<Box<dyn Any + Send>, SendError> {
+        Ok(Box::new(WebSocketClient::reach(self, uri, limit).await?))
+    }
+
     /// Opens a WebSocket for one message. DIDComm over WebSocket has no confirmation of a message. Success means that
     /// the message was written, and that the peer closed the WebSocket with a close frame.
-    async fn send(&self, uri: &str, packed: &str) -> Result<Vec<String>, SendError> {
-        let (sender, mut receiver) = self.connect(uri).await?;
-        sender.send(Bytes::copy_from_slice(packed.as_bytes())).await?;
-        sender.close().await;
-        let mut returned = Vec::new();
-        while let Some(message) = receiver.receive().await? {
-            returned.extend(String::from_utf8(message.to_vec()));
-        }
-        Ok(returned)
+    async fn send(&self, uri: &str, packed: &str, limit: Duration) -> Result<Vec<String>, SendError> {
+        let sent = timeout(limit, async {
+            let (sender, mut receiver) = self.connect(uri).await?;
+            sender.send(Bytes::copy_from_slice(packed.as_bytes())).await?;
+            sender.close().await;
+            let mut returned = Vec::new();
+            while let Some(message) = receiver.receive().await? {
+                returned.extend(String::from_utf8(message.to_vec()));
+            }
+            Ok(returned)
+        });
+        let reason = || format!("{uri} did not take the message and close the WebSocket within {limit:?}");
+        sent.await
+            .unwrap_or_else(|_| Err(SendError { fault: SendFault::Unreachable, ..SendError::retryable(reason()) }))
     }
 }

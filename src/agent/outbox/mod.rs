@@ -1,14 +1,22 @@
 //! The outbox: sends the messages in the store, or records why a message was not sent.
 //!
-//! Each peer with waiting messages has a task of its own, so an unreachable peer delays no other. A missing token can
-//! hold up all messages to a peer (`peer_task.rs`). The tasks of peers with waiting messages start once a token has
-//! unlocked the store. Later, a message to a peer without a task starts one.
+//! Each peer with waiting messages has a task of its own, so an unreachable peer delays no other (`peer_task.rs`). A
+//! message whose token is away delays no message from another DID of ours. The tasks of peers with waiting messages start
+//! once a token has unlocked the store. Later, a message to a peer without a task starts one.
+//!
+//! An attempt (`attempt.rs`) tries the routes of the peer's document in turn. A message is packed, which takes an operation
+//! with a private key, only for a server that accepts the connection or has accepted a message before. Each server may
+//! hold few permits until it has accepted messages, and is paused while it fails (`origins.rs`). Replies to strangers have
+//! a rate of their own (`reply_rate.rs`). Messages expire whether or not they are tried (`expiry.rs`).
 
+mod attempt;
 mod expiry;
 mod http_transport;
 mod options;
+mod origins;
 mod pack;
 mod peer_task;
+mod reply_rate;
 mod state;
 mod transport;
 mod wakeups;
@@ -16,5 +24,5 @@ mod wakeups;
 pub use options::OutboxOptions;
 pub(super) use pack::PackError;
 pub(super) use state::{Outbox, OutboxParts};
-pub use transport::{SendError, Transport, Transports};
+pub use transport::{SendError, SendFault, Transport, Transports};
 pub(super) use wakeups::PeerWakeups;

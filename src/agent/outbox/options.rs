@@ -14,6 +14,18 @@ pub struct OutboxOptions {
     pub concurrent_per_peer: usize,
     /// How many messages are sent at the same time in total. Default: 256.
     pub concurrent: usize,
+    /// How many messages are sent to one server at the same time. A new server begins with 2. Default: 64.
+    pub concurrent_per_origin: usize,
+    /// How many replies to strangers are sent at the same time to servers that have not accepted a message yet. Default:
+    /// 16.
+    pub concurrent_unknown: usize,
+    /// How many replies to strangers are packed per second. Default: 50.
+    pub stranger_replies_per_second: u32,
+    /// How long a message waits for a DID document that lacks what the message needs, or is not there, in milliseconds.
+    /// Default: 1 day.
+    pub unresolved_lifetime: Millis,
+    /// The longest pause of a server that fails. Default: 1 minute.
+    pub longest_origin_pause: Duration,
     /// The maximum of the random pause before the second attempt. It doubles with each failure. Default: 1 second.
     pub first_pause: Duration,
     /// The longest pause between attempts. Default: 10 minutes.
@@ -26,6 +38,11 @@ impl Default for OutboxOptions {
             message_lifetime: 7 * 24 * 60 * 60 * 1000,
             concurrent_per_peer: 4,
             concurrent: 256,
+            concurrent_per_origin: 64,
+            concurrent_unknown: 16,
+            stranger_replies_per_second: 50,
+            unresolved_lifetime: 24 * 60 * 60 * 1000,
+            longest_origin_pause: Duration::from_secs(60),
             first_pause: Duration::from_secs(1),
             longest_pause: Duration::from_secs(600),
         }

@@ -1,25 +1,48 @@
 //! Packs a message for its peer.
 
+use std::sync::Arc;
+
+use serde_json::Map;
+
 use super::{state::Outbox, transport::SendError};
 use crate::{
     agent::{
         canonical_did::canonical_did,
+        clock::{Millis, now},
         outgoing_message::OutgoingMessage,
         protocol::connections::Connection,
         rotation::current::{current_own_did, current_peer_did},
         store::{error::StoreError, types::OutboxEntry},
     },
-    did::{ResolveError, did_of},
-    didcomm::{Error, Message},
+    crypto::ContentEncryption,
+    did::{Document, Relationship, Service, did_of, is_mutable},
+    didcomm::{Error, Identities, Message, Route, Routes, check_recipient, wrap_in_forward},
     jose::JoseError,
-    secrets::{SecretsError, TokenError},
+    keys::PublicKey,
+    secrets::{KeyState, SecretsError, TokenError},
 };
 
-/// A packed message, and its destination.
-pub(super) struct Packed {
-    pub text: String,
-    /// The endpoint in the peer's document, if there is one.
-    pub uri: Option<String>,
+/// A message that is ready to be packed, except that no endpoint is chosen yet.
+pub(super) struct Prepared {
+    message: Message,
+    /// Our DID. `None` for an anonymous message.
+    from: Option<String>,
+    /// The peer's current DID.
+    to: String,
+    sign: bool,
+    protect_sender: bool,
+    /// When the message was put into the outbox.
+    created: Millis,
+}
+
+/// What came of fetching a document again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refetched {
+    /// Its keys or endpoints have changed.
+    Changed,
+    Unchanged,
+    /// It cannot be fetched again now.
+    NotNow,
 }
 
 /// Why a message was not packed.
@@ -31,31 +54,40 @@ pub enum PackError {
 }
 
 impl Outbox {
-    /// Packs an outbox entry. With `on_return_route` the message goes back on the peer's own connection, and no forward
-    /// is put around the message. Otherwise the number of tries selects one of the peer's services: after a failure the
-    /// next service is used (routing 2.0 "Failover").
-    pub(super) async fn pack(&self, entry: &OutboxEntry, on_return_route: bool) -> Result<Packed, PackError> {
+    /// Packs a message for the peer alone, without a forward, for a caller that has a connection to the peer.
+    pub async fn pack_to(&self, outgoing: OutgoingMessage, peer: &str) -> Result<String, PackError> {
+        let prepared = self.prepare_message(outgoing, peer, now()).await?;
+        self.pack(&prepared).await
+    }
+
+    /// Prepares an outbox entry. No token is used.
+    ///
+    /// # Errors
+    /// [`PackError::TokenUnavailable`] if no key of our DID is ready, or the store is sealed.
+    pub(super) async fn prepare(&self, entry: &OutboxEntry) -> Result<Prepared, PackError> {
         let outgoing = match self.parts.store.outgoing_message(entry) {
             Ok(outgoing) => outgoing,
             Err(StoreError::Unavailable(reason)) => return Err(PackError::TokenUnavailable(reason)),
             Err(error) => return Err(permanent(error.to_string())),
         };
-        self.pack_message(outgoing, &entry.peer, entry.tries, on_return_route).await
+        let prepared = self.prepare_message(outgoing, &entry.peer, entry.created).await?;
+        // No peer is troubled with a message that cannot be packed.
+        if let Some(from) = &prepared.from
+            && self.parts.own_dids.document(from).is_some()
+            && !has_ready_key(&self.parts.own_dids.identities(), from)
+        {
+            return Err(PackError::TokenUnavailable(format!("no token with a key of {from} is ready")));
+        }
+        Ok(prepared)
     }
 
-    /// Packs a message for the peer alone, without a forward, for a caller that has a connection to the peer.
-    pub async fn pack_to(&self, outgoing: OutgoingMessage, peer: &str) -> Result<String, PackError> {
-        self.pack_message(outgoing, peer, 0, true).await.map(|packed| packed.text)
-    }
-
-    async fn pack_message(
+    async fn prepare_message(
         &self,
         outgoing: OutgoingMessage,
         peer: &str,
-        tries: u32,
-        on_return_route: bool,
-    ) -> Result<Packed, PackError> {
-        let mut message = outgoing.message;
+        created: Millis,
+    ) -> Result<Prepared, PackError> {
+        let OutgoingMessage { mut message, sign, protect_sender, .. } = outgoing;
         let from = match message.from.take() {
             Some(from) => {
                 let from = self.parts.own_dids.document(&from).map_or(from, |document| document.id().to_owned());
@@ -67,28 +99,8 @@ impl Outbox {
         if let Some(from) = &from {
             self.apply_connection(from, peer, &mut message).await?;
         }
-        let identities = self.parts.own_dids.identities();
         let to = message.to.as_ref().and_then(|to| to.first()).cloned().unwrap_or_else(|| peer.to_owned());
-        let mut service = None;
-        if !on_return_route && tries > 0 {
-            service = self.service_for_retry(&to, tries).await;
-        }
-        let mut pack = message.encrypt_to(&to).forward(!on_return_route).protect_sender(outgoing.protect_sender);
-        if let Some(from) = &from {
-            pack = pack.from(from);
-            if outgoing.sign {
-                pack = pack.sign_by(from);
-            }
-        }
-        if let Some(service) = &service {
-            pack = pack.messaging_service(service);
-        }
-        match pack.pack(&*self.parts.resolver, &identities).await {
-            Ok((text, metadata)) => {
-                Ok(Packed { text, uri: metadata.messaging_service.map(|service| service.service_endpoint) })
-            }
-            Err(error) => Err(self.pack_error(&error, from.as_deref())),
-        }
+        Ok(Prepared { message, from, to, sign, protect_sender, created })
     }
 
     /// Applies the connection with the peer to a message: the peer's current DID, and the proof of our own rotation.
@@ -104,7 +116,7 @@ impl Outbox {
         let connection = store.get::<Connection>(&Connection::key(from, &current)).await.map_err(store_failed)?;
         let Some((connection, _)) = connection else { return Ok(()) };
         if connection.ended.is_some() {
-            return Err(permanent("the peer has ended the relationship".to_owned()));
+            return Err(permanent(format!("the relationship of {from} with the peer has ended")));
         }
         if message.from_prior.is_none() {
             message.from_prior = connection.from_prior;
@@ -112,30 +124,135 @@ impl Outbox {
         Ok(())
     }
 
-    /// Returns the id of the service to use at this attempt. `None` if the peer has only one service, or its document
-    /// cannot be resolved.
-    async fn service_for_retry(&self, to: &str, tries: u32) -> Option<String> {
-        let document = self.parts.resolver.resolve(did_of(to)?).await.ok()?;
-        let services: Vec<&str> = document.didcomm_services().map(|service| service.id.as_str()).collect();
-        let count = services.len().max(1);
-        services.get(tries as usize % count).map(|id| (*id).to_owned()).filter(|_| count > 1)
+    /// Whether a message is for one of our own DIDs.
+    pub(super) fn is_own(&self, prepared: &Prepared) -> bool {
+        let did = did_of(&prepared.to).unwrap_or(&prepared.to);
+        self.parts.own_dids.identities().document(did).is_some()
     }
 
-    fn pack_error(&self, error: &Error, from: Option<&str>) -> PackError {
+    /// Returns the routes to the peer of a message.
+    pub(super) async fn routes(&self, prepared: &Prepared) -> Result<Routes, PackError> {
+        let found = match self.usable_document(prepared).await {
+            Err(error) if is_about_keys(&error) && self.fetch_again(prepared).await == Refetched::Changed => {
+                self.usable_document(prepared).await
+            }
+            found => found,
+        };
+        let document = found.map_err(|error| self.pack_error(&error, prepared))?;
+        Ok(Routes::find(&document, &*self.parts.resolver).await)
+    }
+
+    /// Returns the peer's document, if a message can be encrypted to it.
+    async fn usable_document(&self, prepared: &Prepared) -> Result<Arc<Document>, Error> {
+        let document = self.document(prepared).await?;
+        check_recipient(&document, &prepared.to)?;
+        Ok(document)
+    }
+
+    async fn document(&self, prepared: &Prepared) -> Result<Arc<Document>, Error> {
+        let did = did_of(&prepared.to).unwrap_or(&prepared.to);
+        match self.parts.own_dids.identities().document(did) {
+            Some(own) => Ok(own.clone()),
+            None => Ok(self.parts.resolver.resolve(did).await?),
+        }
+    }
+
+    /// Packs a prepared message for the peer alone. If the peer's document has no key for it, a document that may have
+    /// changed is fetched again.
+    pub(super) async fn pack(&self, prepared: &Prepared) -> Result<String, PackError> {
+        let packed = match self.try_pack(prepared).await {
+            Err(error) if is_about_keys(&error) && self.fetch_again(prepared).await == Refetched::Changed => {
+                self.try_pack(prepared).await
+            }
+            packed => packed,
+        };
+        packed.map_err(|error| self.pack_error(&error, prepared))
+    }
+
+    async fn try_pack(&self, prepared: &Prepared) -> Result<String, Error> {
+        let Prepared { message, from, to, sign, protect_sender, .. } = prepared;
+        let mut pack = message.encrypt_to(to).forward(false).protect_sender(*protect_sender);
+        if let Some(from) = from {
+            pack = pack.from(from);
+            if *sign {
+                pack = pack.sign_by(from);
+            }
+        }
+        let (packed, _) = pack.pack(&*self.parts.resolver, &self.parts.own_dids.identities()).await?;
+        Ok(packed)
+    }
+
+    /// Wraps a packed message for the mediators of a route. Uses no private key.
+    pub(super) async fn wrap(&self, packed: &str, prepared: &Prepared, route: &Route) -> Result<String, Error> {
+        let headers = prepared.message.expires_time.map(|it| Map::from_iter([("expires_time".to_owned(), it.into())]));
+        let (next, resolver) = (did_of(&prepared.to).unwrap_or(&prepared.to), &*self.parts.resolver);
+        let enc = ContentEncryption::A256CbcHs512;
+        wrap_in_forward(packed, headers.as_ref(), next, &route.routing_keys, enc, resolver).await
+    }
+
+    /// Fetches the peer's document again, if it may have changed.
+    pub(super) async fn fetch_again(&self, prepared: &Prepared) -> Refetched {
+        let did = did_of(&prepared.to).unwrap_or(&prepared.to);
+        if !is_mutable(did) {
+            return Refetched::Unchanged;
+        }
+        let Ok(old) = self.document(prepared).await else { return Refetched::NotNow };
+        match self.parts.resolver.resolve_again(did).await {
+            Ok(Some(new)) if contents(&old) != contents(&new) => Refetched::Changed,
+            Ok(Some(_)) => Refetched::Unchanged,
+            Ok(None) | Err(_) => Refetched::NotNow,
+        }
+    }
+
+    fn pack_error(&self, error: &Error, prepared: &Prepared) -> PackError {
         let reason = error.to_string();
+        let is_own = prepared.from.as_ref().is_some_and(|from| self.parts.own_dids.document(from).is_some());
         match error {
-            Error::Envelope(JoseError::Secrets(SecretsError::Token { error: TokenError::PeerKey(_), .. })) => {
-                permanent(reason)
+            // Only this message cannot be packed now: the token serves others.
+            Error::Envelope(JoseError::Secrets(SecretsError::Token { error: TokenError::Refused(_), .. })) => {
+                PackError::Failed(SendError::retryable(reason))
             }
             Error::Envelope(JoseError::Secrets(_)) => PackError::TokenUnavailable(reason),
             // The DID is ours, and no token that holds its keys is ready.
-            Error::NoReadyKey { .. } if from.is_some_and(|from| self.parts.own_dids.document(from).is_some()) => {
-                PackError::TokenUnavailable(reason)
-            }
-            Error::Resolve(ResolveError::Unavailable { .. }) => PackError::Failed(SendError::retryable(reason)),
+            Error::NoReadyKey { .. } if is_own => PackError::TokenUnavailable(reason),
+            // What is wrong with a document on a server may be repaired, but is not waited for as long as a peer.
+            Error::Resolve(error) if error.may_pass() => self.unless_too_long(prepared, reason),
+            error if is_about_keys(error) && is_mutable(&prepared.to) => self.unless_too_long(prepared, reason),
             _ => permanent(reason),
         }
     }
+
+    fn unless_too_long(&self, prepared: &Prepared, reason: String) -> PackError {
+        match now() < prepared.created.saturating_add(self.parts.options.unresolved_lifetime) {
+            true => PackError::Failed(SendError::retryable(reason)),
+            false => permanent(reason),
+        }
+    }
+}
+
+/// Whether the peer's document lacks a key that the message can be encrypted to.
+fn is_about_keys(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::NoRecipientKey(_)
+            | Error::NotAuthorised { .. }
+            | Error::UnusableKey { .. }
+            | Error::NoCommonCurve { .. }
+    )
+}
+
+/// Whether a token can use a key agreement key of one of our DIDs now.
+fn has_ready_key(identities: &Identities, did: &str) -> bool {
+    let is_ready = |key: &PublicKey| identities.held_key(key).is_some_and(|held| held.state == KeyState::Ready);
+    identities.document(did).is_some_and(|document| {
+        document.methods(Relationship::KeyAgreement).any(|method| method.key.as_ref().is_ok_and(is_ready))
+    })
+}
+
+/// The key agreement keys and the services of a document.
+fn contents(document: &Document) -> (Vec<(&str, Option<&PublicKey>)>, Vec<&Service>) {
+    let keys = document.methods(Relationship::KeyAgreement).map(|it| (it.id.as_str(), it.key.as_ref().ok())).collect();
+    (keys, document.didcomm_services().collect())
 }
 
 fn permanent(reason: String) -> PackError {

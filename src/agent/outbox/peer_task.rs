@@ -1,42 +1,49 @@
 //! The tasks of the outbox: one for each peer, which sends its messages and pauses while the peer is unreachable.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::{FutureExt, future::join_all};
 use tokio::{sync::Notify, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
 
-use super::{pack::PackError, state::Outbox, transport::SendError};
-use crate::agent::{
-    clock::{Millis, full_jitter, now},
-    spans::SPAN_TARGET,
-    store::types::{OutboxEntry, SendOutcome},
-};
+use super::state::Outbox;
 
-/// The result of an attempt, in ascending order. The largest of several results decides whether the peer's task pauses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Attempt {
+/// The result of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Attempt {
     /// The message was sent, or will never be sent.
     Concluded,
-    /// The message was not tried: a token or the store is unavailable, or the agent shuts down. The entry is not
-    /// skipped, so `concurrent_per_peer` such messages hold up all later messages to the peer, even messages from DIDs
-    /// of ours whose token is ready.
+    /// The message was not tried: the store is unavailable, or the agent shuts down.
     Deferred,
+    /// No token can pack messages from the message's sender. They wait for this long or until a key changes, and
+    /// messages from other senders do not.
+    TokenAway(Duration),
+    /// This message waits for this long, and no other.
+    Postponed(Duration),
     /// The peer is unreachable, or asks us to wait. The next attempt is after this pause.
     PeerUnavailable(Duration),
 }
 
+/// The messages of a peer that are left out for a while.
+#[derive(Default)]
+struct LeftOut {
+    /// The senders whose token is away, and until when they are left out.
+    senders: Vec<(String, Instant)>,
+    /// The messages that are postponed, and until when.
+    postponed: Vec<(String, Instant)>,
+    /// The messages that failed since the peer is unreachable. They are left out until the others were tried.
+    failed: Vec<String>,
+}
+
 /// How long the task waits for a token, unless a key changes earlier.
-const TOKEN_PAUSE: Duration = Duration::from_secs(5);
+pub(super) const TOKEN_PAUSE: Duration = Duration::from_secs(5);
 /// How long the task waits after a failure of the store.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
-/// The most failed messages that a task skips until it has tried the others. Skipping keeps one message from blocking
-/// the others.
-const MAX_SKIPPED: usize = 100;
-/// The first pause before an outcome is written again, and the longest pause.
-const FIRST_WRITE_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_WRITE_PAUSE: Duration = Duration::from_secs(5);
+/// How long the task waits after a panic.
+const PANIC_PAUSE: Duration = Duration::from_secs(5);
+/// The most messages that are left out because they failed, and because they are postponed. Leaving them out keeps one
+/// message from blocking the others.
+const MAX_LEFT_OUT: usize = 100;
 
 impl Outbox {
     /// Sends messages until `shutdown` is cancelled, and then completes the running attempts.
@@ -52,63 +59,95 @@ impl Outbox {
                 Ok(peers) => break peers.iter().for_each(|peer| self.parts.wakeups.wake(peer)),
                 Err(error) => tracing::warn!(%error, "outbox not read"),
             }
-            tokio::time::sleep(STORE_PAUSE).await;
+            tokio::select! {
+                () = tokio::time::sleep(STORE_PAUSE) => {}
+                () = shutdown.cancelled() => return,
+            }
         }
         loop {
             for (peer, wakeup) in self.parts.wakeups.take_new() {
-                tasks.spawn(self.clone().serve_peer(peer, wakeup, shutdown.clone()));
+                tasks.spawn(self.clone().keep_serving(peer, wakeup, shutdown.clone()));
             }
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 () = self.parts.wakeups.added() => {}
-                Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
-                    if let Err(error) = ended {
-                        tracing::error!(%error, "outbox task panicked");
-                    }
-                }
+                Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
             }
         }
         while tasks.join_next().await.is_some() {}
     }
 
-    async fn serve_peer(self: Arc<Self>, peer: String, wakeup: Arc<Notify>, shutdown: CancellationToken) {
-        // How many times in a row the peer was unreachable, and the messages that failed during that time.
+    /// Serves a peer until no message waits for it. A task that panics begins again, since otherwise nothing would be sent
+    /// to the peer until a restart.
+    async fn keep_serving(self: Arc<Self>, peer: String, wakeup: Arc<Notify>, shutdown: CancellationToken) {
+        loop {
+            let serving = self.serve_peer(&peer, &wakeup, &shutdown);
+            if AssertUnwindSafe(serving).catch_unwind().await.is_ok() {
+                return;
+            }
+            tracing::error!(peer, "outbox task panicked, and begins again");
+            tokio::select! {
+                () = tokio::time::sleep(PANIC_PAUSE) => {}
+                () = shutdown.cancelled() => return,
+            }
+        }
+    }
+
+    async fn serve_peer(&self, peer: &str, wakeup: &Notify, shutdown: &CancellationToken) {
+        // How many times in a row the peer was unreachable.
         let mut failures: u32 = 0;
-        let mut skipped: Vec<String> = Vec::new();
+        let mut left_out = LeftOut::default();
         while !shutdown.is_cancelled() {
+            left_out.forget_due();
             let limit = if failures == 0 { self.parts.options.concurrent_per_peer } else { 1 };
-            let batch = match self.parts.store.inner().outbox_entries(&peer, &skipped, limit).await {
+            let (senders, messages) = (left_out.senders(), left_out.messages());
+            let batch = match self.parts.store.inner().outbox_entries(peer, &senders, &messages, limit).await {
                 Ok(batch) => batch,
                 Err(error) => {
                     tracing::warn!(%error, "outbox not read");
-                    self.pause(STORE_PAUSE, Attempt::Deferred, &peer, &wakeup, &shutdown).await;
+                    self.pause(STORE_PAUSE, peer, wakeup, shutdown).await;
                     continue;
                 }
             };
-            if batch.is_empty() && !skipped.is_empty() {
-                skipped.clear();
+            if batch.is_empty() && !left_out.failed.is_empty() {
+                left_out.failed.clear();
                 continue;
             }
             if batch.is_empty() {
-                return self.end_task(&peer).await;
+                match left_out.next_due() {
+                    None => return self.end_task(peer).await,
+                    Some(due) => self.wait_until(due, &mut left_out, wakeup, shutdown).await,
+                }
+                continue;
             }
-            let attempts = join_all(batch.iter().map(|entry| self.attempt(entry, failures + 1, &shutdown))).await;
-            match attempts.iter().max() {
-                None | Some(Attempt::Concluded) => {
-                    failures = 0;
-                    skipped.clear();
-                }
-                Some(Attempt::Deferred) => {
-                    self.pause(TOKEN_PAUSE, Attempt::Deferred, &peer, &wakeup, &shutdown).await;
-                }
-                Some(attempt @ Attempt::PeerUnavailable(pause)) => {
-                    failures = failures.saturating_add(1);
-                    skipped.extend(batch.into_iter().map(|entry| entry.id));
-                    if skipped.len() > MAX_SKIPPED {
-                        skipped.clear();
+            let attempts = join_all(batch.iter().map(|entry| self.attempt(entry, failures + 1, shutdown))).await;
+            let (mut any_concluded, mut is_deferred, mut unavailable) = (false, false, None);
+            for (entry, attempt) in batch.into_iter().zip(attempts) {
+                match attempt {
+                    Attempt::Concluded => any_concluded = true,
+                    Attempt::Deferred => is_deferred = true,
+                    Attempt::TokenAway(pause) => left_out.sender(entry.sender, pause),
+                    Attempt::Postponed(pause) => left_out.postpone(entry.id, pause),
+                    Attempt::PeerUnavailable(pause) => {
+                        unavailable = unavailable.max(Some(pause));
+                        left_out.failed.push(entry.id);
                     }
-                    self.pause(*pause, *attempt, &peer, &wakeup, &shutdown).await;
                 }
+            }
+            match unavailable {
+                Some(pause) => {
+                    failures = failures.saturating_add(1);
+                    if left_out.failed.len() > MAX_LEFT_OUT {
+                        left_out.failed.clear();
+                    }
+                    self.pause(pause, peer, wakeup, shutdown).await;
+                }
+                None if is_deferred => self.pause(STORE_PAUSE, peer, wakeup, shutdown).await,
+                None if any_concluded => {
+                    failures = 0;
+                    left_out.failed.clear();
+                }
+                None => {}
             }
         }
     }
@@ -116,112 +155,67 @@ impl Outbox {
     /// Ends a peer's task. If a message for the peer was added meanwhile, a new task is started.
     async fn end_task(&self, peer: &str) {
         self.parts.wakeups.remove(peer);
-        match self.parts.store.inner().outbox_entries(peer, &[], 1).await {
+        match self.parts.store.inner().outbox_entries(peer, &[], &[], 1).await {
             Ok(rest) if rest.is_empty() => {}
             _ => self.parts.wakeups.wake(peer),
         }
     }
 
     /// Waits until the pause is over. A wakeup announces a new message or a new return route; only a return route ends
-    /// the pause. A change of the keys ends the pause of a deferred message.
-    async fn pause(&self, pause: Duration, reason: Attempt, peer: &str, wakeup: &Notify, shutdown: &CancellationToken) {
+    /// the pause.
+    async fn pause(&self, pause: Duration, peer: &str, wakeup: &Notify, shutdown: &CancellationToken) {
         let until = Instant::now() + pause;
-        let mut keys = self.parts.own_dids.secrets().keys();
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(until) => return,
                 () = shutdown.cancelled() => return,
-                Ok(()) = keys.changed(), if reason == Attempt::Deferred => return,
                 () = wakeup.notified() => if self.parts.routes.has_any_route(peer) { return },
             }
         }
     }
 
-    /// Tries to send one message once. `failures` is the number of failures in a row if this attempt fails.
-    async fn attempt(&self, entry: &OutboxEntry, failures: u32, shutdown: &CancellationToken) -> Attempt {
-        let Ok(_permit) = self.permits.acquire().await else { return Attempt::Deferred };
-        let begun = now();
-        if begun >= entry.expires {
-            self.record_outcome(entry, SendOutcome::Expired(begun), shutdown).await;
-            return Attempt::Concluded;
+    /// Waits until a message that is left out is due, or there is a new message. A change of the keys ends the wait for
+    /// tokens.
+    async fn wait_until(&self, due: Instant, left_out: &mut LeftOut, wakeup: &Notify, shutdown: &CancellationToken) {
+        let mut keys = self.parts.own_dids.secrets().keys();
+        tokio::select! {
+            () = tokio::time::sleep_until(due) => {}
+            () = shutdown.cancelled() => {}
+            () = wakeup.notified() => {}
+            Ok(()) = keys.changed(), if !left_out.senders.is_empty() => left_out.senders.clear(),
         }
-        let span = tracing::info_span!(target: SPAN_TARGET, "send", message = entry.message, tries = entry.tries);
-        let error = match self.send(entry).instrument(span).await {
-            Ok(()) => {
-                self.record_outcome(entry, SendOutcome::Sent(now()), shutdown).await;
-                return Attempt::Concluded;
-            }
-            Err(PackError::TokenUnavailable(reason)) => {
-                tracing::info!(id = entry.message, reason, "message waits for a token");
-                self.parts.metrics.send_attempted(&entry.kind, "token-away");
-                return Attempt::Deferred;
-            }
-            Err(PackError::Failed(error)) => error,
-        };
-        if !error.is_retryable {
-            tracing::warn!(id = entry.message, reason = error.reason, "message not sent, and given up");
-            self.record_outcome(entry, SendOutcome::Failed(now(), error.reason), shutdown).await;
-            return Attempt::Concluded;
-        }
-        // Full jitter: any time up to a maximum that doubles with each failure.
-        let options = &self.parts.options;
-        let backoff = full_jitter(options.first_pause, options.longest_pause, failures);
-        let pause = error.retry_after.unwrap_or_default().min(options.longest_pause).max(backoff);
-        let next = begun.saturating_add(Millis::try_from(pause.as_millis()).unwrap_or(Millis::MAX));
-        tracing::info!(id = entry.message, tries = entry.tries + 1, reason = error.reason, "message not sent yet");
-        self.record_outcome(entry, SendOutcome::Later(next, error.reason), shutdown).await;
-        Attempt::PeerUnavailable(pause)
+    }
+}
+
+impl LeftOut {
+    fn sender(&mut self, sender: String, pause: Duration) {
+        self.senders.retain(|(other, _)| *other != sender);
+        self.senders.push((sender, Instant::now() + pause));
     }
 
-    /// Sends a message on an open connection of the peer, or to the endpoint in the peer's document.
-    async fn send(&self, entry: &OutboxEntry) -> Result<(), PackError> {
-        let on_return_route = self.parts.routes.has_route(&entry.peer, &entry.thread);
-        let packed = self.pack(entry, on_return_route).await?;
-        let failed = |error| Err(PackError::Failed(error));
-        if on_return_route {
-            return match self.parts.routes.send(&entry.peer, &entry.thread, &packed.text).await {
-                true => Ok(()),
-                false => failed(SendError::retryable("the peer's connection has ended")),
-            };
+    fn postpone(&mut self, message: String, pause: Duration) {
+        // Beyond the limit, the message that has waited longest is tried early.
+        if self.postponed.len() >= MAX_LEFT_OUT {
+            self.postponed.remove(0);
         }
-        let Some(uri) = &packed.uri else {
-            return failed(SendError::retryable(
-                "the peer's document names no endpoint: the message waits until the peer connects",
-            ));
-        };
-        let Some(transport) = self.parts.transports.for_uri(uri) else {
-            return failed(SendError::permanent(format!("the peer's endpoint is {uri}, which no transport serves")));
-        };
-        for returned in transport.send(uri, &packed.text).await.map_err(PackError::Failed)? {
-            if let Err(error) = self.parts.inbox.accept_fetched(returned.into_bytes()).await {
-                tracing::warn!(%error, "returned message not accepted");
-            }
-        }
-        Ok(())
+        self.postponed.push((message, Instant::now() + pause));
     }
 
-    /// Records the outcome of an attempt. Retries until the store accepts the outcome, because a lost outcome makes the
-    /// agent send the message twice. An outcome is lost only if the agent ends while its disk is full. Then the
-    /// receiver recognizes the message id and ignores the second copy.
-    async fn record_outcome(&self, entry: &OutboxEntry, outcome: SendOutcome, shutdown: &CancellationToken) {
-        let result = match outcome {
-            SendOutcome::Sent(_) => "sent",
-            SendOutcome::Later(..) => "later",
-            SendOutcome::Failed(..) => "failed",
-            SendOutcome::Expired(_) => "expired",
-        };
-        self.parts.metrics.send_attempted(&entry.kind, result);
-        let mut pause = FIRST_WRITE_PAUSE;
-        while let Err(error) = self.parts.store.inner().record_send_outcome(&entry.id, outcome.clone()).await {
-            tracing::warn!(%error, "send outcome not recorded");
-            if !error.is_retryable() {
-                return;
-            }
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = shutdown.cancelled() => return,
-            }
-            pause = (pause * 2).min(LONGEST_WRITE_PAUSE);
-        }
+    fn forget_due(&mut self) {
+        let now = Instant::now();
+        self.senders.retain(|(_, until)| *until > now);
+        self.postponed.retain(|(_, until)| *until > now);
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        self.senders.iter().chain(&self.postponed).map(|(_, until)| *until).min()
+    }
+
+    fn senders(&self) -> Vec<String> {
+        self.senders.iter().map(|(sender, _)| sender.clone()).collect()
+    }
+
+    fn messages(&self) -> Vec<String> {
+        self.failed.iter().chain(self.postponed.iter().map(|(message, _)| message)).cloned().collect()
     }
 }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
-
-use super::{options::OutboxOptions, transport::Transports, wakeups::PeerWakeups};
+use super::{
+    options::OutboxOptions, origins::Origins, reply_rate::ReplyRate, transport::Transports, wakeups::PeerWakeups,
+};
 use crate::{
     agent::{
         inbox::Inbox, metrics::Metrics, own_dids::OwnDids, return_routes::ReturnRoutes, sealed_store::SealedStore,
@@ -15,8 +15,10 @@ use crate::{
 /// Sends the messages in the store.
 pub struct Outbox {
     pub(super) parts: OutboxParts,
-    /// Limits how many messages are sent at the same time in total.
-    pub(super) permits: Semaphore,
+    /// Limits how many messages are sent at the same time, in total and to each server.
+    pub(super) origins: Origins,
+    /// Limits how many replies to strangers are packed per second.
+    pub(super) reply_rate: ReplyRate,
 }
 
 /// The parts of an outbox.
@@ -36,13 +38,19 @@ pub struct OutboxParts {
 impl Outbox {
     /// Makes an outbox. The outbox sends messages only while [`Outbox::work`] runs.
     pub fn new(parts: OutboxParts) -> Self {
-        let permits = Semaphore::new(parts.options.concurrent);
-        Self { parts, permits }
+        let origins = Origins::new(&parts.options);
+        let reply_rate = ReplyRate::new(parts.options.stranger_replies_per_second);
+        Self { parts, origins, reply_rate }
     }
 
     /// Tries the waiting messages for a peer now, because a return route to the peer was opened.
     pub fn retry_now(&self, peer: &str) {
         self.parts.wakeups.wake_task(peer);
+    }
+
+    /// How many servers of peers get no messages for a while, because they failed.
+    pub fn paused_servers(&self) -> usize {
+        self.origins.open_breakers()
     }
 
     /// Whether messages wait for a peer.

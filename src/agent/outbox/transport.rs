@@ -1,6 +1,6 @@
 //! Transports, which send packed messages to URIs.
 
-use std::{sync::Arc, time::Duration};
+use std::{any::Any, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -10,11 +10,21 @@ pub trait Transport: Send + Sync + 'static {
     /// Returns the supported schemes in lower case, such as `https`.
     fn schemes(&self) -> &[&str];
 
-    /// Sends a packed message. Returns the packed messages that the peer returned on the same connection.
+    /// Connects to the other side within `limit`, before there is something to send: a message is packed with a private
+    /// key only for a peer that can be reached. The next [`send`](Self::send) uses the connection, which is closed if the
+    /// returned value is dropped before. The default implementation does not connect.
+    ///
+    /// # Errors
+    /// [`SendError`] says why the other side cannot be reached.
+    async fn reach(&self, _uri: &str, _limit: Duration) -> Result<Box<dyn Any + Send>, SendError> {
+        Ok(Box::new(()))
+    }
+
+    /// Sends a packed message within `limit`. Returns the packed messages that the peer returned on the same connection.
     ///
     /// # Errors
     /// [`SendError`] says why the other side did not accept the message, and whether a retry may help.
-    async fn send(&self, uri: &str, packed: &str) -> Result<Vec<String>, SendError>;
+    async fn send(&self, uri: &str, packed: &str, limit: Duration) -> Result<Vec<String>, SendError>;
 }
 
 /// Why a message was not sent.
@@ -25,8 +35,23 @@ pub struct SendError {
     pub reason: String,
     /// Whether another attempt may succeed.
     pub is_retryable: bool,
+    /// Which kind of fault it is.
+    pub fault: SendFault,
     /// How long the peer asks us to wait.
     pub retry_after: Option<Duration>,
+}
+
+/// The kinds of faults at which a message is not sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SendFault {
+    /// The endpoint cannot be used at all: its URI is invalid, or connections to its address are refused.
+    Unusable,
+    /// The other side cannot be reached, or did not answer in time.
+    Unreachable,
+    /// The other side answered, and did not accept the message.
+    Refused,
+    /// A fault of our own.
+    Own,
 }
 
 /// The transports of an agent.
@@ -49,13 +74,18 @@ impl Transports {
 }
 
 impl SendError {
-    /// A failure after which another attempt may succeed.
+    /// A failure of our own after which another attempt may succeed.
     pub fn retryable(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), is_retryable: true, retry_after: None }
+        Self { reason: reason.into(), is_retryable: true, fault: SendFault::Own, retry_after: None }
     }
 
-    /// A failure that would repeat.
+    /// A failure of our own that would repeat.
     pub fn permanent(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), is_retryable: false, retry_after: None }
+        Self { is_retryable: false, ..Self::retryable(reason) }
+    }
+
+    /// An endpoint that cannot be used, unless the peer changes its document.
+    pub fn unusable(reason: impl Into<String>) -> Self {
+        Self { fault: SendFault::Unusable, ..Self::retryable(reason) }
     }
 }

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::{
-    daemon::{AgentSection, ApiSection, HttpSection, MediationSection, NetSection, OpsSection, StoreSection},
+    daemon::{
+        AgentSection, ApiSection, HttpSection, MediationSection, NetSection, OpsSection, OutboxSection, StoreSection,
+    },
     keeper::KeeperSection,
     token::{KeySection, TokenConfig},
 };
@@ -37,6 +39,8 @@ pub struct ConfigFile {
     pub net: NetSection,
     #[serde(default)]
     pub mediation: MediationSection,
+    #[serde(default)]
+    pub outbox: OutboxSection,
     #[serde(default)]
     pub store: StoreSection,
     #[serde(default)]

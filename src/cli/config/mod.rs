@@ -102,6 +102,7 @@ impl Config {
                 http: file.http,
                 net: file.net,
                 mediation: file.mediation,
+                outbox: file.outbox,
                 store: file.store,
                 api: file.api,
                 ops: file.ops,

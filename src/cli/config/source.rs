@@ -15,8 +15,21 @@ use super::invalid::nearest;
 use crate::cli::failure::Failure;
 
 /// The top-level members that the environment may set. Other variables that begin with CLAVIGER_ are not checked.
-pub const SECTIONS: [&str; 12] =
-    ["state_dir", "did", "keeper", "agent", "http", "net", "mediation", "store", "api", "ops", "token", "key"];
+pub const SECTIONS: [&str; 13] = [
+    "state_dir",
+    "did",
+    "keeper",
+    "agent",
+    "http",
+    "net",
+    "mediation",
+    "outbox",
+    "store",
+    "api",
+    "ops",
+    "token",
+    "key",
+];
 /// The arrays of tables among [`SECTIONS`], each with the member that names an entry.
 const ARRAYS: [(&str, &str); 2] = [("token", "name"), ("key", "key")];
 

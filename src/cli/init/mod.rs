@@ -45,6 +45,9 @@ pub struct Args {
     /// The address and port to listen on
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
+    /// Allows peers on this machine, for trials: strangers can then have the agent connect to any port of this machine
+    #[arg(long)]
+    local_peers: bool,
     /// Opens no port, for an agent behind a mediator: the first DID has no service, and `claviger mediator use` makes a
     /// DID with one
     #[arg(long, conflicts_with_all = ["public_url", "listen"])]
@@ -82,11 +85,8 @@ fn make(args: &Args, url: Option<&PublicUrl>, files: &mut CreatedFiles, out: &Ou
             (soft.settings(), Some(soft))
         }
     };
-    let settings = Settings {
-        token,
-        http: url.map(|url| (args.listen, url.text.as_str())),
-        peers_are_local: url.is_some_and(PublicUrl::is_local),
-    };
+    let settings =
+        Settings { token, http: url.map(|url| (args.listen, url.text.as_str())), peers_are_local: args.local_peers };
     let file = files.write_configuration(&settings.render())?;
     let config = Config::load(Some(&file))?;
     if let Some(soft) = &soft {
@@ -125,7 +125,7 @@ fn print(
         ));
     }
     if let Some(url) = url.filter(|url| url.is_local()) {
-        out.warn(&format!("only this machine reaches {}; --public-url names a URL that peers reach", url.text));
+        out.warn(&format!("only this machine reaches {}; --public-url names a URL that peers reach, and --local-peers allows peers on this machine", url.text));
     }
     let flag = match file == Path::new("./claviger.toml") && std::env::var_os("CLAVIGER_CONFIG").is_none() {
         true => String::new(),
@@ -205,8 +205,12 @@ impl PublicUrl {
 
     /// Whether the host is localhost or a loopback address.
     fn is_local(&self) -> bool {
-        let host = self.host.rsplit_once(':').map_or(self.host.as_str(), |(host, _)| host);
-        let address: Result<std::net::IpAddr, _> = host.trim_matches(['[', ']']).parse();
+        // An IPv6 address is in brackets, and has colons of its own.
+        let host = match self.host.strip_prefix('[') {
+            Some(rest) => rest.split(']').next().unwrap_or_default(),
+            None => self.host.split(':').next().unwrap_or_default(),
+        };
+        let address: Result<std::net::IpAddr, _> = host.parse();
         host == "localhost" || address.is_ok_and(|address| address.is_loopback())
     }
 }

@@ -11,7 +11,7 @@ pub struct Settings<'a> {
     pub token: TokenSettings,
     /// The address to listen on, and the public URL. `None` opens no port.
     pub http: Option<(SocketAddr, &'a str)>,
-    /// Whether peers run on this machine, so that connections to it must be allowed.
+    /// Whether connections to peers on this machine are allowed.
     pub peers_are_local: bool,
 }
 

@@ -1,0 +1,406 @@
+//! One attempt to send one message: the routes of its peer, in turn.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use super::{
+    origins::{Audience, OriginPermit, Paused},
+    pack::{PackError, Prepared, Refetched},
+    peer_task::{Attempt, TOKEN_PAUSE},
+    state::Outbox,
+    transport::{SendError, SendFault},
+};
+use crate::{
+    agent::{
+        clock::{Millis, full_jitter, now},
+        spans::SPAN_TARGET,
+        store::types::{OutboxEntry, SendOutcome},
+    },
+    didcomm::{Error, Route},
+};
+
+/// The first pause before an outcome is written again, and the longest pause.
+const FIRST_WRITE_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_WRITE_PAUSE: Duration = Duration::from_secs(5);
+/// The shortest pause before a peer without a usable endpoint is looked up again.
+const UNUSABLE_PAUSE: Duration = Duration::from_secs(30);
+/// The interval at which a message that waits for a permit is checked for a return route.
+const ROUTE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+/// How often a peer may refuse a message for good while its document cannot be fetched again.
+const MAX_UNCERTAIN_REFUSALS: u32 = 3;
+/// The most bytes of the reasons that are kept of one attempt.
+const MAX_REASON: usize = 1000;
+
+/// Why an attempt did not send its message.
+pub(super) enum Unsent {
+    /// The message was not packed.
+    NotPacked(PackError),
+    /// No origin of the peer may be tried now.
+    Paused(Paused),
+    /// The message was tried, or no endpoint of the peer can be used.
+    Failed(SendError),
+    /// The agent shuts down, or while the message waited for a permit it has expired or the peer has connected.
+    Abandoned,
+}
+
+/// What became of the routes that were tried.
+#[derive(Default)]
+struct Tried {
+    reasons: Vec<String>,
+    /// The shortest pause of a breaker.
+    paused: Option<Paused>,
+    retry_after: Option<Duration>,
+    /// Whether a server may accept the message later, and whether one refused it for good.
+    any_retryable: bool,
+    any_refused: bool,
+    /// Whether any route was tried.
+    any_route: bool,
+}
+
+impl Outbox {
+    /// Tries to send one message once. `failures` is the number of failures in a row if this attempt fails.
+    pub(super) async fn attempt(&self, entry: &OutboxEntry, failures: u32, shutdown: &CancellationToken) -> Attempt {
+        let begun = now();
+        if begun >= entry.expires {
+            self.record_outcome(entry, SendOutcome::Expired(begun), shutdown).await;
+            return Attempt::Concluded;
+        }
+        let span = tracing::info_span!(target: SPAN_TARGET, "send", message = entry.message, tries = entry.tries);
+        let unsent = match self.send(entry, shutdown).instrument(span).await {
+            Ok(()) => {
+                self.record_outcome(entry, SendOutcome::Sent(now()), shutdown).await;
+                return Attempt::Concluded;
+            }
+            Err(unsent) => unsent,
+        };
+        // Full jitter: any time up to a maximum that doubles with each failure.
+        let options = &self.parts.options;
+        let backoff = |failures| full_jitter(options.first_pause, options.longest_pause, failures);
+        match unsent {
+            Unsent::Abandoned => Attempt::Deferred,
+            Unsent::NotPacked(PackError::TokenUnavailable(reason)) => {
+                tracing::info!(id = entry.message, reason, "message waits for a token");
+                self.parts.metrics.send_attempted(&entry.kind, "token-away");
+                Attempt::TokenAway(TOKEN_PAUSE)
+            }
+            Unsent::NotPacked(PackError::Failed(error)) if error.is_retryable => {
+                // Only this message: its tries count, not those of the peer.
+                let pause = backoff(entry.tries.saturating_add(1));
+                self.record_later(entry, begun, pause, error.reason, shutdown).await;
+                Attempt::Postponed(pause)
+            }
+            Unsent::Paused(paused) => {
+                let pause = paused.pause.max(backoff(failures));
+                if entry.problem.is_none() {
+                    self.record_later(entry, begun, pause, paused.problem, shutdown).await;
+                }
+                Attempt::PeerUnavailable(pause)
+            }
+            Unsent::Failed(error) if error.is_retryable => {
+                let shortest = error.retry_after.unwrap_or_default().min(options.longest_pause);
+                let pause = backoff(failures).max(shortest);
+                self.record_later(entry, begun, pause, error.reason, shutdown).await;
+                Attempt::PeerUnavailable(pause)
+            }
+            Unsent::NotPacked(PackError::Failed(error)) | Unsent::Failed(error) => {
+                tracing::warn!(id = entry.message, reason = error.reason, "message not sent, and given up");
+                self.record_outcome(entry, SendOutcome::Failed(now(), error.reason), shutdown).await;
+                Attempt::Concluded
+            }
+        }
+    }
+
+    /// Sends a message on an open connection of the peer, or on the first of the peer's routes that accepts it.
+    async fn send(&self, entry: &OutboxEntry, shutdown: &CancellationToken) -> Result<(), Unsent> {
+        let prepared = self.prepare(entry).await.map_err(Unsent::NotPacked)?;
+        self.parts.routes.settled(&entry.peer).await;
+        if self.parts.routes.has_route(&entry.peer, &entry.thread) {
+            return self.send_on_return_route(entry, &prepared).await;
+        }
+        if self.is_own(&prepared) && self.accept_own(&prepared).await? {
+            return Ok(());
+        }
+        let routes = self.routes(&prepared).await.map_err(Unsent::NotPacked)?;
+        let mut tried = Tried::default();
+        let mut packed = None;
+        for route in &routes.usable {
+            match self.send_on(route, &prepared, &mut packed, entry, shutdown).await {
+                Ok(()) => return Ok(()),
+                Err(Unsent::Failed(error)) => tried.failed(error),
+                Err(Unsent::Paused(paused)) => tried.paused(paused),
+                Err(other) => return Err(other),
+            }
+        }
+        for error in routes.unusable {
+            tried.any_retryable |= error.is_retryable();
+            tried.reasons.push(match error {
+                Error::UnusableService { service, reason, .. } => {
+                    let name = service.rsplit('#').next().unwrap_or_default();
+                    format!("the peer's service {name:?} cannot be used: {reason}")
+                }
+                error => error.to_string(),
+            });
+        }
+        // The peer may have moved, or replaced the keys that the message is encrypted to.
+        if tried.any_route {
+            tried.any_retryable |= match self.fetch_again(&prepared).await {
+                Refetched::Changed => true,
+                Refetched::NotNow => entry.tries < MAX_UNCERTAIN_REFUSALS,
+                Refetched::Unchanged => false,
+            };
+        }
+        Err(tried.unsent())
+    }
+
+    /// Hands a message from one of our DIDs to another to our own inbox. Returns false if the inbox does not take it: then
+    /// it goes the way of all messages.
+    async fn accept_own(&self, prepared: &Prepared) -> Result<bool, Unsent> {
+        let _permit = self.origins.enter_any().await;
+        let packed = self.pack(prepared).await.map_err(Unsent::NotPacked)?;
+        match self.parts.inbox.accept_fetched(packed.into_bytes()).await {
+            Ok(_) => Ok(true),
+            Err(error) => {
+                tracing::info!(%error, "message to ourselves not accepted");
+                Ok(false)
+            }
+        }
+    }
+
+    async fn send_on_return_route(&self, entry: &OutboxEntry, prepared: &Prepared) -> Result<(), Unsent> {
+        let _permit = self.origins.enter_any().await;
+        if entry.to_stranger {
+            self.reply_rate.wait().await;
+        }
+        let packed = self.pack(prepared).await.map_err(Unsent::NotPacked)?;
+        match self.parts.routes.send(&entry.peer, &entry.thread, &packed).await {
+            true => Ok(()),
+            false => Err(Unsent::Failed(SendError::retryable("the peer's connection has ended"))),
+        }
+    }
+
+    /// Sends a message on one route. `packed` is the message for the peer alone, once it is packed: the other routes of
+    /// the attempt need no token.
+    async fn send_on(
+        &self,
+        route: &Route,
+        prepared: &Prepared,
+        packed: &mut Option<String>,
+        entry: &OutboxEntry,
+        shutdown: &CancellationToken,
+    ) -> Result<(), Unsent> {
+        let uri = &route.service.service_endpoint;
+        if route.is_queue() {
+            return unusable("the peer fetches its messages (didcomm:transport/queue)");
+        }
+        let Some(transport) = self.parts.transports.for_uri(uri) else {
+            let start: String = uri.chars().take(100).collect();
+            return unusable(&format!("the peer's endpoint is {start:?}, which no transport serves"));
+        };
+        if let Err(error) = route.check(&*self.parts.resolver).await {
+            return match error.is_retryable() {
+                true => Err(Unsent::Failed(SendError::retryable(error.to_string()))),
+                false => unusable(&error.to_string()),
+            };
+        }
+        let audience = if entry.to_stranger { Audience::Stranger } else { Audience::Known };
+        let permit = tokio::select! {
+            permit = self.origins.enter(uri, audience) => permit.map_err(Unsent::Paused)?,
+            () = shutdown.cancelled() => return Err(Unsent::Abandoned),
+            () = self.return_route_opens(entry) => return Err(Unsent::Abandoned),
+        };
+        // The permit may have taken long.
+        if now() >= entry.expires {
+            return Err(Unsent::Abandoned);
+        }
+        let _reached = match permit.is_proven() {
+            true => None,
+            false => match transport.reach(uri, permit.reach_limit()).await {
+                Ok(reached) => Some(reached),
+                Err(error) => {
+                    permit.conclude(&error);
+                    return Err(Unsent::Failed(error));
+                }
+            },
+        };
+        let packed = match packed {
+            Some(packed) => &*packed,
+            None => {
+                if entry.to_stranger {
+                    self.reply_rate.wait().await;
+                }
+                packed.insert(self.pack(prepared).await.map_err(Unsent::NotPacked)?)
+            }
+        };
+        let wrapped = match self.wrap(packed, prepared, route).await {
+            Ok(wrapped) => wrapped,
+            Err(error) => return unusable(&error.to_string()),
+        };
+        let returned = match transport.send(uri, &wrapped, permit.send_limit()).await {
+            Ok(returned) => returned,
+            Err(error) => {
+                permit.conclude(&error);
+                return Err(Unsent::Failed(error));
+            }
+        };
+        permit.accepted();
+        for returned in returned {
+            if let Err(error) = self.parts.inbox.accept_fetched(returned.into_bytes()).await {
+                tracing::warn!(%error, "returned message not accepted");
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns once the peer has opened a return route for a message.
+    async fn return_route_opens(&self, entry: &OutboxEntry) {
+        while !self.parts.routes.has_route(&entry.peer, &entry.thread) {
+            tokio::time::sleep(ROUTE_CHECK_INTERVAL).await;
+        }
+    }
+
+    async fn record_later(
+        &self,
+        entry: &OutboxEntry,
+        begun: Millis,
+        pause: Duration,
+        reason: String,
+        shutdown: &CancellationToken,
+    ) {
+        let next = begun.saturating_add(Millis::try_from(pause.as_millis()).unwrap_or(Millis::MAX));
+        tracing::info!(id = entry.message, tries = entry.tries + 1, reason, "message not sent yet");
+        self.record_outcome(entry, SendOutcome::Later(next, reason), shutdown).await;
+    }
+
+    /// Records the outcome of an attempt. Retries until the store accepts the outcome, because a lost outcome makes the
+    /// agent send the message twice. An outcome is lost only if the agent ends while its disk is full. Then the
+    /// receiver recognizes the message id and ignores the second copy.
+    async fn record_outcome(&self, entry: &OutboxEntry, outcome: SendOutcome, shutdown: &CancellationToken) {
+        let result = match outcome {
+            SendOutcome::Sent(_) => "sent",
+            SendOutcome::Later(..) => "later",
+            SendOutcome::Failed(..) => "failed",
+            SendOutcome::Expired(_) => "expired",
+        };
+        self.parts.metrics.send_attempted(&entry.kind, result);
+        let mut pause = FIRST_WRITE_PAUSE;
+        while let Err(error) = self.parts.store.inner().record_send_outcome(&entry.id, outcome.clone()).await {
+            tracing::warn!(%error, "send outcome not recorded");
+            if !error.is_retryable() {
+                return;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = shutdown.cancelled() => return,
+            }
+            pause = (pause * 2).min(LONGEST_WRITE_PAUSE);
+        }
+    }
+}
+
+impl OriginPermit {
+    /// Tells the origin what an attempt to reach it or to send to it came to.
+    fn conclude(self, error: &SendError) {
+        match error.fault {
+            SendFault::Unreachable => self.failed(&error.reason),
+            SendFault::Refused => self.answered_with_error(&error.reason),
+            SendFault::Unusable | SendFault::Own => {}
+        }
+    }
+}
+
+impl Tried {
+    fn failed(&mut self, error: SendError) {
+        match error.fault {
+            SendFault::Unusable => {}
+            _ if error.is_retryable => self.any_retryable = true,
+            _ => self.any_refused = true,
+        }
+        self.any_route |= error.fault != SendFault::Unusable;
+        self.retry_after = self.retry_after.max(error.retry_after);
+        self.reasons.push(error.reason);
+    }
+
+    fn paused(&mut self, paused: Paused) {
+        if self.paused.as_ref().is_none_or(|before| paused.pause < before.pause) {
+            self.paused = Some(paused);
+        }
+    }
+
+    /// Why no route has taken the message, with the reasons of all routes.
+    fn unsent(self) -> Unsent {
+        let mut reason = self.reasons.join("; ");
+        if let Some((end, _)) = reason.char_indices().find(|(at, _)| *at >= MAX_REASON) {
+            reason.truncate(end);
+        }
+        match self.paused {
+            // Nothing was tried: the message does not count as tried either.
+            Some(paused) if !self.any_route => Unsent::Paused(paused),
+            Some(_) => Unsent::Failed(SendError { retry_after: self.retry_after, ..SendError::retryable(reason) }),
+            None if self.any_retryable => {
+                Unsent::Failed(SendError { retry_after: self.retry_after, ..SendError::retryable(reason) })
+            }
+            None if self.any_refused => Unsent::Failed(SendError::permanent(reason)),
+            None => {
+                let reason = match reason.is_empty() {
+                    true => "the peer's document names no endpoint for DIDComm v2",
+                    false => &reason,
+                };
+                let reason = format!("{reason}: the message waits until the peer connects or has another endpoint");
+                Unsent::Failed(SendError { retry_after: Some(UNUSABLE_PAUSE), ..SendError::unusable(reason) })
+            }
+        }
+    }
+}
+
+fn unusable(reason: &str) -> Result<(), Unsent> {
+    Err(Unsent::Failed(SendError::unusable(reason)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unsent(errors: Vec<SendError>, paused: bool) -> Unsent {
+        let mut tried = Tried::default();
+        errors.into_iter().for_each(|error| tried.failed(error));
+        if paused {
+            tried.paused(Paused { pause: Duration::from_secs(1), problem: "no answer".to_owned() });
+        }
+        tried.unsent()
+    }
+
+    fn with_fault(fault: SendFault, is_retryable: bool) -> SendError {
+        SendError { fault, is_retryable, ..SendError::retryable(format!("{fault:?}")) }
+    }
+
+    #[test]
+    fn a_message_is_given_up_only_if_every_usable_route_refused_it() {
+        let is_retryable = |unsent: Unsent| match unsent {
+            Unsent::Failed(error) => error.is_retryable,
+            _ => true,
+        };
+        let refused = || with_fault(SendFault::Refused, false);
+        let passed_over = || SendError::unusable("no transport");
+        assert!(!is_retryable(unsent(vec![refused()], false)));
+        assert!(!is_retryable(unsent(vec![passed_over(), refused(), refused()], false)));
+        assert!(is_retryable(unsent(vec![refused()], true)));
+        assert!(is_retryable(unsent(vec![refused(), with_fault(SendFault::Unreachable, true)], false)));
+        assert!(is_retryable(unsent(vec![passed_over()], false)));
+        assert!(is_retryable(unsent(Vec::new(), false)));
+    }
+
+    #[test]
+    fn reasons_of_all_routes_are_told_and_bounded() {
+        let Unsent::Failed(error) = unsent(vec![SendError::unusable("one"), SendError::unusable("two")], false) else {
+            panic!("nothing is paused")
+        };
+        assert!(error.reason.starts_with("one; two: the message waits"), "{}", error.reason);
+        let Unsent::Failed(error) = unsent(vec![SendError::retryable("é".repeat(10_000))], false) else {
+            panic!("nothing is paused")
+        };
+        assert_eq!(error.reason.len(), MAX_REASON);
+        assert!(matches!(unsent(vec![SendError::unusable("one")], true), Unsent::Paused(_)));
+    }
+}

@@ -1,0 +1,498 @@
+//! How much of the outbox each origin may hold: a window of permits, and a circuit breaker.
+//!
+//! An origin is the server of an endpoint. Strangers name origins, and some of them never answer. So an origin that has
+//! not accepted a message yet gets two permits, shares a few with its *neighbourhood* (the network of its address, or the
+//! domain of its name), and shares [`OutboxOptions::concurrent_unknown`] with all such origins. With each accepted message
+//! its window grows. With each failure the window shrinks, and the breaker opens for a pause that doubles. Every waiting
+//! line is first come, first served.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
+
+use super::options::OutboxOptions;
+use crate::{agent::clock::full_jitter, net::Target};
+
+/// The window of an origin that has accepted no message yet.
+const FIRST_WINDOW: usize = 2;
+/// The permits of the unproven origins of one neighbourhood.
+const NEIGHBOURHOOD_WINDOW: usize = 4;
+/// The part of all permits, in quarters, that messages to strangers may hold.
+const STRANGERS_QUARTERS: usize = 3;
+/// How many times in a row a proven origin may answer with an error. Its other peers may be served well.
+const MAX_ERROR_ANSWERS: u32 = 8;
+/// How many failures in a row end the proof that an origin accepts messages.
+const UNPROVEN_AFTER: u32 = 5;
+/// How many origins and neighbourhoods are remembered.
+const MAX_REMEMBERED: usize = 4096;
+
+/// The time to connect to an origin that is not proven.
+const REACH_LIMIT: Duration = Duration::from_secs(5);
+/// The time for a message to a proven origin, to an unproven one, and to one that failed the last time.
+const SEND_LIMIT: Duration = Duration::from_secs(30);
+const FIRST_SEND_LIMIT: Duration = Duration::from_secs(10);
+const SHORT_SEND_LIMIT: Duration = Duration::from_secs(5);
+
+/// The origins that messages go to.
+pub(super) struct Origins {
+    known: Mutex<HashMap<String, Arc<Gate>>>,
+    /// All permits.
+    all: Arc<Semaphore>,
+    /// The permits of messages to strangers. The rest is kept for the application's messages and known peers.
+    strangers: Arc<Semaphore>,
+    /// The permits of origins that have accepted no message yet.
+    unknown: Arc<Semaphore>,
+    limits: OriginLimits,
+}
+
+#[derive(Clone, Copy)]
+struct OriginLimits {
+    max_window: usize,
+    first_pause: Duration,
+    longest_pause: Duration,
+}
+
+/// The window and the breaker of an origin, or the window of a neighbourhood.
+struct Gate {
+    window: Arc<Semaphore>,
+    state: Mutex<GateState>,
+}
+
+struct GateState {
+    /// The size of the window.
+    size: usize,
+    /// The permits that are taken back as soon as they are returned.
+    excess: usize,
+    /// Whether the origin has accepted a message lately.
+    is_proven: bool,
+    /// The failures in a row, and the error answers in a row.
+    failures: u32,
+    error_answers: u32,
+    /// Until when the breaker is open, and why.
+    open_until: Instant,
+    problem: String,
+    used: Instant,
+}
+
+/// The breaker of an origin is open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Paused {
+    /// The time until the next attempt is allowed.
+    pub pause: Duration,
+    /// Why the last attempt failed.
+    pub problem: String,
+}
+
+/// The permission to send one message to an origin. Dropping it without a result leaves the origin as it was.
+pub(super) struct OriginPermit {
+    gate: Arc<Gate>,
+    limits: OriginLimits,
+    slot: Option<OwnedSemaphorePermit>,
+    _others: Vec<OwnedSemaphorePermit>,
+    is_proven: bool,
+    send_limit: Duration,
+}
+
+/// Who the message of a permit is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Audience {
+    /// A peer that the application or the operator knows.
+    Known,
+    /// A stranger, who gets an automatic reply.
+    Stranger,
+}
+
+impl Origins {
+    pub fn new(options: &OutboxOptions) -> Self {
+        let strangers = (options.concurrent * STRANGERS_QUARTERS / 4).max(1);
+        Self {
+            known: Mutex::default(),
+            all: Arc::new(Semaphore::new(options.concurrent.max(1))),
+            strangers: Arc::new(Semaphore::new(strangers)),
+            unknown: Arc::new(Semaphore::new(options.concurrent_unknown.clamp(1, strangers))),
+            limits: OriginLimits {
+                max_window: options.concurrent_per_origin.max(1),
+                first_pause: options.first_pause,
+                longest_pause: options.longest_origin_pause,
+            },
+        }
+    }
+
+    /// Waits for the permits to send one message to the origin of `uri`.
+    ///
+    /// # Errors
+    /// [`Paused`] if the origin's breaker is open, or opens meanwhile.
+    pub async fn enter(&self, uri: &str, audience: Audience) -> Result<OriginPermit, Paused> {
+        let (origin, neighbourhood) = names(uri);
+        let gate = self.gate(origin, FIRST_WINDOW);
+        gate.check()?;
+        let slot = acquire(&gate.window).await;
+        gate.check()?;
+        let mut others = Vec::new();
+        // The application's own messages do not stand in the line of the strangers' servers.
+        if audience == Audience::Stranger {
+            if !gate.state().is_proven {
+                let neighbourhood = self.gate(neighbourhood, NEIGHBOURHOOD_WINDOW);
+                others.extend(acquire(&neighbourhood.window).await);
+                others.extend(acquire(&self.unknown).await);
+            }
+            others.extend(acquire(&self.strangers).await);
+        }
+        others.extend(acquire(&self.all).await);
+        gate.check()?;
+        let (is_proven, send_limit) = {
+            let state = gate.state();
+            (state.is_proven && state.failures == 0, state.send_limit())
+        };
+        Ok(OriginPermit { gate, limits: self.limits, slot, _others: others, is_proven, send_limit })
+    }
+
+    /// Waits for one of all permits, for a message that needs no origin.
+    pub async fn enter_any(&self) -> Option<OwnedSemaphorePermit> {
+        acquire(&self.all).await
+    }
+
+    /// How many breakers are open.
+    pub fn open_breakers(&self) -> usize {
+        let now = Instant::now();
+        self.known().values().filter(|gate| gate.state().open_until > now).count()
+    }
+
+    fn gate(&self, name: String, window: usize) -> Arc<Gate> {
+        let mut known = self.known();
+        if known.len() >= MAX_REMEMBERED && !known.contains_key(&name) {
+            forget_some(&mut known);
+        }
+        let gate = known.entry(name).or_insert_with(|| Arc::new(Gate::new(window))).clone();
+        drop(known);
+        gate.state().used = Instant::now();
+        gate
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Arc<Gate>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Gate {
+    fn new(window: usize) -> Self {
+        let now = Instant::now();
+        Self {
+            window: Arc::new(Semaphore::new(window)),
+            state: Mutex::new(GateState {
+                size: window,
+                excess: 0,
+                is_proven: false,
+                failures: 0,
+                error_answers: 0,
+                open_until: now,
+                problem: String::new(),
+                used: now,
+            }),
+        }
+    }
+
+    fn check(&self) -> Result<(), Paused> {
+        let state = self.state();
+        let pause = state.open_until.saturating_duration_since(Instant::now());
+        match pause.is_zero() {
+            true => Ok(()),
+            false => Err(Paused { pause, problem: state.problem.clone() }),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, GateState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl GateState {
+    /// The time for the next message. After failures it is short, but the full time now and then: the server may be slow.
+    fn send_limit(&self) -> Duration {
+        match (self.failures, self.is_proven) {
+            (0, true) => SEND_LIMIT,
+            (0, false) => FIRST_SEND_LIMIT,
+            (failures, _) if failures % 4 == 3 => SEND_LIMIT,
+            _ => SHORT_SEND_LIMIT,
+        }
+    }
+
+    fn open(&mut self, limits: OriginLimits, problem: &str) {
+        self.open_until = Instant::now() + full_jitter(limits.first_pause, limits.longest_pause, self.failures);
+        problem.clone_into(&mut self.problem);
+    }
+}
+
+impl OriginPermit {
+    /// Whether the origin accepted the last message. Otherwise it should be reached before a message is packed.
+    pub fn is_proven(&self) -> bool {
+        self.is_proven
+    }
+
+    /// The time to connect.
+    pub fn reach_limit(&self) -> Duration {
+        REACH_LIMIT.min(self.send_limit)
+    }
+
+    /// The time for the message.
+    pub fn send_limit(&self) -> Duration {
+        self.send_limit
+    }
+
+    /// The origin has accepted the message.
+    pub fn accepted(self) {
+        let grows = {
+            let mut state = self.gate.state();
+            (state.is_proven, state.failures, state.error_answers) = (true, 0, 0);
+            state.open_until = Instant::now();
+            let grows = state.size < self.limits.max_window;
+            state.size += usize::from(grows);
+            // A permit that would be taken back stays.
+            let keeps = grows && state.excess > 0;
+            state.excess -= usize::from(keeps);
+            grows && !keeps
+        };
+        if grows {
+            self.gate.window.add_permits(1);
+        }
+    }
+
+    /// The origin has answered, and not accepted the message.
+    pub fn answered_with_error(self, problem: &str) {
+        let mut state = self.gate.state();
+        state.error_answers = state.error_answers.saturating_add(1);
+        if !state.is_proven || state.error_answers >= MAX_ERROR_ANSWERS {
+            state.failures = state.failures.saturating_add(1);
+            state.open(self.limits, problem);
+        }
+    }
+
+    /// The origin cannot be reached, or has not answered in time.
+    pub fn failed(self, problem: &str) {
+        let mut state = self.gate.state();
+        state.failures = state.failures.saturating_add(1);
+        let size = (state.size / 2).max(1);
+        state.excess += state.size - size;
+        state.size = size;
+        // One broken connection among many says little about a server that serves others.
+        if !state.is_proven || state.failures > 1 {
+            state.open(self.limits, problem);
+        }
+        state.is_proven &= state.failures < UNPROVEN_AFTER;
+    }
+}
+
+impl Drop for OriginPermit {
+    fn drop(&mut self) {
+        let mut state = self.gate.state();
+        if state.excess > 0
+            && let Some(slot) = self.slot.take()
+        {
+            state.excess -= 1;
+            slot.forget();
+        }
+    }
+}
+
+/// Returns `None` never: the semaphores are not closed.
+async fn acquire(semaphore: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    semaphore.clone().acquire_owned().await.ok()
+}
+
+/// Forgets a quarter of the gates that nobody uses now: first those that are not proven, and of these the oldest.
+fn forget_some(known: &mut HashMap<String, Arc<Gate>>) {
+    let mut idle: Vec<_> = known
+        .iter()
+        .filter(|(_, gate)| Arc::strong_count(gate) == 1)
+        .map(|(name, gate)| {
+            let state = gate.state();
+            (state.is_proven, state.used, name.clone())
+        })
+        .collect();
+    idle.sort();
+    for (.., name) in idle.into_iter().take(MAX_REMEMBERED / 4) {
+        known.remove(&name);
+    }
+}
+
+/// Returns the names of the origin and of the neighbourhood of a URI.
+fn names(uri: &str) -> (String, String) {
+    match Target::parse(uri) {
+        Ok(target) => {
+            let origin = target.origin();
+            (origin.to_string(), neighbourhood(origin.host()))
+        }
+        // Another scheme, of a transport that the application brought.
+        Err(_) => {
+            let end = uri.match_indices('/').nth(2).map_or(uri.len(), |(at, _)| at);
+            let origin: String = uri[..end].chars().take(255).collect();
+            (origin.clone(), format!("near {origin}"))
+        }
+    }
+}
+
+/// Returns the name of the network of an address (/24 or /48), or of the domain of a name: its last two labels.
+fn neighbourhood(host: &str) -> String {
+    match host.parse() {
+        Ok(IpAddr::V4(address)) => {
+            let [a, b, c, _] = address.octets();
+            format!("near {a}.{b}.{c}.0/24")
+        }
+        Ok(IpAddr::V6(address)) => {
+            let [a, b, c, ..] = address.segments();
+            format!("near {a:x}:{b:x}:{c:x}::/48")
+        }
+        Err(_) => {
+            let labels: Vec<&str> = host.rsplit('.').take(2).collect();
+            format!("near {}", labels.into_iter().rev().collect::<Vec<_>>().join("."))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_util::{FutureExt, future::join_all};
+
+    use super::*;
+
+    const HERE: &str = "https://a.example/in";
+
+    fn origins() -> Origins {
+        Origins::new(&OutboxOptions { concurrent_per_origin: 8, concurrent_unknown: 6, ..OutboxOptions::default() })
+    }
+
+    async fn prove(origins: &Origins, uri: &str) {
+        origins.enter(uri, Audience::Known).await.ok().unwrap().accepted();
+    }
+
+    /// Takes permits until the next one would have to wait.
+    fn take_all(origins: &Origins, audience: Audience, uri: impl Fn(usize) -> String) -> Vec<OriginPermit> {
+        let take = |number| origins.enter(&uri(number), audience).now_or_never()?.ok();
+        (0..1000).map_while(take).collect()
+    }
+
+    #[tokio::test]
+    async fn a_window_grows_with_success_and_shrinks_with_failures() {
+        let origins = origins();
+        let here = |origins: &Origins| take_all(origins, Audience::Known, |_| HERE.to_owned());
+        assert_eq!(here(&origins).len(), FIRST_WINDOW);
+        prove(&origins, HERE).await;
+        assert_eq!(here(&origins).len(), FIRST_WINDOW + 1);
+        for _ in 0..10 {
+            prove(&origins, HERE).await;
+        }
+        let mut permits = here(&origins);
+        assert_eq!(permits.len(), 8, "the largest window");
+        assert!(permits.iter().all(|permit| permit.is_proven() && permit.send_limit() == SEND_LIMIT));
+        // All hang. The window closes while the permits are out, and the breaker opens at the second failure.
+        permits.remove(0).failed("no answer");
+        assert!(origins.enter(HERE, Audience::Known).now_or_never().is_none(), "the window is full");
+        permits.remove(0).failed("no answer");
+        let paused = origins.enter(HERE, Audience::Known).await.err().unwrap();
+        assert_eq!(paused.problem, "no answer");
+        drop(permits);
+        origins.gate(names(HERE).0, 0).state().open_until = Instant::now();
+        let one = here(&origins);
+        assert_eq!(one.len(), 2, "a quarter of 8");
+        assert!(one.iter().all(|permit| !permit.is_proven() && permit.send_limit() == SHORT_SEND_LIMIT));
+        one.into_iter().for_each(OriginPermit::accepted);
+        assert_eq!(here(&origins).len(), 4);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_never_accepted_is_paused_at_once() {
+        let origins = origins();
+        origins.enter(HERE, Audience::Known).await.ok().unwrap().answered_with_error("status 500");
+        // The pause is random and may be over.
+        origins.gate(names(HERE).0, 0).state().open_until = Instant::now() + Duration::from_secs(1);
+        assert_eq!(origins.enter(HERE, Audience::Known).await.err().unwrap().problem, "status 500");
+        assert_eq!(origins.open_breakers(), 1);
+        prove(&origins, "https://b.example/in").await;
+        for _ in 1..MAX_ERROR_ANSWERS {
+            let permit = origins.enter("https://b.example/in", Audience::Known).await.ok().unwrap();
+            permit.answered_with_error("status 404");
+        }
+        assert_eq!(origins.open_breakers(), 1, "some peers of a mediator may be unknown there");
+    }
+
+    #[tokio::test]
+    async fn those_who_wait_are_told_when_the_breaker_opens() {
+        let origins = Arc::new(origins());
+        let mut permits = take_all(&origins, Audience::Stranger, |_| HERE.to_owned());
+        let waiting: Vec<_> = (0..10)
+            .map(|_| {
+                let origins = origins.clone();
+                tokio::spawn(async move { origins.enter(HERE, Audience::Stranger).await.err() })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        permits.remove(0).failed("no answer");
+        origins.gate(names(HERE).0, 0).state().open_until = Instant::now() + Duration::from_secs(60);
+        drop(permits);
+        let told = join_all(waiting).await;
+        assert!(told.into_iter().all(|paused| paused.unwrap().is_some_and(|paused| paused.problem == "no answer")));
+    }
+
+    #[tokio::test]
+    async fn strangers_share_few_permits_and_leave_the_rest() {
+        let origins = origins();
+        let honest = "http://127.0.0.1:1/";
+        prove(&origins, honest).await;
+        // Many ports of one address, many subdomains, many networks.
+        let ports = take_all(&origins, Audience::Stranger, |number| format!("http://127.0.0.1:{}/", number + 2));
+        assert_eq!(ports.len(), NEIGHBOURHOOD_WINDOW);
+        let names = take_all(&origins, Audience::Stranger, |number| format!("https://{number}.evil.example/"));
+        assert_eq!(names.len(), 6 - NEIGHBOURHOOD_WINDOW, "the permits of unknown origins");
+        assert!(take_all(&origins, Audience::Stranger, |number| format!("http://10.{number}.0.1/")).is_empty());
+        // A proven origin is served, and so is the application's first message to a new origin.
+        assert!(origins.enter(honest, Audience::Stranger).now_or_never().is_some());
+        assert!(origins.enter("http://127.0.0.1:2000/", Audience::Known).now_or_never().is_some());
+        drop((ports, names));
+        // Proven origins of strangers leave a quarter.
+        let proven: Vec<String> = (0..100).map(|number| format!("http://10.{number}.0.1/")).collect();
+        for uri in &proven {
+            prove(&origins, uri).await;
+        }
+        let held: Vec<_> =
+            proven.iter().flat_map(|uri| take_all(&origins, Audience::Stranger, |_| uri.clone())).collect();
+        assert_eq!(held.len(), 192);
+        assert!(origins.enter(honest, Audience::Stranger).now_or_never().is_none());
+        assert!(origins.enter(honest, Audience::Known).now_or_never().is_some());
+    }
+
+    #[test]
+    fn the_number_of_remembered_origins_is_bounded() {
+        let origins = origins();
+        let kept = origins.gate("kept".to_owned(), 1);
+        kept.state().is_proven = true;
+        drop(kept);
+        for number in 0..3 * MAX_REMEMBERED {
+            drop(origins.gate(number.to_string(), 1));
+        }
+        assert!(origins.known().len() <= MAX_REMEMBERED);
+        assert!(origins.known().contains_key("kept"));
+    }
+
+    #[test]
+    fn origins_and_neighbourhoods() {
+        for (uri, origin, near) in [
+            ("https://A.b.Example.org/x?y", "https://a.b.example.org:443", "near example.org"),
+            ("http://10.1.2.3:8080", "http://10.1.2.3:8080", "near 10.1.2.0/24"),
+            ("ws://[2001:db8:1:2::3]/", "http://[2001:db8:1:2::3]:80", "near 2001:db8:1::/48"),
+            ("https://localhost/", "https://localhost:443", "near localhost"),
+            ("carrier://pigeon/7", "carrier://pigeon", "near carrier://pigeon"),
+        ] {
+            assert_eq!(names(uri), (origin.to_owned(), near.to_owned()));
+        }
+    }
+}
