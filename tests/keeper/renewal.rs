@@ -80,13 +80,22 @@ fn a_device_error_at_every_call_of_a_listening_keeper() {
 
 /// The probes pass, since they forgive a key such failures, but no operation works.
 #[test]
-fn an_error_at_every_derivation() {
+fn a_device_error_at_every_derivation() {
+    every_derivation_fails("0x30");
+}
+
+#[test]
+fn no_memory_at_every_derivation() {
+    every_derivation_fails("0x31");
+}
+
+fn every_derivation_fails(code: &str) {
     with_home(Module::SoftHsm, "", async |home| {
         let key = home.generate(Curve::P256);
         let client = home.client().await;
         open_message(&*client, &key, &Context::default()).await.unwrap();
         let keepers = home.keepers();
-        home.shim.order(&["fail C_DeriveKey 0x31"]);
+        home.shim.order(&[&format!("fail C_DeriveKey {code}")]);
         let end = Instant::now() + 2 * HANG_TIMEOUT;
         while home.keepers().iter().any(|keeper| keepers.contains(keeper)) {
             let error = open_message(&*client, &key, &within(Duration::from_secs(10))).await.unwrap_err();
