@@ -61,8 +61,9 @@ fn the_audit_is_one_chain() {
         use_key().await;
         // Renamed while the keeper runs.
         fs::rename(audit(home), home.folder().join("state/audit.jsonl.2")).unwrap();
+        wait_until("the keeper goes on in a new file", || audit(home).exists()).await;
         use_key().await;
-        assert_eq!(lines(home).len(), 1, "the keeper goes on in a new file");
+        assert_eq!(lines(home).len(), 1);
         use_key().await;
         // Renamed while no keeper runs, and the last write did not end.
         home.kill_keepers();

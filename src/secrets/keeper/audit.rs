@@ -10,9 +10,13 @@ mod report;
 mod verify;
 
 use std::{
+    collections::HashMap,
     io,
     path::Path,
-    sync::Mutex,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Instant, SystemTime},
 };
 
@@ -42,12 +46,18 @@ pub use self::{
 
 /// Key ids and message ids are cut to this number of characters, so that a peer cannot make a line arbitrarily long.
 const MAX_ID_CHARS: usize = 512;
+/// How many multikeys are remembered.
+const MAX_MULTIKEYS: usize = 1024;
 
 /// The audit log of a keeper's token.
 pub(super) struct AuditLog {
     token: String,
     file: ChainedFile,
     refusals: Mutex<Refusals>,
+    /// The keys of earlier lines as multikeys, since encoding one takes longer than the rest of a line.
+    multikeys: Mutex<HashMap<PublicKey, Arc<str>>>,
+    /// Whether the last attempt to go on in a new file failed. Such a failure is logged once.
+    has_reopening_failed: AtomicBool,
 }
 
 /// One line of the audit log: a JSON object. Its members are documented for operators and must keep their names.
@@ -59,7 +69,7 @@ pub(super) struct AuditRecord<'a> {
     /// The operation's name in `allow`, or the name of a custodian's operation.
     operation: &'a str,
     /// The key as a multikey.
-    key: Option<String>,
+    key: Option<&'a str>,
     /// The key id, as the agent gave it.
     kid: Option<&'a str>,
     /// The message id, as the agent gave it.
@@ -84,7 +94,8 @@ impl AuditLog {
     /// mode 0600. `max_refusals` is how many refusals of a kind have a line of their own within a minute.
     pub(super) fn open(path: &Path, token: &str, max_refusals: u32) -> io::Result<Self> {
         let refusals = Mutex::new(Refusals::new(max_refusals));
-        Ok(Self { token: token.to_owned(), file: ChainedFile::open(path)?, refusals })
+        let (token, file) = (token.to_owned(), ChainedFile::open(path)?);
+        Ok(Self { token, file, refusals, multikeys: Mutex::default(), has_reopening_failed: AtomicBool::new(false) })
     }
 
     /// Appends lines with one write, so that the lines of several threads and keepers do not mix.
@@ -107,6 +118,12 @@ impl AuditLog {
         }
     }
 
+    /// Goes on in a new file if the file was renamed, and writes the counts that are due. To be called again and again.
+    pub(super) fn maintain(&self) {
+        self.reopen();
+        self.write_counts(false);
+    }
+
     /// Writes the counts of the refusals whose minute is over; all counts if the keeper `is_ending`.
     pub(super) fn write_counts(&self, is_ending: bool) {
         let counts = lock(&self.refusals).take_counts((!is_ending).then(Instant::now));
@@ -120,10 +137,26 @@ impl AuditLog {
         }
     }
 
+    /// The key as a multikey.
+    pub(super) fn multikey(&self, key: &PublicKey) -> Arc<str> {
+        let mut known = lock(&self.multikeys);
+        if let Some(multikey) = known.get(key) {
+            return multikey.clone();
+        }
+        let multikey: Arc<str> = key.to_multikey().into();
+        // Clients also name keys that the token does not hold.
+        if known.len() < MAX_MULTIKEYS {
+            known.insert(key.clone(), multikey.clone());
+        }
+        multikey
+    }
+
     /// Goes on in a new file if the file was renamed.
     pub(super) fn reopen(&self) {
-        if let Err(error) = self.file.reopen() {
-            tracing::error!(%error, "cannot reopen the audit log");
+        let reopened = self.file.reopen();
+        let has_failed = self.has_reopening_failed.swap(reopened.is_err(), Ordering::Relaxed);
+        if let (Err(error), false) = (reopened, has_failed) {
+            tracing::error!(%error, "cannot go on in a new audit file; lines go to the file that was renamed");
         }
     }
 
@@ -142,9 +175,9 @@ impl<'a> AuditRecord<'a> {
         Self { time, token, operation, key, kid, message_id, custody, result, pid, uid, count, since }
     }
 
-    /// Adds the key and its custody tier.
-    pub(super) fn with_key(self, key: &PublicKey, custody: Option<Custody>) -> Self {
-        Self { key: Some(key.to_multikey()), custody, ..self }
+    /// Adds the key as a multikey, and its custody tier.
+    pub(super) fn with_key(self, multikey: &'a str, custody: Option<Custody>) -> Self {
+        Self { key: Some(multikey), custody, ..self }
     }
 
     /// Adds the key id and the message id of the context, both cut to [`MAX_ID_CHARS`].

@@ -215,8 +215,9 @@ impl<'a> Operation<'a> {
             return;
         }
         let record = AuditRecord::new(&self.token.name, operation, peer, result).with_context(&self.cx);
-        let record = match key {
-            Some((key, custody)) => record.with_key(key, custody),
+        let key = key.map(|(key, custody)| (audit.multikey(key), custody));
+        let record = match &key {
+            Some((multikey, custody)) => record.with_key(multikey, *custody),
             None => record,
         };
         record.append_to(&mut self.audit_lines.borrow_mut());

@@ -173,7 +173,7 @@ impl Keeper {
         }
     }
 
-    /// Goes on in a new audit file if the present one was renamed. Each line that is written does the same.
+    /// Goes on in a new audit file if the present one was renamed. The keeper looks for that by itself, too.
     pub fn reopen_audit(&self) {
         self.audit.iter().for_each(AuditLog::reopen);
     }
@@ -204,7 +204,7 @@ impl Keeper {
         let mut start_successor = Some(start_successor);
         while !is_finished(CHECK_INTERVAL) {
             self.announce_changes();
-            self.audit.iter().for_each(|audit| audit.write_counts(false));
+            self.audit.iter().for_each(AuditLog::maintain);
             let status = self.token.status();
             if self.watchdog.has_hung_operation() || is_probe_hung(&status, self.hang_timeout) {
                 tracing::error!(token = &*self.token.name, "operation hangs; the keeper ends and is replaced");

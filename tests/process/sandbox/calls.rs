@@ -28,6 +28,10 @@ pub fn all(enter: impl FnOnce()) {
     enter();
     let mut wrong = Vec::new();
     for number in (0..LIMIT).chain((0..LIMIT).map(|number| X32 + number)) {
+        // `uprobe` of Linux 6.18, which seccomp does not filter either.
+        if number == 336 && column == 0 {
+            continue;
+        }
         let (name, what) = table.get(&number).copied().unwrap_or(("unknown", "-"));
         let expected = match what {
             "deny" => libc::EPERM,

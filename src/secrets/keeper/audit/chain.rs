@@ -27,6 +27,8 @@ const SEARCHED: [u64; 2] = [16 << 10, 1 << 20];
 pub(super) struct Link {
     pub(super) seq: u64,
     pub(super) prev: Option<AuditHash>,
+    /// Whether the line ends its file.
+    pub(super) closes: bool,
 }
 
 /// The end of a chain: what the next line must name.
@@ -40,11 +42,16 @@ pub(super) struct ChainEnd {
     pub(super) head: Option<AuditHash>,
     /// Whether the file's last line has no end.
     pub(super) is_torn: bool,
+    /// Whether the last chained line says that the chain goes on in another file.
+    pub(super) is_closed: bool,
 }
+
+/// The operation of the line that ends a file: the chain goes on in another one.
+pub(super) const ROTATE: &str = "rotate";
 
 impl ChainEnd {
     /// The end of an empty file that has no predecessor.
-    pub(super) const NOTHING: Self = Self { seq: 0, prev: None, head: None, is_torn: false };
+    pub(super) const NOTHING: Self = Self { seq: 0, prev: None, head: None, is_torn: false, is_closed: false };
 
     /// Appends `line`, a JSON object with its line end, to `text` as the next line of the chain.
     pub(super) fn append(&mut self, line: &[u8], text: &mut Vec<u8>) {
@@ -53,11 +60,16 @@ impl ChainEnd {
         text.extend_from_slice(line.strip_suffix(b"}\n").unwrap_or(line));
         text.extend_from_slice(format!(",\"seq\":{},\"prev\":", self.seq).as_bytes());
         match self.prev {
-            Some(prev) => text.extend_from_slice(format!("\"{prev}\"}}\n").as_bytes()),
+            Some(prev) => {
+                text.push(b'"');
+                text.extend_from_slice(&prev.digits());
+                text.extend_from_slice(b"\"}\n");
+            }
             None => text.extend_from_slice(b"null}\n"),
         }
         self.prev = Some(AuditHash::of(&text[begin..]));
         self.head = self.prev;
+        self.is_closed = false;
     }
 
     /// Reads the end of the chain from the end of a file of `size` bytes.
@@ -82,10 +94,11 @@ impl ChainEnd {
                 let prev = || Some(AuditHash::of(&bytes[begin..]));
                 let line = &bytes[begin..end_of_line];
                 if let Some(link) = Link::parse(line) {
-                    return Ok(Self { seq: link.seq, prev: prev(), head: Some(AuditHash::of(line)), is_torn });
+                    let Link { seq, closes: is_closed, .. } = link;
+                    return Ok(Self { seq, prev: prev(), head: Some(AuditHash::of(line)), is_torn, is_closed });
                 }
                 if count == 0 {
-                    last_line = Self { seq: 0, prev: prev(), head: None, is_torn };
+                    last_line = Self { prev: prev(), is_torn, ..Self::NOTHING };
                 }
                 end_of_line = begin;
             }
@@ -105,6 +118,8 @@ impl Link {
             seq: u64,
             #[serde(deserialize_with = "present")]
             prev: Option<&'a str>,
+            #[serde(borrow)]
+            operation: Option<std::borrow::Cow<'a, str>>,
         }
         /// A member that may be `null`, but not absent.
         fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'de str>, D::Error> {
@@ -115,9 +130,9 @@ impl Link {
         if line.len() >= MAX_LINE || !line.ends_with(b"}") {
             return None;
         }
-        let Members { seq, prev } = serde_json::from_slice(line).ok()?;
+        let Members { seq, prev, operation } = serde_json::from_slice(line).ok()?;
         let prev = prev.map(str::parse).transpose().ok()?;
-        (seq > 0).then_some(Self { seq, prev })
+        (seq > 0).then(|| Self { seq, prev, closes: operation.as_deref() == Some(ROTATE) })
     }
 }
 
@@ -130,17 +145,22 @@ impl AuditHash {
     pub(super) fn finish(hash: Sha256) -> Self {
         Self(hash.finalize().into())
     }
+
+    /// The hash in hexadecimal.
+    fn digits(&self) -> [u8; 64] {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut digits = [0; 64];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(self.0) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 0xf)];
+        }
+        digits
+    }
 }
 
 impl fmt::Display for AuditHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut text = [0; 64];
-        for (pair, byte) in text.chunks_exact_mut(2).zip(self.0) {
-            pair[0] = DIGITS[usize::from(byte >> 4)];
-            pair[1] = DIGITS[usize::from(byte & 0xf)];
-        }
-        f.write_str(str::from_utf8(&text).unwrap_or_default())
+        f.write_str(str::from_utf8(&self.digits()).unwrap_or_default())
     }
 }
 
@@ -186,7 +206,7 @@ mod tests {
         let mut text = Vec::new();
         let mut end = ChainEnd { prev: Some(hash), ..ChainEnd::NOTHING };
         end.append(b"{\"a\":\"\\n\"}\n", &mut text);
-        assert_eq!(Link::parse(&text), Some(Link { seq: 1, prev: Some(hash) }));
+        assert_eq!(Link::parse(&text), Some(Link { seq: 1, prev: Some(hash), closes: false }));
         assert_eq!(end.prev, Some(AuditHash::of(&text)));
         for not_linked in [
             "",
@@ -200,6 +220,6 @@ mod tests {
         ] {
             assert_eq!(Link::parse(not_linked.as_bytes()), None, "{not_linked}");
         }
-        assert_eq!(Link::parse(b"{\"seq\":1,\"prev\":null}\n"), Some(Link { seq: 1, prev: None }));
+        assert_eq!(Link::parse(b"{\"seq\":1,\"prev\":null}\n"), Some(Link { seq: 1, prev: None, closes: false }));
     }
 }

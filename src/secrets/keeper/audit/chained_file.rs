@@ -2,20 +2,21 @@
 //!
 //! Several keepers write to one file: those of several tokens, and two of one token while one takes over from the other.
 //! Each write holds the file's lock (flock(2)), so that a keeper sees the lines of the others before its own. The file is
-//! renamed by whoever rotates logs. A keeper notices that under the lock, and goes on in a new file under the old name.
+//! renamed by whoever rotates logs. The first keeper that notices ends it with a line, and goes on in a new file under the
+//! old name. The others find this line before they write, and follow.
 
 use std::{
     ffi::OsStr,
     fs::{self, File, Metadata, OpenOptions, TryLockError},
-    io::{self, Write},
+    io::{self, Seek, SeekFrom, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Mutex,
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
-use super::chain::ChainEnd;
+use super::chain::{ChainEnd, ROTATE};
 use crate::secrets::mutex::lock;
 
 /// How long a write waits for another keeper's write. A keeper that was stopped in the middle of one holds the lock.
@@ -53,17 +54,21 @@ impl ChainedFile {
     /// Appends lines with one write. Each is a JSON object, and gets its number and its hash.
     pub(super) fn append(&self, lines: &[u8]) -> io::Result<()> {
         let mut state = lock(&self.state);
-        let size = state.lock(&self.path)?;
+        let size = state.lock(&self.path, false)?;
         let written = state.append(&self.path, size, lines);
         state.unlock();
         state.log_head();
         written
     }
 
-    /// Leaves a file that was renamed, without a line to write.
+    /// Leaves a file that was renamed. Until this is called, or another keeper does it, lines go to that file.
     pub(super) fn reopen(&self) -> io::Result<()> {
-        let mut state = lock(&self.state);
-        state.lock(&self.path)?;
+        // While a thread writes, the next call is early enough.
+        let Ok(mut state) = self.state.try_lock() else { return Ok(()) };
+        if !state.is_regular || is_same(&state.file.metadata()?, &self.path)? {
+            return Ok(());
+        }
+        state.lock(&self.path, true)?;
         state.unlock();
         Ok(())
     }
@@ -72,30 +77,52 @@ impl ChainedFile {
 impl State {
     /// Locks the file that the path names now, and returns its size. If that is another file than before, the chain
     /// goes on in it.
-    fn lock(&mut self, path: &Path) -> io::Result<u64> {
+    ///
+    /// The path is compared if `check_path` is set, or another keeper has written: it may have gone on in another file,
+    /// and has then ended this one with a line.
+    fn lock(&mut self, path: &Path, mut check_path: bool) -> io::Result<u64> {
         if !self.is_regular {
             return Ok(0);
         }
         loop {
             wait_for_lock(&self.file)?;
-            let metadata = self.file.metadata()?;
-            if is_same(&metadata, path)? {
-                return Ok(metadata.len());
+            let size = self.file.seek(SeekFrom::End(0))?;
+            check_path |= self.end.is_none_or(|(known, _)| known != size);
+            if !check_path || is_same(&self.file.metadata()?, path)? {
+                return Ok(size);
             }
-            // The lock of the old file is held until its last line is known. Every keeper that writes to it holds this
-            // lock, and looks at the path then. Closing the file unlocks it.
-            let before = self.end(metadata.len())?;
-            let next = open(path)?;
+            let before = self.close(size)?;
+            let mut next = open(path)?;
             wait_for_lock(&next)?;
-            let size = next.metadata()?.len();
+            let size = next.seek(SeekFrom::End(0))?;
             let end = match ChainEnd::read(&next, size)? {
-                ChainEnd::NOTHING => ChainEnd { is_torn: false, ..before },
+                ChainEnd::NOTHING => ChainEnd { is_torn: false, is_closed: false, ..before },
                 // Another keeper was first.
                 end => end,
             };
             next.unlock()?;
             tracing::info!(path = %path.display(), "audit continued in a new file");
+            // Closing the old file unlocks it.
             (self.file, self.end) = (next, Some((size, end)));
+        }
+    }
+
+    /// Ends the locked file of `size` bytes with a line, unless another keeper has done so. Returns the chain's end.
+    fn close(&mut self, size: u64) -> io::Result<ChainEnd> {
+        let mut end = self.end(size)?;
+        if end.is_closed || end == ChainEnd::NOTHING {
+            return Ok(end);
+        }
+        let mut text = if end.is_torn { b"\n".to_vec() } else { Vec::new() };
+        let time = humantime::format_rfc3339_micros(SystemTime::now());
+        end.append(format!("{{\"time\":\"{time}\",\"operation\":\"{ROTATE}\"}}\n").as_bytes(), &mut text);
+        match self.file.write_all(&text) {
+            Ok(()) => Ok(end),
+            // The next file names what is there.
+            Err(error) => {
+                tracing::warn!(%error, "cannot end the audit file that was renamed");
+                ChainEnd::read(&self.file, self.file.metadata()?.len())
+            }
         }
     }
 
@@ -135,8 +162,9 @@ impl State {
             // Copied and truncated by whoever rotates logs, or cut by somebody else. The next line names the last one
             // that this keeper knows, so that lines that are gone are seen to be missing.
             Some((known, end)) if size < known => {
-                let is_torn = size > 0 && ChainEnd::read(&self.file, size)?.is_torn;
-                Ok(ChainEnd { is_torn, ..end })
+                let read = ChainEnd::read(&self.file, size)?;
+                // Another keeper may have gone on already.
+                Ok(if read.seq > end.seq { read } else { ChainEnd { is_torn: read.is_torn, ..end } })
             }
             _ if self.is_regular => ChainEnd::read(&self.file, size),
             _ => Ok(ChainEnd::NOTHING),
@@ -192,7 +220,7 @@ fn last_rotated(path: &Path) -> Option<ChainEnd> {
     rotated.into_iter().find_map(|(path, _)| {
         let file = File::open(path).ok()?;
         let end = ChainEnd::read(&file, file.metadata().ok()?.len()).ok()?;
-        (end.seq > 0).then_some(ChainEnd { is_torn: false, ..end })
+        (end.seq > 0).then_some(ChainEnd { is_torn: false, is_closed: false, ..end })
     })
 }
 

@@ -151,7 +151,7 @@ impl AuditVerifier {
 
     /// Reads a line, with its line end.
     fn line(&mut self, line: &[u8]) {
-        let Some(Link { seq, prev }) = Link::parse(line) else {
+        let Some(Link { seq, prev, .. }) = Link::parse(line) else {
             let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok();
             return self.stray(AuditHash::of(line), is_json, line);
         };
