@@ -138,7 +138,7 @@ fn waiting_replies_per_peer_are_limited() {
         deliver(&daemon, &ping(&flooding, None));
     }
     assert_eq!(daemon.metric("claviger_waiting{queue=\"outbox\"}"), 3.0);
-    assert!(daemon.log().contains("replies dropped: too many messages wait for the peer"));
+    assert_eq!(daemon.metric("claviger_replies_dropped_total"), 7.0);
     assert!(daemon.post(ping(&honest, Some("all")).as_bytes()).starts_with("HTTP/1.1 200"));
     // The application's messages are queued regardless. Once all are sent, there are replies again.
     let said = daemon.send_text(flooding.did(), "are you there?").unwrap();
@@ -182,7 +182,7 @@ fn waiting_messages_per_recipient_are_limited() {
 /// The application reads nothing: the daemon refuses messages over the limit, until some are acknowledged.
 #[test]
 fn unread_bytes_of_all_senders_are_limited() {
-    let Some(daemon) = running("max_unread_bytes = 100_000") else { return };
+    let Some(daemon) = running("max_unread_bytes_of_strangers = 100_000") else { return };
     let big = "x".repeat(60_000);
     for name in ["one", "two"] {
         deliver(&daemon, &Peer::new(name).pack_text(&daemon.did, &big));

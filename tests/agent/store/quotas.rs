@@ -145,7 +145,7 @@ pub async fn a_sender_has_a_limit_of_messages(location: &dyn StoreLocation) {
     assert_eq!(store.delete_expired(now(), &swept, 100).await.unwrap(), 1);
     assert!(is_within_quota(&*store, THEM).await);
     store.acknowledge(&[delivery(3).id]).await.unwrap();
-    assert_eq!(store.delete_expired(now() + 60 * DAY, &Retention::default(), 3).await.unwrap(), 6);
+    assert_eq!(store.delete_expired(now() + 60 * DAY, &Retention::default(), 3).await.unwrap(), 3);
     deliver(&*store, [delivery(6)]).await;
     assert!(is_within_quota(&*store, THEM).await);
     deliver(&*store, [delivery(7)]).await;
