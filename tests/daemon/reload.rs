@@ -1,11 +1,15 @@
 //! SIGHUP reloads the configuration: which settings apply at once, which need a restart, and that an invalid file
 //! changes nothing.
 
-use std::fs;
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use rustix::process::Signal;
 
 use crate::{
+    api_client::ApiClient,
     daemon::{Daemon, free_port, write_with_mode},
     webhook::{SECRET, WebhookServer, verify},
 };
@@ -122,4 +126,17 @@ fn the_webhook_url_and_secret_are_reloaded() {
     let request = &hook.requests()[0];
     assert!(request.head.starts_with("post /new http/1.1\r\n"), "{}", request.head);
     verify(request);
+}
+
+/// The DIDs are read again without a wait for the keys of a token that was away already.
+#[test]
+fn reading_the_dids_again_does_not_wait_for_an_absent_token() {
+    let Some(mut alice) = Daemon::new("") else { return };
+    alice.disconnect_token();
+    alice.start_without_token();
+    let begun = Instant::now();
+    let dids = ApiClient::new(&alice).request("POST", "/v1/dids/reload", "", "");
+    assert_eq!(dids.status, 200, "{}", dids.body);
+    // With the wait it takes ten seconds.
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
 }

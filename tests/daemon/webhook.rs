@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    fs,
     io::{BufRead, BufReader, Read, Write},
     net::TcpListener,
     sync::{
@@ -236,4 +237,32 @@ fn the_webhook_gets_only_its_types_and_no_acknowledged_messages() {
     let left = api.get("/v1/inbox").json(200);
     assert_eq!(left["messages"][0]["type"], "https://example.org/offers/1.0/offer");
     assert_eq!(left["messages"].as_array().unwrap().len(), 1);
+}
+
+/// While no token has opened the store, messages cannot be read. The log does not blame the webhook, and the messages are
+/// posted once the token is there.
+#[test]
+fn a_sealed_store_is_no_fault_of_the_webhook() {
+    let Some(mut alice) = Daemon::running("") else { return };
+    alice.json(&["send", "--to", &alice.did, "hello", "--within", "30"]);
+    alice.wait_until("the message arrived", |alice| alice.unread_texts() == ["hello"]);
+    alice.stop();
+    let port = free_port();
+    let server = WebhookServer::listen(port, &[]);
+    add_webhook(&alice, port);
+    alice.disconnect_token();
+    alice.start_without_token();
+    thread::sleep(SETTLE_TIME);
+    assert!(!alice.log().contains("webhook did not accept"), "{}", alice.log());
+    alice.reconnect_token();
+    alice.wait_until("the message is posted", |_| server.accepted_texts() == ["hello"]);
+}
+
+/// Appends the webhook to the configuration.
+fn add_webhook(daemon: &Daemon, port: u16) {
+    let file = daemon.home.path().join("claviger.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    let webhook = format!("[api.webhook]\nurl = \"http://127.0.0.1:{port}/hook\"\nsecret_file = \"hook.secret\"\n");
+    fs::write(&file, format!("{text}{webhook}")).unwrap();
+    write_with_mode(&daemon.home, "hook.secret", &format!("{SECRET}\n"), 0o600);
 }
