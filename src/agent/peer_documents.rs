@@ -45,6 +45,9 @@ impl Resolver for PeerDocuments {
         if let Some(document) = self.resolver.resolve_offline(did).await {
             return Some(document);
         }
+        if !did.starts_with("did:peer:4") {
+            return None;
+        }
         let (document, _) = self.store.get::<PeerDocument>(did).await.ok()??;
         self.resolver.resolve(&document.long).await.ok()?;
         self.resolver.resolve_offline(did).await
