@@ -9,8 +9,12 @@ use serde_json::{Value, json};
 use super::error::SecretsError;
 use crate::{
     crypto::{canonical_json, document_hash, proof_input, proof_options},
+    json::{Duplicates, parse},
     keys::{PublicKey, SignatureAlgorithm},
 };
+
+/// The most JSON values of content to sign. A keeper does not trust the agent that sends it.
+const MAX_VALUES: usize = 100_000;
 
 /// Content to sign. These are the only kinds that a key signs.
 #[derive(Debug, Clone, Copy)]
@@ -122,7 +126,7 @@ impl SigningInput {
 /// Parses an entry of a did:webvh log. Returns the entry and its `versionTime`. The entry must have exactly the four
 /// members of an unsigned entry, so that no message and no credential passes for an entry.
 fn parse_webvh_entry(entry: &[u8]) -> Result<(Value, String), SecretsError> {
-    let Ok(Value::Object(entry)) = serde_json::from_slice(entry) else {
+    let Ok(Value::Object(entry)) = parse(entry, MAX_VALUES, Duplicates::LastWins) else {
         return Err(SecretsError::InvalidRequest("the content to sign is not a JSON object"));
     };
     let time = entry.get("versionTime").and_then(Value::as_str).map(str::to_owned);
@@ -144,7 +148,7 @@ fn parse_webvh_entry(entry: &[u8]) -> Result<(Value, String), SecretsError> {
 /// The payload must be a DIDComm plaintext and must not be readable as JWT claims, so that the signature of a message
 /// cannot pass for that of a JWT.
 fn check_message(payload: &[u8]) -> Result<(), SecretsError> {
-    let Ok(Value::Object(message)) = serde_json::from_slice(payload) else {
+    let Ok(Value::Object(message)) = parse(payload, MAX_VALUES, Duplicates::LastWins) else {
         return Err(SecretsError::InvalidRequest("the content to sign is not a JSON object"));
     };
     for member in ["id", "type"] {

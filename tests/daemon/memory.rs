@@ -65,7 +65,9 @@ fn peak_while_opening(messages: &[Value], peer: &Peer) -> Option<u64> {
         assert_eq!(daemon.post_status(packed(body)), 202);
     }
     daemon.reconnect_token();
-    daemon.wait_until_all_opened();
+    daemon.wait_until_within(Duration::from_secs(300), "all messages are opened", |daemon| {
+        daemon.metric("claviger_waiting{queue=\"inbox\"}") == 0.0
+    });
     let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     peak.trim().trim_end_matches(" kB").trim().parse().ok()

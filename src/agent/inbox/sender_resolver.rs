@@ -39,6 +39,8 @@ pub(super) struct SenderResolver<'a> {
     pub recipient: &'a str,
     /// Whether a document was not fetched, because too many others are being fetched.
     pub was_limited: AtomicBool,
+    /// Whether a document of a peer with a connection was to be fetched.
+    pub is_known: AtomicBool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +51,10 @@ impl SenderResolver<'_> {
     async fn permit(&self, did: &str) -> Result<SemaphorePermit<'_>, ResolveError> {
         let has_connection = self.store.revision::<Connection>(&Connection::key(self.recipient, did)).await;
         let limit = match has_connection {
-            Ok(revision) if revision > 0 => &self.limits.known,
+            Ok(revision) if revision > 0 => {
+                self.is_known.store(true, Ordering::Relaxed);
+                &self.limits.known
+            }
             _ => &self.limits.strangers,
         };
         limit.try_acquire().map_err(|_| {

@@ -38,14 +38,15 @@ impl Inbox {
     }
 
     /// Postpones an envelope whose sender's document is unavailable, or gives the envelope up. `worked` says whether a
-    /// token has opened a layer of it.
-    pub(super) async fn wait_for_sender(&self, envelope: &PendingEnvelope, reason: &str, worked: bool) {
+    /// token has opened a layer of it, and `is_known` whether the sender has a connection.
+    pub(super) async fn wait_for_sender(&self, envelope: &PendingEnvelope, reason: &str, worked: bool, is_known: bool) {
         let options = &self.parts.options;
         let time = now();
         let since = envelope.unresolved_since.unwrap_or(time);
         let waited = time.saturating_sub(since).max(0);
-        let limit = if envelope.unresolved { options.wait_for_stranger } else { options.wait_for_sender };
-        if waited >= limit || (worked && envelope.attempts + 1 >= options.max_attempts) {
+        let is_stranger = envelope.unresolved && !is_known;
+        let limit = if is_stranger { options.wait_for_stranger } else { options.wait_for_sender };
+        if waited >= limit || (worked && !is_known && envelope.attempts + 1 >= options.max_attempts) {
             let reason = format!("{reason} (waited {} seconds for it)", waited / SECOND);
             return self.give_up(envelope, UNOPENED, "unresolved", &reason).await;
         }
@@ -144,7 +145,7 @@ impl Inbox {
     }
 }
 
-/// The pause grows with the attempts that a token has worked on: 1, 4, 16 seconds, and so on.
+/// The pause grows with the attempts that a token has worked on: 4, 16, 64 seconds, and so on.
 fn pause_after_work(envelope: &PendingEnvelope) -> Millis {
-    (SECOND << (2 * envelope.attempts).min(20)).min(LONGEST_PAUSE_AFTER_WORK)
+    (SECOND << (2 * envelope.attempts + 2).min(20)).min(LONGEST_PAUSE_AFTER_WORK)
 }

@@ -150,6 +150,7 @@ impl Inbox {
             limits: &self.fetch_limits,
             recipient: &envelope.recipient,
             was_limited: AtomicBool::new(false),
+            is_known: AtomicBool::new(false),
         };
         match Message::unpack(text, &resolver, &identities, &options).await {
             Ok((message, provenance)) => {
@@ -159,12 +160,16 @@ impl Inbox {
             Err(error) if resolver.was_limited.into_inner() => {
                 self.postpone(&envelope, UNOPENED, &error.to_string()).await;
             }
-            Err(error) => self.conclude_failure(&envelope, &error, opened_layers.load(Ordering::Relaxed) > 0).await,
+            Err(error) => {
+                let worked = opened_layers.load(Ordering::Relaxed) > 0;
+                self.conclude_failure(&envelope, &error, worked, resolver.is_known.into_inner()).await;
+            }
         }
     }
 
-    /// Postpones or refuses an envelope that did not open. `worked` says whether a token has opened its outer layer.
-    async fn conclude_failure(&self, envelope: &PendingEnvelope, error: &Error, worked: bool) {
+    /// Postpones or refuses an envelope that did not open. `worked` says whether a token has opened its outer layer, and
+    /// `is_known` whether its sender has a connection.
+    async fn conclude_failure(&self, envelope: &PendingEnvelope, error: &Error, worked: bool, is_known: bool) {
         let reason = &error.to_string();
         let failure = classify(error);
         if !matches!(failure, UnpackFailure::Doubtful(_)) {
@@ -180,7 +185,7 @@ impl Inbox {
             }
             (UnpackFailure::RetryLater, _) if worked => self.postpone_after_work(envelope, reason).await,
             (UnpackFailure::RetryLater, _) => self.postpone(envelope, UNOPENED, reason).await,
-            (UnpackFailure::SenderUnresolved, _) => self.wait_for_sender(envelope, reason, worked).await,
+            (UnpackFailure::SenderUnresolved, _) => self.wait_for_sender(envelope, reason, worked, is_known).await,
             (UnpackFailure::Doubtful(doubt), _) => self.wait_in_doubt(envelope, doubt, reason).await,
             (UnpackFailure::Permanent, _) => self.refuse(envelope, UNOPENED, reason).await,
         }
