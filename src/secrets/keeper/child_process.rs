@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Signal, getpid, kill_process};
+
 /// How long a keeper may run after its connection has ended, so that a running operation can finish. Killing a keeper
 /// while it works may crash SoftHSM 2.6.1, which does no harm.
 pub(super) const EXIT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -23,15 +25,18 @@ pub fn spawn_on_socket(mut command: Command) -> io::Result<(UnixStream, ChildPro
     Ok((parent_end, ChildProcess { child, exit_timeout: EXIT_TIMEOUT }))
 }
 
+/// Ends a keeper whose token fails. Nothing else sends this signal, and nothing handles it.
+const FAILING: Signal = Signal::USR2;
+
 /// Ends this process at once, as a keeper whose token fails. The module's clean-up does not run, since threads may be
 /// inside the module. The parent recognises such an end ([`is_failing`]).
 pub fn end_as_failing() {
-    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM);
+    let _ = kill_process(getpid(), FAILING);
 }
 
 /// Whether a keeper has ended with [`end_as_failing`].
 pub fn is_failing(status: ExitStatus) -> bool {
-    std::os::unix::process::ExitStatusExt::signal(&status) == Some(rustix::process::Signal::TERM.as_raw())
+    std::os::unix::process::ExitStatusExt::signal(&status) == Some(FAILING.as_raw())
 }
 
 /// A child process that ends when its connection ends. Dropping this waits until the process has ended, and kills it
