@@ -104,6 +104,6 @@ mod tests {
         assert_eq!(find("b.example", root), None);
         assert_eq!(find("127.0.0.1:8080", "/x/did.json").as_deref(), Some(dids[2]));
         assert_eq!(find("a.example", "/"), None);
-        assert_eq!(published.find("a.example", root, |did| did == dids[1]).map(|it| it.text.len() > 0), Some(true));
+        assert_eq!(published.find("a.example", root, |did| did == dids[1]).map(|it| it.text.is_empty()), Some(false));
     }
 }

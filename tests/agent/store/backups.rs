@@ -12,13 +12,14 @@ use std::{
 };
 
 use claviger::agent::store::{
-    Change, Commit, CommitOutcome, Retention, SqliteOptions, SqliteStore, Store, StoreError, backup, restore,
+    Change, Commit, CommitOutcome, DeliveryQuery, Retention, SqliteOptions, SqliteStore, Store, StoreError, backup,
+    restore,
 };
 use rusqlite::Connection;
 
 use crate::store::{
     SqliteLocation,
-    fixtures::{commit_of, delivery, large_envelope, new_envelope, now, pending_ids, record, unread_ids},
+    fixtures::{all, commit_of, delivery, large_envelope, new_envelope, now, pending_ids, record, unread_ids},
     open,
 };
 
@@ -235,4 +236,31 @@ async fn a_bad_backup_is_not_restored() {
     let restored: SqliteStore = open(&path, SqliteOptions::default());
     assert_eq!(restored.pending_envelopes(now(), &[], 100).await.unwrap().len(), 20);
     restored.commit(Commit::default()).await.unwrap();
+}
+
+/// Cursors that were given out after the backup are unknown to the restored store, also if it was restored twice.
+#[tokio::test]
+async fn a_restored_store_gives_out_no_cursor_again() {
+    let location = SqliteLocation::new();
+    let store = open(&location.path(), SqliteOptions::default());
+    store.commit(commit_of([Change::Deliver(delivery(1))])).await.unwrap();
+    let copy = location.0.path().join("copy");
+    backup(&location.path(), &copy, |_, _| ()).unwrap();
+    store.commit(commit_of([Change::Deliver(delivery(2))])).await.unwrap();
+    let mut given: Vec<i64> = store.deliveries(all()).await.unwrap().iter().map(|it| it.cursor).collect();
+    store.close().await.unwrap();
+    for _ in 0..3 {
+        restore(&copy, &location.path(), true).unwrap();
+        let store = open(&location.path(), SqliteOptions::default());
+        store.commit(commit_of([Change::Deliver(delivery(3))])).await.unwrap();
+        let cursors: Vec<i64> = store.deliveries(all()).await.unwrap().iter().map(|it| it.cursor).collect();
+        assert_eq!(cursors[0], given[0]);
+        assert!(!given.contains(&cursors[1]) && cursors[1] > given[1], "{given:?} {cursors:?}");
+        for unknown in &given[1..] {
+            let asked = store.deliveries(DeliveryQuery { after: *unknown, ..all() }).await;
+            assert!(matches!(asked, Err(StoreError::UnknownCursor(_))), "{asked:?}");
+        }
+        given.push(cursors[1]);
+        store.close().await.unwrap();
+    }
 }

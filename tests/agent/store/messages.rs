@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use claviger::agent::store::{
-    Change, Delivery, DeliveryQuery, ExpiredMessage, OutboxEntry, SendOutcome, SendState, ThreadEntry,
+    Change, Delivery, DeliveryQuery, ExpiredMessage, OutboxEntry, SendOutcome, SendState, Store, StoreError,
+    ThreadEntry,
 };
 
 use crate::store::{
@@ -44,6 +45,49 @@ pub async fn deliveries_are_ordered_and_filtered(location: &dyn StoreLocation) {
     assert_eq!(ask(DeliveryQuery { sender: Some(String::new()), ..query.clone() }).await, "message 4");
     let nothing = DeliveryQuery { thread, kind: Some("other".to_owned()), sender: Some(delivery(1).sender), ..all() };
     assert_eq!(ask(nothing).await, "");
+}
+
+pub async fn unknown_cursors_are_refused(location: &dyn StoreLocation) {
+    let store = open(location).await;
+    let ask = async |store: &dyn Store, after| store.deliveries(DeliveryQuery { after, ..all() }).await;
+    let unknown = async |store: &dyn Store, after| {
+        let asked = ask(store, after).await;
+        assert!(matches!(asked, Err(StoreError::UnknownCursor(cursor)) if cursor == after), "{after}: {asked:?}");
+    };
+    assert!(ask(&*store, 0).await.unwrap().is_empty());
+    for after in [i64::MIN, -1, i64::MAX] {
+        unknown(&*store, after).await;
+    }
+    commit_ok(&*store, commit_of([1, 2].map(|number| Change::Deliver(delivery(number))))).await;
+    let store = reopen(location, store).await;
+    let last = ask(&*store, 0).await.unwrap()[1].cursor;
+    assert!(ask(&*store, last).await.unwrap().is_empty());
+    unknown(&*store, last + 1).await;
+    commit_ok(&*store, commit_of([Change::Deliver(delivery(3))])).await;
+    let next = ask(&*store, last).await.unwrap();
+    assert_eq!(next.iter().map(|delivery| delivery.id.clone()).collect::<Vec<_>>(), [delivery(3).id]);
+    assert!(ask(&*store, next[0].cursor).await.unwrap().is_empty());
+}
+
+pub async fn large_deliveries_are_read_in_parts(location: &dyn StoreLocation) {
+    let store = open(location).await;
+    let large = |number| Delivery { sealed: Some(vec![7; 100_000]), ..delivery(number) };
+    commit_ok(&*store, commit_of([1, 2, 3, 4].map(|number| Change::Deliver(large(number))))).await;
+    let count = async |max_bytes| store.deliveries(DeliveryQuery { max_bytes, ..all() }).await.unwrap().len();
+    for (max_bytes, expected) in [(None, 4), (Some(1), 1), (Some(150_000), 1), (Some(250_000), 2), (Some(1 << 20), 4)] {
+        assert_eq!(count(max_bytes).await, expected, "{max_bytes:?}");
+    }
+    // The entries of a thread have no content, and say whether there is some.
+    let thread = large(1).thread;
+    store.acknowledge(&[large(1).id]).await.unwrap();
+    let entries = store.thread_entries(&thread, 10).await.unwrap();
+    let contents = entries.iter().filter_map(|entry| match entry {
+        ThreadEntry::Received(delivery) => Some((delivery.id.clone(), delivery.sealed.clone())),
+        ThreadEntry::Sent(_) => None,
+    });
+    for (id, content) in contents {
+        assert_eq!(content, if id == large(1).id { None } else { Some(Vec::new()) }, "{id}");
+    }
 }
 
 pub async fn acknowledged_content_is_deleted_once(location: &dyn StoreLocation) {

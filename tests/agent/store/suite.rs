@@ -63,6 +63,8 @@ macro_rules! suite {
             a_message_is_handled_once_under_all_names
             an_expired_mark_is_ignored
             deliveries_are_ordered_and_filtered
+            unknown_cursors_are_refused
+            large_deliveries_are_read_in_parts
             acknowledged_content_is_deleted_once
             the_outbox_keeps_the_order_of_each_peer
             send_outcomes_are_recorded
