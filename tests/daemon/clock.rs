@@ -8,6 +8,7 @@ use std::{
     process::Command,
 };
 
+use claviger::didcomm::Message;
 use serde_json::json;
 
 use crate::{
@@ -207,4 +208,28 @@ fn messages_that_wait_too_long_are_reported() {
         line.contains("ERROR") && line.contains("no token was ready to open it") && line.contains("days=31"),
         "{line}"
     );
+}
+
+/// A reply to a stranger is of no use later. A message of the application lives on.
+#[test]
+fn automatic_replies_live_ten_minutes() {
+    let Some(mut daemon) = Daemon::new("") else { return };
+    let clock = Clock::new(&daemon.home);
+    daemon.start_with(clock.command(&daemon.home));
+    daemon.wait_until_token_ready();
+    let (stranger, known) = (Peer::new("stranger"), Peer::new("known"));
+    let id = daemon.send_text(known.did(), "a message").unwrap();
+    for peer in [&stranger, &known] {
+        let body = json!({"response_requested": true});
+        let ping = Message::build(Message::new_id(), "https://didcomm.org/trust-ping/2.0/ping", body);
+        let ping = ping.from(peer.did()).to(&daemon.did).created_time(seconds()).finalize();
+        assert_eq!(daemon.post_status(peer.pack(&ping)), 202);
+    }
+    let waiting = |daemon: &Daemon| daemon.metric("claviger_waiting{queue=\"outbox\"}");
+    daemon.wait_until("both are answered", |daemon| waiting(daemon) == 3.0);
+    clock.set(9 * HOUR / 60);
+    assert_eq!(waiting(&daemon), 3.0);
+    clock.set(11 * HOUR / 60);
+    daemon.wait_until("the replies expired", |daemon| waiting(daemon) == 1.0);
+    assert_eq!(daemon.outbox_message(&id)["state"], "waiting");
 }

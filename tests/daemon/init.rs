@@ -9,7 +9,9 @@ use std::{
 
 use crate::{
     daemon::{Daemon, free_port},
+    endpoint::Endpoint,
     home::{Home, softhsm_module},
+    peer::Peer,
 };
 
 /// Replaces the port of `[ops]` in the configuration by a free one, as other tests run at the same time. Returns
@@ -36,7 +38,7 @@ fn init_makes_a_ready_agent_within_a_minute() {
         return;
     }
     let begun = Instant::now();
-    let mut agent = initialised("");
+    let mut agent = initialised("--local-peers");
     agent.start();
     assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
     assert!(agent.did.starts_with("did:peer:2."), "{}", agent.did);
@@ -59,12 +61,45 @@ fn init_makes_a_ready_agent_within_a_minute() {
     }
 
     // A second agent, made in the same way, exchanges messages with it.
-    let mut other = initialised("--method peer:4");
+    let mut other = initialised("--method peer:4 --local-peers");
     other.start();
     let invitation = agent.json(&["invite"])["url"].as_str().unwrap().to_owned();
     other.json(&["accept", &invitation]);
     other.json(&["send", "--to", &agent.did, "hello", "--within", "30"]);
     agent.wait_until("the message arrived", |agent| agent.unread_texts() == ["hello"]);
+}
+
+/// A new agent connects to no private address, except that its own DIDs write to each other.
+#[test]
+fn init_allows_no_private_address_by_itself() {
+    if softhsm_module().is_none() {
+        return;
+    }
+    let mut agent = initialised("");
+    let configuration = fs::read_to_string(agent.home.path().join("claviger.toml")).unwrap();
+    assert!(configuration.contains("\n#allow_private = []\n") && !configuration.contains("127.0.0.0/8"));
+    agent.start();
+    agent.json(&["send", "--to", &agent.did, "to myself", "--within", "30"]);
+    agent.wait_until("the message arrived", |agent| agent.unread_texts() == ["to myself"]);
+    let inside = Endpoint::accepting();
+    let id = agent.send_text(Peer::with_endpoint("peer", &inside.uri()).did(), "no").unwrap();
+    agent.wait_until("the reason is visible", |agent| !agent.outbox_message(&id)["problem"].is_null());
+    assert_eq!(inside.connections(), 0);
+
+    for (args, is_local) in [
+        ("--public-url http://[::1]:8080", true),
+        ("--public-url http://localhost:8080/agent", true),
+        ("--public-url http://[2001:db8::1]:8080", false),
+        ("--public-url https://agent.example.org", false),
+        ("--local-peers", true),
+    ] {
+        let home = Home::new();
+        let output = home.run(&format!("init {args}"));
+        output.success();
+        assert_eq!(output.stderr().contains("only this machine reaches"), is_local, "{args}: {}", output.stderr());
+        let configuration = fs::read_to_string(home.path().join("claviger.toml")).unwrap();
+        assert_eq!(configuration.contains("127.0.0.0/8"), args == "--local-peers", "{args}");
+    }
 }
 
 #[test]

@@ -9,9 +9,13 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
 
 use crate::{
+    api_client::{ApiClient, SAY},
     daemon::{Daemon, free_port},
+    endpoint::Endpoint,
+    home::softhsm_module,
     load::{LoadGenerator, SentMessages},
     peer::Peer,
 };
@@ -45,6 +49,52 @@ fn a_token_outage_under_load_loses_nothing() {
     let (without, opened) = (back - missed, back.elapsed());
     println!("{accepted} messages were accepted in {without:?} without the token; all were opened {opened:?} later");
     sent.assert_each_delivered_once(&daemon, MINUTE);
+}
+
+/// Six messages of one DID wait for its token. Another DID's messages to the same peer do not.
+#[test]
+fn a_missing_token_delays_no_other_did() {
+    let Some(module) = softhsm_module() else { return };
+    let Some(mut daemon) = Daemon::new("") else { return };
+    let file = daemon.home.path().join("claviger.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    let uri = format!("pkcs11:token=spare?module-path={}&pin-source=file:user.pin", module.display());
+    let spare = format!("[[token]]\nname = \"spare\"\nuri = \"{uri}\"\n");
+    fs::write(&file, text.replacen("[http]", &format!("{spare}[http]"), 1)).unwrap();
+    let folders = |daemon: &Daemon| -> Vec<_> {
+        let entries = fs::read_dir(daemon.home.path().join("tokens")).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    };
+    let before = folders(&daemon);
+    daemon.home.run("token init spare --so-pin-source file:so.pin").success();
+    let of_spare = folders(&daemon).into_iter().find(|folder| !before.contains(folder)).unwrap();
+    let service = format!("http://127.0.0.1:{}", daemon.port);
+    let other = daemon.home.create_did(&format!("--method peer:2 --service {service} --token spare"));
+    daemon.start();
+
+    let away = daemon.home.path().join("away");
+    fs::rename(&of_spare, &away).unwrap();
+    assert!(daemon.kill_keepers());
+    let is_away = |daemon: &Daemon| daemon.metric("claviger_token_state{token=\"spare\",state=\"ready\"}") == 0.0;
+    daemon.wait_until("the missing token is noticed", is_away);
+    daemon.wait_until_token_ready();
+    let endpoint = Endpoint::accepting();
+    let peer = Peer::with_endpoint("peer", &endpoint.uri());
+    let send = |from: &str, content: &str| {
+        let message = json!({"to": peer.did(), "from": from, "type": SAY, "body": {"content": content}});
+        ApiClient::new(&daemon).post("/v1/messages", &message).json(202)["id"].as_str().unwrap().to_owned()
+    };
+    let waiting: Vec<String> = (0..6).map(|number| send(&other, &number.to_string())).collect();
+    for number in 0..3 {
+        let id = send(&daemon.did, &format!("ready {number}"));
+        daemon.wait_until("the other DID's message is sent", |daemon| daemon.outbox_message(&id)["state"] == "sent");
+    }
+    assert!(waiting.iter().all(|id| daemon.outbox_message(id)["state"] == "waiting"));
+    fs::rename(&away, &of_spare).unwrap();
+    daemon.wait_until("all messages are sent", |daemon| {
+        waiting.iter().all(|id| daemon.outbox_message(id)["state"] == "sent")
+    });
+    assert_eq!(endpoint.messages().len(), 9);
 }
 
 #[test]

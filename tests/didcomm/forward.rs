@@ -123,6 +123,11 @@ async fn forwards_have_expiry_and_given_headers() {
     let (forward, provenance) = mediator.unpack(&packed, &route.resolver).await.unwrap();
     assert_eq!((forward.expires_time, &forward.extra_headers["delay_milli"]), (Some(1), &json!(50)));
     assert_eq!(provenance.warnings, [Warning::Expired]);
+    // The forward does not outlive its message.
+    let headers = Map::from_iter([("expires_time".to_owned(), json!(4_102_444_801_u64))]);
+    let (packed, _) = route.send(|packing| packing.forward_headers(headers)).await.unwrap();
+    let (forward, _) = mediator.unpack(&packed, &route.resolver).await.unwrap();
+    assert_eq!(forward.expires_time, Some(4_102_444_800));
     // A header that the forward has already must not be given.
     for name in ["id", "type", "to", "body", "attachments"] {
         let headers = Map::from_iter([(name.to_owned(), Value::Null)]);

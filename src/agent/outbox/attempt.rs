@@ -233,11 +233,15 @@ impl Outbox {
                 packed.insert(self.pack(prepared).await.map_err(Unsent::NotPacked)?)
             }
         };
-        let wrapped = match self.wrap(packed, prepared, route).await {
-            Ok(wrapped) => wrapped,
-            Err(error) => return unusable(&error.to_string()),
+        let wrapped = match route.routing_keys.is_empty() {
+            true => None,
+            false => match self.wrap(packed, prepared, route).await {
+                Ok(wrapped) => Some(wrapped),
+                Err(error) => return unusable(&error.to_string()),
+            },
         };
-        let returned = match transport.send(uri, &wrapped, permit.send_limit()).await {
+        let text = wrapped.as_deref().unwrap_or(packed);
+        let returned = match transport.send(uri, text, permit.send_limit()).await {
             Ok(returned) => returned,
             Err(error) => {
                 permit.conclude(&error);

@@ -12,6 +12,7 @@
 mod attempt;
 mod expiry;
 mod http_transport;
+mod neighbourhood;
 mod options;
 mod origins;
 mod pack;
