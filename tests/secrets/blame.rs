@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -25,11 +25,12 @@ use claviger_testkit::{
 type Fault = fn(&UnwrapRequest, usize) -> Option<TokenError>;
 
 /// A token in software that fails to unwrap as `fault` says, by the request and the number of the operation from 1.
-/// Nothing makes it fail to find its keys.
 #[derive(Clone)]
 struct SickToken {
     token: SoftToken,
     fault: Arc<Mutex<Fault>>,
+    /// Whether it also fails to show its keys, so that it stays out of service.
+    hides_keys: Arc<AtomicBool>,
     operations: Arc<AtomicUsize>,
     checks: Arc<AtomicUsize>,
 }
@@ -39,7 +40,8 @@ impl SickToken {
         use claviger::secrets::Custodian;
         let token = SoftToken::new(name);
         token.import(key.to_import(KeyUse::of(key.public().curve()), None)).unwrap();
-        Self { token, fault: Arc::new(Mutex::new(fault)), operations: Arc::default(), checks: Arc::default() }
+        let fault = Arc::new(Mutex::new(fault));
+        Self { token, fault, hides_keys: Arc::default(), operations: Arc::default(), checks: Arc::default() }
     }
 
     fn operations(&self) -> usize {
@@ -61,7 +63,7 @@ impl Token for SickToken {
     }
 
     fn keys(&self) -> Result<Vec<HeldKey>, TokenError> {
-        self.token.keys()
+        if self.hides_keys.load(Ordering::SeqCst) { Err(device_error()) } else { self.token.keys() }
     }
 
     fn sign(&self, key: &PublicKey, input: &[u8], purpose: &Purpose) -> Result<Vec<u8>, TokenError> {
@@ -143,6 +145,7 @@ async fn a_token_with_wrong_answers_is_at_fault() {
         let (key, sender) = (PrivateKey::generate(Curve::P256), PrivateKey::generate(Curve::P256));
         let token = SickToken::new("sick", &key, always_wrong);
         let keyring = Keyring::start([token.clone()]).await.unwrap();
+        token.hides_keys.store(true, Ordering::SeqCst);
         let (request, cek) = message(&key, authcrypt.then_some(&sender));
         for _ in 0..3 {
             let error = keyring.unwrap_cek(key.public(), &request, &Context::default()).await.unwrap_err();
@@ -150,6 +153,7 @@ async fn a_token_with_wrong_answers_is_at_fault() {
         }
         assert!(!is_ready(&keyring), "three failures take the token out of service");
         *token.fault.lock().unwrap() = healthy;
+        token.hides_keys.store(false, Ordering::SeqCst);
         let mut keys = keyring.keys();
         let ready = keys.wait_for(|keys| keys.iter().all(|held| held.state == KeyState::Ready));
         tokio::time::timeout(Duration::from_secs(20), ready).await.expect("the token is back").unwrap();
@@ -230,6 +234,7 @@ async fn wrapping_is_checked_too() {
     let request = wrap_for([recipient.public()], &ephemeral, &fresh_cek(), &Parties::example());
     token.token.fail_next(1, device_error());
     assert!(keyring.wrap_cek(key.public(), &request, &Context::default()).await.is_ok(), "it is repeated");
+    token.hides_keys.store(true, Ordering::SeqCst);
     token.token.fail_next(1000, device_error());
     let end = std::time::Instant::now() + Duration::from_secs(20);
     // The right answer of a moment ago is shared by the failures of half a second.

@@ -2,7 +2,8 @@
 //!
 //! A failure says nothing by itself. A device returns any code for a fault of its own, and a wrong Z of a sick device
 //! looks like a wrapped key that was made for somebody else. So the token is asked a question of the same kind whose
-//! answer is known, with the same key. A stranger can cause such checks, so all failures of half a second share one.
+//! answer is known, with the same key. A stranger can cause such checks, so all failures of a key in half a second share
+//! one, and the keys of a curve share eight.
 
 use std::{
     collections::HashMap,
@@ -27,8 +28,10 @@ use crate::{
     },
 };
 
-/// At most one check of a kind in this time. All failures meanwhile share its result.
+/// At most one check of a kind for a key in this time. All failures meanwhile share its result.
 const INTERVAL: Duration = Duration::from_millis(500);
+/// After this many checks in [`INTERVAL`], another key on the curve takes part in a result.
+const MAX_CHECKS: usize = 8;
 /// How long before an operation a right answer still counts as an answer right before it.
 const RIGHT_BEFORE: Duration = Duration::from_secs(1);
 /// The name of a check in errors.
@@ -60,8 +63,8 @@ pub(super) struct KnownAnswerChecks {
     /// The time of the latest right answer, by question and curve: milliseconds since `start`, or 0 for none. This is
     /// written for each message, so it is outside the mutexes.
     right: [[AtomicU64; Curve::ALL.len()]; 3],
-    /// The latest check of each kind. Locked during a check.
-    latest: tokio::sync::Mutex<HashMap<(Question, Curve), CheckResult>>,
+    /// The checks of the last [`INTERVAL`]. Locked during a check.
+    latest: tokio::sync::Mutex<HashMap<(Question, PublicKey), CheckResult>>,
     /// The other party of the questions. Its static key is used again, so that the checks displace at most one Zs that
     /// the token keeps.
     peers: Mutex<HashMap<Curve, TestPeers>>,
@@ -102,12 +105,12 @@ impl KnownAnswerChecks {
         worker: &Worker,
         deadline: Instant,
     ) -> Result<Result<(), TokenError>, SecretsError> {
-        let curve = key.curve();
         // Callers that wait here share the result.
         let mut latest = self.latest.lock().await;
-        if let Some((begin, result)) = latest.get(&(question, curve))
-            && begin.elapsed() < INTERVAL
-        {
+        latest.retain(|_, (begin, _)| begin.elapsed() < INTERVAL);
+        let of_curve = |(other, at): &(Question, PublicKey)| *other == question && at.curve() == key.curve();
+        let of_others = || latest.iter().find(|(it, _)| latest.len() >= MAX_CHECKS && of_curve(it)).map(|(_, it)| it);
+        if let Some((_, result)) = latest.get(&(question, key.clone())).or_else(of_others) {
             return Ok(result.clone());
         }
         let Some(known) = self.known_answer(question, key) else { return Ok(Ok(())) };
@@ -118,9 +121,9 @@ impl KnownAnswerChecks {
             Err(error) => return Err(error),
         };
         if result.is_ok() {
-            self.record_right(question, curve);
+            self.record_right(question, key.curve());
         }
-        latest.insert((question, curve), (begin, result.clone()));
+        latest.insert((question, key.clone()), (begin, result.clone()));
         Ok(result)
     }
 

@@ -56,8 +56,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 ///   a question of the same kind whose answer is known, with the same key. A wrong answer shows that the token is at
 ///   fault. After a right one, the operation is repeated if the token gave no right answer in the second before it.
 ///   Only if that fails too, the caller gets [`TokenError::Unwrap`], or [`TokenError::Refused`], and the failure does
-///   not count against the token. Half a second of failures shares one such check. Keys that ask a person are not
-///   checked.
+///   not count against the token. Half a second of failures of a key shares one such check. Keys that ask a person are
+///   not checked.
 /// - **Callers.** The failed operation is passed to the next token that holds the key. If the key asks a person for a
 ///   PIN or a touch, this happens only if the token is absent or its PIN is refused. Otherwise a person might be asked
 ///   twice. Without another token, the caller gets [`SecretsError::Token`] with the token's error, which is retryable
