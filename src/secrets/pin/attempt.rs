@@ -166,6 +166,7 @@ impl<'a> PinAccess<'a> {
         let PinAttempt { pin, lock, before, begun, .. } = attempt;
         drop(pin);
         let is_refused = matches!(outcome, PinOutcome::Refused { .. });
+        let is_accepted = matches!(outcome, PinOutcome::Accepted);
         let (after, result) = match outcome {
             PinOutcome::Accepted => (begun.accepted(), result),
             PinOutcome::Refused { locked, reason } => {
@@ -186,10 +187,8 @@ impl<'a> PinAccess<'a> {
         };
         match stored {
             Err(_) if is_refused => *process_record = Some(after),
-            // Whatever a person has confirmed since counts more.
-            Ok(()) if lock.is_some() && process_record.as_ref().is_some_and(|record| record.is_refusal_on_disk()) => {
-                *process_record = None;
-            }
+            // The refusal that only this process knew of is past.
+            Ok(()) if is_accepted && lock.is_some() => *process_record = None,
             _ => {}
         }
         (result, stored)

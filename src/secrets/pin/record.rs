@@ -226,11 +226,6 @@ impl PinRecord {
         self.state == PinRecordState::Refused && *source != PinSourceId::Person && self.refused.contains(source)
     }
 
-    /// Whether this is the refusal of a source that a guard records, and not that of a PIN that a person typed.
-    pub(super) fn is_refusal_on_disk(&self) -> bool {
-        self.state == PinRecordState::Refused && self.source != Some(PinSourceId::Person)
-    }
-
     /// The record after a person locked the token.
     pub(super) fn locked_by_person(self) -> Self {
         Self { state: PinRecordState::LockedByPerson, recorded_at: now(), ..self }
