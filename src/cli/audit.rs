@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, BufRead, BufReader},
+    io::{self, BufRead, BufReader, Read, Take},
     path::{Path, PathBuf},
 };
 
@@ -85,7 +85,7 @@ fn configured_files(config: &Config, out: &Out) -> Result<Vec<PathBuf>, Failure>
 /// Whether a file begins like one of gzip, zstd, xz or bzip2.
 fn is_compressed(file: &Path) -> bool {
     let mut start = [0; 4];
-    let read = File::open(file).and_then(|mut file| io::Read::read(&mut file, &mut start));
+    let read = File::open(file).and_then(|mut file| file.read(&mut start));
     let beginnings: [&[u8]; 4] = [&[0x1f, 0x8b], &[0x28, 0xb5, 0x2f, 0xfd], &[0xfd, b'7', b'z', b'X'], b"BZh"];
     read.is_ok_and(|length| beginnings.iter().any(|beginning| start[..length].starts_with(beginning)))
 }
@@ -149,7 +149,7 @@ fn first_time(file: &Path) -> Result<String, Failure> {
         return Ok(String::new());
     }
     let failed = |error: io::Error| Failure::io(file.display(), &error);
-    let mut start = io::Read::take(open(file).map_err(failed)?, 1 << 20);
+    let mut start = open(file).map_err(failed)?.take(1 << 20);
     let mut line = Vec::new();
     while start.read_until(b'\n', &mut line).map_err(failed)? > 0 {
         if let Ok(Line { time }) = serde_json::from_slice(&line) {
@@ -164,8 +164,16 @@ fn is_stdin(file: &Path) -> bool {
     file == Path::new("-")
 }
 
-fn open(file: &Path) -> io::Result<BufReader<File>> {
-    Ok(BufReader::with_capacity(64 << 10, File::open(file)?))
+/// Opens a file, and reads it up to its present end. A keeper may be writing, and holds the lock for each write.
+fn open(file: &Path) -> io::Result<BufReader<Take<File>>> {
+    let file = File::open(file)?;
+    let mut length = u64::MAX;
+    if file.metadata()?.is_file() {
+        file.lock_shared()?;
+        length = file.metadata()?.len();
+        file.unlock()?;
+    }
+    Ok(BufReader::with_capacity(64 << 10, file.take(length)))
 }
 
 fn print(report: &AuditReport, out: &Out) -> Result<(), Failure> {

@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     /// What the sandbox does with each system call of the newest kernel's headers. The file says what it lists.
-    const HEADERS: &str = include_str!("../../tests/process/sandbox/system-calls.txt");
+    const HEADERS: &str = include_str!("system-calls.txt");
 
     /// The numbers on x86_64 and on aarch64, the name, and what is done with the call.
     fn rows() -> impl Iterator<Item = ([Option<i64>; 2], &'static str, &'static str)> {

@@ -135,6 +135,8 @@ fn two_keepers_share_an_audit_log() {
         ids.sort_unstable();
         ids.dedup();
         assert_eq!(ids.len(), 300, "each has one line");
+        let verified = home.run("audit verify");
+        assert!(verified.status.success(), "it is one chain: {verified:?}");
     });
 }
 

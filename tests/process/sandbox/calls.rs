@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fs, io::Error};
 
 /// What the sandbox does with each call. The file says what it lists.
-const HEADERS: &str = include_str!("system-calls.txt");
+const HEADERS: &str = include_str!("../../../src/process/system-calls.txt");
 /// Numbers below this are tried. Linux 6.17 has fewer than 470.
 const LIMIT: i64 = 1024;
 /// The numbers of x32 have this bit (`__X32_SYSCALL_BIT`).

@@ -96,7 +96,11 @@ impl State {
             wait_for_lock(&next)?;
             let size = next.seek(SeekFrom::End(0))?;
             let end = match ChainEnd::read(&next, size)? {
-                ChainEnd::NOTHING => ChainEnd { is_torn: false, is_closed: false, ..before },
+                ChainEnd::NOTHING => {
+                    // This keeper may have missed a file that was renamed, too.
+                    let last = last_rotated(path).filter(|last| last.seq > before.seq).unwrap_or(before);
+                    ChainEnd { is_torn: false, is_closed: false, ..last }
+                }
                 // Another keeper was first.
                 end => end,
             };
@@ -247,4 +251,57 @@ fn rotated_files(path: &Path) -> Vec<(PathBuf, Duration)> {
 pub fn audit_files(path: &Path) -> Vec<PathBuf> {
     let rotated = rotated_files(path).into_iter().map(|(path, _)| path);
     rotated.chain(path.exists().then(|| path.to_owned())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::BufReader, sync::Barrier};
+
+    use super::{super::verify::AuditVerifier, *};
+
+    /// Several keepers write while the file is renamed again and again, and all lines are in one chain.
+    #[test]
+    fn keepers_that_share_a_file_follow_a_rotation() {
+        const KEEPERS: usize = 3;
+        const ROTATIONS: usize = 8;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.jsonl");
+        let rotated = |number| folder.path().join(format!("audit.jsonl.{number}"));
+        let round = Barrier::new(KEEPERS + 1);
+        thread::scope(|scope| {
+            for keeper in 0..KEEPERS {
+                let (path, round) = (&path, &round);
+                scope.spawn(move || {
+                    let file = ChainedFile::open(path).unwrap();
+                    for _ in 0..ROTATIONS {
+                        round.wait();
+                        for line in 0..40 {
+                            let line = format!("{{\"keeper\":{keeper},\"line\":{line}}}\n");
+                            file.append(line.as_bytes()).unwrap();
+                            if line.len() % 7 == keeper {
+                                file.reopen().unwrap();
+                            }
+                        }
+                        round.wait();
+                        file.reopen().unwrap();
+                    }
+                });
+            }
+            for number in 0..ROTATIONS {
+                round.wait();
+                fs::rename(&path, rotated(number)).unwrap();
+                round.wait();
+            }
+        });
+        let mut verifier = AuditVerifier::new([]);
+        for path in (0..ROTATIONS).map(rotated).chain([path.clone()]) {
+            verifier.read(&path.display().to_string(), &mut BufReader::new(File::open(path).unwrap())).unwrap();
+        }
+        let report = verifier.finish();
+        assert!(report.ok && report.notes.is_empty(), "{report:?}");
+        // Each rotated file ends with a line, except perhaps the first, which may have been renamed while it was empty.
+        let lines = ROTATIONS * (KEEPERS * 40 + 1);
+        assert!((lines - 1..=lines).contains(&(report.head.unwrap().seq as usize)), "{report:?}");
+        assert_eq!(audit_files(&path).len(), ROTATIONS + 1);
+    }
 }
