@@ -261,3 +261,23 @@ fn faults_of_a_document_server_are_waited_for() {
     }
     daemon.wait_until("all messages arrived", |daemon| daemon.unread_texts().len() == faults.len() + 1);
 }
+
+/// Servers that accept connections and never answer hold a few workers. The others go on.
+#[test]
+fn servers_that_never_answer_do_not_hold_all_workers() {
+    // Nobody accepts the connections, so the kernel holds them.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let net = format!("did_web_plain_http_for = [\"localhost:{port}\"]");
+    let Some(daemon) = running(&format!("[net]\nallow_private = [\"127.0.0.0/8\"]\n{net}\n")) else { return };
+    let (mallory, honest) = (Peer::new("mallory"), Peer::new("honest"));
+    for number in 0..200 {
+        let did = format!("did:web:localhost%3A{port}:{number}");
+        assert_eq!(daemon.post_status(authcrypt_as(&mallory, &did, &format!("{did}#k"), &daemon, "no")), 202);
+    }
+    assert_eq!(daemon.post_status(honest.pack_text(&daemon.did, "lunch?")), 202);
+    daemon.wait_until("the honest message arrived", |daemon| daemon.unread_texts() == ["lunch?"]);
+    // Each waits ten seconds for its server. If all workers did, the honest message would follow after most of them.
+    let waited = daemon.log().matches("did not answer within").count();
+    assert!(waited < 100, "{waited} messages were tried first");
+}
