@@ -5,6 +5,7 @@ use claviger::secrets::FromPriorClaims;
 use crate::{
     api_client::ApiClient,
     daemon::Daemon,
+    endpoint::Endpoint,
     home::softhsm_module,
     peer::{Peer, block_on, seconds},
 };
@@ -45,6 +46,10 @@ fn a_peer_follows_a_rotated_did() {
     bob.wait_until("the message arrived", |bob| bob.unread_texts().len() == 2);
     let again = bob.delivery("again");
     assert!(again["provenance"]["from_prior"].is_null(), "{again}");
+    // Peers ignore messages from a DID that has rotated, so there is no way back.
+    let back = alice.run(&["did", "rotate", new, "--to", &alice.did]);
+    assert_eq!(back.error(1), "bad-message");
+    assert!(back.stderr().contains("has rotated to"), "{}", back.stderr());
     // The new keys work after a restart.
     let mut alice = alice;
     alice.stop();
@@ -183,4 +188,20 @@ fn a_message_that_is_repeated_after_a_rotation_is_handled_once() {
     daemon.wait_until("the other message arrived", |daemon| daemon.unread_texts().contains(&"more".to_owned()));
     daemon.wait_until_all_opened();
     assert_eq!(daemon.unread_texts(), ["once", "more"]);
+}
+
+/// Without `--from`, the DID of the connection sends, also if the peer is named by the long form of its did:peer:4.
+#[test]
+fn the_did_of_the_connection_sends() {
+    let Some(daemon) = Daemon::running("") else { return };
+    let endpoint = Endpoint::accepting();
+    let peer = Peer::with_long_form("peer", Some(&endpoint.uri()));
+    assert_eq!(daemon.post_status(peer.pack_text(&daemon.did, "hello")), 202);
+    daemon.wait_until("the message arrived", |daemon| daemon.unread_texts() == ["hello"]);
+    let newest = daemon.json(&["did", "create", "--method", "peer:2", "--service", "http://127.0.0.1:1"]);
+    assert_ne!(newest["did"], daemon.did.as_str());
+    let sent = daemon.json(&["send", "--to", peer.did(), "hello to you", "--within", "30"]);
+    assert_eq!(sent["from"], daemon.did.as_str());
+    assert_eq!(sent["tries"], 1, "{sent}");
+    assert_eq!(endpoint.messages().len(), 1);
 }

@@ -5,7 +5,7 @@ use std::fs;
 use claviger::{
     agent::protocol::{trust_ping::PING, user_profile::PROFILE},
     did::peer::short_form,
-    didcomm::Attachment,
+    didcomm::{Attachment, Message},
 };
 use rusqlite::{Connection, OpenFlags};
 use serde_json::{Value, json};
@@ -94,6 +94,29 @@ fn known_peers_outlast_many_strangers() {
     let id = daemon.send_text(short_form(honest.did()).unwrap(), "still there?").unwrap();
     daemon.wait_until("the message is sent", |daemon| daemon.outbox_message(&id)["state"] == "sent");
     assert_eq!(endpoint.messages().len(), 2);
+}
+
+/// Ids, threads and types stay in the clear after a message was acknowledged, outside the limits for unread messages.
+#[test]
+fn messages_with_huge_names_are_refused() {
+    let Some(daemon) = Daemon::running("") else { return };
+    let (stranger, long) = (Peer::new("stranger"), "x".repeat(100_000));
+    let changes: [fn(&mut Message, &str); 3] = [
+        |message, long| message.id = long.to_owned(),
+        |message, long| message.thid = Some(long.to_owned()),
+        |message, long| message.type_ = format!("https://example.org/{long}/1.0/say"),
+    ];
+    for change in changes {
+        let mut message = stranger.message(&daemon.did, "hello").finalize();
+        change(&mut message, &long);
+        assert_eq!(daemon.post_status(stranger.pack(&message)), 202);
+    }
+    daemon.wait_until_all_opened();
+    assert!(daemon.unread().is_empty());
+    let mut message = stranger.message(&daemon.did, "hello").finalize();
+    message.thid = Some("x".repeat(1000));
+    assert_eq!(daemon.post_status(stranger.pack(&message)), 202);
+    daemon.wait_until("the message arrived", |daemon| daemon.unread_texts() == ["hello"]);
 }
 
 #[test]

@@ -38,6 +38,9 @@ struct Handling {
     earlier: Vec<(String, String)>,
 }
 
+/// The longest id, thread id or type of a message.
+const MAX_NAME_BYTES: usize = 1024;
+
 impl Inbox {
     /// Handles an opened message, or postpones it, or refuses it.
     pub(super) async fn handle(
@@ -235,6 +238,10 @@ impl Inbox {
     ) -> Result<Received, &'static str> {
         if !provenance.encrypted {
             return Err("it is not encrypted");
+        }
+        // They stay in the store in the clear, for as long as the history of the message.
+        if [&*message.id, message.thread(), &*message.type_].iter().any(|name| name.len() > MAX_NAME_BYTES) {
+            return Err("its id, its thread or its type is longer than 1024 bytes");
         }
         let opened_by = provenance.layers.iter().rev().find_map(|layer| match layer {
             Layer::Authcrypt { kid, .. } | Layer::Anoncrypt { kid, .. } => did_of(kid),
