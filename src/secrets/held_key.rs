@@ -73,6 +73,20 @@ impl HeldKey {
         }
     }
 
+    /// Checks that the token serves the key.
+    ///
+    /// # Errors
+    /// [`TokenError::Unprotected`] or [`TokenError::Unproved`] says why not.
+    pub fn check_served(&self) -> Result<(), TokenError> {
+        match &self.refused {
+            None => Ok(()),
+            Some(_) if !self.protected => Err(TokenError::Unprotected(self.public.to_multikey())),
+            Some(reason) => {
+                Err(TokenError::Unproved { key: self.public.to_multikey(), reason: reason.as_ref().to_owned() })
+            }
+        }
+    }
+
     /// Whether an operation may ask a person for a PIN or a touch.
     pub fn asks_person(&self) -> bool {
         self.asks_pin || self.asks_touch

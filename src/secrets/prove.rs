@@ -35,7 +35,7 @@ pub fn prove_keys(token: &dyn Custodian, keys: &[(PublicKey, KeyUse)]) -> Result
     let prove = |(key, usage): &(PublicKey, KeyUse)| {
         let same = inventory.iter().filter(|held| held.public == *key);
         let held = same.max_by_key(|held| held.refused.is_none()).ok_or(TokenError::KeyGone)?;
-        check_served(held)?;
+        held.check_served()?;
         if usage.allows_key_agreement() {
             if held.anoncrypt_only {
                 return Err(unproved(key, "the token opens only anoncrypt with it, and peers send authcrypt too"));
@@ -48,14 +48,6 @@ pub fn prove_keys(token: &dyn Custodian, keys: &[(PublicKey, KeyUse)]) -> Result
         Ok(held.clone())
     };
     keys.iter().map(prove).collect()
-}
-
-fn check_served(held: &HeldKey) -> Result<(), TokenError> {
-    match &held.refused {
-        None => Ok(()),
-        Some(_) if !held.protected => Err(TokenError::Unprotected(held.public.to_multikey())),
-        Some(reason) => Err(unproved(&held.public, reason)),
-    }
 }
 
 /// Proves that the token has the private half, and that the half agrees on keys.

@@ -41,7 +41,8 @@ pub trait Token: Send + Sync {
         1
     }
 
-    /// Whether only a new process can see the token again after it was absent.
+    /// Whether a new process is known to help when the token is absent or fails: its module works again only there. If so,
+    /// a keeper tries one sooner.
     fn needs_new_process_after_absence(&self) -> bool {
         false
     }

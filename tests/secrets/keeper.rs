@@ -15,8 +15,8 @@ use claviger::{
     crypto::{Cek, EncryptedKey},
     keys::{Curve, PublicKey},
     secrets::{
-        Context, Custodian, FailoverSecrets, HeldKey, ImportKey, NewKey, Policy, Secrets, SecretsError, SignRequest,
-        Token, TokenError, TokenInfo, UnwrapRequest, WrapRequest,
+        Context, Custodian, FailoverSecrets, HeldKey, ImportKey, NewKey, Policy, Purpose, Secrets, SecretsError,
+        SignRequest, Token, TokenError, TokenInfo, UnwrapRequest, WrapRequest,
         keeper::{Keeper, KeeperClient, KeeperConnector, KeeperOptions, Role, refuse_connection},
     },
 };
@@ -119,16 +119,21 @@ impl<T: Token> Token for ReadOnlyToken<T> {
         self.0.keys()
     }
 
-    fn sign(&self, key: &PublicKey, input: &[u8]) -> Result<Vec<u8>, TokenError> {
-        self.0.sign(key, input)
+    fn sign(&self, key: &PublicKey, input: &[u8], purpose: &Purpose) -> Result<Vec<u8>, TokenError> {
+        self.0.sign(key, input, purpose)
     }
 
-    fn unwrap_cek(&self, key: &PublicKey, request: &UnwrapRequest) -> Result<Cek, TokenError> {
-        self.0.unwrap_cek(key, request)
+    fn unwrap_cek(&self, key: &PublicKey, request: &UnwrapRequest, purpose: &Purpose) -> Result<Cek, TokenError> {
+        self.0.unwrap_cek(key, request, purpose)
     }
 
-    fn wrap_cek(&self, key: &PublicKey, request: &WrapRequest) -> Result<Vec<EncryptedKey>, TokenError> {
-        self.0.wrap_cek(key, request)
+    fn wrap_cek(
+        &self,
+        key: &PublicKey,
+        request: &WrapRequest,
+        purpose: &Purpose,
+    ) -> Result<Vec<EncryptedKey>, TokenError> {
+        self.0.wrap_cek(key, request, purpose)
     }
 }
 
@@ -186,16 +191,21 @@ impl Token for ExhaustibleToken {
         self.token.keys()
     }
 
-    fn sign(&self, key: &PublicKey, input: &[u8]) -> Result<Vec<u8>, TokenError> {
-        self.count().sign(key, input)
+    fn sign(&self, key: &PublicKey, input: &[u8], purpose: &Purpose) -> Result<Vec<u8>, TokenError> {
+        self.count().sign(key, input, purpose)
     }
 
-    fn unwrap_cek(&self, key: &PublicKey, request: &UnwrapRequest) -> Result<Cek, TokenError> {
-        self.count().unwrap_cek(key, request)
+    fn unwrap_cek(&self, key: &PublicKey, request: &UnwrapRequest, purpose: &Purpose) -> Result<Cek, TokenError> {
+        self.count().unwrap_cek(key, request, purpose)
     }
 
-    fn wrap_cek(&self, key: &PublicKey, request: &WrapRequest) -> Result<Vec<EncryptedKey>, TokenError> {
-        self.count().wrap_cek(key, request)
+    fn wrap_cek(
+        &self,
+        key: &PublicKey,
+        request: &WrapRequest,
+        purpose: &Purpose,
+    ) -> Result<Vec<EncryptedKey>, TokenError> {
+        self.count().wrap_cek(key, request, purpose)
     }
 }
 

@@ -261,9 +261,11 @@ fn find_or_make_keys(args: &Args, maker: &mut KeyMaker, given: [Vec<GivenKey>; 2
         _ => maker.inventory()?,
     };
     let mut chosen: Vec<DidKey> = Vec::new();
-    for (relationship, names) in [Relationship::KeyAgreement, Relationship::Authentication].into_iter().zip(&given) {
+    let needed = [(Relationship::KeyAgreement, KeyUse::Agreement), (Relationship::Authentication, KeyUse::Signing)];
+    for ((relationship, usage), names) in needed.into_iter().zip(&given) {
         for (name, text) in names {
             let held = name.find(text, &inventory)?.ok_or_else(|| KeyName::unknown(text))?;
+            custodian::check_fits(held, usage, text)?;
             match chosen.iter_mut().find(|chosen| chosen.held.public == held.public) {
                 Some(chosen) => chosen.relationships.push(relationship),
                 None => chosen.push(DidKey { held: held.clone(), relationships: vec![relationship] }),

@@ -107,8 +107,21 @@ pub fn open_holder(config: &Config, name: &KeyName, text: &str) -> Result<(Custo
 /// document.
 pub fn prove_named(config: &Config, name: &KeyName, text: &str, usage: KeyUse) -> Result<HeldKey, Failure> {
     let (token, held) = open_holder(config, name, text)?;
+    check_fits(&held, usage, text)?;
     token.prove(config, &[(&held, usage)])?;
     Ok(held)
+}
+
+/// Checks, without using the key, that its token serves it and that it may be used so. `text` is its name as typed.
+pub fn check_fits(held: &HeldKey, usage: KeyUse, text: &str) -> Result<(), Failure> {
+    held.check_served().map_err(|error| Failure::from_token(&held.token, &error))?;
+    let relationship = match usage {
+        _ if usage.allows_key_agreement() && !held.usage.allows_key_agreement() => "keyAgreement",
+        _ if usage.allows_signing() && !held.usage.allows_signing() => "authentication",
+        _ => return Ok(()),
+    };
+    let message = format!("the key {text} cannot be used for {relationship}");
+    Err(Failure::usage("use-unfit", message).hint("`claviger key list` shows the use of each key"))
 }
 
 fn connect_to(config: &Config, token: &TokenConfig) -> Result<Connection, Failure> {
@@ -217,15 +230,7 @@ impl CustodianToken {
     /// belong together, and the use works now.
     pub fn prove(&self, config: &Config, keys: &[(&HeldKey, KeyUse)]) -> Result<(), Failure> {
         for (held, usage) in keys {
-            let unfit = [
-                (usage.allows_key_agreement() && !held.usage.allows_key_agreement(), "key agreement"),
-                (usage.allows_signing() && !held.usage.allows_signing(), "signatures"),
-            ];
-            // A key that is not served was not tested: its use is only what its attributes say.
-            if let Some((_, what)) = unfit.iter().find(|(is_unfit, _)| *is_unfit && held.refused.is_none()) {
-                let message = format!("the key {} cannot be used for {what}", held.public);
-                return Err(Failure::usage("use-unfit", message).hint("`claviger key list` shows the use of each key"));
-            }
+            check_fits(held, *usage, &held.public.to_string())?;
         }
         let keys: Vec<_> = keys.iter().map(|(held, usage)| (held.public.clone(), *usage)).collect();
         let proved = match &self.connection {

@@ -17,7 +17,7 @@ use super::{
     uri::Uri,
 };
 use crate::{
-    keys::PublicKey,
+    keys::{Curve, PublicKey},
     secrets::{HeldKey, Origin, TokenError, mutex::lock},
 };
 
@@ -27,6 +27,8 @@ pub(super) struct KeyTable {
     keys: RwLock<Arc<KeySet>>,
     /// The pairs that the last search found and that must not be used.
     refused: Mutex<Vec<HeldKey>>,
+    /// What the last search ignored. A key is logged once, and not at each search.
+    ignored: Mutex<Vec<IgnoredKey>>,
     /// Held by the thread that searches.
     searching: Mutex<()>,
     /// Held by the thread that makes or deletes keys.
@@ -51,6 +53,17 @@ struct SearchResult {
     usable: HashMap<PublicKey, Arc<UsableKey>>,
     /// All pairs, including those that must not be used.
     inventory: Vec<HeldKey>,
+    ignored: Vec<IgnoredKey>,
+}
+
+/// A private key that must not be used, and why.
+#[derive(PartialEq)]
+struct IgnoredKey {
+    label: String,
+    curve: Curve,
+    /// Its public half, if there is one.
+    key: Option<PublicKey>,
+    reason: String,
 }
 
 impl KeyTable {
@@ -74,7 +87,7 @@ impl KeyTable {
             if before.version.searches > last_search {
                 return Ok((before, Vec::new()));
             }
-            let SearchResult { usable, inventory } = context.search(session, &before)?;
+            let SearchResult { usable, inventory, ignored } = context.search(session, &before)?;
             // The login is checked after the search: it may end during the search, and then private objects
             // are not found.
             if context.login_required && !is_logged_in(&session.handle)? {
@@ -87,6 +100,7 @@ impl KeyTable {
                 *keys = Arc::new(KeySet { version, by_public: usable });
                 if context.needed_in(&before).is_none() {
                     *lock(&self.refused) = inventory.iter().filter(|held| held.refused.is_some()).cloned().collect();
+                    self.log_ignored(context.name, ignored);
                 }
                 return Ok((keys.clone(), inventory));
             }
@@ -96,6 +110,17 @@ impl KeyTable {
             // cannot deadlock.
             hold_changes.get_or_insert_with(|| lock(&self.changing));
         }
+    }
+
+    /// Logs the keys that the last search did not ignore.
+    fn log_ignored(&self, token: &str, ignored: Vec<IgnoredKey>) {
+        let mut logged = lock(&self.ignored);
+        for new in ignored.iter().filter(|key| !logged.contains(key)) {
+            let IgnoredKey { label, curve, key, reason } = new;
+            let key = key.as_ref().map(ToString::to_string);
+            tracing::warn!(token, label, key, %curve, reason, "key ignored");
+        }
+        *logged = ignored;
     }
 
     /// The pairs that the last search found and that must not be used.
@@ -135,7 +160,7 @@ impl KeyTable {
 
 impl SearchContext<'_> {
     fn search(&self, session: &mut OpenSession, before: &KeySet) -> CallResult<SearchResult> {
-        let mut result = SearchResult { usable: HashMap::new(), inventory: Vec::new() };
+        let mut result = SearchResult { usable: HashMap::new(), inventory: Vec::new(), ignored: Vec::new() };
         let mut tester = KnownAnswerTester::new(self.driver, &self.driver.profile.agreement.tiers);
         let needed = self.needed_in(before);
         let mut pairs = find_keys(&session.handle, self.uri)?;
@@ -157,13 +182,13 @@ impl SearchContext<'_> {
                     result.usable.entry(key.held.public.clone()).or_insert(Arc::new(key));
                 }
                 Err(reason) => {
-                    let label = found.label.as_deref().unwrap_or_default();
-                    let key = found.halves.first().map(|(public, _)| public.to_string());
-                    tracing::warn!(token = self.name, label, key, curve = %found.curve, reason, "key ignored");
-                    if let Some((public, _)) = found.halves.first() {
-                        let refused = Some(reason.into());
+                    let public = found.halves.first().map(|(public, _)| public);
+                    if let Some(public) = public {
+                        let refused = Some(reason.as_str().into());
                         result.inventory.push(HeldKey { refused, ..self.held_key(&found, public) });
                     }
+                    let (label, curve) = (found.label.clone().unwrap_or_default(), found.curve);
+                    result.ignored.push(IgnoredKey { label, curve, key: public.cloned(), reason });
                 }
             }
         }
