@@ -1,7 +1,10 @@
 //! Peers with several services and endpoints, of which some cannot be used, and peers whose documents are not there or
 //! are out of date for a while.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
 
 use claviger::{
     did::{Service, ServiceEndpoint},
@@ -92,37 +95,42 @@ fn a_peer_without_a_usable_route_is_waited_for() {
         assert_eq!(daemon.outbox_message(&id)["state"], "waiting", "{reason}");
         let call = peer.message(&daemon.did, "hello").return_route("all").finalize();
         let answer = daemon.post(peer.pack(&call).as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 200"), "{reason}: {answer}\n{}", daemon.log());
         let packed = answer.split_once("\r\n\r\n").unwrap().1;
         assert_eq!(peer.open(packed).0.body["content"], "when you call", "{reason}");
         daemon.wait_until("the message is sent", |daemon| daemon.outbox_message(&id)["state"] == "sent");
     }
 }
 
-/// A server of did:web documents, and a daemon that resolves them.
+/// A server of did:web documents, by path.
 struct DidServer {
-    document: Arc<Mutex<Response>>,
+    documents: Arc<Mutex<HashMap<String, Response>>>,
     server: Endpoint,
 }
 
 impl DidServer {
     fn new() -> Self {
-        let document: Arc<Mutex<Response>> = Arc::new(Mutex::new((404, String::new(), String::new())));
-        let served = document.clone();
-        Self { server: Endpoint::new(move |_| served.lock().unwrap().clone()), document }
+        let documents: Arc<Mutex<HashMap<String, Response>>> = Arc::default();
+        let served = documents.clone();
+        let absent = || (404, String::new(), String::new());
+        let server =
+            Endpoint::new(move |request| served.lock().unwrap().get(&request.path).cloned().unwrap_or_else(absent));
+        Self { server, documents }
     }
 
-    fn did(&self) -> String {
-        format!("did:web:localhost%3A{}", self.server.port)
+    fn did(&self, name: &str) -> String {
+        format!("did:web:localhost%3A{}:{name}", self.server.port)
     }
 
-    fn serve(&self, status: u16, body: &str) {
-        *self.document.lock().unwrap() = (status, String::new(), body.to_owned());
+    fn serve(&self, name: &str, status: u16, body: &str) {
+        let answer = (status, String::new(), body.to_owned());
+        self.documents.lock().unwrap().insert(format!("/{name}/did.json"), answer);
     }
 
-    /// A document of the DID with this key and endpoint.
-    fn text(&self, name: &str, key: &PublicKey, endpoint: &str) -> String {
-        let did = self.did();
-        let method = json!({"id": format!("{did}#{name}"), "type": "JsonWebKey2020", "controller": did,
+    /// The document of a DID with this key and endpoint.
+    fn document(&self, name: &str, kid: &str, key: &PublicKey, endpoint: &str) -> String {
+        let did = self.did(name);
+        let method = json!({"id": format!("{did}#{kid}"), "type": "JsonWebKey2020", "controller": did,
             "publicKeyJwk": key.to_jwk()});
         let service = json!({"id": format!("{did}#s"), "type": "DIDCommMessaging",
             "serviceEndpoint": [{"uri": endpoint, "accept": ["didcomm/v2"]}]});
@@ -141,16 +149,28 @@ impl DidServer {
 fn a_document_that_is_not_there_for_a_while_is_waited_for() {
     let (documents, live, peer) = (DidServer::new(), Endpoint::accepting(), Peer::new("peer"));
     let Some(daemon) = documents.daemon() else { return };
-    let sound = documents.text("k", &peer.person.agree[0], &live.uri());
-    let half = &sound[..sound.len() / 2];
-    for (status, body) in [(404, ""), (410, ""), (200, "<html>Back soon.</html>"), (200, half), (200, "{}")] {
-        documents.serve(status, body);
-        let id = daemon.send_text(&documents.did(), "patience").unwrap();
-        daemon.wait_until("the document was asked for", |daemon| daemon.outbox_message(&id)["tries"] != 0);
-        assert_eq!(daemon.outbox_message(&id)["state"], "waiting", "{status} {body}");
+    let sound = |name: &str| documents.document(name, "k", &peer.person.agree[0], &live.uri());
+    let half = sound("half");
+    let half = &half[..half.len() / 2];
+    let no_key = sound("nokey").replace("keyAgreement", "authentication");
+    let html = "<html>Back soon.</html>";
+    let faults =
+        [("absent", 404, ""), ("gone", 410, ""), ("page", 200, html), ("half", 200, half), ("nokey", 200, &no_key)];
+    let send = |(name, status, body): (&str, u16, &str)| {
+        documents.serve(name, status, body);
+        daemon.send_text(&documents.did(name), name).unwrap()
+    };
+    let ids = faults.map(send);
+    for id in &ids {
+        daemon.wait_until("the document was asked for", |daemon| !daemon.outbox_message(id)["problem"].is_null());
+        assert_eq!(daemon.outbox_message(id)["state"], "waiting", "{}", daemon.outbox_message(id));
     }
-    documents.serve(200, &sound);
-    daemon.wait_until("all messages are sent", |_| live.messages().len() == 5);
+    for (name, ..) in faults {
+        documents.serve(name, 200, &sound(name));
+    }
+    daemon.wait_until("all messages are sent", |daemon| {
+        ids.iter().all(|id| daemon.outbox_message(id)["state"] == "sent")
+    });
 }
 
 /// The peer has replaced its key, and refuses what is encrypted to the old one. The agent has the old document in its
@@ -170,11 +190,11 @@ fn a_replaced_key_is_fetched_when_the_peer_refuses_the_old_one() {
     });
     let Some(daemon) = documents.daemon() else { return };
     let key = &peer.person.agree[0];
-    documents.serve(200, &documents.text("old", key, &endpoint.uri()));
-    let first = daemon.send_text(&documents.did(), "to the old key").unwrap();
+    documents.serve("peer", 200, &documents.document("peer", "old", key, &endpoint.uri()));
+    let first = daemon.send_text(&documents.did("peer"), "to the old key").unwrap();
     daemon.wait_until("the message is sent", |daemon| daemon.outbox_message(&first)["state"] == "sent");
     *current.lock().unwrap() = "#new";
-    documents.serve(200, &documents.text("new", &peer.person.agree[1], &endpoint.uri()));
-    let second = daemon.send_text(&documents.did(), "to the new key").unwrap();
+    documents.serve("peer", 200, &documents.document("peer", "new", &peer.person.agree[1], &endpoint.uri()));
+    let second = daemon.send_text(&documents.did("peer"), "to the new key").unwrap();
     daemon.wait_until("the message is sent", |daemon| daemon.outbox_message(&second)["state"] == "sent");
 }

@@ -29,7 +29,7 @@ const UNUSABLE_PAUSE: Duration = Duration::from_secs(30);
 /// The interval at which a message that waits for a permit is checked for a return route.
 const ROUTE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// How often a peer may refuse a message for good while its document cannot be fetched again.
-const MAX_UNCERTAIN_REFUSALS: u32 = 3;
+const MAX_UNCERTAIN_REFUSALS: u32 = 8;
 /// The most bytes of the reasons that are kept of one attempt.
 const MAX_REASON: usize = 1000;
 
@@ -85,7 +85,7 @@ impl Outbox {
                 self.parts.metrics.send_attempted(&entry.kind, "token-away");
                 Attempt::TokenAway(TOKEN_PAUSE)
             }
-            Unsent::NotPacked(PackError::Failed(error)) if error.is_retryable => {
+            Unsent::NotPacked(PackError::Failed(error)) if error.is_retryable && error.fault == SendFault::Own => {
                 // Only this message: its tries count, not those of the peer.
                 let pause = backoff(entry.tries.saturating_add(1));
                 self.record_later(entry, begun, pause, error.reason, shutdown).await;
@@ -98,7 +98,7 @@ impl Outbox {
                 }
                 Attempt::PeerUnavailable(pause)
             }
-            Unsent::Failed(error) if error.is_retryable => {
+            Unsent::NotPacked(PackError::Failed(error)) | Unsent::Failed(error) if error.is_retryable => {
                 let shortest = error.retry_after.unwrap_or_default().min(options.longest_pause);
                 let pause = backoff(failures).max(shortest);
                 self.record_later(entry, begun, pause, error.reason, shutdown).await;

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use serde_json::Map;
 
-use super::{state::Outbox, transport::SendError};
+use super::{
+    state::Outbox,
+    transport::{SendError, SendFault},
+};
 use crate::{
     agent::{
         canonical_did::canonical_did,
@@ -224,7 +227,7 @@ impl Outbox {
 
     fn unless_too_long(&self, prepared: &Prepared, reason: String) -> PackError {
         match now() < prepared.created.saturating_add(self.parts.options.unresolved_lifetime) {
-            true => PackError::Failed(SendError::retryable(reason)),
+            true => PackError::Failed(SendError { fault: SendFault::Unreachable, ..SendError::retryable(reason) }),
             false => permanent(reason),
         }
     }
