@@ -24,7 +24,7 @@ pub struct OwnDids {
     secrets: Arc<dyn Secrets>,
     documents: watch::Sender<Arc<Documents>>,
     identities: watch::Sender<Arc<Identities>>,
-    /// The DIDs whose documents have a key that no token proves.
+    /// The DIDs whose documents have a key that no token proves, sorted.
     refused: watch::Sender<Arc<Vec<RefusedDid>>>,
     /// The refused DIDs as they were logged last.
     logged: Mutex<Arc<Vec<RefusedDid>>>,
@@ -91,13 +91,12 @@ impl OwnDids {
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.refused();
         let before = std::mem::replace(&mut *logged, now.clone());
-        for RefusedDid { did, keys } in now.iter().filter(|refused| !before.contains(refused)) {
+        for RefusedDid { did, keys } in now.iter().filter(|refused| find(&before, &refused.did) != Some(refused)) {
             for key in keys {
                 tracing::error!(%did, id = key.id, reason = key.why, "DID refused: a key of its document is not proved");
             }
         }
-        let is_refused = |did: &str| now.iter().any(|refused| refused.did == did);
-        for RefusedDid { did, .. } in before.iter().filter(|refused| !is_refused(&refused.did)) {
+        for RefusedDid { did, .. } in before.iter().filter(|refused| find(&now, &refused.did).is_none()) {
             tracing::warn!(%did, "DID no longer refused");
         }
     }
@@ -188,9 +187,17 @@ impl OwnDids {
     /// Looks up again which of our keys the tokens hold.
     pub fn refresh(&self) {
         let all = self.documents.borrow().all.clone();
-        self.refused.send_replace(Arc::new(refused_documents(&self.secrets.keys().borrow(), &all)));
+        let mut refused = refused_documents(&self.secrets.keys().borrow(), &all);
+        refused.sort_by(|one, other| one.did.cmp(&other.did));
+        self.refused.send_replace(Arc::new(refused));
         let (identities, _) = Identities::with_missing_keys(self.secrets.clone(), all);
         self.identities.send_replace(Arc::new(identities));
+    }
+
+    /// Returns the DID URLs of all methods in our documents.
+    pub(super) fn key_ids(&self) -> HashSet<String> {
+        let documents = self.documents.borrow();
+        documents.all.iter().flat_map(|document| document.all_methods()).map(|method| method.id.clone()).collect()
     }
 
     /// Returns the DID URLs of the methods in our documents whose keys no token has shown, also those of refused DIDs.
@@ -236,7 +243,7 @@ impl OwnDids {
 
     /// Whether the DID is ours, and not refused.
     fn is_own(&self, documents: &Documents, document: &Document) -> bool {
-        self.is_held(documents, document) && !self.refused.borrow().iter().any(|refused| refused.did == document.id())
+        self.is_held(documents, document) && find(&self.refused.borrow(), document.id()).is_none()
     }
 
     /// Whether the DID was made here, or a token holds one of its keys.
@@ -251,6 +258,12 @@ impl OwnDids {
     fn own_active<'a>(&'a self, documents: &'a Documents) -> impl Iterator<Item = &'a Document> {
         self.own(documents).filter(|document| !documents.is_retired(document))
     }
+}
+
+/// Finds a DID among the refused ones, which are sorted. This is asked for with each message.
+fn find<'a>(refused: &'a [RefusedDid], did: &str) -> Option<&'a RefusedDid> {
+    let position = refused.binary_search_by(|refused| refused.did.as_str().cmp(did)).ok()?;
+    refused.get(position)
 }
 
 impl Documents {

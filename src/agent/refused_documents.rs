@@ -1,6 +1,8 @@
 //! Documents of our DIDs that name a key which no token proves. Such a DID is refused: peers would encrypt to a key that
 //! we do not have, and somebody else may have it.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 
 use crate::{
@@ -39,14 +41,17 @@ pub struct UnprovedKey {
 /// A document with several keys in a relationship is not refused because one of them is in no token: its token may have
 /// been replaced.
 pub(super) fn refused_documents(held: &HeldKeys, documents: &[Document]) -> Vec<RefusedDid> {
+    // The first of several pairs with one public half counts, as in a search.
+    let reasons = held.refused().iter().rev().filter_map(|pair| Some((&pair.public, pair.refused.as_deref()?)));
+    let reasons: HashMap<&PublicKey, &str> = reasons.collect();
     let refused = |document: &Document| {
-        let keys = unproved_keys(held, document);
+        let keys = unproved_keys(held, &reasons, document);
         (!keys.is_empty()).then(|| RefusedDid { did: document.id().to_owned(), keys })
     };
     documents.iter().filter_map(refused).collect()
 }
 
-fn unproved_keys(held: &HeldKeys, document: &Document) -> Vec<UnprovedKey> {
+fn unproved_keys(held: &HeldKeys, reasons: &HashMap<&PublicKey, &str>, document: &Document) -> Vec<UnprovedKey> {
     let mut unproved: Vec<UnprovedKey> = Vec::new();
     for relationship in [Relationship::KeyAgreement, Relationship::Authentication] {
         // Keys on curves that no token of ours can have say nothing.
@@ -57,9 +62,7 @@ fn unproved_keys(held: &HeldKeys, document: &Document) -> Vec<UnprovedKey> {
         let is_derived = relationship == Relationship::KeyAgreement && document.id().starts_with("did:key:");
         let none_served = held.is_complete() && !is_derived && !keys.iter().any(|(_, key)| is_served(key));
         for (id, key) in keys {
-            let refused =
-                held.refused().iter().find(|pair| pair.public == *key).and_then(|pair| pair.refused.as_deref());
-            let why = match refused {
+            let why = match reasons.get(key).copied() {
                 _ if is_served(key) => continue,
                 Some(reason) if held.get(key).is_none() => reason,
                 _ if !none_served => continue,
