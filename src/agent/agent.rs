@@ -109,20 +109,19 @@ impl Agent {
     }
 
     /// Reads the documents of our DIDs again, after a DID was created while the agent runs. Waits up to ten seconds
-    /// until the tokens have shown the keys that the documents name now and did not name before. It does not wait for
-    /// the keys of a token that was away already.
+    /// until the tokens have shown the keys that the documents name now and did not name before.
     ///
     /// # Errors
     /// A message for people, if a document is damaged. Then the DIDs stay as they are.
     pub async fn reload_dids(&self) -> Result<(), String> {
         let Some(reload) = &self.reload_documents else { return Ok(()) };
-        let missing_before = self.own_dids.missing_keys();
+        let known = self.own_dids.key_ids();
         self.own_dids.replace(reload()?);
         self.rotations.retire_expired().await;
         // A token may take some seconds to announce a new key.
         let mut keys = self.own_dids.secrets().keys();
         let all_shown = async {
-            let is_new_missing = || self.own_dids.missing_keys().iter().any(|key| !missing_before.contains(key));
+            let is_new_missing = || self.own_dids.missing_keys().iter().any(|key| !known.contains(key));
             while is_new_missing() && keys.changed().await.is_ok() {
                 keys.borrow_and_update();
                 self.own_dids.refresh();
