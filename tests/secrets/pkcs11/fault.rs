@@ -262,14 +262,8 @@ mod costs {
             let authcrypt = || assert!(opens(&token, &key, Some(&sender)));
             let reply = || wraps(&token, &key, &recipient);
             let sign = || drop(token.sign(&key, b"input", &Purpose::KeyTest).unwrap());
-            let counted = [
-                calls(&anoncrypt),
-                calls(&authcrypt),
-                calls(&authcrypt),
-                calls(&reply),
-                calls(&reply),
-                calls(&sign),
-            ];
+            let counted =
+                [calls(&anoncrypt), calls(&authcrypt), calls(&authcrypt), calls(&reply), calls(&reply), calls(&sign)];
             assert_eq!(counted, expected, "{tier}");
         });
     }
