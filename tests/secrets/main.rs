@@ -14,3 +14,4 @@ mod keyring;
 mod piv;
 #[cfg(feature = "pkcs11")]
 mod pkcs11;
+mod prove;
