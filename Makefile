@@ -66,10 +66,12 @@ gate: rust ## search the memory of a working agent for secrets, SNAPSHOTS (1000)
 	@$(modules)
 	CLAVIGER_GATE_SNAPSHOTS=$(SNAPSHOTS) cargo test $(workspace) --test process -- memory_gate::
 
-soak: rust ## run the long tests: 640,000 operations on a failing token, 1,000,000 derivations; SOAK=short: one to two minutes
+soak: rust ## run the long tests: operations on a failing token, derivations, ten minutes of attacks; SOAK=short: three minutes
 	@$(modules)
-	CLAVIGER_SOAK=$(SOAK) cargo test $(workspace) $(if $(filter whole,$(SOAK)),$(optimised)) --test keeper -- \
-		soak:: --nocapture --test-threads=1
+	export CLAVIGER_SOAK=$(SOAK)
+	soak=(cargo test $(workspace) $(if $(filter whole,$(SOAK)),$(optimised)))
+	"$${soak[@]}" --test keeper -- soak:: --nocapture --test-threads=1
+	"$${soak[@]}" --test daemon -- attacks:: --nocapture
 
 # BENCH_FLAGS=--test only checks that the benchmarks run, so a debug build is enough.
 bench: rust ## measure the figures of docs/performance.md, and those of didcomm 0.4.1
