@@ -31,7 +31,7 @@ use crate::{
 
 /// The most key derivations that the tokens may make to open one layer: two attempts with ECDH-ES, which cost one
 /// derivation each, or one attempt with ECDH-1PU, which costs two. Without this limit, a stranger could waste a token's
-/// time by naming many of our keys.
+/// time by naming many of our keys. A keyring may repeat an attempt once, and check the token with a known answer.
 const MAX_DERIVATIONS: u32 = 2;
 
 /// How a message is opened.
