@@ -13,7 +13,7 @@ use super::{
 use crate::agent::store::types::{CommitOutcome, Millis, Record, Stranger};
 
 /// How many of the oldest strangers are looked at to find one that has no message here.
-const SEARCHED: i64 = 64;
+const SEARCHED: i64 = 16;
 
 /// The unread messages of all peers, in bytes of sealed content.
 pub(super) struct Unread {
