@@ -169,7 +169,8 @@ impl<'a> PackEncrypted<'a> {
         self
     }
 
-    /// Whether to wrap the message for the mediators that the recipient's document names. Default: `true`.
+    /// Whether to wrap the message for the mediators that the recipient's document names. Without it, a mediator that
+    /// cannot be used is no error. Default: `true`.
     pub fn forward(mut self, forward: bool) -> Self {
         self.forward = forward;
         self
@@ -258,7 +259,12 @@ impl<'a> PackEncrypted<'a> {
             Some(id) => Routes::of_service(&document, id, resolver).await?,
             None => Routes::find(&document, resolver).await,
         };
-        let messaging_service = match routes.into_first()? {
+        let route = match routes.into_first() {
+            // A message that is not wrapped needs no route.
+            Err(_) if !self.forward && self.messaging_service.is_none() => None,
+            route => route?,
+        };
+        let messaging_service = match route {
             Some(route) if self.forward => {
                 let (headers, keys) = (self.headers_of_forwards(), &route.routing_keys);
                 packed = wrap_in_forward(&packed, headers.as_ref(), to_did, keys, self.enc, resolver).await?;

@@ -177,7 +177,7 @@ fn a_document_that_is_not_there_for_a_while_is_waited_for() {
 /// cache.
 #[test]
 fn a_replaced_key_is_fetched_when_the_peer_refuses_the_old_one() {
-    let (documents, peer) = (DidServer::new(), Peer::new("peer"));
+    let (documents, peer, later) = (DidServer::new(), Peer::new("peer"), Peer::new("later"));
     let current = Arc::new(Mutex::new("#old"));
     let expected = current.clone();
     let endpoint = Endpoint::new(move |request| {
@@ -194,7 +194,7 @@ fn a_replaced_key_is_fetched_when_the_peer_refuses_the_old_one() {
     let first = daemon.send_text(&documents.did("peer"), "to the old key").unwrap();
     daemon.wait_until("the message is sent", |daemon| daemon.outbox_message(&first)["state"] == "sent");
     *current.lock().unwrap() = "#new";
-    documents.serve("peer", 200, &documents.document("peer", "new", &peer.person.agree[1], &endpoint.uri()));
+    documents.serve("peer", 200, &documents.document("peer", "new", &later.person.agree[0], &endpoint.uri()));
     let second = daemon.send_text(&documents.did("peer"), "to the new key").unwrap();
     daemon.wait_until("the message is sent", |daemon| daemon.outbox_message(&second)["state"] == "sent");
 }
