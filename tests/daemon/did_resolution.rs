@@ -3,6 +3,8 @@
 
 use std::{
     collections::HashMap,
+    io::Write,
+    net::{TcpListener, TcpStream},
     sync::{Arc, Mutex},
 };
 
@@ -266,15 +268,23 @@ fn faults_of_a_document_server_are_waited_for() {
 #[test]
 fn servers_that_never_answer_do_not_hold_all_workers() {
     // Nobody accepts the connections, so the kernel holds them.
-    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = silent.local_addr().unwrap().port();
     let net = format!("did_web_plain_http_for = [\"localhost:{port}\"]");
     let Some(daemon) = running(&format!("[net]\nallow_private = [\"127.0.0.0/8\"]\n{net}\n")) else { return };
     let (mallory, honest) = (Peer::new("mallory"), Peer::new("honest"));
-    for number in 0..200 {
-        let did = format!("did:web:localhost%3A{port}:{number}");
-        assert_eq!(daemon.post_status(authcrypt_as(&mallory, &did, &format!("{did}#k"), &daemon, "no")), 202);
-    }
+    // The responses are not waited for: each may take some seconds.
+    let _posts: Vec<_> = (0..200)
+        .map(|number| {
+            let did = format!("did:web:localhost%3A{port}:{number}");
+            let packed = authcrypt_as(&mallory, &did, &format!("{did}#k"), &daemon, "no").to_string();
+            let mut stream = TcpStream::connect(("127.0.0.1", daemon.port)).unwrap();
+            let head = "POST / HTTP/1.1\r\nhost: a\r\ncontent-type: application/didcomm-encrypted+json\r\n";
+            write!(stream, "{head}content-length: {}\r\n\r\n{packed}", packed.len()).unwrap();
+            stream
+        })
+        .collect();
+    daemon.wait_until("all messages are stored", |daemon| daemon.metric("claviger_waiting{queue=\"inbox\"}") >= 200.0);
     assert_eq!(daemon.post_status(honest.pack_text(&daemon.did, "lunch?")), 202);
     daemon.wait_until("the honest message arrived", |daemon| daemon.unread_texts() == ["lunch?"]);
     // Each waits ten seconds for its server. If all workers did, the honest message would follow after most of them.
