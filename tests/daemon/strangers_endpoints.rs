@@ -175,9 +175,8 @@ fn the_operators_servers_are_no_licence_for_strangers() {
             endpoints.push(inside.uri());
         }
         for uri in &endpoints {
-            let mallory = Peer::with_endpoint("mallory", uri);
-            ping(&daemon, &mallory);
-            let id = daemon.send_text(mallory.did(), "no").unwrap();
+            ping(&daemon, &Peer::with_endpoint("mallory", uri));
+            let id = daemon.send_text(Peer::with_endpoint("another", uri).did(), "no").unwrap();
             daemon.wait_until("the reason is visible", |daemon| !daemon.outbox_message(&id)["problem"].is_null());
             let message = daemon.outbox_message(&id);
             let problem = message["problem"].as_str().unwrap();
