@@ -81,11 +81,12 @@ pub async fn record_acceptance(received: &Received, tx: &mut Transaction<'_>) ->
         issued.used_by = Some(connection.peer_did.clone());
         // The record never expires: a forgotten acceptance would make the invitation usable again.
         tx.put(&key, &issued, None);
+        // An invitation for many may be public. Who accepts that one stays a stranger until the application writes.
+        connection.stranger = false;
+        tx.keep_sender();
     }
     connection.invitation = Some(key);
-    connection.stranger = false;
     connection.put(tx);
-    tx.keep_sender();
     Ok(())
 }
 
@@ -184,6 +185,18 @@ mod tests {
             assert_eq!(accept(&harness, &response(peer, "inv")).await.unwrap().written, [Connection::KIND]);
             assert_eq!(invitation_of(&harness, peer).as_deref(), Some("inv"));
         }
+    }
+
+    /// A public invitation must not let strangers fill the room of known peers.
+    #[tokio::test]
+    async fn only_an_invitation_for_one_makes_its_peer_known() {
+        let harness = Harness::default();
+        issue(&harness, "one", false, None);
+        issue(&harness, "many", true, None);
+        accept(&harness, &response(ALICE, "one")).await.unwrap();
+        accept(&harness, &response(BOB, "many")).await.unwrap();
+        let is_stranger = |peer| harness.record::<Connection>(&Connection::key(OWN_DID, peer)).unwrap().stranger;
+        assert!(!is_stranger(ALICE) && is_stranger(BOB));
     }
 
     #[tokio::test]
