@@ -1,6 +1,11 @@
 //! What the public side answers strangers besides messages, and what that may cost.
 
-use std::{fs, io::Write, net::TcpStream, time::Duration};
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    time::Duration,
+};
 
 use claviger::agent::protocol::out_of_band::Invitation;
 use serde_json::Value;
@@ -74,7 +79,7 @@ fn did_webs_with_one_path_are_told_apart_by_host() {
 /// The limits hold for all listening sockets together.
 #[test]
 fn connections_are_limited_over_all_listening_sockets() {
-    let Some(mut daemon) = Daemon::with_config("connections_per_address = 4", "") else { return };
+    let Some(mut daemon) = Daemon::with_config("connections_per_address = 4\nheader_seconds = 300", "") else { return };
     let second = free_port();
     let file = daemon.home.path().join("claviger.toml");
     let text = fs::read_to_string(&file).unwrap();
@@ -83,8 +88,18 @@ fn connections_are_limited_over_all_listening_sockets() {
     assert!(text.contains(&one), "{text}");
     fs::write(&file, text.replace(&one, &both)).unwrap();
     daemon.start();
-    let idle: Vec<TcpStream> =
-        (0..4).map(|number| TcpStream::connect(("127.0.0.1", [daemon.port, second][number % 2])).unwrap()).collect();
+    // Each of the four has got an answer, so it was admitted, and stays open.
+    let mut open = Vec::new();
+    for number in 0..4 {
+        daemon.wait_until("a connection is accepted", |daemon| {
+            let mut stream = TcpStream::connect(("127.0.0.1", [daemon.port, second][number % 2])).unwrap();
+            stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+            let _ = stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+            let is_answered = stream.read_exact(&mut [0]).is_ok();
+            open.extend(is_answered.then_some(stream));
+            is_answered
+        });
+    }
     let is_turned_away = |port| {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         let _ = stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
@@ -93,7 +108,7 @@ fn connections_are_limited_over_all_listening_sockets() {
     for port in [daemon.port, second] {
         daemon.wait_until("further connections are refused", |_| is_turned_away(port));
     }
-    drop(idle);
+    drop(open);
     daemon.wait_until("a connection is accepted again", |_| !is_turned_away(second));
 }
 
