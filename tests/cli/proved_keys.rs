@@ -87,6 +87,9 @@ fn a_key_that_cannot_do_its_use_enters_no_document() {
             }
             assert_eq!(listed(&home, label)["served"], Value::from(label == "signs-only"), "{label}");
         }
+        // The document of a did:key on P-256 has its key for both uses, whatever was asked for.
+        let ran = home.run("--json did create --method key --authentication signs-only");
+        assert_eq!(ran.error(2), "use-unfit", "{}", ran.stderr());
         assert_eq!(documents(&home), before, "no document was stored or changed");
         home.run("did create --method peer:2 --authentication signs-only").success();
     }

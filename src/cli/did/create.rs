@@ -284,14 +284,34 @@ fn find_or_make_keys(args: &Args, maker: &mut KeyMaker, given: [Vec<GivenKey>; 2
     Ok(made)
 }
 
-/// Returns the one key of a did:key.
+/// Returns the one key of a did:key, with each relationship that the document gives to the key, whatever was asked for:
+/// peers use all of them, and so all are proved.
 fn single_key(maker: &mut KeyMaker, mut chosen: Vec<DidKey>) -> Result<Vec<DidKey>, Failure> {
     if chosen.len() > 1 {
         return Err(Failure::usage("bad-arguments", "a did:key is one key: give one, or the same for both"));
     }
     if chosen.is_empty() {
         let held = maker.make(0, Curve::P256, KeyUse::Both)?;
-        chosen.push(DidKey { held, relationships: vec![Relationship::KeyAgreement, Relationship::Authentication] });
+        chosen.push(DidKey { held, relationships: Vec::new() });
+    }
+    for DidKey { held, relationships } in &mut chosen {
+        let document = key::create(&held.public);
+        let names_key = |relationship: &Relationship| {
+            document.methods(*relationship).any(|method| method.key.as_ref() == Ok(&held.public))
+        };
+        *relationships =
+            [Relationship::KeyAgreement, Relationship::Authentication].into_iter().filter(names_key).collect();
+        if relationships.len() > 1 && held.usage != KeyUse::Both {
+            let message = format!(
+                "the document of a did:key on {} has its key for keyAgreement and for authentication, and the key {} can \
+                 be used for one of them only",
+                held.public.curve(),
+                held.public
+            );
+            return Err(Failure::usage("use-unfit", message).hint(
+                "--method peer:2 makes a DID with a key for each use; `claviger key list` shows the use of each key",
+            ));
+        }
     }
     Ok(chosen)
 }
