@@ -260,16 +260,17 @@ impl TokenRegistry {
 
     /// Publishes the key table. `state` maps the token's index and the key with its old state to its new state.
     fn publish(&self, state: impl Fn(usize, &HeldKey) -> KeyState) {
-        let key_table = self.key_table();
-        let mut refused = Vec::new();
-        let mut is_complete = true;
-        for token in &self.tokens {
-            match &*lock(&token.refused) {
-                Some(pairs) => refused.extend(pairs.iter().cloned()),
-                None => is_complete = false,
-            }
-        }
         self.keys.send_if_modified(|published| {
+            // Read here, where one thread at a time publishes: otherwise an older key table might be published last.
+            let key_table = self.key_table();
+            let mut refused = Vec::new();
+            let mut is_complete = true;
+            for token in &self.tokens {
+                match &*lock(&token.refused) {
+                    Some(pairs) => refused.extend(pairs.iter().cloned()),
+                    None => is_complete = false,
+                }
+            }
             let mut states: HashMap<(&str, &PublicKey), KeyState> =
                 published.iter().map(|held| ((&*held.token, &held.public), held.state)).collect();
             let mut keys = Vec::new();

@@ -30,6 +30,8 @@ enum Execution {
         queue: mpsc::SyncSender<Job>,
         latency: Arc<Latency>,
         running: RunningOperations,
+        /// The number of threads. The token's concurrency may change when it is opened.
+        threads: usize,
         /// Disconnected when every thread has dropped the token.
         threads_end: Mutex<mpsc::Receiver<()>>,
     },
@@ -51,7 +53,8 @@ impl Worker {
         let receiver = Arc::new(Mutex::new(receiver));
         let (end, threads_end) = mpsc::channel::<()>();
         let latency = Arc::<Latency>::default();
-        for number in 0..token.concurrency().max(1) {
+        let threads = token.concurrency().max(1);
+        for number in 0..threads {
             let (token, receiver, end) = (token.clone(), receiver.clone(), end.clone());
             let latency = latency.clone();
             thread::Builder::new()
@@ -71,6 +74,7 @@ impl Worker {
             queue: sender,
             latency,
             running: RunningOperations::default(),
+            threads,
             threads_end: Mutex::new(threads_end),
         };
         Self { name: token.name().into(), token, execution }
@@ -131,7 +135,7 @@ impl Worker {
     pub(super) fn hangs(&self) -> bool {
         match &self.execution {
             Execution::CallerThread => false,
-            Execution::WorkerThreads { running, .. } => running.hang(self.token.concurrency(), HANG_TIME),
+            Execution::WorkerThreads { running, threads, .. } => running.hang(*threads, HANG_TIME),
         }
     }
 
