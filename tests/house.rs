@@ -21,7 +21,8 @@ use rules::{Absence, Word};
 use source::Source;
 
 /// The modules below `src`, the lowest first. A module uses only itself and those before it.
-const LAYERS: [&str; 11] = ["json", "process", "keys", "crypto", "secrets", "did", "jose", "didcomm", "net", "agent", "cli"];
+const LAYERS: [&str; 11] =
+    ["json", "process", "keys", "crypto", "secrets", "did", "jose", "didcomm", "net", "agent", "cli"];
 /// Pairs of layers: the first does not use the second, although the second is lower.
 const APART: [(&str, &str); 1] = [("did", "secrets")];
 

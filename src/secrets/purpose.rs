@@ -57,7 +57,8 @@ mod tests {
 
     #[test]
     fn text_names_the_peer_and_is_safe_to_print() {
-        let text = |operation, peer: Option<&str>| Purpose::Operation { operation, peer: peer.map(Into::into) }.to_string();
+        let text =
+            |operation, peer: Option<&str>| Purpose::Operation { operation, peer: peer.map(Into::into) }.to_string();
         assert_eq!(
             text(KeyOperation::Unwrap, Some("did:example:alice")),
             "to read a message that says it is from did:example:alice"

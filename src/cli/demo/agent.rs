@@ -210,7 +210,12 @@ impl Token for RecordingToken {
         self.record(kind, key, || self.token.unwrap_cek(key, request, purpose))
     }
 
-    fn wrap_cek(&self, key: &PublicKey, request: &WrapRequest, purpose: &Purpose) -> Result<Vec<EncryptedKey>, TokenError> {
+    fn wrap_cek(
+        &self,
+        key: &PublicKey,
+        request: &WrapRequest,
+        purpose: &Purpose,
+    ) -> Result<Vec<EncryptedKey>, TokenError> {
         self.record(OperationKind::Wrap, key, || self.token.wrap_cek(key, request, purpose))
     }
 }

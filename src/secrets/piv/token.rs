@@ -78,10 +78,19 @@ impl Token for YubiKey {
     }
 
     fn unwrap_cek(&self, key: &PublicKey, request: &UnwrapRequest, purpose: &Purpose) -> Result<Cek, TokenError> {
-        self.run_operation(key, KeyUse::allows_key_agreement, |state, key| operate::unwrap(self, state, key, request, purpose))
+        self.run_operation(key, KeyUse::allows_key_agreement, |state, key| {
+            operate::unwrap(self, state, key, request, purpose)
+        })
     }
 
-    fn wrap_cek(&self, key: &PublicKey, request: &WrapRequest, purpose: &Purpose) -> Result<Vec<EncryptedKey>, TokenError> {
-        self.run_operation(key, KeyUse::allows_key_agreement, |state, key| operate::wrap(self, state, key, request, purpose))
+    fn wrap_cek(
+        &self,
+        key: &PublicKey,
+        request: &WrapRequest,
+        purpose: &Purpose,
+    ) -> Result<Vec<EncryptedKey>, TokenError> {
+        self.run_operation(key, KeyUse::allows_key_agreement, |state, key| {
+            operate::wrap(self, state, key, request, purpose)
+        })
     }
 }

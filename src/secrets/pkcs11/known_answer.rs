@@ -280,7 +280,9 @@ const ATTEMPTS: usize = 4;
 /// as long as it runs, so a short failure must not count.
 fn retry_transient<T>(mut test: impl FnMut() -> CallResult<T>) -> CallResult<T> {
     let is_transient = |answer: &CallResult<T>| {
-        answer.as_ref().is_err_and(|error| matches!(error.kind(), Some(FailureKind::Ambiguous | FailureKind::Full | FailureKind::Device)))
+        answer.as_ref().is_err_and(|error| {
+            matches!(error.kind(), Some(FailureKind::Ambiguous | FailureKind::Full | FailureKind::Device))
+        })
     };
     let answer = (1..ATTEMPTS).map(|_| test()).find(|answer| !is_transient(answer));
     answer.unwrap_or_else(test)

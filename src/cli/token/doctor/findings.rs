@@ -238,7 +238,8 @@ impl Findings {
             }
         }
         if it.verdict == Some(Verdict::Anoncrypt) {
-            let message = "the token does ECDH-ES and not ECDH-1PU: its keys open anoncrypt only, and enter no DID document";
+            let message =
+                "the token does ECDH-ES and not ECDH-1PU: its keys open anoncrypt only, and enter no DID document";
             self.add("anoncrypt-only", Level::Bad, message).about(it.curve).hint("use another curve");
         }
         if it.signs == Some(false) && it.verdict == Some(Verdict::Authcrypt) {
