@@ -22,8 +22,8 @@ const REMEMBERED: usize = 10_000;
 /// Tells known peers from strangers when the application writes to them.
 pub struct KnownPeers {
     store: Arc<SealedStore>,
-    /// The keys of connections that are known to be kept.
-    recent: Cache<String, ()>,
+    /// The keys of connections that are known to be kept, and whether the peer's long form is kept too.
+    recent: Cache<String, bool>,
 }
 
 impl KnownPeers {
@@ -38,7 +38,9 @@ impl KnownPeers {
     /// [`StoreError`] if the store fails or is sealed.
     pub async fn changes(&self, own_did: &str, peer_did: &str) -> Result<Vec<Change>, StoreError> {
         let name = Connection::key(own_did, peer_did);
-        if self.recent.get(&name).is_some() {
+        // The application may name the long form later than the short form.
+        let names_long_form = canonical_did(peer_did) != peer_did;
+        if self.recent.get(&name).is_some_and(|has_long_form| has_long_form || !names_long_form) {
             return Ok(Vec::new());
         }
         let own_did = current_own_did(&self.store, own_did).await?;
@@ -47,19 +49,19 @@ impl KnownPeers {
         let (old, revision) = self.store.get::<Connection>(&key).await?.unzip();
         let mut changes = Vec::new();
         let mut new = old.clone().unwrap_or_else(|| Connection::new(&own_did, &peer, now()));
-        if new.stranger {
-            new.stranger = false;
-            changes.push(Change::Keep(canonical_did(&peer).to_owned()));
-        }
+        new.stranger = false;
         if !new.long_form_kept && is_long_form_of(peer_did, &peer) {
             changes.extend(self.keep_long_form(peer_did).await?);
             new.long_form_kept = true;
         }
-        match old.as_ref() == Some(&new) {
+        if old.as_ref() == Some(&new) {
             // Nothing has to be kept any more. The next messages need not ask the store.
-            true => self.recent.insert(name, ()),
-            false => changes.push(self.store.put_change(&key, &new, revision.unwrap_or(0), None)?),
+            self.recent.insert(name, new.long_form_kept);
+            return Ok(changes);
         }
+        // To another DID of ours the peer may have written as a stranger.
+        changes.push(Change::Keep(canonical_did(&peer).to_owned()));
+        changes.push(self.store.put_change(&key, &new, revision.unwrap_or(0), None)?);
         Ok(changes)
     }
 

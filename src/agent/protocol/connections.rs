@@ -131,6 +131,10 @@ pub async fn update_connection(received: &Received, tx: &mut Transaction<'_>) ->
             tx.put(sender, &PeerDocument { long }, None);
         }
         new.long_form_kept = true;
+        // To another DID of ours the peer may have written as a stranger.
+        if !new.stranger {
+            tx.keep_sender();
+        }
     }
     if let Some(langs) = &received.message.accept_lang {
         let langs = langs.iter().take(MAX_LANGS).map(|lang| truncate_to(lang, MAX_LANG).to_owned());
@@ -211,6 +215,10 @@ mod tests {
         assert_eq!(receive(&harness, &message(long.id())).await.written, [PeerDocument::KIND, Connection::KIND]);
         assert!(receive(&harness, &message(long.id())).await.written.is_empty());
         assert_eq!(harness.record(short.id()), Some(PeerDocument { long: long.id().to_owned() }));
+        // The peer is known, and its long form was remembered when it wrote as a stranger to another DID of ours.
+        harness.set(&Connection::key(OWN_DID, short.id()), &Connection::new(OWN_DID, short.id(), NOW));
+        let outcome = receive(&harness, &message(long.id())).await;
+        assert!(outcome.kept && outcome.written == [Connection::KIND], "{outcome:?}");
     }
 
     #[tokio::test]

@@ -39,6 +39,8 @@ pub struct Outcome {
     pub delivered: bool,
     /// The kinds of the records that were written.
     pub written: Vec<String>,
+    /// Whether everything about the sender is kept.
+    pub kept: bool,
 }
 
 /// A message from an authenticated peer to [`OWN_DID`].
@@ -101,7 +103,7 @@ impl Harness {
                     assert_eq!(entry.1, revision, "the record was not read before it was written");
                     *entry = (value, revision + 1);
                 }
-                Effect::KeepSender => {}
+                Effect::KeepSender => outcome.kept = true,
                 Effect::Delete { kind, key } => drop(self.records.lock().unwrap().remove(&(kind, key))),
             }
         }

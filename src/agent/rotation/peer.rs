@@ -119,6 +119,10 @@ async fn rotate(
     let surplus = connection.previous_dids.len().saturating_sub(MAX_PREVIOUS);
     connection.previous_dids.drain(..surplus);
     connection.put(tx);
+    // The peer may have written from the new DID before, as a stranger.
+    if !connection.stranger {
+        tx.keep_sender();
+    }
     if had_connection {
         tx.delete::<Connection>(&from);
     }
@@ -251,7 +255,11 @@ mod tests {
         let old = Connection { label: Some("Alice".into()), ..Connection::new(OWN_DID, ALICE, 7) };
         harness.set(&Connection::key(OWN_DID, ALICE), &old);
         receive_from(&harness, NEW).await;
-        receive(&harness, &rotating(ALICE, NEW)).await;
+        // What was remembered of the stranger that wrote from the new DID is kept.
+        let received = rotating(ALICE, NEW);
+        let mut tx = harness.begin(&received);
+        apply_from_prior(&received, &mut tx).await.unwrap();
+        assert!(harness.commit(tx).kept);
         assert_eq!(
             connection_with(&harness, NEW),
             Some(Connection { peer_did: NEW.into(), previous_dids: vec![ALICE.into()], ..old })
