@@ -68,10 +68,10 @@ async fn a_document_of_another_did_is_refused() {
     let server = Server::https(authority.localhost(), host).await;
     let web = resolver(authority.client());
     let ask = async |rest: &str| web.resolve(&format!("did:web:localhost%3A{}:{rest}", server.port)).await.unwrap_err();
-    use ResolveError::{Document, NotFetched, NotFound, Unavailable, Web};
+    use ResolveError::{Document, NotFound, Unavailable, Web};
     assert!(matches!(ask("mallory").await, Document { source: DocumentError::WrongId { .. }, .. }));
     assert!(matches!(ask("text").await, Document { source: DocumentError::Json { .. }, .. }));
-    assert!(matches!(ask("large").await, NotFetched { .. }));
+    assert!(matches!(ask("large").await, Unavailable { .. }));
     assert!(matches!(ask("nobody").await, NotFound(_)));
     assert!(matches!(ask("gone").await, NotFound(_)));
     assert!(matches!(ask("busy").await, Unavailable { .. }));

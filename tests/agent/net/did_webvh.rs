@@ -77,7 +77,7 @@ async fn a_hostile_servers_log_is_refused() {
     assert_eq!(host.server.request_count(), before + 1, "the redirect was followed");
     // Larger than the limit, although each line is valid.
     host.respond_with(|| response(200, vec![b'\n'; 1024 * 1024 + 1]));
-    assert!(matches!(ask().await, NotFetched { .. }));
+    assert!(matches!(ask().await, Unavailable { .. }));
     // An attacker who takes over the server has no key that may change the DID, and cannot make another log with
     // its SCID.
     let entry = |error: ResolveError| match error {
