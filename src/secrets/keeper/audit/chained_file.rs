@@ -62,6 +62,9 @@ impl ChainedFile {
     }
 
     /// Leaves a file that was renamed. Until this is called, or another keeper does it, lines go to that file.
+    ///
+    /// # Errors
+    /// If no new file can be made. Lines go on to the file that was renamed.
     pub(super) fn reopen(&self) -> io::Result<()> {
         // While a thread writes, the next call is early enough.
         let Ok(mut state) = self.state.try_lock() else { return Ok(()) };
@@ -78,37 +81,60 @@ impl State {
     /// Locks the file that the path names now, and returns its size. If that is another file than before, the chain
     /// goes on in it.
     ///
-    /// The path is compared if `check_path` is set, or another keeper has written: it may have gone on in another file,
-    /// and has then ended this one with a line.
-    fn lock(&mut self, path: &Path, mut check_path: bool) -> io::Result<u64> {
+    /// The path is compared if `must_follow` is set, or another keeper has written: it may have gone on in another file,
+    /// and has then ended this one with a line. If there can be no new file, that is an error only if `must_follow` is
+    /// set.
+    fn lock(&mut self, path: &Path, must_follow: bool) -> io::Result<u64> {
         if !self.is_regular {
             return Ok(0);
         }
         loop {
             wait_for_lock(&self.file)?;
-            let size = self.file.seek(SeekFrom::End(0))?;
-            check_path |= self.end.is_none_or(|(known, _)| known != size);
-            if !check_path || is_same(&self.file.metadata()?, path)? {
-                return Ok(size);
-            }
-            let before = self.close(size)?;
-            let mut next = open(path)?;
-            wait_for_lock(&next)?;
-            let size = next.seek(SeekFrom::End(0))?;
-            let end = match ChainEnd::read(&next, size)? {
-                ChainEnd::NOTHING => {
-                    // This keeper may have missed a file that was renamed, too.
-                    let last = last_rotated(path).filter(|last| last.seq > before.seq).unwrap_or(before);
-                    ChainEnd { is_torn: false, is_closed: false, ..last }
+            match self.follow(path, must_follow) {
+                Ok(Some(size)) => return Ok(size),
+                Ok(None) => tracing::info!(path = %path.display(), "audit continued in a new file"),
+                Err(error) => {
+                    self.unlock();
+                    return Err(error);
                 }
-                // Another keeper was first.
-                end => end,
-            };
-            next.unlock()?;
-            tracing::info!(path = %path.display(), "audit continued in a new file");
-            // Closing the old file unlocks it.
-            (self.file, self.end) = (next, Some((size, end)));
+            }
         }
+    }
+
+    /// Goes on in the file that the path names now, and returns none; or returns the size of the locked file, if it is
+    /// the same one.
+    fn follow(&mut self, path: &Path, must_follow: bool) -> io::Result<Option<u64>> {
+        let size = self.file.seek(SeekFrom::End(0))?;
+        if !must_follow && self.end.is_some_and(|(known, _)| known == size) {
+            return Ok(Some(size));
+        }
+        let next = match is_same(&self.file.metadata()?, path) {
+            Ok(true) => return Ok(Some(size)),
+            Ok(false) => open(path),
+            Err(error) => Err(error),
+        };
+        let mut next = match next {
+            Ok(next) => next,
+            Err(error) if must_follow => return Err(error),
+            Err(_) => return Ok(Some(size)),
+        };
+        wait_for_lock(&next)?;
+        let next_size = next.seek(SeekFrom::End(0))?;
+        let end = match ChainEnd::read(&next, next_size)? {
+            ChainEnd::NOTHING => {
+                let before = self.close(size)?;
+                // This keeper may have missed a file that was renamed, too.
+                let last = last_rotated(path).filter(|last| last.seq > before.seq).unwrap_or(before);
+                ChainEnd { is_torn: false, is_closed: false, ..last }
+            }
+            // Another keeper was first. It has ended the old file, or it was started after the file was renamed: then its
+            // first line names the last one of the old file, and no line may follow that.
+            end => end,
+        };
+        next.unlock()?;
+        // Closing the old file unlocks it.
+        (self.file, self.end) = (next, Some((next_size, end)));
+        Ok(None)
     }
 
     /// Ends the locked file of `size` bytes with a line, unless another keeper has done so. Returns the chain's end.
@@ -258,6 +284,39 @@ mod tests {
     use std::{io::BufReader, sync::Barrier};
 
     use super::{super::verify::AuditVerifier, *};
+
+    /// Lines go on to the file that was renamed, until there can be a new one. Nobody waits for a lock meanwhile.
+    #[test]
+    fn a_file_that_cannot_be_followed_is_used_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, rotated) = (folder.path().join("audit.jsonl"), folder.path().join("audit.jsonl.1"));
+        let [one, other] = [(); 2].map(|()| ChainedFile::open(&path).unwrap());
+        let line = |file: &ChainedFile| file.append(b"{\"time\":\"now\"}\n").unwrap();
+        line(&one);
+        line(&other);
+        fs::rename(&path, &rotated).unwrap();
+        // A folder in the place of the new file.
+        fs::create_dir(&path).unwrap();
+        for file in [&one, &other, &one, &one] {
+            assert!(file.reopen().is_err());
+            line(file);
+        }
+        fs::remove_dir(&path).unwrap();
+        // A keeper that is started before the others notice.
+        let new = ChainedFile::open(&path).unwrap();
+        for file in [&new, &other, &one] {
+            file.reopen().unwrap();
+            line(file);
+        }
+        [&one, &other, &new].into_iter().for_each(line);
+        let mut verifier = AuditVerifier::new([]);
+        for path in [&rotated, &path] {
+            verifier.read(&path.display().to_string(), &mut BufReader::new(File::open(path).unwrap())).unwrap();
+        }
+        let report = verifier.finish();
+        assert!(report.ok && report.notes.is_empty(), "{report:?}");
+        assert_eq!(report.head.unwrap().seq, 12, "{report:?}");
+    }
 
     /// Several keepers write while the file is renamed again and again, and all lines are in one chain.
     #[test]
