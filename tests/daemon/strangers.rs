@@ -186,3 +186,20 @@ fn unread_messages_of_strangers_leave_room_for_known_peers() {
     acknowledge_all(&daemon);
     assert_eq!(send(&daemon, &Peer::new("stranger 7")), 202);
 }
+
+/// The time in a message is the sender's choice. One in the future makes no other stranger's message too old.
+#[test]
+fn messages_from_the_future_lock_nobody_out() {
+    let Some(daemon) = Daemon::running("[store]\nmax_marks_of_strangers = 5\n") else { return };
+    let mallory = Peer::new("mallory");
+    for _ in 0..12 {
+        let mut ping = mallory.message(&daemon.did, "").finalize();
+        (ping.type_, ping.body) = (PING.to_owned(), json!({"response_requested": false}));
+        ping.created_time = Some(100_000_000_000);
+        assert_eq!(daemon.post_status(mallory.pack(&ping)), 202);
+    }
+    daemon.wait_until_all_opened();
+    assert!(daemon.metric("claviger_of_strangers{what=\"marks\"}") <= 5.0);
+    assert_eq!(daemon.post_status(Peer::new("honest").pack_text(&daemon.did, "hello")), 202);
+    daemon.wait_until("the message arrived", |daemon| daemon.unread_texts() == ["hello"]);
+}

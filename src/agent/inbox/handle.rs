@@ -146,7 +146,9 @@ impl Inbox {
     fn stranger(&self, received: &Received, handled: HandledMessage) -> (HandledMessage, Option<Stranger>) {
         let until = handled.until.min(now().saturating_add(self.parts.options.max_age));
         let did = received.sender.clone().unwrap_or_default();
-        let created = received.message.created_time.map(seconds_to_millis);
+        // A time in the future would make the messages of all other strangers too old.
+        let is_past = |created: &Millis| *created <= received.time.saturating_add(MAX_CLOCK_SKEW);
+        let created = received.message.created_time.map(seconds_to_millis).filter(is_past);
         (HandledMessage { until, ..handled }, Some(Stranger { did, created }))
     }
 

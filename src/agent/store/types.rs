@@ -139,7 +139,8 @@ pub struct Commit {
 pub struct Stranger {
     /// The stranger's DID; empty if the sender is not authenticated.
     pub did: String,
-    /// The `created_time` of the handled message.
+    /// The `created_time` of the handled message. `None` if the message has none, or one in the future, which a stranger can
+    /// choose: other strangers' messages must not be too old because of it.
     pub created: Option<Millis>,
 }
 
