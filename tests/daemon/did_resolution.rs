@@ -291,3 +291,22 @@ fn servers_that_never_answer_do_not_hold_all_workers() {
     let waited = daemon.log().matches("did not answer within").count();
     assert!(waited < 100, "{waited} messages were tried first");
 }
+
+/// A message that waits for its sender's server holds no memory that other messages need.
+#[test]
+fn servers_that_never_answer_hold_no_memory() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let net = format!("did_web_plain_http_for = [\"localhost:{port}\"]");
+    let agent = "[agent]\nmax_opening_bytes = 65_536\n";
+    let Some(daemon) = running(&format!("{agent}[net]\nallow_private = [\"127.0.0.0/8\"]\n{net}\n")) else { return };
+    let (mallory, honest) = (Peer::new("mallory"), Peer::new("honest"));
+    let did = format!("did:web:localhost%3A{port}");
+    let large = authcrypt_as(&mallory, &did, &format!("{did}#k"), &daemon, &"x".repeat(100_000));
+    assert_eq!(daemon.post_status(large), 202);
+    let server = silent.accept().unwrap();
+    assert_eq!(daemon.post_status(honest.pack_text(&daemon.did, "lunch?")), 202);
+    daemon.wait_until("the honest message arrived", |daemon| daemon.unread_texts() == ["lunch?"]);
+    assert!(!daemon.log().contains("did not answer within"), "the server was waited for");
+    drop(server);
+}

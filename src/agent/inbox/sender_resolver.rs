@@ -1,10 +1,11 @@
 //! Resolves the senders of received messages.
 //!
 //! A stranger chooses the server of its did:web, and the server may never answer. So only a few workers wait for
-//! servers at the same time, and those of peers without a connection leave room for those of known peers.
+//! servers at the same time, and those of peers without a connection leave room for those of known peers. While they wait,
+//! they hold no memory that others need.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex, PoisonError,
     atomic::{AtomicBool, Ordering},
 };
 
@@ -30,11 +31,39 @@ impl FetchLimits {
     }
 }
 
+/// The memory for opening one message.
+pub(super) struct OpeningMemory<'a> {
+    all: &'a Semaphore,
+    kib: u32,
+    held: Mutex<Option<SemaphorePermit<'a>>>,
+}
+
+impl<'a> OpeningMemory<'a> {
+    /// Waits until `kib` of `all` are free, and takes them until the result is dropped.
+    pub async fn acquire(all: &'a Semaphore, kib: u32) -> Self {
+        // Cannot fail: the semaphore is never closed.
+        Self { all, kib, held: Mutex::new(all.acquire_many(kib).await.ok()) }
+    }
+
+    /// Awaits `waiting` without the memory, and then waits for the memory again.
+    async fn release_during<T>(&self, waiting: impl Future<Output = T>) -> T {
+        self.hold(None);
+        let result = waiting.await;
+        self.hold(self.all.acquire_many(self.kib).await.ok());
+        result
+    }
+
+    fn hold(&self, permit: Option<SemaphorePermit<'a>>) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = permit;
+    }
+}
+
 /// Resolves the sender of one message.
 pub(super) struct SenderResolver<'a> {
     pub resolver: &'a dyn Resolver,
     pub store: &'a SealedStore,
     pub limits: &'a FetchLimits,
+    pub memory: OpeningMemory<'a>,
     /// Our DID that the message is for.
     pub recipient: &'a str,
     /// Whether a document was not fetched, because too many others are being fetched.
@@ -74,7 +103,7 @@ impl Resolver for SenderResolver<'_> {
             return Ok(document);
         }
         let _permit = self.permit(did).await?;
-        self.resolver.resolve(did).await
+        self.memory.release_during(self.resolver.resolve(did)).await
     }
 
     async fn resolve_again(&self, did: &str) -> Result<Option<Arc<Document>>, ResolveError> {
@@ -82,7 +111,7 @@ impl Resolver for SenderResolver<'_> {
             return Ok(None);
         }
         let _permit = self.permit(did).await?;
-        self.resolver.resolve_again(did).await
+        self.memory.release_during(self.resolver.resolve_again(did)).await
     }
 
     async fn resolve_offline(&self, did: &str) -> Option<Arc<Document>> {

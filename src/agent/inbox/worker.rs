@@ -18,7 +18,7 @@ use tracing::Instrument;
 
 use super::{
     failure::{UnpackFailure, classify},
-    sender_resolver::SenderResolver,
+    sender_resolver::{OpeningMemory, SenderResolver},
     state::{Inbox, Job},
 };
 use crate::{
@@ -31,6 +31,7 @@ use crate::{
     },
     did::did_of,
     didcomm::{Error, Message, UnpackOptions},
+    jose::JoseError,
 };
 
 /// How often the store is searched for envelopes that are due.
@@ -135,8 +136,7 @@ impl Inbox {
 
     async fn open(&self, job: Job) {
         let Job { envelope, return_route } = job;
-        // Cannot fail: the semaphore is never closed.
-        let _memory = self.opening.acquire_many(self.estimated_kib(envelope.packed.len())).await;
+        let memory = OpeningMemory::acquire(&self.opening, self.estimated_kib(envelope.packed.len())).await;
         let identities = self.parts.own_dids.identities();
         let opened_layers = Arc::<AtomicU32>::default();
         let options = UnpackOptions { opened_layers: Some(opened_layers.clone()), ..self.unpack_options().await };
@@ -148,6 +148,7 @@ impl Inbox {
             resolver: &*self.parts.resolver,
             store: &self.parts.store,
             limits: &self.fetch_limits,
+            memory,
             recipient: &envelope.recipient,
             was_limited: AtomicBool::new(false),
             is_known: AtomicBool::new(false),
@@ -157,12 +158,17 @@ impl Inbox {
                 self.doubts.forget(envelope.id);
                 self.handle(&envelope, message, provenance, return_route).await;
             }
-            Err(error) if resolver.was_limited.into_inner() => {
-                self.postpone(&envelope, UNOPENED, &error.to_string()).await;
-            }
             Err(error) => {
                 let worked = opened_layers.load(Ordering::Relaxed) > 0;
-                self.conclude_failure(&envelope, &error, worked, resolver.is_known.into_inner()).await;
+                let is_known = resolver.is_known.load(Ordering::Relaxed);
+                match resolver.was_limited.load(Ordering::Relaxed) {
+                    // A token has worked in vain, and the document that was not fetched may have another key by now.
+                    true if worked || matches!(error, Error::Envelope(JoseError::Decrypt(_))) => {
+                        self.postpone_after_work(&envelope, &error.to_string()).await;
+                    }
+                    true => self.postpone(&envelope, UNOPENED, &error.to_string()).await,
+                    false => self.conclude_failure(&envelope, &error, worked, is_known).await,
+                }
             }
         }
     }
