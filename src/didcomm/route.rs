@@ -6,6 +6,8 @@ use crate::did::{Document, Resolver, Service, ServiceEndpoint, did_of};
 /// The most routes of one recipient, and the most mediators that are resolved for them. The recipient writes both.
 const MAX_ROUTES: usize = 16;
 const MAX_MEDIATORS: usize = 4;
+/// The most routing keys of a route. Each may be in the document of another server.
+const MAX_ROUTING_KEYS: usize = 8;
 
 /// The recipient's service that was chosen for a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +75,10 @@ impl Routes {
                 service: MessagingService { id: service.id.clone(), service_endpoint: uri.to_owned() },
                 routing_keys,
             };
+            if endpoint.routing_keys.len() > MAX_ROUTING_KEYS {
+                routes.unusable.push(unusable(document, &service.id, "it has more than 8 routing keys"));
+                continue;
+            }
             let Some(mediator) = did_of(&endpoint.uri) else {
                 routes.usable.push(route(&endpoint.uri, endpoint.routing_keys.clone()));
                 continue;
@@ -142,9 +148,13 @@ async fn outer_endpoints(
     if endpoints.is_empty() {
         return Err(unusable(document, &service.id, "its mediator has no DIDCommMessaging service"));
     }
-    let urls: Vec<_> = endpoints.into_iter().filter(|outer| did_of(&outer.uri).is_none()).cloned().collect();
+    let is_short = |outer: &&ServiceEndpoint| outer.routing_keys.len() <= MAX_ROUTING_KEYS;
+    let endpoints = endpoints.into_iter().filter(is_short);
+    let urls: Vec<_> = endpoints.filter(|outer| did_of(&outer.uri).is_none()).cloned().collect();
     match urls.is_empty() {
-        true => Err(unusable(document, &service.id, "the endpoint of its mediator is a DID, and must be a URL")),
+        true => {
+            Err(unusable(document, &service.id, "no endpoint of its mediator is a URL with at most 8 routing keys"))
+        }
         false => Ok(urls),
     }
 }

@@ -157,7 +157,7 @@ impl Outbox {
     /// Hands a message from one of our DIDs to another to our own inbox. Returns false if the inbox does not take it: then
     /// it goes the way of all messages.
     async fn accept_own(&self, prepared: &Prepared) -> Result<bool, Unsent> {
-        let _permit = self.origins.enter_any().await;
+        let _permit = self.origins.enter_any(Audience::Known).await;
         let packed = self.pack(prepared).await.map_err(Unsent::NotPacked)?;
         match self.parts.inbox.accept_fetched(packed.into_bytes()).await {
             Ok(_) => Ok(true),
@@ -169,7 +169,7 @@ impl Outbox {
     }
 
     async fn send_on_return_route(&self, entry: &OutboxEntry, prepared: &Prepared) -> Result<(), Unsent> {
-        let _permit = self.origins.enter_any().await;
+        let _permit = self.origins.enter_any(audience(entry)).await;
         if entry.to_stranger {
             self.reply_rate.wait().await;
         }
@@ -198,15 +198,14 @@ impl Outbox {
             let start: String = uri.chars().take(100).collect();
             return unusable(&format!("the peer's endpoint is {start:?}, which no transport serves"));
         };
-        if let Err(error) = route.check(&*self.parts.resolver).await {
+        if let Err(error) = route.check(&self.resolver(entry.to_stranger)).await {
             return match error.is_retryable() {
                 true => Err(Unsent::Failed(SendError::retryable(error.to_string()))),
                 false => unusable(&error.to_string()),
             };
         }
-        let audience = if entry.to_stranger { Audience::Stranger } else { Audience::Known };
         let permit = tokio::select! {
-            permit = self.origins.enter(uri, audience) => permit.map_err(Unsent::Paused)?,
+            permit = self.origins.enter(uri, audience(entry)) => permit.map_err(Unsent::Paused)?,
             () = shutdown.cancelled() => return Err(Unsent::Abandoned),
             () = self.return_route_opens(entry) => return Err(Unsent::Abandoned),
         };
@@ -356,6 +355,10 @@ impl Tried {
             }
         }
     }
+}
+
+fn audience(entry: &OutboxEntry) -> Audience {
+    if entry.to_stranger { Audience::Stranger } else { Audience::Known }
 }
 
 fn unusable(reason: &str) -> Result<(), Unsent> {

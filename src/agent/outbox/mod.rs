@@ -16,6 +16,7 @@ mod neighbourhood;
 mod options;
 mod origins;
 mod pack;
+mod peer_resolver;
 mod peer_task;
 mod reply_rate;
 mod state;

@@ -16,8 +16,8 @@ pub struct OutboxOptions {
     pub concurrent: usize,
     /// How many messages are sent to one server at the same time. A new server begins with 2. Default: 64.
     pub concurrent_per_origin: usize,
-    /// How many replies to strangers are sent at the same time to servers that have not accepted a message yet. Default:
-    /// 16.
+    /// How many replies to strangers are sent at the same time to servers that have not accepted a message yet, and how many
+    /// documents are fetched for replies to strangers. Default: 16.
     pub concurrent_unknown: usize,
     /// How many replies to strangers are packed per second. Default: 50.
     pub stranger_replies_per_second: u32,

@@ -4,7 +4,8 @@
 //! not accepted a message yet gets two permits, shares a few with its *neighbourhood* (the network of its address, or the
 //! domain of its name), and shares [`OutboxOptions::concurrent_unknown`] with all such origins. With each accepted message
 //! its window grows. With each failure the window shrinks, and the breaker opens for a pause that doubles. Every waiting
-//! line is first come, first served.
+//! line is first come, first served. Messages to strangers wait in lines of their own, and leave one permit of an origin:
+//! a stranger may name the server of a known peer.
 
 use std::{
     collections::HashMap,
@@ -49,6 +50,8 @@ pub(super) struct Origins {
     strangers: Arc<Semaphore>,
     /// The permits of origins that have accepted no message yet.
     unknown: Arc<Semaphore>,
+    /// The permits of messages to strangers that are connected. They are not among all permits: a stranger may read slowly.
+    connected_strangers: Arc<Semaphore>,
     limits: OriginLimits,
 }
 
@@ -62,12 +65,15 @@ struct OriginLimits {
 /// The window and the breaker of an origin, or the window of a neighbourhood.
 struct Gate {
     window: Arc<Semaphore>,
+    /// The permits of messages to strangers, which they need before one of the window.
+    strangers: Arc<Semaphore>,
     state: Mutex<GateState>,
 }
 
 struct GateState {
-    /// The size of the window.
+    /// The size of the window, and the largest that it had.
     size: usize,
+    largest: usize,
     /// The permits that are taken back as soon as they are returned.
     excess: usize,
     /// Whether the origin has accepted a message lately.
@@ -118,6 +124,7 @@ impl Origins {
             all: Arc::new(Semaphore::new(options.concurrent.max(1))),
             strangers: Arc::new(Semaphore::new(strangers)),
             unknown: Arc::new(Semaphore::new(options.concurrent_unknown.clamp(1, strangers))),
+            connected_strangers: Arc::new(Semaphore::new((options.concurrent / 4).max(1))),
             limits: OriginLimits {
                 max_window: options.concurrent_per_origin.max(1),
                 first_pause: options.first_pause,
@@ -134,9 +141,13 @@ impl Origins {
         let (origin, neighbourhood) = names(uri);
         let gate = self.gate(origin, FIRST_WINDOW);
         gate.check()?;
+        let mut others = Vec::new();
+        if audience == Audience::Stranger {
+            others.extend(acquire(&gate.strangers).await);
+            gate.check()?;
+        }
         let slot = acquire(&gate.window).await;
         gate.check()?;
-        let mut others = Vec::new();
         // The application's own messages do not stand in the line of the strangers' servers.
         if audience == Audience::Stranger {
             if !gate.state().is_proven {
@@ -155,9 +166,12 @@ impl Origins {
         Ok(OriginPermit { gate, limits: self.limits, slot, _others: others, is_proven, send_limit, audience })
     }
 
-    /// Waits for one of all permits, for a message that needs no origin.
-    pub async fn enter_any(&self) -> Option<OwnedSemaphorePermit> {
-        acquire(&self.all).await
+    /// Waits for a permit for a message that needs no origin, since its peer is connected or one of our DIDs.
+    pub async fn enter_any(&self, audience: Audience) -> Option<OwnedSemaphorePermit> {
+        match audience {
+            Audience::Known => acquire(&self.all).await,
+            Audience::Stranger => acquire(&self.connected_strangers).await,
+        }
     }
 
     /// How many breakers are open.
@@ -187,8 +201,10 @@ impl Gate {
         let now = Instant::now();
         Self {
             window: Arc::new(Semaphore::new(window)),
+            strangers: Arc::new(Semaphore::new(window.saturating_sub(1).max(1))),
             state: Mutex::new(GateState {
                 size: window,
+                largest: window,
                 excess: 0,
                 is_proven: false,
                 failures: 0,
@@ -249,7 +265,7 @@ impl OriginPermit {
 
     /// The origin has accepted the message.
     pub fn accepted(self) {
-        let grows = {
+        let (grows, is_largest) = {
             let mut state = self.gate.state();
             (state.is_proven, state.failures, state.error_answers) = (true, 0, 0);
             state.open_until = Instant::now();
@@ -258,11 +274,12 @@ impl OriginPermit {
             // A permit that would be taken back stays.
             let keeps = grows && state.excess > 0;
             state.excess -= usize::from(keeps);
-            grows && !keeps
+            let is_largest = state.size > state.largest;
+            state.largest = state.largest.max(state.size);
+            (grows && !keeps, is_largest)
         };
-        if grows {
-            self.gate.window.add_permits(1);
-        }
+        self.gate.window.add_permits(grows.into());
+        self.gate.strangers.add_permits(is_largest.into());
     }
 
     /// The origin has answered, and not accepted the message. Strangers can cause that at any server, such as a mediator
@@ -446,6 +463,25 @@ mod tests {
         assert_eq!(held.len(), 192);
         assert!(try_enter(&origins, honest, Audience::Stranger).is_none());
         assert!(try_enter(&origins, honest, Audience::Known).is_some());
+    }
+
+    /// Strangers may name the server of a known peer, and may be connected and read nothing.
+    #[tokio::test]
+    async fn messages_to_known_peers_do_not_wait_behind_those_to_strangers() {
+        let origins = origins();
+        assert_eq!(take_all(&origins, Audience::Stranger, |_| HERE.to_owned()).len(), FIRST_WINDOW - 1);
+        for _ in 0..20 {
+            prove(&origins, HERE).await;
+        }
+        let held = take_all(&origins, Audience::Stranger, |_| HERE.to_owned());
+        assert_eq!(held.len(), 7, "all but one");
+        let mut waiting = Box::pin(origins.enter(HERE, Audience::Stranger));
+        assert!(unconstrained(&mut waiting).now_or_never().is_none());
+        assert!(try_enter(&origins, HERE, Audience::Known).is_some());
+        let enter_any = |audience| unconstrained(origins.enter_any(audience)).now_or_never().flatten();
+        let connected: Vec<_> = std::iter::from_fn(|| enter_any(Audience::Stranger)).collect();
+        assert_eq!(connected.len(), 64);
+        assert!(enter_any(Audience::Known).is_some());
     }
 
     #[test]

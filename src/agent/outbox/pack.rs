@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::Map;
 
 use super::{
+    peer_resolver::PeerResolver,
     state::Outbox,
     transport::{SendError, SendFault},
 };
@@ -18,7 +19,7 @@ use crate::{
         store::{error::StoreError, types::OutboxEntry},
     },
     crypto::ContentEncryption,
-    did::{Document, Relationship, Service, did_of, is_mutable},
+    did::{Document, Relationship, Resolver, Service, did_of, is_mutable},
     didcomm::{Error, Identities, Message, Route, Routes, check_recipient, wrap_in_forward},
     jose::JoseError,
     keys::PublicKey,
@@ -36,6 +37,7 @@ pub(super) struct Prepared {
     protect_sender: bool,
     /// When the message was put into the outbox.
     created: Millis,
+    to_stranger: bool,
 }
 
 /// What came of fetching a document again.
@@ -59,7 +61,7 @@ pub enum PackError {
 impl Outbox {
     /// Packs a message for the peer alone, without a forward, for a caller that has a connection to the peer.
     pub async fn pack_to(&self, outgoing: OutgoingMessage, peer: &str) -> Result<String, PackError> {
-        let prepared = self.prepare_message(outgoing, peer, now()).await?;
+        let prepared = self.prepare_message(outgoing, peer, now(), false).await?;
         self.pack(&prepared).await
     }
 
@@ -73,7 +75,7 @@ impl Outbox {
             Err(StoreError::Unavailable(reason)) => return Err(PackError::TokenUnavailable(reason)),
             Err(error) => return Err(permanent(error.to_string())),
         };
-        let prepared = self.prepare_message(outgoing, &entry.peer, entry.created).await?;
+        let prepared = self.prepare_message(outgoing, &entry.peer, entry.created, entry.to_stranger).await?;
         // No peer is troubled with a message that cannot be packed.
         if let Some(from) = &prepared.from
             && self.parts.own_dids.document(from).is_some()
@@ -89,6 +91,7 @@ impl Outbox {
         outgoing: OutgoingMessage,
         peer: &str,
         created: Millis,
+        to_stranger: bool,
     ) -> Result<Prepared, PackError> {
         let OutgoingMessage { mut message, sign, protect_sender, .. } = outgoing;
         let from = match message.from.take() {
@@ -103,7 +106,7 @@ impl Outbox {
             self.apply_connection(from, peer, &mut message).await?;
         }
         let to = message.to.as_ref().and_then(|to| to.first()).cloned().unwrap_or_else(|| peer.to_owned());
-        Ok(Prepared { message, from, to, sign, protect_sender, created })
+        Ok(Prepared { message, from, to, sign, protect_sender, created, to_stranger })
     }
 
     /// Applies the connection with the peer to a message: the peer's current DID, and the proof of our own rotation.
@@ -133,6 +136,11 @@ impl Outbox {
         self.parts.own_dids.identities().document(did).is_some()
     }
 
+    /// Returns what resolves the peer of a message and its mediators.
+    pub(super) fn resolver(&self, to_stranger: bool) -> PeerResolver<'_> {
+        PeerResolver { resolver: &*self.parts.resolver, permits: to_stranger.then_some(&self.stranger_fetches) }
+    }
+
     /// Returns the routes to the peer of a message.
     pub(super) async fn routes(&self, prepared: &Prepared) -> Result<Routes, PackError> {
         let found = match self.usable_document(prepared).await {
@@ -142,7 +150,7 @@ impl Outbox {
             found => found,
         };
         let document = found.map_err(|error| self.pack_error(&error, prepared))?;
-        Ok(Routes::find(&document, &*self.parts.resolver).await)
+        Ok(Routes::find(&document, &self.resolver(prepared.to_stranger)).await)
     }
 
     /// Returns the peer's document, if a message can be encrypted to it.
@@ -156,7 +164,7 @@ impl Outbox {
         let did = did_of(&prepared.to).unwrap_or(&prepared.to);
         match self.parts.own_dids.identities().document(did) {
             Some(own) => Ok(own.clone()),
-            None => Ok(self.parts.resolver.resolve(did).await?),
+            None => Ok(self.resolver(prepared.to_stranger).resolve(did).await?),
         }
     }
 
@@ -200,7 +208,7 @@ impl Outbox {
             return Refetched::Unchanged;
         }
         let Ok(old) = self.document(prepared).await else { return Refetched::NotNow };
-        match self.parts.resolver.resolve_again(did).await {
+        match self.resolver(prepared.to_stranger).resolve_again(did).await {
             Ok(Some(new)) if contents(&old) != contents(&new) => Refetched::Changed,
             Ok(Some(_)) => Refetched::Unchanged,
             Ok(None) | Err(_) => Refetched::NotNow,

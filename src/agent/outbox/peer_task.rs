@@ -147,6 +147,10 @@ impl Outbox {
                     failures = 0;
                     left_out.failed.clear();
                 }
+                // Messages are tried early.
+                None if left_out.postponed.len() >= MAX_LEFT_OUT => {
+                    self.pause(STORE_PAUSE, peer, wakeup, shutdown).await;
+                }
                 None => {}
             }
         }

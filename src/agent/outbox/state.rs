@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
+
 use super::{
     options::OutboxOptions, origins::Origins, reply_rate::ReplyRate, transport::Transports, wakeups::PeerWakeups,
 };
@@ -19,6 +21,8 @@ pub struct Outbox {
     pub(super) origins: Origins,
     /// Limits how many replies to strangers are packed per second.
     pub(super) reply_rate: ReplyRate,
+    /// Limits how many documents are fetched for messages to strangers at the same time.
+    pub(super) stranger_fetches: Semaphore,
 }
 
 /// The parts of an outbox.
@@ -40,7 +44,8 @@ impl Outbox {
     pub fn new(parts: OutboxParts) -> Self {
         let origins = Origins::new(&parts.options);
         let reply_rate = ReplyRate::new(parts.options.stranger_replies_per_second);
-        Self { parts, origins, reply_rate }
+        let stranger_fetches = Semaphore::new(parts.options.concurrent_unknown.clamp(1, Semaphore::MAX_PERMITS));
+        Self { parts, origins, reply_rate, stranger_fetches }
     }
 
     /// Tries the waiting messages for a peer now, because a return route to the peer was opened.
