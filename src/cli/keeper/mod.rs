@@ -67,17 +67,15 @@ impl From<RoleName> for Role {
 }
 
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
+    // From the beginning: a keeper that ended while it starts might end in the middle of a login.
+    signals::ignore_hangup();
     if let Some(role) = args.supervise {
-        signals::ignore_hangup();
         return run_supervisor(config, role.into());
     }
     let token = config.token(args.token.as_deref())?;
     let opener = Opener::new(config, token)?;
     match (&args.listen, args.connection) {
-        (Some(address), _) => {
-            signals::ignore_hangup();
-            listen::run(address, token, config, out)
-        }
+        (Some(address), _) => listen::run(address, token, config, out),
         (None, Some(role)) => {
             let stream = UnixStream::from(standard_input()?);
             match settings::start_keeper(config, token, opener, args.failed_keepers) {
