@@ -224,6 +224,31 @@ async fn hostile_messages_share_their_checks() {
     assert!(is_ready(&keyring));
 }
 
+/// Failures at one time wait for one check, also if the token is slower than the time for which a check counts.
+#[tokio::test]
+async fn failures_at_one_time_share_a_slow_check() {
+    fn slow_checks(request: &UnwrapRequest, _: usize) -> Option<TokenError> {
+        if request.apv == b"answer" {
+            std::thread::sleep(Duration::from_millis(600));
+        }
+        None
+    }
+    const MESSAGES: usize = 12;
+    let key = PrivateKey::generate(Curve::P256);
+    let token = SickToken::new("slow", &key, slow_checks);
+    let keyring = Arc::new(Keyring::start([token.clone()]).await.unwrap());
+    let (request, _) = message(&PrivateKey::generate(Curve::P256), None);
+    let mut attempts = tokio::task::JoinSet::new();
+    for _ in 0..MESSAGES {
+        let (keyring, key, request) = (keyring.clone(), key.public().clone(), request.clone());
+        attempts.spawn(async move { keyring.unwrap_cek(&key, &request, &Context::default()).await });
+    }
+    while let Some(attempt) = attempts.join_next().await {
+        assert_eq!(token_error(attempt.unwrap()), TokenError::Unwrap);
+    }
+    assert!((1..=MESSAGES / 2).contains(&token.checks()), "{} checks", token.checks());
+}
+
 /// To wrap is checked in the same way: a device error of a token that wraps rightly does not count.
 #[tokio::test]
 async fn wrapping_is_checked_too() {

@@ -28,7 +28,8 @@ use crate::{
     },
 };
 
-/// At most one check of a kind for a key in this time. All failures meanwhile share its result.
+/// How long the result of a check counts from its end. All failures of the key meanwhile share it, and so do those that
+/// waited for the check, however slow the token is.
 const INTERVAL: Duration = Duration::from_millis(500);
 /// After this many checks in [`INTERVAL`], another key on the curve takes part in a result.
 const MAX_CHECKS: usize = 8;
@@ -54,7 +55,7 @@ enum KnownAnswer {
     Wrap(WrapRequest, EncryptedKey),
 }
 
-/// When a check began, and its result.
+/// When a check ended, and its result.
 type CheckResult = (Instant, Result<(), TokenError>);
 
 /// The known-answer checks of one token.
@@ -107,14 +108,14 @@ impl KnownAnswerChecks {
     ) -> Result<Result<(), TokenError>, SecretsError> {
         // Callers that wait here share the result.
         let mut latest = self.latest.lock().await;
-        latest.retain(|_, (begin, _)| begin.elapsed() < INTERVAL);
+        latest.retain(|_, (end, _)| end.elapsed() < INTERVAL);
         let of_curve = |(other, at): &(Question, PublicKey)| *other == question && at.curve() == key.curve();
         let of_others = || latest.iter().find(|(it, _)| latest.len() >= MAX_CHECKS && of_curve(it)).map(|(_, it)| it);
         if let Some((_, result)) = latest.get(&(question, key.clone())).or_else(of_others) {
             return Ok(result.clone());
         }
         let Some(known) = self.known_answer(question, key) else { return Ok(Ok(())) };
-        let (begin, own) = (Instant::now(), key.clone());
+        let own = key.clone();
         let result = match worker.perform(deadline, move |token: &dyn Token| known.ask(token, &own)).await {
             Ok(()) => Ok(()),
             Err(SecretsError::Token { error, .. }) => Err(error),
@@ -123,7 +124,7 @@ impl KnownAnswerChecks {
         if result.is_ok() {
             self.record_right(question, key.curve());
         }
-        latest.insert((question, key.clone()), (begin, result.clone()));
+        latest.insert((question, key.clone()), (Instant::now(), result.clone()));
         Ok(result)
     }
 
