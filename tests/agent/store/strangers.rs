@@ -1,12 +1,12 @@
 //! What strangers leave in a store, and its limits. Known peers do not feel them.
 
 use claviger::agent::store::{
-    Attribution, Change, Commit, CommitOutcome, Delivery, HandledMessage, NewEnvelope, PeerQuota, ReceiveOutcome,
-    Record, Retention, Store, StoreError, Stranger, UNREAD,
+    Attribution, Change, Commit, CommitOutcome, Delivery, HandledMessage, NewEnvelope, OutboxEntry, PeerQuota,
+    ReceiveOutcome, Record, Retention, SendOutcome, Store, StoreError, Stranger, UNREAD,
 };
 
 use crate::store::{
-    fixtures::{HOUR, commit_of, delivery, handled_message, new_envelope, now, record},
+    fixtures::{HOUR, all, commit_of, delivery, handled_message, new_envelope, now, outgoing, record},
     suite::{Limits, NO_LIMITS, StoreLocation, commit_ok, open, reopen},
 };
 
@@ -122,6 +122,40 @@ pub async fn a_stranger_is_forgotten_after_a_while(location: &dyn StoreLocation)
     assert!(is_remembered(&*store, &stranger(0)).await);
     sweep_in(&*store, HOUR).await;
     assert!(!is_remembered(&*store, &stranger(0)).await);
+}
+
+/// An automatic reply to a stranger is forgotten with the stranger, and a message of the application is not.
+pub async fn replies_to_strangers_leave_no_history(location: &dyn StoreLocation) {
+    let store = open(location).await;
+    let sent = |number, to_stranger| OutboxEntry { to_stranger, ..outgoing(number, &stranger(number)) };
+    let all = [sent(1, true), sent(2, false), sent(3, true)];
+    commit_ok(&*store, commit_of(all.clone().map(Change::Send))).await;
+    for entry in &all[..2] {
+        store.record_send_outcome(&entry.id, SendOutcome::Sent(now())).await.unwrap();
+    }
+    let is_there = async |entry: &OutboxEntry| store.outbox_entry(&entry.id).await.unwrap().is_some();
+    sweep_in(&*store, HOUR / 4).await;
+    assert!(is_there(&all[0]).await);
+    sweep_in(&*store, HOUR).await;
+    assert!(!is_there(&all[0]).await && is_there(&all[1]).await && is_there(&all[2]).await);
+}
+
+/// What the application has read of strangers does not fill the disk.
+pub async fn the_history_of_strangers_is_limited(location: &dyn StoreLocation) {
+    let store = location.open(Limits { stranger_unread: 3, ..NO_LIMITS }).await;
+    commit_ok(&*store, commit_of([Change::Deliver(message_of(KNOWN, 100))])).await;
+    store.acknowledge(&[delivery(100).id]).await.unwrap();
+    for number in 0..9 {
+        let message = message_of(&stranger(number), number);
+        commit_ok(&*store, first_contact(number, [Change::Deliver(message)])).await;
+        store.acknowledge(&[delivery(number).id]).await.unwrap();
+    }
+    commit_ok(&*store, first_contact(9, [Change::Deliver(message_of(&stranger(9), 9))])).await;
+    sweep_in(&*store, 0).await;
+    let left = store.deliveries(all()).await.unwrap();
+    let of_strangers = left.iter().filter(|delivery| delivery.sender != KNOWN && delivery.sealed.is_none()).count();
+    assert_eq!((left.len(), of_strangers), (5, 3));
+    assert_eq!(store.usage().await.unwrap().stranger_deliveries, 1);
 }
 
 pub async fn strangers_share_the_room_for_unread_messages(location: &dyn StoreLocation) {

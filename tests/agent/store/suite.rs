@@ -86,6 +86,8 @@ macro_rules! suite {
             strangers_seen_longest_ago_are_forgotten
             a_stranger_becomes_known
             a_stranger_is_forgotten_after_a_while
+            replies_to_strangers_leave_no_history
+            the_history_of_strangers_is_limited
             strangers_share_the_room_for_unread_messages
             the_marks_of_strangers_are_limited
             a_closed_store_refuses_requests

@@ -185,7 +185,13 @@ pub(super) fn expire_outgoing(db: &Connection, now: Millis, limit: i64) -> Outco
     Ok(query_all(db, update, params![now, limit, expired], read)?)
 }
 
-pub(super) fn delete_expired(db: &Connection, now: Millis, retention: &Retention, limit: i64) -> Outcome<usize> {
+pub(super) fn delete_expired(
+    db: &Connection,
+    now: Millis,
+    retention: &Retention,
+    limit: i64,
+    limits: &SqliteOptions,
+) -> Outcome<usize> {
     let before = |time: Millis| now.saturating_sub(time);
     // 0 keeps deliveries for ever.
     let deliveries = if retention.deliveries == 0 { Millis::MIN } else { before(retention.deliveries) };
@@ -205,9 +211,17 @@ pub(super) fn delete_expired(db: &Connection, now: Millis, retention: &Retention
             (SELECT sequence FROM outgoing WHERE state <> 0 AND time <= ?1 LIMIT ?2)",
             before(retention.history),
         ),
+        // Automatic replies to strangers leave no history for the application.
+        (
+            "DELETE FROM outgoing WHERE sequence IN (SELECT sequence FROM outgoing
+                INDEXED BY outgoing_replies_done WHERE to_stranger = 1 AND state <> 0 AND time <= ?1 LIMIT ?2)",
+            before(retention.strangers),
+        ),
         ("DELETE FROM records WHERE (kind, key) IN (SELECT kind, key FROM records WHERE expires <= ?1 LIMIT ?2)", now),
     ];
     let mut deleted = strangers::forget(db, before(retention.strangers), limit)?;
+    deleted += strangers::bound_digests(db, limit)?;
+    deleted += strangers::bound_history(db, limit, limits)?;
     for (sql, until) in steps {
         deleted += execute(db, sql, params![until, limit])?;
     }

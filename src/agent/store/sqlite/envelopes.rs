@@ -108,14 +108,16 @@ fn exceeded_limit(
     let (total, own) = (Load::of(db, "load", "")?, Load::of(db, "load", &envelope.recipient)?);
     if total.is_full(size, u64::MAX, limits.max_envelope_bytes) {
         let Load { bytes, .. } = total;
-        return Ok(Some(format!("pending envelopes have {bytes} of at most {} bytes", limits.max_envelope_bytes)));
+        let limit = limits.max_envelope_bytes;
+        return Ok(Some(format!("the messages that wait to be opened have {bytes} of at most {limit} bytes")));
     }
     if own.is_full(size, limits.max_envelopes_for, limits.max_envelope_bytes_for) {
         let Load { envelopes, bytes } = own;
-        return Ok(Some(format!("{envelopes} envelopes with {bytes} bytes are pending for {}", envelope.recipient)));
+        let recipient = &envelope.recipient;
+        return Ok(Some(format!("{envelopes} messages with {bytes} bytes wait to be opened for {recipient}")));
     }
     if unresolved {
-        let reason = "too many envelopes are pending whose senders cannot be resolved";
+        let reason = "too many messages wait whose senders cannot be resolved";
         let (all, own) = (Load::of(db, "unresolved_load", "")?, Load::of(db, "unresolved_load", &envelope.recipient)?);
         let is_full = all.is_full(size, limits.max_unresolved, limits.max_unresolved_bytes)
             || own.is_full(size, (limits.max_envelopes_for / 10).max(1), limits.max_envelope_bytes_for / 10);
@@ -136,7 +138,7 @@ fn exceeded_limit(
         {
             let peer = connection.as_deref().map_or(Ok(Peer::Unknown), |key| connection_of(db, key))?;
             if peer != Peer::Known {
-                return Ok(Some("pending envelopes have used the share of strangers".to_owned()));
+                return Ok(Some("messages that wait to be opened have used the share of strangers".to_owned()));
             }
         }
     }
@@ -152,11 +154,11 @@ fn exceeded_limit(
     };
     if is_full_for_known && !is_stranger {
         let (bytes, limit) = (unread.known_bytes, limits.max_unread_bytes);
-        return Ok(Some(format!("unacknowledged deliveries have {bytes} of at most {limit} bytes")));
+        return Ok(Some(format!("the unread messages have {bytes} of at most {limit} bytes")));
     }
     let Some(sender) = &envelope.sender else { return Ok(None) };
     let has_room = queries::peer_quota(db, sender, is_stranger, limits)?.may_deliver;
-    Ok((!has_room).then(|| format!("{sender} has too many unacknowledged deliveries")))
+    Ok((!has_room).then(|| format!("too many messages of {sender} are unread")))
 }
 
 pub(super) fn postpone(db: &Connection, envelope: i64, postponement: &Postponement) -> Outcome<()> {

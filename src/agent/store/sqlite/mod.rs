@@ -274,10 +274,9 @@ impl Store for SqliteStore {
     }
 
     async fn delete_expired(&self, now: Millis, retention: &Retention, limit: usize) -> Result<usize, StoreError> {
-        let retention = *retention;
-        let deleted = self
-            .write(move |db| changes::delete_expired(db, now, &retention, statement::limit_parameter(limit)))
-            .await?;
+        let (retention, limits) = (*retention, self.options.clone());
+        let limit = statement::limit_parameter(limit);
+        let deleted = self.write(move |db| changes::delete_expired(db, now, &retention, limit, &limits)).await?;
         // The checkpoint empties the log, and so removes the content of earlier acknowledged deliveries from the disk.
         let queue = self.with_threads(|threads| threads.write.clone())?;
         let _ = queue.send(writer::Job::Checkpoint).await;

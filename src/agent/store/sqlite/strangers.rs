@@ -12,6 +12,8 @@ use super::{
 };
 use crate::agent::store::types::{CommitOutcome, Millis, Record, Stranger};
 
+/// The most digests of processed envelopes that are remembered: about 100 MB.
+const MAX_DIGESTS: i64 = 1_000_000;
 /// How many of the oldest strangers are looked at to find one that has no message here.
 const SEARCHED: i64 = 16;
 
@@ -40,7 +42,9 @@ impl Unread {
 
 /// Returns the keys of at most `limit` connections that are kept.
 pub(super) fn known_connections(db: &Connection, limit: usize) -> rusqlite::Result<Vec<String>> {
-    let sql = "SELECT key FROM records WHERE kind = 'connection' AND peer IS NULL ORDER BY key LIMIT ?1";
+    // Without the hint, SQLite reads the connections of strangers too.
+    let sql = "SELECT key FROM records INDEXED BY records_known
+        WHERE kind = 'connection' AND peer IS NULL ORDER BY key LIMIT ?1";
     query_all(db, sql, [limit_parameter(limit)], |row| row.get(0))
 }
 
@@ -116,6 +120,30 @@ pub(super) fn forget(db: &Connection, before: Millis, limit: i64) -> rusqlite::R
     let sql = "DELETE FROM records WHERE (kind, key) IN (
         SELECT kind, key FROM records WHERE seen <= ?1 AND peer NOT IN (SELECT peer FROM left_by) LIMIT ?2)";
     execute(db, sql, params![before, limit])
+}
+
+/// Forgets the oldest digests of processed envelopes if there are too many, at most `limit`. A repeated envelope is then
+/// opened again, and its message is recognized by its mark.
+pub(super) fn bound_digests(db: &Connection, limit: i64) -> rusqlite::Result<usize> {
+    let digests: i64 = query_one(db, "SELECT digests FROM of_strangers", [], |row| row.get(0))?.unwrap_or(0);
+    let surplus = digests.saturating_sub(MAX_DIGESTS).min(limit);
+    if surplus <= 0 {
+        return Ok(0);
+    }
+    execute(
+        db,
+        "DELETE FROM concluded WHERE digest IN (SELECT digest FROM concluded ORDER BY time LIMIT ?1)",
+        [surplus],
+    )
+}
+
+/// Forgets the acknowledged messages of strangers beyond as many as may be unacknowledged, oldest first, at most `limit`.
+pub(super) fn bound_history(db: &Connection, limit: i64, limits: &SqliteOptions) -> rusqlite::Result<usize> {
+    let sql = "DELETE FROM deliveries WHERE cursor IN (
+        SELECT cursor FROM deliveries INDEXED BY deliveries_read_of_strangers
+        WHERE stranger = 1 AND acknowledged IS NOT NULL ORDER BY acknowledged DESC LIMIT ?1 OFFSET ?2)";
+    let kept = i64::try_from(limits.max_stranger_unread).unwrap_or(i64::MAX);
+    execute(db, sql, params![limit, kept])
 }
 
 /// Counts the records of strangers anew. Releases that do not know strangers replace such a record without counting.

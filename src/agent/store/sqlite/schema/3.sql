@@ -116,3 +116,18 @@ END;
 CREATE TRIGGER stranger_reply_went AFTER DELETE ON outgoing WHEN old.to_stranger = 1 AND old.state = 0 BEGIN
     UPDATE of_strangers SET replies = replies - 1;
 END;
+-- Finds what is left of those that were sent or given up.
+CREATE INDEX outgoing_replies_done ON outgoing (time) WHERE to_stranger = 1 AND state <> 0;
+
+-- Finds the oldest of the strangers' messages that the application has acknowledged.
+CREATE INDEX deliveries_read_of_strangers ON deliveries (acknowledged) WHERE stranger = 1 AND acknowledged IS NOT NULL;
+
+-- How many digests of processed envelopes are remembered. Most can be of envelopes that strangers have forged.
+ALTER TABLE of_strangers ADD COLUMN digests INTEGER NOT NULL DEFAULT 0;
+UPDATE of_strangers SET digests = (SELECT count(*) FROM concluded);
+CREATE TRIGGER digest_came AFTER INSERT ON concluded BEGIN
+    UPDATE of_strangers SET digests = digests + 1;
+END;
+CREATE TRIGGER digest_went AFTER DELETE ON concluded BEGIN
+    UPDATE of_strangers SET digests = digests - 1;
+END;
