@@ -144,7 +144,7 @@ fn check_id(id: &str) -> Result<(), AgentError> {
     match (1..=MAX_ID_CHARS).contains(&id.len()) && id.bytes().all(is_allowed) {
         true => Ok(()),
         false => Err(AgentError::Invalid(format!(
-            "the id must have 1 to {MAX_ID_CHARS} lower-case letters, digits, and characters of -._~"
+            "the id must be 1 to {MAX_ID_CHARS} characters: lower-case letters, digits, and -._~"
         ))),
     }
 }

@@ -100,7 +100,7 @@ pub enum Error {
         kid: String,
     },
     /// The DID or key is none of ours.
-    #[error("{name} is none of our {relationship} keys")]
+    #[error("{name} is not one of our {relationship} keys")]
     NotOurs {
         /// The DID or DID URL.
         name: String,

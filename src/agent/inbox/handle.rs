@@ -162,10 +162,7 @@ impl Inbox {
         let earlier = earlier_names(received, &mut tx, self.parts.options.max_age).await.map_err(text)?;
         for (sender, recipient) in &earlier {
             if tx.was_handled(sender, recipient).await.map_err(text)? {
-                tracing::info!(
-                    id = received.message.id,
-                    "duplicate message ignored, which came under another DID before"
-                );
+                tracing::info!(id = received.message.id, "duplicate message ignored: it came under another DID before");
                 // The rotation that the message tells of takes effect all the same.
                 apply_headers(received, &mut tx).await.map_err(text)?;
                 let is_stranger = is_stranger(received, &mut tx).await.map_err(text)?;

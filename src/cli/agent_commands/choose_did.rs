@@ -26,7 +26,8 @@ pub async fn choose_own_did(client: &AgentClient, named: Option<&str>, peer: Opt
     let dids: Value = client.get("/v1/dids").await?;
     match dids[0]["did"].as_str() {
         Some(did) => Ok(did.to_owned()),
-        None => Err(Failure::new("no-did", "the agent has no DID").hint("`claviger did create` makes one")),
+        None => Err(Failure::new("no-did", "the agent has no DID that it serves")
+            .hint("`claviger status` shows DIDs that are refused; `claviger did create` makes a DID")),
     }
 }
 

@@ -93,15 +93,19 @@ pub async fn wait_until_sent(client: &AgentClient, id: &str, within: Duration) -
     let until = tokio::time::Instant::now() + within;
     loop {
         let status: Value = client.get(&format!("/v1/messages/{}", percent_encoded(id))).await?;
-        let problem = status["problem"].as_str().unwrap_or("the agent has no record of the message");
+        let problem = status["problem"].as_str();
         match status["state"].as_str() {
             Some("sent") => return Ok(status),
             Some("waiting") if tokio::time::Instant::now() < until => tokio::time::sleep(POLL_INTERVAL).await,
             Some("waiting") => {
+                let problem = problem.unwrap_or("the agent has not tried yet");
                 return Err(Failure::new("not-sent-yet", format!("the message is not sent yet: {problem}"))
                     .hint("the agent keeps the message, and tries again"));
             }
-            _ => return Err(Failure::new("not-sent", format!("the message was not sent: {problem}"))),
+            _ => {
+                let problem = problem.unwrap_or("the agent has no reason on record");
+                return Err(Failure::new("not-sent", format!("the message was not sent: {problem}")));
+            }
         }
     }
 }

@@ -125,7 +125,11 @@ fn print(
         ));
     }
     if let Some(url) = url.filter(|url| url.is_local()) {
-        out.warn(&format!("only this machine reaches {}; --public-url names a URL that peers reach, and --local-peers allows peers on this machine", url.text));
+        let hint = match args.local_peers {
+            true => "",
+            false => ", and --local-peers allows peers on this machine",
+        };
+        out.warn(&format!("only this machine reaches {}; --public-url names a URL that peers reach{hint}", url.text));
     }
     let flag = match file == Path::new("./claviger.toml") && std::env::var_os("CLAVIGER_CONFIG").is_none() {
         true => String::new(),

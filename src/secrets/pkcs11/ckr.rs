@@ -85,7 +85,8 @@ impl<T> During<T> for Result<T, Error> {
 }
 
 impl CallFailure {
-    fn new(operation: &'static str, error: &Error) -> Self {
+    /// Describes the error of a function, named as in PKCS#11.
+    pub(super) fn new(operation: &'static str, error: &Error) -> Self {
         match error {
             Error::Pkcs11(code, _) => Self { operation, code: name(code), kind: kind(code) },
             Error::NullFunctionPointer | Error::NotSupported | Error::MissingSymbol(_) => {

@@ -15,7 +15,7 @@ use cryptoki::{
 };
 
 use super::{
-    ckr::{CallError, During},
+    ckr::{CallError, CallFailure, During},
     profile::Profile,
     raw::{self, Raw},
     slot_token::{SlotToken, text},
@@ -56,8 +56,10 @@ impl Module {
             Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
             Err(error) => {
                 let hint = variable.map(|it| format!(" (it reads the environment variable {it})"));
+                let may_start_later = may_start_later(&error);
+                let error = CallFailure::new("C_Initialize", &error);
                 let reason = format!("{error}{}", hint.unwrap_or_default());
-                return Err(if may_start_later(&error) {
+                return Err(if may_start_later {
                     TokenError::Away(format!("the PKCS#11 module {} does not start: {reason}", path.display()))
                 } else {
                     failed(reason)

@@ -169,7 +169,7 @@ impl AuditVerifier {
                 self.expected.remove(&prev);
             }
             if seq > 1 && self.unchained > 0 {
-                let text = format!("lines 1 to {} of the chain, before this one, missing", seq - 1);
+                let text = format!("lines 1 to {} of the chain, before this one, are missing", seq - 1);
                 self.fault(place, "missing", text);
             }
             if seq == 1 && prev.is_some() && last_line.is_some() && prev != last_line {
@@ -201,7 +201,7 @@ impl AuditVerifier {
         for stray in strays {
             let (kind, text) = match follows {
                 true => ("inserted", "the line was not there when the next line was written"),
-                false => ("changed", "the line is none of the chain, or was one"),
+                false => ("changed", "the line is not in the chain, or was changed"),
             };
             self.fault(stray.place, kind, text.to_owned());
         }
@@ -272,19 +272,21 @@ impl AuditVerifier {
                     to = run.first.seq.saturating_sub(1);
                 }
                 if from <= to {
-                    let lines = if from == to { format!("line {from}") } else { format!("lines {from} to {to}") };
-                    let text = format!("{lines} of the chain, before this one, missing");
+                    let text = match from == to {
+                        true => format!("line {from} of the chain, before this one, is missing"),
+                        false => format!("lines {from} to {to} of the chain, before this one, are missing"),
+                    };
                     self.fault(next.place, "missing", text);
                 }
             } else if next.seq <= last.seq {
-                let text = format!("line {} of the chain stands after line {}", next.seq, last.seq);
+                let text = format!("line {} of the chain comes after line {}", next.seq, last.seq);
                 self.fault(next.place, "out-of-order", text);
             } else if !after.follows {
                 // Either the line that is named was changed, or the line that names it. If the line after that one names
                 // it rightly, it is as it was written.
                 let is_proved = after.first.place != after.last.place || runs.len() == at + 2;
                 let (place, text) = match is_proved {
-                    true => (last.place, "the line was changed, or the hash in the next line"),
+                    true => (last.place, "the line, or the hash in the next line, was changed"),
                     false => (next.place, "the line was changed"),
                 };
                 self.fault(place, "changed", text.to_owned());
