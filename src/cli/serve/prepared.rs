@@ -51,13 +51,14 @@ impl Prepared {
         };
         let guard = address_guard(config)?;
         Ok(Self {
-            peers: daemon.http.listen.0.iter().map(|address| listen(*address)).collect::<Result<_, _>>()?,
-            ops: daemon.ops.listen.map(listen).transpose()?,
-            api: open_api(config)?,
             webhook: webhook(config)?.map(|(webhook, _)| webhook),
             tls,
             dialer: dialer(config, guard)?,
             notifier: Arc::new(Notifier::open()),
+            // Last, so that `serve --check` beside a running agent finds every other fault before it finds a socket in use.
+            api: open_api(config)?,
+            peers: daemon.http.listen.0.iter().map(|address| listen(*address)).collect::<Result<_, _>>()?,
+            ops: daemon.ops.listen.map(listen).transpose()?,
         })
     }
 
@@ -100,11 +101,11 @@ fn open_api(config: &Config) -> Result<(ApiListener, Access), Failure> {
             if let Some(folder) = path.parent() {
                 private_folder::create(folder).map_err(|error| Failure::io(folder.display(), &error))?;
             }
-            let listener = ApiListener::unix(&path).map_err(|error| Failure::new("io", error.to_string()))?;
             let mut users = vec![0, rustix::process::getuid().as_raw()];
             for name in &config.daemon.api.users {
                 users.push(user_id(name)?);
             }
+            let listener = ApiListener::unix(&path).map_err(|error| Failure::new("io", error.to_string()))?;
             Ok((listener, Access::Users(users)))
         }
         ApiAddress::Tcp(text) => {
