@@ -64,8 +64,8 @@ pub struct AgentSection {
     /// How often a message is tried, if a token has opened its outer layer but the rest cannot be opened now, or the
     /// agent fails while it handles the message.
     pub max_attempts: u32,
-    /// A message is refused if, when it is opened, its `created_time` is older than this many days, or its
-    /// `expires_time` has passed. Message IDs are remembered for as long, so that no message is handled twice.
+    /// A message is refused if, when it arrives, its `created_time` is older than this many days, or its `expires_time`
+    /// has passed. Message IDs are remembered for as long, so that no message is handled twice.
     pub longest_age_days: u32,
     /// The agent tries to send a message for this many days, or until its `expires_time` if that is earlier.
     pub send_for_days: u32,
