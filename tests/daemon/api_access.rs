@@ -150,8 +150,6 @@ fn insecure_api_and_webhook_settings_are_refused_at_start() {
         (hook("http://example.org/", "secret_file = \"good\""), "in clear text"),
         (hook("https://me:word@example.org/", "secret_file = \"good\""), "a user name"),
         (hook("mailto:me@example.org", "secret_file = \"good\""), "no https URL"),
-        (hook("https://10.0.0.1/", "secret_file = \"good\""), "a private address"),
-        (hook(local, "secret_file = \"good\""), "a private address"),
         (hook(local, "secret_file = \"short\""), "32 characters or more"),
         (hook(local, "secret_file = \"for-all\""), "others may read the file: chmod 600"),
         (hook(local, ""), "secret_file"),
@@ -164,9 +162,14 @@ fn insecure_api_and_webhook_settings_are_refused_at_start() {
         assert!(output.stderr().contains(message), "{config}\n{}", output.stderr());
         assert!(!output.stderr().contains(TOKEN) && !output.stderr().contains("word"), "{}", output.stderr());
     }
-    for good in
-        [on("127.0.0.1:0", "good"), on("[::1]:0", "good"), hook("https://example.org/", "secret_file = \"good\"")]
-    {
+    // The operator names the webhook, so it may have a private address.
+    for good in [
+        on("127.0.0.1:0", "good"),
+        on("[::1]:0", "good"),
+        hook("https://example.org/", "secret_file = \"good\""),
+        hook("https://10.0.0.1/", "secret_file = \"good\""),
+        hook(local, "secret_file = \"good\""),
+    ] {
         home.configure(&softhsm_module().unwrap(), &good);
         let output = home.run("--json serve --check");
         // The machine may have no IPv6.
