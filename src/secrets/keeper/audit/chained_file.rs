@@ -3,7 +3,8 @@
 //! Several keepers write to one file: those of several tokens, and two of one token while one takes over from the other.
 //! Each write holds the file's lock (flock(2)), so that a keeper sees the lines of the others before its own. The file is
 //! renamed by whoever rotates logs. The first keeper that notices ends it with a line, and goes on in a new file under the
-//! old name. The others find this line before they write, and follow.
+//! old name. The others find this line before they write, and follow. A keeper that needs the locks of two files takes that
+//! of the newer one first.
 
 use std::{
     ffi::OsStr,
@@ -118,42 +119,26 @@ impl State {
             Err(error) if must_follow => return Err(error),
             Err(_) => return Ok(Some(size)),
         };
+        self.unlock();
         wait_for_lock(&next)?;
         let next_size = next.seek(SeekFrom::End(0))?;
         let end = match ChainEnd::read(&next, next_size)? {
             ChainEnd::NOTHING => {
-                let before = self.close(size)?;
+                wait_for_lock(&self.file)?;
+                let size = self.file.seek(SeekFrom::End(0))?;
+                let before = close(&self.file, self.end(size)?)?;
+                self.unlock();
                 // This keeper may have missed a file that was renamed, too.
-                let last = last_rotated(path).filter(|last| last.seq > before.seq).unwrap_or(before);
+                let last = close_last_rotated(path).filter(|last| last.seq > before.seq).unwrap_or(before);
                 ChainEnd { is_torn: false, is_closed: false, ..last }
             }
-            // Another keeper was first. It has ended the old file, or it was started after the file was renamed: then its
-            // first line names the last one of the old file, and no line may follow that.
+            // Another keeper was first.
             end => end,
         };
         next.unlock()?;
         // Closing the old file unlocks it.
         (self.file, self.end) = (next, Some((next_size, end)));
         Ok(None)
-    }
-
-    /// Ends the locked file of `size` bytes with a line, unless another keeper has done so. Returns the chain's end.
-    fn close(&mut self, size: u64) -> io::Result<ChainEnd> {
-        let mut end = self.end(size)?;
-        if end.is_closed || end == ChainEnd::NOTHING {
-            return Ok(end);
-        }
-        let mut text = if end.is_torn { b"\n".to_vec() } else { Vec::new() };
-        let time = humantime::format_rfc3339_micros(SystemTime::now());
-        end.append(format!("{{\"time\":\"{time}\",\"operation\":\"{ROTATE}\"}}\n").as_bytes(), &mut text);
-        match self.file.write_all(&text) {
-            Ok(()) => Ok(end),
-            // The next file names what is there.
-            Err(error) => {
-                tracing::warn!(%error, "cannot end the audit file that was renamed");
-                ChainEnd::read(&self.file, self.file.metadata()?.len())
-            }
-        }
     }
 
     fn unlock(&self) {
@@ -167,7 +152,7 @@ impl State {
     fn append(&mut self, path: &Path, size: u64, lines: &[u8]) -> io::Result<()> {
         let mut end = self.end(size)?;
         if end == ChainEnd::NOTHING && self.is_regular {
-            end = last_rotated(path).unwrap_or(ChainEnd::NOTHING);
+            end = close_last_rotated(path).unwrap_or(ChainEnd::NOTHING);
         }
         let mut text = Vec::with_capacity(lines.len() + 512);
         if std::mem::take(&mut end.is_torn) {
@@ -243,15 +228,42 @@ fn is_same(file: &Metadata, path: &Path) -> io::Result<bool> {
     }
 }
 
-/// The end of the chain in the file that was rotated last; `None` if there is no file with a chain.
-fn last_rotated(path: &Path) -> Option<ChainEnd> {
+/// Ends a locked file with a line, unless that was done. `end` is its end now; returns the end then.
+fn close(mut file: &File, mut end: ChainEnd) -> io::Result<ChainEnd> {
+    if end.is_closed || end == ChainEnd::NOTHING {
+        return Ok(end);
+    }
+    let mut text = if end.is_torn { b"\n".to_vec() } else { Vec::new() };
+    let time = humantime::format_rfc3339_micros(SystemTime::now());
+    end.append(format!("{{\"time\":\"{time}\",\"operation\":\"{ROTATE}\"}}\n").as_bytes(), &mut text);
+    match file.write_all(&text) {
+        Ok(()) => Ok(end),
+        // The next file names what is there.
+        Err(error) => {
+            tracing::warn!(%error, "cannot end the audit file that was renamed");
+            ChainEnd::read(file, file.metadata()?.len())
+        }
+    }
+}
+
+/// The end of the chain in the file that was rotated last; `None` if there is no file with a chain. The file is ended with
+/// a line, so that a keeper that has not noticed its new name yet adds no other one.
+fn close_last_rotated(path: &Path) -> Option<ChainEnd> {
     let mut rotated = rotated_files(path);
     rotated.sort_by_key(|(_, modified)| std::cmp::Reverse(*modified));
-    rotated.into_iter().find_map(|(path, _)| {
-        let file = File::open(path).ok()?;
-        let end = ChainEnd::read(&file, file.metadata().ok()?.len()).ok()?;
-        (end.seq > 0).then_some(ChainEnd { is_torn: false, is_closed: false, ..end })
-    })
+    let read = |file: &File| ChainEnd::read(file, file.metadata()?.len());
+    let (path, end) = rotated.into_iter().find_map(|(path, _)| {
+        let end = read(&File::open(&path).ok()?).ok()?;
+        (end.seq > 0).then_some((path, end))
+    })?;
+    let close_file = || {
+        let file = OpenOptions::new().read(true).append(true).open(path)?;
+        wait_for_lock(&file)?;
+        close(&file, read(&file)?)
+    };
+    // A file that cannot be written is named as it is.
+    let end = close_file().unwrap_or(end);
+    Some(ChainEnd { is_torn: false, is_closed: false, ..end })
 }
 
 /// The files beside `path` whose name is that of `path` with an ending, such as `audit.jsonl.1` or
@@ -302,11 +314,11 @@ mod tests {
             line(file);
         }
         fs::remove_dir(&path).unwrap();
-        // A keeper that is started before the others notice.
+        // A keeper that is started before the others notice ends the old file, so that they follow before they write.
         let new = ChainedFile::open(&path).unwrap();
         for file in [&new, &other, &one] {
-            file.reopen().unwrap();
             line(file);
+            file.reopen().unwrap();
         }
         [&one, &other, &new].into_iter().for_each(line);
         let mut verifier = AuditVerifier::new([]);
@@ -315,7 +327,7 @@ mod tests {
         }
         let report = verifier.finish();
         assert!(report.ok && report.notes.is_empty(), "{report:?}");
-        assert_eq!(report.head.unwrap().seq, 12, "{report:?}");
+        assert_eq!(report.head.unwrap().seq, 13, "{report:?}");
     }
 
     /// Several keepers write while the file is renamed again and again, and all lines are in one chain.
@@ -334,6 +346,9 @@ mod tests {
                     let file = ChainedFile::open(path).unwrap();
                     for _ in 0..ROTATIONS {
                         round.wait();
+                        // One keeper is started anew, perhaps before the others notice that the file was renamed.
+                        let new = ChainedFile::open(path).unwrap();
+                        let file = if keeper == 0 { &new } else { &file };
                         for line in 0..40 {
                             let line = format!("{{\"keeper\":{keeper},\"line\":{line}}}\n");
                             file.append(line.as_bytes()).unwrap();
