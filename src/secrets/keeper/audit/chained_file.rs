@@ -106,7 +106,8 @@ impl State {
     /// the same one.
     fn follow(&mut self, path: &Path, must_follow: bool) -> io::Result<Option<u64>> {
         let size = self.file.seek(SeekFrom::End(0))?;
-        if !must_follow && self.end.is_some_and(|(known, _)| known == size) {
+        // An empty file may have been renamed and its successor begun, and nothing in it says so.
+        if !must_follow && size > 0 && self.end.is_some_and(|(known, _)| known == size) {
             return Ok(Some(size));
         }
         let next = match is_same(&self.file.metadata()?, path) {
@@ -363,6 +364,10 @@ mod tests {
             }
             for number in 0..ROTATIONS {
                 round.wait();
+                // Empty files are not rotated (`notifempty` in packaging/logrotate).
+                while fs::metadata(&path).unwrap().len() == 0 {
+                    thread::yield_now();
+                }
                 fs::rename(&path, rotated(number)).unwrap();
                 round.wait();
             }
@@ -373,9 +378,8 @@ mod tests {
         }
         let report = verifier.finish();
         assert!(report.ok && report.notes.is_empty(), "{report:?}");
-        // Each rotated file ends with a line, except perhaps the first, which may have been renamed while it was empty.
-        let lines = ROTATIONS * (KEEPERS * 40 + 1);
-        assert!((lines - 1..=lines).contains(&(report.head.unwrap().seq as usize)), "{report:?}");
+        // Each rotated file ends with a line.
+        assert_eq!(report.head.unwrap().seq as usize, ROTATIONS * (KEEPERS * 40 + 1), "{report:?}");
         assert_eq!(audit_files(&path).len(), ROTATIONS + 1);
     }
 }
