@@ -253,10 +253,14 @@ fn close_last_rotated(path: &Path) -> Option<ChainEnd> {
     let mut rotated = rotated_files(path);
     rotated.sort_by_key(|(_, modified)| std::cmp::Reverse(*modified));
     let read = |file: &File| ChainEnd::read(file, file.metadata()?.len());
-    let (path, end) = rotated.into_iter().find_map(|(path, _)| {
-        let end = read(&File::open(&path).ok()?).ok()?;
-        (end.seq > 0).then_some((path, end))
-    })?;
+    let chained = |(path, modified): &(PathBuf, Duration)| {
+        let end = read(&File::open(path).ok()?).ok()?;
+        (end.seq > 0).then(|| (path.clone(), *modified, end))
+    };
+    // Two files may have been changed within one tick of the file system's clock.
+    let (_, latest, _) = rotated.iter().find_map(chained)?;
+    let of_latest = rotated.iter().filter(|(_, modified)| *modified == latest).filter_map(chained);
+    let (path, _, end) = of_latest.max_by_key(|(.., end)| end.seq)?;
     let close_file = || {
         let file = OpenOptions::new().read(true).append(true).open(path)?;
         wait_for_lock(&file)?;
