@@ -60,6 +60,9 @@ pub struct RouteGuard {
     id: u64,
 }
 
+/// Room for one message on a connection. A connection has few.
+pub struct ReturnSlot(mpsc::OwnedPermit<ReturnMessage>);
+
 impl ReturnRoutes {
     /// Reserves a route to a peer that has authenticated itself on the connection. Nothing is sent on the route before
     /// [`RouteGuard::open`]. A connection has at most one route for each peer.
@@ -100,14 +103,12 @@ impl ReturnRoutes {
         self.lock().get(peer).is_some_and(|routes| routes.iter().any(Route::is_usable))
     }
 
-    /// Sends a packed message to the peer on the newest route that allows its thread. Returns whether it was written to
-    /// the connection and flushed within [`WRITE_TIMEOUT`]. If not, the peer may have it all the same.
-    pub async fn send(&self, peer: &str, thread: &str, packed: &str) -> bool {
-        let Some(connection) = self.find(peer, thread) else { return false };
-        let (written, is_written) = oneshot::channel();
-        let message = ReturnMessage { packed: packed.to_owned(), written };
-        let sent = async { connection.send(message).await.is_ok() && is_written.await.unwrap_or(false) };
-        timeout(WRITE_TIMEOUT, sent).await.unwrap_or(false)
+    /// Waits for room for a message on the newest route to the peer that allows its thread. `None` if there is no route,
+    /// if it ends meanwhile, or if the peer does not read for [`WRITE_TIMEOUT`].
+    pub async fn slot(&self, peer: &str, thread: &str) -> Option<ReturnSlot> {
+        let connection = self.find(peer, thread)?;
+        let slot = timeout(WRITE_TIMEOUT, connection.reserve_owned()).await.ok()?.ok()?;
+        Some(ReturnSlot(slot))
     }
 
     fn find(&self, peer: &str, thread: &str) -> Option<mpsc::Sender<ReturnMessage>> {
@@ -122,6 +123,16 @@ impl ReturnRoutes {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Vec<Route>>> {
         self.by_peer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ReturnSlot {
+    /// Hands a packed message to the connection at once. The future is whether it was written to the connection and
+    /// flushed within [`WRITE_TIMEOUT`]. If not, the peer may have it all the same.
+    pub fn send(self, packed: String) -> impl Future<Output = bool> {
+        let (written, is_written) = oneshot::channel();
+        self.0.send(ReturnMessage { packed, written });
+        async { matches!(timeout(WRITE_TIMEOUT, is_written).await, Ok(Ok(true))) }
     }
 }
 
@@ -162,6 +173,8 @@ impl Drop for RouteGuard {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     #[tokio::test]
@@ -170,7 +183,7 @@ mod tests {
         let (connection, mut messages) = mpsc::channel(1);
         let route = routes.reserve("alice", ReturnRoute::Thread("a".to_owned()), connection);
         assert!(!routes.has_route("alice", "a") && !routes.has_any_route("alice"));
-        assert!(!routes.send("alice", "a", "hello").await);
+        assert!(routes.slot("alice", "a").await.is_none());
         let opening = async {
             tokio::task::yield_now().await;
             route.open();
@@ -183,10 +196,40 @@ mod tests {
             // The connection ends before the message is written.
             drop(message.written);
         };
-        let (written, ()) = tokio::join!(routes.send("alice", "a", "hello"), writing);
+        let slot = routes.slot("alice", "a").await.unwrap();
+        let (written, ()) = tokio::join!(slot.send("hello".to_owned()), writing);
         assert!(!written);
         drop(route);
         routes.settled("alice").await;
         assert!(!routes.has_any_route("alice") && routes.lock().is_empty());
+    }
+
+    /// Who waits for a peer that does not read has no message yet, and learns that the connection has ended.
+    #[tokio::test]
+    async fn a_connection_has_room_for_few_messages() {
+        let routes = Arc::new(ReturnRoutes::default());
+        let (connection, mut messages) = mpsc::channel(2);
+        let (alice, bob) = (
+            routes.reserve("alice", ReturnRoute::All, connection.clone()),
+            routes.reserve("bob", ReturnRoute::All, connection),
+        );
+        alice.open();
+        bob.open();
+        let held = [routes.slot("alice", "a").await.unwrap(), routes.slot("bob", "a").await.unwrap()];
+        let mut waiting = Box::pin(routes.slot("bob", "a"));
+        assert!((&mut waiting).now_or_never().is_none());
+        let [first, second] = held;
+        drop(second);
+        let third = (&mut waiting).now_or_never().flatten().unwrap();
+        let written = first.send("hello".to_owned());
+        messages.recv().await.unwrap().written.send(true).unwrap();
+        assert!(written.await);
+        let fourth = routes.slot("alice", "a").await.unwrap();
+        let mut waiting = Box::pin(routes.slot("alice", "a"));
+        assert!((&mut waiting).now_or_never().is_none());
+        drop(messages);
+        assert!(waiting.await.is_none());
+        drop((fourth, alice, bob));
+        assert!(!third.send("lost".to_owned()).await);
     }
 }

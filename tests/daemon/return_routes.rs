@@ -121,6 +121,31 @@ fn what_another_can_deliver_first_opens_no_return_route() {
     gets_all(&daemon, &alice, 3);
 }
 
+/// The response to a ping must not always go before a message that already waits: an HTTP response holds one message.
+#[test]
+fn a_peer_that_asks_with_pings_gets_what_waits() {
+    let Some(daemon) = Daemon::running("") else { return };
+    let alice = Peer::new("alice");
+    for text in ["one", "two"] {
+        let id = daemon.send_text(alice.did(), text).unwrap();
+        daemon.wait_until("the message was tried", |daemon| daemon.outbox_message(&id)["problem"].is_string());
+    }
+    let mut texts = Vec::new();
+    daemon.wait_until("the messages arrived", |daemon| {
+        let mut ping = alice.message(&daemon.did, "").finalize();
+        ping.type_ = "https://didcomm.org/trust-ping/2.0/ping".to_owned();
+        ping.return_route = Some("all".to_owned());
+        let response = daemon.post(alice.pack(&ping).as_bytes());
+        let body = response.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        if body.starts_with('{') {
+            texts.extend(alice.open(body).0.body["content"].as_str().map(str::to_owned));
+        }
+        texts.len() == 2
+    });
+    texts.sort();
+    assert_eq!(texts, ["one", "two"]);
+}
+
 /// A copy is answered at once: nothing waits for a reply that does not come.
 #[test]
 fn a_copy_gets_its_answer_at_once() {

@@ -6,7 +6,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::{
-    origins::{Audience, OriginPermit, Paused},
+    gate::Paused,
+    origins::{Audience, OriginPermit},
     pack::{PackError, Prepared, Refetched},
     peer_task::{Attempt, TOKEN_PAUSE},
     state::Outbox,
@@ -169,12 +170,20 @@ impl Outbox {
     }
 
     async fn send_on_return_route(&self, entry: &OutboxEntry, prepared: &Prepared) -> Result<(), Unsent> {
-        let _permit = self.origins.enter_any(audience(entry)).await;
+        let Some(slot) = self.parts.routes.slot(&entry.peer, &entry.thread).await else {
+            return Err(Unsent::Failed(SendError::retryable(
+                "the peer's connection has ended, or the peer does not read",
+            )));
+        };
+        let permit = self.origins.enter_any(audience(entry)).await;
+    /// The connection of a peer that does not read has little room, and none of the permits.
         if entry.to_stranger {
             self.reply_rate.wait().await;
         }
         let packed = self.pack(prepared).await.map_err(Unsent::NotPacked)?;
-        match self.parts.routes.send(&entry.peer, &entry.thread, &packed).await {
+        let written = slot.send(packed);
+        drop(permit);
+        match written.await {
             true => Ok(()),
             false => Err(Unsent::Failed(SendError::retryable("the peer's connection has ended"))),
         }

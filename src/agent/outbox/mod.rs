@@ -6,11 +6,12 @@
 //!
 //! An attempt (`attempt.rs`) tries the routes of the peer's document in turn. A message is packed, which takes an operation
 //! with a private key, only for a server that accepts the connection or has accepted a message before. Each server may
-//! hold few permits until it has accepted messages, and is paused while it fails (`origins.rs`). Replies to strangers have
+//! hold few permits until it has accepted messages, and is paused while it fails (`origins.rs`, `gate.rs`). Replies to strangers have
 //! a rate of their own (`reply_rate.rs`). Messages expire whether or not they are tried (`expiry.rs`).
 
 mod attempt;
 mod expiry;
+mod gate;
 mod http_transport;
 mod neighbourhood;
 mod options;
@@ -26,5 +27,5 @@ mod wakeups;
 pub use options::OutboxOptions;
 pub(super) use pack::PackError;
 pub(super) use state::{Outbox, OutboxParts};
-pub use transport::{SendError, SendFault, Transport, Transports};
+pub use transport::{SendError, SendFault, SendLimits, Transport, Transports};
 pub(super) use wakeups::PeerWakeups;

@@ -5,7 +5,8 @@
 //! domain of its name), and shares [`OutboxOptions::concurrent_unknown`] with all such origins. With each accepted message
 //! its window grows. With each failure the window shrinks, and the breaker opens for a pause that doubles. Every waiting
 //! line is first come, first served. Messages to strangers wait in lines of their own, and leave one permit of an origin:
-//! a stranger may name the server of a known peer.
+//! a stranger may name the server of a known peer. A server that behaves may stop doing so: the messages to strangers of
+//! one neighbourhood have a limit whatever it has accepted, and less time.
 
 use std::{
     collections::HashMap,
@@ -18,13 +19,18 @@ use tokio::{
     time::Instant,
 };
 
-use super::{neighbourhood::names, options::OutboxOptions};
-use crate::agent::clock::full_jitter;
+use super::{
+    gate::{FIRST_SEND_LIMIT, Gate, OriginLimits, Paused},
+    neighbourhood::names,
+    options::OutboxOptions,
+};
 
 /// The window of an origin that has accepted no message yet.
 const FIRST_WINDOW: usize = 2;
 /// The permits of the unproven origins of one neighbourhood.
 const NEIGHBOURHOOD_WINDOW: usize = 4;
+/// The part of the strangers' permits that the proven origins of one neighbourhood may hold.
+const NEIGHBOURHOOD_PART: usize = 12;
 /// The part of all permits, in quarters, that messages to strangers may hold.
 const STRANGERS_QUARTERS: usize = 3;
 /// How many messages to known peers in a row an origin may answer with an error. It may serve its other peers well.
@@ -36,10 +42,6 @@ const MAX_REMEMBERED: usize = 4096;
 
 /// The time to connect to an origin that is not proven.
 const REACH_LIMIT: Duration = Duration::from_secs(5);
-/// The time for a message to a proven origin, to an unproven one, and to one that failed the last time.
-const SEND_LIMIT: Duration = Duration::from_secs(30);
-const FIRST_SEND_LIMIT: Duration = Duration::from_secs(10);
-const SHORT_SEND_LIMIT: Duration = Duration::from_secs(5);
 
 /// The origins that messages go to.
 pub(super) struct Origins {
@@ -52,48 +54,9 @@ pub(super) struct Origins {
     unknown: Arc<Semaphore>,
     /// The permits of messages to strangers that are connected. They are not among all permits: a stranger may read slowly.
     connected_strangers: Arc<Semaphore>,
+    /// The permits of messages to strangers at the proven origins of one neighbourhood.
+    proven_neighbourhood: usize,
     limits: OriginLimits,
-}
-
-#[derive(Clone, Copy)]
-struct OriginLimits {
-    max_window: usize,
-    first_pause: Duration,
-    longest_pause: Duration,
-}
-
-/// The window and the breaker of an origin, or the window of a neighbourhood.
-struct Gate {
-    window: Arc<Semaphore>,
-    /// The permits of messages to strangers, which they need before one of the window.
-    strangers: Arc<Semaphore>,
-    state: Mutex<GateState>,
-}
-
-struct GateState {
-    /// The size of the window, and the largest that it had.
-    size: usize,
-    largest: usize,
-    /// The permits that are taken back as soon as they are returned.
-    excess: usize,
-    /// Whether the origin has accepted a message lately.
-    is_proven: bool,
-    /// The failures in a row, and the error answers in a row.
-    failures: u32,
-    error_answers: u32,
-    /// Until when the breaker is open, and why.
-    open_until: Instant,
-    problem: String,
-    used: Instant,
-}
-
-/// The breaker of an origin is open.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Paused {
-    /// The time until the next attempt is allowed.
-    pub pause: Duration,
-    /// Why the last attempt failed.
-    pub problem: String,
 }
 
 /// The permission to send one message to an origin. Dropping it without a result leaves the origin as it was.
@@ -102,6 +65,8 @@ pub(super) struct OriginPermit {
     limits: OriginLimits,
     slot: Option<OwnedSemaphorePermit>,
     _others: Vec<OwnedSemaphorePermit>,
+    /// Not forgotten as long as one of its permits is held.
+    _neighbourhood: Option<Arc<Gate>>,
     is_proven: bool,
     send_limit: Duration,
     audience: Audience,
@@ -125,6 +90,7 @@ impl Origins {
             strangers: Arc::new(Semaphore::new(strangers)),
             unknown: Arc::new(Semaphore::new(options.concurrent_unknown.clamp(1, strangers))),
             connected_strangers: Arc::new(Semaphore::new((options.concurrent / 4).max(1))),
+            proven_neighbourhood: (strangers / NEIGHBOURHOOD_PART).max(NEIGHBOURHOOD_WINDOW),
             limits: OriginLimits {
                 max_window: options.concurrent_per_origin.max(1),
                 first_pause: options.first_pause,
@@ -142,28 +108,38 @@ impl Origins {
         let gate = self.gate(origin, FIRST_WINDOW);
         gate.check()?;
         let mut others = Vec::new();
+        let mut near = None;
+        let was_proven = gate.state().is_proven;
         if audience == Audience::Stranger {
             others.extend(acquire(&gate.strangers).await);
             gate.check()?;
+            let (name, window) = match was_proven {
+                true => (format!("{neighbourhood}, proven"), self.proven_neighbourhood),
+                false => (neighbourhood, NEIGHBOURHOOD_WINDOW),
+            };
+            let gate = near.insert(self.gate(name, window));
+            others.extend(acquire(&gate.window).await);
         }
         let slot = acquire(&gate.window).await;
         gate.check()?;
         // The application's own messages do not stand in the line of the strangers' servers.
         if audience == Audience::Stranger {
-            if !gate.state().is_proven {
-                let neighbourhood = self.gate(neighbourhood, NEIGHBOURHOOD_WINDOW);
-                others.extend(acquire(&neighbourhood.window).await);
+            if !was_proven {
                 others.extend(acquire(&self.unknown).await);
             }
             others.extend(acquire(&self.strangers).await);
         }
         others.extend(acquire(&self.all).await);
         gate.check()?;
-        let (is_proven, send_limit) = {
+        let (is_proven, mut send_limit) = {
             let state = gate.state();
             (state.is_proven && state.failures == 0, state.send_limit())
         };
-        Ok(OriginPermit { gate, limits: self.limits, slot, _others: others, is_proven, send_limit, audience })
+        if audience == Audience::Stranger {
+            send_limit = send_limit.min(FIRST_SEND_LIMIT);
+        }
+        let (limits, _others, _neighbourhood) = (self.limits, others, near);
+        Ok(OriginPermit { gate, limits, slot, _others, _neighbourhood, is_proven, send_limit, audience })
     }
 
     /// Waits for a permit for a message that needs no origin, since its peer is connected or one of our DIDs.
@@ -193,57 +169,6 @@ impl Origins {
 
     fn known(&self) -> MutexGuard<'_, HashMap<String, Arc<Gate>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Gate {
-    fn new(window: usize) -> Self {
-        let now = Instant::now();
-        Self {
-            window: Arc::new(Semaphore::new(window)),
-            strangers: Arc::new(Semaphore::new(window.saturating_sub(1).max(1))),
-            state: Mutex::new(GateState {
-                size: window,
-                largest: window,
-                excess: 0,
-                is_proven: false,
-                failures: 0,
-                error_answers: 0,
-                open_until: now,
-                problem: String::new(),
-                used: now,
-            }),
-        }
-    }
-
-    fn check(&self) -> Result<(), Paused> {
-        let state = self.state();
-        let pause = state.open_until.saturating_duration_since(Instant::now());
-        match pause.is_zero() {
-            true => Ok(()),
-            false => Err(Paused { pause, problem: state.problem.clone() }),
-        }
-    }
-
-    fn state(&self) -> MutexGuard<'_, GateState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl GateState {
-    /// The time for the next message. After failures it is short, but the full time now and then: the server may be slow.
-    fn send_limit(&self) -> Duration {
-        match (self.failures, self.is_proven) {
-            (0, true) => SEND_LIMIT,
-            (0, false) => FIRST_SEND_LIMIT,
-            (failures, _) if failures % 4 == 3 => SEND_LIMIT,
-            _ => SHORT_SEND_LIMIT,
-        }
-    }
-
-    fn open(&mut self, limits: OriginLimits, problem: &str) {
-        self.open_until = Instant::now() + full_jitter(limits.first_pause, limits.longest_pause, self.failures);
-        problem.clone_into(&mut self.problem);
     }
 }
 
@@ -349,6 +274,7 @@ mod tests {
     use tokio::task::unconstrained;
 
     use super::*;
+    use crate::agent::outbox::gate::{SEND_LIMIT, SHORT_SEND_LIMIT};
 
     const HERE: &str = "https://a.example/in";
 
@@ -463,6 +389,34 @@ mod tests {
         assert_eq!(held.len(), 192);
         assert!(try_enter(&origins, honest, Audience::Stranger).is_none());
         assert!(try_enter(&origins, honest, Audience::Known).is_some());
+    }
+
+    /// Servers of strangers may accept messages until their windows are large, and then stall.
+    #[tokio::test]
+    async fn proven_servers_of_one_neighbourhood_share_permits() {
+        let origins = origins();
+        let port = |number: usize| format!("http://127.0.0.1:{number}/");
+        for number in 1..=4 {
+            for _ in 0..10 {
+                prove(&origins, &port(number)).await;
+            }
+        }
+        let held: Vec<_> =
+            (1..=4).flat_map(|number| take_all(&origins, Audience::Stranger, |_| port(number))).collect();
+        assert_eq!(held.len(), 16);
+        assert!(held.iter().all(|permit| permit.is_proven() && permit.send_limit() == FIRST_SEND_LIMIT));
+        // Known peers, new servers, and servers elsewhere are served.
+        assert!(try_enter(&origins, &port(4), Audience::Known).is_some());
+        assert!(try_enter(&origins, &port(5), Audience::Stranger).is_some());
+        prove(&origins, HERE).await;
+        assert!(try_enter(&origins, HERE, Audience::Stranger).is_some());
+        // The permits are held, so the neighbourhood is not forgotten.
+        for number in 0..2 * MAX_REMEMBERED {
+            drop(origins.gate(number.to_string(), 1));
+        }
+        assert!(try_enter(&origins, &port(1), Audience::Stranger).is_none());
+        drop(held);
+        assert!(try_enter(&origins, &port(1), Audience::Stranger).is_some());
     }
 
     /// Strangers may name the server of a known peer, and may be connected and read nothing.

@@ -140,9 +140,14 @@ impl Outbox {
                     if left_out.failed.len() > MAX_LEFT_OUT {
                         left_out.failed.clear();
                     }
-                    self.pause(pause, peer, wakeup, shutdown).await;
+                    if self.pause(pause, peer, wakeup, shutdown).await {
+                        // A route may take one message only, which is then the oldest.
+                        left_out.failed.clear();
+                    }
                 }
-                None if is_deferred => self.pause(STORE_PAUSE, peer, wakeup, shutdown).await,
+                None if is_deferred => {
+                    self.pause(STORE_PAUSE, peer, wakeup, shutdown).await;
+                }
                 None if any_concluded => {
                     failures = 0;
                     left_out.failed.clear();
@@ -166,14 +171,14 @@ impl Outbox {
     }
 
     /// Waits until the pause is over. A wakeup announces a new message or a new return route; only a return route ends
-    /// the pause.
-    async fn pause(&self, pause: Duration, peer: &str, wakeup: &Notify, shutdown: &CancellationToken) {
+    /// the pause. Returns whether one did.
+    async fn pause(&self, pause: Duration, peer: &str, wakeup: &Notify, shutdown: &CancellationToken) -> bool {
         let until = Instant::now() + pause;
         loop {
             tokio::select! {
-                () = tokio::time::sleep_until(until) => return,
-                () = shutdown.cancelled() => return,
-                () = wakeup.notified() => if self.parts.routes.has_any_route(peer) { return },
+                () = tokio::time::sleep_until(until) => return false,
+                () = shutdown.cancelled() => return false,
+                () = wakeup.notified() => if self.parts.routes.has_any_route(peer) { return true },
             }
         }
     }

@@ -89,7 +89,8 @@ pub trait Store: Send + Sync + 'static {
     async fn outbox_entry(&self, id: &str) -> Result<Option<OutboxEntry>, StoreError>;
 
     /// Records the outcome of an attempt to send. The content of a message that will not be tried again is deleted.
-    /// A message that expired during the attempt can still become sent; no other final state changes.
+    /// A message that expired during the attempt can still become sent; no other final state changes. An automatic reply
+    /// to a stranger is deleted with its final state.
     async fn record_send_outcome(&self, id: &str, outcome: SendOutcome) -> Result<(), StoreError>;
 
     /// Marks at most `limit` waiting messages of the outbox whose time to send is over at `now` as expired, and deletes

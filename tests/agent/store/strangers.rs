@@ -124,20 +124,34 @@ pub async fn a_stranger_is_forgotten_after_a_while(location: &dyn StoreLocation)
     assert!(!is_remembered(&*store, &stranger(0)).await);
 }
 
-/// An automatic reply to a stranger is forgotten with the stranger, and a message of the application is not.
+/// An automatic reply to a stranger is deleted once it is sent or given up, and a message of the application is not.
 pub async fn replies_to_strangers_leave_no_history(location: &dyn StoreLocation) {
     let store = open(location).await;
     let sent = |number, to_stranger| OutboxEntry { to_stranger, ..outgoing(number, &stranger(number)) };
-    let all = [sent(1, true), sent(2, false), sent(3, true)];
+    let all = [sent(1, true), sent(2, false), sent(3, true), sent(4, true), sent(5, true), sent(6, true)];
     commit_ok(&*store, commit_of(all.clone().map(Change::Send))).await;
-    for entry in &all[..2] {
-        store.record_send_outcome(&entry.id, SendOutcome::Sent(now())).await.unwrap();
+    let problem = || "no answer".to_owned();
+    let outcomes = [
+        SendOutcome::Sent(now()),
+        SendOutcome::Sent(now()),
+        SendOutcome::Later(now(), problem()),
+        SendOutcome::Failed(now(), problem()),
+        SendOutcome::Expired(now()),
+    ];
+    for (entry, outcome) in all.iter().zip(outcomes) {
+        store.record_send_outcome(&entry.id, outcome).await.unwrap();
     }
-    let is_there = async |entry: &OutboxEntry| store.outbox_entry(&entry.id).await.unwrap().is_some();
-    sweep_in(&*store, HOUR / 4).await;
-    assert!(is_there(&all[0]).await);
-    sweep_in(&*store, HOUR).await;
-    assert!(!is_there(&all[0]).await && is_there(&all[1]).await && is_there(&all[2]).await);
+    let mut left = Vec::new();
+    for entry in &all {
+        left.push(store.outbox_entry(&entry.id).await.unwrap().is_some());
+    }
+    assert_eq!(left, [false, true, true, false, false, true]);
+    // Those whose time is over go with the next sweep.
+    assert_eq!(store.expire_outgoing(now() + 48 * HOUR, 10).await.unwrap().len(), 2);
+    sweep_in(&*store, 72 * HOUR).await;
+    for (number, is_left) in [(2, false), (5, false), (1, true)] {
+        assert_eq!(store.outbox_entry(&all[number].id).await.unwrap().is_some(), is_left);
+    }
 }
 
 /// What the application has read of strangers does not fill the disk.

@@ -164,6 +164,10 @@ pub(super) fn record_send_outcome(db: &Connection, id: &str, outcome: &SendOutco
     let expired = "UPDATE outgoing SET state = ?2, time = ?3, sealed = NULL WHERE id = ?1 AND state = 0";
     let number = rows::state_number;
     match outcome {
+    if !matches!(outcome, SendOutcome::Later(..)) {
+        // Automatic replies to strangers leave no history for the application.
+        execute(db, "DELETE FROM outgoing WHERE id = ?1 AND to_stranger = 1", [id])?;
+    }
         SendOutcome::Later(until, reason) => execute(db, later, params![id, until, reason])?,
         SendOutcome::Sent(time) => {
             execute(db, sent, params![id, number(SendState::Sent), time, number(SendState::Expired)])?
@@ -211,11 +215,11 @@ pub(super) fn delete_expired(
             (SELECT sequence FROM outgoing WHERE state <> 0 AND time <= ?1 LIMIT ?2)",
             before(retention.history),
         ),
-        // Automatic replies to strangers leave no history for the application.
+        // Those that have expired meanwhile.
         (
             "DELETE FROM outgoing WHERE sequence IN (SELECT sequence FROM outgoing
                 INDEXED BY outgoing_replies_done WHERE to_stranger = 1 AND state <> 0 AND time <= ?1 LIMIT ?2)",
-            before(retention.strangers),
+            now,
         ),
         ("DELETE FROM records WHERE (kind, key) IN (SELECT kind, key FROM records WHERE expires <= ?1 LIMIT ?2)", now),
     ];
