@@ -48,7 +48,7 @@ pub use mediation::{
 };
 pub use metrics::TokenStates;
 pub use options::AgentOptions;
-pub use outbox::{OutboxOptions, SendError, SendFault, Transport, Transports};
+pub use outbox::{OutboxOptions, SendError, SendFault, SendLimits, Transport, Transports};
 pub use outgoing_message::{OutgoingMessage, new_message};
 pub use own_dids::{OwnDids, OwnDocuments};
 pub use refused_documents::{RefusedDid, UnprovedKey};

@@ -96,6 +96,7 @@ pub fn store_options(config: &Config) -> SqliteOptions {
         max_envelopes_for: store.max_waiting_for,
         max_envelope_bytes_for: store.max_waiting_bytes_for,
         strangers_percent: store.strangers_percent,
+        known_peer_percent: store.known_peer_percent,
         max_unresolved: store.max_unresolved,
         max_unresolved_bytes: store.max_unresolved_bytes,
         max_unread_bytes: store.max_unread_bytes,

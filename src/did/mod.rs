@@ -49,6 +49,7 @@ pub use local::{LoadError, LocalResolver, local, read_documents};
 pub use resolve_error::ResolveError;
 pub use resolver::Resolver;
 pub use resolver_chain::ResolverChain;
+#[cfg(feature = "agent")]
 pub(crate) use url::is_mutable;
 pub use url::{DidUrl, DidUrlError, did_of, is_did};
 pub use web::{WebError, WebResolver};

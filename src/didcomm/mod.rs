@@ -38,6 +38,7 @@ pub use message_error::{HashError, MessageError};
 pub use message_type::{MessageType, same_name};
 pub use pack::{PackEncrypted, PackEncryptedMetadata, PackSignedMetadata};
 pub use provenance::{Layer, PriorDid, Provenance, Warning};
+#[cfg(feature = "agent")]
 pub(crate) use recipients::check_recipient;
 pub use route::{MessagingService, Route, Routes};
 pub use unpack::UnpackOptions;

@@ -53,6 +53,7 @@ pub(super) fn agreement_keys<'a>(document: &'a Document, to: &str) -> Result<Vec
 ///
 /// # Errors
 /// [`Error::NoRecipientKey`] and its like, as packing fails.
+#[cfg(feature = "agent")]
 pub(crate) fn check_recipient(document: &Document, to: &str) -> Result<(), Error> {
     agreement_keys(document, to).map(drop)
 }

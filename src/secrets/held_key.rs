@@ -107,7 +107,7 @@ struct KeyList {
 
 impl HeldKeys {
     /// Whether both are the same list: not only equal, but one a clone of the other.
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
+    pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 

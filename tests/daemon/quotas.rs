@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::{
-    api_client::ApiClient,
+    api_client::{ApiClient, SAY},
     daemon::{Daemon, TIMEOUT},
-    peer::{AGREE, Peer, block_on},
+    peer::{AGREE, Peer, block_on, seconds},
     support::forge::Jwe,
     websocket_client::WebSocketClient,
 };
@@ -123,6 +123,23 @@ fn a_hidden_sender_over_its_limit_gets_a_problem_report() {
     assert_eq!(daemon.unread_texts(), ["again"]);
 }
 
+/// Nobody can be told that there is no room for a message without a sender, so an accepted one waits.
+#[test]
+fn anonymous_messages_wait_for_room() {
+    let Some(daemon) = running("max_unread_from = 1") else { return };
+    let anonymous = |content: &str| {
+        let message = Message::build(Message::new_id(), SAY, json!({"content": content})).to(&daemon.did);
+        let message = message.created_time(seconds()).finalize();
+        Jwe::anoncrypt(&daemon.agreement_keys()).seal(message.to_json()).to_string()
+    };
+    deliver(&daemon, &anonymous("first"));
+    assert_eq!(daemon.post_status(anonymous("second")), 202);
+    daemon.wait_until("the message waits for room", |daemon| daemon.log().contains("no room for unread messages"));
+    assert_eq!(daemon.unread_texts(), ["first"]);
+    acknowledge(&daemon, 0);
+    daemon.wait_until("there is room", |daemon| daemon.unread_texts() == ["second"]);
+}
+
 /// Replies that a peer does not fetch are dropped beyond a limit.
 #[test]
 fn waiting_replies_per_peer_are_limited() {
@@ -156,7 +173,7 @@ fn waiting_replies_per_peer_are_limited() {
 /// and peers to whom the application has written all of it.
 #[test]
 fn waiting_messages_per_recipient_are_limited() {
-    let Some(mut daemon) = Daemon::new("[store]\nmax_waiting_for = 10\n") else { return };
+    let Some(mut daemon) = Daemon::new("[store]\nmax_waiting_for = 10\nknown_peer_percent = 50\n") else { return };
     let other = daemon.home.create_did(&format!("--method peer:2 --service http://127.0.0.1:{}", daemon.port));
     let (flooding, honest, known) = (Peer::new("flooding"), Peer::new("honest"), Peer::new("known"));
     daemon.start();

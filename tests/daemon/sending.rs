@@ -36,7 +36,9 @@ fn asking(peer: &Peer, daemon: &Daemon) -> String {
 /// A peer asks for its message and closes the connection before the response is written. The message is not lost.
 #[test]
 fn a_reply_counts_as_sent_once_it_is_written() {
-    let Some(daemon) = Daemon::running("[agent]\nmax_message_bytes = 20_000_000\n") else { return };
+    let http = "return_route_seconds = 60\n[net]\nallow_private = [\"127.0.0.0/8\"]";
+    let Some(mut daemon) = Daemon::with_config(http, "[agent]\nmax_message_bytes = 20_000_000\n") else { return };
+    daemon.start();
     let peer = Peer::new("peer");
     // More than the buffers of the connection hold (tcp_wmem).
     let large = "x".repeat(5_000_000);

@@ -1,6 +1,8 @@
 //! Messages that cannot be opened although they were accepted: their senders are unknown, or what is inside is for
 //! others. They take little room and little of the token's time.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use claviger::{crypto::ContentEncryption, keys::Curve};
 use claviger_testkit::PrivateKey;
 use serde_json::Value;
@@ -8,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     daemon::Daemon,
+    endpoint::Endpoint,
     peer::{AGREE, Peer, keys_of},
     support::forge::{Jwe, b64},
 };
@@ -53,6 +56,28 @@ fn forged_envelopes_do_not_lock_honest_peers_out() {
     daemon.wait_until("the honest message arrived", |daemon| daemon.unread_texts() == ["lunch?"]);
     assert!(accepted <= 20, "{accepted} of the room for 200");
     assert_eq!(unwraps(&daemon), 1.0, "the token is asked for the honest message only");
+}
+
+/// The same if they come in the responses of a server to which the daemon sends.
+#[test]
+fn messages_in_responses_take_no_room_of_others() {
+    let Some(daemon) = Daemon::running("[store]\nmax_waiting_for = 40\n") else { return };
+    let skid = |number| format!("{}#key-1", unknown_short_form(number));
+    let envelopes: Vec<String> = (0..40).map(|number| forged(&daemon, &skid(number)).to_string()).collect();
+    let next = AtomicUsize::new(0);
+    let endpoint = Endpoint::new(move |_| {
+        let number = next.fetch_add(1, Ordering::SeqCst);
+        (200, String::new(), envelopes[number % envelopes.len()].clone())
+    });
+    let peer = Peer::with_endpoint("peer", &endpoint.uri());
+    for number in 0..40 {
+        daemon.send_text(peer.did(), &number.to_string()).unwrap();
+    }
+    daemon.wait_until("all messages are sent", |_| endpoint.messages().len() >= 40);
+    let honest = Peer::new("honest");
+    assert_eq!(daemon.post_status(honest.pack_text(&daemon.did, "lunch?")), 202);
+    daemon.wait_until("the honest message arrived", |daemon| daemon.unread_texts() == ["lunch?"]);
+    assert!(daemon.metric("claviger_waiting{queue=\"inbox\"}") <= 4.0, "a tenth of the room");
 }
 
 /// An envelope of an unknown sender is given up after its time.

@@ -11,9 +11,10 @@ use crate::{
         clock::{MAX_CLOCK_SKEW, Millis, now, seconds_to_millis},
         protocol::{
             Effect, HandleError, Problem, Received, Transaction, acks,
-            connections::{Connection, find_connection, is_stranger, update_connection},
+            connections::{Connection, created_by_stranger, find_connection, is_stranger, update_connection},
             issued_invitation::record_acceptance,
             problem_limits,
+            text::{TOO_LONG_NAME, has_too_long_name},
         },
         rotation::{
             own::OwnRotation,
@@ -36,10 +37,17 @@ struct Handling {
     is_stranger: bool,
     /// The names in [`HandledMessage::earlier`].
     earlier: Vec<(String, String)>,
+    /// See [`Commit::created_by_stranger`].
+    created_by_stranger: Option<Millis>,
 }
 
-/// The longest id, thread id or type of a message.
-const MAX_NAME_BYTES: usize = 1024;
+/// Why a message cannot be handled now.
+enum NotNow {
+    /// The store has failed, or a protocol asks for another attempt.
+    Failed(String),
+    /// The sender is not authenticated, and there is no room for more unread messages of such senders.
+    NoRoom,
+}
 
 impl Inbox {
     /// Handles an opened message, or postpones it, or refuses it.
@@ -63,9 +71,12 @@ impl Inbox {
         for _ in 0..MAX_ATTEMPTS {
             let handling = match self.effects(&received, envelope.quota_checked).await {
                 Ok(handling) => handling,
-                Err(reason) => return self.postpone(envelope, kind, &reason).await,
+                Err(NotNow::Failed(reason)) => return self.postpone(envelope, kind, &reason).await,
+                Err(NotNow::NoRoom) => {
+                    return self.postpone_after_work(envelope, "no room for unread messages without a sender").await;
+                }
             };
-            let Handling { effects, result, is_stranger, earlier } = handling;
+            let Handling { effects, result, is_stranger, earlier, created_by_stranger } = handling;
             let effects = match self.limit_replies(&received, is_stranger, effects).await {
                 Ok(effects) => effects,
                 Err(error) => return self.postpone(envelope, kind, &error.to_string()).await,
@@ -76,11 +87,10 @@ impl Inbox {
             };
             let has_replies = changes.iter().any(|change| matches!(change, Change::Send(_)));
             let handled = HandledMessage { earlier, ..handled.clone() };
-            let (handled, stranger) = match is_stranger {
-                true => self.stranger(&received, handled),
-                false => (handled, None),
-            };
-            let commit = Commit { envelope: Some(envelope.id), handled: Some(handled), changes, stranger };
+            let stranger = is_stranger
+                .then(|| Stranger { did: received.sender.clone().unwrap_or_default(), created: received.created() });
+            let (envelope_id, handled) = (Some(envelope.id), Some(handled));
+            let commit = Commit { envelope: envelope_id, handled, changes, stranger, created_by_stranger };
             match self.parts.store.commit(commit).await {
                 Ok(CommitOutcome::Committed) => {
                     self.parts.metrics.message_handled(kind, result);
@@ -96,6 +106,10 @@ impl Inbox {
                 }
                 Ok(CommitOutcome::TooOld) => {
                     return self.refuse(envelope, kind, "the message is too old for a stranger's").await;
+                }
+                Ok(CommitOutcome::DatedAhead) => {
+                    let created = received.created().unwrap_or(0);
+                    return self.postpone_until(envelope, kind, "its created_time is in the future", created).await;
                 }
                 Ok(CommitOutcome::Conflict) => {}
                 Err(error) => return self.postpone(envelope, kind, &error.to_string()).await,
@@ -120,8 +134,8 @@ impl Inbox {
             }
             (Some(expires), None) => expires.saturating_add(MAX_CLOCK_SKEW),
             (None, Some(created)) => created.saturating_add(max_age),
-            // A message without these times never becomes too old, so its id is remembered for ever, unless the sender
-            // is a stranger.
+            // A message without these times never becomes too old, so its id is remembered for ever: that of a
+            // stranger's as long as there is room.
             (None, None) => Millis::MAX,
         };
         let id = message.id.to_ascii_lowercase();
@@ -141,32 +155,23 @@ impl Inbox {
         })
     }
 
-    /// Returns the mark and the sender of a stranger's message. Such a mark has an end, even if the message never
-    /// becomes too old.
-    fn stranger(&self, received: &Received, handled: HandledMessage) -> (HandledMessage, Option<Stranger>) {
-        let until = handled.until.min(now().saturating_add(self.parts.options.max_age));
-        let did = received.sender.clone().unwrap_or_default();
-        // A time in the future would make the messages of all other strangers too old.
-        let is_past = |created: &Millis| *created <= received.time.saturating_add(MAX_CLOCK_SKEW);
-        let created = received.message.created_time.map(seconds_to_millis).filter(is_past);
-        (HandledMessage { until, ..handled }, Some(Stranger { did, created }))
-    }
-
     /// Determines what a message does.
     ///
     /// # Errors
-    /// The reason why the message cannot be handled now.
-    async fn effects(&self, received: &Received, quota_checked: bool) -> Result<Handling, String> {
-        let text = |error: HandleError| error.to_string();
+    /// [`NotNow`] if the message cannot be handled now.
+    async fn effects(&self, received: &Received, quota_checked: bool) -> Result<Handling, NotNow> {
+        let text = |error: HandleError| NotNow::Failed(error.to_string());
         let mut tx = Transaction::new(received, &*self.parts.store, &self.parts.features);
         let earlier = earlier_names(received, &mut tx, self.parts.options.max_age).await.map_err(text)?;
+        let created_by_stranger = created_by_stranger(received, &mut tx).await.map_err(text)?;
         for (sender, recipient) in &earlier {
             if tx.was_handled(sender, recipient).await.map_err(text)? {
                 tracing::info!(id = received.message.id, "duplicate message ignored: it came under another DID before");
                 // The rotation that the message tells of takes effect all the same.
                 apply_headers(received, &mut tx).await.map_err(text)?;
                 let is_stranger = is_stranger(received, &mut tx).await.map_err(text)?;
-                return Ok(Handling { effects: tx.effects(), result: "again", is_stranger, earlier: Vec::new() });
+                let (effects, earlier) = (tx.effects(), Vec::new());
+                return Ok(Handling { effects, result: "again", is_stranger, earlier, created_by_stranger });
             }
         }
         let problem = match self.apply_protocols(received, &mut tx).await {
@@ -174,12 +179,14 @@ impl Inbox {
                 let is_stranger = is_stranger(received, &mut tx).await.map_err(text)?;
                 let effects = tx.effects();
                 let checked = self.check_quota(received, quota_checked, is_stranger, &effects).await;
-                match checked.map_err(|error| error.to_string())? {
-                    None => return Ok(Handling { effects, result: "done", is_stranger, earlier }),
+                match checked.map_err(|error| NotNow::Failed(error.to_string()))? {
+                    None => return Ok(Handling { effects, result: "done", is_stranger, earlier, created_by_stranger }),
+                    // Nobody can be told, and the message was accepted.
+                    Some(_) if received.sender.is_none() => return Err(NotNow::NoRoom),
                     Some(problem) => problem,
                 }
             }
-            Err(HandleError::Retry(reason)) => return Err(reason),
+            Err(HandleError::Retry(reason)) => return Err(NotNow::Failed(reason)),
             Err(HandleError::Problem(problem)) => problem,
         };
         tracing::info!(id = received.message.id, kind = received.message.type_, %problem, "message has a problem");
@@ -187,7 +194,7 @@ impl Inbox {
         let mut tx = Transaction::new(received, &*self.parts.store, &self.parts.features);
         self.report(received, &problem, &mut tx).await.map_err(text)?;
         let is_stranger = is_stranger(received, &mut tx).await.map_err(text)?;
-        Ok(Handling { effects: tx.effects(), result: "problem", is_stranger, earlier })
+        Ok(Handling { effects: tx.effects(), result: "problem", is_stranger, earlier, created_by_stranger })
     }
 
     /// Applies the rules for every message and the message's protocol, in the order that the rules require.
@@ -238,9 +245,8 @@ impl Inbox {
         if !provenance.encrypted {
             return Err("it is not encrypted");
         }
-        // They stay in the store in the clear, for as long as the history of the message.
-        if [&*message.id, message.thread(), &*message.type_].iter().any(|name| name.len() > MAX_NAME_BYTES) {
-            return Err("its id, its thread or its type is longer than 1024 bytes");
+        if has_too_long_name(&message) {
+            return Err(TOO_LONG_NAME);
         }
         let opened_by = provenance.layers.iter().rev().find_map(|layer| match layer {
             Layer::Authcrypt { kid, .. } | Layer::Anoncrypt { kid, .. } => did_of(kid),

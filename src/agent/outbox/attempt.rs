@@ -11,7 +11,7 @@ use super::{
     pack::{PackError, Prepared, Refetched},
     peer_task::{Attempt, TOKEN_PAUSE},
     state::Outbox,
-    transport::{SendError, SendFault},
+    transport::{SendError, SendFault, SendLimits},
 };
 use crate::{
     agent::{
@@ -31,6 +31,8 @@ const UNUSABLE_PAUSE: Duration = Duration::from_secs(30);
 const ROUTE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// How often a peer may refuse a message for good while its document cannot be fetched again.
 const MAX_UNCERTAIN_REFUSALS: u32 = 8;
+/// The most bytes of the messages that a peer returns in its response.
+const RETURNED_BYTES: usize = 1_000_000;
 /// The most bytes of the reasons that are kept of one attempt.
 const MAX_REASON: usize = 1000;
 
@@ -169,6 +171,7 @@ impl Outbox {
         }
     }
 
+    /// The connection of a peer that does not read has little room, and none of the permits.
     async fn send_on_return_route(&self, entry: &OutboxEntry, prepared: &Prepared) -> Result<(), Unsent> {
         let Some(slot) = self.parts.routes.slot(&entry.peer, &entry.thread).await else {
             return Err(Unsent::Failed(SendError::retryable(
@@ -176,7 +179,6 @@ impl Outbox {
             )));
         };
         let permit = self.origins.enter_any(audience(entry)).await;
-    /// The connection of a peer that does not read has little room, and none of the permits.
         if entry.to_stranger {
             self.reply_rate.wait().await;
         }
@@ -249,7 +251,10 @@ impl Outbox {
             },
         };
         let text = wrapped.as_deref().unwrap_or(packed);
-        let returned = match transport.send(uri, text, permit.send_limit()).await {
+        // A stranger who is answered has no reason to answer at once. A reply of it comes as any other message does.
+        let returned_bytes = if entry.to_stranger { 0 } else { RETURNED_BYTES };
+        let limits = SendLimits { time: permit.send_limit(), returned_bytes };
+        let returned = match transport.send(uri, text, limits).await {
             Ok(returned) => returned,
             Err(error) => {
                 permit.conclude(&error);
@@ -258,7 +263,8 @@ impl Outbox {
         };
         permit.accepted();
         for returned in returned {
-            if let Err(error) = self.parts.inbox.accept_fetched(returned.into_bytes()).await {
+            // The peer may return what a stranger wrote, so the limits of all other messages apply.
+            if let Err(error) = self.parts.inbox.accept(returned.into_bytes()).await {
                 tracing::warn!(%error, "returned message not accepted");
             }
         }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use hyper::body::Bytes;
 use tokio::time::timeout;
 
-use super::transport::{SendError, SendFault, Transport};
+use super::transport::{SendError, SendFault, SendLimits, Transport};
 use crate::{
     didcomm::ENCRYPTED,
     net::{HttpClient, NetError, RequestLimits, WebSocketClient, is_retryable_status},
@@ -35,9 +35,9 @@ impl Transport for HttpClient {
         Ok(Box::new(HttpClient::reach(self, uri, limit).await?))
     }
 
-    async fn send(&self, uri: &str, packed: &str, limit: Duration) -> Result<Vec<String>, SendError> {
+    async fn send(&self, uri: &str, packed: &str, limits: SendLimits) -> Result<Vec<String>, SendError> {
         let packed = Bytes::copy_from_slice(packed.as_bytes());
-        let limits = RequestLimits { timeout: limit, ..RequestLimits::default() };
+        let limits = RequestLimits { timeout: limits.time, max_response_bytes: limits.returned_bytes };
         let answer = self.post(uri, ENCRYPTED, packed, limits).await?;
         if answer.is_success() {
             // A body that is no message is ignored.
@@ -63,18 +63,23 @@ impl Transport for WebSocketClient {
 
     /// Opens a WebSocket for one message. DIDComm over WebSocket has no confirmation of a message. Success means that
     /// the message was written, and that the peer closed the WebSocket with a close frame.
-    async fn send(&self, uri: &str, packed: &str, limit: Duration) -> Result<Vec<String>, SendError> {
-        let sent = timeout(limit, async {
+    async fn send(&self, uri: &str, packed: &str, limits: SendLimits) -> Result<Vec<String>, SendError> {
+        let SendLimits { time, returned_bytes } = limits;
+        let sent = timeout(time, async {
             let (sender, mut receiver) = self.connect(uri).await?;
             sender.send(Bytes::copy_from_slice(packed.as_bytes())).await?;
             sender.close().await;
-            let mut returned = Vec::new();
+            let (mut returned, mut room) = (Vec::new(), returned_bytes);
             while let Some(message) = receiver.receive().await? {
+                match room.checked_sub(message.len()) {
+                    Some(rest) => room = rest,
+                    None => continue,
+                }
                 returned.extend(String::from_utf8(message.to_vec()));
             }
             Ok(returned)
         });
-        let reason = || format!("{uri} did not take the message and close the WebSocket within {limit:?}");
+        let reason = || format!("{uri} did not take the message and close the WebSocket within {time:?}");
         sent.await
             .unwrap_or_else(|_| Err(SendError { fault: SendFault::Unreachable, ..SendError::retryable(reason()) }))
     }

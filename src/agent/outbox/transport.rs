@@ -20,11 +20,20 @@ pub trait Transport: Send + Sync + 'static {
         Ok(Box::new(()))
     }
 
-    /// Sends a packed message within `limit`. Returns the packed messages that the peer returned on the same connection.
+    /// Sends a packed message. Returns the packed messages that the peer returned on the same connection.
     ///
     /// # Errors
     /// [`SendError`] says why the other side did not accept the message, and whether a retry may help.
-    async fn send(&self, uri: &str, packed: &str, limit: Duration) -> Result<Vec<String>, SendError>;
+    async fn send(&self, uri: &str, packed: &str, limits: SendLimits) -> Result<Vec<String>, SendError>;
+}
+
+/// What the other side may take of us while a message is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SendLimits {
+    /// The time until the other side has accepted the message.
+    pub time: Duration,
+    /// The most bytes of returned messages, all together. More are ignored.
+    pub returned_bytes: usize,
 }
 
 /// Why a message was not sent.

@@ -5,11 +5,8 @@ use std::{net::SocketAddr, path::PathBuf};
 use claviger::{
     agent::{OutboxOptions, store::SqliteOptions},
     did::CacheLimits,
-    net::Target,
 };
 use serde::Deserialize;
-
-use crate::cli::failure::Failure;
 
 /// The settings that SIGHUP reads again. Their new values take effect at once; all other settings need a restart.
 pub const RELOADABLE: [&str; 12] = [
@@ -258,6 +255,9 @@ pub struct StoreSection {
     /// The percentage of each of the three limits above that messages may use whose senders are not known: the message
     /// names none, or there is no connection that our side has begun or accepted.
     pub strangers_percent: u32,
+    /// The percentage of each of these limits that messages may use that name one known peer as their sender, once that of
+    /// strangers is used up. Anyone can write such a name into a message.
+    pub known_peer_percent: u32,
     /// Received messages that wait for the DID document of a sender without a connection, at most. For one of our DIDs, at
     /// most a tenth of `max_waiting_for`.
     pub max_unresolved: u64,
@@ -307,6 +307,7 @@ impl Default for StoreSection {
             max_waiting_for: limits.max_envelopes_for,
             max_waiting_bytes_for: limits.max_envelope_bytes_for,
             strangers_percent: limits.strangers_percent,
+            known_peer_percent: limits.known_peer_percent,
             max_unresolved: limits.max_unresolved,
             max_unresolved_bytes: limits.max_unresolved_bytes,
             waiting_days: 30,
@@ -410,47 +411,5 @@ impl From<OneOrMore> for SocketAddrs {
             OneOrMore::One(address) => Self(vec![address]),
             OneOrMore::More(addresses) => Self(addresses),
         }
-    }
-}
-
-impl DaemonConfig {
-    /// Checks what can be checked before a file or a socket is opened.
-    pub fn check(&self) -> Result<(), Failure> {
-        let invalid = |message: &str| Failure::usage("bad-config", message.to_owned());
-        if self.http.tls_certificate.is_some() != self.http.tls_key.is_some() {
-            return Err(invalid("[http] has only one of tls_certificate and tls_key: TLS needs both"));
-        }
-        if let Some(url) = &self.http.public_url
-            && !(url.starts_with("https://") || url.starts_with("http://"))
-        {
-            return Err(invalid("public_url in [http] is not an http or https URL"));
-        }
-        if self.mediation.poll_seconds == 0 {
-            return Err(invalid("poll_seconds in [mediation] is 0: mediators would be asked without a pause"));
-        }
-        if let Some(url) = self.mediation.private_servers.iter().find(|url| Target::parse(url).is_err()) {
-            return Err(invalid(&format!("private_servers in [mediation]: {url:?} is not a URL of a server")));
-        }
-        let outbox = &self.outbox;
-        let counts = [outbox.messages, outbox.messages_per_peer, outbox.messages_per_server];
-        if counts.contains(&0) || outbox.messages_to_new_servers == 0 || outbox.stranger_replies_per_second == 0 {
-            return Err(invalid("a number in [outbox] is 0: no message would be sent"));
-        }
-        if self.ops.otlp.is_some() && !cfg!(feature = "otel") {
-            return Err(invalid("otlp in [ops]: this claviger was built without the feature `otel`"));
-        }
-        if self.agent.max_json_values == 0 || self.agent.max_opening_bytes == 0 {
-            return Err(invalid("max_json_values or max_opening_bytes in [agent] is 0: no message would be unpacked"));
-        }
-        if self.store.strangers_percent > 100 {
-            return Err(invalid("strangers_percent in [store] is more than 100"));
-        }
-        if self.store.waiting_days == 0 {
-            return Err(invalid("waiting_days in [store] is 0: messages would be deleted before they are unpacked"));
-        }
-        if self.agent.workers == 0 {
-            return Err(invalid("workers in [agent] is 0: no message would be unpacked"));
-        }
-        Ok(())
     }
 }

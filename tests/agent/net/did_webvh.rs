@@ -64,7 +64,7 @@ async fn a_log_is_found_by_port_and_path() {
 
 #[tokio::test]
 async fn a_hostile_servers_log_is_refused() {
-    use ResolveError::{NotFetched, NotFound, Unavailable, Webvh};
+    use ResolveError::{NotFound, Unavailable, Webvh};
     let host = Host::new().await;
     let did = host.log.did();
     let ask = async || host.resolver().resolve(&did).await.unwrap_err();

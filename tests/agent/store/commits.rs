@@ -153,7 +153,9 @@ pub async fn concurrent_commits_are_atomic(location: &dyn StoreLocation) {
                     match store.commit(commit).await.unwrap() {
                         CommitOutcome::Committed => return,
                         CommitOutcome::Conflict => {}
-                        CommitOutcome::Duplicate | CommitOutcome::TooOld => panic!("an undone commit left its mark"),
+                        CommitOutcome::Duplicate | CommitOutcome::TooOld | CommitOutcome::DatedAhead => {
+                            panic!("an undone commit left its mark")
+                        }
                     }
                 }
             })

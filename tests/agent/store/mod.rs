@@ -49,6 +49,7 @@ impl StoreLocation for SqliteLocation {
         let limits = SqliteOptions {
             max_envelope_bytes: limits.envelope_bytes,
             max_envelopes_for: limits.envelopes_for,
+            known_peer_percent: limits.known_peer_percent,
             max_envelope_bytes_for: limits.envelope_bytes_for,
             max_unread_bytes: limits.unread_bytes,
             max_unread_from: limits.unread_from,

@@ -134,7 +134,7 @@ impl Model {
                 });
                 let envelope = envelope.and_then(|index| self.envelope(index));
                 let changes = changes.into_iter().map(|step| self.change(step)).collect();
-                let commit = Commit { envelope, handled, changes, stranger: None };
+                let commit = Commit { envelope, handled, changes, ..Commit::default() };
                 let committed = store.commit(commit.clone()).await.unwrap();
                 assert_eq!(committed, self.commit(commit));
             }

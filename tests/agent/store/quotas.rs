@@ -95,6 +95,36 @@ pub async fn strangers_leave_room_for_known_peers(location: &dyn StoreLocation) 
     receive(&*store, of(unresolvable("did:example:forged"), 60)).await;
 }
 
+/// Anyone can name a known peer as the sender. Such envelopes leave room for the other known peers.
+pub async fn a_named_peer_leaves_room_for_others(location: &dyn StoreLocation) {
+    let store = location.open(Limits { envelopes_for: 20, known_peer_percent: 10, ..NO_LIMITS }).await;
+    let key = |peer: &str| format!("{} {peer}", new_envelope(0).recipient);
+    let other = "did:example:another";
+    for peer in [THEM, other] {
+        commit_ok(&*store, commit_of([Change::Put(record(&key(peer), 0, ""))])).await;
+    }
+    let from = |peer, number| NewEnvelope {
+        attribution: Attribution::Resolvable { connection: Some(key(peer)) },
+        ..new_envelope(number)
+    };
+    // Until the share of strangers is used up, a known peer has no limit of its own.
+    for number in 0..12 {
+        receive(&*store, from(THEM, number)).await;
+    }
+    assert!(!is_accepted(&*store, from(THEM, 12)).await);
+    let unresolvable = Attribution::Unresolvable { connection: key(THEM) };
+    assert!(!is_accepted(&*store, NewEnvelope { attribution: unresolvable, ..new_envelope(13) }).await);
+    assert!(is_accepted(&*store, from(other, 14)).await && is_accepted(&*store, from(other, 15)).await);
+    assert!(!is_accepted(&*store, from(other, 16)).await);
+    // The room is free again once the envelopes are processed.
+    for envelope in store.pending_envelopes(now(), &[], 12).await.unwrap() {
+        commit_ok(&*store, process_envelope(envelope.id)).await;
+    }
+    for number in 20..30 {
+        receive(&*store, from(THEM, number)).await;
+    }
+}
+
 pub async fn a_recipient_has_a_limit_of_bytes(location: &dyn StoreLocation) {
     let store = location.open(Limits { envelope_bytes_for: 1000, ..NO_LIMITS }).await;
     let Ok(ReceiveOutcome::Stored(first)) = store.receive(large_envelope(1, 600)).await else {

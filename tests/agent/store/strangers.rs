@@ -227,3 +227,55 @@ pub async fn the_marks_of_strangers_are_limited(location: &dyn StoreLocation) {
     sweep_in(&*store, 2 * HOUR).await;
     assert_eq!(store.usage().await.unwrap().stranger_marks, 0);
 }
+
+/// A time in the future that a stranger chose makes no other message too old, and its own message is not handled twice.
+pub async fn marks_of_the_future_are_kept_until_then(location: &dyn StoreLocation) {
+    let store = location.open(Limits { stranger_marks: 10, ..NO_LIMITS }).await;
+    let dated_ahead = |number, by| {
+        let stranger = Some(Stranger { did: stranger(number), created: Some(now() + by) });
+        Commit { stranger, ..first_contact(number, []) }
+    };
+    let (first, second) = (dated_ahead(1, HOUR), dated_ahead(2, HOUR));
+    commit_ok(&*store, first.clone()).await;
+    // There is room for one.
+    assert_eq!(store.commit(second.clone()).await.unwrap(), CommitOutcome::DatedAhead);
+    for number in 100..150 {
+        commit_ok(&*store, first_contact(number, [])).await;
+        assert!(store.usage().await.unwrap().stranger_marks <= 10);
+    }
+    assert_eq!(store.commit(first).await.unwrap(), CommitOutcome::Duplicate);
+    // Its time has come.
+    commit_ok(&*store, Commit { stranger: dated_ahead(2, 0).stranger, ..second }).await;
+}
+
+/// A message that may repeat one whose mark was dropped is not certainly new, also if its sender has become known.
+pub async fn what_may_have_been_handled_is_not_certainly_new(location: &dyn StoreLocation) {
+    let store = location.open(Limits { stranger_marks: 10, ..NO_LIMITS }).await;
+    let of_stranger = first_contact(1, []);
+    let created = of_stranger.stranger.as_ref().unwrap().created;
+    let handled = of_stranger.handled.clone().unwrap();
+    let untimed = handled_message(2);
+    let is_new = async |message: &HandledMessage, created| store.is_certainly_new(message, created).await.unwrap();
+    assert!(is_new(&handled, created).await && is_new(&untimed, None).await);
+    commit_ok(&*store, of_stranger.clone()).await;
+    assert!(!is_new(&handled, created).await && is_new(&untimed, None).await);
+    for number in 100..150 {
+        commit_ok(&*store, first_contact(number, [])).await;
+    }
+    assert!(!is_new(&handled, created).await && !is_new(&untimed, None).await);
+    assert!(is_new(&untimed, Some(now())).await);
+    let of_known = Commit { stranger: None, created_by_stranger: created, ..of_stranger };
+    assert_eq!(store.commit(of_known).await.unwrap(), CommitOutcome::TooOld);
+}
+
+/// Marks without a `created_time` that are dropped make no message too old.
+pub async fn untimed_marks_of_strangers_are_dropped(location: &dyn StoreLocation) {
+    let store = location.open(Limits { stranger_marks: 10, ..NO_LIMITS }).await;
+    for number in 0..50 {
+        let stranger = Some(Stranger { did: stranger(number), created: None });
+        commit_ok(&*store, Commit { stranger, ..first_contact(number, []) }).await;
+    }
+    assert_eq!(store.usage().await.unwrap().stranger_marks, 10);
+    assert!(!store.is_certainly_new(&handled_message(0), None).await.unwrap());
+    commit_ok(&*store, first_contact(100, [])).await;
+}

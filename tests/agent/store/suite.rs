@@ -20,6 +20,7 @@ pub trait StoreLocation: Send + Sync {
 pub struct Limits {
     pub envelope_bytes: u64,
     pub envelopes_for: u64,
+    pub known_peer_percent: u32,
     pub envelope_bytes_for: u64,
     pub unread_bytes: u64,
     pub unread_from: u64,
@@ -34,6 +35,7 @@ pub struct Limits {
 pub const NO_LIMITS: Limits = Limits {
     envelope_bytes: 1 << 30,
     envelopes_for: 100_000,
+    known_peer_percent: 100,
     envelope_bytes_for: 1 << 30,
     unread_bytes: 1 << 30,
     unread_from: 100_000,
@@ -78,6 +80,7 @@ macro_rules! suite {
             usage_counts_the_content
             limits_are_enforced
             strangers_leave_room_for_known_peers
+            a_named_peer_leaves_room_for_others
             a_recipient_has_a_limit_of_bytes
             a_sender_has_a_limit_of_messages
             a_sender_has_a_limit_of_bytes
@@ -90,6 +93,9 @@ macro_rules! suite {
             the_history_of_strangers_is_limited
             strangers_share_the_room_for_unread_messages
             the_marks_of_strangers_are_limited
+            marks_of_the_future_are_kept_until_then
+            what_may_have_been_handled_is_not_certainly_new
+            untimed_marks_of_strangers_are_dropped
             a_closed_store_refuses_requests
             hundreds_of_concurrent_envelopes_are_durable
             concurrent_commits_are_atomic

@@ -30,14 +30,15 @@ pub(super) fn receive(db: &Connection, envelope: &NewEnvelope, limits: &SqliteOp
         Attribution::Unresolvable { connection } => connection_of(db, connection)? == Peer::Unknown,
         Attribution::Resolvable { .. } | Attribution::Fetched => false,
     };
-    if let Some(reason) = exceeded_limit(db, envelope, unresolved, limits)? {
-        return Err(Rollback::Error(StoreError::Full(reason)));
-    }
-    let insert = "INSERT INTO envelopes (digest, recipient, received, packed, charged, unresolved)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    let named_peer = match check_limits(db, envelope, unresolved, limits)? {
+        Room::Free { named_peer } => named_peer,
+        Room::Full(reason) => return Err(Rollback::Error(StoreError::Full(reason))),
+    };
+    let insert = "INSERT INTO envelopes (digest, recipient, received, packed, charged, unresolved, named_peer)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
     let quota_checked = envelope.sender.is_some();
     let NewEnvelope { digest, recipient, received, packed, .. } = envelope;
-    execute(db, insert, params![digest, recipient, received, packed, quota_checked, unresolved])?;
+    execute(db, insert, params![digest, recipient, received, packed, quota_checked, unresolved, named_peer])?;
     Ok(ReceiveOutcome::Stored(db.last_insert_rowid()))
 }
 
@@ -62,6 +63,14 @@ fn connection_of(db: &Connection, key: &str) -> rusqlite::Result<Peer> {
     })
 }
 
+/// Whether there is room for an envelope.
+enum Room {
+    /// There is room. `named_peer` is the connection with the known peer whose share the envelope takes.
+    Free { named_peer: Option<String> },
+    /// The envelope would exceed this limit, in words for people.
+    Full(String),
+}
+
 /// A number of envelopes, and their bytes.
 #[derive(Clone, Copy, Default)]
 struct Load {
@@ -70,11 +79,13 @@ struct Load {
 }
 
 impl Load {
-    /// Reads the load of a recipient; that of all recipients if `recipient` is empty.
+    /// Reads the load of a recipient; that of all recipients if `recipient` is empty. In `named_load`, the load of a
+    /// connection.
     fn of(db: &Connection, table: &str, recipient: &str) -> rusqlite::Result<Self> {
         let sql = match (table, recipient) {
             ("load", "") => "SELECT envelopes, bytes FROM total_load WHERE ?1 = ''",
             ("load", _) => "SELECT envelopes, bytes FROM load WHERE recipient = ?1",
+            ("named_load", _) => "SELECT envelopes, bytes FROM named_load WHERE peer = ?1",
             _ => "SELECT envelopes, bytes FROM unresolved_load WHERE recipient = ?1",
         };
         let read = |row: &rusqlite::Row<'_>| {
@@ -97,51 +108,96 @@ impl Load {
     }
 }
 
-/// Returns which limit the envelope would exceed, as a message for people. `None` if it would exceed none.
-fn exceeded_limit(
+/// Checks all limits for a new envelope.
+fn check_limits(
     db: &Connection,
     envelope: &NewEnvelope,
     unresolved: bool,
     limits: &SqliteOptions,
-) -> rusqlite::Result<Option<String>> {
+) -> rusqlite::Result<Room> {
     let size = envelope.packed.len() as u64;
     let (total, own) = (Load::of(db, "load", "")?, Load::of(db, "load", &envelope.recipient)?);
     if total.is_full(size, u64::MAX, limits.max_envelope_bytes) {
         let Load { bytes, .. } = total;
         let limit = limits.max_envelope_bytes;
-        return Ok(Some(format!("the messages that wait to be opened have {bytes} of at most {limit} bytes")));
+        return Ok(Room::Full(format!("the messages that wait to be opened have {bytes} of at most {limit} bytes")));
     }
     if own.is_full(size, limits.max_envelopes_for, limits.max_envelope_bytes_for) {
         let Load { envelopes, bytes } = own;
         let recipient = &envelope.recipient;
-        return Ok(Some(format!("{envelopes} messages with {bytes} bytes wait to be opened for {recipient}")));
+        return Ok(Room::Full(format!("{envelopes} messages with {bytes} bytes wait to be opened for {recipient}")));
     }
     if unresolved {
-        let reason = "too many messages wait whose senders cannot be resolved";
         let (all, own) = (Load::of(db, "unresolved_load", "")?, Load::of(db, "unresolved_load", &envelope.recipient)?);
         let is_full = all.is_full(size, limits.max_unresolved, limits.max_unresolved_bytes)
             || own.is_full(size, (limits.max_envelopes_for / 10).max(1), limits.max_envelope_bytes_for / 10);
-        return Ok(is_full.then(|| reason.to_owned()));
+        return Ok(match is_full {
+            true => Room::Full("too many messages wait whose senders cannot be resolved".to_owned()),
+            false => Room::Free { named_peer: None },
+        });
     }
-    if let Attribution::Resolvable { connection } = &envelope.attribution {
-        let share = |limit: u64| (u128::from(limit) * u128::from(limits.strangers_percent.min(100)) / 100) as u64;
-        let is_over = |total: Load, own: Load| {
-            total.is_full(size, u64::MAX, share(limits.max_envelope_bytes))
-                || own.is_full(size, share(limits.max_envelopes_for), share(limits.max_envelope_bytes_for))
-        };
-        // Envelopes with unresolvable senders have their own limit, and take no room of others.
-        if is_over(total, own)
-            && is_over(
-                total.without(Load::of(db, "unresolved_load", "")?),
-                own.without(Load::of(db, "unresolved_load", &envelope.recipient)?),
+    let named_peer = match check_share(db, envelope, (total, own), limits)? {
+        Room::Free { named_peer } => named_peer,
+        full => return Ok(full),
+    };
+    Ok(match exceeded_unread_limit(db, envelope, limits)? {
+        None => Room::Free { named_peer },
+        Some(reason) => Room::Full(reason),
+    })
+}
+
+/// Checks the share of strangers in the loads of all recipients and of the envelope's. Once it is used up, only envelopes
+/// that name a known peer as their sender are stored. Anyone can write such an envelope, so each known peer has a share
+/// too.
+fn check_share(
+    db: &Connection,
+    envelope: &NewEnvelope,
+    (total, own): (Load, Load),
+    limits: &SqliteOptions,
+) -> rusqlite::Result<Room> {
+    let free = Room::Free { named_peer: None };
+    let named = match &envelope.attribution {
+        Attribution::Fetched => return Ok(free),
+        Attribution::Resolvable { connection } => connection.as_deref(),
+        Attribution::Unresolvable { connection } => Some(connection.as_str()),
+    };
+    let size = envelope.packed.len() as u64;
+    let share = |limit: u64, percent: u32| (u128::from(limit) * u128::from(percent.min(100)) / 100) as u64;
+    let is_over = |percent: u32, total: Load, own: Load| {
+        total.is_full(size, u64::MAX, share(limits.max_envelope_bytes, percent))
+            || own.is_full(
+                size,
+                share(limits.max_envelopes_for, percent),
+                share(limits.max_envelope_bytes_for, percent),
             )
-        {
-            let peer = connection.as_deref().map_or(Ok(Peer::Unknown), |key| connection_of(db, key))?;
-            if peer != Peer::Known {
-                return Ok(Some("messages that wait to be opened have used the share of strangers".to_owned()));
-            }
-        }
+    };
+    // Envelopes with unresolvable senders have their own limit, and take no room of others.
+    let is_used_up = is_over(limits.strangers_percent, total, own)
+        && is_over(
+            limits.strangers_percent,
+            total.without(Load::of(db, "unresolved_load", "")?),
+            own.without(Load::of(db, "unresolved_load", &envelope.recipient)?),
+        );
+    if !is_used_up {
+        return Ok(free);
     }
+    let peer = match named {
+        Some(key) if connection_of(db, key)? == Peer::Known => key,
+        _ => return Ok(Room::Full("messages that wait to be opened have used the share of strangers".to_owned())),
+    };
+    let load = Load::of(db, "named_load", peer)?;
+    if is_over(limits.known_peer_percent, load, load) {
+        return Ok(Room::Full("too many messages wait to be opened that name this known peer as sender".to_owned()));
+    }
+    Ok(Room::Free { named_peer: Some(peer.to_owned()) })
+}
+
+/// Returns which limit for unread messages the envelope would exceed, in words for people.
+fn exceeded_unread_limit(
+    db: &Connection,
+    envelope: &NewEnvelope,
+    limits: &SqliteOptions,
+) -> rusqlite::Result<Option<String>> {
     let unread = Unread::read(db)?;
     let is_full_for_known = unread.known_bytes >= limits.max_unread_bytes;
     let is_stranger = match &envelope.attribution {

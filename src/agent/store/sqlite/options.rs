@@ -12,6 +12,9 @@ pub struct SqliteOptions {
     /// How much of each of the three limits above envelopes may use whose sender is unnamed, or has no connection that
     /// our side has begun or accepted, in percent. Default: 50.
     pub strangers_percent: u32,
+    /// How much of each of these limits envelopes may use that name one known peer as their sender, once the share of
+    /// strangers is used up, in percent. The name is a claim: anyone can write it. Default: 10.
+    pub known_peer_percent: u32,
     /// The most pending envelopes whose sender cannot be resolved and has no connection. At most a tenth of
     /// `max_envelopes_for` is for one of our DIDs. Default: 1,000.
     pub max_unresolved: u64,
@@ -51,6 +54,7 @@ impl Default for SqliteOptions {
             max_envelopes_for: 100_000,
             max_envelope_bytes_for: 512 << 20,
             strangers_percent: 50,
+            known_peer_percent: 10,
             max_unresolved: 1000,
             max_unresolved_bytes: 16 << 20,
             max_unread_bytes: 1 << 30,

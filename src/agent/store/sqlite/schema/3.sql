@@ -17,12 +17,14 @@ CREATE INDEX records_seen ON records (seen) WHERE seen IS NOT NULL;
 -- Whether the mark is of a stranger's message. Finds the oldest of these marks.
 ALTER TABLE handled ADD COLUMN stranger INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE handled ADD COLUMN created INTEGER;
-CREATE INDEX handled_of_strangers ON handled (seq) WHERE stranger = 1;
+CREATE INDEX handled_of_strangers ON handled (seq, created) WHERE stranger = 1;
+CREATE INDEX handled_created ON handled (created) WHERE stranger = 1;
 ALTER TABLE deliveries ADD COLUMN stranger INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX deliveries_of_strangers ON deliveries (sender) WHERE stranger = 1 AND acknowledged IS NULL;
 
 -- The sums that the limits for strangers are compared with. `dropped` is the latest `created_time` of a mark that was dropped
--- for lack of room: a stranger's message that is not newer may be a repetition, and is too old.
+-- for lack of room: a stranger's message that is not newer may be a repetition, and is too old. 1 if only marks without such
+-- a time were dropped.
 CREATE TABLE of_strangers (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     record_bytes INTEGER NOT NULL DEFAULT 0,
@@ -130,4 +132,21 @@ CREATE TRIGGER digest_came AFTER INSERT ON concluded BEGIN
 END;
 CREATE TRIGGER digest_went AFTER DELETE ON concluded BEGIN
     UPDATE of_strangers SET digests = digests - 1;
+END;
+
+-- The connection with the known peer that an envelope names as its sender, if the envelope came when the share of strangers was
+-- used up; and how much such envelopes each of these peers has.
+ALTER TABLE envelopes ADD COLUMN named_peer TEXT;
+CREATE TABLE named_load (
+    peer TEXT PRIMARY KEY,
+    envelopes INTEGER NOT NULL,
+    bytes INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER named_envelope_came AFTER INSERT ON envelopes WHEN new.named_peer IS NOT NULL BEGIN
+    INSERT INTO named_load (peer, envelopes, bytes) VALUES (new.named_peer, 1, length(new.packed))
+        ON CONFLICT (peer) DO UPDATE SET envelopes = envelopes + 1, bytes = bytes + excluded.bytes;
+END;
+CREATE TRIGGER named_envelope_went AFTER DELETE ON envelopes WHEN old.named_peer IS NOT NULL BEGIN
+    UPDATE named_load SET envelopes = envelopes - 1, bytes = bytes - length(old.packed) WHERE peer = old.named_peer;
+    DELETE FROM named_load WHERE peer = old.named_peer AND envelopes <= 0;
 END;
