@@ -9,7 +9,10 @@ use super::{
     agent::Agent,
     error::AgentError,
     outgoing_message::OutgoingMessage,
-    protocol::RecordType,
+    protocol::{
+        RecordType,
+        text::{TOO_LONG_NAME, has_too_long_name},
+    },
     store::{
         StoreError,
         types::{Change, CommitOutcome},
@@ -101,6 +104,10 @@ impl Agent {
         let invalid = |reason: &str| Err(AgentError::Invalid(reason.to_owned()));
         let message = &outgoing.message;
         message.pack_plaintext().map_err(|error| AgentError::Invalid(error.to_string()))?;
+        // Agents such as this one do not handle it.
+        if has_too_long_name(message) {
+            return invalid(&format!("the message cannot be sent: {TOO_LONG_NAME}"));
+        }
         if message.to.as_ref().is_none_or(|to| to.len() != 1) {
             return invalid("a message must have one recipient: send it to each recipient separately");
         }

@@ -29,7 +29,7 @@ pub mod report_problem;
 pub mod routing;
 #[cfg(test)]
 pub(in crate::agent) mod testing;
-mod text;
+pub(in crate::agent) mod text;
 mod transaction;
 pub mod trust_ping;
 pub mod user_profile;
