@@ -1,5 +1,5 @@
 //! SIGHUP reloads the configuration: which settings apply at once, which need a restart, and that an invalid file
-//! changes nothing.
+//! changes nothing. Settings that are refused at start.
 
 use std::{
     fs,
@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use crate::{
     api_client::ApiClient,
     daemon::{Daemon, free_port, write_with_mode},
+    home::{Home, softhsm_module},
     webhook::{SECRET, WebhookServer, verify},
 };
 
@@ -139,4 +140,37 @@ fn reading_the_dids_again_does_not_wait_for_an_absent_token() {
     assert_eq!(dids.status, 200, "{}", dids.body);
     // With the wait it takes ten seconds.
     assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn settings_that_make_no_sense_as_0_are_refused_by_name() {
+    let (Some(module), Some(home)) = (softhsm_module(), Home::with_token()) else { return };
+    let refused = [
+        ("agent", "max_message_bytes"),
+        ("agent", "max_fetches"),
+        ("agent", "max_attempts"),
+        ("agent", "open_attempts"),
+        ("agent", "refused_attempts"),
+        ("agent", "send_for_days"),
+        ("http", "body_seconds"),
+        ("keeper", "hang_seconds"),
+        ("keeper", "renew_seconds"),
+        ("net", "did_refetches_per_minute"),
+        ("mediation", "poll_seconds"),
+        ("outbox", "messages_per_peer"),
+        ("store", "max_unresolved"),
+        ("store", "waiting_days"),
+        ("api", "max_page_bytes"),
+    ];
+    for (table, name) in refused {
+        home.configure(&module, &format!("[{table}]\n{name} = 0\n"));
+        let output = home.run("--json serve --check");
+        assert_eq!(output.error(2), "bad-config", "{name}");
+        assert!(output.stderr().contains(&format!("{name} in [{table}] is 0")), "{}", output.stderr());
+    }
+    // These have a meaning.
+    let unlimited = "[agent]\nwait_for_stranger_minutes = 0\n[http]\nrate_per_address = 0\n[store]\nunread_days = 0\n";
+    home.configure(&module, unlimited);
+    home.create_did("--method peer:2 --service http://127.0.0.1:1/");
+    home.run("--json serve --check").success();
 }

@@ -5,6 +5,8 @@ use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 use claviger::secrets::keeper::KeeperOptions;
 use serde::Deserialize;
 
+use crate::cli::failure::Failure;
+
 /// The keepers: the processes that hold tokens, with the PKCS#11 module and the PIN.
 #[derive(Debug, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize))]
@@ -56,6 +58,18 @@ impl Default for KeeperSection {
 }
 
 impl KeeperSection {
+    /// Checks the numbers.
+    pub fn check(&self) -> Result<(), Failure> {
+        let zeros = [
+            ("hang_seconds", self.hang_seconds, "each operation would have hung"),
+            ("renew_seconds", self.renew_seconds, "a token that fails would get new keepers without a pause"),
+        ];
+        match zeros.into_iter().find(|(_, value, _)| *value == 0) {
+            Some((name, _, why)) => Err(Failure::usage("bad-config", format!("{name} in [keeper] is 0: {why}"))),
+            None => Ok(()),
+        }
+    }
+
     /// Operations per second for each key, at most. `None`: no limit.
     pub fn rate(&self) -> Option<NonZeroU32> {
         NonZeroU32::new(self.rate)

@@ -1,6 +1,7 @@
 //! The configuration: claviger.toml, each value of which the environment can override.
 
 mod daemon;
+mod daemon_check;
 mod file;
 mod invalid;
 mod keeper;
@@ -113,6 +114,7 @@ impl Config {
             base,
         };
         config.check_tokens()?;
+        config.keeper.check()?;
         Ok(config)
     }
 
