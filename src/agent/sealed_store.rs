@@ -29,6 +29,8 @@ use crate::{
 /// The kind and the key of the record that holds the wrapped store key. All other records are sealed.
 const STORE_KEY_KIND: &str = "store-key";
 const STORE_KEY: &str = "1";
+/// How many times the wrapped store key is changed if another task changes it meanwhile.
+const MAX_ATTEMPTS: usize = 10;
 
 /// The function that is called after each successful commit with its deliveries and its messages to send, without their
 /// sealed content.
@@ -94,6 +96,17 @@ impl SealedStore {
     /// # Errors
     /// The errors of [`unlock`](Self::unlock). Also fails if none of our other keys is ready.
     pub async fn unlock_excluding(&self, own_dids: &OwnDids, excluded: &[PublicKey]) -> Result<(), String> {
+        for _ in 0..MAX_ATTEMPTS {
+            // Another task may have wrapped the store's key meanwhile, perhaps for other keys.
+            if self.try_unlock(own_dids, excluded).await? == CommitOutcome::Committed {
+                return Ok(());
+            }
+        }
+        Err("the wrapped store key is changed again and again".to_owned())
+    }
+
+    /// Unlocks the store, unless the wrapped key is changed meanwhile.
+    async fn try_unlock(&self, own_dids: &OwnDids, excluded: &[PublicKey]) -> Result<CommitOutcome, String> {
         let secrets = own_dids.secrets();
         let (stored, revision) = self.load_wrapped_key().await?;
         let unlocked = self.key.borrow().clone();
@@ -129,11 +142,14 @@ impl SealedStore {
         if wrapped.keys().is_empty() {
             return Err("no token is ready that holds a key agreement key of ours".to_owned());
         }
-        if wrapped != old {
-            self.save_wrapped_key(&wrapped, revision).await?;
+        let saved = match wrapped == old {
+            true => CommitOutcome::Committed,
+            false => self.save_wrapped_key(&wrapped, revision).await?,
+        };
+        if saved == CommitOutcome::Committed {
+            self.key.send_replace(Some(key));
         }
-        self.key.send_replace(Some(key));
-        Ok(())
+        Ok(saved)
     }
 
     /// Returns the wrapped store key, and the revision of its record.
@@ -145,14 +161,11 @@ impl SealedStore {
         Ok((Some(wrapped), record.revision))
     }
 
-    async fn save_wrapped_key(&self, wrapped: &WrappedStoreKey, revision: i64) -> Result<(), String> {
+    async fn save_wrapped_key(&self, wrapped: &WrappedStoreKey, revision: i64) -> Result<CommitOutcome, String> {
         let value = serde_json::to_vec(wrapped).map_err(|error| error.to_string())?;
         let (kind, key) = (STORE_KEY_KIND.to_owned(), STORE_KEY.to_owned());
         let put = Change::Put(Record { kind, key, revision, value, expires: None });
-        match self.commit_changes(vec![put]).await.map_err(|error| error.to_string())? {
-            CommitOutcome::Committed => Ok(()),
-            _ => Err("the wrapped store key was changed meanwhile".to_owned()),
-        }
+        self.commit_changes(vec![put]).await.map_err(|error| error.to_string())
     }
 
     /// Commits, and tells the listener about the deliveries and the messages to send, without their content.
