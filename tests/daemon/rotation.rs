@@ -205,3 +205,16 @@ fn the_did_of_the_connection_sends() {
     assert_eq!(sent["tries"], 1, "{sent}");
     assert_eq!(endpoint.messages().len(), 1);
 }
+
+/// The store key is wrapped for the new keys, and neither that nor the end of the daemon is a failure.
+#[test]
+fn new_dids_and_the_end_of_the_daemon_are_no_failures() {
+    let Some(mut alice) = Daemon::running("") else { return };
+    for _ in 0..3 {
+        alice.home.create_did("--method peer:2 --service http://127.0.0.1:1/");
+    }
+    alice.json(&["did", "rotate", &alice.did]);
+    alice.stop();
+    let log = alice.log();
+    assert!(!log.contains("store key not wrapped") && !log.contains("connection to the keeper lost"), "{log}");
+}

@@ -53,7 +53,7 @@ pub(super) struct ClientConnection {
     received: Mutex<FrameBuffer>,
     /// The callers that wait, by request id; `None` when the connection has ended.
     callers: Mutex<Option<HashMap<u64, ResponseSender>>>,
-    /// Whether the keeper has said that it will end.
+    /// Whether the keeper has said that it will end, or this side has closed the connection.
     is_ending: AtomicBool,
     /// Notified when a connection to another keeper must take over.
     replace: Notify,
@@ -221,7 +221,7 @@ impl ClientConnection {
         Ok(())
     }
 
-    /// Whether the keeper has said that it will end.
+    /// Whether the keeper has said that it will end, or this side has closed the connection.
     pub(super) fn is_ending(&self) -> bool {
         self.is_ending.load(Ordering::Acquire)
     }
@@ -244,6 +244,7 @@ impl ClientConnection {
 
     /// Closes the connection.
     pub(super) fn close(&self) {
+        self.is_ending.store(true, Ordering::Release);
         let _ = shutdown(&self.stream, Shutdown::Both);
     }
 
