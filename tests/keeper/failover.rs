@@ -1,6 +1,7 @@
 //! One private key in two tokens, each with its keeper: the first that is available is used, and no request fails.
 
 use std::{
+    cell::Cell,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -44,6 +45,11 @@ async fn use_once(secrets: &dyn Secrets, key: &PublicKey, number: usize) {
     }
 }
 
+/// How many operations a home's keepers have done. Those of a starting keeper come after its login.
+fn used(home: &Home) -> usize {
+    home.shim.calls("C_DeriveKey") + home.shim.calls("C_SignInit")
+}
+
 /// Runs 16 tasks while the first keeper has a fault, until the first keeper is used again. No operation fails.
 fn fail_over(what: &str, fault: impl Fn(&Home)) {
     let homes = [Home::new(Module::SoftHsm, ""), Home::new(Module::SoftHsm, "")];
@@ -72,8 +78,6 @@ fn fail_over(what: &str, fault: impl Fn(&Home)) {
                 })
             })
             .collect();
-        // A starting keeper does not call C_SignInit, so it counts operations.
-        let used = |home: &Home| home.shim.calls("C_DeriveKey") + home.shim.calls("C_SignInit");
         let (first, second) = (used(&one), used(&two));
         wait_until("the first is used", || used(&one) > first + 100).await;
         assert_eq!(used(&two), second, "the second is not used while the first is available");
@@ -112,7 +116,15 @@ fn fail_over(what: &str, fault: impl Fn(&Home)) {
 
 #[test]
 fn the_first_is_killed() {
-    fail_over("killed", Home::kill_keepers);
+    // A keeper that is killed in the middle of a login leaves a PIN whose result is unknown, and that is not tried again.
+    // So only a keeper that works is killed. Operations of the one before may still count for a moment.
+    let killed_at = Cell::new(0);
+    fail_over("killed", |home| {
+        if used(home) > killed_at.get() + 10 {
+            home.kill_keepers();
+            killed_at.set(used(home));
+        }
+    });
 }
 
 #[test]
