@@ -163,11 +163,11 @@ pub(super) fn record_send_outcome(db: &Connection, id: &str, outcome: &SendOutco
     // An expired message keeps the reason of its last attempt.
     let expired = "UPDATE outgoing SET state = ?2, time = ?3, sealed = NULL WHERE id = ?1 AND state = 0";
     let number = rows::state_number;
-    match outcome {
     if !matches!(outcome, SendOutcome::Later(..)) {
         // Automatic replies to strangers leave no history for the application.
         execute(db, "DELETE FROM outgoing WHERE id = ?1 AND to_stranger = 1", [id])?;
     }
+    match outcome {
         SendOutcome::Later(until, reason) => execute(db, later, params![id, until, reason])?,
         SendOutcome::Sent(time) => {
             execute(db, sent, params![id, number(SendState::Sent), time, number(SendState::Expired)])?
@@ -240,8 +240,15 @@ pub(super) fn delete_expired(
     Ok(deleted + known + unread)
 }
 
-pub(super) fn probe_write(db: &Connection) -> Outcome<()> {
+/// Makes a small change. Also writes `room` bytes, which the next probe deletes.
+pub(super) fn probe_write(db: &Connection, room: i64) -> Outcome<()> {
     let write = "INSERT INTO meta (name, value) VALUES ('probe', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1";
     execute(db, write, [])?;
+    match room {
+        0 => execute(db, "DELETE FROM meta WHERE name > 'room' AND name < 'roon'", [])?,
+        _ => {
+            execute(db, "INSERT OR IGNORE INTO meta (name, value) VALUES ('room' || hex(zeroblob(?1 / 2)), 0)", [room])?
+        }
+    };
     Ok(())
 }
