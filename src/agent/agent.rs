@@ -232,7 +232,7 @@ impl Agent {
     /// [`StoreError`] if the store fails.
     pub async fn connections(&self, after: &str, limit: usize) -> Result<Vec<(String, Connection)>, StoreError> {
         let found = self.store.list::<Connection>(after, limit).await?;
-        let shown = |it| Connection { from_prior: None, long_form_kept: false, ..it };
+        let shown = |it| Connection { from_prior: None, long_form_kept: false, known_since: None, ..it };
         Ok(found.into_iter().map(|(key, it)| (key, shown(it))).collect())
     }
 

@@ -173,7 +173,7 @@ impl Invitations {
         let existing = self.store.get::<Connection>(&key).await?;
         let (mut connection, revision) = existing.unwrap_or_else(|| (Connection::new(&own_did, &peer_did, now()), 0));
         connection.label = label.or(connection.label);
-        connection.stranger = false;
+        connection.become_known(now());
         let mut changes = vec![Change::Keep(peer_did.clone())];
         changes.extend(self.known_peers.keep_long_form(&invitation.from).await?);
         connection.long_form_kept |= invitation.from != peer_did;

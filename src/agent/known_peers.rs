@@ -49,7 +49,7 @@ impl KnownPeers {
         let (old, revision) = self.store.get::<Connection>(&key).await?.unzip();
         let mut changes = Vec::new();
         let mut new = old.clone().unwrap_or_else(|| Connection::new(&own_did, &peer, now()));
-        new.stranger = false;
+        new.become_known(now());
         if !new.long_form_kept && is_long_form_of(peer_did, &peer) {
             changes.extend(self.keep_long_form(peer_did).await?);
             new.long_form_kept = true;

@@ -28,6 +28,7 @@ mod idle_websockets;
 mod init;
 mod kills;
 mod load;
+mod lost_marks;
 mod mediation;
 mod memory;
 mod metrics;

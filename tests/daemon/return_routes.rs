@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// A message of the peer that asks for a return route, as text.
-fn asking(peer: &Peer, daemon: &Daemon, content: &str) -> String {
+pub fn asking(peer: &Peer, daemon: &Daemon, content: &str) -> String {
     let mut message = peer.message(&daemon.did, content).finalize();
     message.return_route = Some("all".to_owned());
     serde_json::to_string(&message).unwrap()
@@ -29,7 +29,7 @@ fn with_a_blank(packed: &str) -> String {
 /// Sends these envelopes over a WebSocket and by POST, and asserts that nothing comes back, although a message for the
 /// peer waits or is sent meanwhile.
 #[track_caller]
-fn get_nothing_back(daemon: &Daemon, peer: &Peer, packed: &[String]) {
+pub fn get_nothing_back(daemon: &Daemon, peer: &Peer, packed: &[String]) {
     let id = daemon.send_text(peer.did(), "a secret").unwrap();
     for packed in packed {
         let mut socket = WebSocketClient::open(daemon.port);
@@ -48,7 +48,7 @@ fn get_nothing_back(daemon: &Daemon, peer: &Peer, packed: &[String]) {
 
 /// The peer's own message still opens a route, and the peer gets everything that waited.
 #[track_caller]
-fn gets_all(daemon: &Daemon, peer: &Peer, count: usize) {
+pub fn gets_all(daemon: &Daemon, peer: &Peer, count: usize) {
     let mut socket = WebSocketClient::open(daemon.port);
     let message = serde_json::from_str(&asking(peer, daemon, "it is me")).unwrap();
     socket.send(&peer.pack(&message)).unwrap();

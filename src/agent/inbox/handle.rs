@@ -8,7 +8,7 @@ use super::{return_route::ReturnRouteRequest, state::Inbox};
 use crate::{
     agent::{
         canonical_did::canonical_did,
-        clock::{MAX_CLOCK_SKEW, Millis, now, seconds_to_millis},
+        clock::{MAX_CLOCK_SKEW, Millis, seconds_to_millis},
         protocol::{
             Effect, HandleError, Problem, Received, Transaction, acks,
             connections::{Connection, created_by_stranger, find_connection, is_stranger, update_connection},

@@ -40,10 +40,9 @@ impl Inbox {
             tracing::info!(id = received.message.id, "no return route: others can read the message");
             return Some(handling);
         }
-        let HandledMessage { sender: from, recipient, message, .. } = handled;
-        match self.parts.store.inner().handled_position(from, recipient, message).await {
-            Ok(None) => {}
-            // A copy, or the store does not answer. The commit decides what happens to the message, and would not let the
+        match self.parts.store.inner().is_certainly_new(handled, received.created()).await {
+            Ok(true) => {}
+            // Perhaps a copy, or the store does not answer. The commit decides what happens to the message, and would not let the
             // route open.
             _ => return Some(handling),
         }

@@ -7,7 +7,7 @@
 use super::{failure::Doubt, state::Inbox};
 use crate::{
     agent::{
-        clock::{Millis, now},
+        clock::{MAX_CLOCK_SKEW, Millis, now},
         metrics::UNOPENED,
         store::types::{Commit, PendingEnvelope, Postponement},
     },
@@ -27,6 +27,12 @@ impl Inbox {
     /// is known.
     pub(super) async fn postpone(&self, envelope: &PendingEnvelope, kind: &str, reason: &str) {
         let pause = (SECOND << envelope.tries.min(10)).min(LONGEST_PAUSE);
+        self.postpone_for(envelope, kind, reason, pause, Postponement::default()).await;
+    }
+
+    /// Postpones an envelope until the `created_time` of its message has come, at most for as long as clocks may differ.
+    pub(super) async fn postpone_until(&self, envelope: &PendingEnvelope, kind: &str, reason: &str, created: Millis) {
+        let pause = created.saturating_sub(now()).clamp(SECOND, MAX_CLOCK_SKEW);
         self.postpone_for(envelope, kind, reason, pause, Postponement::default()).await;
     }
 

@@ -41,6 +41,9 @@ pub struct Connection {
     /// accepted anything with it. What a stranger leaves here is forgotten after a while.
     #[serde(default, skip_serializing_if = "is_false")]
     pub stranger: bool,
+    /// Since when the peer is not a stranger, in milliseconds since 1970. `None` in connections of older releases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known_since: Option<Millis>,
     /// Whether the long form of the peer's did:peer:4 is kept ([`PeerDocument`](super::peer_document::PeerDocument)).
     #[serde(default, skip_serializing_if = "is_false")]
     pub long_form_kept: bool,
@@ -74,11 +77,20 @@ impl Connection {
             label: None,
             accept_lang: None,
             stranger: false,
+            known_since: Some(since),
             long_form_kept: false,
             ended: None,
             previous_dids: Vec::new(),
             previous_own_did: None,
             from_prior: None,
+        }
+    }
+
+    /// Makes the peer known, at `time`.
+    pub(in crate::agent) fn become_known(&mut self, time: Millis) {
+        if self.stranger {
+            self.stranger = false;
+            self.known_since = Some(time);
         }
     }
 
@@ -156,6 +168,19 @@ pub async fn update_connection(received: &Received, tx: &mut Transaction<'_>) ->
 /// [`HandleError::Retry`] if the store does not answer.
 pub async fn is_stranger(received: &Received, tx: &mut Transaction<'_>) -> Result<bool, HandleError> {
     Ok(find_connection(received, tx).await?.is_none_or(|connection| connection.stranger))
+}
+
+/// Returns the `created_time` of a message that its sender made as a stranger, if the sender is known now.
+///
+/// # Errors
+/// [`HandleError::Retry`] if the store does not answer.
+pub(in crate::agent) async fn created_by_stranger(
+    received: &Received,
+    tx: &mut Transaction<'_>,
+) -> Result<Option<Millis>, HandleError> {
+    let connection = find_connection(received, tx).await?.filter(|connection| !connection.stranger);
+    let known_since = connection.and_then(|connection| connection.known_since);
+    Ok(received.created().filter(|created| known_since.is_some_and(|since| *created < since)))
 }
 
 fn is_false(value: &bool) -> bool {

@@ -82,7 +82,7 @@ pub async fn record_acceptance(received: &Received, tx: &mut Transaction<'_>) ->
         // The record never expires: a forgotten acceptance would make the invitation usable again.
         tx.put(&key, &issued, None);
         // An invitation for many may be public. Who accepts that one stays a stranger until the application writes.
-        connection.stranger = false;
+        connection.become_known(received.time);
         tx.keep_sender();
     }
     connection.invitation = Some(key);

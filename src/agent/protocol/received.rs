@@ -2,7 +2,7 @@
 
 use super::problem::Problem;
 use crate::{
-    agent::clock::Millis,
+    agent::clock::{MAX_CLOCK_SKEW, Millis, now, seconds_to_millis},
     didcomm::{Message, Provenance, same_name},
 };
 
@@ -22,6 +22,13 @@ pub struct Received {
 }
 
 impl Received {
+    /// Returns the `created_time` of the message. `None` if the message has none, or one that is further in the future than
+    /// clocks may differ.
+    pub(in crate::agent) fn created(&self) -> Option<Millis> {
+        let created = self.message.created_time.map(seconds_to_millis)?;
+        (created <= now().saturating_add(MAX_CLOCK_SKEW)).then_some(created)
+    }
+
     /// Returns the name within the message type: `ping` of `https://didcomm.org/trust-ping/2.0/ping`. The name is empty
     /// if the type is malformed.
     pub fn name(&self) -> &str {

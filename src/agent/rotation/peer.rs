@@ -138,6 +138,7 @@ fn merge(old: Connection, new: Connection) -> Connection {
         label: old.label.or(new.label),
         accept_lang: new.accept_lang.or(old.accept_lang),
         stranger: old.stranger && new.stranger,
+        known_since: old.known_since.max(new.known_since),
         previous_dids: old.previous_dids.into_iter().chain(new.previous_dids).collect(),
         from_prior: new.from_prior.or(old.from_prior),
         ..new

@@ -5,8 +5,9 @@ use async_trait::async_trait;
 use super::{
     error::StoreError,
     types::{
-        Commit, CommitOutcome, Delivery, DeliveryQuery, ExpiredEnvelope, ExpiredMessage, NewEnvelope, OutboxEntry,
-        PeerQuota, PendingEnvelope, Postponement, ReceiveOutcome, Record, Retention, SendOutcome, ThreadEntry, Usage,
+        Commit, CommitOutcome, Delivery, DeliveryQuery, ExpiredEnvelope, ExpiredMessage, HandledMessage, NewEnvelope,
+        OutboxEntry, PeerQuota, PendingEnvelope, Postponement, ReceiveOutcome, Record, Retention, SendOutcome,
+        ThreadEntry, Usage,
     },
 };
 use crate::agent::clock::Millis;
@@ -59,6 +60,11 @@ pub trait Store: Send + Sync + 'static {
     /// Returns the position of a handled message in the order of handling, or `None` if the message was not handled.
     /// The message is named as in [`HandledMessage`](super::types::HandledMessage).
     async fn handled_position(&self, sender: &str, recipient: &str, message: &str) -> Result<Option<i64>, StoreError>;
+
+    /// Whether a message was certainly not handled before: it has no mark, and no mark of it can have been dropped for lack
+    /// of room or lost by a restore. `created` is the message's `created_time`, `None` if it has no usable one; such a
+    /// message is certainly new only in a store that never dropped or lost a mark.
+    async fn is_certainly_new(&self, message: &HandledMessage, created: Option<Millis>) -> Result<bool, StoreError>;
 
     /// Returns the deliveries that `query` selects, in the order of their cursors. Fewer than `limit` may be returned
     /// although there are more, because of `max_bytes`: there are no more only if none is returned.

@@ -131,6 +131,9 @@ pub struct Commit {
     /// The sender of the handled message, if it is a stranger. The mark, the deliveries and the records about the
     /// sender then count towards the limits for strangers.
     pub stranger: Option<Stranger>,
+    /// The `created_time` of the handled message, if its sender was a stranger then and is known now. The mark of its first
+    /// handling may have been dropped for lack of room.
+    pub created_by_stranger: Option<Millis>,
 }
 
 /// A peer with whom neither the application nor the operator has begun or accepted anything, or an unauthenticated
@@ -139,8 +142,8 @@ pub struct Commit {
 pub struct Stranger {
     /// The stranger's DID; empty if the sender is not authenticated.
     pub did: String,
-    /// The `created_time` of the handled message. `None` if the message has none, or one in the future, which a stranger can
-    /// choose: other strangers' messages must not be too old because of it.
+    /// The `created_time` of the handled message. `None` if the message has none, or one that is further in the future than
+    /// clocks may differ.
     pub created: Option<Millis>,
 }
 
@@ -197,9 +200,12 @@ pub enum CommitOutcome {
     /// A stored record no longer has the revision of the change. No change is made, and the caller tries again with the
     /// new record.
     Conflict,
-    /// The message is a stranger's, and so old that the mark of its first handling may have been dropped for lack of
-    /// room. No change is made.
+    /// The message is a stranger's, or was when it was made, and so old that the mark of its first handling may have been
+    /// dropped for lack of room. No change is made.
     TooOld,
+    /// The message is a stranger's, its `created_time` is in the future, and there is no room to remember more of them until
+    /// then. No change is made, and the caller tries again when the time has come.
+    DatedAhead,
 }
 
 /// A message for the application.

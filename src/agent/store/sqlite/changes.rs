@@ -39,8 +39,9 @@ pub(super) fn commit(db: &Connection, commit: &Commit, limits: &SqliteOptions) -
                 return Err(Rollback::Answer(CommitOutcome::Conflict));
             }
         }
+        strangers::check_age(db, stranger.map_or(commit.created_by_stranger, |stranger| stranger.created))?;
         if let Some(stranger) = stranger {
-            strangers::bound_marks(db, stranger, limits)?;
+            strangers::bound_marks(db, stranger, now, limits)?;
         }
     }
     for change in &commit.changes {

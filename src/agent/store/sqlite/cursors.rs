@@ -15,6 +15,9 @@ use crate::agent::{clock::now, store::error::StoreError};
 
 /// The name in the table `meta` that marks a restored store, until it is opened.
 const RESTORED: &str = "restored";
+/// The name in the table `meta` of the time of the last restore: the marks of messages that were handled after the backup are
+/// lost.
+pub(super) const RESTORED_AT: &str = "restored_at";
 /// A range begins at the seconds since 1970 times 2^20, plus a random part, since two stores may be restored at the same
 /// time. With fewer than 500,000 deliveries per second no range reaches the next one. Until the year 2242, a cursor is
 /// below 2^53, which every JSON parser reads exactly.
@@ -39,6 +42,10 @@ fn try_begin_range(db: &mut Connection, is_new: bool) -> rusqlite::Result<()> {
     let is_restored = transaction.execute("DELETE FROM meta WHERE name = ?1", [RESTORED])? > 0;
     if !is_new && !is_restored {
         return Ok(());
+    }
+    if is_restored {
+        let note = "INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)";
+        transaction.execute(note, params![RESTORED_AT, now()])?;
     }
     let last = last_cursor(&transaction)?;
     transaction.execute("UPDATE cursor_ranges SET last = ?1 WHERE last IS NULL", [last])?;

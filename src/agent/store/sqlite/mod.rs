@@ -44,9 +44,9 @@ use super::{
     backend::Store,
     error::StoreError,
     types::{
-        Commit, CommitOutcome, Delivery, DeliveryQuery, ExpiredEnvelope, ExpiredMessage, Millis, NewEnvelope,
-        OutboxEntry, PeerQuota, PendingEnvelope, Postponement, ReceiveOutcome, Record, Retention, SendOutcome,
-        ThreadEntry, Usage,
+        Commit, CommitOutcome, Delivery, DeliveryQuery, ExpiredEnvelope, ExpiredMessage, HandledMessage, Millis,
+        NewEnvelope, OutboxEntry, PeerQuota, PendingEnvelope, Postponement, ReceiveOutcome, Record, Retention,
+        SendOutcome, ThreadEntry, Usage,
     },
 };
 
@@ -222,6 +222,14 @@ impl Store for SqliteStore {
     async fn handled_position(&self, sender: &str, recipient: &str, message: &str) -> Result<Option<i64>, StoreError> {
         let mark = changes::handled_mark(sender, recipient, message);
         self.read(move |db| queries::handled_position(db, &mark)).await
+    }
+
+    async fn is_certainly_new(&self, message: &HandledMessage, created: Option<Millis>) -> Result<bool, StoreError> {
+        let mark = changes::handled_mark(&message.sender, &message.recipient, &message.message);
+        self.read(move |db| {
+            Ok(queries::handled_position(db, &mark)?.is_none() && strangers::is_after_lost_marks(db, created)?)
+        })
+        .await
     }
 
     async fn deliveries(&self, query: DeliveryQuery) -> Result<Vec<Delivery>, StoreError> {

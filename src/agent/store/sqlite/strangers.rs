@@ -3,14 +3,18 @@
 //! A stranger is a peer with whom neither the application nor the operator has begun or accepted anything. Anyone can
 //! make any number of DIDs, so the limits apply to all strangers together. Known peers have their own room.
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, params};
 
 use super::{
+    cursors::RESTORED_AT,
     options::SqliteOptions,
     statement::{execute, limit_parameter, query_all, query_one},
     writer::Rollback,
 };
-use crate::agent::store::types::{CommitOutcome, Millis, Record, Stranger};
+use crate::agent::{
+    clock::MAX_CLOCK_SKEW,
+    store::types::{CommitOutcome, Millis, Record, Stranger},
+};
 
 /// The most digests of processed envelopes that are remembered: about 100 MB.
 const MAX_DIGESTS: i64 = 1_000_000;
@@ -92,26 +96,54 @@ pub(super) fn keep(db: &Connection, peer: &str) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Checks that a stranger's message cannot repeat one whose mark was dropped, and drops the oldest marks if there are too
-/// many.
+/// Checks that a message of this `created_time` cannot repeat one whose mark was dropped.
+pub(super) fn check_age(db: &Connection, created: Option<Millis>) -> Result<(), Rollback<CommitOutcome>> {
+    match created {
+        Some(created) if created <= dropped(db)? => Err(Rollback::Answer(CommitOutcome::TooOld)),
+        _ => Ok(()),
+    }
+}
+
+/// Drops the oldest marks of strangers' messages if there are too many. A mark whose `created` is in the future is kept until
+/// then: otherwise its time would make the messages of all other strangers too old. A tenth of the room is for such marks.
 pub(super) fn bound_marks(
     db: &Connection,
     stranger: &Stranger,
+    now: Millis,
     limits: &SqliteOptions,
 ) -> Result<(), Rollback<CommitOutcome>> {
-    let read = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?));
-    let (marks, dropped) = query_one(db, "SELECT marks, dropped FROM of_strangers", [], read)?.unwrap_or_default();
-    if stranger.created.is_some_and(|created| created <= dropped) {
-        return Err(Rollback::Answer(CommitOutcome::TooOld));
+    let limit = i64::try_from(limits.max_stranger_marks).unwrap_or(i64::MAX);
+    if stranger.created.is_some_and(|created| created > now) {
+        let full = "SELECT 1 FROM handled WHERE stranger = 1 AND created > ?1 LIMIT 1 OFFSET ?2";
+        if query_one(db, full, [now, (limit / 10).max(1)], |_| Ok(()))?.is_some() {
+            return Err(Rollback::Answer(CommitOutcome::DatedAhead));
+        }
     }
-    let surplus = marks.saturating_sub(i64::try_from(limits.max_stranger_marks).unwrap_or(i64::MAX));
+    let marks: i64 = query_one(db, "SELECT marks FROM of_strangers", [], |row| row.get(0))?.unwrap_or(0);
+    let surplus = marks.saturating_sub(limit);
     if surplus > 0 {
-        let oldest = "SELECT seq FROM handled WHERE stranger = 1 ORDER BY seq LIMIT ?1";
-        let latest = format!("SELECT ifnull(max(created), 0) FROM handled WHERE seq IN ({oldest})");
-        execute(db, &format!("UPDATE of_strangers SET dropped = max(dropped, ({latest}))"), [surplus])?;
-        execute(db, &format!("DELETE FROM handled WHERE seq IN ({oldest})"), [surplus])?;
+        let oldest = "SELECT seq FROM handled WHERE stranger = 1 AND ifnull(created <= ?2, true) ORDER BY seq LIMIT ?1";
+        // 1 says that a mark was dropped, and makes no message too old.
+        let latest = format!("SELECT max(ifnull(created, 1)) FROM handled WHERE seq IN ({oldest})");
+        let update = format!("UPDATE of_strangers SET dropped = max(dropped, ifnull(({latest}), 0))");
+        execute(db, &update, [surplus, now])?;
+        execute(db, &format!("DELETE FROM handled WHERE seq IN ({oldest})"), [surplus, now])?;
     }
     Ok(())
+}
+
+/// The latest `created` of a mark that was dropped; 0 if none was.
+fn dropped(db: &Connection) -> rusqlite::Result<Millis> {
+    Ok(query_one(db, "SELECT dropped FROM of_strangers", [], |row| row.get(0))?.unwrap_or(0))
+}
+
+/// Whether a message of this `created_time` is newer than all whose marks were dropped or lost by a restore.
+pub(super) fn is_after_lost_marks(db: &Connection, created: Option<Millis>) -> rusqlite::Result<bool> {
+    let restored: Option<Millis> =
+        query_one(db, "SELECT value FROM meta WHERE name = ?1", [RESTORED_AT], |row| row.get(0))?;
+    // A peer's clock may be ahead of ours.
+    let lost = restored.map_or(0, |restored| restored.saturating_add(MAX_CLOCK_SKEW)).max(dropped(db)?);
+    Ok(lost == 0 || created.is_some_and(|created| created > lost))
 }
 
 /// Forgets strangers that were not seen since `before`, at most `limit` records. Strangers with a message that is not
