@@ -1,5 +1,7 @@
 //! DID rotation and the end of relationships, on both sides; and the store after a rotation and with several tokens.
 
+use std::os::unix::process::CommandExt;
+
 use claviger::secrets::FromPriorClaims;
 
 use crate::{
@@ -215,6 +217,14 @@ fn new_dids_and_the_end_of_the_daemon_are_no_failures() {
     }
     alice.json(&["did", "rotate", &alice.did]);
     alice.stop();
+    // systemd sends SIGTERM to all processes of the service.
+    let mut command = alice.home.command(&claviger_testkit::program!());
+    command.process_group(0);
+    alice.start_with(command);
+    alice.wait_until_token_ready();
+    let group = rustix::process::Pid::from_raw(alice.pid().try_into().unwrap()).unwrap();
+    rustix::process::kill_process_group(group, rustix::process::Signal::TERM).unwrap();
+    alice.wait();
     let log = alice.log();
     assert!(!log.contains("store key not wrapped") && !log.contains("connection to the keeper lost"), "{log}");
 }

@@ -65,6 +65,7 @@ pub async fn run(
         out.say("Spans are exported to the collector.");
     }
     let shutdown = CancellationToken::new();
+    tokio::spawn(expect_end_of_keepers(keepers.clone(), shutdown.clone()));
     let tasks = Tasks::new(shutdown.clone());
     let (http, mut webhook_task) = (client.clone(), WebhookTask::new(prepared.dialer.clone(), tasks.clone()));
     let to_mediators = dialer_for(&prepared.dialer, config.daemon.mediation.private_servers.iter().map(String::as_str));
@@ -180,6 +181,12 @@ async fn shut_down_without_supervisor(
 fn keepers(config: &Config, supervisor: &Arc<Supervisor>) -> Vec<Arc<KeeperClient>> {
     let start = |name: &str| Arc::new(KeeperClient::start_in_background(name, supervisor.connector(name)));
     config.tokens.iter().map(|token| start(&token.name)).collect()
+}
+
+/// Keepers that end while the agent shuts down are no failure: systemd sends SIGTERM to them too.
+async fn expect_end_of_keepers(keepers: Vec<Arc<KeeperClient>>, shutdown: CancellationToken) {
+    shutdown.cancelled().await;
+    keepers.iter().for_each(|keeper| keeper.expect_end());
 }
 
 /// Reads the states of the tokens, for the metrics.

@@ -83,6 +83,12 @@ impl KeeperClient {
         }
     }
 
+    /// Tells the client that this process shuts down: a keeper that ends from now on is no failure. Keepers may get the
+    /// same signal as this process.
+    pub fn expect_end(&self) {
+        self.session.set_stopping();
+    }
+
     /// The token's name in the configuration.
     pub fn name(&self) -> &str {
         &self.session.token

@@ -4,7 +4,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -43,6 +43,8 @@ pub(super) struct ClientSession {
     state: Mutex<(TokenInfo, Availability)>,
     connection: Mutex<Option<Arc<ClientConnection>>>,
     next_id: AtomicU64,
+    /// Whether this process shuts down, so that keepers may end at any moment.
+    is_stopping: AtomicBool,
     /// How many requests may wait at once.
     max_requests: usize,
     latency: Latency,
@@ -56,6 +58,7 @@ impl ClientSession {
             state: Mutex::default(),
             connection: Mutex::default(),
             next_id: AtomicU64::new(1),
+            is_stopping: AtomicBool::new(false),
             max_requests,
             latency: Latency::default(),
         }
@@ -73,6 +76,16 @@ impl ClientSession {
     /// The current connection; `None` while there is no keeper.
     pub(super) fn connection(&self) -> Option<Arc<ClientConnection>> {
         lock(&self.connection).clone()
+    }
+
+    /// Records that this process shuts down.
+    pub(super) fn set_stopping(&self) {
+        self.is_stopping.store(true, Ordering::Release);
+    }
+
+    /// Whether this process shuts down.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::Acquire)
     }
 
     /// Removes the current connection.

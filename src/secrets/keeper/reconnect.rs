@@ -25,12 +25,16 @@ pub(super) async fn keep_connected(
     mut connection: Option<Arc<ClientConnection>>,
 ) {
     let mut failures = 0;
+    let mut lost = None;
     loop {
         if let Some(current) = connection {
             let start = Instant::now();
-            connection = run_until_replaced(&session, &current, &connector).await;
-            if connection.is_some() {
-                continue;
+            match run_until_replaced(&session, &current, &connector).await {
+                Ok(next) => {
+                    connection = Some(next);
+                    continue;
+                }
+                Err(reason) => lost = reason,
             }
             if start.elapsed() > MIN_UPTIME || current.is_ending() {
                 failures = 0;
@@ -40,10 +44,17 @@ pub(super) async fn keep_connected(
             failures += 1;
             tokio::time::sleep(BACKOFF.pause(failures)).await;
             let Some(session) = session.upgrade() else { return };
+            // After the pause, because a signal that ends both processes may reach the keeper first.
+            let lost = lost.take().filter(|_| !session.is_stopping());
+            if let Some(reason) = lost {
+                tracing::warn!(token = &*session.token, reason, "connection to the keeper lost; connecting again");
+            }
             match session.connect(&connector).await {
                 Ok(connection) => break Some(connection),
                 Err(error) => {
-                    tracing::warn!(token = &*session.token, %error, "cannot connect to the keeper");
+                    if !session.is_stopping() {
+                        tracing::warn!(token = &*session.token, %error, "cannot connect to the keeper");
+                    }
                     session.set_out_of_service(error);
                 }
             }
@@ -53,31 +64,30 @@ pub(super) async fn keep_connected(
 
 /// Runs a connection until it ends or is replaced. Returns the connection that replaced it.
 ///
+/// # Errors
+/// The connection has ended, for this reason; `None` if its end was expected.
+///
 /// The new connection is made before the old one is given up. The old one still delivers the responses to its requests.
 async fn run_until_replaced(
     session: &Weak<ClientSession>,
     connection: &Arc<ClientConnection>,
     connector: &KeeperConnector,
-) -> Option<Arc<ClientConnection>> {
+) -> Result<Arc<ClientConnection>, Option<String>> {
     let mut task = ConnectionTask::start(connection.clone(), session.clone());
     loop {
         tokio::select! {
             ended = task.ended() => {
-                let session = session.upgrade()?;
-                if !connection.is_ending() {
-                    let reason = ended.err().map_or_else(|| "keeper ended".to_owned(), |error| error.to_string());
-                    tracing::warn!(token = &*session.token, reason, "connection to the keeper lost; connecting again");
-                }
-                session.set_disconnected();
-                return None;
+                session.upgrade().ok_or(None)?.set_disconnected();
+                let reason = || ended.err().map_or_else(|| "keeper ended".to_owned(), |error| error.to_string());
+                return Err((!connection.is_ending()).then(reason));
             }
             () = connection.replacement_requested() => {
-                let session = session.upgrade()?;
+                let session = session.upgrade().ok_or(None)?;
                 match session.connect(connector).await {
                     Ok(next) => {
                         connection.set_replaced();
                         task.detach();
-                        return Some(next);
+                        return Ok(next);
                     }
                     Err(error) => {
                         tracing::warn!(token = &*session.token, %error, "cannot connect to the next keeper");
