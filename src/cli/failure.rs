@@ -79,10 +79,7 @@ impl Failure {
 
     /// The failure to open a token, or of an operation of a token.
     pub fn from_token(name: &str, error: &TokenError) -> Self {
-        let mut message = error.to_string();
-        if !message.starts_with("the token ") {
-            message = format!("the token {name:?}: {message}");
-        }
+        let message = error.message_of(name);
         match error {
             TokenError::Away(_) => {
                 Self::not_ready("token-absent", message).hint("`claviger token list` shows which tokens are present")

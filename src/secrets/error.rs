@@ -53,7 +53,7 @@ pub enum SecretsError {
     #[error("the keyring is stopped")]
     Stopped,
     /// The token tried the operation and failed.
-    #[error("the token {token:?}: {error}")]
+    #[error("{}", error.message_of(token))]
     Token {
         /// The token.
         token: Arc<str>,
@@ -160,6 +160,17 @@ pub enum TokenError {
 }
 
 impl TokenError {
+    /// The message, with the name of the token in it once. A message that quotes a label or a name has one already.
+    pub fn message_of(&self, token: &str) -> String {
+        let message = self.to_string();
+        match message.strip_prefix("the token ") {
+            Some(rest) if rest.starts_with('"') => message,
+            Some(rest) => format!("the token {token:?} {rest}"),
+            None if message.contains(&format!("the token {token:?}")) => message,
+            None => format!("the token {token:?}: {message}"),
+        }
+    }
+
     /// Whose fault the failure is.
     pub fn cause(&self) -> Cause {
         match self {
@@ -176,5 +187,22 @@ impl TokenError {
             | Self::KnownAnswer(_)
             | Self::Unproved { .. } => Cause::Permanent,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_name_the_token_once() {
+        let message = |error: TokenError| SecretsError::Token { token: "soft".into(), error }.to_string();
+        let locked = "the token \"soft\" was locked by `claviger token lock`";
+        assert_eq!(message(TokenError::Pin(locked.to_owned())), locked);
+        let away = "the keeper of the token \"soft\" is being restarted";
+        assert_eq!(message(TokenError::Away(away.to_owned())), away);
+        let cannot = message(TokenError::Unsupported("it has no X25519".to_owned()));
+        assert_eq!(cannot, "the token \"soft\" cannot do this: it has no X25519");
+        assert_eq!(message(TokenError::KeyGone), "the token \"soft\": the key is not in the token");
     }
 }
