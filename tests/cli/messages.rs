@@ -1,5 +1,11 @@
 //! Packing and unpacking between two agents with a token each.
 
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::net::UnixListener,
+    thread,
+};
+
 use serde_json::Value;
 
 use crate::home::{Home, plaintext};
@@ -153,4 +159,47 @@ fn each_line_fails_without_the_token() {
     let codes: Vec<Value> = ran.stdout().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let codes: Vec<&Value> = codes.iter().map(|result| &result["error"]["code"]).collect();
     assert_eq!(codes, ["pin-refused", "envelope-malformed", "pin-refused"]);
+}
+
+/// An agent that knows no ids of its callers.
+#[test]
+fn an_older_agent_gets_the_message_without_an_id() {
+    let Some(home) = Home::with_token() else { return };
+    std::fs::create_dir_all(home.path().join("state")).unwrap();
+    let listener = UnixListener::bind(home.path().join("state/api.sock")).unwrap();
+    let agent = thread::spawn(move || {
+        let mut refused = 0;
+        loop {
+            let (stream, _) = listener.accept().unwrap();
+            let mut reader = BufReader::new(&stream);
+            let (mut length, mut line) = (0, String::new());
+            while reader.read_line(&mut line).unwrap() > 2 {
+                let header = line.to_ascii_lowercase();
+                length = header.strip_prefix("content-length:").map_or(length, |value| value.trim().parse().unwrap());
+                line.clear();
+            }
+            let mut body = vec![0; length];
+            reader.read_exact(&mut body).unwrap();
+            let Ok(message) = serde_json::from_slice::<Value>(&body) else { continue };
+            let (status, answer) = match message.get("id") {
+                Some(_) => {
+                    refused += 1;
+                    let unknown = "Failed to deserialize the JSON body: unknown field `id`, expected one of `to`";
+                    (422, serde_json::json!({ "error": { "code": "bad-request", "message": unknown } }))
+                }
+                None => (202, serde_json::json!({ "id": "1", "message_id": "2", "thread": "2" })),
+            };
+            let answer = answer.to_string();
+            let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n", answer.len());
+            (&stream).write_all((head + &answer).as_bytes()).unwrap();
+            if status == 202 || refused == 2 {
+                return (refused, message);
+            }
+        }
+    });
+    let to = "did:example:bob";
+    let sent = home.run_with_stdin(&format!("--json send --to {to} --anonymous"), "hello");
+    assert_eq!(sent.json()["id"], "1");
+    let (refused, message) = agent.join().unwrap();
+    assert_eq!((refused, &message["to"], &message["body"]["content"]), (1, &to.into(), &"hello".into()));
 }

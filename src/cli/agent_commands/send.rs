@@ -77,7 +77,14 @@ pub async fn run(args: &Args, client: &AgentClient, out: &Out) -> Result<(), Fai
     if let Some(thid) = &args.thid {
         message["headers"] = json!({ "thid": thid });
     }
-    let accepted: Value = client.post_repeatable("/v1/messages", &message).await?;
+    let accepted: Value = match client.post_repeatable("/v1/messages", &message).await {
+        // An agent of an older version knows no ids of ours.
+        Err(failure) if args.id.is_none() && failure.message.contains("unknown field `id`") => {
+            message.as_object_mut().map(|message| message.remove("id"));
+            client.post("/v1/messages", &message).await?
+        }
+        accepted => accepted?,
+    };
     let id = accepted["id"].as_str().unwrap_or_default();
     let Some(seconds) = args.within else {
         out.say(&format!("Stored. The agent sends it as soon as {} can be reached.", short(&args.to)));
