@@ -126,10 +126,9 @@ fn what_another_can_deliver_first_opens_no_return_route() {
 fn a_peer_that_asks_with_pings_gets_what_waits() {
     let Some(daemon) = Daemon::running("") else { return };
     let alice = Peer::new("alice");
-    for text in ["one", "two"] {
-        let id = daemon.send_text(alice.did(), text).unwrap();
-        daemon.wait_until("the message was tried", |daemon| daemon.outbox_message(&id)["problem"].is_string());
-    }
+    let id = daemon.send_text(alice.did(), "one").unwrap();
+    daemon.wait_until("the message was tried", |daemon| daemon.outbox_message(&id)["problem"].is_string());
+    daemon.send_text(alice.did(), "two").unwrap();
     let mut texts = Vec::new();
     daemon.wait_until("the messages arrived", |daemon| {
         let mut ping = alice.message(&daemon.did, "").finalize();

@@ -105,7 +105,7 @@ impl Outbox {
                 Ok(batch) => batch,
                 Err(error) => {
                     tracing::warn!(%error, "outbox not read");
-                    self.pause(STORE_PAUSE, peer, wakeup, shutdown).await;
+                    self.pause(STORE_PAUSE, peer, &mut left_out, wakeup, shutdown).await;
                     continue;
                 }
             };
@@ -140,21 +140,16 @@ impl Outbox {
                     if left_out.failed.len() > MAX_LEFT_OUT {
                         left_out.failed.clear();
                     }
-                    if self.pause(pause, peer, wakeup, shutdown).await {
-                        // A route may take one message only, which is then the oldest.
-                        left_out.failed.clear();
-                    }
+                    self.pause(pause, peer, &mut left_out, wakeup, shutdown).await;
                 }
-                None if is_deferred => {
-                    self.pause(STORE_PAUSE, peer, wakeup, shutdown).await;
-                }
+                None if is_deferred => self.pause(STORE_PAUSE, peer, &mut left_out, wakeup, shutdown).await,
                 None if any_concluded => {
                     failures = 0;
                     left_out.failed.clear();
                 }
                 // Messages are tried early.
                 None if left_out.postponed.len() >= MAX_LEFT_OUT => {
-                    self.pause(STORE_PAUSE, peer, wakeup, shutdown).await;
+                    self.pause(STORE_PAUSE, peer, &mut left_out, wakeup, shutdown).await;
                 }
                 None => {}
             }
@@ -171,14 +166,23 @@ impl Outbox {
     }
 
     /// Waits until the pause is over. A wakeup announces a new message or a new return route; only a return route ends
-    /// the pause. Returns whether one did.
-    async fn pause(&self, pause: Duration, peer: &str, wakeup: &Notify, shutdown: &CancellationToken) -> bool {
+    /// the pause. It may take one message only: then the oldest goes first, although it failed before.
+    async fn pause(
+        &self,
+        pause: Duration,
+        peer: &str,
+        left_out: &mut LeftOut,
+        wakeup: &Notify,
+        shutdown: &CancellationToken,
+    ) {
         let until = Instant::now() + pause;
         loop {
             tokio::select! {
-                () = tokio::time::sleep_until(until) => return false,
-                () = shutdown.cancelled() => return false,
-                () = wakeup.notified() => if self.parts.routes.has_any_route(peer) { return true },
+                () = tokio::time::sleep_until(until) => return,
+                () = shutdown.cancelled() => return,
+                () = wakeup.notified() => if self.parts.routes.has_any_route(peer) {
+                    return left_out.failed.clear();
+                },
             }
         }
     }
