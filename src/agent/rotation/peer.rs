@@ -106,7 +106,7 @@ async fn rotate(
     let new_connection: Option<Connection> = tx.get(&to).await?;
     let had_connection = old_connection.is_some();
     let mut connection = match (old_connection, new_connection) {
-        (Some(old), Some(new)) => merge(old, new),
+        (Some(old), Some(new)) => merge(old, new, received.time),
         (Some(connection), None) | (None, Some(connection)) => connection,
         // There is no connection yet, for example because the peer's first message rotates from the DID in its
         // invitation. The rotation is recorded all the same, so that messages from the old DID are ignored.
@@ -131,14 +131,15 @@ async fn rotate(
 }
 
 /// Merges the two connections of a peer that wrote from its new DID before it sent its `from_prior`.
-fn merge(old: Connection, new: Connection) -> Connection {
+fn merge(old: Connection, new: Connection, time: Millis) -> Connection {
     Connection {
         since: old.since.min(new.since),
         invitation: old.invitation.or(new.invitation),
         label: old.label.or(new.label),
         accept_lang: new.accept_lang.or(old.accept_lang),
         stranger: old.stranger && new.stranger,
-        known_since: old.known_since.max(new.known_since),
+        // From its new DID the peer has written as a stranger.
+        known_since: if new.stranger { Some(time) } else { new.known_since },
         previous_dids: old.previous_dids.into_iter().chain(new.previous_dids).collect(),
         from_prior: new.from_prior.or(old.from_prior),
         ..new
@@ -263,7 +264,12 @@ mod tests {
         assert!(harness.commit(tx).kept);
         assert_eq!(
             connection_with(&harness, NEW),
-            Some(Connection { peer_did: NEW.into(), previous_dids: vec![ALICE.into()], ..old })
+            Some(Connection {
+                peer_did: NEW.into(),
+                known_since: Some(received.time),
+                previous_dids: vec![ALICE.into()],
+                ..old
+            })
         );
         assert_eq!(harness.count::<Connection>(), 1);
     }
