@@ -94,7 +94,9 @@ impl Profile<'_> {
             steps.time("to a worker thread and back", || {
                 self.runtime.block_on(idle.unwrap_cek(&own, &request, &cx)).is_ok()
             });
-            steps.time("the token, called directly", || self.token.unwrap_cek(&own, &request, &Purpose::KeyTest).is_ok());
+            steps.time("the token, called directly", || {
+                self.token.unwrap_cek(&own, &request, &Purpose::KeyTest).is_ok()
+            });
             steps.time("the token, through the keyring", || self.unwrap(me, &own, &request, &cx));
             steps.time("open the content", || opened.open(&cek));
             steps.time("read the plaintext", || Message::from_json(&plain).is_ok());

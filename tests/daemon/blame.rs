@@ -139,9 +139,7 @@ fn a_message_whose_key_the_token_refuses_waits() {
         assert_eq!(daemon.post_status(peer.pack_text(&daemon.did, &content)), 202);
         daemon.wait_until("the other peer's message arrived", |daemon| daemon.unread_texts().contains(&content));
     }
-    daemon.wait_until("the messages were tried", |daemon| {
-        daemon.log().matches("refused valid input").count() > 9
-    });
+    daemon.wait_until("the messages were tried", |daemon| daemon.log().matches("refused valid input").count() > 9);
     assert!(!daemon.log().contains("message refused") && !daemon.log().contains("out of service"), "{}", daemon.log());
     shim.order(&[]);
     daemon.wait_until("all messages arrived", |daemon| daemon.unread_texts().len() == 12);

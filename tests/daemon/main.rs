@@ -52,9 +52,9 @@ mod strangers;
 mod strangers_endpoints;
 mod systemd;
 mod test_mediator;
-mod unopenable_messages;
 #[path = "../support/token_objects.rs"]
 mod token_objects;
+mod unopenable_messages;
 mod webhook;
 mod websocket_client;
 mod webvh;

@@ -49,7 +49,8 @@ fn served(text: &str) -> Metrics {
 
 /// The settings that limit something, from docs/settings.md.
 fn limiting_settings() -> BTreeSet<String> {
-    let others = ["connections", "workers", "rate", "messages", "audit_refusals", "strangers_percent", "known_peer_percent"];
+    let others =
+        ["connections", "workers", "rate", "messages", "audit_refusals", "strangers_percent", "known_peer_percent"];
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/settings.md")).unwrap();
     let names = text.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
     let limits = |name: &&str| {
