@@ -122,8 +122,7 @@ pub trait Store: Send + Sync + 'static {
     /// Returns how much the store holds.
     async fn usage(&self) -> Result<Usage, StoreError>;
 
-    /// Writes and commits a change, which is small unless a write has found no room. Success means that messages can be
-    /// stored.
+    /// Writes and commits a small change. Success means that messages can be stored.
     async fn probe_write(&self) -> Result<(), StoreError>;
 
     /// Completes the running requests and releases the files. Later requests fail with [`StoreError::Closed`].

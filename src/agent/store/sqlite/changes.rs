@@ -241,15 +241,8 @@ pub(super) fn delete_expired(
     Ok(deleted + known + unread)
 }
 
-/// Makes a small change. Also writes `room` bytes, which the next probe deletes.
-pub(super) fn probe_write(db: &Connection, room: i64) -> Outcome<()> {
+pub(super) fn probe_write(db: &Connection) -> Outcome<()> {
     let write = "INSERT INTO meta (name, value) VALUES ('probe', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1";
     execute(db, write, [])?;
-    match room {
-        0 => execute(db, "DELETE FROM meta WHERE name > 'room' AND name < 'roon'", [])?,
-        _ => {
-            execute(db, "INSERT OR IGNORE INTO meta (name, value) VALUES ('room' || hex(zeroblob(?1 / 2)), 0)", [room])?
-        }
-    };
     Ok(())
 }

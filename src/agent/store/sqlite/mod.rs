@@ -23,7 +23,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
 };
@@ -50,9 +50,6 @@ use super::{
     },
 };
 
-/// How much a probe writes after a write found no room, in bytes: about as much as a message.
-const PROBE_BYTES: i64 = 64 * 1024;
-
 /// A store in one SQLite database, for one agent.
 ///
 /// If it is dropped without [`Store::close`], its threads complete the waiting requests and then release the files.
@@ -60,8 +57,6 @@ pub struct SqliteStore {
     path: PathBuf,
     options: SqliteOptions,
     commits: Arc<AtomicU64>,
-    /// Whether a write has found no room since a probe last did.
-    was_full: AtomicBool,
     /// `None` after the store was closed.
     threads: Mutex<Option<Threads>>,
 }
@@ -96,7 +91,7 @@ impl SqliteStore {
         let commits = Arc::<AtomicU64>::default();
         let writer = Writer { connection, file: FileIdentity::of(&path)?, commits: commits.clone(), lock };
         let threads = Threads::start(writer, readers)?;
-        Ok(Self { path, options, commits, was_full: AtomicBool::new(false), threads: Mutex::new(Some(threads)) })
+        Ok(Self { path, options, commits, threads: Mutex::new(Some(threads)) })
     }
 
     /// Returns how many transactions were committed since the store was opened. Under load, transactions are far fewer
@@ -111,11 +106,7 @@ impl SqliteStore {
     ) -> Result<T, StoreError> {
         let queue = self.with_threads(|threads| threads.write.clone())?;
         let (job, outcome) = writer::request(work);
-        let written = submit(&queue, job, outcome).await;
-        if matches!(written, Err(StoreError::Full(_))) {
-            self.was_full.store(true, Ordering::Relaxed);
-        }
-        written
+        submit(&queue, job, outcome).await
     }
 
     async fn read<T: Send + 'static>(
@@ -306,12 +297,7 @@ impl Store for SqliteStore {
     }
 
     async fn probe_write(&self) -> Result<(), StoreError> {
-        // A full disk may have room for a small change only.
-        if self.was_full.load(Ordering::Relaxed) {
-            self.write(|db| changes::probe_write(db, PROBE_BYTES)).await?;
-            self.was_full.store(false, Ordering::Relaxed);
-        }
-        self.write(|db| changes::probe_write(db, 0)).await
+        self.write(changes::probe_write).await
     }
 
     async fn close(&self) -> Result<(), StoreError> {
