@@ -104,6 +104,7 @@ impl Writer {
     pub(super) fn run(self, mut queue: mpsc::Receiver<Job>) {
         let mut requests = Vec::with_capacity(BATCH);
         let mut jobs = Vec::with_capacity(BATCH);
+        let mut is_disk_full = false;
         while queue.blocking_recv_many(&mut jobs, BATCH) > 0 {
             let mut is_checkpoint_requested = false;
             for job in jobs.drain(..) {
@@ -112,11 +113,13 @@ impl Writer {
                     Job::Checkpoint => is_checkpoint_requested = true,
                 }
             }
-            if is_checkpoint_requested {
+            // The log may have taken the last space of the disk. It is emptied before it takes what has become free.
+            if is_checkpoint_requested || is_disk_full {
                 checkpoint(&self.connection, Duration::from_millis(100));
             }
             if !requests.is_empty() {
                 let committed = self.write(&mut requests);
+                is_disk_full = matches!(committed, Err(StoreError::Full(_)));
                 for request in requests.drain(..) {
                     request.answer(committed.clone());
                 }
@@ -178,7 +181,10 @@ fn checkpoint(connection: &Connection, busy_timeout: Duration) {
         connection.busy_timeout(BUSY_TIMEOUT)?;
         done
     };
-    if let Err(error) = run() {
-        tracing::warn!(%error, "write-ahead log not emptied yet");
+    match run().map_err(store_error) {
+        Ok(()) => {}
+        // Whoever wanted to write is told.
+        Err(StoreError::Full(reason)) => tracing::debug!(reason, "write-ahead log not emptied yet"),
+        Err(error) => tracing::warn!(%error, "write-ahead log not emptied yet"),
     }
 }
