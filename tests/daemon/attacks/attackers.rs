@@ -15,7 +15,7 @@ use claviger::{
 use claviger_testkit::{PrivateKey, free_port};
 use serde_json::{Value, json};
 
-use super::operator::Operator;
+use super::{is_whole_soak, operator::Operator};
 use crate::{
     daemon::Daemon,
     peer::{Peer, seconds},
@@ -27,8 +27,8 @@ const PING: &str = "https://didcomm.org/trust-ping/2.0/ping";
 
 pub struct Attacker {
     pub name: &'static str,
-    /// How many times per second the attacker acts, if the machine allows it.
-    pub per_second: u32,
+    /// How often the attacker acts, if the machine allows it.
+    pub interval: Duration,
     /// The act with this number.
     pub act: Box<dyn FnMut(u64) + Send>,
 }
@@ -65,7 +65,7 @@ impl Target {
 /// an honest peer, whose header `return_route` asks for replies on its connection.
 pub fn all(daemon: &Daemon, captured: String, webhook_port: u16) -> Vec<Attacker> {
     let mut number = 0;
-    let mut attacker = |name, per_second, make: &dyn Fn(Target) -> Box<dyn FnMut(u64) + Send>| {
+    let mut attacker = |name, per_second: f64, make: &dyn Fn(Target) -> Box<dyn FnMut(u64) + Send>| {
         number += 1;
         let target = Target {
             did: daemon.did.clone(),
@@ -73,21 +73,23 @@ pub fn all(daemon: &Daemon, captured: String, webhook_port: u16) -> Vec<Attacker
             port: daemon.port,
             from: [127, 0, 2, number],
         };
-        Attacker { name, per_second, act: make(target) }
+        Attacker { name, interval: Duration::from_secs_f64(per_second.recip()), act: make(target) }
     };
+    // The program is optimised in the full soak only, and otherwise takes ten times as long for a large message.
+    let large = if is_whole_soak() { 1.0 } else { 0.25 };
     vec![
-        attacker("malformed envelopes", 20, &malformed),
-        attacker("requests of pages and invitations", 20, &pages),
-        attacker("connections that send nothing more", 10, &unfinished),
-        attacker("envelopes of senders that nobody can resolve", 20, &unresolvable_senders),
-        attacker("envelopes with broken tags and new documents", 10, &broken_tags),
-        attacker("captured message with another blank", 2, &|target| replayed(target, captured.clone())),
-        attacker("envelopes for others inside anonymous ones", 5, &for_others),
-        attacker("pings with a closed endpoint", 5, &closed_endpoints),
-        attacker("pings with a silent endpoint", 5, &silent_endpoints),
-        attacker("pings with the webhook as endpoint", 1, &|target| webhook_endpoints(target, webhook_port)),
-        attacker("messages of many small values", 1, &small_values),
-        attacker("large messages of new senders", 1, &large_messages),
+        attacker("malformed envelopes", 20.0, &malformed),
+        attacker("requests of pages and invitations", 20.0, &pages),
+        attacker("connections that send nothing more", 10.0, &unfinished),
+        attacker("envelopes of senders that nobody can resolve", 20.0, &unresolvable_senders),
+        attacker("envelopes with broken tags and new documents", 10.0, &broken_tags),
+        attacker("captured message with another blank", 2.0, &|target| replayed(target, captured.clone())),
+        attacker("envelopes for others inside anonymous ones", 5.0, &for_others),
+        attacker("pings with a closed endpoint", 5.0, &closed_endpoints),
+        attacker("pings with a silent endpoint", 5.0, &silent_endpoints),
+        attacker("pings with the webhook as endpoint", 1.0, &|target| webhook_endpoints(target, webhook_port)),
+        attacker("messages of many small values", large, &small_values),
+        attacker("large messages of new senders", large, &large_messages),
     ]
 }
 

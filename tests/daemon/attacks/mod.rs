@@ -43,6 +43,11 @@ fn length() -> (Duration, bool) {
     }
 }
 
+/// Whether this is the full soak, in which the program is optimised.
+fn is_whole_soak() -> bool {
+    std::env::var("CLAVIGER_SOAK").is_ok_and(|length| length == "whole")
+}
+
 #[test]
 fn an_honest_peer_is_served_under_all_attacks() {
     let (duration, compares_latency) = length();
@@ -130,11 +135,10 @@ impl Attack {
 fn attack(mut attacker: Attacker, sent: &AtomicU64, ended: &AtomicBool) {
     // On Linux this changes the calling thread only.
     rustix::process::setpriority_process(None, LOW_PRIORITY).expect("a lower priority is always allowed");
-    let pause = Duration::from_secs(1) / attacker.per_second;
     let mut next = Instant::now();
     while !ended.load(Ordering::SeqCst) {
         (attacker.act)(sent.fetch_add(1, Ordering::SeqCst));
-        next = (next + pause).max(Instant::now());
+        next = (next + attacker.interval).max(Instant::now());
         thread::sleep(next.saturating_duration_since(Instant::now()));
     }
 }
