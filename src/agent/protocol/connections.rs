@@ -44,7 +44,7 @@ pub struct Connection {
     /// Since when the peer is not a stranger, in milliseconds since 1970. `None` in connections of older releases.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub known_since: Option<Millis>,
-    /// Whether the long form of the peer's did:peer:4 is kept ([`PeerDocument`](super::peer_document::PeerDocument)).
+    /// Whether the long form of the peer's did:peer:4 is kept ([`PeerDocument`]).
     #[serde(default, skip_serializing_if = "is_false")]
     pub long_form_kept: bool,
     /// When the relationship ended.

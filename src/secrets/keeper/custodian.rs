@@ -109,8 +109,8 @@ impl KeeperCustodian {
         self.request_keys(RequestBody::Inventory)
     }
 
-    /// Proves that each of these keys may enter a DID document with this use ([`prove_keys`]
-    /// (crate::secrets::prove_keys)), and that its custody is not below the keeper's minimum. Returns the keys.
+    /// Proves as [`prove_keys`](crate::secrets::prove_keys) that each of these keys may enter a DID document with this use,
+    /// and that its custody is not below the keeper's minimum. Returns the keys.
     pub fn prove(&self, keys: &[(PublicKey, KeyUse)]) -> Result<Vec<HeldKey>, TokenError> {
         let keys = keys.iter().map(|(key, usage)| (key.into(), *usage)).collect();
         self.request_keys(RequestBody::Prove { keys })
