@@ -142,6 +142,7 @@ impl HeldKeys {
     }
 
     /// The same keys in other states.
+    #[cfg(feature = "keeper")]
     pub(in crate::secrets) fn with_states(&self, state: impl Fn(&HeldKey) -> KeyState) -> Self {
         let keys = self.iter().map(|held| HeldKey { state: state(held), ..held.clone() }).collect();
         Self::new(keys, self.0.refused.clone(), self.0.is_complete)

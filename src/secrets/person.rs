@@ -12,12 +12,18 @@ use std::{
 
 use super::mutex::lock;
 
-static ASKED: Mutex<Asked> =
-    Mutex::new(Asked { prompts: 0, since: None, limit: Duration::ZERO, before: Duration::ZERO });
+static ASKED: Mutex<Asked> = Mutex::new(Asked {
+    #[cfg(any(feature = "pkcs11", feature = "yubikey"))]
+    prompts: 0,
+    since: None,
+    limit: Duration::ZERO,
+    before: Duration::ZERO,
+});
 
 /// When a person was asked.
 struct Asked {
     /// The prompts that are open.
+    #[cfg(any(feature = "pkcs11", feature = "yubikey"))]
     prompts: usize,
     /// Since when any prompt is open.
     since: Option<Instant>,
