@@ -137,6 +137,7 @@ impl Comparison<'_> {
     fn quiet_request(&self, rounds: usize, pause: Duration) -> Vec<(f64, f64)> {
         let [in_process, keeper] = [self.in_process, self.keeper].map(|party| {
             let Kind::Claviger { me: identities, .. } = &party.kind else { unreachable!("of a device") };
+            let identities: &Identities = identities;
             let kid = format!("{}#key-1", me(self.curve, 1));
             let key = identities.key(&kid, Relationship::KeyAgreement).expect("ours").key.clone();
             let request = message_to(&key, Some(&self.sender), &fresh_cek(), &Parties::example());

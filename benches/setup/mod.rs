@@ -216,7 +216,7 @@ pub struct Party {
 
 pub enum Kind {
     Didcomm(Box<Peer>),
-    Claviger { me: Identities, resolver: LocalResolver },
+    Claviger { me: Box<Identities>, resolver: LocalResolver },
 }
 
 impl Party {
@@ -265,7 +265,7 @@ impl Party {
             Identities::new(keyring, documents.values().map(read)).await.expect("the token holds them")
         });
         let resolver = LocalResolver::new().with_documents(peers.documents.iter().map(read));
-        (Self { name: name.to_owned(), kind: Kind::Claviger { me, resolver }, documents }, token)
+        (Self { name: name.to_owned(), kind: Kind::Claviger { me: Box::new(me), resolver }, documents }, token)
     }
 
     /// A party with the same DIDs, which uses their token through a keeper.
@@ -275,7 +275,7 @@ impl Party {
             Identities::new(keeper, of.documents.values().map(read)).await.expect("its token holds them")
         });
         let resolver = LocalResolver::new().with_documents(peers.documents.iter().map(read));
-        let kind = Kind::Claviger { me, resolver };
+        let kind = Kind::Claviger { me: Box::new(me), resolver };
         Self { name: format!("{}, keeper", of.name), kind, documents: of.documents.clone() }
     }
 
