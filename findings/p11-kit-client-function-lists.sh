@@ -17,17 +17,17 @@ cd "$folder"
 
 apt-get download -qq p11-kit=0.24.1-2 p11-kit-modules=0.24.1-2 libp11-kit0=0.24.1-2 \
     softhsm2=2.6.1-2.1 libsofthsm2=2.6.1-2.1 >/dev/null 2>&1
-for package in ./*.deb; do dpkg -x "$package" root; done
-softhsm=$folder/$(find root -name libsofthsm2.so | head -n 1)
-client=$folder/$(find root -name p11-kit-client.so)
+for package in ./*.deb; do dpkg -x "$package" unpacked; done
+softhsm=$folder/$(find unpacked -name libsofthsm2.so | head -n 1)
+client=$folder/$(find unpacked -name p11-kit-client.so)
 export LD_LIBRARY_PATH=${client%/pkcs11/*}
 mkdir tokens run
 chmod 700 run
 printf 'directories.tokendir = %s/tokens\nlog.level = ERROR\n' "$folder" >softhsm2.conf
 export SOFTHSM2_CONF=$folder/softhsm2.conf
-root/usr/bin/softhsm2-util --module "$softhsm" --init-token --free --label t --so-pin 12345678 --pin 12345678 >/dev/null
+unpacked/usr/bin/softhsm2-util --module "$softhsm" --init-token --free --label t --so-pin 12345678 --pin 12345678 >/dev/null
 
-export XDG_RUNTIME_DIR=$folder/run P11_KIT_PRIVATEDIR=$folder/root/usr/libexec/p11-kit
+export XDG_RUNTIME_DIR=$folder/run P11_KIT_PRIVATEDIR=$folder/unpacked/usr/libexec/p11-kit
 "$P11_KIT_PRIVATEDIR/p11-kit-server" --foreground --name "$folder/run/socket" --provider "$softhsm" 'pkcs11:token=t' \
     >server.log 2>&1 &
 server=$!
